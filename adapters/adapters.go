@@ -1,0 +1,104 @@
+package adapters
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"time"
+)
+
+// Adapter speaks one external system's protocol.
+//
+// Deliver makes one attempt: at most one state-changing request. It never
+// loops, retries or sleeps; the relay does that, so that every attempt stands
+// in the delivery log. Token fetches and read-backs are not attempts.
+//
+// A nil error means that the receiver itself said that it has the message: the
+// Receipt tells how. Any other result is an error, whose class (see [ClassOf])
+// decides what the relay does next; an error without a class is transient.
+// Receipt.Code is set with an error too when the receiver answered.
+//
+// Deliver is called from many goroutines at once and must return soon after
+// ctx ends. It must not keep, change or log msg.Body.
+type Adapter interface {
+	Deliver(ctx context.Context, msg Message) (Receipt, error)
+}
+
+// Reader is implemented by adapters whose protocol can read back what the
+// receiver holds for a key. The relay asks it after a [Conflict].
+type Reader interface {
+	// Read compares what the receiver holds with msg. It changes nothing there.
+	// With [Older] the returned Ref addresses the next attempt.
+	Read(ctx context.Context, msg Message) (Standing, Ref, error)
+}
+
+// Standing is how the receiver's copy stands to a message.
+type Standing int
+
+// The results of a read-back.
+const (
+	Older   Standing = iota // an earlier state of ours, or none: send once more
+	Equal                   // what the message says: it counts as delivered
+	Newer                   // a later state of ours
+	Foreign                 // somebody else changed it
+)
+
+// Message is one event, mapped for one receiver.
+type Message struct {
+	ID             string            // the event's id
+	IdempotencyKey string            // ID, or "ID:n" for a replay or a changed body; the same on every attempt
+	Type           string            // event type, such as scheduling:updated
+	Key            string            // what the event is about; ordered per key
+	Version        *int64            // the writer's version of the key, if it gave one
+	OccurredAt     time.Time         // when the fact happened
+	Attempt        int               // 1 for the first attempt ever of this event at this receiver
+	Body           []byte            // the mapped fields as one JSON object; the same bytes on every attempt
+	Headers        map[string]string // the event's headers, such as traceparent
+	Ref            Ref               // what this receiver answered last for Key
+}
+
+// Fields decodes Body. Numbers are [json.Number], so that digits stay exact.
+func (m Message) Fields() (map[string]any, error) {
+	return decodeObject(m.Body)
+}
+
+// Ref is what a receiver answered for a key: needed to address the next update.
+type Ref struct {
+	ExternalID string
+	ETag       string
+	Version    *int64 // version of the event that was accepted last
+}
+
+// Receipt is the receiver's answer.
+type Receipt struct {
+	Code      string // protocol status, such as "HTTP 201"
+	Duplicate bool   // the receiver already had this message
+	Accepted  bool   // the receiver took it for later processing (202 and its kin)
+	Ref       *Ref   // new reference for the key; nil leaves it as it is
+}
+
+// Class says what the relay does with the result of an attempt.
+// The effects are the same for every adapter.
+type Class string
+
+// The classes, with their effect.
+const (
+	ClassDelivered Class = "delivered" // finished
+	ClassDuplicate Class = "duplicate" // finished: the receiver already had it
+	ClassAccepted  Class = "accepted"  // finished: the receiver processes it later
+	ClassTransient Class = "transient" // retried with backoff
+	ClassThrottled Class = "throttled" // the whole sync waits; no budget is used
+	ClassAuth      Class = "auth"      // credentials renewed once, then the sync is held and probed
+	ClassForbidden Class = "forbidden" // auth when another key gets it too, else permanent
+	ClassPermanent Class = "permanent" // failed at once
+	ClassConflict  Class = "conflict"  // read back where possible, else permanent
+	ClassUnknown   Class = "unknown"   // the receiver may have it: logged so, then as transient
+)
+
+func decodeObject(b []byte) (map[string]any, error) {
+	var m map[string]any
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	err := d.Decode(&m)
+	return m, err
+}

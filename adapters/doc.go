@@ -1,0 +1,7 @@
+// Package adapters is the contract between the relay and the protocols of
+// external systems: [Adapter] makes one attempt, [Message] is what it sends,
+// [Receipt] and the error classes are what it learnt.
+//
+// Each protocol has a package of its own below this one; package adaptertest
+// is the conformance suite that all of them run.
+package adapters

@@ -1,0 +1,73 @@
+package adapters
+
+import (
+	"errors"
+	"time"
+)
+
+// classified marks an error with the class that decides what happens next.
+type classified struct {
+	class Class
+	after time.Duration // receiver's wish, 0 if it named none
+	err   error
+}
+
+func (e *classified) Error() string { return e.err.Error() }
+func (e *classified) Unwrap() error { return e.err }
+
+func classify(class Class, err error, after time.Duration) error {
+	if err == nil {
+		return nil
+	}
+	return &classified{class: class, after: after, err: err}
+}
+
+// Classify marks err with class; nil stays nil. Use it where the class comes
+// from a table; the named functions read better elsewhere.
+func Classify(class Class, err error) error { return classify(class, err, 0) }
+
+// RetryAfter marks a transient error of which the receiver said when to try again.
+func RetryAfter(err error, d time.Duration) error { return classify(ClassTransient, err, d) }
+
+// Throttled says that the receiver wants the whole sync to wait for d;
+// 0 leaves the delay to the backoff.
+func Throttled(err error, d time.Duration) error { return classify(ClassThrottled, err, d) }
+
+// Auth says that the credentials were refused. An adapter that caches a token
+// drops it before it returns Auth.
+func Auth(err error) error { return classify(ClassAuth, err, 0) }
+
+// Forbidden says that this request was refused although the credentials were
+// understood (HTTP 403): the relay finds out whether one row or all are meant.
+func Forbidden(err error) error { return classify(ClassForbidden, err, 0) }
+
+// Permanent says that the same message can never be accepted.
+func Permanent(err error) error { return classify(ClassPermanent, err, 0) }
+
+// Conflict says that the receiver holds something else for the key (HTTP 409, 412).
+func Conflict(err error) error { return classify(ClassConflict, err, 0) }
+
+// Unknown says that the request may have reached the receiver, but no answer came.
+func Unknown(err error) error { return classify(ClassUnknown, err, 0) }
+
+// ClassOf returns the class of err: [ClassDelivered] for nil and
+// [ClassTransient] for an error without a mark. The outermost mark counts.
+func ClassOf(err error) Class {
+	if err == nil {
+		return ClassDelivered
+	}
+	var c *classified
+	if errors.As(err, &c) {
+		return c.class
+	}
+	return ClassTransient
+}
+
+// RetryDelay returns how long the receiver asked to wait, 0 if it did not.
+func RetryDelay(err error) time.Duration {
+	var c *classified
+	if errors.As(err, &c) {
+		return c.after
+	}
+	return 0
+}

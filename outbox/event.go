@@ -1,0 +1,19 @@
+package outbox
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Event is one fact, written by a module in its own transaction. It is
+// immutable once committed.
+type Event struct {
+	ID         string            // idempotency key, a UUID; empty lets the database draw one
+	Seq        int64             // order of insertion; set by the database
+	Type       string            // such as scheduling:updated; at most 200 bytes
+	Key        string            // what the event is about; events of one key are delivered in order; at most 512 bytes
+	Version    *int64            // rising per key, from the writer's own row; nil if it has none
+	Payload    json.RawMessage   // a JSON object of at most 1 MiB
+	Headers    map[string]string // W3C traceparent, tenant, …
+	OccurredAt time.Time         // when the fact happened; zero means now, by the database clock
+}
