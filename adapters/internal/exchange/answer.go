@@ -1,0 +1,61 @@
+package exchange
+
+import (
+	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+)
+
+// Answer is what a receiver said.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   []byte // at most MaxAnswer bytes; what came from outside, not cleaned
+
+	// Partial says that Body is not the whole body: it was longer than
+	// MaxAnswer, could not be decompressed, or was cut.
+	Partial bool
+
+	// Cut says why the body ended early, although a later answer to the same
+	// request may be whole: the connection broke or the time was up. It is nil
+	// for an answer that is whole, too long or garbled.
+	Cut error
+}
+
+// Code returns the status as it stands in a receipt, such as "HTTP 201".
+func (a Answer) Code() string { return fmt.Sprintf("HTTP %d", a.Status) }
+
+// OK tells whether the status is one of the 2xx.
+func (a Answer) OK() bool { return a.Status >= 200 && a.Status <= 299 }
+
+func readAnswer(ctx context.Context, res *http.Response) Answer {
+	a := Answer{Status: res.StatusCode, Header: res.Header}
+	if a.Status == http.StatusSwitchingProtocols {
+		return a // its body is the connection itself, without an end
+	}
+	var body bytes.Buffer
+	_, err := io.Copy(&body, io.LimitReader(res.Body, MaxAnswer+1))
+	if body.Len() > MaxAnswer {
+		body.Truncate(MaxAnswer)
+		a.Partial, err = true, nil
+	}
+	a.Body = body.Bytes()
+	if err != nil {
+		a.Partial = true
+		if !garbled(err) {
+			a.Cut = transportFailure(ctx, err)
+		}
+	}
+	return a
+}
+
+// garbled tells whether err comes from the decompression of a body that arrived.
+func garbled(err error) bool {
+	var corrupt flate.CorruptInputError
+	return errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.As(err, &corrupt)
+}

@@ -1,0 +1,39 @@
+package exchange
+
+import (
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// ansi matches the escape sequences of terminals (ECMA-48): CSI, OSC and the
+// two-character ones.
+var ansi = regexp.MustCompile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[@-Z\\\\^_])")
+
+// Clean makes text from outside safe to store and to show in one line: escape
+// sequences, control and format characters (NUL, right-to-left overrides) and
+// invalid UTF-8 are removed, white space is folded, and what is longer than
+// limit bytes is cut at a character and ends in "…".
+func Clean(text string, limit int) string {
+	text = ansi.ReplaceAllString(strings.ToValidUTF8(text, ""), "")
+	text = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r), r == '\u2028', r == '\u2029':
+			return ' '
+		case unicode.IsControl(r), unicode.Is(unicode.Cf, r), r == utf8.RuneError:
+			return -1
+		}
+		return r
+	}, text)
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) <= limit {
+		return text
+	}
+	const ellipsis = "…"
+	end := max(limit-len(ellipsis), 0)
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + ellipsis
+}

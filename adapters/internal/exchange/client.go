@@ -1,0 +1,166 @@
+package exchange
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+const (
+	// MaxAnswer is how much of an answer's body is read, after decompression.
+	MaxAnswer = 64 << 10
+
+	maxAnswerHeader = 64 << 10
+	idleConnections = 128 // more than a relay has workers for one receiver
+	idleTimeout     = 90 * time.Second
+	userAgent       = "Lockstep"
+)
+
+// Client makes exchanges with one receiver. It is safe for concurrent use.
+type Client struct {
+	transport *http.Transport
+	timeout   time.Duration
+}
+
+// New returns a Client whose exchanges take at most timeout each, from the name
+// lookup to the last byte of the answer. Its errors name the TLS option at fault.
+//
+// It speaks HTTP/1.1: there a request that got no answer was either not sent or
+// may have been acted upon, and nothing in between re-sends it. A proxy is taken
+// from the environment, as [http.ProxyFromEnvironment] describes.
+func New(options adapters.TLS, timeout time.Duration) (*Client, error) {
+	config, err := tlsConfig(options)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{transport: newTransport(config), timeout: timeout}, nil
+}
+
+func newTransport(config *tls.Config) *http.Transport {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		TLSClientConfig:        config,
+		Protocols:              &protocols,
+		MaxIdleConns:           idleConnections,
+		MaxIdleConnsPerHost:    idleConnections,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxAnswerHeader,
+	}
+}
+
+// Close closes the connections that are idle.
+func (c *Client) Close() error {
+	c.transport.CloseIdleConnections()
+	return nil
+}
+
+// TokenClient returns a client for the token endpoint: the same trust and
+// connections, the given timeout, and no redirects, because a redirected
+// request would carry the client's secret along.
+func (c *Client) TokenClient(timeout time.Duration) *http.Client {
+	return &http.Client{
+		Transport:     c.transport,
+		Timeout:       timeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// Request is one request to the receiver.
+type Request struct {
+	Method string
+	URL    *url.URL
+	Target string // what errors call the URL: its host and path template, nothing that came from data
+	Header http.Header
+	Body   []byte // not changed
+
+	// Hide returns the values that a reason taken from the answer must not
+	// repeat, beside those of Header and of the URL's query. It is called for
+	// failures only, and may be nil.
+	Hide func() []string
+}
+
+// Do sends r once. The error is nil if the receiver answered, whatever it said;
+// otherwise it is [adapters.Unknown] once the request was written, and transient
+// before that. A client certificate that the receiver refused is [adapters.Auth].
+func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, &timeoutError{after: c.timeout})
+	defer cancel()
+
+	var p progress
+	res, err := c.transport.RoundTrip(r.build(httptrace.WithClientTrace(ctx, p.trace())))
+	if err != nil {
+		return Answer{}, noAnswer(ctx, r, p.sent(ctx), err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	return readAnswer(ctx, res), nil
+}
+
+// build makes a request that net/http cannot send a second time. It would do so
+// when a kept-alive connection breaks, for a request whose body can be had again
+// or that has no body, if the method or an Idempotency-Key makes it look safe.
+// Such a resend would be missing in the delivery log.
+func (r Request) build(ctx context.Context) *http.Request {
+	header := r.Header.Clone()
+	if header == nil {
+		header = http.Header{}
+	}
+	if header.Get("User-Agent") == "" {
+		header.Set("User-Agent", userAgent)
+	}
+	req := (&http.Request{
+		Method:        r.Method,
+		URL:           r.URL,
+		Host:          r.URL.Host,
+		Header:        header,
+		ContentLength: int64(len(r.Body)),
+		Proto:         "HTTP/1.1",
+		ProtoMajor:    1,
+		ProtoMinor:    1,
+	}).WithContext(ctx)
+	if len(r.Body) > 0 {
+		req.Body = io.NopCloser(onceReader{bytes.NewReader(r.Body)})
+		return req
+	}
+	// Without a body only the header decides, which net/http looks up under its
+	// canonical name. On the wire names have no case (RFC 9110, 5.1).
+	for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if values, ok := header[name]; ok {
+			delete(header, name)
+			header[strings.ToLower(name)] = values
+		}
+	}
+	return req
+}
+
+// onceReader hides the methods by which a reader can be started again.
+type onceReader struct{ r io.Reader }
+
+func (o onceReader) Read(p []byte) (int, error) { return o.r.Read(p) }
+
+// progress is how far a request got.
+type progress struct{ connected, written atomic.Bool }
+
+func (p *progress) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GotConn:      func(httptrace.GotConnInfo) { p.connected.Store(true) },
+		WroteHeaders: func() { p.written.Store(true) },
+	}
+}
+
+// sent tells whether the receiver may have a request to act upon: its headers
+// were complete. When ctx ended, the write may be under way in another
+// goroutine, so a connection is enough.
+func (p *progress) sent(ctx context.Context) bool {
+	return p.written.Load() || ctx.Err() != nil && p.connected.Load()
+}

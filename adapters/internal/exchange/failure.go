@@ -1,0 +1,117 @@
+package exchange
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/textproto"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+// timeoutError is the cause of a context that an exchange's own timeout ended.
+type timeoutError struct{ after time.Duration }
+
+func (e *timeoutError) Error() string { return fmt.Sprintf("the timeout of %s is up", e.after) }
+
+// Is makes the timeout a [context.DeadlineExceeded] for callers.
+func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// noAnswer turns the error of an exchange without an answer into one with a
+// class and a text that is safe to store.
+func noAnswer(ctx context.Context, r Request, sent bool, err error) error {
+	why := transportFailure(ctx, err)
+	if alert, ok := certificateAlert(err); ok {
+		return adapters.Auth(fmt.Errorf("%s %s: the receiver refused the client certificate (TLS alert: %s): check tls.cert_file",
+			r.Method, r.Target, alert))
+	}
+	if sent {
+		return adapters.Unknown(fmt.Errorf("%s %s: sent, but no answer: %w", r.Method, r.Target, why))
+	}
+	return adapters.Classify(adapters.ClassTransient, fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, why))
+}
+
+// transportFailure describes err. It wraps the error of a context that ended,
+// and nothing else: the texts of net/http's errors hold URLs, and bytes from
+// the receiver as they came.
+func transportFailure(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		var timeout *timeoutError
+		if cause := context.Cause(ctx); errors.As(cause, &timeout) {
+			return timeout
+		}
+		return fmt.Errorf("stopped by the relay: %w", ctx.Err())
+	}
+	return errors.New(describe(err))
+}
+
+func describe(err error) string {
+	var (
+		dns       *net.DNSError
+		untrusted *tls.CertificateVerificationError
+		wrongHost x509.HostnameError
+		expired   x509.CertificateInvalidError
+		stranger  x509.UnknownAuthorityError
+		record    tls.RecordHeaderError
+		op        *net.OpError
+		protocol  textproto.ProtocolError
+		errno     syscall.Errno
+	)
+	switch {
+	case errors.As(err, &dns):
+		return "DNS: " + Clean(dns.Err, maxReason)
+	case errors.As(err, &wrongHost):
+		return "TLS: the receiver's certificate is for another host name"
+	case errors.As(err, &expired) && expired.Reason == x509.Expired:
+		return "TLS: the receiver's certificate has expired or is not yet valid"
+	case errors.As(err, &stranger):
+		return "TLS: the receiver's certificate comes from an unknown authority: check tls.ca_file"
+	case errors.As(err, &untrusted):
+		return "TLS: the receiver's certificate is not trusted"
+	case errors.As(err, &record):
+		return "TLS: the receiver does not speak TLS on this port"
+	case errors.As(err, &op) && op.Op == remoteError:
+		return "TLS: the receiver broke off: " + Clean(op.Err.Error(), maxReason)
+	case errors.As(err, &errno):
+		return errno.Error()
+	case errors.As(err, &protocol), strings.Contains(err.Error(), "malformed"):
+		return "a malformed answer"
+	case strings.Contains(err.Error(), "response headers exceeded"):
+		return fmt.Sprintf("the answer's headers are longer than %d bytes", maxAnswerHeader)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
+		strings.Contains(err.Error(), "server closed"):
+		return "the connection was closed"
+	case errors.As(err, &op):
+		return "the connection failed (" + op.Op + ")"
+	default:
+		return "the HTTP exchange failed"
+	}
+}
+
+// remoteError is the Op of the [net.OpError] by which crypto/tls reports an
+// alert from the other side; the alert's own type is not exported.
+const remoteError = "remote error"
+
+// certificateAlert tells whether err is a TLS alert about our certificate.
+// With TLS 1.3 it comes after the request was written (RFC 8446, 6.2), and the
+// request was not acted upon.
+func certificateAlert(err error) (alert string, ok bool) {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != remoteError {
+		return "", false
+	}
+	text := strings.TrimPrefix(op.Err.Error(), "tls: ")
+	switch text {
+	case "bad certificate", "unsupported certificate", "revoked certificate", "expired certificate",
+		"unknown certificate", "unknown certificate authority", "access denied", "certificate required":
+		return text, true
+	}
+	return "", false
+}

@@ -1,0 +1,139 @@
+package exchange
+
+import (
+	"bytes"
+	"encoding/json"
+	"sort"
+	"strings"
+)
+
+// maxReason bounds a reason taken from an answer, in bytes.
+const maxReason = 200
+
+// minHidden is the length from which a value is hidden: shorter ones would
+// blank out ordinary words and tell nothing.
+const minHidden = 4
+
+// Reason returns what an answer's body says about a failure, cleaned and short,
+// with every value in hide replaced by "***"; "" if it is not one of the known
+// shapes. Free text of unknown shape is not repeated: it may hold the payload.
+//
+//   - RFC 9457 problem details: title, type and instance, not detail
+//   - HMCTS validation: errCode, errorDesc, errLinkId
+//   - Azure AD and RFC 6749: error, error_codes, error_description
+//   - HMCTS gateway: statusCode, message
+func Reason(body []byte, hide []string) string {
+	var fields map[string]any
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	if err := d.Decode(&fields); err != nil {
+		return ""
+	}
+	return Clean(redact(shape(fields), hide), maxReason)
+}
+
+func shape(fields map[string]any) string {
+	f := func(name string) string { return scalar(fields[name]) }
+	switch {
+	case f("errCode")+f("errorDesc") != "":
+		return join(": ", f("errCode"), f("errorDesc"), prefixed("errLinkId ", f("errLinkId")))
+	case f("error")+f("error_codes")+f("error_description") != "":
+		return join(": ", f("error"), f("error_codes"), f("error_description"))
+	case f("message") != "":
+		return join(": ", f("statusCode"), f("message"))
+	}
+	return join(", ", f("title"), prefixed("type ", withoutQuery(f("type"))), prefixed("instance ", withoutQuery(f("instance"))))
+}
+
+// scalar returns a string or number, or a list of them, as text; "" for others.
+func scalar(v any) string {
+	switch v := v.(type) {
+	case string:
+		return Clean(v, MaxAnswer)
+	case json.Number:
+		return v.String()
+	case []any:
+		parts := make([]string, 0, len(v))
+		for _, e := range v {
+			if _, nested := e.([]any); !nested {
+				parts = append(parts, scalar(e))
+			}
+		}
+		return join(", ", parts...)
+	}
+	return ""
+}
+
+func join(separator string, parts ...string) string {
+	kept := parts[:0:0]
+	for _, p := range parts {
+		if p != "" {
+			kept = append(kept, p)
+		}
+	}
+	return strings.Join(kept, separator)
+}
+
+func prefixed(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return prefix + s
+}
+
+func withoutQuery(uri string) string {
+	before, _, _ := strings.Cut(uri, "?")
+	return before
+}
+
+// redact replaces the values, the longest first so that none is left in part.
+func redact(text string, values []string) string {
+	if text == "" {
+		return ""
+	}
+	cleaned := make([]string, 0, len(values))
+	for _, v := range values {
+		if len(v) > MaxAnswer {
+			v = v[:MaxAnswer] // no answer can hold more of it
+		}
+		if v = Clean(v, MaxAnswer); len(v) >= minHidden {
+			cleaned = append(cleaned, v)
+		}
+	}
+	sort.Slice(cleaned, func(i, j int) bool { return len(cleaned[i]) > len(cleaned[j]) })
+	for _, v := range cleaned {
+		text = strings.ReplaceAll(text, v, "***")
+	}
+	return text
+}
+
+// Strings returns the text of every string and number in a JSON document, for
+// [Request.Hide]; names of members are not among them.
+func Strings(document []byte) []string {
+	var values []string
+	d := json.NewDecoder(bytes.NewReader(document))
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) != nil {
+		return nil
+	}
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case string:
+			values = append(values, v)
+		case json.Number:
+			values = append(values, v.String())
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		case map[string]any:
+			for _, e := range v {
+				walk(e)
+			}
+		}
+	}
+	walk(v)
+	return values
+}

@@ -1,0 +1,192 @@
+package exchange
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+// statuses are the classes of single statuses where they differ from those of
+// their hundred. Sources: RFC 9110 (status codes), RFC 6585 (429),
+// RFC 8470 (425), RFC 4918 (423); 495 and 496 are nginx's for the client
+// certificate.
+var statuses = map[int]adapters.Class{
+	202: adapters.ClassAccepted,
+	401: adapters.ClassAuth,
+	403: adapters.ClassForbidden,
+	407: adapters.ClassAuth,
+	408: adapters.ClassTransient,
+	409: adapters.ClassConflict,
+	412: adapters.ClassConflict,
+	423: adapters.ClassTransient,
+	425: adapters.ClassTransient,
+	429: adapters.ClassThrottled,
+	495: adapters.ClassAuth,
+	496: adapters.ClassAuth,
+	501: adapters.ClassPermanent,
+	505: adapters.ClassPermanent,
+}
+
+// hundreds are the classes of all other statuses.
+var hundreds = map[int]adapters.Class{
+	1: adapters.ClassPermanent, // an upgrade that nobody asked for
+	2: adapters.ClassDelivered,
+	3: adapters.ClassPermanent, // a redirect is not followed
+	4: adapters.ClassPermanent,
+	5: adapters.ClassTransient,
+}
+
+// classes are the names that an outcome can have in a configuration.
+var classes = []adapters.Class{
+	adapters.ClassDelivered, adapters.ClassDuplicate, adapters.ClassAccepted, adapters.ClassTransient,
+	adapters.ClassThrottled, adapters.ClassAuth, adapters.ClassForbidden, adapters.ClassPermanent,
+	adapters.ClassConflict, adapters.ClassUnknown,
+}
+
+// Outcomes says what statuses mean: the default table with a receiver's
+// exceptions. The zero value is the default table.
+type Outcomes struct {
+	overrides map[int]adapters.Class
+}
+
+// ParseOutcomes reads the exceptions of a configuration. Its error names every
+// entry that is wrong.
+func ParseOutcomes(config map[int]string) (Outcomes, error) {
+	o := Outcomes{overrides: make(map[int]adapters.Class, len(config))}
+	var errs []error
+	for _, status := range sortedKeys(config) {
+		class := adapters.Class(config[status])
+		if status < 200 || status > 599 {
+			errs = append(errs, fmt.Errorf("outcomes: %d is not a status from 200 to 599", status))
+		}
+		if !slices.Contains(classes, class) {
+			errs = append(errs, fmt.Errorf("outcomes: %d: %q is not a class; use one of %v", status, class, classes))
+		}
+		o.overrides[status] = class
+	}
+	return o, errors.Join(errs...)
+}
+
+func sortedKeys(m map[int]string) []int {
+	keys := make([]int, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// Class returns what a means.
+func (o Outcomes) Class(a Answer) adapters.Class {
+	if class, ok := o.overrides[a.Status]; ok {
+		return class
+	}
+	switch {
+	case a.Status == http.StatusServiceUnavailable:
+		if _, ok := RetryAfter(a.Header, time.Now); ok {
+			return adapters.ClassThrottled
+		}
+	case a.Status == http.StatusBadRequest && aboutCertificate(a.Body):
+		return adapters.ClassAuth
+	}
+	if class, ok := statuses[a.Status]; ok {
+		return class
+	}
+	if class, ok := hundreds[a.Status/100]; ok {
+		return class
+	}
+	return adapters.ClassTransient
+}
+
+// aboutCertificate recognises the page by which nginx refuses a client without
+// a valid certificate; its status is 400 like that of a bad message.
+func aboutCertificate(body []byte) bool {
+	return bytes.Contains(body, []byte("No required SSL certificate was sent")) ||
+		bytes.Contains(body, []byte("The SSL certificate error"))
+}
+
+// Judge turns the answer to r into the result of an attempt. The receipt has its
+// Code in any case; Ref is the caller's.
+func (o Outcomes) Judge(r Request, a Answer) (adapters.Receipt, error) {
+	class := o.Class(a)
+	receipt := adapters.Receipt{Code: a.Code()}
+	switch class {
+	case adapters.ClassDelivered:
+		return receipt, nil
+	case adapters.ClassDuplicate:
+		receipt.Duplicate = true
+		return receipt, nil
+	case adapters.ClassAccepted:
+		receipt.Accepted = true
+		return receipt, nil
+	}
+	return receipt, Fail(class, r, a, Reason(a.Body, r.hidden()))
+}
+
+// Fail returns the error for an answer of the given class: with the reason, which
+// must be clean, and with the wait that the answer asks for where class has one.
+func Fail(class adapters.Class, r Request, a Answer, reason string) error {
+	text := fmt.Sprintf("%s %s: answered %s", r.Method, r.Target, a.Code())
+	switch {
+	case a.Status/100 == 3:
+		text += redirect(a.Header)
+	case reason != "":
+		text += ": " + reason
+	default:
+		text += ", without a reason that can be shown"
+	}
+	err := errors.New(text)
+	wait, _ := RetryAfter(a.Header, time.Now)
+	switch class {
+	case adapters.ClassTransient:
+		return adapters.RetryAfter(err, wait)
+	case adapters.ClassThrottled:
+		return adapters.Throttled(err, wait)
+	default:
+		return adapters.Classify(class, err)
+	}
+}
+
+// redirect names the host that an answer points to, and nothing else of it.
+func redirect(h http.Header) string {
+	to := "elsewhere"
+	if u, err := url.Parse(h.Get("Location")); err == nil && u.Host != "" {
+		to = "to " + Clean(u.Host, maxReason)
+	}
+	return ", a redirect " + to + ", which is not followed: set the url to where the receiver is"
+}
+
+// hidden are the values that no reason may repeat.
+func (r Request) hidden() []string {
+	var values []string
+	for name, all := range r.Header {
+		if harmless[name] {
+			continue
+		}
+		for _, v := range all {
+			values = append(values, v)
+			if _, credential, ok := strings.Cut(v, " "); ok {
+				values = append(values, credential) // Bearer …, Basic …
+			}
+		}
+	}
+	if r.URL != nil {
+		for _, all := range r.URL.Query() {
+			values = append(values, all...)
+		}
+	}
+	if r.Hide != nil {
+		values = append(values, r.Hide()...)
+	}
+	return values
+}
+
+// harmless headers have values that a reason may well be about.
+var harmless = map[string]bool{"Content-Type": true, "Accept": true, "User-Agent": true}

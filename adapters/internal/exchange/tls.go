@@ -1,0 +1,89 @@
+package exchange
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+func tlsConfig(o adapters.TLS) (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	var errs []error
+	if o.CAFile != "" {
+		pem, err := os.ReadFile(o.CAFile)
+		switch config.RootCAs = x509.NewCertPool(); {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("tls.ca_file: %w", err))
+		case !config.RootCAs.AppendCertsFromPEM(pem):
+			errs = append(errs, fmt.Errorf("tls.ca_file: %s holds no PEM certificate", o.CAFile))
+		}
+	}
+	switch {
+	case o.CertFile == "" && o.KeyFile == "":
+	case o.CertFile == "":
+		errs = append(errs, errors.New("tls.cert_file: missing beside tls.key_file"))
+	case o.KeyFile == "":
+		errs = append(errs, errors.New("tls.key_file: missing beside tls.cert_file"))
+	default:
+		pair := &keyPair{certFile: o.CertFile, keyFile: o.KeyFile}
+		if _, err := pair.current(); err != nil {
+			errs = append(errs, fmt.Errorf("tls.cert_file, tls.key_file: %w", err))
+		}
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return pair.current()
+		}
+	}
+	return config, errors.Join(errs...)
+}
+
+// keyPair is a client certificate that follows its files.
+type keyPair struct {
+	certFile, keyFile string
+
+	mu   sync.Mutex
+	read [2]stamp // of the files that cert was read from
+	cert *tls.Certificate
+}
+
+// stamp tells one content of a file from another without reading it.
+type stamp struct {
+	modified time.Time
+	size     int64
+}
+
+// current returns the certificate now in the files. While they are being
+// replaced and do not fit together, it is the one read last.
+func (p *keyPair) current() (*tls.Certificate, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var now [2]stamp
+	for i, name := range []string{p.certFile, p.keyFile} {
+		info, err := os.Stat(name)
+		if err != nil {
+			return p.orLast(err)
+		}
+		now[i] = stamp{modified: info.ModTime(), size: info.Size()}
+	}
+	if p.cert != nil && now == p.read {
+		return p.cert, nil
+	}
+	cert, err := tls.LoadX509KeyPair(p.certFile, p.keyFile)
+	if err != nil {
+		return p.orLast(err)
+	}
+	p.cert, p.read = &cert, now
+	return p.cert, nil
+}
+
+func (p *keyPair) orLast(err error) (*tls.Certificate, error) {
+	if p.cert != nil {
+		return p.cert, nil
+	}
+	return nil, err
+}
