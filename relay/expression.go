@@ -1,0 +1,243 @@
+package relay
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/expr-lang/expr"
+	"github.com/expr-lang/expr/file"
+	"github.com/expr-lang/expr/types"
+	"github.com/expr-lang/expr/vm"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// Bounds of one expression.
+const (
+	maxExpressionLen   = 4 << 10 // bytes of source
+	maxExpressionNodes = 500
+	maxExpressionSteps = 200_000 // rounds of all predicates together, per event
+	maxExpressionCells = 1 << 20 // the machine's memory budget: elements and bytes made
+	maxExpressionDepth = 100     // nesting of a result
+)
+
+// expression is a compiled condition or computed field.
+type expression struct {
+	field   string // for errors
+	program *vm.Program
+	event   bool // reads the payload
+}
+
+// expressionEnv is what expressions see of an event.
+type expressionEnv struct {
+	vars  map[string]any
+	steps int
+}
+
+// compileExpression compiles src; its errors show the source, which is the
+// operator's own text.
+func compileExpression(src, field string, condition bool) (*expression, error) {
+	switch {
+	case strings.TrimSpace(src) == "":
+		return nil, errors.New("the expression is empty")
+	case len(src) > maxExpressionLen:
+		return nil, fmt.Errorf("the expression is longer than %d bytes", maxExpressionLen)
+	}
+	guard := &expressionGuard{}
+	options := append(languageOptions(),
+		expr.Env(types.Map{
+			"event":   types.Any,
+			"type":    types.String,
+			"key":     types.String,
+			"version": types.Any,
+			"headers": types.Map{types.Extra: types.Any},
+			stepsName: types.TypeOf(&expressionEnv{}),
+		}),
+		expr.Patch(guard),
+		expr.MaxNodes(maxExpressionNodes),
+	)
+	program, err := expr.Compile(src, options...)
+	if guard.err != nil {
+		err = guard.err
+	}
+	if err != nil {
+		return nil, explainCompile(err)
+	}
+	node := program.Node()
+	if kind := node.Type().Kind(); condition && kind != reflect.Bool && kind != reflect.Interface {
+		is := typeWord(node.Type().String())
+		if is == "" {
+			is = "something else"
+		}
+		return nil, fmt.Errorf("the condition is %s, and must be true or false: compare it with something", is)
+	}
+	return &expression{field: field, program: program, event: guard.event}, nil
+}
+
+func explainCompile(err error) error {
+	var e *file.Error
+	if !errors.As(err, &e) {
+		return fmt.Errorf("the expression does not compile: %w", err)
+	}
+	name, unknown := strings.CutPrefix(e.Message, "unknown name ")
+	switch {
+	case unknown && disabledWhy(name) != "":
+		return fmt.Errorf("the expression does not compile: %s is not available, %s (column %d)", name, disabledWhy(name), e.Column+1)
+	case unknown:
+		return fmt.Errorf("the expression does not compile: unknown name %s (column %d); known are event, type, key, version, headers; payload fields are written event.%s", name, e.Column+1, name)
+	}
+	return fmt.Errorf("the expression does not compile: %s (column %d)", e.Message, e.Column+1)
+}
+
+// newExpressionEnv decodes of ev what exprs need.
+func newExpressionEnv(ev outbox.Event, exprs ...*expression) (*expressionEnv, error) {
+	env := &expressionEnv{}
+	var event any
+	for _, e := range exprs {
+		if !e.event {
+			continue
+		}
+		if err := checkPayload(ev.Payload); err != nil {
+			return nil, err
+		}
+		d := json.NewDecoder(bytes.NewReader(ev.Payload))
+		d.UseNumber()
+		if err := d.Decode(&event); err != nil {
+			return nil, errNotJSON()
+		}
+		break
+	}
+	headers := make(map[string]any, len(ev.Headers))
+	for k, v := range ev.Headers {
+		headers[k] = v
+	}
+	var version any
+	if ev.Version != nil {
+		version = int(*ev.Version)
+	}
+	env.vars = map[string]any{
+		"event":   event,
+		"type":    ev.Type,
+		"key":     ev.Key,
+		"version": version,
+		"headers": headers,
+		stepsName: env,
+	}
+	return env, nil
+}
+
+// run evaluates e. Whatever goes wrong becomes a [*FieldError] without values.
+func (e *expression) run(env *expressionEnv) (result any, err error) {
+	defer func() {
+		if recover() != nil {
+			result, err = nil, &FieldError{Field: e.field, Reason: "the expression cannot be evaluated for this event"}
+		}
+	}()
+	env.steps = 0
+	machine := vm.VM{MemoryBudget: maxExpressionCells}
+	v, err := machine.Run(e.program, env.vars)
+	if err != nil {
+		return nil, &FieldError{Field: e.field, Reason: explainRun(err)}
+	}
+	return v, nil
+}
+
+// kindError is a failure whose text is safe to show.
+type kindError string
+
+func (e kindError) Error() string { return string(e) }
+
+// mismatch is the machine's complaint about an operator. Its operands are Go
+// types; anything else it says may contain values and is dropped.
+var mismatch = regexp.MustCompile(`^invalid operation: (\S+|map\[string\]interface \{\}|\[\]interface \{\}) ([-+*/%<>=^]+|\w+) (\S+|map\[string\]interface \{\}|\[\]interface \{\})$`)
+
+func explainRun(err error) string {
+	var safe kindError
+	if errors.As(err, &safe) {
+		return string(safe)
+	}
+	var e *file.Error
+	if !errors.As(err, &e) {
+		return "the expression cannot be evaluated for this event"
+	}
+	at := fmt.Sprintf(" (column %d of the expression)", e.Column+1)
+	if m := mismatch.FindStringSubmatch(e.Message); m != nil {
+		left, right := typeWord(m[1]), typeWord(m[3])
+		if left != "" && right != "" {
+			hint := ""
+			if m[2] == "+" && left != right && (left == "a string" || right == "a string") {
+				hint = "; write string(…) around what is not a string"
+			}
+			return fmt.Sprintf("cannot apply %s to %s and %s%s%s", m[2], left, right, hint, at)
+		}
+	}
+	switch {
+	case strings.HasPrefix(e.Message, "cannot fetch ") && strings.HasSuffix(e.Message, " from <nil>"):
+		return "reads a member of a value that is missing or null" + at
+	case strings.HasPrefix(e.Message, "memory budget exceeded"):
+		return "the expression needs too much memory for this event"
+	case strings.HasPrefix(e.Message, "index out of range"):
+		return "reads an element that the array does not have" + at
+	}
+	return "the expression cannot be evaluated for this event" + at
+}
+
+func typeWord(goType string) string {
+	switch goType {
+	case "string":
+		return "a string"
+	case "int", "float64", "json.Number":
+		return "a number"
+	case "bool":
+		return "a boolean"
+	case "<nil>":
+		return "null"
+	case "map[string]interface {}", "map[string]interface":
+		return "an object"
+	case "[]interface {}", "[]interface":
+		return "an array"
+	case "time.Time":
+		return "a time"
+	case "time.Duration":
+		return "a duration"
+	}
+	return ""
+}
+
+// kindOf names the JSON kind of v, never v.
+func kindOf(v any) string {
+	if v == nil {
+		return "null"
+	}
+	if w := typeWord(fmt.Sprintf("%T", v)); w != "" {
+		return w
+	}
+	return "not a JSON value"
+}
+
+// encodeResult writes a computed value as JSON. Its errors hold no value.
+func encodeResult(v any) ([]byte, error) {
+	if v == nil {
+		return nil, kindError("the expression is null for this event, and null is never sent: give another value with ??")
+	}
+	v, err := plainResult(v, 0)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, kindError("the expression's result is not a JSON value")
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// timeResult is how a computed time is sent.
+func timeResult(t time.Time) string { return t.Format(time.RFC3339Nano) }

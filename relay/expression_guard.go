@@ -1,0 +1,330 @@
+package relay
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/expr-lang/expr"
+	"github.com/expr-lang/expr/ast"
+)
+
+// Names that only the guard can write: the language has no identifiers with a
+// space.
+const (
+	stepsName  = "expression steps"
+	stepFunc   = "count step"
+	numberFunc = "exact number"
+)
+
+// languageOptions makes the language a function of the event alone.
+func languageOptions() []expr.Option {
+	options := []expr.Option{
+		expr.Function(stepFunc, countStep, new(func(*expressionEnv, any) any)),
+		expr.Function(numberFunc, toNumber, new(func(any) any)),
+		expr.Function("date", parseDate, new(func(string) time.Time)),
+		expr.Function("timezone", loadZone, new(func(string) *time.Location)),
+	}
+	for _, name := range disabledBuiltins() {
+		options = append(options, expr.DisableBuiltin(name))
+	}
+	return options
+}
+
+func disabledBuiltins() []string {
+	return []string{"now", "keys", "values", "toPairs", "fromJSON"}
+}
+
+func disabledWhy(name string) string {
+	switch name {
+	case "now":
+		return "because the same event must give the same bytes at every attempt"
+	case "keys", "values", "toPairs":
+		return "because the order of an object's members is not fixed"
+	case "fromJSON":
+		return "because numbers would lose digits"
+	}
+	return ""
+}
+
+// expressionGuard rewrites an expression while it is compiled. Numbers of the
+// payload are kept as written ([json.Number]) and become machine numbers only
+// where an operator or function needs one, so that event.amount alone keeps its
+// digits. Rounds of predicates are counted, so that they can be bounded.
+type expressionGuard struct {
+	event bool // the payload is read
+	err   error
+}
+
+// Visit implements [ast.Visitor]; children come before their parent.
+func (g *expressionGuard) Visit(node *ast.Node) {
+	switch n := (*node).(type) {
+	case *ast.IdentifierNode:
+		g.identifier(n)
+	case *ast.BinaryNode:
+		if n.Operator != "??" {
+			wrapNumber(&n.Left)
+			wrapNumber(&n.Right)
+		}
+	case *ast.UnaryNode:
+		wrapNumber(&n.Node)
+	case *ast.SliceNode:
+		wrapNumber(&n.From)
+		wrapNumber(&n.To)
+	case *ast.MemberNode:
+		wrapNumber(&n.Property)
+		g.localTime(n)
+	case *ast.CallNode:
+		if callee, ok := n.Callee.(*ast.MemberNode); ok && memberName(callee) == "Local" {
+			g.err = errLocalTime
+		}
+	case *ast.BuiltinNode:
+		g.builtin(n)
+	}
+}
+
+var errLocalTime = errors.New("the expression does not compile: Local() depends on the machine; use In(timezone(\"America/New_York\"))")
+
+func (g *expressionGuard) identifier(n *ast.IdentifierNode) {
+	switch n.Value {
+	case "event":
+		g.event = true
+	case "$env":
+		g.err = errors.New("the expression does not compile: $env is not available; write event, type, key, version or headers")
+	}
+}
+
+func (g *expressionGuard) localTime(n *ast.MemberNode) {
+	if n.Node.Type() == reflect.TypeFor[time.Time]() && memberName(n) == "Local" {
+		g.err = errLocalTime
+	}
+}
+
+func memberName(n *ast.MemberNode) string {
+	if s, ok := n.Property.(*ast.StringNode); ok {
+		return s.Value
+	}
+	return ""
+}
+
+func (g *expressionGuard) builtin(n *ast.BuiltinNode) {
+	for i, arg := range n.Arguments {
+		if p, ok := arg.(*ast.PredicateNode); ok {
+			if slices.Contains([]string{"sum", "sortBy"}, n.Name) {
+				wrapNumber(&p.Node)
+			}
+			count(&p.Node)
+			continue
+		}
+		if i == 0 && keepsDigits(n.Name) || n.Name == "concat" {
+			continue
+		}
+		wrapNumber(&n.Arguments[i])
+	}
+}
+
+// keepsDigits lists the functions that pass values through, or on to text.
+func keepsDigits(name string) bool {
+	return slices.Contains([]string{
+		"all", "none", "any", "one", "filter", "map", "find", "findIndex", "findLast", "findLastIndex",
+		"count", "groupBy", "sortBy", "reduce", "len", "string", "toJSON", "first", "last", "get", "take",
+		"reverse", "flatten", "fromPairs", "join",
+	}, name)
+}
+
+// wrapNumber lets a value of unknown type pass through toNumber. Values of
+// known type need not, and stay checked by the compiler.
+func wrapNumber(node *ast.Node) {
+	if *node == nil {
+		return
+	}
+	switch (*node).(type) {
+	case *ast.NilNode, *ast.StringNode, *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.PredicateNode:
+		return
+	}
+	switch (*node).Type().Kind() {
+	case reflect.Interface, reflect.Slice, reflect.Array:
+		patch(node, &ast.CallNode{
+			Callee:    &ast.IdentifierNode{Value: numberFunc},
+			Arguments: []ast.Node{*node},
+		})
+	}
+}
+
+func count(node *ast.Node) {
+	patch(node, &ast.CallNode{
+		Callee:    &ast.IdentifierNode{Value: stepFunc},
+		Arguments: []ast.Node{&ast.IdentifierNode{Value: stepsName}, *node},
+	})
+}
+
+func patch(node *ast.Node, call *ast.CallNode) {
+	at := (*node).Location()
+	call.Callee.SetLocation(at)
+	for _, arg := range call.Arguments {
+		if _, ok := arg.(*ast.IdentifierNode); ok {
+			arg.SetLocation(at)
+		}
+	}
+	ast.Patch(node, call)
+}
+
+func countStep(params ...any) (any, error) {
+	env := params[0].(*expressionEnv)
+	if env.steps++; env.steps > maxExpressionSteps {
+		return nil, kindError("the expression takes too many steps for this event")
+	}
+	return params[1], nil
+}
+
+func toNumber(params ...any) (any, error) {
+	switch v := params[0].(type) {
+	case json.Number:
+		return machineNumber(v)
+	case []any:
+		return machineNumbers(v)
+	}
+	return params[0], nil
+}
+
+func machineNumbers(list []any) (any, error) {
+	var out []any
+	for i, e := range list {
+		n, ok := e.(json.Number)
+		if !ok {
+			continue
+		}
+		if out == nil {
+			out = slices.Clone(list)
+		}
+		v, err := machineNumber(n)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = v
+	}
+	if out == nil {
+		return list, nil
+	}
+	return out, nil
+}
+
+// machineNumber refuses to calculate with what it cannot hold.
+func machineNumber(n json.Number) (any, error) {
+	s := n.String()
+	if !strings.ContainsAny(s, ".eE") {
+		i, err := strconv.Atoi(s)
+		if err != nil {
+			return nil, kindError("calculates with an integer of more than 64 bits")
+		}
+		return i, nil
+	}
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		return nil, kindError("calculates with a number that is out of range")
+	}
+	return f, nil
+}
+
+// parseDate reads an RFC 3339 time, or a date as midnight UTC. Unlike the
+// built-in function its result does not know the machine's zone.
+func parseDate(params ...any) (any, error) {
+	s, ok := params[0].(string)
+	if !ok {
+		return nil, kindError("date() needs a string, not " + kindOf(params[0]))
+	}
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		if _, offset := t.Zone(); offset != 0 {
+			return t.In(time.FixedZone("", offset)), nil
+		}
+		return t.UTC(), nil
+	}
+	t, err := time.Parse(time.DateOnly, s)
+	if err != nil {
+		return nil, kindError("date() needs an RFC 3339 time with an offset, or a date")
+	}
+	return t, nil
+}
+
+func loadZone(params ...any) (any, error) {
+	name, ok := params[0].(string)
+	if !ok || name == "Local" || name == "" {
+		return nil, kindError("timezone() needs an IANA name such as America/New_York")
+	}
+	zone, err := time.LoadLocation(name)
+	if err != nil {
+		return nil, kindError("timezone() needs an IANA name such as America/New_York")
+	}
+	return zone, nil
+}
+
+// plainResult turns what the machine yields into what encoding/json writes
+// exactly, or says which kind of value is in the way.
+func plainResult(v any, depth int) (any, error) {
+	if depth > maxExpressionDepth {
+		return nil, kindError("the expression's result is nested too deeply")
+	}
+	switch v := v.(type) {
+	case nil, bool, json.Number:
+		return v, nil
+	case string:
+		if !utf8.ValidString(v) {
+			return nil, kindError("the expression's result is not UTF-8")
+		}
+		return v, nil
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, kindError("the expression's result is not a finite number")
+		}
+		return v, nil
+	case time.Time:
+		return timeResult(v), nil
+	case time.Duration:
+		return nil, kindError("the expression's result is a duration: use its Minutes() or Seconds()")
+	}
+	r := reflect.ValueOf(v)
+	switch r.Kind() {
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return v, nil
+	case reflect.Float32:
+		return plainResult(r.Float(), depth)
+	case reflect.Slice, reflect.Array:
+		return plainList(r, depth)
+	case reflect.Map:
+		return plainMap(r, depth)
+	}
+	return nil, kindError("the expression's result is not a JSON value")
+}
+
+func plainList(r reflect.Value, depth int) (any, error) {
+	list := make([]any, r.Len())
+	for i := range list {
+		var err error
+		if list[i], err = plainResult(r.Index(i).Interface(), depth+1); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+func plainMap(r reflect.Value, depth int) (any, error) {
+	object := make(map[string]any, r.Len())
+	for k, v := range r.Seq2() {
+		name, ok := k.Interface().(string)
+		if !ok {
+			return nil, kindError("the expression's result is an object whose names are not strings")
+		}
+		var err error
+		if object[name], err = plainResult(v.Interface(), depth+1); err != nil {
+			return nil, err
+		}
+	}
+	return object, nil
+}

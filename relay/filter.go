@@ -1,0 +1,77 @@
+package relay
+
+import (
+	"strings"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// Filter decides whether a sync is told of an event. It is safe for concurrent
+// use. The zero Filter matches every event.
+type Filter struct {
+	expr *expression
+}
+
+// CompileFilter compiles a condition; "" matches every event.
+//
+// The language is that of github.com/expr-lang/expr over event (the payload),
+// type, key, version (null when the writer gave none) and headers. It has no
+// clock, no randomness, and nothing that depends on the machine or on the order
+// of a map; names at the top level that do not exist, and a result that is not
+// a boolean, are refused. A payload field that is missing is null.
+func CompileFilter(src string) (*Filter, error) {
+	if strings.TrimSpace(src) == "" {
+		return &Filter{}, nil
+	}
+	e, err := compileExpression(src, "when", true)
+	if err != nil {
+		return nil, err
+	}
+	return &Filter{expr: e}, nil
+}
+
+// Match reports whether ev passes. A condition that cannot be evaluated for ev
+// gives a [*FieldError] with the field "when".
+func (f *Filter) Match(ev outbox.Event) (bool, error) {
+	if f.expr == nil {
+		return true, nil
+	}
+	env, err := newExpressionEnv(ev, f.expr)
+	if err != nil {
+		return false, err
+	}
+	v, err := f.expr.run(env)
+	if err != nil {
+		return false, err
+	}
+	match, ok := v.(bool)
+	if !ok {
+		return false, &FieldError{Field: f.expr.field, Reason: "the condition is " + kindOf(v) + " for this event, not true or false"}
+	}
+	return match, nil
+}
+
+// MatchType reports whether an event type matches a sync's pattern. "*" stands
+// for any run of characters, also none; everything else is literal.
+func MatchType(pattern, typ string) bool {
+	first, rest, wild := strings.Cut(pattern, "*")
+	if !wild {
+		return pattern == typ
+	}
+	typ, ok := strings.CutPrefix(typ, first)
+	if !ok {
+		return false
+	}
+	for {
+		part, next, more := strings.Cut(rest, "*")
+		if !more {
+			return strings.HasSuffix(typ, part)
+		}
+		// The leftmost place leaves the most for what follows.
+		i := strings.Index(typ, part)
+		if i < 0 {
+			return false
+		}
+		typ, rest = typ[i+len(part):], next
+	}
+}

@@ -1,0 +1,390 @@
+package relay
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// Mapping says how an event's payload becomes the receiver's fields. Fields
+// are written in the order given, computed ones last. The zero Mapping passes
+// the payload on as it is.
+type Mapping struct {
+	Fields  []Field    `json:"fields,omitempty"`
+	Compute []Computed `json:"compute,omitempty"`
+}
+
+// Field carries one value of the payload over to the receiver. Names are paths:
+// "place.room" is the member room of the object place.
+//
+// At most one of Time, Values and Const is set. Const needs no From and takes
+// no Default or Optional; Default and Optional exclude each other.
+type Field struct {
+	From     string            `json:"from,omitempty"`     // path in the payload
+	To       string            `json:"to"`                 // path in the result
+	Time     *TimeFormat       `json:"time,omitempty"`     // the value is a time: convert and format it
+	Values   map[string]string `json:"values,omitempty"`   // the value is a code: look it up
+	Default  json.RawMessage   `json:"default,omitempty"`  // JSON for a value that is missing, null, or not in Values; sent as it is
+	Const    json.RawMessage   `json:"const,omitempty"`    // JSON that is always sent
+	Optional bool              `json:"optional,omitempty"` // leave the field out when the value is missing or null
+}
+
+// Computed is a field whose value an expression yields, see [CompileFilter] for
+// the language and its environment.
+type Computed struct {
+	To   string `json:"to"`
+	Expr string `json:"expr"`
+}
+
+// FieldError says why an event cannot be mapped. It names the field and the
+// kind of problem; it never contains a value of the payload.
+type FieldError struct {
+	Field  string // source path, target of a computed field, or "when"
+	Reason string
+}
+
+func (e *FieldError) Error() string { return "field " + e.Field + ": " + e.Reason }
+
+// Mapper is a compiled [Mapping]. It is safe for concurrent use.
+type Mapper struct {
+	version string
+	source  *sourceNode // nil when no field reads the payload
+	slots   int
+	target  *targetNode
+	exprs   []*expression
+	empty   bool
+	scratch sync.Pool // *mapScratch
+}
+
+// mapScratch is what one Map needs while it runs.
+type mapScratch struct {
+	slots []slot
+	out   []byte
+}
+
+// emitter appends the JSON of one field to dst; ok is false for a field that
+// is left out.
+type emitter func(dst []byte, s *mapScratch) (out []byte, ok bool, err error)
+
+// targetNode is an object of the result, or one of its fields.
+type targetNode struct {
+	path  string
+	key   []byte // `"name":`
+	kids  []*targetNode
+	field emitter // nil in an object
+	expr  int     // index into exprs, -1 when field or kids tell the value
+}
+
+// Compile checks m and prepares it. All problems are reported at once, joined,
+// each naming its field.
+func (m Mapping) Compile() (*Mapper, error) {
+	c := mappingCompiler{
+		source: &sourceNode{slot: -1},
+		target: &targetNode{expr: -1},
+	}
+	for _, f := range m.Fields {
+		c.field(f)
+	}
+	var exprs []*expression
+	for _, f := range m.Compute {
+		if f.To == "" {
+			c.fail("compute", errors.New("a computed field needs a name"))
+			continue
+		}
+		e, err := compileExpression(f.Expr, f.To, false)
+		if err != nil {
+			c.fail(f.To, err)
+		}
+		if n := c.place(f.To); n != nil {
+			n.expr = len(exprs)
+		}
+		exprs = append(exprs, e)
+	}
+	if len(c.errs) > 0 {
+		return nil, errors.Join(c.errs...)
+	}
+	mapper := &Mapper{
+		version: m.version(),
+		target:  c.target,
+		slots:   c.slots,
+		exprs:   exprs,
+		empty:   len(m.Fields) == 0 && len(m.Compute) == 0,
+	}
+	if c.slots > 0 {
+		mapper.source = c.source
+	}
+	mapper.scratch.New = func() any {
+		return &mapScratch{slots: make([]slot, mapper.slots), out: make([]byte, 0, 512)}
+	}
+	return mapper, nil
+}
+
+// version is computed over the canonical JSON of the mapping: struct order,
+// sorted tables, compacted constants.
+func (m Mapping) version() string {
+	b, err := json.Marshal(m)
+	if err != nil {
+		// Compile has proved that every RawMessage is JSON; nothing else can fail.
+		panic(err)
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:6])
+}
+
+// Version identifies what the mapper does: 12 hex digits of a SHA-256 over the
+// canonical mapping. It stands in the delivery log.
+func (m *Mapper) Version() string { return m.version }
+
+// Map renders the receiver's fields of ev as one JSON object. The same event
+// gives the same bytes. An event that cannot be mapped gives a [*FieldError].
+func (m *Mapper) Map(ev outbox.Event) ([]byte, error) {
+	if m.empty {
+		return passPayload(ev.Payload)
+	}
+	s := m.scratch.Get().(*mapScratch)
+	defer m.scratch.Put(s)
+	if m.source != nil {
+		if err := checkPayload(ev.Payload); err != nil {
+			return nil, err
+		}
+		clear(s.slots)
+		scanObject(ev.Payload, m.source, s.slots)
+	}
+	results, err := m.compute(ev)
+	if err != nil {
+		return nil, err
+	}
+	out, _, err := m.target.append(s.out[:0], s, results)
+	s.out = out
+	clear(s.slots) // hold no payload while pooled
+	if err != nil {
+		return nil, err
+	}
+	return bytes.Clone(out), nil
+}
+
+func (m *Mapper) compute(ev outbox.Event) ([][]byte, error) {
+	if len(m.exprs) == 0 {
+		return nil, nil
+	}
+	env, err := newExpressionEnv(ev, m.exprs...)
+	if err != nil {
+		return nil, err
+	}
+	results := make([][]byte, len(m.exprs))
+	for i, e := range m.exprs {
+		v, err := e.run(env)
+		if err != nil {
+			return nil, err
+		}
+		if results[i], err = encodeResult(v); err != nil {
+			return nil, &FieldError{Field: e.field, Reason: err.Error()}
+		}
+	}
+	return results, nil
+}
+
+// append writes the node's value. An object all of whose fields are left out
+// is left out itself, except for the result as a whole.
+func (n *targetNode) append(dst []byte, s *mapScratch, results [][]byte) ([]byte, bool, error) {
+	switch {
+	case n.expr >= 0:
+		return append(dst, results[n.expr]...), true, nil
+	case n.field != nil:
+		return n.field(dst, s)
+	}
+	dst = append(dst, '{')
+	empty := true
+	for _, kid := range n.kids {
+		before := len(dst)
+		if !empty {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, kid.key...)
+		out, ok, err := kid.append(dst, s, results)
+		if err != nil {
+			return out, false, err
+		}
+		if !ok {
+			dst = out[:before]
+			continue
+		}
+		dst, empty = out, false
+	}
+	return append(dst, '}'), !empty || n.key == nil, nil
+}
+
+func passPayload(payload []byte) ([]byte, error) {
+	if err := checkPayload(payload); err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	b.Grow(len(payload))
+	if err := json.Compact(&b, payload); err != nil {
+		return nil, errNotJSON()
+	}
+	return b.Bytes(), nil
+}
+
+// checkPayload makes the scanner's assumptions true. The database sees to it
+// for stored events; files given to `lockstep map` are anybody's.
+func checkPayload(payload []byte) error {
+	switch {
+	case !json.Valid(payload):
+		return errNotJSON()
+	case !utf8.Valid(payload):
+		return &FieldError{Field: "payload", Reason: "is not UTF-8"}
+	case payload[skipSpace(payload, 0)] != '{':
+		return &FieldError{Field: "payload", Reason: "is not a JSON object"}
+	}
+	return nil
+}
+
+func errNotJSON() error { return &FieldError{Field: "payload", Reason: "is not valid JSON"} }
+
+// mappingCompiler collects the trees and every problem.
+type mappingCompiler struct {
+	source *sourceNode
+	target *targetNode
+	slots  int
+	errs   []error
+}
+
+func (c *mappingCompiler) fail(field string, err error) {
+	c.errs = append(c.errs, fmt.Errorf("field %s: %w", field, err))
+}
+
+func (c *mappingCompiler) field(f Field) {
+	name := f.From
+	if name == "" {
+		name = f.To
+	}
+	if name == "" {
+		c.fail("mapping", errors.New("a field needs a target name (to)"))
+		return
+	}
+	for _, err := range f.check() {
+		c.fail(name, err)
+	}
+	slot := -1
+	if f.From != "" {
+		slot = c.read(f.From)
+	}
+	emit, err := f.emitter(slot)
+	if err != nil {
+		c.fail(name, err)
+	}
+	if f.To == "" {
+		c.fail(name, errors.New("has no target name (to)"))
+		return
+	}
+	if n := c.place(f.To); n != nil {
+		n.field = emit
+	}
+}
+
+// check finds settings that contradict each other.
+func (f Field) check() []error {
+	var errs []error
+	bad := func(cond bool, msg string) {
+		if cond {
+			errs = append(errs, errors.New(msg))
+		}
+	}
+	hasConst, hasDefault := f.Const != nil, f.Default != nil
+	bad(f.From == "" && !hasConst, "needs a source field, or const")
+	bad(hasConst && (f.Time != nil || f.Values != nil || hasDefault || f.Optional),
+		"const stands alone: remove time, values, default and optional")
+	bad(f.Time != nil && f.Values != nil, "has both time and values: choose one")
+	bad(hasDefault && f.Optional, "has both default and optional: with a default it is never left out, remove one")
+	bad(f.Values != nil && len(f.Values) == 0, "values is an empty table")
+	bad(hasConst && !json.Valid(f.Const), "const is not JSON")
+	bad(hasDefault && !json.Valid(f.Default), "default is not JSON")
+	bad(hasDefault && string(f.Default) == "null", "default is null, and null is never sent: use optional to leave the field out")
+	bad(hasConst && string(f.Const) == "null", "const is null, and null is never sent: remove the field")
+	return errs
+}
+
+// read registers a source path and returns its slot.
+func (c *mappingCompiler) read(path string) int {
+	if err := checkPath(path); err != nil {
+		c.fail(path, fmt.Errorf("source name %w", err))
+		return -1
+	}
+	n := c.source
+	for _, name := range strings.Split(path, ".") {
+		n = n.child(name)
+	}
+	if n.slot < 0 {
+		n.slot = c.slots
+		c.slots++
+	}
+	return n.slot
+}
+
+// place makes room for a target path; nil means that it was refused.
+func (c *mappingCompiler) place(path string) *targetNode {
+	if err := checkPath(path); err != nil {
+		c.fail(path, fmt.Errorf("target name %w", err))
+		return nil
+	}
+	n := c.target
+	for part := range strings.SplitSeq(path, ".") {
+		if n.leaf() {
+			c.fail(path, fmt.Errorf("lies inside %s, which is a field already: rename one of them", n.path))
+			return nil
+		}
+		n = n.child(part)
+	}
+	switch {
+	case n.leaf():
+		c.fail(path, errors.New("is the target of two fields: rename one of them"))
+		return nil
+	case len(n.kids) > 0:
+		c.fail(path, fmt.Errorf("is an object already, because of %s: rename one of them", n.kids[0].path))
+		return nil
+	}
+	// Even a field with a problem of its own occupies its place, so that a
+	// second field there is reported too.
+	n.field = omit
+	return n
+}
+
+func omit(dst []byte, _ *mapScratch) ([]byte, bool, error) { return dst, false, nil }
+
+func (n *targetNode) leaf() bool { return n.field != nil || n.expr >= 0 }
+
+func (n *targetNode) child(name string) *targetNode {
+	path := name
+	if n.path != "" {
+		path = n.path + "." + name
+	}
+	for _, kid := range n.kids {
+		if kid.path == path {
+			return kid
+		}
+	}
+	kid := &targetNode{path: path, key: append(appendJSONString(nil, name), ':'), expr: -1}
+	n.kids = append(n.kids, kid)
+	return kid
+}
+
+func checkPath(path string) error {
+	if !utf8.ValidString(path) {
+		return errors.New("is not UTF-8")
+	}
+	for part := range strings.SplitSeq(path, ".") {
+		if part == "" {
+			return errors.New("has an empty part: write names joined by single dots, such as place.room")
+		}
+	}
+	return nil
+}

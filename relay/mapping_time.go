@@ -1,0 +1,130 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	_ "time/tzdata" // zones must not depend on what the machine has installed
+)
+
+// TimeFormat says how a time is written for the receiver. The source is an
+// RFC 3339 date-time with an offset, or a date (RFC 3339 full-date); a date
+// belongs to no zone and is never shifted.
+type TimeFormat struct {
+	Zone   string `json:"zone,omitempty"`   // IANA name, such as America/New_York; empty keeps the offset of the source
+	Format string `json:"format,omitempty"` // a name of TimeFormats or a Go layout; empty means RFC3339
+}
+
+// The formats that are numbers.
+const (
+	formatUnix      = "unix"
+	formatUnixMilli = "unix_ms"
+)
+
+// namedLayouts returns the formats that have a name and are text.
+func namedLayouts() map[string]string {
+	return map[string]string{
+		"RFC3339":        time.RFC3339,
+		"RFC3339Nano":    time.RFC3339Nano,
+		"RFC1123":        time.RFC1123,
+		"RFC1123Z":       time.RFC1123Z,
+		"date":           time.DateOnly,
+		"time":           time.TimeOnly,
+		"datetime":       time.DateTime,
+		"datetime-local": "2006-01-02T15:04:05",
+		"basic":          "20060102T150405Z0700",
+		"hl7":            "20060102150405-0700",
+	}
+}
+
+// TimeFormats returns the names that [TimeFormat.Format] knows, sorted.
+func TimeFormats() []string {
+	return slices.Sorted(slices.Values(append(slices.Collect(maps.Keys(namedLayouts())), formatUnix, formatUnixMilli)))
+}
+
+// foreignLayout finds layouts of other languages, which Go would copy literally.
+var foreignLayout = regexp.MustCompile(`%[A-Za-z]|[Yy]{2,4}|MM|[Dd]{2}|HH|hh|mm|ss|SSS`)
+
+type timeWriter struct {
+	zone   *time.Location // nil keeps the source's offset
+	layout string         // or formatUnix, formatUnixMilli
+	clock  bool           // the layout shows the time of day
+}
+
+func (f TimeFormat) compile() (*timeWriter, error) {
+	w := &timeWriter{clock: true}
+	switch f.Zone {
+	case "":
+	case "Local":
+		return nil, errors.New("time.zone Local depends on the machine: write an IANA name such as America/New_York")
+	default:
+		zone, err := time.LoadLocation(f.Zone)
+		if err != nil {
+			return nil, fmt.Errorf("time.zone %q is unknown: write an IANA name such as America/New_York", f.Zone)
+		}
+		w.zone = zone
+	}
+	switch f.Format {
+	case "":
+		w.layout = time.RFC3339
+		return w, nil
+	case formatUnix, formatUnixMilli:
+		w.layout = f.Format
+		return w, nil
+	}
+	w.layout = f.Format
+	if layout, ok := namedLayouts()[f.Format]; ok {
+		w.layout = layout
+	}
+	// Two instants that differ in everything must look different.
+	a := time.Date(2031, 11, 22, 17, 48, 59, 123456789, time.FixedZone("XST", 7*3600))
+	b := time.Date(2017, 3, 5, 4, 7, 8, 987654321, time.UTC)
+	if a.Format(w.layout) == b.Format(w.layout) || foreignLayout.MatchString(f.Format) {
+		return nil, fmt.Errorf("time.format %q is neither one of %s nor a Go layout such as %q",
+			f.Format, strings.Join(TimeFormats(), ", "), "2006-01-02 15:04")
+	}
+	day := time.Date(2031, 11, 22, 0, 0, 0, 0, time.UTC)
+	w.clock = day.Format(w.layout) != a.Format(w.layout)
+	return w, nil
+}
+
+func (w *timeWriter) append(dst, raw []byte) ([]byte, error) {
+	if raw[0] != '"' {
+		return dst, fmt.Errorf("is a %s, not a time as an RFC 3339 string", jsonKind(raw))
+	}
+	s := unquote(raw)
+	t, err := time.Parse(time.RFC3339, s)
+	switch {
+	case err == nil && w.zone != nil:
+		t = t.In(w.zone)
+	case err == nil:
+		// time.Parse gives the machine's own zone where the offsets agree;
+		// its abbreviation must not show.
+		_, offset := t.Zone()
+		t = t.In(time.FixedZone("", offset))
+		if offset == 0 {
+			t = t.UTC()
+		}
+	default:
+		day, dayErr := time.Parse(time.DateOnly, s)
+		switch {
+		case dayErr != nil:
+			return dst, errors.New("is not an RFC 3339 time with an offset, such as 2027-03-01T14:00:00Z, nor a date")
+		case w.clock:
+			return dst, errors.New("is a date without a time of day, which the format needs: use format date")
+		}
+		t = day
+	}
+	switch w.layout {
+	case formatUnix:
+		return strconv.AppendInt(dst, t.Unix(), 10), nil
+	case formatUnixMilli:
+		return strconv.AppendInt(dst, t.UnixMilli(), 10), nil
+	}
+	return appendJSONString(dst, t.Format(w.layout)), nil
+}
