@@ -1,0 +1,135 @@
+// Command courtsim runs a simulated court: a calendar over REST with scripted
+// faults and a ledger of every request it read.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/hms-mkt/lockstep/internal/courtsim"
+)
+
+const usage = `courtsim is a simulated court's calendar over REST, for trying out a relay.
+
+Usage: courtsim [flags]
+
+  POST   /api/calendar                  book or change, by the field case_reference
+  PUT    /api/calendar/{id}             change
+  DELETE /api/calendar/{id}             cancel
+  GET    /api/calendar[/{case or id}]   what the court holds
+  GET    /ledger                        every request that was read
+  GET, POST /faults                     the fault script; POST replaces it, [] heals
+  GET    /healthz
+
+Flags:
+`
+
+const example = `
+Environment:
+  COURT_TOKEN   bearer token to ask for (default of --token)
+
+A fault script is a JSON array. The first rule that strikes decides.
+  [
+    {"match": {"method": "POST", "every": 10},    "do": {"status": 503, "retry_after": "2"}},
+    {"match": {"key": "H-2027-000007", "first": 1}, "do": {"drop": "after"}},
+    {"match": {"probability": 0.02},              "do": {"delay": "500ms"}}
+  ]
+match: key (case reference or idempotency key), method, after, first, every, probability
+do:    status, retry_after, redirect, body, repeat, gzip, delay, drip,
+       hang (say nothing, then cut), drop (before | after | during): "after" stores the
+       booking and cuts the connection without an answer
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(exitCode(err, os.Stderr))
+}
+
+// usageError is a mistake on the command line or in the fault script.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func exitCode(err error, stderr io.Writer) int {
+	var u usageError
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.As(err, &u):
+		fmt.Fprintf(stderr, "courtsim: %v\nTry courtsim --help.\n", err)
+		return 2
+	}
+	fmt.Fprintf(stderr, "courtsim: %v\n", err)
+	return 1
+}
+
+// run serves until ctx ends. The base URL goes to stdout once it listens.
+func run(ctx context.Context, args []string, getenv func(string) string, _ io.Reader, stdout, stderr io.Writer) error {
+	fs := flag.NewFlagSet("courtsim", flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // errors are reported once, by exitCode
+	var (
+		listen     = fs.String("listen", "127.0.0.1:8081", "`address` to listen on; port 0 picks one")
+		faultsFile = fs.String("faults", "", "`file` with the fault script")
+		token      = fs.String("token", getenv("COURT_TOKEN"), "bearer `token` to ask for; better given by the environment")
+		seed       = fs.Uint64("seed", 1, "seed of the script's chances")
+		ledgerFile = fs.String("ledger", "", "`file` to append the ledger to, one JSON object a line")
+		keep       = fs.Int("keep", 100_000, "ledger entries and idempotency keys kept in memory; 0 keeps all")
+		duplicate  = fs.Int("duplicate-status", 409, "answer to a repeated idempotency key: 409 or 200")
+	)
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		fs.SetOutput(stdout)
+		fmt.Fprint(stdout, usage)
+		fs.Lookup("token").DefValue = "" // never print a secret
+		fs.PrintDefaults()
+		fmt.Fprint(stdout, example)
+		return err
+	} else if err != nil {
+		return usageError{err}
+	}
+	switch {
+	case fs.NArg() > 0:
+		return usageError{fmt.Errorf("unexpected argument %q; everything is a flag", fs.Arg(0))}
+	case *duplicate != 409 && *duplicate != 200:
+		return usageError{fmt.Errorf("--duplicate-status is %d, not 409 or 200", *duplicate)}
+	case *keep < 0:
+		return usageError{fmt.Errorf("--keep is %d, not 0 or more", *keep)}
+	}
+	o := courtsim.Options{Token: *token, Seed: *seed, Keep: *keep, DuplicateStatus: *duplicate}
+	if *faultsFile != "" {
+		b, err := os.ReadFile(*faultsFile)
+		if err != nil {
+			return usageError{fmt.Errorf("--faults: %w", err)}
+		}
+		if o.Faults, err = courtsim.ParseFaults(b); err != nil {
+			return usageError{fmt.Errorf("--faults %s: %w", *faultsFile, err)}
+		}
+	}
+	if *ledgerFile != "" {
+		f, err := os.OpenFile(*ledgerFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return fmt.Errorf("--ledger: %w", err)
+		}
+		defer f.Close() // each entry is one write; its error is kept by the court
+		o.Ledger = f
+	}
+	court := courtsim.New(o)
+	url, err := court.Start(*listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	fmt.Fprintln(stdout, url)
+	fmt.Fprintf(stderr, "courtsim: serving %s/api/calendar with %d fault rules; stop with Ctrl-C\n", url, len(o.Faults))
+	select {
+	case <-ctx.Done():
+	case <-court.Done():
+	}
+	return court.Close()
+}

@@ -1,0 +1,228 @@
+package courtsim
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// Booking is one case in the court's calendar.
+type Booking struct {
+	ID             string          `json:"id"` // the court's own id
+	CaseReference  string          `json:"case_reference"`
+	Status         string          `json:"status"`          // the body's own status, else booked; cancelled after DELETE
+	Changes        int             `json:"changes"`         // how often it was written
+	IdempotencyKey string          `json:"idempotency_key"` // of the last write
+	UpdatedAt      time.Time       `json:"updated_at"`
+	Fields         json.RawMessage `json:"fields"` // the last body that was not a DELETE
+}
+
+// seen remembers what was done for an idempotency key.
+type seen struct {
+	digest, id string
+}
+
+// calendar is the court's state. The Court's lock guards it.
+type calendar struct {
+	byCase map[string]*Booking
+	byID   map[string]*Booking
+	keys   map[string]seen
+	order  []string // keys, oldest first; only kept when keep is not 0
+	keep   int
+}
+
+func newCalendar(keep int) *calendar {
+	return &calendar{
+		byCase: map[string]*Booking{},
+		byID:   map[string]*Booking{},
+		keys:   map[string]seen{},
+		keep:   keep,
+	}
+}
+
+func (c *calendar) all() map[string]Booking {
+	m := make(map[string]Booking, len(c.byCase))
+	for ref, b := range c.byCase {
+		m[ref] = *b
+	}
+	return m
+}
+
+// caseOf names the case a request is about: by its body, else by its path.
+func (c *calendar) caseOf(req request) string {
+	if ref := caseReference(req.body); ref != "" {
+		return ref
+	}
+	if b := c.byID[req.id]; b != nil {
+		return b.CaseReference
+	}
+	if b := c.byCase[req.id]; b != nil {
+		return b.CaseReference
+	}
+	return ""
+}
+
+// apply does what req asks for.
+func (c *calendar) apply(req request, duplicateStatus int) reply {
+	if req.path != "/api/calendar" && (req.id == "" || req.path != "/api/calendar/"+req.id) {
+		return problem(http.StatusNotFound, "unknown-path", "The calendar is at /api/calendar and /api/calendar/{id}.")
+	}
+	if req.method == http.MethodGet {
+		return c.read(req)
+	}
+	if old, ok := c.keys[req.key]; ok && req.key != "" {
+		return repeated(old, req, duplicateStatus)
+	}
+	rep := c.write(req)
+	if rep.accepted {
+		c.remember(req, rep.id)
+	}
+	return rep
+}
+
+func (c *calendar) read(req request) reply {
+	if req.id == "" {
+		refs := slices.Sorted(maps.Keys(c.byCase))
+		list := make([]Booking, 0, len(refs))
+		for _, ref := range refs {
+			list = append(list, *c.byCase[ref])
+		}
+		return jsonReply(http.StatusOK, map[string]any{"bookings": list})
+	}
+	b := c.byCase[req.id]
+	if b == nil {
+		b = c.byID[req.id]
+	}
+	if b == nil {
+		return problem(http.StatusNotFound, "unknown-booking", "No booking has this case reference or id.")
+	}
+	return jsonReply(http.StatusOK, *b)
+}
+
+// repeated answers a key that was accepted before: the same body is a
+// duplicate, another one the caller's mistake (draft-ietf-httpapi-idempotency-key-header).
+func repeated(old seen, req request, status int) reply {
+	if old.digest != req.digest {
+		return problem(http.StatusUnprocessableEntity, "key-reused", "This idempotency key was used before with another body.")
+	}
+	rep := jsonReply(http.StatusOK, map[string]string{"id": old.id})
+	if status == http.StatusConflict {
+		rep = problem(status, "duplicate", "This request was processed before.")
+		rep.body = fmt.Appendf(nil, `%s,"id":%q}`, rep.body[:len(rep.body)-1], old.id)
+	}
+	rep.header = map[string]string{"Duplicate": "true"}
+	rep.duplicate = true
+	return rep
+}
+
+func (c *calendar) write(req request) reply {
+	switch {
+	case req.method == http.MethodPost && req.id == "":
+		return c.post(req)
+	case req.method == http.MethodPut && req.id != "":
+		return c.put(req)
+	case req.method == http.MethodDelete && req.id != "":
+		return c.cancel(req)
+	}
+	return problem(http.StatusMethodNotAllowed, "method", "POST goes to /api/calendar, PUT and DELETE to /api/calendar/{id}.")
+}
+
+func (c *calendar) post(req request) reply {
+	if rep, ok := checkObject(req.body); !ok {
+		return rep
+	}
+	if req.caseRef == "" {
+		return problem(http.StatusUnprocessableEntity, "case-reference", "The field case_reference (a string) is missing.")
+	}
+	status := http.StatusOK
+	b := c.byCase[req.caseRef]
+	if b == nil {
+		status = http.StatusCreated
+		b = &Booking{ID: fmt.Sprintf("CAL-%06d", len(c.byCase)+1), CaseReference: req.caseRef}
+		c.byCase[b.CaseReference] = b
+		c.byID[b.ID] = b
+	}
+	return c.store(b, req, status)
+}
+
+func (c *calendar) put(req request) reply {
+	b := c.byID[req.id]
+	if b == nil {
+		return problem(http.StatusNotFound, "unknown-booking", "No booking has this id.")
+	}
+	if rep, ok := checkObject(req.body); !ok {
+		return rep
+	}
+	if req.caseRef != b.CaseReference {
+		return problem(http.StatusUnprocessableEntity, "case-reference", "case_reference is not the one of this booking.")
+	}
+	return c.store(b, req, http.StatusOK)
+}
+
+func (c *calendar) cancel(req request) reply {
+	b := c.byID[req.id]
+	if b == nil {
+		return problem(http.StatusNotFound, "unknown-booking", "No booking has this id.")
+	}
+	if len(req.body) > 0 {
+		if rep, ok := checkObject(req.body); !ok {
+			return rep
+		}
+	}
+	b.Status = "cancelled"
+	return c.touch(b, req, http.StatusOK)
+}
+
+func (c *calendar) store(b *Booking, req request, status int) reply {
+	var v struct {
+		Status any `json:"status"`
+	}
+	_ = json.Unmarshal(req.body, &v) // checked to be an object
+	b.Status = "booked"
+	if s, ok := v.Status.(string); ok && s != "" {
+		b.Status = s
+	}
+	b.Fields = req.body
+	return c.touch(b, req, status)
+}
+
+func (c *calendar) touch(b *Booking, req request, status int) reply {
+	b.Changes++
+	b.IdempotencyKey = req.key
+	b.UpdatedAt = time.Now().UTC()
+	rep := jsonReply(status, map[string]string{"id": b.ID, "case_reference": b.CaseReference, "status": b.Status})
+	rep.accepted, rep.id = true, b.ID
+	if status == http.StatusCreated {
+		rep.header = map[string]string{"Location": "/api/calendar/" + b.ID}
+	}
+	return rep
+}
+
+func (c *calendar) remember(req request, id string) {
+	if req.key == "" {
+		return
+	}
+	c.keys[req.key] = seen{digest: req.digest, id: id}
+	if c.keep == 0 {
+		return
+	}
+	c.order = append(c.order, req.key)
+	if len(c.order) >= 2*c.keep {
+		old := len(c.order) - c.keep
+		for _, key := range c.order[:old] {
+			delete(c.keys, key)
+		}
+		c.order = slices.Clone(c.order[old:])
+	}
+}
+
+func checkObject(body []byte) (reply, bool) {
+	var v map[string]json.RawMessage
+	if err := json.Unmarshal(body, &v); err != nil || v == nil {
+		return problem(http.StatusBadRequest, "not-json", "The body is not one JSON object."), false
+	}
+	return reply{}, true
+}

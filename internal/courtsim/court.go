@@ -1,0 +1,265 @@
+package courtsim
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// maxBody is the largest request the court reads, in bytes.
+const maxBody = 1 << 20
+
+// Options configure a [Court]. The zero value is a court that is well and
+// accepts everything.
+type Options struct {
+	Token           string    // bearer token that is asked for; default none
+	Faults          []Fault   // script at the start; default none
+	Seed            uint64    // seed of the script's chances; the same seed, the same chances
+	DuplicateStatus int       // answer to a repeated idempotency key: 409 or 200; default 409
+	Keep            int       // ledger entries and idempotency keys remembered; 0 keeps all
+	Ledger          io.Writer // gets each ledger entry as one JSON line; default none
+}
+
+// Court is a simulated court's calendar. It is an [http.Handler], safe for
+// concurrent use. [Court.Close] ends it.
+type Court struct {
+	token     string
+	duplicate int
+	mux       *http.ServeMux
+	closing   chan struct{} // closed by Close: whoever hangs lets go
+
+	mu       sync.Mutex // guards what follows
+	down     bool
+	script   *script
+	calendar *calendar
+	ledger   *ledger
+
+	srv serverState
+}
+
+// New returns a court. It panics if DuplicateStatus or a fault is not valid:
+// check a script that comes from outside with [ParseFaults].
+func New(o Options) *Court {
+	if o.DuplicateStatus == 0 {
+		o.DuplicateStatus = http.StatusConflict
+	}
+	if o.DuplicateStatus != http.StatusConflict && o.DuplicateStatus != http.StatusOK {
+		panic(fmt.Sprintf("courtsim: DuplicateStatus is %d; only 409 and 200 are known", o.DuplicateStatus))
+	}
+	c := &Court{
+		token:     o.Token,
+		duplicate: o.DuplicateStatus,
+		closing:   make(chan struct{}),
+		script:    newScript(o.Seed),
+		calendar:  newCalendar(o.Keep),
+		ledger:    &ledger{keep: o.Keep, out: o.Ledger},
+	}
+	if err := c.SetFaults(o.Faults); err != nil {
+		panic("courtsim: " + err.Error())
+	}
+	c.mux = http.NewServeMux()
+	c.mux.HandleFunc("/api/", c.serveAPI)
+	c.mux.HandleFunc("GET /ledger", c.admin(c.serveLedger))
+	c.mux.HandleFunc("GET /faults", c.admin(c.serveFaults))
+	c.mux.HandleFunc("POST /faults", c.admin(c.changeFaults))
+	c.mux.HandleFunc("GET /healthz", c.serveHealth)
+	return c
+}
+
+// ServeHTTP answers one request.
+func (c *Court) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.mux.ServeHTTP(w, r) }
+
+// SetFaults replaces the script; nil heals the court. The counters of the
+// script begin anew. An invalid script changes nothing.
+func (c *Court) SetFaults(faults []Fault) error {
+	if err := checkFaults(faults); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.script.set(faults)
+	return nil
+}
+
+// Down takes the court off the network, or back: while it is down it cuts
+// every connection to its calendar without reading the request, which then
+// stands in no ledger.
+func (c *Court) Down(down bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.down = down
+}
+
+// Ledger returns a copy of the requests read so far, in the order of reading.
+func (c *Court) Ledger() []Entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ledger.all()
+}
+
+// Calendar returns a copy of the calendar by case reference.
+func (c *Court) Calendar() map[string]Booking {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.calendar.all()
+}
+
+// request is what the court read of one call.
+type request struct {
+	method, path string
+	id           string // path value behind /api/calendar/
+	key          string // idempotency key without its quotes
+	caseRef      string
+	body         []byte
+	digest       string // SHA-256 of body, hex
+}
+
+func (c *Court) serveAPI(w http.ResponseWriter, r *http.Request) {
+	if c.isDown() {
+		panic(http.ErrAbortHandler) // net/http cuts the connection and says nothing
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	tooLarge := false
+	if err != nil {
+		var limit *http.MaxBytesError
+		if !errors.As(err, &limit) {
+			return // the caller went away in the middle: nothing was read
+		}
+		tooLarge = true
+	}
+	sum := sha256.Sum256(body)
+	req := request{
+		method: r.Method,
+		path:   r.URL.Path,
+		key:    unquote(r.Header.Get("Idempotency-Key")),
+		body:   body,
+		digest: hex.EncodeToString(sum[:]),
+	}
+	if rest, ok := strings.CutPrefix(r.URL.Path, "/api/calendar/"); ok {
+		req.id = rest
+	}
+
+	c.mu.Lock()
+	req.caseRef = c.calendar.caseOf(req)
+	n, fault := c.script.pick(req)
+	ans := c.decide(r, req, fault.Do, tooLarge)
+	e := Entry{
+		Time: time.Now().UTC(), Method: req.method, Path: req.path,
+		IdempotencyKey: req.key, CaseReference: req.caseRef, BodySHA256: req.digest,
+		Status: ans.status, Accepted: ans.accepted, Duplicate: ans.duplicate, Fault: n,
+	}
+	if fault.Do.silent() {
+		e.Status = 0
+	}
+	c.ledger.append(e)
+	c.mu.Unlock()
+
+	c.answer(w, r, ans, fault.Do)
+}
+
+// decide processes req, or lets the fault answer in its place. Caller holds mu.
+func (c *Court) decide(r *http.Request, req request, do Action, tooLarge bool) reply {
+	switch {
+	case do.Drop == DropBefore || do.Hang > 0 && do.Status == 0:
+		return reply{}
+	case do.Redirect != "":
+		return reply{status: cmp.Or(do.Status, http.StatusTemporaryRedirect)}
+	case do.Status != 0:
+		return problem(do.Status, "scripted", "The fault script of this court asked for this answer.")
+	case !c.authorized(r):
+		return problem(http.StatusUnauthorized, "unauthorized", "Send the court's token as Authorization: Bearer.")
+	case tooLarge:
+		return problem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("A request holds at most %d bytes.", maxBody))
+	}
+	return c.calendar.apply(req, c.duplicate)
+}
+
+func (c *Court) isDown() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.down
+}
+
+func (c *Court) authorized(r *http.Request) bool {
+	if c.token == "" {
+		return true
+	}
+	got := []byte(r.Header.Get("Authorization"))
+	return subtle.ConstantTimeCompare(got, []byte("Bearer "+c.token)) == 1
+}
+
+// admin guards the court's own pages with the same token as its calendar.
+func (c *Court) admin(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !c.authorized(r) {
+			writeReply(w, problem(http.StatusUnauthorized, "unauthorized", "Send the court's token as Authorization: Bearer."))
+			return
+		}
+		next(w, r)
+	}
+}
+
+func (c *Court) serveLedger(w http.ResponseWriter, _ *http.Request) {
+	writeReply(w, jsonReply(http.StatusOK, c.Ledger()))
+}
+
+func (c *Court) serveFaults(w http.ResponseWriter, _ *http.Request) {
+	c.mu.Lock()
+	faults := c.script.faults()
+	c.mu.Unlock()
+	writeReply(w, jsonReply(http.StatusOK, faults))
+}
+
+func (c *Court) changeFaults(w http.ResponseWriter, r *http.Request) {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		writeReply(w, problem(http.StatusBadRequest, "unreadable", "The script could not be read."))
+		return
+	}
+	faults, err := ParseFaults(b)
+	if err == nil {
+		err = c.SetFaults(faults)
+	}
+	if err != nil {
+		writeReply(w, problem(http.StatusUnprocessableEntity, "bad-script", err.Error()))
+		return
+	}
+	c.serveFaults(w, r)
+}
+
+func (c *Court) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	if c.isDown() {
+		writeReply(w, problem(http.StatusServiceUnavailable, "down", "This court is down."))
+		return
+	}
+	writeReply(w, jsonReply(http.StatusOK, map[string]string{"status": "ok"}))
+}
+
+// unquote takes the quotes off an idempotency key. The header is a structured
+// string (RFC 8941), but many callers send it bare.
+func unquote(s string) string {
+	if len(s) >= 2 && s[0] == '"' && s[len(s)-1] == '"' {
+		return s[1 : len(s)-1]
+	}
+	return s
+}
+
+// caseReference reads the field case_reference of a JSON object, "" without one.
+func caseReference(body []byte) string {
+	var v struct {
+		CaseReference string `json:"case_reference"`
+	}
+	if json.Unmarshal(body, &v) != nil {
+		return ""
+	}
+	return v.CaseReference
+}

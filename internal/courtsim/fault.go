@@ -1,0 +1,190 @@
+package courtsim
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// Fault is one rule of a script: what the court does to which requests to its
+// calendar. The first rule that strikes decides; every rule counts all
+// requests of its key and method, also those that another rule took.
+type Fault struct {
+	Match Match  `json:"match"`
+	Do    Action `json:"do"`
+}
+
+// Match chooses requests. Its conditions are joined by "and"; the zero value
+// chooses all.
+type Match struct {
+	Key         string  `json:"key,omitempty"`         // case reference or idempotency key
+	Method      string  `json:"method,omitempty"`      // such as POST
+	After       int     `json:"after,omitempty"`       // leave the first n in peace
+	First       int     `json:"first,omitempty"`       // then strike at most n in a row of counting
+	Every       int     `json:"every,omitempty"`       // only each n-th of them
+	Probability float64 `json:"probability,omitempty"` // 0 to 1; 0 means always
+}
+
+// Action is what the court does. Without status, redirect, hang or drop
+// "before" the request is processed as usual and only its answer suffers.
+type Action struct {
+	Status     int      `json:"status,omitempty"`      // answer this, process nothing
+	RetryAfter string   `json:"retry_after,omitempty"` // header Retry-After, as it stands
+	Redirect   string   `json:"redirect,omitempty"`    // header Location, status 307 unless given; process nothing
+	Hang       Duration `json:"hang,omitempty"`        // process nothing, say nothing, then cut the connection (or answer status)
+	Delay      Duration `json:"delay,omitempty"`       // process, wait, answer
+	Drip       Duration `json:"drip,omitempty"`        // answer one byte at a time with this pause
+	Drop       string   `json:"drop,omitempty"`        // cut the connection: before or after processing, or during the answer
+	Body       *string  `json:"body,omitempty"`        // answer this body
+	Repeat     int      `json:"repeat,omitempty"`      // the body this many times
+	Gzip       bool     `json:"gzip,omitempty"`        // compress the body, whatever the caller accepts
+}
+
+// Values of [Action.Drop].
+const (
+	DropBefore = "before" // read the request, then forget it
+	DropAfter  = "after"  // accept and store, then say nothing: the lost answer
+	DropDuring = "during" // accept and store, then cut in the middle of the answer
+)
+
+// silent reports whether the caller gets no answer.
+func (a Action) silent() bool {
+	return a.Drop == DropBefore || a.Drop == DropAfter || a.Hang > 0 && a.Status == 0
+}
+
+// Duration is a time span, written as "1s" or "250ms".
+type Duration time.Duration
+
+// UnmarshalText reads a duration as [time.ParseDuration] does.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}
+
+// MarshalText writes a duration as [time.Duration.String] does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// ParseFaults reads a script: a JSON array of faults. Unknown fields are refused.
+func ParseFaults(b []byte) ([]Fault, error) {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	var faults []Fault
+	if err := dec.Decode(&faults); err != nil {
+		return nil, fmt.Errorf("fault script: %w; expected a JSON array of {\"match\": {…}, \"do\": {…}}", err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("fault script: something follows the array")
+	}
+	return faults, checkFaults(faults)
+}
+
+// checkFaults reports everything that is wrong with a script.
+func checkFaults(faults []Fault) error {
+	var errs []error
+	for i, f := range faults {
+		bad := func(format string, args ...any) {
+			errs = append(errs, fmt.Errorf("fault %d: "+format, append([]any{i + 1}, args...)...))
+		}
+		m, do := f.Match, f.Do
+		if m.After < 0 || m.First < 0 || m.Every < 0 {
+			bad("match: after, first and every are counts, not negative")
+		}
+		if !(m.Probability >= 0 && m.Probability <= 1) {
+			bad("match.probability is %v, not between 0 and 1", m.Probability)
+		}
+		if do.Status != 0 && (do.Status < 200 || do.Status > 599) {
+			bad("do.status is %d, not an HTTP status from 200 to 599", do.Status)
+		}
+		if !slices.Contains([]string{"", DropBefore, DropAfter, DropDuring}, do.Drop) {
+			bad("do.drop is %q, not before, after or during", do.Drop)
+		}
+		if do.Hang < 0 || do.Delay < 0 || do.Drip < 0 || do.Repeat < 0 {
+			bad("do: hang, delay, drip and repeat are not negative")
+		}
+		if do == (Action{}) {
+			bad("do is empty; say what the court should do, such as {\"status\": 503}")
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// script applies faults. The Court's lock guards it.
+type script struct {
+	rules []rule
+	rand  *rand.Rand
+}
+
+type rule struct {
+	Fault
+	count int // requests of this key and method so far
+}
+
+func newScript(seed uint64) *script {
+	return &script{rand: rand.New(rand.NewPCG(seed, 0x6c6f636b))}
+}
+
+func (s *script) set(faults []Fault) {
+	s.rules = nil
+	for _, f := range faults {
+		s.rules = append(s.rules, rule{Fault: f})
+	}
+}
+
+func (s *script) faults() []Fault {
+	faults := []Fault{}
+	for _, r := range s.rules {
+		faults = append(faults, r.Fault)
+	}
+	return faults
+}
+
+// pick returns the fault for req with its number from 1, or 0.
+func (s *script) pick(req request) (int, Fault) {
+	number, picked := 0, Fault{}
+	for i := range s.rules {
+		r := &s.rules[i]
+		if r.strikes(req, s.rand) && number == 0 {
+			number, picked = i+1, r.Fault
+		}
+	}
+	return number, picked
+}
+
+func (r *rule) strikes(req request, chance *rand.Rand) bool {
+	m := r.Match
+	if m.Key != "" && m.Key != req.caseRef && m.Key != req.key {
+		return false
+	}
+	if m.Method != "" && m.Method != req.method {
+		return false
+	}
+	r.count++
+	n := r.count - m.After
+	switch {
+	case n <= 0,
+		m.First > 0 && n > m.First,
+		m.Every > 0 && n%m.Every != 0:
+		return false
+	}
+	return m.Probability == 0 || chance.Float64() < m.Probability
+}
+
+// setHeaders puts the headers of a fault into an answer.
+func (a Action) setHeaders(h http.Header) {
+	if a.RetryAfter != "" {
+		h.Set("Retry-After", a.RetryAfter)
+	}
+	if a.Redirect != "" {
+		h.Set("Location", a.Redirect)
+	}
+	if a.Gzip {
+		h.Set("Content-Encoding", "gzip")
+	}
+}
