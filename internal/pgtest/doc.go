@@ -1,0 +1,29 @@
+// Package pgtest gives tests and the demo throw-away PostgreSQL databases.
+//
+// A test package starts with
+//
+//	func TestMain(m *testing.M) { pgtest.Main(m) }
+//
+// and its tests call [New] for the URL of a migrated database of their own, or
+// [Empty] for one without a schema. A test binary has one server, started when
+// the first test asks for it; each database is cloned from a template and
+// dropped when its test ends. [Start] gives a server of one's own, which can be
+// killed and booted again.
+//
+// The server comes by the first of these routes that can be had:
+//
+//  1. LOCKSTEP_TEST_DATABASE_URL, a server that runs already. Its user must be
+//     allowed to create databases and roles. Test binaries may share it.
+//  2. A container, when a Docker engine answers and LOCKSTEP_TEST_IMAGE (default
+//     [DefaultImage]) is there or can be pulled within a minute.
+//  3. The PostgreSQL programs of this machine: those that pg_config names, those
+//     on PATH, or the newest under /usr/lib/postgresql.
+//
+// LOCKSTEP_TEST_ROUTE (url, container or local) insists on one of them. Where
+// none can be had tests fail and say what to install; nothing is skipped.
+//
+// A local server dies with the process that started it, even if that is killed,
+// and listens on the loopback interface only. Its directory, left behind by a
+// killed process, is removed by the next start. By default servers run without
+// fsync: committed data survives [Server.Kill], but not a power cut.
+package pgtest

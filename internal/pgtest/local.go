@@ -1,0 +1,235 @@
+package pgtest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// errGone says that a server process ended while it was expected to start.
+var errGone = errors.New("the server process ended")
+
+// local is a server run from the machine's own PostgreSQL programs.
+type local struct {
+	bin    string // directory of initdb and postgres
+	dir    string // everything about this server, locked while the process lives
+	lock   io.Closer
+	user   account
+	port   int
+	admin  string
+	server *process // nil when killed or stopped
+}
+
+// startLocal creates a cluster in a temporary directory and starts it.
+func startLocal(ctx context.Context, opts Options) (_ *Server, err error) {
+	bin, err := findPrograms(ctx, debianPrograms)
+	if err != nil {
+		return nil, err
+	}
+	user, err := serverAccount()
+	if err != nil {
+		return nil, err
+	}
+	parent := cmp.Or(opts.Dir, os.TempDir())
+	sweep(ctx, parent)
+
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	l := &local{bin: bin, user: user}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("pgtest: starting PostgreSQL from %s: %w", bin, err)
+			_ = l.stop()
+		}
+	}()
+	if l.dir, l.lock, err = makeDir(parent); err != nil {
+		return nil, err
+	}
+	if err := user.canEnter(l.dir); err != nil {
+		return nil, err
+	}
+	password := rand.Text()
+	if err := l.initdb(ctx, password, opts); err != nil {
+		return nil, err
+	}
+	admin := url.URL{
+		Scheme: "postgres", User: url.UserPassword("postgres", password),
+		Path: "/postgres", RawQuery: "sslmode=disable",
+	}
+	for {
+		if l.port, err = freePort(ctx); err != nil {
+			return nil, err
+		}
+		admin.Host = net.JoinHostPort("127.0.0.1", strconv.Itoa(l.port))
+		l.admin = admin.String()
+		err = l.launch(ctx)
+		if err == nil {
+			return &Server{route: Local, admin: admin, engine: l}, nil
+		}
+		// Somebody may have taken the port since it was found free.
+		if !errors.Is(err, errPortTaken) || ctx.Err() != nil {
+			return nil, err
+		}
+	}
+}
+
+func (l *local) data() string { return filepath.Join(l.dir, "data") }
+func (l *local) log() string  { return filepath.Join(l.dir, "server.log") }
+
+// initdb creates the cluster and writes its settings.
+func (l *local) initdb(ctx context.Context, password string, opts Options) error {
+	if err := os.Mkdir(l.data(), 0o700); err != nil {
+		return err
+	}
+	pwfile := filepath.Join(l.dir, "password")
+	if err := os.WriteFile(pwfile, []byte(password), 0o600); err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(pwfile) }()
+	for _, path := range []string{l.data(), pwfile} {
+		if err := l.user.own(path); err != nil {
+			return err
+		}
+	}
+	cmd := l.command(ctx, "initdb",
+		"--pgdata="+l.data(), "--username=postgres", "--auth=scram-sha-256", "--pwfile="+pwfile,
+		"--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w\n%s", err, tail(out))
+	}
+	conf, err := os.OpenFile(filepath.Join(l.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	settings := baseSettings(opts)
+	settings["listen_addresses"] = "127.0.0.1"
+	settings["unix_socket_directories"] = ""
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		fmt.Fprintf(conf, "%s = '%s'\n", name, strings.ReplaceAll(settings[name], "'", "''"))
+	}
+	return conf.Close()
+}
+
+// baseSettings are those of every server that is started here.
+func baseSettings(opts Options) map[string]string {
+	settings := map[string]string{
+		"max_connections":           "200",
+		"max_prepared_transactions": "20",
+		"timezone":                  "UTC",
+		"lc_messages":               "C",
+	}
+	if !opts.Fsync {
+		// synchronous_commit stays on: a commit must survive a kill.
+		settings["fsync"] = "off"
+		settings["full_page_writes"] = "off"
+	}
+	maps.Copy(settings, opts.Settings)
+	return settings
+}
+
+var errPortTaken = errors.New("the port is taken")
+
+// launch starts the server process and waits until it answers.
+func (l *local) launch(ctx context.Context) error {
+	logFile, err := os.OpenFile(l.log(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = logFile.Close() }()
+	// The process outlives ctx, which bounds only the start.
+	cmd := l.command(context.WithoutCancel(ctx), "postgres", "-D", l.data(), "-p", strconv.Itoa(l.port))
+	cmd.Stdout, cmd.Stderr = logFile, logFile
+	p, err := startProcess(cmd)
+	if err != nil {
+		return err
+	}
+	err = awaitReady(ctx, l.admin, p.done)
+	if err == nil {
+		l.server = p
+		return nil
+	}
+	p.kill()
+	said, _ := os.ReadFile(l.log())
+	if bytes.Contains(said, []byte("could not bind")) {
+		err = fmt.Errorf("%w: %w", errPortTaken, err)
+	}
+	return fmt.Errorf("%w; the server's log ends with:\n%s", err, tail(said))
+}
+
+func (l *local) kill(context.Context) error {
+	if l.server == nil {
+		return errors.New("pgtest: kill: the server does not run")
+	}
+	l.server.kill()
+	l.server = nil
+	return nil
+}
+
+func (l *local) boot(ctx context.Context) error {
+	if l.server != nil || l.dir == "" {
+		return errors.New("only a killed server can be booted")
+	}
+	for {
+		err := l.launch(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		// A backend that was busy when its postmaster was killed may hold on for a moment.
+		busy := errors.Is(err, errPortTaken) || strings.Contains(err.Error(), "pre-existing shared memory block")
+		if !busy {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (l *local) stop() error {
+	if l.server != nil {
+		l.server.quit()
+		l.server = nil
+	}
+	if l.dir == "" {
+		return nil
+	}
+	err := os.RemoveAll(l.dir)
+	l.dir = ""
+	return errors.Join(err, l.lock.Close())
+}
+
+// command prepares one of PostgreSQL's programs, run as the server's account
+// and without this process's PG… variables.
+func (l *local) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(l.bin, program), args...)
+	cmd.Dir = l.dir
+	cmd.Env = []string{"PATH=" + l.bin + ":" + os.Getenv("PATH"), "HOME=" + l.dir, "LC_ALL=C"}
+	if path, ok := os.LookupEnv("LD_LIBRARY_PATH"); ok {
+		cmd.Env = append(cmd.Env, "LD_LIBRARY_PATH="+path)
+	}
+	l.user.run(cmd)
+	return cmd
+}
+
+// tail returns the end of a program's output, for an error message.
+func tail(out []byte) string {
+	const most = 2000
+	out = bytes.TrimSpace(out)
+	return strings.ToValidUTF8(string(out[max(0, len(out)-most):]), "?")
+}

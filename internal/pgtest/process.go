@@ -1,0 +1,119 @@
+//go:build unix
+
+package pgtest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"syscall"
+)
+
+// account is the user that runs the server's programs; PostgreSQL refuses root.
+type account struct {
+	name       string
+	credential *syscall.Credential // nil: ourselves
+}
+
+// serverAccount returns our own account or, for root, postgres or nobody.
+func serverAccount() (account, error) {
+	if os.Geteuid() != 0 {
+		return account{}, nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+		if err := errors.Join(err1, err2); err != nil {
+			return account{}, fmt.Errorf("pgtest: user %s: %w", name, err)
+		}
+		return account{name, &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, nil
+	}
+	return account{}, errors.New("pgtest: PostgreSQL does not run as root, and there is neither a user postgres nor nobody to run it as")
+}
+
+// own gives path to the account.
+func (a account) own(path string) error {
+	if a.credential == nil {
+		return nil
+	}
+	return os.Chown(path, int(a.credential.Uid), int(a.credential.Gid))
+}
+
+// canEnter finds out whether the account gets through to dir.
+func (a account) canEnter(dir string) error {
+	if a.credential == nil {
+		return nil
+	}
+	for at := filepath.Dir(dir); ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		if err != nil {
+			return err
+		}
+		if info.Mode().Perm()&0o001 == 0 {
+			return fmt.Errorf("%s is closed to user %s, as whom PostgreSQL has to run: set TMPDIR to a directory open to all", at, a.name)
+		}
+		if at == filepath.Dir(at) {
+			return nil
+		}
+	}
+}
+
+// run lets cmd run as the account.
+func (a account) run(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: a.credential}
+}
+
+// process is a running postmaster.
+type process struct {
+	pid  int
+	done chan struct{} // closed when it has ended
+}
+
+// startProcess starts cmd and waits for its end in the background.
+func startProcess(cmd *exec.Cmd) (*process, error) {
+	endWithParent(cmd.SysProcAttr)
+	started := make(chan error)
+	p := &process{done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		// The kernel takes the thread that forked for the parent, so that
+		// thread has to live as long as the child.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		if err == nil {
+			p.pid = cmd.Process.Pid
+		}
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ended stands in its log
+		}
+	}()
+	return p, <-started
+}
+
+// kill ends the postmaster and its children as a crash would.
+func (p *process) kill() {
+	// Stopped first, so that it can neither fork nor react to a child's death.
+	_ = syscall.Kill(p.pid, syscall.SIGSTOP)
+	pids := append([]int{p.pid}, children(p.pid)...)
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	<-p.done
+}
+
+// quit ends the server at once, for good: its data is removed afterwards.
+func (p *process) quit() {
+	_ = syscall.Kill(p.pid, syscall.SIGQUIT) // immediate shutdown
+	<-p.done
+}

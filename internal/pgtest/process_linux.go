@@ -1,0 +1,29 @@
+package pgtest
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// endWithParent makes the server shut down when our process ends, however it
+// does. SIGQUIT is PostgreSQL's immediate shutdown; SIGKILL would leave its
+// shared memory behind.
+func endWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGQUIT }
+
+// children returns the processes that pid has started.
+func children(pid int) []int {
+	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return nil // they end by themselves when they miss the postmaster
+	}
+	var pids []int
+	for _, field := range strings.Fields(string(list)) {
+		if child, err := strconv.Atoi(field); err == nil {
+			pids = append(pids, child)
+		}
+	}
+	return pids
+}

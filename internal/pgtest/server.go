@@ -1,0 +1,184 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Environment variables that choose the server; see the package comment.
+const (
+	EnvURL   = "LOCKSTEP_TEST_DATABASE_URL"
+	EnvImage = "LOCKSTEP_TEST_IMAGE"
+	EnvRoute = "LOCKSTEP_TEST_ROUTE"
+)
+
+// startTimeout bounds a start or boot whose context has no deadline.
+const startTimeout = time.Minute
+
+// Route is the way by which a server was had.
+type Route string
+
+// The routes, in the order in which they are tried.
+const (
+	URL       Route = "url"       // it ran already
+	Container Route = "container" // Docker, through testcontainers-go
+	Local     Route = "local"     // the machine's own PostgreSQL programs
+)
+
+// Options says what kind of server is wanted. The zero value takes the first
+// route that can be had.
+type Options struct {
+	Route    Route             // the only route to take; default: LOCKSTEP_TEST_ROUTE, else the first that can be had
+	Settings map[string]string // lines for postgresql.conf, such as max_connections: 20; the URL route is passed over
+	Fsync    bool              // run with fsync, for benchmarks; default: off. The URL route is passed over
+	Dir      string            // parent of the local route's directory; default: os.TempDir()
+}
+
+// Server is a running PostgreSQL server. Its methods are safe for concurrent use.
+type Server struct {
+	route Route
+	admin url.URL // superuser's URL of the maintenance database
+
+	mu     sync.Mutex // serialises engine calls
+	engine engine
+}
+
+// engine is what a route does with its server process.
+type engine interface {
+	kill(ctx context.Context) error
+	boot(ctx context.Context) error
+	stop() error
+}
+
+// Start starts a server, or connects to the one that [EnvURL] names. Without a
+// deadline in ctx it gives up after a minute (a pull of the image has a minute
+// of its own). The caller must call [Server.Stop].
+func Start(ctx context.Context, opts Options) (*Server, error) {
+	if opts.Route == "" {
+		opts.Route = Route(os.Getenv(EnvRoute))
+	}
+	switch opts.Route {
+	case URL:
+		return startURL(ctx)
+	case Container:
+		return startContainer(ctx, opts)
+	case Local:
+		return startLocal(ctx, opts)
+	case "":
+		return startFirst(ctx, opts)
+	default:
+		return nil, fmt.Errorf("pgtest: unknown route %q: use url, container or local (option Route or %s)", opts.Route, EnvRoute)
+	}
+}
+
+// startFirst takes the first route that can be had.
+func startFirst(ctx context.Context, opts Options) (*Server, error) {
+	// The settings of a server that others use as well are not ours to change.
+	if os.Getenv(EnvURL) != "" && len(opts.Settings) == 0 && !opts.Fsync {
+		return startURL(ctx)
+	}
+	s, err := startContainer(ctx, opts)
+	if err == nil {
+		return s, nil
+	}
+	if !errors.Is(err, errNoEngine) {
+		fmt.Fprintf(os.Stderr, "pgtest: no container, using this machine's PostgreSQL instead: %v\n", err)
+	}
+	return startLocal(ctx, opts)
+}
+
+// Route tells how the server was had.
+func (s *Server) Route() Route { return s.route }
+
+// URL returns a superuser's URL of the named database. It stays the same when
+// the server is killed and booted again.
+func (s *Server) URL(database string) string {
+	u := s.admin
+	u.Path = "/" + database
+	return u.String()
+}
+
+// CreateDatabase creates a database as a copy of template; an empty template
+// means the server's default.
+func (s *Server) CreateDatabase(ctx context.Context, name, template string) error {
+	sql := "CREATE DATABASE " + pgx.Identifier{name}.Sanitize()
+	if template != "" {
+		sql += " TEMPLATE " + pgx.Identifier{template}.Sanitize()
+	}
+	return s.exec(ctx, sql)
+}
+
+// DropDatabase drops a database, if it is there, and ends its sessions.
+func (s *Server) DropDatabase(ctx context.Context, name string) error {
+	return s.exec(ctx, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
+}
+
+// Kill ends the server as a crash would: SIGKILL for all its processes. The
+// data stays for [Server.Boot]. On the URL route it is an error that wraps
+// [errors.ErrUnsupported].
+func (s *Server) Kill() error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.engine.kill(ctx)
+}
+
+// Boot starts a killed server again, on the same data and port, and returns
+// when it has recovered and accepts connections.
+func (s *Server) Boot(ctx context.Context) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.engine.boot(ctx); err != nil {
+		return fmt.Errorf("pgtest: boot: %w", err)
+	}
+	return nil
+}
+
+// Stop ends the server and removes its data; a server on the URL route is left
+// alone. Stopping twice is allowed.
+func (s *Server) Stop() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.engine.stop(); err != nil {
+		return fmt.Errorf("pgtest: stop: %w", err)
+	}
+	return nil
+}
+
+// exec runs statements in the maintenance database, on a connection of its own.
+func (s *Server) exec(ctx context.Context, statements ...string) error {
+	return runSQL(ctx, s.admin.String(), statements...)
+}
+
+func runSQL(ctx context.Context, databaseURL string, statements ...string) error {
+	conn, err := pgx.Connect(ctx, databaseURL)
+	if err != nil {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	for _, sql := range statements {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("pgtest: %s: %w", firstWords(sql), err)
+		}
+	}
+	return nil
+}
+
+// bounded gives ctx a deadline if it has none.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, startTimeout,
+		fmt.Errorf("PostgreSQL was not ready within %s", startTimeout))
+}
