@@ -48,7 +48,7 @@ func readAnswer(ctx context.Context, res *http.Response) Answer {
 	if err != nil {
 		a.Partial = true
 		if !garbled(err) {
-			a.Cut = transportFailure(ctx, err)
+			a.Cut = Describe(ctx, err)
 		}
 	}
 	return a

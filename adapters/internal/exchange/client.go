@@ -66,12 +66,11 @@ func (c *Client) Close() error {
 }
 
 // TokenClient returns a client for the token endpoint: the same trust and
-// connections, the given timeout, and no redirects, because a redirected
-// request would carry the client's secret along.
-func (c *Client) TokenClient(timeout time.Duration) *http.Client {
+// connections, and no redirects, because a redirected request would carry the
+// client's secret along. Its time is bounded by the context of each call alone.
+func (c *Client) TokenClient() *http.Client {
 	return &http.Client{
 		Transport:     c.transport,
-		Timeout:       timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
@@ -94,7 +93,7 @@ type Request struct {
 // otherwise it is [adapters.Unknown] once the request was written, and transient
 // before that. A client certificate that the receiver refused is [adapters.Auth].
 func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, &timeoutError{after: c.timeout})
+	ctx, cancel := WithTimeout(ctx, c.timeout)
 	defer cancel()
 
 	var p progress

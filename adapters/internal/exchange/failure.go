@@ -24,10 +24,21 @@ func (e *timeoutError) Error() string { return fmt.Sprintf("the timeout of %s is
 // Is makes the timeout a [context.DeadlineExceeded] for callers.
 func (e *timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
+// WithTimeout is [context.WithTimeout] with a cause that names the timeout.
+func WithTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, &timeoutError{after: d})
+}
+
+// TimedOut tells whether a timeout of [WithTimeout] ended ctx.
+func TimedOut(ctx context.Context) bool {
+	var timeout *timeoutError
+	return errors.As(context.Cause(ctx), &timeout)
+}
+
 // noAnswer turns the error of an exchange without an answer into one with a
 // class and a text that is safe to store.
 func noAnswer(ctx context.Context, r Request, sent bool, err error) error {
-	why := transportFailure(ctx, err)
+	why := Describe(ctx, err)
 	if alert, ok := certificateAlert(err); ok {
 		return adapters.Auth(fmt.Errorf("%s %s: the receiver refused the client certificate (TLS alert: %s): check tls.cert_file",
 			r.Method, r.Target, alert))
@@ -38,10 +49,10 @@ func noAnswer(ctx context.Context, r Request, sent bool, err error) error {
 	return adapters.Classify(adapters.ClassTransient, fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, why))
 }
 
-// transportFailure describes err. It wraps the error of a context that ended,
-// and nothing else: the texts of net/http's errors hold URLs, and bytes from
-// the receiver as they came.
-func transportFailure(ctx context.Context, err error) error {
+// Describe says what went wrong on the way, in words that are safe to store. It
+// wraps the error of a context that ended, and nothing else: the texts of
+// net/http's errors hold URLs, and bytes from the receiver as they came.
+func Describe(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		var timeout *timeoutError
 		if cause := context.Cause(ctx); errors.As(cause, &timeout) {

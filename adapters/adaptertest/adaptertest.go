@@ -1,0 +1,279 @@
+package adaptertest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"go.uber.org/goleak"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+// Harness says what the suite needs to know about an adapter.
+type Harness struct {
+	// New builds the adapter for a receiver. If the adapter has a method
+	// Close() error, the suite calls it at the end. Required.
+	New func(t *testing.T, s Setup) adapters.Adapter
+
+	// Accept writes the protocol's answer for a message taken. Required.
+	Accept func(w http.ResponseWriter, r *http.Request, body []byte)
+
+	// Refuse writes an answer with the given status and with reason where the
+	// protocol has it. Header fields set before must be kept. Required.
+	Refuse func(w http.ResponseWriter, status int, reason string)
+
+	// Key returns the idempotency key that a request carries. Required.
+	Key func(r *http.Request, body []byte) string
+
+	// Stable returns what of a request's body is the same on every attempt.
+	// Default: all of it.
+	Stable func(body []byte) []byte
+
+	// Classes are the protocol's exceptions to [DefaultClasses].
+	Classes map[int]adapters.Class
+
+	// Message is delivered in all tests. Its Body gets a member "canary" in some.
+	// Default: a small hearing.
+	Message adapters.Message
+
+	// BodyDecides says that a 2xx alone does not mean delivered, because the
+	// body is needed for that. A cut answer is then unknown, otherwise it may
+	// count as delivered.
+	BodyDecides bool
+}
+
+// Setup is what the suite wants of an adapter under test.
+type Setup struct {
+	URL     string          // of the receiver, used as it is
+	Timeout time.Duration   // of one attempt
+	Secret  adapters.Secret // credential to send, in whatever way the protocol has
+}
+
+// DefaultClasses returns the classes of statuses that the suite tries, as they
+// are for adapters without exceptions. 2xx are not among them.
+func DefaultClasses() map[int]adapters.Class {
+	m := map[int]adapters.Class{}
+	for class, statuses := range map[adapters.Class][]int{
+		adapters.ClassPermanent: {301, 302, 303, 307, 308, 400, 404, 405, 406, 410, 413, 414, 415, 422, 501, 505},
+		adapters.ClassAuth:      {401, 407},
+		adapters.ClassForbidden: {403},
+		adapters.ClassTransient: {408, 425, 500, 502, 503, 504, 507},
+		adapters.ClassConflict:  {409, 412},
+		adapters.ClassThrottled: {429},
+	} {
+		for _, s := range statuses {
+			m[s] = class
+		}
+	}
+	return m
+}
+
+// canary stands for everything that must not come back in an error.
+const canary = "canary-7f3a9c"
+
+const (
+	longTimeout  = 20 * time.Second // of adapters that must not need it
+	shortTimeout = 150 * time.Millisecond
+	prompt       = 5 * time.Second // more than any machine needs, less than longTimeout
+	maxErrorText = 1024            // bytes
+)
+
+// Run runs the suite.
+func Run(t *testing.T, h Harness) {
+	if h.Stable == nil {
+		h.Stable = func(body []byte) []byte { return body }
+	}
+	if h.Message.Type == "" {
+		h.Message = hearing()
+	}
+	s := suite{Harness: h, classes: DefaultClasses()}
+	maps.Copy(s.classes, h.Classes)
+
+	for _, group := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"statuses", s.statuses},
+		{"Retry-After", s.retryAfter},
+		{"requests", s.requests},
+		{"bad receivers", s.badReceivers},
+		{"no answer", s.noAnswer},
+		{"secrets", s.secrets},
+		{"redirects", s.redirects},
+	} {
+		t.Run(group.name, group.run)
+	}
+}
+
+func hearing() adapters.Message {
+	version := int64(3)
+	return adapters.Message{
+		ID:             "0198f6a2-7d3e-7c1a-9b52-3f0e5d6c7a81",
+		IdempotencyKey: "0198f6a2-7d3e-7c1a-9b52-3f0e5d6c7a81",
+		Type:           "scheduling:updated",
+		Key:            "hearing-7",
+		Version:        &version,
+		OccurredAt:     time.Date(2027, 3, 1, 14, 0, 0, 0, time.UTC),
+		Attempt:        1,
+		Body:           []byte(`{"hearingId":"7","startsAt":"2027-03-15T09:30:00-04:00"}`),
+		Headers:        map[string]string{"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
+		Ref:            adapters.Ref{ExternalID: "ext-7", ETag: `"v2"`},
+	}
+}
+
+// suite is a harness with its gaps filled.
+type suite struct {
+	Harness
+	classes map[int]adapters.Class
+}
+
+// bench is one receiver and the adapter that talks to it.
+type bench struct {
+	suite
+	adapter adapters.Adapter
+	url     string
+}
+
+// with starts a receiver and an adapter. At the end of the test all goroutines
+// of both must have gone.
+func (s suite) with(t *testing.T, timeout time.Duration, serve http.HandlerFunc) *bench {
+	t.Helper()
+	checkLeaks(t)
+	server := httptest.NewUnstartedServer(serve)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Start()
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return s.at(t, server.URL, timeout)
+}
+
+// at makes an adapter for a receiver that is there already, or is not.
+func (s suite) at(t *testing.T, url string, timeout time.Duration) *bench {
+	t.Helper()
+	url += "/in?sig=" + canary
+	a := s.New(t, Setup{URL: url, Timeout: timeout, Secret: adapters.Secret("secret-" + canary)})
+	if c, ok := a.(io.Closer); ok {
+		t.Cleanup(func() {
+			if err := c.Close(); err != nil {
+				t.Errorf("Close: %v", err)
+			}
+		})
+	}
+	return &bench{suite: s, adapter: a, url: url}
+}
+
+func checkLeaks(t *testing.T) {
+	t.Helper()
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() {
+		if err := goleak.Find(before); err != nil {
+			t.Errorf("goroutines are left: %v", err)
+		}
+	})
+}
+
+// deliver makes one attempt and checks what holds for every attempt.
+func (b *bench) deliver(ctx context.Context, t *testing.T, msg adapters.Message) (adapters.Receipt, error) {
+	t.Helper()
+	body, headers := bytes.Clone(msg.Body), maps.Clone(msg.Headers)
+	start := time.Now()
+	receipt, err := b.adapter.Deliver(ctx, msg)
+	if took := time.Since(start); took > prompt {
+		t.Errorf("Deliver took %s, want less than %s", took, prompt)
+	}
+	if !bytes.Equal(msg.Body, body) || !maps.Equal(msg.Headers, headers) {
+		t.Errorf("Deliver changed the message")
+	}
+	if !storable(receipt.Code) {
+		t.Errorf("the code %q cannot be stored", receipt.Code)
+	}
+	checkError(t, err)
+	return receipt, err
+}
+
+// checkError checks the text of err and of everything it wraps.
+func checkError(t *testing.T, err error) {
+	t.Helper()
+	if err == nil {
+		return
+	}
+	text := err.Error()
+	if !storable(text) || len(text) > maxErrorText {
+		t.Errorf("an error text of %d bytes is too long, or cannot be stored: %.300q", len(text), text)
+	}
+	if strings.Contains(text, canary) {
+		t.Errorf("the error text gives away what is secret: %s", text)
+	}
+	switch e := err.(type) { //nolint:errorlint // the tree is walked here
+	case interface{ Unwrap() error }:
+		checkError(t, e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			checkError(t, inner)
+		}
+	}
+}
+
+func storable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
+		return unicode.IsControl(r) && r != '\n'
+	})
+}
+
+func (b *bench) wantClass(t *testing.T, err error, want ...adapters.Class) {
+	t.Helper()
+	got := adapters.ClassOf(err)
+	for _, w := range want {
+		if got == w {
+			return
+		}
+	}
+	t.Errorf("class %s, want %v: %v", got, want, err)
+}
+
+// read returns a request's body.
+func read(t *testing.T, r *http.Request) []byte {
+	t.Helper()
+	body, err := io.ReadAll(r.Body)
+	if err != nil && !errors.Is(err, http.ErrBodyReadAfterClose) {
+		t.Errorf("the receiver could not read the request: %v", err)
+	}
+	return body
+}
+
+// ledger is what a receiver has read.
+type ledger struct {
+	mu      sync.Mutex
+	entries []entry
+}
+
+type entry struct {
+	key  string
+	body []byte
+}
+
+func (l *ledger) add(e entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries = append(l.entries, e)
+}
+
+func (l *ledger) all() []entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.entries
+}

@@ -1,0 +1,150 @@
+package adaptertest
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+// statuses: what each status means, and that its code is in the receipt.
+func (s suite) statuses(t *testing.T) {
+	for _, status := range slices.Sorted(maps.Keys(s.classes)) {
+		class := s.classes[status]
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			b := s.with(t, longTimeout, func(w http.ResponseWriter, _ *http.Request) { s.Refuse(w, status, "no such room") })
+			receipt, err := b.deliver(t.Context(), t, s.Message)
+			b.wantClass(t, err, class)
+			if want := fmt.Sprintf("HTTP %d", status); !strings.Contains(receipt.Code, want) {
+				t.Errorf("code %q, want one with %q", receipt.Code, want)
+			}
+		})
+	}
+	t.Run("accepted", func(t *testing.T) {
+		b := s.with(t, longTimeout, func(w http.ResponseWriter, r *http.Request) { s.Accept(w, r, read(t, r)) })
+		receipt, err := b.deliver(t.Context(), t, s.Message)
+		b.wantClass(t, err, adapters.ClassDelivered)
+		if receipt.Code == "" {
+			t.Error("the receipt has no code")
+		}
+	})
+}
+
+// retryAfter: the forms of Retry-After, on a throttling status and on others.
+func (s suite) retryAfter(t *testing.T) {
+	now := time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC) // the receiver's clock, which need not be ours
+	for name, tc := range map[string]struct {
+		value  string
+		want   time.Duration
+		usable bool
+	}{
+		"seconds":       {value: "17", want: 17 * time.Second, usable: true},
+		"date":          {value: now.Add(90 * time.Second).Format(http.TimeFormat), want: 90 * time.Second, usable: true},
+		"date gone by":  {value: now.Add(-time.Hour).Format(http.TimeFormat), usable: true},
+		"garbage":       {value: "in a while"},
+		"negative":      {value: "-17"},
+		"10^9":          {value: "1000000000", want: time.Hour, usable: true},
+		"beyond int64":  {value: strings.Repeat("9", 40), want: time.Hour, usable: true},
+		"not given":     {},
+		"date too late": {value: now.AddDate(1, 0, 0).Format(http.TimeFormat), want: time.Hour, usable: true},
+	} {
+		for _, status := range []int{429, 500, 503} {
+			t.Run(fmt.Sprintf("%d %s", status, name), func(t *testing.T) {
+				b := s.with(t, longTimeout, func(w http.ResponseWriter, _ *http.Request) {
+					w.Header().Set("Date", now.Format(http.TimeFormat))
+					if tc.value != "" {
+						w.Header().Set("Retry-After", tc.value)
+					}
+					s.Refuse(w, status, "busy")
+				})
+				_, err := b.deliver(t.Context(), t, s.Message)
+				class := s.classes[status]
+				if status == 503 && class == adapters.ClassTransient && tc.usable {
+					class = adapters.ClassThrottled
+				}
+				b.wantClass(t, err, class)
+				if got := adapters.RetryDelay(err); got != tc.want {
+					t.Errorf("wait %s, want %s", got, tc.want)
+				}
+			})
+		}
+	}
+}
+
+// requests: what is on the wire, attempt after attempt and side by side.
+func (s suite) requests(t *testing.T) {
+	t.Run("attempts are the same", func(t *testing.T) {
+		var seen ledger
+		b := s.with(t, longTimeout, func(w http.ResponseWriter, r *http.Request) {
+			body := read(t, r)
+			seen.add(entry{key: s.Key(r, body), body: s.Stable(body)})
+			if len(seen.all()) == 1 {
+				s.Refuse(w, 500, "try again")
+				return
+			}
+			s.Accept(w, r, body)
+		})
+		msg := s.Message
+		for msg.Attempt = 1; msg.Attempt <= 3; msg.Attempt++ {
+			_, err := b.deliver(t.Context(), t, msg)
+			if msg.Attempt == 1 {
+				b.wantClass(t, err, s.classes[500])
+			} else {
+				b.wantClass(t, err, adapters.ClassDelivered)
+			}
+		}
+		got := seen.all()
+		if len(got) != 3 {
+			t.Fatalf("the receiver saw %d requests for 3 attempts", len(got))
+		}
+		for i, e := range got {
+			if e.key != msg.IdempotencyKey {
+				t.Errorf("attempt %d has idempotency key %q, want %q", i+1, e.key, msg.IdempotencyKey)
+			}
+			if len(e.body) == 0 || string(e.body) != string(got[0].body) {
+				t.Errorf("attempt %d has another body than attempt 1, or none: %s", i+1, e.body)
+			}
+		}
+	})
+
+	t.Run("many at once", func(t *testing.T) {
+		const workers, each = 16, 4
+		var seen ledger
+		b := s.with(t, longTimeout, func(w http.ResponseWriter, r *http.Request) {
+			body := read(t, r)
+			seen.add(entry{key: s.Key(r, body)})
+			s.Accept(w, r, body)
+		})
+		var wg sync.WaitGroup
+		for worker := range workers {
+			wg.Go(func() {
+				for n := range each {
+					msg := s.Message
+					msg.ID = fmt.Sprintf("event-%d-%d", worker, n)
+					msg.IdempotencyKey = msg.ID
+					_, err := b.deliver(t.Context(), t, msg)
+					b.wantClass(t, err, adapters.ClassDelivered)
+				}
+			})
+		}
+		wg.Wait()
+		count := map[string]int{}
+		for _, e := range seen.all() {
+			count[e.key]++
+		}
+		if len(count) != workers*each {
+			t.Errorf("the receiver saw %d keys, want %d", len(count), workers*each)
+		}
+		for key, n := range count {
+			if n != 1 {
+				t.Errorf("%d requests for %s", n, key)
+			}
+		}
+	})
+}

@@ -1,0 +1,44 @@
+package rest_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/adaptertest"
+	"github.com/hms-mkt/lockstep/adapters/rest"
+)
+
+func TestConformance(t *testing.T) {
+	adaptertest.Run(t, adaptertest.Harness{
+		New: func(t *testing.T, s adaptertest.Setup) adapters.Adapter {
+			return newAdapter(t, rest.Config{
+				URL: s.URL, Timeout: s.Timeout, ExternalID: "/id",
+				Auth: rest.Auth{Kind: rest.AuthBearer, Token: s.Secret},
+			})
+		},
+		Accept: func(w http.ResponseWriter, _ *http.Request, _ []byte) {
+			w.WriteHeader(http.StatusCreated)
+			_, _ = io.WriteString(w, `{"id":"ext-7"}`)
+		},
+		Refuse: func(w http.ResponseWriter, status int, reason string) {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(status)
+			_ = json.NewEncoder(w).Encode(map[string]any{"title": reason, "status": status, "detail": reason})
+		},
+		Key: func(r *http.Request, _ []byte) string { return strings.Trim(r.Header.Get("Idempotency-Key"), `"`) },
+	})
+}
+
+func newAdapter(t *testing.T, c rest.Config) *rest.Adapter {
+	t.Helper()
+	a, err := rest.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = a.Close() })
+	return a
+}

@@ -1,0 +1,160 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
+)
+
+// tokenTimeout bounds how long a delivery waits for a token.
+const tokenTimeout = 10 * time.Second
+
+// tokens keeps the access token of a client credentials grant and shares one
+// fetch among all deliveries that wait for it.
+type tokens struct {
+	config *clientcredentials.Config
+	client *http.Client
+	host   string // of the token endpoint, for errors
+
+	mu       sync.Mutex
+	current  *oauth2.Token // nil before the first fetch and after a refusal
+	fetching *fetch        // nil when no delivery is fetching
+}
+
+// fetch is one request to the token endpoint; its fields are set before done closes.
+type fetch struct {
+	done      chan struct{}
+	token     *oauth2.Token
+	err       error
+	abandoned bool // the delivery that made it was stopped
+}
+
+func newTokens(a Auth, client *exchange.Client) *tokens {
+	t := &tokens{
+		config: &clientcredentials.Config{
+			ClientID:     a.ClientID,
+			ClientSecret: a.ClientSecret.Reveal(),
+			TokenURL:     a.TokenURL,
+			Scopes:       a.Scopes,
+		},
+		client: client.TokenClient(),
+	}
+	if a.Audience != "" {
+		t.config.EndpointParams = url.Values{"audience": {a.Audience}}
+	}
+	if u, err := url.Parse(a.TokenURL); err == nil {
+		t.host = u.Host
+	}
+	return t
+}
+
+func (t *tokens) authorize(ctx context.Context, h http.Header) (refused func(), err error) {
+	token, err := t.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	token.SetAuthHeader(&http.Request{Header: h})
+	return func() { t.drop(token) }, nil
+}
+
+// drop forgets token, unless another has taken its place.
+func (t *tokens) drop(token *oauth2.Token) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.current == token {
+		t.current = nil
+	}
+}
+
+// get returns a valid token. The first to need one fetches it, in its own
+// goroutine and time; the others wait for that, and share a failure too, so that
+// a token endpoint that is down is not asked once for each waiting delivery.
+func (t *tokens) get(ctx context.Context) (*oauth2.Token, error) {
+	bounded, cancel := exchange.WithTimeout(ctx, tokenTimeout)
+	defer cancel()
+	for {
+		t.mu.Lock()
+		if t.current.Valid() {
+			defer t.mu.Unlock()
+			return t.current, nil
+		}
+		f := t.fetching
+		if f == nil {
+			f = &fetch{done: make(chan struct{})}
+			t.fetching = f
+			t.mu.Unlock()
+			t.run(bounded, f)
+			return f.token, f.err
+		}
+		t.mu.Unlock()
+		select {
+		case <-bounded.Done():
+			return nil, t.transient(bounded, bounded.Err())
+		case <-f.done:
+			if !f.abandoned {
+				return f.token, f.err
+			}
+		}
+	}
+}
+
+// run fetches a token for f, and ends f also when that panics. When ctx ended by
+// its timeout, that is the endpoint's failure; otherwise the delivery was stopped.
+func (t *tokens) run(ctx context.Context, f *fetch) {
+	defer func() {
+		f.abandoned = f.token == nil && ctx.Err() != nil && !exchange.TimedOut(ctx)
+		t.mu.Lock()
+		t.fetching = nil
+		if f.token != nil {
+			t.current = f.token
+		}
+		t.mu.Unlock()
+		close(f.done)
+	}()
+	f.token, f.err = t.fetch(ctx)
+}
+
+func (t *tokens) fetch(ctx context.Context) (*oauth2.Token, error) {
+	token, err := t.config.Token(context.WithValue(ctx, oauth2.HTTPClient, t.client))
+	var refusal *oauth2.RetrieveError
+	switch {
+	case err == nil && plain(token.AccessToken+token.TokenType) != nil:
+		return nil, adapters.Auth(fmt.Errorf("token endpoint %s: the token has control characters", t.host))
+	case err == nil:
+		return token, nil
+	case errors.As(err, &refusal):
+		return nil, t.refusal(refusal)
+	}
+	return nil, t.transient(ctx, err)
+}
+
+// refusal classifies an answer of the token endpoint that holds no token. The
+// texts of oauth2's errors are not used: they hold the whole answer.
+func (t *tokens) refusal(e *oauth2.RetrieveError) error {
+	reason := exchange.Reason(e.Body, []string{t.config.ClientSecret, url.QueryEscape(t.config.ClientSecret)})
+	if reason == "" {
+		reason = "without a reason that can be shown"
+	}
+	status := e.Response.StatusCode
+	err := fmt.Errorf("token endpoint %s: answered HTTP %d: %s", t.host, status, reason)
+	if status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout {
+		wait, _ := exchange.RetryAfter(e.Response.Header, time.Now)
+		return adapters.RetryAfter(err, wait)
+	}
+	return adapters.Auth(err)
+}
+
+func (t *tokens) transient(ctx context.Context, err error) error {
+	return adapters.Classify(adapters.ClassTransient,
+		fmt.Errorf("token endpoint %s: no token, nothing was sent to the receiver: %w", t.host, exchange.Describe(ctx, err)))
+}
