@@ -9,12 +9,15 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"slices"
 	"strconv"
 	"time"
 
+	moby "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 	"github.com/testcontainers/testcontainers-go"
 	"github.com/testcontainers/testcontainers-go/log"
@@ -67,17 +70,19 @@ func startContainer(ctx context.Context, opts Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	internal := network.MustParsePort("5432/tcp")
+	publish := network.PortBinding{HostPort: strconv.Itoa(port)}
+	if host == "localhost" { // not to be reached from elsewhere
+		publish.HostIP = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		host = publish.HostIP.String()
+	}
 	password := rand.Text()
 	admin := url.URL{
 		Scheme: "postgres", User: url.UserPassword("postgres", password),
-		Host: net.JoinHostPort(host, strconv.Itoa(port)), Path: "/postgres", RawQuery: "sslmode=disable",
+		Host: net.JoinHostPort(host, publish.HostPort), Path: "/postgres", RawQuery: "sslmode=disable",
 	}
 	c.admin = admin.String()
 
-	publish := strconv.Itoa(port) + ":5432/tcp"
-	if host == "localhost" { // not to be reached from elsewhere
-		publish = "127.0.0.1:" + publish
-	}
 	settings := baseSettings(opts)
 	args := []string{"postgres"}
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
@@ -86,7 +91,10 @@ func startContainer(ctx context.Context, opts Options) (_ *Server, err error) {
 	c.container, err = testcontainers.Run(ctx, image,
 		testcontainers.WithLogger(log.NewNoopLogger()),
 		testcontainers.WithEnv(map[string]string{"POSTGRES_PASSWORD": password, "POSTGRES_USER": "postgres", "POSTGRES_DB": "postgres"}),
-		testcontainers.WithExposedPorts(publish),
+		testcontainers.WithExposedPorts(internal.String()),
+		testcontainers.WithHostConfigModifier(func(hc *moby.HostConfig) {
+			hc.PortBindings = network.PortMap{internal: {publish}}
+		}),
 		testcontainers.WithCmd(args...),
 	)
 	if err != nil {

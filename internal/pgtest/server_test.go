@@ -161,6 +161,7 @@ func TestClosedDirectoryIsNamed(t *testing.T) {
 func TestForeignServerIsNotKilled(t *testing.T) {
 	own := start(t, Options{Route: Local})
 	t.Setenv(EnvURL, own.URL("postgres"))
+	t.Setenv(EnvRoute, "")
 	s := start(t, Options{})
 	if got := s.Route(); got != URL {
 		t.Fatalf("got route %q, want %q", got, URL)
@@ -183,6 +184,7 @@ func TestURLMistakesShowNoPassword(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(EnvURL, value)
+			t.Setenv(EnvRoute, "")
 			_, err := Start(t.Context(), Options{})
 			if err == nil || !strings.Contains(err.Error(), EnvURL) || strings.Contains(err.Error(), "sesame") {
 				t.Errorf("got %v, want an error that names %s without the password", err, EnvURL)
