@@ -22,9 +22,9 @@ const tokenTimeout = 10 * time.Second
 // tokens keeps the access token of a client credentials grant and shares one
 // fetch among all deliveries that wait for it.
 type tokens struct {
-	config *clientcredentials.Config
-	client *http.Client
-	host   string // of the token endpoint, for errors
+	request func(context.Context) (*oauth2.Token, error) // asks the token endpoint
+	secret  func() string                                // hidden from fmt, as Secret explains
+	host    string                                       // of the token endpoint, for errors
 
 	mu       sync.Mutex
 	current  *oauth2.Token // nil before the first fetch and after a refusal
@@ -40,17 +40,21 @@ type fetch struct {
 }
 
 func newTokens(a Auth, client *exchange.Client) *tokens {
-	t := &tokens{
-		config: &clientcredentials.Config{
-			ClientID:     a.ClientID,
-			ClientSecret: a.ClientSecret.Reveal(),
-			TokenURL:     a.TokenURL,
-			Scopes:       a.Scopes,
-		},
-		client: client.TokenClient(),
+	config := &clientcredentials.Config{
+		ClientID:     a.ClientID,
+		ClientSecret: a.ClientSecret.Reveal(),
+		TokenURL:     a.TokenURL,
+		Scopes:       a.Scopes,
 	}
 	if a.Audience != "" {
-		t.config.EndpointParams = url.Values{"audience": {a.Audience}}
+		config.EndpointParams = url.Values{"audience": {a.Audience}}
+	}
+	endpoint := client.TokenClient()
+	t := &tokens{
+		request: func(ctx context.Context) (*oauth2.Token, error) {
+			return config.Token(context.WithValue(ctx, oauth2.HTTPClient, endpoint))
+		},
+		secret: a.ClientSecret.Reveal,
 	}
 	if u, err := url.Parse(a.TokenURL); err == nil {
 		t.host = u.Host
@@ -125,7 +129,7 @@ func (t *tokens) run(ctx context.Context, f *fetch) {
 }
 
 func (t *tokens) fetch(ctx context.Context) (*oauth2.Token, error) {
-	token, err := t.config.Token(context.WithValue(ctx, oauth2.HTTPClient, t.client))
+	token, err := t.request(ctx)
 	var refusal *oauth2.RetrieveError
 	switch {
 	case err == nil && plain(token.AccessToken+token.TokenType) != nil:
@@ -141,7 +145,7 @@ func (t *tokens) fetch(ctx context.Context) (*oauth2.Token, error) {
 // refusal classifies an answer of the token endpoint that holds no token. The
 // texts of oauth2's errors are not used: they hold the whole answer.
 func (t *tokens) refusal(e *oauth2.RetrieveError) error {
-	reason := exchange.Reason(e.Body, []string{t.config.ClientSecret, url.QueryEscape(t.config.ClientSecret)})
+	reason := exchange.Reason(e.Body, []string{t.secret(), url.QueryEscape(t.secret())})
 	if reason == "" {
 		reason = "without a reason that can be shown"
 	}

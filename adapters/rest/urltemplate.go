@@ -70,7 +70,7 @@ func (t *urlTemplate) expand(v *values) (*url.URL, error) {
 	if err != nil {
 		return nil, errors.New("the URL cannot be built")
 	}
-	if dotted(u.Path) { // two harmless values side by side can make one
+	if dotted(u.Path) { // /.{key} with the harmless value "/x" makes one
 		return nil, errors.New("the values make a path segment of dots")
 	}
 	u.RawQuery = query

@@ -1,0 +1,288 @@
+package rest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/rest"
+)
+
+func TestStaticCredentials(t *testing.T) {
+	for name, tc := range map[string]struct {
+		auth         rest.Auth
+		header, want string
+	}{
+		"bearer":            {rest.Auth{Kind: rest.AuthBearer, Token: "tok"}, "Authorization", "Bearer tok"},
+		"basic":             {rest.Auth{Kind: rest.AuthBasic, Username: "Aladdin", Password: "open sesame"}, "Authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="},
+		"api key":           {rest.Auth{Kind: rest.AuthAPIKey, Key: "k-1"}, "X-Api-Key", "k-1"},
+		"api key elsewhere": {rest.Auth{Kind: rest.AuthAPIKey, Header: "ocp-apim-subscription-key", Key: "k-1"}, "Ocp-Apim-Subscription-Key", "k-1"},
+		"none":              {rest.Auth{}, "Authorization", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCourt(t)
+			if _, err := newAdapter(t, rest.Config{URL: c.URL, Auth: tc.auth}).Deliver(t.Context(), message()); err != nil {
+				t.Fatal(err)
+			}
+			if got := c.request.Header.Get(tc.header); got != tc.want {
+				t.Errorf("%s: %q, want %q", tc.header, got, tc.want)
+			}
+		})
+	}
+}
+
+func TestAuthIsChecked(t *testing.T) {
+	oauth := func(edit func(*rest.Auth)) rest.Auth {
+		a := rest.Auth{Kind: rest.AuthClientCredentials, TokenURL: "https://login.example/t", ClientID: "id", ClientSecret: "canary"}
+		edit(&a)
+		return a
+	}
+	for name, tc := range map[string]struct {
+		auth rest.Auth
+		want string
+	}{
+		"unknown kind":        {rest.Auth{Kind: "digest"}, `auth.kind: "digest" is not one of`},
+		"no token":            {rest.Auth{Kind: rest.AuthBearer}, "auth.token: is required"},
+		"token with newline":  {rest.Auth{Kind: rest.AuthBearer, Token: "canary\n"}, "auth.token: has a control character"},
+		"token without kind":  {rest.Auth{Token: "canary"}, "auth.token: belongs to kind bearer, not to none"},
+		"colon in the user":   {rest.Auth{Kind: rest.AuthBasic, Username: "a:b"}, "auth.username: cannot hold a colon"},
+		"key in Host":         {rest.Auth{Kind: rest.AuthAPIKey, Header: "host", Key: "canary"}, "auth.header: Host comes from the url"},
+		"key in a bad header": {rest.Auth{Kind: rest.AuthAPIKey, Header: "a b", Key: "canary"}, "auth.header: is not a header name"},
+		"no token URL":        {oauth(func(a *rest.Auth) { a.TokenURL = "" }), "auth.token_url: is required"},
+		"bad token URL":       {oauth(func(a *rest.Auth) { a.TokenURL = "https://u:canary@x/" }), "auth.token_url: must be"},
+		"no secret":           {oauth(func(a *rest.Auth) { a.ClientSecret = "" }), "auth.client_secret: is required"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := rest.New(rest.Config{URL: "https://court.example", Auth: tc.auth})
+			if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "canary") {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// login is a token endpoint that gives out token-1, token-2, ….
+type login struct {
+	*httptest.Server
+	fetches atomic.Int32
+	form    url.Values // of the last fetch
+	answer  func(w http.ResponseWriter, n int32)
+}
+
+func newLogin(t *testing.T) *login {
+	t.Helper()
+	l := &login{answer: func(w http.ResponseWriter, n int32) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = fmt.Fprintf(w, `{"access_token":"token-%d","token_type":"Bearer","expires_in":3600}`, n)
+	}}
+	l.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = r.ParseForm()
+		l.form = r.PostForm
+		l.answer(w, l.fetches.Add(1))
+	}))
+	t.Cleanup(l.Close)
+	return l
+}
+
+func (l *login) adapter(t *testing.T, c *court) *rest.Adapter {
+	t.Helper()
+	return newAdapter(t, rest.Config{URL: c.URL, Auth: rest.Auth{
+		Kind: rest.AuthClientCredentials, TokenURL: l.URL + "/token", ClientID: "agency", ClientSecret: "client-canary",
+		Scopes: []string{"a", "b"}, Audience: "https://court.example",
+	}})
+}
+
+func TestTokenIsFetchedOnceAndKept(t *testing.T) {
+	l, c := newLogin(t), newCourt(t)
+	a := l.adapter(t, c)
+	for range 3 {
+		if _, err := a.Deliver(t.Context(), message()); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.request.Header.Get("Authorization"); got != "Bearer token-1" {
+			t.Errorf("sent %s", got)
+		}
+	}
+	if n := l.fetches.Load(); n != 1 {
+		t.Errorf("%d fetches, want 1", n)
+	}
+	want := url.Values{"grant_type": {"client_credentials"}, "scope": {"a b"}, "audience": {"https://court.example"}}
+	if diff := cmp.Diff(want, l.form); diff != "" {
+		t.Errorf("form (-want +got):\n%s", diff)
+	}
+}
+
+func TestTokenWithoutMuchLeftIsRenewed(t *testing.T) {
+	l, c := newLogin(t), newCourt(t)
+	l.answer = func(w http.ResponseWriter, n int32) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = fmt.Fprintf(w, `{"access_token":"token-%d","expires_in":5}`, n)
+	}
+	a := l.adapter(t, c)
+	for i := range 2 {
+		if _, err := a.Deliver(t.Context(), message()); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := c.request.Header.Get("Authorization"), fmt.Sprintf("Bearer token-%d", i+1); got != want {
+			t.Errorf("sent %s, want %s", got, want)
+		}
+	}
+}
+
+func TestRefusedTokenIsDropped(t *testing.T) {
+	l, c := newLogin(t), newCourt(t)
+	a := l.adapter(t, c)
+	c.status = http.StatusUnauthorized
+	if _, err := a.Deliver(t.Context(), message()); adapters.ClassOf(err) != adapters.ClassAuth {
+		t.Fatalf("got %v (%s)", err, adapters.ClassOf(err))
+	}
+	if n := l.fetches.Load(); n != 1 {
+		t.Errorf("%d fetches in one attempt, want 1: an adapter never tries again by itself", n)
+	}
+	c.status = http.StatusOK
+	if _, err := a.Deliver(t.Context(), message()); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.request.Header.Get("Authorization"); got != "Bearer token-2" {
+		t.Errorf("sent %s, want a new token", got)
+	}
+}
+
+func TestTokenEndpointFailures(t *testing.T) {
+	for name, tc := range map[string]struct {
+		answer func(w http.ResponseWriter, n int32)
+		want   adapters.Class
+		text   string
+		wait   time.Duration
+	}{
+		"wrong secret": {status(401, `{"error":"invalid_client","error_description":"client-canary is wrong"}`), adapters.ClassAuth, "invalid_client: *** is wrong", 0},
+		"Azure AD":     {status(400, `{"error":"unauthorized_client","error_codes":[700016],"error_description":"not in the directory"}`), adapters.ClassAuth, "unauthorized_client: 700016: not in the directory", 0},
+		"error in 200": {status(200, `{"error":"access_denied"}`), adapters.ClassAuth, "HTTP 200: access_denied", 0},
+		"redirect":     {redirectTo("http://127.0.0.1:1/client-canary"), adapters.ClassAuth, "HTTP 307", 0},
+		"down":         {status(503, "client-canary"), adapters.ClassTransient, "HTTP 503: without a reason", 0},
+		"busy": {func(w http.ResponseWriter, _ int32) {
+			w.Header().Set("Retry-After", "7")
+			w.WriteHeader(429)
+		}, adapters.ClassTransient, "HTTP 429", 7 * time.Second},
+		"garbage in 200": {status(200, "client-canary"), adapters.ClassTransient, "no token", 0},
+		"no token":       {status(200, `{}`), adapters.ClassTransient, "no token", 0},
+		"header in it":   {status(200, `{"access_token":"a\r\nX: y"}`), adapters.ClassAuth, "control characters", 0},
+		"hangs up":       {func(http.ResponseWriter, int32) { panic(http.ErrAbortHandler) }, adapters.ClassTransient, "the connection was closed", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, c := newLogin(t), newCourt(t)
+			l.answer = tc.answer
+			receipt, err := l.adapter(t, c).Deliver(t.Context(), message())
+			if err == nil || adapters.ClassOf(err) != tc.want || !strings.Contains(err.Error(), tc.text) || adapters.RetryDelay(err) != tc.wait {
+				t.Errorf("got %v (%s, wait %s), want %s with %q", err, adapters.ClassOf(err), adapters.RetryDelay(err), tc.want, tc.text)
+			}
+			if err != nil && strings.Contains(err.Error(), "canary") {
+				t.Errorf("the error gives the secret away: %v", err)
+			}
+			if c.request != nil || receipt.Code != "" {
+				t.Error("the court got a request")
+			}
+		})
+	}
+}
+
+func status(code int, body string) func(http.ResponseWriter, int32) {
+	return func(w http.ResponseWriter, _ int32) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+func redirectTo(location string) func(http.ResponseWriter, int32) {
+	return func(w http.ResponseWriter, _ int32) {
+		w.Header().Set("Location", location)
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	}
+}
+
+func TestNoTokenEndpoint(t *testing.T) {
+	l, c := newLogin(t), newCourt(t)
+	l.Close()
+	_, err := l.adapter(t, c).Deliver(t.Context(), message())
+	if adapters.ClassOf(err) != adapters.ClassTransient || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("got %v (%s)", err, adapters.ClassOf(err))
+	}
+}
+
+func TestDeliveriesAtOnceUseOneToken(t *testing.T) {
+	l := newLogin(t)
+	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer receiver.Close()
+	a := l.adapter(t, &court{Server: receiver})
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			if _, err := a.Deliver(t.Context(), message()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := l.fetches.Load(); n != 1 {
+		t.Errorf("%d fetches, want 1", n)
+	}
+}
+
+func TestStoppedFetchIsTakenOverByAnotherDelivery(t *testing.T) {
+	l, c := newLogin(t), newCourt(t)
+	asked, release := make(chan int32, 10), make(chan struct{})
+	give := l.answer
+	l.answer = func(w http.ResponseWriter, n int32) {
+		asked <- n
+		if n == 1 {
+			<-release
+		}
+		give(w, n)
+	}
+	a := l.adapter(t, c)
+	ctx, stop := context.WithCancel(t.Context())
+	first, second := make(chan error, 1), make(chan error, 1)
+	go func() { _, err := a.Deliver(ctx, message()); first <- err }()
+	<-asked
+	go func() { _, err := a.Deliver(t.Context(), message()); second <- err }()
+	stop()
+	if err := <-first; adapters.ClassOf(err) != adapters.ClassTransient || !errors.Is(err, context.Canceled) {
+		t.Errorf("the stopped delivery: %v (%s)", err, adapters.ClassOf(err))
+	}
+	if err := <-second; err != nil {
+		t.Errorf("the other delivery: %v", err)
+	}
+	close(release)
+}
+
+func TestWaitingForATokenEndsWithTheDelivery(t *testing.T) {
+	l, c := newLogin(t), newCourt(t)
+	asked, release := make(chan struct{}, 1), make(chan struct{})
+	l.answer = func(http.ResponseWriter, int32) { asked <- struct{}{}; <-release }
+	a := l.adapter(t, c)
+	leader := make(chan error, 1)
+	go func() { _, err := a.Deliver(t.Context(), message()); leader <- err }()
+	<-asked
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := a.Deliver(ctx, message()); !errors.Is(err, context.Canceled) || adapters.ClassOf(err) != adapters.ClassTransient {
+		t.Errorf("got %v (%s)", err, adapters.ClassOf(err))
+	}
+	close(release)
+	if err := <-leader; adapters.ClassOf(err) != adapters.ClassTransient {
+		t.Errorf("the delivery that fetched: %v", err)
+	}
+}

@@ -1,0 +1,419 @@
+package rest_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/rest"
+)
+
+// court records the last request and answers as told.
+type court struct {
+	*httptest.Server
+	status int
+	header http.Header
+	body   string
+
+	request *http.Request
+	sent    string
+}
+
+func newCourt(t *testing.T) *court {
+	t.Helper()
+	c := &court{status: http.StatusCreated, header: http.Header{}}
+	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var b bytes.Buffer
+		_, _ = io.Copy(&b, r.Body)
+		c.request, c.sent = r, b.String()
+		for name, values := range c.header {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(c.status)
+		_, _ = io.WriteString(w, c.body)
+	}))
+	t.Cleanup(c.Close)
+	return c
+}
+
+func version(n int64) *int64 { return &n }
+
+func message() adapters.Message {
+	return adapters.Message{
+		ID: "e-1", IdempotencyKey: "e-1", Type: "scheduling:updated", Key: "hearing 7", Version: version(4),
+		OccurredAt: time.Date(2027, 3, 1, 9, 30, 0, 0, time.FixedZone("", -5*3600)), Attempt: 1,
+		Body: []byte(`{"caseId":12345678901234567890,"court":{"code":"NY/07","room":"..","open":true,"tags":[]},"note":"a&b=c?d#e","empty":""}`),
+		Ref:  adapters.Ref{ExternalID: "ext/7", ETag: `"v3"`},
+	}
+}
+
+func TestRequestOnTheWire(t *testing.T) {
+	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
+		t.Run(method, func(t *testing.T) {
+			c := newCourt(t)
+			a := newAdapter(t, rest.Config{
+				URL: c.URL + "/hearings", Method: method, IfMatch: true,
+				Headers: map[string]adapters.Secret{
+					"source-system":      "AGENCY",
+					"Request-Created-At": "{occurred_at}",
+					"X-About":            "{type} {key} v{version} of {fields.court.code}, {id}",
+				},
+			})
+			msg := message()
+			msg.IdempotencyKey = `e-1:2 "\`
+			msg.Headers = map[string]string{
+				"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "tracestate": "a=1", "Authorization": "Bearer from-data",
+			}
+			if _, err := a.Deliver(t.Context(), msg); err != nil {
+				t.Fatal(err)
+			}
+			if c.request.Method != method || c.sent != string(msg.Body) {
+				t.Errorf("sent %s with %s", c.request.Method, c.sent)
+			}
+			got := map[string]string{}
+			for name := range c.request.Header {
+				got[name] = c.request.Header.Get(name)
+			}
+			want := map[string]string{
+				"Accept": "application/json", "Accept-Encoding": "gzip", "Content-Type": "application/json", "User-Agent": "Lockstep",
+				"Content-Length":  strconv.Itoa(len(msg.Body)),
+				"Idempotency-Key": `"e-1:2 \"\\"`, "If-Match": `"v3"`,
+				"Traceparent": msg.Headers["traceparent"], "Tracestate": "a=1",
+				"Source-System": "AGENCY", "Request-Created-At": "2027-03-01T14:30:00Z",
+				"X-About": "scheduling:updated hearing 7 v4 of NY/07, e-1",
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("headers (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestWithoutIfMatchNoETagIsSent(t *testing.T) {
+	c := newCourt(t)
+	if _, err := newAdapter(t, rest.Config{URL: c.URL}).Deliver(t.Context(), message()); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.request.Header.Get("If-Match"); got != "" {
+		t.Errorf("sent If-Match: %s", got)
+	}
+}
+
+func TestInvalidTraceContextIsNotForwarded(t *testing.T) {
+	c := newCourt(t)
+	a := newAdapter(t, rest.Config{URL: c.URL})
+	for name, headers := range map[string]map[string]string{
+		"not hex":      {"traceparent": "00-zzf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "tracestate": "a=1"},
+		"all zero":     {"traceparent": "00-00000000000000000000000000000000-00f067aa0ba902b7-01"},
+		"a line break": {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\nX: y"},
+		"state alone":  {"tracestate": "a=1"},
+	} {
+		msg := message()
+		msg.Headers = headers
+		if _, err := a.Deliver(t.Context(), msg); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if c.request.Header.Get("Traceparent")+c.request.Header.Get("Tracestate") != "" {
+			t.Errorf("%s: forwarded %v", name, c.request.Header)
+		}
+	}
+}
+
+func TestURLTemplates(t *testing.T) {
+	c := newCourt(t)
+	for name, tc := range map[string]struct {
+		path string
+		edit func(*adapters.Message)
+		want string // request URI; empty: refused
+		err  string
+	}{
+		"external id":        {path: "/h/{ref.external_id}", want: "/h/ext%2F7"},
+		"key, id, version":   {path: "/{key}/{id}/{version}", want: "/hearing%207/e-1/4"},
+		"exact number":       {path: "/{fields.caseId}", want: "/12345678901234567890"},
+		"dotted field":       {path: "/c/{fields.court.code}/x", want: "/c/NY%2F07/x"},
+		"boolean":            {path: "/{fields.court.open}", want: "/true"},
+		"no query from data": {path: "/{fields.note}", want: "/a&b=c%3Fd%23e"},
+		"value in a query":   {path: "/x?note={fields.note}&k=1", want: "/x?note=a%26b%3Dc%3Fd%23e&k=1"},
+		"no host from data":  {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "//evil.example/x@y" }, want: "/%2F%2Fevil.example%2Fx@y"},
+		"escaped already":    {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "%2e%2e" }, want: "/%252e%252e"},
+
+		"no external id":      {path: "/h/{ref.external_id}", edit: func(m *adapters.Message) { m.Ref.ExternalID = "" }, err: "{ref.external_id} is not known"},
+		"no version":          {path: "/{version}", edit: func(m *adapters.Message) { m.Version = nil }, err: "{version} is not known"},
+		"no such field":       {path: "/{fields.court.name}", err: "{fields.court.name} is not known"},
+		"field below a value": {path: "/{fields.note.x}", err: "{fields.note.x} is not known"},
+		"an empty field":      {path: "/{fields.empty}", err: "{fields.empty} is empty"},
+		"an object":           {path: "/{fields.court}", err: "{fields.court} is an object or a list"},
+		"a list":              {path: "/{fields.court.tags}", err: "{fields.court.tags} is an object or a list"},
+		"dots":                {path: "/{fields.court.room}", err: "{fields.court.room} is or holds a path segment of dots"},
+		"dots behind a slash": {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "a/../../b" }, err: "{key} is or holds a path segment of dots"},
+		"dots with the text":  {path: "/.{fields.x}", edit: func(m *adapters.Message) { m.Body = []byte(`{"x":"/b"}`) }, err: "the values make a path segment of dots"},
+		"a control character": {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "a\nb" }, err: "{key} has a control character (U+000A) at byte 1"},
+		"invalid UTF-8":       {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "a\xff" }, err: "{key} is not valid UTF-8"},
+		"no JSON object":      {path: "/{fields.x}", edit: func(m *adapters.Message) { m.Body = []byte(`[1]`) }, err: "{fields.x} cannot be read"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAdapter(t, rest.Config{URL: c.URL + tc.path})
+			msg := message()
+			if tc.edit != nil {
+				tc.edit(&msg)
+			}
+			c.request = nil
+			_, err := a.Deliver(t.Context(), msg)
+			if tc.err != "" {
+				if c.request != nil {
+					t.Errorf("sent %s", c.request.RequestURI)
+				}
+				if adapters.ClassOf(err) != adapters.ClassPermanent || !strings.Contains(err.Error(), tc.err) {
+					t.Errorf("got %v (%s), want a permanent error with %q", err, adapters.ClassOf(err), tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.request.RequestURI != tc.want {
+				t.Errorf("sent %s, want %s", c.request.RequestURI, tc.want)
+			}
+		})
+	}
+}
+
+func TestHeaderValuesFromData(t *testing.T) {
+	c := newCourt(t)
+	for name, tc := range map[string]struct {
+		value adapters.Secret
+		edit  func(*adapters.Message)
+		err   string
+	}{
+		"a line break":         {"{key}", func(m *adapters.Message) { m.Key = "a\r\nX-Admin: 1" }, "header X-A: {key} has a control character"},
+		"no version":           {"{version}", func(m *adapters.Message) { m.Version = nil }, "header X-A: {version} is not known"},
+		"no time":              {"{occurred_at}", func(m *adapters.Message) { m.OccurredAt = time.Time{} }, "{occurred_at} is not known"},
+		"an odd key":           {"x", func(m *adapters.Message) { m.IdempotencyKey = "é" }, "Idempotency-Key: the key has a byte"},
+		"no idempotency key":   {"x", func(m *adapters.Message) { m.IdempotencyKey = "" }, "Idempotency-Key: the key is not known"},
+		"a field with newline": {"{fields.a}", func(m *adapters.Message) { m.Body = []byte(`{"a":"x\ny"}`) }, "{fields.a} has a control character"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAdapter(t, rest.Config{URL: c.URL, Headers: map[string]adapters.Secret{"X-A": tc.value}})
+			msg := message()
+			tc.edit(&msg)
+			_, err := a.Deliver(t.Context(), msg)
+			if adapters.ClassOf(err) != adapters.ClassPermanent || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("got %v (%s)", err, adapters.ClassOf(err))
+			}
+			if c.request != nil {
+				t.Error("a request was sent")
+			}
+		})
+	}
+}
+
+func TestMostSpecificRouteWins(t *testing.T) {
+	c := newCourt(t)
+	a := newAdapter(t, rest.Config{
+		URL: c.URL + "/default", Method: "PUT",
+		Routes: map[string]rest.Route{
+			"*":                    {URL: c.URL + "/any"},
+			"scheduling:*":         {URL: c.URL + "/scheduling"},
+			"scheduling:can*":      {URL: c.URL + "/can"},
+			"scheduling:cancelled": {Method: "DELETE"},
+			"*:closed":             {URL: c.URL + "/closed", Method: "POST"},
+			"a*b*c":                {URL: c.URL + "/abc"},
+		},
+	})
+	for eventType, want := range map[string]string{
+		"scheduling:updated":           "PUT /scheduling",
+		"scheduling:canned":            "PUT /can",
+		"scheduling:cancelled":         "DELETE /default",
+		"scheduling:cancelled:by-mail": "PUT /can",
+		"room:closed":                  "POST /closed",
+		"other":                        "PUT /any",
+		"a-b-c":                        "PUT /abc",
+		"acb":                          "PUT /any",
+	} {
+		msg := message()
+		msg.Type = eventType
+		if _, err := a.Deliver(t.Context(), msg); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.request.Method + " " + c.request.URL.Path; got != want {
+			t.Errorf("%s went to %s, want %s", eventType, got, want)
+		}
+	}
+}
+
+func TestReceipt(t *testing.T) {
+	before := adapters.Ref{ExternalID: "old", ETag: `"v1"`}
+	for name, tc := range map[string]struct {
+		status  int
+		etag    string
+		body    string
+		pointer string
+		ref     adapters.Ref
+		want    adapters.Receipt
+	}{
+		"nothing to say":      {status: 201, want: adapters.Receipt{Code: "HTTP 201"}},
+		"id and ETag":         {status: 201, etag: `"v1"`, body: `{"data":[{"i/d":"x-1"}]}`, pointer: "/data/0/i~1d", want: adapters.Receipt{Code: "HTTP 201", Ref: &adapters.Ref{ExternalID: "x-1", ETag: `"v1"`, Version: version(4)}}},
+		"a long number":       {status: 200, body: `{"id":90071992547409931234}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 200", Ref: &adapters.Ref{ExternalID: "90071992547409931234", Version: version(4)}}},
+		"no id keeps the old": {status: 200, etag: `W/"v2"`, body: `{}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 200", Ref: &adapters.Ref{ExternalID: "old", ETag: `W/"v2"`, Version: version(4)}}},
+		"no ETag drops it":    {status: 204, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 204", Ref: &adapters.Ref{ExternalID: "old", Version: version(4)}}},
+		"the same again":      {status: 200, etag: `"v1"`, body: `{"id":"old"}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 200"}},
+		"garbage body":        {status: 201, body: `<html>`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
+		"a body too long":     {status: 201, body: `{"id":"x","pad":"` + strings.Repeat("x", 70_000) + `"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
+		"an id with NUL":      {status: 201, body: `{"id":"a\u0000b"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
+		"an id too long":      {status: 201, body: `{"id":"` + strings.Repeat("x", 513) + `"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
+		"an id object":        {status: 201, body: `{"id":{}}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
+		"a bad ETag":          {status: 201, etag: "v1", want: adapters.Receipt{Code: "HTTP 201"}},
+		"accepted":            {status: 202, body: `{"id":"x"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 202", Accepted: true, Ref: &adapters.Ref{ExternalID: "x", Version: version(4)}}},
+		"duplicate":           {status: 409, etag: `"err"`, body: `{"id":"x"}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 409", Duplicate: true, Ref: &adapters.Ref{ExternalID: "x", ETag: `"v1"`, Version: version(4)}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCourt(t)
+			c.status, c.body = tc.status, tc.body
+			if tc.etag != "" {
+				c.header.Set("ETag", tc.etag)
+			}
+			a := newAdapter(t, rest.Config{URL: c.URL, ExternalID: tc.pointer, Outcomes: map[int]string{409: "duplicate"}})
+			msg := message()
+			msg.Ref = tc.ref
+			got, err := a.Deliver(t.Context(), msg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("receipt (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The id in a cut answer is worth another request only if it is not known yet.
+func TestCutAnswer(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		w.WriteHeader(http.StatusCreated)
+		_, _ = io.WriteString(w, `{"id":`)
+	}))
+	defer s.Close()
+	for name, tc := range map[string]struct {
+		pointer, known string
+		want           adapters.Class
+	}{
+		"id needed":     {"/id", "", adapters.ClassUnknown},
+		"id known":      {"/id", "ext-7", adapters.ClassDelivered},
+		"id not wanted": {"", "", adapters.ClassDelivered},
+	} {
+		t.Run(name, func(t *testing.T) {
+			msg := message()
+			msg.Ref.ExternalID = tc.known
+			receipt, err := newAdapter(t, rest.Config{URL: s.URL, ExternalID: tc.pointer}).Deliver(t.Context(), msg)
+			if got := adapters.ClassOf(err); got != tc.want || receipt.Code != "HTTP 201" {
+				t.Errorf("class %s, code %s, want %s: %v", got, receipt.Code, tc.want, err)
+			}
+		})
+	}
+}
+
+func TestErrorsNameTheEndpointAndTheReason(t *testing.T) {
+	c := newCourt(t)
+	c.status, c.body = 422, `{"errCode":"1004","errorDesc":"room NY/07 is closed","errLinkId":"L9"}`
+	_, err := newAdapter(t, rest.Config{URL: c.URL + "/h/{id}?code=abc"}).Deliver(t.Context(), message())
+	want := "POST " + strings.TrimPrefix(c.URL, "http://") + "/h/{id}: answered HTTP 422: 1004: room *** is closed: errLinkId L9"
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
+func TestNewReportsEverythingAtOnce(t *testing.T) {
+	const canary = "canary-5a1"
+	_, err := rest.New(rest.Config{
+		URL:    "ftp://user:" + canary + "@{key}/a b/../{nope}/{#x",
+		Method: "GET",
+		Headers: map[string]adapters.Secret{
+			"Bad Name": "x", "Transfer-Encoding": "chunked", "X-Line": canary + "\r\n", "X-Tmpl": "{nope}", "a-b": "1", "A-B": "2", "Authorization": canary,
+			"Idempotency-Key": "1", "Accept-Encoding": "br",
+		},
+		Auth:       rest.Auth{Kind: rest.AuthBearer, Username: "u"},
+		TLS:        adapters.TLS{CertFile: "c.pem"},
+		Timeout:    time.Hour,
+		Routes:     map[string]rest.Route{"": {URL: "https://x"}, "a": {}, "b": {Method: "HEAD"}, "c": {URL: "https://{id}.example"}},
+		ExternalID: "id",
+		Outcomes:   map[int]string{200: "fine"},
+	})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	text := err.Error()
+	for _, want := range []string{
+		"url: ", "method: \"GET\"", `headers["Bad Name"]: is not`, `headers["Transfer-Encoding"]: cannot`, `headers["X-Line"]: has a control`,
+		`headers["X-Tmpl"]: {nope}`, `headers["a-b"]: is set twice`, `headers["Authorization"]: is set twice`,
+		`headers["Idempotency-Key"]: cannot`, `headers["Accept-Encoding"]: cannot`, "auth.token: is required", "auth.username: belongs to kind basic",
+		"tls.key_file", "timeout: 1h0m0s is not from 10ms to 10m0s", `routes[""]`, `routes["a"].method, routes["a"].url: set one`,
+		`routes["b"].method: "HEAD"`, `routes["c"].url: has a placeholder in its scheme or host`, "external_id: is not a JSON Pointer", `outcomes: 200: "fine"`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no word of %s in:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, canary) {
+		t.Errorf("a secret is in:\n%s", text)
+	}
+}
+
+func TestNewRefusesURLs(t *testing.T) {
+	for rawURL, want := range map[string]string{
+		"":                                    "url: is required",
+		"court.example/api":                   "must start with https://",
+		"https:///x":                          "must start with https://",
+		"https://{key}.court.example/":        "in its scheme or host",
+		"{key}://court.example/":              "in its scheme or host",
+		"https://u:pw@court.example/":         "holds credentials",
+		"https://court.example/#x":            "has a fragment",
+		"https://court.example/a/../b":        "segment of dots",
+		"https://court.example/%2e./b":        "segment of dots",
+		"https://court.example/a b":           "has a space",
+		"https://court.example/{type}":        "{type} is not a placeholder that can stand here",
+		"https://court.example/{key":          "a brace does not belong",
+		"https://court.example/?a=}":          "a brace does not belong",
+		"https://court.example/{fields.a..b}": "{fields.a..b} is not a placeholder",
+		"https://court.example/{fields.}":     "{fields.} is not a placeholder",
+		"https://court.example/\x00":          "is not a URL",
+	} {
+		if _, err := rest.New(rest.Config{URL: rawURL}); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "pw") {
+			t.Errorf("%s: got %v, want %q", rawURL, err, want)
+		}
+	}
+}
+
+func TestAttemptTimeoutCoversTheToken(t *testing.T) {
+	plain := newAdapter(t, rest.Config{URL: "https://court.example"})
+	if got := plain.AttemptTimeout(); got != rest.DefaultTimeout {
+		t.Errorf("got %s, want %s", got, rest.DefaultTimeout)
+	}
+	withToken := newAdapter(t, rest.Config{URL: "https://court.example", Timeout: time.Second, Auth: rest.Auth{
+		Kind: rest.AuthClientCredentials, TokenURL: "https://login.example", ClientID: "a", ClientSecret: "b",
+	}})
+	if got := withToken.AttemptTimeout(); got != 11*time.Second {
+		t.Errorf("got %s, want 11s", got)
+	}
+}
+
+func TestConfiguredContentTypeReplacesTheDefault(t *testing.T) {
+	c := newCourt(t)
+	a := newAdapter(t, rest.Config{URL: c.URL, Headers: map[string]adapters.Secret{"content-type": "application/vnd.court+json"}})
+	if _, err := a.Deliver(context.Background(), message()); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.request.Header["Content-Type"]; !slices.Equal(got, []string{"application/vnd.court+json"}) {
+		t.Errorf("sent %v", got)
+	}
+}
