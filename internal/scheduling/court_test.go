@@ -1,0 +1,135 @@
+package scheduling_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/hms-mkt/lockstep/internal/scheduling"
+)
+
+// register adds a sync, as a relay does when it starts.
+func (c *clinic) register(name, pattern string) {
+	c.t.Helper()
+	c.exec("INSERT INTO outbox.sync (name, patterns) VALUES ($1, ARRAY[$2])", name, pattern)
+}
+
+// answered does what a relay does with the first open event of a hearing once
+// the court has answered: the log gets a row, the delivery is closed.
+func (c *clinic) answered(sync, id, outcome string) {
+	c.t.Helper()
+	c.exec(`WITH head AS (
+		DELETE FROM outbox.delivery
+		 WHERE (sync, key, event_seq) = (SELECT sync, key, event_seq FROM outbox.delivery
+		                                  WHERE sync = $1 AND key = $2 ORDER BY event_seq LIMIT 1)
+		RETURNING event_id)
+		INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, revision, outcome, code, answered_at)
+		SELECT $1, e.id, e.type, e.key, e.version, 1, 1, $3, 'HTTP 201', '2027-07-01T12:00:00Z'
+		  FROM head JOIN outbox.event AS e ON e.id = head.event_id`, sync, id, outcome)
+}
+
+// court asks for a hearing and returns the answer for one sync.
+func (c *clinic) court(id, sync string) scheduling.Knowledge {
+	c.t.Helper()
+	h := decodeAs[hearing](c.call("GET", "/hearings/"+id, "").want(200))
+	for _, k := range h.Court {
+		if k.Sync == sync {
+			return k
+		}
+	}
+	c.t.Fatalf("nothing is said about sync %q: %+v", sync, h.Court)
+	return scheduling.Knowledge{}
+}
+
+func TestHasTheCourtGotIt(t *testing.T) {
+	c := open(t)
+	c.register("CourtCalendarSync", "scheduling:*")
+	c.register("Clinic", "clinic:*")
+	c.book("H-1", nil).want(201)
+	const sync = "CourtCalendarSync"
+	check := func(when string, gotIt bool, state string, version int64, says ...string) {
+		t.Helper()
+		k := c.court("H-1", sync)
+		if k.GotIt != gotIt || k.State != state {
+			t.Errorf("%s: got_it %v, state %s; want %v, %s", when, k.GotIt, k.State, gotIt, state)
+		}
+		if (k.Version == nil) != (version == 0) || k.Version != nil && *k.Version != version {
+			t.Errorf("%s: the court is said to hold %v, want %d", when, k.Version, version)
+		}
+		if (k.At == nil) != (version == 0) {
+			t.Errorf("%s: the time is %v", when, k.At)
+		}
+		for _, want := range says {
+			if !strings.Contains(k.Says, want) || strings.HasPrefix(k.Says, sync) {
+				t.Errorf("%s: says %q, want it to say %q", when, k.Says, want)
+			}
+		}
+	}
+	check("booked", false, "waiting", 0, "waits for a relay", "the court knows nothing of this hearing yet")
+	c.answered(sync, "H-1", "delivered")
+	check("delivered", true, "delivered", 1, "delivered at 2027-07-01")
+
+	c.call("POST", "/hearings/H-1/reschedule", `{"local_start":"2027-11-15T14:30"}`).want(200)
+	check("rescheduled", false, "waiting", 1, "the court holds version 1 of 2")
+	c.exec(`UPDATE outbox.delivery SET state = 'sending', claim = gen_random_uuid(), claimed_by = 'relay-1',
+		lease_until = clock_timestamp() + interval '1 minute' WHERE key = 'H-1'`)
+	check("under way", false, "sending", 1, "being sent by relay-1")
+	c.exec(`UPDATE outbox.delivery SET state = 'failed', claim = NULL, claimed_by = NULL, lease_until = NULL, due_at = 'infinity',
+		error_class = 'permanent', error = 'HTTP 422 unknown courtroom' WHERE key = 'H-1'`)
+	check("failed", false, "failed", 1, "HTTP 422 unknown courtroom", "the court holds version 1 of 2")
+
+	c.call("POST", "/hearings/H-1/cancel", `{"reason":"settled"}`).want(200)
+	check("cancelled behind a failed change", false, "waiting", 1, "waits behind event", "the court holds version 1 of 3")
+	c.answered(sync, "H-1", "duplicate")
+	check("the change went through", false, "waiting", 2, "the court holds version 2 of 3")
+	c.answered(sync, "H-1", "accepted")
+	check("the cancellation went through", true, "accepted", 3, "accepted for later processing")
+
+	if h := decodeAs[hearing](c.call("GET", "/hearings/H-1", "").want(200)); len(h.Court) != 1 {
+		t.Errorf("syncs that do not carry hearings are shown: %+v", h.Court)
+	}
+}
+
+func TestCourtAfterAReplayOfAnOlderVersion(t *testing.T) {
+	c := open(t)
+	c.register("Court", "scheduling:*")
+	c.book("H-1", nil).want(201)
+	c.answered("Court", "H-1", "delivered")
+	c.call("POST", "/hearings/H-1/reschedule", `{"local_start":"2027-11-15T14:30"}`).want(200)
+	c.answered("Court", "H-1", "delivered")
+	c.exec(`SELECT outbox.replay('Court', (SELECT id FROM outbox.event WHERE key = 'H-1' AND version = 1), 'asked for')`)
+	if k := c.court("H-1", "Court"); !k.GotIt {
+		t.Errorf("before the replay is sent: %+v", k)
+	}
+	c.answered("Court", "H-1", "delivered")
+	if k := c.court("H-1", "Court"); k.GotIt || *k.Version != 1 || !strings.Contains(k.Says, "version 1 of 2") {
+		t.Errorf("the court was told the older version last, but the clerk reads %+v", k)
+	}
+}
+
+func TestCourtThatIsNotTold(t *testing.T) {
+	t.Run("no sync", func(t *testing.T) {
+		c := open(t)
+		c.book("H-1", nil).want(201)
+		if k := c.court("H-1", ""); k.GotIt || k.State != "not_sent" || !strings.Contains(k.Says, "no sync matches") {
+			t.Errorf("got %+v", k)
+		}
+	})
+	t.Run("filtered", func(t *testing.T) {
+		c := open(t)
+		c.register("Court", "scheduling:*")
+		c.book("H-1", nil).want(201)
+		c.answered("Court", "H-1", "filtered")
+		if k := c.court("H-1", "Court"); k.GotIt || k.State != "filtered" || strings.Contains(k.Says, "yet") {
+			t.Errorf("got %+v", k)
+		}
+	})
+	t.Run("discarded", func(t *testing.T) {
+		c := open(t)
+		c.register("Court", "scheduling:*")
+		c.book("H-1", nil).want(201)
+		c.exec(`SELECT outbox.discard('Court', (SELECT id FROM outbox.event), 'test data')`)
+		if k := c.court("H-1", "Court"); k.GotIt || k.State != "discarded" || !strings.Contains(k.Says, "test data") {
+			t.Errorf("got %+v", k)
+		}
+	})
+}
