@@ -1,0 +1,77 @@
+package adapters_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+// FileDrop puts each message as a file into a directory that another system
+// empties, such as the mount of a court's file share.
+type FileDrop struct{ Dir string }
+
+// Deliver implements [adapters.Adapter].
+func (d FileDrop) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
+	if err := ctx.Err(); err != nil {
+		return adapters.Receipt{}, err // no mark: transient
+	}
+	part, err := os.CreateTemp(d.Dir, ".part-*")
+	if err != nil {
+		return adapters.Receipt{}, d.failure(err)
+	}
+	defer os.Remove(part.Name())
+	_, err = part.Write(msg.Body)
+	if err = errors.Join(err, part.Sync(), part.Close()); err != nil {
+		return adapters.Receipt{}, d.failure(err)
+	}
+	// The name is the idempotency key: a second attempt finds the first one's file.
+	// Link never replaces a file, and readers never see half of one.
+	name := url.PathEscape(msg.IdempotencyKey) + ".json"
+	switch err := os.Link(part.Name(), filepath.Join(d.Dir, name)); {
+	case errors.Is(err, fs.ErrExist):
+		return adapters.Receipt{Code: "EXISTS", Duplicate: true}, nil
+	case err != nil:
+		return adapters.Receipt{}, d.failure(err)
+	}
+	return adapters.Receipt{Code: "WRITTEN", Ref: &adapters.Ref{ExternalID: name, Version: msg.Version}}, nil
+}
+
+func (d FileDrop) failure(err error) error {
+	err = fmt.Errorf("file drop: %w", err)
+	if errors.Is(err, fs.ErrPermission) {
+		return adapters.Auth(err) // holds the sync: no message is at fault
+	}
+	return err // disk full, share not mounted: transient
+}
+
+func Example() {
+	dir, err := os.MkdirTemp("", "drop")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+
+	var court adapters.Adapter = FileDrop{Dir: dir}
+	msg := adapters.Message{ID: "e-1", IdempotencyKey: "e-1", Key: "hearing-7", Body: []byte(`{"hearingId":"7"}`)}
+	for msg.Attempt = 1; msg.Attempt <= 2; msg.Attempt++ {
+		receipt, err := court.Deliver(context.Background(), msg)
+		fmt.Println(receipt.Code, receipt.Duplicate, adapters.ClassOf(err))
+	}
+	content, err := os.ReadFile(filepath.Join(dir, "e-1.json"))
+	fmt.Println(string(content), err)
+
+	_, err = FileDrop{Dir: filepath.Join(dir, "not-mounted")}.Deliver(context.Background(), msg)
+	fmt.Println(adapters.ClassOf(err))
+	// Output:
+	// WRITTEN false delivered
+	// EXISTS true delivered
+	// {"hearingId":"7"} <nil>
+	// transient
+}
