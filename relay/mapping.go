@@ -53,6 +53,17 @@ type FieldError struct {
 
 func (e *FieldError) Error() string { return "field " + e.Field + ": " + e.Reason }
 
+// MappingError is a problem of one entry of a [Mapping].
+type MappingError struct {
+	Computed bool   // the entry is in Mapping.Compute, else in Mapping.Fields
+	Index    int    // its index there
+	Field    string // its source, or its target
+	Err      error
+}
+
+func (e *MappingError) Error() string { return "field " + e.Field + ": " + e.Err.Error() }
+func (e *MappingError) Unwrap() error { return e.Err }
+
 // Mapper is a compiled [Mapping]. It is safe for concurrent use.
 type Mapper struct {
 	version string
@@ -83,18 +94,21 @@ type targetNode struct {
 	expr  int     // index into exprs, -1 when field or kids tell the value
 }
 
-// Compile checks m and prepares it. All problems are reported at once, joined,
-// each naming its field.
+// Compile checks m and prepares it. All problems are reported at once, as
+// joined [*MappingError] values.
 func (m Mapping) Compile() (*Mapper, error) {
 	c := mappingCompiler{
 		source: &sourceNode{slot: -1},
 		target: &targetNode{expr: -1},
 	}
-	for _, f := range m.Fields {
+	for i, f := range m.Fields {
+		c.at.Index = i
 		c.field(f)
 	}
+	c.at.Computed = true
 	var exprs []*expression
-	for _, f := range m.Compute {
+	for i, f := range m.Compute {
+		c.at.Index = i
 		if f.To == "" {
 			c.fail("compute", errors.New("a computed field needs a name"))
 			continue
@@ -255,11 +269,14 @@ type mappingCompiler struct {
 	source *sourceNode
 	target *targetNode
 	slots  int
+	at     MappingError // the entry in hand
 	errs   []error
 }
 
 func (c *mappingCompiler) fail(field string, err error) {
-	c.errs = append(c.errs, fmt.Errorf("field %s: %w", field, err))
+	e := c.at
+	e.Field, e.Err = field, err
+	c.errs = append(c.errs, &e)
 }
 
 func (c *mappingCompiler) field(f Field) {

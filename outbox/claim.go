@@ -1,0 +1,409 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// Cursor is where a walk over due deliveries goes on. The zero value is the
+// beginning. It is a hint: what commits late behind it is found by a walk from
+// the beginning.
+type Cursor struct {
+	due time.Time
+	seq int64
+}
+
+// Before reports whether c lies before other.
+func (c Cursor) Before(other Cursor) bool {
+	if !c.due.Equal(other.due) {
+		return c.due.Before(other.due)
+	}
+	return c.seq < other.seq
+}
+
+func earlier(a, b Cursor) Cursor {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// ClaimRequest asks for due deliveries of one sync.
+type ClaimRequest struct {
+	Sync   string
+	From   Cursor
+	Budget int           // most deliveries to claim
+	Page   int           // most rows to look at; those found behind an earlier one are parked
+	Lease  time.Duration // how long the claims hold
+	Solo   bool          // claim one delivery during which a relay died, and nothing else
+	Probe  bool          // claim in spite of an auth or breaker hold
+}
+
+// Claims is the answer to a [ClaimRequest].
+type Claims struct {
+	Deliveries []*Delivery
+	Seen       int    // rows looked at; a full page means that there may be more
+	Suspects   int    // heads left because a relay died while sending them
+	Next       Cursor // where the next walk starts
+	Hold       *Hold  // strongest hold in force; then nothing was read
+}
+
+// claimTail is shared by both ways to find rows to claim: it takes the rows of
+// chosen, writes down that earlier claims of them ended without a word, and
+// returns them with their events and references.
+const claimTail = `,
+claimed AS (
+    UPDATE outbox.delivery AS d
+       SET state = 'sending', claim = $2, claimed_by = $3, lease_until = clock_timestamp() + $4::interval,
+           due_at = CASE WHEN c.state = 'queued' THEN clock_timestamp() ELSE d.due_at END,
+           crashes = d.crashes + 1,
+           total_attempts = d.total_attempts + (c.state = 'sending')::int
+      FROM chosen AS c
+     WHERE d.sync = $1 AND d.key = c.key AND d.event_seq = c.event_seq
+    RETURNING d.*
+), taken_over AS (
+    INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, claim, relay)
+    SELECT $1, c.event_id, e.type, c.key, e.version, c.total_attempts + 1, 'unknown', 'unknown',
+           'the relay that was sending it did not come back before its lease ended', c.revision, c.claim, c.claimed_by
+      FROM chosen AS c
+      LEFT JOIN outbox.event AS e ON e.id = c.event_id
+     WHERE c.state = 'sending'
+)
+SELECT m.*, c.key, c.event_seq, c.event_id, c.attempts, c.total_attempts, c.charged, c.spent_ms, c.crashes, c.revision,
+       c.error_class, c.body, c.body_sha256, c.mapping_version,
+       e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version
+  FROM meta AS m
+  LEFT JOIN claimed AS c ON true
+  LEFT JOIN outbox.event AS e ON e.id = c.event_id
+  LEFT JOIN outbox.external_ref AS r ON r.sync = c.sync AND r.key = c.key
+ ORDER BY c.event_seq`
+
+// heldQuery finds the strongest hold in force: an operator's and a backfill's
+// always are, a throttle ends by time, auth and breaker let a probe through.
+const heldQuery = `
+    SELECT kind, until, reason, until <= clock_timestamp() AS probe_due
+      FROM outbox.hold
+     WHERE sync = $1
+       AND (kind NOT IN ('throttle', 'window') OR until > clock_timestamp())
+       AND NOT ($5 AND kind IN ('auth', 'breaker'))
+     ORDER BY array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
+     LIMIT 1`
+
+// claimDue examines each due row once: the head of its key is claimed, a row
+// behind an earlier one is parked out of the walk.
+//
+// A row whose front stands in the same page is parked under the page's own
+// locks; else the front is share-locked first, and left for the next look when
+// that lock cannot be had: otherwise it could be parked behind a row that is
+// just being finished, and sleep for ever.
+const claimDue = `-- lockstep: claim
+WITH held AS MATERIALIZED (` + heldQuery + `
+), page AS MATERIALIZED (
+    SELECT d.key, d.event_seq, d.event_id, d.due_at, d.state, d.crashes, d.total_attempts, d.revision, d.claim, d.claimed_by
+      FROM outbox.delivery AS d
+     WHERE d.sync = $1
+       AND d.due_at < 'infinity'
+       AND d.due_at <= now()
+       AND (d.due_at, d.event_seq) >= ($6, $7)
+       AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
+       AND (NOT $10 OR d.crashes > 0)
+       AND NOT EXISTS (SELECT FROM held)
+     ORDER BY d.due_at, d.event_seq
+     LIMIT $8
+       FOR UPDATE SKIP LOCKED
+), ranked AS (
+    SELECT p.*, row_number() OVER (PARTITION BY p.key ORDER BY p.event_seq) AS place
+      FROM page AS p
+), judged AS MATERIALIZED (
+    SELECT r.*, r.place = 1 AND NOT EXISTS (
+                SELECT FROM outbox.delivery AS f
+                 WHERE f.sync = $1 AND f.key = r.key AND f.event_seq < r.event_seq) AS head
+      FROM ranked AS r
+), heads AS MATERIALIZED (
+    SELECT j.*, row_number() OVER (ORDER BY j.due_at, j.event_seq) AS n
+      FROM judged AS j
+     WHERE j.head AND (j.crashes > 0) = $10
+), chosen AS MATERIALIZED (
+    SELECT * FROM heads WHERE n <= $9
+), behind AS MATERIALIZED (
+    SELECT j.key, j.event_seq,
+           coalesce(front.state = 'failed' AND s.on_failed = 'supersede', false) AS supersedes
+      FROM judged AS j
+      JOIN outbox.sync AS s ON s.name = $1
+      LEFT JOIN LATERAL (
+           SELECT f.state
+             FROM outbox.delivery AS f
+            WHERE NOT j.head AND j.place = 1
+              AND f.sync = $1 AND f.key = j.key AND f.event_seq < j.event_seq
+            ORDER BY f.event_seq DESC
+            LIMIT 1
+              FOR KEY SHARE SKIP LOCKED) AS front ON true
+     WHERE NOT j.head AND j.state <> 'sending' AND (j.place > 1 OR front.state IS NOT NULL)
+), parked AS (
+    UPDATE outbox.delivery AS d
+       SET state = 'queued', due_at = 'infinity'
+      FROM behind AS b
+     WHERE NOT b.supersedes AND d.sync = $1 AND d.key = b.key AND d.event_seq = b.event_seq
+), meta AS MATERIALIZED (
+    SELECT p.seen, u.suspects, u.superseding,
+           p.last_due, p.last_seq, l.left_due, l.left_seq, now() - interval '1 second' AS settled,
+           h.kind, h.until, h.reason, h.probe_due
+      FROM (SELECT count(*) AS seen, max(due_at) AS last_due,
+                   (array_agg(event_seq ORDER BY due_at DESC, event_seq DESC))[1] AS last_seq FROM page) AS p
+     CROSS JOIN (SELECT (SELECT count(*) FROM judged WHERE head AND crashes > 0) AS suspects,
+                        (SELECT array_agg(key) FROM behind WHERE supersedes) AS superseding) AS u
+      LEFT JOIN (SELECT due_at AS left_due, event_seq AS left_seq FROM heads WHERE n = $9 + 1) AS l ON true
+      LEFT JOIN held AS h ON true
+)` + claimTail
+
+// claimNext claims the first unfinished delivery of the given keys, whatever
+// walk it would wait for: the pipeline that finished the one before goes on
+// with the key at once.
+const claimNext = `-- lockstep: claim next of key
+WITH held AS MATERIALIZED (` + heldQuery + `
+), chosen AS MATERIALIZED (
+    SELECT d.key, d.event_seq, d.event_id, d.state, d.total_attempts, d.revision, d.claim, d.claimed_by
+      FROM unnest($6::text[]) AS k (key)
+     CROSS JOIN LATERAL (
+           SELECT f.event_seq FROM outbox.delivery AS f
+            WHERE f.sync = $1 AND f.key = k.key
+            ORDER BY f.event_seq LIMIT 1) AS first
+      JOIN outbox.delivery AS d ON d.sync = $1 AND d.key = k.key AND d.event_seq = first.event_seq
+     WHERE d.state IN ('pending', 'queued') AND d.crashes = 0
+       AND NOT EXISTS (SELECT FROM held)
+     LIMIT $7
+       FOR UPDATE OF d SKIP LOCKED
+), meta AS MATERIALIZED (
+    SELECT 0::bigint AS seen, 0::bigint AS suspects, NULL::text[] AS superseding,
+           NULL::timestamptz AS last_due, NULL::bigint AS last_seq, NULL::timestamptz AS left_due, NULL::bigint AS left_seq,
+           NULL::timestamptz AS settled, h.kind, h.until, h.reason, h.probe_due
+      FROM (SELECT 1) AS always
+      LEFT JOIN held AS h ON true
+)` + claimTail
+
+// Claim takes up to Budget due deliveries that are the first unfinished of
+// their key. The relay that holds them sends them before the lease ends, or
+// releases them.
+func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	token := uuid.New()
+	rows, err := s.pool.Query(ctx, claimDue, r.Sync, token, s.relay, r.Lease, r.Probe,
+		r.From.due, r.From.seq, r.Page, r.Budget, r.Solo)
+	if err != nil {
+		return Claims{}, s.judge(err)
+	}
+	c, err := scanClaims(rows, r.Sync, token.String(), r.Page)
+	if err != nil {
+		return Claims{}, s.judge(err)
+	}
+	if c.Hold != nil {
+		c.next = r.From
+	}
+	c.Next = c.next
+	if len(c.superseding) > 0 {
+		// The newer rows were left as they are: should this fail, the next walk from the beginning finds them again.
+		if _, err := s.pool.Exec(ctx, supersedeFailed, r.Sync, c.superseding, s.relay); err != nil {
+			return c.Claims, s.judge(err)
+		}
+		more, err := s.ClaimNext(ctx, ClaimRequest{Sync: r.Sync, Lease: r.Lease, Budget: r.Budget - len(c.Deliveries)}, c.superseding)
+		c.Deliveries = append(c.Deliveries, more.Deliveries...)
+		return c.Claims, s.judge(err)
+	}
+	return c.Claims, nil
+}
+
+// ClaimNext claims the first unfinished deliveries of keys, those of which the
+// one before was just finished, as far as the request's budget goes.
+func (s *Store) ClaimNext(ctx context.Context, r ClaimRequest, keys []string) (Claims, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	token := uuid.New()
+	rows, err := s.pool.Query(ctx, claimNext, r.Sync, token, s.relay, r.Lease, r.Probe, keys, max(r.Budget, 0))
+	if err != nil {
+		return Claims{}, s.judge(err)
+	}
+	c, err := scanClaims(rows, r.Sync, token.String(), r.Page)
+	return c.Claims, s.judge(err)
+}
+
+// scanned is what a claim returns besides the claims themselves.
+type scanned struct {
+	Claims
+	next        Cursor
+	superseding []string // keys whose failed head makes way for a newer event
+}
+
+func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
+	var c scanned
+	defer rows.Close()
+	for rows.Next() {
+		var (
+			key, id, class, sum, mapping *string
+			place, spent, seq            *int64
+			attempts, total, charged     *int
+			crashes, revision            *int
+			body, payload, headers       []byte
+			typ, externalID, etag        *string
+			version, refVersion          *int64
+			occurred, lastDue, leftDue   *time.Time
+			settled                      *time.Time
+			lastSeq, leftSeq             *int64
+			holdKind, holdReason         *string
+			holdUntil                    *time.Time
+			probeDue                     *bool
+		)
+		err := rows.Scan(&c.Seen, &c.Suspects, &c.superseding, &lastDue, &lastSeq, &leftDue, &leftSeq, &settled,
+			&holdKind, &holdUntil, &holdReason, &probeDue,
+			&key, &place, &id, &attempts, &total, &charged, &spent, &crashes, &revision,
+			&class, &body, &sum, &mapping,
+			&seq, &typ, &version, &payload, &headers, &occurred, &externalID, &etag, &refVersion)
+		if err != nil {
+			return scanned{}, err
+		}
+		if settled != nil {
+			// Rows that commit late carry an older due time: the walk stays behind the clock, and behind what it left.
+			c.next = Cursor{due: *settled}
+			if lastDue != nil && c.Seen >= page {
+				c.next = earlier(c.next, Cursor{due: *lastDue, seq: *lastSeq})
+			}
+			if leftDue != nil {
+				c.next = earlier(c.next, Cursor{due: *leftDue, seq: *leftSeq})
+			}
+		}
+		if holdKind != nil {
+			c.Hold = &Hold{Kind: HoldKind(*holdKind), Reason: *holdReason, ProbeDue: probeDue != nil && *probeDue}
+			if holdUntil != nil {
+				c.Hold.Until = *holdUntil
+			}
+		}
+		if key == nil {
+			continue // nothing claimed: the row only carries what was seen
+		}
+		d := &Delivery{
+			Sync: sync, Key: *key, Place: *place, Claim: token,
+			Attempts: *attempts, Total: *total, Charged: *charged, Spent: time.Duration(*spent) * time.Millisecond,
+			Crashes: *crashes, Revision: *revision, Class: text(class),
+			Body: body, BodySHA256: text(sum), MappingVersion: text(mapping),
+			Event: Event{ID: *id, Key: *key, Version: version, Payload: payload},
+			Ref:   Ref{ExternalID: text(externalID), ETag: text(etag), Version: refVersion},
+		}
+		if seq == nil {
+			d.Missing = true
+		} else {
+			d.Event.Seq, d.Event.Type, d.Event.OccurredAt = *seq, *typ, *occurred
+			d.Event.Headers = readHeaders(headers)
+		}
+		c.Deliveries = append(c.Deliveries, d)
+	}
+	return c, rows.Err()
+}
+
+func text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// readHeaders takes what is a string; other values, which only SQL writers can
+// give, keep their JSON form.
+func readHeaders(raw []byte) map[string]string {
+	if len(raw) <= 2 {
+		return nil
+	}
+	var values map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &values); err != nil {
+		return nil
+	}
+	headers := make(map[string]string, len(values))
+	for name, value := range values {
+		var s string
+		if json.Unmarshal(value, &s) != nil {
+			s = string(value)
+		}
+		headers[name] = s
+	}
+	return headers
+}
+
+// supersede closes failed deliveries of a sync that says so, when a newer event
+// of their key exists.
+const supersedeFailed = `-- lockstep: supersede
+WITH gone AS (
+    DELETE FROM outbox.delivery AS d
+     USING outbox.sync AS s
+     WHERE s.name = $1 AND s.on_failed = 'supersede'
+       AND d.sync = $1 AND d.key = ANY ($2::text[]) AND d.state = 'failed'
+       AND EXISTS (SELECT FROM outbox.delivery AS n
+                    WHERE n.sync = $1 AND n.key = d.key AND n.event_seq > d.event_seq)
+    RETURNING d.*
+)
+INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, relay, reason)
+SELECT g.sync, g.event_id, e.type, g.key, e.version, g.total_attempts, 'superseded', g.error_class, g.error, g.revision, $3,
+       'a newer event of its key exists'
+  FROM gone AS g
+  LEFT JOIN outbox.event AS e ON e.id = g.event_id`
+
+func (s *Store) supersede(ctx context.Context, sync string, keys []string) error {
+	_, err := s.pool.Exec(ctx, supersedeFailed, sync, keys, s.relay)
+	return err
+}
+
+// recheckParked wakes parked rows that have nothing in front. There are none
+// unless an operator's transaction held the row while the one before it was
+// finished, or looked through an old snapshot.
+const recheckParked = `-- lockstep: check parked
+WITH page AS MATERIALIZED (
+    SELECT d.key, d.event_seq, d.state
+      FROM outbox.delivery AS d
+     WHERE d.sync = $1 AND (d.key, d.event_seq) > ($2, $3)
+     ORDER BY d.key, d.event_seq
+     LIMIT $4
+), asleep AS (
+    SELECT d.key, d.event_seq
+      FROM page AS p
+      JOIN outbox.delivery AS d ON d.sync = $1 AND d.key = p.key AND d.event_seq = p.event_seq
+     WHERE p.state = 'queued' AND d.state = 'queued'
+       AND NOT EXISTS (SELECT FROM outbox.delivery AS f
+                        WHERE f.sync = $1 AND f.key = p.key AND f.event_seq < p.event_seq)
+       FOR UPDATE OF d SKIP LOCKED
+), woken AS (
+    UPDATE outbox.delivery AS d
+       SET state = 'pending', due_at = clock_timestamp()
+      FROM asleep AS a
+     WHERE d.sync = $1 AND d.key = a.key AND d.event_seq = a.event_seq
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM woken), p.key, p.event_seq
+  FROM (SELECT 1) AS always
+  LEFT JOIN (SELECT key, event_seq FROM page ORDER BY key DESC, event_seq DESC LIMIT 1) AS p ON true`
+
+// ParkedCursor is where [Store.RecheckParked] goes on; zero is the beginning.
+type ParkedCursor struct {
+	key   string
+	place int64
+}
+
+// RecheckParked looks at up to page deliveries of a sync from a cursor on, wakes
+// those that are parked with nothing in front of them, and returns where to go
+// on: the zero cursor once the end was reached.
+func (s *Store) RecheckParked(ctx context.Context, sync string, from ParkedCursor, page int) (woken int, next ParkedCursor, err error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	var key *string
+	var place *int64
+	err = s.pool.QueryRow(ctx, recheckParked, sync, from.key, from.place, page).Scan(&woken, &key, &place)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return 0, from, s.judge(err)
+	}
+	if key == nil {
+		return woken, ParkedCursor{}, nil
+	}
+	return woken, ParkedCursor{key: *key, place: *place}, nil
+}

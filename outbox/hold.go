@@ -1,0 +1,106 @@
+package outbox
+
+import (
+	"context"
+	"time"
+)
+
+// HoldKind is why a whole sync sends nothing. Holds of different kinds are
+// kept apart: one that ends never lifts another.
+type HoldKind string
+
+// The kinds of hold, the strongest first.
+const (
+	HoldOperator HoldKind = "operator" // until outbox.resume
+	HoldBackfill HoldKind = "backfill" // until the registration has added every event
+	HoldAuth     HoldKind = "auth"     // until a probe is accepted
+	HoldBreaker  HoldKind = "breaker"  // until a probe is accepted
+	HoldThrottle HoldKind = "throttle" // until a time
+	HoldWindow   HoldKind = "window"   // until a time
+)
+
+// Hold is a hold in force.
+type Hold struct {
+	Kind     HoldKind
+	Until    time.Time // end of a throttle or window, next probe of auth and breaker; zero when somebody lifts it
+	Reason   string
+	ProbeDue bool // auth and breaker: a probe may be sent now
+}
+
+// Hold puts a sync on hold for d from now. A hold of the same kind that lasts
+// longer stays as it is.
+func (s *Store) Hold(ctx context.Context, sync string, kind HoldKind, d time.Duration, reason string) error {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	const statement = `-- lockstep: hold
+INSERT INTO outbox.hold AS h (sync, kind, until, reason, by)
+SELECT name, $2, clock_timestamp() + $3::interval, $4, $5 FROM outbox.sync WHERE name = $1
+ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE
+   SET until = greatest(h.until, excluded.until), reason = excluded.reason, by = excluded.by
+ WHERE h.until IS NOT NULL`
+	_, err := s.pool.Exec(ctx, statement, sync, kind, d, reason, s.relay)
+	return s.judge(err)
+}
+
+// Probe asks for the right to send one delivery in spite of an auth or breaker
+// hold whose next probe is due. One relay gets it; the next probe is due after
+// within, should this one never come back.
+func (s *Store) Probe(ctx context.Context, sync string, within time.Duration) (probes int, ok bool, err error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	const statement = `-- lockstep: probe
+WITH due AS (
+    UPDATE outbox.hold AS h
+       SET until = clock_timestamp() + $2::interval, probes = h.probes + 1
+     WHERE h.sync = $1 AND h.kind IN ('auth', 'breaker') AND h.until <= clock_timestamp()
+       AND NOT EXISTS (SELECT FROM outbox.hold AS o
+                        WHERE o.sync = $1
+                          AND (o.kind IN ('operator', 'backfill')
+                               OR o.kind IN ('throttle', 'window') AND o.until > clock_timestamp()
+                               OR o.kind IN ('auth', 'breaker') AND o.until > clock_timestamp()))
+    RETURNING h.probes
+)
+SELECT coalesce(max(probes), 0) FROM due`
+	err = s.pool.QueryRow(ctx, statement, sync, within).Scan(&probes)
+	return probes, probes > 0, s.judge(err)
+}
+
+// ProbeAgain sets when the next probe of a sync's auth and breaker holds is due.
+func (s *Store) ProbeAgain(ctx context.Context, sync string, in time.Duration) error {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	const statement = `-- lockstep: probe again
+UPDATE outbox.hold SET until = clock_timestamp() + $2::interval WHERE sync = $1 AND kind IN ('auth', 'breaker')`
+	_, err := s.pool.Exec(ctx, statement, sync, in)
+	return s.judge(err)
+}
+
+// Lift ends the auth and breaker holds of a sync: a probe was accepted.
+func (s *Store) Lift(ctx context.Context, sync string) error {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	const statement = `-- lockstep: lift hold
+DELETE FROM outbox.hold WHERE sync = $1 AND kind IN ('auth', 'breaker')`
+	_, err := s.pool.Exec(ctx, statement, sync)
+	return s.judge(err)
+}
+
+// Tidy removes holds of a sync that ended by time and, unless at is zero,
+// notes when something was delivered last.
+func (s *Store) Tidy(ctx context.Context, sync string, delivered time.Time) error {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	const ended = `-- lockstep: end hold
+DELETE FROM outbox.hold WHERE sync = $1 AND kind IN ('throttle', 'window') AND until <= clock_timestamp()`
+	if _, err := s.pool.Exec(ctx, ended, sync); err != nil {
+		return s.judge(err)
+	}
+	if delivered.IsZero() {
+		return nil
+	}
+	const note = `-- lockstep: last delivered
+UPDATE outbox.sync SET last_delivered_at = clock_timestamp() - $2::interval
+ WHERE name = $1 AND (last_delivered_at IS NULL OR last_delivered_at < clock_timestamp() - $2::interval)`
+	_, err := s.pool.Exec(ctx, note, sync, max(time.Since(delivered), 0))
+	return s.judge(err)
+}

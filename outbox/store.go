@@ -1,0 +1,160 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Schema is the version of the outbox schema that this package works with:
+// the oldest that has everything it needs. Newer schemas say themselves which
+// relays they still serve.
+const Schema = 1
+
+// Options are the settings of a [Store]. The zero value means the defaults.
+type Options struct {
+	MaxConnections int           // connections of the pool; default 8
+	Timeout        time.Duration // bound on each database call; default 10s
+	Name           string        // application_name, and the relay's name in claims and the log; default "lockstep"
+}
+
+func (o Options) withDefaults() Options {
+	if o.MaxConnections <= 0 {
+		o.MaxConnections = 8
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 10 * time.Second
+	}
+	if o.Name == "" {
+		o.Name = "lockstep"
+	}
+	return o
+}
+
+// Store is the relay's side of the outbox: it claims, records and releases
+// deliveries, and keeps syncs and their holds. It holds no state but its
+// connections and is safe for concurrent use.
+type Store struct {
+	pool    *pgxpool.Pool
+	timeout time.Duration
+	relay   string
+}
+
+// Open prepares a pool for the database at url. It does not connect: the first
+// call does.
+func Open(ctx context.Context, url string, o Options) (*Store, error) {
+	o = o.withDefaults()
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("outbox: database URL: %w", err)
+	}
+	config.MaxConns = int32(o.MaxConnections)
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = 5 * time.Second
+	}
+	// The hot statements are written for index walks; a planner that was misled by
+	// a skewed table must not turn to another plan.
+	for name, value := range map[string]string{
+		"application_name": o.Name, "jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off",
+		"enable_hashjoin": "off", "enable_mergejoin": "off", "plan_cache_mode": "force_generic_plan",
+	} {
+		if _, given := config.ConnConfig.RuntimeParams[name]; !given {
+			config.ConnConfig.RuntimeParams[name] = value
+		}
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("outbox: open pool: %w", err)
+	}
+	return &Store{pool: pool, timeout: o.Timeout, relay: o.Name}, nil
+}
+
+// Close closes the connections. It waits for calls under way.
+func (s *Store) Close() { s.pool.Close() }
+
+// ErrSchema reports a database whose schema this program cannot work with.
+var ErrSchema = errors.New("outbox schema does not fit this program")
+
+// ErrReadOnly reports a server that accepts no writes: a standby, or a primary
+// that was demoted.
+var ErrReadOnly = errors.New("database is read-only")
+
+// Check makes sure that the schema is there and fits, and that the server
+// accepts writes.
+func (s *Store) Check(ctx context.Context) error {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	const statement = `
+SELECT to_regclass('outbox.goose_db_version') IS NOT NULL,
+       pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean`
+	var migrated, readOnly bool
+	if err := s.pool.QueryRow(ctx, statement).Scan(&migrated, &readOnly); err != nil {
+		return s.judge(err)
+	}
+	if readOnly {
+		return ErrReadOnly
+	}
+	var version int64
+	if migrated {
+		err := s.pool.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM outbox.goose_db_version WHERE is_applied`).Scan(&version)
+		if err != nil {
+			return s.judge(err)
+		}
+	}
+	switch {
+	case version == 0:
+		return fmt.Errorf("%w: no outbox schema in this database; create it with: lockstep migrate up", ErrSchema)
+	case version < Schema:
+		return fmt.Errorf("%w: it is version %d, this program needs %d; run: lockstep migrate up", ErrSchema, version, Schema)
+	case version > Schema:
+		return fmt.Errorf("%w: it is version %d, newer than this program's %d; install the newer lockstep", ErrSchema, version, Schema)
+	}
+	return nil
+}
+
+// deadline bounds a database call and names the bound in its error.
+func (s *Store) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, s.timeout, fmt.Errorf("database did not answer within %s", s.timeout))
+}
+
+// judge drops the pool's connections when the server turned read-only: they
+// belong to a demoted primary.
+func (s *Store) judge(err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "25006" {
+		s.pool.Reset()
+		return fmt.Errorf("%w: %w", ErrReadOnly, err)
+	}
+	return err
+}
+
+// IsTemporary reports whether a database error goes away by itself: the server
+// is away, restarting, overloaded, or asked to repeat the transaction.
+func IsTemporary(err error) bool {
+	if err == nil {
+		return false
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		switch pgErr.Code[:2] {
+		case "08", "40", "53", "55", "57": // connection, rollback, resources, in use, operator intervention
+			return true
+		}
+		return pgErr.Code == "25006" || pgErr.Code == "58030"
+	}
+	var netErr net.Error
+	var connErr *pgconn.ConnectError
+	return errors.As(err, &connErr) || errors.As(err, &netErr) || pgconn.SafeToRetry(err) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, pgx.ErrTxClosed) || isBroken(err)
+}
+
+func isBroken(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF)
+}

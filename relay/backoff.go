@@ -1,0 +1,29 @@
+package relay
+
+import (
+	"time"
+
+	"github.com/sethvargo/go-retry"
+)
+
+// delay is how long to wait after the n-th attempt that counts, n from 1. A
+// Backoff has state and the database has none of it, so it is replayed; past
+// 64 doublings it stands at its cap. The jitter lies outside the cap, so that
+// capped retries spread too.
+func (r Retry) delay(n int) time.Duration {
+	b := retry.WithCappedDuration(r.Max, retry.NewExponential(r.Initial))
+	if r.Jitter > 0 {
+		b = retry.WithJitterPercent(uint64(r.Jitter*100), replayed(b, n))
+	} else {
+		b = replayed(b, n)
+	}
+	d, _ := b.Next()
+	return max(d, 0)
+}
+
+func replayed(b retry.Backoff, n int) retry.Backoff {
+	for range min(n, 64) - 1 {
+		b.Next()
+	}
+	return b
+}

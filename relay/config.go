@@ -1,0 +1,196 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// Config is what a relay works with. Zero values mean the defaults.
+type Config struct {
+	Syncs      []Sync
+	Workers    int              // deliveries in flight in this process; default 32
+	Poll       time.Duration    // longest pause between polls; default 50ms
+	Lease      time.Duration    // how long a claim holds; at least twice any adapter's timeout; default 60s
+	Drain      time.Duration    // how long a stop waits for deliveries under way; default 20s
+	KeepEvents outbox.Retention // finished events are removed after this; default "90 days"
+	KeepLog    outbox.Retention // log partitions are dropped after this; default "84 months"
+	Logger     *slog.Logger     // default slog.Default()
+	Observer   Observer         // default: nobody
+}
+
+// Sync connects event types to an external system.
+type Sync struct {
+	Name        string
+	Events      []string         // types; * stands for any run of characters
+	When        string           // expression over {event, type, key, version, headers}; empty takes every event
+	From        string           // for a sync added to others: beginning, now or an RFC 3339 time
+	Notify      bool             // wake by NOTIFY too
+	Adapter     adapters.Adapter // makes the attempts
+	Mapping     Mapping          // the zero Mapping sends the payload as it is
+	OnFailed    string           // block or supersede; default block
+	Retry       Retry
+	Concurrency int     // deliveries in flight in this process; default Config.Workers
+	Rate        float64 // attempts per second in this process; 0 is no limit
+}
+
+// Retry is the schedule and the budget of repeated attempts.
+type Retry struct {
+	Initial  time.Duration // delay after the first failure, doubled each time; default 1s
+	Max      time.Duration // longest delay; default 15m
+	Jitter   float64       // share of the delay by which it varies either way, 0 to 1; default 0.2, negative is none
+	MaxAge   time.Duration // time since the first attempt, holds and outages of our own excluded; default 72h
+	Attempts int           // most attempts that count; 0 is no bound
+}
+
+// Observer is told what happens, for metrics. Its methods are called from many
+// goroutines and must return at once.
+type Observer interface {
+	Attempt(sync, outcome string, took time.Duration)
+	Claim(sync string, claimed int, took time.Duration)
+	LeaseLost(sync string)
+}
+
+func (c Config) withDefaults() Config {
+	if c.Workers == 0 {
+		c.Workers = 32
+	}
+	if c.Poll == 0 {
+		c.Poll = 50 * time.Millisecond
+	}
+	if c.Lease == 0 {
+		c.Lease = time.Minute
+	}
+	if c.Drain == 0 {
+		c.Drain = 20 * time.Second
+	}
+	if c.KeepEvents == "" {
+		c.KeepEvents = "90 days"
+	}
+	if c.KeepLog == "" {
+		c.KeepLog = "84 months"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Observer == nil {
+		c.Observer = nobody{}
+	}
+	syncs := make([]Sync, len(c.Syncs))
+	for i, s := range c.Syncs {
+		syncs[i] = s.withDefaults(c.Workers)
+	}
+	c.Syncs = syncs
+	return c
+}
+
+func (s Sync) withDefaults(workers int) Sync {
+	if s.OnFailed == "" {
+		s.OnFailed = "block"
+	}
+	if s.Concurrency == 0 {
+		s.Concurrency = workers
+	}
+	s.Retry = s.Retry.withDefaults()
+	return s
+}
+
+func (r Retry) withDefaults() Retry {
+	if r.Initial == 0 {
+		r.Initial = time.Second
+	}
+	if r.Max == 0 {
+		r.Max = 15 * time.Minute
+	}
+	if r.Jitter == 0 {
+		r.Jitter = 0.2
+	}
+	if r.MaxAge == 0 {
+		r.MaxAge = 72 * time.Hour
+	}
+	return r
+}
+
+// timed is implemented by adapters whose attempts have a bound of their own.
+type timed interface {
+	AttemptTimeout() time.Duration
+}
+
+// attemptTimeout is how long an attempt of the sync may take.
+func (s Sync) attemptTimeout() time.Duration {
+	if t, ok := s.Adapter.(timed); ok {
+		return t.AttemptTimeout()
+	}
+	return 15 * time.Second
+}
+
+// validate reports everything that is wrong at once.
+func (c Config) validate() error {
+	var problems []error
+	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if len(c.Syncs) == 0 {
+		bad("no syncs: a relay needs at least one")
+	}
+	if c.Workers < 1 || c.Workers > 10000 {
+		bad("workers %d: want 1 to 10000", c.Workers)
+	}
+	if c.Poll < time.Millisecond || c.Poll > time.Minute {
+		bad("poll %s: want 1ms to 1m", c.Poll)
+	}
+	if c.Drain < 0 {
+		bad("drain %s: must not be negative", c.Drain)
+	}
+	names := map[string]bool{}
+	for _, s := range c.Syncs {
+		if names[s.Name] {
+			bad("sync %q: the name is used twice", s.Name)
+		}
+		names[s.Name] = true
+		if s.Name == "" {
+			bad("a sync has no name")
+		}
+		if len(s.Events) == 0 {
+			bad("sync %q: no event types", s.Name)
+		}
+		if s.Adapter == nil {
+			bad("sync %q: no adapter", s.Name)
+			continue
+		}
+		if timeout := s.attemptTimeout(); c.Lease < 2*timeout {
+			bad("sync %q: a lease of %s is shorter than twice its adapter's timeout of %s: raise relay.lease or lower the timeout", s.Name, c.Lease, timeout)
+		}
+		if s.OnFailed != "block" && s.OnFailed != "supersede" {
+			bad("sync %q: on_failed %q: want block or supersede", s.Name, s.OnFailed)
+		}
+		if s.Concurrency < 1 || s.Rate < 0 {
+			bad("sync %q: limits must not be negative", s.Name)
+		}
+		if r := s.Retry; r.Initial < 0 || r.Max < r.Initial || r.MaxAge < 0 || r.Attempts < 0 || r.Jitter > 1 {
+			bad("sync %q: retry: want 0 < initial <= max, max_age and attempts not negative, jitter at most 100%%", s.Name)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func (s Sync) registration() outbox.Registration {
+	return outbox.Registration{Name: s.Name, Patterns: s.Events, OnFailed: s.OnFailed, Notify: s.Notify, From: s.From}
+}
+
+// Registrations returns the syncs as the database is told of them.
+func (c Config) Registrations() []outbox.Registration {
+	var regs []outbox.Registration
+	for _, s := range c.withDefaults().Syncs {
+		regs = append(regs, s.registration())
+	}
+	return regs
+}
+
+type nobody struct{}
+
+func (nobody) Attempt(string, string, time.Duration) {}
+func (nobody) Claim(string, int, time.Duration)      {}
+func (nobody) LeaseLost(string)                      {}

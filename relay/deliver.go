@@ -1,0 +1,191 @@
+package relay
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// maxCrashes is how many relays may die while sending one delivery before it
+// is given up.
+const maxCrashes = 5
+
+// deliver waits for a slot and makes the attempt, unless there is a reason to
+// give the claim back: a hold, the end of the lease, a stop.
+func (p *pipeline) deliver(attempts context.Context, w work) outbox.Result {
+	result := p.tryDeliver(attempts, w)
+	if w.probe {
+		p.probed(result)
+	}
+	return result
+}
+
+func (p *pipeline) tryDeliver(attempts context.Context, w work) outbox.Result {
+	released := outbox.Result{Delivery: w.Delivery}
+	if !p.mayStart(w) || !p.slots.acquire() {
+		return released
+	}
+	defer p.slots.release()
+	if p.rate != nil {
+		ctx, cancel := context.WithDeadline(attempts, w.leaseEnd.Add(-p.sync.attemptTimeout()-leaseMargin))
+		err := p.rate.Wait(ctx)
+		cancel()
+		if err != nil {
+			return released
+		}
+	}
+	p.relay.alone.RLock()
+	defer p.relay.alone.RUnlock()
+	if !p.mayStart(w) {
+		return released
+	}
+	return p.attempt(attempts, w)
+}
+
+// mayStart looks at what can have changed since the claim. The lease must
+// outlast the longest attempt.
+func (p *pipeline) mayStart(w work) bool {
+	if p.draining.Load() || time.Until(w.leaseEnd) < p.sync.attemptTimeout()+leaseMargin {
+		return false
+	}
+	return p.hold.Load() == nil || w.probe
+}
+
+// attempt renders the message, lets the adapter make one attempt and judges it.
+func (p *pipeline) attempt(ctx context.Context, w work) outbox.Result {
+	d := w.Delivery
+	switch {
+	case d.Missing:
+		return p.giveUp(d, "permanent", "the event is gone from outbox.event")
+	case d.Crashes > maxCrashes:
+		return p.giveUp(d, "crash", fmt.Sprintf("%d relays died while sending it", maxCrashes))
+	}
+	if d.Body == nil {
+		if done, ok := p.prepare(d); !ok {
+			return done
+		}
+	}
+	sum := sha256.Sum256(d.Body)
+	digest := hex.EncodeToString(sum[:])
+	if d.BodySHA256 != "" && d.BodySHA256 != digest {
+		d.Revision++ // another body needs another idempotency key
+		d.BodySHA256 = digest
+	}
+	ctx, cancel := context.WithDeadlineCause(ctx, w.leaseEnd.Add(-leaseMargin/2), errors.New("the lease is about to end"))
+	defer cancel()
+	started := time.Now()
+	receipt, err := p.call(ctx, p.message(d))
+	answered := time.Now()
+	result := outbox.Result{
+		Delivery: d, Attempt: true, Code: clean(receipt.Code, 100), SHA256: digest,
+		AnsweredAt: answered, Took: answered.Sub(started), Ref: reference(receipt.Ref, d),
+	}
+	if err == nil {
+		p.succeeded(&result, receipt)
+	} else {
+		p.failed(ctx, w, &result, receipt, err)
+	}
+	p.relay.config.Observer.Attempt(p.sync.Name, string(result.Outcome), result.Took)
+	return result
+}
+
+// prepare decides whether the sync wants the event, and renders it.
+func (p *pipeline) prepare(d *outbox.Delivery) (_ outbox.Result, ok bool) {
+	var body []byte
+	wanted, err := true, error(nil)
+	func() {
+		defer recovered(&err)
+		if wanted, err = p.filter.Match(d.Event); err == nil && wanted {
+			body, err = p.mapper.Map(d.Event)
+		}
+	}()
+	switch {
+	case err != nil:
+		d.MappingVersion = p.mapper.Version()
+		return p.giveUp(d, "mapping", err.Error()), false
+	case !wanted:
+		return outbox.Result{Delivery: d, Outcome: outbox.Filtered}, false
+	}
+	d.Body, d.MappingVersion = body, p.mapper.Version()
+	return outbox.Result{}, true
+}
+
+func (p *pipeline) message(d *outbox.Delivery) adapters.Message {
+	key := d.Event.ID
+	if d.Revision > 1 {
+		key = fmt.Sprintf("%s:%d", d.Event.ID, d.Revision)
+	}
+	return adapters.Message{
+		ID: d.Event.ID, IdempotencyKey: key, Type: d.Event.Type, Key: d.Key, Version: d.Event.Version,
+		OccurredAt: d.Event.OccurredAt, Attempt: d.Total + 1, Body: d.Body, Headers: d.Event.Headers,
+		Ref: adapters.Ref{ExternalID: d.Ref.ExternalID, ETag: d.Ref.ETag, Version: d.Ref.Version},
+	}
+}
+
+// errPanic marks what a panic became.
+var errPanic = errors.New("panic")
+
+// call lets the adapter work. A panic is that attempt's failure: the request
+// may have been sent.
+func (p *pipeline) call(ctx context.Context, m adapters.Message) (receipt adapters.Receipt, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.log.Error("adapter panicked", "event", m.ID, "key", m.Key, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			err = adapters.Unknown(fmt.Errorf("%w in the adapter: %v", errPanic, v))
+		}
+	}()
+	return p.sync.Adapter.Deliver(ctx, m)
+}
+
+func recovered(err *error) {
+	if v := recover(); v != nil {
+		*err = fmt.Errorf("%w in the mapping: %T", errPanic, v)
+	}
+}
+
+func reference(r *adapters.Ref, d *outbox.Delivery) *outbox.Ref {
+	if r == nil {
+		return nil
+	}
+	return &outbox.Ref{ExternalID: clean(r.ExternalID, 500), ETag: clean(r.ETag, 500), Version: d.Event.Version}
+}
+
+// giveUp fails a delivery of which nothing was sent.
+func (p *pipeline) giveUp(d *outbox.Delivery, class, reason string) outbox.Result {
+	p.log.Error("delivery failed", "event", d.Event.ID, "key", d.Key, "class", class, "error", reason)
+	return outbox.Result{Delivery: d, Outcome: outbox.Failed, Failed: true, Class: class, Error: clean(reason, maxError)}
+}
+
+// maxError bounds the text of an error in the database, in bytes.
+const maxError = 1000
+
+// clean makes a text from outside fit for the log: no control characters, no
+// invalid UTF-8, bounded.
+func clean(s string, most int) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t' || r == '\r':
+			return ' '
+		case r == unicode.ReplacementChar || !unicode.IsGraphic(r):
+			return -1
+		}
+		return r
+	}, s)
+	if len(s) <= most {
+		return s
+	}
+	cut := most - len("…")
+	for cut > 0 && s[cut]&0xC0 == 0x80 {
+		cut--
+	}
+	return s[:cut] + "…"
+}

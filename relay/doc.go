@@ -1,0 +1,32 @@
+// Package relay takes events from the outbox to external systems: it claims
+// due deliveries, maps them, lets an adapter make one attempt and records what
+// came of it.
+//
+// A delivery is the open work for one event and one sync. Its states live in
+// the database; a relay holds nothing that another could not take over:
+//
+//	          found behind an earlier
+//	          event of its key
+//	pending ─────────────────────────▶ queued
+//	 │  ▲ ▲                              │
+//	 │  │ └──────────────────────────────┘
+//	 │  │       the earlier one is finished
+//	 │  │ released, never sent
+//	 ▼  │                     due again
+//	sending ◀──────────────────────────┐
+//	 │  │  │                           │
+//	 │  │  └──────────────────────▶ retry
+//	 │  │    temporary failure
+//	 │  └─────────▶ failed ──▶ pending, by an operator's requeue
+//	 │   gave up          └──▶ gone, discarded or superseded
+//	 ▼
+//	gone: delivered, duplicate, accepted or filtered, with its row in the log
+//
+// Per sync and key at most one delivery is in flight, and the next is sent
+// only after the one before is recorded as finished. A claim ends by itself
+// after the lease; every write carries the claim's token, so a relay that was
+// away too long changes nothing.
+//
+// Each sync has a pipeline of its own: one goroutine claims, some send, one
+// records. A court that hangs holds only its own senders.
+package relay

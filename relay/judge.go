@@ -1,0 +1,210 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// succeeded finishes a delivery.
+func (p *pipeline) succeeded(result *outbox.Result, receipt adapters.Receipt) {
+	switch {
+	case receipt.Duplicate:
+		result.Outcome = outbox.Duplicate
+	case receipt.Accepted:
+		result.Outcome = outbox.Accepted
+	default:
+		result.Outcome = outbox.Delivered
+	}
+	p.health.succeeded()
+	p.slots.grow()
+}
+
+// failed decides by the error's class what happens next.
+func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, receipt adapters.Receipt, err error) {
+	d := w.Delivery
+	class := adapters.ClassOf(err)
+	if p.relay.cut.Load() && ctx.Err() != nil {
+		p.cutOff(result, class, err)
+		return
+	}
+	if class == adapters.ClassConflict {
+		if class = p.readBack(ctx, d, result, &err); class == adapters.ClassDelivered {
+			p.succeeded(result, receipt)
+			return
+		}
+	}
+	result.Outcome = outbox.Retry
+	result.Class, result.Error = string(adapters.ClassOf(err)), clean(err.Error(), maxError)
+	asked := min(adapters.RetryDelay(err), time.Hour)
+
+	switch class {
+	case adapters.ClassPermanent:
+		result.Outcome, result.Failed = outbox.Failed, true
+	case adapters.ClassThrottled:
+		result.Delay = asked
+		if result.Delay <= 0 {
+			result.Delay = p.sync.Retry.delay(d.Attempts + 1)
+		}
+		p.holdSync(outbox.HoldThrottle, result.Delay, result.Error)
+	case adapters.ClassConflict: // read back: with the new reference it may go once more
+	case adapters.ClassAuth:
+		// Without an answer there was no request: the token endpoint refused.
+		result.Attempt = result.Code != ""
+		p.refused(w, d.Class == string(adapters.ClassAuth), result)
+	case adapters.ClassForbidden:
+		another := p.health.forbid(d.Key)
+		switch {
+		case another:
+			result.Class = string(adapters.ClassAuth)
+			p.refused(w, true, result)
+		case d.Class == string(adapters.ClassForbidden):
+			result.Outcome, result.Failed, result.Class = outbox.Failed, true, string(adapters.ClassPermanent)
+		default:
+			result.Delay = p.sync.Retry.delay(1)
+		}
+	default:
+		if class == adapters.ClassUnknown {
+			result.Outcome = outbox.Unknown
+		}
+		p.retry(w, result, asked)
+	}
+	p.report(d, result)
+}
+
+// retry schedules the next attempt within the budget, and holds the sync when
+// everything it sends fails.
+func (p *pipeline) retry(w work, result *outbox.Result, asked time.Duration) {
+	d, budget := w.Delivery, p.sync.Retry
+	if p.health.fail(d.Key) && !w.probe {
+		p.holdSync(outbox.HoldBreaker, time.Second, "the last "+fmt.Sprint(breakerKeys)+" deliveries or more, each of another key, all failed, the last one: "+result.Error)
+	}
+	result.Delay = asked
+	if asked <= 0 {
+		result.Delay = budget.delay(d.Charged + 1)
+	}
+	if w.probe || p.hold.Load() != nil {
+		return // the receiver is known to be down: that is not the row's failure
+	}
+	result.Charge = true
+	spent := d.Spent + result.Took
+	switch {
+	case budget.Attempts > 0 && d.Charged+1 >= budget.Attempts:
+		result.Failed = true
+		result.Error = clean(fmt.Sprintf("gave up after %d attempts: %s", d.Charged+1, result.Error), maxError)
+	case spent >= budget.MaxAge:
+		result.Failed = true
+		result.Error = clean(fmt.Sprintf("gave up after %s of retries: %s", budget.MaxAge, result.Error), maxError)
+	default:
+		result.Delay = min(result.Delay, budget.MaxAge-spent)
+		result.Spend = result.Took + result.Delay
+	}
+	if result.Failed && result.Outcome == outbox.Retry {
+		result.Outcome = outbox.Failed
+	}
+}
+
+// refused handles credentials that were not accepted. The first time the
+// adapter has just dropped its token, so the delivery goes again at once; then
+// the whole sync is held and probed. Rows never fail for it.
+func (p *pipeline) refused(w work, again bool, result *outbox.Result) {
+	if again && !w.probe {
+		p.holdSync(outbox.HoldAuth, probeFirst, result.Error)
+	}
+}
+
+// cutOff records an attempt that a stop interrupted. It is nobody's failure: if
+// something was sent the log says so, else the claim is just given back.
+func (p *pipeline) cutOff(result *outbox.Result, class adapters.Class, err error) {
+	if class != adapters.ClassUnknown {
+		*result = outbox.Result{Delivery: result.Delivery}
+		return
+	}
+	result.Outcome, result.Class = outbox.Unknown, string(class)
+	result.Error = clean("cut off by the relay's stop: "+err.Error(), maxError)
+}
+
+// readBack asks the receiver what it holds after a conflict, where the protocol
+// can, and returns the class that follows from it.
+func (p *pipeline) readBack(ctx context.Context, d *outbox.Delivery, result *outbox.Result, err *error) adapters.Class {
+	reader, ok := p.sync.Adapter.(adapters.Reader)
+	if !ok {
+		return adapters.ClassPermanent
+	}
+	standing, ref, readErr := reader.Read(ctx, p.message(d))
+	if readErr != nil {
+		*err = fmt.Errorf("%w; reading back failed: %w", *err, readErr)
+		return adapters.ClassTransient
+	}
+	switch standing {
+	case adapters.Equal:
+		result.Ref = reference(&ref, d)
+		return adapters.ClassDelivered
+	case adapters.Older:
+		if d.Class == string(adapters.ClassConflict) {
+			*err = fmt.Errorf("%w; the receiver holds an older state and refuses the new one again", *err)
+			return adapters.ClassPermanent
+		}
+		result.Ref = reference(&ref, d)
+		return adapters.ClassConflict
+	case adapters.Newer:
+		*err = fmt.Errorf("%w; drift: the receiver holds a newer state", *err)
+	default:
+		*err = fmt.Errorf("%w; drift: the receiver's copy was changed by somebody else", *err)
+	}
+	return adapters.ClassPermanent
+}
+
+const (
+	probeFirst = 2 * time.Second  // pause before the first probe of a refused sync
+	probeMost  = 30 * time.Second // longest pause between probes
+)
+
+// holdSync puts the sync on hold for all relays, and for this one at once.
+func (p *pipeline) holdSync(kind outbox.HoldKind, d time.Duration, reason string) {
+	p.hold.CompareAndSwap(nil, &outbox.Hold{Kind: kind, Until: time.Now().Add(d), Reason: reason})
+	p.log.Warn("sync put on hold", "kind", kind, "for", d, "reason", reason)
+	p.inDatabase("put the sync on hold", func(ctx context.Context) error {
+		return p.relay.store.Hold(ctx, p.sync.Name, kind, d, reason)
+	})
+}
+
+// probed draws the conclusion from a probe: an answer that is about the message
+// ends the hold, a failure makes the next probe wait longer, and a delivery
+// that was not sent after all says nothing.
+func (p *pipeline) probed(r outbox.Result) {
+	again := time.Duration(0)
+	switch {
+	case r.Outcome.Finished() && r.Attempt, r.Outcome == outbox.Failed && r.Attempt:
+		p.probes.Store(0)
+		p.inDatabase("lift the hold", func(ctx context.Context) error { return p.relay.store.Lift(ctx, p.sync.Name) })
+		p.wake()
+		return
+	case r.Outcome == outbox.Retry, r.Outcome == outbox.Unknown:
+		again = min(probeMost, time.Second<<min(p.probes.Add(1), 5))
+	}
+	p.inDatabase("set the next probe", func(ctx context.Context) error {
+		return p.relay.store.ProbeAgain(ctx, p.sync.Name, again)
+	})
+}
+
+func (p *pipeline) inDatabase(what string, do func(context.Context) error) {
+	ctx := context.Background() // bounded by the store; a stop must not lose it
+	if err := do(ctx); err != nil {
+		p.relay.complain(ctx, what, err, "sync", p.sync.Name)
+	}
+}
+
+func (p *pipeline) report(d *outbox.Delivery, r *outbox.Result) {
+	args := []any{
+		"event", d.Event.ID, "key", d.Key, "attempt", d.Total + 1, "class", r.Class, "code", r.Code, "error", r.Error,
+	}
+	if r.Failed {
+		p.log.Error("delivery failed", args...)
+		return
+	}
+	p.log.Warn("attempt failed", append(args, "retry_in", r.Delay.Round(time.Millisecond))...)
+}

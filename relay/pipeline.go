@@ -1,0 +1,358 @@
+package relay
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// pipeline carries one sync: a goroutine claims, some send, one records.
+type pipeline struct {
+	relay  *Relay
+	sync   Sync
+	mapper *Mapper
+	filter *Filter
+	log    *slog.Logger
+	slots  *share
+	rate   *rate.Limiter // nil without a limit
+	health *health
+
+	queue   chan work
+	results chan outbox.Result
+	woken   chan struct{}
+
+	outstanding atomic.Int64 // claimed and not yet recorded
+	recorded    atomic.Int64 // ever
+	hold        atomic.Pointer[outbox.Hold]
+	beat        atomic.Int64 // unix nanoseconds
+	delivered   atomic.Int64 // unix nanoseconds of the last success not yet noted in the database
+	probes      atomic.Int32 // failed ones, one after the other
+	draining    atomic.Bool
+	stop        chan struct{} // closed when draining begins
+}
+
+// work is a claimed delivery on its way to a sender.
+type work struct {
+	*outbox.Delivery
+	leaseEnd time.Time // by the local monotonic clock, from before the claim was asked for
+	probe    bool      // sent in spite of a hold, to find out whether it can end
+}
+
+const (
+	maxPrefetch = 1000                   // most deliveries claimed beyond those in flight
+	maxBatch    = 500                    // most results in one recording
+	busyPoll    = 5 * time.Millisecond   // pause between polls while there is work
+	sweepEvery  = time.Second            // pause between walks from the beginning
+	leaseMargin = 500 * time.Millisecond // left of a lease after the longest attempt, for recording it
+)
+
+func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
+	mapper, err := s.Mapping.Compile()
+	if err != nil {
+		return nil, err
+	}
+	filter, err := CompileFilter(s.When)
+	if err != nil {
+		return nil, err
+	}
+	p := &pipeline{
+		relay: r, sync: s, mapper: mapper, filter: filter, slots: slots, health: newHealth(),
+		log:     r.log.With("sync", s.Name),
+		queue:   make(chan work, 2*(maxPrefetch+s.Concurrency)),
+		results: make(chan outbox.Result, s.Concurrency),
+		woken:   make(chan struct{}, 1),
+		stop:    make(chan struct{}),
+	}
+	if s.Rate > 0 {
+		p.rate = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate/10)))
+	}
+	p.beat.Store(time.Now().UnixNano())
+	return p, nil
+}
+
+// wake makes the claimer look at once.
+func (p *pipeline) wake() {
+	select {
+	case p.woken <- struct{}{}:
+	default:
+	}
+}
+
+func (p *pipeline) sinceBeat() time.Duration { return time.Since(time.Unix(0, p.beat.Load())) }
+
+// claimLoop looks for due deliveries until ctx ends. attempts outlives it.
+func (p *pipeline) claimLoop(ctx, attempts context.Context) {
+	var (
+		walk, sweep claimWalk
+		pace        pacer
+		lastSweep   time.Time
+		parked      outbox.ParkedCursor
+		pause       = busyPoll
+	)
+	for ctx.Err() == nil {
+		p.beat.Store(time.Now().UnixNano())
+		found, err := p.claim(ctx, attempts, &walk, pace.room(p))
+		if err == nil && time.Since(lastSweep) > max(sweepEvery, 10*sweep.took) {
+			err = p.sweep(ctx, attempts, &sweep, walk.cursor, &parked, pace.room(p))
+			lastSweep = time.Now()
+		}
+		switch {
+		case err != nil:
+			p.relay.complain(ctx, "claim deliveries", err, "sync", p.sync.Name)
+			pause = min(max(2*pause, 100*time.Millisecond), 2*time.Second)
+		case found == foundMore:
+			pause = 0
+		case found == foundSome:
+			pause = min(busyPoll, p.relay.config.Poll)
+		case found == foundFull:
+			pause = p.relay.config.Poll // a recording wakes the loop
+		default:
+			pause = min(max(2*pause, time.Millisecond), p.relay.config.Poll)
+		}
+		if pause == 0 {
+			continue
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-p.woken:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// claimWalk is a walk over the due deliveries of a sync.
+type claimWalk struct {
+	cursor outbox.Cursor
+	took   time.Duration
+}
+
+type findings int
+
+const (
+	foundNone findings = iota
+	foundSome
+	foundMore // and there is more to be looked at now
+	foundFull // no room to claim any
+)
+
+// claim asks for up to room deliveries from the walk's cursor on and hands them
+// to the senders.
+func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) (findings, error) {
+	request := outbox.ClaimRequest{
+		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: min(2*room, 1000), Lease: p.relay.config.Lease,
+	}
+	started := time.Now()
+	claims, err := p.relay.store.Claim(ctx, request)
+	w.took = time.Since(started)
+	p.accept(claims, started, false)
+	if err != nil {
+		return foundNone, err
+	}
+	p.relay.config.Observer.Claim(p.sync.Name, len(claims.Deliveries), w.took)
+	w.cursor = claims.Next
+	p.setHold(claims.Hold)
+	if claims.Hold != nil {
+		if claims.Hold.ProbeDue {
+			return foundNone, p.probe(ctx)
+		}
+		return foundNone, nil
+	}
+	if claims.Suspects > 0 {
+		p.sendAlone(ctx, attempts)
+	}
+	switch {
+	case room == 0:
+		return foundFull, nil
+	case claims.Seen >= request.Page:
+		return foundMore, nil
+	case len(claims.Deliveries) > 0:
+		return foundSome, nil
+	}
+	return foundNone, nil
+}
+
+// sweep walks from the beginning to where the other walk stands, page by page:
+// it finds what committed late, leases that ended and rows that were locked.
+func (p *pipeline) sweep(ctx, attempts context.Context, w *claimWalk, until outbox.Cursor, parked *outbox.ParkedCursor, room int) error {
+	started := time.Now()
+	defer func() { w.took = time.Since(started) }()
+	w.cursor = outbox.Cursor{}
+	for p.hold.Load() == nil && room > 0 && w.cursor.Before(until) {
+		found, err := p.claim(ctx, attempts, w, room)
+		if err != nil {
+			return err
+		}
+		if found != foundMore {
+			return p.tend(ctx, parked)
+		}
+		room = p.limit() - int(p.outstanding.Load())
+	}
+	return p.tend(ctx, parked)
+}
+
+// tend is the slow housekeeping of a sync: parked rows that sleep, holds that
+// ended, when something was delivered last.
+func (p *pipeline) tend(ctx context.Context, parked *outbox.ParkedCursor) error {
+	_, next, err := p.relay.store.RecheckParked(ctx, p.sync.Name, *parked, 1000)
+	if err != nil {
+		return err
+	}
+	*parked = next
+	var last time.Time
+	if at := p.delivered.Swap(0); at > 0 {
+		last = time.Unix(0, at)
+	}
+	return p.relay.store.Tidy(ctx, p.sync.Name, last)
+}
+
+// accept hands claimed deliveries to the senders. The queue has room for every
+// claim that the budget allows.
+func (p *pipeline) accept(c outbox.Claims, asked time.Time, probe bool) {
+	p.outstanding.Add(int64(len(c.Deliveries)))
+	for _, d := range c.Deliveries {
+		p.queue <- work{Delivery: d, leaseEnd: asked.Add(p.relay.config.Lease), probe: probe}
+	}
+}
+
+// setHold remembers what the database said last. When a hold ends, traffic
+// starts again with a single delivery.
+func (p *pipeline) setHold(h *outbox.Hold) {
+	before := p.hold.Swap(h)
+	switch {
+	case h != nil && before == nil:
+		p.log.Info("sync on hold", "kind", h.Kind, "until", h.Until, "reason", h.Reason)
+	case h == nil && before != nil:
+		p.log.Info("hold ended", "kind", before.Kind)
+		if before.Kind != outbox.HoldOperator && before.Kind != outbox.HoldBackfill {
+			p.slots.slow()
+		}
+	}
+}
+
+// probe sends one delivery in spite of an auth or breaker hold, if no other
+// relay is just doing that.
+func (p *pipeline) probe(ctx context.Context) error {
+	store := p.relay.store
+	_, ours, err := store.Probe(ctx, p.sync.Name, p.relay.config.Lease)
+	if err != nil || !ours {
+		return err
+	}
+	started := time.Now()
+	claims, err := store.Claim(ctx, outbox.ClaimRequest{
+		Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Probe: true,
+	})
+	p.accept(claims, started, true)
+	if err != nil {
+		return err
+	}
+	if len(claims.Deliveries) == 0 {
+		return store.ProbeAgain(ctx, p.sync.Name, time.Second) // nothing due to try with
+	}
+	return nil
+}
+
+// sendAlone sends deliveries during which a relay died, one after the other and
+// with nothing else in flight in this process, for a few seconds at most.
+func (p *pipeline) sendAlone(ctx, attempts context.Context) {
+	p.relay.alone.Lock()
+	defer p.relay.alone.Unlock()
+	for until := time.Now().Add(5 * time.Second); ctx.Err() == nil && time.Now().Before(until); {
+		p.beat.Store(time.Now().UnixNano())
+		started := time.Now()
+		claims, err := p.relay.store.Claim(ctx, outbox.ClaimRequest{
+			Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Solo: true,
+		})
+		if err != nil {
+			p.relay.complain(ctx, "claim deliveries", err, "sync", p.sync.Name)
+			return
+		}
+		if len(claims.Deliveries) == 0 {
+			return
+		}
+		p.outstanding.Add(1)
+		p.results <- p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(p.relay.config.Lease)})
+	}
+}
+
+// limit is how many deliveries may be claimed at a time without prefetching.
+func (p *pipeline) limit() int { return p.slots.current() }
+
+// pacer finds out how many deliveries to claim beyond those in flight: about
+// what is finished in a tenth of a second.
+type pacer struct {
+	at       time.Time
+	recorded int64
+	perTenth float64
+}
+
+func (c *pacer) room(p *pipeline) int {
+	now, recorded := time.Now(), p.recorded.Load()
+	if passed := now.Sub(c.at); passed > 20*time.Millisecond {
+		c.perTenth = float64(recorded-c.recorded) * float64(100*time.Millisecond) / float64(passed)
+		c.at, c.recorded = now, recorded
+	}
+	ahead := min(int(c.perTenth), maxPrefetch)
+	if p.sync.Rate > 0 {
+		ahead = min(ahead, int(p.sync.Rate))
+	}
+	limit := p.limit()
+	if limit < p.sync.Concurrency {
+		ahead = 0 // starting again after a hold
+	}
+	return max(0, limit+ahead-int(p.outstanding.Load()))
+}
+
+// send runs the senders and the recorder until drain was called and everything
+// is recorded or released.
+func (p *pipeline) send(attempts context.Context) {
+	var recording, sending sync.WaitGroup
+	recording.Go(func() { p.recordLoop(attempts) })
+	for range p.sync.Concurrency {
+		sending.Go(func() { p.sendLoop(attempts) })
+	}
+	sending.Wait()
+	close(p.results)
+	recording.Wait()
+	p.releaseQueue(context.WithoutCancel(attempts))
+}
+
+func (p *pipeline) sendLoop(attempts context.Context) {
+	for {
+		select {
+		case w := <-p.queue:
+			p.results <- p.deliver(attempts, w)
+		case <-p.stop:
+			return
+		}
+	}
+}
+
+// drain ends the senders: what is under way is finished, what is queued is
+// released. The queue stays open, since a recording may still bring claims.
+func (p *pipeline) drain() {
+	p.draining.Store(true)
+	close(p.stop)
+}
+
+// releaseQueue gives back what was claimed and never sent.
+func (p *pipeline) releaseQueue(ctx context.Context) {
+	var unsent []outbox.Result
+	for len(p.queue) > 0 {
+		unsent = append(unsent, outbox.Result{Delivery: (<-p.queue).Delivery})
+	}
+	if len(unsent) == 0 {
+		return
+	}
+	answer := p.relay.store.Record(ctx, unsent, outbox.ClaimRequest{Sync: p.sync.Name})
+	if answer.Err != nil {
+		p.relay.complain(ctx, "release deliveries", answer.Err, "sync", p.sync.Name)
+	}
+}

@@ -1,0 +1,113 @@
+package relay
+
+import (
+	"context"
+	"time"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// recordLoop records results as they come: whatever has come together since
+// the last recording goes in one. A row that somebody else keeps locked is set
+// aside and tried again without holding up the others; while the database is
+// away results wait here, bounded by the claims outstanding.
+func (p *pipeline) recordLoop(attempts context.Context) {
+	var waiting []outbox.Result // to be recorded
+	open := true
+	pause := time.Duration(0)
+	for open || len(waiting) > 0 {
+		waiting, open = p.collect(waiting, open, pause)
+		if len(waiting) == 0 {
+			continue
+		}
+		if p.relay.cut.Load() && pause > 0 && !open {
+			p.log.Error("stopping with results that the database did not take; others will find out", "results", len(waiting))
+			return
+		}
+		var err error
+		waiting, err = p.record(context.WithoutCancel(attempts), waiting)
+		switch {
+		case err != nil:
+			p.relay.complain(context.WithoutCancel(attempts), "record deliveries", err, "sync", p.sync.Name)
+			pause = min(max(2*pause, 50*time.Millisecond), time.Second)
+		case len(waiting) > 0:
+			pause = 20 * time.Millisecond // locked by somebody
+		default:
+			pause = 0
+		}
+	}
+}
+
+// collect adds what has come in. It waits for the first result, or for the
+// pause to pass when some are waiting already.
+func (p *pipeline) collect(waiting []outbox.Result, open bool, pause time.Duration) ([]outbox.Result, bool) {
+	if !open {
+		time.Sleep(pause)
+		return waiting, false
+	}
+	if pause > 0 {
+		t := time.NewTimer(pause)
+		defer t.Stop()
+		select {
+		case r, ok := <-p.results:
+			if !ok {
+				return waiting, false
+			}
+			waiting = append(waiting, r)
+		case <-t.C:
+		}
+	} else {
+		r, ok := <-p.results
+		if !ok {
+			return waiting, false
+		}
+		waiting = append(waiting, r)
+	}
+	for len(waiting) < maxBatch {
+		select {
+		case r, ok := <-p.results:
+			if !ok {
+				return waiting, false
+			}
+			waiting = append(waiting, r)
+		default:
+			return waiting, true
+		}
+	}
+	return waiting, true
+}
+
+// record writes results down, hands on what comes next for their keys, and
+// returns those that are still to be recorded.
+func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []outbox.Result, err error) {
+	next := outbox.ClaimRequest{Sync: p.sync.Name, Lease: p.relay.config.Lease}
+	if !p.draining.Load() && p.hold.Load() == nil {
+		next.Budget = len(results)
+	}
+	started := time.Now()
+	answer := p.relay.store.Record(ctx, results, next)
+	p.accept(answer.Claims, started, false)
+	finished := 0
+	for i := range results {
+		switch {
+		case answer.Done[i]:
+			finished++
+			if results[i].Outcome.Finished() {
+				p.delivered.Store(time.Now().UnixNano())
+			}
+		case answer.Lost[i]:
+			finished++
+			p.relay.config.Observer.LeaseLost(p.sync.Name)
+			p.log.Warn("lease lost: another relay has taken the delivery over",
+				"event", results[i].Delivery.Event.ID, "key", results[i].Delivery.Key, "outcome", results[i].Outcome)
+		default:
+			left = append(left, results[i])
+		}
+	}
+	p.outstanding.Add(int64(-finished))
+	p.recorded.Add(int64(finished))
+	if finished > 0 {
+		p.wake()
+	}
+	return left, answer.Err
+}

@@ -1,0 +1,254 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// Relay runs the pipelines of a configuration. Several relays, in one process
+// or many, share the work of a database.
+type Relay struct {
+	store     *outbox.Store
+	config    Config
+	log       *slog.Logger
+	slots     *slots
+	pipelines []*pipeline
+	alone     sync.RWMutex // held for writing while a delivery that killed a relay is sent
+	ready     atomic.Bool
+	cut       atomic.Bool // the drain ran out
+}
+
+// ErrNotDrained is returned by Run when deliveries were under way at the end
+// of the drain. They were cut off; what became of them is in the log or, if
+// the database was away too, found out by whoever takes them over.
+var ErrNotDrained = errors.New("stopped before all deliveries under way were finished")
+
+// New checks the configuration and prepares a relay. It connects to nothing.
+func New(store *outbox.Store, config Config) (*Relay, error) {
+	config = config.withDefaults()
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	r := &Relay{store: store, config: config, log: config.Logger}
+	all, reserve := newSlots(config.Workers, len(config.Syncs))
+	r.slots = all
+	var problems []error
+	for _, s := range config.Syncs {
+		p, err := newPipeline(r, s, all.share(reserve, s.Concurrency))
+		if err != nil {
+			problems = append(problems, fmt.Errorf("sync %q: %w", s.Name, err))
+			continue
+		}
+		r.pipelines = append(r.pipelines, p)
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Run relays until ctx ends, then stops claiming, waits up to Config.Drain for
+// deliveries under way, releases the rest and returns nil, or ErrNotDrained. A
+// database that is not there yet is waited for; a schema that does not fit, or
+// a sync that must say where it starts, ends Run with an error. A relay runs
+// once.
+func (r *Relay) Run(ctx context.Context) error {
+	if err := r.prepare(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	r.ready.Store(true)
+	defer r.ready.Store(false)
+	r.log.Info("relay running", "syncs", len(r.pipelines), "workers", r.config.Workers)
+
+	// Stopping has two steps: ctx ends claiming, attempts ends what is under way.
+	attempts, cutOff := context.WithCancel(context.WithoutCancel(ctx))
+	defer cutOff()
+	var claiming, sending errgroup.Group
+	for _, p := range r.pipelines {
+		claiming.Go(func() error { p.claimLoop(ctx, attempts); return nil })
+		sending.Go(func() error { p.send(attempts); return nil })
+	}
+	claiming.Go(func() error { r.registerLoop(ctx); return nil })
+	claiming.Go(func() error { r.maintainLoop(ctx); return nil })
+	claiming.Go(func() error { r.listenLoop(ctx); return nil })
+
+	<-ctx.Done()
+	r.ready.Store(false)
+	r.log.Info("relay stopping", "drain", r.config.Drain)
+	drained := time.AfterFunc(r.config.Drain, func() {
+		r.cut.Store(true)
+		r.slots.close()
+		cutOff()
+	})
+	_ = claiming.Wait()
+	for _, p := range r.pipelines {
+		p.drain()
+	}
+	_ = sending.Wait()
+	drained.Stop()
+	if r.cut.Load() {
+		return ErrNotDrained
+	}
+	r.log.Info("relay stopped")
+	return nil
+}
+
+// Ready reports why the relay cannot do its work now, nil if it can: it runs,
+// the database accepts writes and each pipeline looked for work lately.
+func (r *Relay) Ready(ctx context.Context) error {
+	if !r.ready.Load() {
+		return errors.New("relay is starting or stopping")
+	}
+	for _, p := range r.pipelines {
+		if age := p.sinceBeat(); age > stalled {
+			return fmt.Errorf("pipeline of sync %q has not looked for work for %s", p.sync.Name, age.Round(time.Second))
+		}
+	}
+	return r.store.Check(ctx)
+}
+
+// stalled is the age of a pipeline's last beat from which on it counts as stuck.
+const stalled = 30 * time.Second
+
+// prepare waits for the database and registers the syncs.
+func (r *Relay) prepare(ctx context.Context) error {
+	var said string
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := r.store.Check(ctx)
+		if err == nil {
+			var known map[string]outbox.Registered
+			known, err = r.store.Register(ctx, r.config.Registrations())
+			if err == nil {
+				r.compare(known)
+				return nil
+			}
+		}
+		if ctx.Err() != nil || !outbox.IsTemporary(err) && !errors.Is(err, outbox.ErrReadOnly) {
+			return err
+		}
+		if err.Error() != said {
+			said = err.Error()
+			r.log.Warn("database is not ready, waiting", "error", err)
+		}
+		sleep(ctx, pause)
+	}
+}
+
+// compare says where the file and the database's rows differ; the rows rule.
+func (r *Relay) compare(known map[string]outbox.Registered) {
+	for _, p := range r.pipelines {
+		if row := known[p.sync.Name]; !row.Matches(p.sync.registration()) {
+			r.log.Warn("sync is configured differently in the database, which rules; change it with: lockstep sync apply",
+				"sync", p.sync.Name, "database_events", row.Patterns, "database_on_failed", row.OnFailed, "retired", row.Retired)
+		}
+	}
+}
+
+// registerLoop completes registrations: it adds retained events to new syncs.
+func (r *Relay) registerLoop(ctx context.Context) {
+	running := map[string]*outbox.Backfill{}
+	for ctx.Err() == nil {
+		pause := time.Second
+		known, err := r.store.Syncs(ctx)
+		if err != nil {
+			r.complain(ctx, "read syncs", err)
+		}
+		for _, p := range r.pipelines {
+			name := p.sync.Name
+			if !known[name].Backfilling {
+				delete(running, name)
+				continue
+			}
+			if running[name] == nil {
+				running[name] = r.store.NewBackfill(name)
+			}
+			complete, wait, err := running[name].Step(ctx, 2000)
+			switch {
+			case err != nil:
+				r.complain(ctx, "add retained events", err, "sync", name)
+			case complete:
+				r.log.Info("sync registered", "sync", name)
+				p.wake()
+			case wait:
+				pause = min(pause, 100*time.Millisecond)
+			default:
+				pause = 0
+			}
+		}
+		sleep(ctx, pause)
+	}
+}
+
+// maintainLoop keeps the log's partitions ahead and applies retention.
+func (r *Relay) maintainLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		done, more, err := r.store.Maintain(ctx, r.config.KeepEvents, r.config.KeepLog)
+		if err != nil {
+			r.complain(ctx, "maintain", err)
+		}
+		for _, what := range done {
+			r.log.Info("maintenance", "done", what)
+		}
+		switch {
+		case err != nil:
+			sleep(ctx, 10*time.Second)
+		case more:
+			sleep(ctx, 100*time.Millisecond)
+		default:
+			sleep(ctx, 10*time.Minute)
+		}
+	}
+}
+
+// listenLoop wakes pipelines by NOTIFY where a sync asks for it. Polling finds
+// everything anyway.
+func (r *Relay) listenLoop(ctx context.Context) {
+	wanted := map[string]*pipeline{}
+	for _, p := range r.pipelines {
+		if p.sync.Notify {
+			wanted[p.sync.Name] = p
+		}
+	}
+	if len(wanted) == 0 {
+		return
+	}
+	for ctx.Err() == nil {
+		err := r.store.Listen(ctx, func(name string) {
+			if p, ok := wanted[name]; ok {
+				p.wake()
+			}
+		})
+		if ctx.Err() == nil {
+			r.complain(ctx, "listen", err)
+			sleep(ctx, time.Second)
+		}
+	}
+}
+
+// complain logs a database error, unless it is only the relay stopping.
+func (r *Relay) complain(ctx context.Context, what string, err error, args ...any) {
+	if ctx.Err() == nil {
+		r.log.Warn("database: cannot "+what+", trying again", append(args, "error", err)...)
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

@@ -1,0 +1,93 @@
+package relay
+
+import "sync"
+
+// slots bound the deliveries in flight. Each sync has some of its own, the rest
+// is shared: one that hangs cannot take the last slot of another. After a hold
+// a sync starts with a single slot and gains one per success, so that a system
+// that just came back is not run over.
+type slots struct {
+	mu     sync.Mutex
+	freed  *sync.Cond
+	shared int
+	closed bool
+}
+
+func newSlots(workers, syncs int) (all *slots, reserve int) {
+	reserve = max(1, workers/(2*syncs))
+	all = &slots{shared: max(0, workers-reserve*syncs)}
+	all.freed = sync.NewCond(&all.mu)
+	return all, reserve
+}
+
+// share is one sync's part of the slots.
+type share struct {
+	all     *slots
+	reserve int // slots of its own
+	most    int // its concurrency
+	limit   int // at present; most, but after a hold
+	used    int
+}
+
+func (a *slots) share(reserve, most int) *share {
+	return &share{all: a, reserve: reserve, most: most, limit: most}
+}
+
+// acquire waits for a slot; it reports false when the relay gives up waiting.
+func (s *share) acquire() bool {
+	a := s.all
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for !a.closed && (s.used >= s.limit || s.used >= s.reserve && a.shared == 0) {
+		a.freed.Wait()
+	}
+	if a.closed {
+		return false
+	}
+	if s.used >= s.reserve {
+		a.shared--
+	}
+	s.used++
+	return true
+}
+
+func (s *share) release() {
+	a := s.all
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s.used > s.reserve {
+		a.shared++
+	}
+	s.used--
+	a.freed.Broadcast()
+}
+
+// slow goes back to a single slot; grow adds one, up to the sync's concurrency.
+func (s *share) slow() {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	s.limit = 1
+}
+
+func (s *share) grow() {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	if s.limit < s.most {
+		s.limit++
+		s.all.freed.Broadcast()
+	}
+}
+
+func (s *share) current() int {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	return s.limit
+}
+
+// close wakes everybody who waits.
+func (a *slots) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+	a.freed.Broadcast()
+}
