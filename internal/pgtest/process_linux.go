@@ -20,7 +20,7 @@ func children(pid int) []int {
 		return nil // they end by themselves when they miss the postmaster
 	}
 	var pids []int
-	for _, field := range strings.Fields(string(list)) {
+	for field := range strings.FieldsSeq(string(list)) {
 		if child, err := strconv.Atoi(field); err == nil {
 			pids = append(pids, child)
 		}

@@ -1,0 +1,65 @@
+# Tools are pinned here and run through `go run`, so that go.mod stays free of them.
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOFUMPT       := mvdan.cc/gofumpt@v0.12.0
+
+# Packages that also run against a container in `make test-containers`.
+CONTAINER_TESTS := ./internal/pgtest ./migrations
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## The first five minutes: relay, court and scheduling on a throw-away PostgreSQL
+	go run ./cmd/demo
+
+.PHONY: build
+build: ## Build the programs into bin/
+	go build -o bin/ ./cmd/...
+
+.PHONY: test
+test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL
+	go test -timeout 20m ./...
+
+.PHONY: test-race
+test-race: ## Run all tests with the race detector; needs a C compiler
+	go test -race -timeout 40m ./...
+
+.PHONY: test-containers
+test-containers: ## Run database tests against a container, on Linux as root; needs no registry
+	internal/pgtest/docker/run.sh $(CONTAINER_TESTS)
+
+.PHONY: bench
+bench: ## Run the benchmarks; BENCH=regexp selects
+	go test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem ./...
+
+.PHONY: check
+check: fmt-check vet lint tidy-check build ## What CI runs before the tests
+
+.PHONY: fmt
+fmt: ## Format the code
+	go run $(GOFUMPT) -w .
+
+.PHONY: fmt-check
+fmt-check: ## Fail if code is not formatted
+	@unformatted=$$(go run $(GOFUMPT) -l .) || exit 1; \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run 'make fmt':"; echo "$$unformatted"; exit 1; fi
+
+.PHONY: vet
+vet: ## Run go vet
+	go vet ./...
+
+.PHONY: lint
+lint: ## Run the linters of .golangci.yml, among them the import rules
+	go run $(GOLANGCI_LINT) run ./...
+
+.PHONY: tidy-check
+tidy-check: ## Fail if go.mod or go.sum are not tidy or a module was tampered with
+	go mod verify
+	go mod tidy -diff
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin
