@@ -275,14 +275,14 @@ COMMENT ON COLUMN outbox.external_ref.event_seq IS 'seq of the event that was an
 CREATE FUNCTION outbox.fan_out() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    inserted_at timestamptz := clock_timestamp(); -- not now(): a long transaction's start lies behind the relay's cursor
+    written_at timestamptz := clock_timestamp(); -- not now(): a long transaction's start lies behind the relay's cursor
     unmatched   boolean;
     listening   text[];
     waiting     text;
 BEGIN
     WITH added AS (
         INSERT INTO outbox.delivery (sync, key, event_seq, event_id, due_at, created_at)
-        SELECT s.name, e.key, e.seq, e.id, inserted_at, inserted_at
+        SELECT s.name, e.key, e.seq, e.id, written_at, written_at
           FROM new_event AS e
           JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes)
         RETURNING sync, event_seq

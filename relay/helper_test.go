@@ -1,0 +1,188 @@
+package relay_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// court is an adapter that keeps a ledger and answers as its script says.
+type court struct {
+	mu     sync.Mutex
+	ledger []adapters.Message
+	answer func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error)
+	seen   map[string]int
+}
+
+func newCourt(answer func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error)) *court {
+	return &court{answer: answer, seen: map[string]int{}}
+}
+
+func accepts(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+	return adapters.Receipt{Code: "HTTP 200"}, nil
+}
+
+func (c *court) Deliver(ctx context.Context, m adapters.Message) (adapters.Receipt, error) {
+	c.mu.Lock()
+	c.seen[m.ID]++
+	nth := c.seen[m.ID]
+	m.Body = slices.Clone(m.Body)
+	c.ledger = append(c.ledger, m)
+	c.mu.Unlock()
+	return c.answer(ctx, m, nth)
+}
+
+func (c *court) got() []adapters.Message {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.ledger)
+}
+
+// world is a migrated database, its connection as owner, and its relays.
+type world struct {
+	t    testing.TB
+	url  string
+	pool *pgxpool.Pool
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	url := pgtest.New(t)
+	pool, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return &world{t: t, url: url, pool: pool}
+}
+
+func (w *world) exec(sql string, args ...any) {
+	w.t.Helper()
+	if _, err := w.pool.Exec(w.t.Context(), sql, args...); err != nil {
+		w.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func query[T any](w *world, sql string, args ...any) T {
+	w.t.Helper()
+	var v T
+	if err := w.pool.QueryRow(w.t.Context(), sql, args...).Scan(&v); err != nil {
+		w.t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+// emit writes an event in a transaction of its own and returns its id.
+func (w *world) emit(key string, payload any) string {
+	w.t.Helper()
+	raw, err := json.Marshal(payload)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return query[string](w, `SELECT outbox.emit('scheduling:updated', $1, $2)::text`, key, raw)
+}
+
+// relay is a running relay; stop returns what Run returned.
+type running struct {
+	*relay.Relay
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func (r *running) stop() error {
+	r.cancel()
+	err := <-r.done
+	r.done <- err
+	return err
+}
+
+func (w *world) start(name string, config relay.Config) *running {
+	w.t.Helper()
+	store, err := outbox.Open(w.t.Context(), w.url, outbox.Options{Name: name, MaxConnections: 4})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	}
+	r, err := relay.New(store, config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	run := &running{Relay: r, cancel: cancel, done: make(chan error, 1)}
+	go func() { run.done <- r.Run(ctx) }()
+	w.t.Cleanup(func() {
+		_ = run.stop()
+		store.Close()
+	})
+	return run
+}
+
+type testWriter struct{ testing.TB }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.Logf("%s", p[:max(0, len(p)-1)])
+	return len(p), nil
+}
+
+func sync1(a adapters.Adapter, change ...func(*relay.Sync)) relay.Config {
+	s := relay.Sync{
+		Name: "CourtCalendarSync", Events: []string{"scheduling:*"}, Adapter: a,
+		Retry: relay.Retry{Initial: 20 * time.Millisecond, Max: 100 * time.Millisecond},
+	}
+	for _, c := range change {
+		c(&s)
+	}
+	return relay.Config{Syncs: []relay.Sync{s}, Workers: 16, Poll: 20 * time.Millisecond, Drain: 5 * time.Second}
+}
+
+// eventually waits until the condition holds.
+func (w *world) eventually(what string, holds func() bool) {
+	w.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("still not after 30 s: %s\n%s", what, w.dump())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (w *world) drained() {
+	w.t.Helper()
+	w.eventually("every delivery finished", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery`) == 0 &&
+			query[int](w, `SELECT count(*) FROM outbox.hold WHERE kind = 'backfill'`) == 0
+	})
+}
+
+func (w *world) dump() string {
+	rows, err := w.pool.Query(context.Background(), `
+SELECT format('%s %s %s %s due %s lease %s %s %s', sync, key, event_seq, state, due_at, lease_until, error_class, error) FROM outbox.delivery ORDER BY 1 LIMIT 20`)
+	if err != nil {
+		return err.Error()
+	}
+	defer rows.Close()
+	text := ""
+	for rows.Next() {
+		var line string
+		_ = rows.Scan(&line)
+		text += line + "\n"
+	}
+	return text + fmt.Sprint(query[string](w, `SELECT coalesce(string_agg(format('%s %s %s', sync, kind, reason), '; '), 'no holds') FROM outbox.hold`))
+}
