@@ -1,0 +1,725 @@
+package config
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// The secrets below must not come out of anything.
+func testEnv(name string) (string, bool) {
+	v, ok := map[string]string{
+		"DATABASE_URL": "postgres://lockstep:hunter2@db.example.gov:5432/agency?sslmode=require",
+		"COURT_TOKEN":  "tok-4711-hunter2",
+		"WORKERS":      "16",
+		"EMPTY":        "",
+		"NOTNUMBER":    "hunter2",
+		"BADURL":       "ht!tp://hunter2 example",
+		"SHORT":        "h2",
+		"STRUCTURE":    "a: [b, {c: d}]\nsyncs: none",
+		"DOLLAR":       "a${COURT_TOKEN}$$b",
+		"EXPR":         "hunter22 + 1",
+		"SEALED":       "yes",
+		"NOTUTF8":      "a\xffb",
+	}[name]
+	return v, ok
+}
+
+func golden(t *testing.T, path string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s differs (-want +got); run with -update if that is meant\n%s", path, diff)
+	}
+}
+
+func parseYAML(t *testing.T, text string) *File {
+	t.Helper()
+	f, err := Parse("test.yaml", []byte(text), testEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func ignoreBuilt() cmp.Option {
+	return cmp.Options{
+		cmpopts.IgnoreUnexported(File{}),
+		cmpopts.IgnoreFields(Sync{}, "Adapter"),
+		cmp.Comparer(func(a, b adapters.Secret) bool { return a.Reveal() == b.Reveal() }),
+		cmp.Transformer("json", func(r json.RawMessage) string { return string(r) }),
+	}
+}
+
+func TestExample(t *testing.T) {
+	f, err := Load("testdata/example.yaml", testEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &File{
+		Database:  Database{URL: "postgres://lockstep:hunter2@db.example.gov:5432/agency?sslmode=require", MaxConnections: 8},
+		Relay:     RelaySettings{Workers: 32, Poll: 50 * time.Millisecond, Lease: time.Minute, Drain: 20 * time.Second},
+		Listen:    "127.0.0.1:9464",
+		Retention: Retention{Events: Period{Duration: 90 * 24 * time.Hour}, Log: Period{Months: 84}},
+		Syncs: []Sync{{
+			Name:        "CourtCalendarSync",
+			Patterns:    []string{"scheduling:*"},
+			When:        `event.court == "NY-07"`,
+			From:        "beginning",
+			AdapterKind: "rest",
+			Mapping: relay.Mapping{
+				Fields: []relay.Field{
+					{From: "hearingId", To: "case_reference"},
+					{From: "scheduledAt", To: "start_time", Time: &relay.TimeFormat{Zone: "America/New_York", Format: "RFC3339"}},
+					{From: "location", To: "courtroom", Values: map[string]string{"3A": "ROOM-3A"}, Default: json.RawMessage(`"TBD"`)},
+					{From: "notes", To: "remarks", Optional: true},
+				},
+				Compute: []relay.Computed{{To: "title", Expr: `"Hearing " + event.hearingId`}},
+			},
+			OnFailed:    "block",
+			Retry:       Retry{Initial: time.Second, Max: 15 * time.Minute, Jitter: 0.2, MaxAge: 72 * time.Hour},
+			Concurrency: 32,
+		}},
+	}
+	if diff := cmp.Diff(want, f, ignoreBuilt()); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if f.Syncs[0].Adapter == nil {
+		t.Error("no adapter was built")
+	}
+}
+
+func TestJSON(t *testing.T) {
+	f, err := Load("testdata/example.json", testEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	retry := Retry{Initial: time.Second, Max: 15 * time.Minute, Jitter: 0.2, MaxAge: 72 * time.Hour}
+	want := []Sync{
+		{
+			Name: "Clinic-1", Patterns: []string{"scheduling:updated"}, From: "2027-01-01T00:00:00Z", AdapterKind: "rest",
+			Mapping: relay.Mapping{Fields: []relay.Field{
+				{From: "b", To: "x"},
+				{From: "a", To: "y.z", Default: json.RawMessage(`1.50`)},
+				{To: "kind", Const: json.RawMessage(`{"b":[1,2.0],"a":null}`)},
+			}},
+			OnFailed: "block", Retry: retry, Concurrency: 4, Rate: 10,
+		},
+		{Name: "Clinic-2", Patterns: []string{"*"}, AdapterKind: "rest", OnFailed: "block", Retry: retry, Concurrency: 4},
+	}
+	if diff := cmp.Diff(want, f.Syncs, ignoreBuilt()); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+// The defaults are promised by the contract.
+func TestDefaults(t *testing.T) {
+	want := &File{
+		Database:  Database{MaxConnections: 8},
+		Relay:     RelaySettings{Workers: 32, Poll: 50 * time.Millisecond, Lease: time.Minute, Drain: 20 * time.Second},
+		Listen:    "127.0.0.1:9464",
+		Retention: Retention{Events: Period{Duration: 90 * 24 * time.Hour}, Log: Period{Months: 84}},
+	}
+	if diff := cmp.Diff(want, Defaults(), ignoreBuilt()); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	f := parseYAML(t, "relay: {workers: 5}\n"+oneSync)
+	if f.Syncs[0].Concurrency != 5 {
+		t.Errorf("concurrency is %d, want that of the workers, 5", f.Syncs[0].Concurrency)
+	}
+}
+
+const oneSync = `
+syncs:
+  - name: S
+    event: a
+    adapter: {kind: rest, url: "https://court.example.gov/"}
+`
+
+// TestBad parses each testdata/bad/*.yaml and compares all that is reported.
+func TestBad(t *testing.T) {
+	files, err := filepath.Glob("testdata/bad/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no files", err)
+	}
+	line := regexp.MustCompile(`^[a-z_]+\.yaml:[1-9][0-9]*:[1-9][0-9]*: .`)
+	for _, path := range files {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = parseWith(filepath.Base(path), data, testEnv, nil)
+			if err == nil {
+				t.Fatal("was accepted")
+			}
+			for l := range strings.SplitSeq(err.Error(), "\n") {
+				if !line.MatchString(l) {
+					t.Errorf("%q does not begin with file:line:column", l)
+				}
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("the message contains a value from outside:\n%s", err)
+			}
+			golden(t, strings.TrimSuffix(path, ".yaml")+".golden", []byte(err.Error()+"\n"))
+		})
+	}
+}
+
+func TestProblemsAreErrors(t *testing.T) {
+	_, err := Parse("x.yaml", []byte("listen: 5\nfoo: 1\n"), testEnv)
+	var ps Problems
+	var p Problem
+	if !errors.As(err, &ps) || len(ps) != 2 || !errors.As(err, &p) || p != ps[0] {
+		t.Fatalf("got %#v", err)
+	}
+	if p.Line != 1 || p.Column != 9 || p.Path != "listen" {
+		t.Errorf("the first problem is at %d:%d %s", p.Line, p.Column, p.Path)
+	}
+}
+
+func TestLoadSaysWhatIsWrongWithTheFile(t *testing.T) {
+	if _, err := Load("testdata/none.yaml", testEnv); err == nil || !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "--config") {
+		t.Errorf("got %v", err)
+	}
+	big := filepath.Join(t.TempDir(), "big.yaml")
+	if err := os.WriteFile(big, bytes.Repeat([]byte("# x\n"), maxFileSize/4+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(big, testEnv); err == nil || !strings.Contains(err.Error(), "larger than 1 MiB") {
+		t.Errorf("got %v", err)
+	}
+	for name, data := range map[string]string{"empty": "", "comment": "# c\n"} {
+		if _, err := Parse("x", []byte(data), testEnv); err == nil || !strings.Contains(err.Error(), "is empty") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if _, err := Parse("x", []byte("a: \xff"), testEnv); err == nil || !strings.Contains(err.Error(), "not UTF-8") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSubstitution(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	secret := write("secret", "from file\r\n\n")
+	large := write("large", strings.Repeat("x", maxSecretSize+1))
+	tests := map[string]struct {
+		in   string
+		want string // or part of the error after "!"
+	}{
+		"none":              {"plain", "plain"},
+		"variable":          {"${WORKERS}", "16"},
+		"inside text":       {"a${WORKERS}b${WORKERS}", "a16b16"},
+		"set but empty":     {"<${EMPTY}>", "<>"},
+		"default unused":    {"${WORKERS:-7}", "16"},
+		"default":           {"${NOPE:-7}", "7"},
+		"default for empty": {"${EMPTY:-7}", "7"},
+		"empty default":     {"<${NOPE:-}>", "<>"},
+		"default with URL":  {"${NOPE:-http://x:-/}", "http://x:-/"},
+		"file":              {"${file:" + secret + "}", "from file"},
+		"dollar":            {"$$", "$"},
+		"escaped":           {"$${WORKERS}", "${WORKERS}"},
+		"dollar alone":      {"^a$", "^a$"},
+		"dollar in text":    {"$5 and $x", "$5 and $x"},
+		"not read again":    {"${DOLLAR}", "a${COURT_TOKEN}$$b"},
+		"missing":           {"${NOPE}", "!environment variable NOPE is not set: set it, or write ${NOPE:-default}"},
+		"not UTF-8":         {"${NOTUTF8}", "!NOTUTF8 is not UTF-8"},
+		"not closed":        {"${WORKERS", "!no closing brace"},
+		"not a name":        {"${1A}", "!names no variable"},
+		"no name":           {"${}", "!names no variable"},
+		"no such file":      {"${file:/nope/nope}", "!no such file or directory; check"},
+		"relative file":     {"${file:secret}", "!is not an absolute path"},
+		"large file":        {"${file:" + large + "}", "!larger than 64 KiB"},
+		"directory":         {"${file:" + dir + "}", "!cannot be read: is a directory"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, _, err := (&substitution{env: testEnv}).replace(tt.in)
+			if part, ok := strings.CutPrefix(tt.want, "!"); ok {
+				if err == nil || !strings.Contains(err.Error(), part) {
+					t.Fatalf("got %q, %v; want an error with %q", got, err, part)
+				}
+				return
+			}
+			if err != nil || got != tt.want {
+				t.Errorf("got %q, %v; want %q", got, err, tt.want)
+			}
+		})
+	}
+}
+
+// What is put in stays text, whatever it looks like.
+func TestSubstitutionIsNotStructure(t *testing.T) {
+	f := parseYAML(t, oneSync+`    when: key == "$${x}"
+    mapping:
+      a: {to: b, default: "${STRUCTURE}"}
+      c: {const: "${SEALED}"}
+      d: {const: ["${WORKERS}", 16]}
+`)
+	fields := f.Syncs[0].Mapping.Fields
+	if got, want := string(fields[0].Default), `"a: [b, {c: d}]\nsyncs: none"`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got, want := string(fields[1].Const), `"yes"`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got, want := string(fields[2].Const), `["16",16]`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got, want := f.Syncs[0].When, `key == "${x}"`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestSubstitutedNumbers(t *testing.T) {
+	f := parseYAML(t, "relay: {workers: \"${WORKERS}\", poll: \"${NOPE:-20ms}\"}\n"+oneSync+"    notify: ${NOPE:-true}\n")
+	if f.Relay.Workers != 16 || f.Relay.Poll != 20*time.Millisecond || !f.Syncs[0].Notify || f.Syncs[0].Concurrency != 16 {
+		t.Errorf("got %+v, %+v", f.Relay, f.Syncs[0])
+	}
+}
+
+func TestScalars(t *testing.T) {
+	type test struct {
+		in   string
+		want any // nil: refused
+	}
+	run := func(name string, parse func(string) (any, error), tests []test) {
+		for _, tt := range tests {
+			got, err := parse(tt.in)
+			if tt.want == nil {
+				if err == nil {
+					t.Errorf("%s %q was read as %v", name, tt.in, got)
+				}
+				continue
+			}
+			if err != nil || got != tt.want {
+				t.Errorf("%s %q: got %v, %v; want %v", name, tt.in, got, err, tt.want)
+			}
+		}
+	}
+	run("duration", func(s string) (any, error) {
+		var d duration
+		err := d.parse(s)
+		return time.Duration(d), err
+	}, []test{
+		{"50ms", 50 * time.Millisecond},
+		{"0", time.Duration(0)},
+		{"0s", time.Duration(0)},
+		{"1h30m", 90 * time.Minute},
+		{"1.5h", 90 * time.Minute},
+		{"3d", 72 * time.Hour},
+		{"1d12h", 36 * time.Hour},
+		{"36500d", maxDuration},
+		{"36501d", nil},
+		{"99999999999999999999d", nil},
+		{"-1s", nil},
+		{"15", nil},
+		{"1.5", nil},
+		{"", nil},
+		{"s", nil},
+		{"1mo", nil},
+		{"1 s", nil},
+		{"1.5d", nil},
+		{"9999999h", nil},
+		{"+1s", nil},
+	})
+	run("period", func(s string) (any, error) {
+		var p Period
+		err := p.parse(s)
+		return p, err
+	}, []test{
+		{"84mo", Period{Months: 84}},
+		{"90d", Period{Duration: 90 * 24 * time.Hour}},
+		{"1h", Period{Duration: time.Hour}},
+		{"1201mo", nil},
+		{"-1mo", nil},
+		{"1y", nil},
+		{"90", nil},
+		{"1mo3d", nil},
+	})
+	run("percent", func(s string) (any, error) {
+		var p percent
+		err := p.parse(s)
+		return float64(p), err
+	}, []test{
+		{"20%", 0.2},
+		{"0%", 0.0},
+		{"0", 0.0},
+		{"12.5%", 0.125},
+		{"100%", 1.0},
+		{"101%", nil},
+		{"-1%", nil},
+		{"20", nil},
+		{"0.2", nil},
+		{"NaN%", nil},
+		{"%", nil},
+	})
+	run("rate", func(s string) (any, error) {
+		var r rate
+		err := r.parse(s)
+		return float64(r), err
+	}, []test{
+		{"20/s", 20.0},
+		{"0", 0.0},
+		{"600/m", 10.0},
+		{"36/h", 0.01},
+		{"0.5/s", 0.5},
+		{"20", nil},
+		{"20/d", nil},
+		{"-1/s", nil},
+		{"0/s", nil},
+		{"NaN/s", nil},
+		{"Inf/s", nil},
+		{"1/s/s", nil},
+	})
+}
+
+func TestInterval(t *testing.T) {
+	for want, p := range map[string]Period{
+		"84 months 0 microseconds":            {Months: 84},
+		"0 months 7776000000000 microseconds": {Duration: 90 * 24 * time.Hour},
+	} {
+		if got := p.Interval(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestSuggest(t *testing.T) {
+	known := []string{"event", "events", "adapter", "on_failed", "max_connections"}
+	for word, want := range map[string]string{
+		"evnt": "event", "Events": "events", "onfailed": "on_failed", "on-failed": "on_failed",
+		"maxConnections": "max_connections", "adaptor": "adapter", "zzz": "", "x": "",
+	} {
+		got := suggest(word, known)
+		if want != "" {
+			want = " Did you mean " + want + "?"
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", word, got, want)
+		}
+	}
+}
+
+// Every tag must be readable: decoding trusts them.
+func TestTags(t *testing.T) {
+	var walk func(reflect.Type)
+	walk = func(typ reflect.Type) {
+		for _, f := range fieldsOf(typ) {
+			if f.doc == "" {
+				t.Errorf("%s.%s has no doc", typ, f.key)
+			}
+			for _, text := range []string{f.def, f.min, f.max} {
+				if text == "" || text == "@workers" {
+					continue
+				}
+				r := &report{}
+				d := &decoder{report: r, sub: &substitution{}, workers: "1"}
+				d.field(field{def: text, typ: f.typ, oneof: f.oneof}, nil, reflect.New(f.typ).Elem(), f.key)
+				if err := r.err(); err != nil {
+					t.Error(err)
+				}
+			}
+			switch reflect.New(f.typ).Interface().(type) {
+			case special, scalar:
+				continue
+			}
+			for f.typ.Kind() == reflect.Slice || f.typ.Kind() == reflect.Pointer {
+				f.typ = f.typ.Elem()
+			}
+			if f.typ.Kind() == reflect.Struct {
+				walk(f.typ)
+			}
+		}
+	}
+	walk(reflect.TypeFor[fileSpec]())
+	walk(reflect.TypeFor[fieldSpec]())
+}
+
+// fakeConfig has a field of every type that an adapter may use.
+type fakeConfig struct {
+	fakeBase `yaml:",inline"`
+	Text     string                     `yaml:"text"`
+	Secret   adapters.Secret            `yaml:"secret"`
+	Number   int                        `yaml:"number" min:"1" max:"9"`
+	Share    float64                    `yaml:"share"`
+	Flag     bool                       `yaml:"flag"`
+	Pause    time.Duration              `yaml:"pause"`
+	List     []string                   `yaml:"list"`
+	Items    []fakeItem                 `yaml:"items"`
+	Table    map[string]string          `yaml:"table"`
+	Secrets  map[string]adapters.Secret `yaml:"secrets"`
+	Codes    map[int]string             `yaml:"codes"`
+	Routes   map[string]fakeItem        `yaml:"routes"`
+	Pointer  *fakeItem                  `yaml:"pointer"`
+	hidden   int
+}
+
+type fakeBase struct {
+	Timeout time.Duration `yaml:"timeout"`
+}
+
+type fakeItem struct {
+	A string `yaml:"a"`
+	B int    `yaml:"b"`
+}
+
+type fakeAdapter struct{ config fakeConfig }
+
+func (a *fakeAdapter) Deliver(context.Context, adapters.Message) (adapters.Receipt, error) {
+	return adapters.Receipt{}, nil
+}
+func (a *fakeAdapter) AttemptTimeout() time.Duration { return a.config.Timeout }
+
+func fakeKinds() map[string]adapterKind {
+	return map[string]adapterKind{"fake": kindOf(func(c fakeConfig) (*fakeAdapter, error) {
+		if c.Text != "bad" {
+			return &fakeAdapter{config: c}, nil
+		}
+		return nil, fmt.Errorf("fake: %w", errors.Join(
+			errors.New("no field is named here"),
+			errors.New("broken: this word is no field"),
+			fmt.Errorf("text: %q is bad", c.Text),
+			errors.Join(errors.New(`routes["a:b"].a, routes["a:b"].b: set one`), errors.New("items[1].b: is bad")),
+			fmt.Errorf("pointer.a: %w", errors.Join(errors.New("is missing"), errors.New("and wrong"))),
+			fmt.Errorf("secret: %q is bad, and so is %s", c.Secret.Reveal(), c.Secret.Reveal()),
+		))
+	})}
+}
+
+const fakeSync = `
+syncs:
+  - name: S
+    event: a
+    adapter:
+      kind: fake
+`
+
+func TestAdapterFields(t *testing.T) {
+	f, err := parseWith("t.yaml", []byte(fakeSync+`
+      timeout: 30s
+      text: a
+      secret: ${COURT_TOKEN}
+      number: 9
+      share: 0.25
+      flag: true
+      pause: 1d
+      list: [a, "b"]
+      items: [{a: x, b: 1}, {b: 2}]
+      table: {a: x}
+      secrets: {a: x}
+      codes: {409: duplicate}
+      routes: {"a:b": {a: x}}
+      pointer: {b: 3}
+`), testEnv, fakeKinds())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fakeConfig{
+		fakeBase: fakeBase{Timeout: 30 * time.Second},
+		Text:     "a", Secret: "tok-4711-hunter2", Number: 9, Share: 0.25, Flag: true, Pause: 24 * time.Hour,
+		List: []string{"a", "b"}, Items: []fakeItem{{"x", 1}, {"", 2}}, Table: map[string]string{"a": "x"},
+		Secrets: map[string]adapters.Secret{"a": "x"}, Codes: map[int]string{409: "duplicate"},
+		Routes: map[string]fakeItem{"a:b": {A: "x"}}, Pointer: &fakeItem{B: 3},
+	}
+	if got := f.Syncs[0].Adapter.(*fakeAdapter).config; !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if f.Syncs[0].AdapterKind != "fake" {
+		t.Errorf("kind is %q", f.Syncs[0].AdapterKind)
+	}
+}
+
+func TestAdapterErrorsHavePositions(t *testing.T) {
+	_, err := parseWith("t.yaml", []byte(fakeSync+`
+      text: bad
+      secret: ${COURT_TOKEN}
+      items: [{a: x, b: 1}, {b: 2}]
+      routes: {"a:b": {b: 0}}
+      pointer: {b: 3}
+`), testEnv, fakeKinds())
+	want := `t.yaml:6:7: syncs[0].adapter: fake: no field is named here
+t.yaml:6:7: syncs[0].adapter: fake: broken: this word is no field
+t.yaml:8:13: syncs[0].adapter.text: "bad" is bad
+t.yaml:9:15: syncs[0].adapter.secret: "…" is bad, and so is … (the value comes from ${COURT_TOKEN})
+t.yaml:10:33: syncs[0].adapter.items[1].b: is bad
+t.yaml:11:23: syncs[0].adapter.routes["a:b"].a: set one
+t.yaml:12:16: syncs[0].adapter.pointer.a: is missing
+t.yaml:12:16: syncs[0].adapter.pointer.a: and wrong`
+	if err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
+func TestAdapterKeysAreStrict(t *testing.T) {
+	_, err := parseWith("t.yaml", []byte(fakeSync+`
+      txt: a
+      number: 10
+      share: lots
+      flag: "true"
+      pause: 5
+      list: a
+      items: [{c: 1}]
+      codes: {x: a}
+      table: [a]
+      pointer: 7
+      timeout: 31s
+`), testEnv, fakeKinds())
+	if err == nil {
+		t.Fatal("was accepted")
+	}
+	for _, want := range []string{
+		`t.yaml:8:7: syncs[0].adapter.txt: is not a known key. Did you mean text? Known here: kind, timeout, text,`,
+		`t.yaml:9:15: syncs[0].adapter.number: "10" is out of bounds: write a whole number from 1 to 9`,
+		`t.yaml:10:14: syncs[0].adapter.share: is text, and must be a number`,
+		`t.yaml:11:13: syncs[0].adapter.flag: is text, and must be true or false`,
+		`t.yaml:12:14: syncs[0].adapter.pause: "5" has no unit: write for example 5s`,
+		`t.yaml:13:13: syncs[0].adapter.list: is text, and must be a list`,
+		`t.yaml:14:16: syncs[0].adapter.items[0].c: is not a known key.`,
+		`t.yaml:15:15: syncs[0].adapter.codes.x: the key is not a number`,
+		`t.yaml:16:14: syncs[0].adapter.table: is a list, and must be a mapping of keys to values`,
+		`t.yaml:17:16: syncs[0].adapter.pointer: is a number, and must be a mapping of keys to values`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("missing %s in\n%v", want, err)
+		}
+	}
+}
+
+func TestLease(t *testing.T) {
+	parse := func(relay, timeout string) error {
+		_, err := parseWith("t.yaml", []byte(relay+fakeSync+"      timeout: "+timeout+"\n"), testEnv, fakeKinds())
+		return err
+	}
+	if err := parse("", "30s"); err != nil {
+		t.Error(err)
+	}
+	for where, err := range map[string]error{
+		"t.yaml:7:16: syncs[0].adapter.timeout: ": parse("", "31s"),
+		"t.yaml:1:16: relay.lease: ":              parse("relay: {lease: 59s}", "30s"),
+	} {
+		if err == nil || !strings.HasPrefix(err.Error(), where+"a lease of ") || !strings.Contains(err.Error(), "raise relay.lease to at least ") {
+			t.Errorf("got %v, want it at %s", err, where)
+		}
+	}
+}
+
+func TestSchema(t *testing.T) {
+	got, err := Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "testdata/schema.golden.json", got)
+}
+
+func TestPrint(t *testing.T) {
+	for _, name := range []string{"example.yaml", "example.json", "secrets.yaml"} {
+		for suffix, withDefaults := range map[string]bool{".print.golden": false, ".defaults.golden": true} {
+			f, err := Load("testdata/"+name, testEnv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b bytes.Buffer
+			if err := f.Print(&b, withDefaults); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(b.String(), "hunter2") {
+				t.Errorf("%s: a secret is printed:\n%s", name, &b)
+			}
+			golden(t, "testdata/"+name+suffix, b.Bytes())
+
+			// What is printed is a configuration again, and the same but for secrets.
+			again, err := Parse("printed.yaml", b.Bytes(), testEnv)
+			if err != nil {
+				t.Fatalf("%s: the printed configuration is refused: %v", name, err)
+			}
+			again.Database.URL = f.Database.URL
+			if diff := cmp.Diff(f, again, ignoreBuilt()); diff != "" {
+				t.Errorf("%s: printed and read again (-file +printed)\n%s", name, diff)
+			}
+		}
+	}
+	var b bytes.Buffer
+	if err := Defaults().Print(&b, true); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "testdata/none.defaults.golden", b.Bytes())
+}
+
+func TestMaskDatabase(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                                  "",
+		"postgres://u:p%40w@h/db":           "postgres://u:***@h/db",
+		"postgres://u@h/db":                 "postgres://u@h/db",
+		"postgres://h/db?password=x&a=b":    "postgres://h/db?a=b&password=***",
+		"host=h password=x dbname=d":        "host=h password=*** dbname=d",
+		"host=h password = x sslpassword=y": "host=h password = *** sslpassword=***",
+		"host=h password='a b' user=u":      "***",
+		"postgres://u:p@h:port/%zz":         "***",
+		"secret":                            "***",
+	} {
+		if got := maskDatabase(in); got != want {
+			t.Errorf("%s: got %s, want %s", in, got, want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	files, err := filepath.Glob("testdata/*/*.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, path := range append(files, "testdata/example.yaml", "testdata/example.json") {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file, err := Parse("f.yaml", data, func(string) (string, bool) { return "", false })
+		var ps Problems
+		if err != nil && !errors.As(err, &ps) {
+			t.Fatalf("%T %v", err, err)
+		}
+		if err == nil {
+			var b bytes.Buffer
+			if err := file.Print(&b, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

@@ -1,0 +1,12 @@
+package config
+
+import (
+	"github.com/hms-mkt/lockstep/adapters/rest"
+)
+
+// kinds are the adapters that a configuration can name: one line each.
+func kinds() map[string]adapterKind {
+	return map[string]adapterKind{
+		"rest": kindOf(rest.New),
+	}
+}

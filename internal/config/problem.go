@@ -1,0 +1,72 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Problem is one thing wrong with a configuration.
+type Problem struct {
+	File   string
+	Line   int // 1 for the first
+	Column int
+	Path   string // such as syncs[0].adapter.timeout; empty for the file as a whole
+	Text   string // what is wrong, why, and what to do
+}
+
+func (p Problem) Error() string {
+	at := fmt.Sprintf("%s:%d:%d: ", p.File, p.Line, p.Column)
+	if p.Path == "" {
+		return at + p.Text
+	}
+	return at + p.Path + ": " + p.Text
+}
+
+// Problems is everything that was found wrong, in the order of the file.
+type Problems []Problem
+
+func (ps Problems) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap lets errors.As find each Problem.
+func (ps Problems) Unwrap() []error {
+	errs := make([]error, len(ps))
+	for i, p := range ps {
+		errs[i] = p
+	}
+	return errs
+}
+
+// report collects problems.
+type report struct {
+	file     string
+	problems Problems
+}
+
+func (r *report) add(line, column int, path, format string, args ...any) {
+	r.problems = append(r.problems, Problem{
+		File: r.file, Line: line, Column: column, Path: path, Text: fmt.Sprintf(format, args...),
+	})
+}
+
+func (r *report) at(n *node, path, format string, args ...any) {
+	r.add(n.line, n.column, path, format, args...)
+}
+
+// err returns the problems, sorted, without repetitions; nil if there are none.
+func (r *report) err() error {
+	if len(r.problems) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(r.problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	return slices.Compact(r.problems)
+}
