@@ -2,8 +2,8 @@
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOFUMPT       := mvdan.cc/gofumpt@v0.12.0
 
-# Packages that also run against a container in `make test-containers`.
-CONTAINER_TESTS := ./internal/pgtest ./migrations
+# What also runs against a container in `make test-containers`: PACKAGE or PACKAGE=RUN.
+CONTAINER_TESTS := ./internal/pgtest
 
 .DEFAULT_GOAL := help
 

@@ -45,6 +45,8 @@ export LOCKSTEP_TEST_IMAGE=$image
 export LOCKSTEP_TEST_ROUTE=container
 export TESTCONTAINERS_RYUK_DISABLED=true # its image is in a registry; the namespace cleans up instead
 unset LOCKSTEP_TEST_DATABASE_URL
+mkdir -m 1777 "$work/tmp" # goes with the rest, even if a test is killed
+export TMPDIR=$work/tmp
 
 status=0
 while IFS=$'\t' read -r directory binary run; do
