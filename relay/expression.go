@@ -8,7 +8,6 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/file"
@@ -16,15 +15,6 @@ import (
 	"github.com/expr-lang/expr/vm"
 
 	"github.com/hms-mkt/lockstep/outbox"
-)
-
-// Bounds of one expression.
-const (
-	maxExpressionLen   = 4 << 10 // bytes of source
-	maxExpressionNodes = 500
-	maxExpressionSteps = 200_000 // rounds of all predicates together, per event
-	maxExpressionCells = 1 << 20 // the machine's memory budget: elements and bytes made
-	maxExpressionDepth = 100     // nesting of a result
 )
 
 // expression is a compiled condition or computed field.
@@ -37,7 +27,8 @@ type expression struct {
 // expressionEnv is what expressions see of an event.
 type expressionEnv struct {
 	vars  map[string]any
-	steps int
+	steps int // taken by this run
+	bytes int // made by this run
 }
 
 // compileExpression compiles src; its errors show the source, which is the
@@ -139,7 +130,7 @@ func (e *expression) run(env *expressionEnv) (result any, err error) {
 			result, err = nil, &FieldError{Field: e.field, Reason: "the expression cannot be evaluated for this event"}
 		}
 	}()
-	env.steps = 0
+	env.steps, env.bytes = 0, 0
 	machine := vm.VM{MemoryBudget: maxExpressionCells}
 	v, err := machine.Run(e.program, env.vars)
 	if err != nil {
@@ -181,7 +172,7 @@ func explainRun(err error) string {
 	case strings.HasPrefix(e.Message, "cannot fetch ") && strings.HasSuffix(e.Message, " from <nil>"):
 		return "reads a member of a value that is missing or null" + at
 	case strings.HasPrefix(e.Message, "memory budget exceeded"):
-		return "the expression needs too much memory for this event"
+		return string(errTooMuchMemory)
 	case strings.HasPrefix(e.Message, "index out of range"):
 		return "reads an element that the array does not have" + at
 	}
@@ -220,24 +211,3 @@ func kindOf(v any) string {
 	}
 	return "not a JSON value"
 }
-
-// encodeResult writes a computed value as JSON. Its errors hold no value.
-func encodeResult(v any) ([]byte, error) {
-	if v == nil {
-		return nil, kindError("the expression is null for this event, and null is never sent: give another value with ??")
-	}
-	v, err := plainResult(v, 0)
-	if err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, kindError("the expression's result is not a JSON value")
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
-}
-
-// timeResult is how a computed time is sent.
-func timeResult(t time.Time) string { return t.Format(time.RFC3339Nano) }

@@ -3,13 +3,11 @@ package relay
 import (
 	"encoding/json"
 	"errors"
-	"math"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/ast"
@@ -18,19 +16,24 @@ import (
 // Names that only the guard can write: the language has no identifiers with a
 // space.
 const (
-	stepsName  = "expression steps"
-	stepFunc   = "count step"
-	numberFunc = "exact number"
+	stepsName    = "expression steps"
+	stepFunc     = "count step"
+	textStepFunc = "count text"
+	numberFunc   = "exact number"
 )
 
 // languageOptions makes the language a function of the event alone.
 func languageOptions() []expr.Option {
 	options := []expr.Option{
+		// With two types in one function the checker would pass over errors in
+		// the arguments.
 		expr.Function(stepFunc, countStep, new(func(*expressionEnv, any) any)),
+		expr.Function(textStepFunc, countStep, new(func(*expressionEnv, string) string)),
 		expr.Function(numberFunc, toNumber, new(func(any) any)),
 		expr.Function("date", parseDate, new(func(string) time.Time)),
 		expr.Function("timezone", loadZone, new(func(string) *time.Location)),
 	}
+	options = append(options, boundedBuiltins()...)
 	for _, name := range disabledBuiltins() {
 		options = append(options, expr.DisableBuiltin(name))
 	}
@@ -72,6 +75,9 @@ func (g *expressionGuard) Visit(node *ast.Node) {
 			wrapNumber(&n.Left)
 			wrapNumber(&n.Right)
 		}
+		if kind := n.Type().Kind(); n.Operator == "+" && (kind == reflect.String || kind == reflect.Interface) {
+			count(node)
+		}
 	case *ast.UnaryNode:
 		wrapNumber(&n.Node)
 	case *ast.SliceNode:
@@ -84,8 +90,19 @@ func (g *expressionGuard) Visit(node *ast.Node) {
 		if callee, ok := n.Callee.(*ast.MemberNode); ok && memberName(callee) == "Local" {
 			g.err = errLocalTime
 		}
+		if callee, ok := n.Callee.(*ast.IdentifierNode); ok && callee.Value != "toJSON" {
+			for i := range n.Arguments {
+				wrapNumber(&n.Arguments[i])
+			}
+		}
+		if kind := n.Type().Kind(); kind == reflect.String || kind == reflect.Interface {
+			count(node)
+		}
 	case *ast.BuiltinNode:
 		g.builtin(n)
+		if n.Name == "concat" || n.Name == "flatten" || n.Name == "toBase64" {
+			count(node)
+		}
 	}
 }
 
@@ -133,8 +150,8 @@ func (g *expressionGuard) builtin(n *ast.BuiltinNode) {
 func keepsDigits(name string) bool {
 	return slices.Contains([]string{
 		"all", "none", "any", "one", "filter", "map", "find", "findIndex", "findLast", "findLastIndex",
-		"count", "groupBy", "sortBy", "reduce", "len", "string", "toJSON", "first", "last", "get", "take",
-		"reverse", "flatten", "fromPairs", "join",
+		"count", "groupBy", "sortBy", "reduce", "len", "string", "first", "last", "get", "take",
+		"reverse", "flatten", "fromPairs",
 	}, name)
 }
 
@@ -158,8 +175,12 @@ func wrapNumber(node *ast.Node) {
 }
 
 func count(node *ast.Node) {
+	name := stepFunc
+	if (*node).Type().Kind() == reflect.String {
+		name = textStepFunc
+	}
 	patch(node, &ast.CallNode{
-		Callee:    &ast.IdentifierNode{Value: stepFunc},
+		Callee:    &ast.IdentifierNode{Value: name},
 		Arguments: []ast.Node{&ast.IdentifierNode{Value: stepsName}, *node},
 	})
 }
@@ -172,15 +193,10 @@ func patch(node *ast.Node, call *ast.CallNode) {
 			arg.SetLocation(at)
 		}
 	}
-	ast.Patch(node, call)
-}
-
-func countStep(params ...any) (any, error) {
-	env := params[0].(*expressionEnv)
-	if env.steps++; env.steps > maxExpressionSteps {
-		return nil, kindError("the expression takes too many steps for this event")
+	if t := (*node).Type(); t.Kind() == reflect.String {
+		call.SetType(t) // the parent looks at it before types are checked again
 	}
-	return params[1], nil
+	ast.Patch(node, call)
 }
 
 func toNumber(params ...any) (any, error) {
@@ -262,69 +278,4 @@ func loadZone(params ...any) (any, error) {
 		return nil, kindError("timezone() needs an IANA name such as America/New_York")
 	}
 	return zone, nil
-}
-
-// plainResult turns what the machine yields into what encoding/json writes
-// exactly, or says which kind of value is in the way.
-func plainResult(v any, depth int) (any, error) {
-	if depth > maxExpressionDepth {
-		return nil, kindError("the expression's result is nested too deeply")
-	}
-	switch v := v.(type) {
-	case nil, bool, json.Number:
-		return v, nil
-	case string:
-		if !utf8.ValidString(v) {
-			return nil, kindError("the expression's result is not UTF-8")
-		}
-		return v, nil
-	case float64:
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return nil, kindError("the expression's result is not a finite number")
-		}
-		return v, nil
-	case time.Time:
-		return timeResult(v), nil
-	case time.Duration:
-		return nil, kindError("the expression's result is a duration: use its Minutes() or Seconds()")
-	}
-	r := reflect.ValueOf(v)
-	switch r.Kind() {
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
-		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		return v, nil
-	case reflect.Float32:
-		return plainResult(r.Float(), depth)
-	case reflect.Slice, reflect.Array:
-		return plainList(r, depth)
-	case reflect.Map:
-		return plainMap(r, depth)
-	}
-	return nil, kindError("the expression's result is not a JSON value")
-}
-
-func plainList(r reflect.Value, depth int) (any, error) {
-	list := make([]any, r.Len())
-	for i := range list {
-		var err error
-		if list[i], err = plainResult(r.Index(i).Interface(), depth+1); err != nil {
-			return nil, err
-		}
-	}
-	return list, nil
-}
-
-func plainMap(r reflect.Value, depth int) (any, error) {
-	object := make(map[string]any, r.Len())
-	for k, v := range r.Seq2() {
-		name, ok := k.Interface().(string)
-		if !ok {
-			return nil, kindError("the expression's result is an object whose names are not strings")
-		}
-		var err error
-		if object[name], err = plainResult(v.Interface(), depth+1); err != nil {
-			return nil, err
-		}
-	}
-	return object, nil
 }

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -53,7 +54,11 @@ func TestCompute(t *testing.T) {
 		"date":                      {`date(event.day).Year()`, `2027`},
 		"grouped, names are sorted": {`groupBy(event.parties, .age > 18 ? "b" : "a") | len()`, `2`},
 		"nested predicates":         {`map(event.parties, count(event.list, # > 1))`, `[2,2]`},
-		"JSON text":                 {`toJSON(event.nested.rate)`, `"1.10"`},
+		"JSON text":                 {`toJSON({"r": event.nested.rate})`, `"{\"r\":1.10}"`},
+		"replaced":                  {`replace(event.id, "-", "/")`, `"H/1"`},
+		"repeated":                  {`repeat("ab", event.count)`, `"ababab"`},
+		"joined by a pipe":          {`event.words | join()`, `"ba"`},
+		"split and joined":          {`join(split(event.day, "-"), "")`, `"20270704"`},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -71,6 +76,17 @@ func TestCompute(t *testing.T) {
 			}
 		})
 	}
+}
+
+// doubling is an expression that applies step, in which %[2]s is the value so
+// far, to its own result 40 times.
+func doubling(step string) string {
+	var b strings.Builder
+	b.WriteString(`let a0 = "xxxx";`)
+	for i := range 40 {
+		fmt.Fprintf(&b, "let a%[1]d = "+step+";", i+1, fmt.Sprintf("a%d", i))
+	}
+	return b.String() + "a40"
 }
 
 func TestComputeRefusesAtRunTime(t *testing.T) {
@@ -91,7 +107,17 @@ func TestComputeRefusesAtRunTime(t *testing.T) {
 		"element that is absent": {`event.list[9]`, "an element that the array does not have"},
 		"too many steps":         {`sum(1..1000, count(1..1000, # > 3))`, "too many steps"},
 		"too much memory":        {`map(1..200000, 1..200000)`, "too much memory"},
-		"too long a text":        {`repeat(repeat("x", 1000), 100000)`, "too much memory"},
+		"repeat of a repeat":     {`repeat(repeat("x", 1000), 100000)`, "too much memory"},
+		"doubled text":           {`reduce(1..60, #acc + #acc, "xxxx")`, "too much memory"},
+		"doubled text by let":    {doubling("%[2]s + %[2]s"), "too much memory"},
+		"doubled list":           {doubling("concat([%[2]s], [%[2]s])"), "too much memory"},
+		"doubled list by reduce": {`reduce(1..60, concat(#acc, #acc), [1])`, "too much memory"},
+		"doubled object":         {doubling(`{"l": %[2]s, "r": %[2]s}`), "too much memory"},
+		"doubled JSON":           {doubling(`toJSON([%[2]s, %[2]s])`), "too much memory"},
+		"replaced by much":       {`replace(repeat("x", 1000000), "x", repeat("y", 1000000))`, "too much memory"},
+		"joined with much":       {`join(split(repeat("x", 10000), ""), repeat("y", 1000000))`, "too much memory"},
+		"join of numbers":        {`join(event.list, ",")`, "join() needs a list of texts, and found a number in it"},
+		"repeat of a number":     {`repeat(event.count, 2)`, "repeat() needs a text"},
 		"regular expression":     {`"a" matches event.secret + "("`, "cannot be evaluated"},
 		"names that are numbers": {`groupBy(event.parties, .age)`, "names are not strings"},
 		"key of bytes":           {`fromBase64("/w==")`, "not UTF-8"},
