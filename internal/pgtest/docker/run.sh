@@ -30,16 +30,31 @@ die() { say "$*" >&2; exit 1; }
 [ "$(uname -s)" = Linux ] || die "needs Linux: on other systems start Docker and run 'LOCKSTEP_TEST_ROUTE=container make test'"
 [ "$(id -u)" = 0 ] || die "needs root, for dockerd and its namespaces; with a Docker engine at hand run 'LOCKSTEP_TEST_ROUTE=container make test' instead"
 
+# install PACKAGE...: from Debian's archive. The packages' services stay off: a
+# dockerd started by its package would change this machine's network.
+install() {
+	command -v apt-get >/dev/null || die "not found here: $*"
+	say "installing $*"
+	local policy=/usr/sbin/policy-rc.d
+	if [ ! -e "$policy" ]; then
+		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod 755 "$policy"
+	fi
+	apt-get update -qq </dev/null
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
+	if [ "$(trap -p EXIT)" ]; then
+		rm -f "$policy"
+		trap - EXIT
+	fi
+}
+
 missing=()
 command -v dockerd >/dev/null || missing+=(docker.io)
 command -v iptables >/dev/null || missing+=(iptables)
 command -v ip >/dev/null || missing+=(iproute2)
-if [ ${#missing[@]} -gt 0 ]; then
-	command -v apt-get >/dev/null || die "dockerd, iptables or ip is missing: install ${missing[*]}"
-	say "installing ${missing[*]}"
-	apt-get update -qq </dev/null
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null >/dev/null
-fi
+[ ${#missing[@]} = 0 ] || install "${missing[@]}"
+command -v docker >/dev/null || install docker-cli # a package of its own since Debian 13
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/lockstep-containers-XXXXXX")
 cgroup=lockstep-$(basename "$work")
