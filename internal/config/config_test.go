@@ -485,7 +485,6 @@ type fakeConfig struct {
 	Codes    map[int]string             `yaml:"codes"`
 	Routes   map[string]fakeItem        `yaml:"routes"`
 	Pointer  *fakeItem                  `yaml:"pointer"`
-	hidden   int
 }
 
 type fakeBase struct {

@@ -46,7 +46,7 @@ func (d *decoder) build(root *node, spec fileSpec) *File {
 func (d *decoder) sync(n *node, path string, s syncSpec) Sync {
 	d.checkCondition(n, path, s.When)
 	d.checkFrom(n, path, s.From)
-	if s.Retry.Max < s.Retry.Initial {
+	if s.Retry.Max > 0 && s.Retry.Max < s.Retry.Initial {
 		at, full := nearest(n, path, "retry", "max")
 		d.at(at, full, "is shorter than retry.initial (%s): raise max or lower initial", s.Retry.Initial)
 	}
