@@ -25,7 +25,7 @@ func (d FileDrop) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 	if err != nil {
 		return adapters.Receipt{}, d.failure(err)
 	}
-	defer os.Remove(part.Name())
+	defer func() { _ = os.Remove(part.Name()) }()
 	_, err = part.Write(msg.Body)
 	if err = errors.Join(err, part.Sync(), part.Close()); err != nil {
 		return adapters.Receipt{}, d.failure(err)
@@ -56,7 +56,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 
 	var court adapters.Adapter = FileDrop{Dir: dir}
 	msg := adapters.Message{ID: "e-1", IdempotencyKey: "e-1", Key: "hearing-7", Body: []byte(`{"hearingId":"7"}`)}

@@ -212,8 +212,12 @@ func checkError(t *testing.T, err error) {
 		return
 	}
 	text := err.Error()
-	if !storable(text) || len(text) > maxErrorText {
-		t.Errorf("an error text of %d bytes is too long, or cannot be stored: %.300q", len(text), text)
+	if len(text) > maxErrorText {
+		t.Errorf("an error text of %d bytes is too long: %.300q", len(text), text)
+		return
+	}
+	if !storable(text) {
+		t.Errorf("an error text cannot be stored: %q", text)
 	}
 	if strings.Contains(text, canary) {
 		t.Errorf("the error text gives away what is secret: %s", text)

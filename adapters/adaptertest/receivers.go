@@ -44,7 +44,7 @@ func (s suite) badReceivers(t *testing.T) {
 	})
 
 	t.Run("a gzip bomb", func(t *testing.T) {
-		bomb := gzipped(t, 256<<20)
+		bomb := gzipped(t, 256)
 		b := s.with(t, longTimeout, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
 			w.WriteHeader(http.StatusInternalServerError)
@@ -63,7 +63,7 @@ func (s suite) badReceivers(t *testing.T) {
 		release := make(chan struct{})
 		b := s.with(t, shortTimeout, func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusOK)
-			drip(w, r.Context(), release)
+			drip(r.Context(), w, release)
 		})
 		defer close(release)
 		_, err := b.deliver(t.Context(), t, s.Message)
@@ -75,7 +75,7 @@ func (s suite) badReceivers(t *testing.T) {
 		b := s.with(t, shortTimeout, func(w http.ResponseWriter, r *http.Request) {
 			conn := hijack(t, w)
 			defer func() { _ = conn.Close() }()
-			drip(conn, r.Context(), release)
+			drip(r.Context(), conn, release)
 		})
 		defer close(release)
 		_, err := b.deliver(t.Context(), t, s.Message)
@@ -119,6 +119,7 @@ func (s suite) badReceivers(t *testing.T) {
 	t.Run("bytes that cannot be stored", func(t *testing.T) {
 		for name, reason := range map[string]string{
 			"NUL": "a\x00b", "invalid UTF-8": "a\xff\xfeb", "ANSI": "\x1b[31ma\x1b]0;x\x07b", "lines": "a\r\nlevel=error b",
+			"length": strings.Repeat("all of the record ", 1000),
 		} {
 			b := s.with(t, longTimeout, func(w http.ResponseWriter, _ *http.Request) { s.Refuse(w, 422, reason) })
 			_, err := b.deliver(t.Context(), t, s.Message) // checks the text
@@ -216,7 +217,7 @@ func (s suite) noAnswer(t *testing.T) {
 }
 
 // drip writes a byte now and then until the client has gone.
-func drip(w io.Writer, client context.Context, release <-chan struct{}) {
+func drip(client context.Context, w io.Writer, release <-chan struct{}) {
 	tick := time.NewTicker(shortTimeout / 10)
 	defer tick.Stop()
 	for range 10_000 {
@@ -255,18 +256,16 @@ func hijack(t *testing.T, w http.ResponseWriter) net.Conn {
 	return conn
 }
 
-func gzipped(t *testing.T, size int) []byte {
+// gzipped returns megabytes of zeros as gzip, one member (RFC 1952, 2.2) for each.
+func gzipped(t *testing.T, megabytes int) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	zeros := make([]byte, 1<<20)
-	for range size / len(zeros) {
-		if _, err := z.Write(zeros); err != nil {
-			t.Fatal(err)
-		}
+	var member bytes.Buffer
+	z := gzip.NewWriter(&member)
+	if _, err := z.Write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
 	}
 	if err := z.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return b.Bytes()
+	return bytes.Repeat(member.Bytes(), megabytes)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -50,6 +51,7 @@ func newTransport(config *tls.Config) *http.Transport {
 	protocols.SetHTTP1(true)
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dial,
 		TLSClientConfig:        config,
 		Protocols:              &protocols,
 		MaxIdleConns:           idleConnections,
@@ -99,7 +101,7 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	var p progress
 	res, err := c.transport.RoundTrip(r.build(httptrace.WithClientTrace(ctx, p.trace())))
 	if err != nil {
-		return Answer{}, noAnswer(ctx, r, p.sent(ctx), err)
+		return Answer{}, noAnswer(ctx, r, p.sent(ctx), p.alert(err))
 	}
 	defer func() { _ = res.Body.Close() }()
 	return readAnswer(ctx, res), nil
@@ -148,11 +150,14 @@ type onceReader struct{ r io.Reader }
 func (o onceReader) Read(p []byte) (int, error) { return o.r.Read(p) }
 
 // progress is how far a request got.
-type progress struct{ connected, written atomic.Bool }
+type progress struct {
+	conn    atomic.Pointer[net.Conn] // nil until there is one
+	written atomic.Bool
+}
 
 func (p *progress) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
-		GotConn:      func(httptrace.GotConnInfo) { p.connected.Store(true) },
+		GotConn:      func(info httptrace.GotConnInfo) { p.conn.Store(&info.Conn) },
 		WroteHeaders: func() { p.written.Store(true) },
 	}
 }
@@ -161,5 +166,23 @@ func (p *progress) trace() *httptrace.ClientTrace {
 // were complete. When ctx ended, the write may be under way in another
 // goroutine, so a connection is enough.
 func (p *progress) sent(ctx context.Context) bool {
-	return p.written.Load() || ctx.Err() != nil && p.connected.Load()
+	return p.written.Load() || ctx.Err() != nil && p.conn.Load() != nil
+}
+
+// alert returns the TLS alert that ended the connection, otherwise err. net/http
+// reports what failed first, which may be the write after the alert was read; a
+// broken tls.Conn gives its error again to whoever reads.
+func (p *progress) alert(err error) error {
+	conn := p.conn.Load()
+	if conn == nil {
+		return err
+	}
+	if c, ok := (*conn).(*tls.Conn); ok && c.SetReadDeadline(time.Unix(1, 0)) != nil { // closed: Read cannot wait
+		if _, alert := c.Read(make([]byte, 1)); alert != nil {
+			if _, ok := certificateAlert(alert); ok {
+				return alert
+			}
+		}
+	}
+	return err
 }

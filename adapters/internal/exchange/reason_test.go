@@ -24,6 +24,7 @@ func TestReason(t *testing.T) {
 		"message only":      {body: `{"message":"busy"}`, want: "busy"},
 		"hidden values":     {body: `{"message":"no room for Jane Doe with tok-1234"}`, hide: []string{"tok-1234", "Jane", "Jane Doe", "no"}, want: "no room for *** with ***"},
 		"hidden, escaped":   {body: `{"message":"bad \u001b[31mJane\u0000 Doe"}`, hide: []string{"Jane Doe"}, want: "bad ***"},
+		"long":              {body: `{"message":"` + strings.Repeat("long ", 100) + `"}`, want: strings.Repeat("long ", 39) + "lo…"},
 		"empty":             {},
 		"HTML":              {body: "<html>Jane Doe</html>"},
 		"unknown object":    {body: `{"name":"Jane Doe"}`},

@@ -1,0 +1,93 @@
+package adaptertest_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/adaptertest"
+)
+
+// naive is what one writes without having read the contract.
+type naive struct {
+	adaptertest.Setup
+	client *http.Client
+}
+
+func (n naive) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, n.URL, bytes.NewReader(msg.Body))
+	if err != nil {
+		return adapters.Receipt{}, err
+	}
+	req.Header.Set("Authorization", "Bearer "+n.Secret.Reveal())
+	req.Header.Set("Idempotency-Key", fmt.Sprintf("%s-%d", msg.IdempotencyKey, msg.Attempt))
+	res, err := n.client.Do(req)
+	if err != nil {
+		return adapters.Receipt{}, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return adapters.Receipt{}, err
+	}
+	if res.StatusCode >= 300 {
+		return adapters.Receipt{}, fmt.Errorf("%s: %s", res.Status, body)
+	}
+	return adapters.Receipt{Code: res.Status}, nil
+}
+
+// defective is the environment variable that makes TestNaive run.
+const defective = "ADAPTERTEST_RUN_NAIVE"
+
+// TestNaive is run by [TestTheSuiteCatches] in a process of its own, where it fails.
+func TestNaive(t *testing.T) {
+	if os.Getenv(defective) == "" {
+		return
+	}
+	adaptertest.Run(t, adaptertest.Harness{
+		New: func(_ *testing.T, s adaptertest.Setup) adapters.Adapter {
+			return naive{Setup: s, client: &http.Client{Timeout: s.Timeout}}
+		},
+		Accept: func(w http.ResponseWriter, _ *http.Request, _ []byte) { w.WriteHeader(http.StatusOK) },
+		Refuse: func(w http.ResponseWriter, status int, reason string) {
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, reason)
+		},
+		Key: func(r *http.Request, _ []byte) string { return r.Header.Get("Idempotency-Key") },
+	})
+}
+
+// A suite is only as good as what it catches.
+func TestTheSuiteCatches(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNaive$", "-test.v",
+		"-test.skip=/bad_receivers/an_answer_of_a_gigabyte") // which a naive adapter does read
+	cmd.Env = append(os.Environ(), defective+"=1")
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Fatal("a naive adapter passes the suite")
+	}
+	for _, name := range []string{
+		"statuses/400", "statuses/401", "statuses/409", "statuses/429",
+		"Retry-After/429_seconds", "Retry-After/503_date", "Retry-After/500_10^9",
+		"requests/attempts_are_the_same",
+		"bad_receivers/a_gzip_bomb", "bad_receivers/no_HTTP", "bad_receivers/a_bad_header", "bad_receivers/nothing_at_all",
+		"bad_receivers/bytes_that_cannot_be_stored", "bad_receivers/a_garbled_error",
+		"no_answer/the_timeout_names_itself", "no_answer/stopped_after_it_was_sent", "no_answer/nobody_listens",
+		"no_answer/a_kept-alive_connection_breaks",
+		"secrets/echoed_with_500", "redirects/302", "redirects/307",
+	} {
+		if !strings.Contains(string(out), "--- FAIL: TestNaive/"+name+" ") {
+			t.Errorf("%s lets a naive adapter pass", name)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%.20000s", out)
+	}
+}
