@@ -72,8 +72,8 @@ func compileExpression(src, field string, condition bool) (*expression, error) {
 }
 
 func explainCompile(err error) error {
-	var e *file.Error
-	if !errors.As(err, &e) {
+	e, ok := errors.AsType[*file.Error](err)
+	if !ok {
 		return fmt.Errorf("the expression does not compile: %w", err)
 	}
 	name, unknown := strings.CutPrefix(e.Message, "unknown name ")
@@ -149,12 +149,11 @@ func (e kindError) Error() string { return string(e) }
 var mismatch = regexp.MustCompile(`^invalid operation: (\S+|map\[string\]interface \{\}|\[\]interface \{\}) ([-+*/%<>=^]+|\w+) (\S+|map\[string\]interface \{\}|\[\]interface \{\})$`)
 
 func explainRun(err error) string {
-	var safe kindError
-	if errors.As(err, &safe) {
+	if safe, ok := errors.AsType[kindError](err); ok {
 		return string(safe)
 	}
-	var e *file.Error
-	if !errors.As(err, &e) {
+	e, ok := errors.AsType[*file.Error](err)
+	if !ok {
 		return "the expression cannot be evaluated for this event"
 	}
 	at := fmt.Sprintf(" (column %d of the expression)", e.Column+1)

@@ -192,8 +192,9 @@ func (p *plainer) plain(v any, depth int) (any, error) {
 		return p.list(r, depth)
 	case reflect.Map:
 		return p.object(r, depth)
+	default:
+		return nil, kindError("the expression's result is not a JSON value")
 	}
-	return nil, kindError("the expression's result is not a JSON value")
 }
 
 func (p *plainer) list(r reflect.Value, depth int) (any, error) {
@@ -210,7 +211,7 @@ func (p *plainer) list(r reflect.Value, depth int) (any, error) {
 func (p *plainer) object(r reflect.Value, depth int) (any, error) {
 	object := make(map[string]any, r.Len())
 	for k, v := range r.Seq2() {
-		name, ok := k.Interface().(string)
+		name, ok := reflect.TypeAssert[string](k)
 		if !ok {
 			return nil, kindError("the expression's result is an object whose names are not strings")
 		}

@@ -171,6 +171,7 @@ func wrapNumber(node *ast.Node) {
 			Callee:    &ast.IdentifierNode{Value: numberFunc},
 			Arguments: []ast.Node{*node},
 		})
+	default:
 	}
 }
 

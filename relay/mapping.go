@@ -323,12 +323,14 @@ func (f Field) check() []error {
 	bad(f.Time != nil && f.Values != nil, "has both time and values: choose one")
 	bad(hasDefault && f.Optional, "has both default and optional: with a default it is never left out, remove one")
 	bad(f.Values != nil && len(f.Values) == 0, "values is an empty table")
-	bad(hasConst && !json.Valid(f.Const), "const is not JSON")
-	bad(hasDefault && !json.Valid(f.Default), "default is not JSON")
+	bad(hasConst && !validJSON(f.Const), "const is not JSON")
+	bad(hasDefault && !validJSON(f.Default), "default is not JSON")
 	bad(hasDefault && string(f.Default) == "null", "default is null, and null is never sent: use optional to leave the field out")
 	bad(hasConst && string(f.Const) == "null", "const is null, and null is never sent: remove the field")
 	return errs
 }
+
+func validJSON(raw json.RawMessage) bool { return json.Valid(raw) && utf8.Valid(raw) }
 
 // read registers a source path and returns its slot.
 func (c *mappingCompiler) read(path string) int {
@@ -337,7 +339,7 @@ func (c *mappingCompiler) read(path string) int {
 		return -1
 	}
 	n := c.source
-	for _, name := range strings.Split(path, ".") {
+	for name := range strings.SplitSeq(path, ".") {
 		n = n.child(name)
 	}
 	if n.slot < 0 {

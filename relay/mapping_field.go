@@ -14,15 +14,12 @@ import (
 // emitter returns the function that writes f from its slot.
 func (f Field) emitter(slot int) (emitter, error) {
 	if f.Const != nil {
-		constant, err := compactJSON(f.Const)
+		constant := compactJSON(f.Const)
 		return func(dst []byte, _ *mapScratch) ([]byte, bool, error) {
 			return append(dst, constant...), true, nil
-		}, err
+		}, nil
 	}
-	fallback, err := compactJSON(f.Default)
-	if err != nil {
-		return omit, err
-	}
+	fallback := compactJSON(f.Default)
 	convert, err := f.converter(fallback)
 	if err != nil {
 		return omit, err
@@ -97,15 +94,14 @@ func lookup(values map[string]string, fallback []byte) (func(dst, raw []byte) ([
 	}, nil
 }
 
-func compactJSON(raw json.RawMessage) ([]byte, error) {
-	if raw == nil {
-		return nil, nil
-	}
+// compactJSON returns raw without space; nil for none, and for what is not JSON,
+// which check reports.
+func compactJSON(raw json.RawMessage) []byte {
 	var b bytes.Buffer
-	if err := json.Compact(&b, raw); err != nil || !utf8.Valid(raw) {
-		return nil, nil // reported by check
+	if raw == nil || json.Compact(&b, raw) != nil {
+		return nil
 	}
-	return b.Bytes(), nil
+	return b.Bytes()
 }
 
 // appendJSONString appends s as a JSON string without escaping HTML.

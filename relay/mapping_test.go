@@ -56,15 +56,18 @@ func TestMap(t *testing.T) {
 			`{"case_reference":"H-1","start_time":"2027-03-01T14:30:00-05:00","courtroom":"ROOM-3A","title":"Hearing H-1"}`,
 		},
 		"empty mapping keeps order and digits": {
-			Mapping{}, `{"b": 1.50, "a": 12345678901234567890, "c": "<&>"}`,
+			Mapping{},
+			`{"b": 1.50, "a": 12345678901234567890, "c": "<&>"}`,
 			`{"b":1.50,"a":12345678901234567890,"c":"<&>"}`,
 		},
 		"order of the mapping, not of the payload": {
-			Mapping{Fields: []Field{{From: "b", To: "x"}, {From: "a", To: "y"}}}, `{"a": 1, "b": 2}`,
+			Mapping{Fields: []Field{{From: "b", To: "x"}, {From: "a", To: "y"}}},
+			`{"a": 1, "b": 2}`,
 			`{"x":2,"y":1}`,
 		},
 		"numbers keep their digits in objects and arrays": {
-			Mapping{Fields: []Field{{From: "a", To: "a"}}}, `{"a": [1.10, {"x": 1e400, "y": [0.30]}, -0]}`,
+			Mapping{Fields: []Field{{From: "a", To: "a"}}},
+			`{"a": [1.10, {"x": 1e400, "y": [0.30]}, -0]}`,
 			`{"a":[1.10,{"x":1e400,"y":[0.30]},-0]}`,
 		},
 		"booleans and empty containers": {
@@ -72,11 +75,13 @@ func TestMap(t *testing.T) {
 			`{"t": false, "o": { }, "l": [ ]}`, `{"t":false,"o":{},"l":[]}`,
 		},
 		"space and brackets inside strings stay": {
-			Mapping{Fields: []Field{{From: "a", To: "a"}}}, `{"x": "}]\\\"", "a": {"k ]": " , \" } "}}`,
+			Mapping{Fields: []Field{{From: "a", To: "a"}}},
+			`{"x": "}]\\\"", "a": {"k ]": " , \" } "}}`,
 			`{"a":{"k ]":" , \" } "}}`,
 		},
 		"HTML is not escaped": {
-			Mapping{Fields: []Field{{From: "a", To: "<b>"}, {To: "c", Const: raw(`"<&>"`)}}}, `{"a": "<&>"}`,
+			Mapping{Fields: []Field{{From: "a", To: "<b>"}, {To: "c", Const: raw(`"<&>"`)}}},
+			`{"a": "<&>"}`,
 			`{"<b>":"<&>","c":"<&>"}`,
 		},
 		"dotted names on both sides": {
@@ -90,7 +95,8 @@ func TestMap(t *testing.T) {
 			`{"where":{"room":"3A","building":"N"},"id":7,"raw":{"room":"3A","building":"N"}}`,
 		},
 		"an object of which nothing is left is left out": {
-			Mapping{Fields: []Field{{From: "a", To: "o.p.a", Optional: true}, {From: "b", To: "b"}}}, `{"b": 1}`,
+			Mapping{Fields: []Field{{From: "a", To: "o.p.a", Optional: true}, {From: "b", To: "b"}}},
+			`{"b": 1}`,
 			`{"b":1}`,
 		},
 		"nothing left at all": {
@@ -98,7 +104,8 @@ func TestMap(t *testing.T) {
 		},
 		"null counts as missing": {
 			Mapping{Fields: []Field{
-				{From: "a", To: "a", Optional: true}, {From: "b", To: "b", Default: raw(`{"x": 1.0}`)},
+				{From: "a", To: "a", Optional: true},
+				{From: "b", To: "b", Default: raw(`{"x": 1.0}`)},
 				{From: "c.d", To: "d", Optional: true},
 			}},
 			`{"a": null, "b": null, "c": null}`, `{"b":{"x":1.0}}`,
@@ -113,7 +120,8 @@ func TestMap(t *testing.T) {
 			Mapping{Fields: []Field{{From: "a.b", To: "b"}}}, `{"a": {"b": 1}, "a": {"b": 2}}`, `{"b":2}`,
 		},
 		"constants": {
-			Mapping{Fields: []Field{{To: "n", Const: raw(`1.50`)}, {To: "o.l", Const: raw(`[1, true]`)}}}, `{}`,
+			Mapping{Fields: []Field{{To: "n", Const: raw(`1.50`)}, {To: "o.l", Const: raw(`[1, true]`)}}},
+			`{}`,
 			`{"n":1.50,"o":{"l":[1,true]}}`,
 		},
 		"values of numbers and booleans": {
@@ -419,8 +427,7 @@ func FuzzMap(f *testing.F) {
 		for i, m := range mappers {
 			got, err := m.Map(outbox.Event{Payload: payload, Key: "k", Type: "t"})
 			if err != nil {
-				var fe *FieldError
-				if !errors.As(err, &fe) {
+				if _, ok := errors.AsType[*FieldError](err); !ok {
 					t.Fatalf("mapper %d: %T %v", i, err, err)
 				}
 				continue

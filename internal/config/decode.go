@@ -132,6 +132,7 @@ func (d *decoder) field(f field, n *node, v reflect.Value, path string) *shown {
 			given.kind = kindInt
 		case reflect.Bool:
 			given.kind = kindBool
+		default:
 		}
 		out := d.value(f, given, v, path)
 		out.byDefault = true
@@ -174,8 +175,9 @@ func (d *decoder) value(f field, n *node, v reflect.Value, path string) *shown {
 		return d.text(f, n, v, path)
 	case reflect.Bool, reflect.Int, reflect.Int64, reflect.Float64:
 		return d.plain(f, n, v, path)
+	default:
+		panic(fmt.Sprintf("config: %s has the type %s, which the decoder does not know", path, v.Type()))
 	}
-	panic(fmt.Sprintf("config: %s has the type %s, which the decoder does not know", path, v.Type()))
 }
 
 func (d *decoder) list(f field, n *node, v reflect.Value, path string) *shown {
@@ -270,7 +272,12 @@ func (d *decoder) plain(f field, n *node, v reflect.Value, path string) *shown {
 		}
 		v.SetFloat(x)
 		return &shown{text: strconv.FormatFloat(x, 'g', -1, 64), bare: true}
+	default:
+		return d.whole(f, n, v, path, put)
 	}
+}
+
+func (d *decoder) whole(f field, n *node, v reflect.Value, path string, put bool) *shown {
 	i, err := strconv.ParseInt(n.text, 10, 32)
 	if err != nil || !put && n.kind != kindInt {
 		want := "a whole number"

@@ -195,6 +195,7 @@ func (d *decoder) json(n *node, path string) (json.RawMessage, bool) {
 			out = append(out, raw...)
 		}
 		return append(out, ']'), true
+	case kindMap:
 	}
 	out := []byte{'{'}
 	for i, e := range n.entries {

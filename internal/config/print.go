@@ -175,8 +175,9 @@ func showJSON(n *node) *shown {
 		return showText(n, false)
 	case kindNull:
 		return &shown{text: "null", bare: true}
+	default:
+		return &shown{text: n.text, bare: true}
 	}
-	return &shown{text: n.text, bare: true}
 }
 
 // escapeDollars keeps literal text from being taken for a reference.

@@ -63,8 +63,9 @@ func defaultValue(f field) any {
 	case reflect.Bool:
 		b, _ := strconv.ParseBool(f.def) // a tag; checked by a test
 		return b
+	default:
+		return f.def
 	}
-	return f.def
 }
 
 func typeSchema(t reflect.Type) map[string]any {
@@ -91,6 +92,7 @@ func typeSchema(t reflect.Type) map[string]any {
 		return map[string]any{"type": []string{"integer", "string"}, "pattern": `\$\{`}
 	case reflect.Float64:
 		return map[string]any{"type": []string{"number", "string"}, "pattern": `\$\{`}
+	default:
+		return map[string]any{"type": "string"}
 	}
-	return map[string]any{"type": "string"}
 }

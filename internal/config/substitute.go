@@ -112,8 +112,7 @@ func readSecret(path string) (string, error) {
 
 // cause leaves out the path, which the message names already.
 func cause(err error) error {
-	var p *os.PathError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*os.PathError](err); ok {
 		return p.Err
 	}
 	return err
