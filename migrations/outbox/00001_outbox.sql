@@ -498,6 +498,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     d outbox.delivery;
+    ahead bigint;
 BEGIN
     PERFORM outbox.check_sync(discard.sync);
     PERFORM outbox.check_reason(discard.reason);
@@ -505,12 +506,18 @@ BEGIN
      WHERE o.sync = discard.sync AND o.event_id = discard.event_id
        AND o.key = (SELECT e.key FROM outbox.event AS e WHERE e.id = discard.event_id);
     IF FOUND THEN
-        -- The row in front first, as parking does: else its finish and this discard overlook each other,
-        -- and the row behind both sleeps.
-        PERFORM FROM outbox.delivery AS front
-          WHERE front.sync = d.sync AND front.key = d.key AND front.event_seq < d.event_seq
-          ORDER BY front.event_seq DESC LIMIT 1
-            FOR KEY SHARE;
+        -- The row in front first, as parking does: else its finish and this discard overlook each other, and the row
+        -- behind both sleeps. Another may be in front once the lock is had, so it looks again.
+        LOOP
+            SELECT front.event_seq INTO ahead FROM outbox.delivery AS front
+             WHERE front.sync = d.sync AND front.key = d.key AND front.event_seq < d.event_seq
+             ORDER BY front.event_seq DESC LIMIT 1;
+            EXIT WHEN NOT FOUND;
+            PERFORM FROM outbox.delivery AS front
+              WHERE front.sync = d.sync AND front.key = d.key AND front.event_seq = ahead
+                FOR KEY SHARE;
+            EXIT WHEN FOUND;
+        END LOOP;
         SELECT * INTO d FROM outbox.delivery AS o
          WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq
            FOR UPDATE;
@@ -552,8 +559,9 @@ BEGIN
         RAISE EXCEPTION 'event % is still % for "%": there is nothing to replay yet', e.id, found_state, replay.sync
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'A failed delivery is sent again with outbox.requeue.';
     END IF;
-    SELECT max(l.attempt), max(l.revision) + 1, max(l.request_sha256)
-      INTO d.total_attempts, d.revision, d.body_sha256
+    -- The new revision stands for whatever body is sent now, so no digest of an older one goes with it.
+    SELECT max(l.attempt), max(l.revision) + 1
+      INTO d.total_attempts, d.revision
       FROM outbox.delivery_log AS l
      WHERE l.sync = replay.sync AND l.event_id = e.id;
     IF d.revision IS NULL THEN
@@ -689,8 +697,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            WHEN 'retry' THEN
                 CASE WHEN d.due_at > clock_timestamp() THEN format('not due until %s', d.due_at) ELSE 'due now for its next attempt' END
                 || format(' after %s attempt(s), the last one: %s: %s', d.attempts, coalesce(d.error_class, 'transient'), coalesce(d.error, 'no reason recorded'))
-           WHEN 'queued' THEN 'parked behind an earlier event of its key'
-           ELSE CASE WHEN d.due_at > clock_timestamp() THEN format('not due until %s', d.due_at) ELSE 'due now, waits for a relay' END
+           WHEN 'queued' THEN 'parked, though nothing of its key is in front of it any more; a running relay''s next check wakes it'
+           ELSE CASE WHEN d.due_at > clock_timestamp() THEN format('not due until %s', d.due_at) ELSE format('due since %s, waits for a relay to claim it', d.due_at) END
            END
 $$;
 -- +goose StatementEnd
@@ -717,7 +725,7 @@ BEGIN
         RETURN NEXT format('event %s does not exist: its transaction did not commit, or it is past its retention', why_not_delivered.event_id);
         RETURN;
     END IF;
-    FOR s IN SELECT r.*, r.retired_at IS NULL AND coalesce(e.type LIKE ANY (r.likes), false) AS matches
+    FOR s IN SELECT r.*, coalesce(e.type LIKE ANY (r.likes), false) AS matches
                FROM outbox.sync AS r
               WHERE why_not_delivered.sync IS NULL OR r.name = why_not_delivered.sync
               ORDER BY r.name LOOP
@@ -742,6 +750,9 @@ BEGIN
                          WHEN h.kind IN ('auth', 'breaker') THEN format(', next probe at %s', h.until)
                          ELSE format(' until %s', h.until) END, h.reason);
             END LOOP;
+            IF s.retired_at IS NOT NULL THEN
+                said := said || format('; the sync was retired at %s and takes no new events', s.retired_at);
+            END IF;
             RETURN NEXT s.name || ': ' || said;
             CONTINUE;
         END IF;
@@ -758,20 +769,30 @@ BEGIN
                 WHEN 'filtered'   THEN format('filtered at %s: the sync''s "when" did not match', l.at)
                 WHEN 'superseded' THEN format('superseded at %s: %s', l.at, coalesce(l.reason, 'a newer event of its key exists'))
                 ELSE format('discarded at %s by %s: %s', l.at, l.actor, l.reason) END;
+        ELSIF e.id IS NULL THEN
+            IF why_not_delivered.sync IS NOT NULL THEN
+                known := true;
+                RETURN NEXT format('%s: the event is past its retention, and the log has no end of it for this sync', s.name);
+            END IF;
+        ELSIF s.matches AND s.retired_at <= e.inserted_at THEN
+            known := true;
+            RETURN NEXT format('%s: not sent: the sync was retired at %s, before the event was written at %s', s.name, s.retired_at, e.inserted_at);
         ELSIF s.matches AND s.backfill_seq IS NOT NULL THEN
             known := true;
-            RETURN NEXT format('%s: the sync is being registered; retained events are still being added', s.name);
+            RETURN NEXT format('%s: the sync is being registered; retained events are still being added%s', s.name,
+                (SELECT format(' (%s)', o.reason) FROM outbox.hold AS o WHERE o.sync = s.name AND o.kind = 'backfill'));
         ELSIF s.matches THEN
             known := true;
-            RETURN NEXT format('%s: not sent: the sync was registered at %s without the events before it (lockstep sync apply --from adds them)', s.name, s.registered_at);
+            RETURN NEXT format('%s: not sent: written at %s, before the sync took events of type %s (registered at %s; lockstep sync apply with from: adds older events)',
+                s.name, e.inserted_at, e.type, s.registered_at);
         ELSIF why_not_delivered.sync IS NOT NULL THEN
             known := true;
-            RETURN NEXT format('%s: its patterns %s do not match type %s%s', s.name, s.patterns::text, coalesce(e.type, '(event past its retention)'),
-                CASE WHEN s.retired_at IS NOT NULL THEN format('; it was retired at %s', s.retired_at) ELSE '' END);
+            RETURN NEXT format('%s: its patterns %s do not match type %s', s.name, s.patterns::text, e.type);
         END IF;
     END LOOP;
     IF NOT known THEN
-        RETURN NEXT format('no sync matches type %s', coalesce(e.type, '(event past its retention)'));
+        RETURN NEXT CASE WHEN e.id IS NULL THEN format('event %s is past its retention, and the log has no end of it', why_not_delivered.event_id)
+                         ELSE format('no sync matches type %s', e.type) END;
     END IF;
 END
 $$;
@@ -809,7 +830,9 @@ CREATE FUNCTION outbox.maintain(keep_events interval DEFAULT '90 days', keep_log
 RETURNS TABLE (done text, n bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
-    month  timestamptz;
+    -- Read once: a bound that may change keeps the planner from leaving out the log's old partitions.
+    recent timestamptz := clock_timestamp() - keep_events;
+    month  record;
     part   text;
     old    record;
     page   bigint[];
@@ -825,29 +848,63 @@ BEGIN
         RETURN; -- another relay is at it
     END IF;
 
-    -- This month and three ahead, by UTC. A partition is filled and guarded before it is attached; the attach waits at
-    -- most lock_timeout for an auditor's query, and the next call tries again.
-    FOR i IN 0..3 LOOP
-        month := (date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') + make_interval(months => i)) AT TIME ZONE 'UTC';
-        part := 'delivery_log_' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM');
+    -- Events go when nothing about them is open and nothing was recorded about them since. A page is locked first and
+    -- judged in a statement of its own, so that a replay that was faster is seen. While retained events are being
+    -- added to a sync, none is removed. The partitions come after it: their locks would keep relays from the log.
+    IF pg_try_advisory_xact_lock(1869967989)
+       AND NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.backfill_seq IS NOT NULL AND s.retired_at IS NULL) THEN
+        WHILE total < 20000 LOOP
+            SELECT array_agg(p.seq) FILTER (WHERE p.inserted_at < recent), max(p.seq)
+              INTO page, last
+              FROM (SELECT e.seq, e.inserted_at FROM outbox.event AS e
+                     WHERE e.seq > last ORDER BY e.seq LIMIT 2000) AS p;
+            EXIT WHEN page IS NULL;
+            SELECT array_agg(p.seq) INTO page
+              FROM (SELECT e.seq FROM outbox.event AS e WHERE e.seq = ANY (page) FOR UPDATE SKIP LOCKED) AS p;
+            DELETE FROM outbox.event AS e
+             WHERE e.seq = ANY (page)
+               AND NOT EXISTS (SELECT FROM outbox.sync AS s JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key
+                                WHERE d.event_id = e.id)
+               AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
+                                WHERE l.event_id = e.id AND l.at >= recent);
+            GET DIAGNOSTICS gone = ROW_COUNT;
+            DELETE FROM outbox.unmatched AS u
+             WHERE u.event_seq = ANY (page) AND NOT EXISTS (SELECT FROM outbox.event AS e WHERE e.seq = u.event_seq);
+            total := total + gone;
+        END LOOP;
+        done := 'events removed'; n := total;
+        RETURN NEXT;
+    END IF;
+
+    -- This month and three ahead, by UTC, and those of rows that fell into the default partition while nobody called.
+    -- A partition is filled and guarded before it is attached; the attach waits at most lock_timeout for an auditor's
+    -- query, and the next call tries again.
+    FOR month IN SELECT m.first AT TIME ZONE 'UTC' AS begins, (m.first + interval '1 month') AT TIME ZONE 'UTC' AS ends,
+                        'delivery_log_' || to_char(m.first, 'YYYY_MM') AS part
+                   FROM (SELECT date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') + make_interval(months => i)
+                           FROM generate_series(0, 3) AS i
+                          UNION
+                         SELECT date_trunc('month', l.at AT TIME ZONE 'UTC') FROM outbox.delivery_log_default AS l) AS m (first)
+                  ORDER BY m.first LOOP
+        part := month.part;
         CONTINUE WHEN to_regclass('outbox.' || part) IS NOT NULL;
         BEGIN
             EXECUTE format('CREATE TABLE outbox.%I (LIKE outbox.delivery_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)', part);
             PERFORM outbox.guard_log_partition(('outbox.' || part)::regclass);
-            IF EXISTS (SELECT FROM outbox.delivery_log_default
-                        WHERE at >= month AND at < (month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC') THEN
+            IF EXISTS (SELECT FROM outbox.delivery_log_default AS l WHERE l.at >= month.begins AND l.at < month.ends) THEN
                 ALTER TABLE outbox.delivery_log_default DISABLE TRIGGER append_only;
                 EXECUTE format('WITH moved AS (DELETE FROM outbox.delivery_log_default WHERE at >= %L AND at < %L RETURNING *)
-                                INSERT INTO outbox.%I SELECT * FROM moved', month, (month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC', part);
+                                INSERT INTO outbox.%I SELECT * FROM moved', month.begins, month.ends, part);
                 ALTER TABLE outbox.delivery_log_default ENABLE ALWAYS TRIGGER append_only;
             END IF;
             EXECUTE format('ALTER TABLE outbox.delivery_log ATTACH PARTITION outbox.%I FOR VALUES FROM (%L) TO (%L)',
-                           part, month, (month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC');
+                           part, month.begins, month.ends);
             done := 'partition created: ' || part; n := 1;
             RETURN NEXT;
-        EXCEPTION WHEN lock_not_available THEN
+        EXCEPTION WHEN lock_not_available OR check_violation THEN -- the latter: a row came into the default partition meanwhile
             done := 'partition deferred, the log is in use: ' || part; n := 0;
             RETURN NEXT;
+            EXIT;
         END;
     END LOOP;
 
@@ -864,35 +921,9 @@ BEGIN
         EXCEPTION WHEN lock_not_available THEN
             done := 'drop deferred, the log is in use: ' || old.name; n := 0;
             RETURN NEXT;
+            EXIT;
         END;
     END LOOP;
-
-    -- Events go when nothing about them is open and nothing was recorded about them since. A page is locked first and
-    -- judged in a statement of its own, so that a replay that was faster is seen. While retained events are being
-    -- added to a sync, none is removed.
-    IF pg_try_advisory_xact_lock(1869967989) THEN
-        WHILE total < 20000 LOOP
-            SELECT array_agg(p.seq) FILTER (WHERE p.inserted_at < clock_timestamp() - keep_events), max(p.seq)
-              INTO page, last
-              FROM (SELECT e.seq, e.inserted_at FROM outbox.event AS e
-                     WHERE e.seq > last ORDER BY e.seq LIMIT 2000) AS p;
-            EXIT WHEN page IS NULL;
-            SELECT array_agg(p.seq) INTO page
-              FROM (SELECT e.seq FROM outbox.event AS e WHERE e.seq = ANY (page) FOR UPDATE SKIP LOCKED) AS p;
-            DELETE FROM outbox.event AS e
-             WHERE e.seq = ANY (page)
-               AND NOT EXISTS (SELECT FROM outbox.sync AS s JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key
-                                WHERE d.event_id = e.id)
-               AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
-                                WHERE l.event_id = e.id AND l.at >= clock_timestamp() - keep_events);
-            GET DIAGNOSTICS gone = ROW_COUNT;
-            DELETE FROM outbox.unmatched AS u
-             WHERE u.event_seq = ANY (page) AND NOT EXISTS (SELECT FROM outbox.event AS e WHERE e.seq = u.event_seq);
-            total := total + gone;
-        END LOOP;
-        done := 'events removed'; n := total;
-        RETURN NEXT;
-    END IF;
 END
 $$;
 -- +goose StatementEnd
@@ -917,7 +948,7 @@ GRANT INSERT (id, type, key, version, payload, headers, occurred_at), SELECT (id
 GRANT EXECUTE ON FUNCTION outbox.emit(text, text, jsonb, bigint, jsonb, uuid) TO outbox_writer;
 
 GRANT SELECT ON outbox.event, outbox.unmatched, outbox.sync, outbox.hold, outbox.delivery, outbox.delivery_log, outbox.external_ref,
-    outbox.status, outbox.failed, outbox.blocked_key TO outbox_relay, outbox_operator, outbox_auditor;
+    outbox.status, outbox.failed, outbox.blocked_key, outbox.goose_db_version TO outbox_relay, outbox_operator, outbox_auditor;
 GRANT EXECUTE ON FUNCTION outbox.why_not_delivered(uuid, text), outbox.describe(outbox.delivery), outbox.check_sync(text)
     TO outbox_relay, outbox_operator, outbox_auditor;
 
