@@ -1,0 +1,225 @@
+package migrations_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// The conditions that the surface answers with.
+const (
+	denied       = "42501" // insufficient_privilege
+	checkFailed  = "23514" // check_violation
+	duplicate    = "23505" // unique_violation
+	notNull      = "23502" // not_null_violation
+	alwaysDrawn  = "428C9" // generated_always
+	wrongState   = "55000" // object_not_in_prerequisite_state
+	noData       = "P0002" // no_data_found
+	noReason     = "22004" // null_value_not_allowed
+	tooMany      = "54000" // program_limit_exceeded
+	badParameter = "22023" // invalid_parameter_value
+	serialize    = "40001" // serialization_failure
+)
+
+// db is one session, closed when its test ends.
+type db struct {
+	*pgx.Conn
+	t testing.TB
+}
+
+func connect(t testing.TB, url string) db {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = conn.Close(ctx)
+	})
+	return db{conn, t}
+}
+
+// as opens a session of a login that is a member of one group role only.
+func as(t testing.TB, url, role string) db {
+	t.Helper()
+	return connect(t, pgtest.AsRole(t, url, role))
+}
+
+// do runs a statement that must succeed and returns the rows it affected.
+func (d db) do(sql string, args ...any) int64 {
+	d.t.Helper()
+	tag, err := d.Exec(d.t.Context(), sql, args...)
+	if err != nil {
+		d.t.Fatalf("%.200s: %v", sql, err)
+	}
+	return tag.RowsAffected()
+}
+
+// refuses runs a statement that must fail with a SQLSTATE, or the constraint of
+// that name, and whose message, detail and hint together contain all of words.
+func (d db) refuses(condition, sql string, words []string, args ...any) {
+	d.t.Helper()
+	_, err := d.Exec(d.t.Context(), sql, args...)
+	d.judge(err, condition, sql, words)
+}
+
+func (d db) judge(err error, condition, sql string, words []string) {
+	d.t.Helper()
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		d.t.Errorf("%s: got %v, want it refused with %s", sql, err, condition)
+		return
+	}
+	if pgErr.Code != condition && pgErr.ConstraintName != condition {
+		d.t.Errorf("%s: refused with %s (constraint %q): %s; want %s", sql, pgErr.Code, pgErr.ConstraintName, pgErr.Message, condition)
+	}
+	said := pgErr.Message + "\n" + pgErr.Detail + "\n" + pgErr.Hint
+	for _, word := range words {
+		if !strings.Contains(said, word) {
+			d.t.Errorf("%s: the refusal %q does not say %q", sql, said, word)
+		}
+	}
+}
+
+// one returns the only value of the only row of a query.
+func one[T any](d db, sql string, args ...any) T {
+	d.t.Helper()
+	rows, err := d.Query(d.t.Context(), sql, args...)
+	if err != nil {
+		d.t.Fatalf("%.200s: %v", sql, err)
+	}
+	v, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[T])
+	if err != nil {
+		d.t.Fatalf("%.200s: %v", sql, err)
+	}
+	return v
+}
+
+// list returns the only column of a query.
+func list[T any](d db, sql string, args ...any) []T {
+	d.t.Helper()
+	rows, err := d.Query(d.t.Context(), sql, args...)
+	if err != nil {
+		d.t.Fatalf("%.200s: %v", sql, err)
+	}
+	v, err := pgx.CollectRows(rows, pgx.RowTo[T])
+	if err != nil {
+		d.t.Fatalf("%.200s: %v", sql, err)
+	}
+	return v
+}
+
+// sync registers a sync for all types unless patterns say otherwise.
+func (d db) sync(name string, patterns ...string) {
+	d.t.Helper()
+	if len(patterns) == 0 {
+		patterns = []string{"*"}
+	}
+	d.do("INSERT INTO outbox.sync (name, patterns) VALUES ($1, $2)", name, patterns)
+}
+
+// event inserts an event of a key and returns its id.
+func (d db) event(key string) string {
+	d.t.Helper()
+	return one[string](d, "INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, '{}') RETURNING id::text", key)
+}
+
+// states returns the states of a key's open deliveries to sync s, in line.
+func (d db) states(key string) string {
+	d.t.Helper()
+	return strings.Join(list[string](d, "SELECT state FROM outbox.delivery WHERE key = $1 ORDER BY sync, event_seq", key), " ")
+}
+
+// fail makes the open delivery of an event failed, as a recording does.
+func (d db) fail(event string) {
+	d.t.Helper()
+	n := d.do(`UPDATE outbox.delivery
+	              SET state = 'failed', due_at = 'infinity', claim = NULL, claimed_by = NULL, lease_until = NULL,
+	                  attempts = 3, total_attempts = 3, charged = 3, spent_ms = 900, crashes = 1,
+	                  error_class = 'permanent', error = 'HTTP 422: no such courtroom', body = 'old', body_sha256 = 'ab'
+	            WHERE event_id = $1`, event)
+	if n == 0 {
+		d.t.Fatalf("event %s has no open delivery", event)
+	}
+}
+
+// send makes the open delivery of an event sending, as a claim does.
+func (d db) send(event string) {
+	d.t.Helper()
+	d.do(`UPDATE outbox.delivery
+	         SET state = 'sending', claim = gen_random_uuid(), claimed_by = 'relay-1', lease_until = clock_timestamp() + interval '1 minute',
+	             due_at = CASE WHEN state IN ('queued', 'failed') THEN clock_timestamp() ELSE due_at END
+	       WHERE event_id = $1`, event)
+}
+
+// store opens the relay's side as a login of its group role.
+func store(t testing.TB, url, name string) *outbox.Store {
+	t.Helper()
+	s, err := outbox.Open(t.Context(), pgtest.AsRole(t, url, "outbox_relay"), outbox.Options{Name: name, MaxConnections: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// blocked waits until the session of pid waits for a lock.
+func (d db) blocked(pid uint32) {
+	d.t.Helper()
+	d.until("session waits for a lock", "SELECT cardinality(pg_blocking_pids($1)) > 0", int32(pid))
+}
+
+// until asks a question until the answer is yes.
+func (d db) until(what, sql string, args ...any) {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), 10*time.Second)
+	defer cancel()
+	for {
+		var yes bool
+		if err := d.QueryRow(ctx, sql, args...).Scan(&yes); err != nil {
+			d.t.Fatalf("%s: %v", what, err)
+		}
+		if yes {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			d.t.Fatalf("not within 10 s: %s", what)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// begin starts a statement in a session and returns the channel of its end.
+func (d db) begin(sql string, args ...any) <-chan error {
+	ended := make(chan error, 1)
+	ctx := d.t.Context()
+	go func() {
+		_, err := d.Exec(ctx, sql, args...)
+		ended <- err
+	}()
+	return ended
+}
+
+func (d db) ended(c <-chan error) error {
+	d.t.Helper()
+	select {
+	case err := <-c:
+		return err
+	case <-time.After(10 * time.Second):
+		d.t.Fatal("the statement did not end within 10 s")
+		return nil
+	}
+}
