@@ -166,8 +166,8 @@ func (w *world) eventually(what string, holds func() bool) {
 func (w *world) drained() {
 	w.t.Helper()
 	w.eventually("every delivery finished", func() bool {
-		return query[int](w, `SELECT count(*) FROM outbox.delivery`) == 0 &&
-			query[int](w, `SELECT count(*) FROM outbox.hold WHERE kind = 'backfill'`) == 0
+		return query[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery) AND NOT EXISTS (SELECT FROM outbox.unmatched)
+			AND EXISTS (SELECT FROM outbox.sync) AND NOT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NOT NULL)`)
 	})
 }
 
