@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -18,7 +19,16 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(childDatabase) != "" {
+		if err := relayProcess(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	pgtest.Main(m)
+}
 
 // court is an adapter that keeps a ledger and answers as its script says.
 type court struct {
@@ -154,10 +164,15 @@ func sync1(a adapters.Adapter, change ...func(*relay.Sync)) relay.Config {
 // eventually waits until the condition holds.
 func (w *world) eventually(what string, holds func() bool) {
 	w.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	w.within(30*time.Second, what, holds)
+}
+
+func (w *world) within(bound time.Duration, what string, holds func() bool) {
+	w.t.Helper()
+	deadline := time.Now().Add(bound)
 	for !holds() {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("still not after 30 s: %s\n%s", what, w.dump())
+			w.t.Fatalf("still not after %s: %s\n%s", bound, what, w.dump())
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -165,7 +180,12 @@ func (w *world) eventually(what string, holds func() bool) {
 
 func (w *world) drained() {
 	w.t.Helper()
-	w.eventually("every delivery finished", func() bool {
+	w.drainedWithin(30 * time.Second)
+}
+
+func (w *world) drainedWithin(bound time.Duration) {
+	w.t.Helper()
+	w.within(bound, "every delivery finished", func() bool {
 		return query[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery) AND NOT EXISTS (SELECT FROM outbox.unmatched)
 			AND EXISTS (SELECT FROM outbox.sync) AND NOT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NOT NULL)`)
 	})
