@@ -1,0 +1,48 @@
+package config
+
+import (
+	"time"
+
+	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+// RelayConfig returns the file's settings as the relay takes them. Logger and
+// Observer are left to the caller.
+func (f *File) RelayConfig() relay.Config {
+	c := relay.Config{
+		Workers:    f.Relay.Workers,
+		Poll:       f.Relay.Poll,
+		Lease:      f.Relay.Lease,
+		Drain:      max(f.Relay.Drain, time.Nanosecond), // 0 is a choice here, and the default there
+		KeepEvents: outbox.Retention(f.Retention.Events.Interval()),
+		KeepLog:    outbox.Retention(f.Retention.Log.Interval()),
+	}
+	for _, s := range f.Syncs {
+		c.Syncs = append(c.Syncs, s.relay())
+	}
+	return c
+}
+
+func (s Sync) relay() relay.Sync {
+	jitter := s.Retry.Jitter
+	if jitter == 0 {
+		jitter = -1 // none is a choice here, and the default there
+	}
+	return relay.Sync{
+		Name:     s.Name,
+		Events:   s.Patterns,
+		When:     s.When,
+		From:     s.From,
+		Notify:   s.Notify,
+		Adapter:  s.Adapter,
+		Mapping:  s.Mapping,
+		OnFailed: s.OnFailed,
+		Retry: relay.Retry{
+			Initial: s.Retry.Initial, Max: s.Retry.Max, Jitter: jitter,
+			MaxAge: s.Retry.MaxAge, Attempts: s.Retry.Attempts,
+		},
+		Concurrency: s.Concurrency,
+		Rate:        s.Rate,
+	}
+}

@@ -1,0 +1,77 @@
+// Package console writes a program's data for people and for programs: as a
+// table, as one JSON array, or as JSON lines.
+//
+// Text from outside is cleaned before it reaches a table, so that a key or an
+// error message cannot move the cursor of the terminal it is shown on.
+package console
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode"
+
+	"golang.org/x/term"
+)
+
+// Format is a way to write data.
+type Format string
+
+// The formats.
+const (
+	Table Format = "table" // aligned columns under a header
+	JSON  Format = "json"  // one value: an object, or an array of them
+	JSONL Format = "jsonl" // one object a line
+)
+
+// ParseFormat reads the name of a format.
+func ParseFormat(name string) (Format, error) {
+	switch f := Format(name); f {
+	case Table, JSON, JSONL:
+		return f, nil
+	}
+	return "", fmt.Errorf("output %q: want table, json or jsonl", name)
+}
+
+// IsTerminal reports whether w is a terminal.
+func IsTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// width returns the columns of the terminal w, 0 if it is none.
+func width(w any) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	columns, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return columns
+}
+
+// ClearScreen empties the terminal w; it does nothing elsewhere.
+func ClearScreen(w io.Writer) error {
+	if !IsTerminal(w) {
+		return nil
+	}
+	_, err := io.WriteString(w, "\x1b[H\x1b[2J")
+	return err
+}
+
+// Clean makes s safe for a line on a terminal: line breaks become spaces, other
+// characters that do not print become U+FFFD.
+func Clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\r' || r == '\t':
+			return ' '
+		case !unicode.IsGraphic(r):
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
+}

@@ -1,0 +1,103 @@
+package console
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+)
+
+type delivery struct {
+	Key   string `json:"key"`
+	Error string `json:"error,omitempty"`
+}
+
+func (d delivery) Cells() []string { return []string{d.Key, d.Error} }
+
+func TestPrinter(t *testing.T) {
+	for name, tc := range map[string]struct {
+		format  Format
+		batches [][]delivery
+		want    string
+	}{
+		"table":                              {Table, [][]delivery{{{"H-1", "timeout"}, {"H-1000", ""}}}, "KEY     ERROR\nH-1     timeout\nH-1000  -\n"},
+		"table in batches keeps its columns": {Table, [][]delivery{{{"H-1000", "a"}}, {{"H-1", "b"}}}, "KEY     ERROR\nH-1000  a\nH-1     b\n"},
+		"empty table":                        {Table, nil, "KEY  ERROR\n"},
+		"json":                               {JSON, [][]delivery{{{"H-1", "x"}}, {{"H-2", ""}}}, "[\n  {\"key\":\"H-1\",\"error\":\"x\"},\n  {\"key\":\"H-2\"}\n]\n"},
+		"empty json":                         {JSON, nil, "[]\n"},
+		"jsonl":                              {JSONL, [][]delivery{{{"H-1", "x"}, {"H-2", ""}}}, "{\"key\":\"H-1\",\"error\":\"x\"}\n{\"key\":\"H-2\"}\n"},
+		"empty jsonl":                        {JSONL, nil, ""},
+		"nothing moves the cursor":           {Table, [][]delivery{{{"H\x1b[2J", "a\nb\u202e"}}}, "KEY    ERROR\nH\ufffd[2J  a b\ufffd\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b strings.Builder
+			p := NewPrinter[delivery](&b, tc.format, "KEY", "ERROR")
+			for _, rows := range tc.batches {
+				if err := p.Print(rows...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := p.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if b.String() != tc.want {
+				t.Errorf("got\n%q, want\n%q", b.String(), tc.want)
+			}
+		})
+	}
+}
+
+func TestLongLinesAreCutOnATerminal(t *testing.T) {
+	var b strings.Builder
+	p := NewPrinter[delivery](&b, Table, "KEY", "ERROR")
+	p.columns = 10
+	if err := p.Print(delivery{"H-1", "Gerichtstermin"}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "KEY  ERROR\nH-1  Geri…\n"; b.String() != want {
+		t.Errorf("got %q, want %q", b.String(), want)
+	}
+}
+
+func TestObject(t *testing.T) {
+	text := func(w io.Writer) error { _, err := fmt.Fprintln(w, "as text"); return err }
+	for format, want := range map[Format]string{
+		Table: "as text\n",
+		JSON:  "{\n  \"key\": \"H-1\"\n}\n",
+		JSONL: "{\"key\":\"H-1\"}\n",
+	} {
+		var b strings.Builder
+		if err := Object(&b, format, delivery{Key: "H-1"}, text); err != nil || b.String() != want {
+			t.Errorf("%s: got %q, %v; want %q", format, b.String(), err, want)
+		}
+	}
+}
+
+func TestParseFormat(t *testing.T) {
+	for _, name := range []string{"table", "json", "jsonl"} {
+		if f, err := ParseFormat(name); err != nil || string(f) != name {
+			t.Errorf("%s: got %q, %v", name, f, err)
+		}
+	}
+	if f, err := ParseFormat("yaml"); err == nil {
+		t.Errorf("yaml was taken as %q", f)
+	}
+}
+
+func TestAFileIsNoTerminal(t *testing.T) {
+	f, err := os.Create(t.TempDir() + "/out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if IsTerminal(f) || IsTerminal(&strings.Builder{}) {
+		t.Error("taken for a terminal")
+	}
+	if err := ClearScreen(f); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := f.Stat(); err != nil || info.Size() != 0 {
+		t.Errorf("cleared a file: %v, %v", info.Size(), err)
+	}
+}
