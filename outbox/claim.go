@@ -202,8 +202,8 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	if err != nil {
 		return Claims{}, s.judge(err)
 	}
-	if c.Hold != nil {
-		c.next = r.From
+	if c.Hold != nil || r.Page == 0 {
+		c.next = r.From // nothing was read
 	}
 	c.Next = c.next
 	if len(c.superseding) > 0 {

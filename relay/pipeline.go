@@ -99,7 +99,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		p.beat.Store(time.Now().UnixNano())
 		found, err := p.claim(ctx, attempts, &walk, pace.room(p))
 		if err == nil && time.Since(lastSweep) > max(sweepEvery, 10*sweep.took) {
-			err = p.sweep(ctx, attempts, &sweep, walk.cursor, &parked, pace.room(p))
+			err = p.sweep(ctx, attempts, &sweep, &walk, &parked, pace.room(p))
 			lastSweep = time.Now()
 		}
 		switch {
@@ -181,19 +181,23 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 
 // sweep walks from the beginning to where the other walk stands, page by page:
 // it finds what committed late, leases that ended and rows that were locked.
-func (p *pipeline) sweep(ctx, attempts context.Context, w *claimWalk, until outbox.Cursor, parked *outbox.ParkedCursor, room int) error {
+// Where it has to stop for lack of room, the other walk goes on from there.
+func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, parked *outbox.ParkedCursor, room int) error {
 	started := time.Now()
 	defer func() { w.took = time.Since(started) }()
 	w.cursor = outbox.Cursor{}
-	for p.hold.Load() == nil && room > 0 && w.cursor.Before(until) {
+	for p.hold.Load() == nil && room > 0 && w.cursor.Before(main.cursor) {
 		found, err := p.claim(ctx, attempts, w, room)
 		if err != nil {
 			return err
 		}
 		if found != foundMore {
-			return p.tend(ctx, parked)
+			break
 		}
 		room = p.limit() - int(p.outstanding.Load())
+	}
+	if p.hold.Load() == nil && w.cursor.Before(main.cursor) {
+		main.cursor = w.cursor
 	}
 	return p.tend(ctx, parked)
 }
