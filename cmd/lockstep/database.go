@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/hms-mkt/lockstep/internal/config"
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// connectTimeout bounds the wait for a database that does not answer.
+const connectTimeout = 5 * time.Second
+
+// The group roles of which a command's login must be a member.
+const (
+	roleAuditor  = "outbox_auditor"
+	roleOperator = "outbox_operator"
+	roleRelay    = "outbox_relay"
+)
+
+// database is a command's connection to a database whose schema fits.
+type database struct {
+	app   *app
+	conn  *pgx.Conn
+	store *outbox.Store
+	user  string
+	role  string // what the login needs
+}
+
+// connect opens the database for a command whose login needs role. f is the
+// configuration where it is read already, else nil.
+func (a *app) connect(ctx context.Context, f *config.File, command, role string) (*database, error) {
+	url, err := a.url(f)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := dial(ctx, url, "lockstep "+command, a)
+	if err != nil {
+		return nil, err
+	}
+	db := &database{app: a, conn: conn, user: conn.Config().User, role: role}
+	db.store, err = outbox.Open(ctx, url, outbox.Options{MaxConnections: 2, Name: "lockstep " + command})
+	if err != nil {
+		db.close()
+		return nil, err
+	}
+	if err := db.check(ctx); err != nil {
+		db.close()
+		return nil, db.explain(err)
+	}
+	return db, nil
+}
+
+// dial connects within the connect timeout. The settings suit any pooler.
+func dial(ctx context.Context, url, name string, a *app) (*pgx.Conn, error) {
+	c, err := pgx.ParseConfig(url)
+	if err != nil {
+		// The parser's message may quote parts of the URL, and so of a password.
+		return nil, usagef("the database URL cannot be read: want postgres://user@host:5432/database, or keywords such as host=… dbname=…")
+	}
+	c.ConnectTimeout = connectTimeout
+	c.RuntimeParams["application_name"] = name
+	c.DefaultQueryExecMode = pgx.QueryExecModeExec
+	c.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { a.say("%s", n.Message) }
+	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %s", connectTimeout))
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, c)
+	if err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = context.Cause(ctx)
+		}
+		if refused := (*pgconn.ConnectError)(nil); errors.As(err, &refused) && errors.Unwrap(refused) != nil {
+			err = errors.Unwrap(refused) // what it puts around says again where and who
+		}
+		return nil, fmt.Errorf("database %q at %s cannot be reached: %w; check --database-url, DATABASE_URL or database.url",
+			c.Database, address(c), err)
+	}
+	return conn, nil
+}
+
+func address(c *pgx.ConnConfig) string {
+	if strings.HasPrefix(c.Host, "/") {
+		return c.Host
+	}
+	return fmt.Sprintf("%s:%d", c.Host, c.Port)
+}
+
+// check makes sure that the schema fits. A standby is good enough to look at,
+// and a login that may not read the schema's version is told by the next
+// statement what it lacks.
+func (db *database) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %s", connectTimeout))
+	defer cancel()
+	err := db.store.Check(ctx)
+	if errors.Is(err, outbox.ErrReadOnly) || errors.As(err, new(*pgconn.PgError)) && sqlState(err) == insufficientPrivilege {
+		return nil
+	}
+	return err
+}
+
+func (db *database) close() {
+	if db.store != nil {
+		db.store.Close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = db.conn.Close(ctx)
+}
+
+const insufficientPrivilege = "42501"
+
+func sqlState(err error) string {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return pgErr.Code
+	}
+	return ""
+}
+
+// explain says which role a refused login lacks.
+func (db *database) explain(err error) error {
+	if err == nil || sqlState(err) != insufficientPrivilege {
+		return err
+	}
+	return fmt.Errorf("login %q may not do this: %w; it needs the role %s, which an administrator grants with: GRANT %[3]s TO %[4]s",
+		db.user, err, db.role, pgx.Identifier{db.user}.Sanitize())
+}
+
+// act runs do in one transaction on behalf of actor, with reason at hand for
+// the log rows that the database writes.
+func (db *database) act(ctx context.Context, actor, reason string, do func(pgx.Tx) error) error {
+	err := pgx.BeginFunc(ctx, db.conn, func(tx pgx.Tx) error {
+		const settings = `SELECT set_config('lockstep.actor', $1, true), set_config('lockstep.reason', $2, true)`
+		if _, err := tx.Exec(ctx, settings, actor, reason); err != nil {
+			return err
+		}
+		return do(tx)
+	})
+	return db.explain(err)
+}
+
+// query collects rows of T, whose fields are named by db tags.
+func query[T any](ctx context.Context, q interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}, sql string, args ...any,
+) ([]T, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[T])
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/hms-mkt/lockstep/internal/config"
+	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+// Exit codes; they are public.
+const (
+	exitFailed     = 1
+	exitUsage      = 2
+	exitFound      = 3
+	exitNotDrained = 4
+)
+
+// usageError is a mistake on the command line or in the configuration.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// ranError marks what a command itself returned; cobra's own errors are usage.
+type ranError struct{ err error }
+
+func (e ranError) Error() string { return e.err.Error() }
+func (e ranError) Unwrap() error { return e.err }
+
+// errFound says that a check found something; what it is has been said.
+var errFound = errors.New("the check found something")
+
+func exitCode(err error) int {
+	var (
+		ran      ranError
+		usage    usageError
+		problems config.Problems
+	)
+	switch {
+	case err == nil:
+		return 0
+	case !errors.As(err, &ran), errors.As(err, &usage), errors.As(err, &problems), errors.Is(err, outbox.ErrNeedsFrom):
+		return exitUsage
+	case errors.Is(err, errFound):
+		return exitFound
+	case errors.Is(err, relay.ErrNotDrained):
+		return exitNotDrained
+	}
+	return exitFailed
+}
+
+// report writes err for a person: what, why, and what to do.
+func report(w io.Writer, command string, err error) {
+	var (
+		ran      ranError
+		problems config.Problems
+		pgErr    *pgconn.PgError
+	)
+	switch {
+	case err == nil, errors.Is(err, errFound):
+		return
+	case errors.As(err, &problems):
+		fmt.Fprintf(w, "%v\nlockstep: %s\n", problems, plural(len(problems), "problem"))
+		return
+	}
+	fmt.Fprintf(w, "lockstep: %v\n", err)
+	if errors.As(err, &pgErr) && pgErr.Hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", pgErr.Hint)
+	}
+	switch {
+	case errors.Is(err, outbox.ErrNeedsFrom):
+		fmt.Fprintln(w, "hint: write from: beginning, from: now or a time into the sync's section, or run: lockstep sync apply NAME --from now")
+	case !errors.As(err, &ran):
+		fmt.Fprintf(w, "Try: %s --help\n", command)
+	}
+}
+
+// plural counts things: "1 problem", "2 problems", "2 deliveries".
+func plural[N int | int64](n N, one string) string {
+	switch {
+	case n == 1:
+	case one[len(one)-1] == 'y':
+		one = one[:len(one)-1] + "ies"
+	default:
+		one += "s"
+	}
+	return fmt.Sprintf("%d %s", n, one)
+}

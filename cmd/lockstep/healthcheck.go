@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hms-mkt/lockstep/internal/console"
+)
+
+func (a *app) healthcheckCommand() *cobra.Command {
+	var url string
+	c := &cobra.Command{
+		Use:   "healthcheck",
+		Short: "Ask a running relay whether it is ready, for probes of containers",
+		Long: `Ask a running relay whether it is ready: it runs, the database accepts writes,
+and each sync's deliveries were looked for lately. Asks /readyz at the listen
+address of the configuration, or at --url.`,
+		Example: `  lockstep healthcheck
+  lockstep healthcheck --url http://127.0.0.1:9464/livez`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if url == "" {
+				f, err := a.load()
+				if err != nil {
+					return err
+				}
+				if f.Listen == "" {
+					return usagef("listen is empty, so a relay of this configuration has no health endpoint")
+				}
+				url = "http://" + local(f.Listen) + "/readyz"
+			}
+			return a.probe(cmd.Context(), url)
+		},
+	}
+	c.Flags().StringVar(&url, "url", "", "`URL` to ask instead")
+	return c
+}
+
+// local is where a listener on addr is reached from its own machine.
+func local(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+		if ip != nil && ip.To4() == nil {
+			host = "::1"
+		}
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func (a *app) probe(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %s", connectTimeout))
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return usagef("--url: %w", err)
+	}
+	// Not the default transport: a proxy of the environment knows nothing of this machine's ports.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: connectTimeout + time.Second}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("no relay answers: %w", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1024))
+	if err != nil {
+		return fmt.Errorf("%s: %w", url, err)
+	}
+	text := console.Clean(string(bytes.TrimSpace(body)))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s: %s", url, resp.Status, text)
+	}
+	_, err = fmt.Fprintln(a.stdout, text)
+	return err
+}

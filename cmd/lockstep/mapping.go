@@ -1,0 +1,306 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+// maxInput bounds what is read from a file, twice what an event may hold.
+const maxInput = 2 << 20
+
+// previewer is implemented by adapters that can tell where a message would go.
+// The URL holds no secret.
+type previewer interface {
+	Preview(msg adapters.Message) (method, url string, err error)
+}
+
+// preview is what would be sent.
+type preview struct {
+	Sync           string          `json:"sync"`
+	Adapter        string          `json:"adapter"`
+	Send           bool            `json:"send"`
+	Notes          []string        `json:"notes"`
+	Method         string          `json:"method,omitempty"`
+	URL            string          `json:"url,omitempty"`
+	IdempotencyKey string          `json:"idempotency_key,omitempty"`
+	MappingVersion string          `json:"mapping_version"`
+	Body           json.RawMessage `json:"body,omitempty"`
+}
+
+// example is an event to be mapped, and what the database knows of it.
+type example struct {
+	event    outbox.Event
+	stored   bool // it comes from the database
+	ref      adapters.Ref
+	revision int
+	attempts int
+	body     []byte // kept from an earlier attempt
+	version  string // of body
+}
+
+func (a *app) mapCommand() *cobra.Command {
+	var typ, key string
+	c := &cobra.Command{
+		Use:   "map SYNC EVENT|FILE",
+		Short: "Show what would be sent for an event, send nothing",
+		Long: `Show what would be sent for an event: the mapped body, its address where the
+adapter can tell, the version of the mapping and the idempotency key. Nothing
+is sent or changed.
+
+The event is one of the database, named by its id (the login needs
+outbox_auditor), or comes from a file, - for standard input: a whole event with
+"type" and "payload", or a payload alone. This is the one command that prints
+payloads.`,
+		Example: `  lockstep map CourtCalendarSync 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d
+  lockstep map CourtCalendarSync hearing.json --type scheduling:updated
+  echo '{"hearingId":"H-7"}' | lockstep map CourtCalendarSync -`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := a.load()
+			if err != nil {
+				return err
+			}
+			named, sync, err := findSync(f, args[0])
+			if err != nil {
+				return err
+			}
+			var x example
+			if uuid.Validate(args[1]) == nil {
+				db, err := a.connect(cmd.Context(), f, "map", roleAuditor)
+				if err != nil {
+					return err
+				}
+				defer db.close()
+				x, err = db.example(cmd.Context(), sync.Name, args[1])
+				if err != nil {
+					return db.explain(err)
+				}
+			} else {
+				b, err := a.read(args[1])
+				if err != nil {
+					return err
+				}
+				if x.event, err = parseEvent(b); err != nil {
+					return fmt.Errorf("%s: %w", args[1], err)
+				}
+			}
+			x.complete(sync, typ, key)
+			p, err := x.preview(sync, named.AdapterKind)
+			if err != nil {
+				return err
+			}
+			return console.Object(a.stdout, a.format, p, p.text)
+		},
+	}
+	c.Flags().StringVar(&typ, "type", "", "`TYPE` of an event that is read from a file")
+	c.Flags().StringVar(&key, "key", "", "`KEY` of an event that is read from a file")
+	return c
+}
+
+// read returns the content of a file, of standard input for "-".
+func (a *app) read(name string) ([]byte, error) {
+	in := a.stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, usagef("%w; EVENT is a UUID, FILE a JSON file, or - for standard input", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	b, err := io.ReadAll(io.LimitReader(in, maxInput+1))
+	if err == nil && len(b) > maxInput {
+		err = fmt.Errorf("%s: more than %d bytes, and so no event", name, maxInput)
+	}
+	return b, err
+}
+
+// parseEvent reads a whole event, or a payload alone.
+func parseEvent(b []byte) (outbox.Event, error) {
+	var whole struct {
+		ID         string            `json:"id"`
+		Type       string            `json:"type"`
+		Key        string            `json:"key"`
+		Version    *int64            `json:"version"`
+		Payload    json.RawMessage   `json:"payload"`
+		Headers    map[string]string `json:"headers"`
+		OccurredAt time.Time         `json:"occurred_at"`
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(b, &members); err != nil || members == nil {
+		return outbox.Event{}, errors.New("want one JSON object: a payload, or an event with type and payload")
+	}
+	if members["type"] == nil || !bytes.HasPrefix(bytes.TrimSpace(members["payload"]), []byte("{")) {
+		return outbox.Event{Payload: b}, nil
+	}
+	if err := json.Unmarshal(b, &whole); err != nil {
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) {
+			return outbox.Event{}, fmt.Errorf("the event's %s cannot be a %s", wrong.Field, wrong.Value)
+		}
+		return outbox.Event{}, errors.New("the event's occurred_at is not a time such as 2027-01-31T08:00:00Z")
+	}
+	return outbox.Event{
+		ID: whole.ID, Type: whole.Type, Key: whole.Key, Version: whole.Version,
+		Payload: whole.Payload, Headers: whole.Headers, OccurredAt: whole.OccurredAt,
+	}, nil
+}
+
+// complete gives an event from a file what it lacks.
+func (x *example) complete(sync relay.Sync, typ, key string) {
+	if x.stored {
+		return
+	}
+	x.revision = 1
+	if typ != "" {
+		x.event.Type = typ
+	}
+	if key != "" {
+		x.event.Key = key
+	}
+	if x.event.Type == "" && !strings.Contains(sync.Events[0], "*") {
+		x.event.Type = sync.Events[0]
+	}
+	if x.event.OccurredAt.IsZero() {
+		x.event.OccurredAt = time.Now()
+	}
+}
+
+// example reads an event and what the relay would use besides.
+func (db *database) example(ctx context.Context, sync, id string) (example, error) {
+	const statement = `-- lockstep map
+SELECT e.id::text, e.seq, e.type, e.key, e.version, e.payload::text, e.headers::text, e.occurred_at,
+       coalesce(r.external_id, ''), coalesce(r.etag, ''), r.version,
+       coalesce(d.revision, 1), coalesce(d.total_attempts, 0), d.body, coalesce(d.mapping_version, '')
+  FROM outbox.event AS e
+  LEFT JOIN outbox.external_ref AS r ON r.sync = $2 AND r.key = e.key
+  LEFT JOIN outbox.delivery AS d ON d.sync = $2 AND d.key = e.key AND d.event_id = e.id
+ WHERE e.id = $1::uuid`
+	x := example{stored: true}
+	var payload, headers string
+	err := db.conn.QueryRow(ctx, statement, id, sync).Scan(
+		&x.event.ID, &x.event.Seq, &x.event.Type, &x.event.Key, &x.event.Version, &payload, &headers, &x.event.OccurredAt,
+		&x.ref.ExternalID, &x.ref.ETag, &x.ref.Version, &x.revision, &x.attempts, &x.body, &x.version)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return x, fmt.Errorf("event %s does not exist: its transaction did not commit, or it is past its retention", id)
+	}
+	if err != nil {
+		return x, err
+	}
+	x.event.Payload = json.RawMessage(payload)
+	x.event.Headers = texts(headers)
+	return x, nil
+}
+
+// texts reads the headers of an event; what is no text is kept as JSON.
+func texts(object string) map[string]string {
+	var values map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(object), &values); err != nil {
+		return nil
+	}
+	m := make(map[string]string, len(values))
+	for name, raw := range values {
+		var s string
+		if json.Unmarshal(raw, &s) != nil {
+			s = string(raw)
+		}
+		m[name] = s
+	}
+	return m
+}
+
+// preview maps x as the relay would.
+func (x example) preview(sync relay.Sync, kind string) (preview, error) {
+	p := preview{Sync: sync.Name, Adapter: kind, Send: true, Notes: []string{}}
+	filter, err := relay.CompileFilter(sync.When)
+	if err != nil {
+		return p, err
+	}
+	mapper, err := sync.Mapping.Compile()
+	if err != nil {
+		return p, err
+	}
+	p.MappingVersion = mapper.Version()
+	matches := x.event.Type == ""
+	for _, pattern := range sync.Events {
+		matches = matches || relay.MatchType(pattern, x.event.Type)
+	}
+	if !matches {
+		p.not("its events %s do not match type %s", strings.Join(sync.Events, ", "), x.event.Type)
+	}
+	wanted, err := filter.Match(x.event)
+	if err != nil {
+		return p, fmt.Errorf("the delivery would fail with class mapping: %w", err)
+	}
+	if !wanted {
+		p.not("filtered: its condition %s is not met", sync.When)
+	}
+	p.Body, err = mapper.Map(x.event)
+	switch {
+	case x.body != nil:
+		if !bytes.Equal(p.Body, x.body) {
+			p.Notes = append(p.Notes, "the body is that of an earlier attempt and stays the same until a requeue; the mapping has changed since")
+		}
+		p.Body, p.MappingVersion, err = x.body, x.version, nil
+	case err != nil:
+		return p, fmt.Errorf("the delivery would fail with class mapping: %w", err)
+	}
+	msg := adapters.Message{
+		ID: x.event.ID, IdempotencyKey: x.event.ID, Type: x.event.Type, Key: x.event.Key, Version: x.event.Version,
+		OccurredAt: x.event.OccurredAt, Attempt: x.attempts + 1, Body: p.Body, Headers: x.event.Headers, Ref: x.ref,
+	}
+	if x.revision > 1 {
+		msg.IdempotencyKey = fmt.Sprintf("%s:%d", x.event.ID, x.revision)
+	}
+	p.IdempotencyKey = msg.IdempotencyKey
+	if tells, ok := sync.Adapter.(previewer); ok {
+		if p.Method, p.URL, err = tells.Preview(msg); err != nil {
+			p.not("the adapter refuses it: %v", err)
+		}
+	}
+	return p, nil
+}
+
+// not notes why nothing would be sent.
+func (p *preview) not(format string, args ...any) {
+	p.Send = false
+	p.Notes = append(p.Notes, "would not be sent: "+fmt.Sprintf(format, args...))
+}
+
+// text writes p for a person.
+func (p preview) text(w io.Writer) error {
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "%-16s %s\n", name, console.Clean(value))
+		}
+	}
+	line("sync", p.Sync+" ("+p.Adapter+")")
+	line("request", strings.TrimSpace(p.Method+" "+p.URL))
+	line("idempotency key", p.IdempotencyKey)
+	line("mapping version", p.MappingVersion)
+	for _, note := range p.Notes {
+		line("note", note)
+	}
+	var b bytes.Buffer
+	if err := json.Indent(&b, p.Body, "", "  "); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "\n%s\n", b.String())
+	return err
+}

@@ -1,0 +1,315 @@
+package main
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// refuses answers 422 to what concerns one of these hearings.
+func refuses(hearings ...string) func(*http.Request, string) int {
+	return func(_ *http.Request, body string) int {
+		if slices.ContainsFunc(hearings, func(h string) bool { return strings.Contains(body, `"`+h+`"`) }) {
+			return http.StatusUnprocessableEntity
+		}
+		return http.StatusCreated
+	}
+}
+
+// troubled is a world in which H-1 was delivered, H-2 failed at the court with
+// an event waiting behind it, and H-3 failed in the mapping.
+func troubled(t *testing.T) (w *world, h1, h2, behind, h3 string) {
+	t.Helper()
+	w = newWorld(t)
+	w.court.answers(refuses("H-2"))
+	h1 = w.emit("H-1", `{"hearingId":"H-1"}`)
+	h2 = w.emit("H-2", `{"hearingId":"H-2"}`)
+	behind = w.emit("H-2", `{"hearingId":"H-2b"}`)
+	h3 = w.emit("H-3", `{"wrong":"H-3"}`)
+	w.relayUntil(`SELECT (SELECT count(*) FROM outbox.delivery WHERE state = 'failed') = 2 AND (SELECT count(*) FROM outbox.delivery) = 3`)
+	return w, h1, h2, behind, h3
+}
+
+func TestStatusForAnAuditor(t *testing.T) {
+	w, _, _, _, _ := troubled(t)
+	ask[string](w, `INSERT INTO outbox.event (type, key, payload) VALUES ('clinic:closed', 'C', '{}') RETURNING id::text`)
+	auditor := w.as(roleAuditor)
+	auditor.env["COURT_TOKEN"] = "x"
+	r := auditor.run("status").wants(t, 0, "SYNC", "CourtCalendarSync", "(no sync matches)")
+	if strings.Contains(r.stdout, "orphaned") || strings.Contains(r.stdout, "differs") {
+		t.Errorf("file and database agree, but: %s", r.stdout)
+	}
+	rows := decode[[]statusRow](t, auditor.run("status", "-o", "json").wants(t, 0))
+	if len(rows) != 2 || rows[0].Failed != 2 || rows[0].BlockedKeys != 1 || rows[1].Sync != nil || rows[1].Pending != 1 {
+		t.Errorf("got %+v", rows)
+	}
+	auditor.run("status", "--max-lag", "1h").wants(t, exitFound, "CourtCalendarSync: 2 failed, more than 0")
+	auditor.run("status", "--max-lag", "1h", "--max-failed", "2").wants(t, 0)
+	auditor.run("status", "--max-lag", "1ns", "--max-failed", "-1").wants(t, exitFound, "the oldest delivery that is not finished")
+	auditor.run("status", "--max-failed", "1").wants(t, exitFound)
+}
+
+func TestStatusComparesWithTheFile(t *testing.T) {
+	w := newWorld(t)
+	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NULL)`)
+	w.configure(`
+syncs:
+  - {name: CourtCalendarSync, events: ["scheduling:*", "data:*"], on_failed: supersede, adapter: {kind: rest, url: "http://127.0.0.1:1/"}}
+  - {name: ClinicSync, event: scheduling:created, adapter: {kind: rest, url: "http://127.0.0.1:1/"}}
+`)
+	w.run("status").wants(t, 0, "differs: events are scheduling:*, data:* in the file; on_failed is supersede", "not registered")
+	w.run("sync", "list").wants(t, 0, "ClinicSync", "not registered", "differs: events")
+	w.run("run").wants(t, exitUsage, `sync "ClinicSync" is new`, "from: beginning", "hint: ")
+
+	w.run("sync", "apply", "--dry-run").wants(t, exitUsage, `sync "ClinicSync" is new`)
+	w.run("sync", "apply", "CourtCalendarSync", "--dry-run").wants(t, 0, "would be applied (was: differs")
+	w.run("sync", "list").wants(t, 0, "differs: events")
+	w.as(roleAuditor).run("sync", "apply", "CourtCalendarSync").wants(t, exitFailed, "GRANT outbox_relay TO")
+	relay := w.as(roleRelay)
+	relay.run("sync", "apply", "CourtCalendarSync").wants(t, 0, "applied (was: differs")
+	relay.run("sync", "apply", "CourtCalendarSync").wants(t, 0, "unchanged")
+	relay.run("sync", "apply", "ClinicSync", "--from", "now").wants(t, 0, "running relays add retained events from now")
+	relay.run("sync", "apply", "--from", "now").wants(t, exitUsage, "name the syncs")
+	relay.run("sync", "apply", "NoSync").wants(t, exitUsage, "it has CourtCalendarSync, ClinicSync")
+
+	w.configure(`syncs: [{name: ClinicSync, event: scheduling:created, adapter: {kind: rest, url: "http://127.0.0.1:1/"}}]`)
+	w.run("status").wants(t, 0, "orphaned: not in the file")
+	rows := decode[[]syncRow](t, w.run("sync", "list", "-o", "json"))
+	if len(rows) != 2 || *rows[1].InFile || !*rows[0].InFile || !rows[1].Registered {
+		t.Errorf("got %+v", rows)
+	}
+}
+
+// An auditor has the database's URL and none of the relay's secrets.
+func TestStatusWithoutTheRelaysSecrets(t *testing.T) {
+	w := newWorld(t)
+	auditor := w.as(roleAuditor)
+	yaml := strings.ReplaceAll(courtYAML, "%s", "http://127.0.0.1:1")
+	auditor.run("status").wants(t, exitUsage, "COURT_TOKEN") // the file was named
+	auditor.run("log").wants(t, 0)                           // this one does not need it
+	delete(auditor.env, "LOCKSTEP_CONFIG")
+	t.Chdir(t.TempDir())
+	writeFile(t, "lockstep.yaml", yaml)
+	auditor.run("status").wants(t, 0, "lockstep.yaml is not valid, so the syncs are not compared with it")
+}
+
+func TestLog(t *testing.T) {
+	w, h1, h2, _, _ := troubled(t)
+	auditor := w.as(roleAuditor)
+	r := auditor.run("log").wants(t, 0, h1, h2, "HTTP 422", "mapping", "relay-1")
+	if n := strings.Count(r.stdout, "\n"); n != 4 {
+		t.Errorf("%d lines, want a header and 3 rows:\n%s", n, r.stdout)
+	}
+	for line, want := range map[string]int{
+		"log --key H-1":                       1,
+		"log --event " + h2:                   1,
+		"log --outcome failed":                2,
+		"log --outcome failed,delivered":      3,
+		"log --sync NoSync":                   0,
+		"log --limit 2":                       2,
+		"log --since 2020-01-01T00:00:00Z":    3,
+		"log --key H-1 --since 1s --limit 10": -1,
+	} {
+		rows := decode[[]logRow](t, auditor.run(append(strings.Fields(line), "-o", "json")...).wants(t, 0))
+		if want >= 0 && len(rows) != want {
+			t.Errorf("%s: %d rows, want %d", line, len(rows), want)
+		}
+		if !slices.IsSortedFunc(rows, func(a, b logRow) int { return a.At.Compare(b.At) }) {
+			t.Errorf("%s: not oldest first", line)
+		}
+	}
+}
+
+func TestExplain(t *testing.T) {
+	w, h1, h2, behind, _ := troubled(t)
+	auditor := w.as(roleAuditor)
+	auditor.run("explain", h1).wants(t, 0, "type      scheduling:created", "CourtCalendarSync: delivered at", "HTTP 201")
+	auditor.run("explain", behind).wants(t, 0, "waits behind event "+h2)
+	r := auditor.run("explain", h2, "--sync", "CourtCalendarSync").wants(t, 0, "failed with permanent", "payload   20 bytes")
+	if strings.Contains(r.stdout, "hearingId") {
+		t.Errorf("the payload is shown: %s", r.stdout)
+	}
+	x := decode[explanation](t, auditor.run("explain", h2, "-o", "json"))
+	if x.Event.Key != "H-2" || len(x.Deliveries) != 1 || x.Deliveries[0].State != "failed" || len(x.Log) != 1 || len(x.Why) != 1 {
+		t.Errorf("got %+v", x)
+	}
+	auditor.run("explain", "0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d").wants(t, exitFailed, "does not exist", "is not known here")
+	auditor.run("explain", h1, "--sync", "NoSync").wants(t, exitFailed, "is not registered", "hint: Registered: CourtCalendarSync")
+}
+
+func TestRequeue(t *testing.T) {
+	w, _, h2, _, h3 := troubled(t)
+	operator := w.as(roleOperator)
+	failed := func() int { return ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'failed'`) }
+
+	operator.run("requeue", "--all", "--dry-run").wants(t, 0, h2, h3, "2 deliveries would be requeued; nothing was changed")
+	operator.run("requeue", "--class", "auth").wants(t, 0, "no failed delivery to requeue")
+	operator.run("requeue", "--older-than", "1h").wants(t, 0, "no failed delivery to requeue")
+	operator.run("requeue", "--sync", "NoSync", "--all").wants(t, exitFailed, `"NoSync" is not registered`)
+	if failed() != 2 {
+		t.Fatalf("%d failed, want 2 still", failed())
+	}
+	operator.run("requeue", "--class", "mapping", "--since", "1h", "--reason", "mapping repaired", "--actor", "anna").
+		wants(t, 0, h3, "1 delivery requeued")
+	if got := ask[string](w, `SELECT concat_ws(' ', outcome, reason, split_part(actor, '/', 2)) FROM outbox.delivery_log ORDER BY id DESC LIMIT 1`); got != "requeued mapping repaired anna" {
+		t.Errorf("log has %q", got)
+	}
+	operator.run("requeue", "--event", h3).wants(t, exitFailed, "no failed delivery to requeue; see: lockstep explain "+h3)
+	operator.run("requeue", "--sync", "CourtCalendarSync", "--key", "H-2").wants(t, 0, "1 delivery requeued")
+	if failed() != 0 {
+		t.Errorf("%d failed, want none", failed())
+	}
+	w.court.answers(nil)
+	operator.env["LOCKSTEP_ACTOR"] = "bert"
+	w.relayUntil(`SELECT (SELECT count(*) FROM outbox.delivery) = 1`) // H-3 fails again
+	operator.run("requeue", "--all", "-o", "jsonl").wants(t, 0, `"event_id":"`+h3+`"`)
+	if got := ask[string](w, `SELECT split_part(actor, '/', 2) FROM outbox.delivery_log ORDER BY id DESC LIMIT 1`); got != "bert" {
+		t.Errorf("actor %q, want bert", got)
+	}
+}
+
+func TestRolesAreEnforcedAndNamed(t *testing.T) {
+	w, h1, h2, _, _ := troubled(t)
+	auditor, writer := w.as(roleAuditor), w.as("outbox_writer")
+	for _, line := range []string{
+		"requeue --all", "discard --event " + h2 + " --reason x", "replay --event " + h1 + " --reason x",
+		"pause CourtCalendarSync --reason x", "resume CourtCalendarSync", "retire CourtCalendarSync --reason x",
+	} {
+		auditor.run(strings.Fields(line)...).wants(t, exitFailed, "an administrator grants with: GRANT outbox_operator TO")
+	}
+	delete(writer.env, "LOCKSTEP_CONFIG")
+	t.Chdir(t.TempDir())
+	for _, line := range []string{"status", "log", "explain " + h1, "sync list"} {
+		writer.run(strings.Fields(line)...).wants(t, exitFailed, "GRANT outbox_auditor TO")
+	}
+}
+
+func TestDiscard(t *testing.T) {
+	w, h1, h2, behind, h3 := troubled(t)
+	operator := w.as(roleOperator)
+	operator.run("discard", "--event", h2, "--reason", "x", "--dry-run").wants(t, 0, "1 delivery would be discarded")
+	operator.run("discard", "--event", h2, "--reason", "by hand").wants(t, 0, "1 delivery discarded")
+	operator.run("discard", "--event", behind, "--reason", "by hand").wants(t, 0, "1 delivery discarded")
+	operator.run("discard", "--event", h1, "--reason", "x").wants(t, exitFailed, "no delivery to discard; see: lockstep explain")
+	operator.run("discard", "--class", "mapping", "--reason", "x").wants(t, 0, h3)
+	if n := ask[int](w, `SELECT count(*) FROM outbox.delivery`); n != 0 {
+		t.Errorf("%d open, want none", n)
+	}
+}
+
+func TestReplay(t *testing.T) {
+	w, h1, h2, _, _ := troubled(t)
+	operator := w.as(roleOperator)
+	operator.run("replay", "--event", h2, "--reason", "x").wants(t, exitFailed, "no delivered event to replay; see: lockstep explain")
+	operator.run("replay", "--since", "1h", "--older-than", "30m", "--reason", "x").wants(t, 0, "no delivered event to replay")
+	operator.run("replay", "--all", "--reason", "x", "--dry-run").wants(t, 0, h1, "1 delivery would be replayed")
+	operator.run("replay", "--since", "1h", "--reason", "court restored a backup").wants(t, 0, h1, "1 delivery replayed")
+	operator.run("replay", "--event", h1, "--reason", "x").wants(t, exitFailed)
+	before := w.court.count()
+	w.relayUntil(`SELECT (SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered') = 2`)
+	if w.court.count() != before+1 {
+		t.Errorf("%d requests, want one more than %d", w.court.count(), before)
+	}
+}
+
+func TestPauseResumeRetire(t *testing.T) {
+	w, _, _, _, _ := troubled(t)
+	operator := w.as(roleOperator)
+	operator.run("pause", "NoSync", "--reason", "x").wants(t, exitFailed, `sync "NoSync" is not registered`, "hint: Registered")
+	operator.run("pause", "CourtCalendarSync", "--reason", "maintenance", "--actor", "anna").wants(t, 0, "is paused until: lockstep resume")
+	w.as(roleAuditor).run("status", "--config", w.env["LOCKSTEP_CONFIG"]).wants(t, exitUsage, "COURT_TOKEN")
+	w.run("status").wants(t, 0, "operator", "/anna", "maintenance")
+	operator.run("resume", "CourtCalendarSync").wants(t, 0, "is not on hold")
+	operator.run("resume", "CourtCalendarSync").wants(t, 0, "was not paused by an operator")
+	operator.run("retire", "CourtCalendarSync", "--reason", "moved").wants(t, 0, "gets no further events")
+	w.run("status").wants(t, 0, "retired in the database")
+	operator.run("log", "--outcome", "paused,resumed,retired").wants(t, 0, "maintenance", "moved")
+}
+
+func TestMap(t *testing.T) {
+	w, h1, h2, _, h3 := troubled(t)
+	auditor := w.as(roleAuditor)
+	auditor.env["COURT_TOKEN"] = "canary"
+	r := auditor.run("map", "CourtCalendarSync", h1).wants(t, 0, `"case_reference": "H-1"`, "idempotency key  "+h1, "mapping version")
+	if strings.Contains(r.stdout, "canary") {
+		t.Errorf("a secret is shown: %s", r.stdout)
+	}
+	auditor.run("map", "CourtCalendarSync", h3).wants(t, exitFailed, "would fail with class mapping", "hearingId")
+	auditor.run("map", "CourtCalendarSync", "0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d").wants(t, exitFailed, "does not exist")
+	auditor.run("map", "NoSync", h1).wants(t, exitUsage, "it has CourtCalendarSync")
+
+	p := decode[preview](t, auditor.run("map", "CourtCalendarSync", h2, "-o", "json").wants(t, 0))
+	if !p.Send || p.IdempotencyKey != h2 || string(p.Body) != `{
+    "case_reference": "H-2"
+  }` {
+		t.Errorf("got %+v, body %s", p, p.Body)
+	}
+}
+
+func TestMapAFile(t *testing.T) {
+	w := &world{shell: &shell{t: t, env: map[string]string{"COURT_TOKEN": "x", "DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"}}}
+	w.configure(strings.ReplaceAll(courtYAML, "%s", "http://127.0.0.1:1"))
+	for name, tc := range map[string]struct {
+		input string
+		args  []string
+		code  int
+		says  []string
+	}{
+		"payload":            {`{"hearingId":"H-7"}`, nil, 0, []string{`"case_reference": "H-7"`}},
+		"payload with type":  {`{"hearingId":"H-7"}`, []string{"--type", "clinic:x"}, 0, []string{"would not be sent: its events scheduling:* do not match type clinic:x"}},
+		"filtered":           {`{"hearingId":"H-7","court":"elsewhere"}`, nil, 0, []string{"would not be sent: filtered: its condition"}},
+		"whole event":        {`{"id":"e-1","type":"scheduling:x","key":"k","payload":{"hearingId":"H-8"}}`, nil, 0, []string{"e-1", "H-8"}},
+		"missing field":      {`{}`, nil, exitFailed, []string{"class mapping", "hearingId"}},
+		"no object":          {`[1]`, nil, exitFailed, []string{"want one JSON object"}},
+		"no JSON":            {`hello`, nil, exitFailed, []string{"want one JSON object"}},
+		"event of odd parts": {`{"type":7,"payload":{}}`, nil, exitFailed, []string{"the event's type cannot be a number"}},
+		"too long":           {`{"a":"` + strings.Repeat("x", maxInput) + `"}`, nil, exitFailed, []string{"more than"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &shell{t: t, env: w.env, stdin: tc.input}
+			s.run(append([]string{"map", "CourtCalendarSync", "-"}, tc.args...)...).wants(t, tc.code, tc.says...)
+		})
+	}
+	path := t.TempDir() + "/hearing.json"
+	writeFile(t, path, `{"hearingId":"H-9"}`)
+	w.run("map", "CourtCalendarSync", path).wants(t, 0, "H-9")
+	w.run("map", "CourtCalendarSync", path+".not").wants(t, exitUsage, "EVENT is a UUID, FILE a JSON file")
+}
+
+func TestFollowShowsWhatIsAdded(t *testing.T) {
+	w, _, _, _, _ := troubled(t)
+	f := w.start("log", "--follow", "--limit", "1", "-o", "jsonl")
+	f.line(t) // the newest row
+	ask[string](w, `SELECT outbox.pause('CourtCalendarSync', 'while followed')::text`)
+	if line := f.line(t); !strings.Contains(line, `"outcome":"paused"`) {
+		t.Errorf("got %s", line)
+	}
+	ask[string](w, `SELECT outbox.resume('CourtCalendarSync')::text`)
+	if line := f.line(t); !strings.Contains(line, `"outcome":"resumed"`) {
+		t.Errorf("got %s", line)
+	}
+	f.stop(t, 0)
+}
+
+func TestWatchShowsStatusAgain(t *testing.T) {
+	w, _, _, _, _ := troubled(t)
+	f := w.start("status", "--watch", "-o", "jsonl")
+	first := f.line(t)
+	if second := f.line(t); !strings.Contains(first, `"failed":2`) || !strings.Contains(second, `"failed":2`) {
+		t.Errorf("got %s and %s", first, second)
+	}
+	f.stop(t, 0)
+}
+
+func TestAges(t *testing.T) {
+	for want, d := range map[string]time.Duration{
+		"0s": -time.Second, "400ms": 412 * time.Millisecond, "59.9s": 59900 * time.Millisecond,
+		"5m2s": 5*time.Minute + 2*time.Second, "2h0m": 2 * time.Hour, "3d4h": 76 * time.Hour,
+	} {
+		if got := age(d); got != want {
+			t.Errorf("%s: got %s, want %s", d, got, want)
+		}
+	}
+}

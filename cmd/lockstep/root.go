@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hms-mkt/lockstep/internal/console"
+)
+
+// app is what the commands share: the surroundings of the process and the
+// global flags.
+type app struct {
+	env            func(string) (string, bool)
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	configPath  string
+	databaseURL string
+	output      string
+	logFormat   string
+	logLevel    string
+
+	format console.Format
+	log    *slog.Logger
+}
+
+// run executes one command line and returns the exit code.
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{env: env, stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = ranError{errors.New("interrupted")}
+	}
+	report(stderr, cmd.CommandPath(), err)
+	return exitCode(err)
+}
+
+// root builds the tree of commands.
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "lockstep",
+		Short: "Keeps external calendars in lock-step with your own database",
+		Long: `Lockstep keeps the calendars of courts and clinics in lock-step with your own
+PostgreSQL database: it sends each event of the transactional outbox to the
+external systems that are configured for it, in order per key, at least once,
+and keeps a log of every attempt.
+
+Exit codes: 0 ok · 1 failed · 2 usage or configuration · 3 a check found
+something · 4 stopped before drained`,
+		Example: `  lockstep migrate up          # create the schema
+  lockstep config check        # is lockstep.yaml valid?
+  lockstep run                 # relay until stopped
+  lockstep status              # how do the syncs stand?
+  lockstep explain EVENT       # what became of an event, and why`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			return a.readGlobals()
+		},
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.configPath, "config", "", "configuration `FILE` [$LOCKSTEP_CONFIG, or lockstep.yaml if it exists]")
+	flags.StringVar(&a.databaseURL, "database-url", "", "PostgreSQL `URL`; goes before database.url of the file [$DATABASE_URL]")
+	flags.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of data: table, json or jsonl")
+	flags.StringVar(&a.logFormat, "log-format", "text", "`FORMAT` of logs: text or json")
+	flags.StringVar(&a.logLevel, "log-level", "info", "least `LEVEL` that is logged: debug, info, warn or error")
+
+	root.AddGroup(
+		&cobra.Group{ID: "relay", Title: "Relay:"},
+		&cobra.Group{ID: "look", Title: "Look:"},
+		&cobra.Group{ID: "act", Title: "Act:"},
+	)
+	add := func(group string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("relay", a.runCommand(), a.migrateCommand(), a.configCommand(), a.syncCommand(), a.healthcheckCommand())
+	add("look", a.statusCommand(), a.logCommand(), a.explainCommand(), a.mapCommand())
+	add("act", a.requeueCommand(), a.discardCommand(), a.replayCommand(), a.pauseCommand(), a.resumeCommand(), a.retireCommand())
+	root.AddCommand(a.versionCommand())
+	mark(root)
+	return root
+}
+
+// mark wraps what commands run, so that their errors can be told from cobra's.
+func mark(c *cobra.Command) {
+	if do := c.RunE; do != nil {
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			if err := do(cmd, args); err != nil {
+				return ranError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		mark(sub)
+	}
+}
+
+// group makes a command that only holds others. Cobra would answer a mistyped
+// one with the help text and success.
+func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	c.AddCommand(commands...)
+	c.SuggestionsMinimumDistance = 2
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			text += "; did you mean " + strings.Join(near, " or ") + "?"
+		}
+		return errors.New(text)
+	}
+	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	return c
+}
+
+func (a *app) readGlobals() error {
+	var err error
+	if a.format, err = console.ParseFormat(a.output); err != nil {
+		return fmt.Errorf("--%w", err)
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
+		return fmt.Errorf("--log-level %q: want debug, info, warn or error", a.logLevel)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	switch a.logFormat {
+	case "text":
+		a.log = slog.New(slog.NewTextHandler(a.stderr, options))
+	case "json":
+		a.log = slog.New(slog.NewJSONHandler(a.stderr, options))
+	default:
+		return fmt.Errorf("--log-format %q: want text or json", a.logFormat)
+	}
+	return nil
+}
+
+// say tells the person at the terminal what was done.
+func (a *app) say(format string, args ...any) {
+	fmt.Fprintln(a.stderr, console.Clean(fmt.Sprintf(format, args...)))
+}
+
+// getenv returns a variable, or "".
+func (a *app) getenv(name string) string {
+	v, _ := a.env(name)
+	return v
+}

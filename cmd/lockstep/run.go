@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hms-mkt/lockstep/internal/config"
+	"github.com/hms-mkt/lockstep/internal/telemetry"
+	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+func (a *app) runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Relay events until stopped",
+		Long: `Relay events until stopped. Several relays may run on one database; they share
+the work. A database that is not there yet is waited for.
+
+SIGINT or SIGTERM stops: nothing more is claimed, deliveries under way get
+relay.drain to finish. Exits with 4 if that was not enough, and at once at a
+second signal. Health (/livez, /readyz) and metrics (/metrics) are served at
+listen; an empty listen turns them off. The login needs the role outbox_relay.`,
+		Example: `  lockstep run
+  lockstep run --config court.yaml --log-format json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, err := a.load()
+			if err != nil {
+				return err
+			}
+			url, err := a.url(f)
+			if err != nil {
+				return err
+			}
+			return a.relay(cmd.Context(), f, url)
+		},
+	}
+}
+
+// relay runs a relay and what shows how it does.
+func (a *app) relay(ctx context.Context, f *config.File, url string) error {
+	name := f.Relay.Name
+	if name == "" {
+		name = relayName()
+	}
+	log := a.log.With("relay", name)
+	// Not ctx: the store outlasts the stop, which records what was under way.
+	store, err := outbox.Open(context.WithoutCancel(ctx), url, outbox.Options{MaxConnections: f.Database.MaxConnections, Name: name})
+	if err != nil {
+		return usagef("the database URL cannot be used: want postgres://user@host:5432/database, or keywords such as host=… dbname=…")
+	}
+	defer store.Close()
+
+	b := thisBuild()
+	metrics := telemetry.NewMetrics(telemetry.Build{Version: b.Version, Revision: b.Revision})
+	for _, s := range f.Syncs {
+		metrics.Expect(s.Name)
+	}
+	c := f.RelayConfig()
+	c.Logger, c.Observer = log, metrics
+	r, err := relay.New(store, c)
+	if err != nil {
+		return usageError{err}
+	}
+	status := metrics.Watch(store.Status, log)
+	defer status.Close()
+	if f.Listen != "" {
+		l, err := listen(ctx, f.Listen)
+		if err != nil {
+			return err
+		}
+		server := telemetry.Serve(l, metrics.Handler(r.Ready), log)
+		defer func() {
+			if err := server.Close(); err != nil {
+				log.WarnContext(ctx, "health and metrics", "error", err)
+			}
+		}()
+		log.InfoContext(ctx, "serving health and metrics", "address", l.Addr().String())
+	}
+	log.InfoContext(ctx, "lockstep starting", "version", b.Version, "syncs", len(f.Syncs))
+	err = r.Run(ctx)
+	if sqlState(err) == insufficientPrivilege {
+		return fmt.Errorf("this login may not relay: %w; grant it the role %s", err, roleRelay)
+	}
+	return err
+}
+
+// listen binds the address before anything is sent: two relays that were
+// started by mistake with one configuration shall say so.
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("listen %s: the port is in use, perhaps by another relay: choose another listen address, or write listen: \"\" for none", address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen %s: %w: choose another listen address, or write listen: \"\" for none", address, err)
+	}
+	return l, nil
+}
+
+// relayName tells relays apart in claims and in the log.
+func relayName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "lockstep"
+	}
+	var random [2]byte
+	_, _ = rand.Read(random[:]) // never fails
+	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), hex.EncodeToString(random[:]))
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// clock writes a time as tables show it.
+func clock(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02T15:04:05Z")
+}
+
+// age writes a duration with two figures that matter: 3d4h, 5m2s, 0.4s.
+func age(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d < 0:
+		return "0s"
+	case d >= day:
+		return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	case d >= time.Minute:
+		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
+	}
+	return d.Round(100 * time.Millisecond).String()
+}
+
+// duration is a flag such as 90s, 24h or 7d.
+type duration time.Duration
+
+func (d *duration) String() string {
+	if *d == 0 {
+		return ""
+	}
+	return time.Duration(*d).String()
+}
+
+func (d *duration) Set(s string) error {
+	v, err := parseDuration(s)
+	*d = duration(v)
+	return err
+}
+func (*duration) Type() string { return "duration" }
+
+func parseDuration(s string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		var n int
+		if _, err := fmt.Sscanf(days, "%d", &n); err == nil && n >= 0 && n < 100_000 && fmt.Sprint(n) == days {
+			return time.Duration(n) * 24 * time.Hour, nil
+		}
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 {
+		return 0, fmt.Errorf("want a duration such as 90s, 24h or 7d")
+	}
+	return v, nil
+}
+
+// instant is a flag that names a time, by itself or as a duration before now.
+// The database's clock says what now is.
+type instant struct {
+	ago time.Duration
+	at  time.Time
+}
+
+func (i *instant) set() bool { return i.ago != 0 || !i.at.IsZero() }
+
+func (i *instant) String() string {
+	switch {
+	case i.ago != 0:
+		return i.ago.String()
+	case !i.at.IsZero():
+		return i.at.Format(time.RFC3339)
+	}
+	return ""
+}
+
+func (i *instant) Set(s string) error {
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		i.at = t
+		return nil
+	}
+	d, err := parseDuration(s)
+	if err != nil || d == 0 {
+		return fmt.Errorf("want a duration such as 90s, 24h or 7d, or a time such as 2027-01-31T08:00:00Z")
+	}
+	i.ago = d
+	return nil
+}
+func (*instant) Type() string { return "when" }
+
+// before returns the instant for a statement: a time or an age, the other one nil.
+func (i *instant) before() (at *time.Time, ago *string) {
+	switch {
+	case i.ago != 0:
+		text := fmt.Sprintf("%d microseconds", i.ago.Microseconds())
+		return nil, &text
+	case !i.at.IsZero():
+		return &i.at, nil
+	}
+	return nil, nil
+}
+
+// eventID checks the id of an event.
+func eventID(s string) error {
+	if len(s) != 36 || uuid.Validate(s) != nil {
+		return usagef("%q is not an event's id: want a UUID such as 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d", s)
+	}
+	return nil
+}
+
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// build says which program this is.
+type build struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"`
+	Go       string `json:"go"`
+	Schema   int    `json:"schema"`
+}
+
+func thisBuild() build {
+	b := build{Version: "(unknown)", Go: runtime.Version(), Schema: outbox.Schema}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	if info.Main.Version != "" {
+		b.Version = info.Main.Version
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			b.Revision = s.Value
+		}
+	}
+	return b
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print which program this is",
+		Example: `  lockstep version --output json`,
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			b := thisBuild()
+			return console.Object(a.stdout, a.format, b, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "lockstep %s (%s, schema %d)\n", b.Version, b.Go, b.Schema)
+				return err
+			})
+		},
+	}
+}
