@@ -46,6 +46,7 @@ type work struct {
 
 const (
 	maxPrefetch = 1000                   // most deliveries claimed beyond those in flight
+	maxPage     = 1000                   // most rows looked at in one claim
 	maxBatch    = 500                    // most results in one recording
 	busyPoll    = 5 * time.Millisecond   // pause between polls while there is work
 	sweepEvery  = time.Second            // pause between walks from the beginning
@@ -132,6 +133,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 type claimWalk struct {
 	cursor outbox.Cursor
 	took   time.Duration
+	page   int // rows to look at; grows where most of them wait behind others
 }
 
 type findings int
@@ -146,8 +148,13 @@ const (
 // claim asks for up to room deliveries from the walk's cursor on and hands them
 // to the senders.
 func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) (findings, error) {
+	if room == 0 {
+		w.page = 0 // only the hold is looked at
+	} else {
+		w.page = min(max(w.page, 2*room), maxPage)
+	}
 	request := outbox.ClaimRequest{
-		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: min(2*room, 1000), Lease: p.relay.config.Lease,
+		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: w.page, Lease: p.relay.config.Lease,
 	}
 	started := time.Now()
 	claims, err := p.relay.store.Claim(ctx, request)
@@ -172,6 +179,9 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	case room == 0:
 		return foundFull, nil
 	case claims.Seen >= request.Page:
+		if w.page = 2 * room; len(claims.Deliveries) < room {
+			w.page = 4 * request.Page
+		}
 		return foundMore, nil
 	case len(claims.Deliveries) > 0:
 		return foundSome, nil
