@@ -513,3 +513,36 @@ func TestConflictIsReadBack(t *testing.T) {
 		})
 	}
 }
+
+// What was sent once is sent again byte for byte, also by a relay whose mapping
+// has changed meanwhile.
+func TestRetryKeepsBytesOverAChangedMapping(t *testing.T) {
+	w := newWorld(t)
+	var up atomic.Bool
+	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+		if up.Load() {
+			return adapters.Receipt{Code: "HTTP 200"}, nil
+		}
+		return adapters.Receipt{Code: "HTTP 503"}, errors.New("HTTP 503")
+	})
+	mapped := func(to string) relay.Config {
+		return sync1(c, func(s *relay.Sync) { s.Mapping = relay.Mapping{Fields: []relay.Field{{From: "a", To: to}}} })
+	}
+	r := w.start("relay-1", mapped("old"))
+	w.emit("H-1", map[string]any{"a": 1})
+	w.eventually("tried", func() bool { return query[int](w, `SELECT count(*) FROM outbox.delivery_log`) > 0 })
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	up.Store(true)
+	w.start("relay-2", mapped("new"))
+	w.drained()
+	for _, m := range c.got() {
+		if string(m.Body) != `{"old":1}` {
+			t.Errorf("attempt %d sent %s, want what the first attempt sent", m.Attempt, m.Body)
+		}
+	}
+	if got := query[int](w, `SELECT count(DISTINCT mapping_version) FROM outbox.delivery_log`); got != 1 {
+		t.Errorf("%d mapping versions in the log, want the first one's alone", got)
+	}
+}
