@@ -75,7 +75,7 @@ func dial(ctx context.Context, url, name string, a *app) (*pgx.Conn, error) {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = context.Cause(ctx)
 		}
-		if refused := (*pgconn.ConnectError)(nil); errors.As(err, &refused) && errors.Unwrap(refused) != nil {
+		if refused, ok := errors.AsType[*pgconn.ConnectError](err); ok && errors.Unwrap(refused) != nil {
 			err = errors.Unwrap(refused) // what it puts around says again where and who
 		}
 		return nil, fmt.Errorf("database %q at %s cannot be reached: %w; check --database-url, DATABASE_URL or database.url",
@@ -98,7 +98,7 @@ func (db *database) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %s", connectTimeout))
 	defer cancel()
 	err := db.store.Check(ctx)
-	if errors.Is(err, outbox.ErrReadOnly) || errors.As(err, new(*pgconn.PgError)) && sqlState(err) == insufficientPrivilege {
+	if errors.Is(err, outbox.ErrReadOnly) || sqlState(err) == insufficientPrivilege {
 		return nil
 	}
 	return err
@@ -116,8 +116,7 @@ func (db *database) close() {
 const insufficientPrivilege = "42501"
 
 func sqlState(err error) string {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code
 	}
 	return ""

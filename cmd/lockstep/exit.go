@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -70,10 +71,12 @@ func report(w io.Writer, command string, err error) {
 		fmt.Fprintf(w, "%v\nlockstep: %s\n", problems, plural(len(problems), "problem"))
 		return
 	}
-	fmt.Fprintf(w, "lockstep: %v\n", err)
+	text := err.Error()
 	if errors.As(err, &pgErr) && pgErr.Hint != "" {
-		fmt.Fprintf(w, "hint: %s\n", pgErr.Hint)
+		// A refusal of our own functions, in words that need no code beside them.
+		text = strings.ReplaceAll(text, pgErr.Error(), pgErr.Message) + "\nhint: " + pgErr.Hint
 	}
+	fmt.Fprintf(w, "lockstep: %s\n", text)
 	switch {
 	case errors.Is(err, outbox.ErrNeedsFrom):
 		fmt.Fprintln(w, "hint: write from: beginning, from: now or a time into the sync's section, or run: lockstep sync apply NAME --from now")

@@ -150,8 +150,7 @@ func parseEvent(b []byte) (outbox.Event, error) {
 		return outbox.Event{Payload: b}, nil
 	}
 	if err := json.Unmarshal(b, &whole); err != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
+		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 			return outbox.Event{}, fmt.Errorf("the event's %s cannot be a %s", wrong.Field, wrong.Value)
 		}
 		return outbox.Event{}, errors.New("the event's occurred_at is not a time such as 2027-01-31T08:00:00Z")
@@ -257,7 +256,7 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 		if !bytes.Equal(p.Body, x.body) {
 			p.Notes = append(p.Notes, "the body is that of an earlier attempt and stays the same until a requeue; the mapping has changed since")
 		}
-		p.Body, p.MappingVersion, err = x.body, x.version, nil
+		p.Body, p.MappingVersion = x.body, x.version
 	case err != nil:
 		return p, fmt.Errorf("the delivery would fail with class mapping: %w", err)
 	}

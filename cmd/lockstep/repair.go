@@ -229,10 +229,10 @@ deliveries; with --event, that event's delivery in any state but sending. All
 or none are discarded. The times are those at which the deliveries failed. The
 login needs outbox_operator.`,
 		Example: `  lockstep discard --event 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d --reason "entered at the court by hand"
-  lockstep discard --sync CourtCalendarSync --class permanent --older-than 30d --reason "case closed" --dry-run`,
+  lockstep discard --sync CourtCalendarSync --class permanent --older-than 30d --dry-run`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := r.who.needsReason(); err != nil {
+			if err := r.who.needsReason(); err != nil && !r.filter.dryRun {
 				return err
 			}
 			choose := func(ctx context.Context, tx pgx.Tx) ([]deliveryFact, error) {
@@ -286,10 +286,10 @@ for duplicates. Takes events that were delivered to a sync and have no open
 delivery there, oldest event first; all or none are replayed. The times are
 those of the delivery. The login needs outbox_operator.`,
 		Example: `  lockstep replay --event 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d --reason "court lost it"
-  lockstep replay --sync CourtCalendarSync --since 2027-01-31T08:00:00Z --reason "court restored a backup" --dry-run`,
+  lockstep replay --sync CourtCalendarSync --since 2027-01-31T08:00:00Z --dry-run`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := r.who.needsReason(); err != nil {
+			if err := r.who.needsReason(); err != nil && !r.filter.dryRun {
 				return err
 			}
 			choose := func(ctx context.Context, tx pgx.Tx) ([]deliveryFact, error) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -91,7 +92,10 @@ func (p *process) exits(t *testing.T, code int) {
 	t.Helper()
 	for range p.events { // until its log ends
 	}
-	<-p.exited
+	var failed *exec.ExitError
+	if err := <-p.exited; err != nil && !errors.As(err, &failed) {
+		t.Error(err)
+	}
 	if got := p.cmd.ProcessState.ExitCode(); got != code {
 		t.Errorf("exit code %d, want %d", got, code)
 	}
@@ -285,6 +289,8 @@ func TestHealthcheckFindsTheRelayByItsConfiguration(t *testing.T) {
 	if err := server.Shutdown(context.WithoutCancel(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	<-served
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
 	w.run("healthcheck").wants(t, exitFailed, "no relay answers")
 }

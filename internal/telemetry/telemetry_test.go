@@ -30,7 +30,7 @@ func ready(context.Context) error { return nil }
 
 func ask(m *Metrics, ready func(context.Context) error, path string) (int, string) {
 	w := httptest.NewRecorder()
-	m.Handler(ready).ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, http.NoBody))
+	m.Handler(ready).ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), http.MethodGet, path, http.NoBody))
 	return w.Code, w.Body.String()
 }
 

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+// telling is an adapter that can tell where a message would go.
+type telling struct{ t *testing.T }
+
+func (a telling) Deliver(context.Context, adapters.Message) (adapters.Receipt, error) {
+	a.t.Error("something was sent")
+	return adapters.Receipt{}, nil
+}
+
+func (telling) Preview(msg adapters.Message) (method, url string, err error) {
+	if msg.Ref.ExternalID == "" {
+		return "", "", errors.New("{ref.external_id} is not known")
+	}
+	return "PUT", "https://court.example.gov/" + msg.Ref.ExternalID, nil
+}
+
+func TestPreview(t *testing.T) {
+	sync := relay.Sync{
+		Name: "Court", Events: []string{"a"}, Adapter: telling{t},
+		Mapping: relay.Mapping{Fields: []relay.Field{{From: "n", To: "number"}}},
+	}
+	event := outbox.Event{ID: "e-1", Type: "a", Key: "k", Payload: []byte(`{"n":1}`)}
+	for name, tc := range map[string]struct {
+		x    example
+		want preview
+	}{
+		"the adapter tells": {
+			example{event: event, revision: 1, ref: adapters.Ref{ExternalID: "C-7"}},
+			preview{Send: true, Method: "PUT", URL: "https://court.example.gov/C-7", IdempotencyKey: "e-1", Body: []byte(`{"number":1}`)},
+		},
+		"the adapter refuses": {
+			example{event: event, revision: 1},
+			preview{IdempotencyKey: "e-1", Body: []byte(`{"number":1}`), Notes: []string{"would not be sent: the adapter refuses it: {ref.external_id} is not known"}},
+		},
+		"a replay": {
+			example{event: event, revision: 3, ref: adapters.Ref{ExternalID: "C-7"}},
+			preview{Send: true, Method: "PUT", URL: "https://court.example.gov/C-7", IdempotencyKey: "e-1:3", Body: []byte(`{"number":1}`)},
+		},
+		"the bytes of an earlier attempt": {
+			example{event: event, revision: 1, ref: adapters.Ref{ExternalID: "C-7"}, body: []byte(`{"nr":1}`), version: "old"},
+			preview{
+				Send: true, Method: "PUT", URL: "https://court.example.gov/C-7", IdempotencyKey: "e-1", Body: []byte(`{"nr":1}`), MappingVersion: "old",
+				Notes: []string{"the body is that of an earlier attempt and stays the same until a requeue; the mapping has changed since"},
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := tc.x.preview(sync, "telling")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Send != tc.want.Send || got.Method != tc.want.Method || got.URL != tc.want.URL || got.IdempotencyKey != tc.want.IdempotencyKey ||
+				string(got.Body) != string(tc.want.Body) || !slices.Equal(got.Notes, tc.want.Notes) {
+				t.Errorf("got %+v (%s), want %+v (%s)", got, got.Body, tc.want, tc.want.Body)
+			}
+			if tc.want.MappingVersion != "" && got.MappingVersion != tc.want.MappingVersion {
+				t.Errorf("mapping version %s, want %s", got.MappingVersion, tc.want.MappingVersion)
+			}
+			var text strings.Builder
+			if err := got.text(&text); err != nil || tc.want.Method != "" && !strings.Contains(text.String(), "request          PUT") {
+				t.Errorf("%v: %s", err, text.String())
+			}
+		})
+	}
+}
