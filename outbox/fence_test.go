@@ -261,3 +261,48 @@ func TestWritersNeverWaitForTheRelay(t *testing.T) {
 	}
 	d.exec(`SET lock_timeout = '1s'; INSERT INTO outbox.event (type, key, payload) VALUES ('x', 'H-1', '{"n": 3}'); RESET lock_timeout`)
 }
+
+// Events that come while the head is being sent, waits for a retry or failed
+// wait behind it.
+func TestNothingOvertakesAnUnfinishedHead(t *testing.T) {
+	for _, outcome := range []outbox.Outcome{"", outbox.Retry, outbox.Failed} {
+		t.Run("head "+string(outcome), func(t *testing.T) {
+			d := newDesk(t)
+			d.emit("H-1", 1)
+			head := d.claim(d.a, time.Minute)
+			if outcome != "" {
+				results := []outbox.Result{{Delivery: head[0], Outcome: outcome, Attempt: true, Delay: time.Hour, Failed: outcome == outbox.Failed}}
+				if r := d.a.Record(t.Context(), results, outbox.ClaimRequest{Sync: sync}); r.Err != nil {
+					t.Fatal(r.Err)
+				}
+			}
+			d.emit("H-1", 2)
+			for range 2 {
+				if got := d.claim(d.b, time.Minute); len(got) != 0 {
+					t.Errorf("claimed %s past the head", got[0].Event.Payload)
+				}
+			}
+		})
+	}
+}
+
+// A claim that was never used leaves no trace.
+func TestReleaseLeavesTheDeliveryAsItWas(t *testing.T) {
+	d := newDesk(t)
+	d.emit("H-1", 1)
+	row := func() string {
+		return d.text(`SELECT (to_jsonb(d) - 'due_at')::text FROM outbox.delivery AS d`)
+	}
+	before := row()
+	claimed := d.claim(d.a, time.Minute)
+	r := d.a.Record(t.Context(), []outbox.Result{{Delivery: claimed[0]}}, outbox.ClaimRequest{Sync: sync})
+	if r.Err != nil || !r.Done[0] {
+		t.Fatalf("release: %+v", r)
+	}
+	if after := row(); after != before {
+		t.Errorf("released: %s\nbefore:   %s", after, before)
+	}
+	if got := d.log(); got != "" {
+		t.Errorf("log: %s, want nothing", got)
+	}
+}
