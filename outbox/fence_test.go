@@ -306,3 +306,18 @@ func TestReleaseLeavesTheDeliveryAsItWas(t *testing.T) {
 		t.Errorf("log: %s, want nothing", got)
 	}
 }
+
+// What the finish of the head wakes does not wait for the slow check.
+func TestFinishPromotesTheNext(t *testing.T) {
+	d := newDesk(t)
+	for n := range 3 {
+		d.emit("H-1", n)
+	}
+	head := d.claim(d.a, time.Minute)
+	if r := d.record(d.a, outbox.Delivered, head...); r.Err != nil || !r.Done[0] {
+		t.Fatal(r)
+	}
+	if got := d.text(`SELECT string_agg(state, ' ' ORDER BY event_seq) FROM outbox.delivery`); got != "pending queued" {
+		t.Errorf("states: %s, want pending queued", got)
+	}
+}

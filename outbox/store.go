@@ -53,7 +53,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	o = o.withDefaults()
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("outbox: database URL: %w", err)
+		return nil, errors.New("outbox: the database URL cannot be parsed; want postgres://user:password@host:port/database") // the error may show the password
 	}
 	config.MaxConns = int32(o.MaxConnections)
 	if config.ConnConfig.ConnectTimeout == 0 {

@@ -242,7 +242,11 @@ func (p *pipeline) setHold(h *outbox.Hold) {
 	before := p.hold.Swap(h)
 	switch {
 	case h != nil && before == nil:
-		p.log.Info("sync on hold", "kind", h.Kind, "until", h.Until, "reason", h.Reason)
+		until := "lifted"
+		if !h.Until.IsZero() {
+			until = h.Until.UTC().Format(time.RFC3339)
+		}
+		p.log.Info("sync on hold", "kind", h.Kind, "until", until, "reason", h.Reason)
 	case h == nil && before != nil:
 		p.log.Info("hold ended", "kind", before.Kind)
 		if before.Kind != outbox.HoldOperator && before.Kind != outbox.HoldBackfill {

@@ -102,6 +102,19 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 	return receipt, nil
 }
 
+// Preview tells what Deliver would ask of the receiver for msg, without asking
+// it. What the configuration puts into the URL's query is not shown.
+func (a *Adapter) Preview(msg adapters.Message) (method, url string, err error) {
+	to := a.router.find(msg.Type)
+	req, err := a.request(to, msg)
+	if err != nil {
+		return to.method, "", fmt.Errorf("%s %s: %w", to.method, to.url.target, err)
+	}
+	u := *req.URL
+	u.RawQuery = ""
+	return req.Method, u.String(), nil
+}
+
 // request builds the request of one attempt, but for authorization.
 func (a *Adapter) request(to route, msg adapters.Message) (exchange.Request, error) {
 	v := &values{msg: msg}

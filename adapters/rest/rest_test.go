@@ -417,3 +417,30 @@ func TestConfiguredContentTypeReplacesTheDefault(t *testing.T) {
 		t.Errorf("sent %v", got)
 	}
 }
+
+func TestPreviewTellsTheRequestWithoutSendingIt(t *testing.T) {
+	a, err := rest.New(rest.Config{
+		URL:    "https://court.example.gov/api/calendar?key=secret",
+		Routes: map[string]rest.Route{"scheduling:cancelled": {Method: "DELETE", URL: "https://court.example.gov/api/calendar/{ref.external_id}"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]struct {
+		msg  adapters.Message
+		want string
+		err  bool
+	}{
+		"default route": {adapters.Message{IdempotencyKey: "1", Type: "scheduling:created"}, "POST https://court.example.gov/api/calendar", false},
+		"own route":     {adapters.Message{IdempotencyKey: "1", Type: "scheduling:cancelled", Ref: adapters.Ref{ExternalID: "C 7"}}, "DELETE https://court.example.gov/api/calendar/C%207", false},
+		"unknown field": {adapters.Message{IdempotencyKey: "1", Type: "scheduling:cancelled"}, "DELETE ", true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			method, u, err := a.Preview(test.msg)
+			if got := method + " " + u; got != test.want || (err != nil) != test.err {
+				t.Errorf("got %s, %v; want %s", got, err, test.want)
+			}
+		})
+	}
+}

@@ -32,7 +32,7 @@ type relaySpec struct {
 
 type retentionSpec struct {
 	Events Period `yaml:"events" default:"90d" min:"1d" max:"1200mo" doc:"How long an event is kept after everything about it is finished."`
-	Log    Period `yaml:"log" default:"84mo" min:"1d" max:"1200mo" doc:"How long the delivery log is kept; whole months are dropped."`
+	Log    Period `yaml:"log" default:"84mo" min:"1mo" max:"1200mo" doc:"How long the delivery log is kept; whole months are dropped."`
 }
 
 type syncSpec struct {

@@ -192,8 +192,8 @@ func (d *decoder) checkDatabase(root *node, spec databaseSpec) {
 
 func (d *decoder) checkListen(root *node, listen string) {
 	n := root.get("listen")
-	if n == nil || n.broken || n.kind != kindText {
-		return
+	if n == nil || n.broken || n.kind != kindText || listen == "" {
+		return // empty: no health and metrics
 	}
 	_, port, err := net.SplitHostPort(listen)
 	if number, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || number > 65535 {
