@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+)
+
+// demo is one performance.
+type demo struct {
+	options
+	stdout   io.Writer
+	progress *progress
+	world    *world
+	traffic  *traffic
+	began    time.Time
+	story    story
+}
+
+// story is what happened on stage, for the report.
+type story struct {
+	calmUntil time.Time     // by the database's clock: the court was well for events before it
+	down      time.Duration // how long the court was down
+	killed    int           // deliveries that the killed relay had in hand
+	takeover  time.Duration // from the kill until none of them was its own any more
+}
+
+func newDemo(o options, env func(string) (string, bool), stdout, stderr io.Writer) *demo {
+	return &demo{options: o, stdout: stdout, progress: newProgress(stderr, o.plain, env), began: time.Now()}
+}
+
+// play starts everything and performs the scenes, until the court has been told
+// everything.
+func (d *demo) play(ctx context.Context) (err error) {
+	list, err := hearings(d.hearings)
+	if err != nil {
+		return err
+	}
+	d.progress.say("starting PostgreSQL, the scheduling module, the court and two relays")
+	if d.world, err = startWorld(ctx, d.seed); err != nil {
+		return err
+	}
+	d.traffic = newTraffic(d.world.schedulingURL, list, d.seed)
+	ctx = d.world.watchRelays(ctx)
+
+	watching, stopWatching := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		d.watch(watching)
+	}()
+	err = d.scenes(ctx)
+	stopWatching()
+	<-watched
+	d.progress.clear()
+	if cause := context.Cause(ctx); cause != nil {
+		return cause // says more than what broke because of it
+	}
+	return err
+}
+
+// conclude compares, reports and returns the exit code.
+func (d *demo) conclude(ctx context.Context) (int, error) {
+	f, err := d.world.facts(ctx)
+	if err != nil {
+		return 1, fmt.Errorf("reading what there is to compare: %w", err)
+	}
+	v := judge(f)
+	err = printReport(d.stdout, v, d.story, time.Since(d.began), d.progress.paint(d.stdout))
+	if !v.agrees() {
+		return 1, err
+	}
+	return 0, err
+}
+
+// stay leaves everything running until ctx ends, or a relay ends by itself.
+func (d *demo) stay(ctx context.Context) error {
+	watched := d.world.watchRelays(ctx)
+	if err := printHints(d.stdout, d.world); err != nil {
+		return err
+	}
+	<-watched.Done()
+	d.progress.say("stopping, and removing what was started")
+	if ctx.Err() == nil {
+		return context.Cause(watched)
+	}
+	return nil
+}
+
+// close ends and removes everything that was started.
+func (d *demo) close() error {
+	d.progress.clear()
+	if d.world == nil {
+		return nil
+	}
+	return d.world.close()
+}

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+)
+
+// TestMain lets the test binary be a relay, as the demo's own binary is.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == relayMode {
+		os.Exit(relayMain(os.Args[2:], os.LookupEnv, os.Stdin, os.Stderr))
+	}
+	pgtest.Main(m)
+}
+
+func noEnv(string) (string, bool) { return "", false }
+
+// leftovers returns what lies in the directory for temporary files.
+func leftovers(t *testing.T) []string {
+	t.Helper()
+	names, err := fs.Glob(os.DirFS(os.TempDir()), "lockstep-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// openTemp gives the test a TMPDIR of its own, through which PostgreSQL's
+// account gets too.
+func openTemp(t *testing.T) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "demo-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", dir)
+}
+
+func TestTheDemoAgreesAndLeavesNothing(t *testing.T) {
+	openTemp(t)
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"--hearings", "15", "--seed", "3"}, noEnv, &stdout, &stderr)
+	if code != 0 {
+		t.Fatalf("exit code %d\n%s\n%s", code, stderr.String(), stdout.String())
+	}
+	for _, want := range []string{"hearings                  15", "lost                       0\n", "All 15 hearings are at the court"} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("the result does not say %q:\n%s", want, stdout.String())
+		}
+	}
+	for _, want := range []string{"the court is down", "relay 2 killed", "relay 2 is started again"} {
+		if !strings.Contains(stderr.String(), want) {
+			t.Errorf("the progress does not say %q:\n%s", want, stderr.String())
+		}
+	}
+	if strings.Contains(stdout.String()+stderr.String(), "\x1b") {
+		t.Error("escape sequences were written to what is no terminal")
+	}
+	if left := leftovers(t); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestADifferenceIsFoundAndFailsTheDemo(t *testing.T) {
+	openTemp(t)
+	var stdout, stderr bytes.Buffer
+	d := newDemo(options{hearings: 6, seed: 1}, noEnv, &stdout, &stderr)
+	defer func() {
+		if err := d.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := d.play(t.Context()); err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	// Somebody at the court moves a hearing by hand.
+	const meddling = `{"case_reference": "H-2027-000002", "start_time": "2027-03-05T10:00:00Z", "courtroom": "Attic", "status": "booked"}`
+	resp, err := http.Post(d.world.courtURL+"/api/calendar", "application/json", strings.NewReader(meddling))
+	if err != nil {
+		t.Fatal(err)
+	}
+	drainAndClose(resp.Body)
+	code, err := d.conclude(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	for _, want := range []string{"different                  1", `H-2027-000002: the start is`, `"Attic" at the court`, "What does not agree"} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("the result does not say %q:\n%s", want, stdout.String())
+		}
+	}
+	if strings.Contains(stdout.String(), "✓") {
+		t.Error("the result claims success")
+	}
+}
+
+func TestInterruptedDemoCleansUp(t *testing.T) {
+	openTemp(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	stderr := &trigger{on: "the court is well", do: interrupt}
+	if code := run(ctx, []string{"--hearings", "15"}, noEnv, &bytes.Buffer{}, stderr); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	if !strings.Contains(stderr.String(), "interrupted") {
+		t.Errorf("no word about the interruption:\n%s", stderr.String())
+	}
+	if left := leftovers(t); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// trigger does something once a text was written to it.
+type trigger struct {
+	bytes.Buffer
+	on string
+	do func()
+}
+
+func (w *trigger) Write(b []byte) (int, error) {
+	n, err := w.Buffer.Write(b)
+	if strings.Contains(w.String(), w.on) {
+		w.do()
+	}
+	return n, err
+}
+
+func TestARelayThatDiesByItselfEndsTheDemo(t *testing.T) {
+	openTemp(t)
+	var stderr bytes.Buffer
+	d := newDemo(options{hearings: 6, seed: 1}, noEnv, &bytes.Buffer{}, &stderr)
+	defer func() {
+		if err := d.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	var err error
+	if d.world, err = startWorld(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	ctx := d.world.watchRelays(t.Context())
+	if err := d.world.relay(relay1).cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-ctx.Done()
+	if cause := context.Cause(ctx).Error(); !strings.Contains(cause, "relay-1 ended by itself") {
+		t.Errorf("the cause is %q", cause)
+	}
+}
+
+func TestWithoutPostgreSQLItSaysHowToGetOne(t *testing.T) {
+	empty := t.TempDir()
+	t.Setenv("PATH", empty)
+	t.Setenv(pgtest.EnvRoute, string(pgtest.URL))
+	t.Setenv(pgtest.EnvURL, "")
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), nil, noEnv, &stdout, &stderr)
+	if code != 1 || !strings.Contains(stderr.String(), pgtest.EnvURL) {
+		t.Errorf("exit code %d\n%s", code, stderr.String())
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for name, tc := range map[string]struct {
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		"help":             {[]string{"--help"}, 0, "--keep", ""},
+		"unknown flag":     {[]string{"--hearing"}, 2, "", "-hearing"},
+		"argument":         {[]string{"all"}, 2, "", `"all"`},
+		"no hearings":      {[]string{"--hearings", "0"}, 2, "", "between 1 and"},
+		"too many":         {[]string{"--hearings", "1000000"}, 2, "", "between 1 and"},
+		"seed is a number": {[]string{"--seed", "x"}, 2, "", "-seed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			code := run(t.Context(), tc.args, noEnv, &stdout, &stderr)
+			if code != tc.code || !strings.Contains(stdout.String(), tc.stdout) || !strings.Contains(stderr.String(), tc.stderr) {
+				t.Errorf("exit code %d\nstdout: %s\nstderr: %s", code, stdout.String(), stderr.String())
+			}
+		})
+	}
+}
+
+// TestHintsWork pastes the lines of --keep into a shell.
+func TestHintsWork(t *testing.T) {
+	openTemp(t)
+	for _, program := range []string{"sh", "curl", "psql"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Fatalf("%v: the lines that --keep prints need it", err)
+		}
+	}
+	w, err := startWorld(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := w.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var script strings.Builder
+	script.WriteString("set -eu\n")
+	for line := range strings.Lines(hintText(w)) {
+		if line, ok := strings.CutPrefix(line, "  "); ok {
+			script.WriteString(line)
+			if strings.HasPrefix(line, "curl") && strings.Contains(line, "/hearings ") {
+				script.WriteString(waitFor(w, "EXISTS (SELECT FROM outbox.delivery WHERE state = 'failed')"))
+			}
+			if strings.HasPrefix(line, "lockstep requeue") {
+				script.WriteString(waitFor(w, "NOT EXISTS (SELECT FROM outbox.delivery)"))
+			}
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", script.String())
+	cmd.Dir = root
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{syncName, `"case_reference":"` + triedHearing + `"`, "HTTP 422", "requeued"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the output does not say %q:\n%s", want, out)
+		}
+	}
+}
+
+// waitFor is a line of shell: a person would look twice.
+func waitFor(w *world, condition string) string {
+	return `until [ "$(psql '` + w.databaseURL + `' -Atc "SELECT ` + condition + `")" = t ]; do sleep 0.1; done` + "\n"
+}

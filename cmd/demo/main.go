@@ -1,0 +1,118 @@
+// Command demo shows Lockstep at work within a minute: a throw-away PostgreSQL,
+// the scheduling module, two relay processes and a simulated court that fails
+// in every way it can. In the end the court's calendar is compared with the
+// database, hearing by hearing.
+//
+// Progress goes to stderr, the result to stdout. It exits with 1 if anything is
+// lost, out of order or different, and with 2 for a mistake on the command line.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+const usage = `demo shows Lockstep at work: clerks book, move and cancel hearings while the
+court fails, goes down, and one of two relays is killed. In the end the court's
+calendar is compared with the database, hearing by hearing.
+
+It needs Go and a PostgreSQL: its programs on this machine, a Docker engine, or
+LOCKSTEP_TEST_DATABASE_URL. Everything it starts is gone when it ends.
+
+Usage: demo [flags]
+
+Flags:
+`
+
+const examples = `
+Examples:
+  make demo
+  go run ./cmd/demo --keep                        # leave it running, to try things out
+  go run ./cmd/demo --hearings 1000 --seed 7
+  go run ./cmd/demo 2>progress.txt                # only the result
+
+NO_COLOR turns colours off. Exit: 0 all hearings agree, 1 they do not or
+something failed, 2 wrong usage
+`
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == relayMode {
+		os.Exit(relayMain(os.Args[2:], os.LookupEnv, os.Stdin, os.Stderr))
+	}
+	signal.Ignore(syscall.SIGPIPE) // a reader that leaves early must not keep us from cleaning up
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
+	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
+}
+
+// maxHearings keeps the court's ledger and the comparison in memory.
+const maxHearings = 20_000
+
+// options are what the command line says.
+type options struct {
+	hearings int
+	seed     uint64
+	keep     bool
+	plain    bool
+}
+
+func parse(args []string, stdout io.Writer) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // errors are reported once, by run
+	fs.IntVar(&o.hearings, "hearings", 120, "book `N` hearings")
+	fs.Uint64Var(&o.seed, "seed", 1, "seed of the clerks' changes and the court's chances")
+	fs.BoolVar(&o.keep, "keep", false, "leave everything running until Ctrl-C and say what to try")
+	fs.BoolVar(&o.plain, "plain", false, "plain lines even on a terminal")
+	err := fs.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, usage)
+		fs.SetOutput(stdout)
+		fs.PrintDefaults()
+		fmt.Fprint(stdout, examples)
+	case err == nil && fs.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q; everything is a flag", fs.Arg(0))
+	case err == nil && (o.hearings < 1 || o.hearings > maxHearings):
+		err = fmt.Errorf("--hearings is %d, not between 1 and %d", o.hearings, maxHearings)
+	}
+	return o, err
+}
+
+// run shows the demo and returns the exit code.
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+	o, err := parse(args, stdout)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintf(stderr, "demo: %v\nTry demo --help.\n", err)
+		return 2
+	}
+	d := newDemo(o, env, stdout, stderr)
+	code := 1
+	if err = d.play(ctx); err == nil {
+		code, err = d.conclude(ctx)
+	}
+	if err == nil && o.keep {
+		err = d.stay(ctx)
+	}
+	if closing := d.close(); closing != nil {
+		err = errors.Join(err, fmt.Errorf("cleaning up: %w", closing))
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		fmt.Fprintln(stderr, "demo: interrupted; everything it had started is gone")
+		return 1
+	case err != nil:
+		fmt.Fprintf(stderr, "demo: %v\n", err)
+		return 1
+	}
+	return code
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/hms-mkt/lockstep/internal/console"
+)
+
+// plainEvery is the pause between lines of status where none can be redrawn.
+const plainEvery = 2 * time.Second
+
+// progress tells what is happening. On a terminal the lines of status stay at
+// the bottom and are redrawn; elsewhere one is written now and then. It is safe
+// for concurrent use.
+type progress struct {
+	out    io.Writer
+	live   bool
+	colour bool
+	width  func() int
+	began  time.Time
+
+	mu    sync.Mutex
+	lines []string // of status, as last shown
+	drawn int      // lines of status on the screen
+	last  time.Time
+}
+
+func newProgress(out io.Writer, plain bool, env func(string) (string, bool)) *progress {
+	dumb, _ := env("TERM")
+	noColour, _ := env("NO_COLOR") // https://no-color.org: set and not empty
+	p := &progress{out: out, began: time.Now(), last: time.Now(), width: func() int { return 80 }}
+	p.live = !plain && dumb != "dumb" && console.IsTerminal(out)
+	p.colour = !plain && dumb != "dumb" && noColour == ""
+	if f, ok := out.(*os.File); ok && p.live {
+		p.width = func() int {
+			if w, _, err := term.GetSize(int(f.Fd())); err == nil {
+				return w
+			}
+			return 80
+		}
+	}
+	return p
+}
+
+// say writes a line that stays.
+func (p *progress) say(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+	p.last = time.Now()
+	at := fmt.Sprintf("%5.1fs", time.Since(p.began).Seconds())
+	fmt.Fprintf(p.out, "%s  %s\n", p.paint(p.out).dim(at), fmt.Sprintf(format, args...))
+	p.draw()
+}
+
+// show sets the lines of status.
+func (p *progress) show(lines []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lines = lines
+	if p.live {
+		p.erase()
+		p.draw()
+		return
+	}
+	if len(lines) > 0 && time.Since(p.last) >= plainEvery {
+		p.last = time.Now()
+		_, line, _ := strings.Cut(lines[0], "  ") // a bar that does not move says nothing
+		fmt.Fprintf(p.out, "%5.1fs  %s\n", time.Since(p.began).Seconds(), line)
+	}
+}
+
+// clear takes the lines of status off the screen.
+func (p *progress) clear() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+	p.lines = nil
+}
+
+func (p *progress) erase() {
+	if p.drawn > 0 {
+		fmt.Fprintf(p.out, "\x1b[%dA\r\x1b[J", p.drawn)
+		p.drawn = 0
+	}
+}
+
+// draw writes the lines of status, each cut to the terminal's width: a line
+// that wraps would be more than one to erase.
+func (p *progress) draw() {
+	if !p.live {
+		return
+	}
+	width := max(p.width()-1, 1)
+	for _, line := range p.lines {
+		if r := []rune(line); len(r) > width {
+			line = string(r[:width])
+		}
+		fmt.Fprintln(p.out, p.paint(p.out).dim(line))
+	}
+	p.drawn = len(p.lines)
+}
+
+// paint returns the colours that may be used on w.
+func (p *progress) paint(w io.Writer) palette {
+	return palette{p.colour && console.IsTerminal(w)}
+}
+
+// palette colours text, or leaves it alone.
+type palette struct{ on bool }
+
+func (c palette) bold(s string) string  { return c.wrap("1", s) }
+func (c palette) dim(s string) string   { return c.wrap("2", s) }
+func (c palette) red(s string) string   { return c.wrap("1;31", s) }
+func (c palette) green(s string) string { return c.wrap("32", s) }
+
+func (c palette) wrap(code, s string) string {
+	if !c.on {
+		return s
+	}
+	return "\x1b[" + code + "m" + s + "\x1b[0m"
+}
