@@ -56,8 +56,7 @@ func ClassOf(err error) Class {
 	if err == nil {
 		return ClassDelivered
 	}
-	var c *classified
-	if errors.As(err, &c) {
+	if c, ok := errors.AsType[*classified](err); ok {
 		return c.class
 	}
 	return ClassTransient
@@ -65,8 +64,7 @@ func ClassOf(err error) Class {
 
 // RetryDelay returns how long the receiver asked to wait, 0 if it did not.
 func RetryDelay(err error) time.Duration {
-	var c *classified
-	if errors.As(err, &c) {
+	if c, ok := errors.AsType[*classified](err); ok {
 		return c.after
 	}
 	return 0

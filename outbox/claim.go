@@ -350,11 +350,6 @@ SELECT g.sync, g.event_id, e.type, g.key, e.version, g.total_attempts, 'supersed
   FROM gone AS g
   LEFT JOIN outbox.event AS e ON e.id = g.event_id`
 
-func (s *Store) supersede(ctx context.Context, sync string, keys []string) error {
-	_, err := s.pool.Exec(ctx, supersedeFailed, sync, keys, s.relay)
-	return err
-}
-
 // recheckParked wakes parked rows that have nothing in front. There are none
 // unless an operator's transaction held the row while the one before it was
 // finished, or looked through an old snapshot.

@@ -58,10 +58,10 @@ func (d *desk) exec(sql string, args ...any) {
 	}
 }
 
-func (d *desk) text(sql string, args ...any) string {
+func (d *desk) text(sql string) string {
 	d.t.Helper()
 	var s string
-	if err := d.pool.QueryRow(d.t.Context(), sql, args...).Scan(&s); err != nil {
+	if err := d.pool.QueryRow(d.t.Context(), sql).Scan(&s); err != nil {
 		d.t.Fatalf("%s: %v", sql, err)
 	}
 	return s

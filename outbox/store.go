@@ -127,8 +127,7 @@ func (s *Store) deadline(ctx context.Context) (context.Context, context.CancelFu
 // judge drops the pool's connections when the server turned read-only: they
 // belong to a demoted primary.
 func (s *Store) judge(err error) error {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "25006" {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "25006" {
 		s.pool.Reset()
 		return fmt.Errorf("%w: %w", ErrReadOnly, err)
 	}
@@ -141,8 +140,7 @@ func IsTemporary(err error) bool {
 	if err == nil {
 		return false
 	}
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pgErr.Code[:2] {
 		case "08", "40", "53", "55", "57": // connection, rollback, resources, in use, operator intervention
 			return true

@@ -116,7 +116,7 @@ func TestChaos(t *testing.T) {
 	w.exec(`INSERT INTO hearing SELECT 'H-' || n, 0 FROM generate_series(0, $1 - 1) AS n`, keys)
 
 	start := func() *exec.Cmd {
-		cmd := exec.Command(os.Args[0])
+		cmd := exec.CommandContext(t.Context(), os.Args[0])
 		cmd.Env = append(os.Environ(), childDatabase+"="+w.url, childCourt+"="+server.URL)
 		cmd.Stderr = os.Stderr
 		if err := cmd.Start(); err != nil {

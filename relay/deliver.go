@@ -139,7 +139,7 @@ var errPanic = errors.New("panic")
 func (p *pipeline) call(ctx context.Context, m adapters.Message) (receipt adapters.Receipt, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			p.log.Error("adapter panicked", "event", m.ID, "key", m.Key, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			p.log.ErrorContext(ctx, "adapter panicked", "event", m.ID, "key", m.Key, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 			err = adapters.Unknown(fmt.Errorf("%w in the adapter: %v", errPanic, v))
 		}
 	}()

@@ -21,7 +21,7 @@ func (p *pipeline) recordLoop(attempts context.Context) {
 			continue
 		}
 		if p.relay.cut.Load() && pause > 0 && !open {
-			p.log.Error("stopping with results that the database did not take; others will find out", "results", len(waiting))
+			p.log.ErrorContext(attempts, "stopping with results that the database did not take; others will find out", "results", len(waiting))
 			return
 		}
 		var err error
@@ -98,7 +98,7 @@ func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []
 		case answer.Lost[i]:
 			finished++
 			p.relay.config.Observer.LeaseLost(p.sync.Name)
-			p.log.Warn("lease lost: another relay has taken the delivery over",
+			p.log.WarnContext(ctx, "lease lost: another relay has taken the delivery over",
 				"event", results[i].Delivery.Event.ID, "key", results[i].Delivery.Key, "outcome", results[i].Outcome)
 		default:
 			left = append(left, results[i])

@@ -70,7 +70,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 	r.ready.Store(true)
 	defer r.ready.Store(false)
-	r.log.Info("relay running", "syncs", len(r.pipelines), "workers", r.config.Workers)
+	r.log.InfoContext(ctx, "relay running", "syncs", len(r.pipelines), "workers", r.config.Workers)
 
 	// Stopping has two steps: ctx ends claiming, attempts ends what is under way.
 	attempts, cutOff := context.WithCancel(context.WithoutCancel(ctx))
@@ -86,7 +86,7 @@ func (r *Relay) Run(ctx context.Context) error {
 
 	<-ctx.Done()
 	r.ready.Store(false)
-	r.log.Info("relay stopping", "drain", r.config.Drain)
+	r.log.InfoContext(ctx, "relay stopping", "drain", r.config.Drain)
 	drained := time.AfterFunc(r.config.Drain, func() {
 		r.cut.Store(true)
 		r.slots.close()
@@ -101,7 +101,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	if r.cut.Load() {
 		return ErrNotDrained
 	}
-	r.log.Info("relay stopped")
+	r.log.InfoContext(ctx, "relay stopped")
 	return nil
 }
 
@@ -131,7 +131,7 @@ func (r *Relay) prepare(ctx context.Context) error {
 			var known map[string]outbox.Registered
 			known, err = r.store.Register(ctx, r.config.Registrations())
 			if err == nil {
-				r.compare(known)
+				r.compare(ctx, known)
 				return nil
 			}
 		}
@@ -140,17 +140,17 @@ func (r *Relay) prepare(ctx context.Context) error {
 		}
 		if err.Error() != said {
 			said = err.Error()
-			r.log.Warn("database is not ready, waiting", "error", err)
+			r.log.WarnContext(ctx, "database is not ready, waiting", "error", err)
 		}
 		sleep(ctx, pause)
 	}
 }
 
 // compare says where the file and the database's rows differ; the rows rule.
-func (r *Relay) compare(known map[string]outbox.Registered) {
+func (r *Relay) compare(ctx context.Context, known map[string]outbox.Registered) {
 	for _, p := range r.pipelines {
 		if row := known[p.sync.Name]; !row.Matches(p.sync.registration()) {
-			r.log.Warn("sync is configured differently in the database, which rules; change it with: lockstep sync apply",
+			r.log.WarnContext(ctx, "sync is configured differently in the database, which rules; change it with: lockstep sync apply",
 				"sync", p.sync.Name, "database_events", row.Patterns, "database_on_failed", row.OnFailed, "retired", row.Retired)
 		}
 	}
@@ -179,7 +179,7 @@ func (r *Relay) registerLoop(ctx context.Context) {
 			case err != nil:
 				r.complain(ctx, "add retained events", err, "sync", name)
 			case complete:
-				r.log.Info("sync registered", "sync", name)
+				r.log.InfoContext(ctx, "sync registered", "sync", name)
 				p.wake()
 			case wait:
 				pause = min(pause, 100*time.Millisecond)
@@ -199,7 +199,7 @@ func (r *Relay) maintainLoop(ctx context.Context) {
 			r.complain(ctx, "maintain", err)
 		}
 		for _, what := range done {
-			r.log.Info("maintenance", "done", what)
+			r.log.InfoContext(ctx, "maintenance", "done", what)
 		}
 		switch {
 		case err != nil:
@@ -240,7 +240,7 @@ func (r *Relay) listenLoop(ctx context.Context) {
 // complain logs a database error, unless it is only the relay stopping.
 func (r *Relay) complain(ctx context.Context, what string, err error, args ...any) {
 	if ctx.Err() == nil {
-		r.log.Warn("database: cannot "+what+", trying again", append(args, "error", err)...)
+		r.log.WarnContext(ctx, "database call failed, trying again", append(args, "to", what, "error", err)...)
 	}
 }
 

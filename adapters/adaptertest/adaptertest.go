@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -241,12 +242,9 @@ func storable(s string) bool {
 func (b *bench) wantClass(t *testing.T, err error, want ...adapters.Class) {
 	t.Helper()
 	got := adapters.ClassOf(err)
-	for _, w := range want {
-		if got == w {
-			return
-		}
+	if !slices.Contains(want, got) {
+		t.Errorf("class %s, want %v: %v", got, want, err)
 	}
-	t.Errorf("class %s, want %v: %v", got, want, err)
 }
 
 // read returns a request's body.

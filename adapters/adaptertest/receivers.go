@@ -182,7 +182,7 @@ func (s suite) noAnswer(t *testing.T) {
 
 	t.Run("nobody listens", func(t *testing.T) {
 		checkLeaks(t)
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -36,9 +37,7 @@ func newCourt(t *testing.T) *court {
 		var b bytes.Buffer
 		_, _ = io.Copy(&b, r.Body)
 		c.request, c.sent = r, b.String()
-		for name, values := range c.header {
-			w.Header()[name] = values
-		}
+		maps.Copy(w.Header(), c.header)
 		w.WriteHeader(c.status)
 		_, _ = io.WriteString(w, c.body)
 	}))
@@ -46,11 +45,9 @@ func newCourt(t *testing.T) *court {
 	return c
 }
 
-func version(n int64) *int64 { return &n }
-
 func message() adapters.Message {
 	return adapters.Message{
-		ID: "e-1", IdempotencyKey: "e-1", Type: "scheduling:updated", Key: "hearing 7", Version: version(4),
+		ID: "e-1", IdempotencyKey: "e-1", Type: "scheduling:updated", Key: "hearing 7", Version: new(int64(4)),
 		OccurredAt: time.Date(2027, 3, 1, 9, 30, 0, 0, time.FixedZone("", -5*3600)), Attempt: 1,
 		Body: []byte(`{"caseId":12345678901234567890,"court":{"code":"NY/07","room":"..","open":true,"tags":[]},"note":"a&b=c?d#e","empty":""}`),
 		Ref:  adapters.Ref{ExternalID: "ext/7", ETag: `"v3"`},
@@ -262,10 +259,10 @@ func TestReceipt(t *testing.T) {
 		want    adapters.Receipt
 	}{
 		"nothing to say":      {status: 201, want: adapters.Receipt{Code: "HTTP 201"}},
-		"id and ETag":         {status: 201, etag: `"v1"`, body: `{"data":[{"i/d":"x-1"}]}`, pointer: "/data/0/i~1d", want: adapters.Receipt{Code: "HTTP 201", Ref: &adapters.Ref{ExternalID: "x-1", ETag: `"v1"`, Version: version(4)}}},
-		"a long number":       {status: 200, body: `{"id":90071992547409931234}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 200", Ref: &adapters.Ref{ExternalID: "90071992547409931234", Version: version(4)}}},
-		"no id keeps the old": {status: 200, etag: `W/"v2"`, body: `{}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 200", Ref: &adapters.Ref{ExternalID: "old", ETag: `W/"v2"`, Version: version(4)}}},
-		"no ETag drops it":    {status: 204, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 204", Ref: &adapters.Ref{ExternalID: "old", Version: version(4)}}},
+		"id and ETag":         {status: 201, etag: `"v1"`, body: `{"data":[{"i/d":"x-1"}]}`, pointer: "/data/0/i~1d", want: adapters.Receipt{Code: "HTTP 201", Ref: &adapters.Ref{ExternalID: "x-1", ETag: `"v1"`, Version: new(int64(4))}}},
+		"a long number":       {status: 200, body: `{"id":90071992547409931234}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 200", Ref: &adapters.Ref{ExternalID: "90071992547409931234", Version: new(int64(4))}}},
+		"no id keeps the old": {status: 200, etag: `W/"v2"`, body: `{}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 200", Ref: &adapters.Ref{ExternalID: "old", ETag: `W/"v2"`, Version: new(int64(4))}}},
+		"no ETag drops it":    {status: 204, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 204", Ref: &adapters.Ref{ExternalID: "old", Version: new(int64(4))}}},
 		"the same again":      {status: 200, etag: `"v1"`, body: `{"id":"old"}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 200"}},
 		"garbage body":        {status: 201, body: `<html>`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
 		"a body too long":     {status: 201, body: `{"id":"x","pad":"` + strings.Repeat("x", 70_000) + `"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
@@ -273,8 +270,8 @@ func TestReceipt(t *testing.T) {
 		"an id too long":      {status: 201, body: `{"id":"` + strings.Repeat("x", 513) + `"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
 		"an id object":        {status: 201, body: `{"id":{}}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
 		"a bad ETag":          {status: 201, etag: "v1", want: adapters.Receipt{Code: "HTTP 201"}},
-		"accepted":            {status: 202, body: `{"id":"x"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 202", Accepted: true, Ref: &adapters.Ref{ExternalID: "x", Version: version(4)}}},
-		"duplicate":           {status: 409, etag: `"err"`, body: `{"id":"x"}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 409", Duplicate: true, Ref: &adapters.Ref{ExternalID: "x", ETag: `"v1"`, Version: version(4)}}},
+		"accepted":            {status: 202, body: `{"id":"x"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 202", Accepted: true, Ref: &adapters.Ref{ExternalID: "x", Version: new(int64(4))}}},
+		"duplicate":           {status: 409, etag: `"err"`, body: `{"id":"x"}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 409", Duplicate: true, Ref: &adapters.Ref{ExternalID: "x", ETag: `"v1"`, Version: new(int64(4))}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCourt(t)

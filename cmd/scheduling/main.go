@@ -149,24 +149,26 @@ func serve(ctx context.Context, address string, pool *pgxpool.Pool, stdout io.Wr
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	fmt.Fprintf(stdout, "http://%s\n", ln.Addr())
-	log.Info("serving", "address", ln.Addr().String())
+	log.InfoContext(ctx, "serving", "address", ln.Addr().String())
 
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
-	log.Info("stopping", "drain", drain)
+	log.InfoContext(ctx, "stopping", "drain", drain)
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer cancel()
 	err = srv.Shutdown(last)
 	if err != nil {
 		_ = srv.Close() // cut off what is left
 	}
-	<-served
+	if failed := <-served; !errors.Is(failed, http.ErrServerClosed) {
+		log.WarnContext(ctx, "server ended early", "error", failed)
+	}
 	if err != nil {
 		return errNotDrained
 	}
-	log.Info("stopped")
+	log.InfoContext(ctx, "stopped")
 	return nil
 }

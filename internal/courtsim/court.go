@@ -130,8 +130,7 @@ func (c *Court) serveAPI(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	tooLarge := false
 	if err != nil {
-		var limit *http.MaxBytesError
-		if !errors.As(err, &limit) {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); !ok {
 			return // the caller went away in the middle: nothing was read
 		}
 		tooLarge = true

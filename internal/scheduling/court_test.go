@@ -13,9 +13,9 @@ func (c *clinic) register(name, pattern string) {
 	c.exec("INSERT INTO outbox.sync (name, patterns) VALUES ($1, ARRAY[$2])", name, pattern)
 }
 
-// answered does what a relay does with the first open event of a hearing once
+// answered does what a relay does with the first open event of hearing H-1 once
 // the court has answered: the log gets a row, the delivery is closed.
-func (c *clinic) answered(sync, id, outcome string) {
+func (c *clinic) answered(sync, outcome string) {
 	c.t.Helper()
 	c.exec(`WITH head AS (
 		DELETE FROM outbox.delivery
@@ -24,13 +24,13 @@ func (c *clinic) answered(sync, id, outcome string) {
 		RETURNING event_id)
 		INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, revision, outcome, code, answered_at)
 		SELECT $1, e.id, e.type, e.key, e.version, 1, 1, $3, 'HTTP 201', '2027-07-01T12:00:00Z'
-		  FROM head JOIN outbox.event AS e ON e.id = head.event_id`, sync, id, outcome)
+		  FROM head JOIN outbox.event AS e ON e.id = head.event_id`, sync, "H-1", outcome)
 }
 
-// court asks for a hearing and returns the answer for one sync.
-func (c *clinic) court(id, sync string) scheduling.Knowledge {
+// court asks for hearing H-1 and returns the answer for one sync.
+func (c *clinic) court(sync string) scheduling.Knowledge {
 	c.t.Helper()
-	h := decodeAs[hearing](c.call("GET", "/hearings/"+id, "").want(200))
+	h := decodeAs[hearing](c.call("GET", "/hearings/H-1", "").want(200))
 	for _, k := range h.Court {
 		if k.Sync == sync {
 			return k
@@ -48,7 +48,7 @@ func TestHasTheCourtGotIt(t *testing.T) {
 	const sync = "CourtCalendarSync"
 	check := func(when string, gotIt bool, state string, version int64, says ...string) {
 		t.Helper()
-		k := c.court("H-1", sync)
+		k := c.court(sync)
 		if k.GotIt != gotIt || k.State != state {
 			t.Errorf("%s: got_it %v, state %s; want %v, %s", when, k.GotIt, k.State, gotIt, state)
 		}
@@ -65,7 +65,7 @@ func TestHasTheCourtGotIt(t *testing.T) {
 		}
 	}
 	check("booked", false, "waiting", 0, "waits for a relay", "the court knows nothing of this hearing yet")
-	c.answered(sync, "H-1", "delivered")
+	c.answered(sync, "delivered")
 	check("delivered", true, "delivered", 1, "delivered at 2027-07-01")
 
 	c.call("POST", "/hearings/H-1/reschedule", `{"local_start":"2027-11-15T14:30"}`).want(200)
@@ -79,9 +79,9 @@ func TestHasTheCourtGotIt(t *testing.T) {
 
 	c.call("POST", "/hearings/H-1/cancel", `{"reason":"settled"}`).want(200)
 	check("cancelled behind a failed change", false, "waiting", 1, "waits behind event", "the court holds version 1 of 3")
-	c.answered(sync, "H-1", "duplicate")
+	c.answered(sync, "duplicate")
 	check("the change went through", false, "waiting", 2, "the court holds version 2 of 3")
-	c.answered(sync, "H-1", "accepted")
+	c.answered(sync, "accepted")
 	check("the cancellation went through", true, "accepted", 3, "accepted for later processing")
 
 	if h := decodeAs[hearing](c.call("GET", "/hearings/H-1", "").want(200)); len(h.Court) != 1 {
@@ -93,15 +93,15 @@ func TestCourtAfterAReplayOfAnOlderVersion(t *testing.T) {
 	c := open(t)
 	c.register("Court", "scheduling:*")
 	c.book("H-1", nil).want(201)
-	c.answered("Court", "H-1", "delivered")
+	c.answered("Court", "delivered")
 	c.call("POST", "/hearings/H-1/reschedule", `{"local_start":"2027-11-15T14:30"}`).want(200)
-	c.answered("Court", "H-1", "delivered")
+	c.answered("Court", "delivered")
 	c.exec(`SELECT outbox.replay('Court', (SELECT id FROM outbox.event WHERE key = 'H-1' AND version = 1), 'asked for')`)
-	if k := c.court("H-1", "Court"); !k.GotIt {
+	if k := c.court("Court"); !k.GotIt {
 		t.Errorf("before the replay is sent: %+v", k)
 	}
-	c.answered("Court", "H-1", "delivered")
-	if k := c.court("H-1", "Court"); k.GotIt || *k.Version != 1 || !strings.Contains(k.Says, "version 1 of 2") {
+	c.answered("Court", "delivered")
+	if k := c.court("Court"); k.GotIt || *k.Version != 1 || !strings.Contains(k.Says, "version 1 of 2") {
 		t.Errorf("the court was told the older version last, but the clerk reads %+v", k)
 	}
 }
@@ -110,7 +110,7 @@ func TestCourtThatIsNotTold(t *testing.T) {
 	t.Run("no sync", func(t *testing.T) {
 		c := open(t)
 		c.book("H-1", nil).want(201)
-		if k := c.court("H-1", ""); k.GotIt || k.State != "not_sent" || !strings.Contains(k.Says, "no sync matches") {
+		if k := c.court(""); k.GotIt || k.State != "not_sent" || !strings.Contains(k.Says, "no sync matches") {
 			t.Errorf("got %+v", k)
 		}
 	})
@@ -118,8 +118,8 @@ func TestCourtThatIsNotTold(t *testing.T) {
 		c := open(t)
 		c.register("Court", "scheduling:*")
 		c.book("H-1", nil).want(201)
-		c.answered("Court", "H-1", "filtered")
-		if k := c.court("H-1", "Court"); k.GotIt || k.State != "filtered" || strings.Contains(k.Says, "yet") {
+		c.answered("Court", "filtered")
+		if k := c.court("Court"); k.GotIt || k.State != "filtered" || strings.Contains(k.Says, "yet") {
 			t.Errorf("got %+v", k)
 		}
 	})
@@ -128,7 +128,7 @@ func TestCourtThatIsNotTold(t *testing.T) {
 		c.register("Court", "scheduling:*")
 		c.book("H-1", nil).want(201)
 		c.exec(`SELECT outbox.discard('Court', (SELECT id FROM outbox.event), 'test data')`)
-		if k := c.court("H-1", "Court"); k.GotIt || k.State != "discarded" || !strings.Contains(k.Says, "test data") {
+		if k := c.court("Court"); k.GotIt || k.State != "discarded" || !strings.Contains(k.Says, "test data") {
 			t.Errorf("got %+v", k)
 		}
 	})

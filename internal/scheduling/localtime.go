@@ -54,7 +54,7 @@ func resolve(local, zone string, fold Fold) (start, []FieldError) {
 	}
 
 	instants := instantsOf(wall, loc)
-	at := time.Time{}
+	var at time.Time
 	switch {
 	case len(instants) == 0:
 		return start{}, []FieldError{doesNotExist(wall, loc)}

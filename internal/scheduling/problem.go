@@ -89,8 +89,7 @@ func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + 
 // loggable describes an error of the database without the values of a row: the
 // detail of a PostgreSQL error quotes whole rows, names of parties included.
 func loggable(err error) string {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		s := "SQLSTATE " + pg.Code
 		if pg.ConstraintName != "" {
 			s += " constraint " + pg.ConstraintName

@@ -65,7 +65,7 @@ func TestDroppedKeepAliveConnectionIsNotAResend(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			target, requests := dropper(t)
-			c := newClient(t, adapters.TLS{}, 5*time.Second)
+			c := newClient(t, adapters.TLS{})
 			send := func() error {
 				_, err := c.Do(t.Context(), Request{
 					Method: tc.method, URL: target, Target: "court", Body: tc.body,
@@ -131,9 +131,9 @@ func TestRequestWithoutABodyHasItsKeyAndLength(t *testing.T) {
 	}
 }
 
-func newClient(t *testing.T, o adapters.TLS, timeout time.Duration) *Client {
+func newClient(t *testing.T, o adapters.TLS) *Client {
 	t.Helper()
-	c, err := New(o, timeout)
+	c, err := New(o, 5*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -134,7 +134,7 @@ func TestTLSFailuresAreTransientAndSaySo(t *testing.T) {
 			u := tlsServer(t, &tls.Config{
 				Certificates: []tls.Certificate{tc.server.pair(t)}, MinVersion: tls.VersionTLS10, MaxVersion: tc.max,
 			})
-			c := newClient(t, adapters.TLS{CAFile: write(t, t.TempDir(), "ca.pem", trusted.cert)}, 5*time.Second)
+			c := newClient(t, adapters.TLS{CAFile: write(t, t.TempDir(), "ca.pem", trusted.cert)})
 			_, err := post(t.Context(), c, u)
 			if class := adapters.ClassOf(err); class != adapters.ClassTransient {
 				t.Errorf("class %s, want transient", class)
@@ -150,14 +150,14 @@ func TestPlainServerBehindHTTPS(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	defer s.Close()
 	u, _ := url.Parse(strings.Replace(s.URL, "http:", "https:", 1))
-	_, err := post(t.Context(), newClient(t, adapters.TLS{}, 5*time.Second), u)
+	_, err := post(t.Context(), newClient(t, adapters.TLS{}), u)
 	if adapters.ClassOf(err) != adapters.ClassTransient || !strings.Contains(err.Error(), "does not speak TLS") {
 		t.Errorf("got %v (%s)", err, adapters.ClassOf(err))
 	}
 }
 
 func TestNameLookupFailureIsTransient(t *testing.T) {
-	c := newClient(t, adapters.TLS{}, 5*time.Second)
+	c := newClient(t, adapters.TLS{})
 	c.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "court.invalid", IsNotFound: true}}
 	}
@@ -186,7 +186,7 @@ func TestRefusedClientCertificateIsAuth(t *testing.T) {
 				Certificates: []tls.Certificate{server.pair(t)}, ClientAuth: tls.RequireAndVerifyClientCert,
 				ClientCAs: server.pool(), MaxVersion: tc.max,
 			})
-			_, err := post(t.Context(), newClient(t, tc.options, 5*time.Second), u)
+			_, err := post(t.Context(), newClient(t, tc.options), u)
 			if class := adapters.ClassOf(err); class != adapters.ClassAuth {
 				t.Errorf("class %s, want auth: %v", class, err)
 			}
@@ -209,7 +209,7 @@ func TestClientCertificateFollowsItsFiles(t *testing.T) {
 	}
 	start := time.Now()
 	certFile, keyFile := put(issue(t, "first", start.Add(time.Hour)), start.Add(-time.Minute))
-	c := newClient(t, adapters.TLS{CAFile: write(t, dir, "ca.pem", server.cert), CertFile: certFile, KeyFile: keyFile}, 5*time.Second)
+	c := newClient(t, adapters.TLS{CAFile: write(t, dir, "ca.pem", server.cert), CertFile: certFile, KeyFile: keyFile})
 	shown := func() string {
 		t.Helper()
 		_ = c.Close() // the next request makes a new connection
