@@ -3,7 +3,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOFUMPT       := mvdan.cc/gofumpt@v0.12.0
 
 # What also runs against a container in `make test-containers`: PACKAGE or PACKAGE=RUN.
-CONTAINER_TESTS := ./internal/pgtest
+CONTAINER_TESTS := ./internal/pgtest ./outbox
 
 .DEFAULT_GOAL := help
 
