@@ -29,6 +29,7 @@ type pipeline struct {
 
 	outstanding atomic.Int64 // claimed and not yet recorded
 	recorded    atomic.Int64 // ever
+	payload     atomic.Int64 // bytes of a payload, on average lately
 	hold        atomic.Pointer[outbox.Hold]
 	beat        atomic.Int64 // unix nanoseconds
 	delivered   atomic.Int64 // unix nanoseconds of the last success not yet noted in the database
@@ -45,12 +46,14 @@ type work struct {
 }
 
 const (
-	maxPrefetch = 1000                   // most deliveries claimed beyond those in flight
-	maxPage     = 1000                   // most rows looked at in one claim
-	maxBatch    = 500                    // most results in one recording
-	busyPoll    = 5 * time.Millisecond   // pause between polls while there is work
-	sweepEvery  = time.Second            // pause between walks from the beginning
-	leaseMargin = 500 * time.Millisecond // left of a lease after the longest attempt, for recording it
+	maxPrefetch = 1000 // most deliveries claimed beyond those in flight
+	maxPage     = 1000 // most rows looked at in one claim
+
+	maxPrefetchBytes = 8 << 20                // about the most payload claimed ahead; bounds memory where events are large
+	maxBatch         = 500                    // most results in one recording
+	busyPoll         = 5 * time.Millisecond   // pause between polls while there is work
+	sweepEvery       = time.Second            // pause between walks from the beginning
+	leaseMargin      = 500 * time.Millisecond // left of a lease after the longest attempt, for recording it
 )
 
 func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
@@ -232,6 +235,8 @@ func (p *pipeline) tend(ctx context.Context, parked *outbox.ParkedCursor) error 
 func (p *pipeline) accept(c outbox.Claims, asked time.Time, probe bool) {
 	p.outstanding.Add(int64(len(c.Deliveries)))
 	for _, d := range c.Deliveries {
+		size := p.payload.Load()
+		p.payload.Store(size + (int64(len(d.Event.Payload))-size)/4)
 		p.queue <- work{Delivery: d, leaseEnd: asked.Add(p.relay.config.Lease), probe: probe}
 	}
 }
@@ -318,6 +323,9 @@ func (c *pacer) room(p *pipeline) int {
 		c.at, c.recorded = now, recorded
 	}
 	ahead := min(int(c.perTenth), maxPrefetch)
+	if size := p.payload.Load(); size > 0 {
+		ahead = min(ahead, int(maxPrefetchBytes/size))
+	}
 	if p.sync.Rate > 0 {
 		ahead = min(ahead, int(p.sync.Rate))
 	}
