@@ -1,0 +1,159 @@
+package migrations_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+)
+
+func TestFanOutFollowsPatterns(t *testing.T) {
+	url := pgtest.New(t)
+	admin, w := connect(t, url), as(t, url, "outbox_writer")
+	admin.sync("all", "*")
+	admin.sync("scheduling", "scheduling:*")
+	admin.sync("two", "scheduling:created", "data:*")
+	admin.sync("percent", "100%")
+	admin.sync("underscore", "a_b")
+	admin.sync("backslash", `c:\*`)
+	admin.sync("middle", "x*z")
+	admin.sync("retired", "*")
+	admin.do("SELECT outbox.retire('retired', 'moved')")
+	tests := []struct{ typ, want string }{
+		{"scheduling:created", "all scheduling two"},
+		{"scheduling:updated", "all scheduling"},
+		{"Scheduling:updated", "all"},
+		{"data:updated", "all two"},
+		{"100%", "all percent"},
+		{"1000", "all"},
+		{"a_b", "all underscore"},
+		{"aXb", "all"},
+		{`c:\d`, "all backslash"},
+		{"c:d", "all"},
+		{"xz", "all middle"},
+		{"x\ny:z", "all middle"},
+		{"xzy", "all"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.typ, func(t *testing.T) {
+			id := one[string](db{w.Conn, t}, "INSERT INTO outbox.event (type, key, payload) VALUES ($1, 'k', '{}') RETURNING id::text", tt.typ)
+			got := list[string](db{admin.Conn, t}, "SELECT sync FROM outbox.delivery WHERE event_id = $1::text::uuid AND state = 'pending' ORDER BY sync", id)
+			if strings.Join(got, " ") != tt.want {
+				t.Errorf("type %q went to %v, want %s", tt.typ, got, tt.want)
+			}
+		})
+	}
+}
+
+func TestFanOutOfEveryWayToInsert(t *testing.T) {
+	url := pgtest.New(t)
+	admin, w := connect(t, url), as(t, url, "outbox_writer")
+	admin.sync("court", "scheduling:*")
+	admin.sync("archive", "*:created")
+	tests := []struct {
+		name               string
+		insert             func(t *testing.T, w db)
+		deliveries, orphan int
+	}{
+		{"several rows of mixed types", func(_ *testing.T, w db) {
+			w.do(`INSERT INTO outbox.event (type, key, payload)
+			      VALUES ('scheduling:created', 'a', '{}'), ('scheduling:updated', 'a', '{}'), ('data:created', 'b', '{}'), ('data:updated', 'b', '{}'), ('x', 'c', '{}')`)
+		}, 4, 2},
+		{"no row", func(_ *testing.T, w db) {
+			w.do("INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:created', 'k', '{}' WHERE false")
+		}, 0, 0},
+		{"a subtransaction that is rolled back and one that stays", func(_ *testing.T, w db) {
+			w.do("BEGIN")
+			w.do("SAVEPOINT s")
+			w.do("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:created', 'k', '{}'), ('x', 'k', '{}')")
+			w.do("ROLLBACK TO s")
+			w.do("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'k', '{}')")
+			w.do("RELEASE s")
+			w.do("COMMIT")
+		}, 1, 0},
+		{"a block with an exception handler", func(_ *testing.T, w db) {
+			w.do(`DO $$ BEGIN
+			        INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'k', '{}');
+			        BEGIN
+			          INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', '', '{}');
+			        EXCEPTION WHEN check_violation THEN NULL;
+			        END;
+			      END $$`)
+		}, 1, 0},
+		{"COPY", func(t *testing.T, w db) {
+			n, err := w.CopyFrom(t.Context(), pgx.Identifier{"outbox", "event"}, []string{"type", "key", "payload"}, pgx.CopyFromRows([][]any{
+				{"scheduling:created", "a", map[string]any{"n": 1}}, {"scheduling:updated", "b", map[string]any{"n": 2}}, {"x", "b", map[string]any{}},
+			}))
+			if err != nil || n != 3 {
+				t.Fatalf("COPY of 3 rows: %d, %v", n, err)
+			}
+		}, 3, 1},
+		{"a conflicting id passed over", func(_ *testing.T, w db) {
+			w.do(`INSERT INTO outbox.event (id, type, key, payload)
+			      SELECT '018f0000-0000-7000-8000-00000000000a', 'scheduling:updated', 'k', '{}' FROM generate_series(1, 3) ON CONFLICT DO NOTHING`)
+		}, 1, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			const count = "SELECT (SELECT count(*) FROM outbox.delivery)::int * 1000 + (SELECT pending FROM outbox.status WHERE sync IS NULL)::int"
+			d := db{admin.Conn, t}
+			before := one[int](d, count)
+			tt.insert(t, db{w.Conn, t})
+			got := one[int](d, count) - before
+			if want := tt.deliveries*1000 + tt.orphan; got != want {
+				t.Errorf("%d deliveries and %d unmatched, want %d and %d", got/1000, got%1000, tt.deliveries, tt.orphan)
+			}
+		})
+	}
+}
+
+func TestDeliveryIsDueWhenInsertedNotWhenItsTransactionBegan(t *testing.T) {
+	d := connect(t, pgtest.New(t))
+	d.sync("court")
+	d.do("BEGIN")
+	d.do("SELECT pg_sleep(0.02)") // the transaction has to be older than its insert
+	d.event("k")
+	if !one[bool](d, "SELECT due_at >= now() + interval '20 milliseconds' AND created_at = due_at FROM outbox.delivery") {
+		t.Error("due_at is the transaction's start: a relay's walk would have passed it")
+	}
+	d.do("COMMIT")
+}
+
+func TestNotifyWakesOncePerTransactionAndOnlyForSyncsThatWantIt(t *testing.T) {
+	url := pgtest.New(t)
+	admin, w, listener := connect(t, url), as(t, url, "outbox_writer"), as(t, url, "outbox_relay")
+	admin.sync("quiet", "*")
+	admin.sync("loud", "scheduling:*")
+	admin.sync("louder", "scheduling:created")
+	admin.do("UPDATE outbox.sync SET notify = true WHERE name LIKE 'loud%'")
+	listener.do("LISTEN outbox")
+
+	w.do("BEGIN")
+	for range 3 {
+		w.do("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'k', '{}'), ('scheduling:created', 'k', '{}')")
+	}
+	w.do("COMMIT")
+	w.do("INSERT INTO outbox.event (type, key, payload) VALUES ('data:updated', 'k', '{}')")
+	admin.do("NOTIFY outbox, 'end'")
+
+	var got []string
+	for len(got) == 0 || got[len(got)-1] != "end" {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		n, err := listener.WaitForNotification(ctx)
+		cancel()
+		if err != nil {
+			t.Fatal(errors.Join(err, ctx.Err()))
+		}
+		got = append(got, n.Payload)
+	}
+	slices.Sort(got[:len(got)-1])
+	if want := []string{"loud", "louder", "end"}; !slices.Equal(got, want) {
+		t.Errorf("notifications %v, want %v", got, want)
+	}
+}
