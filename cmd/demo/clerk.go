@@ -194,7 +194,7 @@ func (t *traffic) post(ctx context.Context, path string, seen int64, body any) (
 	if err != nil {
 		return 0, err
 	}
-	defer drainAndClose(resp.Body)
+	defer resp.Body.Close() // read to its end
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
 	if err != nil {
 		return 0, err

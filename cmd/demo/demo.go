@@ -30,9 +30,8 @@ func newDemo(o options, env func(string) (string, bool), stdout, stderr io.Write
 	return &demo{options: o, stdout: stdout, progress: newProgress(stderr, o.plain, env), began: time.Now()}
 }
 
-// play starts everything and performs the scenes, until the court has been told
-// everything.
-func (d *demo) play(ctx context.Context) (err error) {
+// open starts everything.
+func (d *demo) open(ctx context.Context) error {
 	list, err := hearings(d.hearings)
 	if err != nil {
 		return err
@@ -42,15 +41,19 @@ func (d *demo) play(ctx context.Context) (err error) {
 		return err
 	}
 	d.traffic = newTraffic(d.world.schedulingURL, list, d.seed)
-	ctx = d.world.watchRelays(ctx)
+	return nil
+}
 
+// play performs the scenes, until the court has been told everything.
+func (d *demo) play(ctx context.Context) error {
+	ctx = d.world.watchRelays(ctx)
 	watching, stopWatching := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
 		d.watch(watching)
 	}()
-	err = d.scenes(ctx)
+	err := d.scenes(ctx)
 	stopWatching()
 	<-watched
 	d.progress.clear()

@@ -97,7 +97,10 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	}
 	d := newDemo(o, env, stdout, stderr)
 	code := 1
-	if err = d.play(ctx); err == nil {
+	if err = d.open(ctx); err == nil {
+		err = d.play(ctx)
+	}
+	if err == nil {
 		code, err = d.conclude(ctx)
 	}
 	if err == nil && o.keep {

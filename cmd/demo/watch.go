@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,8 +88,8 @@ func (d *demo) tellHold(before string, s standing, ledger []courtsim.Entry) {
 
 // lastPause is the status by which the court asked for a pause last.
 func lastPause(ledger []courtsim.Entry) int {
-	for i := len(ledger) - 1; i >= 0; i-- {
-		if s := ledger[i].Status; s == http.StatusTooManyRequests || s == http.StatusServiceUnavailable {
+	for _, e := range slices.Backward(ledger) {
+		if s := e.Status; s == http.StatusTooManyRequests || s == http.StatusServiceUnavailable {
 			return s
 		}
 	}
@@ -117,8 +118,10 @@ func (d *demo) courtNow(s standing, ledger []courtsim.Entry) string {
 	case "breaker":
 		return "no answer, tried now and then"
 	}
-	for i := len(ledger) - 1; i >= 0 && time.Since(ledger[i].Time) < 400*time.Millisecond; i-- {
-		switch e := ledger[i]; {
+	for _, e := range slices.Backward(ledger) {
+		switch {
+		case time.Since(e.Time) > 400*time.Millisecond:
+			return "answers"
 		case e.Status == 0:
 			return "an answer was lost – retrying"
 		case e.Status >= 500:

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -230,10 +229,4 @@ func (w *world) stopRelays() error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
-}
-
-// drainAndClose reads the rest of an answer, so that its connection is used again.
-func drainAndClose(body io.ReadCloser) {
-	_, _ = io.Copy(io.Discard, io.LimitReader(body, 1<<16))
-	_ = body.Close()
 }
