@@ -34,6 +34,7 @@ func printReport(w io.Writer, v verdict, s story, took time.Duration, c palette)
 	row("attempts", v.Attempts, fmt.Sprintf("the court read %d of them; the rest did not get through to it", v.Requests))
 	row("retries", v.Retries, "attempts beyond the first of an event")
 	row("answers", v.Requests-v.Answers[0], answers(v.Answers))
+	row("no answer", v.Answers[0], "the connection was cut after the court had read it")
 	row("duplicates absorbed", v.Duplicates, "sent again because the answer was lost; the court took each once")
 	bad("lost", v.Lost, "")
 	bad("out of order", v.OutOfOrder, "")
@@ -81,7 +82,7 @@ func answers(by map[int]int) string {
 	taken := 0
 	for _, status := range slices.Sorted(maps.Keys(by)) {
 		switch {
-		case status == 0: // last
+		case status == 0: // no answer
 		case status < 300:
 			taken += by[status]
 		default:
@@ -89,9 +90,6 @@ func answers(by map[int]int) string {
 		}
 	}
 	parts = append([]string{fmt.Sprintf("%d × 2xx", taken)}, parts...)
-	if n := by[0]; n > 0 {
-		parts = append(parts, fmt.Sprintf("and %d requests without an answer", n))
-	}
 	return strings.Join(parts, ", ")
 }
 

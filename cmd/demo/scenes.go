@@ -34,7 +34,7 @@ func (d *demo) scenes(ctx context.Context) error {
 		return err
 	}
 
-	d.progress.say("now the court fails: 500s, 503s and 429s with Retry-After, slow answers, answers that get lost")
+	d.progress.say("now the court fails: 500, 503 and 429 with Retry-After, slow answers, lost answers")
 	if err := d.world.court.SetFaults(unreliable(len(rest))); err != nil {
 		return err
 	}
