@@ -479,10 +479,12 @@ BEGIN
     GET DIAGNOSTICS requeued = ROW_COUNT;
     PERFORM set_config('lockstep.reason', before, true);
     IF requeued = 0 AND requeue.event_id IS NOT NULL THEN
-        SELECT d.state INTO found_state FROM outbox.delivery AS d
+        SELECT CASE WHEN requeue.key <> d.key THEN format('it is not of key "%s"', requeue.key) ELSE 'it is ' || d.state END
+          INTO found_state
+          FROM outbox.delivery AS d
          WHERE d.sync = requeue.sync AND d.event_id = requeue.event_id LIMIT 1;
         RAISE EXCEPTION 'event % has no failed delivery to "%": %', requeue.event_id, requeue.sync,
-                coalesce('it is ' || found_state, 'it has no open delivery')
+                coalesce(found_state, 'it has no open delivery')
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Ask outbox.why_not_delivered; a delivered event is sent again with outbox.replay.';
     END IF;
@@ -745,7 +747,7 @@ BEGIN
             FOR h IN SELECT * FROM outbox.hold AS o
                       WHERE o.sync = s.name AND (o.kind NOT IN ('throttle', 'window') OR o.until IS NULL OR o.until > clock_timestamp())
                       ORDER BY array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], o.kind::text) LOOP
-                said := said || format('; the sync is on hold (%s) by %s since %s%s: %s', h.kind, h.by, h.since,
+                said := said || format('; the sync is on hold (%s) by %s since %s%s: %s', h.kind, h."by", h.since,
                     CASE WHEN h.until IS NULL THEN CASE h.kind WHEN 'operator' THEN ' until outbox.resume' ELSE '' END
                          WHEN h.kind IN ('auth', 'breaker') THEN format(', next probe at %s', h.until)
                          ELSE format(' until %s', h.until) END, h.reason);
