@@ -1,0 +1,182 @@
+package migrations_test
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+)
+
+// stamps stand for themselves in an expected sentence.
+var (
+	stamps  = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?[+-]\d\d`)
+	uuids   = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
+	drawnBy = regexp.MustCompile(`outbox_operator_[a-z0-9]+`)
+)
+
+func plain(sentences []string) string {
+	s := strings.Join(sentences, "\n")
+	s = stamps.ReplaceAllString(s, "T")
+	s = uuids.ReplaceAllString(s, "E")
+	return drawnBy.ReplaceAllString(s, "OP")
+}
+
+func TestWhyNotDelivered(t *testing.T) {
+	tests := []struct {
+		name    string
+		sync    any // the function's second argument; nil asks about all
+		arrange func(d, operator db, id string)
+		want    string
+	}{
+		{"due, no relay yet", nil, func(db, db, string) {},
+			"court: due since T, waits for a relay to claim it"},
+		{"not due yet", nil, func(d, _ db, id string) {
+			d.do("UPDATE outbox.delivery SET state = 'retry', due_at = now() + interval '1 hour' WHERE event_id = $1", id)
+			d.do("UPDATE outbox.delivery SET attempts = 2, error_class = 'transient', error = 'HTTP 502' WHERE event_id = $1", id)
+		}, "court: not due until T after 2 attempt(s), the last one: transient: HTTP 502"},
+		{"released until later", nil, func(d, _ db, id string) {
+			d.do("UPDATE outbox.delivery SET due_at = now() + interval '1 hour' WHERE event_id = $1", id)
+		}, "court: not due until T"},
+		{"being sent", nil, func(d, _ db, id string) { d.send(id) },
+			"court: being sent by relay-1 until T"},
+		{"its relay died", nil, func(d, _ db, id string) {
+			d.send(id)
+			d.do("UPDATE outbox.delivery SET lease_until = now() - interval '1 minute'")
+		}, "court: was being sent by relay-1, whose lease ended at T; a running relay takes it over"},
+		{"failed", nil, func(d, _ db, id string) { d.fail(id) },
+			"court: failed with permanent after 3 attempt(s): HTTP 422: no such courtroom; waits for an operator (outbox.requeue or outbox.discard)"},
+		{"parked with nothing in front", nil, func(d, _ db, id string) {
+			d.do("UPDATE outbox.delivery SET state = 'queued', due_at = 'infinity' WHERE event_id = $1", id)
+		}, "court: parked, though nothing of its key is in front of it any more; a running relay's next check wakes it"},
+		{"paused", nil, func(_, o db, _ string) { o.do("SELECT outbox.pause('court', 'the court migrates')") },
+			"court: due since T, waits for a relay to claim it; the sync is on hold (operator) by OP since T until outbox.resume: the court migrates"},
+		{"two holds", nil, func(d, o db, _ string) {
+			o.do("SELECT outbox.pause('court', 'night')")
+			d.do("INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('court', 'auth', now() + interval '1 minute', 'HTTP 401', 'relay-1'), ('court', 'throttle', now() + interval '1 minute', 'HTTP 429', 'relay-1')")
+		}, "court: due since T, waits for a relay to claim it; the sync is on hold (operator) by OP since T until outbox.resume: night" +
+			"; the sync is on hold (auth) by relay-1 since T, next probe at T: HTTP 401; the sync is on hold (throttle) by relay-1 since T until T: HTTP 429"},
+		{"a throttle that is over", nil, func(d, _ db, _ string) {
+			d.do("INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('court', 'throttle', now() - interval '1 minute', 'HTTP 429', 'relay-1')")
+		}, "court: due since T, waits for a relay to claim it"},
+		{"delivered", nil, func(d, _ db, id string) { d.deliver(id) },
+			"court: delivered at T (HTTP 201)"},
+		{"the receiver had it", nil, func(d, _ db, id string) { d.finish(id, "duplicate", "HTTP 409") },
+			"court: delivered: at T the receiver said that it already had it (HTTP 409)"},
+		{"accepted", nil, func(d, _ db, id string) { d.finish(id, "accepted", "HTTP 202") },
+			"court: delivered: accepted for later processing at T (HTTP 202)"},
+		{"filtered", nil, func(d, _ db, id string) { d.finish(id, "filtered", nil) },
+			`court: filtered at T: the sync's "when" did not match`},
+		{"superseded", nil, func(d, _ db, id string) { d.finish(id, "superseded", nil) },
+			"court: superseded at T: a newer event of its key exists"},
+		{"discarded", nil, func(_, o db, id string) { o.do("SELECT outbox.discard('court', $1, 'entered in error')", id) },
+			"court: discarded at T by OP: entered in error"},
+		{"replayed, waiting again", nil, func(d, o db, id string) {
+			d.deliver(id)
+			o.do("SELECT outbox.replay('court', $1, 'r')", id)
+		}, "court: due since T, waits for a relay to claim it"},
+		{"retired with open work", nil, func(_, o db, _ string) { o.do("SELECT outbox.retire('court', 'closed')") },
+			"court: due since T, waits for a relay to claim it; the sync was retired at T and takes no new events"},
+		{"its patterns do not match", "clinic", func(d, _ db, _ string) { d.sync("clinic", "visit:*") },
+			"clinic: its patterns {visit:*} do not match type scheduling:updated"},
+		{"a sync added later", "clinic", func(d, _ db, _ string) { d.sync("clinic") },
+			"clinic: not sent: written at T, before the sync took events of type scheduling:updated (registered at T; lockstep sync apply with from: adds older events)"},
+		{"a sync being registered", "clinic", func(d, _ db, _ string) {
+			d.sync("clinic")
+			d.do("UPDATE outbox.sync SET backfill_seq = 0 WHERE name = 'clinic'")
+			d.do("INSERT INTO outbox.hold (sync, kind, reason, by) VALUES ('clinic', 'backfill', 'waits for pid 42', 'relay-1')")
+		}, "clinic: the sync is being registered; retained events are still being added (waits for pid 42)"},
+		{"several syncs, one sentence each", nil, func(d, _ db, id string) {
+			d.sync("clinic")
+			d.sync("visits", "visit:*")
+			d.send(id)
+		}, "clinic: not sent: written at T, before the sync took events of type scheduling:updated (registered at T; lockstep sync apply with from: adds older events)\n" +
+			"court: being sent by relay-1 until T"},
+		{"past its retention, delivered", nil, func(d, _ db, id string) {
+			d.deliver(id)
+			d.do("DELETE FROM outbox.event WHERE id = $1", id)
+		}, "court: delivered at T (HTTP 201)"},
+		{"past its retention, asked about another sync", "clinic", func(d, _ db, id string) {
+			d.sync("clinic")
+			d.deliver(id)
+			d.do("DELETE FROM outbox.event WHERE id = $1", id)
+		}, "clinic: the event is past its retention, and the log has no end of it for this sync"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			url := pgtest.New(t)
+			d, operator := connect(t, url), as(t, url, "outbox_operator")
+			d.sync("court")
+			id := d.event("k")
+			tt.arrange(d, operator, id)
+			got := plain(list[string](operator, "SELECT outbox.why_not_delivered($1::text::uuid, $2)", id, tt.sync))
+			if got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// finish removes the open delivery of an event with a log row of that outcome.
+func (d db) finish(event, outcome string, code any) {
+	d.t.Helper()
+	d.do(`WITH gone AS (DELETE FROM outbox.delivery WHERE event_id = $1 RETURNING *)
+	      INSERT INTO outbox.delivery_log (sync, event_id, key, outcome, code, answered_at)
+	      SELECT sync, event_id, key, $2, $3, now() FROM gone`, event, outcome, code)
+}
+
+func TestWhyNotDeliveredNamesTheFrontOfTheLine(t *testing.T) {
+	url := pgtest.New(t)
+	d := connect(t, url)
+	d.sync("court")
+	first, second, third := d.event("hearing-7"), d.event("hearing-7"), d.event("hearing-7")
+	ask := func() string {
+		return plain(list[string](d, "SELECT replace(w, $2, 'FIRST') FROM outbox.why_not_delivered($1::text::uuid) AS w", third, first))
+	}
+	const front = "court: waits behind event FIRST of key hearing-7, which is "
+	steps := []struct {
+		name string
+		do   func()
+		want string
+	}{
+		{"nobody runs", func() {}, front + "due since T, waits for a relay to claim it"},
+		{"the front is being sent", func() { d.send(first) }, front + "being sent by relay-1 until T"},
+		{"the front failed", func() { d.fail(first) },
+			front + "failed with permanent after 3 attempt(s): HTTP 422: no such courtroom; waits for an operator (outbox.requeue or outbox.discard)"},
+		{"the front is done", func() { d.do("SELECT outbox.discard('court', $1, 'r')", first); d.deliver(second) },
+			"court: due since T, waits for a relay to claim it"},
+	}
+	for _, step := range steps {
+		step.do()
+		if got := ask(); got != step.want {
+			t.Errorf("%s:\ngot  %s\nwant %s", step.name, got, step.want)
+		}
+	}
+}
+
+func TestWhyNotDeliveredWithoutASync(t *testing.T) {
+	url := pgtest.New(t)
+	d := connect(t, url)
+	id := d.event("k")
+	auditor := as(t, url, "outbox_auditor")
+	ask := func(event string) string {
+		return plain(list[string](auditor, "SELECT outbox.why_not_delivered($1::text::uuid)", event))
+	}
+	if got, want := ask(id), "no sync matches type scheduling:updated"; got != want {
+		t.Errorf("no sync at all: %s, want %s", got, want)
+	}
+	d.sync("visits", "visit:*")
+	if got, want := ask(id), "no sync matches type scheduling:updated"; got != want {
+		t.Errorf("one that does not match: %s, want %s", got, want)
+	}
+	d.sync("court")
+	d.do("SELECT outbox.retire('court', 'closed')")
+	late := d.event("k")
+	if got, want := ask(late), "court: not sent: the sync was retired at T, before the event was written at T"; got != want {
+		t.Errorf("written after the retirement: %s, want %s", got, want)
+	}
+	if got, want := ask(anID), "event E does not exist: its transaction did not commit, or it is past its retention"; got != want {
+		t.Errorf("unknown event: %s, want %s", got, want)
+	}
+	auditor.refuses(noData, "SELECT outbox.why_not_delivered($1, 'cuort')", []string{"not registered", "Registered: court, visits"}, id)
+}
