@@ -834,7 +834,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
 DECLARE
     -- Read once: a bound that may change keeps the planner from leaving out the log's old partitions.
     recent timestamptz := clock_timestamp() - keep_events;
-    month  record;
+    months timestamp[];
+    month  timestamp;
+    begins timestamptz;
+    ends   timestamptz;
     part   text;
     old    record;
     page   bigint[];
@@ -881,26 +884,27 @@ BEGIN
     -- This month and three ahead, by UTC, and those of rows that fell into the default partition while nobody called.
     -- A partition is filled and guarded before it is attached; the attach waits at most lock_timeout for an auditor's
     -- query, and the next call tries again.
-    FOR month IN SELECT m.first AT TIME ZONE 'UTC' AS begins, (m.first + interval '1 month') AT TIME ZONE 'UTC' AS ends,
-                        'delivery_log_' || to_char(m.first, 'YYYY_MM') AS part
-                   FROM (SELECT date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') + make_interval(months => i)
-                           FROM generate_series(0, 3) AS i
-                          UNION
-                         SELECT date_trunc('month', l.at AT TIME ZONE 'UTC') FROM outbox.delivery_log_default AS l) AS m (first)
-                  ORDER BY m.first LOOP
-        part := month.part;
+    SELECT array_agg(m.first ORDER BY m.first) INTO months
+      FROM (SELECT date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') + make_interval(months => i)
+              FROM generate_series(0, 3) AS i
+             UNION
+            SELECT date_trunc('month', l.at AT TIME ZONE 'UTC') FROM outbox.delivery_log_default AS l) AS m (first);
+    FOREACH month IN ARRAY months LOOP
+        begins := month AT TIME ZONE 'UTC';
+        ends := (month + interval '1 month') AT TIME ZONE 'UTC';
+        part := 'delivery_log_' || to_char(month, 'YYYY_MM');
         CONTINUE WHEN to_regclass('outbox.' || part) IS NOT NULL;
         BEGIN
             EXECUTE format('CREATE TABLE outbox.%I (LIKE outbox.delivery_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)', part);
             PERFORM outbox.guard_log_partition(('outbox.' || part)::regclass);
-            IF EXISTS (SELECT FROM outbox.delivery_log_default AS l WHERE l.at >= month.begins AND l.at < month.ends) THEN
+            IF EXISTS (SELECT FROM outbox.delivery_log_default AS l WHERE l.at >= begins AND l.at < ends) THEN
                 ALTER TABLE outbox.delivery_log_default DISABLE TRIGGER append_only;
                 EXECUTE format('WITH moved AS (DELETE FROM outbox.delivery_log_default WHERE at >= %L AND at < %L RETURNING *)
-                                INSERT INTO outbox.%I SELECT * FROM moved', month.begins, month.ends, part);
+                                INSERT INTO outbox.%I SELECT * FROM moved', begins, ends, part);
                 ALTER TABLE outbox.delivery_log_default ENABLE ALWAYS TRIGGER append_only;
             END IF;
             EXECUTE format('ALTER TABLE outbox.delivery_log ATTACH PARTITION outbox.%I FOR VALUES FROM (%L) TO (%L)',
-                           part, month.begins, month.ends);
+                           part, begins, ends);
             done := 'partition created: ' || part; n := 1;
             RETURN NEXT;
         EXCEPTION WHEN lock_not_available OR check_violation THEN -- the latter: a row came into the default partition meanwhile
