@@ -190,7 +190,7 @@ func TestEventRetentionKeepsWhatIsNotFinished(t *testing.T) {
 		d.do("INSERT INTO outbox.delivery_log (at, sync, event_id, key, outcome, revision) VALUES ("+old+", 'court', $1, $2, 'delivered', 1)", events[name], name)
 	}
 	d.do("SELECT outbox.replay('court', $1, 'r')", events["replayed"])
-	d.do("UPDATE outbox.event SET inserted_at = "+old+" WHERE key <> 'new'")
+	d.do("UPDATE outbox.event SET inserted_at = " + old + " WHERE key <> 'new'")
 
 	// Between two pages of a registration nothing goes.
 	d.do("UPDATE outbox.sync SET backfill_seq = 0")

@@ -1,0 +1,328 @@
+package migrations_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// finishesAll delivers whatever comes until nothing is left, and returns the
+// order of the key's events. It fails when a row sleeps.
+func finishesAll(t *testing.T, d db, s *outbox.Store, key string) []string {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); d.states(key) != ""; {
+		if time.Now().After(end) {
+			t.Fatalf("asleep: %s", d.states(key))
+		}
+		for _, c := range claim(t, s, 10) {
+			record(t, s, delivered(c))
+		}
+		_, _, err := s.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100)
+		must(t, err)
+	}
+	return list[string](d, "SELECT event_id::text FROM outbox.delivery_log WHERE outcome = 'delivered' AND key = $1 ORDER BY id", key)
+}
+
+// interleaving is a court with one key, a relay, and sessions to step by hand.
+type interleaving struct {
+	t        *testing.T
+	url      string
+	admin    db
+	operator db
+	relay    *outbox.Store
+	e        []string // the key's events, in order
+}
+
+func newInterleaving(t *testing.T, events int) *interleaving {
+	t.Helper()
+	url := pgtest.New(t)
+	i := &interleaving{t: t, url: url, admin: connect(t, url), operator: as(t, url, "outbox_operator"), relay: store(t, url, "relay-1")}
+	i.admin.sync("court")
+	for range events {
+		i.e = append(i.e, i.admin.event("k"))
+	}
+	return i
+}
+
+func (i *interleaving) expect(when, want string) {
+	i.t.Helper()
+	if got := i.admin.states("k"); got != want {
+		i.t.Errorf("%s: states %q, want %q", when, got, want)
+	}
+}
+
+func (i *interleaving) drains(want ...string) {
+	i.t.Helper()
+	if got := finishesAll(i.t, i.admin, i.relay, "k"); !slices.Equal(got, want) {
+		i.t.Errorf("delivered %v, want %v", got, want)
+	}
+}
+
+func TestParkingBesideTheFinishOfTheRowInFront(t *testing.T) {
+	t.Run("the finish is open: the row behind is left for the next look", func(t *testing.T) {
+		i := newInterleaving(t, 2)
+		if d := claim(t, i.relay, 10); len(d) != 1 || d[0].Event.ID != i.e[0] {
+			t.Fatalf("claimed %+v", d)
+		}
+		// Back to the state before parking: the second was not seen yet.
+		i.admin.do("UPDATE outbox.delivery SET state = 'pending', due_at = now() WHERE event_id = $1", i.e[1])
+		finish := connect(t, i.url)
+		finish.do("BEGIN")
+		finish.deliver(i.e[0])
+		if d := claim(t, i.relay, 10); len(d) != 0 {
+			t.Errorf("claimed %d while the one before it is unfinished", len(d))
+		}
+		i.expect("beside an open finish", "sending pending") // parked now, it would sleep for ever
+		finish.do("COMMIT")
+		i.expect("after the finish", "pending")
+		i.drains(i.e...)
+	})
+	t.Run("the parking is open: the finish waits for it and promotes", func(t *testing.T) {
+		i := newInterleaving(t, 2)
+		first := claim(t, i.relay, 1)[0]
+		i.expect("claimed", "sending queued")
+		// Another relay's parking holds the row in front shared.
+		parker := connect(t, i.url)
+		parker.do("BEGIN")
+		parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR KEY SHARE", i.e[0])
+		if r := i.relay.Record(t.Context(), []outbox.Result{delivered(first)}, outbox.ClaimRequest{Sync: "court"}); r.Done[0] || r.Lost[0] {
+			t.Errorf("recorded %+v beside a parker, want neither done nor lost", r)
+		}
+		parker.do("COMMIT")
+		if !record(t, i.relay, delivered(first)) {
+			t.Error("not recorded after the parker")
+		}
+		i.expect("promoted", "pending")
+		i.drains(i.e...)
+	})
+}
+
+func TestParkingBesideADiscardOfTheRowInFront(t *testing.T) {
+	for _, end := range []string{"COMMIT", "ROLLBACK"} {
+		t.Run(end, func(t *testing.T) {
+			i := newInterleaving(t, 2)
+			i.admin.fail(i.e[0])
+			i.operator.do("BEGIN")
+			i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
+			if d := claim(t, i.relay, 10); len(d) != 0 {
+				t.Errorf("claimed %d behind an open discard", len(d))
+			}
+			i.expect("beside an open discard", "failed pending")
+			i.operator.do(end)
+			if end == "COMMIT" {
+				i.drains(i.e[1])
+				return
+			}
+			if d := claim(t, i.relay, 10); len(d) != 0 {
+				t.Errorf("claimed %d behind a failed one", len(d))
+			}
+			i.expect("after the rollback", "failed queued")
+			i.operator.do("SELECT outbox.requeue('court')")
+			i.drains(i.e...)
+		})
+	}
+}
+
+func TestDiscardOfTheSecondBesideTheFinishOfTheFirst(t *testing.T) {
+	t.Run("discard first", func(t *testing.T) {
+		i := newInterleaving(t, 3)
+		first := claim(t, i.relay, 1)[0]
+		i.expect("claimed", "sending queued queued")
+		i.operator.do("BEGIN")
+		i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
+		if r := i.relay.Record(t.Context(), []outbox.Result{delivered(first)}, outbox.ClaimRequest{Sync: "court"}); r.Done[0] || r.Lost[0] || r.Err != nil {
+			t.Errorf("recorded %+v beside the discard, want it left for the next try", r)
+		}
+		i.operator.do("COMMIT")
+		if !record(t, i.relay, delivered(first)) {
+			t.Error("not recorded after the discard")
+		}
+		i.expect("the third is awake without the net", "pending")
+		i.drains(i.e[0], i.e[2])
+	})
+	t.Run("finish first", func(t *testing.T) {
+		i := newInterleaving(t, 3)
+		claim(t, i.relay, 1)
+		finish := connect(t, i.url)
+		finish.do("BEGIN")
+		finish.deliver(i.e[0])
+		late := i.operator.begin("SELECT outbox.discard('court', $1, 'r')", i.e[1])
+		i.admin.blocked(i.operator.PgConn().PID())
+		finish.do("COMMIT")
+		must(t, i.operator.ended(late))
+		i.expect("the third is awake without the net", "pending")
+		i.drains(i.e[0], i.e[2])
+	})
+	t.Run("discards of the second and the third, then the finish", func(t *testing.T) {
+		i := newInterleaving(t, 4)
+		first := claim(t, i.relay, 1)[0]
+		other := as(t, i.url, "outbox_operator")
+		i.operator.do("BEGIN")
+		i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
+		other.do("BEGIN")
+		late := other.begin("SELECT outbox.discard('court', $1, 'r')", i.e[2])
+		i.admin.blocked(other.PgConn().PID())
+		i.operator.do("COMMIT")
+		must(t, other.ended(late))
+		// The one in front is now the first: the discard that is still open must hold it.
+		if r := i.relay.Record(t.Context(), []outbox.Result{delivered(first)}, outbox.ClaimRequest{Sync: "court"}); r.Done[0] {
+			t.Error("the first was finished beside an open discard of the row behind it: the fourth may sleep")
+		}
+		other.do("COMMIT")
+		if !record(t, i.relay, delivered(first)) {
+			t.Error("not recorded after the discards")
+		}
+		i.expect("the fourth is awake without the net", "pending")
+		i.drains(i.e[0], i.e[3])
+	})
+}
+
+func TestOperatorsOpenTransactionHoldsOneRowOnly(t *testing.T) {
+	for _, end := range []string{"COMMIT", "ROLLBACK"} {
+		t.Run(end, func(t *testing.T) {
+			i := newInterleaving(t, 2)
+			other := i.admin.event("other")
+			i.admin.fail(i.e[0])
+			i.operator.do("BEGIN")
+			i.operator.do("UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'")
+			// Nothing waits for him: the other key goes out, his key keeps its order.
+			d := claim(t, i.relay, 10)
+			if len(d) != 1 || d[0].Event.ID != other || !record(t, i.relay, delivered(d[0])) {
+				t.Errorf("claimed %+v beside the open requeue, want the other key's event, recorded", d)
+			}
+			if s := i.admin.states("k"); !strings.HasPrefix(s, "failed ") {
+				t.Errorf("states %s beside an open requeue", s)
+			}
+			i.operator.do(end)
+			if end == "ROLLBACK" {
+				i.operator.do("SELECT outbox.requeue('court', 'k')")
+			}
+			i.drains(i.e...)
+		})
+	}
+}
+
+func TestRowLockedWhileTheOneBeforeItFinishesIsWokenByTheNet(t *testing.T) {
+	i := newInterleaving(t, 2)
+	first := claim(t, i.relay, 1)[0]
+	i.expect("claimed", "sending queued")
+	i.operator.do("BEGIN")
+	i.operator.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR UPDATE", i.e[1])
+	if !record(t, i.relay, delivered(first)) {
+		t.Fatal("the recording waited for an operator's lock on another row")
+	}
+	i.expect("promotion passed the locked row by", "queued")
+	i.operator.do("ROLLBACK")
+	if woken, _, err := i.relay.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100); err != nil || woken != 1 {
+		t.Errorf("the net woke %d, %v; want 1", woken, err)
+	}
+	i.drains(i.e...)
+}
+
+func TestOperatorAtRepeatableRead(t *testing.T) {
+	begin := func(i *interleaving) {
+		i.operator.do("BEGIN ISOLATION LEVEL REPEATABLE READ")
+		i.operator.do("SELECT count(*) FROM outbox.delivery") // takes the snapshot
+	}
+	t.Run("discard of the front, a parking later than his snapshot", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		i.admin.fail(i.e[0])
+		begin(i)
+		late := i.admin.event("k")
+		claim(t, i.relay, 10)
+		i.expect("parked behind his row", "failed queued")
+		i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
+		i.operator.do("COMMIT")
+		i.drains(late) // his snapshot cannot promote it, the net does
+	})
+	t.Run("discard of a row that changed since his snapshot is refused", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		begin(i)
+		d := only(t, i.relay)
+		i.operator.refuses(serialize, "SELECT outbox.discard('court', $1, 'r')", nil, i.e[0])
+		i.operator.do("ROLLBACK")
+		if !record(t, i.relay, delivered(d)) {
+			t.Error("the delivery under way was disturbed")
+		}
+	})
+	t.Run("requeue of a row that was requeued meanwhile is refused", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		i.admin.fail(i.e[0])
+		begin(i)
+		as(t, i.url, "outbox_operator").do("SELECT outbox.requeue('court')")
+		i.operator.refuses(serialize, "UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'", nil)
+		i.operator.do("ROLLBACK")
+		if n := one[int](i.admin, "SELECT count(*)::int FROM outbox.delivery_log WHERE outcome = 'requeued'"); n != 1 {
+			t.Errorf("%d requeues in the log, want 1", n)
+		}
+		i.drains(i.e...)
+	})
+}
+
+func TestSupersedeBesideARequeueOfTheFailedRow(t *testing.T) {
+	for _, end := range []string{"COMMIT", "ROLLBACK"} {
+		t.Run(end, func(t *testing.T) {
+			i := newInterleaving(t, 1)
+			i.admin.do("UPDATE outbox.sync SET on_failed = 'supersede'")
+			i.admin.fail(i.e[0])
+			i.operator.do("BEGIN")
+			i.operator.do("SELECT outbox.requeue('court')")
+			newer := i.admin.event("k")
+			if d := claim(t, i.relay, 10); len(d) != 0 {
+				t.Errorf("claimed %d beside an open requeue of the failed one", len(d))
+			}
+			i.operator.do(end)
+			if end == "COMMIT" {
+				i.drains(i.e[0], newer)
+				return
+			}
+			i.drains(newer)
+			if n := one[int](i.admin, "SELECT count(*)::int FROM outbox.delivery_log WHERE outcome = 'superseded' AND event_id = $1::text::uuid", i.e[0]); n != 1 {
+				t.Errorf("%d superseded rows, want 1", n)
+			}
+		})
+	}
+}
+
+func TestSyncRegisteredBesideOpenWriters(t *testing.T) {
+	for _, level := range []string{"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"} {
+		t.Run(level, func(t *testing.T) {
+			url := pgtest.New(t)
+			admin, relay := connect(t, url), store(t, url, "relay-1")
+			writer := as(t, url, "outbox_writer")
+			admin.event("before")
+			writer.do("BEGIN ISOLATION LEVEL " + level)
+			writer.do("INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'open', '{}')") // its snapshot knows no sync
+			_, err := relay.Register(t.Context(), []outbox.Registration{{Name: "court", Patterns: []string{"*"}, OnFailed: "block"}})
+			must(t, err)
+			b := relay.NewBackfill("court")
+			for range 3 {
+				complete, wait, err := b.Step(t.Context(), 100)
+				if err != nil || complete || !wait {
+					t.Fatalf("step: complete %t, wait %t, %v; want it to wait for the writer", complete, wait, err)
+				}
+			}
+			reason := one[string](admin, "SELECT hold_reason FROM outbox.sync")
+			if pid := one[string](writer, "SELECT pg_backend_pid()::text"); !strings.Contains(reason, "pid "+pid) {
+				t.Errorf("the hold's reason %q does not name pid %s", reason, pid)
+			}
+			writer.do("INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'later', '{}')")
+			writer.do("COMMIT")
+			for complete := false; !complete; {
+				complete, _, err = b.Step(t.Context(), 1)
+				must(t, err)
+			}
+			got := list[string](admin, "SELECT key FROM outbox.delivery ORDER BY event_seq")
+			if want := []string{"before", "open", "later"}; !slices.Equal(got, want) {
+				t.Errorf("deliveries of %v, want %v", got, want)
+			}
+			if one[bool](admin, "SELECT hold_kind IS NOT NULL FROM outbox.sync") {
+				t.Error("the sync is still on hold")
+			}
+		})
+	}
+}

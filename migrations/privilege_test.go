@@ -1,0 +1,149 @@
+package migrations_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+)
+
+// TestPrivilegesAreThoseOfTheContract reads all that the group roles hold from
+// the catalog: what is granted and not listed here is as wrong as what is
+// listed and not granted.
+func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
+	d := connect(t, pgtest.New(t))
+	readable := []string{
+		"blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "hold", "status", "sync", "unmatched",
+	}
+	read := func(more ...string) []string {
+		for _, table := range readable {
+			more = append(more, "SELECT on "+table)
+		}
+		slices.Sort(more)
+		return more
+	}
+	want := map[string][]string{
+		"PUBLIC": nil,
+		"outbox_writer": {
+			"EXECUTE on emit",
+			"INSERT on event.headers", "INSERT on event.id", "INSERT on event.key", "INSERT on event.occurred_at",
+			"INSERT on event.payload", "INSERT on event.type", "INSERT on event.version",
+			"SELECT on event.id", "SELECT on event.seq",
+		},
+		"outbox_relay": read(
+			"INSERT on delivery", "UPDATE on delivery", "DELETE on delivery",
+			"INSERT on delivery_log", "USAGE on delivery_log_id_seq",
+			"INSERT on sync", "UPDATE on sync",
+			"INSERT on hold", "UPDATE on hold", "DELETE on hold",
+			"INSERT on external_ref", "UPDATE on external_ref", "DELETE on external_ref",
+			"DELETE on unmatched",
+			"EXECUTE on maintain", "EXECUTE on older_writers", "EXECUTE on like_patterns",
+			"EXECUTE on why_not_delivered", "EXECUTE on describe", "EXECUTE on check_sync"),
+		"outbox_operator": read(
+			"UPDATE on delivery.state",
+			"EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire",
+			"EXECUTE on why_not_delivered", "EXECUTE on describe", "EXECUTE on check_sync"),
+		"outbox_auditor": read("EXECUTE on why_not_delivered", "EXECUTE on describe", "EXECUTE on check_sync"),
+	}
+	const held = `
+SELECT privilege || ' on ' || thing FROM (
+    SELECT a.privilege_type AS privilege, c.relname::text AS thing, a.grantee
+      FROM pg_class AS c, aclexplode(coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner))) AS a
+     WHERE c.relnamespace = 'outbox'::regnamespace AND c.relname !~ '^delivery_log_(default|\d{4}_\d\d)$' AND c.relkind IN ('r', 'p', 'v', 'S')
+    UNION ALL
+    SELECT a.privilege_type, c.relname || '.' || n.attname, a.grantee
+      FROM pg_attribute AS n JOIN pg_class AS c ON c.oid = n.attrelid, aclexplode(n.attacl) AS a
+     WHERE c.relnamespace = 'outbox'::regnamespace
+    UNION ALL
+    SELECT a.privilege_type, p.proname, a.grantee
+      FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+     WHERE p.pronamespace = 'outbox'::regnamespace) AS g
+ WHERE g.grantee = CASE $1 WHEN 'PUBLIC' THEN 0::oid ELSE (SELECT oid FROM pg_roles WHERE rolname = $1) END
+ ORDER BY (privilege || ' on ' || thing) COLLATE "C"`
+	for role, privileges := range want {
+		t.Run(role, func(t *testing.T) {
+			slices.Sort(privileges)
+			got := list[string](db{d.Conn, t}, held, role)
+			if diff := cmp.Diff(privileges, got, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("privileges (-contract +catalog):\n%s", diff)
+			}
+		})
+	}
+	t.Run("partitions are read as the log is, and nothing more", func(t *testing.T) {
+		got := list[string](db{d.Conn, t}, `SELECT DISTINCT a.privilege_type || ' ' || a.grantee::regrole FROM pg_class AS c, aclexplode(c.relacl) AS a
+		   WHERE c.relname ~ '^delivery_log_(default|\d{4}_\d\d)$' AND a.grantee <> c.relowner ORDER BY 1`)
+		if want := []string{"SELECT outbox_auditor", "SELECT outbox_operator", "SELECT outbox_relay"}; !slices.Equal(got, want) {
+			t.Errorf("%v, want %v", got, want)
+		}
+	})
+}
+
+func TestFunctionsHaveAFixedSearchPath(t *testing.T) {
+	d := connect(t, pgtest.New(t))
+	definers := map[string]bool{}
+	for _, f := range list[string](d, `SELECT concat_ws('|', proname, prosecdef, array_to_string(proconfig, ';')) FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace`) {
+		name, rest, _ := strings.Cut(f, "|")
+		definer, config, _ := strings.Cut(rest, "|")
+		if !strings.Contains(config, "search_path=pg_catalog, pg_temp") {
+			t.Errorf("function %s has the settings %q: its search_path is the caller's", name, config)
+		}
+		definers[name] = definer == "t"
+	}
+	for _, name := range []string{
+		"fan_out", "promote_next", "complete_requeue", "show_strongest_hold",
+		"requeue", "discard", "replay", "pause", "resume", "retire", "why_not_delivered", "maintain", "older_writers",
+	} {
+		if definer, known := definers[name]; !known || !definer {
+			t.Errorf("function %s: known %t, SECURITY DEFINER %t; want both", name, known, definer)
+		}
+	}
+	if definers["emit"] {
+		t.Error("emit runs with its owner's rights; it needs only the writer's")
+	}
+}
+
+func TestSearchPathOfTheCallerMisleadsNobody(t *testing.T) {
+	url := pgtest.New(t)
+	admin := connect(t, url)
+	admin.sync("court")
+	operator := as(t, url, "outbox_operator")
+	operator.do("CREATE TEMP TABLE delivery (state text)")
+	operator.do("CREATE FUNCTION pg_temp.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT timestamptz ''1999-01-01''' ")
+	operator.do("SET search_path = pg_temp, pg_catalog")
+	operator.do("SELECT outbox.pause('court', 'r')")
+	if one[bool](admin, "SELECT since < '2001-01-01' FROM outbox.hold") {
+		t.Error("a function of the caller ran with the owner's rights")
+	}
+}
+
+func TestRolesReadTheViews(t *testing.T) {
+	url := pgtest.New(t)
+	connect(t, url).sync("court")
+	for _, role := range []string{"outbox_relay", "outbox_operator", "outbox_auditor"} {
+		d := as(t, url, role)
+		for _, name := range []string{"status", "failed", "blocked_key", "event", "delivery", "delivery_log", "delivery_log_default", "sync", "hold", "external_ref", "unmatched"} {
+			d.do("SELECT * FROM outbox." + name)
+		}
+		d.do("SELECT outbox.why_not_delivered(gen_random_uuid(), 'court')")
+	}
+}
+
+func TestAuditorChangesNothing(t *testing.T) {
+	auditor := as(t, pgtest.New(t), "outbox_auditor")
+	for _, statement := range []string{
+		"INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'k', '{}')",
+		"UPDATE outbox.delivery SET state = 'pending'",
+		"DELETE FROM outbox.delivery",
+		"UPDATE outbox.sync SET notify = true",
+		"SELECT outbox.requeue('court')",
+		"SELECT outbox.pause('court', 'r')",
+		"SELECT * FROM outbox.maintain()",
+		"SELECT nextval('outbox.delivery_log_id_seq')",
+	} {
+		auditor.refuses(denied, statement, nil)
+	}
+}

@@ -1,0 +1,153 @@
+package migrations_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// claim takes what is due for the sync court.
+func claim(t testing.TB, s *outbox.Store, budget int) []*outbox.Delivery {
+	t.Helper()
+	c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Budget: budget, Page: 100, Lease: time.Minute})
+	must(t, err)
+	return c.Deliveries
+}
+
+// only takes exactly one due delivery.
+func only(t testing.TB, s *outbox.Store) *outbox.Delivery {
+	t.Helper()
+	d := claim(t, s, 10)
+	if len(d) != 1 {
+		t.Fatalf("claimed %d deliveries, want 1", len(d))
+	}
+	return d[0]
+}
+
+func delivered(d *outbox.Delivery) outbox.Result {
+	return outbox.Result{Delivery: d, Outcome: outbox.Delivered, Attempt: true, Code: "HTTP 201", AnsweredAt: time.Now()}
+}
+
+// record writes one result and claims nothing.
+func record(t testing.TB, s *outbox.Store, r outbox.Result) bool {
+	t.Helper()
+	done := s.Record(t.Context(), []outbox.Result{r}, outbox.ClaimRequest{Sync: "court"})
+	must(t, done.Err)
+	return done.Done[0]
+}
+
+func backfill(t testing.TB, s *outbox.Store, sync string) {
+	t.Helper()
+	b := s.NewBackfill(sync)
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		complete, _, err := b.Step(t.Context(), 100)
+		must(t, err)
+		if complete {
+			return
+		}
+	}
+	t.Fatal("the registration is not complete after 10 s")
+}
+
+func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
+	url := pgtest.New(t)
+	admin, relay := connect(t, url), store(t, url, "relay-1")
+	ctx := t.Context()
+	before := admin.event("early") // nobody takes it yet
+	must(t, relay.Check(ctx))
+
+	all, err := relay.Register(ctx, []outbox.Registration{{Name: "court", Patterns: []string{"scheduling:*"}, OnFailed: "block"}})
+	must(t, err)
+	if !all["court"].Backfilling {
+		t.Fatalf("registered %+v, want it to backfill", all)
+	}
+	backfill(t, relay, "court")
+	if d := only(t, relay); d.Event.ID != before || !record(t, relay, delivered(d)) {
+		t.Fatalf("the retained event was not delivered: %+v", d)
+	}
+	if n := one[int](admin, "SELECT pending::int FROM outbox.status WHERE sync IS NULL"); n != 0 {
+		t.Errorf("%d unmatched after the backfill", n)
+	}
+
+	first, second := admin.event("k"), admin.event("k")
+	d := only(t, relay)
+	if d.Event.ID != first || admin.states("k") != "sending queued" {
+		t.Fatalf("claimed %s, states %s; want the first sent and the second parked", d.Event.ID, admin.states("k"))
+	}
+	if !record(t, relay, outbox.Result{Delivery: d, Outcome: outbox.Retry, Attempt: true, Charge: true, Class: "transient", Error: "HTTP 502"}) {
+		t.Fatal("a retry was not recorded")
+	}
+	d = only(t, relay)
+	next := relay.Record(ctx, []outbox.Result{{Delivery: d, Outcome: outbox.Delivered, Attempt: true, Code: "HTTP 201", Ref: &outbox.Ref{ExternalID: "X-1"}}},
+		outbox.ClaimRequest{Sync: "court", Budget: 1, Lease: time.Minute})
+	must(t, next.Err)
+	if len(next.Claims.Deliveries) != 1 || next.Claims.Deliveries[0].Event.ID != second || next.Claims.Deliveries[0].Ref.ExternalID != "X-1" {
+		t.Fatalf("the next of the key: %+v, want %s with the reference", next.Claims.Deliveries, second)
+	}
+	record(t, relay, outbox.Result{Delivery: next.Claims.Deliveries[0], Outcome: outbox.Failed, Failed: true, Attempt: true, Class: "permanent", Error: "no"})
+	if got := admin.states("k"); got != "failed" {
+		t.Errorf("states %s, want failed", got)
+	}
+
+	changed, err := relay.Apply(ctx, outbox.Registration{Name: "court", Patterns: []string{"*"}, OnFailed: "supersede"})
+	must(t, err)
+	if !changed {
+		t.Error("apply changed nothing")
+	}
+	backfill(t, relay, "court")
+
+	must(t, relay.Hold(ctx, "court", outbox.HoldBreaker, 0, "10 in a row"))
+	if probes, ok, err := relay.Probe(ctx, "court", time.Minute); err != nil || !ok || probes != 1 {
+		t.Errorf("probe %d, %t, %v", probes, ok, err)
+	}
+	must(t, relay.ProbeAgain(ctx, "court", 0))
+	must(t, relay.Lift(ctx, "court"))
+	must(t, relay.Hold(ctx, "court", outbox.HoldThrottle, 0, "HTTP 429"))
+	must(t, relay.Tidy(ctx, "court", time.Now()))
+	if _, _, err := relay.RecheckParked(ctx, "court", outbox.ParkedCursor{}, 100); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := relay.Maintain(ctx, "90 days", "84 months"); err != nil {
+		t.Error(err)
+	}
+	status, err := relay.Status(ctx)
+	must(t, err)
+	if len(status) != 2 || status[0].Failed != 1 || status[0].Hold != nil || status[0].LastDeliveredAt == nil {
+		t.Errorf("status %+v", status)
+	}
+}
+
+func TestRelayRoleNeverTouchesEvents(t *testing.T) {
+	url := pgtest.New(t)
+	connect(t, url).event("k")
+	relay := as(t, url, "outbox_relay")
+	for _, statement := range []string{
+		"INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'k', '{}')",
+		"UPDATE outbox.event SET payload = '{}'",
+		"DELETE FROM outbox.event",
+		"TRUNCATE outbox.event",
+		"SELECT FROM outbox.event FOR UPDATE",
+		"SELECT outbox.emit('t', 'k', '{}')",
+		"DELETE FROM outbox.sync",
+		"DELETE FROM outbox.delivery_log",
+		"UPDATE outbox.delivery_log SET outcome = 'delivered'",
+		"SELECT outbox.requeue('court')",
+		"SELECT outbox.discard('court', gen_random_uuid(), 'r')",
+		"SELECT outbox.replay('court', gen_random_uuid(), 'r')",
+		"SELECT outbox.pause('court', 'r')",
+		"SELECT outbox.resume('court')",
+		"SELECT outbox.retire('court', 'r')",
+		"INSERT INTO outbox.unmatched VALUES (1, gen_random_uuid())",
+	} {
+		relay.refuses(denied, statement, nil)
+	}
+}
