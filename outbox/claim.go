@@ -332,16 +332,20 @@ func readHeaders(raw []byte) map[string]string {
 	return headers
 }
 
-// supersede closes failed deliveries of a sync that says so, when a newer event
-// of their key exists.
+// supersedeFailed closes failed deliveries of a sync that says so, when a newer
+// event of their key exists. One that an operator is just requeueing is left.
 const supersedeFailed = `-- lockstep: supersede
 WITH gone AS (
     DELETE FROM outbox.delivery AS d
-     USING outbox.sync AS s
-     WHERE s.name = $1 AND s.on_failed = 'supersede'
-       AND d.sync = $1 AND d.key = ANY ($2::text[]) AND d.state = 'failed'
-       AND EXISTS (SELECT FROM outbox.delivery AS n
-                    WHERE n.sync = $1 AND n.key = d.key AND n.event_seq > d.event_seq)
+     USING (SELECT f.key, f.event_seq
+              FROM outbox.sync AS s
+              JOIN outbox.delivery AS f ON f.sync = s.name
+             WHERE s.name = $1 AND s.on_failed = 'supersede'
+               AND f.key = ANY ($2::text[]) AND f.state = 'failed'
+               AND EXISTS (SELECT FROM outbox.delivery AS n
+                            WHERE n.sync = $1 AND n.key = f.key AND n.event_seq > f.event_seq)
+               FOR UPDATE OF f SKIP LOCKED) AS old
+     WHERE d.sync = $1 AND d.key = old.key AND d.event_seq = old.event_seq
     RETURNING d.*
 )
 INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, relay, reason)

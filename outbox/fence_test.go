@@ -101,11 +101,11 @@ func TestClaimThatIsGoneChangesNothing(t *testing.T) {
 		other, late outbox.Outcome
 		state, log  string
 	}{
-		"late success, the other is still sending":  {"", outbox.Delivered, "sending", "a unknown, a lease_lost"},
-		"late failure, the other is still sending":  {"", outbox.Retry, "sending", "a unknown, a lease_lost"},
-		"late failure, the other delivered":         {outbox.Delivered, outbox.Retry, "gone", "a unknown, b delivered, a lease_lost"},
-		"late success, the other has it in retry":   {outbox.Retry, outbox.Delivered, "retry", "a unknown, b retry, a lease_lost"},
-		"late unknown is what the log says already": {outbox.Delivered, outbox.Unknown, "gone", "a unknown, b delivered"},
+		"late success, the other is still sending": {"", outbox.Delivered, "sending", "a unknown, a lease_lost"},
+		"late failure, the other is still sending": {"", outbox.Retry, "sending", "a unknown, a lease_lost"},
+		"late failure, the other delivered":        {outbox.Delivered, outbox.Retry, "gone", "a unknown, b delivered, a lease_lost"},
+		"late success, the other has it in retry":  {outbox.Retry, outbox.Delivered, "retry", "a unknown, b retry, a lease_lost"},
+		"late unknown, the other delivered":        {outbox.Delivered, outbox.Unknown, "gone", "a unknown, b delivered, a lease_lost"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -85,13 +85,20 @@ DELETE FROM outbox.hold WHERE sync = $1 AND kind IN ('auth', 'breaker')`
 	return s.judge(err)
 }
 
-// Tidy removes holds of a sync that ended by time and, unless at is zero,
-// notes when something was delivered last.
+// Tidy removes holds of a sync that ended by time and, unless delivered is
+// zero, notes when something was delivered last. It waits for nobody: a sync
+// whose row an operator's open transaction holds is left for the next time.
 func (s *Store) Tidy(ctx context.Context, sync string, delivered time.Time) error {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	const ended = `-- lockstep: end hold
-DELETE FROM outbox.hold WHERE sync = $1 AND kind IN ('throttle', 'window') AND until <= clock_timestamp()`
+WITH free AS MATERIALIZED (SELECT name FROM outbox.sync WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED)
+DELETE FROM outbox.hold AS h
+ USING (SELECT o.sync, o.kind
+          FROM free JOIN outbox.hold AS o ON o.sync = free.name
+         WHERE o.kind IN ('throttle', 'window') AND o.until <= clock_timestamp()
+           FOR UPDATE OF o SKIP LOCKED) AS ended
+ WHERE h.sync = ended.sync AND h.kind = ended.kind`
 	if _, err := s.pool.Exec(ctx, ended, sync); err != nil {
 		return s.judge(err)
 	}
@@ -99,8 +106,10 @@ DELETE FROM outbox.hold WHERE sync = $1 AND kind IN ('throttle', 'window') AND u
 		return nil
 	}
 	const note = `-- lockstep: last delivered
-UPDATE outbox.sync SET last_delivered_at = clock_timestamp() - $2::interval
- WHERE name = $1 AND (last_delivered_at IS NULL OR last_delivered_at < clock_timestamp() - $2::interval)`
+WITH free AS MATERIALIZED (SELECT name FROM outbox.sync WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE outbox.sync AS s SET last_delivered_at = clock_timestamp() - $2::interval
+  FROM free
+ WHERE s.name = free.name AND (s.last_delivered_at IS NULL OR s.last_delivered_at < clock_timestamp() - $2::interval)`
 	_, err := s.pool.Exec(ctx, note, sync, max(time.Since(delivered), 0))
 	return s.judge(err)
 }

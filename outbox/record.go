@@ -101,12 +101,13 @@ SELECT n FROM held`
 const whatBecame = `-- lockstep: settle
 SELECT i.n,
        EXISTS (SELECT FROM outbox.delivery_log AS l
-                WHERE l.event_id = i.event_id AND l.claim = i.claim AND l.outcome NOT IN ('unknown', 'lease_lost')
-                   OR l.event_id = i.event_id AND l.claim = i.claim AND l.outcome = 'unknown' AND l.relay = $6 AND i.outcome = 'unknown') AS recorded,
+                WHERE l.event_id = i.event_id AND l.claim = i.claim
+                  -- an unknown without a duration was written by whoever took the claim over
+                  AND (l.outcome NOT IN ('unknown', 'lease_lost') OR l.outcome = 'unknown' AND l.took_ms IS NOT NULL)) AS recorded,
        EXISTS (SELECT FROM outbox.delivery AS d
                 WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim) AS ours
-  FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $7::uuid[], $8::text[])
-       AS i (n, sync, key, event_seq, claim, event_id, outcome)`
+  FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::uuid[])
+       AS i (n, sync, key, event_seq, claim, event_id)`
 
 // recordLost writes down what is known of attempts whose claim is gone. The
 // delivery belongs to somebody else now; only the count of crashes is put
@@ -224,7 +225,7 @@ func (s *Store) settle(ctx context.Context, results []Result, missing []int, r *
 	for _, i := range missing {
 		c.add(i, &results[i], now)
 	}
-	rows, err := s.pool.Query(ctx, whatBecame, c.n, c.sync, c.key, c.place, c.claim, s.relay, c.eventID, c.outcome)
+	rows, err := s.pool.Query(ctx, whatBecame, c.n, c.sync, c.key, c.place, c.claim, c.eventID)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -59,21 +60,32 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = 5 * time.Second
 	}
-	// The hot statements are written for index walks; a planner that was misled by
-	// a skewed table must not turn to another plan.
-	for name, value := range map[string]string{
-		"application_name": o.Name, "jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off",
-		"enable_hashjoin": "off", "enable_mergejoin": "off", "plan_cache_mode": "force_generic_plan",
-	} {
-		if _, given := config.ConnConfig.RuntimeParams[name]; !given {
-			config.ConnConfig.RuntimeParams[name] = value
-		}
+	config.ConnConfig.RuntimeParams["application_name"] = o.Name
+	if config.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		pinPlans(config.ConnConfig.RuntimeParams)
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("outbox: open pool: %w", err)
 	}
 	return &Store{pool: pool, timeout: o.Timeout, relay: o.Name}, nil
+}
+
+// pinPlans adds settings to the start of each connection. The hot statements
+// are written for index walks; a planner that was misled by a skewed table must
+// not turn to another plan. A transaction pooler refuses such settings; a URL
+// for one names another default_query_exec_mode, since it cannot keep prepared
+// statements either, and gets none of them.
+func pinPlans(params map[string]string) {
+	for name, value := range map[string]string{
+		"jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off",
+		"enable_hashjoin": "off", "enable_mergejoin": "off", "plan_cache_mode": "force_generic_plan",
+		"lock_timeout": "2s", // what an operator keeps locked in an open transaction is not waited for
+	} {
+		if _, given := params[name]; !given {
+			params[name] = value
+		}
+	}
 }
 
 // Close closes the connections. It waits for calls under way.
@@ -141,11 +153,13 @@ func IsTemporary(err error) bool {
 		return false
 	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch pgErr.Code[:2] {
-		case "08", "40", "53", "55", "57": // connection, rollback, resources, in use, operator intervention
-			return true
+		// Connection, rollback, resources, in use, operator intervention; read-only, input or output.
+		for _, class := range []string{"08", "40", "53", "55", "57", "25006", "58030"} {
+			if strings.HasPrefix(pgErr.Code, class) {
+				return true
+			}
 		}
-		return pgErr.Code == "25006" || pgErr.Code == "58030"
+		return false
 	}
 	var netErr net.Error
 	var connErr *pgconn.ConnectError

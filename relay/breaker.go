@@ -25,6 +25,13 @@ func (h *health) succeeded() {
 	clear(h.forbidden)
 }
 
+// answered notes that the receiver judged a message: it is not down.
+func (h *health) answered() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.failed)
+}
+
 // fail notes a failure and reports whether the receiver counts as down.
 func (h *health) fail(key string) bool {
 	h.mu.Lock()

@@ -35,14 +35,6 @@ func (p *pipeline) tryDeliver(attempts context.Context, w work) outbox.Result {
 		return released
 	}
 	defer p.slots.release()
-	if p.rate != nil {
-		ctx, cancel := context.WithDeadline(attempts, w.leaseEnd.Add(-p.sync.attemptTimeout()-leaseMargin))
-		err := p.rate.Wait(ctx)
-		cancel()
-		if err != nil {
-			return released
-		}
-	}
 	p.relay.alone.RLock()
 	defer p.relay.alone.RUnlock()
 	if !p.mayStart(w) {

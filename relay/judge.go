@@ -27,8 +27,8 @@ func (p *pipeline) succeeded(result *outbox.Result, receipt adapters.Receipt) {
 func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, receipt adapters.Receipt, err error) {
 	d := w.Delivery
 	class := adapters.ClassOf(err)
-	if p.relay.cut.Load() && ctx.Err() != nil {
-		p.cutOff(result, class, err)
+	if p.relay.cut.Load() && ctx.Err() != nil && result.Code == "" {
+		cutOff(result, err)
 		return
 	}
 	if class == adapters.ClassConflict {
@@ -44,6 +44,8 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 	switch class {
 	case adapters.ClassPermanent:
 		result.Outcome, result.Failed = outbox.Failed, true
+		p.health.answered()
+		p.slots.grow()
 	case adapters.ClassThrottled:
 		result.Delay = asked
 		if result.Delay <= 0 {
@@ -116,14 +118,10 @@ func (p *pipeline) refused(w work, again bool, result *outbox.Result) {
 	}
 }
 
-// cutOff records an attempt that a stop interrupted. It is nobody's failure: if
-// something was sent the log says so, else the claim is just given back.
-func (p *pipeline) cutOff(result *outbox.Result, class adapters.Class, err error) {
-	if class != adapters.ClassUnknown {
-		*result = outbox.Result{Delivery: result.Delivery}
-		return
-	}
-	result.Outcome, result.Class = outbox.Unknown, string(class)
+// cutOff records an attempt that a stop interrupted before there was an answer.
+// It is nobody's failure and costs no budget; the receiver may have seen it.
+func cutOff(result *outbox.Result, err error) {
+	result.Outcome, result.Class = outbox.Unknown, string(adapters.ClassUnknown)
 	result.Error = clean("cut off by the relay's stop: "+err.Error(), maxError)
 }
 
@@ -136,7 +134,7 @@ func (p *pipeline) readBack(ctx context.Context, d *outbox.Delivery, result *out
 	}
 	standing, ref, readErr := reader.Read(ctx, p.message(d))
 	if readErr != nil {
-		*err = fmt.Errorf("%w; reading back failed: %w", *err, readErr)
+		*err = adapters.Classify(adapters.ClassTransient, fmt.Errorf("%w; reading back failed: %w", *err, readErr))
 		return adapters.ClassTransient
 	}
 	switch standing {

@@ -29,6 +29,7 @@ type pipeline struct {
 
 	outstanding atomic.Int64 // claimed and not yet recorded
 	recorded    atomic.Int64 // ever
+	aloneFrom   time.Time    // before this, deliveries that killed a relay wait; the claimer's own
 	payload     atomic.Int64 // bytes of a payload, on average lately
 	hold        atomic.Pointer[outbox.Hold]
 	beat        atomic.Int64 // unix nanoseconds
@@ -52,6 +53,7 @@ const (
 	maxPrefetchBytes = 8 << 20                // about the most payload claimed ahead; bounds memory where events are large
 	maxBatch         = 500                    // most results in one recording
 	busyPoll         = 5 * time.Millisecond   // pause between polls while there is work
+	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
 	sweepEvery       = time.Second            // pause between walks from the beginning
 	leaseMargin      = 500 * time.Millisecond // left of a lease after the longest attempt, for recording it
 )
@@ -115,7 +117,10 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		case found == foundSome:
 			pause = min(busyPoll, p.relay.config.Poll)
 		case found == foundFull:
-			pause = p.relay.config.Poll // a recording wakes the loop
+			pause = p.relay.config.Poll // a recording wakes the loop, a rate limit does not
+			if p.rate != nil {
+				pause = min(pause, 4*busyPoll)
+			}
 		default:
 			pause = min(max(2*pause, time.Millisecond), p.relay.config.Poll)
 		}
@@ -160,7 +165,8 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: w.page, Lease: p.relay.config.Lease,
 	}
 	started := time.Now()
-	claims, err := p.relay.store.Claim(ctx, request)
+	// A stop must not lose the answer: what was claimed is then released.
+	claims, err := p.relay.store.Claim(attempts, request)
 	w.took = time.Since(started)
 	p.accept(claims, started, false)
 	if err != nil {
@@ -171,12 +177,14 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	p.setHold(claims.Hold)
 	if claims.Hold != nil {
 		if claims.Hold.ProbeDue {
-			return foundNone, p.probe(ctx)
+			return foundNone, p.probe(attempts)
 		}
 		return foundNone, nil
 	}
-	if claims.Suspects > 0 {
-		p.sendAlone(ctx, attempts)
+	if claims.Suspects > 0 && time.Now().After(p.aloneFrom) {
+		began := time.Now()
+		p.sendAlone(ctx, attempts, claims.Suspects)
+		p.aloneFrom = time.Now().Add(4 * time.Since(began)) // the other deliveries have their turn
 	}
 	switch {
 	case room == 0:
@@ -234,6 +242,9 @@ func (p *pipeline) tend(ctx context.Context, parked *outbox.ParkedCursor) error 
 // claim that the budget allows.
 func (p *pipeline) accept(c outbox.Claims, asked time.Time, probe bool) {
 	p.outstanding.Add(int64(len(c.Deliveries)))
+	if p.rate != nil {
+		p.rate.AllowN(time.Now(), len(c.Deliveries))
+	}
 	for _, d := range c.Deliveries {
 		size := p.payload.Load()
 		p.payload.Store(size + (int64(len(d.Event.Payload))-size)/4)
@@ -254,6 +265,7 @@ func (p *pipeline) setHold(h *outbox.Hold) {
 		p.log.Info("sync on hold", "kind", h.Kind, "until", until, "reason", h.Reason)
 	case h == nil && before != nil:
 		p.log.Info("hold ended", "kind", before.Kind)
+		p.health.answered()
 		if before.Kind != outbox.HoldOperator && before.Kind != outbox.HoldBackfill {
 			p.slots.slow()
 		}
@@ -269,28 +281,40 @@ func (p *pipeline) probe(ctx context.Context) error {
 		return err
 	}
 	started := time.Now()
-	claims, err := store.Claim(ctx, outbox.ClaimRequest{
-		Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Probe: true,
-	})
-	p.accept(claims, started, true)
-	if err != nil {
+	request := outbox.ClaimRequest{Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Probe: true}
+	claims, err := store.Claim(ctx, request)
+	if err != nil || len(claims.Deliveries) > 0 {
+		p.accept(claims, started, true)
 		return err
 	}
-	if len(claims.Deliveries) == 0 {
-		return store.ProbeAgain(ctx, p.sync.Name, time.Second) // nothing due to try with
+	if claims.Suspects > 0 {
+		p.relay.alone.Lock()
+		defer p.relay.alone.Unlock()
+		started, request.Solo = time.Now(), true
+		if claims, err = store.Claim(ctx, request); err != nil {
+			return err
+		}
+		if len(claims.Deliveries) > 0 {
+			p.outstanding.Add(1)
+			result := p.attempt(ctx, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(p.relay.config.Lease), probe: true})
+			p.probed(result)
+			p.results <- result
+			return nil
+		}
 	}
-	return nil
+	return store.ProbeAgain(ctx, p.sync.Name, time.Second) // nothing due to try with
 }
 
 // sendAlone sends deliveries during which a relay died, one after the other and
 // with nothing else in flight in this process, for a few seconds at most.
-func (p *pipeline) sendAlone(ctx, attempts context.Context) {
+func (p *pipeline) sendAlone(ctx, attempts context.Context, suspects int) {
 	p.relay.alone.Lock()
 	defer p.relay.alone.Unlock()
-	for until := time.Now().Add(5 * time.Second); ctx.Err() == nil && time.Now().Before(until); {
+	until := time.Now().Add(5 * time.Second)
+	for ; suspects > 0 && ctx.Err() == nil && time.Now().Before(until); suspects-- {
 		p.beat.Store(time.Now().UnixNano())
 		started := time.Now()
-		claims, err := p.relay.store.Claim(ctx, outbox.ClaimRequest{
+		claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
 			Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Solo: true,
 		})
 		if err != nil {
@@ -326,14 +350,15 @@ func (c *pacer) room(p *pipeline) int {
 	if size := p.payload.Load(); size > 0 {
 		ahead = min(ahead, int(maxPrefetchBytes/size))
 	}
-	if p.sync.Rate > 0 {
-		ahead = min(ahead, int(p.sync.Rate))
-	}
 	limit := p.limit()
 	if limit < p.sync.Concurrency {
 		ahead = 0 // starting again after a hold
 	}
-	return max(0, limit+ahead-int(p.outstanding.Load()))
+	room := limit + ahead - int(p.outstanding.Load())
+	if p.rate != nil {
+		room = min(room, int(p.rate.Tokens())) // claimed when it may be sent, however slow the rate
+	}
+	return max(0, room)
 }
 
 // send runs the senders and the recorder until drain was called and everything
@@ -377,8 +402,12 @@ func (p *pipeline) releaseQueue(ctx context.Context) {
 	if len(unsent) == 0 {
 		return
 	}
-	answer := p.relay.store.Record(ctx, unsent, outbox.ClaimRequest{Sync: p.sync.Name})
-	if answer.Err != nil {
-		p.relay.complain(ctx, "release deliveries", answer.Err, "sync", p.sync.Name)
+	// Left to themselves they would wait for their lease and then go one by one, as if the relay had died.
+	for until := time.Now().Add(lastWords); len(unsent) > 0 && time.Now().Before(until); {
+		var err error
+		if unsent, err = p.record(ctx, unsent); err != nil {
+			p.relay.complain(ctx, "release deliveries", err, "sync", p.sync.Name)
+			sleep(ctx, 100*time.Millisecond)
+		}
 	}
 }

@@ -29,6 +29,9 @@ func (p *pipeline) recordLoop(attempts context.Context) {
 		switch {
 		case err != nil:
 			p.relay.complain(context.WithoutCancel(attempts), "record deliveries", err, "sync", p.sync.Name)
+			if !outbox.IsTemporary(err) {
+				waiting = p.recordEach(context.WithoutCancel(attempts), waiting)
+			}
 			pause = min(max(2*pause, 50*time.Millisecond), time.Second)
 		case len(waiting) > 0:
 			pause = 20 * time.Millisecond // locked by somebody
@@ -77,11 +80,24 @@ func (p *pipeline) collect(waiting []outbox.Result, open bool, pause time.Durati
 	return waiting, true
 }
 
+// recordEach records results one by one, so that one which the database refuses
+// does not keep the others.
+func (p *pipeline) recordEach(ctx context.Context, results []outbox.Result) (left []outbox.Result) {
+	for _, r := range results {
+		still, err := p.record(ctx, []outbox.Result{r})
+		if err != nil {
+			p.log.ErrorContext(ctx, "the database refuses a result", "event", r.Delivery.Event.ID, "key", r.Delivery.Key, "error", err)
+		}
+		left = append(left, still...)
+	}
+	return left
+}
+
 // record writes results down, hands on what comes next for their keys, and
 // returns those that are still to be recorded.
 func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []outbox.Result, err error) {
 	next := outbox.ClaimRequest{Sync: p.sync.Name, Lease: p.relay.config.Lease}
-	if !p.draining.Load() && p.hold.Load() == nil {
+	if !p.draining.Load() && p.hold.Load() == nil && p.rate == nil {
 		next.Budget = len(results)
 	}
 	started := time.Now()

@@ -96,7 +96,17 @@ func (r *Relay) Run(ctx context.Context) error {
 	for _, p := range r.pipelines {
 		p.drain()
 	}
-	_ = sending.Wait()
+	sent := make(chan struct{})
+	go func() { _ = sending.Wait(); close(sent) }()
+	select {
+	case <-sent:
+	case <-attempts.Done():
+		select {
+		case <-sent:
+		case <-time.After(2 * lastWords):
+			r.log.ErrorContext(ctx, "an adapter does not return although its context has ended: leaving it behind")
+		}
+	}
 	drained.Stop()
 	if r.cut.Load() {
 		return ErrNotDrained

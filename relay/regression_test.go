@@ -1,0 +1,172 @@
+package relay_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+// register registers the syncs of a configuration and stops again.
+func (w *world) register(c relay.Config) {
+	w.t.Helper()
+	r := w.start("register", c)
+	w.eventually("registered", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.sync WHERE backfill_seq IS NULL`) == len(c.Syncs)
+	})
+	_ = r.stop()
+}
+
+func (w *world) bulk(n int) {
+	w.t.Helper()
+	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'B-' || n, '{"n":1}' FROM generate_series(1, $1) AS n`, n)
+}
+
+// A relay died with deliveries in hand, then the court went down: the probe
+// that ends the hold may have to be one of those deliveries.
+func TestHoldEndsThoughOnlySuspectsAreDue(t *testing.T) {
+	for name, suspects := range map[string]int{"one suspect": 1, "a page of suspects before a healthy one": 100} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			config := sync1(newCourt(accepts))
+			w.register(config)
+			w.bulk(suspects)
+			w.exec(`UPDATE outbox.delivery SET crashes = 1`)
+			if suspects > 1 {
+				w.emit("H-1", map[string]any{"n": 1})
+			}
+			w.exec(`INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('CourtCalendarSync', 'breaker', now(), 'court was down', 'relay-0')`)
+			w.start("relay-1", config)
+			w.drained()
+		})
+	}
+}
+
+// What a claim under way at the stop brings is released, not left to its lease.
+func TestStopUnderLoadLeavesNoClaims(t *testing.T) {
+	w := newWorld(t)
+	config := sync1(newCourt(accepts))
+	config.Logger = slog.New(slog.DiscardHandler)
+	w.register(config)
+	w.bulk(20000)
+	for i := range 8 {
+		r := w.start(fmt.Sprint("relay-", i), config)
+		done := query[int](w, `SELECT count(*) FROM outbox.delivery_log`)
+		w.eventually("busy", func() bool { return query[int](w, `SELECT count(*) FROM outbox.delivery_log`) > done+10*i })
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if n := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending' OR crashes > 0`); n > 0 {
+			t.Errorf("stop %d left %d claims behind", i, n)
+		}
+	}
+}
+
+// An adapter that forgets to mark what the end of its context means has still
+// sent its request.
+func TestAttemptCutOffByAStopIsLogged(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(func(ctx context.Context, _ adapters.Message, _ int) (adapters.Receipt, error) {
+		<-ctx.Done()
+		return adapters.Receipt{}, fmt.Errorf("post: %w", ctx.Err())
+	})
+	config := sync1(c)
+	config.Drain = 100 * time.Millisecond
+	r := w.start("relay-1", config)
+	w.emit("H-1", map[string]any{"n": 1})
+	w.eventually("sent", func() bool { return len(c.got()) == 1 })
+	if err := r.stop(); !errors.Is(err, relay.ErrNotDrained) {
+		t.Errorf("Run returned %v", err)
+	}
+	if got := query[string](w, `SELECT coalesce(string_agg(outcome, ' '), '') FROM outbox.delivery_log`); got != "unknown" {
+		t.Errorf("log: %q, want unknown", got)
+	}
+}
+
+// Operators think while their psql transaction is open; nobody else waits.
+func TestOpenTransactionsOfOperatorsHoldUpNobody(t *testing.T) {
+	tests := map[string]string{
+		"requeue": `UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'`,
+		"pause":   `SELECT outbox.pause('CourtCalendarSync', 'thinking')`,
+		"discard": `SELECT outbox.discard(sync, event_id, 'thinking') FROM outbox.failed`,
+	}
+	for name, statement := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
+				if m.Key == "bad" {
+					return adapters.Receipt{Code: "HTTP 422"}, adapters.Permanent(errors.New("no"))
+				}
+				return adapters.Receipt{Code: "HTTP 200"}, nil
+			})
+			w.start("relay-1", sync1(c, func(s *relay.Sync) { s.OnFailed = "supersede" }))
+			w.emit("bad", map[string]any{"n": 1})
+			w.eventually("failed", func() bool { return query[int](w, `SELECT count(*) FROM outbox.failed`) == 1 })
+			tx, err := w.pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = tx.Rollback(context.Background()) }()
+			if _, err := tx.Exec(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+			w.emit("bad", map[string]any{"n": 2})
+			for i := range 12 {
+				key := fmt.Sprint("other-", i)
+				w.emit(key, map[string]any{"n": 1})
+				w.within(5*time.Second, "another key is delivered", func() bool {
+					return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key = $1`, key) == 0
+				})
+				time.Sleep(100 * time.Millisecond) // past several polls and a sweep
+			}
+		})
+	}
+}
+
+// A rate of one in ten seconds must not become a loop of claims and releases.
+func TestSlowRateClaimsWhatItCanSend(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(accepts)
+	config := sync1(c, func(s *relay.Sync) { s.Rate = 0.1 })
+	w.register(config)
+	w.bulk(50)
+	w.start("relay-1", config)
+	w.eventually("the first", func() bool { return len(c.got()) > 0 })
+	time.Sleep(500 * time.Millisecond)
+	if got := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending'`); got > 0 || len(c.got()) > 2 {
+		t.Errorf("%d claimed, %d sent: want none claimed before it may go", got, len(c.got()))
+	}
+}
+
+type flakyReader struct {
+	*court
+	failed atomic.Bool
+}
+
+func (r *flakyReader) Read(context.Context, adapters.Message) (adapters.Standing, adapters.Ref, error) {
+	if !r.failed.Swap(true) {
+		return 0, adapters.Ref{}, errors.New("timeout")
+	}
+	return adapters.Older, adapters.Ref{ETag: "new"}, nil
+}
+
+// Reading back failed once: that is not the one more attempt with the new
+// reference.
+func TestConflictAfterFailedReadBackIsSentOnceMore(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
+		if m.Ref.ETag != "new" {
+			return adapters.Receipt{Code: "HTTP 412"}, adapters.Conflict(errors.New("stale"))
+		}
+		return adapters.Receipt{Code: "HTTP 200"}, nil
+	})
+	w.start("relay-1", sync1(&flakyReader{court: c}))
+	w.emit("H-1", map[string]any{"n": 1})
+	w.drained()
+}
