@@ -394,3 +394,19 @@ func TestActorIsTheLoginAndAtMostANameBesides(t *testing.T) {
 		})
 	}
 }
+
+func TestHoldsThatChangeAtOnceDoNotOverlookEachOther(t *testing.T) {
+	url := pgtest.New(t)
+	admin, operator, relay := connect(t, url), as(t, url, "outbox_operator"), as(t, url, "outbox_relay")
+	admin.sync("court")
+	admin.do("INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('court', 'throttle', now(), 'HTTP 429', 'relay-1')")
+	operator.do("BEGIN")
+	operator.do("SELECT outbox.pause('court', 'night')")
+	ends := relay.begin("DELETE FROM outbox.hold WHERE sync = 'court' AND kind = 'throttle'")
+	admin.blocked(relay.PgConn().PID())
+	operator.do("COMMIT")
+	must(t, relay.ended(ends))
+	if got := one[string](admin, "SELECT coalesce(hold_kind, 'none') FROM outbox.sync"); got != "operator" {
+		t.Errorf("outbox.sync shows %s after a throttle that ended beside a pause, want operator", got)
+	}
+}
