@@ -329,7 +329,7 @@ WITH page AS MATERIALIZED (
        AND (p.inserted_at >= s.backfill_from OR s.backfill_unseen @> p.seq)
        -- A recording moves an event from one to the other in one transaction, so a snapshot sees it in one of them.
        AND NOT EXISTS (SELECT FROM outbox.delivery AS d
-                        WHERE d.sync = $1 AND d.key = p.key AND d.event_id = p.id)
+                        WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = p.seq)
        AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
                         WHERE l.event_id = p.id AND l.sync = $1
                           AND l.outcome IN ('delivered', 'duplicate', 'accepted', 'filtered', 'superseded', 'discarded'))

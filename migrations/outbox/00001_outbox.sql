@@ -449,7 +449,7 @@ BEGIN
     NEW.lease_until := NULL;
     NEW.body := NULL; -- rendered anew: the mapping may have been repaired
     NEW.mapping_version := NULL;
-    PERFORM outbox.log_action(OLD, 'requeued', nullif(current_setting('lockstep.reason', true), ''));
+    PERFORM outbox.log_action(OLD, 'requeued', left(nullif(current_setting('lockstep.reason', true), ''), 1000));
     RETURN NEW;
 END
 $$;
@@ -858,7 +858,8 @@ BEGIN
     -- added to a sync, none is removed. The partitions come after it: their locks would keep relays from the log.
     IF pg_try_advisory_xact_lock(1869967989)
        AND NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.backfill_seq IS NOT NULL AND s.retired_at IS NULL) THEN
-        WHILE total < 20000 LOOP
+        -- Bounded: a line of old events that cannot go yet must not keep the partitions from being made.
+        WHILE total < 20000 AND clock_timestamp() < now() + interval '5 seconds' LOOP
             SELECT array_agg(p.seq) FILTER (WHERE p.inserted_at < recent), max(p.seq)
               INTO page, last
               FROM (SELECT e.seq, e.inserted_at FROM outbox.event AS e
@@ -868,10 +869,14 @@ BEGIN
               FROM (SELECT e.seq FROM outbox.event AS e WHERE e.seq = ANY (page) FOR UPDATE SKIP LOCKED) AS p;
             DELETE FROM outbox.event AS e
              WHERE e.seq = ANY (page)
-               AND NOT EXISTS (SELECT FROM outbox.sync AS s JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key
-                                WHERE d.event_id = e.id)
+               AND NOT EXISTS (SELECT FROM outbox.sync AS s
+                                 JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_seq = e.seq)
                AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
-                                WHERE l.event_id = e.id AND l.at >= recent);
+                                WHERE l.event_id = e.id AND l.at >= recent)
+               -- An open replay stands at another place of its key's line.
+               AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
+                                 JOIN outbox.delivery AS d ON d.sync = l.sync AND d.key = e.key AND d.event_id = e.id
+                                WHERE l.event_id = e.id AND l.outcome = 'replayed');
             GET DIAGNOSTICS gone = ROW_COUNT;
             DELETE FROM outbox.unmatched AS u
              WHERE u.event_seq = ANY (page) AND NOT EXISTS (SELECT FROM outbox.event AS e WHERE e.seq = u.event_seq);
