@@ -62,6 +62,7 @@ claimed AS (
        SET state = 'sending', claim = $2, claimed_by = $3, lease_until = clock_timestamp() + $4::interval,
            due_at = CASE WHEN c.state = 'queued' THEN clock_timestamp() ELSE d.due_at END,
            crashes = d.crashes + 1,
+           attempts = d.attempts + (c.state = 'sending')::int,
            total_attempts = d.total_attempts + (c.state = 'sending')::int
       FROM chosen AS c
      WHERE d.sync = $1 AND d.key = c.key AND d.event_seq = c.event_seq
@@ -76,7 +77,7 @@ claimed AS (
 )
 SELECT m.*, c.key, c.event_seq, c.event_id, c.attempts, c.total_attempts, c.charged, c.spent_ms, c.crashes, c.revision,
        c.error_class, c.body, c.body_sha256, c.mapping_version,
-       e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version
+       e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version, r.event_seq
   FROM meta AS m
   LEFT JOIN claimed AS c ON true
   LEFT JOIN outbox.event AS e ON e.id = c.event_id
@@ -253,7 +254,7 @@ func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
 			version, refVersion          *int64
 			occurred, lastDue, leftDue   *time.Time
 			settled                      *time.Time
-			lastSeq, leftSeq             *int64
+			lastSeq, leftSeq, refSeq     *int64
 			holdKind, holdReason         *string
 			holdUntil                    *time.Time
 			probeDue                     *bool
@@ -262,7 +263,7 @@ func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
 			&holdKind, &holdUntil, &holdReason, &probeDue,
 			&key, &place, &id, &attempts, &total, &charged, &spent, &crashes, &revision,
 			&class, &body, &sum, &mapping,
-			&seq, &typ, &version, &payload, &headers, &occurred, &externalID, &etag, &refVersion)
+			&seq, &typ, &version, &payload, &headers, &occurred, &externalID, &etag, &refVersion, &refSeq)
 		if err != nil {
 			return scanned{}, err
 		}
@@ -291,7 +292,7 @@ func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
 			Crashes: *crashes, Revision: *revision, Class: text(class),
 			Body: body, BodySHA256: text(sum), MappingVersion: text(mapping),
 			Event: Event{ID: *id, Key: *key, Version: version, Payload: payload},
-			Ref:   Ref{ExternalID: text(externalID), ETag: text(etag), Version: refVersion},
+			Ref:   Ref{ExternalID: text(externalID), ETag: text(etag), Version: refVersion, Known: refSeq != nil},
 		}
 		if seq == nil {
 			d.Missing = true

@@ -30,6 +30,7 @@ type Ref struct {
 	ExternalID string
 	ETag       string
 	Version    *int64
+	Known      bool // there is a row for the key
 }
 
 // Outcome is what a delivery log row says of an event.

@@ -131,6 +131,29 @@ SELECT to_regclass('outbox.goose_db_version') IS NOT NULL,
 	return nil
 }
 
+// ErrPrivilege reports a login that may not do a relay's work.
+var ErrPrivilege = errors.New("this login may not relay")
+
+// CheckPrivileges makes sure that the login may do a relay's work.
+func (s *Store) CheckPrivileges(ctx context.Context) error {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	const statement = `
+SELECT current_user,
+       has_table_privilege('outbox.delivery', 'SELECT') AND has_table_privilege('outbox.delivery', 'UPDATE')
+       AND has_table_privilege('outbox.delivery', 'DELETE') AND has_table_privilege('outbox.delivery_log', 'INSERT')
+       AND has_table_privilege('outbox.hold', 'INSERT') AND has_table_privilege('outbox.external_ref', 'INSERT')`
+	var login string
+	var allowed bool
+	if err := s.pool.QueryRow(ctx, statement).Scan(&login, &allowed); err != nil {
+		return s.judge(err)
+	}
+	if !allowed {
+		return fmt.Errorf("%w: let an administrator run: GRANT outbox_relay TO %s", ErrPrivilege, pgx.Identifier{login}.Sanitize())
+	}
+	return nil
+}
+
 // deadline bounds a database call and names the bound in its error.
 func (s *Store) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, s.timeout, fmt.Errorf("database did not answer within %s", s.timeout))
@@ -153,8 +176,9 @@ func IsTemporary(err error) bool {
 		return false
 	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		// Connection, rollback, resources, in use, operator intervention; read-only, input or output.
-		for _, class := range []string{"08", "40", "53", "55", "57", "25006", "58030"} {
+		// Connection, rollback, resources, in use, operator intervention; read-only,
+		// no such database yet, input or output.
+		for _, class := range []string{"08", "40", "53", "55", "57", "25006", "3D000", "58030"} {
 			if strings.HasPrefix(pgErr.Code, class) {
 				return true
 			}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/internal/pgtest"
 	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay"
 )
@@ -544,5 +545,50 @@ func TestRetryKeepsBytesOverAChangedMapping(t *testing.T) {
 	}
 	if got := query[int](w, `SELECT count(DISTINCT mapping_version) FROM outbox.delivery_log`); got != 1 {
 		t.Errorf("%d mapping versions in the log, want the first one's alone", got)
+	}
+}
+
+// A login that can look but not relay is refused, instead of looking healthy.
+func TestLoginThatMayNotRelayIsRefused(t *testing.T) {
+	w := newWorld(t)
+	store, err := outbox.Open(t.Context(), pgtest.AsRole(t, w.url, "outbox_auditor"), outbox.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	r, err := relay.New(store, sync1(newCourt(accepts)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Run(t.Context()); !errors.Is(err, outbox.ErrPrivilege) {
+		t.Errorf("Run returned %v, want ErrPrivilege", err)
+	}
+}
+
+// An answer that names no id makes the reference the newer event's all the
+// same, so that the replay of an older event cannot take it back.
+func TestReferenceNeverGoesBack(t *testing.T) {
+	w := newWorld(t)
+	ids := []string{"ID-5", "", "ID-5-replayed"}
+	var n atomic.Int32
+	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+		receipt := adapters.Receipt{Code: "HTTP 200"}
+		if id := ids[n.Add(1)-1]; id != "" {
+			receipt.Ref = &adapters.Ref{ExternalID: id}
+		}
+		return receipt, nil
+	})
+	w.start("relay-1", sync1(c))
+	write := func(version int) string {
+		return query[string](w, `INSERT INTO outbox.event (type, key, version, payload) VALUES ('scheduling:updated', 'H-1', $1, '{"n":1}') RETURNING id::text`, version)
+	}
+	old := write(5)
+	w.drained()
+	write(6)
+	w.drained()
+	w.exec(`SELECT outbox.replay('CourtCalendarSync', $1, 'again')`, old)
+	w.drained()
+	if got := query[string](w, `SELECT external_id || ' ' || version FROM outbox.external_ref`); got != "ID-5 6" {
+		t.Errorf("reference: %s, want ID-5 6", got)
 	}
 }

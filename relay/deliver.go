@@ -79,7 +79,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) outbox.Result {
 	answered := time.Now()
 	result := outbox.Result{
 		Delivery: d, Attempt: true, Code: clean(receipt.Code, 100), SHA256: digest,
-		AnsweredAt: answered, Took: answered.Sub(started), Ref: reference(receipt.Ref, d),
+		AnsweredAt: answered, Took: answered.Sub(started),
 	}
 	if err == nil {
 		p.succeeded(&result, receipt)
@@ -131,7 +131,7 @@ var errPanic = errors.New("panic")
 func (p *pipeline) call(ctx context.Context, m adapters.Message) (receipt adapters.Receipt, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			p.log.ErrorContext(ctx, "adapter panicked", "event", m.ID, "key", m.Key, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			p.log.ErrorContext(ctx, "adapter panicked", "event", m.ID, "key", m.Key, "panic", redact(fmt.Sprint(v), m.Body), "stack", string(debug.Stack()))
 			err = adapters.Unknown(fmt.Errorf("%w in the adapter: %v", errPanic, v))
 		}
 	}()
@@ -146,7 +146,11 @@ func recovered(err *error) {
 
 func reference(r *adapters.Ref, d *outbox.Delivery) *outbox.Ref {
 	if r == nil {
-		return nil
+		if !d.Ref.Known {
+			return nil
+		}
+		// The receiver names nothing new: the reference stays, and is the newer event's from now on.
+		return &outbox.Ref{ExternalID: d.Ref.ExternalID, ETag: d.Ref.ETag, Version: d.Event.Version}
 	}
 	return &outbox.Ref{ExternalID: clean(r.ExternalID, 500), ETag: clean(r.ETag, 500), Version: d.Event.Version}
 }

@@ -19,6 +19,7 @@ func (p *pipeline) succeeded(result *outbox.Result, receipt adapters.Receipt) {
 	default:
 		result.Outcome = outbox.Delivered
 	}
+	result.Ref = reference(receipt.Ref, result.Delivery)
 	p.health.succeeded()
 	p.slots.grow()
 }
@@ -32,20 +33,22 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 		return
 	}
 	if class == adapters.ClassConflict {
-		if class = p.readBack(ctx, d, result, &err); class == adapters.ClassDelivered {
+		if class = p.readBack(ctx, result, &receipt, &err); class == adapters.ClassDelivered {
 			p.succeeded(result, receipt)
 			return
 		}
 	}
 	result.Outcome = outbox.Retry
-	result.Class, result.Error = string(adapters.ClassOf(err)), clean(err.Error(), maxError)
+	result.Class, result.Error = string(adapters.ClassOf(err)), clean(redact(err.Error(), d.Event.Payload), maxError)
 	asked := min(adapters.RetryDelay(err), time.Hour)
 
 	switch class {
 	case adapters.ClassPermanent:
 		result.Outcome, result.Failed = outbox.Failed, true
-		p.health.answered()
-		p.slots.grow()
+		if result.Attempt = result.Code != ""; result.Attempt {
+			p.health.answered()
+			p.slots.grow()
+		}
 	case adapters.ClassThrottled:
 		result.Delay = asked
 		if result.Delay <= 0 {
@@ -122,12 +125,13 @@ func (p *pipeline) refused(w work, again bool, result *outbox.Result) {
 // It is nobody's failure and costs no budget; the receiver may have seen it.
 func cutOff(result *outbox.Result, err error) {
 	result.Outcome, result.Class = outbox.Unknown, string(adapters.ClassUnknown)
-	result.Error = clean("cut off by the relay's stop: "+err.Error(), maxError)
+	result.Error = clean("cut off by the relay's stop: "+redact(err.Error(), result.Delivery.Event.Payload), maxError)
 }
 
 // readBack asks the receiver what it holds after a conflict, where the protocol
 // can, and returns the class that follows from it.
-func (p *pipeline) readBack(ctx context.Context, d *outbox.Delivery, result *outbox.Result, err *error) adapters.Class {
+func (p *pipeline) readBack(ctx context.Context, result *outbox.Result, receipt *adapters.Receipt, err *error) adapters.Class {
+	d := result.Delivery
 	reader, ok := p.sync.Adapter.(adapters.Reader)
 	if !ok {
 		return adapters.ClassPermanent
@@ -139,7 +143,7 @@ func (p *pipeline) readBack(ctx context.Context, d *outbox.Delivery, result *out
 	}
 	switch standing {
 	case adapters.Equal:
-		result.Ref = reference(&ref, d)
+		receipt.Ref = &ref
 		return adapters.ClassDelivered
 	case adapters.Older:
 		if d.Class == string(adapters.ClassConflict) {

@@ -54,7 +54,8 @@ const (
 	maxBatch         = 500                    // most results in one recording
 	busyPoll         = 5 * time.Millisecond   // pause between polls while there is work
 	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
-	sweepEvery       = time.Second            // pause between walks from the beginning
+	sweepEvery       = 200 * time.Millisecond // least pause between walks from the beginning
+	tendEvery        = time.Second            // pause between housekeeping
 	leaseMargin      = 500 * time.Millisecond // left of a lease after the longest attempt, for recording it
 )
 
@@ -98,6 +99,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		walk, sweep claimWalk
 		pace        pacer
 		lastSweep   time.Time
+		lastTend    time.Time
 		parked      outbox.ParkedCursor
 		pause       = busyPoll
 	)
@@ -105,8 +107,12 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		p.beat.Store(time.Now().UnixNano())
 		found, err := p.claim(ctx, attempts, &walk, pace.room(p))
 		if err == nil && time.Since(lastSweep) > max(sweepEvery, 10*sweep.took) {
-			err = p.sweep(ctx, attempts, &sweep, &walk, &parked, pace.room(p))
+			err = p.sweep(ctx, attempts, &sweep, &walk, pace.room(p))
 			lastSweep = time.Now()
+		}
+		if err == nil && time.Since(lastTend) > tendEvery {
+			err = p.tend(ctx, &parked)
+			lastTend = time.Now()
 		}
 		switch {
 		case err != nil:
@@ -203,7 +209,7 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 // sweep walks from the beginning to where the other walk stands, page by page:
 // it finds what committed late, leases that ended and rows that were locked.
 // Where it has to stop for lack of room, the other walk goes on from there.
-func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, parked *outbox.ParkedCursor, room int) error {
+func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, room int) error {
 	started := time.Now()
 	defer func() { w.took = time.Since(started) }()
 	w.cursor = outbox.Cursor{}
@@ -220,7 +226,7 @@ func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, park
 	if p.hold.Load() == nil && w.cursor.Before(main.cursor) {
 		main.cursor = w.cursor
 	}
-	return p.tend(ctx, parked)
+	return nil
 }
 
 // tend is the slow housekeeping of a sync: parked rows that sleep, holds that

@@ -138,6 +138,9 @@ func (r *Relay) prepare(ctx context.Context) error {
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := r.store.Check(ctx)
 		if err == nil {
+			err = r.store.CheckPrivileges(ctx)
+		}
+		if err == nil {
 			var known map[string]outbox.Registered
 			known, err = r.store.Register(ctx, r.config.Registrations())
 			if err == nil {
