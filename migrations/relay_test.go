@@ -112,7 +112,8 @@ func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
 	must(t, relay.ProbeAgain(ctx, "court", 0))
 	must(t, relay.Lift(ctx, "court"))
 	must(t, relay.Hold(ctx, "court", outbox.HoldThrottle, 0, "HTTP 429"))
-	must(t, relay.Tidy(ctx, "court", time.Now()))
+	must(t, relay.EndHolds(ctx, "court"))
+	must(t, relay.NoteDelivery(ctx, "court", time.Now()))
 	if _, _, err := relay.RecheckParked(ctx, "court", outbox.ParkedCursor{}, 100); err != nil {
 		t.Error(err)
 	}

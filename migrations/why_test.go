@@ -29,8 +29,10 @@ func TestWhyNotDelivered(t *testing.T) {
 		arrange func(d, operator db, id string)
 		want    string
 	}{
-		{"due, no relay yet", nil, func(db, db, string) {},
-			"court: due since T, waits for a relay to claim it"},
+		{
+			"due, no relay yet", nil, func(db, db, string) {},
+			"court: due since T, waits for a relay to claim it",
+		},
 		{"not due yet", nil, func(d, _ db, id string) {
 			d.do("UPDATE outbox.delivery SET state = 'retry', due_at = now() + interval '1 hour' WHERE event_id = $1", id)
 			d.do("UPDATE outbox.delivery SET attempts = 2, error_class = 'transient', error = 'HTTP 502' WHERE event_id = $1", id)
@@ -38,19 +40,25 @@ func TestWhyNotDelivered(t *testing.T) {
 		{"released until later", nil, func(d, _ db, id string) {
 			d.do("UPDATE outbox.delivery SET due_at = now() + interval '1 hour' WHERE event_id = $1", id)
 		}, "court: not due until T"},
-		{"being sent", nil, func(d, _ db, id string) { d.send(id) },
-			"court: being sent by relay-1 until T"},
+		{
+			"being sent", nil, func(d, _ db, id string) { d.send(id) },
+			"court: being sent by relay-1 until T",
+		},
 		{"its relay died", nil, func(d, _ db, id string) {
 			d.send(id)
 			d.do("UPDATE outbox.delivery SET lease_until = now() - interval '1 minute'")
 		}, "court: was being sent by relay-1, whose lease ended at T; a running relay takes it over"},
-		{"failed", nil, func(d, _ db, id string) { d.fail(id) },
-			"court: failed with permanent after 3 attempt(s): HTTP 422: no such courtroom; waits for an operator (outbox.requeue or outbox.discard)"},
+		{
+			"failed", nil, func(d, _ db, id string) { d.fail(id) },
+			"court: failed with permanent after 3 attempt(s): HTTP 422: no such courtroom; waits for an operator (outbox.requeue or outbox.discard)",
+		},
 		{"parked with nothing in front", nil, func(d, _ db, id string) {
 			d.do("UPDATE outbox.delivery SET state = 'queued', due_at = 'infinity' WHERE event_id = $1", id)
 		}, "court: parked, though nothing of its key is in front of it any more; a running relay's next check wakes it"},
-		{"paused", nil, func(_, o db, _ string) { o.do("SELECT outbox.pause('court', 'the court migrates')") },
-			"court: due since T, waits for a relay to claim it; the sync is on hold (operator) by OP since T until outbox.resume: the court migrates"},
+		{
+			"paused", nil, func(_, o db, _ string) { o.do("SELECT outbox.pause('court', 'the court migrates')") },
+			"court: due since T, waits for a relay to claim it; the sync is on hold (operator) by OP since T until outbox.resume: the court migrates",
+		},
 		{"two holds", nil, func(d, o db, _ string) {
 			o.do("SELECT outbox.pause('court', 'night')")
 			d.do("INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('court', 'auth', now() + interval '1 minute', 'HTTP 401', 'relay-1'), ('court', 'throttle', now() + interval '1 minute', 'HTTP 429', 'relay-1')")
@@ -59,28 +67,46 @@ func TestWhyNotDelivered(t *testing.T) {
 		{"a throttle that is over", nil, func(d, _ db, _ string) {
 			d.do("INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('court', 'throttle', now() - interval '1 minute', 'HTTP 429', 'relay-1')")
 		}, "court: due since T, waits for a relay to claim it"},
-		{"delivered", nil, func(d, _ db, id string) { d.deliver(id) },
-			"court: delivered at T (HTTP 201)"},
-		{"the receiver had it", nil, func(d, _ db, id string) { d.finish(id, "duplicate", "HTTP 409") },
-			"court: delivered: at T the receiver said that it already had it (HTTP 409)"},
-		{"accepted", nil, func(d, _ db, id string) { d.finish(id, "accepted", "HTTP 202") },
-			"court: delivered: accepted for later processing at T (HTTP 202)"},
-		{"filtered", nil, func(d, _ db, id string) { d.finish(id, "filtered", nil) },
-			`court: filtered at T: the sync's "when" did not match`},
-		{"superseded", nil, func(d, _ db, id string) { d.finish(id, "superseded", nil) },
-			"court: superseded at T: a newer event of its key exists"},
-		{"discarded", nil, func(_, o db, id string) { o.do("SELECT outbox.discard('court', $1, 'entered in error')", id) },
-			"court: discarded at T by OP: entered in error"},
+		{
+			"delivered", nil, func(d, _ db, id string) { d.deliver(id) },
+			"court: delivered at T (HTTP 201)",
+		},
+		{
+			"the receiver had it", nil, func(d, _ db, id string) { d.finish(id, "duplicate", "HTTP 409") },
+			"court: delivered: at T the receiver said that it already had it (HTTP 409)",
+		},
+		{
+			"accepted", nil, func(d, _ db, id string) { d.finish(id, "accepted", "HTTP 202") },
+			"court: delivered: accepted for later processing at T (HTTP 202)",
+		},
+		{
+			"filtered", nil, func(d, _ db, id string) { d.finish(id, "filtered", nil) },
+			`court: filtered at T: the sync's "when" did not match`,
+		},
+		{
+			"superseded", nil, func(d, _ db, id string) { d.finish(id, "superseded", nil) },
+			"court: superseded at T: a newer event of its key exists",
+		},
+		{
+			"discarded", nil, func(_, o db, id string) { o.do("SELECT outbox.discard('court', $1, 'entered in error')", id) },
+			"court: discarded at T by OP: entered in error",
+		},
 		{"replayed, waiting again", nil, func(d, o db, id string) {
 			d.deliver(id)
 			o.do("SELECT outbox.replay('court', $1, 'r')", id)
 		}, "court: due since T, waits for a relay to claim it"},
-		{"retired with open work", nil, func(_, o db, _ string) { o.do("SELECT outbox.retire('court', 'closed')") },
-			"court: due since T, waits for a relay to claim it; the sync was retired at T and takes no new events"},
-		{"its patterns do not match", "clinic", func(d, _ db, _ string) { d.sync("clinic", "visit:*") },
-			"clinic: its patterns {visit:*} do not match type scheduling:updated"},
-		{"a sync added later", "clinic", func(d, _ db, _ string) { d.sync("clinic") },
-			"clinic: not sent: written at T, before the sync took events of type scheduling:updated (registered at T; lockstep sync apply with from: adds older events)"},
+		{
+			"retired with open work", nil, func(_, o db, _ string) { o.do("SELECT outbox.retire('court', 'closed')") },
+			"court: due since T, waits for a relay to claim it; the sync was retired at T and takes no new events",
+		},
+		{
+			"its patterns do not match", "clinic", func(d, _ db, _ string) { d.sync("clinic", "visit:*") },
+			"clinic: its patterns {visit:*} do not match type scheduling:updated",
+		},
+		{
+			"a sync added later", "clinic", func(d, _ db, _ string) { d.sync("clinic") },
+			"clinic: not sent: written at T, before the sync took events of type scheduling:updated (registered at T; lockstep sync apply with from: adds older events)",
+		},
 		{"a sync being registered", "clinic", func(d, _ db, _ string) {
 			d.sync("clinic")
 			d.do("UPDATE outbox.sync SET backfill_seq = 0 WHERE name = 'clinic'")
@@ -141,10 +167,14 @@ func TestWhyNotDeliveredNamesTheFrontOfTheLine(t *testing.T) {
 	}{
 		{"nobody runs", func() {}, front + "due since T, waits for a relay to claim it"},
 		{"the front is being sent", func() { d.send(first) }, front + "being sent by relay-1 until T"},
-		{"the front failed", func() { d.fail(first) },
-			front + "failed with permanent after 3 attempt(s): HTTP 422: no such courtroom; waits for an operator (outbox.requeue or outbox.discard)"},
-		{"the front is done", func() { d.do("SELECT outbox.discard('court', $1, 'r')", first); d.deliver(second) },
-			"court: due since T, waits for a relay to claim it"},
+		{
+			"the front failed", func() { d.fail(first) },
+			front + "failed with permanent after 3 attempt(s): HTTP 422: no such courtroom; waits for an operator (outbox.requeue or outbox.discard)",
+		},
+		{
+			"the front is done", func() { d.do("SELECT outbox.discard('court', $1, 'r')", first); d.deliver(second) },
+			"court: due since T, waits for a relay to claim it",
+		},
 	}
 	for _, step := range steps {
 		step.do()

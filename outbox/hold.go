@@ -85,13 +85,12 @@ DELETE FROM outbox.hold WHERE sync = $1 AND kind IN ('auth', 'breaker')`
 	return s.judge(err)
 }
 
-// Tidy removes holds of a sync that ended by time and, unless delivered is
-// zero, notes when something was delivered last. It waits for nobody: a sync
-// whose row an operator's open transaction holds is left for the next time.
-func (s *Store) Tidy(ctx context.Context, sync string, delivered time.Time) error {
+// EndHolds removes holds of a sync that ended by time. It waits for nobody: a
+// sync whose row an operator's open transaction holds is left for the next time.
+func (s *Store) EndHolds(ctx context.Context, sync string) error {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	const ended = `-- lockstep: end hold
+	const statement = `-- lockstep: end hold
 WITH free AS MATERIALIZED (SELECT name FROM outbox.sync WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED)
 DELETE FROM outbox.hold AS h
  USING (SELECT o.sync, o.kind
@@ -99,17 +98,20 @@ DELETE FROM outbox.hold AS h
          WHERE o.kind IN ('throttle', 'window') AND o.until <= clock_timestamp()
            FOR UPDATE OF o SKIP LOCKED) AS ended
  WHERE h.sync = ended.sync AND h.kind = ended.kind`
-	if _, err := s.pool.Exec(ctx, ended, sync); err != nil {
-		return s.judge(err)
-	}
-	if delivered.IsZero() {
-		return nil
-	}
-	const note = `-- lockstep: last delivered
+	_, err := s.pool.Exec(ctx, statement, sync)
+	return s.judge(err)
+}
+
+// NoteDelivery keeps when something was delivered to a sync last, for
+// outbox.status. It waits for nobody either.
+func (s *Store) NoteDelivery(ctx context.Context, sync string, at time.Time) error {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	const statement = `-- lockstep: last delivered
 WITH free AS MATERIALIZED (SELECT name FROM outbox.sync WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE outbox.sync AS s SET last_delivered_at = clock_timestamp() - $2::interval
   FROM free
  WHERE s.name = free.name AND (s.last_delivered_at IS NULL OR s.last_delivered_at < clock_timestamp() - $2::interval)`
-	_, err := s.pool.Exec(ctx, note, sync, max(time.Since(delivered), 0))
+	_, err := s.pool.Exec(ctx, statement, sync, max(time.Since(at), 0))
 	return s.judge(err)
 }

@@ -149,7 +149,7 @@ SELECT current_user,
 		return s.judge(err)
 	}
 	if !allowed {
-		return fmt.Errorf("%w: let an administrator run: GRANT outbox_relay TO %s", ErrPrivilege, pgx.Identifier{login}.Sanitize())
+		return fmt.Errorf("%w: grant it the role outbox_relay, as an administrator: GRANT outbox_relay TO %s", ErrPrivilege, pgx.Identifier{login}.Sanitize())
 	}
 	return nil
 }
@@ -159,9 +159,28 @@ func (s *Store) deadline(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeoutCause(ctx, s.timeout, fmt.Errorf("database did not answer within %s", s.timeout))
 }
 
+// Brief says what is wrong with the database without saying where it is and who
+// connects, for places that anybody may read.
+func Brief(err error) string {
+	switch pgErr, ok := errors.AsType[*pgconn.PgError](err); {
+	case errors.Is(err, ErrReadOnly), errors.Is(err, ErrSchema):
+		return err.Error()
+	case ok:
+		return "the database says SQLSTATE " + pgErr.Code
+	default:
+		return "the database cannot be reached"
+	}
+}
+
+// poolerHint names the way out where a transaction pooler stands between.
+const poolerHint = "through a transaction pooler, add default_query_exec_mode=exec to the database URL"
+
 // judge drops the pool's connections when the server turned read-only: they
 // belong to a demoted primary.
 func (s *Store) judge(err error) error {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && (pgErr.Code == "26000" || strings.Contains(pgErr.Message, "unsupported startup parameter")) {
+		return fmt.Errorf("%w (%s)", err, poolerHint)
+	}
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "25006" {
 		s.pool.Reset()
 		return fmt.Errorf("%w: %w", ErrReadOnly, err)

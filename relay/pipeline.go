@@ -100,6 +100,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		pace        pacer
 		lastSweep   time.Time
 		lastTend    time.Time
+		lastNote    time.Time
 		parked      outbox.ParkedCursor
 		pause       = busyPoll
 	)
@@ -113,6 +114,10 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		if err == nil && time.Since(lastTend) > tendEvery {
 			err = p.tend(ctx, &parked)
 			lastTend = time.Now()
+		}
+		if err == nil && p.delivered.Load() > 0 && time.Since(lastNote) > tendEvery {
+			err = p.relay.store.NoteDelivery(ctx, p.sync.Name, time.Unix(0, p.delivered.Swap(0)))
+			lastNote = time.Now()
 		}
 		switch {
 		case err != nil:
@@ -230,18 +235,14 @@ func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, room
 }
 
 // tend is the slow housekeeping of a sync: parked rows that sleep, holds that
-// ended, when something was delivered last.
+// ended.
 func (p *pipeline) tend(ctx context.Context, parked *outbox.ParkedCursor) error {
 	_, next, err := p.relay.store.RecheckParked(ctx, p.sync.Name, *parked, 1000)
 	if err != nil {
 		return err
 	}
 	*parked = next
-	var last time.Time
-	if at := p.delivered.Swap(0); at > 0 {
-		last = time.Unix(0, at)
-	}
-	return p.relay.store.Tidy(ctx, p.sync.Name, last)
+	return p.relay.store.EndHolds(ctx, p.sync.Name)
 }
 
 // accept hands claimed deliveries to the senders. The queue has room for every

@@ -25,6 +25,7 @@ type Relay struct {
 	alone     sync.RWMutex // held for writing while a delivery that killed a relay is sent
 	ready     atomic.Bool
 	cut       atomic.Bool // the drain ran out
+	waiting   atomic.Pointer[string]
 }
 
 // ErrNotDrained is returned by Run when deliveries were under way at the end
@@ -68,6 +69,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		}
 		return err
 	}
+	r.waiting.Store(nil)
 	r.ready.Store(true)
 	defer r.ready.Store(false)
 	r.log.InfoContext(ctx, "relay running", "syncs", len(r.pipelines), "workers", r.config.Workers)
@@ -119,6 +121,9 @@ func (r *Relay) Run(ctx context.Context) error {
 // the database accepts writes and each pipeline looked for work lately.
 func (r *Relay) Ready(ctx context.Context) error {
 	if !r.ready.Load() {
+		if reason := r.waiting.Load(); reason != nil {
+			return errors.New("relay waits for its database: " + *reason)
+		}
 		return errors.New("relay is starting or stopping")
 	}
 	for _, p := range r.pipelines {
@@ -126,7 +131,10 @@ func (r *Relay) Ready(ctx context.Context) error {
 			return fmt.Errorf("pipeline of sync %q has not looked for work for %s", p.sync.Name, age.Round(time.Second))
 		}
 	}
-	return r.store.Check(ctx)
+	if err := r.store.Check(ctx); err != nil {
+		return errors.New(outbox.Brief(err)) // the pipelines log the whole of it
+	}
+	return nil
 }
 
 // stalled is the age of a pipeline's last beat from which on it counts as stuck.
@@ -153,6 +161,7 @@ func (r *Relay) prepare(ctx context.Context) error {
 		}
 		if err.Error() != said {
 			said = err.Error()
+			r.waiting.Store(new(outbox.Brief(err)))
 			r.log.WarnContext(ctx, "database is not ready, waiting", "error", err)
 		}
 		sleep(ctx, pause)

@@ -64,11 +64,11 @@ syncs:
 	w.run("run").wants(t, exitUsage, `sync "ClinicSync" is new`, "from: beginning", "hint: ")
 
 	w.run("sync", "apply", "--dry-run").wants(t, exitUsage, `sync "ClinicSync" is new`)
-	w.run("sync", "apply", "CourtCalendarSync", "--dry-run").wants(t, 0, "would be applied (was: differs")
+	w.run("sync", "apply", "CourtCalendarSync", "--dry-run").wants(t, 0, "would be applied (differs")
 	w.run("sync", "list").wants(t, 0, "differs: events")
 	w.as(roleAuditor).run("sync", "apply", "CourtCalendarSync").wants(t, exitFailed, "GRANT outbox_relay TO")
 	relay := w.as(roleRelay)
-	relay.run("sync", "apply", "CourtCalendarSync").wants(t, 0, "applied (was: differs")
+	relay.run("sync", "apply", "CourtCalendarSync").wants(t, 0, "applied (differs")
 	relay.run("sync", "apply", "CourtCalendarSync").wants(t, 0, "unchanged")
 	relay.run("sync", "apply", "ClinicSync", "--from", "now").wants(t, 0, "running relays add retained events from now")
 	relay.run("sync", "apply", "--from", "now").wants(t, exitUsage, "name the syncs")

@@ -244,7 +244,7 @@ func appliedNote(a applied, r outbox.Registration) string {
 		did = "would be applied"
 	}
 	if a.Note != "" {
-		did += " (was: " + a.Note + ")"
+		did += " (" + a.Note + ")"
 	}
 	if r.From != "" {
 		did += "; running relays add retained events from " + r.From

@@ -27,7 +27,7 @@ type relaySpec struct {
 	Poll    time.Duration `yaml:"poll" default:"50ms" min:"1ms" max:"1m" doc:"Longest pause between polls; much shorter while there is work."`
 	Lease   time.Duration `yaml:"lease" default:"60s" min:"1s" max:"1h" doc:"How long a claim holds; at least twice the timeout of every adapter."`
 	Drain   time.Duration `yaml:"drain" default:"20s" min:"0s" max:"1h" doc:"How long a stop waits for deliveries under way."`
-	Name    string        `yaml:"name" doc:"Name of this relay in claimed_by and in the log; by default host name and process id."`
+	Name    string        `yaml:"name" doc:"Name of this relay in claimed_by and in the log; by default host name, process id and a random part."`
 }
 
 type retentionSpec struct {
