@@ -165,9 +165,9 @@ func (d db) send(event string) {
 }
 
 // store opens the relay's side as a login of its group role.
-func store(t testing.TB, url, name string) *outbox.Store {
+func store(t testing.TB, url string) *outbox.Store {
 	t.Helper()
-	s, err := outbox.Open(t.Context(), pgtest.AsRole(t, url, "outbox_relay"), outbox.Options{Name: name, MaxConnections: 2})
+	s, err := outbox.Open(t.Context(), pgtest.AsRole(t, url, "outbox_relay"), outbox.Options{Name: "relay-1", MaxConnections: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

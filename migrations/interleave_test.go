@@ -40,7 +40,7 @@ type interleaving struct {
 func newInterleaving(t *testing.T, events int) *interleaving {
 	t.Helper()
 	url := pgtest.New(t)
-	i := &interleaving{t: t, url: url, admin: connect(t, url), operator: as(t, url, "outbox_operator"), relay: store(t, url, "relay-1")}
+	i := &interleaving{t: t, url: url, admin: connect(t, url), operator: as(t, url, "outbox_operator"), relay: store(t, url)}
 	i.admin.sync("court")
 	for range events {
 		i.e = append(i.e, i.admin.event("k"))
@@ -292,7 +292,7 @@ func TestSyncRegisteredBesideOpenWriters(t *testing.T) {
 	for _, level := range []string{"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"} {
 		t.Run(level, func(t *testing.T) {
 			url := pgtest.New(t)
-			admin, relay := connect(t, url), store(t, url, "relay-1")
+			admin, relay := connect(t, url), store(t, url)
 			writer := as(t, url, "outbox_writer")
 			admin.event("before")
 			writer.do("BEGIN ISOLATION LEVEL " + level)

@@ -309,7 +309,7 @@ func TestReplaysAtOnceGiveOneDelivery(t *testing.T) {
 func TestHoldsOfDifferentKindsAreKeptApart(t *testing.T) {
 	url := pgtest.New(t)
 	admin, operator := connect(t, url), as(t, url, "outbox_operator")
-	relay := store(t, url, "relay-1")
+	relay := store(t, url)
 	admin.sync("court")
 	hold := func(kind, reason string) {
 		t.Helper()

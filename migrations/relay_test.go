@@ -60,7 +60,7 @@ func backfill(t testing.TB, s *outbox.Store, sync string) {
 
 func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
 	url := pgtest.New(t)
-	admin, relay := connect(t, url), store(t, url, "relay-1")
+	admin, relay := connect(t, url), store(t, url)
 	ctx := t.Context()
 	before := admin.event("early") // nobody takes it yet
 	must(t, relay.Check(ctx))
