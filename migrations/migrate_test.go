@@ -320,3 +320,26 @@ func TestMigratingRoleWithoutCreateRole(t *testing.T) {
 	admin.do("DROP OWNED BY " + name)
 	admin.do("DROP ROLE " + name)
 }
+
+func TestDownRefusesUndeliveredEventsWithoutForce(t *testing.T) {
+	tests := map[string]string{
+		"no sync took it":       "nobody:listens",
+		"its delivery is open":  "court:event",
+		"prefix of a sync only": "court2:event",
+	}
+	for name, typ := range tests {
+		t.Run(name, func(t *testing.T) {
+			url := pgtest.New(t)
+			d := connect(t, url)
+			d.do("INSERT INTO outbox.sync (name, patterns) VALUES ('court', '{court:*}')")
+			d.do("INSERT INTO outbox.event (type, key, payload) VALUES ($1, 'k', '{}')", typ)
+			err := migrations.Down(t.Context(), url, migrations.Outbox, false)
+			if err == nil || !strings.Contains(err.Error(), "not delivered yet") || !strings.Contains(err.Error(), "--force") {
+				t.Errorf("down said %v", err)
+			}
+			if got := one[int](d, "SELECT count(*)::int FROM outbox.event"); got != 1 {
+				t.Errorf("%d events after the refusal, want 1", got)
+			}
+		})
+	}
+}

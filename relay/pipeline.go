@@ -47,6 +47,7 @@ type work struct {
 }
 
 const (
+	prefetchFor = 50 * time.Millisecond
 	maxPrefetch = 1000 // most deliveries claimed beyond those in flight
 	maxPage     = 1000 // most rows looked at in one claim
 
@@ -340,20 +341,21 @@ func (p *pipeline) sendAlone(ctx, attempts context.Context, suspects int) {
 func (p *pipeline) limit() int { return p.slots.current() }
 
 // pacer finds out how many deliveries to claim beyond those in flight: about
-// what is finished in a tenth of a second.
+// what is finished in prefetchFor. Should the relay die, each of them goes
+// through the care that is taken of deliveries that may have killed it.
 type pacer struct {
 	at       time.Time
 	recorded int64
-	perTenth float64
+	ahead    float64
 }
 
 func (c *pacer) room(p *pipeline) int {
 	now, recorded := time.Now(), p.recorded.Load()
 	if passed := now.Sub(c.at); passed > 20*time.Millisecond {
-		c.perTenth = float64(recorded-c.recorded) * float64(100*time.Millisecond) / float64(passed)
+		c.ahead = float64(recorded-c.recorded) * float64(prefetchFor) / float64(passed)
 		c.at, c.recorded = now, recorded
 	}
-	ahead := min(int(c.perTenth), maxPrefetch)
+	ahead := min(int(c.ahead), maxPrefetch)
 	if size := p.payload.Load(); size > 0 {
 		ahead = min(ahead, int(maxPrefetchBytes/size))
 	}

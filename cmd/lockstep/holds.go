@@ -1,8 +1,12 @@
 package main
 
 import (
+	"io"
+
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
+
+	"github.com/hms-mkt/lockstep/internal/console"
 )
 
 // who says on whose behalf a command acts, and why.
@@ -129,5 +133,10 @@ func (a *app) holdOrRelease(cmd *cobra.Command, w *who, sync, call, done string)
 	default:
 		a.say("%s is not on hold", sync)
 	}
-	return nil
+	result := struct {
+		Sync string  `json:"sync"`
+		Done string  `json:"done"`
+		Hold *string `json:"hold"`
+	}{sync, cmd.Name(), hold}
+	return console.Object(a.stdout, a.format, result, func(io.Writer) error { return nil }) // said above
 }

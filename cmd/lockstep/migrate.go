@@ -96,7 +96,7 @@ since they belong to the whole server.`,
 			if err := migrations.Down(cmd.Context(), url, set, force); err != nil {
 				return fmt.Errorf("migrate %s: %w", set, err)
 			}
-			a.say("schema %s is removed", set)
+			a.say("everything in schema %s is removed; the schema itself stays, empty but for the table of versions", set)
 			return nil
 		},
 	}

@@ -981,6 +981,11 @@ BEGIN
         RAISE EXCEPTION 'outbox.delivery_log is not empty: it is the proof of what was delivered'
             USING HINT = 'Back it up, then: lockstep migrate down --force';
     END IF;
+    IF coalesce(current_setting('lockstep.force', true), '') <> 'on'
+       AND (EXISTS (SELECT FROM outbox.delivery) OR EXISTS (SELECT FROM outbox.unmatched)) THEN
+        RAISE EXCEPTION 'there are events in outbox.event that were not delivered yet'
+            USING HINT = 'Let a relay deliver them, or give them up with: lockstep migrate down --force';
+    END IF;
 END
 $$;
 -- +goose StatementEnd
