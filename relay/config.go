@@ -120,8 +120,9 @@ type timed interface {
 	AttemptTimeout() time.Duration
 }
 
-// attemptTimeout is how long an attempt of the sync may take.
-func (s Sync) attemptTimeout() time.Duration {
+// AttemptTimeout is how long an attempt of the sync may take: what the adapter
+// says, or 15 seconds. A lease must be at least twice as long.
+func (s Sync) AttemptTimeout() time.Duration {
 	if t, ok := s.Adapter.(timed); ok {
 		return t.AttemptTimeout()
 	}
@@ -160,7 +161,7 @@ func (c Config) validate() error {
 			bad("sync %q: no adapter", s.Name)
 			continue
 		}
-		if timeout := s.attemptTimeout(); c.Lease < 2*timeout {
+		if timeout := s.AttemptTimeout(); c.Lease < 2*timeout {
 			bad("sync %q: a lease of %s is shorter than twice its adapter's timeout of %s: raise relay.lease or lower the timeout", s.Name, c.Lease, timeout)
 		}
 		if s.OnFailed != "block" && s.OnFailed != "supersede" {

@@ -46,7 +46,7 @@ func (p *pipeline) tryDeliver(attempts context.Context, w work) outbox.Result {
 // mayStart looks at what can have changed since the claim. The lease must
 // outlast the longest attempt.
 func (p *pipeline) mayStart(w work) bool {
-	if p.draining.Load() || time.Until(w.leaseEnd) < p.sync.attemptTimeout()+leaseMargin {
+	if p.draining.Load() || time.Until(w.leaseEnd) < p.sync.AttemptTimeout()+leaseMargin {
 		return false
 	}
 	return p.hold.Load() == nil || w.probe

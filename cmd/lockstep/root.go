@@ -63,6 +63,7 @@ something · 4 stopped before drained`,
   lockstep run                 # relay until stopped
   lockstep status              # how do the syncs stand?
   lockstep explain EVENT       # what became of an event, and why`,
+		Version:       thisBuild().Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {

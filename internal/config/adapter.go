@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/relay"
 )
 
 // adapterKind knows how to read and build one kind of adapter.
@@ -100,12 +101,13 @@ func (a *adapterSpec) schema() map[string]any {
 	return map[string]any{"oneOf": variants}
 }
 
-// timeout returns the adapter's longest attempt, 0 if it does not tell.
+// timeout returns how long the relay takes an attempt to last, 0 if there is no
+// adapter.
 func (a *adapterSpec) timeout() time.Duration {
-	if t, ok := a.adapter.(interface{ AttemptTimeout() time.Duration }); ok {
-		return t.AttemptTimeout()
+	if a.adapter == nil {
+		return 0
 	}
-	return 0
+	return relay.Sync{Adapter: a.adapter}.AttemptTimeout()
 }
 
 // adapterProblem reports an error of an adapter at the field it names, which is
