@@ -171,15 +171,15 @@ func TestTokenEndpointFailures(t *testing.T) {
 		"Azure AD":     {status(400, `{"error":"unauthorized_client","error_codes":[700016],"error_description":"not in the directory"}`), adapters.ClassAuth, "unauthorized_client: 700016: not in the directory", 0},
 		"error in 200": {status(200, `{"error":"access_denied"}`), adapters.ClassAuth, "HTTP 200: access_denied", 0},
 		"redirect":     {redirectTo("http://127.0.0.1:1/client-canary"), adapters.ClassAuth, "HTTP 307", 0},
-		"down":         {status(503, "client-canary"), adapters.ClassTransient, "HTTP 503: without a reason", 0},
+		"down":         {status(503, "client-canary"), adapters.ClassAuth, "HTTP 503: without a reason", 0},
 		"busy": {func(w http.ResponseWriter, _ int32) {
 			w.Header().Set("Retry-After", "7")
 			w.WriteHeader(429)
-		}, adapters.ClassTransient, "HTTP 429", 7 * time.Second},
-		"garbage in 200": {status(200, "client-canary"), adapters.ClassTransient, "no token", 0},
-		"no token":       {status(200, `{}`), adapters.ClassTransient, "no token", 0},
+		}, adapters.ClassAuth, "HTTP 429", 0},
+		"garbage in 200": {status(200, "client-canary"), adapters.ClassAuth, "no token", 0},
+		"no token":       {status(200, `{}`), adapters.ClassAuth, "no token", 0},
 		"header in it":   {status(200, `{"access_token":"a\r\nX: y"}`), adapters.ClassAuth, "control characters", 0},
-		"hangs up":       {func(http.ResponseWriter, int32) { panic(http.ErrAbortHandler) }, adapters.ClassTransient, "the connection was closed", 0},
+		"hangs up":       {func(http.ResponseWriter, int32) { panic(http.ErrAbortHandler) }, adapters.ClassAuth, "the connection was closed", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, c := newLogin(t), newCourt(t)
@@ -217,7 +217,7 @@ func TestNoTokenEndpoint(t *testing.T) {
 	l, c := newLogin(t), newCourt(t)
 	l.Close()
 	_, err := l.adapter(t, c).Deliver(t.Context(), message())
-	if adapters.ClassOf(err) != adapters.ClassTransient || !strings.Contains(err.Error(), "connection refused") {
+	if adapters.ClassOf(err) != adapters.ClassAuth || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("got %v (%s)", err, adapters.ClassOf(err))
 	}
 }
@@ -282,7 +282,7 @@ func TestWaitingForATokenEndsWithTheDelivery(t *testing.T) {
 		t.Errorf("got %v (%s)", err, adapters.ClassOf(err))
 	}
 	close(release)
-	if err := <-leader; adapters.ClassOf(err) != adapters.ClassTransient {
+	if err := <-leader; adapters.ClassOf(err) != adapters.ClassAuth {
 		t.Errorf("the delivery that fetched: %v", err)
 	}
 }

@@ -97,7 +97,7 @@ func (a *Adapter) header(v *values) (http.Header, error) {
 		return nil, fmt.Errorf("header Idempotency-Key: the key %w", err)
 	}
 	h.Set("Idempotency-Key", key)
-	if a.ifMatch && validETag(v.msg.Ref.ETag) {
+	if tag := v.msg.Ref.ETag; a.ifMatch && validETag(tag) && !strings.HasPrefix(tag, "W/") { // a weak one never matches
 		h.Set("If-Match", v.msg.Ref.ETag)
 	}
 	exchange.Trace(h, v.msg.Headers)

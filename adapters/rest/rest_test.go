@@ -441,3 +441,22 @@ func TestPreviewTellsTheRequestWithoutSendingIt(t *testing.T) {
 		})
 	}
 }
+
+// If-Match compares strongly (RFC 9110, 13.1.1): a weak tag would always be refused.
+func TestWeakETagIsNotSent(t *testing.T) {
+	c := newCourt(t)
+	a, err := rest.New(rest.Config{URL: c.URL, IfMatch: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for tag, want := range map[string]string{`"v2"`: `"v2"`, `W/"v2"`: ""} {
+		m := message()
+		m.Ref.ETag = tag
+		if _, err := a.Deliver(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.request.Header.Get("If-Match"); got != want {
+			t.Errorf("ETag %s: sent If-Match %q, want %q", tag, got, want)
+		}
+	}
+}

@@ -103,7 +103,7 @@ func (t *tokens) get(ctx context.Context) (*oauth2.Token, error) {
 		t.mu.Unlock()
 		select {
 		case <-bounded.Done():
-			return nil, t.transient(bounded, bounded.Err())
+			return nil, t.without(bounded, bounded.Err())
 		case <-f.done:
 			if !f.abandoned {
 				return f.token, f.err
@@ -139,7 +139,7 @@ func (t *tokens) fetch(ctx context.Context) (*oauth2.Token, error) {
 	case errors.As(err, &refusal):
 		return nil, t.refusal(refusal)
 	}
-	return nil, t.transient(ctx, err)
+	return nil, t.without(ctx, err)
 }
 
 // refusal classifies an answer of the token endpoint that holds no token. The
@@ -149,16 +149,17 @@ func (t *tokens) refusal(e *oauth2.RetrieveError) error {
 	if reason == "" {
 		reason = "without a reason that can be shown"
 	}
-	status := e.Response.StatusCode
-	err := fmt.Errorf("token endpoint %s: answered HTTP %d: %s", t.host, status, reason)
-	if status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout {
-		wait, _ := exchange.RetryAfter(e.Response.Header, time.Now)
-		return adapters.RetryAfter(err, wait)
-	}
-	return adapters.Auth(err)
+	return adapters.Auth(fmt.Errorf("token endpoint %s: answered HTTP %d: %s", t.host, e.Response.StatusCode, reason))
 }
 
-func (t *tokens) transient(ctx context.Context, err error) error {
-	return adapters.Classify(adapters.ClassTransient,
+// without classifies the lack of a token. No message is at fault, so it is auth
+// and holds the sync, whether the endpoint refuses or is down; only a delivery
+// that was stopped says nothing about the endpoint.
+func (t *tokens) without(ctx context.Context, err error) error {
+	class := adapters.ClassAuth
+	if ctx.Err() != nil && !exchange.TimedOut(ctx) {
+		class = adapters.ClassTransient
+	}
+	return adapters.Classify(class,
 		fmt.Errorf("token endpoint %s: no token, nothing was sent to the receiver: %w", t.host, exchange.Describe(ctx, err)))
 }

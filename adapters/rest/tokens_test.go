@@ -30,7 +30,7 @@ func TestAFailedFetchIsShared(t *testing.T) {
 		synctest.Wait() // one asks, all others wait for it
 		close(release)
 		for range deliveries {
-			if err := <-results; adapters.ClassOf(err) != adapters.ClassTransient || !strings.Contains(err.Error(), "HTTP 503") {
+			if err := <-results; adapters.ClassOf(err) != adapters.ClassAuth || !strings.Contains(err.Error(), "HTTP 503") {
 				t.Errorf("got %v (%s)", err, adapters.ClassOf(err))
 			}
 		}
@@ -50,7 +50,7 @@ func TestATokenEndpointThatHangsIsGivenUp(t *testing.T) {
 		}
 		for range 2 {
 			err := <-results
-			if adapters.ClassOf(err) != adapters.ClassTransient || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "10s") {
+			if adapters.ClassOf(err) != adapters.ClassAuth || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "10s") {
 				t.Errorf("got %v (%s)", err, adapters.ClassOf(err))
 			}
 		}
