@@ -1,0 +1,62 @@
+package relay_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/migrations"
+)
+
+// PostgreSQL is killed while deliveries are under way: after it is back,
+// everything is delivered, in order, without anybody's help.
+func TestRecoversFromAKilledDatabase(t *testing.T) {
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Fsync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop() })
+	if err := server.CreateDatabase(t.Context(), "agency", ""); err != nil {
+		t.Fatal(err)
+	}
+	url := server.URL("agency")
+	if err := migrations.Up(t.Context(), url, migrations.Outbox); err != nil {
+		t.Fatal(err)
+	}
+	open := func() *world {
+		pool, err := pgxpool.New(t.Context(), url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		return &world{t: t, url: url, pool: pool}
+	}
+	w := open()
+	c := newCourt(accepts)
+	config := sync1(c)
+	config.Lease = 31 * time.Second // the least for an adapter that names no timeout
+	w.register(config)
+	for n := range 3000 {
+		w.emit(fmt.Sprint("H-", n%100), map[string]any{"n": n})
+	}
+	w.start("relay-1", config)
+	w.eventually("busy", func() bool { return len(c.got()) > 200 })
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Boot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w = open()
+	w.drainedWithin(90 * time.Second)
+	inOrder(t, c)
+	if got := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`); got != 3000 {
+		t.Errorf("%d delivered, want 3000", got)
+	}
+	if got := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'failed'`); got != 0 {
+		t.Errorf("%d failed: a fault of our own uses up no budget", got)
+	}
+}
