@@ -5,6 +5,9 @@ GOFUMPT       := mvdan.cc/gofumpt@v0.12.0
 # What also runs against a container in `make test-containers`: PACKAGE or PACKAGE=RUN.
 CONTAINER_TESTS := ./internal/pgtest ./outbox
 
+# The fault scenarios: a module of its own, so that what they need stays out of go.mod.
+CHAOS := internal/chaos
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -22,10 +25,16 @@ build: ## Build the programs into bin/
 .PHONY: test
 test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL
 	go test -timeout 20m ./...
+	cd $(CHAOS) && go test -timeout 20m ./...
 
 .PHONY: test-race
 test-race: ## Run all tests with the race detector; needs a C compiler
 	go test -race -timeout 40m ./...
+	cd $(CHAOS) && go test -race -timeout 40m ./...
+
+.PHONY: chaos
+chaos: ## Run every fault long, with SEEDS=20 seeds, and print a table; RUN=regexp selects
+	cd $(CHAOS) && go test -timeout 5h -v -run '$(or $(RUN),.)' -long -seeds $(or $(SEEDS),20) ./...
 
 .PHONY: test-containers
 test-containers: ## Run database tests against a container, on Linux as root; needs no registry
@@ -50,15 +59,18 @@ fmt-check: ## Fail if code is not formatted
 .PHONY: vet
 vet: ## Run go vet
 	go vet ./...
+	cd $(CHAOS) && go vet ./...
 
 .PHONY: lint
 lint: ## Run the linters of .golangci.yml, among them the import rules
 	go run $(GOLANGCI_LINT) run ./...
+	cd $(CHAOS) && go run $(GOLANGCI_LINT) run ./...
 
 .PHONY: tidy-check
 tidy-check: ## Fail if go.mod or go.sum are not tidy or a module was tampered with
 	go mod verify
 	go mod tidy -diff
+	cd $(CHAOS) && go mod verify && go mod tidy -diff
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -37,10 +37,11 @@ type shared struct {
 	templateErr error
 }
 
-// Main runs the tests of a package, stops the server they shared, and ends the
-// process with the tests' exit code. A goroutine that outlives its tests is an
-// error, unless a goleak option names it.
-func Main(m *testing.M, ignored ...goleak.Option) {
+// Main runs the tests of a package, a [testing.M] or what stands around one,
+// stops the server they shared, and ends the process with the tests' exit code.
+// A goroutine that outlives its tests is an error, unless a goleak option names
+// it.
+func Main(m interface{ Run() int }, ignored ...goleak.Option) {
 	code := m.Run()
 	if err := binary.stop(); err != nil {
 		fmt.Fprintln(os.Stderr, err)

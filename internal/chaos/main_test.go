@@ -1,0 +1,75 @@
+package chaos
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+)
+
+var (
+	seeds = flag.Int("seeds", 1, "how often each scenario runs, with another seed each time")
+	seed  = flag.Uint64("seed", 0, "the first seed; 0 draws one")
+	long  = flag.Bool("long", false, "run the long form of each scenario")
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(envRelay) != "" {
+		if err := relayMain(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	flag.Parse()
+	if *seed == 0 {
+		*seed = uint64(time.Now().UnixNano())
+	}
+	report.print = *long || *seeds > 1
+	pgtest.Main(printing{m})
+}
+
+// run is one run of a scenario.
+type run struct {
+	*testing.T
+	random  *rand.Rand
+	seed    uint64
+	figures figures
+}
+
+// scenario runs a scenario once for each seed, beside others. What it finds
+// goes into the table.
+func scenario(t *testing.T, do func(*run)) {
+	t.Helper()
+	t.Parallel()
+	for n := range *seeds {
+		s := *seed + uint64(n)
+		t.Run(fmt.Sprint("seed ", s), func(t *testing.T) {
+			r := &run{T: t, seed: s, random: rand.New(rand.NewPCG(s, 1))}
+			began := time.Now()
+			defer func() {
+				r.figures.took = time.Since(began)
+				r.figures.failed = t.Failed()
+				report.add(t, r.figures)
+			}()
+			do(r)
+		})
+	}
+}
+
+// of chooses between the short and the long form.
+func of[T any](short, lengthy T) T {
+	if *long {
+		return lengthy
+	}
+	return short
+}
+
+// between draws a duration.
+func (r *run) between(least, most time.Duration) time.Duration {
+	return least + time.Duration(r.random.Int64N(int64(most-least)))
+}

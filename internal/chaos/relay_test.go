@@ -1,0 +1,371 @@
+package chaos
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/rest"
+	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+// envRelay tells this test binary to be a relay, and which.
+const envRelay = "LOCKSTEP_CHAOS_RELAY"
+
+// relaySpec is a relay process.
+type relaySpec struct {
+	Name         string
+	Database     string
+	Syncs        []syncSpec
+	Workers      int
+	Connections  int
+	DatabaseWait time.Duration // bound on each database call
+	Poll         time.Duration
+	Lease        time.Duration
+	Drain        time.Duration
+	Stop         stopSpec
+}
+
+type syncSpec struct {
+	Name        string
+	Court       string // base URL
+	Events      []string
+	From        string
+	OnFailed    string
+	Notify      bool
+	Timeout     time.Duration
+	Attempts    int // retry budget
+	Concurrency int
+}
+
+// stopSpec is where a relay process stops and tells of it. It goes on when it
+// is told to.
+type stopSpec struct {
+	Point string // claimed: before the request is sent; answered: before the answer is recorded
+	Key   string // of which key; empty is any
+	Do    string // stop (default), exit or panic
+	Once  bool   // only the first time
+}
+
+// Points at which a relay process can stop. In a recording, and before its
+// commit, the database stops it: see world.stopRecording.
+const (
+	claimed  = "claimed"
+	answered = "answered"
+)
+
+// relayMain runs a relay until SIGTERM. It says on descriptor 3 what happens
+// and is told on descriptor 4 what to do.
+func relayMain() error {
+	var spec relaySpec
+	if err := json.Unmarshal([]byte(os.Getenv(envRelay)), &spec); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	stops := &stops{spec: spec.Stop, say: os.NewFile(3, "say"), resume: make(chan struct{})}
+	go stops.listen(os.NewFile(4, "told"))
+	config := relay.Config{
+		Workers: spec.Workers, Poll: spec.Poll, Lease: spec.Lease, Drain: spec.Drain,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+	for _, s := range spec.Syncs {
+		adapter, err := rest.New(rest.Config{
+			URL: s.Court + "/api/calendar", Timeout: s.Timeout, ExternalID: "/id", Outcomes: map[int]string{409: "duplicate"},
+		})
+		if err != nil {
+			return err
+		}
+		config.Syncs = append(config.Syncs, relay.Sync{
+			Name: s.Name, Events: s.Events, From: s.From, OnFailed: s.OnFailed, Notify: s.Notify, Concurrency: s.Concurrency,
+			Adapter: stopping{adapter, stops},
+			Mapping: relay.Mapping{Fields: []relay.Field{
+				{From: "hearingId", To: "case_reference"},
+				{From: "scheduledAt", To: "start_time"},
+				{From: "location", To: "courtroom"},
+				{From: "padding", To: "padding", Optional: true},
+			}},
+			Retry: relay.Retry{Initial: 20 * time.Millisecond, Max: 500 * time.Millisecond, Attempts: s.Attempts},
+		})
+	}
+	store, err := outbox.Open(context.WithoutCancel(ctx), spec.Database, outbox.Options{
+		Name: spec.Name, MaxConnections: spec.Connections, Timeout: spec.DatabaseWait,
+	})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	r, err := relay.New(store, config)
+	if err != nil {
+		return err
+	}
+	stops.ready = r.Ready
+	return r.Run(ctx)
+}
+
+// stopping is a REST adapter with stop points around its attempts.
+type stopping struct {
+	*rest.Adapter
+	stops *stops
+}
+
+func (s stopping) Deliver(ctx context.Context, m adapters.Message) (adapters.Receipt, error) {
+	s.stops.at(claimed, m.Key)
+	receipt, err := s.Adapter.Deliver(ctx, m)
+	s.stops.at(answered, m.Key)
+	return receipt, err
+}
+
+// stops is the relay process's end of the two pipes.
+type stops struct {
+	spec   stopSpec
+	ready  func(context.Context) error
+	resume chan struct{}
+
+	mu   sync.Mutex
+	say  io.Writer
+	done bool
+}
+
+func (s *stops) tell(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintf(s.say, format+"\n", args...)
+}
+
+func (s *stops) at(point, key string) {
+	if s.spec.Point != point || s.spec.Key != "" && s.spec.Key != key {
+		return
+	}
+	s.mu.Lock()
+	done := s.done
+	s.done = s.spec.Once
+	s.mu.Unlock()
+	if done {
+		return
+	}
+	s.tell("at %s %s", point, key)
+	switch s.spec.Do {
+	case "exit":
+		os.Exit(7)
+	case "panic":
+		panic("the adapter panics at " + key)
+	default:
+		<-s.resume
+	}
+}
+
+// listen obeys: go lets everybody go who stopped, ready and load are questions.
+func (s *stops) listen(told io.Reader) {
+	lines := bufio.NewScanner(told)
+	for lines.Scan() {
+		switch lines.Text() {
+		case "go":
+			close(s.resume)
+		case "ready":
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			s.tell("ready %v", s.ready(ctx))
+			cancel()
+		case "load":
+			runtime.GC()
+			s.tell("load %d", runtime.NumGoroutine())
+		}
+	}
+}
+
+// process is a running relay process.
+type process struct {
+	t       testing.TB
+	spec    relaySpec
+	cmd     *exec.Cmd
+	tell    io.WriteCloser
+	said    chan string
+	ended   chan struct{}
+	err     error // how it ended, after ended
+	stderr  *tail
+	expects bool // to be killed or to fail: its end is no surprise
+}
+
+// start starts a relay process. Fields that spec leaves out are filled in.
+func (w *world) start(spec relaySpec) *process {
+	w.t.Helper()
+	spec = w.fill(spec)
+	raw, err := json.Marshal(spec)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	say, saying := pipe(w.t)
+	told, telling := pipe(w.t)
+	p := &process{t: w.t, spec: spec, tell: telling, said: make(chan string, 10000), ended: make(chan struct{}), stderr: &tail{}}
+	p.cmd = exec.Command(os.Args[0])
+	p.cmd.Env = append(os.Environ(), envRelay+"="+string(raw))
+	p.cmd.Stderr = p.stderr
+	p.cmd.ExtraFiles = []*os.File{saying, told}
+	if err := p.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	_ = saying.Close()
+	_ = told.Close()
+	go func() {
+		lines := bufio.NewScanner(say)
+		for lines.Scan() {
+			p.said <- lines.Text()
+		}
+		p.err = p.cmd.Wait()
+		_ = say.Close()
+		_ = telling.Close()
+		close(p.ended)
+	}()
+	w.relays = append(w.relays, p)
+	return p
+}
+
+func pipe(t testing.TB) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, w
+}
+
+// hears waits until the process says something that begins with want, and
+// returns the rest.
+func (p *process) hears(want string) string {
+	p.t.Helper()
+	timeout := time.After(patience)
+	for {
+		select {
+		case line := <-p.said:
+			if rest, ok := strings.CutPrefix(line, want); ok {
+				return strings.TrimSpace(rest)
+			}
+		case <-p.ended:
+			p.t.Fatalf("%s ended (%v) before it said %q\n%s", p.spec.Name, p.err, want, p.stderr)
+		case <-timeout:
+			p.t.Fatalf("%s did not say %q within %s\n%s", p.spec.Name, want, patience, p.stderr)
+		}
+	}
+}
+
+// asks asks the process a question and returns its answer.
+func (p *process) asks(question string) string {
+	p.t.Helper()
+	if _, err := fmt.Fprintln(p.tell, question); err != nil {
+		p.t.Fatalf("%s does not listen: %v\n%s", p.spec.Name, err, p.stderr)
+	}
+	return p.hears(question)
+}
+
+// ready reports whether the relay calls itself ready, and why not.
+func (p *process) ready() (bool, string) {
+	p.t.Helper()
+	reason := p.asks("ready")
+	return reason == "<nil>", reason
+}
+
+// goroutines is how many the relay has.
+func (p *process) goroutines() int {
+	p.t.Helper()
+	n, err := strconv.Atoi(p.asks("load"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return n
+}
+
+// peakMemory is the most memory that the process had resident, in bytes.
+func (p *process) peakMemory() int {
+	p.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for line := range bytes.Lines(status) {
+		var kib int
+		if n, _ := fmt.Sscanf(string(line), "VmHWM: %d kB", &kib); n == 1 {
+			return kib << 10
+		}
+	}
+	p.t.Fatal("no VmHWM in the process's status")
+	return 0
+}
+
+// goOn lets the process go on from where it stopped.
+func (p *process) goOn() {
+	p.t.Helper()
+	if _, err := fmt.Fprintln(p.tell, "go"); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *process) signal(s os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Fatal(err)
+	}
+}
+
+// kill ends the process as kill -9 does.
+func (p *process) kill() {
+	p.t.Helper()
+	p.expects = true
+	p.signal(syscall.SIGKILL)
+	<-p.ended
+}
+
+// stop ends the process as an operator does, and returns its error.
+func (p *process) stop() error {
+	p.t.Helper()
+	p.expects = true
+	p.signal(syscall.SIGTERM)
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		p.kill()
+		p.t.Errorf("%s did not stop at SIGTERM\n%s", p.spec.Name, p.stderr)
+	}
+	return p.err
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, p...)
+	const most = 8000
+	if len(t.text) > 2*most {
+		t.text = bytes.Clone(t.text[len(t.text)-most:])
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.text)
+}
+
+func (t *tail) contains(s string) bool { return strings.Contains(t.String(), s) }
