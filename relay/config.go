@@ -53,6 +53,7 @@ type Observer interface {
 	Attempt(sync, outcome string, took time.Duration)
 	Claim(sync string, claimed int, took time.Duration)
 	LeaseLost(sync string)
+	Clock(ahead time.Duration) // by how much the database's clock is ahead of this machine's
 }
 
 func (c Config) withDefaults() Config {
@@ -129,6 +130,17 @@ func (s Sync) AttemptTimeout() time.Duration {
 	return 15 * time.Second
 }
 
+// longestAttempt is how long an attempt of any sync may take.
+func (c Config) longestAttempt() time.Duration {
+	var longest time.Duration
+	for _, s := range c.Syncs {
+		if s.Adapter != nil {
+			longest = max(longest, s.AttemptTimeout())
+		}
+	}
+	return longest
+}
+
 // validate reports everything that is wrong at once.
 func (c Config) validate() error {
 	var problems []error
@@ -195,3 +207,4 @@ type nobody struct{}
 func (nobody) Attempt(string, string, time.Duration) {}
 func (nobody) Claim(string, int, time.Duration)      {}
 func (nobody) LeaseLost(string)                      {}
+func (nobody) Clock(time.Duration)                   {}

@@ -20,16 +20,17 @@ import (
 const maxCrashes = 5
 
 // deliver waits for a slot and makes the attempt, unless there is a reason to
-// give the claim back: a hold, the end of the lease, a stop.
-func (p *pipeline) deliver(attempts context.Context, w work) outbox.Result {
-	result := p.tryDeliver(attempts, w)
+// give the claim back: a hold, the end of the lease, a stop. doing is the
+// sender's step.
+func (p *pipeline) deliver(attempts context.Context, w work, doing *step) outbox.Result {
+	result := p.tryDeliver(attempts, w, doing)
 	if w.probe {
 		p.probed(result)
 	}
 	return result
 }
 
-func (p *pipeline) tryDeliver(attempts context.Context, w work) outbox.Result {
+func (p *pipeline) tryDeliver(attempts context.Context, w work, doing *step) outbox.Result {
 	released := outbox.Result{Delivery: w.Delivery}
 	if !p.mayStart(w) || !p.slots.acquire() {
 		return released
@@ -40,6 +41,8 @@ func (p *pipeline) tryDeliver(attempts context.Context, w work) outbox.Result {
 	if !p.mayStart(w) {
 		return released
 	}
+	doing.begin()
+	defer doing.end()
 	return p.attempt(attempts, w)
 }
 
@@ -53,8 +56,19 @@ func (p *pipeline) mayStart(w work) bool {
 }
 
 // attempt renders the message, lets the adapter make one attempt and judges it.
-func (p *pipeline) attempt(ctx context.Context, w work) outbox.Result {
+// A panic on the way, an observer's for instance, leaves the outcome unknown.
+func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	d := w.Delivery
+	defer func() {
+		if v := recover(); v != nil {
+			p.log.ErrorContext(ctx, "panic", "event", d.Event.ID, "key", d.Key, "panic", redact(fmt.Sprint(v), d.Event.Payload), "stack", string(debug.Stack()))
+			delay := p.sync.Retry.delay(d.Charged + 1)
+			result = outbox.Result{
+				Delivery: d, Outcome: outbox.Unknown, Attempt: true, Charge: true, Delay: delay, Spend: delay,
+				Class: string(adapters.ClassUnknown), Error: errPanic.Error() + " in the relay",
+			}
+		}
+	}()
 	switch {
 	case d.Missing:
 		return p.giveUp(d, "permanent", "the event is gone from outbox.event")
@@ -77,7 +91,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) outbox.Result {
 	started := time.Now()
 	receipt, err := p.call(ctx, p.message(d))
 	answered := time.Now()
-	result := outbox.Result{
+	result = outbox.Result{
 		Delivery: d, Attempt: true, Code: clean(receipt.Code, 100), SHA256: digest,
 		AnsweredAt: answered, Took: answered.Sub(started),
 	}

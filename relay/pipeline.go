@@ -27,13 +27,14 @@ type pipeline struct {
 	results chan outbox.Result
 	woken   chan struct{}
 
+	claiming    *step
+	recording   *step
 	outstanding atomic.Int64 // claimed and not yet recorded
 	recorded    atomic.Int64 // ever
 	aloneFrom   time.Time    // before this, deliveries that killed a relay wait; the claimer's own
 	payload     atomic.Int64 // bytes of a payload, on average lately
 	hold        atomic.Pointer[outbox.Hold]
-	beat        atomic.Int64 // unix nanoseconds
-	delivered   atomic.Int64 // unix nanoseconds of the last success not yet noted in the database
+	delivered   atomic.Int64 // sinceBegan of the last success not yet noted in the database
 	probes      atomic.Int32 // failed ones, one after the other
 	draining    atomic.Bool
 	stop        chan struct{} // closed when draining begins
@@ -77,10 +78,11 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 		woken:   make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 	}
+	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.longestAttempt())
+	p.recording = r.steps.add("recording for sync "+s.Name, recordBound)
 	if s.Rate > 0 {
 		p.rate = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate/10)))
 	}
-	p.beat.Store(time.Now().UnixNano())
 	return p, nil
 }
 
@@ -91,8 +93,6 @@ func (p *pipeline) wake() {
 	default:
 	}
 }
-
-func (p *pipeline) sinceBeat() time.Duration { return time.Since(time.Unix(0, p.beat.Load())) }
 
 // claimLoop looks for due deliveries until ctx ends. attempts outlives it.
 func (p *pipeline) claimLoop(ctx, attempts context.Context) {
@@ -105,8 +105,9 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		parked      outbox.ParkedCursor
 		pause       = busyPoll
 	)
+	defer p.claiming.end()
 	for ctx.Err() == nil {
-		p.beat.Store(time.Now().UnixNano())
+		p.claiming.begin()
 		found, err := p.claim(ctx, attempts, &walk, pace.room(p))
 		if err == nil && time.Since(lastSweep) > max(sweepEvery, 10*sweep.took) {
 			err = p.sweep(ctx, attempts, &sweep, &walk, pace.room(p))
@@ -117,9 +118,10 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 			lastTend = time.Now()
 		}
 		if err == nil && p.delivered.Load() > 0 && time.Since(lastNote) > tendEvery {
-			err = p.relay.store.NoteDelivery(ctx, p.sync.Name, time.Unix(0, p.delivered.Swap(0)))
+			err = p.relay.store.NoteDelivery(ctx, p.sync.Name, began.Add(time.Duration(p.delivered.Swap(0))))
 			lastNote = time.Now()
 		}
+		p.claiming.end()
 		switch {
 		case err != nil:
 			p.relay.complain(ctx, "claim deliveries", err, "sync", p.sync.Name)
@@ -320,7 +322,6 @@ func (p *pipeline) sendAlone(ctx, attempts context.Context, suspects int) {
 	defer p.relay.alone.Unlock()
 	until := time.Now().Add(5 * time.Second)
 	for ; suspects > 0 && ctx.Err() == nil && time.Now().Before(until); suspects-- {
-		p.beat.Store(time.Now().UnixNano())
 		started := time.Now()
 		claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
 			Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Solo: true,
@@ -374,7 +375,7 @@ func (c *pacer) room(p *pipeline) int {
 // is recorded or released.
 func (p *pipeline) send(attempts context.Context) {
 	var recording, sending sync.WaitGroup
-	recording.Go(func() { p.recordLoop(attempts) })
+	recording.Go(func() { p.relay.supervise("record of "+p.sync.Name, func() { p.recordLoop(attempts) }) })
 	for range p.sync.Concurrency {
 		sending.Go(func() { p.sendLoop(attempts) })
 	}
@@ -385,10 +386,11 @@ func (p *pipeline) send(attempts context.Context) {
 }
 
 func (p *pipeline) sendLoop(attempts context.Context) {
+	doing := p.relay.steps.add("an attempt of sync "+p.sync.Name, p.relay.config.Lease)
 	for {
 		select {
 		case w := <-p.queue:
-			p.results <- p.deliver(attempts, w)
+			p.results <- p.deliver(attempts, w, doing)
 		case <-p.stop:
 			return
 		}

@@ -12,7 +12,9 @@ import (
 // aside and tried again without holding up the others; while the database is
 // away results wait here, bounded by the claims outstanding.
 func (p *pipeline) recordLoop(attempts context.Context) {
-	var waiting []outbox.Result // to be recorded
+	var waiting []outbox.Result                                // to be recorded
+	defer func() { p.outstanding.Add(int64(-len(waiting))) }() // not zero after a panic only: the leases end
+	defer p.recording.end()
 	open := true
 	pause := time.Duration(0)
 	for open || len(waiting) > 0 {
@@ -25,7 +27,9 @@ func (p *pipeline) recordLoop(attempts context.Context) {
 			return
 		}
 		var err error
+		p.recording.begin()
 		waiting, err = p.record(context.WithoutCancel(attempts), waiting)
+		p.recording.end()
 		switch {
 		case err != nil:
 			p.relay.complain(context.WithoutCancel(attempts), "record deliveries", err, "sync", p.sync.Name)
@@ -109,7 +113,7 @@ func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []
 		case answer.Done[i]:
 			finished++
 			if results[i].Outcome.Finished() {
-				p.delivered.Store(time.Now().UnixNano())
+				p.delivered.Store(sinceBegan())
 			}
 		case answer.Lost[i]:
 			finished++

@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -23,6 +21,9 @@ type Relay struct {
 	slots     *slots
 	pipelines []*pipeline
 	alone     sync.RWMutex // held for writing while a delivery that killed a relay is sent
+	steps     steps        // what the loops do at the moment; also these two
+	register  *step
+	maintain  *step
 	ready     atomic.Bool
 	cut       atomic.Bool // the drain ran out
 	waiting   atomic.Pointer[string]
@@ -40,6 +41,8 @@ func New(store *outbox.Store, config Config) (*Relay, error) {
 		return nil, err
 	}
 	r := &Relay{store: store, config: config, log: config.Logger}
+	r.register = r.steps.add("registration of syncs", maintainBound)
+	r.maintain = r.steps.add("maintenance", maintainBound)
 	all, reserve := newSlots(config.Workers, len(config.Syncs))
 	r.slots = all
 	var problems []error
@@ -77,14 +80,16 @@ func (r *Relay) Run(ctx context.Context) error {
 	// Stopping has two steps: ctx ends claiming, attempts ends what is under way.
 	attempts, cutOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutOff()
-	var claiming, sending errgroup.Group
+	var claiming, sending sync.WaitGroup
 	for _, p := range r.pipelines {
-		claiming.Go(func() error { p.claimLoop(ctx, attempts); return nil })
-		sending.Go(func() error { p.send(attempts); return nil })
+		claiming.Go(func() { r.supervise("claim of "+p.sync.Name, func() { p.claimLoop(ctx, attempts) }) })
+		sending.Go(func() { p.send(attempts) })
 	}
-	claiming.Go(func() error { r.registerLoop(ctx); return nil })
-	claiming.Go(func() error { r.maintainLoop(ctx); return nil })
-	claiming.Go(func() error { r.listenLoop(ctx); return nil })
+	claiming.Go(func() { r.supervise("register", func() { r.registerLoop(ctx) }) })
+	claiming.Go(func() { r.supervise("maintain", func() { r.maintainLoop(ctx) }) })
+	claiming.Go(func() { r.supervise("listen", func() { r.listenLoop(ctx) }) })
+	claiming.Go(func() { r.supervise("clock", func() { r.clockLoop(ctx) }) })
+	claiming.Go(func() { r.supervise("watch", func() { r.watchLoop(ctx) }) })
 
 	<-ctx.Done()
 	r.ready.Store(false)
@@ -94,12 +99,12 @@ func (r *Relay) Run(ctx context.Context) error {
 		r.slots.close()
 		cutOff()
 	})
-	_ = claiming.Wait()
+	claiming.Wait()
 	for _, p := range r.pipelines {
 		p.drain()
 	}
 	sent := make(chan struct{})
-	go func() { _ = sending.Wait(); close(sent) }()
+	go func() { sending.Wait(); close(sent) }()
 	select {
 	case <-sent:
 	case <-attempts.Done():
@@ -118,7 +123,7 @@ func (r *Relay) Run(ctx context.Context) error {
 }
 
 // Ready reports why the relay cannot do its work now, nil if it can: it runs,
-// the database accepts writes and each pipeline looked for work lately.
+// the database accepts writes and no loop is stuck.
 func (r *Relay) Ready(ctx context.Context) error {
 	if !r.ready.Load() {
 		if reason := r.waiting.Load(); reason != nil {
@@ -126,19 +131,14 @@ func (r *Relay) Ready(ctx context.Context) error {
 		}
 		return errors.New("relay is starting or stopping")
 	}
-	for _, p := range r.pipelines {
-		if age := p.sinceBeat(); age > stalled {
-			return fmt.Errorf("pipeline of sync %q has not looked for work for %s", p.sync.Name, age.Round(time.Second))
-		}
+	if err := r.steps.stuck(); err != nil {
+		return err
 	}
 	if err := r.store.Check(ctx); err != nil {
 		return errors.New(outbox.Brief(err)) // the pipelines log the whole of it
 	}
 	return nil
 }
-
-// stalled is the age of a pipeline's last beat from which on it counts as stuck.
-const stalled = 30 * time.Second
 
 // prepare waits for the database and registers the syncs.
 func (r *Relay) prepare(ctx context.Context) error {
@@ -181,8 +181,10 @@ func (r *Relay) compare(ctx context.Context, known map[string]outbox.Registered)
 // registerLoop completes registrations: it adds retained events to new syncs.
 func (r *Relay) registerLoop(ctx context.Context) {
 	running := map[string]*outbox.Backfill{}
+	defer r.register.end()
 	for ctx.Err() == nil {
 		pause := time.Second
+		r.register.begin()
 		known, err := r.store.Syncs(ctx)
 		if err != nil {
 			r.complain(ctx, "read syncs", err)
@@ -209,13 +211,16 @@ func (r *Relay) registerLoop(ctx context.Context) {
 				pause = 0
 			}
 		}
+		r.register.end()
 		sleep(ctx, pause)
 	}
 }
 
 // maintainLoop keeps the log's partitions ahead and applies retention.
 func (r *Relay) maintainLoop(ctx context.Context) {
+	defer r.maintain.end()
 	for ctx.Err() == nil {
+		r.maintain.begin()
 		done, more, err := r.store.Maintain(ctx, r.config.KeepEvents, r.config.KeepLog)
 		if err != nil {
 			r.complain(ctx, "maintain", err)
@@ -223,6 +228,7 @@ func (r *Relay) maintainLoop(ctx context.Context) {
 		for _, what := range done {
 			r.log.InfoContext(ctx, "maintenance", "done", what)
 		}
+		r.maintain.end()
 		switch {
 		case err != nil:
 			sleep(ctx, 10*time.Second)

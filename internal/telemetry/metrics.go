@@ -17,6 +17,7 @@ type Metrics struct {
 	claims   *prometheus.HistogramVec
 	claimed  *prometheus.CounterVec
 	lost     *prometheus.CounterVec
+	clock    prometheus.Gauge
 }
 
 // Build says which program runs.
@@ -51,6 +52,10 @@ func NewMetrics(build Build) *Metrics {
 			Name: "lockstep_leases_lost_total",
 			Help: "Deliveries that another relay took over before this one had recorded them.",
 		}, []string{"sync"}),
+		clock: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "lockstep_database_clock_ahead_seconds",
+			Help: "By how much the database's clock is ahead of this machine's; negative is behind.",
+		}),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "lockstep_build_info",
@@ -58,7 +63,7 @@ func NewMetrics(build Build) *Metrics {
 		ConstLabels: prometheus.Labels{"version": build.Version, "revision": build.Revision, "goversion": runtime.Version()},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.attempts, m.took, m.claims, m.claimed, m.lost, info,
+	m.registry.MustRegister(m.attempts, m.took, m.claims, m.claimed, m.lost, m.clock, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -89,3 +94,6 @@ func (m *Metrics) Claim(sync string, claimed int, took time.Duration) {
 
 // LeaseLost counts a delivery that was taken over.
 func (m *Metrics) LeaseLost(sync string) { m.lost.WithLabelValues(sync).Inc() }
+
+// Clock notes by how much the database's clock is ahead.
+func (m *Metrics) Clock(ahead time.Duration) { m.clock.Set(ahead.Seconds()) }

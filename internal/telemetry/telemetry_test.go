@@ -50,6 +50,7 @@ func TestObserver(t *testing.T) {
 	m.Attempt("Court", "delivered", 2*time.Second)
 	m.Claim("Court", 7, time.Millisecond)
 	m.LeaseLost("Court")
+	m.Clock(-1500 * time.Millisecond)
 	code, text := ask(m, ready, "/metrics")
 	if code != http.StatusOK {
 		t.Fatalf("status %d", code)
@@ -61,7 +62,8 @@ func TestObserver(t *testing.T) {
 		`lockstep_attempt_seconds_count{sync="Court"} 2`,
 		`lockstep_claim_seconds_count{sync="Court"} 1`,
 		`lockstep_claimed_total{sync="Court"} 7`,
-		`lockstep_leases_lost_total{sync="Court"} 1`)
+		`lockstep_leases_lost_total{sync="Court"} 1`,
+		`lockstep_database_clock_ahead_seconds -1.5`)
 	for _, name := range []string{`version="v1.2.3"`, `revision="abc"`, "go_goroutines", "process_start_time_seconds"} {
 		if !strings.Contains(text, name) {
 			t.Errorf("metrics lack %s", name)

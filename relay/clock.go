@@ -1,0 +1,36 @@
+package relay
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	clockEvery     = 30 * time.Second // pause between comparisons of the clocks
+	clockTolerance = 2 * time.Second  // a difference that is worth a word
+)
+
+// clockLoop compares this machine's clock with the database's. Only the
+// database's decides: a difference does no harm to deliveries, but misleads
+// who reads the relay's own log beside the delivery log.
+func (r *Relay) clockLoop(ctx context.Context) {
+	differed := false
+	for ctx.Err() == nil {
+		ahead, within, err := r.store.ClockOffset(ctx)
+		if err != nil {
+			r.complain(ctx, "read the database's clock", err)
+		} else {
+			r.config.Observer.Clock(ahead)
+			differs := ahead.Abs()-within > clockTolerance
+			switch {
+			case differs:
+				r.log.WarnContext(ctx, "database clock differs from this machine's: the database's decides; set both by NTP",
+					"database_ahead_by", ahead.Round(time.Millisecond), "measured_within", within.Round(time.Millisecond))
+			case differed:
+				r.log.InfoContext(ctx, "database clock and this machine's agree again")
+			}
+			differed = differs
+		}
+		sleep(ctx, clockEvery)
+	}
+}

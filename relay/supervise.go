@@ -1,0 +1,126 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// began is the origin of this package's times: differences to it are taken on
+// the monotonic clock, so that a wall clock that is set misleads nobody.
+var began = time.Now()
+
+func sinceBegan() int64 { return int64(time.Since(began)) }
+
+// step is what a loop does at the moment, to be noticed when it takes too long.
+// The zero step is idle.
+type step struct {
+	name  string
+	bound time.Duration
+	since atomic.Int64 // sinceBegan, 0 when idle
+	told  bool         // that it is stuck; the watcher's own
+}
+
+func (s *step) begin() { s.since.Store(sinceBegan()) }
+func (s *step) end()   { s.since.Store(0) }
+
+// stuck tells for how long the step has taken longer than its bound.
+func (s *step) stuck() (time.Duration, bool) {
+	since := s.since.Load()
+	took := time.Duration(sinceBegan() - since)
+	return took, since != 0 && took > s.bound
+}
+
+// steps are those of all loops of a relay.
+type steps struct {
+	mu  sync.Mutex
+	all []*step
+}
+
+// add makes a step. One that takes longer than bound makes the relay not ready.
+func (w *steps) add(name string, bound time.Duration) *step {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := &step{name: name, bound: bound}
+	w.all = append(w.all, s)
+	return s
+}
+
+// stuck is an error that names the steps that take too long, nil if none does.
+func (w *steps) stuck() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var names []string
+	for _, s := range w.all {
+		if took, stuck := s.stuck(); stuck {
+			names = append(names, fmt.Sprintf("%s takes %s", s.name, took.Round(time.Second)))
+		}
+	}
+	if names == nil {
+		return nil
+	}
+	return fmt.Errorf("stalled: %s", strings.Join(names, ", "))
+}
+
+// report calls tell for each step that got stuck or goes on again since the
+// last report.
+func (w *steps) report(tell func(name string, took time.Duration, stuck bool)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.all {
+		if took, stuck := s.stuck(); stuck != s.told {
+			s.told = stuck
+			tell(s.name, took, stuck)
+		}
+	}
+}
+
+// Bounds on the steps of a relay's loops, above the bounds that the store puts
+// on the database calls they make.
+const (
+	claimBound    = 30 * time.Second // besides the longest attempt, for which a claimer may have to wait
+	recordBound   = 30 * time.Second
+	maintainBound = 5 * time.Minute
+	watchEvery    = time.Second
+)
+
+// watchLoop logs loops that are stuck, until ctx ends. Nothing needs to be done
+// about them: every call has a deadline of its own, and claims end by lease.
+func (r *Relay) watchLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		r.steps.report(func(name string, took time.Duration, stuck bool) {
+			if stuck {
+				r.log.ErrorContext(ctx, "stalled, the relay is not ready", "loop", name, "for", took.Round(time.Second))
+			} else {
+				r.log.InfoContext(ctx, "goes on after a stall", "loop", name)
+			}
+		})
+		sleep(ctx, watchEvery)
+	}
+}
+
+// supervise runs a loop until it returns. A panic is logged with its stack and
+// the loop begins anew: what it had claimed is taken up again when its lease
+// has ended.
+func (r *Relay) supervise(name string, loop func()) {
+	for r.panics(name, loop) {
+		time.Sleep(restartPause)
+	}
+}
+
+const restartPause = time.Second
+
+func (r *Relay) panics(name string, loop func()) (panicked bool) {
+	defer func() {
+		if v := recover(); v != nil {
+			panicked = true
+			r.log.Error("panic, beginning anew", "loop", name, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		}
+	}()
+	loop()
+	return false
+}

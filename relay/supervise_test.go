@@ -1,0 +1,101 @@
+package relay_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+// panicking is an observer that panics at every third call.
+type panicking struct{ calls atomic.Int64 }
+
+func (p *panicking) oops() {
+	if p.calls.Add(1)%3 == 0 {
+		panic("the observer panics")
+	}
+}
+
+func (p *panicking) Attempt(string, string, time.Duration) { p.oops() }
+func (p *panicking) Claim(string, int, time.Duration)      { p.oops() }
+func (p *panicking) LeaseLost(string)                      { p.oops() }
+func (p *panicking) Clock(time.Duration)                   { p.oops() }
+
+// logBuffer is a log that can be read while it is written.
+type logBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) contains(s string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Contains(b.text.String(), s)
+}
+
+func TestPanicsInTheRelayAreLoggedAndStopNothing(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(accepts)
+	var log logBuffer
+	config := sync1(c)
+	config.Observer = &panicking{}
+	config.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	w.start("relay-1", config)
+	for n := range 20 {
+		w.emit(fmt.Sprint("H-", n%5), map[string]any{"n": n})
+	}
+	w.drained()
+	inOrder(t, c)
+	for _, said := range []string{"panic, beginning anew", "claim of CourtCalendarSync", "stack="} {
+		if !log.contains(said) {
+			t.Errorf("the log does not say %q", said)
+		}
+	}
+	if got := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'unknown' AND error LIKE '%panic%'`); got == 0 {
+		t.Error("no attempt ended in a panic: the test tests nothing")
+	}
+}
+
+// stubborn is an adapter that ignores the end of its context.
+type stubborn struct{ until chan struct{} }
+
+func (s stubborn) Deliver(context.Context, adapters.Message) (adapters.Receipt, error) {
+	<-s.until
+	return adapters.Receipt{Code: "HTTP 200"}, nil
+}
+
+func (stubborn) AttemptTimeout() time.Duration { return 50 * time.Millisecond }
+
+func TestAttemptThatNeverEndsMakesTheRelayNotReady(t *testing.T) {
+	w := newWorld(t)
+	a := stubborn{until: make(chan struct{})}
+	var log logBuffer
+	config := sync1(a)
+	config.Lease = time.Second
+	config.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	r := w.start("relay-1", config)
+	w.eventually("ready", func() bool { return r.Ready(t.Context()) == nil })
+	w.emit("H-1", map[string]any{"n": 1})
+	w.eventually("not ready, and says why", func() bool {
+		err := r.Ready(t.Context())
+		return err != nil && strings.Contains(err.Error(), "stalled: an attempt of sync CourtCalendarSync takes")
+	})
+	w.eventually("it is logged", func() bool { return log.contains("stalled, the relay is not ready") })
+	close(a.until)
+	w.eventually("ready again", func() bool { return r.Ready(t.Context()) == nil })
+	w.eventually("that is logged too", func() bool { return log.contains("goes on after a stall") })
+	w.drained()
+}
