@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -19,16 +18,7 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-func TestMain(m *testing.M) {
-	if os.Getenv(childDatabase) != "" {
-		if err := relayProcess(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	pgtest.Main(m)
-}
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // court is an adapter that keeps a ledger and answers as its script says.
 type court struct {

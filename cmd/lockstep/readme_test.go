@@ -46,13 +46,16 @@ func TestDocumentedCommands(t *testing.T) {
 // TestDocumentedTestsExist finds every test that the documents name.
 func TestDocumentedTestsExist(t *testing.T) {
 	command := regexp.MustCompile(`go test \./(\S+) -run '?\^?([A-Za-z0-9_|]+)`)
+	scenario := regexp.MustCompile(`make chaos RUN='?([A-Za-z0-9_|]+)`)
 	found := 0
 	for _, path := range []string{"README.md", "docs/guarantees.md"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", path))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range command.FindAllStringSubmatch(strings.ReplaceAll(string(text), `\|`, "|"), -1) { // as tables write it
+		text = []byte(strings.ReplaceAll(string(text), `\|`, "|")) // as tables write it
+		text = scenario.ReplaceAll(text, []byte("go test ./internal/chaos -run $1"))
+		for _, m := range command.FindAllStringSubmatch(string(text), -1) {
 			sources, err := filepath.Glob(filepath.Join("..", "..", m[1], "*_test.go"))
 			if err != nil {
 				t.Fatal(err)
