@@ -59,9 +59,9 @@ func New(store *outbox.Store, config Config) (*Relay, error) {
 
 // Run relays until ctx ends, then stops claiming, waits up to Config.Drain for
 // deliveries under way, releases the rest and returns nil, or ErrNotDrained. A
-// database that is not there yet is waited for; a schema that does not fit, or
-// a sync that must say where it starts, ends Run with an error. A relay runs
-// once.
+// database that is not there yet is waited for; a schema that does not fit, now
+// or after a migration later, or a sync that must say where it starts, ends Run
+// with an error. A relay runs once.
 func (r *Relay) Run(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -77,7 +77,8 @@ func (r *Relay) Run(ctx context.Context) error {
 	// Stopping has two steps: ctx ends claiming, attempts ends what is under way.
 	attempts, cutOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutOff()
-	var claiming, sending errgroup.Group
+	var sending errgroup.Group
+	claiming, ctx := errgroup.WithContext(ctx)
 	for _, p := range r.pipelines {
 		claiming.Go(func() error { p.claimLoop(ctx, attempts); return nil })
 		sending.Go(func() error { p.send(attempts); return nil })
@@ -85,6 +86,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	claiming.Go(func() error { r.registerLoop(ctx); return nil })
 	claiming.Go(func() error { r.maintainLoop(ctx); return nil })
 	claiming.Go(func() error { r.listenLoop(ctx); return nil })
+	claiming.Go(func() error { return r.watchSchema(ctx) })
 
 	<-ctx.Done()
 	r.ready.Store(false)
@@ -94,7 +96,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		r.slots.close()
 		cutOff()
 	})
-	_ = claiming.Wait()
+	left := claiming.Wait()
 	for _, p := range r.pipelines {
 		p.drain()
 	}
@@ -111,10 +113,10 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 	drained.Stop()
 	if r.cut.Load() {
-		return ErrNotDrained
+		return errors.Join(left, ErrNotDrained)
 	}
 	r.log.InfoContext(ctx, "relay stopped")
-	return nil
+	return left
 }
 
 // Ready reports why the relay cannot do its work now, nil if it can: it runs,
@@ -232,6 +234,19 @@ func (r *Relay) maintainLoop(ctx context.Context) {
 			sleep(ctx, 10*time.Minute)
 		}
 	}
+}
+
+// watchSchema returns when a migration has left this relay behind. It does not
+// hold and wait, for only another program can go on from there.
+func (r *Relay) watchSchema(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := r.store.Check(ctx); errors.Is(err, outbox.ErrSchema) {
+			r.log.ErrorContext(ctx, "schema has changed under this relay, which ends", "error", err)
+			return err
+		}
+		sleep(ctx, time.Second)
+	}
+	return nil
 }
 
 // listenLoop wakes pipelines by NOTIFY where a sync asks for it. Polling finds
