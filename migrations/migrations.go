@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -50,28 +52,59 @@ type Status struct {
 	Applied bool
 }
 
-// Up applies what is missing. Concurrent calls wait for each other. The
-// connection must be direct: a transaction pooler breaks the session lock.
-func Up(ctx context.Context, databaseURL string, set Set) error {
-	return with(ctx, databaseURL, set, false, func(p *goose.Provider) error {
-		_, err := p.Up(ctx)
+// Up applies what is missing. Concurrent calls wait for each other. A lock that
+// somebody else holds is waited for in short tries, so that writers get through
+// between them, and given up after five minutes with an error that names who
+// holds it; what was applied by then stays. The connection must be direct: a
+// transaction pooler breaks the session lock. Of several hosts the one that
+// accepts writes is taken.
+func Up(ctx context.Context, databaseURL string, set Set, options ...Option) error {
+	return change(ctx, databaseURL, set, options, func(ctx context.Context, m *migrator, p *goose.Provider) error {
+		if _, err := p.Up(ctx); err != nil {
+			return err
+		}
+		version, _, err := p.GetVersions(ctx) // another program's, where that is newer
+		if err == nil {
+			m.tell(fmt.Sprintf("schema %s is at version %d", set, version))
+		}
 		return err
 	})
 }
 
 // Down takes all migrations of the set back. It refuses to drop a delivery log
 // that is not empty unless force is set. Roles stay: they belong to the cluster.
-func Down(ctx context.Context, databaseURL string, set Set, force bool) error {
-	return with(ctx, databaseURL, set, force, func(p *goose.Provider) error {
+// It waits for locks as [Up] does.
+func Down(ctx context.Context, databaseURL string, set Set, force bool, options ...Option) error {
+	if force {
+		options = append(options, func(m *migrator) { m.config.RuntimeParams["lockstep.force"] = "on" })
+	}
+	return change(ctx, databaseURL, set, options, func(ctx context.Context, _ *migrator, p *goose.Provider) error {
 		_, err := p.DownTo(ctx, 0)
 		return err
 	})
 }
 
-// List returns the state of each migration of the set, oldest first.
+// List returns the state of each migration of the set that this program knows,
+// oldest first. It changes nothing, and does not wait for a migrator at work.
 func List(ctx context.Context, databaseURL string, set Set) ([]Status, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, fmt.Errorf("database did not answer within %s", listTimeout))
+	defer cancel()
+	m, err := newMigrator(databaseURL, set)
+	if err != nil {
+		return nil, err
+	}
 	var list []Status
-	err := with(ctx, databaseURL, set, false, func(p *goose.Provider) error {
+	err = m.run(ctx, func(ctx context.Context, db *sql.DB, p *goose.Provider) error {
+		var versioned bool
+		if err := db.QueryRowContext(ctx, "SELECT to_regclass($1) IS NOT NULL", set.versions()).Scan(&versioned); err != nil {
+			return fmt.Errorf("connect: %w", err)
+		}
+		if !versioned { // goose would create the table
+			for _, source := range p.ListSources() {
+				list = append(list, Status{Version: source.Version, Name: source.Path})
+			}
+			return nil
+		}
 		all, err := p.Status(ctx)
 		for _, m := range all {
 			list = append(list, Status{Version: m.Source.Version, Name: m.Source.Path, Applied: m.State == goose.StateApplied})
@@ -79,17 +112,6 @@ func List(ctx context.Context, databaseURL string, set Set) ([]Status, error) {
 		return err
 	})
 	return list, err
-}
-
-// Latest is the newest version that this program knows of the set.
-func Latest(set Set) int64 {
-	sources, err := fs.Glob(files, set.schema+"/*.sql")
-	if err != nil || len(sources) == 0 {
-		return 0
-	}
-	var v int64
-	_, _ = fmt.Sscanf(strings.TrimPrefix(sources[len(sources)-1], set.schema+"/"), "%d_", &v)
-	return v
 }
 
 // SQL returns the migrations of the set as one script for psql, for a database
@@ -134,25 +156,89 @@ const uniqueViolation = "23505"
 
 func (s Set) versions() string { return s.schema + ".goose_db_version" }
 
-func with(ctx context.Context, databaseURL string, set Set, force bool, do func(*goose.Provider) error) error {
+// Option changes how [Up] and [Down] work.
+type Option func(*migrator)
+
+// Tell has say called with a sentence when somebody's lock is waited for, and
+// with the version that Up ends at.
+func Tell(say func(sentence string)) Option { return func(m *migrator) { m.tell = say } }
+
+// migrator is one call's way to the database.
+type migrator struct {
+	config   *pgx.ConnConfig
+	set      Set
+	files    fs.FS
+	patience time.Duration // how long locks are waited for
+	tell     func(sentence string)
+
+	pid     atomic.Uint32          // of the session that migrates
+	blocker atomic.Pointer[string] // who holds what it waited for last
+}
+
+func newMigrator(databaseURL string, set Set) (*migrator, error) {
 	config, err := pgx.ParseConfig(databaseURL)
 	if err != nil {
-		return fmt.Errorf("database URL: %w", err)
+		return nil, fmt.Errorf("database URL: %w", err)
 	}
 	config.RuntimeParams["application_name"] = "lockstep migrate"
-	if force {
-		config.RuntimeParams["lockstep.force"] = "on"
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTimeout
 	}
-	db := stdlib.OpenDB(*config)
-	defer db.Close()
-	if err := ensureSchema(ctx, db, set); err != nil {
-		return err
-	}
-	p, err := provider(db, set)
+	return &migrator{config: config, set: set, files: files, patience: 5 * time.Minute, tell: func(string) {}}, nil
+}
+
+// Bounds on calls to the database. A migration itself may take as long as it takes.
+const (
+	connectTimeout = 5 * time.Second
+	listTimeout    = 30 * time.Second
+)
+
+// change runs do until nobody's lock is in its way.
+func change(ctx context.Context, databaseURL string, set Set, options []Option, do func(context.Context, *migrator, *goose.Provider) error) error {
+	m, err := newMigrator(databaseURL, set)
 	if err != nil {
 		return err
 	}
-	return explain(do(p))
+	if m.config.ValidateConnect == nil { // no target_session_attrs: of several hosts, not a standby
+		m.config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	for _, o := range options {
+		o(m)
+	}
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300), lock.WithUnlockTimeout(1, 60)) // seconds, tries
+	if err != nil {
+		return err
+	}
+	return m.retry(ctx, func(ctx context.Context) error {
+		return m.run(ctx, func(ctx context.Context, db *sql.DB, p *goose.Provider) error {
+			if err := ensureSchema(ctx, db, set); err != nil {
+				return err
+			}
+			return do(ctx, m, p)
+		}, goose.WithSessionLocker(locker))
+	})
+}
+
+func (m *migrator) run(ctx context.Context, do func(context.Context, *sql.DB, *goose.Provider) error, options ...goose.ProviderOption) error {
+	db := stdlib.OpenDB(*m.config, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		m.pid.Store(conn.PgConn().PID())
+		_, err := conn.Exec(ctx, "SET lock_timeout = '1s'") // for what no file sets it for
+		return err
+	}))
+	defer db.Close()
+	source, err := fs.Sub(m.files, m.set.schema)
+	if err != nil {
+		return err
+	}
+	store, err := database.NewStore(goose.DialectPostgres, m.set.versions())
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider("", db, source, append(options, goose.WithStore(store))...)
+	if err != nil {
+		return err
+	}
+	return explain(do(ctx, db, p))
 }
 
 func ensureSchema(ctx context.Context, db *sql.DB, set Set) error {
@@ -172,22 +258,6 @@ func ensureSchema(ctx context.Context, db *sql.DB, set Set) error {
 		return fmt.Errorf("create schema %s: %w", set.schema, err)
 	}
 	return nil
-}
-
-func provider(db *sql.DB, set Set) (*goose.Provider, error) {
-	source, err := fs.Sub(files, set.schema)
-	if err != nil {
-		return nil, err
-	}
-	store, err := database.NewStore(goose.DialectPostgres, set.versions())
-	if err != nil {
-		return nil, err
-	}
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300), lock.WithUnlockTimeout(1, 60)) // seconds, tries
-	if err != nil {
-		return nil, err
-	}
-	return goose.NewProvider("", db, source, goose.WithStore(store), goose.WithSessionLocker(locker))
 }
 
 // explain puts the database's hint behind its message: goose shows only the message.

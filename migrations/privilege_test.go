@@ -42,12 +42,12 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 			"INSERT on external_ref", "UPDATE on external_ref", "DELETE on external_ref",
 			"DELETE on unmatched",
 			"EXECUTE on maintain", "EXECUTE on older_writers", "EXECUTE on like_patterns",
-			"EXECUTE on why_not_delivered", "EXECUTE on describe", "EXECUTE on check_sync"),
+			"EXECUTE on oldest_relay", "EXECUTE on why_not_delivered", "EXECUTE on describe", "EXECUTE on check_sync"),
 		"outbox_operator": read(
 			"UPDATE on delivery.state",
 			"EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire",
-			"EXECUTE on why_not_delivered", "EXECUTE on describe", "EXECUTE on check_sync"),
-		"outbox_auditor": read("EXECUTE on why_not_delivered", "EXECUTE on describe", "EXECUTE on check_sync"),
+			"EXECUTE on oldest_relay", "EXECUTE on why_not_delivered", "EXECUTE on describe", "EXECUTE on check_sync"),
+		"outbox_auditor": read("EXECUTE on oldest_relay", "EXECUTE on why_not_delivered", "EXECUTE on describe", "EXECUTE on check_sync"),
 	}
 	const held = `
 SELECT privilege || ' on ' || thing FROM (

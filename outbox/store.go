@@ -15,8 +15,8 @@ import (
 )
 
 // Schema is the version of the outbox schema that this package works with:
-// the oldest that has everything it needs. Newer schemas say themselves which
-// relays they still serve.
+// the oldest that has everything it needs. Newer schemas say themselves, in
+// outbox.oldest_relay(), which programs they still serve.
 const Schema = 1
 
 // Options are the settings of a [Store]. The zero value means the defaults.
@@ -98,35 +98,50 @@ var ErrSchema = errors.New("outbox schema does not fit this program")
 // that was demoted.
 var ErrReadOnly = errors.New("database is read-only")
 
-// Check makes sure that the schema is there and fits, and that the server
-// accepts writes.
-func (s *Store) Check(ctx context.Context) error {
+// State is what a database says about itself.
+type State struct {
+	Version  int64 // of the schema; 0: there is none
+	Oldest   int64 // the oldest schema version whose programs this schema serves; 0: there is none
+	ReadOnly bool  // the server accepts no writes
+}
+
+// State asks the database for its state.
+func (s *Store) State(ctx context.Context) (State, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	const statement = `
-SELECT to_regclass('outbox.goose_db_version') IS NOT NULL,
+	const server = `
+SELECT to_regprocedure('outbox.oldest_relay()') IS NOT NULL,
        pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean`
-	var migrated, readOnly bool
-	if err := s.pool.QueryRow(ctx, statement).Scan(&migrated, &readOnly); err != nil {
-		return s.judge(err)
+	var state State
+	var migrated bool
+	if err := s.pool.QueryRow(ctx, server).Scan(&migrated, &state.ReadOnly); err != nil || !migrated {
+		return state, s.judge(err)
 	}
-	if readOnly {
-		return ErrReadOnly
-	}
-	var version int64
-	if migrated {
-		err := s.pool.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM outbox.goose_db_version WHERE is_applied`).Scan(&version)
-		if err != nil {
-			return s.judge(err)
-		}
-	}
+	const schema = `
+SELECT coalesce(max(version_id), 0), outbox.oldest_relay()
+  FROM outbox.goose_db_version
+ WHERE is_applied`
+	err := s.pool.QueryRow(ctx, schema).Scan(&state.Version, &state.Oldest)
+	return state, s.judge(err)
+}
+
+// Check makes sure that the server accepts writes, and that the schema is there
+// and fits: it is not older than this program needs, and if it is newer, it
+// still serves this program.
+func (s *Store) Check(ctx context.Context) error {
+	state, err := s.State(ctx)
 	switch {
-	case version == 0:
+	case err != nil:
+		return err
+	case state.ReadOnly:
+		return ErrReadOnly
+	case state.Version == 0:
 		return fmt.Errorf("%w: no outbox schema in this database; create it with: lockstep migrate up", ErrSchema)
-	case version < Schema:
-		return fmt.Errorf("%w: it is version %d, this program needs %d; run: lockstep migrate up", ErrSchema, version, Schema)
-	case version > Schema:
-		return fmt.Errorf("%w: it is version %d, newer than this program's %d; install the newer lockstep", ErrSchema, version, Schema)
+	case state.Version < Schema:
+		return fmt.Errorf("%w: it is version %d, this program needs %d; run: lockstep migrate up", ErrSchema, state.Version, Schema)
+	case state.Oldest > Schema:
+		return fmt.Errorf("%w: it is version %d, which serves programs made for version %d and newer, and this one is made for %d; install a newer lockstep",
+			ErrSchema, state.Version, state.Oldest, Schema)
 	}
 	return nil
 }

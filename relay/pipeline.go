@@ -375,7 +375,9 @@ func (c *pacer) room(p *pipeline) int {
 // is recorded or released.
 func (p *pipeline) send(attempts context.Context) {
 	var recording, sending sync.WaitGroup
-	recording.Go(func() { p.relay.supervise("record of "+p.sync.Name, func() { p.recordLoop(attempts) }) })
+	recording.Go(func() {
+		_ = p.relay.supervise("record for sync "+p.sync.Name, func() error { p.recordLoop(attempts); return nil })
+	})
 	for range p.sync.Concurrency {
 		sending.Go(func() { p.sendLoop(attempts) })
 	}

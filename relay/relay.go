@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -62,9 +64,9 @@ func New(store *outbox.Store, config Config) (*Relay, error) {
 
 // Run relays until ctx ends, then stops claiming, waits up to Config.Drain for
 // deliveries under way, releases the rest and returns nil, or ErrNotDrained. A
-// database that is not there yet is waited for; a schema that does not fit, or
-// a sync that must say where it starts, ends Run with an error. A relay runs
-// once.
+// database that is not there yet is waited for; a schema that does not fit, now
+// or after a migration later, or a sync that must say where it starts, ends Run
+// with an error. A relay runs once.
 func (r *Relay) Run(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -80,16 +82,21 @@ func (r *Relay) Run(ctx context.Context) error {
 	// Stopping has two steps: ctx ends claiming, attempts ends what is under way.
 	attempts, cutOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutOff()
-	var claiming, sending sync.WaitGroup
+	var sending sync.WaitGroup
+	claiming, ctx := errgroup.WithContext(ctx)
+	loop := func(name string, run func(context.Context)) {
+		claiming.Go(func() error { return r.supervise(name, func() error { run(ctx); return nil }) })
+	}
 	for _, p := range r.pipelines {
-		claiming.Go(func() { r.supervise("claim of "+p.sync.Name, func() { p.claimLoop(ctx, attempts) }) })
+		loop("claim for sync "+p.sync.Name, func(ctx context.Context) { p.claimLoop(ctx, attempts) })
 		sending.Go(func() { p.send(attempts) })
 	}
-	claiming.Go(func() { r.supervise("register", func() { r.registerLoop(ctx) }) })
-	claiming.Go(func() { r.supervise("maintain", func() { r.maintainLoop(ctx) }) })
-	claiming.Go(func() { r.supervise("listen", func() { r.listenLoop(ctx) }) })
-	claiming.Go(func() { r.supervise("clock", func() { r.clockLoop(ctx) }) })
-	claiming.Go(func() { r.supervise("watch", func() { r.watchLoop(ctx) }) })
+	loop("registration", r.registerLoop)
+	loop("maintenance", r.maintainLoop)
+	loop("listen", r.listenLoop)
+	loop("clock", r.clockLoop)
+	loop("watch", r.watchLoop)
+	claiming.Go(func() error { return r.supervise("schema", func() error { return r.watchSchema(ctx) }) })
 
 	<-ctx.Done()
 	r.ready.Store(false)
@@ -99,7 +106,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		r.slots.close()
 		cutOff()
 	})
-	claiming.Wait()
+	left := claiming.Wait()
 	for _, p := range r.pipelines {
 		p.drain()
 	}
@@ -116,10 +123,10 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 	drained.Stop()
 	if r.cut.Load() {
-		return ErrNotDrained
+		return errors.Join(left, ErrNotDrained)
 	}
 	r.log.InfoContext(ctx, "relay stopped")
-	return nil
+	return left
 }
 
 // Ready reports why the relay cannot do its work now, nil if it can: it runs,
@@ -238,6 +245,19 @@ func (r *Relay) maintainLoop(ctx context.Context) {
 			sleep(ctx, 10*time.Minute)
 		}
 	}
+}
+
+// watchSchema returns when a migration has left this relay behind. It does not
+// hold and wait, for only another program can go on from there.
+func (r *Relay) watchSchema(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := r.store.Check(ctx); errors.Is(err, outbox.ErrSchema) {
+			r.log.ErrorContext(ctx, "schema has changed under this relay, which ends", "error", err)
+			return err
+		}
+		sleep(ctx, time.Second)
+	}
+	return nil
 }
 
 // listenLoop wakes pipelines by NOTIFY where a sync asks for it. Polling finds

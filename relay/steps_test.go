@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"log/slog"
 	"testing"
 	"testing/synctest"
@@ -45,13 +46,14 @@ func TestLoopBeginsAnewAfterAPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &Relay{log: slog.New(slog.DiscardHandler)}
 		runs := 0
-		r.supervise("loop", func() {
+		err := r.supervise("loop", func() error {
 			if runs++; runs < 3 {
 				panic("again")
 			}
+			return ErrNotDrained
 		})
-		if runs != 3 {
-			t.Errorf("the loop ran %d times, want 3", runs)
+		if runs != 3 || !errors.Is(err, ErrNotDrained) {
+			t.Errorf("the loop ran %d times and ended with %v, want 3 times and its error", runs, err)
 		}
 	})
 }

@@ -106,21 +106,24 @@ func (r *Relay) watchLoop(ctx context.Context) {
 // supervise runs a loop until it returns. A panic is logged with its stack and
 // the loop begins anew: what it had claimed is taken up again when its lease
 // has ended.
-func (r *Relay) supervise(name string, loop func()) {
-	for r.panics(name, loop) {
+func (r *Relay) supervise(name string, loop func() error) error {
+	for {
+		panicked, err := r.survive(name, loop)
+		if !panicked {
+			return err
+		}
 		time.Sleep(restartPause)
 	}
 }
 
 const restartPause = time.Second
 
-func (r *Relay) panics(name string, loop func()) (panicked bool) {
+func (r *Relay) survive(name string, loop func() error) (panicked bool, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			panicked = true
 			r.log.Error("panic, beginning anew", "loop", name, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 		}
 	}()
-	loop()
-	return false
+	return false, loop()
 }

@@ -59,7 +59,7 @@ func TestPanicsInTheRelayAreLoggedAndStopNothing(t *testing.T) {
 	}
 	w.drained()
 	inOrder(t, c)
-	for _, said := range []string{"panic, beginning anew", "claim of CourtCalendarSync", "stack="} {
+	for _, said := range []string{"panic, beginning anew", "claim for sync CourtCalendarSync", "stack="} {
 		if !log.contains(said) {
 			t.Errorf("the log does not say %q", said)
 		}

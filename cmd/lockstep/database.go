@@ -40,7 +40,11 @@ func (a *app) connect(ctx context.Context, f *config.File, command, role string)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := dial(ctx, url, "lockstep "+command, a)
+	does := writes
+	if role == roleAuditor {
+		does = reads
+	}
+	conn, err := dial(ctx, url, "lockstep "+command, does, a)
 	if err != nil {
 		return nil, err
 	}
@@ -57,8 +61,18 @@ func (a *app) connect(ctx context.Context, f *config.File, command, role string)
 	return db, nil
 }
 
-// dial connects within the connect timeout. The settings suit any pooler.
-func dial(ctx context.Context, url, name string, a *app) (*pgx.Conn, error) {
+// purpose is what a command does with the database.
+type purpose bool
+
+const (
+	reads  purpose = false
+	writes purpose = true
+)
+
+// dial connects within the connect timeout, to the first host that answers or,
+// for a command that writes, the first that accepts writes. The settings suit
+// any pooler.
+func dial(ctx context.Context, url, name string, does purpose, a *app) (*pgx.Conn, error) {
 	c, err := pgx.ParseConfig(url)
 	if err != nil {
 		// The parser's message may quote parts of the URL, and so of a password.
@@ -67,8 +81,12 @@ func dial(ctx context.Context, url, name string, a *app) (*pgx.Conn, error) {
 	c.ConnectTimeout = connectTimeout
 	c.RuntimeParams["application_name"] = name
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec
+	if does == writes && c.ValidateConnect == nil { // no target_session_attrs
+		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
 	c.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { a.say("%s", n.Message) }
-	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %s", connectTimeout))
+	bound := connectTimeout * time.Duration(hosts(c))
+	ctx, cancel := context.WithTimeoutCause(ctx, bound, fmt.Errorf("no answer within %s", bound))
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
@@ -78,10 +96,26 @@ func dial(ctx context.Context, url, name string, a *app) (*pgx.Conn, error) {
 		if refused, ok := errors.AsType[*pgconn.ConnectError](err); ok && errors.Unwrap(refused) != nil {
 			err = errors.Unwrap(refused) // what it puts around says again where and who
 		}
+		if errors.Is(err, pgconn.ErrReadOnlyConnection) {
+			return nil, fmt.Errorf("no host given for database %q accepts writes: %w; name the primary too", c.Database, err)
+		}
 		return nil, fmt.Errorf("database %q at %s cannot be reached: %w; check --database-url, DATABASE_URL or database.url",
 			c.Database, address(c), err)
 	}
 	return conn, nil
+}
+
+// hosts counts the hosts that a URL names. A fallback may also be another way to the same host.
+func hosts(c *pgx.ConnConfig) int {
+	type host struct {
+		name string
+		port uint16
+	}
+	seen := map[host]struct{}{{c.Host, c.Port}: {}}
+	for _, f := range c.Fallbacks {
+		seen[host{f.Host, f.Port}] = struct{}{}
+	}
+	return len(seen)
 }
 
 func address(c *pgx.ConnConfig) string {

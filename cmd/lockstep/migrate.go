@@ -9,6 +9,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/console"
 	"github.com/hms-mkt/lockstep/migrations"
+	"github.com/hms-mkt/lockstep/outbox"
 )
 
 func (a *app) migrateCommand() *cobra.Command {
@@ -36,7 +37,7 @@ func migrationSet(name string) (migrations.Set, error) {
 }
 
 // migrating finds the set and a database that answers.
-func (a *app) migrating(ctx context.Context, name string) (migrations.Set, string, error) {
+func (a *app) migrating(ctx context.Context, name string, does purpose) (migrations.Set, string, error) {
 	set, err := migrationSet(name)
 	if err != nil {
 		return set, "", err
@@ -45,11 +46,16 @@ func (a *app) migrating(ctx context.Context, name string) (migrations.Set, strin
 	if err != nil {
 		return set, "", err
 	}
-	conn, err := dial(ctx, url, "lockstep migrate", a)
+	conn, err := dial(ctx, url, "lockstep migrate", does, a)
 	if err != nil {
 		return set, "", err
 	}
 	return set, url, conn.Close(ctx)
+}
+
+// tell says whose lock a migration waits for, and where it ends.
+func (a *app) tell() migrations.Option {
+	return migrations.Tell(func(sentence string) { a.say("%s", sentence) })
 }
 
 func (a *app) migrateUpCommand(name *string) *cobra.Command {
@@ -59,19 +65,21 @@ func (a *app) migrateUpCommand(name *string) *cobra.Command {
 		Long: `Apply the migrations that are missing. Running it again, or twice at once,
 does no harm. The group roles outbox_writer, outbox_relay, outbox_operator and
 outbox_auditor are created if the login may do so; else let an administrator
-run the output of: lockstep migrate sql --roles`,
+run the output of: lockstep migrate sql --roles
+
+Relays and writers may go on meanwhile. A lock that somebody else holds is
+tried for in short waits, for five minutes; who holds it is said.`,
 		Example: `  lockstep migrate up --database-url postgres://owner@db/agency
   lockstep migrate up --set scheduling`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			set, url, err := a.migrating(cmd.Context(), *name)
+			set, url, err := a.migrating(cmd.Context(), *name, writes)
 			if err != nil {
 				return err
 			}
-			if err := migrations.Up(cmd.Context(), url, set); err != nil {
+			if err := migrations.Up(cmd.Context(), url, set, a.tell()); err != nil {
 				return fmt.Errorf("migrate %s: %w", set, err)
 			}
-			a.say("schema %s is at version %d", set, migrations.Latest(set))
 			return nil
 		},
 	}
@@ -89,11 +97,11 @@ since they belong to the whole server.`,
   lockstep migrate down --force    # gives up the proof of what was delivered`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			set, url, err := a.migrating(cmd.Context(), *name)
+			set, url, err := a.migrating(cmd.Context(), *name, writes)
 			if err != nil {
 				return err
 			}
-			if err := migrations.Down(cmd.Context(), url, set, force); err != nil {
+			if err := migrations.Down(cmd.Context(), url, set, force, a.tell()); err != nil {
 				return fmt.Errorf("migrate %s: %w", set, err)
 			}
 			a.say("everything in schema %s is removed; the schema itself stays, empty but for the table of versions", set)
@@ -121,12 +129,14 @@ func (m migration) Cells() []string {
 
 func (a *app) migrateStatusCommand(name *string) *cobra.Command {
 	return &cobra.Command{
-		Use:     "status",
-		Short:   "List the migrations and whether they are applied",
+		Use:   "status",
+		Short: "List the migrations and whether they are applied",
+		Long: `List the migrations that this program knows and whether they are applied; and
+say which programs the schema serves, since it may be newer than this one.`,
 		Example: `  lockstep migrate status`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			set, url, err := a.migrating(cmd.Context(), *name)
+			set, url, err := a.migrating(cmd.Context(), *name, reads)
 			if err != nil {
 				return err
 			}
@@ -140,9 +150,26 @@ func (a *app) migrateStatusCommand(name *string) *cobra.Command {
 					return err
 				}
 			}
-			return p.Close()
+			if err := p.Close(); err != nil || set != migrations.Outbox {
+				return err
+			}
+			return a.sayServed(cmd.Context(), url)
 		},
 	}
+}
+
+// sayServed says which programs the schema serves; it may be newer than this one.
+func (a *app) sayServed(ctx context.Context, url string) error {
+	store, err := outbox.Open(ctx, url, outbox.Options{MaxConnections: 1, Name: "lockstep migrate"})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	state, err := store.State(ctx)
+	if err == nil && state.Version > 0 {
+		a.say("schema outbox is at version %d and serves programs made for version %d and newer; this one is made for %d", state.Version, state.Oldest, outbox.Schema)
+	}
+	return err
 }
 
 func (a *app) migrateSQLCommand(name *string) *cobra.Command {

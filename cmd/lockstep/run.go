@@ -27,8 +27,10 @@ the work. A database that is not there yet is waited for.
 
 SIGINT or SIGTERM stops: nothing more is claimed, deliveries under way get
 relay.drain to finish. Exits with 4 if that was not enough, and at once at a
-second signal. Health (/livez, /readyz) and metrics (/metrics) are served at
-listen; an empty listen turns them off. The login needs the role outbox_relay.`,
+second signal. Exits with 1 when a migration leaves this program behind.
+
+Health (/livez, /readyz) and metrics (/metrics) are served at listen; an empty
+listen turns them off. The login needs the role outbox_relay.`,
 		Example: `  lockstep run
   lockstep run --config court.yaml --log-format json`,
 		Args: cobra.NoArgs,
@@ -86,7 +88,7 @@ func (a *app) relay(ctx context.Context, f *config.File, url string) error {
 		}()
 		log.InfoContext(ctx, "serving health and metrics", "address", l.Addr().String())
 	}
-	log.InfoContext(ctx, "lockstep starting", "version", b.Version, "syncs", len(f.Syncs))
+	log.InfoContext(ctx, "lockstep starting", "version", b.Version, "schema", b.Schema, "syncs", len(f.Syncs))
 	err = r.Run(ctx)
 	if sqlState(err) == insufficientPrivilege {
 		return fmt.Errorf("this login may not relay: %w; grant it the role %s", err, roleRelay)

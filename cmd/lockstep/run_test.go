@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,26 +29,30 @@ type process struct {
 	exited chan error
 }
 
-// program builds the command.
-func program(t *testing.T) string {
+// program builds the command, with flags for the build.
+func program(t *testing.T, flags ...string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "lockstep")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, ".")
+	build := exec.CommandContext(t.Context(), "go", slices.Concat([]string{"build", "-o", path}, flags, []string{"."})...)
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return path
 }
 
+// spawn starts a relay.
 func (w *world) spawn(program string) *process {
 	w.t.Helper()
+	return w.spawnAs(program, "run", "--log-format", "json")
+}
+
+func (w *world) spawnAs(program string, args ...string) *process {
+	w.t.Helper()
 	p := &process{
-		cmd:    exec.Command(program, "run", "--log-format", "json"), //nolint:noctx // it is ended by signals
+		cmd:    exec.Command(program, args...), //nolint:noctx // it is ended by signals
 		events: make(chan map[string]any, 1000), exited: make(chan error, 1),
 	}
-	for name, value := range w.env {
-		p.cmd.Env = append(p.cmd.Env, name+"="+value)
-	}
+	p.cmd.Env = w.environ()
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		w.t.Fatal(err)
@@ -67,6 +73,26 @@ func (w *world) spawn(program string) *process {
 		p.exited <- p.cmd.Wait()
 	}()
 	return p
+}
+
+// execute runs a command line of a program of its own to its end.
+func (w *world) execute(program string, args ...string) result {
+	w.t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(w.t.Context(), program, args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = w.environ(), &stdout, &stderr
+	var failed *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &failed) {
+		w.t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+func (w *world) environ() (all []string) {
+	for name, value := range w.env {
+		all = append(all, name+"="+value)
+	}
+	return all
 }
 
 // says waits for a message in the log.

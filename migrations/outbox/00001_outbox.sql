@@ -1,5 +1,5 @@
 -- +goose Up
-SET LOCAL lock_timeout = '5s';
+SET LOCAL lock_timeout = '1s';
 
 -- Roles ----------------------------------------------------------------------
 -- Group roles are cluster-wide, so another database may have made them already.
@@ -28,6 +28,16 @@ $$;
 
 CREATE SCHEMA IF NOT EXISTS outbox;
 GRANT USAGE ON SCHEMA outbox TO outbox_writer, outbox_relay, outbox_operator, outbox_auditor;
+
+-- A migration that older programs cannot work with replaces this function: CREATE OR REPLACE keeps its privileges.
+-- STABLE, not IMMUTABLE: a prepared statement must not keep the answer.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.oldest_relay() RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 1::bigint
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.oldest_relay() IS 'The oldest schema version whose programs work with this schema. Programs made for an older one refuse to.';
 
 -- Events ---------------------------------------------------------------------
 CREATE TABLE outbox.event (
@@ -957,7 +967,7 @@ GRANT EXECUTE ON FUNCTION outbox.emit(text, text, jsonb, bigint, jsonb, uuid) TO
 
 GRANT SELECT ON outbox.event, outbox.unmatched, outbox.sync, outbox.hold, outbox.delivery, outbox.delivery_log, outbox.external_ref,
     outbox.status, outbox.failed, outbox.blocked_key, outbox.goose_db_version TO outbox_relay, outbox_operator, outbox_auditor;
-GRANT EXECUTE ON FUNCTION outbox.why_not_delivered(uuid, text), outbox.describe(outbox.delivery), outbox.check_sync(text)
+GRANT EXECUTE ON FUNCTION outbox.oldest_relay(), outbox.why_not_delivered(uuid, text), outbox.describe(outbox.delivery), outbox.check_sync(text)
     TO outbox_relay, outbox_operator, outbox_auditor;
 
 GRANT INSERT, UPDATE, DELETE ON outbox.delivery TO outbox_relay;
@@ -973,7 +983,7 @@ GRANT EXECUTE ON FUNCTION outbox.requeue(text, text, uuid, text), outbox.discard
     outbox.pause(text, text), outbox.resume(text), outbox.retire(text, text) TO outbox_operator;
 
 -- +goose Down
-SET LOCAL lock_timeout = '5s';
+SET LOCAL lock_timeout = '1s';
 -- +goose StatementBegin
 DO $$
 BEGIN
@@ -991,7 +1001,7 @@ $$;
 -- +goose StatementEnd
 DROP VIEW outbox.status, outbox.blocked_key, outbox.failed;
 DROP TABLE outbox.delivery_log, outbox.external_ref, outbox.hold, outbox.unmatched, outbox.event CASCADE;
-DROP FUNCTION outbox.describe, outbox.log_action, outbox.why_not_delivered, outbox.maintain, outbox.older_writers, outbox.requeue,
+DROP FUNCTION outbox.oldest_relay, outbox.describe, outbox.log_action, outbox.why_not_delivered, outbox.maintain, outbox.older_writers, outbox.requeue,
     outbox.discard, outbox.replay, outbox.pause, outbox.resume, outbox.retire, outbox.emit, outbox.actor, outbox.check_sync,
     outbox.check_reason, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold;
 DROP TABLE outbox.delivery, outbox.sync CASCADE;

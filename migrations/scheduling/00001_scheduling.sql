@@ -1,5 +1,5 @@
 -- +goose Up
-SET LOCAL lock_timeout = '5s';
+SET LOCAL lock_timeout = '1s';
 
 -- Tables of the reference scheduling module, a set of its own: who brings a
 -- module of his own applies only the outbox. No role of the outbox gets anything here.
@@ -57,7 +57,7 @@ CREATE INDEX hearing_room ON scheduling.hearing (courtroom, starts_at, id);
 CREATE INDEX hearing_local_start ON scheduling.hearing (local_start);
 
 -- +goose Down
-SET LOCAL lock_timeout = '5s';
+SET LOCAL lock_timeout = '1s';
 -- The schema stays: goose's version table lives in it.
 DROP TABLE scheduling.hearing;
 DROP SEQUENCE scheduling.hearing_number;

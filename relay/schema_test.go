@@ -1,0 +1,51 @@
+package relay_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// A migration moves the schema on under a relay: one that it still serves goes
+// on, one that it leaves behind ends by itself and sends nothing more.
+func TestRelayEndsWhenASchemaNoLongerServesIt(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(accepts)
+	r := w.start("relay-1", sync1(c))
+	w.emit("H-1", map[string]any{"n": 1})
+	w.drained()
+
+	w.exec(`INSERT INTO outbox.goose_db_version (version_id, is_applied) VALUES (2, true)`)
+	w.emit("H-1", map[string]any{"n": 2})
+	w.drained()
+	if err := r.Ready(t.Context()); err != nil {
+		t.Errorf("a newer schema that serves this relay: %v", err)
+	}
+
+	w.exec(`CREATE OR REPLACE FUNCTION outbox.oldest_relay() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT 2::bigint'`)
+	select {
+	case err := <-r.done:
+		r.done <- err
+		if !errors.Is(err, outbox.ErrSchema) {
+			t.Fatalf("Run returned %v, want ErrSchema", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the relay goes on")
+	}
+	if r.Ready(t.Context()) == nil {
+		t.Error("ready after its end")
+	}
+	w.emit("H-1", map[string]any{"n": 3})
+	again := w.start("relay-2", sync1(c))
+	if err := <-again.done; !errors.Is(err, outbox.ErrSchema) || !strings.Contains(err.Error(), "install a newer lockstep") {
+		t.Errorf("a second start: %v", err)
+	} else {
+		again.done <- err
+	}
+	if n := len(c.got()); n != 2 {
+		t.Errorf("%d sent, want 2", n)
+	}
+}
