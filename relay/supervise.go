@@ -116,7 +116,7 @@ func (r *Relay) supervise(name string, loop func() error) error {
 	}
 }
 
-const restartPause = time.Second
+const restartPause = 250 * time.Millisecond
 
 func (r *Relay) survive(name string, loop func() error) (panicked bool, err error) {
 	defer func() {
