@@ -679,6 +679,21 @@ func TestPrint(t *testing.T) {
 	golden(t, "testdata/none.defaults.golden", b.Bytes())
 }
 
+func TestEscapedDollarsAreReadAsTheyWere(t *testing.T) {
+	for text, want := range map[string]string{
+		"$5 and a$": "$5 and a$",
+		"$$":        "$$$$",
+		"${A}":      "$${A}",
+		"$${A}":     "$$$${A}",
+		"$$${":      "$$$$$${",
+	} {
+		got := escapeDollars(text)
+		if back, _, err := new(substitution).replace(got); got != want || back != text || err != nil {
+			t.Errorf("%s became %s, want %s, and was read as %s, %v", text, got, want, back, err)
+		}
+	}
+}
+
 func TestMaskDatabase(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                                  "",
