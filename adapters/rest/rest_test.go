@@ -371,6 +371,8 @@ func TestNewRefusesURLs(t *testing.T) {
 		"":                                    "url: is required",
 		"court.example/api":                   "must start with https://",
 		"https:///x":                          "must start with https://",
+		"https://court.example\"/":            "has a host that is neither",
+		"https://court.example:65536/":        "port above 65535",
 		"https://{key}.court.example/":        "in its scheme or host",
 		"{key}://court.example/":              "in its scheme or host",
 		"https://u:pw@court.example/":         "holds credentials",
@@ -387,6 +389,14 @@ func TestNewRefusesURLs(t *testing.T) {
 	} {
 		if _, err := rest.New(rest.Config{URL: rawURL}); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "pw") {
 			t.Errorf("%s: got %v, want %q", rawURL, err, want)
+		}
+	}
+}
+
+func TestNewTakesHosts(t *testing.T) {
+	for _, host := range []string{"localhost", "127.0.0.1:8081", "[::1]:443", "[fe80::1%25eth0]", "gericht_1.münchen.example:", "COURT.example."} {
+		if _, err := rest.New(rest.Config{URL: "https://" + host + "/x"}); err != nil {
+			t.Errorf("%s: %v", host, err)
 		}
 	}
 }
