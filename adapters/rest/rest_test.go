@@ -142,7 +142,8 @@ func TestURLTemplates(t *testing.T) {
 		"no query from data": {path: "/{fields.note}", want: "/a&b=c%3Fd%23e"},
 		"value in a query":   {path: "/x?note={fields.note}&k=1", want: "/x?note=a%26b%3Dc%3Fd%23e&k=1"},
 		"no host from data":  {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "//evil.example/x@y" }, want: "/%2F%2Fevil.example%2Fx@y"},
-		"escaped already":    {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "%2e%2e" }, want: "/%252e%252e"},
+		"slash beside text that is to be escaped": {path: "/für\"/{key}?ü={key}", edit: func(m *adapters.Message) { m.Key = "a/b" }, want: "/f%C3%BCr%22/a%2Fb?%C3%BC=a%2Fb"},
+		"escaped already":                         {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "%2e%2e" }, want: "/%252e%252e"},
 
 		"no external id":      {path: "/h/{ref.external_id}", edit: func(m *adapters.Message) { m.Ref.ExternalID = "" }, err: "{ref.external_id} is not known"},
 		"no version":          {path: "/{version}", edit: func(m *adapters.Message) { m.Version = nil }, err: "{version} is not known"},

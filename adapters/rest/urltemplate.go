@@ -57,7 +57,26 @@ func parseURL(text string) (*urlTemplate, error) {
 	if t.query, err = parseTemplate(query, inURL); err != nil {
 		errs = append(errs, err)
 	}
+	for _, parts := range [][]part{t.path.parts, t.query.parts} {
+		for i := range parts {
+			parts[i].literal = escapeLiteral(parts[i].literal)
+		}
+	}
 	return t, errors.Join(errs...)
+}
+
+// escapeLiteral escapes what cannot stand in a URL as it is. Otherwise net/url
+// would escape the whole path anew, and turn the %2F of a value into a slash.
+func escapeLiteral(text string) string {
+	var b strings.Builder
+	for _, c := range []byte(text) {
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-._~!$&'()*+,;=:@/?[]%", c) >= 0 {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
 }
 
 var hostText = regexp.MustCompile(`^(?:\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]+)?\]|[\pL\pM\pN._-]+)(?::([0-9]*))?$`)
