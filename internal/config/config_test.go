@@ -711,30 +711,3 @@ func TestMaskDatabase(t *testing.T) {
 		}
 	}
 }
-
-func FuzzParse(f *testing.F) {
-	files, err := filepath.Glob("testdata/*/*.yaml")
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, path := range append(files, "testdata/example.yaml", "testdata/example.json") {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data)
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		file, err := Parse("f.yaml", data, func(string) (string, bool) { return "", false })
-		var ps Problems
-		if err != nil && !errors.As(err, &ps) {
-			t.Fatalf("%T %v", err, err)
-		}
-		if err == nil {
-			var b bytes.Buffer
-			if err := file.Print(&b, true); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
-}
