@@ -44,6 +44,17 @@ test-containers: ## Run database tests against a container, on Linux as root; ne
 bench: ## Run the benchmarks; BENCH=regexp selects
 	go test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem ./...
 
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (30s), one after the other; FUZZ=regexp selects
+	@set -e; packages=$$(go list ./...); \
+	for package in $$packages; do \
+		listed=$$(go test -list '^Fuzz' $$package) || { echo "$$listed"; exit 1; }; \
+		for target in $$(echo "$$listed" | grep '^Fuzz' | grep -E '$(or $(FUZZ),.)'); do \
+			echo "$$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(or $(FUZZTIME),30s) $$package; \
+		done; \
+	done
+
 .PHONY: check
 check: fmt-check vet lint tidy-check build ## What CI runs before the tests
 

@@ -181,15 +181,7 @@ const maxError = 1000
 // clean makes a text from outside fit for the log: no control characters, no
 // invalid UTF-8, bounded.
 func clean(s string, most int) string {
-	s = strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t' || r == '\r':
-			return ' '
-		case r == unicode.ReplacementChar || !unicode.IsGraphic(r):
-			return -1
-		}
-		return r
-	}, s)
+	s = visible(s)
 	if len(s) <= most {
 		return s
 	}
@@ -198,4 +190,17 @@ func clean(s string, most int) string {
 		cut--
 	}
 	return s[:cut] + "…"
+}
+
+// visible leaves out of s what nobody sees or no database takes.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t' || r == '\r':
+			return ' '
+		case r == unicode.ReplacementChar || !unicode.IsGraphic(r):
+			return -1
+		}
+		return r
+	}, s)
 }

@@ -29,6 +29,7 @@ type expressionEnv struct {
 	vars  map[string]any
 	steps int // taken by this run
 	bytes int // made by this run
+	looks int // at parts of values
 }
 
 // compileExpression compiles src; its errors show the source, which is the
@@ -130,7 +131,7 @@ func (e *expression) run(env *expressionEnv) (result any, err error) {
 			result, err = nil, &FieldError{Field: e.field, Reason: "the expression cannot be evaluated for this event"}
 		}
 	}()
-	env.steps, env.bytes = 0, 0
+	env.steps, env.bytes, env.looks = 0, 0, 0
 	machine := vm.VM{MemoryBudget: maxExpressionCells}
 	v, err := machine.Run(e.program, env.vars)
 	if err != nil {

@@ -3,6 +3,8 @@ package relay
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"strings"
@@ -19,6 +21,8 @@ const (
 	maxExpressionCells = 1 << 20 // the machine's memory budget
 	maxExpressionBytes = 8 << 20 // text and lists that are made, all together
 	maxExpressionDepth = 100     // nesting of a result
+	maxExpressionParts = 1 << 19 // of one list or object, written out
+	maxExpressionLooks = 1 << 24 // parts looked at to find that out, all together
 	maxExpressionNodes = 500     // of the syntax tree
 	maxExpressionLen   = 4 << 10 // bytes of source
 )
@@ -43,6 +47,37 @@ func countStep(params ...any) (any, error) {
 	if env.bytes > maxExpressionBytes {
 		return nil, errTooMuchMemory
 	}
+	return checkSize(params...)
+}
+
+// checkSize refuses a value that shares so many parts with itself that nobody
+// could compare it or write it out, and returns others.
+func checkSize(params ...any) (any, error) {
+	env, left := params[0].(*expressionEnv), maxExpressionParts
+	var look func(v any)
+	look = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			left -= len(v)
+			for i := 0; i < len(v) && left > 0; i++ {
+				look(v[i])
+			}
+		case map[string]any:
+			left -= len(v)
+			for _, member := range v {
+				if left > 0 {
+					look(member)
+				}
+			}
+		}
+	}
+	look(params[1])
+	switch env.looks += maxExpressionParts - left; {
+	case left <= 0:
+		return nil, errTooMuchMemory
+	case env.looks > maxExpressionLooks:
+		return nil, errTooManySteps
+	}
 	return params[1], nil
 }
 
@@ -54,6 +89,7 @@ func boundedBuiltins() []expr.Option {
 		expr.Function("replace", boundedReplace, new(func(string, string, string) string)),
 		expr.Function("join", boundedJoin, new(func(any, ...string) string)),
 		expr.Function("toJSON", boundedJSON, new(func(any) string)),
+		expr.Function("string", boundedString, new(func(any) string)),
 	}
 }
 
@@ -118,6 +154,25 @@ func boundedJoin(params ...any) (any, error) {
 func boundedJSON(params ...any) (any, error) {
 	b, err := encodeJSON(params[0])
 	return string(b), err
+}
+
+// boundedString is the built-in function for what has a text of its own. A
+// method such as date(…).Year without its brackets, or a zone, would show
+// addresses in memory.
+func boundedString(params ...any) (any, error) {
+	switch v := params[0].(type) {
+	case string:
+		return v, nil
+	case time.Duration:
+		return v.String(), nil
+	}
+	if _, err := new(plainer).plain(params[0], 0); err != nil {
+		if errors.Is(err, errTooMuchMemory) {
+			return nil, err
+		}
+		return nil, kindError("string() needs a JSON value, a time or a duration")
+	}
+	return fmt.Sprint(params[0]), nil
 }
 
 // encodeResult writes a computed value as JSON. Its errors hold no value.

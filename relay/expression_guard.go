@@ -19,6 +19,7 @@ const (
 	stepsName    = "expression steps"
 	stepFunc     = "count step"
 	textStepFunc = "count text"
+	sizeFunc     = "check size"
 	numberFunc   = "exact number"
 )
 
@@ -29,6 +30,7 @@ func languageOptions() []expr.Option {
 		// the arguments.
 		expr.Function(stepFunc, countStep, new(func(*expressionEnv, any) any)),
 		expr.Function(textStepFunc, countStep, new(func(*expressionEnv, string) string)),
+		expr.Function(sizeFunc, checkSize, new(func(*expressionEnv, any) any)),
 		expr.Function(numberFunc, toNumber, new(func(any) any)),
 		expr.Function("date", parseDate, new(func(string) time.Time)),
 		expr.Function("timezone", loadZone, new(func(string) *time.Location)),
@@ -90,7 +92,7 @@ func (g *expressionGuard) Visit(node *ast.Node) {
 		if callee, ok := n.Callee.(*ast.MemberNode); ok && memberName(callee) == "Local" {
 			g.err = errLocalTime
 		}
-		if callee, ok := n.Callee.(*ast.IdentifierNode); ok && callee.Value != "toJSON" {
+		if callee, ok := n.Callee.(*ast.IdentifierNode); ok && callee.Value != "toJSON" && callee.Value != "string" {
 			for i := range n.Arguments {
 				wrapNumber(&n.Arguments[i])
 			}
@@ -98,9 +100,15 @@ func (g *expressionGuard) Visit(node *ast.Node) {
 		if kind := n.Type().Kind(); kind == reflect.String || kind == reflect.Interface {
 			count(node)
 		}
+	case *ast.ArrayNode:
+		for i := range n.Nodes {
+			measure(&n.Nodes[i])
+		}
+	case *ast.PairNode:
+		measure(&n.Value)
 	case *ast.BuiltinNode:
 		g.builtin(n)
-		if n.Name == "concat" || n.Name == "flatten" || n.Name == "toBase64" {
+		if makesMuch(n.Name) {
 			count(node)
 		}
 	}
@@ -150,9 +158,17 @@ func (g *expressionGuard) builtin(n *ast.BuiltinNode) {
 func keepsDigits(name string) bool {
 	return slices.Contains([]string{
 		"all", "none", "any", "one", "filter", "map", "find", "findIndex", "findLast", "findLastIndex",
-		"count", "groupBy", "sortBy", "reduce", "len", "string", "first", "last", "get", "take",
+		"count", "groupBy", "sortBy", "reduce", "len", "first", "last", "get", "take",
 		"reverse", "flatten", "fromPairs",
 	}, name)
+}
+
+// makesMuch lists the functions whose result is as large as what they are given.
+func makesMuch(builtin string) bool {
+	return slices.Contains([]string{
+		"concat", "flatten", "reverse", "uniq", "sort", "take", "fromPairs",
+		"upper", "lower", "trim", "split", "splitAfter", "toBase64", "fromBase64",
+	}, builtin)
 }
 
 // wrapNumber lets a value of unknown type pass through toNumber. Values of
@@ -180,6 +196,19 @@ func count(node *ast.Node) {
 	if (*node).Type().Kind() == reflect.String {
 		name = textStepFunc
 	}
+	watch(node, name)
+}
+
+// measure watches a part of a list or object that may be one itself.
+func measure(node *ast.Node) {
+	switch (*node).Type().Kind() {
+	case reflect.Interface, reflect.Slice, reflect.Array, reflect.Map:
+		watch(node, sizeFunc)
+	default:
+	}
+}
+
+func watch(node *ast.Node, name string) {
 	patch(node, &ast.CallNode{
 		Callee:    &ast.IdentifierNode{Value: name},
 		Arguments: []ast.Node{&ast.IdentifierNode{Value: stepsName}, *node},

@@ -37,6 +37,7 @@ func redact(text string, payload []byte) string {
 	if unescaped, err := url.PathUnescape(text); err == nil {
 		text = unescaped
 	}
+	text = visible(text) // what is left out later must not join the halves of a name
 	var b strings.Builder
 	for token := range tokens(text) {
 		lower := strings.ToLower(token)

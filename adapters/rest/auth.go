@@ -91,7 +91,7 @@ func (a Auth) check() error {
 	}
 	if a.TokenURL != "" {
 		u, err := url.Parse(a.TokenURL)
-		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.Fragment != "" {
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || !validHost(u.Host) || u.User != nil || u.Fragment != "" {
 			errs = append(errs, errors.New("auth.token_url: must be an https:// or http:// URL without credentials and fragment"))
 		}
 	}

@@ -61,6 +61,7 @@ func TestAuthIsChecked(t *testing.T) {
 		"key in Host":         {rest.Auth{Kind: rest.AuthAPIKey, Header: "host", Key: "canary"}, "auth.header: Host comes from the url"},
 		"key in a bad header": {rest.Auth{Kind: rest.AuthAPIKey, Header: "a b", Key: "canary"}, "auth.header: is not a header name"},
 		"no token URL":        {oauth(func(a *rest.Auth) { a.TokenURL = "" }), "auth.token_url: is required"},
+		"bad token host":      {oauth(func(a *rest.Auth) { a.TokenURL = "https://x;y/" }), "auth.token_url: must be"},
 		"bad token URL":       {oauth(func(a *rest.Auth) { a.TokenURL = "https://u:canary@x/" }), "auth.token_url: must be"},
 		"no secret":           {oauth(func(a *rest.Auth) { a.ClientSecret = "" }), "auth.client_secret: is required"},
 	} {

@@ -142,7 +142,8 @@ func TestURLTemplates(t *testing.T) {
 		"no query from data": {path: "/{fields.note}", want: "/a&b=c%3Fd%23e"},
 		"value in a query":   {path: "/x?note={fields.note}&k=1", want: "/x?note=a%26b%3Dc%3Fd%23e&k=1"},
 		"no host from data":  {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "//evil.example/x@y" }, want: "/%2F%2Fevil.example%2Fx@y"},
-		"escaped already":    {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "%2e%2e" }, want: "/%252e%252e"},
+		"slash beside text that is to be escaped": {path: "/für\"/{key}?ü={key}", edit: func(m *adapters.Message) { m.Key = "a/b" }, want: "/f%C3%BCr%22/a%2Fb?%C3%BC=a%2Fb"},
+		"escaped already":                         {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "%2e%2e" }, want: "/%252e%252e"},
 
 		"no external id":      {path: "/h/{ref.external_id}", edit: func(m *adapters.Message) { m.Ref.ExternalID = "" }, err: "{ref.external_id} is not known"},
 		"no version":          {path: "/{version}", edit: func(m *adapters.Message) { m.Version = nil }, err: "{version} is not known"},
@@ -371,6 +372,8 @@ func TestNewRefusesURLs(t *testing.T) {
 		"":                                    "url: is required",
 		"court.example/api":                   "must start with https://",
 		"https:///x":                          "must start with https://",
+		"https://court.example\"/":            "has a host that is neither",
+		"https://court.example:65536/":        "port above 65535",
 		"https://{key}.court.example/":        "in its scheme or host",
 		"{key}://court.example/":              "in its scheme or host",
 		"https://u:pw@court.example/":         "holds credentials",
@@ -387,6 +390,14 @@ func TestNewRefusesURLs(t *testing.T) {
 	} {
 		if _, err := rest.New(rest.Config{URL: rawURL}); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "pw") {
 			t.Errorf("%s: got %v, want %q", rawURL, err, want)
+		}
+	}
+}
+
+func TestNewTakesHosts(t *testing.T) {
+	for _, host := range []string{"localhost", "127.0.0.1:8081", "[::1]:443", "[fe80::1%25eth0]", "gericht_1.münchen.example:", "COURT.example."} {
+		if _, err := rest.New(rest.Config{URL: "https://" + host + "/x"}); err != nil {
+			t.Errorf("%s: %v", host, err)
 		}
 	}
 }

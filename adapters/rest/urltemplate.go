@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -32,6 +34,8 @@ func parseURL(text string) (*urlTemplate, error) {
 		errs = append(errs, errors.New("has a placeholder in its scheme or host; only path and query may have one"))
 	case u.Scheme != "https" && u.Scheme != "http" || u.Host == "":
 		errs = append(errs, errors.New("must start with https:// or http:// and a host"))
+	case !validHost(u.Host):
+		errs = append(errs, errors.New("has a host that is neither a name nor an address, or a port above 65535"))
 	}
 	if u.User != nil {
 		errs = append(errs, errors.New("holds credentials; put them in auth"))
@@ -53,7 +57,38 @@ func parseURL(text string) (*urlTemplate, error) {
 	if t.query, err = parseTemplate(query, inURL); err != nil {
 		errs = append(errs, err)
 	}
+	for _, parts := range [][]part{t.path.parts, t.query.parts} {
+		for i := range parts {
+			parts[i].literal = escapeLiteral(parts[i].literal)
+		}
+	}
 	return t, errors.Join(errs...)
+}
+
+// escapeLiteral escapes what cannot stand in a URL as it is. Otherwise net/url
+// would escape the whole path anew, and turn the %2F of a value into a slash.
+func escapeLiteral(text string) string {
+	var b strings.Builder
+	for _, c := range []byte(text) {
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-._~!$&'()*+,;=:@/?[]%", c) >= 0 {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
+var hostText = regexp.MustCompile(`^(?:\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]+)?\]|[\pL\pM\pN._-]+)(?::([0-9]*))?$`)
+
+// validHost is stricter than url.Parse, which takes names that no header Host can carry.
+func validHost(hostport string) bool {
+	m := hostText.FindStringSubmatch(hostport)
+	if m == nil || m[1] == "" {
+		return m != nil
+	}
+	_, err := strconv.ParseUint(m[1], 10, 16)
+	return err == nil
 }
 
 // expand returns the URL for one message.

@@ -37,6 +37,7 @@ func testEnv(name string) (string, bool) {
 		"STRUCTURE":    "a: [b, {c: d}]\nsyncs: none",
 		"DOLLAR":       "a${COURT_TOKEN}$$b",
 		"EXPR":         "hunter22 + 1",
+		"PIN":          "4711042",
 		"SEALED":       "yes",
 		"NOTUTF8":      "a\xffb",
 	}[name]
@@ -184,7 +185,7 @@ func TestBad(t *testing.T) {
 					t.Errorf("%q does not begin with file:line:column", l)
 				}
 			}
-			if strings.Contains(err.Error(), "hunter2") {
+			if strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "4711042") {
 				t.Errorf("the message contains a value from outside:\n%s", err)
 			}
 			golden(t, strings.TrimSuffix(path, ".yaml")+".golden", []byte(err.Error()+"\n"))
@@ -678,6 +679,21 @@ func TestPrint(t *testing.T) {
 	golden(t, "testdata/none.defaults.golden", b.Bytes())
 }
 
+func TestEscapedDollarsAreReadAsTheyWere(t *testing.T) {
+	for text, want := range map[string]string{
+		"$5 and a$": "$5 and a$",
+		"$$":        "$$$$",
+		"${A}":      "$${A}",
+		"$${A}":     "$$$${A}",
+		"$$${":      "$$$$$${",
+	} {
+		got := escapeDollars(text)
+		if back, _, err := new(substitution).replace(got); got != want || back != text || err != nil {
+			t.Errorf("%s became %s, want %s, and was read as %s, %v", text, got, want, back, err)
+		}
+	}
+}
+
 func TestMaskDatabase(t *testing.T) {
 	for in, want := range map[string]string{
 		"":                                  "",
@@ -694,31 +710,4 @@ func TestMaskDatabase(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", in, got, want)
 		}
 	}
-}
-
-func FuzzParse(f *testing.F) {
-	files, err := filepath.Glob("testdata/*/*.yaml")
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, path := range append(files, "testdata/example.yaml", "testdata/example.json") {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data)
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		file, err := Parse("f.yaml", data, func(string) (string, bool) { return "", false })
-		var ps Problems
-		if err != nil && !errors.As(err, &ps) {
-			t.Fatalf("%T %v", err, err)
-		}
-		if err == nil {
-			var b bytes.Buffer
-			if err := file.Print(&b, true); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
 }

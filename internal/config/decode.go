@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -308,6 +309,9 @@ func (d *decoder) scalar(f field, n *node, v reflect.Value, path string, p scala
 		return nil
 	}
 	if err := p.parse(n.text); err != nil {
+		if errors.Is(err, errNoUnit) && n.ref == "" {
+			err = fmt.Errorf("has no unit: write for example %ss", n.text)
+		}
 		d.at(n, path, "%s %s", d.quote(n), err)
 		return nil
 	}

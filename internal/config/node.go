@@ -9,7 +9,9 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
 // Bounds of a file.
@@ -70,7 +72,12 @@ func parse(r *report, data []byte, sub *substitution) *node {
 		r.add(1, 1, "", "the file is not UTF-8: save it as UTF-8")
 		return nil
 	}
-	file, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
+	tokens := lexer.Tokenize(string(data))
+	if deep := tooDeep(tokens); deep != nil {
+		r.add(deep.Position.Line, deep.Position.Column, "", "is nested deeper than %d levels: a configuration of that depth is a mistake", maxDepth)
+		return nil
+	}
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		var syntax *yaml.SyntaxError
 		if errors.As(err, &syntax) && syntax.Token != nil {
@@ -99,6 +106,31 @@ func parse(r *report, data []byte, sub *substitution) *node {
 	}
 	t := treeReader{report: r, sub: sub}
 	return t.read(docs[0].Body, "", 0)
+}
+
+// tooDeep finds brackets and dashes that open more levels than a configuration
+// has. The parser's time and memory grow with the square of their number.
+// Levels that are made by indentation cost as many bytes themselves.
+func tooDeep(tokens token.Tokens) *token.Token {
+	brackets, dashes, line := 0, 0, 0
+	for _, t := range tokens {
+		switch t.Type {
+		case token.MappingStartType, token.SequenceStartType:
+			brackets++
+		case token.MappingEndType, token.SequenceEndType:
+			brackets--
+		case token.SequenceEntryType:
+			if t.Position.Line != line {
+				dashes, line = 0, t.Position.Line
+			}
+			dashes++
+		default:
+		}
+		if max(brackets, dashes) > maxDepth {
+			return t
+		}
+	}
+	return nil
 }
 
 // hint explains the commonest syntax errors: what needs quotes.

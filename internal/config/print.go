@@ -180,10 +180,12 @@ func showJSON(n *node) *shown {
 	}
 }
 
+// misread are the dollars that do not stand for themselves.
+var misread = regexp.MustCompile(`\$+\{|\$\$+`)
+
 // escapeDollars keeps literal text from being taken for a reference.
 func escapeDollars(s string) string {
-	s = strings.ReplaceAll(s, "$$", "$$$$")
-	return strings.ReplaceAll(s, "${", "$${")
+	return misread.ReplaceAllStringFunc(s, func(run string) string { return strings.ReplaceAll(run, "$", "$$") })
 }
 
 // sensitive says whether values under this key are likely credentials.

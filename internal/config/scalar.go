@@ -14,6 +14,8 @@ const maxDuration = 100 * 365 * 24 * time.Hour
 // duration is Go's notation and days: 50ms, 1h30m, 3d, 1d12h.
 type duration time.Duration
 
+var errNoUnit = errors.New("has no unit: write for example 15s")
+
 var durationText = regexp.MustCompile(`^(?:(\d+)d)?((?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))*)$`)
 
 func (d *duration) parse(text string) error {
@@ -28,7 +30,7 @@ func (d *duration) parse(text string) error {
 	m := durationText.FindStringSubmatch(text)
 	if m == nil || text == "" {
 		if _, err := strconv.ParseFloat(text, 64); err == nil {
-			return errors.New("has no unit: write for example " + text + "s")
+			return errNoUnit
 		}
 		return bad
 	}
@@ -72,7 +74,7 @@ func (p *Period) parse(text string) error {
 	}
 	var d duration
 	if err := d.parse(text); err != nil {
-		if strings.HasPrefix(err.Error(), "is not") || strings.HasPrefix(err.Error(), "has no unit") {
+		if strings.HasPrefix(err.Error(), "is not") || errors.Is(err, errNoUnit) {
 			return errors.New("is not a period: write days or months, such as 90d or 84mo")
 		}
 		return err

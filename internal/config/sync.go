@@ -37,7 +37,7 @@ func (d *decoder) build(root *node, spec fileSpec) *File {
 			continue // reported
 		}
 		d.checkName(n, path, s.Name, names)
-		d.checkLease(root, spec, s, path)
+		d.checkLease(root, n, spec, s, path)
 		f.Syncs = append(f.Syncs, d.sync(n, path, s))
 	}
 	return f
@@ -152,7 +152,7 @@ func (d *decoder) checkFrom(n *node, path, from string) {
 	}
 }
 
-func (d *decoder) checkLease(root *node, spec fileSpec, s syncSpec, path string) {
+func (d *decoder) checkLease(root, sync *node, spec fileSpec, s syncSpec, path string) {
 	timeout := s.Adapter.timeout()
 	if timeout == 0 || spec.Relay.Lease == 0 || spec.Relay.Lease >= 2*timeout {
 		return
@@ -164,8 +164,12 @@ func (d *decoder) checkLease(root *node, spec fileSpec, s syncSpec, path string)
 	if r := root.get("relay"); r != nil && r.get("lease") != nil {
 		at, full = r.get("lease"), "relay.lease"
 	}
+	name := s.Name
+	if n := sync.get("name"); n != nil && n.ref != "" {
+		name = variables(n.ref)
+	}
 	d.at(at, full, "a lease of %s is shorter than twice the timeout of sync %s (%s), so an attempt could outlive its claim: raise relay.lease to at least %s, or lower the adapter's timeout",
-		spec.Relay.Lease, s.Name, timeout, 2*timeout)
+		spec.Relay.Lease, name, timeout, 2*timeout)
 }
 
 func (d *decoder) checkDatabase(root *node, spec databaseSpec) {

@@ -136,7 +136,7 @@ func Fail(class adapters.Class, r Request, a Answer, reason string) error {
 	text := fmt.Sprintf("%s %s: answered %s", r.Method, r.Target, a.Code())
 	switch {
 	case a.Status/100 == 3:
-		text += redirect(a.Header)
+		text += redirect(a.Header, r.hidden())
 	case reason != "":
 		text += ": " + reason
 	default:
@@ -154,11 +154,12 @@ func Fail(class adapters.Class, r Request, a Answer, reason string) error {
 	}
 }
 
-// redirect names the host that an answer points to, and nothing else of it.
-func redirect(h http.Header) string {
+// redirect names the host that an answer points to, and nothing else of it; a
+// receiver may have written into it what it was sent.
+func redirect(h http.Header, hide []string) string {
 	to := "elsewhere"
 	if u, err := url.Parse(h.Get("Location")); err == nil && u.Host != "" {
-		to = "to " + Clean(u.Host, maxReason)
+		to = "to " + Clean(redact(Clean(u.Host, MaxAnswer), hide), maxReason)
 	}
 	return ", a redirect " + to + ", which is not followed: set the url to where the receiver is"
 }

@@ -79,13 +79,13 @@ func TestOutcomesNameEveryWrongEntry(t *testing.T) {
 }
 
 func TestRedirectNamesTheHostOnly(t *testing.T) {
-	a := Answer{Status: 302, Header: http.Header{"Location": {"https://user:pw@evil.example/secret/path?token=canary"}}}
-	_, err := (Outcomes{}).Judge(Request{Method: "POST", Target: "court"}, a)
+	a := Answer{Status: 302, Header: http.Header{"Location": {"https://user:pw@tok-4711.evil.example/secret/path?token=canary"}}}
+	_, err := (Outcomes{}).Judge(Request{Method: "POST", Target: "court", Header: http.Header{"Authorization": {"Bearer tok-4711"}}}, a)
 	text := err.Error()
 	if !strings.Contains(text, "evil.example") {
 		t.Errorf("%q does not name the host", text)
 	}
-	for _, leak := range []string{"pw", "secret", "canary"} {
+	for _, leak := range []string{"pw", "secret", "canary", "tok-4711"} {
 		if strings.Contains(text, leak) {
 			t.Errorf("%q contains %q", text, leak)
 		}
