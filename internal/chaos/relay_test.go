@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -84,7 +85,8 @@ func relayMain() error {
 	go stops.listen(os.NewFile(4, "told"))
 	config := relay.Config{
 		Workers: spec.Workers, Poll: spec.Poll, Lease: spec.Lease, Drain: spec.Drain,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Observer: &stops.claims,
 	}
 	for _, s := range spec.Syncs {
 		adapter, err := rest.New(rest.Config{
@@ -138,6 +140,7 @@ type stops struct {
 	spec   stopSpec
 	ready  func(context.Context) error
 	resume chan struct{}
+	claims claims
 
 	mu   sync.Mutex
 	say  io.Writer
@@ -186,8 +189,43 @@ func (s *stops) listen(told io.Reader) {
 		case "load":
 			runtime.GC()
 			s.tell("load %d", runtime.NumGoroutine())
+		case "claims":
+			s.tell("claims %d", s.claims.quick())
 		}
 	}
+}
+
+// claims keeps how long a relay's claims took.
+type claims struct {
+	mu   sync.Mutex
+	took []time.Duration
+}
+
+func (*claims) Attempt(string, string, time.Duration) {}
+func (*claims) LeaseLost(string)                      {}
+
+func (c *claims) Claim(_ string, claimed int, took time.Duration) {
+	if claimed == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.took = append(c.took, took)
+}
+
+// quick is how long the claims took that brought something since it was called
+// last: the upper bound of the quickest tenth, which a busy machine disturbs
+// least.
+func (c *claims) quick() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.took) == 0 {
+		return 0
+	}
+	slices.Sort(c.took)
+	quick := c.took[len(c.took)/10]
+	c.took = c.took[:0]
+	return quick
 }
 
 // process is a running relay process.
@@ -289,6 +327,17 @@ func (p *process) goroutines() int {
 		p.t.Fatal(err)
 	}
 	return n
+}
+
+// claims asks how long the quickest tenth of the claims took that brought
+// something, since it was asked last.
+func (p *process) claims() time.Duration {
+	p.t.Helper()
+	n, err := strconv.ParseInt(p.asks("claims"), 10, 64)
+	if err != nil || n == 0 {
+		p.t.Fatalf("%s claimed nothing (%v)", p.spec.Name, err)
+	}
+	return time.Duration(n)
 }
 
 // peakMemory is the most memory that the process had resident, in bytes.
