@@ -179,7 +179,7 @@ func (w *world) leaveDead(n int) {
 	w.exec(`
 DO $$
 BEGIN
-    INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'dead', '{}' FROM generate_series(1, `+fmt.Sprint(n)+`);
+    INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'dead', '{}' FROM generate_series(1, ` + fmt.Sprint(n) + `);
     SET LOCAL session_replication_role = replica; -- as if they had never been: nothing is promoted
     DELETE FROM outbox.delivery WHERE key = 'dead';
     DELETE FROM outbox.event WHERE key = 'dead';
@@ -194,7 +194,7 @@ type operator struct {
 	s      *session
 	random *rand.Rand
 	keys   []string
-	linger time.Duration
+	linger time.Duration // at most; 0 is one step in each transaction, which commits at once
 	levels []string
 }
 
@@ -216,15 +216,19 @@ func (o *operator) transaction(ctx context.Context) error {
 	if _, err := tx.Exec(ctx, `SELECT count(*) FROM outbox.delivery`); err != nil { // takes the snapshot, where one is kept
 		return err
 	}
-	for range 1 + o.random.IntN(2) {
+	if err := o.act(ctx, tx); err != nil {
+		return err
+	}
+	if o.linger == 0 {
+		return tx.Commit(ctx)
+	}
+	if o.random.IntN(2) == 0 {
 		if err := o.act(ctx, tx); err != nil {
 			return err
 		}
 	}
-	if o.linger > 0 {
-		if _, err := tx.Exec(ctx, `SELECT pg_sleep($1)`, o.linger.Seconds()*o.random.Float64()); err != nil {
-			return err
-		}
+	if _, err := tx.Exec(ctx, `SELECT pg_sleep($1)`, o.linger.Seconds()*o.random.Float64()); err != nil {
+		return err
 	}
 	if o.random.IntN(3) == 0 {
 		return tx.Rollback(ctx)
@@ -251,8 +255,7 @@ SELECT outbox.replay($1, l.event_id, 'the court lost it')
 	return err
 }
 
-// operate lets operators work until the returned function is called. change
-// makes one of each.
+// operate lets operators work until the returned function is called.
 func (w *world) operate(n int, keys []string, linger time.Duration, levels ...string) (stop func()) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -377,6 +380,164 @@ func TestFault17OperatorsDuringDeliveries(t *testing.T) {
 		w.happened("delivered", "failed", "requeued", "discarded", "replayed", "paused", "resumed")
 		if watched.most < 2 {
 			r.Error("no two keys were in flight at once: the court's watch shows nothing")
+		}
+	})
+}
+
+// countsNet counts the parked rows that the relays' slow check had to wake, in
+// place of whoever removed the row in front.
+func (w *world) countsNet() (woken func() int) {
+	w.t.Helper()
+	w.exec(`
+CREATE TABLE woken (key text);
+CREATE FUNCTION note_woken() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF pg_trigger_depth() = 1 THEN -- a promotion comes from a trigger
+        INSERT INTO public.woken VALUES (NEW.key);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER note_woken AFTER UPDATE ON outbox.delivery
+    FOR EACH ROW WHEN (OLD.state = 'queued' AND NEW.state = 'pending') EXECUTE FUNCTION note_woken()`)
+	return func() int { return ask[int](w, `SELECT count(*) FROM woken`) }
+}
+
+// Rows are parked, promoted, inserted, requeued, discarded, replayed and
+// superseded on a few keys, by many at once: none sleeps, and none needs the
+// slow check to be woken.
+func parkingOnFewKeys(r *run, onFailed string) {
+	w := newWorld(r)
+	watched := w.watch(theSync)
+	syncs := []syncSpec{{Name: theSync, Court: watched.url, OnFailed: onFailed}}
+	for range 2 + r.random.IntN(2) {
+		w.start(relaySpec{Syncs: syncs})
+	}
+	w.registered()
+	woken := w.countsNet()
+	w.court().faults(r,
+		courtsim.Fault{Match: courtsim.Match{Probability: 0.08}, Do: courtsim.Action{Status: 422}},
+		courtsim.Fault{Match: courtsim.Match{Probability: 0.02}, Do: courtsim.Action{Status: 500}})
+	n := 2 + r.random.IntN(4)
+	keys := names(n)
+	for i := range n {
+		keys = append(keys, fmt.Sprint("E-", i))
+	}
+	l := w.begin(loadSpec{writers: 12, keys: n, events: of(1200, 10000)})
+	stop := w.operate(4, keys, 0, "read committed")
+	l.wait()
+	stop()
+	w.repairs()
+	w.drain(expected{})
+	w.happened("delivered", "failed", "discarded", "replayed")
+	if n := woken(); n != 0 {
+		r.Errorf("%d parked rows slept until the slow check woke them", n)
+	}
+}
+
+func TestFault17bParkingWhileOthersFinishInsertRequeueDiscard(t *testing.T) {
+	scenario(t, func(r *run) { parkingOnFewKeys(r, "block") })
+}
+
+func TestFault17bParkingUnderSupersede(t *testing.T) {
+	scenario(t, func(r *run) {
+		parkingOnFewKeys(r, "supersede")
+	})
+}
+
+// Two relays have different files: the database's row rules, and the one that
+// differs says so. What it maps differently it does not change for an event
+// that was sent once.
+func TestFault17cRelaysWithDifferentFiles(t *testing.T) {
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		w.court().faults(r, unreliable()...)
+		first := w.start(relaySpec{Syncs: []syncSpec{{Name: theSync}}})
+		w.registered()
+		other := w.start(relaySpec{Syncs: []syncSpec{{
+			Name: theSync, Events: []string{"data:*"}, OnFailed: "supersede", Courtroom: "room",
+		}}})
+		w.within(patience, "the other relay says that its file differs", func() bool {
+			return other.stderr.contains("sync is configured differently in the database, which rules")
+		})
+		l := w.begin(loadSpec{writers: 6, keys: 50, events: of(1500, 10000)})
+		l.reaches(int64(of(700, 5000)))
+		if err := first.stop(); err != nil {
+			r.Errorf("the first relay: %v", err)
+		}
+		l.wait()
+		w.drain(expected{})
+		const row = `SELECT patterns = '{scheduling:*}' AND on_failed = 'block' FROM outbox.sync WHERE name = $1`
+		if !ask[bool](w, row, theSync) {
+			r.Error("a relay with another file changed the sync's row")
+		}
+		for _, p := range []*process{first, other} {
+			if w.logged(`relay = $1 AND outcome = 'delivered'`, p.spec.Name) == 0 {
+				r.Errorf("%s delivered nothing", p.spec.Name)
+			}
+		}
+		if strings.Contains(first.stderr.String(), "configured differently") {
+			r.Error("the relay whose file is the database's complains")
+		}
+		if n := ask[int](w, `SELECT count(DISTINCT mapping_version) FROM outbox.delivery_log WHERE outcome = 'delivered'`); n != 2 {
+			r.Errorf("%d mapping versions in the log, want both", n)
+		}
+	})
+}
+
+// A sync is registered while writers of every isolation level are open, one of
+// them prepared, and others go on: no event is missed and none is sent twice.
+func TestFault17cSyncRegisteredBesideOpenWriters(t *testing.T) {
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		second := "SecondSync"
+		w.addCourt(second)
+		w.start(relaySpec{})
+		w.registered()
+		w.book("H-before")
+		insert := func(s *session, key string) {
+			s.exec(`INSERT INTO outbox.event (type, key, payload)
+			        VALUES ('scheduling:updated', $1, jsonb_build_object('hearingId', $1::text, 'scheduledAt', '1', 'location', '3A'))`, key)
+		}
+		var open []*session
+		for i, level := range []string{"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"} {
+			s := w.tx(`BEGIN ISOLATION LEVEL ` + level)
+			insert(s, fmt.Sprint("O-", i))
+			open = append(open, s)
+		}
+		prepared := fmt.Sprint("seed-", r.seed)
+		p := w.tx(`BEGIN`)
+		insert(p, "O-prepared")
+		p.exec(`PREPARE TRANSACTION '` + prepared + `'`)
+		r.Cleanup(func() { // it would keep the database from being dropped
+			_, _ = w.pool.Exec(context.Background(), `ROLLBACK PREPARED '`+prepared+`'`)
+		})
+
+		l := w.begin(loadSpec{writers: 6, keys: 60, rate: 400})
+		l.reaches(50)
+		w.start(relaySpec{Syncs: []syncSpec{{Name: theSync}, {Name: second, From: "beginning"}}})
+		reason := func(what, pattern string) {
+			r.Helper()
+			w.until(what, `SELECT coalesce((SELECT reason ~ $2 FROM outbox.hold WHERE sync = $1 AND kind = 'backfill'), false)`, second, pattern)
+		}
+		for i, s := range open {
+			reason("the hold names the oldest writer", fmt.Sprintf(`oldest: pid %d `, s.pid()))
+			insert(s, fmt.Sprint("O-", i)) // once more, in the knowledge of a sync or not
+			s.exec([]string{`COMMIT`, `COMMIT`, `ROLLBACK`}[i])
+		}
+		reason("the hold says that a prepared transaction is waited for", `one of them prepared`)
+		l.reaches(int64(of(600, 5000)))
+		if n := w.logged(`sync = $1`, second); n != 0 {
+			r.Errorf("%d log rows of the new sync before its registration was complete", n)
+		}
+		w.exec(`COMMIT PREPARED '` + prepared + `'`)
+		w.registered()
+		l.stop()
+		w.drain(expected{})
+		for _, sync := range []string{theSync, second} {
+			if n := w.logged(`sync = $1 AND outcome = 'delivered'`, sync); n != ask[int](w, `SELECT count(*) FROM outbox.event`) {
+				r.Errorf("%d deliveries to %s", n, sync)
+			}
 		}
 	})
 }

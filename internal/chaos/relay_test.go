@@ -3,6 +3,7 @@ package chaos
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,7 +53,8 @@ type syncSpec struct {
 	OnFailed    string
 	Notify      bool
 	Timeout     time.Duration
-	Attempts    int // retry budget
+	Courtroom   string // the court's name of that field; default courtroom
+	Attempts    int    // retry budget
 	Concurrency int
 }
 
@@ -101,7 +103,7 @@ func relayMain() error {
 			Mapping: relay.Mapping{Fields: []relay.Field{
 				{From: "hearingId", To: "case_reference"},
 				{From: "scheduledAt", To: "start_time"},
-				{From: "location", To: "courtroom"},
+				{From: "location", To: cmp.Or(s.Courtroom, "courtroom")},
 				{From: "padding", To: "padding", Optional: true},
 			}},
 			Retry: relay.Retry{Initial: 20 * time.Millisecond, Max: 500 * time.Millisecond, Attempts: s.Attempts},
