@@ -396,9 +396,12 @@ SELECT g.sync, g.event_id, e.type, g.key, e.version, g.total_attempts, 'supersed
 // recheckParked wakes parked rows that have nothing in front. There are none
 // unless an operator's transaction held the row while the one before it was
 // finished, or looked through an old snapshot.
+//
+// It also makes due what was created in the future: the database's clock was set
+// back since, and the row would wait until it has caught up.
 const recheckParked = `-- lockstep: check parked
 WITH page AS MATERIALIZED (
-    SELECT d.key, d.event_seq, d.state
+    SELECT d.key, d.event_seq, d.state, d.created_at > clock_timestamp() + interval '1 minute' AS ahead
       FROM outbox.delivery AS d
      WHERE d.sync = $1 AND (d.key, d.event_seq) > ($2, $3)
      ORDER BY d.key, d.event_seq
@@ -409,15 +412,18 @@ WITH page AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT d.ctid AS tid
              FROM outbox.delivery AS d
-            WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = p.event_seq AND d.state = 'queued'
-              AND NOT EXISTS (SELECT FROM outbox.delivery AS f
-                               WHERE f.sync = $1 AND f.key = p.key AND f.event_seq < p.event_seq
-                              OFFSET 0)
+            WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = p.event_seq
+              AND (d.state = 'queued'
+                   AND NOT EXISTS (SELECT FROM outbox.delivery AS f
+                                    WHERE f.sync = $1 AND f.key = p.key AND f.event_seq < p.event_seq
+                                   OFFSET 0)
+                   OR p.ahead AND d.state IN ('pending', 'retry') AND d.due_at > clock_timestamp())
               FOR UPDATE SKIP LOCKED) AS d
-     WHERE p.state = 'queued'
+     WHERE p.state = 'queued' OR p.ahead
 ), woken AS (
     UPDATE outbox.delivery AS d
-       SET state = 'pending', due_at = clock_timestamp()
+       SET state = CASE d.state WHEN 'queued' THEN 'pending' ELSE d.state END,
+           due_at = clock_timestamp(), created_at = least(d.created_at, clock_timestamp())
       FROM asleep AS a
      WHERE d.ctid = a.tid
     RETURNING 1
@@ -433,8 +439,9 @@ type ParkedCursor struct {
 }
 
 // RecheckParked looks at up to page deliveries of a sync from a cursor on, wakes
-// those that are parked with nothing in front of them, and returns where to go
-// on: the zero cursor once the end was reached.
+// those that are parked with nothing in front of them or whose due time is of a
+// clock that was set back, and returns where to go on: the zero cursor once the
+// end was reached.
 func (s *Store) RecheckParked(ctx context.Context, sync string, from ParkedCursor, page int) (woken int, next ParkedCursor, err error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
