@@ -70,14 +70,13 @@ func (c *watchedCourt) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.most = max(c.most, len(c.inFlight))
 	pause := time.Duration(c.random.IntN(6000)) * time.Microsecond
 	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.inFlight[key] == r.Context() {
-			delete(c.inFlight, key)
-		}
-	}()
 	time.Sleep(pause)
+	c.mu.Lock()
+	// Before the answer: whoever gets it may send the next at once.
+	if c.inFlight[key] == r.Context() {
+		delete(c.inFlight, key)
+	}
+	c.mu.Unlock()
 	c.court.ServeHTTP(w, r)
 }
 
