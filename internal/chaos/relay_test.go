@@ -345,17 +345,28 @@ func (p *process) claims() time.Duration {
 // peakMemory is the most memory that the process had resident, in bytes.
 func (p *process) peakMemory() int {
 	p.t.Helper()
+	return p.status("VmHWM")
+}
+
+// residentMemory is the memory that the process has resident, in bytes.
+func (p *process) residentMemory() int {
+	p.t.Helper()
+	return p.status("VmRSS")
+}
+
+func (p *process) status(field string) int {
+	p.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	for line := range bytes.Lines(status) {
 		var kib int
-		if n, _ := fmt.Sscanf(string(line), "VmHWM: %d kB", &kib); n == 1 {
+		if n, _ := fmt.Sscanf(string(line), field+": %d kB", &kib); n == 1 {
 			return kib << 10
 		}
 	}
-	p.t.Fatal("no VmHWM in the process's status")
+	p.t.Fatalf("no %s in the process's status", field)
 	return 0
 }
 
