@@ -288,6 +288,155 @@ func TestSupersedeBesideARequeueOfTheFailedRow(t *testing.T) {
 	}
 }
 
+func TestParkingBesideARequeueOfTheRowInFront(t *testing.T) {
+	for _, end := range []string{"COMMIT", "ROLLBACK"} {
+		t.Run(end, func(t *testing.T) {
+			i := newInterleaving(t, 2)
+			i.admin.fail(i.e[0])
+			i.operator.do("BEGIN")
+			i.operator.do("SELECT outbox.requeue('court')")
+			if d := claim(t, i.relay, 10); len(d) != 0 {
+				t.Errorf("claimed %d behind an open requeue", len(d))
+			}
+			i.expect("parked: a requeue does not remove the row in front", "failed queued")
+			i.operator.do(end)
+			if end == "ROLLBACK" {
+				i.operator.do("SELECT outbox.requeue('court')")
+			}
+			i.drains(i.e...)
+		})
+	}
+	t.Run("the parking is open: the requeue does not wait for it", func(t *testing.T) {
+		i := newInterleaving(t, 2)
+		i.admin.fail(i.e[0])
+		parker := connect(t, i.url)
+		parker.do("BEGIN")
+		parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR KEY SHARE", i.e[0])
+		parker.do("UPDATE outbox.delivery SET state = 'queued', due_at = 'infinity' WHERE event_id = $1", i.e[1])
+		must(t, i.operator.ended(i.operator.begin("SELECT outbox.requeue('court')")))
+		parker.do("COMMIT")
+		i.expect("after both", "pending queued")
+		i.drains(i.e...)
+	})
+}
+
+func TestInsertBesideTheFinishOfTheRowInFront(t *testing.T) {
+	t.Run("the insert commits first, and is parked", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		claim(t, i.relay, 1)
+		finish := connect(t, i.url)
+		finish.do("BEGIN")
+		second := i.admin.event("k")
+		claim(t, i.relay, 10)
+		i.expect("parked before the finish", "sending queued")
+		finish.deliver(i.e[0])
+		finish.do("COMMIT")
+		i.expect("promoted", "pending")
+		i.drains(i.e[0], second)
+	})
+	t.Run("the finish commits first", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		first := claim(t, i.relay, 1)[0]
+		writer := connect(t, i.url)
+		writer.do("BEGIN")
+		second := writer.event("k")
+		if !record(t, i.relay, delivered(first)) {
+			t.Error("the finish waited for a writer")
+		}
+		writer.do("COMMIT")
+		i.expect("nothing in front", "pending")
+		i.drains(i.e[0], second)
+	})
+	t.Run("the finish is open", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		claim(t, i.relay, 1)
+		finish := connect(t, i.url)
+		finish.do("BEGIN")
+		finish.deliver(i.e[0])
+		second := i.admin.event("k")
+		if d := claim(t, i.relay, 10); len(d) != 0 {
+			t.Errorf("claimed %d while the one before it is unfinished", len(d))
+		}
+		i.expect("left for the next look", "sending pending")
+		finish.do("ROLLBACK")
+		claim(t, i.relay, 10)
+		i.expect("parked after all", "sending queued")
+		finish.deliver(i.e[0])
+		i.expect("promoted", "pending")
+		i.drains(i.e[0], second)
+	})
+}
+
+// A replay draws its place before it commits; what was written meanwhile lies
+// behind it in the line, and may be on its way already.
+func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
+	open := func(t *testing.T) (i *interleaving, newer string) {
+		t.Helper()
+		i = newInterleaving(t, 1)
+		i.drains(i.e...)
+		i.operator.do("BEGIN")
+		i.operator.do("SELECT outbox.replay('court', $1, 'r')", i.e[0])
+		return i, i.admin.event("k")
+	}
+	t.Run("the newer one is claimed: the replay waits for its end", func(t *testing.T) {
+		i, newer := open(t)
+		d := only(t, i.relay)
+		i.operator.do("COMMIT")
+		for range 2 {
+			if d := claim(t, i.relay, 10); len(d) != 0 {
+				t.Fatalf("claimed %d while another of the key is in flight", len(d))
+			}
+		}
+		if !record(t, i.relay, delivered(d)) {
+			t.Error("not recorded")
+		}
+		i.drains(i.e[0], newer, i.e[0])
+	})
+	t.Run("its relay died: the replay goes first", func(t *testing.T) {
+		i, _ := open(t)
+		only(t, i.relay)
+		i.operator.do("COMMIT")
+		i.admin.do("UPDATE outbox.delivery SET lease_until = clock_timestamp() - interval '1 second' WHERE state = 'sending'")
+		if d := only(t, i.relay); d.Event.ID != i.e[0] || !record(t, i.relay, delivered(d)) {
+			t.Errorf("claimed %+v, want the replay, recorded", d)
+		}
+		i.expect("the other is the next to be taken over", "sending")
+	})
+	t.Run("the newer one is just being claimed", func(t *testing.T) {
+		i, newer := open(t)
+		claimer := connect(t, i.url)
+		claimer.do("BEGIN")
+		claimer.send(newer)
+		i.operator.do("COMMIT")
+		if d := claim(t, i.relay, 10); len(d) != 0 {
+			t.Fatalf("claimed %d beside another claim of the key", len(d))
+		}
+		claimer.do("ROLLBACK")
+		i.drains(i.e[0], i.e[0], newer)
+	})
+	t.Run("a claim through an older snapshot comes too late", func(t *testing.T) {
+		i, newer := open(t)
+		claimer := connect(t, i.url)
+		claimer.do("BEGIN ISOLATION LEVEL REPEATABLE READ")
+		if n := one[int](claimer, "SELECT count(*)::int FROM outbox.delivery"); n != 1 {
+			t.Fatalf("%d deliveries in the snapshot, want the newer one only", n)
+		}
+		i.operator.do("COMMIT")
+		c, err := i.relay.Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Budget: 1, Page: 1, Lease: time.Minute})
+		must(t, err)
+		if len(c.Deliveries) == 0 { // the page began with the newer one, which is parked now
+			c.Deliveries = claim(t, i.relay, 1)
+		}
+		d := c.Deliveries[0]
+		claimer.refuses(serialize, "SELECT FROM outbox.delivery WHERE event_id = $1::text::uuid FOR UPDATE SKIP LOCKED", nil, newer)
+		claimer.do("ROLLBACK")
+		if !record(t, i.relay, delivered(d)) {
+			t.Error("not recorded")
+		}
+		i.drains(i.e[0], i.e[0], newer)
+	})
+}
+
 func TestSyncRegisteredBesideOpenWriters(t *testing.T) {
 	for _, level := range []string{"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"} {
 		t.Run(level, func(t *testing.T) {

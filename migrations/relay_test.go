@@ -1,6 +1,7 @@
 package migrations_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -150,5 +151,34 @@ func TestRelayRoleNeverTouchesEvents(t *testing.T) {
 		"INSERT INTO outbox.unmatched VALUES (1, gen_random_uuid())",
 	} {
 		relay.refuses(denied, statement, nil)
+	}
+}
+
+func TestTimesOfAClockThatWasSetBack(t *testing.T) {
+	url := pgtest.New(t)
+	admin, relay := connect(t, url), store(t, url)
+	admin.sync("court")
+	for _, key := range []string{"pending", "retry", "failed", "recent"} {
+		admin.event(key)
+	}
+	admin.do(`UPDATE outbox.delivery SET state = 'retry', attempts = 1, due_at = due_at + interval '1 second' WHERE key = 'retry'`)
+	admin.do(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity' WHERE key = 'failed'`)
+	admin.do(`UPDATE outbox.delivery SET due_at = due_at + interval '1 hour', created_at = created_at + interval '1 hour' WHERE key <> 'recent'`)
+	admin.do(`UPDATE outbox.delivery SET due_at = due_at + interval '1 hour' WHERE key = 'recent'`) // a receiver said so
+	admin.do(`INSERT INTO outbox.hold (sync, kind, until, since, reason, by)
+	          SELECT 'court', kind, clock_timestamp() + interval '61 minutes', clock_timestamp() + interval '1 hour', 'r', 'relay-1'
+	            FROM unnest(ARRAY['throttle', 'breaker', 'operator']) AS kind`)
+	must(t, relay.EndHolds(t.Context(), "court"))
+	got := list[string](admin, `SELECT kind || ' ' || (until <= clock_timestamp())::text FROM outbox.hold ORDER BY kind`)
+	if want := []string{"breaker true", "operator false"}; !slices.Equal(got, want) {
+		t.Errorf("holds %v, want %v", got, want)
+	}
+	for range 2 { // the second finds nothing
+		_, _, err := relay.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100)
+		must(t, err)
+	}
+	got = list[string](admin, `SELECT key || ' ' || state || ' ' || (due_at <= clock_timestamp())::text FROM outbox.delivery ORDER BY event_seq`)
+	if want := []string{"pending pending true", "retry retry true", "failed failed false", "recent pending false"}; !slices.Equal(got, want) {
+		t.Errorf("deliveries %v, want %v", got, want)
 	}
 }

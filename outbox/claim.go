@@ -56,6 +56,13 @@ type Claims struct {
 // claimTail is shared by both ways to find rows to claim: it takes the rows of
 // chosen, writes down that earlier claims of them ended without a word, and
 // returns them with their events and references.
+//
+// Rows are addressed by tid, and tables are looked up laterally, wherever the
+// planner could else turn a join around. An outbox is analyzed while it is
+// empty, mostly: then reading all of it looks as cheap as reading one row, also
+// when a long transaction keeps a million dead rows in it. A row that was
+// changed between the statement's snapshot and its lock is left for the next
+// look.
 const claimTail = `,
 claimed AS (
     UPDATE outbox.delivery AS d
@@ -65,23 +72,23 @@ claimed AS (
            attempts = d.attempts + (c.state = 'sending')::int,
            total_attempts = d.total_attempts + (c.state = 'sending')::int
       FROM chosen AS c
-     WHERE d.sync = $1 AND d.key = c.key AND d.event_seq = c.event_seq
-    RETURNING d.*
+     WHERE d.ctid = c.tid
+    RETURNING d.*, c.state AS was, c.claim AS claim_before, c.claimed_by AS claimed_before
 ), taken_over AS (
     INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, claim, relay)
-    SELECT $1, c.event_id, e.type, c.key, e.version, c.total_attempts + 1, 'unknown', 'unknown',
-           'the relay that was sending it did not come back before its lease ended', c.revision, c.claim, c.claimed_by
-      FROM chosen AS c
-      LEFT JOIN outbox.event AS e ON e.id = c.event_id
-     WHERE c.state = 'sending'
+    SELECT $1, c.event_id, e.type, c.key, e.version, c.total_attempts, 'unknown', 'unknown',
+           'the relay that was sending it did not come back before its lease ended', c.revision, c.claim_before, c.claimed_before
+      FROM claimed AS c
+      LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
+     WHERE c.was = 'sending'
 )
 SELECT m.*, c.key, c.event_seq, c.event_id, c.attempts, c.total_attempts, c.charged, c.spent_ms, c.crashes, c.revision,
        c.error_class, c.body, c.body_sha256, c.mapping_version,
        e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version, r.event_seq
   FROM meta AS m
   LEFT JOIN claimed AS c ON true
-  LEFT JOIN outbox.event AS e ON e.id = c.event_id
-  LEFT JOIN outbox.external_ref AS r ON r.sync = c.sync AND r.key = c.key
+  LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
+  LEFT JOIN LATERAL (SELECT * FROM outbox.external_ref WHERE sync = c.sync AND key = c.key OFFSET 0) AS r ON true
  ORDER BY c.event_seq`
 
 // heldQuery finds the strongest hold in force: an operator's and a backfill's
@@ -102,10 +109,15 @@ const heldQuery = `
 // locks; else the front is share-locked first, and left for the next look when
 // that lock cannot be had: otherwise it could be parked behind a row that is
 // just being finished, and sleep for ever.
+//
+// A replay draws its place before it commits, so that a later event of its key
+// may be in flight when it is first seen: then it waits for that one's end. Else
+// the later ones are parked at once, which also refuses them to a claim that
+// looks through a snapshot without the replay.
 const claimDue = `-- lockstep: claim
 WITH held AS MATERIALIZED (` + heldQuery + `
 ), page AS MATERIALIZED (
-    SELECT d.key, d.event_seq, d.event_id, d.due_at, d.state, d.crashes, d.total_attempts, d.revision, d.claim, d.claimed_by
+    SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.crashes, d.revision, d.claim, d.claimed_by
       FROM outbox.delivery AS d
      WHERE d.sync = $1
        AND d.due_at < 'infinity'
@@ -120,10 +132,28 @@ WITH held AS MATERIALIZED (` + heldQuery + `
 ), ranked AS (
     SELECT p.*, row_number() OVER (PARTITION BY p.key ORDER BY p.event_seq) AS place
       FROM page AS p
+), later AS MATERIALIZED (
+    SELECT r.key, o.tid, o.state, coalesce(o.state <> 'sending' OR o.lease_until < now(), false) AS waits
+      FROM ranked AS r
+     CROSS JOIN LATERAL (
+           SELECT l.event_seq
+             FROM outbox.delivery AS l
+            WHERE l.sync = $1 AND l.key = r.key AND l.event_seq > r.event_seq
+              AND l.state IN ('pending', 'retry', 'sending')
+           OFFSET 0) AS l
+      LEFT JOIN LATERAL (
+           SELECT d.ctid AS tid, d.state, d.lease_until
+             FROM outbox.delivery AS d
+            WHERE d.sync = $1 AND d.key = r.key AND d.event_seq = l.event_seq
+              FOR NO KEY UPDATE SKIP LOCKED) AS o ON true
+     WHERE r.revision > 1 AND r.place = 1
+       AND NOT EXISTS (SELECT FROM page AS p WHERE p.key = r.key AND p.event_seq = l.event_seq)
 ), judged AS MATERIALIZED (
-    SELECT r.*, r.place = 1 AND NOT EXISTS (
-                SELECT FROM outbox.delivery AS f
-                 WHERE f.sync = $1 AND f.key = r.key AND f.event_seq < r.event_seq) AS head
+    SELECT r.*, r.place = 1
+                AND NOT EXISTS (
+                    SELECT FROM outbox.delivery AS f
+                     WHERE f.sync = $1 AND f.key = r.key AND f.event_seq < r.event_seq)
+                AND NOT EXISTS (SELECT FROM later AS l WHERE l.key = r.key AND NOT l.waits) AS head
       FROM ranked AS r
 ), heads AS MATERIALIZED (
     SELECT j.*, row_number() OVER (ORDER BY j.due_at, j.event_seq) AS n
@@ -132,7 +162,7 @@ WITH held AS MATERIALIZED (` + heldQuery + `
 ), chosen AS MATERIALIZED (
     SELECT * FROM heads WHERE n <= $9
 ), behind AS MATERIALIZED (
-    SELECT j.key, j.event_seq,
+    SELECT j.tid, j.key, j.event_seq,
            coalesce(front.state = 'failed' AND s.on_failed = 'supersede', false) AS supersedes
       FROM judged AS j
       JOIN outbox.sync AS s ON s.name = $1
@@ -149,7 +179,12 @@ WITH held AS MATERIALIZED (` + heldQuery + `
     UPDATE outbox.delivery AS d
        SET state = 'queued', due_at = 'infinity'
       FROM behind AS b
-     WHERE NOT b.supersedes AND d.sync = $1 AND d.key = b.key AND d.event_seq = b.event_seq
+     WHERE NOT b.supersedes AND d.ctid = b.tid
+), parked_later AS (
+    UPDATE outbox.delivery AS d
+       SET state = 'queued', due_at = 'infinity'
+      FROM later AS l
+     WHERE l.waits AND l.state <> 'sending' AND d.ctid = l.tid
 ), meta AS MATERIALIZED (
     SELECT p.seen, u.suspects, u.superseding,
            p.last_due, p.last_seq, l.left_due, l.left_seq, now() - interval '1 second' AS settled,
@@ -168,17 +203,20 @@ WITH held AS MATERIALIZED (` + heldQuery + `
 const claimNext = `-- lockstep: claim next of key
 WITH held AS MATERIALIZED (` + heldQuery + `
 ), chosen AS MATERIALIZED (
-    SELECT d.key, d.event_seq, d.event_id, d.state, d.total_attempts, d.revision, d.claim, d.claimed_by
+    SELECT d.*
       FROM unnest($6::text[]) AS k (key)
      CROSS JOIN LATERAL (
            SELECT f.event_seq FROM outbox.delivery AS f
             WHERE f.sync = $1 AND f.key = k.key
             ORDER BY f.event_seq LIMIT 1) AS first
-      JOIN outbox.delivery AS d ON d.sync = $1 AND d.key = k.key AND d.event_seq = first.event_seq
-     WHERE d.state IN ('pending', 'queued') AND d.crashes = 0
-       AND NOT EXISTS (SELECT FROM held)
+     CROSS JOIN LATERAL (
+           SELECT d.ctid AS tid, d.state, d.claim, d.claimed_by
+             FROM outbox.delivery AS d
+            WHERE d.sync = $1 AND d.key = k.key AND d.event_seq = first.event_seq
+              AND d.state IN ('pending', 'queued') AND d.crashes = 0
+              FOR UPDATE SKIP LOCKED) AS d
+     WHERE NOT EXISTS (SELECT FROM held)
      LIMIT $7
-       FOR UPDATE OF d SKIP LOCKED
 ), meta AS MATERIALIZED (
     SELECT 0::bigint AS seen, 0::bigint AS suspects, NULL::text[] AS superseding,
            NULL::timestamptz AS last_due, NULL::bigint AS last_seq, NULL::timestamptz AS left_due, NULL::bigint AS left_seq,
@@ -338,7 +376,7 @@ func readHeaders(raw []byte) map[string]string {
 const supersedeFailed = `-- lockstep: supersede
 WITH gone AS (
     DELETE FROM outbox.delivery AS d
-     USING (SELECT f.key, f.event_seq
+     USING (SELECT f.ctid AS tid
               FROM outbox.sync AS s
               JOIN outbox.delivery AS f ON f.sync = s.name
              WHERE s.name = $1 AND s.on_failed = 'supersede'
@@ -346,7 +384,7 @@ WITH gone AS (
                AND EXISTS (SELECT FROM outbox.delivery AS n
                             WHERE n.sync = $1 AND n.key = f.key AND n.event_seq > f.event_seq)
                FOR UPDATE OF f SKIP LOCKED) AS old
-     WHERE d.sync = $1 AND d.key = old.key AND d.event_seq = old.event_seq
+     WHERE d.ctid = old.tid
     RETURNING d.*
 )
 INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, relay, reason)
@@ -358,26 +396,36 @@ SELECT g.sync, g.event_id, e.type, g.key, e.version, g.total_attempts, 'supersed
 // recheckParked wakes parked rows that have nothing in front. There are none
 // unless an operator's transaction held the row while the one before it was
 // finished, or looked through an old snapshot.
+//
+// It also makes due what was created in the future: the database's clock was set
+// back since, and the row would wait until it has caught up.
 const recheckParked = `-- lockstep: check parked
 WITH page AS MATERIALIZED (
-    SELECT d.key, d.event_seq, d.state
+    SELECT d.key, d.event_seq, d.state, d.created_at > clock_timestamp() + interval '1 minute' AS ahead
       FROM outbox.delivery AS d
      WHERE d.sync = $1 AND (d.key, d.event_seq) > ($2, $3)
      ORDER BY d.key, d.event_seq
      LIMIT $4
 ), asleep AS (
-    SELECT d.key, d.event_seq
+    SELECT d.tid
       FROM page AS p
-      JOIN outbox.delivery AS d ON d.sync = $1 AND d.key = p.key AND d.event_seq = p.event_seq
-     WHERE p.state = 'queued' AND d.state = 'queued'
-       AND NOT EXISTS (SELECT FROM outbox.delivery AS f
-                        WHERE f.sync = $1 AND f.key = p.key AND f.event_seq < p.event_seq)
-       FOR UPDATE OF d SKIP LOCKED
+     CROSS JOIN LATERAL (
+           SELECT d.ctid AS tid
+             FROM outbox.delivery AS d
+            WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = p.event_seq
+              AND (d.state = 'queued'
+                   AND NOT EXISTS (SELECT FROM outbox.delivery AS f
+                                    WHERE f.sync = $1 AND f.key = p.key AND f.event_seq < p.event_seq
+                                   OFFSET 0)
+                   OR p.ahead AND d.state IN ('pending', 'retry') AND d.due_at > clock_timestamp())
+              FOR UPDATE SKIP LOCKED) AS d
+     WHERE p.state = 'queued' OR p.ahead
 ), woken AS (
     UPDATE outbox.delivery AS d
-       SET state = 'pending', due_at = clock_timestamp()
+       SET state = CASE d.state WHEN 'queued' THEN 'pending' ELSE d.state END,
+           due_at = clock_timestamp(), created_at = least(d.created_at, clock_timestamp())
       FROM asleep AS a
-     WHERE d.sync = $1 AND d.key = a.key AND d.event_seq = a.event_seq
+     WHERE d.ctid = a.tid
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM woken), p.key, p.event_seq
@@ -391,8 +439,9 @@ type ParkedCursor struct {
 }
 
 // RecheckParked looks at up to page deliveries of a sync from a cursor on, wakes
-// those that are parked with nothing in front of them, and returns where to go
-// on: the zero cursor once the end was reached.
+// those that are parked with nothing in front of them or whose due time is of a
+// clock that was set back, and returns where to go on: the zero cursor once the
+// end was reached.
 func (s *Store) RecheckParked(ctx context.Context, sync string, from ParkedCursor, page int) (woken int, next ParkedCursor, err error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()

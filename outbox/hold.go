@@ -85,19 +85,31 @@ DELETE FROM outbox.hold WHERE sync = $1 AND kind IN ('auth', 'breaker')`
 	return s.judge(err)
 }
 
-// EndHolds removes holds of a sync that ended by time. It waits for nobody: a
-// sync whose row an operator's open transaction holds is left for the next time.
+// EndHolds removes holds of a sync that ended by time, or began in the future:
+// the database's clock was set back since, and they would last until it has
+// caught up. Where a probe ends a hold, it is due at once then. EndHolds waits
+// for nobody: a sync whose row an operator's open transaction holds is left for
+// the next time.
 func (s *Store) EndHolds(ctx context.Context, sync string) error {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	const statement = `-- lockstep: end hold
-WITH free AS MATERIALIZED (SELECT name FROM outbox.sync WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED)
+WITH free AS MATERIALIZED (SELECT name FROM outbox.sync WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED
+), over AS MATERIALIZED (
+    SELECT o.sync, o.kind
+      FROM free JOIN outbox.hold AS o ON o.sync = free.name
+     WHERE o.kind IN ('throttle', 'window') AND o.until <= clock_timestamp()
+        OR o.kind NOT IN ('operator', 'backfill') AND o.since > clock_timestamp() + interval '1 minute'
+       FOR UPDATE OF o SKIP LOCKED
+), probed AS (
+    UPDATE outbox.hold AS h
+       SET until = clock_timestamp(), since = clock_timestamp()
+      FROM over
+     WHERE h.sync = over.sync AND h.kind = over.kind AND h.kind IN ('auth', 'breaker')
+)
 DELETE FROM outbox.hold AS h
- USING (SELECT o.sync, o.kind
-          FROM free JOIN outbox.hold AS o ON o.sync = free.name
-         WHERE o.kind IN ('throttle', 'window') AND o.until <= clock_timestamp()
-           FOR UPDATE OF o SKIP LOCKED) AS ended
- WHERE h.sync = ended.sync AND h.kind = ended.kind`
+ USING over
+ WHERE h.sync = over.sync AND h.kind = over.kind AND h.kind IN ('throttle', 'window')`
 	_, err := s.pool.Exec(ctx, statement, sync)
 	return s.judge(err)
 }

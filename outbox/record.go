@@ -11,33 +11,37 @@ import (
 
 // recordFinished removes finished deliveries, writes their log rows and their
 // references, all or none of a row, if the claim token is still there. Rows
-// that somebody else holds locked are left for the next try. The answer lists
+// that somebody else holds locked, or has just changed, are left for the next try. The answer lists
 // what was recorded, by its place in the input.
 const recordFinished = `-- lockstep: record finished
 WITH held AS MATERIALIZED (
-    SELECT i.*, d.event_id, d.total_attempts
+    SELECT i.*, d.tid, d.event_id, d.total_attempts
       FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::bigint[], $8::boolean[],
                   $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::bigint[], $16::boolean[],
                   $17::text[], $18::text[], $19::bigint[])
            AS i (n, sync, key, event_seq, claim, event_type, version, attempt, outcome, code, answered_ms, took_ms, sha256,
                  mapping_version, revision, has_ref, external_id, etag, seq)
-      JOIN outbox.delivery AS d ON d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim
-       FOR UPDATE OF d SKIP LOCKED
+     CROSS JOIN LATERAL (
+           SELECT d.ctid AS tid, d.event_id, d.total_attempts
+             FROM outbox.delivery AS d
+            WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim
+              FOR UPDATE SKIP LOCKED) AS d
 ), removed AS (
     DELETE FROM outbox.delivery AS d
      USING held AS h
-     WHERE d.sync = h.sync AND d.key = h.key AND d.event_seq = h.event_seq
+     WHERE d.ctid = h.tid
+    RETURNING h.*
 ), logged AS (
     INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, external_id,
                                      request_sha256, mapping_version, revision, took_ms, claim, relay)
     SELECT clock_timestamp() - h.answered_ms * interval '1 millisecond', h.sync, h.event_id, h.event_type, h.key, h.version,
            CASE WHEN h.attempt THEN h.total_attempts + 1 END, h.outcome, h.code, h.external_id,
            h.sha256, h.mapping_version, h.revision, h.took_ms, h.claim, $20
-      FROM held AS h
+      FROM removed AS h
 ), referenced AS (
     INSERT INTO outbox.external_ref AS r (sync, key, external_id, etag, version, request_sha256, event_seq)
     SELECT h.sync, h.key, h.external_id, h.etag, h.version, h.sha256, h.seq
-      FROM held AS h
+      FROM removed AS h
      WHERE h.has_ref
     ON CONFLICT (sync, key) DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, version = excluded.version,
@@ -45,21 +49,24 @@ WITH held AS MATERIALIZED (
      WHERE CASE WHEN r.version IS NOT NULL AND excluded.version IS NOT NULL
                 THEN excluded.version >= r.version ELSE excluded.event_seq >= r.event_seq END
 )
-SELECT n FROM held`
+SELECT n FROM removed`
 
 // recordUnfinished gives a claim back: for the next attempt, as failed, or
 // unrecorded (outcome empty), as if it had never been claimed.
 const recordUnfinished = `-- lockstep: record unfinished
 WITH held AS MATERIALIZED (
-    SELECT i.*, d.event_id, d.total_attempts
+    SELECT i.*, d.tid, d.event_id, d.total_attempts
       FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::bigint[], $8::boolean[],
                   $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::bigint[],
                   $16::boolean[], $17::text[], $18::text[], $19::bigint[],
                   $20::boolean[], $21::bigint[], $22::boolean[], $23::bigint[], $24::text[], $25::text[], $26::bytea[])
            AS i (n, sync, key, event_seq, claim, event_type, version, attempt, outcome, code, answered_ms, took_ms, sha256,
                  mapping_version, revision, has_ref, external_id, etag, seq, failed, delay_ms, charge, spend_ms, class, error, body)
-      JOIN outbox.delivery AS d ON d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim
-       FOR UPDATE OF d SKIP LOCKED
+     CROSS JOIN LATERAL (
+           SELECT d.ctid AS tid, d.event_id, d.total_attempts
+             FROM outbox.delivery AS d
+            WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim
+              FOR UPDATE SKIP LOCKED) AS d
 ), changed AS (
     UPDATE outbox.delivery AS d
        SET state = CASE WHEN h.failed THEN 'failed' WHEN h.attempt OR d.attempts > 0 THEN 'retry' ELSE 'pending' END,
@@ -75,25 +82,26 @@ WITH held AS MATERIALIZED (
            mapping_version = coalesce(h.mapping_version, d.mapping_version),
            revision = CASE WHEN h.outcome = '' THEN d.revision ELSE h.revision END
       FROM held AS h
-     WHERE d.sync = h.sync AND d.key = h.key AND d.event_seq = h.event_seq
+     WHERE d.ctid = h.tid
+    RETURNING h.*
 ), logged AS (
     INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, error_class, error,
                                      request_sha256, mapping_version, revision, took_ms, claim, relay)
     SELECT clock_timestamp() - h.answered_ms * interval '1 millisecond', h.sync, h.event_id, h.event_type, h.key, h.version,
            CASE WHEN h.attempt THEN h.total_attempts + 1 END, h.outcome, h.code, h.class, h.error,
            h.sha256, h.mapping_version, h.revision, h.took_ms, h.claim, $27
-      FROM held AS h
+      FROM changed AS h
      WHERE h.outcome <> ''
 ), referenced AS (
     -- Read back after a conflict: how to address the receiver's copy, of which the version is not known.
     INSERT INTO outbox.external_ref AS r (sync, key, external_id, etag, event_seq)
     SELECT h.sync, h.key, h.external_id, h.etag, 0
-      FROM held AS h
+      FROM changed AS h
      WHERE h.has_ref
     ON CONFLICT (sync, key) DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, updated_at = clock_timestamp()
 )
-SELECT n FROM held`
+SELECT n FROM changed`
 
 // whatBecame judges rows that were not recorded: done before (the answer to
 // that recording was lost), still ours (somebody else holds the row locked),
@@ -121,11 +129,14 @@ WITH input AS MATERIALIZED (
 ), alive AS (
     UPDATE outbox.delivery AS d
        SET crashes = greatest(d.crashes - 1, 0)
-      FROM (SELECT o.sync, o.key, o.event_seq
+      FROM (SELECT o.tid
               FROM input AS i
-              JOIN outbox.delivery AS o ON o.sync = i.sync AND o.key = i.key AND o.event_seq = i.event_seq
-               FOR UPDATE OF o SKIP LOCKED) AS f
-     WHERE d.sync = f.sync AND d.key = f.key AND d.event_seq = f.event_seq
+             CROSS JOIN LATERAL (
+                   SELECT o.ctid AS tid
+                     FROM outbox.delivery AS o
+                    WHERE o.sync = i.sync AND o.key = i.key AND o.event_seq = i.event_seq
+                      FOR UPDATE SKIP LOCKED) AS o) AS f
+     WHERE d.ctid = f.tid
 )
 INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, outcome, code, error_class, error,
                                  request_sha256, mapping_version, revision, took_ms, claim, relay, reason)

@@ -328,11 +328,14 @@ WITH page AS MATERIALIZED (
      WHERE p.type LIKE ANY (s.likes)
        AND (p.inserted_at >= s.backfill_from OR s.backfill_unseen @> p.seq)
        -- A recording moves an event from one to the other in one transaction, so a snapshot sees it in one of them.
+       -- OFFSET 0 has them looked up for each event, whatever the planner thinks of the tables' sizes.
        AND NOT EXISTS (SELECT FROM outbox.delivery AS d
-                        WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = p.seq)
+                        WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = p.seq
+                       OFFSET 0)
        AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
                         WHERE l.event_id = p.id AND l.sync = $1
-                          AND l.outcome IN ('delivered', 'duplicate', 'accepted', 'filtered', 'superseded', 'discarded'))
+                          AND l.outcome IN ('delivered', 'duplicate', 'accepted', 'filtered', 'superseded', 'discarded')
+                       OFFSET 0)
 ), added AS (
     INSERT INTO outbox.delivery (sync, key, event_seq, event_id)
     SELECT $1, m.key, m.seq, m.id

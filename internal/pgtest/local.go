@@ -29,6 +29,7 @@ type local struct {
 	dir    string // everything about this server, locked while the process lives
 	lock   io.Closer
 	user   account
+	env    []string // of the server process
 	port   int
 	admin  string
 	server *process // nil when killed or stopped
@@ -49,7 +50,7 @@ func startLocal(ctx context.Context, opts Options) (_ *Server, err error) {
 
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	l := &local{bin: bin, user: user}
+	l := &local{bin: bin, user: user, env: opts.Env}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("pgtest: starting PostgreSQL from %s: %w", bin, err)
@@ -152,6 +153,7 @@ func (l *local) launch(ctx context.Context) error {
 	defer func() { _ = logFile.Close() }()
 	// The process outlives ctx, which bounds only the start.
 	cmd := l.command(context.WithoutCancel(ctx), "postgres", "-D", l.data(), "-p", strconv.Itoa(l.port))
+	cmd.Env = append(cmd.Env, l.env...)
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	p, err := startProcess(cmd)
 	if err != nil {

@@ -38,6 +38,7 @@ type Options struct {
 	Route    Route             // the only route to take; default: LOCKSTEP_TEST_ROUTE, else the first that can be had
 	Settings map[string]string // lines for postgresql.conf, such as max_connections: 20; the URL route is passed over
 	Fsync    bool              // run with fsync, for benchmarks; default: off. The URL route is passed over
+	Env      []string          // variables such as LD_PRELOAD=… of the server process, on the local route only
 	Dir      string            // parent of the local route's directory; default: os.TempDir()
 }
 

@@ -326,18 +326,21 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE outbox.delivery AS d
        SET state = 'pending', due_at = clock_timestamp()
-      FROM (SELECT n.sync, n.key, n.event_seq
+      FROM (SELECT l.tid
               FROM (SELECT DISTINCT sync, key FROM gone) AS g
              CROSS JOIN LATERAL (
-                   SELECT first.sync, first.key, first.event_seq, first.state
+                   SELECT first.event_seq, first.state
                      FROM outbox.delivery AS first
                     WHERE first.sync = g.sync AND first.key = g.key
                     ORDER BY first.event_seq
                     LIMIT 1) AS n
-              JOIN outbox.delivery AS l ON l.sync = n.sync AND l.key = n.key AND l.event_seq = n.event_seq
-             WHERE n.state = 'queued'
-               FOR UPDATE OF l SKIP LOCKED) AS next
-     WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq AND d.state = 'queued';
+             CROSS JOIN LATERAL ( -- laterally and by tid: no join for the planner to turn around
+                   SELECT o.ctid AS tid
+                     FROM outbox.delivery AS o
+                    WHERE o.sync = g.sync AND o.key = g.key AND o.event_seq = n.event_seq AND o.state = 'queued'
+                      FOR UPDATE SKIP LOCKED) AS l
+             WHERE n.state = 'queued') AS next
+     WHERE d.ctid = next.tid AND d.state = 'queued';
     RETURN NULL;
 END
 $$;

@@ -1,0 +1,542 @@
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/hms-mkt/lockstep/internal/courtsim"
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+)
+
+// watchedCourt is a court that takes a little time for each request and reports
+// two of one key that are there at once.
+type watchedCourt struct {
+	url   string
+	t     testing.TB
+	court http.Handler
+
+	mu       sync.Mutex
+	random   *rand.Rand
+	inFlight map[string]context.Context // by key
+	most     int                        // keys in flight at once
+}
+
+// watch puts a watch before the court of a sync. Its relays must be given the
+// watch's address.
+func (w *world) watch(sync string) *watchedCourt {
+	w.t.Helper()
+	c := &watchedCourt{
+		t: w.t, court: w.courts[sync], random: rand.New(rand.NewPCG(w.run.seed, 2)), inFlight: map[string]context.Context{},
+	}
+	s := httptest.NewServer(c)
+	w.t.Cleanup(s.Close)
+	c.url = s.URL
+	return c
+}
+
+func (c *watchedCourt) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	var booking struct {
+		Case string `json:"case_reference"`
+	}
+	if err := json.Unmarshal(body, &booking); err != nil {
+		c.t.Errorf("the court got %q: %v", body, err)
+	}
+	id, key := r.Header.Get("Idempotency-Key"), booking.Case
+	c.mu.Lock()
+	// A relay that hung up does not wait for this answer any more.
+	if other := c.inFlight[key]; other != nil && other.Err() == nil {
+		c.t.Errorf("I2: two requests of key %s at once, the second is %s", key, id)
+	}
+	c.inFlight[key] = r.Context()
+	c.most = max(c.most, len(c.inFlight))
+	pause := time.Duration(c.random.IntN(6000)) * time.Microsecond
+	c.mu.Unlock()
+	time.Sleep(pause)
+	c.mu.Lock()
+	// Before the answer: whoever gets it may send the next at once.
+	if c.inFlight[key] == r.Context() {
+		delete(c.inFlight, key)
+	}
+	c.mu.Unlock()
+	c.court.ServeHTTP(w, r)
+}
+
+// as is a session of a login that is a member of one group role only.
+func (w *world) as(role string) *session {
+	w.t.Helper()
+	conn, err := pgx.Connect(w.t.Context(), pgtest.AsRole(w.t, w.url, role))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return &session{w.t, conn}
+}
+
+func (s *session) pid() uint32 { return s.conn.PgConn().PID() }
+
+// delivered waits until an event of a key, and everything before it, is
+// delivered to a sync.
+func (w *world) delivered(what string, keys ...string) {
+	w.t.Helper()
+	w.until(what, `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1 AND key = ANY ($2))`, theSync, keys)
+}
+
+// Transactions of strangers stay open: a long reader, a writer of an event of
+// its own key, a forgotten BEGIN. Claims go on and stay as quick as they were,
+// late rows are found after their commit. Only the registration of another sync
+// waits, and says for whom.
+func TestFault16TransactionsLeftOpen(t *testing.T) {
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		second := "SecondSync"
+		w.addCourt(second)
+		p := w.start(relaySpec{Syncs: []syncSpec{{Name: theSync, Attempts: 3}}})
+		w.registered()
+
+		reader := w.tx(`BEGIN ISOLATION LEVEL REPEATABLE READ`)
+		reader.exec(`SELECT count(*) FROM outbox.delivery`)
+		writer := w.tx(`BEGIN`)
+		writer.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'H-late', '{"hearingId": "H-late", "scheduledAt": "1", "location": "3A"}')`)
+		forgotten := w.tx(`BEGIN`)
+		forgotten.exec(`SELECT 1`)
+
+		w.traffic(of(1000, 5000))
+		before := p.claims()
+		dead := of(50_000, 500_000)
+		w.leaveDead(dead)
+		w.traffic(of(1000, 5000))
+		after := p.claims()
+		r.Logf("claims took %s, and %s with %d dead rows", before, after, dead)
+		if after > 10*before {
+			r.Errorf("claims took %s, and %s with %d dead rows that the reader keeps", before, after, dead)
+		}
+
+		other := w.start(relaySpec{Syncs: []syncSpec{{Name: theSync, Attempts: 3}, {Name: second, From: "beginning", Attempts: 3}}})
+		names := func(s *session) {
+			r.Helper()
+			w.until("the new sync's hold names who it waits for",
+				`SELECT coalesce((SELECT reason ~ $2 FROM outbox.hold WHERE sync = $1 AND kind = 'backfill'), false)`,
+				second, fmt.Sprintf(`oldest: pid %d `, s.pid()))
+		}
+		names(reader)
+		reader.exec(`COMMIT`)
+		names(writer)
+		w.book("H-meanwhile")
+		w.delivered("the known sync's events pass by the registration of the other", "H-meanwhile")
+		if n := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE sync = $1`, second); n != 0 {
+			r.Errorf("%d log rows of the new sync before its registration was complete", n)
+		}
+		writer.exec(`COMMIT`)
+		began := time.Now()
+		w.within(15*time.Second, "the late row is found and delivered", func() bool {
+			return w.logged(`sync = $1 AND key = 'H-late' AND outcome = 'delivered'`, theSync) == 1
+		})
+		r.Logf("the late row was delivered after %s", time.Since(began))
+		w.drain(expected{})
+		if n := w.logged(`outcome IN ('retry', 'unknown', 'failed')`); n != 0 {
+			r.Errorf("%d attempts failed", n)
+		}
+		forgotten.exec(`COMMIT`)
+		for _, p := range []*process{p, other} {
+			if err := p.stop(); err != nil {
+				r.Errorf("%s: %v", p.spec.Name, err)
+			}
+		}
+	})
+}
+
+// traffic writes events and waits until what was committed is delivered.
+func (w *world) traffic(events int) {
+	w.t.Helper()
+	w.begin(loadSpec{writers: 8, keys: 300, events: events}).wait()
+	w.until("what was committed is delivered", `SELECT NOT EXISTS (SELECT FROM outbox.delivery)`)
+}
+
+// leaveDead leaves n dead deliveries behind the relays' walk, due now. While an
+// older snapshot is in use, nothing can remove them from its index.
+func (w *world) leaveDead(n int) {
+	w.t.Helper()
+	w.exec(`
+DO $$
+BEGIN
+    INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'dead', '{}' FROM generate_series(1, ` + fmt.Sprint(n) + `);
+    SET LOCAL session_replication_role = replica; -- as if they had never been: nothing is promoted
+    DELETE FROM outbox.delivery WHERE key = 'dead';
+    DELETE FROM outbox.event WHERE key = 'dead';
+END
+$$`)
+}
+
+// operator does what operators do, at random, in transactions that linger and
+// then commit or roll back. What the database refuses is part of the game.
+type operator struct {
+	w      *world
+	s      *session
+	random *rand.Rand
+	keys   []string
+	linger time.Duration // at most; 0 is one step in each transaction, which commits at once
+	levels []string
+}
+
+// acceptable are the refusals that an operator may get.
+var acceptable = map[string]bool{
+	"40001": true, // somebody else changed the row since the snapshot
+	"40P01": true, // two operators locked rows in opposite order
+	"55000": true, // not in a state for it
+	"P0002": true, // gone meanwhile
+}
+
+func (o *operator) transaction(ctx context.Context) error {
+	level := o.levels[o.random.IntN(len(o.levels))]
+	tx, err := o.s.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.TxIsoLevel(level)})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if _, err := tx.Exec(ctx, `SELECT count(*) FROM outbox.delivery`); err != nil { // takes the snapshot, where one is kept
+		return err
+	}
+	if err := o.act(ctx, tx); err != nil {
+		return err
+	}
+	if o.linger == 0 {
+		return tx.Commit(ctx)
+	}
+	if o.random.IntN(2) == 0 {
+		if err := o.act(ctx, tx); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.Exec(ctx, `SELECT pg_sleep($1)`, o.linger.Seconds()*o.random.Float64()); err != nil {
+		return err
+	}
+	if o.random.IntN(3) == 0 {
+		return tx.Rollback(ctx)
+	}
+	return tx.Commit(ctx)
+}
+
+func (o *operator) act(ctx context.Context, tx pgx.Tx) error {
+	key := o.keys[o.random.IntN(len(o.keys))]
+	const (
+		byHand  = `UPDATE outbox.delivery SET state = 'pending' WHERE sync = $1 AND key = $2 AND state = 'failed'`
+		requeue = `SELECT outbox.requeue($1, $2, reason => 'repaired')`
+		discard = `
+SELECT outbox.discard($1, d.event_id, 'not wanted')
+  FROM (SELECT event_id FROM outbox.delivery
+         WHERE sync = $1 AND key = $2 AND state <> 'sending' ORDER BY random() LIMIT 1) AS d`
+		replay = `
+SELECT outbox.replay($1, l.event_id, 'the court lost it')
+  FROM (SELECT event_id FROM outbox.delivery_log
+         WHERE sync = $1 AND key = $2 AND outcome = 'delivered' ORDER BY random() LIMIT 1) AS l`
+	)
+	statement := []string{byHand, byHand, requeue, requeue, discard, replay}[o.random.IntN(6)]
+	_, err := tx.Exec(ctx, statement, theSync, key)
+	return err
+}
+
+// operate lets operators work until the returned function is called.
+func (w *world) operate(n int, keys []string, linger time.Duration, levels ...string) (stop func()) {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(w.t.Context())
+	var working sync.WaitGroup
+	for i := range n {
+		o := &operator{
+			w: w, s: w.as("outbox_operator"), keys: keys, linger: linger, levels: levels,
+			random: rand.New(rand.NewPCG(w.run.seed, uint64(1000+i))),
+		}
+		working.Go(func() {
+			for ctx.Err() == nil {
+				err := o.transaction(context.WithoutCancel(ctx))
+				if pgErr, ok := errors.AsType[*pgconn.PgError](err); err != nil && !(ok && acceptable[pgErr.Code]) {
+					w.t.Errorf("an operator's transaction: %v", err)
+					return
+				}
+				time.Sleep(time.Duration(o.random.IntN(20)) * time.Millisecond)
+			}
+		})
+	}
+	stop = func() { cancel(); working.Wait() }
+	w.t.Cleanup(stop)
+	return stop
+}
+
+// pauses pauses and resumes the sync until the returned function is called, in
+// transactions that commit late or roll back.
+func (w *world) pauses() (stop func()) {
+	w.t.Helper()
+	s := w.as("outbox_operator")
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := 0; ctx.Err() == nil; n++ {
+			s.exec(`BEGIN`)
+			s.exec(`SELECT outbox.pause($1, 'looking at it')`, theSync)
+			s.exec(`SELECT pg_sleep(0.2)`)
+			s.exec([]string{`COMMIT`, `ROLLBACK`}[n%2])
+			s.exec(`SELECT pg_sleep(0.1)`)
+			s.exec(`BEGIN`)
+			s.exec(`SELECT outbox.resume($1)`, theSync)
+			s.exec(`SELECT pg_sleep(0.1)`)
+			s.exec(`COMMIT`)
+			s.exec(`SELECT pg_sleep(0.3)`)
+		}
+	}()
+	stop = func() { cancel(); <-done }
+	w.t.Cleanup(stop)
+	return stop
+}
+
+// repairs heals the court and requeues what failed until nothing is open.
+func (w *world) repairs() {
+	w.t.Helper()
+	w.court().faults(w.t)
+	s := w.as("outbox_operator")
+	w.within(patience, "everything has drained after the repair", func() bool {
+		s.exec(`SELECT outbox.requeue($1, reason => 'the court is repaired')`, theSync)
+		return ask[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery)`)
+	})
+}
+
+// happened fails the scenario if the log has no row of one of the outcomes.
+func (w *world) happened(outcomes ...string) {
+	w.t.Helper()
+	var counts []string
+	for _, o := range outcomes {
+		n := w.logged(`outcome = $1`, o)
+		if n == 0 {
+			w.t.Errorf("nothing was %s: the scenario shows nothing", o)
+		}
+		counts = append(counts, fmt.Sprint(n, " ", o))
+	}
+	w.t.Log(strings.Join(counts, ", "))
+}
+
+// Operators requeue, discard, replay, pause and resume while deliveries run.
+func TestFault17OperatorsDuringDeliveries(t *testing.T) {
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		watched := w.watch(theSync)
+		w.court().faults(t, courtsim.Fault{Match: courtsim.Match{Key: "H-0"}, Do: courtsim.Action{Status: 422}})
+		syncs := []syncSpec{{Name: theSync, Court: watched.url}}
+		w.start(relaySpec{Syncs: syncs})
+		w.start(relaySpec{Syncs: syncs})
+		w.registered()
+
+		// An operator's open transaction about one key keeps nobody else waiting.
+		w.book("H-0", "H-0")
+		w.until("the court refuses", `SELECT EXISTS (SELECT FROM outbox.failed WHERE key = 'H-0')`)
+		for _, level := range []string{"READ COMMITTED", "REPEATABLE READ"} {
+			for _, end := range []string{"ROLLBACK", "COMMIT"} {
+				s := w.as("outbox_operator")
+				s.exec(`BEGIN ISOLATION LEVEL ` + level)
+				s.exec(`UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'`)
+				s.exec(`SELECT outbox.pause($1, 'not committed yet')`, theSync)
+				s.exec(`SELECT outbox.resume($1)`, theSync)
+				w.book("H-1", "H-2", "H-1")
+				w.delivered("other keys pass by an operator's open transaction", "H-1", "H-2")
+				s.exec(end)
+			}
+		}
+
+		keys := names(8)
+		w.court().faults(t,
+			courtsim.Fault{Match: courtsim.Match{Key: "H-1", Probability: 0.5}, Do: courtsim.Action{Status: 422}},
+			courtsim.Fault{Match: courtsim.Match{Key: "H-2", Probability: 0.2}, Do: courtsim.Action{Status: 422}},
+			courtsim.Fault{Match: courtsim.Match{Key: "H-3", Probability: 0.05}, Do: courtsim.Action{Status: 422}},
+			courtsim.Fault{Match: courtsim.Match{Probability: 0.01}, Do: courtsim.Action{Status: 500}})
+		l := w.begin(loadSpec{writers: 6, keys: len(keys), events: of(1200, 10000), rate: 300})
+		slow := w.operate(3, keys, 300*time.Millisecond, "read committed", "repeatable read")
+		quick := w.operate(2, keys, 0, "read committed")
+		pausing := w.pauses()
+		l.wait()
+		slow()
+		quick()
+		pausing()
+		w.exec(`SELECT outbox.resume($1)`, theSync)
+		w.repairs()
+		w.drain(expected{})
+		w.happened("delivered", "failed", "requeued", "discarded", "replayed", "paused", "resumed")
+		if watched.most < 2 {
+			r.Error("no two keys were in flight at once: the court's watch shows nothing")
+		}
+	})
+}
+
+// countsNet counts the parked rows that the relays' slow check had to wake, in
+// place of whoever removed the row in front.
+func (w *world) countsNet() (woken func() int) {
+	w.t.Helper()
+	w.exec(`
+CREATE TABLE woken (key text);
+CREATE FUNCTION note_woken() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF pg_trigger_depth() = 1 THEN -- a promotion comes from a trigger
+        INSERT INTO public.woken VALUES (NEW.key);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER note_woken AFTER UPDATE ON outbox.delivery
+    FOR EACH ROW WHEN (OLD.state = 'queued' AND NEW.state = 'pending') EXECUTE FUNCTION note_woken()`)
+	return func() int { return ask[int](w, `SELECT count(*) FROM woken`) }
+}
+
+// Rows are parked, promoted, inserted, requeued, discarded, replayed and
+// superseded on a few keys, by many at once: none sleeps, and none needs the
+// slow check to be woken.
+func parkingOnFewKeys(r *run, onFailed string) {
+	w := newWorld(r)
+	watched := w.watch(theSync)
+	syncs := []syncSpec{{Name: theSync, Court: watched.url, OnFailed: onFailed}}
+	for range 2 + r.random.IntN(2) {
+		w.start(relaySpec{Syncs: syncs})
+	}
+	w.registered()
+	woken := w.countsNet()
+	w.court().faults(r,
+		courtsim.Fault{Match: courtsim.Match{Probability: 0.08}, Do: courtsim.Action{Status: 422}},
+		courtsim.Fault{Match: courtsim.Match{Probability: 0.02}, Do: courtsim.Action{Status: 500}})
+	n := 2 + r.random.IntN(4)
+	keys := names(n)
+	for i := range n {
+		keys = append(keys, fmt.Sprint("E-", i))
+	}
+	l := w.begin(loadSpec{writers: 12, keys: n, events: of(1200, 10000)})
+	stop := w.operate(4, keys, 0, "read committed")
+	l.wait()
+	stop()
+	w.repairs()
+	w.drain(expected{})
+	w.happened("delivered", "failed", "discarded", "replayed")
+	if n := woken(); n != 0 {
+		r.Errorf("%d parked rows slept until the slow check woke them", n)
+	}
+}
+
+func TestFault17bParkingWhileOthersFinishInsertRequeueDiscard(t *testing.T) {
+	scenario(t, func(r *run) { parkingOnFewKeys(r, "block") })
+}
+
+func TestFault17bParkingUnderSupersede(t *testing.T) {
+	scenario(t, func(r *run) {
+		parkingOnFewKeys(r, "supersede")
+	})
+}
+
+// Two relays have different files: the database's row rules, and the one that
+// differs says so. What it maps differently it does not change for an event
+// that was sent once.
+func TestFault17cRelaysWithDifferentFiles(t *testing.T) {
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		w.court().faults(r, unreliable()...)
+		first := w.start(relaySpec{Syncs: []syncSpec{{Name: theSync}}})
+		w.registered()
+		other := w.start(relaySpec{Syncs: []syncSpec{{
+			Name: theSync, Events: []string{"data:*"}, OnFailed: "supersede", Courtroom: "room",
+		}}})
+		w.within(patience, "the other relay says that its file differs", func() bool {
+			return other.stderr.contains("sync is configured differently in the database, which rules")
+		})
+		l := w.begin(loadSpec{writers: 6, keys: 50, events: of(1500, 10000)})
+		l.reaches(int64(of(700, 5000)))
+		if err := first.stop(); err != nil {
+			r.Errorf("the first relay: %v", err)
+		}
+		l.wait()
+		w.drain(expected{})
+		const row = `SELECT patterns = '{scheduling:*}' AND on_failed = 'block' FROM outbox.sync WHERE name = $1`
+		if !ask[bool](w, row, theSync) {
+			r.Error("a relay with another file changed the sync's row")
+		}
+		for _, p := range []*process{first, other} {
+			if w.logged(`relay = $1 AND outcome = 'delivered'`, p.spec.Name) == 0 {
+				r.Errorf("%s delivered nothing", p.spec.Name)
+			}
+		}
+		if strings.Contains(first.stderr.String(), "configured differently") {
+			r.Error("the relay whose file is the database's complains")
+		}
+		if n := ask[int](w, `SELECT count(DISTINCT mapping_version) FROM outbox.delivery_log WHERE outcome = 'delivered'`); n != 2 {
+			r.Errorf("%d mapping versions in the log, want both", n)
+		}
+	})
+}
+
+// A sync is registered while writers of every isolation level are open, one of
+// them prepared, and others go on: no event is missed and none is sent twice.
+func TestFault17cSyncRegisteredBesideOpenWriters(t *testing.T) {
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		second := "SecondSync"
+		w.addCourt(second)
+		w.start(relaySpec{})
+		w.registered()
+		w.book("H-before")
+		insert := func(s *session, key string) {
+			s.exec(`INSERT INTO outbox.event (type, key, payload)
+			        VALUES ('scheduling:updated', $1, jsonb_build_object('hearingId', $1::text, 'scheduledAt', '1', 'location', '3A'))`, key)
+		}
+		var open []*session
+		for i, level := range []string{"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"} {
+			s := w.tx(`BEGIN ISOLATION LEVEL ` + level)
+			insert(s, fmt.Sprint("O-", i))
+			open = append(open, s)
+		}
+		prepared := fmt.Sprint("seed-", r.seed)
+		p := w.tx(`BEGIN`)
+		insert(p, "O-prepared")
+		p.exec(`PREPARE TRANSACTION '` + prepared + `'`)
+		r.Cleanup(func() { // it would keep the database from being dropped
+			_, _ = w.pool.Exec(context.Background(), `ROLLBACK PREPARED '`+prepared+`'`)
+		})
+
+		l := w.begin(loadSpec{writers: 6, keys: 60, rate: 400})
+		l.reaches(50)
+		w.start(relaySpec{Syncs: []syncSpec{{Name: theSync}, {Name: second, From: "beginning"}}})
+		reason := func(what, pattern string) {
+			r.Helper()
+			w.until(what, `SELECT coalesce((SELECT reason ~ $2 FROM outbox.hold WHERE sync = $1 AND kind = 'backfill'), false)`, second, pattern)
+		}
+		for i, s := range open {
+			reason("the hold names the oldest writer", fmt.Sprintf(`oldest: pid %d `, s.pid()))
+			insert(s, fmt.Sprint("O-", i)) // once more, in the knowledge of a sync or not
+			s.exec([]string{`COMMIT`, `COMMIT`, `ROLLBACK`}[i])
+		}
+		reason("the hold says that a prepared transaction is waited for", `one of them prepared`)
+		l.reaches(int64(of(600, 5000)))
+		if n := w.logged(`sync = $1`, second); n != 0 {
+			r.Errorf("%d log rows of the new sync before its registration was complete", n)
+		}
+		w.exec(`COMMIT PREPARED '` + prepared + `'`)
+		w.registered()
+		l.stop()
+		w.drain(expected{})
+		for _, sync := range []string{theSync, second} {
+			if n := w.logged(`sync = $1 AND outcome = 'delivered'`, sync); n != ask[int](w, `SELECT count(*) FROM outbox.event`) {
+				r.Errorf("%d deliveries to %s", n, sync)
+			}
+		}
+	})
+}

@@ -1,0 +1,156 @@
+package chaos
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+)
+
+// serverClock is the clock of a scenario's own PostgreSQL. libfaketime lets it
+// go wrong; the relay's and the court's stay right.
+type serverClock struct {
+	t    testing.TB
+	path string
+}
+
+// newServerClock gives a world whose database is off by a time span.
+func newServerClock(r *run, off time.Duration) (*world, *serverClock) {
+	r.Helper()
+	found, err := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1")
+	if err != nil || len(found) == 0 {
+		r.Fatal("libfaketime.so.1 is not there: install Debian's package faketime")
+	}
+	dir := r.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil { // the server runs as another user
+		r.Fatal(err)
+	}
+	c := &serverClock{r, filepath.Join(dir, "clock")}
+	c.set(off)
+	w := newServer(r, pgtest.Options{Route: pgtest.Local, Env: []string{
+		"LD_PRELOAD=" + found[0],
+		"FAKETIME_TIMESTAMP_FILE=" + c.path,
+		"FAKETIME_NO_CACHE=1",   // a change is seen at once
+		"DONT_FAKE_MONOTONIC=1", // as a real clock that is set
+	}})
+	c.is(w, off)
+	return w, c
+}
+
+// set sets the clock. The file is replaced, so that nobody reads half of it.
+func (c *serverClock) set(off time.Duration) {
+	c.t.Helper()
+	next := c.path + ".next"
+	if err := os.WriteFile(next, fmt.Appendf(nil, "%+d\n", int(off.Seconds())), 0o644); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.Rename(next, c.path); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// is checks that the database's clock is off as it should be.
+func (c *serverClock) is(w *world, off time.Duration) {
+	c.t.Helper()
+	got := time.Until(ask[time.Time](w, `SELECT clock_timestamp()`))
+	if d := got - off; d < -time.Minute || d > time.Minute {
+		c.t.Fatalf("the database's clock is off by %s, want %s", got, off)
+	}
+}
+
+// A database whose clock is an hour off from the start makes no difference: all
+// due times and leases are its own.
+func clockOffFromTheStart(r *run, off time.Duration) {
+	w, c := newServerClock(r, off)
+	w.court().faults(r, unreliable()...)
+	spec := relaySpec{Syncs: []syncSpec{{Name: theSync, Attempts: 20}}}
+	w.start(spec)
+	dies := w.start(spec)
+	w.registered()
+	l := w.begin(loadSpec{writers: 6, keys: 60, events: of(800, 6000)})
+	l.reaches(int64(of(400, 3000)))
+	dies.kill()
+	r.figures.kills++
+	l.wait()
+	w.drain(expected{})
+	c.is(w, off)
+}
+
+func TestFault22DatabaseClockAhead(t *testing.T) {
+	scenario(t, func(r *run) { clockOffFromTheStart(r, time.Hour) })
+}
+
+func TestFault22DatabaseClockBehind(t *testing.T) {
+	scenario(t, func(r *run) { clockOffFromTheStart(r, -time.Hour) })
+}
+
+// The database's clock jumps forward and back by an hour during traffic. What
+// was due or in retry is not kept waiting by it; only a claim of a relay that
+// died waits until its lease ends by the new clock, or the clock returns.
+func TestFault22DatabaseClockJumps(t *testing.T) {
+	scenario(t, func(r *run) {
+		w, c := newServerClock(r, 0)
+		w.court().faults(r, unreliable()...)
+		spec := relaySpec{Syncs: []syncSpec{{Name: theSync}}}
+		w.start(spec)
+		w.start(spec)
+		w.registered()
+		step := int64(of(300, 2000))
+		l := w.begin(loadSpec{writers: 6, keys: 60, rate: 400})
+		l.reaches(step)
+		c.set(time.Hour) // every lease has ended now
+		l.reaches(2 * step)
+		c.set(0)
+		l.reaches(3 * step)
+		l.stop()
+		w.drain(expected{})
+
+		// A relay dies with a claim, others of its rows are due or in retry, and the clock is set back.
+		holds := w.start(relaySpec{Syncs: spec.Syncs, Stop: stopSpec{Point: claimed, Key: "H-held"}})
+		for held := false; !held; { // until it is that relay which claims it
+			w.book("H-held")
+			held = w.holds(holds, "H-held")
+		}
+		holds.kill()
+		r.figures.kills++
+		w.exec(`SELECT outbox.pause($1, 'the clock is being set')`, theSync)
+		w.until("nothing but the dead relay's claim is under way",
+			`SELECT count(*) FILTER (WHERE key <> 'H-held') = 0 FROM outbox.delivery WHERE state = 'sending'`)
+		w.book(names(40)...)
+		c.set(-time.Hour)
+		c.is(w, -time.Hour)
+		const ahead = `SELECT count(*) FROM outbox.delivery WHERE state IN ('pending', 'retry') AND due_at > clock_timestamp() + interval '30 minutes'`
+		if n := ask[int](w, ahead); n < 40 {
+			r.Fatalf("%d deliveries are due in an hour, want 40: the scenario shows nothing", n)
+		}
+		w.exec(`SELECT outbox.resume($1)`, theSync)
+		w.book("H-new")
+		w.delivered("what was due before the clock was set back is delivered long before it has caught up", append(names(40), "H-new")...)
+		if lease := ask[float64](w, `SELECT extract(epoch FROM lease_until - clock_timestamp()) FROM outbox.delivery WHERE key = 'H-held' AND state = 'sending'`); lease < 3000 {
+			r.Errorf("the dead relay's claim ends in %.0f s", lease)
+		}
+		c.set(0)
+		w.drain(expected{})
+	})
+}
+
+// holds reports whether a relay stands at its stop point with a key: it says so,
+// or the key's deliveries are finished by others.
+func (w *world) holds(p *process, key string) bool {
+	w.t.Helper()
+	for {
+		select {
+		case line := <-p.said:
+			if line == "at claimed "+key {
+				return true
+			}
+		case <-time.After(5 * time.Millisecond):
+			if ask[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE key = $1)`, key) {
+				return false
+			}
+		}
+	}
+}
