@@ -206,6 +206,20 @@ func TestOperatorsOpenTransactionHoldsOneRowOnly(t *testing.T) {
 	}
 }
 
+func TestDiscardOfTheThirdDoesNotKeepTheSecondAsleep(t *testing.T) {
+	i := newInterleaving(t, 3)
+	first := claim(t, i.relay, 1)[0]
+	i.expect("claimed", "sending queued queued")
+	i.operator.do("BEGIN")
+	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[2]) // holds the second, shared
+	if !record(t, i.relay, delivered(first)) {
+		t.Error("the recording waited for a discard of another row")
+	}
+	i.expect("promoted beside the open discard", "pending queued")
+	i.operator.do("COMMIT")
+	i.drains(i.e[:2]...)
+}
+
 func TestRowLockedWhileTheOneBeforeItFinishesIsWokenByTheNet(t *testing.T) {
 	i := newInterleaving(t, 2)
 	first := claim(t, i.relay, 1)[0]

@@ -372,7 +372,7 @@ WITH page AS MATERIALIZED (
      WHERE p.state = 'queued' AND d.state = 'queued'
        AND NOT EXISTS (SELECT FROM outbox.delivery AS f
                         WHERE f.sync = $1 AND f.key = p.key AND f.event_seq < p.event_seq)
-       FOR UPDATE OF d SKIP LOCKED
+       FOR NO KEY UPDATE OF d SKIP LOCKED
 ), woken AS (
     UPDATE outbox.delivery AS d
        SET state = 'pending', due_at = clock_timestamp()

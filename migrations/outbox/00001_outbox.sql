@@ -309,7 +309,8 @@ CREATE TRIGGER fan_out AFTER INSERT ON outbox.event
 -- Promotion ------------------------------------------------------------------
 -- Whoever removes a delivery, the next one of its key can go. It runs in a statement of its own, so it sees
 -- what was parked meanwhile. A row that somebody else holds is skipped, not waited for: a parker leaves it
--- pending, and the relay's slow check finds one that an operator's transaction kept.
+-- pending, and the relay's slow check finds one that an operator's transaction kept. Who holds it shared, to
+-- park or discard the row behind it, is no hindrance.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.promote_next() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -326,7 +327,7 @@ BEGIN
                     LIMIT 1) AS n
               JOIN outbox.delivery AS l ON l.sync = n.sync AND l.key = n.key AND l.event_seq = n.event_seq
              WHERE n.state = 'queued'
-               FOR UPDATE OF l SKIP LOCKED) AS next
+               FOR NO KEY UPDATE OF l SKIP LOCKED) AS next
      WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq AND d.state = 'queued';
     RETURN NULL;
 END
