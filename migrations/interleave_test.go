@@ -88,7 +88,7 @@ func TestParkingBesideTheFinishOfTheRowInFront(t *testing.T) {
 		// Another relay's parking holds the row in front shared.
 		parker := connect(t, i.url)
 		parker.do("BEGIN")
-		parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR KEY SHARE", i.e[0])
+		parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR SHARE", i.e[0])
 		if r := i.relay.Record(t.Context(), []outbox.Result{delivered(first)}, outbox.ClaimRequest{Sync: "court"}); r.Done[0] || r.Lost[0] {
 			t.Errorf("recorded %+v beside a parker, want neither done nor lost", r)
 		}
@@ -218,6 +218,22 @@ func TestDiscardOfTheThirdDoesNotKeepTheSecondAsleep(t *testing.T) {
 	i.expect("promoted beside the open discard", "pending queued")
 	i.operator.do("COMMIT")
 	i.drains(i.e[:2]...)
+}
+
+func TestClaimDoesNotWaitForADiscardOfTwoOfAKey(t *testing.T) {
+	i := newInterleaving(t, 2)
+	i.admin.fail(i.e[0])
+	claim(t, i.relay, 10)
+	i.expect("parked", "failed queued")
+	i.operator.do("BEGIN")
+	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0]) // promotes the second
+	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
+	third, other := i.admin.event("k"), i.admin.event("other")
+	if d := claim(t, i.relay, 10); len(d) != 1 || d[0].Event.ID != other {
+		t.Errorf("claimed %+v beside the open discards, want the other key's event", d)
+	}
+	i.operator.do("COMMIT")
+	i.drains(third)
 }
 
 func TestRowLockedWhileTheOneBeforeItFinishesIsWokenByTheNet(t *testing.T) {
