@@ -95,6 +95,20 @@ const heldQuery = `
      ORDER BY array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
      LIMIT 1`
 
+// nothingUnderWay tests that no later row of the key is being sent. One is when
+// this row came in front of it late: a replay draws its place before it is
+// committed, and what a writer commits may have a place before a replay's. It
+// looks at the next few only, since as many must have come late together.
+func nothingUnderWay(row string) string {
+	return `NOT EXISTS (
+                SELECT FROM (SELECT l.state, l.lease_until
+                               FROM outbox.delivery AS l
+                              WHERE l.sync = $1 AND l.key = ` + row + `.key AND l.event_seq > ` + row + `.event_seq
+                              ORDER BY l.event_seq
+                              LIMIT 16) AS later
+                 WHERE later.state = 'sending' AND later.lease_until >= now())`
+}
+
 // claimDue examines each due row once: the head of its key is claimed, a row
 // behind an earlier one is parked out of the walk.
 //
@@ -104,7 +118,7 @@ const heldQuery = `
 // just being finished, and sleep for ever. FOR KEY SHARE would do, but waits in
 // spite of SKIP LOCKED for a transaction that changed the row before it locked
 // or removed it, as one does that discards two of a key.
-const claimDue = `-- lockstep: claim
+var claimDue = `-- lockstep: claim
 WITH held AS MATERIALIZED (` + heldQuery + `
 ), page AS MATERIALIZED (
     SELECT d.key, d.event_seq, d.event_id, d.due_at, d.state, d.crashes, d.total_attempts, d.revision, d.claim, d.claimed_by
@@ -125,7 +139,8 @@ WITH held AS MATERIALIZED (` + heldQuery + `
 ), judged AS MATERIALIZED (
     SELECT r.*, r.place = 1 AND NOT EXISTS (
                 SELECT FROM outbox.delivery AS f
-                 WHERE f.sync = $1 AND f.key = r.key AND f.event_seq < r.event_seq) AS head
+                 WHERE f.sync = $1 AND f.key = r.key AND f.event_seq < r.event_seq)
+           AND ` + nothingUnderWay("r") + ` AS head
       FROM ranked AS r
 ), heads AS MATERIALIZED (
     SELECT j.*, row_number() OVER (ORDER BY j.due_at, j.event_seq) AS n
@@ -167,7 +182,7 @@ WITH held AS MATERIALIZED (` + heldQuery + `
 // claimNext claims the first unfinished delivery of the given keys, whatever
 // walk it would wait for: the pipeline that finished the one before goes on
 // with the key at once.
-const claimNext = `-- lockstep: claim next of key
+var claimNext = `-- lockstep: claim next of key
 WITH held AS MATERIALIZED (` + heldQuery + `
 ), chosen AS MATERIALIZED (
     SELECT d.key, d.event_seq, d.event_id, d.state, d.total_attempts, d.revision, d.claim, d.claimed_by
@@ -178,6 +193,7 @@ WITH held AS MATERIALIZED (` + heldQuery + `
             ORDER BY f.event_seq LIMIT 1) AS first
       JOIN outbox.delivery AS d ON d.sync = $1 AND d.key = k.key AND d.event_seq = first.event_seq
      WHERE d.state IN ('pending', 'queued') AND d.crashes = 0
+       AND ` + nothingUnderWay("d") + `
        AND NOT EXISTS (SELECT FROM held)
      LIMIT $7
        FOR UPDATE OF d SKIP LOCKED
