@@ -326,6 +326,15 @@ func TestOperatorAtRepeatableRead(t *testing.T) {
 			t.Error("the delivery under way was disturbed")
 		}
 	})
+	t.Run("replay of an event that was replayed meanwhile is refused", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		record(t, i.relay, delivered(only(t, i.relay)))
+		begin(i)
+		as(t, i.url, "outbox_operator").do("SELECT outbox.replay('court', $1, 'r')", i.e[0])
+		i.operator.refuses(serialize, "SELECT outbox.replay('court', $1, 'r')", nil, i.e[0])
+		i.operator.do("ROLLBACK")
+		i.drains(i.e[0], i.e[0])
+	})
 	t.Run("requeue of a row that was requeued meanwhile is refused", func(t *testing.T) {
 		i := newInterleaving(t, 1)
 		i.admin.fail(i.e[0])

@@ -548,8 +548,9 @@ DECLARE
 BEGIN
     PERFORM outbox.check_sync(replay.sync);
     PERFORM outbox.check_reason(replay.reason);
-    -- The lock keeps retention from removing the event meanwhile, and a second replay from the same revision.
-    SELECT * INTO e FROM outbox.event AS o WHERE o.id = replay.event_id FOR NO KEY UPDATE;
+    -- The lock keeps retention from removing the event meanwhile, and a second replay from the same revision. It is
+    -- an update that changes nothing, so that a transaction whose snapshot hides an earlier replay is refused.
+    UPDATE outbox.event AS o SET headers = o.headers WHERE o.id = replay.event_id RETURNING * INTO e;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'event % does not exist or is past its retention', replay.event_id USING ERRCODE = 'no_data_found';
     END IF;
