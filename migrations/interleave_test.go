@@ -88,7 +88,7 @@ func TestParkingBesideTheFinishOfTheRowInFront(t *testing.T) {
 		// Another relay's parking holds the row in front shared.
 		parker := connect(t, i.url)
 		parker.do("BEGIN")
-		parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR KEY SHARE", i.e[0])
+		parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR SHARE", i.e[0])
 		if r := i.relay.Record(t.Context(), []outbox.Result{delivered(first)}, outbox.ClaimRequest{Sync: "court"}); r.Done[0] || r.Lost[0] {
 			t.Errorf("recorded %+v beside a parker, want neither done nor lost", r)
 		}
@@ -206,6 +206,83 @@ func TestOperatorsOpenTransactionHoldsOneRowOnly(t *testing.T) {
 	}
 }
 
+func TestDiscardOfTheThirdDoesNotKeepTheSecondAsleep(t *testing.T) {
+	i := newInterleaving(t, 3)
+	first := claim(t, i.relay, 1)[0]
+	i.expect("claimed", "sending queued queued")
+	i.operator.do("BEGIN")
+	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[2]) // holds the second, shared
+	if !record(t, i.relay, delivered(first)) {
+		t.Error("the recording waited for a discard of another row")
+	}
+	i.expect("promoted beside the open discard", "pending queued")
+	i.operator.do("COMMIT")
+	i.drains(i.e[:2]...)
+}
+
+func TestClaimDoesNotWaitForADiscardOfTwoOfAKey(t *testing.T) {
+	i := newInterleaving(t, 2)
+	i.admin.fail(i.e[0])
+	claim(t, i.relay, 10)
+	i.expect("parked", "failed queued")
+	i.operator.do("BEGIN")
+	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0]) // promotes the second
+	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
+	third, other := i.admin.event("k"), i.admin.event("other")
+	if d := claim(t, i.relay, 10); len(d) != 1 || d[0].Event.ID != other {
+		t.Errorf("claimed %+v beside the open discards, want the other key's event", d)
+	}
+	i.operator.do("COMMIT")
+	i.drains(third)
+}
+
+func TestReplayCommittedLate(t *testing.T) {
+	sent := func(t *testing.T) *interleaving {
+		t.Helper()
+		i := newInterleaving(t, 1)
+		record(t, i.relay, delivered(only(t, i.relay)))
+		return i
+	}
+	t.Run("the replay's transaction is open while a later event is claimed", func(t *testing.T) {
+		i := sent(t)
+		i.operator.do("BEGIN")
+		i.operator.do("SELECT outbox.replay('court', $1, 'r')", i.e[0])
+		i.admin.event("k")
+		later := only(t, i.relay)
+		i.operator.do("COMMIT")
+		i.neverTwo(later)
+	})
+	t.Run("an event of an open writer has its place before a replay that is claimed", func(t *testing.T) {
+		i := sent(t)
+		writer := connect(t, i.url)
+		writer.do("BEGIN")
+		writer.event("k")
+		i.operator.do("SELECT outbox.replay('court', $1, 'r')", i.e[0])
+		replay := only(t, i.relay)
+		writer.do("COMMIT")
+		i.neverTwo(replay)
+	})
+}
+
+// neverTwo checks that nothing is claimed beside a delivery under way.
+func (i *interleaving) neverTwo(sending *outbox.Delivery) {
+	i.t.Helper()
+	i.expect("committed in front of what is being sent", "pending sending")
+	if d := claim(i.t, i.relay, 10); len(d) != 0 {
+		i.t.Errorf("claimed %d while another of the key is being sent", len(d))
+	}
+	c, err := i.relay.ClaimNext(i.t.Context(), outbox.ClaimRequest{Sync: "court", Budget: 1, Lease: time.Minute}, []string{"k"})
+	if err != nil || len(c.Deliveries) != 0 {
+		i.t.Errorf("claimed %d of the key while another is being sent, %v", len(c.Deliveries), err)
+	}
+	if !record(i.t, i.relay, delivered(sending)) {
+		i.t.Error("what was being sent is not recorded")
+	}
+	if d := claim(i.t, i.relay, 10); len(d) != 1 || !record(i.t, i.relay, delivered(d[0])) {
+		i.t.Errorf("claimed %d afterwards, want the other one, recorded", len(d))
+	}
+}
+
 func TestRowLockedWhileTheOneBeforeItFinishesIsWokenByTheNet(t *testing.T) {
 	i := newInterleaving(t, 2)
 	first := claim(t, i.relay, 1)[0]
@@ -248,6 +325,15 @@ func TestOperatorAtRepeatableRead(t *testing.T) {
 		if !record(t, i.relay, delivered(d)) {
 			t.Error("the delivery under way was disturbed")
 		}
+	})
+	t.Run("replay of an event that was replayed meanwhile is refused", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		record(t, i.relay, delivered(only(t, i.relay)))
+		begin(i)
+		as(t, i.url, "outbox_operator").do("SELECT outbox.replay('court', $1, 'r')", i.e[0])
+		i.operator.refuses(serialize, "SELECT outbox.replay('court', $1, 'r')", nil, i.e[0])
+		i.operator.do("ROLLBACK")
+		i.drains(i.e[0], i.e[0])
 	})
 	t.Run("requeue of a row that was requeued meanwhile is refused", func(t *testing.T) {
 		i := newInterleaving(t, 1)

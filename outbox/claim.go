@@ -108,12 +108,15 @@ const heldQuery = `
 // A row whose front stands in the same page is parked under the page's own
 // locks; else the front is share-locked first, and left for the next look when
 // that lock cannot be had: otherwise it could be parked behind a row that is
-// just being finished, and sleep for ever.
+// just being finished, and sleep for ever. FOR KEY SHARE would do, but waits in
+// spite of SKIP LOCKED for a transaction that changed the row before it locked
+// or removed it, as one does that discards two of a key.
 //
-// A replay draws its place before it commits, so that a later event of its key
-// may be in flight when it is first seen: then it waits for that one's end. Else
-// the later ones are parked at once, which also refuses them to a claim that
-// looks through a snapshot without the replay.
+// A replay draws its place before it commits. An event that was written meanwhile
+// has a later place, and may be in flight when the replay is first seen; or a
+// writer commits what has a place in front of a replay in flight. Then the one
+// that came late waits for the other's end. Else the later one is parked at
+// once, which also refuses it to a claim that does not see the earlier one yet.
 const claimDue = `-- lockstep: claim
 WITH held AS MATERIALIZED (` + heldQuery + `
 ), page AS MATERIALIZED (
@@ -138,15 +141,19 @@ WITH held AS MATERIALIZED (` + heldQuery + `
      CROSS JOIN LATERAL (
            SELECT l.event_seq
              FROM outbox.delivery AS l
+            WHERE r.revision > 1 AND l.sync = $1 AND l.key = r.key AND l.event_seq > r.event_seq
+              AND l.state IN ('pending', 'retry', 'sending') AND l.revision = 1
+           UNION ALL
+           SELECT l.event_seq
+             FROM outbox.delivery AS l
             WHERE l.sync = $1 AND l.key = r.key AND l.event_seq > r.event_seq
-              AND l.state IN ('pending', 'retry', 'sending')
-           OFFSET 0) AS l
+              AND l.state IN ('pending', 'retry', 'sending') AND l.revision > 1) AS l
       LEFT JOIN LATERAL (
            SELECT d.ctid AS tid, d.state, d.lease_until
              FROM outbox.delivery AS d
             WHERE d.sync = $1 AND d.key = r.key AND d.event_seq = l.event_seq
               FOR NO KEY UPDATE SKIP LOCKED) AS o ON true
-     WHERE r.revision > 1 AND r.place = 1
+     WHERE r.place = 1
        AND NOT EXISTS (SELECT FROM page AS p WHERE p.key = r.key AND p.event_seq = l.event_seq)
 ), judged AS MATERIALIZED (
     SELECT r.*, r.place = 1
@@ -173,7 +180,7 @@ WITH held AS MATERIALIZED (` + heldQuery + `
               AND f.sync = $1 AND f.key = j.key AND f.event_seq < j.event_seq
             ORDER BY f.event_seq DESC
             LIMIT 1
-              FOR KEY SHARE SKIP LOCKED) AS front ON true
+              FOR SHARE SKIP LOCKED) AS front ON true
      WHERE NOT j.head AND j.state <> 'sending' AND (j.place > 1 OR front.state IS NOT NULL)
 ), parked AS (
     UPDATE outbox.delivery AS d
@@ -418,7 +425,7 @@ WITH page AS MATERIALIZED (
                                     WHERE f.sync = $1 AND f.key = p.key AND f.event_seq < p.event_seq
                                    OFFSET 0)
                    OR p.ahead AND d.state IN ('pending', 'retry') AND d.due_at > clock_timestamp())
-              FOR UPDATE SKIP LOCKED) AS d
+              FOR NO KEY UPDATE SKIP LOCKED) AS d
      WHERE p.state = 'queued' OR p.ahead
 ), woken AS (
     UPDATE outbox.delivery AS d

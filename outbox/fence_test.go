@@ -16,15 +16,19 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 
 const sync = "CourtCalendarSync"
 
-// desk is a database with one registered sync and two relays' stores.
+// desk is a database with registered syncs and two relays' stores.
 type desk struct {
 	t    *testing.T
 	pool *pgxpool.Pool
 	a, b *outbox.Store
 }
 
-func newDesk(t *testing.T) *desk {
+// newDesk registers the given syncs, by default one that takes everything.
+func newDesk(t *testing.T, syncs ...outbox.Registration) *desk {
 	t.Helper()
+	if syncs == nil {
+		syncs = []outbox.Registration{{Name: sync, Patterns: []string{"*"}, OnFailed: "block"}}
+	}
 	url := pgtest.New(t)
 	pool, err := pgxpool.New(t.Context(), url)
 	if err != nil {
@@ -39,13 +43,15 @@ func newDesk(t *testing.T) *desk {
 		}
 		t.Cleanup((*store).Close)
 	}
-	if _, err := d.a.Register(t.Context(), []outbox.Registration{{Name: sync, Patterns: []string{"*"}, OnFailed: "block"}}); err != nil {
+	if _, err := d.a.Register(t.Context(), syncs); err != nil {
 		t.Fatal(err)
 	}
-	fill := d.a.NewBackfill(sync)
-	for complete := false; !complete; {
-		if complete, _, err = fill.Step(t.Context(), 100); err != nil {
-			t.Fatal(err)
+	for _, s := range syncs {
+		fill := d.a.NewBackfill(s.Name)
+		for complete := false; !complete; {
+			if complete, _, err = fill.Step(t.Context(), 100); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	return d

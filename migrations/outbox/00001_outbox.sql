@@ -193,6 +193,9 @@ COMMENT ON COLUMN outbox.delivery.revision IS 'n of the Idempotency-Key "<id>:<n
 -- columns, so a claim is a HOT update.
 CREATE INDEX delivery_walk ON outbox.delivery (sync, due_at, event_seq) WITH (fillfactor = 50) WHERE due_at < 'infinity';
 
+-- Open replays, and what was requeued with another body: few. A claim looks whether one is under way behind it.
+CREATE INDEX delivery_replay ON outbox.delivery (sync, key, event_seq) WHERE revision > 1;
+
 -- Log ------------------------------------------------------------------------
 CREATE SEQUENCE outbox.delivery_log_id_seq AS bigint;
 CREATE TABLE outbox.delivery_log (
@@ -319,7 +322,8 @@ CREATE TRIGGER fan_out AFTER INSERT ON outbox.event
 -- Promotion ------------------------------------------------------------------
 -- Whoever removes a delivery, the next one of its key can go. It runs in a statement of its own, so it sees
 -- what was parked meanwhile. A row that somebody else holds is skipped, not waited for: a parker leaves it
--- pending, and the relay's slow check finds one that an operator's transaction kept.
+-- pending, and the relay's slow check finds one that an operator's transaction kept. Who holds it shared, to
+-- park or discard the row behind it, is no hindrance.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.promote_next() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -338,7 +342,7 @@ BEGIN
                    SELECT o.ctid AS tid
                      FROM outbox.delivery AS o
                     WHERE o.sync = g.sync AND o.key = g.key AND o.event_seq = n.event_seq AND o.state = 'queued'
-                      FOR UPDATE SKIP LOCKED) AS l
+                      FOR NO KEY UPDATE SKIP LOCKED) AS l
              WHERE n.state = 'queued') AS next
      WHERE d.ctid = next.tid AND d.state = 'queued';
     RETURN NULL;
@@ -560,8 +564,9 @@ DECLARE
 BEGIN
     PERFORM outbox.check_sync(replay.sync);
     PERFORM outbox.check_reason(replay.reason);
-    -- The lock keeps retention from removing the event meanwhile, and a second replay from the same revision.
-    SELECT * INTO e FROM outbox.event AS o WHERE o.id = replay.event_id FOR NO KEY UPDATE;
+    -- The lock keeps retention from removing the event meanwhile, and a second replay from the same revision. It is
+    -- an update that changes nothing, so that a transaction whose snapshot hides an earlier replay is refused.
+    UPDATE outbox.event AS o SET headers = o.headers WHERE o.id = replay.event_id RETURNING * INTO e;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'event % does not exist or is past its retention', replay.event_id USING ERRCODE = 'no_data_found';
     END IF;

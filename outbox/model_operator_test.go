@@ -1,0 +1,334 @@
+package outbox_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"pgregory.net/rapid"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// What an operator may write, each way to requeue among them.
+const (
+	requeueUpdate = `UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed' AND sync = $1 AND key = $2`
+	requeueKey    = `SELECT outbox.requeue($1, key => $2)`
+	requeueEvent  = `SELECT outbox.requeue($1, event_id => $2)`
+	discard       = `SELECT outbox.discard($1, $2, 'r')`
+	replay        = `SELECT outbox.replay($1, $2, 'r')`
+	pause         = `SELECT outbox.pause($1, 'r')`
+	resume        = `SELECT outbox.resume($1)`
+	lockRow       = `SELECT FROM outbox.delivery WHERE sync = $1 AND event_id = $2 FOR UPDATE`
+)
+
+// Refusals: of a change that the state does not allow, of one by a transaction
+// whose snapshot is too old.
+const (
+	notInState    = "55000"
+	noSuchRow     = "P0002"
+	serialization = "40001"
+)
+
+// busy reports whether the open operator has written about a key: another one
+// would wait for him.
+func (m *model) busy(key string) bool { return m.operator != nil && m.operator.keys[key] }
+
+func (m *model) undisturbed(list []*open) []*open {
+	return slices.DeleteFunc(list, func(o *open) bool { return m.busy(o.key) })
+}
+
+func (m *model) requeueNow(t *rapid.T) {
+	failed := m.undisturbed(m.filter(func(o *open) bool { return o.state == "failed" }))
+	if len(failed) == 0 {
+		t.SkipNow() // nothing has failed
+	}
+	o := pick(t, "failed", failed)
+	switch pick(t, "by", []string{"update", "key", "event"}) {
+	case "update":
+		m.sql(t, requeueUpdate, o.sync, o.key)
+		failed = slices.DeleteFunc(failed, func(other *open) bool { return other.line != o.line })
+	case "key":
+		m.sql(t, requeueKey, o.sync, o.key)
+		failed = slices.DeleteFunc(failed, func(other *open) bool { return other.line != o.line })
+	default:
+		m.sql(t, requeueEvent, o.sync, id(o.event))
+		failed = []*open{o}
+	}
+	m.say("requeue of %v", failed)
+	for _, o := range failed {
+		m.requeued(o)
+	}
+}
+
+func (m *model) requeued(o *open) {
+	m.log = append(m.log, entry{sync: o.sync, event: o.event, outcome: "requeued", attempt: o.total, revision: o.revision})
+	o.state, o.later = "waiting", false
+	o.attempts, o.charged, o.crashes = 0, 0, 0
+}
+
+// discardNow gives one up; refused while it is being sent.
+func (m *model) discardNow(t *rapid.T) {
+	list := m.undisturbed(slices.Clone(m.open))
+	if len(list) == 0 {
+		t.SkipNow() // nothing is open
+	}
+	o := pick(t, "open", list)
+	m.say("discard of %s, which is %s", o, o.state)
+	if o.state == "sending" {
+		m.refused(t, notInState, discard, o.sync, id(o.event))
+		return
+	}
+	m.sql(t, discard, o.sync, id(o.event))
+	m.discarded(o)
+}
+
+func (m *model) discarded(o *open) {
+	m.log = append(m.log, entry{sync: o.sync, event: o.event, outcome: "discarded", attempt: o.total, revision: o.revision})
+	m.remove(o)
+}
+
+// replayNow sends a finished event once more; refused while it is open.
+func (m *model) replayNow(t *rapid.T) {
+	l, e, ok := m.anyEvent(t)
+	if !ok {
+		t.SkipNow() // no event yet
+	}
+	o := m.find(l.sync, e.n)
+	m.say("replay of e%d to %s, open: %v", e.n, l.sync, o)
+	if o != nil {
+		m.refused(t, notInState, replay, l.sync, id(e.n))
+		return
+	}
+	m.sql(t, replay, l.sync, id(e.n))
+	o, row := m.replayed(l, e)
+	o.seen = m.step
+	m.open, m.log = append(m.open, o), append(m.log, row)
+}
+
+// anyEvent draws a committed event of a key that the open operator leaves alone.
+func (m *model) anyEvent(t *rapid.T) (line, *event, bool) {
+	var list []*event
+	for n := 1; n <= m.seq; n++ {
+		if e := m.events[n]; e != nil && !m.busy(e.key) {
+			list = append(list, e)
+		}
+	}
+	if len(list) == 0 {
+		return line{}, nil, false
+	}
+	e := pick(t, "event", list)
+	return line{pick(t, "sync", syncs), e.key}, e, true
+}
+
+// replayed draws the next number for the end of the line.
+func (m *model) replayed(l line, e *event) (*open, entry) {
+	m.seq++
+	o := &open{line: l, event: e.n, place: m.seq, state: "waiting"}
+	for _, row := range m.log {
+		if row.sync == l.sync && row.event == e.n {
+			o.total, o.revision = max(o.total, row.attempt), max(o.revision, row.revision)
+		}
+	}
+	o.revision++
+	return o, entry{sync: l.sync, event: e.n, outcome: "replayed", attempt: o.total, revision: o.revision}
+}
+
+// pauseNow pauses a sync, or resumes it.
+func (m *model) pauseNow(t *rapid.T) {
+	sync := pick(t, "sync", m.freeSyncs(t))
+	if m.holds[sync][outbox.HoldOperator] == nil {
+		m.say("pause of %s", sync)
+		m.sql(t, pause, sync)
+		m.paused(sync)
+		return
+	}
+	m.say("resume of %s", sync)
+	m.sql(t, resume, sync)
+	m.resumed(sync)
+}
+
+func (m *model) paused(sync string) {
+	m.holds[sync][outbox.HoldOperator] = &hold{}
+	m.log = append(m.log, entry{sync: sync, outcome: "paused"})
+}
+
+func (m *model) resumed(sync string) {
+	delete(m.holds[sync], outbox.HoldOperator)
+	m.log = append(m.log, entry{sync: sync, outcome: "resumed"})
+}
+
+// operate takes the operator's open transaction one step further.
+func (m *model) operate(t *rapid.T) {
+	if m.operator == nil {
+		level := pick(t, "level", []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead})
+		m.operator = m.begin(t, pgx.TxOptions{IsoLevel: level})
+		m.say("an operator begins, %s", level)
+		m.tell(t, `SELECT count(*) FROM outbox.delivery`) // takes the snapshot
+		for _, sync := range syncs {
+			m.operator.paused[sync] = m.holds[sync][outbox.HoldOperator] != nil
+		}
+		return
+	}
+	switch pick(t, "operator", []string{"end", "requeue", "discard", "replay", "pause", "lock"}) {
+	case "end":
+		m.operatorEnds(t)
+	case "requeue":
+		m.openRequeue(t)
+	case "discard":
+		m.openDiscard(t)
+	case "replay":
+		m.openReplay(t)
+	case "pause":
+		m.openPause(t)
+	case "lock":
+		m.openLock(t)
+	}
+}
+
+func (m *model) operatorEnds(t *rapid.T) {
+	o := m.operator
+	m.unlock()
+	m.end(t, o, "the operator")
+}
+
+func (m *model) unlock() {
+	m.operator = nil
+	for _, o := range m.open {
+		o.locked, o.shared = false, false
+	}
+}
+
+// tell runs a statement in the operator's transaction and reports whether it
+// found anything. A refusal, which only an old snapshot may earn here, ends it.
+func (m *model) tell(t *rapid.T, statement string, args ...any) bool {
+	var refusal *pgconn.PgError
+	var tag pgconn.CommandTag
+	within(t, statement, func(ctx context.Context) (err error) {
+		tag, err = m.operator.tx.Exec(ctx, statement, args...)
+		if errors.As(err, &refusal) && m.operator.snapshot && slices.Contains([]string{serialization, notInState, noSuchRow}, refusal.Code) {
+			return nil
+		}
+		return err
+	})
+	if refusal == nil {
+		return tag.RowsAffected() > 0
+	}
+	m.say("the operator is refused, %s, and rolls back", refusal.Message)
+	_ = m.operator.tx.Rollback(t.Context())
+	m.unlock()
+	return false
+}
+
+// untouched lists what the operator has not written about yet.
+func (m *model) untouched(keep func(*open) bool) []*open {
+	return m.filter(func(o *open) bool { return !m.operator.touched[o.String()] && keep(o) })
+}
+
+func (m *model) touch(o *open) {
+	m.operator.keys[o.key], m.operator.touched[o.String()] = true, true
+}
+
+func (m *model) openRequeue(t *rapid.T) {
+	list := m.untouched(func(o *open) bool { return o.state == "failed" })
+	if len(list) == 0 {
+		t.SkipNow() // nothing has failed
+	}
+	o, op := pick(t, "failed", list), m.operator
+	m.say("in the operator's transaction: requeue of %s", o)
+	if !m.tell(t, requeueEvent, o.sync, id(o.event)) {
+		return
+	}
+	m.touch(o)
+	o.locked = true
+	op.commit = append(op.commit, func() { m.requeued(o) })
+}
+
+func (m *model) openDiscard(t *rapid.T) {
+	list := m.untouched(func(o *open) bool { return o.state != "sending" })
+	if len(list) == 0 {
+		t.SkipNow() // nothing can be discarded
+	}
+	o, op := pick(t, "open", list), m.operator
+	m.say("in the operator's transaction: discard of %s, which is %s", o, o.state)
+	if !m.tell(t, discard, o.sync, id(o.event)) {
+		return
+	}
+	m.touch(o)
+	o.locked = true
+	// Those he has discarded already are gone for him.
+	row := slices.DeleteFunc(m.of(o.line), func(other *open) bool { return other != o && op.touched["gone "+other.String()] })
+	op.touched["gone "+o.String()] = true
+	i := slices.Index(row, o)
+	if i > 0 {
+		row[i-1].shared = true
+	} else if len(row) > 1 && row[1].parked {
+		row[1].locked = true // promoted, in his eyes
+	}
+	op.commit = append(op.commit, func() {
+		m.discarded(o)
+		if op.snapshot { // which does not show what was parked later
+			m.owed[o.line] = true
+		}
+	})
+}
+
+func (m *model) openReplay(t *rapid.T) {
+	l, e, ok := m.anyEvent(t)
+	if !ok {
+		t.SkipNow() // no event yet
+	}
+	op, still := m.operator, m.find(l.sync, e.n)
+	if still != nil && !op.snapshot {
+		t.SkipNow() // nothing to replay yet
+	}
+	m.say("in the operator's transaction: replay of e%d to %s", e.n, l.sync)
+	if !m.tell(t, replay, l.sync, id(e.n)) {
+		return
+	}
+	if still != nil {
+		t.Fatalf("replayed, though an old snapshot hides that it is open: %s", still)
+	}
+	op.keys[l.key] = true
+	o, row := m.replayed(l, e)
+	op.commit = append(op.commit, func() {
+		o.seen = m.step
+		m.open, m.log = append(m.open, o), append(m.log, row)
+	})
+}
+
+func (m *model) openPause(t *rapid.T) {
+	sync, op := pick(t, "sync", m.freeSyncs(t)), m.operator
+	paused := m.holds[sync][outbox.HoldOperator] != nil
+	if op.snapshot && paused != op.paused[sync] {
+		t.SkipNow() // he sees an older state, and does what fits that
+	}
+	statement, effect := pause, m.paused
+	if paused {
+		statement, effect = resume, m.resumed
+	}
+	m.say("in the operator's transaction: %s of %s", statement, sync)
+	if !m.tell(t, statement, sync) {
+		return
+	}
+	op.syncs[sync] = true
+	op.commit = append(op.commit, func() { effect(sync) })
+}
+
+// openLock is SELECT … FOR UPDATE, of which the database knows nothing more.
+func (m *model) openLock(t *rapid.T) {
+	list := m.untouched(func(*open) bool { return true })
+	if len(list) == 0 {
+		t.SkipNow() // nothing is open
+	}
+	o := pick(t, "open", list)
+	m.say("in the operator's transaction: lock of %s, which is %s", o, o.state)
+	if !m.tell(t, lockRow, o.sync, id(o.event)) {
+		return
+	}
+	m.touch(o)
+	o.locked = true
+	m.owed[o.line] = true // who finishes the one before it passes it by
+}
