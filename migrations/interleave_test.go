@@ -384,7 +384,7 @@ func TestParkingBesideARequeueOfTheRowInFront(t *testing.T) {
 			if d := claim(t, i.relay, 10); len(d) != 0 {
 				t.Errorf("claimed %d behind an open requeue", len(d))
 			}
-			i.expect("parked: a requeue does not remove the row in front", "failed queued")
+			i.expect("left for the next look", "failed pending")
 			i.operator.do(end)
 			if end == "ROLLBACK" {
 				i.operator.do("SELECT outbox.requeue('court')")

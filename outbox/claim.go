@@ -206,7 +206,8 @@ WITH held AS MATERIALIZED (` + heldQuery + `
 
 // claimNext claims the first unfinished delivery of the given keys, whatever
 // walk it would wait for: the pipeline that finished the one before goes on
-// with the key at once.
+// with the key at once. Keys with an open replay are left to the walk, which
+// takes care that nothing is under way behind the first.
 const claimNext = `-- lockstep: claim next of key
 WITH held AS MATERIALIZED (` + heldQuery + `
 ), chosen AS MATERIALIZED (
@@ -221,6 +222,9 @@ WITH held AS MATERIALIZED (` + heldQuery + `
              FROM outbox.delivery AS d
             WHERE d.sync = $1 AND d.key = k.key AND d.event_seq = first.event_seq
               AND d.state IN ('pending', 'queued') AND d.crashes = 0
+              AND NOT EXISTS (SELECT FROM outbox.delivery AS r
+                               WHERE r.sync = $1 AND r.key = k.key AND r.revision > 1
+                              OFFSET 0)
               FOR UPDATE SKIP LOCKED) AS d
      WHERE NOT EXISTS (SELECT FROM held)
      LIMIT $7
