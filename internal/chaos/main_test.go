@@ -17,6 +17,10 @@ var (
 	long  = flag.Bool("long", false, "run the long form of each scenario")
 )
 
+func init() {
+	flag.DurationVar(&patience, "patience", patience, "how long a scenario waits for what must happen")
+}
+
 func TestMain(m *testing.M) {
 	if os.Getenv(envRelay) != "" {
 		if err := relayMain(); err != nil {
