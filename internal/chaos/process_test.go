@@ -26,6 +26,15 @@ func (w *world) want(what string, got, want int) {
 	}
 }
 
+// bulk writes one event for each of n keys of their own.
+func (w *world) bulk(n int) {
+	w.t.Helper()
+	w.exec(`
+INSERT INTO outbox.event (type, key, payload)
+SELECT 'scheduling:updated', 'B-' || n, jsonb_build_object('hearingId', 'B-' || n, 'scheduledAt', '1', 'location', '3A')
+  FROM generate_series(1, $1::int) AS n`, n)
+}
+
 // walks waits until a relay has delivered something: its walk over the due
 // deliveries stands at the present, and what falls due behind it must be found
 // all the same.
@@ -334,10 +343,7 @@ func TestFault04StalledWithUnsentClaims(t *testing.T) {
 		w := newWorld(r)
 		w.register(relaySpec{})
 		w.court().faults(t, courtsim.Fault{Do: courtsim.Action{Delay: courtsim.Duration(10 * time.Millisecond)}})
-		w.exec(`
-INSERT INTO outbox.event (type, key, payload)
-SELECT 'scheduling:updated', 'B-' || n, jsonb_build_object('hearingId', 'B-' || n, 'scheduledAt', '1', 'location', '3A')
-  FROM generate_series(1, $1::int) AS n`, of(1500, 10000))
+		w.bulk(of(1500, 10000))
 		stalled := w.start(relaySpec{Name: "stalled", Workers: workers})
 		w.within(patience, "the relay stalls with claims that it has not sent", func() bool {
 			stalled.stall()
