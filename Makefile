@@ -36,6 +36,10 @@ test-race: ## Run all tests with the race detector; needs a C compiler
 chaos: ## Run every fault long, with SEEDS=20 seeds, and print a table; RUN=regexp selects
 	cd $(CHAOS) && go test -timeout 5h -v -run '$(or $(RUN),.)' -long -seeds $(or $(SEEDS),20) ./...
 
+.PHONY: mutants
+mutants: ## Build Lockstep with one mistake after the other; each must be caught; ONLY=regexp selects
+	cd $(CHAOS) && go run ./mutants -only '$(ONLY)'
+
 .PHONY: test-containers
 test-containers: ## Run database tests against a container, on Linux as root; needs no registry
 	internal/pgtest/docker/run.sh $(CONTAINER_TESTS)
