@@ -126,7 +126,7 @@ func TestFault08Stopped(t *testing.T) {
 				}
 				w.want("attempts that it says were cut off", w.logged(`outcome = 'unknown' AND error LIKE 'cut off by the relay''s stop%'`), test.unknown)
 				w.want("deliveries charged for it", ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE charged > 0`), 0)
-				left := w.struck("stops")
+				left := w.left("stops")
 				if test.again == (left == 0) {
 					t.Errorf("%d claims left behind", left)
 				}
