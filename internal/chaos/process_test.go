@@ -62,15 +62,19 @@ func TestFault01KilledBeforeSending(t *testing.T) {
 			scenario(t, func(r *run) {
 				w := newWorld(r)
 				w.register(relaySpec{})
-				dies := w.start(relaySpec{Name: "dies", Lease: 2 * lease, Stop: stopSpec{Point: claimed, Key: key}})
-				w.book(names(40)...)
-				w.book(names(40)...) // each has another behind it
+				dies := w.start(relaySpec{Name: "dies", Lease: 3 * lease, Stop: stopSpec{Point: claimed, Key: key}})
+				for range 2 { // each has another behind it
+					w.book(names(40)...)
+				}
 				dies.hears("at " + claimed)
 				again := relaySpec{Name: "dies"}
 				if r.random.IntN(2) == 0 {
 					w.walks(w.start(relaySpec{Name: "other"}))
 				} else if key == "" {
 					w.until("every worker holds a claim", `SELECT count(*) = $1 FROM outbox.delivery WHERE state = 'sending'`, dies.spec.Workers)
+				}
+				if key != "" {
+					w.until("nothing else is under way", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE key <> $1)`, key)
 				}
 				dies.kill()
 				r.figures.kills++
