@@ -79,14 +79,14 @@ func TestFault01KilledBeforeSending(t *testing.T) {
 				dies.kill()
 				r.figures.kills++
 				held := w.left("dies")
+				if held == 0 {
+					t.Fatal("no claim is left at the kill")
+				}
 				ends := ask[time.Time](w, `SELECT min(lease_until) FROM outbox.delivery WHERE claimed_by = 'dies'`)
 				if len(w.relays) == 2 {
 					w.start(again)
 				}
 				w.drain(expected{})
-				if held == 0 {
-					t.Error("no claim was held at the kill")
-				}
 				w.want("ends that the takers-over noted", w.logged(`outcome = 'unknown' AND relay = 'dies'`), held)
 				w.want("duplicates", r.figures.duplicates, 0)
 				w.want("requests", r.figures.attempts, r.figures.events)
