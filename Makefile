@@ -40,6 +40,11 @@ chaos: ## Run every fault long, with SEEDS=20 seeds, and print a table; RUN=rege
 soak: ## Run all faults at once on steady traffic for DURATION=10m
 	cd $(CHAOS) && go test -timeout 0 -v -run '^TestSoak$$' -soak $(or $(DURATION),10m) .
 
+
+.PHONY: mutants
+mutants: ## Build Lockstep with one mistake after the other; each must be caught; ONLY=regexp selects
+	cd $(CHAOS) && go run ./mutants -only '$(ONLY)'
+
 .PHONY: test-containers
 test-containers: ## Run database tests against a container, on Linux as root; needs no registry
 	internal/pgtest/docker/run.sh $(CONTAINER_TESTS)

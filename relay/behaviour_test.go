@@ -152,7 +152,7 @@ func TestThrottleHoldsTheSyncAndOthersFlow(t *testing.T) {
 		return adapters.Receipt{Code: "HTTP 200"}, nil
 	})
 	other := newCourt(accepts)
-	config := sync1(busy)
+	config := sync1(busy, func(s *relay.Sync) { s.Retry.Attempts = 1 })
 	config.Syncs = append(config.Syncs, relay.Sync{Name: "Other", Events: []string{"*"}, Adapter: other})
 	w.start("relay-1", config)
 	for n := range 40 {

@@ -109,7 +109,7 @@ func (p *pipeline) prepare(d *outbox.Delivery) (_ outbox.Result, ok bool) {
 	var body []byte
 	wanted, err := true, error(nil)
 	func() {
-		defer recovered(&err)
+		defer p.recovered(d, &err)
 		if wanted, err = p.filter.Match(d.Event); err == nil && wanted {
 			body, err = p.mapper.Map(d.Event)
 		}
@@ -152,8 +152,10 @@ func (p *pipeline) call(ctx context.Context, m adapters.Message) (receipt adapte
 	return p.sync.Adapter.Deliver(ctx, m)
 }
 
-func recovered(err *error) {
+// recovered makes a panic of the mapping or the filter that delivery's error.
+func (p *pipeline) recovered(d *outbox.Delivery, err *error) {
 	if v := recover(); v != nil {
+		p.log.Error("mapping panicked", "event", d.Event.ID, "key", d.Key, "panic", redact(fmt.Sprint(v), d.Event.Payload), "stack", string(debug.Stack()))
 		*err = fmt.Errorf("%w in the mapping: %T", errPanic, v)
 	}
 }

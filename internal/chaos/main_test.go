@@ -18,6 +18,10 @@ var (
 	soak  = flag.Duration("soak", 10*time.Second, "how long TestSoak soaks")
 )
 
+func init() {
+	flag.DurationVar(&patience, "patience", patience, "how long a scenario waits for what must happen")
+}
+
 func TestMain(m *testing.M) {
 	if os.Getenv(envRelay) != "" {
 		if err := relayMain(); err != nil {

@@ -82,7 +82,7 @@ func relayMain() error {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
+	defer context.AfterFunc(ctx, stop)() // a second signal ends it at once
 	stops := &stops{spec: spec.Stop, say: os.NewFile(3, "say"), resume: make(chan struct{})}
 	go stops.listen(os.NewFile(4, "told"))
 	config := relay.Config{

@@ -2,6 +2,8 @@ package chaos
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,6 +66,7 @@ SELECT s.name AS sync, e.id::text AS id, e.key, e.seq, d.state, l.*
 
 // seen is what a receiver's ledger says of an event.
 type seen struct {
+	keys     map[string]bool // idempotency keys that it came with
 	requests int
 	accepted int // acknowledgements, repeated ones too
 	first    int // place in the ledger of the first acknowledgement
@@ -110,6 +113,9 @@ func (w *world) verify(want expected) {
 		if s.accepted > 1+e.Unrecorded+e.Replayed {
 			problem("I4", "%s was accepted %d times after %d attempts with no recorded outcome", what, s.accepted, e.Unrecorded)
 		}
+		if len(s.keys) > 1+e.Replayed && !want.tampered {
+			problem("I4", "%s came with %d idempotency keys: %v", what, len(s.keys), slices.Sorted(maps.Keys(s.keys)))
+		}
 		if s.requests > e.Requests {
 			problem("I5", "%s: the court read %d requests, the log has %d", what, s.requests, e.Requests)
 		}
@@ -146,9 +152,10 @@ func (w *world) read(sync string, want expected) map[string]*seen {
 		bytes[e.IdempotencyKey] = e.BodySHA256
 		id, _, _ := strings.Cut(e.IdempotencyKey, ":")
 		if events[id] == nil {
-			events[id] = &seen{}
+			events[id] = &seen{keys: map[string]bool{}}
 		}
 		s := events[id]
+		s.keys[e.IdempotencyKey] = true
 		s.requests++
 		if e.Accepted || e.Duplicate {
 			if s.accepted++; s.accepted == 1 {

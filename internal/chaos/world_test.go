@@ -17,8 +17,8 @@ import (
 	"github.com/hms-mkt/lockstep/migrations"
 )
 
-// patience is how long a scenario waits for what must happen.
-const patience = 90 * time.Second
+// patience is how long a scenario waits for what must happen; see -patience.
+var patience = 90 * time.Second
 
 // lease is how long claims hold in these scenarios: a little more than twice
 // the timeout of an attempt, the least that a relay takes.

@@ -1,0 +1,189 @@
+package main
+
+// Packages with tests that catch.
+const (
+	chaos      = "internal/chaos"
+	migrations = "migrations"
+	outbox     = "outbox"
+	relay      = "relay"
+)
+
+// Files that mistakes are made in.
+const (
+	claim    = "outbox/claim.go"
+	record   = "outbox/record.go"
+	store    = "outbox/store.go"
+	schema   = "migrations/outbox/00001_outbox.sql"
+	deliver  = "relay/deliver.go"
+	judgment = "relay/judge.go"
+	recorder = "relay/record.go"
+	pipeline = "relay/pipeline.go"
+)
+
+// noSweep takes the walk from the beginning away.
+var noSweep = edit{file: pipeline, old: `w.cursor = outbox.Cursor{}`, new: `w.cursor = main.cursor`}
+
+// mutants are mistakes that systems like this are known for. Where only one
+// order of two sessions shows a mistake, tests that are stepped by hand catch it.
+var mutants = []mutant{
+	{
+		"no claim token in the recording",
+		[]edit{{
+			record, `JOIN outbox.delivery AS d ON d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim`,
+			`JOIN outbox.delivery AS d ON d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq`, 2,
+		}},
+		chaos, "TestFault04StalledWithAnAnswerInHand",
+	},
+	{
+		"recorded before it is sent",
+		[]edit{{file: deliver, old: `	receipt, err := p.call(ctx, p.message(d))`, new: `	p.relay.store.Record(ctx, []outbox.Result{{Delivery: d, Outcome: outbox.Delivered, Attempt: true, AnsweredAt: started}}, outbox.ClaimRequest{Sync: p.sync.Name})
+	receipt, err := p.call(ctx, p.message(d))`}},
+		chaos, "TestFault02KilledDuringTheCall/the_court_forgets",
+	},
+	{
+		"no head-of-key test",
+		[]edit{{file: claim, old: `r.place = 1 AND NOT EXISTS (
+                SELECT FROM outbox.delivery AS f
+                 WHERE f.sync = $1 AND f.key = r.key AND f.event_seq < r.event_seq) AS head`, new: `true AS head`}},
+		chaos, "TestFault07RelaysKilledAtRandom",
+	},
+	{
+		"a head-of-key test for pending rows only",
+		[]edit{{file: claim, old: `f.event_seq < r.event_seq) AS head`, new: `f.event_seq < r.event_seq AND f.state = 'pending') AS head`}},
+		chaos, "TestFault07RelaysKilledAtRandom",
+	},
+	{
+		"parking without the lock on the row in front",
+		[]edit{{file: claim, old: `            LIMIT 1
+              FOR KEY SHARE SKIP LOCKED) AS front`, new: `            LIMIT 1) AS front`}},
+		migrations, "TestParkingBesideTheFinishOfTheRowInFront",
+	},
+	{
+		"a lease that never ends",
+		[]edit{{file: claim, old: `AND (d.state IN ('pending', 'retry') OR d.lease_until < now())`, new: `AND d.state IN ('pending', 'retry')`}},
+		chaos, "TestFault01KilledBeforeSending/one_delivery",
+	},
+	{
+		"a lease that has always ended",
+		[]edit{{file: claim, old: `OR d.lease_until < now())`, new: `OR d.lease_until < 'infinity')`}},
+		chaos, "TestFault01KilledBeforeSending/one_delivery",
+	},
+	{
+		"a cursor by seq",
+		[]edit{
+			noSweep, // with it, late rows are found all the same
+			{file: claim, old: `AND (d.due_at, d.event_seq) >= ($6, $7)`, new: `AND d.event_seq >= $7 AND $6::timestamptz IS NOT NULL`},
+			{file: claim, old: `	c.Next = c.next
+`, new: `	c.Next = Cursor{due: c.next.due, seq: max(c.next.seq, r.From.seq)}
+`},
+			{file: claim, old: `			c.next = Cursor{due: *settled}
+`, new: `			c.next = Cursor{due: *settled}
+			if lastSeq != nil {
+				c.next.seq = *lastSeq
+			}
+`},
+		},
+		chaos, "TestFault07RelaysKilledAtRandom",
+	},
+	{
+		"no walk from the beginning",
+		[]edit{noSweep},
+		chaos, "TestFault01KilledBeforeSending/one_delivery",
+	},
+	{
+		"recording in two transactions",
+		[]edit{
+			{file: record, old: `  FROM held AS h
+), referenced`, new: `  FROM held AS h
+     WHERE false
+), referenced`},
+			{file: record, old: `	return done, claims.Claims, nil
+`, new: `	for i := range results {
+		if d := results[i].Delivery; done[i] && results[i].Outcome.Finished() {
+			_, err := s.pool.Exec(ctx, "INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, attempt, outcome, code, claim, relay) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+				d.Sync, d.Event.ID, d.Event.Type, d.Key, d.Total+1, string(results[i].Outcome), results[i].Code, d.Claim, s.relay)
+			if err != nil {
+				return nil, Claims{}, err
+			}
+		}
+	}
+	return done, claims.Claims, nil
+`},
+		},
+		chaos, "TestFault03KilledBesideItsRecording/inside,_the_backend_dies_too",
+	},
+	{
+		"a lost answer to a recording repeats the request",
+		[]edit{{file: recorder, old: `			pause = min(max(2*pause, 50*time.Millisecond), time.Second)
+`, new: `			for i := range waiting {
+				waiting[i] = p.attempt(attempts, work{Delivery: waiting[i].Delivery, leaseEnd: time.Now().Add(p.relay.config.Lease)})
+			}
+			pause = min(max(2*pause, 50*time.Millisecond), time.Second)
+`}},
+		chaos, "TestFault03KilledBesideItsRecording/before_the_commit,_only_the_backend_dies",
+	},
+	{
+		"a body that is not kept for the next attempt",
+		[]edit{{file: record, old: `body = coalesce(h.body, d.body),`, new: `body = d.body,`}},
+		relay, "TestRetryKeepsBytesOverAChangedMapping",
+	},
+	{
+		"an idempotency key for each attempt",
+		[]edit{{file: deliver, old: `	if d.Revision > 1 {
+		key = fmt.Sprintf("%s:%d", d.Event.ID, d.Revision)`, new: `	if d.Total > 0 {
+		key = fmt.Sprintf("%s:%d", d.Event.ID, d.Total+1)`}},
+		chaos, "TestFault03KilledBesideItsRecording/before_the_recording",
+	},
+	{
+		"the lease is not looked at before sending",
+		[]edit{{file: deliver, old: `p.draining.Load() || time.Until(w.leaseEnd) < p.sync.AttemptTimeout()+leaseMargin`, new: `p.draining.Load()`}},
+		chaos, "TestFault04StalledWithUnsentClaims",
+	},
+	{
+		"a release that counts as a crash",
+		[]edit{{file: record, old: `           crashes = greatest(d.crashes - 1, 0),
+           attempts`, new: `           attempts`}},
+		chaos, "TestFault08Stopped/drained_in_time",
+	},
+	{
+		"crashes that are not counted",
+		[]edit{{file: claim, old: `crashes = d.crashes + 1,`, new: `crashes = d.crashes,`}},
+		chaos, "TestFault06EventThatKillsRelays",
+	},
+	{
+		"what a stop cuts off costs budget",
+		[]edit{{file: judgment, old: `		cutOff(result, err)
+		return
+`, new: `		cutOff(result, err)
+		result.Charge = true
+		return
+`}},
+		chaos, "TestFault08Stopped/not_drained_in_time",
+	},
+	{
+		"a throttle costs budget",
+		[]edit{{file: judgment, old: `		p.holdSync(outbox.HoldThrottle,`, new: `		p.retry(w, result, asked)
+		p.holdSync(outbox.HoldThrottle,`}},
+		relay, "TestThrottleHoldsTheSyncAndOthersFlow",
+	},
+	{
+		"a finish that does not wake the next of its key",
+		[]edit{{file: schema, old: `CREATE TRIGGER promote_next AFTER DELETE ON outbox.delivery
+    REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.promote_next();
+`}},
+		outbox, "TestFinishPromotesTheNext",
+	},
+	{
+		"a discard without the lock on the row in front",
+		[]edit{{file: schema, old: `front.event_seq = ahead
+                FOR KEY SHARE;`, new: `front.event_seq = ahead;`}},
+		migrations, "TestDiscardOfTheSecondBesideTheFinishOfTheFirst",
+	},
+	{
+		"a pool that keeps the connections of a demoted primary",
+		[]edit{{file: store, old: `		s.pool.Reset()
+`}},
+		outbox, "TestConnectionsThatAreReadOnlyAreLeft",
+	},
+}
