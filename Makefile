@@ -23,23 +23,25 @@ build: ## Build the programs into bin/
 	go build -o bin/ ./cmd/...
 
 .PHONY: test
-test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL
+test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL, and PgBouncer
+	$(CHAOS)/tools.sh
 	go test -timeout 20m ./...
 	cd $(CHAOS) && go test -timeout 20m ./...
 
 .PHONY: test-race
 test-race: ## Run all tests with the race detector; needs a C compiler
+	$(CHAOS)/tools.sh
 	go test -race -timeout 40m ./...
 	cd $(CHAOS) && go test -race -timeout 40m ./...
 
 .PHONY: chaos
 chaos: ## Run every fault long, with SEEDS=20 seeds, and print a table; RUN=regexp selects
+	$(CHAOS)/tools.sh
 	cd $(CHAOS) && go test -timeout 5h -v -run '$(or $(RUN),.)' -long -seeds $(or $(SEEDS),20) ./...
 
 .PHONY: soak
 soak: ## Run all faults at once on steady traffic for DURATION=10m
 	cd $(CHAOS) && go test -timeout 0 -v -run '^TestSoak$$' -soak $(or $(DURATION),10m) .
-
 
 .PHONY: mutants
 mutants: ## Build Lockstep with one mistake after the other; each must be caught; ONLY=regexp selects

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -367,8 +368,18 @@ UPDATE outbox.sync SET backfill_seq = NULL, backfill_from = NULL, backfill_unsee
 	return complete, b.store.judge(err)
 }
 
+// inTx runs do in a transaction that may take twelve times as long as another
+// call. Each of its statements sees what was committed before: what do reads
+// after it has waited for a lock must not be older than the lock. The error is
+// still to be judged.
 func (s *Store) inTx(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 12*s.timeout, fmt.Errorf("database did not finish the transaction within %s", 12*s.timeout))
+	bound := 12 * s.timeout
+	ctx, cancel := context.WithTimeoutCause(ctx, bound, fmt.Errorf("database did not finish the transaction within %s", bound))
 	defer cancel()
-	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { return do(ctx, tx) })
+	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true)`, strconv.FormatInt(bound.Milliseconds(), 10)); err != nil {
+			return err
+		}
+		return do(ctx, tx)
+	})
 }

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,8 +24,8 @@ const Schema = 1
 
 // Options are the settings of a [Store]. The zero value means the defaults.
 type Options struct {
-	MaxConnections int           // connections of the pool; default 8
-	Timeout        time.Duration // bound on each database call; default 10s
+	MaxConnections int           // connections of the pool, besides the one of [Store.Listen]; default 8
+	Timeout        time.Duration // bound on each database call, twelve times that on a long one; default 10s
 	Name           string        // application_name, and the relay's name in claims and the log; default "lockstep"
 }
 
@@ -46,10 +49,12 @@ type Store struct {
 	pool    *pgxpool.Pool
 	timeout time.Duration
 	relay   string
+	pooler  bool // a transaction pooler stands between
 }
 
 // Open prepares a pool for the database at url. It does not connect: the first
-// call does.
+// call does. Of several hosts in url it takes the one that accepts writes,
+// unless url says otherwise with target_session_attrs.
 func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	o = o.withDefaults()
 	config, err := pgxpool.ParseConfig(url)
@@ -57,39 +62,96 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		return nil, errors.New("outbox: the database URL cannot be parsed; want postgres://user:password@host:port/database") // the error may show the password
 	}
 	config.MaxConns = int32(o.MaxConnections)
-	if config.ConnConfig.ConnectTimeout == 0 {
-		config.ConnConfig.ConnectTimeout = 5 * time.Second
+	c := config.ConnConfig
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = o.Timeout / 2 // for each host: a dead one leaves time for the next
 	}
-	config.ConnConfig.RuntimeParams["application_name"] = o.Name
-	if config.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
-		pinPlans(config.ConnConfig.RuntimeParams)
+	if config.PingTimeout == 0 {
+		config.PingTimeout = o.Timeout / 4 // a connection that was idle is tried before it is used
+	}
+	PreferWritable(c, url)
+	// What a call that ran into its deadline leaves behind on the server is ended by pgx: it closes the connection and
+	// sends a cancel request. Its CancelRequestContextWatcherHandler would keep the connection, at the price of a longer
+	// wait for a server that is gone, and of cancels that arrive late and hit the next call.
+	c.DialFunc = (&net.Dialer{
+		Timeout:         c.ConnectTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount},
+	}).DialContext
+	c.RuntimeParams["application_name"] = o.Name
+	pooler := c.DefaultQueryExecMode != pgx.QueryExecModeCacheStatement
+	if !pooler {
+		for name, value := range settings(o.Timeout) {
+			if _, given := c.RuntimeParams[name]; !given {
+				c.RuntimeParams[name] = value
+			}
+		}
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("outbox: open pool: %w", err)
 	}
-	return &Store{pool: pool, timeout: o.Timeout, relay: o.Name}, nil
+	return &Store{pool: pool, timeout: o.Timeout, relay: o.Name, pooler: pooler}, nil
 }
 
-// pinPlans adds settings to the start of each connection. The hot statements
-// are written for index walks; a planner that was misled by a skewed table must
-// not turn to another plan. A transaction pooler refuses such settings; a URL
-// for one names another default_query_exec_mode, since it cannot keep prepared
-// statements either, and gets none of them.
-func pinPlans(params map[string]string) {
-	for name, value := range map[string]string{
-		"jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off",
-		"enable_hashjoin": "off", "enable_mergejoin": "off", "plan_cache_mode": "force_generic_plan",
-		"lock_timeout": "2s", // what an operator keeps locked in an open transaction is not waited for
-	} {
-		if _, given := params[name]; !given {
-			params[name] = value
-		}
+// PreferWritable makes a configuration that was parsed from url, and has several
+// hosts, connect to the one that accepts writes. A url that names
+// target_session_attrs is left as it is.
+func PreferWritable(c *pgx.ConnConfig, url string) {
+	// For target_session_attrs=any nothing is set either.
+	chosen := c.ValidateConnect != nil || strings.Contains(url, "target_session_attrs") || os.Getenv("PGTARGETSESSIONATTRS") != ""
+	// Fallbacks alone do not tell: sslmode=prefer has one, of the same server.
+	several := slices.ContainsFunc(c.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != c.Host || f.Port != c.Port })
+	if several && !chosen {
+		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 }
 
-// Close closes the connections. It waits for calls under way.
-func (s *Store) Close() { s.pool.Close() }
+// A peer that vanished is noticed after idle + interval × count, by either side.
+const (
+	keepAliveIdle     = 10 * time.Second
+	keepAliveInterval = 5 * time.Second
+	keepAliveCount    = 3
+)
+
+// closeTimeout bounds the wait for connections to close.
+const closeTimeout = 3 * time.Second
+
+// settings are those at the start of each connection. A transaction pooler
+// refuses them; a URL for one names another default_query_exec_mode, since it
+// cannot keep prepared statements either, and gets none of them.
+func settings(timeout time.Duration) map[string]string {
+	milliseconds := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+	seconds := func(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
+	return map[string]string{
+		// The hot statements are written for index walks; a planner that was misled by a skewed table must not turn to
+		// another plan.
+		"jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off",
+		"enable_hashjoin": "off", "enable_mergejoin": "off", "plan_cache_mode": "force_generic_plan",
+		// What others change meanwhile is looked at again, not answered with an error, whatever the login's default is.
+		"default_transaction_isolation": "read committed",
+		// What an operator keeps locked in an open transaction is not waited for.
+		"lock_timeout": "2s",
+		// The server ends what its client has given up or did not live to finish: nobody waits for the locks of a relay
+		// that vanished. Store.inTx raises statement_timeout for long statements.
+		"statement_timeout":                   milliseconds(timeout),
+		"idle_in_transaction_session_timeout": milliseconds(timeout),
+		"tcp_keepalives_idle":                 seconds(keepAliveIdle),
+		"tcp_keepalives_interval":             seconds(keepAliveInterval),
+		"tcp_keepalives_count":                strconv.Itoa(keepAliveCount),
+		"tcp_user_timeout":                    milliseconds(keepAliveIdle + keepAliveCount*keepAliveInterval),
+	}
+}
+
+// Close closes the connections. It waits for calls under way, but not for a
+// server that does not answer: then connections are closed in the background.
+func (s *Store) Close() {
+	closed := make(chan struct{})
+	go func() { s.pool.Close(); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(closeTimeout):
+	}
+}
 
 // ErrSchema reports a database whose schema this program cannot work with.
 var ErrSchema = errors.New("outbox schema does not fit this program")
@@ -134,7 +196,7 @@ func (s *Store) Check(ctx context.Context) error {
 	case err != nil:
 		return err
 	case state.ReadOnly:
-		return ErrReadOnly
+		return s.judge(ErrReadOnly)
 	case state.Version == 0:
 		return fmt.Errorf("%w: no outbox schema in this database; create it with: lockstep migrate up", ErrSchema)
 	case state.Version < Schema:
@@ -190,41 +252,69 @@ func Brief(err error) string {
 // poolerHint names the way out where a transaction pooler stands between.
 const poolerHint = "through a transaction pooler, add default_query_exec_mode=exec to the database URL"
 
-// judge drops the pool's connections when the server turned read-only: they
-// belong to a demoted primary.
+// needsHint reports an error of a transaction pooler that was taken for a
+// server: it refuses settings at the start, or mixes up prepared statements.
+func needsHint(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pgErr.Code == "26000" || pgErr.Code == "42P05" || strings.Contains(pgErr.Message, "unsupported startup parameter"))
+}
+
+// judge sees the error of every call. Where it says that the server is gone,
+// going, or accepts no writes, all connections of the pool are dropped: the
+// others lead to the same server, and each would cost a call to find that out.
 func (s *Store) judge(err error) error {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && (pgErr.Code == "26000" || strings.Contains(pgErr.Message, "unsupported startup parameter")) {
+	switch {
+	case err == nil:
+		return nil
+	case needsHint(err):
 		return fmt.Errorf("%w (%s)", err, poolerHint)
-	}
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "25006" {
+	case hasCode(err, readOnly), errors.Is(err, pgconn.ErrReadOnlyConnection):
 		s.pool.Reset()
 		return fmt.Errorf("%w: %w", ErrReadOnly, err)
+	case errors.Is(err, ErrReadOnly), isBroken(err), pgconn.Timeout(err),
+		// connection, shutdown by an administrator, crash, starting up or in recovery, database dropped
+		hasCode(err, "08", "57P01", "57P02", "57P03", "57P04"):
+		s.pool.Reset()
 	}
 	return err
 }
 
-// IsTemporary reports whether a database error goes away by itself: the server
-// is away, restarting, overloaded, or asked to repeat the transaction.
-func IsTemporary(err error) bool {
-	if err == nil {
-		return false
-	}
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		// Connection, rollback, resources, in use, operator intervention; read-only,
-		// no such database yet, input or output.
-		for _, class := range []string{"08", "40", "53", "55", "57", "25006", "3D000", "58030"} {
-			if strings.HasPrefix(pgErr.Code, class) {
-				return true
-			}
-		}
-		return false
-	}
-	var netErr net.Error
-	var connErr *pgconn.ConnectError
-	return errors.As(err, &connErr) || errors.As(err, &netErr) || pgconn.SafeToRetry(err) ||
-		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, pgx.ErrTxClosed) || isBroken(err)
+// readOnly is what a standby says, or a primary that was demoted.
+const readOnly = "25006"
+
+// hasCode reports whether err is a server's error of one of the classes or
+// codes.
+func hasCode(err error, prefixes ...string) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(pgErr.Code, p) })
 }
 
+// IsTemporary reports whether a database error goes away by itself: the server
+// is away, restarting, overloaded, read-only, or asked to repeat the
+// transaction.
+func IsTemporary(err error) bool {
+	if err == nil || needsHint(err) {
+		return false
+	}
+	if errors.Is(err, ErrReadOnly) || errors.Is(err, pgconn.ErrReadOnlyConnection) {
+		return true
+	}
+	if _, ok := errors.AsType[*pgconn.PgError](err); ok {
+		// Connection; rollback, among them a standby's conflict with recovery; resources; in use; operator intervention;
+		// read-only; a transaction that idled or lasted too long; no such database yet; input or output.
+		return hasCode(err, "08", "40", "53", "55", "57", readOnly, "25P03", "25P04", "3D000", "58030")
+	}
+	_, refused := errors.AsType[*pgconn.ConnectError](err)
+	return refused || isBroken(err) || pgconn.SafeToRetry(err) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, pgx.ErrTxClosed)
+}
+
+// isBroken reports a connection that broke.
 func isBroken(err error) bool {
-	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF)
+	if _, refused := errors.AsType[*pgconn.ConnectError](err); refused {
+		return false // there was none
+	}
+	_, network := errors.AsType[*net.OpError](err)
+	return network || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, pgconn.ErrConnClosed)
 }

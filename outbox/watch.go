@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Status is a row of the view outbox.status.
@@ -50,23 +51,24 @@ func (s *Store) Status(ctx context.Context) ([]Status, error) {
 // removes finished events. It reports what was done; more is true when there
 // may be further events to remove.
 func (s *Store) Maintain(ctx context.Context, keepEvents, keepLog Retention) (done []string, more bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 12*s.timeout)
-	defer cancel()
-	rows, err := s.pool.Query(ctx, `SELECT done, n FROM outbox.maintain($1::text::interval, $2::text::interval)`, string(keepEvents), string(keepLog))
-	if err != nil {
-		return nil, false, s.judge(err)
-	}
-	var what string
-	var n int64
-	_, err = pgx.ForEachRow(rows, []any{&what, &n}, func() error {
-		if what == "events removed" {
-			more = n >= 20000
-			if n == 0 {
-				return nil
-			}
+	err = s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, `SELECT done, n FROM outbox.maintain($1::text::interval, $2::text::interval)`, string(keepEvents), string(keepLog))
+		if err != nil {
+			return err
 		}
-		done = append(done, what)
-		return nil
+		var what string
+		var n int64
+		_, err = pgx.ForEachRow(rows, []any{&what, &n}, func() error {
+			if what == "events removed" {
+				more = n >= 20000
+				if n == 0 {
+					return nil
+				}
+			}
+			done = append(done, what)
+			return nil
+		})
+		return err
 	})
 	return done, more, s.judge(err)
 }
@@ -75,28 +77,56 @@ func (s *Store) Maintain(ctx context.Context, keepEvents, keepLog Retention) (do
 type Retention string
 
 // Listen calls wake with a sync's name whenever a NOTIFY arrives, until ctx
-// ends or the connection breaks. It needs a direct connection: through a
-// transaction pooler nothing ever arrives, which polling makes up for.
+// ends or the connection, its own, breaks. Through a transaction pooler nothing
+// would ever arrive: there it only waits. Polling makes up for that.
 func (s *Store) Listen(ctx context.Context, wake func(sync string)) error {
-	conn, err := s.pool.Acquire(ctx)
-	if err != nil {
-		return s.judge(err)
+	if s.pooler {
+		<-ctx.Done()
+		return nil
 	}
-	// Not given back: a pooled connection would go on listening.
-	own := conn.Hijack()
-	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = own.Close(closing)
-	}()
-	if _, err := own.Exec(ctx, `LISTEN outbox`); err != nil {
-		return s.judge(err)
-	}
-	for {
-		n, err := own.WaitForNotification(ctx)
-		if err != nil {
-			return s.judge(err)
+	var conn *pgx.Conn
+	err := s.within(ctx, func(ctx context.Context) (err error) {
+		if conn, err = pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig); err == nil {
+			_, err = conn.Exec(ctx, `LISTEN outbox`)
 		}
-		wake(n.Payload)
+		return err
+	})
+	if conn != nil {
+		defer func() {
+			closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+			defer cancel()
+			_ = conn.Close(closing)
+		}()
 	}
+	for err == nil {
+		waiting, cancel := context.WithTimeout(ctx, s.timeout)
+		var n *pgconn.Notification
+		n, err = conn.WaitForNotification(waiting)
+		quiet := waiting.Err() != nil && ctx.Err() == nil && !conn.IsClosed()
+		cancel()
+		switch {
+		case err == nil:
+			wake(n.Payload)
+		case quiet:
+			// Silence may also be that of a dead connection, or of a server that was demoted.
+			err = s.within(ctx, func(ctx context.Context) error { return checkWritable(ctx, conn) })
+		}
+	}
+	return s.judge(err)
+}
+
+func checkWritable(ctx context.Context, conn *pgx.Conn) error {
+	var readOnly bool
+	err := conn.QueryRow(ctx, `SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean`).Scan(&readOnly)
+	if err == nil && readOnly {
+		return ErrReadOnly
+	}
+	return err
+}
+
+// within makes a database call that is not the pool's.
+func (s *Store) within(ctx context.Context, call func(context.Context) error) error {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	return call(ctx)
 }

@@ -78,6 +78,7 @@ func dial(ctx context.Context, url, name string, does purpose, a *app) (*pgx.Con
 		// The parser's message may quote parts of the URL, and so of a password.
 		return nil, usagef("the database URL cannot be read: want postgres://user@host:5432/database, or keywords such as host=… dbname=…")
 	}
+	outbox.PreferWritable(c, url)
 	c.ConnectTimeout = connectTimeout
 	c.RuntimeParams["application_name"] = name
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec

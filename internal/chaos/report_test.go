@@ -65,6 +65,27 @@ func (b *table) add(t *testing.T, f figures) {
 	b.rows[name].add(f)
 }
 
+// copy takes a scenario's row from the table that another process printed.
+func (b *table) copy(test, printed string) {
+	for line := range strings.Lines(printed) {
+		var name string
+		var r row
+		var drain, took float64
+		_, err := fmt.Sscanf(line, "%s %d %d %d %d %d %d %d %fs %fs", &name, &r.seeds, &r.events, &r.kills,
+			&r.attempts, &r.duplicates, &r.lost, &r.disorder, &drain, &took)
+		if err != nil || "Test"+name != test {
+			continue
+		}
+		r.drain, r.took = time.Duration(drain*float64(time.Second)), time.Duration(took*float64(time.Second))
+		b.mu.Lock()
+		if b.rows == nil {
+			b.rows = map[string]*row{}
+		}
+		b.rows[test] = &r
+		b.mu.Unlock()
+	}
+}
+
 // printing is a test run that ends with the table.
 type printing struct{ m *testing.M }
 

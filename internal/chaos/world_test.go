@@ -15,6 +15,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 	"github.com/hms-mkt/lockstep/migrations"
+	"github.com/hms-mkt/lockstep/outbox"
 )
 
 // patience is how long a scenario waits for what must happen; see -patience.
@@ -77,20 +78,30 @@ func newServer(r *run, o pgtest.Options) *world {
 
 func build(r *run, server *pgtest.Server, database string) *world {
 	r.Helper()
-	w := &world{t: r, run: r, server: server, url: database, courts: map[string]*court{}}
-	config, err := pgxpool.ParseConfig(database)
-	if err != nil {
-		r.Fatal(err)
-	}
-	config.MaxConns = 20
-	if w.pool, err = pgxpool.NewWithConfig(r.Context(), config); err != nil {
-		r.Fatal(err)
-	}
-	r.Cleanup(w.pool.Close)
+	w := &world{t: r, run: r, server: server, courts: map[string]*court{}}
+	w.connect(database)
 	r.Cleanup(w.close)
 	w.exec(`CREATE TABLE hearing (key text PRIMARY KEY, version bigint NOT NULL)`)
 	w.addCourt(theSync)
 	return w
+}
+
+// connect makes a database the world's: that of its writers and of the relays
+// that are started from now on.
+func (w *world) connect(database string) {
+	w.t.Helper()
+	config, err := pgxpool.ParseConfig(database)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	config.MaxConns = 20
+	outbox.PreferWritable(config.ConnConfig, database)
+	pool, err := pgxpool.NewWithConfig(w.t.Context(), config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(pool.Close)
+	w.url, w.pool = database, pool
 }
 
 // close ends the relay processes. One that ended by itself is an error.

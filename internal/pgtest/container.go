@@ -160,20 +160,24 @@ func (c *container) logTail() string {
 	return tail(said)
 }
 
-func (c *container) kill(ctx context.Context) error {
+func (c *container) kill(ctx context.Context) error     { return c.end(ctx, "SIGKILL") }
+func (c *container) shutdown(ctx context.Context) error { return c.end(ctx, "SIGINT") }
+
+// end sends the postmaster a signal and waits for its end.
+func (c *container) end(ctx context.Context, signal string) error {
 	if !c.runs {
-		return errors.New("pgtest: kill: the server does not run")
+		return errNotRunning
 	}
 	id := c.container.GetContainerID()
 	docker := c.docker.Client()
 	ended := docker.ContainerWait(ctx, id, client.ContainerWaitOptions{})
-	if _, err := docker.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: "SIGKILL"}); err != nil {
-		return fmt.Errorf("pgtest: kill: %w", err)
+	if _, err := docker.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: signal}); err != nil {
+		return err
 	}
 	select {
 	case <-ended.Result:
 	case err := <-ended.Error:
-		return fmt.Errorf("pgtest: kill: %w", err)
+		return err
 	}
 	c.runs = false
 	return nil
@@ -181,7 +185,7 @@ func (c *container) kill(ctx context.Context) error {
 
 func (c *container) boot(ctx context.Context) error {
 	if c.runs || c.container == nil {
-		return errors.New("only a killed server can be booted")
+		return errors.New("only a server that was ended can be booted")
 	}
 	if _, err := c.docker.Client().ContainerStart(ctx, c.container.GetContainerID(), client.ContainerStartOptions{}); err != nil {
 		return err

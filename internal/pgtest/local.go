@@ -36,7 +36,7 @@ type local struct {
 }
 
 // startLocal creates a cluster in a temporary directory and starts it.
-func startLocal(ctx context.Context, opts Options) (_ *Server, err error) {
+func startLocal(ctx context.Context, opts Options) (*Server, error) {
 	bin, err := findPrograms(ctx, debianPrograms)
 	if err != nil {
 		return nil, err
@@ -48,23 +48,50 @@ func startLocal(ctx context.Context, opts Options) (_ *Server, err error) {
 	parent := cmp.Or(opts.Dir, os.TempDir())
 	sweep(ctx, parent)
 
+	password := rand.Text()
+	l := &local{bin: bin, user: user, env: opts.Env}
+	return l.start(ctx, parent, password, func(ctx context.Context) error { return l.initdb(ctx, password, opts) })
+}
+
+// standby copies the cluster of a running server into a directory beside its
+// own and starts it as a standby.
+func (l *local) standby(ctx context.Context, primary url.URL) (*Server, error) {
+	password, _ := primary.User.Password()
+	s := &local{bin: l.bin, user: l.user}
+	return s.start(ctx, filepath.Dir(l.dir), password, func(ctx context.Context) error {
+		cmd := s.command(ctx, "pg_basebackup",
+			"--pgdata="+s.data(), "--dbname="+primary.String(), "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("pg_basebackup: %w\n%s", err, tail(out))
+		}
+		return nil
+	})
+}
+
+// start makes a directory, lets fill put a cluster of that superuser's password
+// into it, and starts its server.
+func (l *local) start(ctx context.Context, parent, password string, fill func(context.Context) error) (_ *Server, err error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	l := &local{bin: bin, user: user, env: opts.Env}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("pgtest: starting PostgreSQL from %s: %w", bin, err)
+			err = fmt.Errorf("pgtest: starting PostgreSQL from %s: %w", l.bin, err)
 			_ = l.stop()
 		}
 	}()
 	if l.dir, l.lock, err = makeDir(parent); err != nil {
 		return nil, err
 	}
-	if err := user.canEnter(l.dir); err != nil {
+	if err := l.user.canEnter(l.dir); err != nil {
 		return nil, err
 	}
-	password := rand.Text()
-	if err := l.initdb(ctx, password, opts); err != nil {
+	if err := os.Mkdir(l.data(), 0o700); err != nil {
+		return nil, err
+	}
+	if err := l.user.own(l.data()); err != nil {
+		return nil, err
+	}
+	if err := fill(ctx); err != nil {
 		return nil, err
 	}
 	admin := url.URL{
@@ -93,18 +120,13 @@ func (l *local) log() string  { return filepath.Join(l.dir, "server.log") }
 
 // initdb creates the cluster and writes its settings.
 func (l *local) initdb(ctx context.Context, password string, opts Options) error {
-	if err := os.Mkdir(l.data(), 0o700); err != nil {
-		return err
-	}
 	pwfile := filepath.Join(l.dir, "password")
 	if err := os.WriteFile(pwfile, []byte(password), 0o600); err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(pwfile) }()
-	for _, path := range []string{l.data(), pwfile} {
-		if err := l.user.own(path); err != nil {
-			return err
-		}
+	if err := l.user.own(pwfile); err != nil {
+		return err
 	}
 	cmd := l.command(ctx, "initdb",
 		"--pgdata="+l.data(), "--username=postgres", "--auth=scram-sha-256", "--pwfile="+pwfile,
@@ -174,16 +196,30 @@ func (l *local) launch(ctx context.Context) error {
 
 func (l *local) kill(context.Context) error {
 	if l.server == nil {
-		return errors.New("pgtest: kill: the server does not run")
+		return errNotRunning
 	}
 	l.server.kill()
 	l.server = nil
 	return nil
 }
 
+func (l *local) shutdown(ctx context.Context) error {
+	if l.server == nil {
+		return errNotRunning
+	}
+	err := l.server.interrupt(ctx)
+	if err == nil {
+		l.server = nil
+	}
+	return err
+}
+
 func (l *local) boot(ctx context.Context) error {
+	if l.server != nil && l.server.ended() {
+		l.server = nil // it crashed
+	}
 	if l.server != nil || l.dir == "" {
-		return errors.New("only a killed server can be booted")
+		return errors.New("only a server that was ended can be booted")
 	}
 	for {
 		err := l.launch(ctx)

@@ -3,6 +3,7 @@
 package pgtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -101,8 +102,21 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 	return p, <-started
 }
 
+// ended reports whether the postmaster has ended.
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // kill ends the postmaster and its children as a crash would.
 func (p *process) kill() {
+	if p.ended() {
+		return // the number may be another process's by now
+	}
 	// Stopped first, so that it can neither fork nor react to a child's death.
 	_ = syscall.Kill(p.pid, syscall.SIGSTOP)
 	pids := append([]int{p.pid}, children(p.pid)...)
@@ -112,8 +126,22 @@ func (p *process) kill() {
 	<-p.done
 }
 
+// interrupt ends the postmaster and its children in order: a fast shutdown.
+func (p *process) interrupt(ctx context.Context) error {
+	_ = syscall.Kill(p.pid, syscall.SIGINT)
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // quit ends the server at once, for good: its data is removed afterwards.
 func (p *process) quit() {
+	if p.ended() {
+		return
+	}
 	_ = syscall.Kill(p.pid, syscall.SIGQUIT) // immediate shutdown
 	<-p.done
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,4 +59,18 @@ func version(bin string) float64 {
 func isProgram(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0
+}
+
+// Program returns the path of one of this machine's PostgreSQL programs, such
+// as pg_dump.
+func Program(ctx context.Context, name string) (string, error) {
+	bin, err := findPrograms(ctx, debianPrograms)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(bin, name)
+	if !isProgram(path) {
+		return "", fmt.Errorf("pgtest: there is no %s in %s", name, bin)
+	}
+	return path, nil
 }

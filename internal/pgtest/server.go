@@ -54,9 +54,12 @@ type Server struct {
 // engine is what a route does with its server process.
 type engine interface {
 	kill(ctx context.Context) error
+	shutdown(ctx context.Context) error
 	boot(ctx context.Context) error
 	stop() error
 }
+
+var errNotRunning = errors.New("the server does not run")
 
 // Start starts a server, or connects to the one that [EnvURL] names. Without a
 // deadline in ctx it gives up after a minute (a pull of the image has a minute
@@ -129,11 +132,29 @@ func (s *Server) Kill() error {
 	defer cancel()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.engine.kill(ctx)
+	if err := s.engine.kill(ctx); err != nil {
+		return fmt.Errorf("pgtest: kill: %w", err)
+	}
+	return nil
 }
 
-// Boot starts a killed server again, on the same data and port, and returns
-// when it has recovered and accepts connections.
+// Shutdown ends the server as an administrator does, by a fast shutdown:
+// sessions are ended, then it writes a checkpoint. The data stays for
+// [Server.Boot]. On the URL route it is an error that wraps
+// [errors.ErrUnsupported].
+func (s *Server) Shutdown(ctx context.Context) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.engine.shutdown(ctx); err != nil {
+		return fmt.Errorf("pgtest: shutdown: %w", err)
+	}
+	return nil
+}
+
+// Boot starts a server that was killed, shut down or crashed again, on the same
+// data and port, and returns when it has recovered and accepts connections.
 func (s *Server) Boot(ctx context.Context) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -154,6 +175,27 @@ func (s *Server) Stop() error {
 		return fmt.Errorf("pgtest: stop: %w", err)
 	}
 	return nil
+}
+
+// Standby makes a hot standby of the server, by pg_basebackup, which follows it
+// by streaming replication. It is a server of its own, to be stopped by the
+// caller. Only the local route has it; others give an error that wraps
+// [errors.ErrUnsupported].
+func (s *Server) Standby(ctx context.Context) (*Server, error) {
+	l, ok := s.engine.(*local)
+	if !ok {
+		return nil, fmt.Errorf("pgtest: standby: %w on the route %s (use Options.Route local)", errors.ErrUnsupported, s.route)
+	}
+	return l.standby(ctx, s.admin)
+}
+
+// Promote turns a standby into a server that accepts writes, and returns when
+// it does.
+func (s *Server) Promote(ctx context.Context) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	// It answers false when it has waited for a minute.
+	return s.exec(ctx, "DO $$ BEGIN ASSERT pg_promote(wait => true), 'the standby was not promoted in time'; END $$")
 }
 
 // exec runs statements in the maintenance database, on a connection of its own.

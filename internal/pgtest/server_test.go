@@ -14,49 +14,94 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-func TestKillAndBootKeepWhatWasCommitted(t *testing.T) {
-	for _, route := range routesHere(t) {
-		t.Run(string(route), func(t *testing.T) {
-			s := start(t, Options{Route: route})
-			if err := s.CreateDatabase(t.Context(), "kept", ""); err != nil {
-				t.Fatal(err)
-			}
-			conn := connect(t, s.URL("kept"))
-			execute(t, conn, "CREATE TABLE fact (n int)")
-			execute(t, conn, "INSERT INTO fact VALUES (1), (2)")
-			open, err := conn.Begin(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := open.Exec(t.Context(), "INSERT INTO fact VALUES (3)"); err != nil {
-				t.Fatal(err)
-			}
-
-			if err := s.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			if err := conn.Ping(t.Context()); err == nil {
-				t.Error("a session survived the kill")
-			}
-			if c, err := pgx.Connect(t.Context(), s.URL("kept")); err == nil {
-				_ = c.Close(t.Context())
-				t.Error("a killed server takes connections")
-			}
-			if err := s.Kill(); err == nil {
-				t.Error("a dead server could be killed")
-			}
-
-			if err := s.Boot(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if got := queryOne[int64](t, connect(t, s.URL("kept")), "SELECT count(*) FROM fact"); got != 2 {
-				t.Errorf("%d rows after the boot, want the 2 that were committed", got)
-			}
-			if err := s.Boot(t.Context()); err == nil {
-				t.Error("a running server could be booted")
-			}
-		})
+func TestEndAndBootKeepWhatWasCommitted(t *testing.T) {
+	ends := map[string]func(*Server) error{
+		"kill":     (*Server).Kill,
+		"shutdown": func(s *Server) error { return s.Shutdown(context.Background()) },
 	}
+	for _, route := range routesHere(t) {
+		for name, end := range ends {
+			t.Run(string(route)+"/"+name, func(t *testing.T) {
+				s := start(t, Options{Route: route})
+				if err := s.CreateDatabase(t.Context(), "kept", ""); err != nil {
+					t.Fatal(err)
+				}
+				conn := connect(t, s.URL("kept"))
+				execute(t, conn, "CREATE TABLE fact (n int)")
+				execute(t, conn, "INSERT INTO fact VALUES (1), (2)")
+				open, err := conn.Begin(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := open.Exec(t.Context(), "INSERT INTO fact VALUES (3)"); err != nil {
+					t.Fatal(err)
+				}
+
+				if err := end(s); err != nil {
+					t.Fatal(err)
+				}
+				if err := conn.Ping(t.Context()); err == nil {
+					t.Error("a session survived")
+				}
+				if c, err := pgx.Connect(t.Context(), s.URL("kept")); err == nil {
+					_ = c.Close(t.Context())
+					t.Error("a server that was ended takes connections")
+				}
+				if err := end(s); err == nil {
+					t.Error("a server that was ended could be ended again")
+				}
+
+				if err := s.Boot(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if got := queryOne[int64](t, connect(t, s.URL("kept")), "SELECT count(*) FROM fact"); got != 2 {
+					t.Errorf("%d rows after the boot, want the 2 that were committed", got)
+				}
+				if err := s.Boot(t.Context()); err == nil {
+					t.Error("a running server could be booted")
+				}
+			})
+		}
+	}
+}
+
+func TestCrashedServerBoots(t *testing.T) {
+	s := start(t, Options{Route: Local})
+	crash := s.engine.(*local).server
+	if err := syscall.Kill(crash.pid, syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	<-crash.done
+	if err := s.Boot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	connect(t, s.URL("postgres"))
+}
+
+func TestStandbyFollowsAndIsPromoted(t *testing.T) {
+	primary := start(t, Options{Route: Local})
+	standby, err := primary.Standby(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = standby.Stop() })
+	execute(t, connect(t, primary.URL("postgres")), "CREATE TABLE fact (n int)")
+	conn := connect(t, standby.URL("postgres"))
+	for !queryOne[bool](t, conn, "SELECT to_regclass('fact') IS NOT NULL") {
+		if t.Context().Err() != nil {
+			t.Fatal("the standby does not follow")
+		}
+	}
+	if !queryOne[bool](t, conn, "SELECT pg_is_in_recovery()") {
+		t.Error("the standby is none")
+	}
+	if err := primary.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.Promote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	execute(t, conn, "INSERT INTO fact VALUES (1)")
 }
 
 func TestKillEndsBusySessions(t *testing.T) {
@@ -168,6 +213,9 @@ func TestForeignServerIsNotKilled(t *testing.T) {
 	}
 	if err := s.Kill(); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("Kill: got %v, want ErrUnsupported", err)
+	}
+	if _, err := s.Standby(t.Context()); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("Standby: got %v, want ErrUnsupported", err)
 	}
 	if err := s.Stop(); err != nil {
 		t.Error(err)

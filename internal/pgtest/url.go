@@ -28,9 +28,10 @@ func startURL(ctx context.Context) (*Server, error) {
 // foreign is the engine of a server that is not ours to kill or stop.
 type foreign struct{}
 
-func (foreign) kill(context.Context) error { return errForeign }
-func (foreign) boot(context.Context) error { return errForeign }
-func (foreign) stop() error                { return nil }
+func (foreign) kill(context.Context) error     { return errForeign }
+func (foreign) shutdown(context.Context) error { return errForeign }
+func (foreign) boot(context.Context) error     { return errForeign }
+func (foreign) stop() error                    { return nil }
 
 var errForeign = fmt.Errorf("the server of %s is not ours to kill: %w (use Options.Route local or container)",
 	EnvURL, errors.ErrUnsupported)
