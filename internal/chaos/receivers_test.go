@@ -1,0 +1,348 @@
+package chaos
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hms-mkt/lockstep/internal/courtsim"
+)
+
+// A receiver asks for quiet, in every way there is. Its sync waits, and nobody
+// else.
+func TestFault18ReceiverAsksForQuiet(t *testing.T) {
+	date := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
+	const soon = -1 // held, for as long as the backoff says
+	cases := []struct {
+		name   string
+		status int
+		after  string
+		held   time.Duration
+	}{
+		{"429-seconds", 429, "600", 10 * time.Minute},
+		{"429-date", 429, date(10 * time.Minute), 10 * time.Minute},
+		{"429-garbage", 429, "in a while", soon},
+		{"429-negative", 429, "-600", soon},
+		{"429-huge", 429, "1000000000", time.Hour},
+		{"429-nothing", 429, "", soon},
+		{"503-seconds", 503, "600", 10 * time.Minute},
+		{"503-date", 503, date(10 * time.Minute), 10 * time.Minute},
+		{"503-garbage", 503, "in a while", 0},
+		{"503-negative", 503, "-600", 0},
+		{"503-huge", 503, "1000000000", time.Hour},
+	}
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		syncs := []syncSpec{{Name: theSync}, {Name: "brief", Concurrency: 1}}
+		w.addCourt("brief").faults(t, courtsim.Fault{Match: courtsim.Match{First: 1}, Do: courtsim.Action{Status: 429, RetryAfter: "2"}})
+		for _, c := range cases {
+			w.addCourt(c.name).faults(t, courtsim.Fault{Do: courtsim.Action{Status: c.status, RetryAfter: c.after}})
+			s := syncSpec{Name: c.name}
+			if c.held != 0 {
+				s.Attempts = 3 // what asks for quiet costs none of it
+			}
+			syncs = append(syncs, s)
+		}
+		w.start(relaySpec{Syncs: syncs, Workers: 64})
+		w.registered()
+		w.book(names(of(12, 40))...)
+		for _, c := range cases {
+			switch c.held {
+			case 0:
+				w.until(c.name+" is tried again", `SELECT count(*) > 3 FROM outbox.delivery_log WHERE sync = $1 AND error_class = 'transient'`, c.name)
+			case soon: // more often than the budget allows, if it counted
+				w.until(c.name+" asks again", `SELECT count(*) > 4 FROM outbox.delivery_log WHERE sync = $1 AND error_class = 'throttled'`, c.name)
+			default:
+				w.until(c.name+" waits", `SELECT EXISTS (SELECT FROM outbox.status WHERE sync = $1 AND hold = 'throttle' AND sending = 0 AND retry > 0)`, c.name)
+				left := time.Duration(ask[float64](w, `SELECT extract(epoch FROM hold_until - clock_timestamp())::float8 FROM outbox.status WHERE sync = $1`, c.name) * float64(time.Second))
+				if left > c.held || left < c.held-patience {
+					t.Errorf("%s is held for another %s, want a little less than %s", c.name, left, c.held)
+				}
+			}
+		}
+
+		// The others flow, and what waits is not asked.
+		asked := map[string]int{}
+		for _, c := range cases {
+			asked[c.name] = len(w.courts[c.name].Ledger())
+		}
+		w.book(names(of(12, 40))...)
+		w.until("another sync flows", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1)`, theSync)
+		for _, c := range cases {
+			if n := len(w.courts[c.name].Ledger()); c.held > 0 && n > asked[c.name] {
+				t.Errorf("%s was asked %d times while it wanted quiet", c.name, n-asked[c.name])
+			}
+			used := ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE sync = $1 AND (charged > 0 OR spent_ms > 0)`, c.name)
+			if (used > 0) != (c.held == 0) {
+				t.Errorf("%s: %d deliveries used retry budget", c.name, used)
+			}
+		}
+
+		for _, c := range cases {
+			w.courts[c.name].faults(t)
+		}
+		w.exec(`UPDATE outbox.hold SET until = clock_timestamp() WHERE kind = 'throttle' AND sync <> 'brief'`)
+		w.exec(`UPDATE outbox.delivery SET due_at = clock_timestamp() WHERE state = 'retry' AND sync <> 'brief'`)
+		w.drain(expected{})
+		quiet := w.courts["brief"].Ledger()
+		if waited := quiet[1].Time.Sub(quiet[0].Time); waited < 2*time.Second {
+			t.Errorf("a receiver that wanted 2s of quiet was asked again after %s", waited)
+		}
+	})
+}
+
+// misbehaviour is what a receiver does wrong, and what becomes of it.
+type misbehaviour struct {
+	name    string
+	faults  []courtsim.Fault
+	raw     string // answered to the letter
+	arrange func(w *world, name string) (heal func())
+
+	outcome string // of the log rows
+	class   string
+	says    string // part of the error
+}
+
+func TestFault19ReceiverMisbehaves(t *testing.T) {
+	scenario(t, misbehave)
+}
+
+const aSecret = "a-token-that-nobody-else-may-see"
+
+func misbehave(r *run) {
+	w := newWorld(r)
+	trap := newTrap(r)
+	ca := newAuthority(r)
+	always := func(do courtsim.Action) []courtsim.Fault { return []courtsim.Fault{{Do: do}} }
+	megabyte := strings.Repeat("x", 1<<20)
+	zeros := strings.Repeat("\x00", 1<<20)
+	handshake := func(wrong func() (from *authority, name string, ends time.Duration, newest uint16)) func(*world, string) func() {
+		return func(w *world, name string) func() {
+			from, host, ends, newest := wrong()
+			bad := from.server(host, ends)
+			bad.MinVersion, bad.MaxVersion = 0x0301, newest
+			f := w.addFront(name, bad)
+			return func() { f.tls.Store(ca.server("127.0.0.1", time.Hour)) }
+		}
+	}
+	var gigabytes *front
+	cases := []misbehaviour{
+		{
+			name: "never-answers", faults: always(courtsim.Action{Hang: courtsim.Duration(time.Hour)}),
+			outcome: "unknown", class: "unknown", says: "sent, but no answer: the timeout of 1s is up",
+		},
+		{
+			name: "drips", faults: always(courtsim.Action{Drip: courtsim.Duration(time.Second)}),
+			outcome: "unknown", class: "unknown", says: "its body was cut off: the timeout of 1s is up",
+		},
+		{
+			name: "one-gigabyte", faults: always(courtsim.Action{Status: 500, Body: &megabyte, Repeat: 1024}),
+			arrange: func(w *world, name string) func() { gigabytes = w.addFront(name, nil); return func() {} },
+			outcome: "retry", class: "transient", says: "answered HTTP 500, without a reason that can be shown",
+		},
+		{
+			name: "gzip-bomb", faults: always(courtsim.Action{Status: 500, Body: &zeros, Repeat: 1024, Gzip: true}),
+			outcome: "retry", class: "transient", says: "answered HTTP 500, without a reason",
+		},
+		{
+			name: "control-characters", faults: always(courtsim.Action{Status: 422, Body: new(`{"title":"N\u0000UL \u001b[31mred \u202eleft\nline"}`)}),
+			outcome: "failed", class: "permanent", says: "answered HTTP 422: NUL red left line",
+		},
+		{
+			name: "raw-control-characters", faults: always(courtsim.Action{Status: 422, Body: new("\x00\x1b[31m{\"title\":\"\x00\"}")}),
+			outcome: "failed", class: "permanent", says: "without a reason that can be shown",
+		},
+		{
+			name: "invalid-utf-8", faults: always(courtsim.Action{Status: 422, Body: new("{\"title\":\"caf\xff\xfe closed\"}")}),
+			outcome: "failed", class: "permanent", says: "answered HTTP 422: caf closed",
+		},
+		{
+			name: "endless-reason", faults: always(courtsim.Action{Status: 422, Body: new(`{"title":"` + strings.Repeat("all of the record ", 3000) + `"}`)}),
+			outcome: "failed", class: "permanent", says: "…",
+		},
+		{
+			name: "malformed-json", faults: always(courtsim.Action{Status: 422, Body: new(`{"title": "x", `)}),
+			outcome: "failed", class: "permanent", says: "without a reason that can be shown",
+		},
+		{
+			name: "malformed-json-accepted", faults: always(courtsim.Action{Body: new(`{"id": `)}),
+			outcome: "delivered",
+		},
+		{
+			name: "id-with-control-characters", faults: always(courtsim.Action{Body: new(`{"id": "CAL\u0000-\u001b[31m7\u202e"}`)}),
+			outcome: "delivered",
+		},
+		{
+			name: "redirect", faults: always(courtsim.Action{Redirect: trap.url + "/api/calendar"}),
+			outcome: "failed", class: "permanent", says: "a redirect to " + strings.TrimPrefix(trap.url, "http://") + ", which is not followed",
+		},
+		{
+			name: "redirect-302", faults: always(courtsim.Action{Status: 302, Redirect: trap.url + "/api/calendar"}),
+			outcome: "failed", class: "permanent", says: "which is not followed",
+		},
+		{
+			name: "redirect-link-local", faults: always(courtsim.Action{Status: 308, Redirect: "http://169.254.169.254/latest/meta-data/"}),
+			outcome: "failed", class: "permanent", says: "a redirect to 169.254.169.254, which is not followed",
+		},
+		{
+			name: "cut-keep-alive", faults: []courtsim.Fault{{Match: courtsim.Match{Every: 2}, Do: courtsim.Action{Drop: courtsim.DropBefore}}},
+			outcome: "unknown", class: "unknown", says: "sent, but no answer: the connection was closed",
+		},
+		{
+			name: "truncated-answer", faults: always(courtsim.Action{Drop: courtsim.DropDuring}),
+			outcome: "unknown", class: "unknown", says: "its body was cut off: the connection was closed",
+		},
+		{
+			name: "no-http", raw: "\x1b[31m\x00\xff all of the record\r\n\r\n",
+			outcome: "unknown", class: "unknown", says: "sent, but no answer: a malformed answer",
+		},
+		{
+			name: "half-a-header", raw: "HTTP/1.1 200 OK\r\nContent-Le",
+			outcome: "unknown", class: "unknown", says: "sent, but no answer: a malformed answer",
+		},
+		{
+			name: "tls-expired", arrange: handshake(func() (*authority, string, time.Duration, uint16) { return ca, "127.0.0.1", -time.Hour, 0 }),
+			outcome: "retry", class: "transient", says: "nothing was sent: TLS: the receiver's certificate has expired",
+		},
+		{
+			name: "tls-wrong-host", arrange: handshake(func() (*authority, string, time.Duration, uint16) { return ca, "court.example", time.Hour, 0 }),
+			outcome: "retry", class: "transient", says: "nothing was sent: TLS: the receiver's certificate is for another host name",
+		},
+		{
+			name: "tls-unknown-authority", arrange: handshake(func() (*authority, string, time.Duration, uint16) {
+				return newAuthority(r), "127.0.0.1", time.Hour, 0
+			}),
+			outcome: "retry", class: "transient", says: "nothing was sent: TLS: the receiver's certificate comes from an unknown authority",
+		},
+		{
+			name: "tls-1.1", arrange: handshake(func() (*authority, string, time.Duration, uint16) { return ca, "127.0.0.1", time.Hour, 0x0302 }),
+			outcome: "retry", class: "transient", says: "nothing was sent: TLS: the receiver broke off: tls: protocol version not supported",
+		},
+		{
+			name: "http-behind-https", arrange: func(w *world, name string) func() {
+				f := w.addFront(name, ca.server("127.0.0.1", time.Hour))
+				plain := w.addFront(name+"-plain", nil)
+				l := newLink(w.t, plain.url)
+				good := strings.TrimPrefix(f.url, "https://")
+				f.url = "https://" + l.Listen
+				return func() { l.cut(); l.Upstream = good; l.restore() }
+			},
+			outcome: "retry", class: "transient", says: "nothing was sent: TLS: the receiver does not speak TLS on this port",
+		},
+		{
+			name: "dns", arrange: func(w *world, name string) func() {
+				c := w.addCourt(name)
+				good := c.url
+				c.url = "http://court.invalid"
+				return func() { c.url = good } // the operator's repair, obeyed after a restart
+			},
+			outcome: "retry", class: "transient", says: "nothing was sent: ",
+		},
+		{
+			name: "refused", arrange: func(w *world, name string) func() {
+				c := w.addCourt(name)
+				l := newLink(w.t, c.url)
+				c.url = "http://" + l.Listen
+				l.cut()
+				return l.restore
+			},
+			outcome: "retry", class: "transient", says: "nothing was sent: connection refused",
+		},
+	}
+	heal := map[string]func(){}
+	for _, c := range cases {
+		switch {
+		case c.arrange != nil:
+			heal[c.name] = c.arrange(w, c.name)
+		case c.raw != "":
+			f := w.addFront(c.name, nil)
+			f.raw.Store(&c.raw)
+			heal[c.name] = func() { f.raw.Store(nil) }
+		default:
+			w.addCourt(c.name)
+			heal[c.name] = func() {}
+		}
+		w.courts[c.name].faults(r, c.faults...)
+	}
+	spec := func() relaySpec {
+		s := relaySpec{Workers: 2 * len(cases), Syncs: []syncSpec{{Name: theSync}}}
+		for _, c := range cases {
+			s.Syncs = append(s.Syncs, syncSpec{Name: c.name, Court: w.courts[c.name].url, Token: aSecret, CAFile: ca.file})
+		}
+		return s
+	}
+	p := w.start(spec())
+	w.registered()
+	keys := names(of(3, 8)) // fewer than open the breaker: each attempt is judged by itself
+	w.book(keys...)
+	w.book(keys...)
+	for _, c := range cases {
+		w.until(c.name+" is judged", `
+SELECT EXISTS (SELECT FROM outbox.delivery_log
+                WHERE sync = $1 AND outcome = $2 AND coalesce(error_class, '') = $3 AND strpos(coalesce(error, ''), $4) > 0)`,
+			c.name, c.outcome, c.class, c.says)
+	}
+	w.book(keys...)
+	w.until("another sync flows", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1)`, theSync)
+
+	for _, c := range cases {
+		// The machine may be too slow for any answer.
+		if n := w.logged(`sync = $1 AND outcome NOT IN ('delivered', 'duplicate') AND error_class IS DISTINCT FROM $2 AND error NOT LIKE '%the timeout of 1s is up'`, c.name, c.class); n > 0 {
+			r.Errorf("%s: %d attempts were judged otherwise than %s", c.name, n, c.class)
+		}
+	}
+	w.textsAreClean()
+	if n := trap.calls.Load(); n > 0 {
+		r.Errorf("%d redirects were followed", n)
+	}
+	if attempts := len(gigabytes.Ledger()); gigabytes.sent.Load() > int64(attempts)<<26 {
+		r.Errorf("the court could send %d bytes of its gigabytes in %d attempts", gigabytes.sent.Load(), attempts)
+	}
+	if peak := p.peakMemory(); peak > 200<<20 {
+		r.Errorf("the relay needed %d MiB", peak>>20)
+	}
+	if p.stderr.contains(aSecret) || p.stderr.contains("\x1b") {
+		r.Errorf("the relay's own log has a secret or an escape sequence:\n%q", p.stderr)
+	}
+
+	for _, c := range cases {
+		w.courts[c.name].faults(r)
+		heal[c.name]()
+	}
+	if err := p.stop(); err != nil {
+		r.Errorf("stop: %v", err)
+	}
+	w.start(spec())
+	w.exec(`UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'`)
+	w.drain(expected{})
+}
+
+// textsAreClean checks what came from receivers into the database: bounded, one
+// line each, nothing that a terminal obeys, no secret.
+func (w *world) textsAreClean() {
+	w.t.Helper()
+	rows, _ := w.pool.Query(w.t.Context(), `
+SELECT DISTINCT sync, unnest(ARRAY[error, code, external_id]) FROM outbox.delivery_log
+ UNION SELECT sync, error FROM outbox.delivery
+ UNION SELECT sync, reason FROM outbox.hold
+ UNION SELECT sync, unnest(ARRAY[external_id, etag]) FROM outbox.external_ref`)
+	var sync string
+	var text *string
+	_, err := pgx.ForEachRow(rows, []any{&sync, &text}, func() error {
+		if text == nil {
+			return nil
+		}
+		unclean := func(c rune) bool { return !unicode.IsGraphic(c) || c == unicode.ReplacementChar }
+		if len(*text) > 1200 || strings.ContainsFunc(*text, unclean) || strings.Contains(*text, aSecret) {
+			w.t.Errorf("%s: the database has the text %q", sync, *text)
+		}
+		return nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
