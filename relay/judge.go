@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -167,6 +168,8 @@ const (
 
 // holdSync puts the sync on hold for all relays, and for this one at once.
 func (p *pipeline) holdSync(kind outbox.HoldKind, d time.Duration, reason string) {
+	p.heldAt.Store(math.MaxInt64)
+	defer func() { p.heldAt.Store(time.Now().UnixNano()) }()
 	p.hold.CompareAndSwap(nil, &outbox.Hold{Kind: kind, Until: time.Now().Add(d), Reason: reason})
 	p.log.Warn("sync put on hold", "kind", kind, "for", d, "reason", reason)
 	p.inDatabase("put the sync on hold", func(ctx context.Context) error {

@@ -32,6 +32,7 @@ type pipeline struct {
 	aloneFrom   time.Time    // before this, deliveries that killed a relay wait; the claimer's own
 	payload     atomic.Int64 // bytes of a payload, on average lately
 	hold        atomic.Pointer[outbox.Hold]
+	heldAt      atomic.Int64 // unix nanoseconds; claims asked for earlier know nothing of the hold set here
 	beat        atomic.Int64 // unix nanoseconds
 	delivered   atomic.Int64 // unix nanoseconds of the last success not yet noted in the database
 	probes      atomic.Int32 // failed ones, one after the other
@@ -186,7 +187,9 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	}
 	p.relay.config.Observer.Claim(p.sync.Name, len(claims.Deliveries), w.took)
 	w.cursor = claims.Next
-	p.setHold(claims.Hold)
+	if claims.Hold != nil || started.UnixNano() > p.heldAt.Load() {
+		p.setHold(claims.Hold)
+	}
 	if claims.Hold != nil {
 		if claims.Hold.ProbeDue {
 			return foundNone, p.probe(attempts)

@@ -95,6 +95,29 @@ func TestFault18ReceiverAsksForQuiet(t *testing.T) {
 	})
 }
 
+// What a relay asked its slow database before it was told to be quiet does not
+// make it forget that.
+func TestFault18bQuietWhileTheDatabaseIsSlow(t *testing.T) {
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		database := newLink(r, w.address())
+		w.start(relaySpec{Database: w.through(database), Syncs: []syncSpec{{Name: theSync, Concurrency: 1, Attempts: 3}}})
+		w.registered()
+		const before = 10
+		w.court().faults(t, courtsim.Fault{Match: courtsim.Match{After: before, First: 2}, Do: courtsim.Action{Status: 429, RetryAfter: "2"}})
+		database.harm("latency", answers, map[string]any{"latency": 40})
+		w.pace(of(30, 200))
+		database.heal()
+		w.drain(expected{})
+		asked := w.court().Ledger()
+		for i := before; i < before+2; i++ {
+			if waited := asked[i+1].Time.Sub(asked[i].Time); waited < 2*time.Second {
+				t.Errorf("a receiver that wanted 2s of quiet was asked again after %s", waited)
+			}
+		}
+	})
+}
+
 // misbehaviour is what a receiver does wrong, and what becomes of it.
 type misbehaviour struct {
 	name    string
@@ -345,4 +368,189 @@ SELECT DISTINCT sync, unnest(ARRAY[error, code, external_id]) FROM outbox.delive
 	if err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// Four receivers are down in four ways for a day, a fifth one is healthy.
+func TestFault20ReceiverDownForADay(t *testing.T) {
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		events := of(300, 2000)
+		only := w.start(relaySpec{Workers: 32})
+		w.registered()
+		w.pace(events) // warms up
+		alone := w.pace(events)
+		if err := only.stop(); err != nil {
+			t.Fatal(err)
+		}
+
+		dead := map[string]*deadCourt{"refused": nil, "blackhole": nil, "answers-500": nil, "hangs": nil}
+		syncs := []syncSpec{{Name: theSync}}
+		for name := range dead {
+			dead[name] = w.addDeadCourt(name)
+			syncs = append(syncs, syncSpec{Name: name, From: "beginning", Attempts: 3})
+		}
+		relays := []*process{w.start(relaySpec{Syncs: syncs, Workers: 32}), w.start(relaySpec{Syncs: syncs, Workers: 32})}
+		w.registered()
+		for name, d := range dead {
+			w.until("the breaker of "+name+" opens, and what was under way ends",
+				`SELECT EXISTS (SELECT FROM outbox.status WHERE sync = $1 AND hold = 'breaker' AND sending = 0)`, name)
+			d.opened = w.standing(name)
+			if reason := ask[string](w, `SELECT hold_reason FROM outbox.status WHERE sync = $1 AND hold_until IS NOT NULL`, name); !strings.Contains(reason, "each of another key, all failed") {
+				t.Errorf("%s: the hold's reason is %q", name, reason)
+			}
+		}
+		goroutines := relays[0].goroutines()
+		beside := w.pace(events)
+		if most := 10*alone + 5*time.Second; beside > most {
+			t.Errorf("%d deliveries took %s beside dead courts, %s alone", events, beside, alone)
+		}
+		r.Logf("%d deliveries: %s alone, %s beside four dead courts", events, alone, beside)
+
+		// A day goes by. Whenever a probe is due, one relay of two sends one delivery.
+		for range of(6, 20) {
+			before := map[string]standing{}
+			for name := range dead {
+				w.until("no probe of "+name+" is under way", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1 AND state = 'sending')`, name)
+				before[name] = w.standing(name)
+			}
+			w.exec(`UPDATE outbox.delivery SET created_at = created_at - interval '4 hours', due_at = due_at - interval '4 hours' WHERE state IN ('pending', 'retry') AND sync <> $1`, theSync)
+			w.exec(`UPDATE outbox.hold SET since = since - interval '4 hours', until = least(until, clock_timestamp())`)
+			for name := range dead {
+				w.until(name+" is probed", `SELECT EXISTS (SELECT FROM outbox.hold WHERE sync = $1 AND probes > $2) AND NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1 AND state = 'sending')`,
+					name, before[name].Probes)
+			}
+		}
+		for name, d := range dead {
+			now := w.standing(name)
+			if sent, probes := now.Attempts-d.opened.Attempts, now.Probes-d.opened.Probes; sent > probes || sent == 0 {
+				t.Errorf("%s got %d requests for %d probes", name, sent, probes)
+			}
+			if now.Charged != d.opened.Charged || now.Failed > 0 {
+				t.Errorf("%s: the outage cost retry budget: %d attempts when the breaker opened, %d now, %d failed", name, d.opened.Charged, now.Charged, now.Failed)
+			}
+		}
+		if age := ask[float64](w, `SELECT min(extract(epoch FROM oldest_pending_age))::float8 FROM outbox.status WHERE sync <> $1`, theSync); age < 23*3600 {
+			t.Errorf("outbox.status calls the oldest delivery %.0f s old after a day", age)
+		}
+		for _, p := range relays {
+			if n := ask[int](w, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1`, p.spec.Name); n > p.spec.Connections || n == 0 {
+				t.Errorf("%s has %d connections, of %d", p.spec.Name, n, p.spec.Connections)
+			}
+			if peak := p.peakMemory(); peak > 200<<20 {
+				t.Errorf("%s needed %d MiB", p.spec.Name, peak>>20)
+			}
+		}
+		if n := relays[0].goroutines(); n > goroutines+100 {
+			t.Errorf("a relay has %d goroutines, %d when the outage began", n, goroutines)
+		}
+
+		// The receivers come back, slow at first.
+		for name, d := range dead {
+			w.until("no probe of "+name+" is under way", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1 AND state = 'sending')`, name)
+			d.faults(t, courtsim.Fault{Match: courtsim.Match{}, Do: courtsim.Action{Delay: courtsim.Duration(20 * time.Millisecond)}})
+			d.measure()
+			d.revive()
+		}
+		w.exec(`UPDATE outbox.hold SET until = least(until, clock_timestamp())`)
+		w.drain(expected{})
+		for name, d := range dead {
+			most, beyond := d.measured()
+			if beyond > len(relays) {
+				t.Errorf("%s had %d more requests in progress than it had answered since it came back: traffic did not ramp up", name, beyond)
+			}
+			if most < 4 {
+				t.Errorf("%s never had more than %d requests in progress: traffic did not come back", name, most)
+			}
+		}
+	})
+}
+
+// deadCourt is a court that is down.
+type deadCourt struct {
+	*front
+	revive func()
+	opened standing // when its breaker was open
+}
+
+// addDeadCourt starts a court that is down in the way that its sync is named for.
+func (w *world) addDeadCourt(sync string) *deadCourt {
+	w.t.Helper()
+	d := &deadCourt{front: w.addFront(sync, nil), revive: func() {}}
+	l := newLink(w.t, d.url)
+	d.url = "http://" + l.Listen
+	switch sync {
+	case "refused":
+		l.cut()
+		d.revive = l.restore
+	case "blackhole": // takes connections and swallows what comes
+		l.harm("timeout", requests, map[string]any{"timeout": 0})
+		d.revive = l.heal
+	case "answers-500":
+		d.faults(w.t, courtsim.Fault{Do: courtsim.Action{Status: 500}})
+	case "hangs":
+		d.faults(w.t, courtsim.Fault{Do: courtsim.Action{Hang: courtsim.Duration(time.Hour)}})
+	}
+	return d
+}
+
+// standing is how far a sync is.
+type standing struct {
+	Attempts, Charged, Failed, Probes int
+}
+
+func (w *world) standing(sync string) standing {
+	w.t.Helper()
+	rows, _ := w.pool.Query(w.t.Context(), `
+SELECT (SELECT count(*) FROM outbox.delivery_log WHERE sync = $1 AND relay IS NOT NULL) AS attempts,
+       (SELECT coalesce(sum(charged), 0) FROM outbox.delivery WHERE sync = $1) AS charged,
+       (SELECT count(*) FROM outbox.delivery WHERE sync = $1 AND state = 'failed') AS failed,
+       (SELECT coalesce(sum(probes), 0) FROM outbox.hold WHERE sync = $1) AS probes`, sync)
+	s, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[standing])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return s
+}
+
+// pace writes n events, of 50 keys, and returns how long it took until the one
+// sync that is well had them all.
+func (w *world) pace(n int) time.Duration {
+	w.t.Helper()
+	began := time.Now()
+	w.exec(`
+INSERT INTO outbox.event (type, key, payload)
+SELECT 'scheduling:updated', 'P-' || n % 50, jsonb_build_object('hearingId', 'P-' || n % 50, 'scheduledAt', n::text, 'location', '3A')
+  FROM generate_series(1, $1) AS n`, n)
+	w.until("the healthy sync has everything", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1)`, theSync)
+	return time.Since(began)
+}
+
+// Fewer keys than open the breaker: each goes on by its own schedule, and its
+// attempts count.
+func TestFault20bFewKeysOfADeadReceiver(t *testing.T) {
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		w.court().faults(t, courtsim.Fault{Do: courtsim.Action{Status: 500}})
+		w.addCourt("healthy")
+		w.start(relaySpec{Syncs: []syncSpec{{Name: theSync}, {Name: "healthy"}}})
+		w.registered()
+		keys := names(9)
+		for range 3 {
+			w.book(keys...)
+		}
+		w.until("each key was tried often", `
+SELECT count(*) = $2 FROM outbox.delivery WHERE sync = $1 AND state = 'retry' AND attempts >= 6`, theSync, len(keys))
+		if n := ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE sync = $1 AND state = 'retry' AND charged <> attempts`, theSync); n > 0 {
+			t.Errorf("%d deliveries have attempts that did not count", n)
+		}
+		if n := ask[int](w, `SELECT count(*) FROM outbox.hold`); n > 0 {
+			t.Errorf("%d keys opened the breaker", len(keys))
+		}
+		if n := ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE sync = $1 AND state <> 'queued'`, theSync); n != len(keys) {
+			t.Errorf("%d deliveries are under way, of %d keys", n, len(keys))
+		}
+		w.until("another sync flows", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = 'healthy')`)
+		w.court().faults(t)
+		w.drain(expected{})
+	})
 }
