@@ -1,6 +1,9 @@
 package chaos
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -8,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
@@ -38,9 +42,9 @@ func TestFault18ReceiverAsksForQuiet(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
 		syncs := []syncSpec{{Name: theSync}, {Name: "brief", Concurrency: 1}}
-		w.addCourt("brief").faults(t, courtsim.Fault{Match: courtsim.Match{First: 1}, Do: courtsim.Action{Status: 429, RetryAfter: "2"}})
+		w.addCourt("brief").faults(r, courtsim.Fault{Match: courtsim.Match{First: 1}, Do: courtsim.Action{Status: 429, RetryAfter: "2"}})
 		for _, c := range cases {
-			w.addCourt(c.name).faults(t, courtsim.Fault{Do: courtsim.Action{Status: c.status, RetryAfter: c.after}})
+			w.addCourt(c.name).faults(r, courtsim.Fault{Do: courtsim.Action{Status: c.status, RetryAfter: c.after}})
 			s := syncSpec{Name: c.name}
 			if c.held != 0 {
 				s.Attempts = 3 // what asks for quiet costs none of it
@@ -60,7 +64,7 @@ func TestFault18ReceiverAsksForQuiet(t *testing.T) {
 				w.until(c.name+" waits", `SELECT EXISTS (SELECT FROM outbox.status WHERE sync = $1 AND hold = 'throttle' AND sending = 0 AND retry > 0)`, c.name)
 				left := time.Duration(ask[float64](w, `SELECT extract(epoch FROM hold_until - clock_timestamp())::float8 FROM outbox.status WHERE sync = $1`, c.name) * float64(time.Second))
 				if left > c.held || left < c.held-patience {
-					t.Errorf("%s is held for another %s, want a little less than %s", c.name, left, c.held)
+					r.Errorf("%s is held for another %s, want a little less than %s", c.name, left, c.held)
 				}
 			}
 		}
@@ -74,23 +78,23 @@ func TestFault18ReceiverAsksForQuiet(t *testing.T) {
 		w.until("another sync flows", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1)`, theSync)
 		for _, c := range cases {
 			if n := len(w.courts[c.name].Ledger()); c.held > 0 && n > asked[c.name] {
-				t.Errorf("%s was asked %d times while it wanted quiet", c.name, n-asked[c.name])
+				r.Errorf("%s was asked %d times while it wanted quiet", c.name, n-asked[c.name])
 			}
 			used := ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE sync = $1 AND (charged > 0 OR spent_ms > 0)`, c.name)
 			if (used > 0) != (c.held == 0) {
-				t.Errorf("%s: %d deliveries used retry budget", c.name, used)
+				r.Errorf("%s: %d deliveries used retry budget", c.name, used)
 			}
 		}
 
 		for _, c := range cases {
-			w.courts[c.name].faults(t)
+			w.courts[c.name].faults(r)
 		}
 		w.exec(`UPDATE outbox.hold SET until = clock_timestamp() WHERE kind = 'throttle' AND sync <> 'brief'`)
 		w.exec(`UPDATE outbox.delivery SET due_at = clock_timestamp() WHERE state = 'retry' AND sync <> 'brief'`)
 		w.drain(expected{})
 		quiet := w.courts["brief"].Ledger()
 		if waited := quiet[1].Time.Sub(quiet[0].Time); waited < 2*time.Second {
-			t.Errorf("a receiver that wanted 2s of quiet was asked again after %s", waited)
+			r.Errorf("a receiver that wanted 2s of quiet was asked again after %s", waited)
 		}
 	})
 }
@@ -104,7 +108,7 @@ func TestFault18bQuietWhileTheDatabaseIsSlow(t *testing.T) {
 		w.start(relaySpec{Database: w.through(database), Syncs: []syncSpec{{Name: theSync, Concurrency: 1, Attempts: 3}}})
 		w.registered()
 		const before = 10
-		w.court().faults(t, courtsim.Fault{Match: courtsim.Match{After: before, First: 2}, Do: courtsim.Action{Status: 429, RetryAfter: "2"}})
+		w.court().faults(r, courtsim.Fault{Match: courtsim.Match{After: before, First: 2}, Do: courtsim.Action{Status: 429, RetryAfter: "2"}})
 		database.harm("latency", answers, map[string]any{"latency": 40})
 		w.pace(of(30, 200))
 		database.heal()
@@ -112,7 +116,7 @@ func TestFault18bQuietWhileTheDatabaseIsSlow(t *testing.T) {
 		asked := w.court().Ledger()
 		for i := before; i < before+2; i++ {
 			if waited := asked[i+1].Time.Sub(asked[i].Time); waited < 2*time.Second {
-				t.Errorf("a receiver that wanted 2s of quiet was asked again after %s", waited)
+				r.Errorf("a receiver that wanted 2s of quiet was asked again after %s", waited)
 			}
 		}
 	})
@@ -380,7 +384,7 @@ func TestFault20ReceiverDownForADay(t *testing.T) {
 		w.pace(events) // warms up
 		alone := w.pace(events)
 		if err := only.stop(); err != nil {
-			t.Fatal(err)
+			r.Fatal(err)
 		}
 
 		dead := map[string]*deadCourt{"refused": nil, "blackhole": nil, "answers-500": nil, "hangs": nil}
@@ -396,13 +400,13 @@ func TestFault20ReceiverDownForADay(t *testing.T) {
 				`SELECT EXISTS (SELECT FROM outbox.status WHERE sync = $1 AND hold = 'breaker' AND sending = 0)`, name)
 			d.opened = w.standing(name)
 			if reason := ask[string](w, `SELECT hold_reason FROM outbox.status WHERE sync = $1 AND hold_until IS NOT NULL`, name); !strings.Contains(reason, "each of another key, all failed") {
-				t.Errorf("%s: the hold's reason is %q", name, reason)
+				r.Errorf("%s: the hold's reason is %q", name, reason)
 			}
 		}
 		goroutines := relays[0].goroutines()
 		beside := w.pace(events)
 		if most := 10*alone + 5*time.Second; beside > most {
-			t.Errorf("%d deliveries took %s beside dead courts, %s alone", events, beside, alone)
+			r.Errorf("%d deliveries took %s beside dead courts, %s alone", events, beside, alone)
 		}
 		r.Logf("%d deliveries: %s alone, %s beside four dead courts", events, alone, beside)
 
@@ -423,31 +427,31 @@ func TestFault20ReceiverDownForADay(t *testing.T) {
 		for name, d := range dead {
 			now := w.standing(name)
 			if sent, probes := now.Attempts-d.opened.Attempts, now.Probes-d.opened.Probes; sent > probes || sent == 0 {
-				t.Errorf("%s got %d requests for %d probes", name, sent, probes)
+				r.Errorf("%s got %d requests for %d probes", name, sent, probes)
 			}
 			if now.Charged != d.opened.Charged || now.Failed > 0 {
-				t.Errorf("%s: the outage cost retry budget: %d attempts when the breaker opened, %d now, %d failed", name, d.opened.Charged, now.Charged, now.Failed)
+				r.Errorf("%s: the outage cost retry budget: %d attempts when the breaker opened, %d now, %d failed", name, d.opened.Charged, now.Charged, now.Failed)
 			}
 		}
 		if age := ask[float64](w, `SELECT min(extract(epoch FROM oldest_pending_age))::float8 FROM outbox.status WHERE sync <> $1`, theSync); age < 23*3600 {
-			t.Errorf("outbox.status calls the oldest delivery %.0f s old after a day", age)
+			r.Errorf("outbox.status calls the oldest delivery %.0f s old after a day", age)
 		}
 		for _, p := range relays {
 			if n := ask[int](w, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1`, p.spec.Name); n > p.spec.Connections || n == 0 {
-				t.Errorf("%s has %d connections, of %d", p.spec.Name, n, p.spec.Connections)
+				r.Errorf("%s has %d connections, of %d", p.spec.Name, n, p.spec.Connections)
 			}
 			if peak := p.peakMemory(); peak > 200<<20 {
-				t.Errorf("%s needed %d MiB", p.spec.Name, peak>>20)
+				r.Errorf("%s needed %d MiB", p.spec.Name, peak>>20)
 			}
 		}
 		if n := relays[0].goroutines(); n > goroutines+100 {
-			t.Errorf("a relay has %d goroutines, %d when the outage began", n, goroutines)
+			r.Errorf("a relay has %d goroutines, %d when the outage began", n, goroutines)
 		}
 
 		// The receivers come back, slow at first.
 		for name, d := range dead {
 			w.until("no probe of "+name+" is under way", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1 AND state = 'sending')`, name)
-			d.faults(t, courtsim.Fault{Match: courtsim.Match{}, Do: courtsim.Action{Delay: courtsim.Duration(20 * time.Millisecond)}})
+			d.faults(r, courtsim.Fault{Match: courtsim.Match{}, Do: courtsim.Action{Delay: courtsim.Duration(20 * time.Millisecond)}})
 			d.measure()
 			d.revive()
 		}
@@ -456,10 +460,10 @@ func TestFault20ReceiverDownForADay(t *testing.T) {
 		for name, d := range dead {
 			most, beyond := d.measured()
 			if beyond > len(relays) {
-				t.Errorf("%s had %d more requests in progress than it had answered since it came back: traffic did not ramp up", name, beyond)
+				r.Errorf("%s had %d more requests in progress than it had answered since it came back: traffic did not ramp up", name, beyond)
 			}
 			if most < 4 {
-				t.Errorf("%s never had more than %d requests in progress: traffic did not come back", name, most)
+				r.Errorf("%s never had more than %d requests in progress: traffic did not come back", name, most)
 			}
 		}
 	})
@@ -530,7 +534,7 @@ SELECT 'scheduling:updated', 'P-' || n % 50, jsonb_build_object('hearingId', 'P-
 func TestFault20bFewKeysOfADeadReceiver(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
-		w.court().faults(t, courtsim.Fault{Do: courtsim.Action{Status: 500}})
+		w.court().faults(r, courtsim.Fault{Do: courtsim.Action{Status: 500}})
 		w.addCourt("healthy")
 		w.start(relaySpec{Syncs: []syncSpec{{Name: theSync}, {Name: "healthy"}}})
 		w.registered()
@@ -541,16 +545,237 @@ func TestFault20bFewKeysOfADeadReceiver(t *testing.T) {
 		w.until("each key was tried often", `
 SELECT count(*) = $2 FROM outbox.delivery WHERE sync = $1 AND state = 'retry' AND attempts >= 6`, theSync, len(keys))
 		if n := ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE sync = $1 AND state = 'retry' AND charged <> attempts`, theSync); n > 0 {
-			t.Errorf("%d deliveries have attempts that did not count", n)
+			r.Errorf("%d deliveries have attempts that did not count", n)
 		}
 		if n := ask[int](w, `SELECT count(*) FROM outbox.hold`); n > 0 {
-			t.Errorf("%d keys opened the breaker", len(keys))
+			r.Errorf("%d keys opened the breaker", len(keys))
 		}
 		if n := ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE sync = $1 AND state <> 'queued'`, theSync); n != len(keys) {
-			t.Errorf("%d deliveries are under way, of %d keys", n, len(keys))
+			r.Errorf("%d deliveries are under way, of %d keys", n, len(keys))
 		}
 		w.until("another sync flows", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = 'healthy')`)
-		w.court().faults(t)
+		w.court().faults(r)
 		w.drain(expected{})
+	})
+}
+
+// odd are keys, and values, that writers may well have.
+var odd = map[string]string{
+	"zero-width":    "H\u200b\u200d-\ufeff1",
+	"right-to-left": "\u202eH-\u0645\u062d\u0643\u0645\u0629",
+	"emoji":         "H-👩‍⚖️🏛",
+	"combining":     "H-e\u0301\u0323 and \u00e9", // not normalised on the way
+	"longest":       strings.Repeat("é", 256),
+	"quotes":        `H-'"` + "`" + `\"\\`,
+	"slashes":       "../../H-1/..//?a=b#c&d",
+	"percent":       "%2e%2F%00%s%d%%",
+	"SQL":           `'; DROP TABLE outbox.event; --`,
+	"JSON":          `{"hearingId":"x"}`,
+	"template":      "{ref.external_id}{key}${HOME}",
+	"lines":         "H-1\r\nX-Injected: yes\n\tat",
+	"escapes":       "\x1b[31mH\x07\u2028\u0085\x7f",
+	"markup":        "<script>alert(1)&amp;</script>",
+	"space":         " ",
+	"not a number":  "00017",
+}
+
+// Rows that nobody can send fail by name, or are refused where they are
+// written; everything else arrives as it was written.
+func TestFault21OddRows(t *testing.T) {
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		w.start(relaySpec{})
+		w.registered()
+		insert := func(key, payload string) error {
+			_, err := w.pool.Exec(r.Context(), `INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, $2::text::jsonb)`, key, payload)
+			return err
+		}
+		payload := func(id any, padding any) string {
+			raw, err := json.Marshal(map[string]any{"hearingId": id, "scheduledAt": id, "location": "3A", "padding": padding})
+			if err != nil {
+				r.Fatal(err)
+			}
+			return string(raw)
+		}
+		// jsonb writes a space behind each colon and comma: that, and not what the writer wrote, is measured.
+		largest := 1<<20 - len(payload("H-large", "")) - 7
+		refused := map[string]struct{ key, payload, by string }{
+			"a byte too large":       {"H-1", payload("H-large", strings.Repeat("x", largest+1)), "event_payload_size"},
+			"large when written out": {"H-1", `{"hearingId":1e131071,"padding":[` + strings.Repeat("1e131071,", 8) + `0]}`, "event_payload_size"},
+			"no object":              {"H-1", `[1]`, "event_payload_is_object"},
+			"null":                   {"H-1", `null`, "event_payload_is_object"},
+			"no key":                 {"", payload("H-1", ""), "event_key_not_empty"},
+			"a key too long":         {strings.Repeat("é", 256) + "x", payload("H-1", ""), "event_key_size"},
+			"NUL in a key":           {"H-\x00", payload("H-1", ""), "22021"},
+			"NUL in a payload":       {"H-1", payload("H-\x00", ""), "22P05"},
+			"invalid UTF-8":          {"H-\xff", payload("H-1", ""), "22021"},
+			"half a surrogate":       {"H-1", `{"hearingId":"\ud800"}`, "22P02"},
+			"bottomless JSON":        {"H-1", `{"hearingId":` + strings.Repeat("[", 200_000) + strings.Repeat("]", 200_000) + `}`, "54001"},
+		}
+		for name, c := range refused {
+			var refusal *pgconn.PgError
+			switch err := insert(c.key, c.payload); {
+			case !errors.As(err, &refusal):
+				r.Errorf("%s: %v, want a refusal", name, err)
+			case refusal.ConstraintName != c.by && refusal.Code != c.by:
+				r.Errorf("%s: refused by %q, SQLSTATE %s, want %s", name, refusal.ConstraintName, refusal.Code, c.by)
+			}
+		}
+
+		sent := map[string]string{} // payloads by case reference
+		write := func(key, id string, padding any) {
+			sent[id] = payload(id, padding)
+			if err := insert(key, sent[id]); err != nil {
+				r.Fatalf("%q: %v", key, err)
+			}
+		}
+		for name, text := range odd {
+			write(text, text, name)
+			write(text, text+"!", map[string]string{text: text}) // behind the first
+		}
+		write("H-large", "H-large", strings.Repeat("x", largest))
+		write("H-deep", "H-deep", json.RawMessage(strings.Repeat(`[`, 2000)+strings.Repeat(`]`, 2000)))
+		write("H-number", "H-number", json.RawMessage(`[0.10, 12345678901234567890.000, 1.0, -0.0]`))
+		unmappable := map[string]string{
+			"hearingId":   `{"scheduledAt":"x","location":"3A"}`,
+			"scheduledAt": `{"hearingId":"H-1","scheduledAt":null,"location":"3A"}`,
+			"location":    `{"hearingId":"H-1","scheduledAt":"x","Location":"3A"}`,
+		}
+		for field, p := range unmappable {
+			if err := insert("U-"+field, p); err != nil {
+				r.Fatal(err)
+			}
+			if err := insert("U-"+field, payload("behind", "")); err != nil {
+				r.Fatal(err)
+			}
+		}
+		w.drain(expected{failed: 2 * len(unmappable)})
+
+		for field := range unmappable {
+			if n := ask[int](w, `SELECT count(*) FROM outbox.failed WHERE key = $1 AND error_class = 'mapping' AND strpos(error, $2) > 0 AND attempts = 0`, "U-"+field, field); n != 1 {
+				r.Errorf("no delivery failed for the field %s", field)
+			}
+		}
+		if n := ask[int](w, `SELECT count(*) FROM outbox.delivery_log AS l JOIN outbox.event AS e ON e.id = l.event_id AND e.key = l.key WHERE l.outcome = 'delivered'`); n != len(sent) {
+			r.Errorf("the log has %d deliveries under the key of their event, want %d", n, len(sent))
+		}
+		calendar := w.court().Calendar()
+		for id, want := range sent {
+			var got struct {
+				ID      string          `json:"case_reference"`
+				Start   string          `json:"start_time"`
+				Padding json.RawMessage `json:"padding"`
+			}
+			if err := json.Unmarshal(calendar[id].Fields, &got); err != nil || got.ID != id || got.Start != id {
+				r.Errorf("%q arrived as %q and %q: %v", id, got.ID, got.Start, err)
+			}
+			// The same tokens: the database writes them with a space between, and sorts.
+			if padding := ask[string](w, `SELECT ($1::text::jsonb -> 'padding')::text`, want); tokens(padding) != tokens(string(got.Padding)) {
+				r.Errorf("%q: the rest arrived as %.200s, want %.200s", id, got.Padding, padding)
+			}
+		}
+		for _, e := range w.court().Ledger() {
+			if w.logged(`event_id = $1 AND request_sha256 = $2`, e.IdempotencyKey, e.BodySHA256) == 0 {
+				r.Errorf("the log has another digest of %s than the court", e.IdempotencyKey)
+			}
+		}
+		w.exec(`SELECT outbox.discard(sync, event_id, 'cannot be sent') FROM outbox.failed`)
+		w.drain(expected{})
+	})
+}
+
+// tokens is a JSON text without the space between its tokens.
+func tokens(text string) string {
+	var b bytes.Buffer
+	if err := json.Compact(&b, []byte(text)); err != nil {
+		return err.Error()
+	}
+	return b.String()
+}
+
+// A delivery that was tried 400 times waits no longer than the cap.
+func TestFault23BackoffAtAttempt400(t *testing.T) {
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		w.register(relaySpec{})
+		w.book("H-1")
+		w.exec(`UPDATE outbox.delivery SET charged = 400, attempts = 400, total_attempts = 400`)
+		w.court().faults(r, courtsim.Fault{Do: courtsim.Action{Status: 500}})
+		w.start(relaySpec{})
+		w.until("it failed once more", `SELECT count(*) = 1 FROM outbox.delivery WHERE state = 'retry' AND attempts > 400`)
+		// The cap of these relays is half a second, and a fifth of it the jitter.
+		if n := ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE due_at > clock_timestamp() + interval '600 milliseconds'`); n > 0 {
+			r.Error("the delivery waits for longer than the cap")
+		}
+		w.until("and again", `SELECT count(*) >= 3 FROM outbox.delivery_log WHERE attempt > 400`)
+		if n := w.logged(`attempt = 401`); n != 1 {
+			r.Errorf("the log has %d rows of attempt 401", n)
+		}
+		w.court().faults(r)
+		w.drain(expected{})
+	})
+}
+
+// Each court is behind a link that is harmed in another way, while writers are
+// at work on keys that all courts are told of.
+func TestFault19bLinkToReceiver(t *testing.T) {
+	toxic := func(kind, direction string, attributes map[string]any) func(*link) {
+		return func(l *link) { l.harm(kind, direction, attributes) }
+	}
+	lost := courtsim.Fault{Match: courtsim.Match{Every: 4}, Do: courtsim.Action{Drop: courtsim.DropAfter}}
+	cases := []struct {
+		name  string
+		harm  func(*link)
+		court []courtsim.Fault
+		shown string // condition on a row of the log: the fault was felt
+	}{
+		{name: "latency", harm: toxic("latency", answers, map[string]any{"latency": 100, "jitter": 80}), shown: `took_ms > 50`},
+		{name: "slow-close", harm: toxic("slow_close", answers, map[string]any{"delay": 300}), court: []courtsim.Fault{lost}, shown: `outcome = 'unknown' AND took_ms >= 300`},
+		{name: "bandwidth", harm: toxic("bandwidth", answers, map[string]any{"rate": 1}), shown: `took_ms > 100`},
+		{name: "reset", harm: toxic("reset_peer", answers, map[string]any{"timeout": 0}), shown: `outcome = 'unknown'`},
+		{name: "reset-requests", harm: toxic("reset_peer", requests, map[string]any{"timeout": 0}), shown: `outcome = 'unknown'`},
+		{name: "slices", harm: toxic("slicer", answers, map[string]any{"average_size": 10, "size_variation": 5, "delay": 200}), shown: `outcome = 'delivered' AND attempt = 1`},
+		{name: "limit", harm: toxic("limit_data", answers, map[string]any{"bytes": 700}), shown: `outcome = 'unknown'`},
+		{name: "half-open", harm: toxic("timeout", answers, map[string]any{"timeout": 0}), shown: `outcome = 'unknown' AND error LIKE '%timeout%'`},
+		{name: "swallowed", harm: toxic("timeout", requests, map[string]any{"timeout": 200}), shown: `outcome = 'unknown'`},
+		{name: "cut", harm: (*link).cut, shown: `outcome = 'retry' AND error LIKE '%nothing was sent: connection refused'`},
+	}
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		links := map[string]*link{}
+		syncs := []syncSpec{{Name: theSync}}
+		for _, c := range cases {
+			court := w.addCourt(c.name)
+			links[c.name] = newLink(r, court.url)
+			court.url = "http://" + links[c.name].Listen
+			court.faults(r, c.court...)
+			syncs = append(syncs, syncSpec{Name: c.name})
+		}
+		w.start(relaySpec{Syncs: syncs, Workers: 64})
+		w.registered()
+		l := w.begin(loadSpec{writers: 6, keys: 15, rate: 100})
+		w.until("traffic everywhere", `SELECT count(DISTINCT sync) = $1 FROM outbox.delivery_log WHERE outcome = 'delivered'`, len(syncs))
+		began := ask[time.Time](w, `SELECT clock_timestamp()`)
+		for _, c := range cases {
+			c.harm(links[c.name])
+		}
+		for _, c := range cases {
+			w.until(c.name+" is felt", `SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE sync = $1 AND at > $2 AND `+c.shown+`)`, c.name, began)
+		}
+		l.reaches(l.written.Load() + of[int64](50, 1000))
+		for _, c := range cases {
+			if c.name == "cut" {
+				links[c.name].restore()
+			} else {
+				links[c.name].heal()
+			}
+			w.courts[c.name].faults(r)
+		}
+		l.reaches(l.written.Load() + of[int64](30, 300))
+		l.stop()
+		w.drain(expected{})
+		if n := w.logged(`sync = 'slices' AND outcome <> 'delivered' AND error NOT LIKE '%timeout%'`); n > 0 {
+			r.Errorf("%d attempts failed because answers came in slices", n)
+		}
 	})
 }
