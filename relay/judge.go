@@ -184,12 +184,11 @@ func (p *pipeline) probed(r outbox.Result) {
 	again := time.Duration(0)
 	switch {
 	case r.Outcome.Finished() && r.Attempt, r.Outcome == outbox.Failed && r.Attempt:
-		p.probes.Store(0)
 		p.inDatabase("lift the hold", func(ctx context.Context) error { return p.relay.store.Lift(ctx, p.sync.Name) })
 		p.wake()
 		return
 	case r.Outcome == outbox.Retry, r.Outcome == outbox.Unknown:
-		again = min(probeMost, time.Second<<min(p.probes.Add(1), 5))
+		again = min(probeMost, time.Second<<min(p.probes.Load(), 5))
 	}
 	p.inDatabase("set the next probe", func(ctx context.Context) error {
 		return p.relay.store.ProbeAgain(ctx, p.sync.Name, again)

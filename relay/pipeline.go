@@ -35,7 +35,7 @@ type pipeline struct {
 	heldAt      atomic.Int64 // unix nanoseconds; claims asked for earlier know nothing of the hold set here
 	beat        atomic.Int64 // unix nanoseconds
 	delivered   atomic.Int64 // unix nanoseconds of the last success not yet noted in the database
-	probes      atomic.Int32 // failed ones, one after the other
+	probes      atomic.Int64 // of the hold, by all relays, when this one probed last
 	draining    atomic.Bool
 	stop        chan struct{} // closed when draining begins
 }
@@ -287,10 +287,11 @@ func (p *pipeline) setHold(h *outbox.Hold) {
 // relay is just doing that.
 func (p *pipeline) probe(ctx context.Context) error {
 	store := p.relay.store
-	_, ours, err := store.Probe(ctx, p.sync.Name, p.relay.config.Lease)
+	probes, ours, err := store.Probe(ctx, p.sync.Name, p.relay.config.Lease)
 	if err != nil || !ours {
 		return err
 	}
+	p.probes.Store(int64(probes))
 	started := time.Now()
 	request := outbox.ClaimRequest{Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Probe: true}
 	claims, err := store.Claim(ctx, request)
