@@ -86,7 +86,7 @@ func TestWritableHostIsPreferredAmongSeveral(t *testing.T) {
 	}
 }
 
-func open(t *testing.T, url string, o outbox.Options) *outbox.Store {
+func openStore(t *testing.T, url string, o outbox.Options) *outbox.Store {
 	t.Helper()
 	s, err := outbox.Open(t.Context(), url, o)
 	if err != nil {
@@ -97,7 +97,7 @@ func open(t *testing.T, url string, o outbox.Options) *outbox.Store {
 }
 
 func TestReadOnlyServerIsNamed(t *testing.T) {
-	s := open(t, pgtest.New(t)+"&default_transaction_read_only=on", outbox.Options{})
+	s := openStore(t, pgtest.New(t)+"&default_transaction_read_only=on", outbox.Options{})
 	_, claiming := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 1, Lease: time.Minute})
 	for call, err := range map[string]error{"check": s.Check(t.Context()), "claim": claiming} {
 		if !errors.Is(err, outbox.ErrReadOnly) || !outbox.IsTemporary(err) {
@@ -109,7 +109,7 @@ func TestReadOnlyServerIsNamed(t *testing.T) {
 // A call that waits for longer than its bound ends, here and on the server.
 func TestCallEndsAtItsDeadlineOnBothSides(t *testing.T) {
 	d := newDesk(t)
-	s := open(t, d.pool.Config().ConnString(), outbox.Options{Name: "impatient", Timeout: 200 * time.Millisecond})
+	s := openStore(t, d.pool.Config().ConnString(), outbox.Options{Name: "impatient", Timeout: 200 * time.Millisecond})
 	tx, err := d.pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +138,7 @@ func TestListen(t *testing.T) {
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
 	// Asked for its health all the time, which must not lose a notification.
-	s := open(t, url, outbox.Options{Name: "listener", Timeout: 200 * time.Millisecond})
+	s := openStore(t, url, outbox.Options{Name: "listener", Timeout: 200 * time.Millisecond})
 	woken := make(chan string, 1000)
 	ended := make(chan error)
 	go func() { ended <- s.Listen(t.Context(), func(sync string) { woken <- sync }) }()
@@ -164,7 +164,7 @@ func TestListen(t *testing.T) {
 		t.Errorf("got %v, want that the connection broke", err)
 	}
 
-	pooled := open(t, url+"&default_query_exec_mode=exec", outbox.Options{})
+	pooled := openStore(t, url+"&default_query_exec_mode=exec", outbox.Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := pooled.Listen(ctx, func(string) {}); err != nil || ctx.Err() == nil {

@@ -43,8 +43,9 @@ ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE
 }
 
 // Probe asks for the right to send one delivery in spite of an auth or breaker
-// hold whose next probe is due. One relay gets it; the next probe is due after
-// within, should this one never come back.
+// hold whose next probe is due. One relay gets it, and the number of probes that
+// the hold has had, this one included; the next is due after within, should this
+// one never come back.
 func (s *Store) Probe(ctx context.Context, sync string, within time.Duration) (probes int, ok bool, err error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -167,6 +168,8 @@ const (
 
 // holdSync puts the sync on hold for all relays, and for this one at once.
 func (p *pipeline) holdSync(kind outbox.HoldKind, d time.Duration, reason string) {
+	p.heldAt.Store(math.MaxInt64)
+	defer func() { p.heldAt.Store(sinceBegan()) }()
 	p.hold.CompareAndSwap(nil, &outbox.Hold{Kind: kind, Until: time.Now().Add(d), Reason: reason})
 	p.log.Warn("sync put on hold", "kind", kind, "for", d, "reason", reason)
 	p.inDatabase("put the sync on hold", func(ctx context.Context) error {
@@ -181,12 +184,11 @@ func (p *pipeline) probed(r outbox.Result) {
 	again := time.Duration(0)
 	switch {
 	case r.Outcome.Finished() && r.Attempt, r.Outcome == outbox.Failed && r.Attempt:
-		p.probes.Store(0)
 		p.inDatabase("lift the hold", func(ctx context.Context) error { return p.relay.store.Lift(ctx, p.sync.Name) })
 		p.wake()
 		return
 	case r.Outcome == outbox.Retry, r.Outcome == outbox.Unknown:
-		again = min(probeMost, time.Second<<min(p.probes.Add(1), 5))
+		again = min(probeMost, time.Second<<min(p.probes.Load(), 5))
 	}
 	p.inDatabase("set the next probe", func(ctx context.Context) error {
 		return p.relay.store.ProbeAgain(ctx, p.sync.Name, again)

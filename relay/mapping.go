@@ -262,7 +262,9 @@ func checkPayload(payload []byte) error {
 	return nil
 }
 
-func errNotJSON() error { return &FieldError{Field: "payload", Reason: "is not valid JSON"} }
+func errNotJSON() error {
+	return &FieldError{Field: "payload", Reason: "is not valid JSON, or nested deeper than 10,000 levels"}
+}
 
 // mappingCompiler collects the trees and every problem.
 type mappingCompiler struct {

@@ -34,8 +34,9 @@ type pipeline struct {
 	aloneFrom   time.Time    // before this, deliveries that killed a relay wait; the claimer's own
 	payload     atomic.Int64 // bytes of a payload, on average lately
 	hold        atomic.Pointer[outbox.Hold]
+	heldAt      atomic.Int64 // sinceBegan; claims asked for earlier know nothing of the hold set here
 	delivered   atomic.Int64 // sinceBegan of the last success not yet noted in the database
-	probes      atomic.Int32 // failed ones, one after the other
+	probes      atomic.Int64 // of the hold, by all relays, when this one probed last
 	draining    atomic.Bool
 	stop        chan struct{} // closed when draining begins
 }
@@ -188,10 +189,12 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	}
 	p.relay.config.Observer.Claim(p.sync.Name, len(claims.Deliveries), w.took)
 	w.cursor = claims.Next
-	p.setHold(claims.Hold)
+	if claims.Hold != nil || int64(started.Sub(began)) > p.heldAt.Load() {
+		p.setHold(claims.Hold)
+	}
 	if claims.Hold != nil {
 		if claims.Hold.ProbeDue {
-			return foundNone, p.probe(attempts)
+			return foundNone, p.probe(ctx, attempts)
 		}
 		return foundNone, nil
 	}
@@ -283,36 +286,48 @@ func (p *pipeline) setHold(h *outbox.Hold) {
 }
 
 // probe sends one delivery in spite of an auth or breaker hold, if no other
-// relay is just doing that.
-func (p *pipeline) probe(ctx context.Context) error {
-	store := p.relay.store
-	_, ours, err := store.Probe(ctx, p.sync.Name, p.relay.config.Lease)
+// relay is just doing that. What was due before the first of a key, which has
+// failed, stands in front of it: it is parked page by page until one is found.
+func (p *pipeline) probe(ctx, attempts context.Context) error {
+	store, lease := p.relay.store, p.relay.config.Lease
+	probes, ours, err := store.Probe(attempts, p.sync.Name, lease)
 	if err != nil || !ours {
 		return err
 	}
-	started := time.Now()
-	request := outbox.ClaimRequest{Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Probe: true}
-	claims, err := store.Claim(ctx, request)
-	if err != nil || len(claims.Deliveries) > 0 {
-		p.accept(claims, started, true)
-		return err
+	p.probes.Store(int64(probes))
+	var claims outbox.Claims
+	request := outbox.ClaimRequest{Sync: p.sync.Name, Budget: 1, Page: maxPage, Lease: lease, Probe: true}
+	until := time.Now().Add(lease / 2)
+	for {
+		p.claiming.begin()
+		started := time.Now()
+		claims, err = store.Claim(attempts, request)
+		if err != nil || len(claims.Deliveries) > 0 {
+			p.accept(claims, started, true)
+			return err
+		}
+		if claims.Suspects > 0 || claims.Seen < request.Page || ctx.Err() != nil || started.After(until) {
+			break
+		}
+		request.From = claims.Next
 	}
 	if claims.Suspects > 0 {
 		p.relay.alone.Lock()
 		defer p.relay.alone.Unlock()
-		started, request.Solo = time.Now(), true
-		if claims, err = store.Claim(ctx, request); err != nil {
+		started := time.Now()
+		request.From, request.Solo = outbox.Cursor{}, true
+		if claims, err = store.Claim(attempts, request); err != nil {
 			return err
 		}
 		if len(claims.Deliveries) > 0 {
 			p.outstanding.Add(1)
-			result := p.attempt(ctx, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(p.relay.config.Lease), probe: true})
+			result := p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: true})
 			p.probed(result)
 			p.results <- result
 			return nil
 		}
 	}
-	return store.ProbeAgain(ctx, p.sync.Name, time.Second) // nothing due to try with
+	return store.ProbeAgain(attempts, p.sync.Name, time.Second) // nothing due to try with
 }
 
 // sendAlone sends deliveries during which a relay died, one after the other and

@@ -48,6 +48,19 @@ func TestHoldEndsThoughOnlySuspectsAreDue(t *testing.T) {
 	}
 }
 
+// The first of a key has failed and is due later than the many behind it that
+// nobody looked at yet: the probe does not take them for nothing to try with.
+func TestProbeFindsTheHeadBehindItsKey(t *testing.T) {
+	w := newWorld(t)
+	config := sync1(newCourt(accepts))
+	w.register(config)
+	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'H-1', '{"n":1}' FROM generate_series(1, 5000)`)
+	w.exec(`UPDATE outbox.delivery SET state = 'retry', due_at = clock_timestamp() WHERE event_seq = (SELECT min(event_seq) FROM outbox.delivery)`)
+	w.exec(`INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('CourtCalendarSync', 'breaker', now(), 'court was down', 'relay-0')`)
+	w.start("relay-1", config)
+	w.eventually("the hold ends", func() bool { return query[int](w, `SELECT count(*) FROM outbox.hold`) == 0 })
+}
+
 // What a claim under way at the stop brings is released, not left to its lease.
 func TestStopUnderLoadLeavesNoClaims(t *testing.T) {
 	w := newWorld(t)

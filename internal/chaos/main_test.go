@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
@@ -31,6 +33,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	flag.Parse()
+	zerolog.SetGlobalLevel(zerolog.Disabled) // some of toxiproxy's toxics write to a logger of everybody's
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano())
 	}

@@ -48,6 +48,8 @@ type relaySpec struct {
 type syncSpec struct {
 	Name        string
 	Court       string // base URL
+	Token       string // bearer token; empty is none
+	CAFile      string // whom to trust; empty is the machine's authorities
 	Events      []string
 	From        string
 	OnFailed    string
@@ -91,9 +93,14 @@ func relayMain() error {
 		Observer: &stops.claims,
 	}
 	for _, s := range spec.Syncs {
-		adapter, err := rest.New(rest.Config{
+		to := rest.Config{
 			URL: s.Court + "/api/calendar", Timeout: s.Timeout, ExternalID: "/id", Outcomes: map[int]string{409: "duplicate"},
-		})
+			TLS: adapters.TLS{CAFile: s.CAFile},
+		}
+		if s.Token != "" {
+			to.Auth = rest.Auth{Kind: rest.AuthBearer, Token: adapters.Secret(s.Token)}
+		}
+		adapter, err := rest.New(to)
 		if err != nil {
 			return err
 		}
@@ -256,7 +263,7 @@ func (w *world) start(spec relaySpec) *process {
 	told, telling := pipe(w.t)
 	p := &process{t: w.t, spec: spec, tell: telling, said: make(chan string, 10000), ended: make(chan struct{}), stderr: &tail{}}
 	p.cmd = exec.Command(os.Args[0])
-	p.cmd.Env = append(os.Environ(), envRelay+"="+string(raw))
+	p.cmd.Env = append(os.Environ(), envRelay+"="+string(raw), "NO_PROXY=*")
 	p.cmd.Stderr = p.stderr
 	p.cmd.ExtraFiles = []*os.File{saying, told}
 	if err := p.cmd.Start(); err != nil {
