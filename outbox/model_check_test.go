@@ -16,7 +16,7 @@ import (
 
 // stored is a delivery as the database has it.
 type stored struct {
-	line
+	line             line
 	place            int
 	event            string
 	state            string
@@ -37,7 +37,7 @@ SELECT sync, key, event_seq, event_id, state, attempts, total_attempts, charged,
 		t.Fatal(err)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s stored, err error) {
-		err = row.Scan(&s.sync, &s.key, &s.place, &s.event, &s.state, &s.attempts, &s.total, &s.charged, &s.crashes, &s.revision, &s.claim, &s.later, &s.expired)
+		err = row.Scan(&s.line.sync, &s.line.key, &s.place, &s.event, &s.state, &s.attempts, &s.total, &s.charged, &s.crashes, &s.revision, &s.claim, &s.later, &s.expired)
 		return s, err
 	})
 	if err != nil {
@@ -180,7 +180,7 @@ SELECT sync, coalesce(event_id::text, ''), outcome, coalesce(attempt, 0), coales
 		for _, sync := range syncs {
 			lines := 0
 			for _, s := range open {
-				if s.sync == sync && s.event == id(e.n) {
+				if s.line.sync == sync && s.event == id(e.n) {
 					lines++
 				}
 			}

@@ -134,7 +134,7 @@ func (m *model) take(t *rapid.T, by *relay, r outbox.ClaimRequest, got []*outbox
 		o.crashes++
 		if d.Event.ID != id(o.event) || d.Key != o.key || d.Attempts != o.attempts || d.Total != o.total || d.Charged != o.charged ||
 			d.Crashes != o.crashes || d.Revision != o.revision || d.Missing || d.Event.Seq != int64(m.events[o.event].seq) {
-			t.Fatalf("claimed %+v, want %+v", d, o)
+			t.Fatalf("claimed %+v, want %+v", *d, *o)
 		}
 		if ref := m.refs[o.line]; d.Ref.ExternalID != ref.externalID || !equal(d.Ref.Version, ref.version) {
 			t.Fatalf("claimed %s with reference %+v, want %+v", o, d.Ref, ref)
