@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 )
 
@@ -15,7 +15,7 @@ import (
 type load struct {
 	w       *world
 	end     context.CancelFunc
-	group   errgroup.Group
+	group   sync.WaitGroup
 	written atomic.Int64
 }
 
@@ -35,7 +35,7 @@ func (w *world) begin(s loadSpec) *load {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{w: w, end: cancel}
-	w.t.Cleanup(func() { cancel(); _ = l.group.Wait() })
+	w.t.Cleanup(func() { cancel(); l.group.Wait() })
 	limit := rate.NewLimiter(rate.Inf, 1)
 	if s.rate > 0 {
 		limit = rate.NewLimiter(rate.Limit(s.rate), 1)
@@ -43,16 +43,15 @@ func (w *world) begin(s loadSpec) *load {
 	var taken atomic.Int64
 	for n := range s.writers {
 		random := rand.New(rand.NewPCG(w.run.seed, uint64(100+n)))
-		l.group.Go(func() error {
+		l.group.Go(func() {
 			for s.events == 0 || taken.Add(1) <= int64(s.events) {
 				for !l.one(ctx, limit, random, s.keys) {
 					if ctx.Err() != nil {
-						return nil
+						return
 					}
 					time.Sleep(20 * time.Millisecond)
 				}
 			}
-			return nil
 		})
 	}
 	return l
@@ -83,7 +82,7 @@ func (l *load) one(ctx context.Context, limit *rate.Limiter, random *rand.Rand, 
 func (l *load) wait() {
 	l.w.t.Helper()
 	done := make(chan struct{})
-	go func() { _ = l.group.Wait(); close(done) }()
+	go func() { l.group.Wait(); close(done) }()
 	select {
 	case <-done:
 	case <-time.After(10 * patience):
@@ -94,7 +93,7 @@ func (l *load) wait() {
 // stop ends the writers.
 func (l *load) stop() {
 	l.end()
-	_ = l.group.Wait()
+	l.group.Wait()
 }
 
 // reaches waits until n events are written.

@@ -262,7 +262,7 @@ func (w *world) start(spec relaySpec) *process {
 	say, saying := pipe(w.t)
 	told, telling := pipe(w.t)
 	p := &process{t: w.t, spec: spec, tell: telling, said: make(chan string, 10000), ended: make(chan struct{}), stderr: &tail{}}
-	p.cmd = exec.Command(os.Args[0])
+	p.cmd = exec.CommandContext(context.WithoutCancel(w.t.Context()), os.Args[0]) // ended by close, which says what it said
 	p.cmd.Env = append(os.Environ(), envRelay+"="+string(raw), "NO_PROXY=*")
 	p.cmd.Stderr = p.stderr
 	p.cmd.ExtraFiles = []*os.File{saying, told}

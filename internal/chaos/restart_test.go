@@ -25,7 +25,7 @@ func TestFault07RelaysKilledAtRandom(t *testing.T) {
 		w.registered()
 		l := w.begin(loadSpec{writers: 8, keys: of(100, 500), events: of(2000, 6000)})
 		written := make(chan struct{})
-		go func() { _ = l.group.Wait(); close(written) }()
+		go func() { l.group.Wait(); close(written) }()
 		for writing := true; writing; {
 			select {
 			case <-written:

@@ -40,7 +40,6 @@ type world struct {
 	pool   *pgxpool.Pool  // the same; not subject to faults between relay and database
 	courts map[string]*court
 	relays []*process
-	keys   int
 }
 
 // court is a receiver: the simulated court and its address.
