@@ -29,8 +29,10 @@ var mutants = []mutant{
 	{
 		"no claim token in the recording",
 		[]edit{{
-			record, `JOIN outbox.delivery AS d ON d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim`,
-			`JOIN outbox.delivery AS d ON d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq`, 2,
+			record, `WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim
+              FOR UPDATE`,
+			`WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq
+              FOR UPDATE`, 2,
 		}},
 		chaos, "TestFault04StalledWithAnAnswerInHand",
 	},
@@ -42,21 +44,30 @@ var mutants = []mutant{
 	},
 	{
 		"no head-of-key test",
-		[]edit{{file: claim, old: `r.place = 1 AND NOT EXISTS (
-                SELECT FROM outbox.delivery AS f
-                 WHERE f.sync = $1 AND f.key = r.key AND f.event_seq < r.event_seq) AS head`, new: `true AS head`}},
+		[]edit{{file: claim, old: `r.place = 1
+                AND NOT EXISTS (
+                    SELECT FROM outbox.delivery AS f
+                     WHERE f.sync = $1 AND f.key = r.key AND f.event_seq < r.event_seq)
+`, new: `true
+`}},
 		chaos, "TestFault07RelaysKilledAtRandom",
 	},
 	{
 		"a head-of-key test for pending rows only",
-		[]edit{{file: claim, old: `f.event_seq < r.event_seq) AS head`, new: `f.event_seq < r.event_seq AND f.state = 'pending') AS head`}},
+		[]edit{{file: claim, old: `f.key = r.key AND f.event_seq < r.event_seq)`, new: `f.key = r.key AND f.event_seq < r.event_seq AND f.state = 'pending')`}},
 		chaos, "TestFault07RelaysKilledAtRandom",
 	},
 	{
 		"parking without the lock on the row in front",
 		[]edit{{file: claim, old: `            LIMIT 1
-              FOR KEY SHARE SKIP LOCKED) AS front`, new: `            LIMIT 1) AS front`}},
+              FOR SHARE SKIP LOCKED) AS front`, new: `            LIMIT 1) AS front`}},
 		migrations, "TestParkingBesideTheFinishOfTheRowInFront",
+	},
+	{
+		"a replay that does not wait for what is under way behind it",
+		[]edit{{file: claim, old: `
+                AND NOT EXISTS (SELECT FROM later AS l WHERE l.key = r.key AND NOT l.waits) AS head`, new: ` AS head`}},
+		migrations, "TestReplayCommittedLate",
 	},
 	{
 		"a lease that never ends",
@@ -93,8 +104,8 @@ var mutants = []mutant{
 	{
 		"recording in two transactions",
 		[]edit{
-			{file: record, old: `  FROM held AS h
-), referenced`, new: `  FROM held AS h
+			{file: record, old: `  FROM removed AS h
+), referenced`, new: `  FROM removed AS h
      WHERE false
 ), referenced`},
 			{file: record, old: `	return done, claims.Claims, nil
@@ -183,7 +194,7 @@ var mutants = []mutant{
 	{
 		"a pool that keeps the connections of a demoted primary",
 		[]edit{{file: store, old: `		s.pool.Reset()
-`}},
+`, times: 2}},
 		outbox, "TestConnectionsThatAreReadOnlyAreLeft",
 	},
 }
