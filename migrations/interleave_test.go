@@ -320,6 +320,22 @@ func TestParkingBesideARequeueOfTheRowInFront(t *testing.T) {
 	})
 }
 
+func TestParkingBehindAParkedRowBesideTheFinishOfTheFirst(t *testing.T) {
+	i := newInterleaving(t, 2)
+	first := claim(t, i.relay, 1)[0]
+	i.expect("claimed", "sending queued")
+	// Another relay parks a third, or an operator discards it: the second must stay, and may be promoted.
+	parker := connect(t, i.url)
+	parker.do("BEGIN")
+	parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR KEY SHARE", i.e[1])
+	if !record(t, i.relay, delivered(first)) {
+		t.Error("not recorded beside a parking further behind")
+	}
+	i.expect("the second is awake without the net", "pending")
+	parker.do("COMMIT")
+	i.drains(i.e...)
+}
+
 func TestInsertBesideTheFinishOfTheRowInFront(t *testing.T) {
 	t.Run("the insert commits first, and is parked", func(t *testing.T) {
 		i := newInterleaving(t, 1)

@@ -308,8 +308,9 @@ CREATE TRIGGER fan_out AFTER INSERT ON outbox.event
 
 -- Promotion ------------------------------------------------------------------
 -- Whoever removes a delivery, the next one of its key can go. It runs in a statement of its own, so it sees
--- what was parked meanwhile. A row that somebody else holds is skipped, not waited for: a parker leaves it
--- pending, and the relay's slow check finds one that an operator's transaction kept.
+-- what was parked meanwhile. A row that somebody else changes is skipped, not waited for: the relay's slow check
+-- finds one that an operator's transaction kept. One that is only held so that it stays, by whoever parks or discards
+-- the row behind it, is promoted.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.promote_next() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -328,7 +329,7 @@ BEGIN
                    SELECT o.ctid AS tid
                      FROM outbox.delivery AS o
                     WHERE o.sync = g.sync AND o.key = g.key AND o.event_seq = n.event_seq AND o.state = 'queued'
-                      FOR UPDATE SKIP LOCKED) AS l
+                      FOR NO KEY UPDATE SKIP LOCKED) AS l
              WHERE n.state = 'queued') AS next
      WHERE d.ctid = next.tid AND d.state = 'queued';
     RETURN NULL;
