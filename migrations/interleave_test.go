@@ -408,6 +408,23 @@ func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 		}
 		i.drains(i.e[0], newer, i.e[0])
 	})
+	t.Run("the other way round: an event that commits while a later replay is being sent waits", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		i.drains(i.e...)
+		writer := connect(t, i.url)
+		writer.do("BEGIN")
+		late := writer.event("k")
+		i.operator.do("SELECT outbox.replay('court', $1, 'r')", i.e[0])
+		d := only(t, i.relay)
+		writer.do("COMMIT")
+		if d := claim(t, i.relay, 10); len(d) != 0 {
+			t.Fatalf("claimed %d while another of the key is in flight", len(d))
+		}
+		if !record(t, i.relay, delivered(d)) {
+			t.Error("not recorded")
+		}
+		i.drains(i.e[0], i.e[0], late)
+	})
 	t.Run("its relay died: the replay goes first", func(t *testing.T) {
 		i, _ := open(t)
 		only(t, i.relay)

@@ -110,10 +110,11 @@ const heldQuery = `
 // that lock cannot be had: otherwise it could be parked behind a row that is
 // just being finished, and sleep for ever.
 //
-// A replay draws its place before it commits, so that a later event of its key
-// may be in flight when it is first seen: then it waits for that one's end. Else
-// the later ones are parked at once, which also refuses them to a claim that
-// looks through a snapshot without the replay.
+// A replay draws its place in no order with the writers of its key: when it is
+// first seen a later event may be in flight, and when an event is first seen a
+// later replay. Then the row waits for that one's end. Else the later ones are
+// parked at once, which also refuses them to a claim that looks through a
+// snapshot without the row.
 const claimDue = `-- lockstep: claim
 WITH held AS MATERIALIZED (` + heldQuery + `
 ), page AS MATERIALIZED (
@@ -136,17 +137,17 @@ WITH held AS MATERIALIZED (` + heldQuery + `
     SELECT r.key, o.tid, o.state, coalesce(o.state <> 'sending' OR o.lease_until < now(), false) AS waits
       FROM ranked AS r
      CROSS JOIN LATERAL (
-           SELECT l.event_seq
-             FROM outbox.delivery AS l
-            WHERE l.sync = $1 AND l.key = r.key AND l.event_seq > r.event_seq
-              AND l.state IN ('pending', 'retry', 'sending')
-           OFFSET 0) AS l
+           SELECT n.event_seq, n.state, n.revision
+             FROM outbox.delivery AS n
+            WHERE n.sync = $1 AND n.key = r.key AND n.event_seq > r.event_seq
+            ORDER BY n.event_seq
+            LIMIT CASE WHEN r.revision > 1 THEN 1000 ELSE 1 END) AS l
       LEFT JOIN LATERAL (
            SELECT d.ctid AS tid, d.state, d.lease_until
              FROM outbox.delivery AS d
             WHERE d.sync = $1 AND d.key = r.key AND d.event_seq = l.event_seq
               FOR NO KEY UPDATE SKIP LOCKED) AS o ON true
-     WHERE r.revision > 1 AND r.place = 1
+     WHERE r.place = 1 AND (r.revision > 1 OR l.revision > 1) AND l.state IN ('pending', 'retry', 'sending')
        AND NOT EXISTS (SELECT FROM page AS p WHERE p.key = r.key AND p.event_seq = l.event_seq)
 ), judged AS MATERIALIZED (
     SELECT r.*, r.place = 1
