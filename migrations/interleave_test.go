@@ -406,6 +406,22 @@ func TestParkingBesideARequeueOfTheRowInFront(t *testing.T) {
 	})
 }
 
+func TestParkingBehindAParkedRowBesideTheFinishOfTheFirst(t *testing.T) {
+	i := newInterleaving(t, 2)
+	first := claim(t, i.relay, 1)[0]
+	i.expect("claimed", "sending queued")
+	// Another relay parks a third, or an operator discards it: the second must stay, and may be promoted.
+	parker := connect(t, i.url)
+	parker.do("BEGIN")
+	parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR KEY SHARE", i.e[1])
+	if !record(t, i.relay, delivered(first)) {
+		t.Error("not recorded beside a parking further behind")
+	}
+	i.expect("the second is awake without the net", "pending")
+	parker.do("COMMIT")
+	i.drains(i.e...)
+}
+
 func TestInsertBesideTheFinishOfTheRowInFront(t *testing.T) {
 	t.Run("the insert commits first, and is parked", func(t *testing.T) {
 		i := newInterleaving(t, 1)
@@ -477,6 +493,23 @@ func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 			t.Error("not recorded")
 		}
 		i.drains(i.e[0], newer, i.e[0])
+	})
+	t.Run("the other way round: an event that commits while a later replay is being sent waits", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		i.drains(i.e...)
+		writer := connect(t, i.url)
+		writer.do("BEGIN")
+		late := writer.event("k")
+		i.operator.do("SELECT outbox.replay('court', $1, 'r')", i.e[0])
+		d := only(t, i.relay)
+		writer.do("COMMIT")
+		if d := claim(t, i.relay, 10); len(d) != 0 {
+			t.Fatalf("claimed %d while another of the key is in flight", len(d))
+		}
+		if !record(t, i.relay, delivered(d)) {
+			t.Error("not recorded")
+		}
+		i.drains(i.e[0], i.e[0], late)
 	})
 	t.Run("its relay died: the replay goes first", func(t *testing.T) {
 		i, _ := open(t)

@@ -351,8 +351,10 @@ func TestFault17OperatorsDuringDeliveries(t *testing.T) {
 				s := w.operator()
 				s.exec(`BEGIN ISOLATION LEVEL ` + level)
 				s.exec(`UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'`)
-				s.exec(`SELECT outbox.pause($1, 'not committed yet')`, theSync)
-				s.exec(`SELECT outbox.resume($1)`, theSync)
+				if level == "READ COMMITTED" { // the sync's row may have changed since the other's snapshot
+					s.exec(`SELECT outbox.pause($1, 'not committed yet')`, theSync)
+					s.exec(`SELECT outbox.resume($1)`, theSync)
+				}
 				w.book("H-1", "H-2", "H-1")
 				w.delivered("other keys pass by an operator's open transaction", "H-1", "H-2")
 				s.exec(end)
