@@ -236,6 +236,20 @@ func TestClaimDoesNotWaitForADiscardOfTwoOfAKey(t *testing.T) {
 	i.drains(third)
 }
 
+func TestClaimDoesNotWaitForARequeueAndADiscardOfOneDelivery(t *testing.T) {
+	i := newInterleaving(t, 1)
+	i.admin.fail(i.e[0])
+	i.operator.do("BEGIN")
+	i.operator.do("SELECT outbox.requeue('court')")
+	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
+	second, other := i.admin.event("k"), i.admin.event("other")
+	if d := claim(t, i.relay, 10); len(d) != 1 || d[0].Event.ID != other {
+		t.Errorf("claimed %+v beside the open discard, want the other key's event", d)
+	}
+	i.operator.do("COMMIT")
+	i.drains(second)
+}
+
 func TestReplayCommittedLate(t *testing.T) {
 	sent := func(t *testing.T) *interleaving {
 		t.Helper()

@@ -108,9 +108,8 @@ const heldQuery = `
 // A row whose front stands in the same page is parked under the page's own
 // locks; else the front is share-locked first, and left for the next look when
 // that lock cannot be had: otherwise it could be parked behind a row that is
-// just being finished, and sleep for ever. FOR KEY SHARE would do, but waits in
-// spite of SKIP LOCKED for a transaction that changed the row before it locked
-// or removed it, as one does that discards two of a key.
+// just being finished, and sleep for ever. The lock is the weakest that keeps the
+// row, so that it stands in no promotion's way.
 //
 // A replay draws its place before it commits. An event that was written meanwhile
 // has a later place, and may be in flight when the replay is first seen; or a
@@ -180,7 +179,7 @@ WITH held AS MATERIALIZED (` + heldQuery + `
               AND f.sync = $1 AND f.key = j.key AND f.event_seq < j.event_seq
             ORDER BY f.event_seq DESC
             LIMIT 1
-              FOR SHARE SKIP LOCKED) AS front ON true
+              FOR KEY SHARE SKIP LOCKED) AS front ON true
      WHERE NOT j.head AND j.state <> 'sending' AND (j.place > 1 OR front.state IS NOT NULL)
 ), parked AS (
     UPDATE outbox.delivery AS d

@@ -451,6 +451,11 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Only failed deliveries can be requeued: UPDATE outbox.delivery SET state = ''pending'' WHERE state = ''failed'' AND … . To give one up, use outbox.discard; to stop a sync, outbox.pause.';
     END IF;
+    -- FOR KEY SHARE SKIP LOCKED waits all the same for who changes a row and removes it in one transaction, but not
+    -- for who locked it like this before: a claim must not wait for an operator who requeues and discards.
+    PERFORM FROM outbox.delivery AS o
+      WHERE o.sync = OLD.sync AND o.key = OLD.key AND o.event_seq = OLD.event_seq
+        FOR UPDATE SKIP LOCKED;
     NEW.due_at := clock_timestamp();
     NEW.attempts := 0;
     NEW.charged := 0;
@@ -546,6 +551,12 @@ BEGIN
         RAISE EXCEPTION 'event % is being sent to "%" by % until %: it cannot be discarded now', d.event_id, d.sync, d.claimed_by, d.lease_until
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Pause the sync with outbox.pause, wait for the answer, then discard.';
     END IF;
+    -- The one that is promoted now may be discarded next: locked for the reason given in complete_requeue.
+    PERFORM FROM outbox.delivery AS n
+      WHERE n.sync = d.sync AND n.key = d.key AND n.event_seq = (
+            SELECT min(b.event_seq) FROM outbox.delivery AS b
+             WHERE b.sync = d.sync AND b.key = d.key AND b.event_seq > d.event_seq)
+        FOR UPDATE SKIP LOCKED;
     PERFORM outbox.log_action(d, 'discarded', outbox.check_reason(discard.reason));
     DELETE FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq;
 END

@@ -60,7 +60,7 @@ var mutants = []mutant{
 	{
 		"parking without the lock on the row in front",
 		[]edit{{file: claim, old: `            LIMIT 1
-              FOR SHARE SKIP LOCKED) AS front`, new: `            LIMIT 1) AS front`}},
+              FOR KEY SHARE SKIP LOCKED) AS front`, new: `            LIMIT 1) AS front`}},
 		migrations, "TestParkingBesideTheFinishOfTheRowInFront",
 	},
 	{
