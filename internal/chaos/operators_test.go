@@ -193,7 +193,7 @@ type operator struct {
 	s      *session
 	random *rand.Rand
 	keys   []string
-	linger time.Duration // at most; 0 is one step in each transaction, which commits at once
+	linger time.Duration // at most; 0 is one step in each transaction, which commits at once, and no replays
 	levels []string
 }
 
@@ -249,7 +249,11 @@ SELECT outbox.replay($1, l.event_id, 'the court lost it')
   FROM (SELECT event_id FROM outbox.delivery_log
          WHERE sync = $1 AND key = $2 AND outcome = 'delivered' ORDER BY random() LIMIT 1) AS l`
 	)
-	statement := []string{byHand, byHand, requeue, requeue, discard, replay}[o.random.IntN(6)]
+	statements := []string{byHand, byHand, requeue, requeue, discard}
+	if o.linger > 0 {
+		statements = append(statements, replay)
+	}
+	statement := statements[o.random.IntN(len(statements))]
 	_, err := tx.Exec(ctx, statement, theSync, key)
 	return err
 }
@@ -404,9 +408,10 @@ CREATE TRIGGER note_woken AFTER UPDATE ON outbox.delivery
 	return func() int { return ask[int](w, `SELECT count(*) FROM woken`) }
 }
 
-// Rows are parked, promoted, inserted, requeued, discarded, replayed and
-// superseded on a few keys, by many at once: none sleeps, and none needs the
-// slow check to be woken.
+// Rows are parked, promoted, inserted, requeued, discarded and superseded on a
+// few keys, by many at once: none sleeps, and none needs the slow check to be
+// woken. Replays are left to row 17: they come into the line out of order, which
+// the slow check is for.
 func parkingOnFewKeys(r *run, onFailed string) {
 	w := newWorld(r)
 	watched := w.watch(theSync)
@@ -430,7 +435,7 @@ func parkingOnFewKeys(r *run, onFailed string) {
 	stop()
 	w.repairs()
 	w.drain(expected{})
-	w.happened("delivered", "failed", "discarded", "replayed")
+	w.happened("delivered", "failed", "discarded")
 	if n := woken(); n != 0 {
 		r.Errorf("%d parked rows slept until the slow check woke them", n)
 	}
