@@ -57,7 +57,8 @@ func (m *model) next(r outbox.ClaimRequest, keys []string) []*open {
 		return nil
 	}
 	return m.filter(func(o *open) bool {
-		return o.sync == r.Sync && slices.Contains(keys, o.key) && o.state == "waiting" && m.sendable(o) && o.crashes == 0 && o.free()
+		return o.sync == r.Sync && slices.Contains(keys, o.key) && o.state == "waiting" && m.sendable(o) && o.crashes == 0 && o.free() &&
+			!slices.ContainsFunc(m.open, func(replay *open) bool { return replay.line == o.line && replay.revision > 1 })
 	})
 }
 

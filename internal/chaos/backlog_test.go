@@ -39,7 +39,7 @@ SELECT 'scheduling:updated', k, jsonb_build_object('hearingId', k, 'scheduledAt'
 		if ended > 10*began {
 			r.Errorf("claims took %s at the beginning, %s at the end", began, ended)
 		}
-		if n := p.goroutines(); n > goroutines+10 {
+		if n := p.goroutines(); n > goroutines+2*p.spec.Workers { // two for each connection to the court
 			r.Errorf("%d goroutines, %d at the beginning", n, goroutines)
 		}
 		if peak := p.peakMemory(); peak > 64<<20 {
@@ -115,7 +115,7 @@ func TestSoak(t *testing.T) {
 	w.within(10*patience, "what has piled up is delivered", func() bool { return ask[bool](w, `SELECT count(*) < 1000 FROM outbox.delivery`) })
 	w.drain(expected{})
 	say()
-	if n := oldest.goroutines(); n > goroutines+10 {
+	if n := oldest.goroutines(); n > goroutines+2*oldest.spec.Workers { // two for each connection to the court
 		r.Errorf("the oldest relay has %d goroutines, %d at the beginning", n, goroutines)
 	}
 	if n := oldest.residentMemory(); n > memory+24<<20 || n > 64<<20 {
