@@ -23,7 +23,7 @@ build: ## Build the programs into bin/
 	go build -o bin/ ./cmd/...
 
 .PHONY: test
-test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL, and PgBouncer
+test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL
 	$(CHAOS)/tools.sh
 	go test -timeout 20m ./...
 	cd $(CHAOS) && go test -timeout 20m ./...
@@ -41,10 +41,12 @@ chaos: ## Run every fault long, with SEEDS=20 seeds, and print a table; RUN=rege
 
 .PHONY: soak
 soak: ## Run all faults at once on steady traffic for DURATION=10m
+	$(CHAOS)/tools.sh
 	cd $(CHAOS) && go test -timeout 0 -v -run '^TestSoak$$' -soak $(or $(DURATION),10m) .
 
 .PHONY: mutants
 mutants: ## Build Lockstep with one mistake after the other; each must be caught; ONLY=regexp selects
+	$(CHAOS)/tools.sh
 	cd $(CHAOS) && go run ./mutants -only '$(ONLY)'
 
 .PHONY: test-containers

@@ -14,5 +14,7 @@
 // "make mutants" builds Lockstep with one mistake after the other, and shows
 // which scenario catches it.
 //
-// It is a module of its own, so that toxiproxy's needs stay out of go.mod.
+// The scenarios need Linux: they read /proc, mount a small file system and fake
+// a server's clock. It is a module of its own, so that toxiproxy's needs stay
+// out of go.mod.
 package chaos

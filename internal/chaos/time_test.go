@@ -1,3 +1,5 @@
+//go:build linux
+
 package chaos
 
 import (
@@ -62,14 +64,15 @@ func (c *serverClock) is(w *world, off time.Duration) {
 }
 
 // A database whose clock is an hour off from the start makes no difference: all
-// due times and leases are its own.
+// due times and leases are its own. The relay says so.
 func clockOffFromTheStart(r *run, off time.Duration) {
 	w, c := newServerClock(r, off)
 	w.court().faults(r, unreliable()...)
 	spec := relaySpec{Syncs: []syncSpec{{Name: theSync, Attempts: 20}}}
-	w.start(spec)
+	lives := w.start(spec)
 	dies := w.start(spec)
 	w.registered()
+	w.within(patience, "the relay says that the clocks differ", func() bool { return lives.stderr.contains("database clock differs") })
 	l := w.begin(loadSpec{writers: 6, keys: 60, events: of(800, 6000)})
 	l.reaches(int64(of(400, 3000)))
 	dies.kill()
