@@ -12,6 +12,8 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"go.uber.org/goleak"
+
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
@@ -40,7 +42,11 @@ func TestMain(m *testing.M) {
 		*seed = uint64(time.Now().UnixNano())
 	}
 	report.print = *long || *seeds > 1
-	pgtest.Main(printing{m})
+	// toxiproxy leaves some of its own behind when a link is closed while it is harmed.
+	pgtest.Main(printing{m},
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).write"))
 }
 
 // run is one run of a scenario.
