@@ -250,53 +250,6 @@ func TestClaimDoesNotWaitForARequeueAndADiscardOfOneDelivery(t *testing.T) {
 	i.drains(second)
 }
 
-func TestReplayCommittedLate(t *testing.T) {
-	sent := func(t *testing.T) *interleaving {
-		t.Helper()
-		i := newInterleaving(t, 1)
-		record(t, i.relay, delivered(only(t, i.relay)))
-		return i
-	}
-	t.Run("the replay's transaction is open while a later event is claimed", func(t *testing.T) {
-		i := sent(t)
-		i.operator.do("BEGIN")
-		i.operator.do("SELECT outbox.replay('court', $1, 'r')", i.e[0])
-		i.admin.event("k")
-		later := only(t, i.relay)
-		i.operator.do("COMMIT")
-		i.neverTwo(later)
-	})
-	t.Run("an event of an open writer has its place before a replay that is claimed", func(t *testing.T) {
-		i := sent(t)
-		writer := connect(t, i.url)
-		writer.do("BEGIN")
-		writer.event("k")
-		i.operator.do("SELECT outbox.replay('court', $1, 'r')", i.e[0])
-		replay := only(t, i.relay)
-		writer.do("COMMIT")
-		i.neverTwo(replay)
-	})
-}
-
-// neverTwo checks that nothing is claimed beside a delivery under way.
-func (i *interleaving) neverTwo(sending *outbox.Delivery) {
-	i.t.Helper()
-	i.expect("committed in front of what is being sent", "pending sending")
-	if d := claim(i.t, i.relay, 10); len(d) != 0 {
-		i.t.Errorf("claimed %d while another of the key is being sent", len(d))
-	}
-	c, err := i.relay.ClaimNext(i.t.Context(), outbox.ClaimRequest{Sync: "court", Budget: 1, Lease: time.Minute}, []string{"k"})
-	if err != nil || len(c.Deliveries) != 0 {
-		i.t.Errorf("claimed %d of the key while another is being sent, %v", len(c.Deliveries), err)
-	}
-	if !record(i.t, i.relay, delivered(sending)) {
-		i.t.Error("what was being sent is not recorded")
-	}
-	if d := claim(i.t, i.relay, 10); len(d) != 1 || !record(i.t, i.relay, delivered(d[0])) {
-		i.t.Errorf("claimed %d afterwards, want the other one, recorded", len(d))
-	}
-}
-
 func TestRowLockedWhileTheOneBeforeItFinishesIsWokenByTheNet(t *testing.T) {
 	i := newInterleaving(t, 2)
 	first := claim(t, i.relay, 1)[0]
@@ -498,14 +451,7 @@ func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 		i, newer := open(t)
 		d := only(t, i.relay)
 		i.operator.do("COMMIT")
-		for range 2 {
-			if d := claim(t, i.relay, 10); len(d) != 0 {
-				t.Fatalf("claimed %d while another of the key is in flight", len(d))
-			}
-		}
-		if !record(t, i.relay, delivered(d)) {
-			t.Error("not recorded")
-		}
+		i.neverTwo(d)
 		i.drains(i.e[0], newer, i.e[0])
 	})
 	t.Run("the other way round: an event that commits while a later replay is being sent waits", func(t *testing.T) {
@@ -517,12 +463,7 @@ func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 		i.operator.do("SELECT outbox.replay('court', $1, 'r')", i.e[0])
 		d := only(t, i.relay)
 		writer.do("COMMIT")
-		if d := claim(t, i.relay, 10); len(d) != 0 {
-			t.Fatalf("claimed %d while another of the key is in flight", len(d))
-		}
-		if !record(t, i.relay, delivered(d)) {
-			t.Error("not recorded")
-		}
+		i.neverTwo(d)
 		i.drains(i.e[0], i.e[0], late)
 	})
 	t.Run("its relay died: the replay goes first", func(t *testing.T) {
@@ -568,6 +509,25 @@ func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 		}
 		i.drains(i.e[0], i.e[0], newer)
 	})
+}
+
+// neverTwo checks that nothing is claimed beside a delivery under way.
+func (i *interleaving) neverTwo(sending *outbox.Delivery) {
+	i.t.Helper()
+	i.expect("committed in front of what is being sent", "pending sending")
+	if d := claim(i.t, i.relay, 10); len(d) != 0 {
+		i.t.Errorf("claimed %d while another of the key is being sent", len(d))
+	}
+	c, err := i.relay.ClaimNext(i.t.Context(), outbox.ClaimRequest{Sync: "court", Budget: 1, Lease: time.Minute}, []string{"k"})
+	if err != nil || len(c.Deliveries) != 0 {
+		i.t.Errorf("claimed %d of the key while another is being sent, %v", len(c.Deliveries), err)
+	}
+	if !record(i.t, i.relay, delivered(sending)) {
+		i.t.Error("what was being sent is not recorded")
+	}
+	if d := claim(i.t, i.relay, 10); len(d) != 1 || !record(i.t, i.relay, delivered(d[0])) {
+		i.t.Errorf("claimed %d afterwards, want the other one, recorded", len(d))
+	}
 }
 
 func TestSyncRegisteredBesideOpenWriters(t *testing.T) {

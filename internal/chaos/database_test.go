@@ -62,33 +62,6 @@ func (w *world) onceEach() {
 	}
 }
 
-// block lets inserts into a table wait in the database until release.
-func (w *world) block(table string) (release func()) {
-	w.t.Helper()
-	holder := w.tx(`SELECT pg_advisory_lock(1310)`)
-	w.exec(`
-CREATE FUNCTION wait_here() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared(1310);
-    RETURN NEW;
-END
-$$`)
-	w.exec(`CREATE TRIGGER wait_here BEFORE INSERT ON ` + table + ` FOR EACH ROW EXECUTE FUNCTION wait_here()`)
-	return func() {
-		w.t.Helper()
-		holder.exec(`SELECT pg_advisory_unlock(1310)`)
-	}
-}
-
-// blocked waits until an insert waits.
-func (w *world) blocked() {
-	w.t.Helper()
-	w.until("an insert waits", `
-SELECT EXISTS (SELECT FROM pg_locks
-                WHERE locktype = 'advisory' AND NOT granted AND objid = 1310
-                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`)
-}
-
 // PostgreSQL is killed and restarted again and again under traffic.
 func TestFault10PostgresKilled(t *testing.T) {
 	scenario(t, func(r *run) {
@@ -649,9 +622,9 @@ func TestFault13CommitAnswerLost(t *testing.T) {
 		spec.Database = w.through(link)
 		p := w.start(spec)
 		w.registered()
-		release := w.block("outbox.delivery_log")
+		release := w.stopInserts("outbox.delivery_log")
 		w.book(names(30)...)
-		w.blocked()
+		w.stoppedBackend()
 		link.harm("timeout", answers, map[string]any{"timeout": 0})
 		release()
 		w.until("the recording is committed", `SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE outcome = 'delivered')`)
@@ -671,9 +644,9 @@ func TestFault13CommitAnswerLost(t *testing.T) {
 func TestFault13FrozenInATransaction(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
-		release := w.block("outbox.sync")
+		release := w.stopInserts("outbox.sync")
 		first := w.start(exact())
-		w.blocked()
+		w.stoppedBackend()
 		first.signal(syscall.SIGSTOP)
 		release()
 		w.until("it idles in its transaction", `

@@ -147,6 +147,22 @@ const (
 // release. The stop needs nothing of the relay.
 func (w *world) stopRecording(point, key string) (release func()) {
 	w.t.Helper()
+	if point == committing {
+		return w.stop(`CONSTRAINT TRIGGER stop_here AFTER DELETE ON outbox.delivery DEFERRABLE INITIALLY DEFERRED
+			FOR EACH ROW WHEN (OLD.key = '` + key + `')`)
+	}
+	return w.stop(`TRIGGER stop_here BEFORE INSERT ON outbox.delivery_log FOR EACH ROW WHEN (NEW.key = '` + key + `')`)
+}
+
+// stopInserts stops whoever inserts into a table, until release.
+func (w *world) stopInserts(table string) (release func()) {
+	w.t.Helper()
+	return w.stop(`TRIGGER stop_here BEFORE INSERT ON ` + table + ` FOR EACH ROW`)
+}
+
+// stop lets a trigger wait for a lock that the test holds.
+func (w *world) stop(trigger string) (release func()) {
+	w.t.Helper()
 	holder := w.tx(`SELECT pg_advisory_lock(2104)`)
 	w.exec(`
 CREATE FUNCTION stop_here() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
@@ -155,22 +171,14 @@ BEGIN
     RETURN NEW;
 END
 $$`)
-	trigger := `
-CREATE TRIGGER stop_here BEFORE INSERT ON outbox.delivery_log
-   FOR EACH ROW WHEN (NEW.key = '%s') EXECUTE FUNCTION stop_here()`
-	if point == committing {
-		trigger = `
-CREATE CONSTRAINT TRIGGER stop_here AFTER DELETE ON outbox.delivery DEFERRABLE INITIALLY DEFERRED
-   FOR EACH ROW WHEN (OLD.key = '%s') EXECUTE FUNCTION stop_here()`
-	}
-	w.exec(fmt.Sprintf(trigger, key))
+	w.exec(`CREATE ` + trigger + ` EXECUTE FUNCTION stop_here()`)
 	return func() {
 		w.t.Helper()
 		holder.exec(`SELECT pg_advisory_unlock(2104)`)
 	}
 }
 
-// stoppedBackend waits until a recording has come to the point, and returns its
+// stoppedBackend waits until somebody has come to the point, and returns its
 // backend.
 func (w *world) stoppedBackend() (pid int) {
 	w.t.Helper()
@@ -179,7 +187,7 @@ SELECT coalesce(min(pid), 0)
   FROM pg_locks
  WHERE locktype = 'advisory' AND NOT granted AND objid = 2104
    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
-	w.within(patience, "a recording has come to the point", func() bool {
+	w.within(patience, "somebody has come to the point", func() bool {
 		pid = ask[int](w, waiting)
 		return pid != 0
 	})

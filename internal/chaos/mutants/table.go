@@ -67,7 +67,7 @@ var mutants = []mutant{
 		"a replay that does not wait for what is under way behind it",
 		[]edit{{file: claim, old: `
                 AND NOT EXISTS (SELECT FROM later AS l WHERE l.key = r.key AND NOT l.waits) AS head`, new: ` AS head`}},
-		migrations, "TestReplayCommittedLate",
+		migrations, "TestReplayThatCommitsWhileANewerEventIsBeingSent",
 	},
 	{
 		"a lease that never ends",
