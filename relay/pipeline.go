@@ -248,7 +248,7 @@ func (p *pipeline) tend(ctx context.Context, parked *outbox.ParkedCursor) error 
 		return err
 	}
 	*parked = next
-	return p.relay.store.EndHolds(ctx, p.sync.Name)
+	return p.relay.store.EndHolds(ctx, p.sync.Name, max(p.relay.config.Lease, probeMost))
 }
 
 // accept hands claimed deliveries to the senders. The queue has room for every
