@@ -337,6 +337,7 @@ func (p *pipeline) sendAlone(ctx, attempts context.Context, suspects int) {
 	defer p.relay.alone.Unlock()
 	until := time.Now().Add(5 * time.Second)
 	for ; suspects > 0 && ctx.Err() == nil && time.Now().Before(until); suspects-- {
+		p.claiming.begin()
 		started := time.Now()
 		claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
 			Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Solo: true,
