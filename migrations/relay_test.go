@@ -113,7 +113,7 @@ func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
 	must(t, relay.ProbeAgain(ctx, "court", 0))
 	must(t, relay.Lift(ctx, "court"))
 	must(t, relay.Hold(ctx, "court", outbox.HoldThrottle, 0, "HTTP 429"))
-	must(t, relay.EndHolds(ctx, "court"))
+	must(t, relay.EndHolds(ctx, "court", time.Minute))
 	must(t, relay.NoteDelivery(ctx, "court", time.Now()))
 	if _, _, err := relay.RecheckParked(ctx, "court", outbox.ParkedCursor{}, 100); err != nil {
 		t.Error(err)
@@ -158,19 +158,21 @@ func TestTimesOfAClockThatWasSetBack(t *testing.T) {
 	url := pgtest.New(t)
 	admin, relay := connect(t, url), store(t, url)
 	admin.sync("court")
-	for _, key := range []string{"pending", "retry", "failed", "recent"} {
+	for _, key := range []string{"pending", "retry", "failed", "promoted", "put off"} {
 		admin.event(key)
 	}
 	admin.do(`UPDATE outbox.delivery SET state = 'retry', attempts = 1, due_at = due_at + interval '1 second' WHERE key = 'retry'`)
 	admin.do(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity' WHERE key = 'failed'`)
-	admin.do(`UPDATE outbox.delivery SET due_at = due_at + interval '1 hour', created_at = created_at + interval '1 hour' WHERE key <> 'recent'`)
-	admin.do(`UPDATE outbox.delivery SET due_at = due_at + interval '1 hour' WHERE key = 'recent'`) // a receiver said so
+	admin.do(`UPDATE outbox.delivery SET due_at = due_at + interval '1 hour', created_at = created_at + interval '1 hour' WHERE key IN ('pending', 'retry', 'failed')`)
+	admin.do(`UPDATE outbox.delivery SET due_at = due_at + interval '1 hour' WHERE key = 'promoted'`)
+	admin.do(`UPDATE outbox.delivery SET state = 'retry', attempts = 1, due_at = due_at + interval '1 hour' WHERE key = 'put off'`) // a receiver said so
 	admin.do(`INSERT INTO outbox.hold (sync, kind, until, since, reason, by)
 	          SELECT 'court', kind, clock_timestamp() + interval '61 minutes', clock_timestamp() + interval '1 hour', 'r', 'relay-1'
 	            FROM unnest(ARRAY['throttle', 'breaker', 'operator']) AS kind`)
-	must(t, relay.EndHolds(t.Context(), "court"))
+	admin.do(`INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('court', 'auth', clock_timestamp() + interval '61 minutes', 'r', 'relay-1')`) // probed since
+	must(t, relay.EndHolds(t.Context(), "court", time.Minute))
 	got := list[string](admin, `SELECT kind || ' ' || (until <= clock_timestamp())::text FROM outbox.hold ORDER BY kind`)
-	if want := []string{"breaker true", "operator false"}; !slices.Equal(got, want) {
+	if want := []string{"auth true", "breaker true", "operator false"}; !slices.Equal(got, want) {
 		t.Errorf("holds %v, want %v", got, want)
 	}
 	for range 2 { // the second finds nothing
@@ -178,7 +180,7 @@ func TestTimesOfAClockThatWasSetBack(t *testing.T) {
 		must(t, err)
 	}
 	got = list[string](admin, `SELECT key || ' ' || state || ' ' || (due_at <= clock_timestamp())::text FROM outbox.delivery ORDER BY event_seq`)
-	if want := []string{"pending pending true", "retry retry true", "failed failed false", "recent pending false"}; !slices.Equal(got, want) {
+	if want := []string{"pending pending true", "retry retry true", "failed failed false", "promoted pending true", "put off retry false"}; !slices.Equal(got, want) {
 		t.Errorf("deliveries %v, want %v", got, want)
 	}
 }

@@ -407,11 +407,14 @@ SELECT g.sync, g.event_id, e.type, g.key, e.version, g.total_attempts, 'supersed
 // unless an operator's transaction held the row while the one before it was
 // finished, or looked through an old snapshot.
 //
-// It also makes due what was created in the future: the database's clock was set
-// back since, and the row would wait until it has caught up.
+// It also makes due what was created in the future, or is pending and not due:
+// the database's clock was set back since, and the row would wait until it has
+// caught up. What was in retry before waits for that: nobody knows any more for
+// how long it was put off.
 const recheckParked = `-- lockstep: check parked
 WITH page AS MATERIALIZED (
-    SELECT d.key, d.event_seq, d.state, d.created_at > clock_timestamp() + interval '1 minute' AS ahead
+    SELECT d.key, d.event_seq, d.state,
+           CASE d.state WHEN 'pending' THEN d.due_at ELSE d.created_at END > clock_timestamp() + interval '1 minute' AS ahead
       FROM outbox.delivery AS d
      WHERE d.sync = $1 AND (d.key, d.event_seq) > ($2, $3)
      ORDER BY d.key, d.event_seq

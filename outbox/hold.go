@@ -88,10 +88,11 @@ DELETE FROM outbox.hold WHERE sync = $1 AND kind IN ('auth', 'breaker')`
 
 // EndHolds removes holds of a sync that ended by time, or began in the future:
 // the database's clock was set back since, and they would last until it has
-// caught up. Where a probe ends a hold, it is due at once then. EndHolds waits
-// for nobody: a sync whose row an operator's open transaction holds is left for
-// the next time.
-func (s *Store) EndHolds(ctx context.Context, sync string) error {
+// caught up. Where a probe ends a hold, it is due at once then, and also where
+// it would be due later than within from now, which is the longest that relays
+// ask for. EndHolds waits for nobody: a sync whose row an operator's open
+// transaction holds is left for the next time.
+func (s *Store) EndHolds(ctx context.Context, sync string, within time.Duration) error {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	const statement = `-- lockstep: end hold
@@ -101,17 +102,18 @@ WITH free AS MATERIALIZED (SELECT name FROM outbox.sync WHERE name = $1 FOR NO K
       FROM free JOIN outbox.hold AS o ON o.sync = free.name
      WHERE o.kind IN ('throttle', 'window') AND o.until <= clock_timestamp()
         OR o.kind NOT IN ('operator', 'backfill') AND o.since > clock_timestamp() + interval '1 minute'
+        OR o.kind IN ('auth', 'breaker') AND o.until > clock_timestamp() + $2::interval + interval '1 minute'
        FOR UPDATE OF o SKIP LOCKED
 ), probed AS (
     UPDATE outbox.hold AS h
-       SET until = clock_timestamp(), since = clock_timestamp()
+       SET until = clock_timestamp(), since = least(h.since, clock_timestamp())
       FROM over
      WHERE h.sync = over.sync AND h.kind = over.kind AND h.kind IN ('auth', 'breaker')
 )
 DELETE FROM outbox.hold AS h
  USING over
  WHERE h.sync = over.sync AND h.kind = over.kind AND h.kind IN ('throttle', 'window')`
-	_, err := s.pool.Exec(ctx, statement, sync)
+	_, err := s.pool.Exec(ctx, statement, sync, within)
 	return s.judge(err)
 }
 

@@ -26,6 +26,7 @@ const Schema = 1
 type Options struct {
 	MaxConnections int           // connections of the pool, besides the one of [Store.Listen]; default 8
 	Timeout        time.Duration // bound on each database call, twelve times that on a long one; default 10s
+	AnyHost        bool          // of several hosts in the URL, take the first that answers, though it accepts no writes
 	Name           string        // application_name, and the relay's name in claims and the log; default "lockstep"
 }
 
@@ -54,7 +55,7 @@ type Store struct {
 
 // Open prepares a pool for the database at url. It does not connect: the first
 // call does. Of several hosts in url it takes the one that accepts writes,
-// unless url says otherwise with target_session_attrs.
+// unless url says otherwise with target_session_attrs, or o with AnyHost.
 func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	o = o.withDefaults()
 	config, err := pgxpool.ParseConfig(url)
@@ -69,7 +70,9 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	if config.PingTimeout == 0 {
 		config.PingTimeout = o.Timeout / 4 // a connection that was idle is tried before it is used
 	}
-	PreferWritable(c, url)
+	if !o.AnyHost {
+		PreferWritable(c, url)
+	}
 	// What a call that ran into its deadline leaves behind on the server is ended by pgx: it closes the connection and
 	// sends a cancel request. Its CancelRequestContextWatcherHandler would keep the connection, at the price of a longer
 	// wait for a server that is gone, and of cancels that arrive late and hit the next call.

@@ -248,7 +248,7 @@ func (p *pipeline) tend(ctx context.Context, parked *outbox.ParkedCursor) error 
 		return err
 	}
 	*parked = next
-	return p.relay.store.EndHolds(ctx, p.sync.Name)
+	return p.relay.store.EndHolds(ctx, p.sync.Name, max(p.relay.config.Lease, probeMost))
 }
 
 // accept hands claimed deliveries to the senders. The queue has room for every
@@ -337,6 +337,7 @@ func (p *pipeline) sendAlone(ctx, attempts context.Context, suspects int) {
 	defer p.relay.alone.Unlock()
 	until := time.Now().Add(5 * time.Second)
 	for ; suspects > 0 && ctx.Err() == nil && time.Now().Before(until); suspects-- {
+		p.claiming.begin()
 		started := time.Now()
 		claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
 			Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Solo: true,

@@ -102,6 +102,37 @@ func TestAttemptCutOffByAStopIsLogged(t *testing.T) {
 	}
 }
 
+// An adapter that does not return keeps no stop, also where it has a delivery
+// that is sent alone.
+func TestStopLeavesAnAdapterBehindThatDoesNotReturn(t *testing.T) {
+	t.Parallel() // it waits for the adapter's last words
+	w := newWorld(t)
+	leave := make(chan struct{})
+	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+		<-leave
+		return adapters.Receipt{Code: "HTTP 200"}, nil
+	})
+	config := sync1(c)
+	config.Drain = 100 * time.Millisecond
+	config.Logger = slog.New(slog.DiscardHandler) // what is left behind may outlive the test
+	w.register(config)
+	w.emit("H-1", map[string]any{"n": 1})
+	w.exec(`UPDATE outbox.delivery SET crashes = 1`)
+	r := w.start("relay-1", config)
+	w.eventually("sent alone", func() bool { return len(c.got()) == 1 })
+	r.cancel()
+	select {
+	case err := <-r.done:
+		r.done <- err
+		if !errors.Is(err, relay.ErrNotDrained) {
+			t.Errorf("Run returned %v, want ErrNotDrained", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("Run did not return")
+	}
+	close(leave)
+}
+
 // Operators think while their psql transaction is open; nobody else waits.
 func TestOpenTransactionsOfOperatorsHoldUpNobody(t *testing.T) {
 	tests := map[string]string{

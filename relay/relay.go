@@ -106,12 +106,15 @@ func (r *Relay) Run(ctx context.Context) error {
 		r.slots.close()
 		cutOff()
 	})
-	left := claiming.Wait()
-	for _, p := range r.pipelines {
-		p.drain()
-	}
-	sent := make(chan struct{})
-	go func() { sending.Wait(); close(sent) }()
+	claimed, sent := make(chan error, 1), make(chan struct{})
+	go func() {
+		claimed <- claiming.Wait()
+		for _, p := range r.pipelines {
+			p.drain()
+		}
+		sending.Wait()
+		close(sent)
+	}()
 	select {
 	case <-sent:
 	case <-attempts.Done():
@@ -122,6 +125,11 @@ func (r *Relay) Run(ctx context.Context) error {
 		}
 	}
 	drained.Stop()
+	var left error
+	select {
+	case left = <-claimed:
+	default: // the adapter keeps a claimer
+	}
 	if r.cut.Load() {
 		return errors.Join(left, ErrNotDrained)
 	}

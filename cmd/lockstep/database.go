@@ -49,7 +49,7 @@ func (a *app) connect(ctx context.Context, f *config.File, command, role string)
 		return nil, err
 	}
 	db := &database{app: a, conn: conn, user: conn.Config().User, role: role}
-	db.store, err = outbox.Open(ctx, url, outbox.Options{MaxConnections: 2, Name: "lockstep " + command})
+	db.store, err = outbox.Open(ctx, url, outbox.Options{MaxConnections: 2, AnyHost: does == reads, Name: "lockstep " + command})
 	if err != nil {
 		db.close()
 		return nil, err
@@ -78,7 +78,6 @@ func dial(ctx context.Context, url, name string, does purpose, a *app) (*pgx.Con
 		// The parser's message may quote parts of the URL, and so of a password.
 		return nil, usagef("the database URL cannot be read: want postgres://user@host:5432/database, or keywords such as host=… dbname=…")
 	}
-	outbox.PreferWritable(c, url)
 	c.ConnectTimeout = connectTimeout
 	c.RuntimeParams["application_name"] = name
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec

@@ -160,7 +160,7 @@ say which programs the schema serves, since it may be newer than this one.`,
 
 // sayServed says which programs the schema serves; it may be newer than this one.
 func (a *app) sayServed(ctx context.Context, url string) error {
-	store, err := outbox.Open(ctx, url, outbox.Options{MaxConnections: 1, Name: "lockstep migrate"})
+	store, err := outbox.Open(ctx, url, outbox.Options{MaxConnections: 1, AnyHost: true, Name: "lockstep migrate"})
 	if err != nil {
 		return err
 	}

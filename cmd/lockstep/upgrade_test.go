@@ -169,6 +169,9 @@ ALTER DATABASE %s SET default_transaction_read_only = on`, login, password, pgx.
 	s.run("migrate", "up").wants(t, 0, "schema outbox is at version 1")
 	s.run("migrate", "status", "--database-url", primary.String()).wants(t, 0, "applied")
 	s.run("pause", "CourtCalendarSync", "--reason", "x").wants(t, exitFailed, `sync "CourtCalendarSync" is not registered`) // asked of a schema
+	hosts.Host = fmt.Sprintf("%s:%d,127.0.0.1:1", standby.Host, standby.Port)
+	s.env["DATABASE_URL"] = hosts.String()                                          // the primary is gone
+	s.run("status").wants(t, exitFailed, `relation "outbox.status" does not exist`) // asked of the other, which has no schema
 	hosts.Host = fmt.Sprintf("%s:%d", standby.Host, standby.Port)
 	s.env["DATABASE_URL"] = hosts.String()
 	s.run("migrate", "up").wants(t, exitFailed, "no host given for database", "accepts writes", "name the primary too")
