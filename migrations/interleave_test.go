@@ -316,6 +316,48 @@ func TestOperatorAtRepeatableRead(t *testing.T) {
 	})
 }
 
+// A claim that looks through an older snapshot locks what was parked meanwhile,
+// for as long as it runs.
+func TestPromotionWaitsForAClaimThatHoldsTheParkedRow(t *testing.T) {
+	const tries = 10 // it waits for 100 ms, which a busy machine may need to step the sessions
+	for range tries {
+		if i := promotedBesideAClaim(t); i.admin.states("k") == "pending" {
+			return
+		}
+	}
+	t.Error("never promoted once the claim had let go")
+}
+
+func promotedBesideAClaim(t *testing.T) *interleaving {
+	t.Helper()
+	i := newInterleaving(t, 2)
+	first := claim(t, i.relay, 10)[0]
+	i.expect("claimed", "sending queued")
+	claimer := connect(t, i.url)
+	claimer.do("BEGIN")
+	claimer.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR UPDATE SKIP LOCKED", i.e[1])
+	finish := i.admin.begin("DELETE FROM outbox.delivery WHERE event_id = $1", first.Event.ID)
+	for waiting := false; !waiting && len(finish) == 0; {
+		waiting = one[bool](claimer, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+	}
+	claimer.do("COMMIT")
+	must(t, i.admin.ended(finish))
+	return i
+}
+
+// Where failed ones are superseded, one that was parked must not stay behind a
+// failed one when what stood between them is gone.
+func TestSupersedeAfterADiscardOfTheNewerRow(t *testing.T) {
+	i := newInterleaving(t, 3)
+	i.admin.do("UPDATE outbox.sync SET on_failed = 'supersede'")
+	claim(t, i.relay, 10)
+	i.expect("parked", "sending queued queued")
+	i.admin.do("UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', claim = NULL, claimed_by = NULL, lease_until = NULL WHERE event_id = $1", i.e[0])
+	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
+	i.expect("woken behind the failed one", "failed pending")
+	i.drains(i.e[2])
+}
+
 func TestSupersedeBesideARequeueOfTheFailedRow(t *testing.T) {
 	for _, end := range []string{"COMMIT", "ROLLBACK"} {
 		t.Run(end, func(t *testing.T) {
@@ -475,6 +517,20 @@ func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 			t.Errorf("claimed %+v, want the replay, recorded", d)
 		}
 		i.expect("the other is the next to be taken over", "sending")
+	})
+	t.Run("its relay died, and a claim through an older snapshot comes too late", func(t *testing.T) {
+		i, newer := open(t)
+		only(t, i.relay)
+		i.admin.do("UPDATE outbox.delivery SET lease_until = clock_timestamp() - interval '1 second' WHERE state = 'sending'")
+		claimer := connect(t, i.url)
+		claimer.do("BEGIN ISOLATION LEVEL REPEATABLE READ")
+		one[int](claimer, "SELECT count(*)::int FROM outbox.delivery")
+		i.operator.do("COMMIT")
+		if d := only(t, i.relay); d.Event.ID != i.e[0] {
+			t.Fatalf("claimed %+v, want the replay", d)
+		}
+		claimer.refuses(serialize, "SELECT FROM outbox.delivery WHERE event_id = $1::text::uuid FOR UPDATE SKIP LOCKED", nil, newer)
+		claimer.do("ROLLBACK")
 	})
 	t.Run("the newer one is just being claimed", func(t *testing.T) {
 		i, newer := open(t)

@@ -191,6 +191,13 @@ WITH held AS MATERIALIZED (` + heldQuery + `
        SET state = 'queued', due_at = 'infinity'
       FROM later AS l
      WHERE l.waits AND l.state <> 'sending' AND d.ctid = l.tid
+), touched AS ( -- a claim of a dead relay behind: changed, so that who does not see the row in front is refused it too
+    UPDATE outbox.delivery AS d
+       SET lease_until = d.lease_until
+      FROM (SELECT l.tid FROM later AS l WHERE l.waits AND l.state = 'sending'
+             UNION ALL
+            SELECT j.tid FROM judged AS j WHERE NOT j.head AND j.place > 1 AND j.state = 'sending') AS l
+     WHERE d.ctid = l.tid
 ), meta AS MATERIALIZED (
     SELECT p.seen, u.suspects, u.superseding,
            p.last_due, p.last_seq, l.left_due, l.left_seq, now() - interval '1 second' AS settled,
@@ -245,11 +252,11 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	rows, err := s.pool.Query(ctx, claimDue, r.Sync, token, s.relay, r.Lease, r.Probe,
 		r.From.due, r.From.seq, r.Page, r.Budget, r.Solo)
 	if err != nil {
-		return Claims{}, s.judge(err)
+		return Claims{}, s.judge(ctx, err)
 	}
 	c, err := scanClaims(rows, r.Sync, token.String(), r.Page)
 	if err != nil {
-		return Claims{}, s.judge(err)
+		return Claims{}, s.judge(ctx, err)
 	}
 	if c.Hold != nil || r.Page == 0 {
 		c.next = r.From // nothing was read
@@ -258,11 +265,11 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	if len(c.superseding) > 0 {
 		// The newer rows were left as they are: should this fail, the next walk from the beginning finds them again.
 		if _, err := s.pool.Exec(ctx, supersedeFailed, r.Sync, c.superseding, s.relay); err != nil {
-			return c.Claims, s.judge(err)
+			return c.Claims, s.judge(ctx, err)
 		}
 		more, err := s.ClaimNext(ctx, ClaimRequest{Sync: r.Sync, Lease: r.Lease, Budget: r.Budget - len(c.Deliveries)}, c.superseding)
 		c.Deliveries = append(c.Deliveries, more.Deliveries...)
-		return c.Claims, s.judge(err)
+		return c.Claims, s.judge(ctx, err)
 	}
 	return c.Claims, nil
 }
@@ -275,10 +282,10 @@ func (s *Store) ClaimNext(ctx context.Context, r ClaimRequest, keys []string) (C
 	token := uuid.New()
 	rows, err := s.pool.Query(ctx, claimNext, r.Sync, token, s.relay, r.Lease, r.Probe, keys, max(r.Budget, 0))
 	if err != nil {
-		return Claims{}, s.judge(err)
+		return Claims{}, s.judge(ctx, err)
 	}
 	c, err := scanClaims(rows, r.Sync, token.String(), r.Page)
-	return c.Claims, s.judge(err)
+	return c.Claims, s.judge(ctx, err)
 }
 
 // scanned is what a claim returns besides the claims themselves.
@@ -414,7 +421,8 @@ SELECT g.sync, g.event_id, e.type, g.key, e.version, g.total_attempts, 'supersed
 const recheckParked = `-- lockstep: check parked
 WITH page AS MATERIALIZED (
     SELECT d.key, d.event_seq, d.state,
-           CASE d.state WHEN 'pending' THEN d.due_at ELSE d.created_at END > clock_timestamp() + interval '1 minute' AS ahead
+           CASE d.state WHEN 'pending' THEN d.due_at ELSE d.created_at END > clock_timestamp() + interval '1 minute' AS ahead,
+           (SELECT s.on_failed = 'supersede' FROM outbox.sync AS s WHERE s.name = $1) AS supersede
       FROM outbox.delivery AS d
      WHERE d.sync = $1 AND (d.key, d.event_seq) > ($2, $3)
      ORDER BY d.key, d.event_seq
@@ -429,6 +437,7 @@ WITH page AS MATERIALIZED (
               AND (d.state = 'queued'
                    AND NOT EXISTS (SELECT FROM outbox.delivery AS f
                                     WHERE f.sync = $1 AND f.key = p.key AND f.event_seq < p.event_seq
+                                      AND NOT (f.state = 'failed' AND p.supersede)
                                    OFFSET 0)
                    OR p.ahead AND d.state IN ('pending', 'retry') AND d.due_at > clock_timestamp())
               FOR NO KEY UPDATE SKIP LOCKED) AS d
@@ -462,7 +471,7 @@ func (s *Store) RecheckParked(ctx context.Context, sync string, from ParkedCurso
 	var place *int64
 	err = s.pool.QueryRow(ctx, recheckParked, sync, from.key, from.place, page).Scan(&woken, &key, &place)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return 0, from, s.judge(err)
+		return 0, from, s.judge(ctx, err)
 	}
 	if key == nil {
 		return woken, ParkedCursor{}, nil

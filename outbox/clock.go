@@ -12,13 +12,13 @@ func (s *Store) ClockOffset(ctx context.Context) (ahead, within time.Duration, e
 	defer cancel()
 	conn, err := s.pool.Acquire(ctx) // first: it may take long
 	if err != nil {
-		return 0, 0, s.judge(err)
+		return 0, 0, s.judge(ctx, err)
 	}
 	defer conn.Release()
 	var database time.Time
 	asked := time.Now()
 	if err := conn.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&database); err != nil {
-		return 0, 0, s.judge(err)
+		return 0, 0, s.judge(ctx, err)
 	}
 	within = time.Since(asked) / 2
 	return database.Sub(asked.Add(within).Round(0)), within, nil

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
+	gosync "sync"
 	"syscall"
 	"testing"
 	"time"
@@ -127,6 +129,58 @@ func TestCallEndsAtItsDeadlineOnBothSides(t *testing.T) {
 		if err := d.pool.QueryRow(t.Context(), active).Scan(&busy); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Who asks with less patience than the store has learns nothing of the database:
+// the pool keeps its connections.
+func TestImpatientCallerLeavesThePoolAlone(t *testing.T) {
+	d := newDesk(t)
+	s := openStore(t, d.pool.Config().ConnString(), outbox.Options{Name: "patient", Timeout: 30 * time.Second, MaxConnections: 2})
+	sessions := func() string {
+		return d.text(`SELECT coalesce(string_agg(pid::text, ' ' ORDER BY pid), '') FROM pg_stat_activity WHERE application_name = 'patient'`)
+	}
+	locked := func(during func()) {
+		t.Helper()
+		tx, err := d.pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(t.Context(), `LOCK TABLE outbox.sync`); err != nil {
+			t.Fatal(err)
+		}
+		during()
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var calls gosync.WaitGroup
+	locked(func() {
+		for range 2 {
+			calls.Go(func() { _, _ = s.Syncs(t.Context()) })
+		}
+		for strings.Count(sessions(), " ") < 1 {
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	calls.Wait()
+	before := sessions()
+	locked(func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := s.Syncs(ctx); err == nil {
+			t.Error("a call on a locked table did not run into its deadline")
+		}
+	})
+	if _, err := s.Syncs(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	kept := false
+	for pid := range strings.FieldsSeq(sessions()) {
+		kept = kept || strings.Contains(before, pid)
+	}
+	if !kept {
+		t.Errorf("sessions %s, before %s: none was kept", sessions(), before)
 	}
 }
 

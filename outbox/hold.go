@@ -39,7 +39,7 @@ ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE
    SET until = greatest(h.until, excluded.until), reason = excluded.reason, by = excluded.by
  WHERE h.until IS NOT NULL`
 	_, err := s.pool.Exec(ctx, statement, sync, kind, d, reason, s.relay)
-	return s.judge(err)
+	return s.judge(ctx, err)
 }
 
 // Probe asks for the right to send one delivery in spite of an auth or breaker
@@ -63,7 +63,7 @@ WITH due AS (
 )
 SELECT coalesce(max(probes), 0) FROM due`
 	err = s.pool.QueryRow(ctx, statement, sync, within).Scan(&probes)
-	return probes, probes > 0, s.judge(err)
+	return probes, probes > 0, s.judge(ctx, err)
 }
 
 // ProbeAgain sets when the next probe of a sync's auth and breaker holds is due.
@@ -73,7 +73,7 @@ func (s *Store) ProbeAgain(ctx context.Context, sync string, in time.Duration) e
 	const statement = `-- lockstep: probe again
 UPDATE outbox.hold SET until = clock_timestamp() + $2::interval WHERE sync = $1 AND kind IN ('auth', 'breaker')`
 	_, err := s.pool.Exec(ctx, statement, sync, in)
-	return s.judge(err)
+	return s.judge(ctx, err)
 }
 
 // Lift ends the auth and breaker holds of a sync: a probe was accepted.
@@ -83,7 +83,7 @@ func (s *Store) Lift(ctx context.Context, sync string) error {
 	const statement = `-- lockstep: lift hold
 DELETE FROM outbox.hold WHERE sync = $1 AND kind IN ('auth', 'breaker')`
 	_, err := s.pool.Exec(ctx, statement, sync)
-	return s.judge(err)
+	return s.judge(ctx, err)
 }
 
 // EndHolds removes holds of a sync that ended by time, or began in the future:
@@ -114,7 +114,7 @@ DELETE FROM outbox.hold AS h
  USING over
  WHERE h.sync = over.sync AND h.kind = over.kind AND h.kind IN ('throttle', 'window')`
 	_, err := s.pool.Exec(ctx, statement, sync, within)
-	return s.judge(err)
+	return s.judge(ctx, err)
 }
 
 // NoteDelivery keeps when something was delivered to a sync last, for
@@ -128,5 +128,5 @@ UPDATE outbox.sync AS s SET last_delivered_at = clock_timestamp() - $2::interval
   FROM free
  WHERE s.name = free.name AND (s.last_delivered_at IS NULL OR s.last_delivered_at < clock_timestamp() - $2::interval)`
 	_, err := s.pool.Exec(ctx, statement, sync, max(time.Since(at), 0))
-	return s.judge(err)
+	return s.judge(ctx, err)
 }

@@ -165,7 +165,7 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 	token := uuid.New()
 	done, claims, err := s.recordBatch(ctx, results, next, token)
 	if err != nil {
-		r.Err = s.judge(err)
+		r.Err = s.judge(ctx, err)
 		return r
 	}
 	r.Claims = claims
@@ -176,7 +176,7 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 		}
 	}
 	if len(missing) > 0 {
-		r.Err = s.judge(s.settle(ctx, results, missing, &r))
+		r.Err = s.judge(ctx, s.settle(ctx, results, missing, &r))
 	}
 	return r
 }

@@ -93,7 +93,7 @@ func (s *Store) Register(ctx context.Context, regs []Registration) (map[string]R
 		return errors.Join(problems...)
 	})
 	if err != nil {
-		return nil, s.judge(err)
+		return nil, s.judge(ctx, err)
 	}
 	return s.Syncs(ctx)
 }
@@ -151,7 +151,7 @@ UPDATE outbox.sync SET patterns = $2, on_failed = $3, notify = $4, retired_at = 
 		}
 		return beginBackfill(ctx, tx, r)
 	})
-	return changed, s.judge(err)
+	return changed, s.judge(ctx, err)
 }
 
 func insertSync(ctx context.Context, tx pgx.Tx, r Registration) error {
@@ -206,7 +206,7 @@ func (s *Store) Syncs(ctx context.Context) (map[string]Registered, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	all, err := listSyncs(ctx, s.pool)
-	return all, s.judge(err)
+	return all, s.judge(ctx, err)
 }
 
 type querier interface {
@@ -263,7 +263,7 @@ func (b *Backfill) waitForWriters(ctx context.Context) (bool, error) {
 	defer cancel()
 	rows, err := b.store.pool.Query(ctx, `SELECT transaction, coalesce(pid, 0), coalesce(since, now()) FROM outbox.older_writers()`)
 	if err != nil {
-		return false, b.store.judge(err)
+		return false, b.store.judge(ctx, err)
 	}
 	type writer struct {
 		Transaction string
@@ -272,7 +272,7 @@ func (b *Backfill) waitForWriters(ctx context.Context) (bool, error) {
 	}
 	writers, err := pgx.CollectRows(rows, pgx.RowToStructByPos[writer])
 	if err != nil {
-		return false, b.store.judge(err)
+		return false, b.store.judge(ctx, err)
 	}
 	var still []writer
 	for _, w := range writers {
@@ -294,7 +294,7 @@ func (b *Backfill) waitForWriters(ctx context.Context) (bool, error) {
 		reason = fmt.Sprintf("registered; waits for %d transaction(s) that may not have seen it, one of them prepared (see pg_prepared_xacts)", len(still))
 	}
 	_, err = b.store.pool.Exec(ctx, `UPDATE outbox.hold SET reason = $2 WHERE sync = $1 AND kind = 'backfill' AND reason <> $2`, b.sync, reason)
-	return true, b.store.judge(err)
+	return true, b.store.judge(ctx, err)
 }
 
 // addPage adds the deliveries that a page of events lacks. What was finished or
@@ -365,7 +365,7 @@ UPDATE outbox.sync SET backfill_seq = NULL, backfill_from = NULL, backfill_unsee
 		_, err = tx.Exec(ctx, `DELETE FROM outbox.hold WHERE sync = $1 AND kind = 'backfill'`, b.sync)
 		return err
 	})
-	return complete, b.store.judge(err)
+	return complete, b.store.judge(ctx, err)
 }
 
 // inTx runs do in a transaction that may take twelve times as long as another

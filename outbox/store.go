@@ -180,14 +180,14 @@ SELECT to_regprocedure('outbox.oldest_relay()') IS NOT NULL,
 	var state State
 	var migrated bool
 	if err := s.pool.QueryRow(ctx, server).Scan(&migrated, &state.ReadOnly); err != nil || !migrated {
-		return state, s.judge(err)
+		return state, s.judge(ctx, err)
 	}
 	const schema = `
 SELECT coalesce(max(version_id), 0), outbox.oldest_relay()
   FROM outbox.goose_db_version
  WHERE is_applied`
 	err := s.pool.QueryRow(ctx, schema).Scan(&state.Version, &state.Oldest)
-	return state, s.judge(err)
+	return state, s.judge(ctx, err)
 }
 
 // Check makes sure that the server accepts writes, and that the schema is there
@@ -199,7 +199,7 @@ func (s *Store) Check(ctx context.Context) error {
 	case err != nil:
 		return err
 	case state.ReadOnly:
-		return s.judge(ErrReadOnly)
+		return s.judge(ctx, ErrReadOnly)
 	case state.Version == 0:
 		return fmt.Errorf("%w: no outbox schema in this database; create it with: lockstep migrate up", ErrSchema)
 	case state.Version < Schema:
@@ -226,7 +226,7 @@ SELECT current_user,
 	var login string
 	var allowed bool
 	if err := s.pool.QueryRow(ctx, statement).Scan(&login, &allowed); err != nil {
-		return s.judge(err)
+		return s.judge(ctx, err)
 	}
 	if !allowed {
 		return fmt.Errorf("%w: grant it the role outbox_relay, as an administrator: GRANT outbox_relay TO %s", ErrPrivilege, pgx.Identifier{login}.Sanitize())
@@ -236,7 +236,14 @@ SELECT current_user,
 
 // deadline bounds a database call and names the bound in its error.
 func (s *Store) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, s.timeout, fmt.Errorf("database did not answer within %s", s.timeout))
+	return context.WithTimeoutCause(ctx, s.timeout, silence(s.timeout))
+}
+
+// silence is a database that did not answer in the store's time.
+type silence time.Duration
+
+func (d silence) Error() string {
+	return fmt.Sprintf("database did not answer within %s", time.Duration(d))
 }
 
 // Brief says what is wrong with the database without saying where it is and who
@@ -262,10 +269,12 @@ func needsHint(err error) bool {
 	return ok && (pgErr.Code == "26000" || pgErr.Code == "42P05" || strings.Contains(pgErr.Message, "unsupported startup parameter"))
 }
 
-// judge sees the error of every call. Where it says that the server is gone,
-// going, or accepts no writes, all connections of the pool are dropped: the
-// others lead to the same server, and each would cost a call to find that out.
-func (s *Store) judge(err error) error {
+// judge sees the error of every call, and the call's context. Where it says that
+// the server is gone, going, or accepts no writes, all connections of the pool
+// are dropped: the others lead to the same server, and each would cost a call to
+// find that out. A caller who was less patient than the store finds out nothing.
+func (s *Store) judge(ctx context.Context, err error) error {
+	_, silent := errors.AsType[silence](context.Cause(ctx))
 	switch {
 	case err == nil:
 		return nil
@@ -274,7 +283,7 @@ func (s *Store) judge(err error) error {
 	case hasCode(err, readOnly), errors.Is(err, pgconn.ErrReadOnlyConnection):
 		s.pool.Reset()
 		return fmt.Errorf("%w: %w", ErrReadOnly, err)
-	case errors.Is(err, ErrReadOnly), isBroken(err), pgconn.Timeout(err),
+	case errors.Is(err, ErrReadOnly), silent, isBroken(err) && !pgconn.Timeout(err),
 		// connection, shutdown by an administrator, crash, starting up or in recovery, database dropped
 		hasCode(err, "08", "57P01", "57P02", "57P03", "57P04"):
 		s.pool.Reset()

@@ -44,7 +44,7 @@ func (s *Store) Status(ctx context.Context) ([]Status, error) {
 		list, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Status])
 		return err
 	})
-	return list, s.judge(err)
+	return list, s.judge(ctx, err)
 }
 
 // Maintain makes the log's next partitions, drops those past retention and
@@ -70,7 +70,7 @@ func (s *Store) Maintain(ctx context.Context, keepEvents, keepLog Retention) (do
 		})
 		return err
 	})
-	return done, more, s.judge(err)
+	return done, more, s.judge(ctx, err)
 }
 
 // Retention is a PostgreSQL interval such as "90 days" or "84 months".
@@ -112,7 +112,7 @@ func (s *Store) Listen(ctx context.Context, wake func(sync string)) error {
 			err = s.within(ctx, func(ctx context.Context) error { return checkWritable(ctx, conn) })
 		}
 	}
-	return s.judge(err)
+	return s.judge(ctx, err)
 }
 
 func checkWritable(ctx context.Context, conn *pgx.Conn) error {

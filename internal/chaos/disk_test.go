@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hms-mkt/lockstep/internal/courtsim"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
@@ -36,6 +37,8 @@ func TestFault15DiskFull(t *testing.T) {
 		w.registered()
 		l := w.begin(loadSpec{writers: 4, keys: 50, rate: 200})
 		l.reaches(100)
+		// There is always something to record when the disk is full.
+		w.court().faults(r, courtsim.Fault{Do: courtsim.Action{Delay: courtsim.Duration(300 * time.Millisecond)}})
 
 		w.exec(`CREATE TABLE ballast (bytes text)`)
 		filler := filepath.Join(disk, "filler")
@@ -65,6 +68,7 @@ func TestFault15DiskFull(t *testing.T) {
 			r.Fatal(err)
 		}
 		_ = file.Close()
+		w.court().faults(r)
 		w.within(patience, "the database accepts writes", func() bool {
 			ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 			defer cancel()

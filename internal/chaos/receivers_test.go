@@ -21,27 +21,27 @@ import (
 // A receiver asks for quiet, in every way there is. Its sync waits, and nobody
 // else.
 func TestFault18ReceiverAsksForQuiet(t *testing.T) {
-	date := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
-	const soon = -1 // held, for as long as the backoff says
-	cases := []struct {
-		name   string
-		status int
-		after  string
-		held   time.Duration
-	}{
-		{"429-seconds", 429, "600", 10 * time.Minute},
-		{"429-date", 429, date(10 * time.Minute), 10 * time.Minute},
-		{"429-garbage", 429, "in a while", soon},
-		{"429-negative", 429, "-600", soon},
-		{"429-huge", 429, "1000000000", time.Hour},
-		{"429-nothing", 429, "", soon},
-		{"503-seconds", 503, "600", 10 * time.Minute},
-		{"503-date", 503, date(10 * time.Minute), 10 * time.Minute},
-		{"503-garbage", 503, "in a while", 0},
-		{"503-negative", 503, "-600", 0},
-		{"503-huge", 503, "1000000000", time.Hour},
-	}
 	scenario(t, func(r *run) {
+		date := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
+		const soon = -1 // held, for as long as the backoff says
+		cases := []struct {
+			name   string
+			status int
+			after  string
+			held   time.Duration
+		}{
+			{"429-seconds", 429, "600", 10 * time.Minute},
+			{"429-date", 429, date(10 * time.Minute), 10 * time.Minute},
+			{"429-garbage", 429, "in a while", soon},
+			{"429-negative", 429, "-600", soon},
+			{"429-huge", 429, "1000000000", time.Hour},
+			{"429-nothing", 429, "", soon},
+			{"503-seconds", 503, "600", 10 * time.Minute},
+			{"503-date", 503, date(10 * time.Minute), 10 * time.Minute},
+			{"503-garbage", 503, "in a while", 0},
+			{"503-negative", 503, "-600", 0},
+			{"503-huge", 503, "1000000000", time.Hour},
+		}
 		w := newWorld(r)
 		syncs := []syncSpec{{Name: theSync}, {Name: "brief", Concurrency: 1}}
 		w.addCourt("brief").faults(r, courtsim.Fault{Match: courtsim.Match{First: 1}, Do: courtsim.Action{Status: 429, RetryAfter: "2"}})
