@@ -3,7 +3,9 @@ package exchange
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"io"
 	"net"
 	"net/http"
@@ -43,7 +45,11 @@ func New(options adapters.TLS, timeout time.Duration) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{transport: newTransport(config), timeout: timeout}, nil
+	t := newTransport(config)
+	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		return dial(ctx, new(net.Dialer), network, address)
+	}
+	return &Client{transport: t, timeout: timeout}, nil
 }
 
 func newTransport(config *tls.Config) *http.Transport {
@@ -51,7 +57,6 @@ func newTransport(config *tls.Config) *http.Transport {
 	protocols.SetHTTP1(true)
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dial,
 		TLSClientConfig:        config,
 		Protocols:              &protocols,
 		MaxIdleConns:           idleConnections,
@@ -89,6 +94,21 @@ type Request struct {
 	// repeat, beside those of Header and of the URL's query. It is called for
 	// failures only, and may be nil.
 	Hide func() []string
+}
+
+// Preview tells what r asks of the receiver. What the configuration puts into
+// the query is not shown.
+func (r Request) Preview() adapters.Preview {
+	u := *r.URL
+	u.RawQuery = ""
+	return adapters.Preview{Method: r.Method, URL: u.String(), ContentType: r.Header.Get("Content-Type"), Body: r.Body}
+}
+
+// Digest returns what a receipt says of bytes that were sent: their SHA-256 in
+// hexadecimal.
+func Digest(body []byte) string {
+	sum := sha256.Sum256(body)
+	return hex.EncodeToString(sum[:])
 }
 
 // Do sends r once. The error is nil if the receiver answered, whatever it said;

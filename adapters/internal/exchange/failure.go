@@ -43,6 +43,9 @@ func noAnswer(ctx context.Context, r Request, sent bool, err error) error {
 		return adapters.Auth(fmt.Errorf("%s %s: the receiver refused the client certificate (TLS alert: %s): check tls.cert_file",
 			r.Method, r.Target, alert))
 	}
+	if refused, ok := errors.AsType[*addressError](err); ok {
+		return adapters.Permanent(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, refused))
+	}
 	if sent {
 		return adapters.Unknown(fmt.Errorf("%s %s: sent, but no answer: %w", r.Method, r.Target, why))
 	}
