@@ -78,8 +78,8 @@ type Receipt struct {
 	Accepted  bool   // the receiver took it for later processing (202 and its kin)
 	Ref       *Ref   // new reference for the key; nil leaves it as it is
 
-	// SHA256 is the digest of the bytes that were sent, in hexadecimal, if they
-	// were not Message.Body; set with an error too. The delivery log keeps it.
+	// SHA256 is the digest of the bytes that were sent, in hexadecimal, set with
+	// an error too. The delivery log keeps it. Empty stands for Message.Body.
 	SHA256 string
 }
 

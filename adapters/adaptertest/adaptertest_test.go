@@ -40,7 +40,7 @@ func (n naive) Deliver(ctx context.Context, msg adapters.Message) (adapters.Rece
 	if res.StatusCode >= 300 {
 		return adapters.Receipt{}, fmt.Errorf("%s: %s", res.Status, body)
 	}
-	return adapters.Receipt{Code: res.Status}, nil
+	return adapters.Receipt{Code: res.Status, SHA256: "of something else"}, nil
 }
 
 // defective is the environment variable that makes TestNaive run.
@@ -76,7 +76,7 @@ func TestTheSuiteCatches(t *testing.T) {
 	for _, name := range []string{
 		"statuses/400", "statuses/401", "statuses/409", "statuses/429",
 		"Retry-After/429_seconds", "Retry-After/503_date", "Retry-After/500_10^9",
-		"requests/attempts_are_the_same",
+		"requests/attempts_are_the_same", "requests/the_digest_is_of_what_was_sent",
 		"bad_receivers/a_gzip_bomb", "bad_receivers/no_HTTP", "bad_receivers/a_bad_header", "bad_receivers/nothing_at_all",
 		"bad_receivers/bytes_that_cannot_be_stored", "bad_receivers/a_garbled_error",
 		"no_answer/the_timeout_names_itself", "no_answer/stopped_after_it_was_sent", "no_answer/nobody_listens",

@@ -3,6 +3,8 @@ package rest_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -178,6 +180,7 @@ func TestReceipt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			tc.want.SHA256 = fmt.Sprintf("%x", sha256.Sum256(msg.Body))
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("receipt (-want +got):\n%s", diff)
 			}

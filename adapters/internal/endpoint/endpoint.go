@@ -119,8 +119,8 @@ func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, defaul
 }
 
 // Deliver authorizes r, sends it once, and lets judge say what the answer
-// means. A token that was refused is dropped, so that the next attempt has
-// another.
+// means. The receipt gets the digest of the body. A token that was refused is
+// dropped, so that the next attempt has another.
 func (e *Endpoint) Deliver(ctx context.Context, to *URL, r exchange.Request, judge func(exchange.Answer) (adapters.Receipt, error)) (adapters.Receipt, error) {
 	refused, err := e.authorize(ctx, r.Header)
 	if err != nil {
@@ -132,9 +132,10 @@ func (e *Endpoint) Deliver(ctx context.Context, to *URL, r exchange.Request, jud
 	}
 	ans, err := client.Do(ctx, r)
 	if err != nil {
-		return adapters.Receipt{}, err
+		return adapters.Receipt{SHA256: exchange.Digest(r.Body)}, err
 	}
 	receipt, err := judge(ans)
+	receipt.SHA256 = exchange.Digest(r.Body)
 	if adapters.ClassOf(err) == adapters.ClassAuth {
 		refused()
 	}

@@ -118,10 +118,11 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	ctx, cancel := WithTimeout(ctx, c.timeout)
 	defer cancel()
 
-	var p progress
-	res, err := c.transport.RoundTrip(r.build(httptrace.WithClientTrace(ctx, p.trace())))
+	p := new(progress)
+	traced := context.WithValue(httptrace.WithClientTrace(ctx, p.trace()), progressKey{}, p)
+	res, err := c.transport.RoundTrip(r.build(traced))
 	if err != nil {
-		return Answer{}, noAnswer(ctx, r, p.sent(ctx), p.alert(err))
+		return Answer{}, noAnswer(ctx, r, p, err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	return readAnswer(ctx, res), nil
@@ -173,7 +174,11 @@ func (o onceReader) Read(p []byte) (int, error) { return o.r.Read(p) }
 type progress struct {
 	conn    atomic.Pointer[net.Conn] // nil until there is one
 	written atomic.Bool
+	asked   atomic.Bool // for a client certificate
 }
+
+// progressKey is the key of a *progress in a context.
+type progressKey struct{}
 
 func (p *progress) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
@@ -199,7 +204,7 @@ func (p *progress) alert(err error) error {
 	}
 	if c, ok := (*conn).(*tls.Conn); ok && c.SetReadDeadline(time.Unix(1, 0)) != nil { // closed: Read cannot wait
 		if _, alert := c.Read(make([]byte, 1)); alert != nil {
-			if _, ok := certificateAlert(alert); ok {
+			if _, ok := p.refused(alert); ok {
 				return alert
 			}
 		}
