@@ -67,7 +67,9 @@ type part struct {
 
 // parts are all that is measured, in the order of the table.
 func parts() []part {
-	return []part{backlogPart(), livePart(), slowPart(), wirePart(), writerPart(), sharePart()}
+	return []part{
+		backlogPart(), livePart(), slowPart(), wirePart(), heldPart(), millionPart(), failedPart(), holdPart(), latencyPart(), writerPart(), sharePart(),
+	}
 }
 
 func run(ctx context.Context, o options) error {
