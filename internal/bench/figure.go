@@ -39,6 +39,7 @@ type result struct {
 	figure
 
 	Part    string   `json:"part"`
+	Scale   float64  `json:"scale"` // of all sizes, relative to those that the figure names
 	Samples []sample `json:"samples"`
 }
 
@@ -135,8 +136,8 @@ func writeResults(path string, results []result) error {
 	return os.WriteFile(path, append(raw, '\n'), 0o644)
 }
 
-// readResults reads the figures of earlier runs. Of a figure in several files
-// the rounds are put together.
+// readResults reads the figures of earlier runs. Of a figure in several files,
+// measured at one scale, the rounds are put together.
 func readResults(paths []string) ([]result, error) {
 	var all []result
 	for _, path := range paths {
@@ -149,7 +150,7 @@ func readResults(paths []string) ([]result, error) {
 			return nil, err
 		}
 		for _, r := range results {
-			same := func(o result) bool { return o.figure == r.figure }
+			same := func(o result) bool { return o.figure == r.figure && o.Scale == r.Scale }
 			if i := slices.IndexFunc(all, same); i >= 0 {
 				all[i].Samples = append(all[i].Samples, r.Samples...)
 			} else {

@@ -122,7 +122,7 @@ func TestProgressIsInMultiplesOfTheGoal(t *testing.T) {
 	}
 }
 
-func TestRoundsOfSeveralFilesArePutTogether(t *testing.T) {
+func TestRoundsOfSeveralFilesArePutTogetherByScale(t *testing.T) {
 	dir := t.TempDir()
 	first, second := filepath.Join(dir, "1.json"), filepath.Join(dir, "2.json")
 	a := figure{Name: "a", Judged: byRatio, Goal: 1}
@@ -133,15 +133,19 @@ func TestRoundsOfSeveralFilesArePutTogether(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(first, result{figure: a, Part: "p", Samples: []sample{{1, 2}}})
-	write(second, result{figure: a, Part: "p", Samples: []sample{{3, 4}}}, result{figure: b, Part: "q", Samples: []sample{{Ours: 5}}})
+	write(first, result{figure: a, Part: "p", Scale: 1, Samples: []sample{{1, 2}}})
+	write(second,
+		result{figure: a, Part: "p", Scale: 1, Samples: []sample{{3, 4}}},
+		result{figure: b, Part: "q", Scale: 1, Samples: []sample{{Ours: 5}}},
+		result{figure: b, Part: "q", Scale: 0.1, Samples: []sample{{Ours: 6}}})
 	got, err := readResults([]string{first, second})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []result{
-		{figure: a, Part: "p", Samples: []sample{{1, 2}, {3, 4}}},
-		{figure: b, Part: "q", Samples: []sample{{Ours: 5}}},
+		{figure: a, Part: "p", Scale: 1, Samples: []sample{{1, 2}, {3, 4}}},
+		{figure: b, Part: "q", Scale: 1, Samples: []sample{{Ours: 5}}},
+		{figure: b, Part: "q", Scale: 0.1, Samples: []sample{{Ours: 6}}},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(result{})); diff != "" {
 		t.Error(diff)

@@ -9,8 +9,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 )
@@ -47,8 +45,7 @@ func (l *lab) start(ctx context.Context, configs ...childConfig) (*group, error)
 	for i, c := range configs {
 		c.Name = cmp.Or(c.Name, fmt.Sprintf("%s-%d", c.Role, i+1))
 		if l.profiles != "" && c.Role == "relay" {
-			name := strings.NewReplacer(" ", "-", ":", "").Replace(l.label)
-			c.Profile = filepath.Join(l.profiles, fmt.Sprintf("%s-%s-%d.pprof", name, c.Name, time.Now().UnixMilli()))
+			c.Profile = l.evidence(l.profiles, c.Name, "pprof")
 		}
 		if err := g.launch(ctx, l.program, c); err != nil {
 			return nil, errors.Join(err, g.stop())
@@ -224,6 +221,9 @@ func (l *lab) drain(ctx context.Context, d *database, n int, recorded string, me
 	for i := range configs {
 		configs[i].URL = d.url
 	}
+	if err := l.resetStatements(ctx); err != nil {
+		return nil, err
+	}
 	g, err := l.start(ctx, configs...)
 	if err != nil {
 		return nil, err
@@ -241,6 +241,9 @@ func (l *lab) drain(ctx context.Context, d *database, n int, recorded string, me
 		return nil, err
 	}
 	ended := progress{at: time.Now()}
+	if err := l.writeStatements(ctx, d, configs[0].Role); err != nil {
+		return nil, err
+	}
 	g.mu.Lock()
 	ended.cpu = g.series[len(g.series)-1].cpu
 	g.mu.Unlock()

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -40,7 +41,9 @@ func sinkChild(ctx context.Context, c childConfig, r *reporter) error {
 	go func() { serving <- server.Serve(listener) }()
 	<-ctx.Done()
 	_ = server.Close()
-	<-serving // always ErrServerClosed
+	if err := <-serving; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strconv"
 	"time"
@@ -16,15 +17,16 @@ import (
 // lab is where everything is measured: one PostgreSQL and what is needed to
 // give each measurement a fresh database on it.
 type lab struct {
-	server    *pgtest.Server
-	admin     *pgx.Conn
-	program   string            // this executable, run again for each child
-	templates map[string]string // filled databases by what they hold
-	databases int               // made so far
-	scale     float64
-	profiles  string
-	label     string // what is measured now, for progress
-	odd       bool   // every other round takes its turns backwards
+	server     *pgtest.Server
+	admin      *pgx.Conn
+	program    string            // this executable, run again for each child
+	templates  map[string]string // filled databases by what they hold
+	databases  int               // made so far
+	scale      float64
+	profiles   string // directories for evidence, empty for none
+	statements string
+	label      string // what is measured now, for progress
+	odd        bool   // every other round takes its turns backwards
 }
 
 func newLab(ctx context.Context, o options) (*lab, error) {
@@ -32,13 +34,23 @@ func newLab(ctx context.Context, o options) (*lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.profiles != "" {
-		if err := os.MkdirAll(o.profiles, 0o755); err != nil {
+	for _, dir := range []string{o.profiles, o.statements} {
+		if dir == "" {
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
 	}
-	l := &lab{program: program, templates: map[string]string{}, scale: o.scale, profiles: o.profiles}
-	l.server, err = pgtest.Start(ctx, pgtest.Options{Fsync: true, Settings: map[string]string{"shared_buffers": "1GB"}})
+	l := &lab{
+		program: program, templates: map[string]string{}, scale: o.scale,
+		profiles: o.profiles, statements: o.statements,
+	}
+	settings := map[string]string{"shared_buffers": "1GB"}
+	if o.statements != "" {
+		maps.Copy(settings, statementSettings)
+	}
+	l.server, err = pgtest.Start(ctx, pgtest.Options{Fsync: true, Settings: settings})
 	if err != nil {
 		return nil, err
 	}

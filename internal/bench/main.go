@@ -38,6 +38,7 @@ func main() {
 	flag.StringVar(&o.json, "json", "", "write the figures to this file too")
 	flag.StringVar(&o.svg, "svg", "", "write a plot of the figures to this file too")
 	flag.StringVar(&o.profiles, "cpuprofile", "", "write a CPU profile of each relay into this directory")
+	flag.StringVar(&o.statements, "statements", "", "write into this directory what the server spent its time on, for each relay; this slows the server")
 	flag.BoolVar(&o.list, "list", false, "list the parts and their figures")
 	flag.Parse()
 	o.files = flag.Args()
@@ -50,11 +51,12 @@ func main() {
 }
 
 type options struct {
-	parts, json, svg, profiles string
-	rounds                     int
-	scale                      float64
-	list                       bool
-	files                      []string
+	parts, json, svg     string
+	profiles, statements string
+	rounds               int
+	scale                float64
+	list                 bool
+	files                []string
 }
 
 // part measures figures that share their work.
@@ -132,7 +134,7 @@ func measure(ctx context.Context, o options, list []part) (_ []result, err error
 	var results []result
 	for i, p := range list {
 		for j, f := range p.figures {
-			r := result{figure: f, Part: p.name}
+			r := result{figure: f, Part: p.name, Scale: o.scale}
 			for _, samples := range rounds[i] {
 				r.Samples = append(r.Samples, samples[j])
 			}

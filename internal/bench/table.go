@@ -10,7 +10,7 @@ import (
 // table sets the results as Markdown, aligned so that it reads well on a
 // terminal too.
 func table(results []result) string {
-	lines := [][]string{{"figure", "ours", "reference", "ratio", "spread", "goal", "stretch", "met"}}
+	lines := [][]string{{"figure", "ours", "reference", "ratio", "spread", "rounds", "goal", "stretch", "met"}}
 	for _, r := range results {
 		lines = append(lines, r.line())
 	}
@@ -52,10 +52,14 @@ func (r result) line() []string {
 		reference = quantity(r.reference())
 		ratio = judged(r.value())
 	}
+	rounds := strconv.Itoa(len(r.Samples))
+	if r.Scale != 1 {
+		rounds += fmt.Sprintf(", scale %g", r.Scale)
+	}
 	least, most := r.spread()
 	return []string{
 		r.Name, quantity(r.ours()), reference, ratio,
 		fmt.Sprintf("%s – %s", strings.TrimSuffix(judged(least), " "+r.Unit), judged(most)),
-		sign + judged(r.Goal), judged(r.Stretch), r.verdict(),
+		rounds, sign + judged(r.Goal), judged(r.Stretch), r.verdict(),
 	}
 }
