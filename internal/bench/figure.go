@@ -32,6 +32,11 @@ type figure struct {
 type sample struct {
 	Ours      float64 `json:"ours"`
 	Reference float64 `json:"reference,omitempty"`
+
+	// CPU time per delivery of all processes and the server, in microseconds;
+	// zero where it was not measured.
+	OursCPU      float64 `json:"ours_cpu,omitempty"`
+	ReferenceCPU float64 `json:"reference_cpu,omitempty"`
 }
 
 // result is a figure with its samples, one per round.
@@ -49,6 +54,13 @@ func (r result) ours() float64 {
 
 func (r result) reference() float64 {
 	return median(each(r.Samples, func(s sample) float64 { return s.Reference }))
+}
+
+// cpu returns the CPU time per delivery of ours and the reference, zero where it
+// was not measured.
+func (r result) cpu() (ours, reference float64) {
+	return median(each(r.Samples, func(s sample) float64 { return s.OursCPU })),
+		median(each(r.Samples, func(s sample) float64 { return s.ReferenceCPU }))
 }
 
 // judged returns what the goal is held against, round by round.

@@ -62,7 +62,7 @@ func TestPercentile(t *testing.T) {
 func TestRatioIsTakenWithinARound(t *testing.T) {
 	r := result{
 		figure:  figure{Judged: byRatio, Goal: 1.8, Stretch: 2.5},
-		Samples: []sample{{900, 450}, {300, 150}, {100, 40}},
+		Samples: []sample{{Ours: 900, Reference: 450}, {Ours: 300, Reference: 150}, {Ours: 100, Reference: 40}},
 	}
 	if got := r.value(); got != 2 {
 		t.Errorf("got a ratio of %g, want 2", got)
@@ -82,15 +82,15 @@ func TestVerdict(t *testing.T) {
 		sample sample
 		want   string
 	}{
-		"a goal missed":                {more, sample{170, 100}, "no"},
-		"a goal just reached":          {more, sample{180, 100}, "yes"},
-		"the stretch reached":          {more, sample{250, 100}, "stretch"},
+		"a goal missed":                {more, sample{Ours: 170, Reference: 100}, "no"},
+		"a goal just reached":          {more, sample{Ours: 180, Reference: 100}, "yes"},
+		"the stretch reached":          {more, sample{Ours: 250, Reference: 100}, "stretch"},
 		"too much":                     {less, sample{Ours: 65}, "no"},
 		"little enough":                {less, sample{Ours: 64}, "yes"},
 		"less than the stretch":        {less, sample{Ours: 12}, "stretch"},
-		"a difference that is too big": {difference, sample{50, 30}, "no"},
-		"a difference small enough":    {difference, sample{40, 30}, "yes"},
-		"no reference, no verdict":     {more, sample{0, 0}, "no"},
+		"a difference that is too big": {difference, sample{Ours: 50, Reference: 30}, "no"},
+		"a difference small enough":    {difference, sample{Ours: 40, Reference: 30}, "yes"},
+		"no reference, no verdict":     {more, sample{Ours: 0, Reference: 0}, "no"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := (result{figure: c.figure, Samples: []sample{c.sample}}).verdict(); got != c.want {
@@ -133,9 +133,9 @@ func TestRoundsOfSeveralFilesArePutTogetherByScale(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(first, result{figure: a, Part: "p", Scale: 1, Samples: []sample{{1, 2}}})
+	write(first, result{figure: a, Part: "p", Scale: 1, Samples: []sample{{Ours: 1, Reference: 2}}})
 	write(second,
-		result{figure: a, Part: "p", Scale: 1, Samples: []sample{{3, 4}}},
+		result{figure: a, Part: "p", Scale: 1, Samples: []sample{{Ours: 3, Reference: 4}}},
 		result{figure: b, Part: "q", Scale: 1, Samples: []sample{{Ours: 5}}},
 		result{figure: b, Part: "q", Scale: 0.1, Samples: []sample{{Ours: 6}}})
 	got, err := readResults([]string{first, second})
@@ -143,7 +143,7 @@ func TestRoundsOfSeveralFilesArePutTogetherByScale(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []result{
-		{figure: a, Part: "p", Scale: 1, Samples: []sample{{1, 2}, {3, 4}}},
+		{figure: a, Part: "p", Scale: 1, Samples: []sample{{Ours: 1, Reference: 2}, {Ours: 3, Reference: 4}}},
 		{figure: b, Part: "q", Scale: 1, Samples: []sample{{Ours: 5}}},
 		{figure: b, Part: "q", Scale: 0.1, Samples: []sample{{Ours: 6}}},
 	}

@@ -212,6 +212,8 @@ type drained struct {
 	group *group
 	n     int
 	ended progress // everything is recorded
+
+	server time.Duration // CPU time of PostgreSQL, 0 if unknown or none
 }
 
 // drain runs children on a database until they have done n together and the
@@ -224,11 +226,12 @@ func (l *lab) drain(ctx context.Context, d *database, n int, recorded string, me
 	if err := l.resetStatements(ctx); err != nil {
 		return nil, err
 	}
+	before := l.serverCPU()
 	g, err := l.start(ctx, configs...)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, g.stop()) }()
+	defer g.stopInto(&err)
 	if meanwhile != nil {
 		if err := meanwhile(); err != nil {
 			return nil, err
@@ -240,14 +243,11 @@ func (l *lab) drain(ctx context.Context, d *database, n int, recorded string, me
 	if err := d.wait(ctx, recorded); err != nil {
 		return nil, err
 	}
-	ended := progress{at: time.Now()}
-	if err := l.writeStatements(ctx, d, configs[0].Role); err != nil {
-		return nil, err
-	}
 	g.mu.Lock()
-	ended.cpu = g.series[len(g.series)-1].cpu
+	ended := progress{at: time.Now(), cpu: g.series[len(g.series)-1].cpu}
 	g.mu.Unlock()
-	return &drained{g, n, ended}, nil
+	r := &drained{g, n, ended, l.serverCPU() - before}
+	return r, l.writeStatements(ctx, d, configs[0].Role)
 }
 
 // perSecond is the throughput from the first delivery to the last recording.
@@ -259,6 +259,23 @@ func (r *drained) perSecond() float64 {
 func (r *drained) cpu() time.Duration {
 	return (r.ended.cpu - r.group.progressAt(0).cpu) / time.Duration(r.n)
 }
+
+// compare holds two drains against each other.
+func compare(ours, reference *drained) sample {
+	return sample{
+		Ours: ours.perSecond(), Reference: reference.perSecond(),
+		OursCPU: ours.allCPU(), ReferenceCPU: reference.allCPU(),
+	}
+}
+
+// allCPU is the CPU time per delivery of children and server together, in
+// microseconds. On a machine that others use too it varies less than the
+// throughput.
+func (r *drained) allCPU() float64 {
+	return microseconds(r.cpu() + r.server/time.Duration(r.n))
+}
+
+func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
 // tenths returns the throughputs of the first and the last tenth.
 func (r *drained) tenths() (first, last float64) {

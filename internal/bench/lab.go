@@ -19,6 +19,7 @@ import (
 type lab struct {
 	server     *pgtest.Server
 	admin      *pgx.Conn
+	postmaster int               // process id, 0 if unknown
 	program    string            // this executable, run again for each child
 	templates  map[string]string // filled databases by what they hold
 	databases  int               // made so far
@@ -58,6 +59,7 @@ func newLab(ctx context.Context, o options) (*lab, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.server.Stop())
 	}
+	l.postmaster = findPostmaster(ctx, l.admin)
 	var version string
 	if err := l.admin.QueryRow(ctx, `SHOW server_version`).Scan(&version); err != nil {
 		return nil, errors.Join(err, l.close())

@@ -11,21 +11,24 @@ func backlogPart() part {
 		}},
 		round: func(ctx context.Context, l *lab) ([]sample, error) {
 			n := l.size(200_000)
-			var s sample
+			var ours, river *drained
 			err := l.inTurn(
-				func() (err error) { s.Ours, err = l.drainOurs(ctx, n, keysOf(n)); return err },
-				func() (err error) { s.Reference, err = l.drainRiver(ctx, n); return err },
+				func() (err error) { ours, err = l.drainOurs(ctx, n, keysOf(n)); return err },
+				func() (err error) { river, err = l.drainRiver(ctx, n); return err },
 			)
-			return []sample{s}, err
+			if err != nil {
+				return nil, err
+			}
+			return []sample{compare(ours, river)}, nil
 		},
 	}
 }
 
-// drainOurs drains n events into nothing and returns the throughput.
-func (l *lab) drainOurs(ctx context.Context, n, keys int, relays ...childConfig) (float64, error) {
+// drainOurs drains n events into nothing.
+func (l *lab) drainOurs(ctx context.Context, n, keys int, relays ...childConfig) (*drained, error) {
 	d, err := l.ours(ctx, n, keys)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if len(relays) == 0 {
 		relays = []childConfig{{Role: "relay"}}
@@ -33,20 +36,20 @@ func (l *lab) drainOurs(ctx context.Context, n, keys int, relays ...childConfig)
 	l.note("ours, %d relay(s)", len(relays))
 	r, err := l.drain(ctx, d, n, allRecorded, nil, relays...)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return r.perSecond(), d.drop(ctx)
+	return r, d.drop(ctx)
 }
 
-func (l *lab) drainRiver(ctx context.Context, n int) (float64, error) {
+func (l *lab) drainRiver(ctx context.Context, n int) (*drained, error) {
 	d, err := l.riverJobs(ctx, n)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	l.note("River")
 	r, err := l.drain(ctx, d, n, allWorked, nil, childConfig{Role: "river"})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return r.perSecond(), d.drop(ctx)
+	return r, d.drop(ctx)
 }

@@ -24,7 +24,7 @@ func failedPart() part {
 				func() (err error) { with, err = l.trafficBeside(ctx, l.size(10_000), l.size(1_000_000)); return err },
 				func() (err error) { without, err = l.trafficBeside(ctx, 0, 0); return err },
 			)
-			return []sample{{with.claims, without.claims}, {Ours: with.delay}}, err
+			return []sample{{Ours: with.claims, Reference: without.claims}, {Ours: with.delay}}, err
 		},
 	}
 }

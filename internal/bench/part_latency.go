@@ -25,9 +25,9 @@ func latencyPart() part {
 				func() (err error) { river, err = l.riverLatency(ctx); return err },
 			)
 			return []sample{
-				{notify.toAdapter, river.toAdapter},
+				{Ours: notify.toAdapter, Reference: river.toAdapter},
 				{Ours: polling.toAdapter},
-				{polling.toRecorded, polling.commit},
+				{Ours: polling.toRecorded, Reference: polling.commit},
 			}, err
 		},
 	}

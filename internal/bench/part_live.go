@@ -26,8 +26,8 @@ func livePart() part {
 					return nil
 				}
 			}
-			var s sample
-			ours := func() error {
+			var oursRun, riverRun *drained
+			ours := func() (err error) {
 				d, err := l.ours(ctx, 0, 1)
 				if err != nil {
 					return err
@@ -38,18 +38,17 @@ func livePart() part {
 				}
 				defer writer.Close()
 				l.note("ours")
-				r, err := l.drain(ctx, d, n, allRecorded, pages(func(first, last int) error {
+				oursRun, err = l.drain(ctx, d, n, allRecorded, pages(func(first, last int) error {
 					_, err := writer.Exec(ctx, insertEvents, "scheduling:updated", "H-", keysOf(n), first, last)
 					return err
 				}), childConfig{Role: "relay"})
 				if err != nil {
 					return err
 				}
-				s.Ours = r.perSecond()
 				writer.Close()
 				return d.drop(ctx)
 			}
-			river := func() error {
+			river := func() (err error) {
 				d, err := l.riverJobs(ctx, 0)
 				if err != nil {
 					return err
@@ -60,18 +59,19 @@ func livePart() part {
 				}
 				defer writer.pool.Close()
 				l.note("River")
-				r, err := l.drain(ctx, d, n, allWorked, pages(func(first, last int) error {
+				riverRun, err = l.drain(ctx, d, n, allWorked, pages(func(first, last int) error {
 					return writer.insert(ctx, first, last)
 				}), childConfig{Role: "river"})
 				if err != nil {
 					return err
 				}
-				s.Reference = r.perSecond()
 				writer.pool.Close()
 				return d.drop(ctx)
 			}
-			err := l.inTurn(ours, river)
-			return []sample{s}, err
+			if err := l.inTurn(ours, river); err != nil {
+				return nil, err
+			}
+			return []sample{compare(oursRun, riverRun)}, nil
 		},
 	}
 }

@@ -15,7 +15,7 @@ func millionPart() part {
 		},
 		round: func(ctx context.Context, l *lab) ([]sample, error) {
 			var resident float64
-			drain := func(n int, perSecond *float64) func() error {
+			drain := func(n int, result **drained) func() error {
 				return func() error {
 					d, err := l.ours(ctx, n, keysOf(n))
 					if err != nil {
@@ -26,13 +26,15 @@ func millionPart() part {
 					if err != nil {
 						return err
 					}
-					*perSecond, resident = r.perSecond(), max(resident, r.resident())
+					*result, resident = r, max(resident, r.resident())
 					return d.drop(ctx)
 				}
 			}
-			var s sample
-			err := l.inTurn(drain(l.size(1_000_000), &s.Ours), drain(l.size(100_000), &s.Reference))
-			return []sample{s, {Ours: resident}}, err
+			var large, small *drained
+			if err := l.inTurn(drain(l.size(1_000_000), &large), drain(l.size(100_000), &small)); err != nil {
+				return nil, err
+			}
+			return []sample{compare(large, small), {Ours: resident}}, nil
 		},
 	}
 }
@@ -47,7 +49,7 @@ func holdPart() part {
 		},
 		round: func(ctx context.Context, l *lab) ([]sample, error) {
 			n := l.size(100_000)
-			drain := func(waiting int, perSecond *float64) func() error {
+			drain := func(waiting int, result **drained) func() error {
 				return func() error {
 					holds := fmt.Sprintf("%d events, and %d of a sync on hold", n, waiting)
 					d, err := l.database(ctx, holds, func(ctx context.Context, d *database) error {
@@ -71,13 +73,15 @@ func holdPart() part {
 					if err != nil {
 						return err
 					}
-					*perSecond = r.perSecond()
+					*result = r
 					return d.drop(ctx)
 				}
 			}
-			var s sample
-			err := l.inTurn(drain(l.size(1_000_000), &s.Ours), drain(0, &s.Reference))
-			return []sample{s}, err
+			var beside, alone *drained
+			if err := l.inTurn(drain(l.size(1_000_000), &beside), drain(0, &alone)); err != nil {
+				return nil, err
+			}
+			return []sample{compare(beside, alone)}, nil
 		},
 	}
 }

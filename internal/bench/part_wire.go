@@ -21,7 +21,7 @@ func wirePart() part {
 			if err != nil {
 				return nil, err
 			}
-			defer func() { err = errors.Join(err, sink.stop()) }()
+			defer sink.stopInto(&err)
 			var bare, spread, narrow *drained
 			err = l.inTurn(
 				func() (err error) { bare, err = l.bareClient(ctx, url, n); return err },
@@ -31,11 +31,10 @@ func wirePart() part {
 			if err != nil {
 				return nil, err
 			}
-			micro := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 			return []sample{
-				{spread.perSecond(), bare.perSecond()},
-				{narrow.perSecond(), spread.perSecond()},
-				{micro(spread.cpu()), micro(bare.cpu())},
+				compare(spread, bare),
+				compare(narrow, spread),
+				{Ours: microseconds(spread.cpu()), Reference: microseconds(bare.cpu())},
 			}, nil
 		},
 	}
@@ -54,7 +53,7 @@ func slowPart() part {
 			if err != nil {
 				return nil, err
 			}
-			defer func() { err = errors.Join(err, sink.stop()) }()
+			defer sink.stopInto(&err)
 			var bare, relay *drained
 			err = l.inTurn(
 				func() (err error) { bare, err = l.bareClient(ctx, url, n); return err },
@@ -63,7 +62,7 @@ func slowPart() part {
 			if err != nil {
 				return nil, err
 			}
-			return []sample{{relay.perSecond(), bare.perSecond()}}, nil
+			return []sample{compare(relay, bare)}, nil
 		},
 	}
 }
@@ -101,9 +100,9 @@ func (l *lab) bareClient(ctx context.Context, url string, n int) (_ *drained, er
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, g.stop()) }()
+	defer g.stopInto(&err)
 	if err := g.reach(ctx, n); err != nil {
 		return nil, err
 	}
-	return &drained{g, n, g.progressAt(n)}, nil
+	return &drained{group: g, n: n, ended: g.progressAt(n)}, nil
 }

@@ -10,7 +10,7 @@ import (
 // table sets the results as Markdown, aligned so that it reads well on a
 // terminal too.
 func table(results []result) string {
-	lines := [][]string{{"figure", "ours", "reference", "ratio", "spread", "rounds", "goal", "stretch", "met"}}
+	lines := [][]string{{"figure", "ours", "reference", "ratio", "spread", "CPU, ours : reference", "rounds", "goal", "stretch", "met"}}
 	for _, r := range results {
 		lines = append(lines, r.line())
 	}
@@ -56,10 +56,14 @@ func (r result) line() []string {
 	if r.Scale != 1 {
 		rounds += fmt.Sprintf(", scale %g", r.Scale)
 	}
+	cpu := "–"
+	if ours, reference := r.cpu(); ours > 0 && reference > 0 {
+		cpu = fmt.Sprintf("%.0f : %.0f µs", ours, reference)
+	}
 	least, most := r.spread()
 	return []string{
 		r.Name, quantity(r.ours()), reference, ratio,
 		fmt.Sprintf("%s – %s", strings.TrimSuffix(judged(least), " "+r.Unit), judged(most)),
-		rounds, sign + judged(r.Goal), judged(r.Stretch), r.verdict(),
+		cpu, rounds, sign + judged(r.Goal), judged(r.Stretch), r.verdict(),
 	}
 }
