@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -43,6 +44,26 @@ func (n naive) Deliver(ctx context.Context, msg adapters.Message) (adapters.Rece
 	return adapters.Receipt{Code: res.Status, SHA256: "of something else"}, nil
 }
 
+// naiveQueue is the same for a protocol that is not HTTP.
+type naiveQueue struct {
+	secret string
+	away   bool
+	mu     sync.Mutex
+	held   []adaptertest.Held
+}
+
+func (n *naiveQueue) Deliver(_ context.Context, msg adapters.Message) (adapters.Receipt, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.away {
+		return adapters.Receipt{}, adapters.Permanent(fmt.Errorf("cannot send %s", msg.Body))
+	}
+	if !strings.Contains(msg.IdempotencyKey, "-3") { // loses some
+		n.held = append(n.held, adaptertest.Held{Key: msg.IdempotencyKey, Body: fmt.Appendf(nil, "%d %s", msg.Attempt, msg.Body)})
+	}
+	return adapters.Receipt{}, nil
+}
+
 // defective is the environment variable that makes TestNaive run.
 const defective = "ADAPTERTEST_RUN_NAIVE"
 
@@ -51,6 +72,14 @@ func TestNaive(t *testing.T) {
 	if os.Getenv(defective) == "" {
 		return
 	}
+	adaptertest.RunWith(t, func(_ *testing.T, secret adapters.Secret) adaptertest.Receiver {
+		n := &naiveQueue{secret: secret.Reveal()}
+		return adaptertest.Receiver{
+			Adapter: n,
+			Held:    func() []adaptertest.Held { return n.held },
+			Away:    func(away bool) { n.away = away },
+		}
+	})
 	adaptertest.Run(t, adaptertest.Harness{
 		New: func(_ *testing.T, s adaptertest.Setup) adapters.Adapter {
 			return naive{Setup: s, client: &http.Client{Timeout: s.Timeout}}
@@ -82,6 +111,7 @@ func TestTheSuiteCatches(t *testing.T) {
 		"no_answer/the_timeout_names_itself", "no_answer/stopped_after_it_was_sent", "no_answer/nobody_listens",
 		"no_answer/a_kept-alive_connection_breaks",
 		"secrets/echoed_with_500", "redirects/302", "redirects/307",
+		"a_message_arrives", "attempts_are_the_same", "many_at_once", "out_of_reach", "stopped_before_it_was_sent", "printing_the_adapter",
 	} {
 		if !strings.Contains(string(out), "--- FAIL: TestNaive/"+name+" ") {
 			t.Errorf("%s lets a naive adapter pass", name)
