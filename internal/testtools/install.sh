@@ -27,10 +27,11 @@ missing() {
 
 lacks=$(missing "$@")
 [ -n "$lacks" ] || exit 0
-if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+fail() {
 	echo "the tests need these programs:$lacks (Debian, Ubuntu: sudo apt-get install$lacks)" >&2
 	exit 1
-fi
+}
+[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail
 
 exec 9</var/lib/apt
 flock 9
@@ -46,6 +47,6 @@ if [ ! -e "$policy" ]; then
 	printf '#!/bin/sh\nexit 101\n' >"$policy"
 	chmod 755 "$policy"
 fi
-apt-get update -qq </dev/null
+apt-get update -qq </dev/null || fail
 # shellcheck disable=SC2086 # a list
-apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 $lacks </dev/null >/dev/null
+apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 $lacks </dev/null >/dev/null || fail
