@@ -6,9 +6,9 @@
  *
  *   CALENDARS=DIRECTORY php -S 127.0.0.1:0 router.php
  *
- * POST /NAME is a call of the calendar NAME. All it knows is its log,
+ * POST /NAME/BEHAVIOUR is a call of the calendar NAME. All it knows is its log,
  * DIRECTORY/NAME.jsonl: a line per call with what SoapServer read out of the
- * request. The query says how the calendar behaves:
+ * request. BEHAVIOUR is written as a query is:
  *
  *   security=text|digest  calls need a UsernameToken of this form (AGENCY, PASSWORD)
  *   clock=3600            this machine's clock is an hour ahead
@@ -180,8 +180,8 @@ class Calendar
     }
 }
 
-/** Writes the answer that SoapServer made, dressed as the behaviour says. */
-function send(string $answer, array $behaviour): void
+/** Dresses the answer that SoapServer made as the behaviour says. */
+function dress(string $answer, array $behaviour): string
 {
     if (isset($behaviour['status'])) {
         header("HTTP/1.1 {$behaviour['status']} As ordered");
@@ -195,11 +195,12 @@ function send(string $answer, array $behaviour): void
         $answer = iconv('UTF-8', $behaviour['charset'], str_replace('encoding="UTF-8"', "encoding=\"{$behaviour['charset']}\"", $answer));
     }
     header('Content-Length: ' . strlen($answer));
-    echo $answer;
+    return $answer;
 }
 
-parse_str($_SERVER['QUERY_STRING'] ?? '', $behaviour);
-$calendar = new Calendar(getenv('CALENDARS') . '/' . basename($_SERVER['SCRIPT_NAME']) . '.jsonl', $behaviour);
+[, $name, $words] = explode('/', $_SERVER['REQUEST_URI']);
+parse_str($words, $behaviour);
+$calendar = new Calendar(getenv('CALENDARS') . "/$name.jsonl", $behaviour);
 
 if (isset($behaviour['down'])) {
     $calendar->record(503);
@@ -211,9 +212,9 @@ if (isset($behaviour['down'])) {
 
 // SoapServer ends the script when it refuses a request by itself.
 register_shutdown_function(function () use ($calendar, $behaviour): void {
-    $answer = ob_get_clean();
+    $answer = dress(ob_get_clean(), $behaviour);
     $calendar->record(http_response_code());
-    send($answer, $behaviour);
+    echo $answer;
 });
 ob_start();
 $server = new SoapServer(__DIR__ . '/calendar.wsdl', ['cache_wsdl' => WSDL_CACHE_NONE, 'features' => SOAP_SINGLE_ELEMENT_ARRAYS]);
