@@ -25,7 +25,6 @@ declare(strict_types=1);
 const AGENCY = 'agency';
 const PASSWORD = 'Grüße & <more>';
 
-const CAL = 'urn:example:calendar';
 const WSSE = 'http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd';
 const WSU = 'http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd';
 const USERNAME_TOKEN = 'http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-username-token-profile-1.0#';
@@ -37,7 +36,7 @@ const FRESH = 300; // seconds
 class Calendar
 {
     /** @var array<string, mixed> of the call under way; a line of the log */
-    public array $call;
+    private array $call;
 
     /** @var list<array<string, mixed>> that were before */
     private array $calls;
