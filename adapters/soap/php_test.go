@@ -320,9 +320,14 @@ func TestPHPAnswersAreClassified(t *testing.T) {
 		code, code12 string // of the receipt; of SOAP 1.2 where it is not the same in that version's words
 		text         string // in the error
 	}{
-		"stored":             {want: adapters.ClassDelivered, code: "HTTP 200"},
-		"stored, in Latin-1": {behaviour: "charset=ISO-8859-1", want: adapters.ClassDelivered, code: "HTTP 200"},
-		"stored, in UTF-16":  {behaviour: "charset=UTF-16", want: adapters.ClassDelivered, code: "HTTP 200"},
+		"stored":                           {want: adapters.ClassDelivered, code: "HTTP 200"},
+		"stored, in Latin-1":               {behaviour: "charset=ISO-8859-1", want: adapters.ClassDelivered, code: "HTTP 200"},
+		"stored, in UTF-16":                {behaviour: "charset=UTF-16", want: adapters.ClassDelivered, code: "HTTP 200"},
+		"stored, in UTF-16 without a mark": {behaviour: "charset=UTF-16LE", want: adapters.ClassDelivered, code: "HTTP 200"},
+		"stored, in Latin-9": {
+			behaviour: "charset=ISO-8859-15",
+			want:      adapters.ClassUnknown, code: "HTTP 200", text: "it is encoded in ISO-8859-15",
+		},
 		"stored, with a document type": {
 			behaviour: "doctype=1",
 			want:      adapters.ClassUnknown, code: "HTTP 200", text: "a DTD is not allowed",
