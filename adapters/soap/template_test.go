@@ -42,6 +42,7 @@ func TestBadTemplatesAreRefusedWithTheirPlace(t *testing.T) {
 		"placeholder of a name":     {"<{key}/>", "body: line 1, column 2: expected element name after <"},
 		"placeholder as markup":     {"<a {key}/>", "body: line 1, column 4: expected attribute name in element"},
 		"namespace from data":       {`<a xmlns="{key}"/>`, "body: line 1, column 1: xmlns holds a placeholder; a namespace never comes from data"},
+		"a prefix of nothing":       {`<a xmlns:b=""><b:c/></a>`, "body: line 1, column 1: xmlns:b declares no namespace"},
 		"a taken prefix":            {`<a xmlns:soap="urn:x"/>`, "body: line 1, column 1: the prefix soap is taken"},
 		"item outside":              {`<a>{item.name}</a>`, "body: line 1, column 4: {item.name} stands outside of an element with lockstep:each"},
 		"item beside":               {`<a><b lockstep:each="fields.l"/><c>{item}</c></a>`, "{item} stands outside of an element with lockstep:each"},
