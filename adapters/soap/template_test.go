@@ -51,6 +51,8 @@ func TestBadTemplatesAreRefusedWithTheirPlace(t *testing.T) {
 		"each of a placeholder":     {`<a><b lockstep:each="{fields.l}"/></a>`, `lockstep:each="{fields.l}": write the name of a list, such as fields.parties`},
 		"each of the key":           {`<a><b lockstep:each="key"/></a>`, "write the name of a list"},
 		"if of a placeholder":       {`<a><b lockstep:if="{fields.l}"/></a>`, "is not the name of a value, such as fields.remarks"},
+		"if of a name with ?":       {`<a><b lockstep:if="fields.x?"/></a>`, "is not the name of a value"},
+		"two question marks":        {`<a><b>{fields.x??}</b></a>`, "{fields.x??} is not a placeholder that can stand here"},
 		"unknown lockstep":          {`<a><b lockstep:for="fields.l"/></a>`, "lockstep:for is not known; there are lockstep:each and lockstep:if"},
 		"an element of lockstep":    {`<a><lockstep:each/></a>`, "<lockstep:each>: there are no elements of lockstep"},
 		"an optional operation":     {`<a>{fields.x?}</a>`, "<a> may be repeated or left out, but the operation is sent exactly once"},
