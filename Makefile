@@ -11,6 +11,11 @@ CHAOS := internal/chaos
 # The benchmark program: a module of its own, so that the peers it measures against stay out of go.mod.
 BENCH := internal/bench
 
+# Gets programs that tests run beside PostgreSQL.
+INSTALL     := internal/testtools/install.sh
+CHAOS_TOOLS := $(if $(filter Linux,$(shell uname)),pgbouncer faketime)
+TEST_TOOLS  := php-cli php-soap $(CHAOS_TOOLS)
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -26,32 +31,32 @@ build: ## Build the programs into bin/
 	go build -o bin/ ./cmd/...
 
 .PHONY: test
-test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL
-	$(CHAOS)/tools.sh
+test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL, and PHP
+	$(INSTALL) $(TEST_TOOLS)
 	go test -timeout 20m ./...
 	cd $(CHAOS) && go test -timeout 20m ./...
 	cd $(BENCH) && go test ./...
 
 .PHONY: test-race
 test-race: ## Run all tests with the race detector; needs a C compiler
-	$(CHAOS)/tools.sh
+	$(INSTALL) $(TEST_TOOLS)
 	go test -race -timeout 40m ./...
 	cd $(CHAOS) && go test -race -timeout 40m ./...
 	cd $(BENCH) && go test -race ./...
 
 .PHONY: chaos
 chaos: ## Run every fault long, with SEEDS=20 seeds, and print a table; RUN=regexp selects
-	$(CHAOS)/tools.sh
+	$(INSTALL) $(CHAOS_TOOLS)
 	cd $(CHAOS) && go test -timeout 5h -v -run '$(or $(RUN),.)' -long -seeds $(or $(SEEDS),20) ./...
 
 .PHONY: soak
 soak: ## Run all faults at once on steady traffic for DURATION=10m
-	$(CHAOS)/tools.sh
+	$(INSTALL) $(CHAOS_TOOLS)
 	cd $(CHAOS) && go test -timeout 0 -v -run '^TestSoak$$' -soak $(or $(DURATION),10m) .
 
 .PHONY: mutants
 mutants: ## Build Lockstep with one mistake after the other; each must be caught; ONLY=regexp selects
-	$(CHAOS)/tools.sh
+	$(INSTALL) $(CHAOS_TOOLS)
 	cd $(CHAOS) && go run ./mutants -only '$(ONLY)'
 
 .PHONY: test-containers
