@@ -16,6 +16,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"regexp"
@@ -88,15 +89,22 @@ func run(ctx context.Context, o options) error {
 		}
 		return nil
 	}
-	var results []result
 	if len(o.files) > 0 {
-		results, err = readResults(o.files)
-	} else {
-		results, err = measure(ctx, o, list)
+		results, err := readResults(o.files)
+		if err != nil {
+			return err
+		}
+		return show(o, results)
 	}
-	if err != nil {
+	results, err := measure(ctx, o, list)
+	if len(results) == 0 {
 		return err
 	}
+	return errors.Join(err, show(o, results))
+}
+
+// show prints the results and writes them to the files that are asked for.
+func show(o options, results []result) error {
 	fmt.Print(table(results))
 	if o.json != "" {
 		if err := writeResults(o.json, results); err != nil {
@@ -109,8 +117,9 @@ func run(ctx context.Context, o options) error {
 	return nil
 }
 
-// measure runs the rounds, every part once in each.
-func measure(ctx context.Context, o options, list []part) (_ []result, err error) {
+// measure runs the rounds, every part once in each. With an error it returns
+// what was measured before.
+func measure(ctx context.Context, o options, list []part) (results []result, err error) {
 	if len(list) == 0 || o.rounds < 1 || o.scale <= 0 {
 		return nil, errors.New("nothing to measure: no part of that name, or rounds or scale is not positive")
 	}
@@ -120,20 +129,43 @@ func measure(ctx context.Context, o options, list []part) (_ []result, err error
 	}
 	defer func() { err = cmp.Or(err, l.close()) }()
 	rounds := make([][][]sample, len(list)) // part, round, figure
+	defer func() { results = collect(o, list, rounds) }()
 	for round := range o.rounds {
 		l.odd = round%2 == 1
 		for i, p := range list {
 			l.label = fmt.Sprintf("round %d of %d: %s", round+1, o.rounds, p.name)
 			samples, err := p.round(ctx, l)
+			if err == nil {
+				err = sound(samples)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", l.label, err)
 			}
 			rounds[i] = append(rounds[i], samples)
 		}
 	}
+	return nil, nil
+}
+
+// sound makes sure that everything was measured: the median of nothing is no
+// figure.
+func sound(samples []sample) error {
+	for _, s := range samples {
+		if math.IsNaN(s.Ours) || math.IsNaN(s.Reference) {
+			return errors.New("there was nothing to measure; the scale may be too small")
+		}
+	}
+	return nil
+}
+
+// collect turns the rounds on their side: by figure.
+func collect(o options, list []part, rounds [][][]sample) []result {
 	var results []result
 	for i, p := range list {
 		for j, f := range p.figures {
+			if len(rounds[i]) == 0 {
+				continue
+			}
 			r := result{figure: f, Part: p.name, Scale: o.scale}
 			for _, samples := range rounds[i] {
 				r.Samples = append(r.Samples, samples[j])
@@ -141,5 +173,5 @@ func measure(ctx context.Context, o options, list []part) (_ []result, err error
 			results = append(results, r)
 		}
 	}
-	return results, nil
+	return results
 }
