@@ -139,9 +139,11 @@ func (g *group) address(ctx context.Context) (string, error) {
 // patience bounds the wait for the next sign of progress.
 const patience = 2 * time.Minute
 
-// reach waits until the children have done n together.
-func (g *group) reach(ctx context.Context, n int) error {
+// reach waits until the children have done n together. When nothing moves for
+// some seconds it says what is open in the database, if there is one.
+func (g *group) reach(ctx context.Context, n int, d *database) error {
 	var done int64
+	told := d == nil
 	last := time.Now()
 	for {
 		g.mu.Lock()
@@ -152,6 +154,10 @@ func (g *group) reach(ctx context.Context, n int) error {
 		g.mu.Unlock()
 		if now > done {
 			done, last = now, time.Now()
+		}
+		if !told && time.Since(last) > 5*time.Second {
+			d.tellOpen(ctx)
+			told = true
 		}
 		switch {
 		case now >= int64(n):
@@ -237,7 +243,7 @@ func (l *lab) drain(ctx context.Context, d *database, n int, recorded string, me
 			return nil, err
 		}
 	}
-	if err := g.reach(ctx, n); err != nil {
+	if err := g.reach(ctx, n, d); err != nil {
 		return nil, err
 	}
 	if err := d.wait(ctx, recorded); err != nil {

@@ -176,3 +176,24 @@ func (d *database) wait(ctx context.Context, query string) error {
 		}
 	}
 }
+
+// tellOpen notes the first open deliveries, for a measurement that stands still.
+func (d *database) tellOpen(ctx context.Context) {
+	conn, err := pgx.Connect(ctx, d.url)
+	if err != nil {
+		return
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	const query = `
+SELECT format('%s of key %s is %s, created %s ago, due %s: %s', d.event_seq, d.key, d.state, clock_timestamp() - d.created_at, d.due_at, w)
+  FROM (SELECT * FROM outbox.delivery ORDER BY event_seq LIMIT 5) AS d
+  LEFT JOIN LATERAL outbox.why_not_delivered(d.event_id, d.sync) AS w ON true`
+	rows, _ := conn.Query(ctx, query)
+	open, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return // it is River's
+	}
+	for _, row := range open {
+		d.lab.note("stands still: %s", row)
+	}
+}

@@ -94,7 +94,7 @@ RESET session_replication_role`)
 	if err := group.Wait(); err != nil {
 		return besideFailed{}, err
 	}
-	if err := g.reach(ctx, len(t.committed)); err != nil {
+	if err := g.reach(ctx, len(t.committed), d); err != nil {
 		return besideFailed{}, err
 	}
 	if err := g.stop(); err != nil {

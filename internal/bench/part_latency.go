@@ -109,7 +109,7 @@ func (l *lab) underTraffic(ctx context.Context, d *database, t *traffic, insert 
 	if err := insert(ctx, 0); err != nil { // it has started when this one arrives
 		return report{}, err
 	}
-	if err := g.reach(ctx, 1); err != nil {
+	if err := g.reach(ctx, 1, d); err != nil {
 		return report{}, err
 	}
 	flowing, cancel := context.WithTimeout(ctx, l.lasting(10*time.Second))
@@ -122,7 +122,7 @@ func (l *lab) underTraffic(ctx context.Context, d *database, t *traffic, insert 
 	if err := group.Wait(); err != nil {
 		return report{}, err
 	}
-	if err := g.reach(ctx, len(t.committed)+1); err != nil {
+	if err := g.reach(ctx, len(t.committed)+1, d); err != nil {
 		return report{}, err
 	}
 	if err := g.stop(); err != nil {

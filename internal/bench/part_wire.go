@@ -101,7 +101,7 @@ func (l *lab) bareClient(ctx context.Context, url string, n int) (_ *drained, er
 		return nil, err
 	}
 	defer g.stopInto(&err)
-	if err := g.reach(ctx, n); err != nil {
+	if err := g.reach(ctx, n, nil); err != nil {
 		return nil, err
 	}
 	return &drained{group: g, n: n, ended: g.progressAt(n)}, nil
