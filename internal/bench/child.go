@@ -43,7 +43,7 @@ type report struct {
 	At       int64           `json:"at"` // Unix nanoseconds
 	Done     int64           `json:"done"`
 	CPU      time.Duration   `json:"cpu"`                // user and system, so far
-	URL      string          `json:"url,omitempty"`      // of a sink, in its first report
+	URL      string          `json:"url,omitempty"`      // of a sink, once
 	Resident int64           `json:"resident,omitempty"` // most bytes ever, in the last report
 	Arrivals map[int64]int64 `json:"arrivals,omitempty"` // by the event's number, in the last report
 	Claims   []claimTime     `json:"claims,omitempty"`   // that found work, in the last report
@@ -80,6 +80,9 @@ func runChild(config string) error {
 		cancel()
 	}()
 	r := &reporter{out: json.NewEncoder(os.Stdout), numbered: c.Numbered, arrivals: map[int64]int64{}}
+	if err := r.print(r.now()); err != nil { // before anything is done: what follows counts from here
+		return err
+	}
 	sampling, stopSampling := context.WithCancel(ctx)
 	var sampler sync.WaitGroup
 	sampler.Go(func() { r.sample(sampling) })
