@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -84,7 +85,8 @@ func updateHearing(ctx context.Context, pool *pgxpool.Pool, id int64, tell bool)
 		if _, err := tx.Exec(ctx, `UPDATE hearing SET courtroom = '3B', version = version + 1 WHERE id = $1`, id); err != nil || !tell {
 			return err
 		}
-		_, err := tx.Exec(ctx, insertEvents, "scheduling:updated", "H-", 1_000_000_000, id, id)
+		_, err := tx.Exec(ctx, `INSERT INTO outbox.event (type, key, payload) VALUES ($1, $2, $3)`,
+			"scheduling:updated", fmt.Sprintf("H-%d", id), hearingNumber(id))
 		return err
 	})
 }

@@ -82,9 +82,8 @@ func eventID(n int64) string { return fmt.Sprintf("00000000-0000-7000-8000-%012d
 // insertEvent inserts one event of traffic.
 func insertEvent(pool *pgxpool.Pool) func(ctx context.Context, n int64) error {
 	return func(ctx context.Context, n int64) error {
-		_, err := pool.Exec(ctx, `INSERT INTO outbox.event (id, type, key, payload)
-SELECT $2, 'scheduling:updated', 'T-' || n % 1000, `+payload+`
-  FROM (SELECT $1::bigint) AS one (n)`, n, eventID(n))
+		_, err := pool.Exec(ctx, `INSERT INTO outbox.event (id, type, key, payload) VALUES ($1, $2, $3, $4)`,
+			eventID(n), "scheduling:updated", fmt.Sprintf("T-%d", n%1000), hearingNumber(n))
 		return err
 	}
 }
