@@ -23,6 +23,7 @@ type lab struct {
 	program    string            // this executable, run again for each child
 	templates  map[string]string // filled databases by what they hold
 	databases  int               // made so far
+	copies     bool              // CREATE DATABASE has to be told to copy files, as before PostgreSQL 15
 	scale      float64
 	profiles   string // directories for evidence, empty for none
 	statements string
@@ -61,7 +62,7 @@ func newLab(ctx context.Context, o options) (*lab, error) {
 	}
 	l.postmaster = findPostmaster(ctx, l.admin)
 	var version string
-	if err := l.admin.QueryRow(ctx, `SHOW server_version`).Scan(&version); err != nil {
+	if err := l.admin.QueryRow(ctx, `SELECT current_setting('server_version'), current_setting('server_version_num')::int >= 150000`).Scan(&version, &l.copies); err != nil {
 		return nil, errors.Join(err, l.close())
 	}
 	fmt.Fprintf(os.Stderr, "bench: PostgreSQL %s, scale %g\n", version, o.scale)
@@ -145,7 +146,10 @@ func (l *lab) create(ctx context.Context, template string) (*database, error) {
 	d := &database{lab: l, name: "bench_" + strconv.Itoa(l.databases)}
 	sql := "CREATE DATABASE " + d.name
 	if template != "" {
-		sql += " TEMPLATE " + template + " STRATEGY file_copy"
+		sql += " TEMPLATE " + template
+		if l.copies {
+			sql += " STRATEGY file_copy"
+		}
 	}
 	if _, err := l.admin.Exec(ctx, sql); err != nil {
 		return nil, err
