@@ -23,7 +23,7 @@ type lab struct {
 	program    string            // this executable, run again for each child
 	templates  map[string]string // filled databases by what they hold
 	databases  int               // made so far
-	copies     bool              // CREATE DATABASE has to be told to copy files, as before PostgreSQL 15
+	copies     bool              // PostgreSQL 15 or newer: CREATE DATABASE copies files only when told
 	scale      float64
 	profiles   string // directories for evidence, empty for none
 	statements string
