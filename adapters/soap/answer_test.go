@@ -75,7 +75,7 @@ func TestAnswersThatAreNoSOAP(t *testing.T) {
 	for name, tc := range map[string]struct{ body, want string }{
 		"a DTD":             {`<!DOCTYPE x SYSTEM "http://169.254.169.254/x.dtd">` + entry("", "x"), "line 1, column 1: a DTD is not allowed"},
 		"billion laughs":    {laughs + entry("", "&b;"), "a DTD is not allowed"},
-		"an entity":         {entry("", "&nbsp;"), "invalid character entity &nbsp;"},
+		"an entity":         {entry("", "&nbsp;"), "invalid character entity"},
 		"nested too deep":   {enveloped(Version11, strings.Repeat("<a>", 63)+strings.Repeat("</a>", 63)), "nest deeper than 64"},
 		"never closed":      {strings.Repeat("<a>", 21000), "nest deeper than 64"},
 		"half of it":        {strings.TrimSuffix(entry("", "x"), "</S:Envelope>"), "line 1, column 1: <S:Envelope> is not closed"},
