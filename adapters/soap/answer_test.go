@@ -157,6 +157,39 @@ func TestAnswersThatAreNotWhole(t *testing.T) {
 	}
 }
 
+// What an entry of answers looks for may stand behind the end of what was read.
+func TestAnswersThatEndBeforeWhatAnEntryLooksFor(t *testing.T) {
+	filler := `<c:filler>` + strings.Repeat("x", exchange.MaxAnswer)
+	result := func(begin string) string { return enveloped(Version11, `<c:NotifyHearingResponse>`+begin+filler) }
+	fault := fault11("S:Client", retryable)
+	begun := func(until string) string { return fault[:strings.Index(fault, until)] }
+	cut := errors.New("the connection was closed")
+	for name, tc := range map[string]struct {
+		status int
+		body   string
+		cut    error
+		rules  []Answer
+		class  adapters.Class
+	}{
+		"a result, too long":                   {200, result(""), nil, answers, adapters.ClassUnknown},
+		"a result that may be a duplicate":     {200, result(""), nil, answers[5:6], adapters.ClassDelivered},
+		"a result that was told before":        {200, result(`<c:result>STORED</c:result>`), nil, []Answer{{Path: "NotifyHearingResponse/result", Value: "REFUSED", Class: "permanent"}}, adapters.ClassDelivered},
+		"a fault that can be tried again":      {500, begun("<x:retryable"), cut, answers, adapters.ClassUnknown},
+		"a fault whose detail was read":        {500, begun("</S:Fault>"), cut, answers, adapters.ClassTransient},
+		"a fault, the entry is for others":     {500, begun("<x:retryable"), cut, answers[1:2], adapters.ClassPermanent},
+		"a fault, the entry is about a result": {500, begun("<x:retryable"), cut, answers[5:6], adapters.ClassPermanent},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := fixed(t, hearings().in(func(c *Config) { c.Answers = tc.rules }))
+			ans := exchange.Answer{Status: tc.status, Header: http.Header{}, Body: []byte(tc.body), Partial: true, Cut: tc.cut}
+			_, err := a.judge(exchange.Request{Method: "POST", Target: "clinic"}, ans, hearing(`{}`))
+			if adapters.ClassOf(err) != tc.class {
+				t.Errorf("got %s, want %s: %v", adapters.ClassOf(err), tc.class, err)
+			}
+		})
+	}
+}
+
 func TestExternalID(t *testing.T) {
 	for name, tc := range map[string]struct{ path, body, want string }{
 		"found":            {"cal:A/cal:id", `<c:A><c:id> 4711 </c:id></c:A>`, "4711"},

@@ -47,6 +47,9 @@ func (a *Adapter) meaning(m *message, ans exchange.Answer) (class adapters.Class
 			}
 			return r.class, reason
 		}
+		if r.undecided(m) {
+			return adapters.ClassUnknown, fmt.Sprintf("it ends before what answers[%d] looks for", i)
+		}
 	}
 	byStatus := exchange.Outcomes{}.Class(ans)
 	if m.fault == nil {
