@@ -13,6 +13,7 @@ import (
 type message struct {
 	body  *element
 	fault *fault // nil if it is none
+	whole bool   // it was read to its end
 }
 
 // readMessage reads an answer whatever its HTTP status. An error says why it is
@@ -43,7 +44,7 @@ func readMessage(ans exchange.Answer) (*message, error) {
 	if root.name.local != "Envelope" || root.name.space != soap11 && root.name.space != soap12 {
 		return nil, fmt.Errorf("it is no soap:Envelope but <%s>", tag(root.prefix, root.name.local))
 	}
-	m := &message{}
+	m := &message{whole: root.closed}
 	for _, e := range root.elements() {
 		if e.name == (name{root.name.space, "Body"}) {
 			m.body = e
@@ -57,7 +58,7 @@ func readMessage(ans exchange.Answer) (*message, error) {
 			m.fault = readFault(e)
 		}
 	}
-	if ans.Partial && !m.told() {
+	if !m.whole && !m.told() {
 		return nil, errors.New("it was not read to its end")
 	}
 	return m, nil

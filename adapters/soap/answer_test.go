@@ -138,6 +138,7 @@ func TestAnswersThatAreNotWhole(t *testing.T) {
 		"a fault without its code":  {500, begun("lient</"), cut, adapters.ClassTransient, "HTTP 500", ""},
 		"a fault cut off, HTTP 200": {200, begun("because"), cut, adapters.ClassPermanent, "HTTP 200 soap:Client", ""},
 		"nothing of HTTP 202":       {202, "", cut, adapters.ClassUnknown, "HTTP 202", ""},
+		"cut off behind its end":    {200, entry("", "e-9"), cut, adapters.ClassDelivered, "HTTP 200", "e-9"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := fixed(t, hearings().in(func(c *Config) { c.ExternalID = "NotifyHearingResponse/entryId" }))
