@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"mime"
+	"slices"
 	"strings"
 
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
@@ -54,7 +55,7 @@ func readMessage(ans exchange.Answer) (*message, error) {
 		return nil, errors.New("it has no soap:Body")
 	}
 	for _, e := range m.body.elements() {
-		if e.name.local == "Fault" && (e.name.space == soap11 || e.name.space == soap12) {
+		if e.name.local == "Fault" && slices.Contains([]string{soap11, soap12, ""}, e.name.space) { // some forget it
 			m.fault = readFault(e)
 		}
 	}

@@ -125,6 +125,7 @@ func TestWhatAnswersMean(t *testing.T) {
 		"an error in the body":                {status: 200, body: enveloped(Version11, `<c:NotifyHearingResponse><x:error xmlns:x="urn:x"/></c:NotifyHearingResponse>`), rules: answers, class: "permanent"},
 		"a result with 500":                   {status: 500, body: enveloped(Version11, stored), class: "transient"},
 		"a result with 500, outcomes say 200": {status: 500, body: enveloped(Version11, stored), outcome: map[int]string{500: "delivered"}, class: "transient"},
+		"a fault without a namespace":         {status: 200, body: enveloped(Version11, `<Fault><faultcode>Client</faultcode></Fault>`), class: "permanent", code: "HTTP 200 Client"},
 		"Fault elsewhere":                     {status: 200, body: enveloped(Version11, `<c:NotifyHearingResponse><c:Fault><faultcode>S:Client</faultcode></c:Fault></c:NotifyHearingResponse>`), class: "delivered"},
 
 		"503 with text":                  {status: 503, body: busyText, class: "transient"},
