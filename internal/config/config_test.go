@@ -584,6 +584,27 @@ t.yaml:12:16: syncs[0].adapter.pointer.a: and wrong`
 	}
 }
 
+// A part of a secret that an adapter takes for something else is not shown either.
+func TestAdapterErrorsRepeatNoPartOfAValue(t *testing.T) {
+	for adapter, secret := range map[string]string{
+		`{kind: rest, url: "https://h/", headers: {X-Key: "${KEY}"}}`:                   "abc{hunter2}x",
+		`{kind: soap, url: "https://h/", body: <a/>, header: "<b>${KEY}</b>"}`:          "abc&hunter2",
+		`{kind: soap, url: "https://h/", body: <a/>, header: "<b>${KEY}</b><c/>"}`:      "abc</hunter2>",
+		`{kind: soap, url: "https://h/", body: <a/>, header: "<b><c>${KEY}</c></b>"}`:   "abc<hunter2>",
+		`{kind: soap, url: "https://h/", body: "<a>${KEY}</a>", header: "<b>ab</b>"}`:   "{hunter2}x",
+		`{kind: soap, url: "https://h/", body: <a/>, header: "<b a='${KEY}'>ab</b>"}`:   "abc{hunter2",
+		`{kind: soap, url: "https://h/", body: <a/>, header: "<b><![CDATA[${KEY}</b>"}`: "abc]]>&hunter2;",
+	} {
+		t.Run(secret, func(t *testing.T) {
+			_, err := Parse("t.yaml", []byte("database: {url: postgres://h/d}\nsyncs:\n  - {name: A, event: a, adapter: "+adapter+", mapping: {a: b}}\n"),
+				func(string) (string, bool) { return secret, true })
+			if err == nil || !strings.Contains(err.Error(), "(the value comes from ${KEY})") || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
 func TestAdapterKeysAreStrict(t *testing.T) {
 	_, err := parseWith("t.yaml", []byte(fakeSync+`
       txt: a
