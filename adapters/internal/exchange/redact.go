@@ -26,7 +26,7 @@ const (
 
 	// maxRedacted is how much of a text is looked at, which is more than is kept
 	// of it, and maxRun the longest run of characters that may be a word.
-	maxRedacted, maxRun = 8 << 10, 256
+	maxRedacted, maxRun = 4 << 10, 256
 
 	mask = "***"
 )
