@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -60,7 +61,7 @@ func TestNoSecretAndNoPartyNameIsWritten(t *testing.T) {
 	c.lookAtMistakes()
 	c.lookAtAppend()
 
-	if missing := c.parrot.missing(); !slices.Equal(missing, []string{"database password", "secret in a condition"}) {
+	if missing := c.parrot.missing(); !slices.Equal(missing, []string{"database password", "secret in a condition", "webhook secret", "webhook key"}) {
 		t.Errorf("never sent to a receiver: %q: searching for these proves nothing", missing)
 	}
 }
@@ -81,9 +82,9 @@ func newCage(t *testing.T) *cage {
 	c := &cage{world: newWorld(t), found: map[string]bool{}, activity: map[string]bool{}}
 	for _, name := range []string{
 		"database password", "bearer token", "basic password", "API key", "client secret", "access token",
-		"header", "header from a file", "URL query", "constant", "default value", "secret in a condition",
+		"header", "header from a file", "URL query", "constant", "default value", "secret in a condition", "webhook secret", "webhook key",
 	} {
-		c.birds = append(c.birds, canary{name: name, core: word(letters+digits, 24), secret: true})
+		c.birds = append(c.birds, canary{name: name, core: word(letters+digits, 32), secret: true})
 	}
 	for _, name := range []string{"party name", "notes", "remarks", "person in a list", "member name", "tenant"} {
 		c.birds = append(c.birds, canary{name: name, core: word(letters, 20)})
@@ -97,6 +98,8 @@ func newCage(t *testing.T) *cage {
 		"BEARER": c.core("bearer token"), "PASSWORD": c.core("basic password") + `"é\`, "API_KEY": c.core("API key"),
 		"CLIENT_SECRET": c.core("client secret") + `"&é`, "HEADER": c.core("header"), "QUERY": c.core("URL query"),
 		"CONSTANT": c.core("constant") + `"é`, "DEFAULT": c.core("default value"), "CONDITION": c.core("secret in a condition"),
+		"HOOK_SECRET": "whsec_" + base64.StdEncoding.EncodeToString([]byte(c.core("webhook secret"))),
+		"HOOK_KEY":    "whsk_" + base64.StdEncoding.EncodeToString([]byte(c.core("webhook key"))),
 	})
 	c.furnish()
 	return c
@@ -165,10 +168,11 @@ func (c *cage) furnish() {
 
 	add := func(p perch) { c.perches = append(c.perches, p) }
 	const bearer = `auth: {kind: bearer, token: "${BEARER}"}`
-	rest := func(base, name, more string) string {
-		return fmt.Sprintf(`{kind: rest, url: "%s/%s/{fields.notes}?of=${QUERY}", external_id: /id, timeout: 2s,
-      headers: {X-Agency: "${HEADER}", X-File: "${file:%s}", X-Remarks: "{fields.remarks}"}, %s}`, base, name, secretFile, more)
+	section := func(kind, base, name, more string) string {
+		return fmt.Sprintf(`{kind: %s, url: "%s/%s/{fields.notes}?of=${QUERY}", timeout: 2s,
+      headers: {X-Agency: "${HEADER}", X-File: "${file:%s}", X-Remarks: "{fields.remarks}"}, %s}`, kind, base, name, secretFile, more)
 	}
+	rest := func(base, name, more string) string { return section("rest", base, name, "external_id: /id, "+more) }
 	oauth := func(endpoint string) string {
 		return fmt.Sprintf(`auth: {kind: oauth2_client_credentials, token_url: "%s/%s", client_id: agency, client_secret: "${CLIENT_SECRET}"}`, p.URL, endpoint)
 	}
@@ -197,6 +201,13 @@ func (c *cage) furnish() {
 	} {
 		name = "rest-" + name
 		add(perch{name: name, adapter: rest(p.URL, name, bearer), answer: a})
+	}
+	for name, payload := range map[string]string{
+		"webhook": "standard", "webhook-fields": "fields",
+		"webhook-binary": "cloudevents_binary, source: /agency", "webhook-structured": "cloudevents_structured, source: /agency",
+	} {
+		more := `secrets: ["${HOOK_SECRET}", "${HOOK_KEY}"], payload: ` + payload + ", " + bearer
+		add(perch{name: name, adapter: section("webhook", p.URL, name, more), answer: objects(400), chatty: name == "webhook"})
 	}
 	trusts := fmt.Sprintf(", tls: {ca_file: %s}", authority)
 	for name, adapter := range map[string]string{
@@ -530,6 +541,9 @@ func (c *cage) lookAtMistakes() {
 		strings.Replace(adapter("method: POST"), "https://court.example", "${BEARER}", 1),
 		strings.Replace(adapter("method: POST"), "https://court.example", "https://court.example/{${BEARER}}?x={y}", 1),
 		strings.Replace(adapter("method: POST"), "kind: rest", `kind: "${BEARER}"`, 1),
+		strings.Replace(adapter(`secrets: ["${BEARER}"]`), "rest", "webhook", 1), strings.Replace(adapter(`secrets: [`+literal+`, whsec_`+literal+`]`), "rest", "webhook", 1),
+		strings.Replace(adapter(`secrets: ["${HOOK_SECRET}", "${HOOK_SECRET}x"], payload: "${BEARER}"`), "rest", "webhook", 1),
+		strings.Replace(adapter(`secrets: "${HOOK_SECRET}", source: "${BEARER}"`), "rest", "webhook", 1), strings.Replace(adapter(`secrets: [`+literal+`], types: "${BEARER}"`), "rest", "webhook", 1),
 		// Not YAML.
 		"token: \"" + literal + "\n", "token: '" + literal + "\n", "token: " + literal + ": x\n", "token: [" + literal + "\n", "token: {" + literal + "\n",
 		"token: " + literal + "\n token: x\n", "token: \"${BEARER\"\n", "token: ${BEARER}\n  ${BEARER}: x\n", "token: {a: ${BEARER}}\n", "\ttoken: " + literal + "\n",
