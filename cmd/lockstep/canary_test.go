@@ -49,7 +49,9 @@ func TestNoSecretAndNoPartyNameIsWritten(t *testing.T) {
 	relay.stop(t)
 	c.look("log as text", relay.String())
 
-	c.run("requeue", "--all").wants(t, 0)
+	for _, key := range []string{"H-1", "H-2", "H-7"} {
+		c.run("requeue", "--key", key).wants(t, 0)
+	}
 	relay = c.relay(program, "json")
 	c.until(c.settled(), relay)
 	c.lookAtHTTP(relay.address(t))
@@ -326,10 +328,10 @@ func (c *cage) settled() string {
 // until waits for a condition, and watches what the program's sessions do.
 func (c *cage) until(condition string, relay *tape) {
 	c.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !ask[bool](c.world, condition) {
 		if time.Now().After(deadline) {
-			c.t.Fatalf("still not after 30 s: %s\n%s\n%s", condition, ask[string](c.world, `SELECT string_agg(s::text, E'\n') FROM outbox.status AS s`), relay)
+			c.t.Fatalf("still not after a minute: %s\n%s\n%s", condition, ask[string](c.world, `SELECT string_agg(s::text, E'\n') FROM outbox.status AS s`), relay)
 		}
 		for _, text := range ask[[]string](c.world, `SELECT array_agg(application_name || ': ' || query) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`) {
 			c.activity[text] = true
@@ -468,7 +470,11 @@ func (c *cage) lookAtCommands(program, address string, events []string) {
 		for _, more := range arguments {
 			for _, format := range []string{"table", "json", "jsonl"} {
 				args := append(strings.Fields(path+" "+more), "--output", format, "--log-level", "debug")
-				r := c.execute(program, args...)
+				run := c.run // in this process, which is quicker
+				if format == "table" {
+					run = func(args ...string) result { return c.execute(program, args...) }
+				}
+				r := run(args...)
 				c.look("lockstep "+strings.Join(args, " "), r.stdout+r.stderr)
 			}
 		}
