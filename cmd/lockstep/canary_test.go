@@ -367,8 +367,8 @@ func (c *cage) lookAtKinds() {
 	schema := c.run("config", "schema").wants(c.t, 0).stdout
 	kinds := regexp.MustCompile(`"kind": \{\s*"const": "(\w+)"`).FindAllStringSubmatch(schema, -1)
 	for _, kind := range kinds {
-		if !slices.ContainsFunc(c.perches, func(p perch) bool { return p.chatty && strings.HasPrefix(p.adapter, "{kind: "+kind[1]+",") }) {
-			c.t.Errorf("no chatty receiver speaks %s: add one", kind[1])
+		if !slices.ContainsFunc(c.perches, func(p perch) bool { return strings.HasPrefix(p.adapter, "{kind: "+kind[1]+",") }) {
+			c.t.Errorf("no receiver speaks %s: add one to furnish", kind[1])
 		}
 	}
 	if len(kinds) == 0 {
