@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"encoding/xml"
 	"fmt"
 	"io"
 	"log"
@@ -137,6 +138,23 @@ func objects(status int, headers ...string) answer {
 		}
 		fmt.Fprintf(w, "X-Heard: %s\r\n\r\n%s", all, body)
 	}
+}
+
+// faults answers with a SOAP fault of either version, in which everything
+// repeats what was said.
+func faults(w *bufio.Writer, said speech) {
+	var whole, words strings.Builder
+	_ = xml.EscapeText(&whole, []byte(said.whole))
+	_ = xml.EscapeText(&words, []byte(said.words))
+	bodies := []string{
+		"<faultcode>S:Client</faultcode><faultstring>%[1]s</faultstring><faultactor>%[1]s</faultactor><detail>%[2]s</detail>",
+		"<faultcode>S:%[1]s</faultcode><faultstring>%[2]s</faultstring>", "<faultcode>%[1]s</faultcode>",
+		"<S:Code><S:Value>S:Sender</S:Value><S:Subcode><S:Value>S:%[1]s</S:Value></S:Subcode></S:Code><S:Reason><S:Text>no %[1]s</S:Text></S:Reason><S:Detail>%[2]s</S:Detail>",
+		"<S:Code><S:Value>%[1]s</S:Value></S:Code><S:Reason><S:Text>%[2]s</S:Text></S:Reason>",
+	}
+	fault := fmt.Sprintf(bodies[said.turn%len(bodies)]+"<!-- %[1]s %[2]s -->", words.String(), whole.String())
+	body := `<S:Envelope xmlns:S="http://schemas.xmlsoap.org/soap/envelope/"><S:Body><S:Fault>` + fault + `</S:Fault></S:Body></S:Envelope>`
+	fmt.Fprintf(w, "HTTP/1.1 500 %s\r\nConnection: close\r\nContent-Type: text/xml; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s", strings.Join(said.cores, "-"), len(body), body)
 }
 
 // accepts answers 201 with an id.

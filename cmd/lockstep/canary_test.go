@@ -84,7 +84,7 @@ func newCage(t *testing.T) *cage {
 	c := &cage{world: newWorld(t), found: map[string]bool{}, activity: map[string]bool{}}
 	for _, name := range []string{
 		"database password", "bearer token", "basic password", "API key", "client secret", "access token",
-		"header", "header from a file", "URL query", "constant", "default value", "secret in a condition", "webhook secret", "webhook key",
+		"header", "header from a file", "URL query", "constant", "default value", "secret in a condition", "webhook secret", "webhook key", "SOAP password",
 	} {
 		c.birds = append(c.birds, canary{name: name, core: word(letters+digits, 32), secret: true})
 	}
@@ -100,8 +100,9 @@ func newCage(t *testing.T) *cage {
 		"BEARER": c.core("bearer token"), "PASSWORD": c.core("basic password") + `"é\`, "API_KEY": c.core("API key"),
 		"CLIENT_SECRET": c.core("client secret") + `"&é`, "HEADER": c.core("header"), "QUERY": c.core("URL query"),
 		"CONSTANT": c.core("constant") + `"é`, "DEFAULT": c.core("default value"), "CONDITION": c.core("secret in a condition"),
-		"HOOK_SECRET": "whsec_" + base64.StdEncoding.EncodeToString([]byte(c.core("webhook secret"))),
-		"HOOK_KEY":    "whsk_" + base64.StdEncoding.EncodeToString([]byte(c.core("webhook key"))),
+		"HOOK_SECRET":   "whsec_" + base64.StdEncoding.EncodeToString([]byte(c.core("webhook secret"))),
+		"SOAP_PASSWORD": c.core("SOAP password") + "<&é",
+		"HOOK_KEY":      "whsk_" + base64.StdEncoding.EncodeToString([]byte(c.core("webhook key"))),
 	})
 	c.furnish()
 	return c
@@ -211,6 +212,20 @@ func (c *cage) furnish() {
 		more := `secrets: ["${HOOK_SECRET}", "${HOOK_KEY}"], payload: ` + payload + ", " + bearer
 		add(perch{name: name, adapter: section("webhook", p.URL, name, more), answer: objects(400), chatty: name == "webhook"})
 	}
+	soap := func(name, more string) string {
+		return section("soap", p.URL, name, bearer+`, namespaces: {cal: "urn:example:calendar"}, action: "urn:example:calendar/{fields.remarks}", `+more)
+	}
+	const body = `body: '<cal:Notify of="{fields.notes}"><cal:absent>{fields.absent}</cal:absent><cal:number>{fields.number}</cal:number>
+      <cal:party lockstep:each="fields.people">{item.name}</cal:party><cal:party>{fields.party.name}</cal:party><cal:x lockstep:each="fields.secret.deep">{item}</cal:x></cal:Notify>'`
+	for version, password := range map[string]string{"1.1": "text", "1.2": "digest"} {
+		more := fmt.Sprintf(`version: %q, security: {kind: username_token, username: agency, password: "${SOAP_PASSWORD}", password_type: %s}, addressing: {}, %s`, version, password, body)
+		name := "soap-" + version
+		add(perch{name: name, adapter: soap(name, more), answer: faults, chatty: password == "text"})
+		add(perch{name: name + "-json", adapter: soap(name+"-json", more), answer: objects(500)})
+		add(perch{name: name + "-no-http", adapter: soap(name+"-no-http", more), answer: says("SORRY %\r\n\r\n")})
+		add(perch{name: name + "-bad-xml", adapter: soap(name+"-bad-xml", more), answer: says("HTTP/1.1 200 OK\r\nContent-Type: text/xml; charset=%\r\nConnection: close\r\n\r\n<!DOCTYPE %><%>&%;</%>")})
+	}
+	add(perch{name: "soap-bad-value", adapter: soap("soap-bad-value", `body: '<cal:Notify>{fields.broken}</cal:Notify>'`)})
 	trusts := fmt.Sprintf(", tls: {ca_file: %s}", authority)
 	for name, adapter := range map[string]string{
 		"tls-stranger":   rest(stranger.URL, "tls-stranger", bearer),
@@ -290,7 +305,7 @@ func (c *cage) payload() string {
 		"notes": c.core("notes") + " & <b>", "remarks": c.core("remarks"), "number": c.core("case number"),
 		"people":  []any{map[string]any{"name": c.core("person in a list")}},
 		"members": map[string]any{c.core("member name") + " Núñez": map[string]any{"role": "defendant"}},
-		"broken":  c.core("notes") + "\n([",
+		"broken":  c.core("notes") + "\n\u0001([",
 	})
 	if err != nil {
 		c.t.Fatal(err)
@@ -550,6 +565,10 @@ func (c *cage) lookAtMistakes() {
 		strings.Replace(adapter(`secrets: ["${BEARER}"]`), "rest", "webhook", 1), strings.Replace(adapter(`secrets: [`+literal+`, whsec_`+literal+`]`), "rest", "webhook", 1),
 		strings.Replace(adapter(`secrets: ["${HOOK_SECRET}", "${HOOK_SECRET}x"], payload: "${BEARER}"`), "rest", "webhook", 1),
 		strings.Replace(adapter(`secrets: "${HOOK_SECRET}", source: "${BEARER}"`), "rest", "webhook", 1), strings.Replace(adapter(`secrets: [`+literal+`], types: "${BEARER}"`), "rest", "webhook", 1),
+		strings.Replace(adapter(`body: "<a>${BEARER}"`), "rest", "soap", 1), strings.Replace(adapter(`body: "<a>{${BEARER}}</a>", header: "<`+literal+`/>`+literal+`"`), "rest", "soap", 1),
+		strings.Replace(adapter(`body: "<x:a/>", namespaces: {"${BEARER}": "${BEARER}"}, version: "${BEARER}", external_id: "${BEARER}/${BEARER}:x"`), "rest", "soap", 1),
+		strings.Replace(adapter(`body: "<a/>", security: {kind: username_token, password: "${BEARER}", password_type: "${BEARER}", timestamp: "${BEARER}"}`), "rest", "soap", 1),
+		strings.Replace(adapter(`body: "<a/>", security: {username: a, password: `+literal+`}, answers: [{code: "${BEARER}", class: "${BEARER}"}, "${BEARER}"]`), "rest", "soap", 1),
 		// Not YAML.
 		"token: \"" + literal + "\n", "token: '" + literal + "\n", "token: " + literal + ": x\n", "token: [" + literal + "\n", "token: {" + literal + "\n",
 		"token: " + literal + "\n token: x\n", "token: \"${BEARER\"\n", "token: ${BEARER}\n  ${BEARER}: x\n", "token: {a: ${BEARER}}\n", "\ttoken: " + literal + "\n",
