@@ -28,6 +28,7 @@ type parrot struct {
 	mu    sync.Mutex
 	turns map[string]int
 	heard map[string]bool // names of the canaries that arrived
+	most  int             // texts to be repeated in one request
 }
 
 // answer writes what the receiver says, as bytes of HTTP or not.
@@ -99,6 +100,7 @@ func (p *parrot) listen(manner, whole, authorization string) speech {
 	if _, credentials, ok := strings.Cut(authorization, " "); ok {
 		texts = append(slices.Clone(texts), credentials)
 	}
+	p.most = max(p.most, len(texts))
 	if n := len(texts); n > 0 {
 		ways := spellings()
 		said.words = ways[said.turn/n%len(ways)](texts[said.turn%n])

@@ -63,6 +63,9 @@ func TestNoSecretAndNoPartyNameIsWritten(t *testing.T) {
 	c.lookAtMistakes()
 	c.lookAtAppend()
 
+	if c.parrot.most > repeated {
+		t.Errorf("a request holds %d texts to be repeated: raise the number of events", c.parrot.most)
+	}
 	if missing := c.parrot.missing(); !slices.Equal(missing, []string{"database password", "secret in a condition", "webhook secret", "webhook key"}) {
 		t.Errorf("never sent to a receiver: %q: searching for these proves nothing", missing)
 	}
@@ -313,6 +316,9 @@ func (c *cage) payload() string {
 	return string(b)
 }
 
+// repeated is how many texts of one request are repeated at most.
+const repeated = 15
+
 // emitAll writes events, enough for the chatty, and returns the ids of some.
 func (c *cage) emitAll() []string {
 	c.t.Helper()
@@ -322,7 +328,7 @@ func (c *cage) emitAll() []string {
       FROM generate_series(1, $3::int) AS n
     RETURNING id, seq)
 SELECT (array_agg(id::text ORDER BY seq))[1:6] FROM written`
-	return ask[[]string](c.world, emit, c.payload(), c.core("tenant"), (len(c.birds)+1)*len(spellings()))
+	return ask[[]string](c.world, emit, c.payload(), c.core("tenant"), repeated*len(spellings()))
 }
 
 // settled is true once every sync has tried, and the chatty ones are through.
@@ -495,6 +501,9 @@ func (c *cage) lookAtCommands(program, address string, events []string) {
 		}
 	}
 	for i, p := range c.perches {
+		if !p.chatty && (strings.HasPrefix(p.name, "rest-") || strings.HasPrefix(p.name, "token-")) {
+			continue // they differ in the answer, which map does not ask for
+		}
 		c.stdin = c.payload()
 		args := [][]string{{"map", p.name, events[0]}, {"map", p.name, "-", "--type", "canary:all", "--output", "json"}}[i%2]
 		r := c.run(args...)
@@ -565,7 +574,7 @@ func (c *cage) lookAtMistakes() {
 		strings.Replace(adapter(`secrets: ["${BEARER}"]`), "rest", "webhook", 1), strings.Replace(adapter(`secrets: [`+literal+`, whsec_`+literal+`]`), "rest", "webhook", 1),
 		strings.Replace(adapter(`secrets: ["${HOOK_SECRET}", "${HOOK_SECRET}x"], payload: "${BEARER}"`), "rest", "webhook", 1),
 		strings.Replace(adapter(`secrets: "${HOOK_SECRET}", source: "${BEARER}"`), "rest", "webhook", 1), strings.Replace(adapter(`secrets: [`+literal+`], types: "${BEARER}"`), "rest", "webhook", 1),
-		strings.Replace(adapter(`body: "<a>${BEARER}"`), "rest", "soap", 1), strings.Replace(adapter(`body: "<a>{${BEARER}}</a>", header: "<`+literal+`/>`+literal+`"`), "rest", "soap", 1),
+		strings.Replace(adapter(`body: "<a>${BEARER}"`), "rest", "soap", 1), strings.Replace(adapter(`body: "<a>{${BEARER}}</a>", header: "<k>`+literal+`</k>`+literal+`<l>"`), "rest", "soap", 1), strings.Replace(adapter(`body: "<a of='`+literal+`'>`+literal+` & `+literal+`</a>"`), "rest", "soap", 1),
 		strings.Replace(adapter(`body: "<x:a/>", namespaces: {"${BEARER}": "${BEARER}"}, version: "${BEARER}", external_id: "${BEARER}/${BEARER}:x"`), "rest", "soap", 1),
 		strings.Replace(adapter(`body: "<a/>", security: {kind: username_token, password: "${BEARER}", password_type: "${BEARER}", timestamp: "${BEARER}"}`), "rest", "soap", 1),
 		strings.Replace(adapter(`body: "<a/>", security: {username: a, password: `+literal+`}, answers: [{code: "${BEARER}", class: "${BEARER}"}, "${BEARER}"]`), "rest", "soap", 1),
