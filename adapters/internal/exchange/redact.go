@@ -24,8 +24,8 @@ const (
 	// decoding shows.
 	minDecoded = 6
 
-	// maxRedacted is how much of a text is looked at, which is more than is kept
-	// of it, and maxRun the longest run of characters that may be a word.
+	// maxRedacted is how much of a text is looked at, and maxRun how much of a run
+	// of characters is decoded; more than is kept of either.
 	maxRedacted, maxRun = 4 << 10, 256
 
 	mask = "***"
@@ -54,11 +54,7 @@ func redact(text string, values []string) string {
 	var masked []span
 	for _, at := range runs.FindAllStringIndex(text, -1) {
 		s := span{at[0], at[1]}
-		if s.to-s.from > maxRun {
-			masked = append(masked, s)
-			continue
-		}
-		decodings(text[s.from:s.to], func(decoded string) { note(minDecoded, lower(decoded), s) })
+		decodings(text[s.from:min(s.to, s.from+maxRun)], func(decoded string) { note(minDecoded, lower(decoded), s) })
 	}
 	for _, v := range values {
 		for length, of := range suspects {
