@@ -168,6 +168,9 @@ func (x *example) complete(sync relay.Sync, typ, key string) {
 		return
 	}
 	x.revision = 1
+	if x.event.ID == "" {
+		x.event.ID = uuid.Nil.String() // the database would give it one
+	}
 	if typ != "" {
 		x.event.Type = typ
 	}
