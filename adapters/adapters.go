@@ -77,6 +77,10 @@ type Receipt struct {
 	Duplicate bool   // the receiver already had this message
 	Accepted  bool   // the receiver took it for later processing (202 and its kin)
 	Ref       *Ref   // new reference for the key; nil leaves it as it is
+
+	// SHA256 is the digest of the bytes that were sent, in hexadecimal, set with
+	// an error too. The delivery log keeps it. Empty stands for Message.Body.
+	SHA256 string
 }
 
 // Class says what the relay does with the result of an attempt.

@@ -8,8 +8,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
+	"testing"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/adaptertest"
 )
 
 // FileDrop puts each message as a file into a directory that another system
@@ -74,4 +77,47 @@ func Example() {
 	// EXISTS true delivered
 	// {"hearingId":"7"} <nil>
 	// transient
+}
+
+// The example passes the suite for adapters that do not speak HTTP.
+func TestFileDropConforms(t *testing.T) {
+	adaptertest.RunWith(t, func(t *testing.T, _ adapters.Secret) adaptertest.Receiver {
+		t.Helper()
+		root := t.TempDir()
+		share, elsewhere := filepath.Join(root, "share"), filepath.Join(root, "not-mounted")
+		if err := os.Mkdir(share, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return adaptertest.Receiver{
+			Adapter: FileDrop{Dir: share},
+			Held: func() []adaptertest.Held {
+				names, err := filepath.Glob(filepath.Join(share, "*.json"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				var held []adaptertest.Held
+				for _, name := range names {
+					body, err := os.ReadFile(name)
+					if err != nil {
+						t.Fatal(err)
+					}
+					key, err := url.PathUnescape(strings.TrimSuffix(filepath.Base(name), ".json"))
+					if err != nil {
+						t.Fatal(err)
+					}
+					held = append(held, adaptertest.Held{Key: key, Body: body})
+				}
+				return held
+			},
+			Away: func(away bool) {
+				from, to := elsewhere, share
+				if away {
+					from, to = share, elsewhere
+				}
+				if err := os.Rename(from, to); err != nil {
+					t.Fatal(err)
+				}
+			},
+		}
+	})
 }

@@ -71,6 +71,6 @@ type Result struct {
 	Error      string
 	AnsweredAt time.Time // local clock; stored by the database's, by its age
 	Took       time.Duration
-	SHA256     string // of the request body, hexadecimal
+	SHA256     string // of what was sent, hexadecimal
 	Ref        *Ref   // new reference; nil leaves it
 }

@@ -78,7 +78,7 @@ WITH held AS MATERIALIZED (
            error_class = CASE WHEN h.outcome = '' THEN d.error_class ELSE h.class END,
            error = CASE WHEN h.outcome = '' THEN d.error ELSE h.error END,
            body = coalesce(h.body, d.body),
-           body_sha256 = coalesce(h.sha256, d.body_sha256),
+           body_sha256 = coalesce(encode(sha256(h.body), 'hex'), d.body_sha256),
            mapping_version = coalesce(h.mapping_version, d.mapping_version),
            revision = CASE WHEN h.outcome = '' THEN d.revision ELSE h.revision END
       FROM held AS h

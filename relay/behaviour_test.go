@@ -141,6 +141,33 @@ func TestRequeueAfterRepairedMappingTakesNewKey(t *testing.T) {
 	}
 }
 
+// An adapter may send other bytes than the mapped fields, and others on each
+// attempt. The log has their digest; a requeue of the same fields is no change.
+func TestTheLogKeepsTheDigestOfWhatWasSent(t *testing.T) {
+	w := newWorld(t)
+	digest := func(nth int) string { return fmt.Sprintf("%064x", nth) }
+	c := newCourt(func(_ context.Context, _ adapters.Message, nth int) (adapters.Receipt, error) {
+		if nth < 2 {
+			return adapters.Receipt{Code: "HTTP 422", SHA256: digest(nth)}, adapters.Permanent(errors.New("no such room"))
+		}
+		return adapters.Receipt{Code: "HTTP 200", SHA256: digest(nth)}, nil
+	})
+	id := w.emit("H-1", map[string]any{"n": 1})
+	w.start("relay-1", sync1(c))
+	w.eventually("failed", func() bool { return query[int](w, `SELECT count(*) FROM outbox.failed`) == 1 })
+	w.exec(`UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'`)
+	w.drained()
+	for _, m := range c.got() {
+		if m.IdempotencyKey != id {
+			t.Errorf("attempt %d has key %s, want %s", m.Attempt, m.IdempotencyKey, id)
+		}
+	}
+	got := query[string](w, `SELECT string_agg(outcome || request_sha256, ' ' ORDER BY id) FROM outbox.delivery_log WHERE outcome <> 'requeued'`)
+	if want := "failed" + digest(1) + " delivered" + digest(2); got != want {
+		t.Errorf("log %s, want %s", got, want)
+	}
+}
+
 func TestThrottleHoldsTheSyncAndOthersFlow(t *testing.T) {
 	w := newWorld(t)
 	var throttled atomic.Bool

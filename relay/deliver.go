@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -92,7 +93,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	receipt, err := p.call(ctx, p.message(d))
 	answered := time.Now()
 	result = outbox.Result{
-		Delivery: d, Attempt: true, Code: clean(receipt.Code, 100), SHA256: digest,
+		Delivery: d, Attempt: true, Code: clean(receipt.Code, 100), SHA256: cmp.Or(clean(receipt.SHA256, len(digest)), digest),
 		AnsweredAt: answered, Took: answered.Sub(started),
 	}
 	if err == nil {

@@ -50,28 +50,3 @@ func (f *Filter) Match(ev outbox.Event) (bool, error) {
 	}
 	return match, nil
 }
-
-// MatchType reports whether an event type matches a sync's pattern. "*" stands
-// for any run of characters, also none; everything else is literal.
-func MatchType(pattern, typ string) bool {
-	first, rest, wild := strings.Cut(pattern, "*")
-	if !wild {
-		return pattern == typ
-	}
-	typ, ok := strings.CutPrefix(typ, first)
-	if !ok {
-		return false
-	}
-	for {
-		part, next, more := strings.Cut(rest, "*")
-		if !more {
-			return strings.HasSuffix(typ, part)
-		}
-		// The leftmost place leaves the most for what follows.
-		i := strings.Index(typ, part)
-		if i < 0 {
-			return false
-		}
-		typ, rest = typ[i+len(part):], next
-	}
-}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -40,7 +41,27 @@ func (n naive) Deliver(ctx context.Context, msg adapters.Message) (adapters.Rece
 	if res.StatusCode >= 300 {
 		return adapters.Receipt{}, fmt.Errorf("%s: %s", res.Status, body)
 	}
-	return adapters.Receipt{Code: res.Status}, nil
+	return adapters.Receipt{Code: res.Status, SHA256: "of something else"}, nil
+}
+
+// naiveQueue is the same for a protocol that is not HTTP.
+type naiveQueue struct {
+	secret string
+	away   bool
+	mu     sync.Mutex
+	held   []adaptertest.Held
+}
+
+func (n *naiveQueue) Deliver(_ context.Context, msg adapters.Message) (adapters.Receipt, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.away {
+		return adapters.Receipt{}, adapters.Permanent(fmt.Errorf("cannot send %s", msg.Body))
+	}
+	if !strings.Contains(msg.IdempotencyKey, "-3") { // loses some
+		n.held = append(n.held, adaptertest.Held{Key: msg.IdempotencyKey, Body: fmt.Appendf(nil, "%d %s", msg.Attempt, msg.Body)})
+	}
+	return adapters.Receipt{}, nil
 }
 
 // defective is the environment variable that makes TestNaive run.
@@ -51,6 +72,14 @@ func TestNaive(t *testing.T) {
 	if os.Getenv(defective) == "" {
 		return
 	}
+	adaptertest.RunWith(t, func(_ *testing.T, secret adapters.Secret) adaptertest.Receiver {
+		n := &naiveQueue{secret: secret.Reveal()}
+		return adaptertest.Receiver{
+			Adapter: n,
+			Held:    func() []adaptertest.Held { return n.held },
+			Away:    func(away bool) { n.away = away },
+		}
+	})
 	adaptertest.Run(t, adaptertest.Harness{
 		New: func(_ *testing.T, s adaptertest.Setup) adapters.Adapter {
 			return naive{Setup: s, client: &http.Client{Timeout: s.Timeout}}
@@ -76,12 +105,13 @@ func TestTheSuiteCatches(t *testing.T) {
 	for _, name := range []string{
 		"statuses/400", "statuses/401", "statuses/409", "statuses/429",
 		"Retry-After/429_seconds", "Retry-After/503_date", "Retry-After/500_10^9",
-		"requests/attempts_are_the_same",
+		"requests/attempts_are_the_same", "requests/the_digest_is_of_what_was_sent",
 		"bad_receivers/a_gzip_bomb", "bad_receivers/no_HTTP", "bad_receivers/a_bad_header", "bad_receivers/nothing_at_all",
 		"bad_receivers/bytes_that_cannot_be_stored", "bad_receivers/a_garbled_error",
 		"no_answer/the_timeout_names_itself", "no_answer/stopped_after_it_was_sent", "no_answer/nobody_listens",
 		"no_answer/a_kept-alive_connection_breaks",
 		"secrets/echoed_with_500", "redirects/302", "redirects/307",
+		"a_message_arrives", "attempts_are_the_same", "many_at_once", "out_of_reach", "stopped_before_it_was_sent", "printing_the_adapter",
 	} {
 		if !strings.Contains(string(out), "--- FAIL: TestNaive/"+name+" ") {
 			t.Errorf("%s lets a naive adapter pass", name)

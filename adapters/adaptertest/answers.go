@@ -1,6 +1,9 @@
 package adaptertest
 
 import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/http"
@@ -113,6 +116,30 @@ func (s suite) requests(t *testing.T) {
 		}
 	})
 
+	t.Run("the digest is of what was sent", func(t *testing.T) {
+		for name, answer := range map[string]func(http.ResponseWriter, *http.Request, []byte){
+			"accepted":  s.Accept,
+			"refused":   func(w http.ResponseWriter, _ *http.Request, _ []byte) { s.Refuse(w, 422, "no such room") },
+			"no answer": func(http.ResponseWriter, *http.Request, []byte) { panic(http.ErrAbortHandler) },
+		} {
+			var seen ledger
+			b := s.with(t, longTimeout, func(w http.ResponseWriter, r *http.Request) {
+				body := read(t, r)
+				seen.add(entry{body: body})
+				answer(w, r, body)
+			})
+			receipt, _ := b.deliver(t.Context(), t, s.Message)
+			got := seen.all()
+			if len(got) != 1 {
+				t.Fatalf("%s: the receiver saw %d requests", name, len(got))
+			}
+			told := cmp.Or(receipt.SHA256, digest(s.Message.Body))
+			if want := digest(got[0].body); told != want {
+				t.Errorf("%s: the receipt's digest is %s, what was sent has %s", name, told, want)
+			}
+		}
+	})
+
 	t.Run("many at once", func(t *testing.T) {
 		const workers, each = 16, 4
 		var seen ledger
@@ -147,4 +174,9 @@ func (s suite) requests(t *testing.T) {
 			}
 		}
 	})
+}
+
+func digest(body []byte) string {
+	sum := sha256.Sum256(body)
+	return hex.EncodeToString(sum[:])
 }

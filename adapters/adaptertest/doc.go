@@ -1,8 +1,12 @@
-// Package adaptertest is the conformance suite for adapters that speak HTTP.
+// Package adaptertest is the conformance suite for adapters.
 //
-// An adapter's test says in a [Harness] how to build the adapter and how its
+// An adapter that speaks HTTP says in a [Harness] how it is built and how its
 // protocol writes an answer, and calls [Run]. The suite plays receivers that
 // answer well, badly, slowly, endlessly or not at all, and judges what Deliver
 // makes of them: class, wait, bounds, what stands in the error text, and what
 // was on the wire.
+//
+// Any other adapter brings a [Receiver] of its own, one that can be looked into
+// and taken out of reach, and calls [RunWith]. That checks what holds for every
+// protocol, and no more: how this one can fail is its own tests' business.
 package adaptertest

@@ -6,26 +6,17 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// Defaults of [Config].
-const (
-	DefaultMethod  = "POST"
-	DefaultTimeout = 15 * time.Second
-)
-
-// Limits of [Config].
-const (
-	MinTimeout = 10 * time.Millisecond
-	MaxTimeout = 10 * time.Minute
-)
+// DefaultMethod of [Config].
+const DefaultMethod = "POST"
 
 // Config describes one receiver. URLs and header values are templates: see
 // [Config.URL].
 type Config struct {
 	// URL is where messages go. It may hold {ref.external_id}, {key}, {id},
 	// {version} and {fields.NAME} (a dotted NAME reaches into objects) in its
-	// path and query, never in scheme or host. Values are escaped, so that they
-	// cannot add a path segment, a query or a host. Credentials belong in Auth.
-	// Required.
+	// path and query, and {fields.NAME} in its host if Allow lists the hosts that
+	// may come of it. Values are escaped, so that they cannot add a path segment
+	// or a query. Credentials belong in Auth. Required.
 	URL string `yaml:"url"`
 
 	// Method is POST, PUT, PATCH or DELETE. Default: POST.
@@ -37,7 +28,7 @@ type Config struct {
 	Headers map[string]adapters.Secret `yaml:"headers"`
 
 	// Auth says how requests are authorized. Default: not at all.
-	Auth Auth `yaml:"auth"`
+	Auth adapters.Credentials `yaml:"auth"`
 
 	// TLS says whom to trust and which client certificate to show.
 	TLS adapters.TLS `yaml:"tls"`
@@ -45,6 +36,9 @@ type Config struct {
 	// Timeout bounds a request, from the name lookup to the end of the answer;
 	// from 10ms to 10m. Default: 15s.
 	Timeout time.Duration `yaml:"timeout"`
+
+	// Allow lists the hosts that a URL with a placeholder in its host may name.
+	Allow adapters.Allow `yaml:"allow"`
 
 	// Routes give event types a method and URL of their own. The key is a type,
 	// or a pattern in which * stands for any characters; the pattern with the
@@ -70,54 +64,10 @@ type Route struct {
 	URL    string `yaml:"url"`    // default: Config.URL
 }
 
-// AuthKind is a way to authorize requests.
-type AuthKind string
-
-// The ways to authorize requests.
-const (
-	AuthNone              AuthKind = "none"
-	AuthBearer            AuthKind = "bearer"
-	AuthBasic             AuthKind = "basic"
-	AuthAPIKey            AuthKind = "api_key"
-	AuthClientCredentials AuthKind = "oauth2_client_credentials"
-)
-
-// Auth holds the credentials of one kind; fields of other kinds must be empty.
-type Auth struct {
-	// Kind is none, bearer, basic, api_key or oauth2_client_credentials.
-	// Default: none.
-	Kind AuthKind `yaml:"kind"`
-
-	Token adapters.Secret `yaml:"token"` // bearer
-
-	Username string          `yaml:"username"` // basic
-	Password adapters.Secret `yaml:"password"` // basic
-
-	Header string          `yaml:"header"` // api_key: name of the header; default: X-Api-Key
-	Key    adapters.Secret `yaml:"key"`    // api_key
-
-	// The OAuth 2 client credentials grant (RFC 6749, 4.4). A token is kept
-	// until it expires or the receiver refuses it. Audience is sent if set.
-	TokenURL     string          `yaml:"token_url"`
-	ClientID     string          `yaml:"client_id"`
-	ClientSecret adapters.Secret `yaml:"client_secret"`
-	Scopes       []string        `yaml:"scopes"`
-	Audience     string          `yaml:"audience"`
-}
-
 // withDefaults returns c with its gaps filled.
 func (c Config) withDefaults() Config {
 	if c.Method == "" {
 		c.Method = DefaultMethod
-	}
-	if c.Timeout == 0 {
-		c.Timeout = DefaultTimeout
-	}
-	if c.Auth.Kind == "" {
-		c.Auth.Kind = AuthNone
-	}
-	if c.Auth.Kind == AuthAPIKey && c.Auth.Header == "" {
-		c.Auth.Header = "X-Api-Key"
 	}
 	return c
 }

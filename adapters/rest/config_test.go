@@ -35,8 +35,8 @@ outcomes: {409: duplicate}
 	want := rest.Config{
 		URL: "https://court.example.gov/api/calendar", Method: "PUT",
 		Headers: map[string]adapters.Secret{"Source-System": "AGENCY"},
-		Auth: rest.Auth{
-			Kind: rest.AuthClientCredentials, TokenURL: "https://login.example/token", ClientID: "agency", ClientSecret: "s3cr3t",
+		Auth: adapters.Credentials{
+			Kind: adapters.ClientCredentials, TokenURL: "https://login.example/token", ClientID: "agency", ClientSecret: "s3cr3t",
 			Scopes: []string{"a", "b"}, Audience: "https://court.example.gov",
 		},
 		TLS:        adapters.TLS{CAFile: "ca.pem", CertFile: "c.pem", KeyFile: "k.pem"},

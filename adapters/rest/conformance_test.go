@@ -17,7 +17,7 @@ func TestConformance(t *testing.T) {
 		New: func(t *testing.T, s adaptertest.Setup) adapters.Adapter {
 			return newAdapter(t, rest.Config{
 				URL: s.URL, Timeout: s.Timeout, ExternalID: "/id",
-				Auth: rest.Auth{Kind: rest.AuthBearer, Token: s.Secret},
+				Auth: adapters.Credentials{Kind: adapters.Bearer, Token: s.Secret},
 			})
 		},
 		Accept: func(w http.ResponseWriter, _ *http.Request, _ []byte) {

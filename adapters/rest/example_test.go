@@ -30,7 +30,7 @@ func Example() {
 
 	calendar, err := rest.New(rest.Config{
 		URL:        court.URL + "/api/calendar",
-		Auth:       rest.Auth{Kind: rest.AuthBearer, Token: "from the environment"},
+		Auth:       adapters.Credentials{Kind: adapters.Bearer, Token: "from the environment"},
 		ExternalID: "/id",
 		Routes: map[string]rest.Route{
 			"scheduling:cancelled": {Method: "DELETE", URL: court.URL + "/api/calendar/{ref.external_id}"},

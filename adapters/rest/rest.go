@@ -4,57 +4,51 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/internal/endpoint"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
+	"github.com/hms-mkt/lockstep/adapters/internal/route"
 )
 
 // Adapter delivers messages to one REST API. It is safe for concurrent use.
 type Adapter struct {
-	client     *exchange.Client
-	router     router
-	headers    []header
-	authorize  authorizer
+	endpoint   *endpoint.Endpoint
+	routes     route.Table[target]
 	outcomes   exchange.Outcomes
 	externalID pointer
 	ifMatch    bool
-	longest    time.Duration
 }
 
-var _ adapters.Adapter = (*Adapter)(nil)
+var (
+	_ adapters.Adapter   = (*Adapter)(nil)
+	_ adapters.Previewer = (*Adapter)(nil)
+)
 
 // New returns an adapter for c. Its error reports everything that is wrong with
 // c, each line with the field's name, and no secret.
 func New(c Config) (*Adapter, error) {
 	c = c.withDefaults()
-	a := &Adapter{ifMatch: c.IfMatch, longest: c.Timeout}
+	a := &Adapter{ifMatch: c.IfMatch}
 	var errs []error
 	check := func(err error) { errs = append(errs, err) }
-	if c.Timeout < MinTimeout || c.Timeout > MaxTimeout {
-		check(fmt.Errorf("timeout: %s is not from %s to %s", c.Timeout, MinTimeout, MaxTimeout))
-	}
 	var err error
-	a.router, err = parseRoutes(c)
+	a.routes, err = parseRoutes(c)
 	check(err)
-	a.headers, err = parseHeaders(c)
-	check(err)
-	a.outcomes, err = exchange.ParseOutcomes(c.Outcomes)
+	a.outcomes, err = exchange.ParseOutcomes(nil, c.Outcomes)
 	check(err)
 	if a.externalID, err = parsePointer(c.ExternalID); err != nil {
 		check(fmt.Errorf("external_id: %w", err))
 	}
-	a.client, err = exchange.New(c.TLS, c.Timeout)
+	a.endpoint, err = endpoint.New(endpoint.Options{
+		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow,
+		Reserved: map[string]string{"If-Match": "is set by if_match"},
+	})
 	check(err)
-	if c.Auth.Kind == AuthClientCredentials {
-		a.longest += tokenTimeout
-	}
-	if a.client != nil {
-		a.authorize, err = parseAuth(c.Auth, a.client)
-		check(err)
-	} else {
-		check(c.Auth.check())
-	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -62,10 +56,10 @@ func New(c Config) (*Adapter, error) {
 }
 
 // AttemptTimeout is the longest time that Deliver can take.
-func (a *Adapter) AttemptTimeout() time.Duration { return a.longest }
+func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTimeout() }
 
 // Close closes idle connections. Deliveries under way are not disturbed.
-func (a *Adapter) Close() error { return a.client.Close() }
+func (a *Adapter) Close() error { return a.endpoint.Close() }
 
 // Deliver implements [adapters.Adapter].
 //
@@ -74,64 +68,46 @@ func (a *Adapter) Close() error { return a.client.Close() }
 // key may need, the result is [adapters.Unknown], so that the same request is
 // sent again and the id is learnt.
 func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
-	to := a.router.find(msg.Type)
+	to := a.routes.Find(msg.Type)
 	req, err := a.request(to, msg)
 	if err != nil {
-		return adapters.Receipt{}, adapters.Permanent(fmt.Errorf("%s %s: nothing was sent: %w", to.method, to.url.target, err))
-	}
-	refused, err := a.authorize(ctx, req.Header)
-	if err != nil {
 		return adapters.Receipt{}, err
 	}
-	ans, err := a.client.Do(ctx, req)
-	if err != nil {
-		return adapters.Receipt{}, err
-	}
-	receipt, err := a.outcomes.Judge(req, ans)
-	switch {
-	case adapters.ClassOf(err) == adapters.ClassAuth:
-		refused()
-		return receipt, err
-	case err != nil:
-		return receipt, err
-	case ans.Cut != nil && a.externalID != nil && msg.Ref.ExternalID == "":
-		return receipt, adapters.Unknown(fmt.Errorf("%s %s: answered %s, but the id that is expected in its body was cut off: %w",
-			req.Method, req.Target, ans.Code(), ans.Cut))
-	}
-	receipt.Ref = a.ref(msg, ans)
-	return receipt, nil
+	return a.endpoint.Deliver(ctx, to.url, req, func(ans exchange.Answer) (adapters.Receipt, error) {
+		receipt, err := a.outcomes.Judge(req, ans)
+		switch {
+		case err != nil:
+			return receipt, err
+		case ans.Cut != nil && a.externalID != nil && msg.Ref.ExternalID == "":
+			return receipt, adapters.Unknown(fmt.Errorf("%s %s: answered %s, but the id that is expected in its body was cut off: %w",
+				req.Method, req.Target, ans.Code(), ans.Cut))
+		}
+		receipt.Ref = a.ref(msg, ans)
+		return receipt, nil
+	})
 }
 
-// Preview tells what Deliver would ask of the receiver for msg, without asking
-// it. What the configuration puts into the URL's query is not shown.
-func (a *Adapter) Preview(msg adapters.Message) (method, url string, err error) {
-	to := a.router.find(msg.Type)
+// Preview implements [adapters.Previewer].
+func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
+	to := a.routes.Find(msg.Type)
 	req, err := a.request(to, msg)
 	if err != nil {
-		return to.method, "", fmt.Errorf("%s %s: %w", to.method, to.url.target, err)
+		return adapters.Preview{Method: to.method}, err
 	}
-	u := *req.URL
-	u.RawQuery = ""
-	return req.Method, u.String(), nil
+	return req.Preview(), nil
 }
 
 // request builds the request of one attempt, but for authorization.
-func (a *Adapter) request(to route, msg adapters.Message) (exchange.Request, error) {
-	v := &values{msg: msg}
-	u, err := to.url.expand(v)
+func (a *Adapter) request(to target, msg adapters.Message) (exchange.Request, error) {
+	req, err := a.endpoint.Request(to.method, to.url, &placeholder.Values{Msg: msg}, http.Header{
+		"Accept":       {"application/json"},
+		"Content-Type": {"application/json"},
+	}, msg.Body)
 	if err != nil {
-		return exchange.Request{}, err
+		return req, err
 	}
-	h, err := a.header(v)
-	if err != nil {
-		return exchange.Request{}, err
+	if tag := msg.Ref.ETag; a.ifMatch && validETag(tag) && !strings.HasPrefix(tag, "W/") { // a weak one never matches
+		req.Header.Set("If-Match", tag)
 	}
-	return exchange.Request{
-		Method: to.method,
-		URL:    u,
-		Target: to.url.target,
-		Header: h,
-		Body:   msg.Body,
-		Hide:   func() []string { return exchange.Strings(msg.Body) },
-	}, nil
+	return req, nil
 }

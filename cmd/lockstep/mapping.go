@@ -24,12 +24,6 @@ import (
 // maxInput bounds what is read from a file, twice what an event may hold.
 const maxInput = 2 << 20
 
-// previewer is implemented by adapters that can tell where a message would go.
-// The URL holds no secret.
-type previewer interface {
-	Preview(msg adapters.Message) (method, url string, err error)
-}
-
 // preview is what would be sent.
 type preview struct {
 	Sync           string          `json:"sync"`
@@ -40,7 +34,9 @@ type preview struct {
 	URL            string          `json:"url,omitempty"`
 	IdempotencyKey string          `json:"idempotency_key,omitempty"`
 	MappingVersion string          `json:"mapping_version"`
-	Body           json.RawMessage `json:"body,omitempty"`
+	Body           json.RawMessage `json:"body,omitempty"`         // the mapped fields
+	ContentType    string          `json:"content_type,omitempty"` // of Request
+	Request        string          `json:"request,omitempty"`      // what goes over the wire, where that is not Body
 }
 
 // example is an event to be mapped, and what the database knows of it.
@@ -59,9 +55,9 @@ func (a *app) mapCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "map SYNC EVENT|FILE",
 		Short: "Show what would be sent for an event, send nothing",
-		Long: `Show what would be sent for an event: the mapped body, its address where the
-adapter can tell, the version of the mapping and the idempotency key. Nothing
-is sent or changed.
+		Long: `Show what would be sent for an event: the mapped fields, the request that the
+adapter makes of them (secrets are masked), the version of the mapping and the
+idempotency key. Nothing is sent or changed.
 
 The event is one of the database, named by its id (the login needs
 outbox_auditor), or comes from a file, - for standard input: a whole event with
@@ -238,7 +234,7 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	p.MappingVersion = mapper.Version()
 	matches := x.event.Type == ""
 	for _, pattern := range sync.Events {
-		matches = matches || relay.MatchType(pattern, x.event.Type)
+		matches = matches || adapters.MatchType(pattern, x.event.Type)
 	}
 	if !matches {
 		p.not("its events %s do not match type %s", strings.Join(sync.Events, ", "), x.event.Type)
@@ -268,9 +264,14 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 		msg.IdempotencyKey = fmt.Sprintf("%s:%d", x.event.ID, x.revision)
 	}
 	p.IdempotencyKey = msg.IdempotencyKey
-	if tells, ok := sync.Adapter.(previewer); ok {
-		if p.Method, p.URL, err = tells.Preview(msg); err != nil {
+	if tells, ok := sync.Adapter.(adapters.Previewer); ok {
+		would, err := tells.Preview(msg)
+		if err != nil {
 			p.not("the adapter refuses it: %v", err)
+		}
+		p.Method, p.URL = would.Method, would.URL
+		if !bytes.Equal(would.Body, p.Body) {
+			p.ContentType, p.Request = would.ContentType, string(would.Body)
 		}
 	}
 	return p, nil
@@ -300,6 +301,12 @@ func (p preview) text(w io.Writer) error {
 	if err := json.Indent(&b, p.Body, "", "  "); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\n%s\n", b.String())
-	return err
+	fmt.Fprintf(w, "\n%s\n", b.String())
+	if p.Request != "" {
+		fmt.Fprintf(w, "\nsent as %s:\n\n", p.ContentType)
+		for line := range strings.Lines(p.Request) {
+			fmt.Fprintln(w, console.Clean(strings.TrimRight(line, "\r\n")))
+		}
+	}
+	return nil
 }

@@ -20,11 +20,14 @@ func (a telling) Deliver(context.Context, adapters.Message) (adapters.Receipt, e
 	return adapters.Receipt{}, nil
 }
 
-func (telling) Preview(msg adapters.Message) (method, url string, err error) {
+func (telling) Preview(msg adapters.Message) (adapters.Preview, error) {
 	if msg.Ref.ExternalID == "" {
-		return "", "", errors.New("{ref.external_id} is not known")
+		return adapters.Preview{}, errors.New("{ref.external_id} is not known")
 	}
-	return "PUT", "https://court.example.gov/" + msg.Ref.ExternalID, nil
+	return adapters.Preview{
+		Method: "PUT", URL: "https://court.example.gov/" + msg.Ref.ExternalID,
+		ContentType: "text/xml", Body: []byte("<number>\n\x1b1</number>"),
+	}, nil
 }
 
 func TestPreview(t *testing.T) {
@@ -70,8 +73,13 @@ func TestPreview(t *testing.T) {
 				t.Errorf("mapping version %s, want %s", got.MappingVersion, tc.want.MappingVersion)
 			}
 			var text strings.Builder
-			if err := got.text(&text); err != nil || tc.want.Method != "" && !strings.Contains(text.String(), "request          PUT") {
-				t.Errorf("%v: %s", err, text.String())
+			if err := got.text(&text); err != nil {
+				t.Fatal(err)
+			}
+			told := strings.Contains(text.String(), "request          PUT") &&
+				strings.HasSuffix(text.String(), "\nsent as text/xml:\n\n<number>\n\ufffd1</number>\n")
+			if tc.want.Method != "" && !told {
+				t.Error(text.String())
 			}
 		})
 	}

@@ -100,7 +100,7 @@ func relayMain() error {
 			TLS: adapters.TLS{CAFile: s.CAFile},
 		}
 		if s.Token != "" {
-			to.Auth = rest.Auth{Kind: rest.AuthBearer, Token: adapters.Secret(s.Token)}
+			to.Auth = adapters.Credentials{Kind: adapters.Bearer, Token: adapters.Secret(s.Token)}
 		}
 		adapter, err := rest.New(to)
 		if err != nil {

@@ -2,11 +2,13 @@ package config
 
 import (
 	"github.com/hms-mkt/lockstep/adapters/rest"
+	"github.com/hms-mkt/lockstep/adapters/webhook"
 )
 
 // kinds are the adapters that a configuration can name: one line each.
 func kinds() map[string]adapterKind {
 	return map[string]adapterKind{
-		"rest": kindOf(rest.New),
+		"rest":    kindOf(rest.New),
+		"webhook": kindOf(webhook.New),
 	}
 }

@@ -3,7 +3,9 @@ package exchange
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"io"
 	"net"
 	"net/http"
@@ -43,7 +45,11 @@ func New(options adapters.TLS, timeout time.Duration) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{transport: newTransport(config), timeout: timeout}, nil
+	t := newTransport(config)
+	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		return dial(ctx, new(net.Dialer), network, address)
+	}
+	return &Client{transport: t, timeout: timeout}, nil
 }
 
 func newTransport(config *tls.Config) *http.Transport {
@@ -51,7 +57,6 @@ func newTransport(config *tls.Config) *http.Transport {
 	protocols.SetHTTP1(true)
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dial,
 		TLSClientConfig:        config,
 		Protocols:              &protocols,
 		MaxIdleConns:           idleConnections,
@@ -91,6 +96,21 @@ type Request struct {
 	Hide func() []string
 }
 
+// Preview tells what r asks of the receiver. What the configuration puts into
+// the query is not shown.
+func (r Request) Preview() adapters.Preview {
+	u := *r.URL
+	u.RawQuery = ""
+	return adapters.Preview{Method: r.Method, URL: u.String(), ContentType: r.Header.Get("Content-Type"), Body: r.Body}
+}
+
+// Digest returns what a receipt says of bytes that were sent: their SHA-256 in
+// hexadecimal.
+func Digest(body []byte) string {
+	sum := sha256.Sum256(body)
+	return hex.EncodeToString(sum[:])
+}
+
 // Do sends r once. The error is nil if the receiver answered, whatever it said;
 // otherwise it is [adapters.Unknown] once the request was written, and transient
 // before that. A client certificate that the receiver refused is [adapters.Auth].
@@ -98,10 +118,11 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	ctx, cancel := WithTimeout(ctx, c.timeout)
 	defer cancel()
 
-	var p progress
-	res, err := c.transport.RoundTrip(r.build(httptrace.WithClientTrace(ctx, p.trace())))
+	p := new(progress)
+	traced := context.WithValue(httptrace.WithClientTrace(ctx, p.trace()), progressKey{}, p)
+	res, err := c.transport.RoundTrip(r.build(traced))
 	if err != nil {
-		return Answer{}, noAnswer(ctx, r, p.sent(ctx), p.alert(err))
+		return Answer{}, noAnswer(ctx, r, p, err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	return readAnswer(ctx, res), nil
@@ -153,7 +174,11 @@ func (o onceReader) Read(p []byte) (int, error) { return o.r.Read(p) }
 type progress struct {
 	conn    atomic.Pointer[net.Conn] // nil until there is one
 	written atomic.Bool
+	asked   atomic.Bool // for a client certificate
 }
+
+// progressKey is the key of a *progress in a context.
+type progressKey struct{}
 
 func (p *progress) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
@@ -179,7 +204,7 @@ func (p *progress) alert(err error) error {
 	}
 	if c, ok := (*conn).(*tls.Conn); ok && c.SetReadDeadline(time.Unix(1, 0)) != nil { // closed: Read cannot wait
 		if _, alert := c.Read(make([]byte, 1)); alert != nil {
-			if _, ok := certificateAlert(alert); ok {
+			if _, ok := p.refused(alert); ok {
 				return alert
 			}
 		}

@@ -37,11 +37,15 @@ func TimedOut(ctx context.Context) bool {
 
 // noAnswer turns the error of an exchange without an answer into one with a
 // class and a text that is safe to store.
-func noAnswer(ctx context.Context, r Request, sent bool, err error) error {
+func noAnswer(ctx context.Context, r Request, p *progress, err error) error {
+	sent, err := p.sent(ctx), p.alert(err)
 	why := Describe(ctx, err)
-	if alert, ok := certificateAlert(err); ok {
-		return adapters.Auth(fmt.Errorf("%s %s: the receiver refused the client certificate (TLS alert: %s): check tls.cert_file",
+	if alert, ok := p.refused(err); ok {
+		return adapters.Auth(fmt.Errorf("%s %s: the receiver refused the client certificate, or the lack of one (TLS alert: %s): check tls.cert_file",
 			r.Method, r.Target, alert))
+	}
+	if refused, ok := errors.AsType[*addressError](err); ok {
+		return adapters.Permanent(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, refused))
 	}
 	if sent {
 		return adapters.Unknown(fmt.Errorf("%s %s: sent, but no answer: %w", r.Method, r.Target, why))
@@ -110,10 +114,11 @@ func describe(err error) string {
 // alert from the other side; the alert's own type is not exported.
 const remoteError = "remote error"
 
-// certificateAlert tells whether err is a TLS alert about our certificate.
-// With TLS 1.3 it comes after the request was written (RFC 8446, 6.2), and the
-// request was not acted upon.
-func certificateAlert(err error) (alert string, ok bool) {
+// refused tells whether err is a TLS alert about our certificate. With TLS 1.3
+// it comes after the request was written (RFC 8446, 6.2), and the request was
+// not acted upon. With TLS 1.2 the lack of one is a mere handshake failure
+// (RFC 5246, 7.4.6).
+func (p *progress) refused(err error) (alert string, ok bool) {
 	var op *net.OpError
 	if !errors.As(err, &op) || op.Op != remoteError {
 		return "", false
@@ -123,6 +128,8 @@ func certificateAlert(err error) (alert string, ok bool) {
 	case "bad certificate", "unsupported certificate", "revoked certificate", "expired certificate",
 		"unknown certificate", "unknown certificate authority", "access denied", "certificate required":
 		return text, true
+	case "handshake failure":
+		return text, p.asked.Load()
 	}
 	return "", false
 }

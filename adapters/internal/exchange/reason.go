@@ -29,7 +29,13 @@ func Reason(body []byte, hide []string) string {
 	if err := d.Decode(&fields); err != nil {
 		return ""
 	}
-	return Clean(redact(shape(fields), hide), maxReason)
+	return Presentable(shape(fields), hide)
+}
+
+// Presentable makes text from an answer fit to be stored and shown: cleaned,
+// short, and with every value in hide replaced by "***".
+func Presentable(text string, hide []string) string {
+	return Clean(redact(Clean(text, MaxAnswer), hide), maxReason)
 }
 
 func shape(fields map[string]any) string {

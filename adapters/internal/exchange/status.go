@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -50,37 +51,37 @@ var classes = []adapters.Class{
 	adapters.ClassConflict, adapters.ClassUnknown,
 }
 
-// Outcomes says what statuses mean: the default table with a receiver's
-// exceptions. The zero value is the default table.
+// Outcomes says what statuses mean: the default table with the exceptions of a
+// protocol and of a receiver. The zero value is the default table.
 type Outcomes struct {
 	overrides map[int]adapters.Class
 }
 
-// ParseOutcomes reads the exceptions of a configuration. Its error names every
-// entry that is wrong.
-func ParseOutcomes(config map[int]string) (Outcomes, error) {
-	o := Outcomes{overrides: make(map[int]adapters.Class, len(config))}
+// ParseOutcomes reads the exceptions of a configuration, which go before those
+// of the protocol. Its error names every entry that is wrong.
+func ParseOutcomes(protocol map[int]adapters.Class, config map[int]string) (Outcomes, error) {
+	o := Outcomes{overrides: make(map[int]adapters.Class, len(protocol)+len(config))}
+	maps.Copy(o.overrides, protocol)
 	var errs []error
-	for _, status := range sortedKeys(config) {
+	for _, status := range slices.Sorted(maps.Keys(config)) {
 		class := adapters.Class(config[status])
 		if status < 200 || status > 599 {
 			errs = append(errs, fmt.Errorf("outcomes: %d is not a status from 200 to 599", status))
 		}
-		if !slices.Contains(classes, class) {
-			errs = append(errs, fmt.Errorf("outcomes: %d: %q is not a class; use one of %v", status, class, classes))
+		if err := CheckClass(class); err != nil {
+			errs = append(errs, fmt.Errorf("outcomes: %d: %w", status, err))
 		}
 		o.overrides[status] = class
 	}
 	return o, errors.Join(errs...)
 }
 
-func sortedKeys(m map[int]string) []int {
-	keys := make([]int, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
+// CheckClass refuses a class that a configuration cannot name.
+func CheckClass(class adapters.Class) error {
+	if !slices.Contains(classes, class) {
+		return fmt.Errorf("%q is not a class; use one of %v", class, classes)
 	}
-	slices.Sort(keys)
-	return keys
+	return nil
 }
 
 // Class returns what a means.
@@ -115,7 +116,12 @@ func aboutCertificate(body []byte) bool {
 // Judge turns the answer to r into the result of an attempt. The receipt has its
 // Code in any case; Ref is the caller's.
 func (o Outcomes) Judge(r Request, a Answer) (adapters.Receipt, error) {
-	class := o.Class(a)
+	return Result(o.Class(a), r, a, func() string { return Reason(a.Body, r.Hidden()) })
+}
+
+// Result is the result of an attempt whose answer has the given class. The
+// reason is asked for if the attempt failed, and must be clean.
+func Result(class adapters.Class, r Request, a Answer, reason func() string) (adapters.Receipt, error) {
 	receipt := adapters.Receipt{Code: a.Code()}
 	switch class { //nolint:exhaustive // the other classes are errors
 	case adapters.ClassDelivered:
@@ -127,16 +133,16 @@ func (o Outcomes) Judge(r Request, a Answer) (adapters.Receipt, error) {
 		receipt.Accepted = true
 		return receipt, nil
 	}
-	return receipt, Fail(class, r, a, Reason(a.Body, r.hidden()))
+	return receipt, fail(class, r, a, reason())
 }
 
-// Fail returns the error for an answer of the given class: with the reason, which
-// must be clean, and with the wait that the answer asks for where class has one.
-func Fail(class adapters.Class, r Request, a Answer, reason string) error {
+// fail returns the error for an answer of the given class: with the reason and
+// with the wait that the answer asks for where class has one.
+func fail(class adapters.Class, r Request, a Answer, reason string) error {
 	text := fmt.Sprintf("%s %s: answered %s", r.Method, r.Target, a.Code())
 	switch {
 	case a.Status/100 == 3:
-		text += redirect(a.Header, r.hidden())
+		text += redirect(a.Header, r.Hidden())
 	case reason != "":
 		text += ": " + reason
 	default:
@@ -164,8 +170,8 @@ func redirect(h http.Header, hide []string) string {
 	return ", a redirect " + to + ", which is not followed: set the url to where the receiver is"
 }
 
-// hidden are the values that no reason may repeat.
-func (r Request) hidden() []string {
+// Hidden are the values that no reason may repeat.
+func (r Request) Hidden() []string {
 	var values []string
 	for name, all := range r.Header {
 		if harmless[name] {

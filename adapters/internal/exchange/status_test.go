@@ -49,7 +49,7 @@ func TestBadRequestAboutTheClientCertificateIsAuth(t *testing.T) {
 func TestJudge(t *testing.T) {
 	for _, class := range classes {
 		t.Run(string(class), func(t *testing.T) {
-			o, err := ParseOutcomes(map[int]string{418: string(class)})
+			o, err := ParseOutcomes(nil, map[int]string{418: string(class)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -72,7 +72,7 @@ func TestJudge(t *testing.T) {
 }
 
 func TestOutcomesNameEveryWrongEntry(t *testing.T) {
-	_, err := ParseOutcomes(map[int]string{42: "delivered", 409: "dupe", 500: "transient"})
+	_, err := ParseOutcomes(nil, map[int]string{42: "delivered", 409: "dupe", 500: "transient"})
 	if err == nil || !strings.Contains(err.Error(), "42 ") || !strings.Contains(err.Error(), `"dupe"`) || strings.Contains(err.Error(), "500:") {
 		t.Errorf("got %v", err)
 	}

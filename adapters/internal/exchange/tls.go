@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -16,7 +17,7 @@ func tlsConfig(o adapters.TLS) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	var errs []error
 	if o.CAFile != "" {
-		pem, err := os.ReadFile(o.CAFile)
+		pem, err := readPEM(o.CAFile)
 		switch config.RootCAs = x509.NewCertPool(); {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("tls.ca_file: %w", err))
@@ -24,6 +25,7 @@ func tlsConfig(o adapters.TLS) (*tls.Config, error) {
 			errs = append(errs, fmt.Errorf("tls.ca_file: %s holds no PEM certificate", o.CAFile))
 		}
 	}
+	show := func() (*tls.Certificate, error) { return new(tls.Certificate), nil } // none
 	switch {
 	case o.CertFile == "" && o.KeyFile == "":
 	case o.CertFile == "":
@@ -35,11 +37,32 @@ func tlsConfig(o adapters.TLS) (*tls.Config, error) {
 		if _, err := pair.current(); err != nil {
 			errs = append(errs, fmt.Errorf("tls.cert_file, tls.key_file: %w", err))
 		}
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return pair.current()
+		show = pair.current
+	}
+	config.GetClientCertificate = func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if p, ok := asked.Context().Value(progressKey{}).(*progress); ok {
+			p.asked.Store(true)
 		}
+		return show()
 	}
 	return config, errors.Join(errs...)
+}
+
+// maxPEM bounds a file of certificates or a key, in bytes. The authorities of a
+// whole system take about 200 KiB.
+const maxPEM = 1 << 20
+
+func readPEM(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	b, err := io.ReadAll(io.LimitReader(f, maxPEM+1))
+	if err == nil && len(b) > maxPEM {
+		err = fmt.Errorf("%s is longer than %d bytes", name, maxPEM)
+	}
+	return b, err
 }
 
 // keyPair is a client certificate that follows its files.
@@ -73,7 +96,15 @@ func (p *keyPair) current() (*tls.Certificate, error) {
 	if p.cert != nil && now == p.read {
 		return p.cert, nil
 	}
-	cert, err := tls.LoadX509KeyPair(p.certFile, p.keyFile)
+	certPEM, err := readPEM(p.certFile)
+	if err != nil {
+		return p.orLast(err)
+	}
+	keyPEM, err := readPEM(p.keyFile)
+	if err != nil {
+		return p.orLast(err)
+	}
+	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		return p.orLast(err)
 	}

@@ -178,6 +178,7 @@ func TestRefusedClientCertificateIsAuth(t *testing.T) {
 		max     uint16
 	}{
 		"none shown, TLS 1.3":    {adapters.TLS{CAFile: ca}, tls.VersionTLS13},
+		"none shown, TLS 1.2":    {adapters.TLS{CAFile: ca}, tls.VersionTLS12},
 		"unknown one shown, 1.3": {with, tls.VersionTLS13},
 		"unknown one shown, 1.2": {with, tls.VersionTLS12},
 	} {
@@ -242,5 +243,10 @@ func TestTLSOptionsAreCheckedAtOnce(t *testing.T) {
 	_, err = New(adapters.TLS{CertFile: filepath.Join(dir, "none.pem"), KeyFile: filepath.Join(dir, "none.key")}, time.Second)
 	if err == nil || !strings.Contains(err.Error(), "tls.cert_file") {
 		t.Errorf("got %v, want tls.cert_file named", err)
+	}
+	long := write(t, dir, "long.pem", make([]byte, maxPEM+1))
+	_, err = New(adapters.TLS{CAFile: "/dev/zero", CertFile: long, KeyFile: long}, time.Second)
+	if err == nil || !strings.Contains(err.Error(), "tls.ca_file: /dev/zero is longer than") || !strings.Contains(err.Error(), "long.pem is longer") {
+		t.Errorf("got %v, want both files named", err)
 	}
 }

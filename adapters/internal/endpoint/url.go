@@ -1,4 +1,4 @@
-package rest
+package endpoint
 
 import (
 	"errors"
@@ -7,21 +7,20 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
-// urlTemplate is a URL whose path and query may hold placeholders.
-type urlTemplate struct {
-	scheme, host string
-	path, query  template
-	target       string // host and path template, for errors
+// URL is a URL whose host, path and query may hold placeholders.
+type URL struct {
+	scheme            string
+	host, path, query placeholder.Template
 }
 
-// parseURL checks all that can be checked without a message.
-func parseURL(text string) (*urlTemplate, error) {
+// ParseURL checks all that can be checked without a message.
+func ParseURL(text string) (*URL, error) {
 	// Placeholders are no valid URL text; a letter in their place is.
-	u, err := url.Parse(placeholder.ReplaceAllString(text, "x"))
+	u, err := url.Parse(placeholder.Replace(text, "x"))
 	if err != nil {
 		return nil, errors.New("is not a URL") // url.Error would repeat it, with what is secret in it
 	}
@@ -30,8 +29,8 @@ func parseURL(text string) (*urlTemplate, error) {
 	authority, _, _ = strings.Cut(authority, "?")
 	var errs []error
 	switch {
-	case strings.ContainsAny(scheme+authority, "{}"):
-		errs = append(errs, errors.New("has a placeholder in its scheme or host; only path and query may have one"))
+	case strings.ContainsAny(scheme, "{}"):
+		errs = append(errs, errors.New("has a placeholder in its scheme; only host, path and query may have one"))
 	case u.Scheme != "https" && u.Scheme != "http" || u.Host == "":
 		errs = append(errs, errors.New("must start with https:// or http:// and a host"))
 	case !validHost(u.Host):
@@ -50,20 +49,28 @@ func parseURL(text string) (*urlTemplate, error) {
 		errs = append(errs, errors.New("has a path segment of dots"))
 	}
 	path, query, _ := strings.Cut(strings.TrimPrefix(rest, authority), "?")
-	t := &urlTemplate{scheme: u.Scheme, host: u.Host, target: u.Host + path}
-	if t.path, err = parseTemplate(path, inURL); err != nil {
-		errs = append(errs, err)
-	}
-	if t.query, err = parseTemplate(query, inURL); err != nil {
-		errs = append(errs, err)
-	}
-	for _, parts := range [][]part{t.path.parts, t.query.parts} {
-		for i := range parts {
-			parts[i].literal = escapeLiteral(parts[i].literal)
+	t := &URL{scheme: u.Scheme}
+	parse := func(text string, known func(string) bool) placeholder.Template {
+		parsed, err := placeholder.Parse(text, known)
+		if err != nil {
+			errs = append(errs, err)
 		}
+		return parsed
 	}
+	if !strings.ContainsAny(authority, "{}") {
+		authority = u.Host // unescaped, as it goes into the header
+	}
+	t.host = parse(authority, placeholder.Field)
+	t.path = parse(path, placeholder.Address).MapLiterals(escapeLiteral)
+	t.query = parse(query, placeholder.Address).MapLiterals(escapeLiteral)
 	return t, errors.Join(errs...)
 }
+
+// FromData tells whether data has a say in the host.
+func (t *URL) FromData() bool { return len(t.host.Names()) > 0 }
+
+// Target is what errors call the URL: host and path, nothing that came from data.
+func (t *URL) Target() string { return t.host.Text() + t.path.Text() }
 
 // escapeLiteral escapes what cannot stand in a URL as it is. Otherwise net/url
 // would escape the whole path anew, and turn the %2F of a value into a slash.
@@ -91,17 +98,22 @@ func validHost(hostport string) bool {
 	return err == nil
 }
 
-// expand returns the URL for one message.
-func (t *urlTemplate) expand(v *values) (*url.URL, error) {
-	path, err := t.path.expand(v, escapeSegment)
+// expand returns the URL for one message. Where data names the host, it must be
+// one of allowed.
+func (t *URL) expand(v *placeholder.Values, allowed hosts) (*url.URL, error) {
+	host, err := t.expandHost(v, allowed)
 	if err != nil {
 		return nil, err
 	}
-	query, err := t.query.expand(v, escapeQuery)
+	path, err := t.path.Expand(v, escapeSegment)
 	if err != nil {
 		return nil, err
 	}
-	u, err := url.Parse(t.scheme + "://" + t.host + path)
+	query, err := t.query.Expand(v, escapeQuery)
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(t.scheme + "://" + host + path)
 	if err != nil {
 		return nil, errors.New("the URL cannot be built")
 	}
@@ -112,8 +124,27 @@ func (t *urlTemplate) expand(v *values) (*url.URL, error) {
 	return u, nil
 }
 
+func (t *URL) expandHost(v *placeholder.Values, allowed hosts) (string, error) {
+	if !t.FromData() {
+		return t.host.Text(), nil
+	}
+	hostport, err := t.host.Expand(v, func(value string) (string, error) { return strings.ToLower(value), nil })
+	if err != nil {
+		return "", err
+	}
+	host, _, _ := strings.Cut(hostport, ":") // a port stands in the template; a value with a colon is no name
+	written, _, _ := strings.Cut(t.host.Text(), ":")
+	if strings.Count(hostport, ":") != strings.Count(t.host.Text(), ":") || !name.MatchString(host) || len(host) > maxName {
+		return "", fmt.Errorf("the values of %s make no host name (a name beyond ASCII is written as xn--…)", written)
+	}
+	if !allowed.has(host) {
+		return "", fmt.Errorf("the values of %s name a host that is not in allow.hosts", written)
+	}
+	return hostport, nil
+}
+
 func escapeSegment(value string) (string, error) {
-	if err := plain(value); err != nil {
+	if err := placeholder.Plain(value); err != nil {
 		return "", err
 	}
 	if dotted(value) {
@@ -123,7 +154,7 @@ func escapeSegment(value string) (string, error) {
 }
 
 func escapeQuery(value string) (string, error) {
-	if err := plain(value); err != nil {
+	if err := placeholder.Plain(value); err != nil {
 		return "", err
 	}
 	return url.QueryEscape(value), nil
@@ -138,17 +169,4 @@ func dotted(path string) bool {
 		}
 	}
 	return false
-}
-
-// plain refuses what no identifier or header value holds on purpose.
-func plain(value string) error {
-	if !utf8.ValidString(value) {
-		return errors.New("is not valid UTF-8")
-	}
-	for i, r := range value {
-		if unicode.IsControl(r) {
-			return fmt.Errorf("has a control character (%U) at byte %d", r, i)
-		}
-	}
-	return nil
 }

@@ -1,6 +1,7 @@
-package rest
+package endpoint
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -9,26 +10,37 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
 // authorizer sets the credentials of one request. refused is to be called when
 // the receiver did not take them. An error of an authorizer has its class.
 type authorizer func(ctx context.Context, h http.Header) (refused func(), err error)
 
-func parseAuth(a Auth, client *exchange.Client) (authorizer, error) {
-	if err := a.check(); err != nil {
+// withDefaults returns c with its gaps filled.
+func withDefaults(c adapters.Credentials) adapters.Credentials {
+	c.Kind = cmp.Or(c.Kind, adapters.NoCredentials)
+	if c.Kind == adapters.APIKey {
+		c.Header = cmp.Or(c.Header, "X-Api-Key")
+	}
+	return c
+}
+
+func parseAuth(a adapters.Credentials, protocol map[string]string, client *exchange.Client) (authorizer, error) {
+	if err := checkAuth(a, protocol); err != nil {
 		return nil, err
 	}
 	switch a.Kind {
-	case AuthBearer:
+	case adapters.Bearer:
 		return static("Authorization", "Bearer "+a.Token.Reveal()), nil
-	case AuthBasic:
+	case adapters.Basic:
 		pair := a.Username + ":" + a.Password.Reveal()
 		return static("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(pair))), nil
-	case AuthAPIKey:
+	case adapters.APIKey:
 		return static(http.CanonicalHeaderKey(a.Header), a.Key.Reveal()), nil
-	case AuthClientCredentials:
+	case adapters.ClientCredentials:
 		return newTokens(a, client).authorize, nil
 	default:
 		return func(context.Context, http.Header) (func(), error) { return func() {}, nil }, nil
@@ -43,27 +55,28 @@ func static(name, value string) authorizer {
 	}
 }
 
-// check reports every field that is missing, wrong, or of another kind.
-func (a Auth) check() error {
+// checkAuth reports every field that is missing, wrong, or of another kind.
+// protocol are the headers that the adapter sets by itself.
+func checkAuth(a adapters.Credentials, protocol map[string]string) error {
 	type field struct {
 		name, value string
-		kind        AuthKind
+		kind        adapters.CredentialsKind
 		optional    bool
 	}
 	fields := []field{
-		{"token", a.Token.Reveal(), AuthBearer, false},
-		{"username", a.Username, AuthBasic, false},
-		{"password", a.Password.Reveal(), AuthBasic, true},
-		{"header", a.Header, AuthAPIKey, false},
-		{"key", a.Key.Reveal(), AuthAPIKey, false},
-		{"token_url", a.TokenURL, AuthClientCredentials, false},
-		{"client_id", a.ClientID, AuthClientCredentials, false},
-		{"client_secret", a.ClientSecret.Reveal(), AuthClientCredentials, false},
-		{"scopes", strings.Join(a.Scopes, " "), AuthClientCredentials, true},
-		{"audience", a.Audience, AuthClientCredentials, true},
+		{"token", a.Token.Reveal(), adapters.Bearer, false},
+		{"username", a.Username, adapters.Basic, false},
+		{"password", a.Password.Reveal(), adapters.Basic, true},
+		{"header", a.Header, adapters.APIKey, false},
+		{"key", a.Key.Reveal(), adapters.APIKey, false},
+		{"token_url", a.TokenURL, adapters.ClientCredentials, false},
+		{"client_id", a.ClientID, adapters.ClientCredentials, false},
+		{"client_secret", a.ClientSecret.Reveal(), adapters.ClientCredentials, false},
+		{"scopes", strings.Join(a.Scopes, " "), adapters.ClientCredentials, true},
+		{"audience", a.Audience, adapters.ClientCredentials, true},
 	}
 	switch a.Kind {
-	case AuthNone, AuthBearer, AuthBasic, AuthAPIKey, AuthClientCredentials:
+	case adapters.NoCredentials, adapters.Bearer, adapters.Basic, adapters.APIKey, adapters.ClientCredentials:
 	default:
 		return fmt.Errorf("auth.kind: %q is not one of none, bearer, basic, api_key, oauth2_client_credentials", a.Kind)
 	}
@@ -74,16 +87,16 @@ func (a Auth) check() error {
 			errs = append(errs, fmt.Errorf("auth.%s: belongs to kind %s, not to %s", f.name, f.kind, a.Kind))
 		case f.kind == a.Kind && f.value == "" && !f.optional:
 			errs = append(errs, fmt.Errorf("auth.%s: is required for kind %s", f.name, a.Kind))
-		case plain(f.value) != nil:
-			errs = append(errs, fmt.Errorf("auth.%s: %w", f.name, plain(f.value)))
+		case placeholder.Plain(f.value) != nil:
+			errs = append(errs, fmt.Errorf("auth.%s: %w", f.name, placeholder.Plain(f.value)))
 		}
 	}
-	if a.Kind == AuthBasic && strings.Contains(a.Username, ":") {
+	if a.Kind == adapters.Basic && strings.Contains(a.Username, ":") {
 		errs = append(errs, errors.New("auth.username: cannot hold a colon (RFC 7617)"))
 	}
-	if a.Kind == AuthAPIKey && a.Header != "" {
+	if a.Kind == adapters.APIKey && a.Header != "" {
 		name := http.CanonicalHeaderKey(a.Header)
-		if why := reserved[name]; why != "" {
+		if why := cmp.Or(protocol[name], reserved[name]); why != "" {
 			errs = append(errs, fmt.Errorf("auth.header: %s %s", name, why))
 		} else if !token.MatchString(a.Header) {
 			errs = append(errs, errors.New("auth.header: is not a header name"))

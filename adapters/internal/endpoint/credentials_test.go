@@ -1,4 +1,4 @@
-package rest_test
+package endpoint_test
 
 import (
 	"context"
@@ -17,23 +17,22 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hms-mkt/lockstep/adapters"
-	"github.com/hms-mkt/lockstep/adapters/rest"
 )
 
 func TestStaticCredentials(t *testing.T) {
 	for name, tc := range map[string]struct {
-		auth         rest.Auth
+		auth         adapters.Credentials
 		header, want string
 	}{
-		"bearer":            {rest.Auth{Kind: rest.AuthBearer, Token: "tok"}, "Authorization", "Bearer tok"},
-		"basic":             {rest.Auth{Kind: rest.AuthBasic, Username: "Aladdin", Password: "open sesame"}, "Authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="},
-		"api key":           {rest.Auth{Kind: rest.AuthAPIKey, Key: "k-1"}, "X-Api-Key", "k-1"},
-		"api key elsewhere": {rest.Auth{Kind: rest.AuthAPIKey, Header: "ocp-apim-subscription-key", Key: "k-1"}, "Ocp-Apim-Subscription-Key", "k-1"},
-		"none":              {rest.Auth{}, "Authorization", ""},
+		"bearer":            {adapters.Credentials{Kind: adapters.Bearer, Token: "tok"}, "Authorization", "Bearer tok"},
+		"basic":             {adapters.Credentials{Kind: adapters.Basic, Username: "Aladdin", Password: "open sesame"}, "Authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="},
+		"api key":           {adapters.Credentials{Kind: adapters.APIKey, Key: "k-1"}, "X-Api-Key", "k-1"},
+		"api key elsewhere": {adapters.Credentials{Kind: adapters.APIKey, Header: "ocp-apim-subscription-key", Key: "k-1"}, "Ocp-Apim-Subscription-Key", "k-1"},
+		"none":              {adapters.Credentials{}, "Authorization", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCourt(t)
-			if _, err := newAdapter(t, rest.Config{URL: c.URL, Auth: tc.auth}).Deliver(t.Context(), message()); err != nil {
+			if _, err := post(t, config{URL: c.URL, Auth: tc.auth}).Deliver(t.Context(), message()); err != nil {
 				t.Fatal(err)
 			}
 			if got := c.request.Header.Get(tc.header); got != tc.want {
@@ -44,29 +43,29 @@ func TestStaticCredentials(t *testing.T) {
 }
 
 func TestAuthIsChecked(t *testing.T) {
-	oauth := func(edit func(*rest.Auth)) rest.Auth {
-		a := rest.Auth{Kind: rest.AuthClientCredentials, TokenURL: "https://login.example/t", ClientID: "id", ClientSecret: "canary"}
+	oauth := func(edit func(*adapters.Credentials)) adapters.Credentials {
+		a := adapters.Credentials{Kind: adapters.ClientCredentials, TokenURL: "https://login.example/t", ClientID: "id", ClientSecret: "canary"}
 		edit(&a)
 		return a
 	}
 	for name, tc := range map[string]struct {
-		auth rest.Auth
+		auth adapters.Credentials
 		want string
 	}{
-		"unknown kind":        {rest.Auth{Kind: "digest"}, `auth.kind: "digest" is not one of`},
-		"no token":            {rest.Auth{Kind: rest.AuthBearer}, "auth.token: is required"},
-		"token with newline":  {rest.Auth{Kind: rest.AuthBearer, Token: "canary\n"}, "auth.token: has a control character"},
-		"token without kind":  {rest.Auth{Token: "canary"}, "auth.token: belongs to kind bearer, not to none"},
-		"colon in the user":   {rest.Auth{Kind: rest.AuthBasic, Username: "a:b"}, "auth.username: cannot hold a colon"},
-		"key in Host":         {rest.Auth{Kind: rest.AuthAPIKey, Header: "host", Key: "canary"}, "auth.header: Host comes from the url"},
-		"key in a bad header": {rest.Auth{Kind: rest.AuthAPIKey, Header: "a b", Key: "canary"}, "auth.header: is not a header name"},
-		"no token URL":        {oauth(func(a *rest.Auth) { a.TokenURL = "" }), "auth.token_url: is required"},
-		"bad token host":      {oauth(func(a *rest.Auth) { a.TokenURL = "https://x;y/" }), "auth.token_url: must be"},
-		"bad token URL":       {oauth(func(a *rest.Auth) { a.TokenURL = "https://u:canary@x/" }), "auth.token_url: must be"},
-		"no secret":           {oauth(func(a *rest.Auth) { a.ClientSecret = "" }), "auth.client_secret: is required"},
+		"unknown kind":        {adapters.Credentials{Kind: "digest"}, `auth.kind: "digest" is not one of`},
+		"no token":            {adapters.Credentials{Kind: adapters.Bearer}, "auth.token: is required"},
+		"token with newline":  {adapters.Credentials{Kind: adapters.Bearer, Token: "canary\n"}, "auth.token: has a control character"},
+		"token without kind":  {adapters.Credentials{Token: "canary"}, "auth.token: belongs to kind bearer, not to none"},
+		"colon in the user":   {adapters.Credentials{Kind: adapters.Basic, Username: "a:b"}, "auth.username: cannot hold a colon"},
+		"key in Host":         {adapters.Credentials{Kind: adapters.APIKey, Header: "host", Key: "canary"}, "auth.header: Host comes from the url"},
+		"key in a bad header": {adapters.Credentials{Kind: adapters.APIKey, Header: "a b", Key: "canary"}, "auth.header: is not a header name"},
+		"no token URL":        {oauth(func(a *adapters.Credentials) { a.TokenURL = "" }), "auth.token_url: is required"},
+		"bad token host":      {oauth(func(a *adapters.Credentials) { a.TokenURL = "https://x;y/" }), "auth.token_url: must be"},
+		"bad token URL":       {oauth(func(a *adapters.Credentials) { a.TokenURL = "https://u:canary@x/" }), "auth.token_url: must be"},
+		"no secret":           {oauth(func(a *adapters.Credentials) { a.ClientSecret = "" }), "auth.client_secret: is required"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := rest.New(rest.Config{URL: "https://court.example", Auth: tc.auth})
+			_, err := newPoster(config{URL: "https://court.example", Auth: tc.auth})
 			if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "canary") {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
@@ -97,10 +96,10 @@ func newLogin(t *testing.T) *login {
 	return l
 }
 
-func (l *login) adapter(t *testing.T, c *court) *rest.Adapter {
+func (l *login) adapter(t *testing.T, c *court) *poster {
 	t.Helper()
-	return newAdapter(t, rest.Config{URL: c.URL, Auth: rest.Auth{
-		Kind: rest.AuthClientCredentials, TokenURL: l.URL + "/token", ClientID: "agency", ClientSecret: "client-canary",
+	return post(t, config{URL: c.URL, Auth: adapters.Credentials{
+		Kind: adapters.ClientCredentials, TokenURL: l.URL + "/token", ClientID: "agency", ClientSecret: "client-canary",
 		Scopes: []string{"a", "b"}, Audience: "https://court.example",
 	}})
 }

@@ -1,4 +1,4 @@
-package rest
+package endpoint
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
 // tokenTimeout bounds how long a delivery waits for a token.
@@ -39,7 +40,7 @@ type fetch struct {
 	abandoned bool // the delivery that made it was stopped
 }
 
-func newTokens(a Auth, client *exchange.Client) *tokens {
+func newTokens(a adapters.Credentials, client *exchange.Client) *tokens {
 	config := &clientcredentials.Config{
 		ClientID:     a.ClientID,
 		ClientSecret: a.ClientSecret.Reveal(),
@@ -132,7 +133,7 @@ func (t *tokens) fetch(ctx context.Context) (*oauth2.Token, error) {
 	token, err := t.request(ctx)
 	var refusal *oauth2.RetrieveError
 	switch {
-	case err == nil && plain(token.AccessToken+token.TokenType) != nil:
+	case err == nil && placeholder.Plain(token.AccessToken+token.TokenType) != nil:
 		return nil, adapters.Auth(fmt.Errorf("token endpoint %s: the token has control characters", t.host))
 	case err == nil:
 		return token, nil

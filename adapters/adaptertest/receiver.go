@@ -1,0 +1,162 @@
+package adaptertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+// Receiver is a receiver of a protocol other than HTTP and the adapter that
+// delivers to it.
+type Receiver struct {
+	// Adapter delivers to the receiver. If it has a method Close() error, the
+	// suite calls it at the end. Required.
+	Adapter adapters.Adapter
+
+	// Held returns what the receiver has taken, each message once however often
+	// it came, in any order. Required.
+	Held func() []Held
+
+	// Away takes the receiver out of reach, or back, without losing what it
+	// holds. Required.
+	Away func(away bool)
+}
+
+// Held is a message as its receiver holds it.
+type Held struct {
+	Key  string // the idempotency key
+	Body []byte // what was sent, without freshness fields such as a nonce
+}
+
+// RunWith runs the part of the suite that holds for every protocol. Each test
+// opens a receiver of its own; secret is to be sent in whatever way the protocol
+// has, and may be left out if it has none.
+func RunWith(t *testing.T, open func(t *testing.T, secret adapters.Secret) Receiver) {
+	t.Helper()
+	for _, test := range []struct {
+		name string
+		run  func(*exam, *testing.T)
+	}{
+		{"a message arrives", (*exam).arrives},
+		{"attempts are the same", (*exam).attempts},
+		{"many at once", (*exam).manyAtOnce},
+		{"out of reach", (*exam).outOfReach},
+		{"stopped before it was sent", (*exam).stopped},
+		{"printing the adapter", (*exam).printing},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			checkLeaks(t)
+			r := open(t, "secret-"+canary)
+			if c, ok := r.Adapter.(io.Closer); ok {
+				t.Cleanup(func() {
+					if err := c.Close(); err != nil {
+						t.Errorf("Close: %v", err)
+					}
+				})
+			}
+			msg := hearing()
+			msg.Body = []byte(strings.Replace(string(msg.Body), "{", `{"canary":"`+canary+`",`, 1))
+			test.run(&exam{bench: bench{adapter: r.Adapter}, Receiver: r, msg: msg}, t)
+		})
+	}
+}
+
+// exam is one test with its receiver. What it sends holds the canary.
+type exam struct {
+	bench
+	Receiver
+	msg adapters.Message
+}
+
+func (e *exam) arrives(t *testing.T) {
+	receipt, err := e.deliver(t.Context(), t, e.msg)
+	e.wantClass(t, err, adapters.ClassDelivered)
+	if receipt.Code == "" {
+		t.Error("the receipt has no code")
+	}
+	held := e.Held()
+	if len(held) != 1 || held[0].Key != e.msg.IdempotencyKey || len(held[0].Body) == 0 {
+		t.Fatalf("the receiver holds %+v, want one message with key %s", held, e.msg.IdempotencyKey)
+	}
+	if receipt.SHA256 == "" && string(held[0].Body) != string(e.msg.Body) {
+		t.Errorf("the receipt has no digest, although what was sent is not the message's body but %s", held[0].Body)
+	}
+}
+
+// attempts: what comes twice is held once, and is the same.
+func (e *exam) attempts(t *testing.T) {
+	var first Held
+	for e.msg.Attempt = 1; e.msg.Attempt <= 3; e.msg.Attempt++ {
+		_, err := e.deliver(t.Context(), t, e.msg)
+		e.wantClass(t, err, adapters.ClassDelivered)
+		held := e.Held()
+		if len(held) != 1 {
+			t.Fatalf("after attempt %d the receiver holds %d messages", e.msg.Attempt, len(held))
+		}
+		if e.msg.Attempt == 1 {
+			first = held[0]
+		}
+		if held[0].Key != first.Key || string(held[0].Body) != string(first.Body) {
+			t.Errorf("attempt %d made %s of %s", e.msg.Attempt, held[0].Body, first.Body)
+		}
+	}
+}
+
+func (e *exam) manyAtOnce(t *testing.T) {
+	const workers, each = 16, 4
+	var wg sync.WaitGroup
+	for worker := range workers {
+		wg.Go(func() {
+			for n := range each {
+				msg := e.msg
+				msg.IdempotencyKey = fmt.Sprintf("event-%d-%d", worker, n)
+				msg.ID = msg.IdempotencyKey
+				_, err := e.deliver(t.Context(), t, msg)
+				e.wantClass(t, err, adapters.ClassDelivered)
+			}
+		})
+	}
+	wg.Wait()
+	keys := map[string]bool{}
+	for _, h := range e.Held() {
+		keys[h.Key] = true
+	}
+	if len(keys) != workers*each {
+		t.Errorf("the receiver holds %d keys, want %d", len(keys), workers*each)
+	}
+}
+
+// outOfReach: a receiver that is away costs no message, and gets all when back.
+func (e *exam) outOfReach(t *testing.T) {
+	e.Away(true)
+	_, err := e.deliver(t.Context(), t, e.msg)
+	e.wantClass(t, err, adapters.ClassTransient, adapters.ClassUnknown)
+	e.Away(false)
+	e.msg.Attempt++
+	_, err = e.deliver(t.Context(), t, e.msg)
+	e.wantClass(t, err, adapters.ClassDelivered)
+	if n := len(e.Held()); n != 1 {
+		t.Errorf("the receiver holds %d messages, want 1", n)
+	}
+}
+
+func (e *exam) stopped(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := e.deliver(ctx, t, e.msg)
+	e.wantClass(t, err, adapters.ClassTransient)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("the error does not say that it was stopped: %v", err)
+	}
+	if held := e.Held(); len(held) != 0 {
+		t.Errorf("the receiver holds %d messages", len(held))
+	}
+}
+
+func (e *exam) printing(t *testing.T) { checkPrinting(t, e.adapter) }

@@ -1,0 +1,143 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
+)
+
+// DefaultTimeout bounds an attempt where the configuration says nothing.
+const DefaultTimeout = 15 * time.Second
+
+// Limits of a configured timeout.
+const (
+	MinTimeout = 10 * time.Millisecond
+	MaxTimeout = 10 * time.Minute
+)
+
+// Options are the options that HTTP adapters have in common, and what an adapter
+// adds to them. Errors call them by their names in a configuration.
+type Options struct {
+	Headers map[string]adapters.Secret
+	Auth    adapters.Credentials
+	TLS     adapters.TLS
+	Timeout time.Duration // default: DefaultTimeout
+	Allow   adapters.Allow
+
+	Reserved    map[string]string // headers that the protocol sets by itself, by canonical name, and how it does
+	Credentials []string          // options of the adapter, now set, that put credentials elsewhere than into Auth
+}
+
+// Endpoint sends requests as the options say. It is safe for concurrent use.
+type Endpoint struct {
+	client    *exchange.Client // for hosts that the operator wrote
+	guarded   *exchange.Client // for hosts that data names
+	hosts     hosts
+	headers   []header
+	authorize authorizer
+	longest   time.Duration
+}
+
+// New returns an Endpoint. Its error reports everything that is wrong with o,
+// each line with the option's name. Close it in the end.
+func New(o Options) (*Endpoint, error) {
+	if o.Timeout == 0 {
+		o.Timeout = DefaultTimeout
+	}
+	o.Auth = withDefaults(o.Auth)
+	e := &Endpoint{longest: o.Timeout}
+	var errs []error
+	check := func(err error) { errs = append(errs, err) }
+	if o.Timeout < MinTimeout || o.Timeout > MaxTimeout {
+		check(fmt.Errorf("timeout: %s is not from %s to %s", o.Timeout, MinTimeout, MaxTimeout))
+	}
+	var err error
+	e.headers, err = parseHeaders(o)
+	check(err)
+	networks, err := parseNetworks(o.Allow.Networks)
+	check(err)
+	e.hosts, err = parseHosts(o)
+	check(err)
+	e.client, err = exchange.New(o.TLS, o.Timeout)
+	check(err)
+	if o.Auth.Kind == adapters.ClientCredentials {
+		e.longest += tokenTimeout
+	}
+	if e.client != nil {
+		e.guarded = e.client.Guarded(networks)
+		e.authorize, err = parseAuth(o.Auth, o.Reserved, e.client)
+		check(err)
+	} else {
+		check(checkAuth(o.Auth, o.Reserved))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// AttemptTimeout is the longest time that Deliver can take.
+func (e *Endpoint) AttemptTimeout() time.Duration { return e.longest }
+
+// Close closes idle connections. Deliveries under way are not disturbed.
+func (e *Endpoint) Close() error { return errors.Join(e.client.Close(), e.guarded.Close()) }
+
+// Request builds the request of one attempt, but for authorization. Configured
+// headers replace those in defaults. An error is permanent: nothing can be sent
+// for this message.
+func (e *Endpoint) Request(method string, to *URL, v *placeholder.Values, defaults http.Header, body []byte) (exchange.Request, error) {
+	r, err := e.request(method, to, v, defaults, body)
+	if err != nil {
+		return r, adapters.Permanent(fmt.Errorf("%s %s: nothing was sent: %w", method, to.Target(), err))
+	}
+	return r, nil
+}
+
+func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, defaults http.Header, body []byte) (exchange.Request, error) {
+	u, err := to.expand(v, e.hosts)
+	if err != nil {
+		return exchange.Request{}, err
+	}
+	h, err := e.header(v, defaults)
+	if err != nil {
+		return exchange.Request{}, err
+	}
+	return exchange.Request{
+		Method: method,
+		URL:    u,
+		Target: to.Target(),
+		Header: h,
+		Body:   body,
+		Hide:   func() []string { return exchange.Strings(v.Msg.Body) },
+	}, nil
+}
+
+// Deliver authorizes r, sends it once, and lets judge say what the answer
+// means. The receipt gets the digest of the body. A token that was refused is
+// dropped, so that the next attempt has another.
+func (e *Endpoint) Deliver(ctx context.Context, to *URL, r exchange.Request, judge func(exchange.Answer) (adapters.Receipt, error)) (adapters.Receipt, error) {
+	refused, err := e.authorize(ctx, r.Header)
+	if err != nil {
+		return adapters.Receipt{}, err
+	}
+	client := e.client
+	if to.FromData() {
+		client = e.guarded
+	}
+	ans, err := client.Do(ctx, r)
+	if err != nil {
+		return adapters.Receipt{SHA256: exchange.Digest(r.Body)}, err
+	}
+	receipt, err := judge(ans)
+	receipt.SHA256 = exchange.Digest(r.Body)
+	if adapters.ClassOf(err) == adapters.ClassAuth {
+		refused()
+	}
+	return receipt, err
+}

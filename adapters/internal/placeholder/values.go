@@ -1,0 +1,142 @@
+package placeholder
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+const fieldPrefix = "fields."
+
+// Address tells whether name identifies something, so that it may stand in a
+// URL: {ref.external_id}, {key}, {id}, {version} or {fields.NAME}.
+func Address(name string) bool {
+	switch name {
+	case "ref.external_id", "key", "id", "version":
+		return true
+	}
+	return Field(name)
+}
+
+// Field tells whether name is {fields.NAME}; a dotted NAME reaches into objects.
+func Field(name string) bool {
+	field, ok := strings.CutPrefix(name, fieldPrefix)
+	return ok && !strings.Contains("."+field+".", "..")
+}
+
+// Any tells whether name is a placeholder at all: those of [Address], {type} and
+// {occurred_at}.
+func Any(name string) bool {
+	return Address(name) || name == "type" || name == "occurred_at"
+}
+
+// Values are what the placeholders of one message stand for. Use one for all
+// texts of an attempt; it is not safe for concurrent use.
+type Values struct {
+	Msg    adapters.Message
+	fields map[string]any // decoded when first needed
+}
+
+// ErrNotKnown says that the message has no such value.
+var ErrNotKnown = errors.New("is not known")
+
+// Get returns the value of a placeholder. Its errors do not repeat values.
+func (v *Values) Get(name string) (string, error) {
+	var value string
+	switch name {
+	case "ref.external_id":
+		value = v.Msg.Ref.ExternalID
+	case "key":
+		value = v.Msg.Key
+	case "id":
+		value = v.Msg.ID
+	case "type":
+		value = v.Msg.Type
+	case "version":
+		if v.Msg.Version != nil {
+			value = strconv.FormatInt(*v.Msg.Version, 10)
+		}
+	case "occurred_at":
+		if !v.Msg.OccurredAt.IsZero() {
+			value = v.Msg.OccurredAt.UTC().Format(time.RFC3339Nano)
+		}
+	default:
+		at, err := v.Lookup(name)
+		if err != nil {
+			return "", err
+		}
+		if value, err = Text(at); err != nil {
+			return "", err
+		}
+		if value == "" {
+			return "", errors.New("is empty")
+		}
+		return value, nil
+	}
+	if value == "" {
+		return "", ErrNotKnown
+	}
+	return value, nil
+}
+
+// Lookup returns what stands at {fields.NAME}, [ErrNotKnown] if there is nothing
+// or null.
+func (v *Values) Lookup(name string) (any, error) {
+	if v.fields == nil {
+		fields, err := v.Msg.Fields()
+		if err != nil {
+			return nil, errors.New("cannot be read: the body is not a JSON object")
+		}
+		v.fields = fields
+	}
+	return Below(v.fields, strings.TrimPrefix(name, fieldPrefix))
+}
+
+// Below returns what stands at a dotted path in a decoded JSON value.
+func Below(at any, path string) (any, error) {
+	for name := range strings.SplitSeq(path, ".") {
+		object, _ := at.(map[string]any)
+		at = object[name]
+	}
+	if at == nil {
+		return nil, ErrNotKnown
+	}
+	return at, nil
+}
+
+// Text writes a decoded JSON value that is no object and no list.
+func Text(value any) (string, error) {
+	switch value := value.(type) {
+	case string:
+		return value, nil
+	case json.Number:
+		return value.String(), nil
+	case bool:
+		return strconv.FormatBool(value), nil
+	case nil:
+		return "", ErrNotKnown
+	default:
+		return "", errors.New("is an object or a list")
+	}
+}
+
+// Plain refuses what no identifier or header value holds on purpose: control
+// characters and invalid UTF-8. Its error does not repeat the value.
+func Plain(value string) error {
+	if !utf8.ValidString(value) {
+		return errors.New("is not valid UTF-8")
+	}
+	for i, r := range value {
+		if unicode.IsControl(r) {
+			return fmt.Errorf("has a control character (%U) at byte %d", r, i)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,55 @@
+// Package route finds what a configuration says for an event type.
+package route
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+// Table gives event types a T. A key is a type, or a pattern in which * stands
+// for any characters. The zero value is empty.
+type Table[T any] struct {
+	entries  []entry[T] // the most specific first
+	fallback T
+}
+
+type entry[T any] struct {
+	pattern string
+	value   T
+}
+
+// New returns a table of routes; what matches none is fallback.
+func New[T any](routes map[string]T, fallback T) Table[T] {
+	t := Table[T]{fallback: fallback}
+	for _, pattern := range slices.Sorted(maps.Keys(routes)) {
+		t.entries = append(t.entries, entry[T]{pattern, routes[pattern]})
+	}
+	// Stable, so that patterns of one rank stay in the order of their text.
+	slices.SortStableFunc(t.entries, func(a, b entry[T]) int { return cmp.Compare(specific(b.pattern), specific(a.pattern)) })
+	return t
+}
+
+// Find returns the T of eventType: of the exact type, else of the pattern with
+// the most characters beside its *, else the fallback.
+func (t Table[T]) Find(eventType string) T {
+	for _, e := range t.entries {
+		if adapters.MatchType(e.pattern, eventType) {
+			return e.value
+		}
+	}
+	return t.fallback
+}
+
+// specific ranks a pattern: its characters that are no *, above all others if
+// it has no * at all.
+func specific(pattern string) int {
+	stars := strings.Count(pattern, "*")
+	if stars == 0 {
+		return 1 << 30
+	}
+	return len(pattern) - stars
+}

@@ -1,0 +1,123 @@
+package webhook
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/internal/endpoint"
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
+)
+
+// Config describes one receiver.
+type Config struct {
+	// URL is where messages go. It may hold placeholders, as a REST URL may.
+	// Credentials belong in Auth. Required.
+	URL string `yaml:"url"`
+
+	// Secrets are what requests are signed with, each with every one: whsec_ and
+	// the base64 of 24 to 64 bytes for HMAC-SHA256 (v1), or whsk_ and the base64
+	// of an ed25519 key (v1a), its seed alone or followed by the public key. At
+	// least one is required.
+	Secrets []adapters.Secret `yaml:"secrets"`
+
+	// Payload is the form of the body. Default: standard.
+	Payload Payload `yaml:"payload"`
+
+	// Source is the source attribute of CloudEvents, a URI reference such as
+	// /agency/scheduling. Required for them, and of no use otherwise.
+	Source string `yaml:"source"`
+
+	// Types are the receiver's names of event types. The key is a type, or a
+	// pattern in which * stands for any characters; the pattern with the most
+	// other characters wins, an exact type always. Default: the event's type.
+	Types map[string]string `yaml:"types"`
+
+	// Headers are sent with every request. Values may hold placeholders. They are
+	// never printed, because some are credentials.
+	Headers map[string]adapters.Secret `yaml:"headers"`
+
+	// Auth says how requests are authorized beside their signatures. Default: not
+	// at all.
+	Auth adapters.Credentials `yaml:"auth"`
+
+	// TLS says whom to trust and which client certificate to show.
+	TLS adapters.TLS `yaml:"tls"`
+
+	// Timeout bounds a request, from the name lookup to the end of the answer;
+	// from 10ms to 10m. Default: 15s.
+	Timeout time.Duration `yaml:"timeout"`
+
+	// Allow lists the hosts that a URL with a placeholder in its host may name.
+	Allow adapters.Allow `yaml:"allow"`
+
+	// Outcomes gives statuses another class than the table of webhooks does.
+	Outcomes map[int]string `yaml:"outcomes"`
+}
+
+// withDefaults returns c with its gaps filled.
+func (c Config) withDefaults() Config {
+	c.Payload = cmp.Or(c.Payload, Standard)
+	return c
+}
+
+// check reports what is wrong with the options that are the webhook's own.
+func (c Config) check() error {
+	var errs []error
+	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	switch {
+	case !slices.Contains(payloads, c.Payload):
+		wrong("payload: %q is not one of %s", string(c.Payload), joined(payloads))
+	case c.Payload.cloudEvent() && c.Source == "":
+		wrong("source: is required for payload %s: a URI reference such as /agency/scheduling", c.Payload)
+	case !c.Payload.cloudEvent() && c.Source != "":
+		wrong("source: belongs to payload %s or %s, not to %s", CloudEventsBinary, CloudEventsStructured, c.Payload)
+	case c.Payload == Fields && len(c.Types) > 0:
+		wrong("types: no type is sent with payload %s", Fields)
+	}
+	if !uriReference(c.Source) {
+		wrong("source: %q is not a URI reference such as /agency/scheduling", c.Source)
+	}
+	for _, pattern := range slices.Sorted(maps.Keys(c.Types)) {
+		switch name := c.Types[pattern]; {
+		case pattern == "":
+			wrong(`types[""]: name an event type, or a pattern such as "scheduling:*"`)
+		case name == "":
+			wrong("types[%q]: is empty", pattern)
+		case placeholder.Plain(name) != nil:
+			wrong("types[%q]: %w", pattern, placeholder.Plain(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func uriReference(s string) bool {
+	odd := func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"<>\\^`{|}", r) } // RFC 3986, 2
+	_, err := url.Parse(s)
+	return err == nil && !strings.ContainsFunc(s, odd)
+}
+
+func joined(payloads []Payload) string {
+	names := make([]string, len(payloads))
+	for i, p := range payloads {
+		names[i] = string(p)
+	}
+	return strings.Join(names, ", ")
+}
+
+func parseURL(text string) (*endpoint.URL, error) {
+	if text == "" {
+		return nil, errors.New("url: is required")
+	}
+	u, err := endpoint.ParseURL(text)
+	if err != nil {
+		return nil, fmt.Errorf("url: %w", err)
+	}
+	return u, nil
+}

@@ -1,0 +1,112 @@
+package webhook
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+// Payload is a form of the body. In each the mapped fields stand byte for byte.
+type Payload string
+
+// The forms of the body.
+const (
+	Standard              Payload = "standard"               // {"type", "timestamp", "data"}, as Standard Webhooks recommends
+	Fields                Payload = "fields"                 // the mapped fields alone
+	CloudEventsBinary     Payload = "cloudevents_binary"     // the mapped fields, attributes in ce- headers
+	CloudEventsStructured Payload = "cloudevents_structured" // attributes and data in one JSON object
+)
+
+var payloads = []Payload{Standard, Fields, CloudEventsBinary, CloudEventsStructured}
+
+func (p Payload) cloudEvent() bool { return p == CloudEventsBinary || p == CloudEventsStructured }
+
+// attribute says something about an event. An empty value is not sent.
+type attribute struct{ name, value string }
+
+// render returns the body of msg, whose type is called eventType, and the
+// headers that belong to this form of it.
+func (p Payload) render(msg adapters.Message, eventType, source string) ([]byte, http.Header) {
+	h := http.Header{"Accept": {"application/json"}, "Content-Type": {"application/json"}}
+	occurred := ""
+	if !msg.OccurredAt.IsZero() {
+		occurred = msg.OccurredAt.UTC().Format(time.RFC3339Nano)
+	}
+	attributes := []attribute{ // CloudEvents 1.0.2, 3
+		{"specversion", "1.0"},
+		{"id", msg.IdempotencyKey},
+		{"source", source},
+		{"type", eventType},
+		{"subject", msg.Key},
+		{"time", occurred},
+	}
+	switch p {
+	case Fields:
+		return msg.Body, h
+	case CloudEventsBinary:
+		for _, a := range attributes {
+			if a.value != "" {
+				h.Set("Ce-"+a.name, percentEncoded(a.value))
+			}
+		}
+		return msg.Body, h
+	case CloudEventsStructured:
+		h.Set("Content-Type", "application/cloudevents+json")
+		return envelope(msg.Body, append(attributes, attribute{"datacontenttype", "application/json"})), h
+	default:
+		return envelope(msg.Body, []attribute{{"type", eventType}, {"timestamp", occurred}}), h
+	}
+}
+
+// envelope returns a JSON object of the attributes, in their order, and data as
+// it is. encoding/json would compact it, and change what was said before.
+func envelope(data []byte, attributes []attribute) []byte {
+	b := []byte{'{'}
+	for _, a := range attributes {
+		if a.value == "" {
+			continue
+		}
+		value, _ := json.Marshal(a.value) // a string can always be written
+		b = append(b, `"`+a.name+`":`...)
+		b = append(append(b, value...), ',')
+	}
+	b = append(append(b, `"data":`...), data...)
+	return append(b, '}')
+}
+
+// percentEncoded writes a value for a ce- header (HTTP Protocol Binding for
+// CloudEvents 1.0.2, 3.1.3.2).
+func percentEncoded(value string) string {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for _, c := range []byte(value) {
+		if c <= ' ' || c > '~' || c == '"' || c == '%' {
+			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// reserved are the headers that a configuration cannot set with p, and how they
+// are set.
+func (p Payload) reserved() map[string]string {
+	names := map[string]string{
+		"Webhook-Id":        "is set to the event's id",
+		"Webhook-Timestamp": "is set to the time of the attempt",
+		"Webhook-Signature": "is computed",
+	}
+	if p.cloudEvent() {
+		for _, name := range []string{"Specversion", "Id", "Source", "Type", "Subject", "Time", "Datacontenttype"} {
+			names["Ce-"+name] = "comes from the event and from source and types"
+		}
+	}
+	if p == CloudEventsStructured {
+		names["Content-Type"] = "is that of a structured CloudEvent"
+	}
+	return names
+}

@@ -1,0 +1,142 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/internal/endpoint"
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
+	"github.com/hms-mkt/lockstep/adapters/internal/route"
+)
+
+// statuses are the classes that Standard Webhooks 1.0.0 gives to statuses where
+// they differ from those of other adapters ("Delivery success and failure"): a
+// receiver that is gone wants no more messages, and gateways that fail are under
+// load.
+var statuses = map[int]adapters.Class{
+	http.StatusGone:           adapters.ClassAuth,
+	http.StatusBadGateway:     adapters.ClassThrottled,
+	http.StatusGatewayTimeout: adapters.ClassThrottled,
+}
+
+// Adapter delivers messages to one webhook. It is safe for concurrent use.
+type Adapter struct {
+	endpoint *endpoint.Endpoint
+	url      *endpoint.URL
+	payload  Payload
+	source   string
+	types    route.Table[string]
+	signers  []signer
+	secrets  func() []string // to be hidden; in a function, where fmt cannot see them
+	outcomes exchange.Outcomes
+	now      func() time.Time
+}
+
+var (
+	_ adapters.Adapter   = (*Adapter)(nil)
+	_ adapters.Previewer = (*Adapter)(nil)
+)
+
+// New returns an adapter for c. Its error reports everything that is wrong with
+// c, each line with the field's name, and no secret.
+func New(c Config) (*Adapter, error) {
+	c = c.withDefaults()
+	a := &Adapter{
+		payload: c.Payload,
+		source:  c.Source,
+		types:   route.New(c.Types, ""),
+		secrets: func() []string { return texts(c.Secrets) },
+		now:     time.Now,
+	}
+	var errs []error
+	check := func(err error) { errs = append(errs, err) }
+	var err error
+	a.url, err = parseURL(c.URL)
+	check(err)
+	a.signers, err = parseSecrets(c.Secrets)
+	check(err)
+	check(c.check())
+	a.outcomes, err = exchange.ParseOutcomes(statuses, c.Outcomes)
+	check(err)
+	a.endpoint, err = endpoint.New(endpoint.Options{
+		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow, Reserved: c.Payload.reserved(),
+	})
+	check(err)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// texts are the secrets with and without their prefix.
+func texts(secrets []adapters.Secret) []string {
+	var all []string
+	for _, s := range secrets {
+		_, encoded, _ := strings.Cut(s.Reveal(), "_")
+		all = append(all, s.Reveal(), encoded)
+	}
+	return all
+}
+
+// AttemptTimeout is the longest time that Deliver can take.
+func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTimeout() }
+
+// Close closes idle connections. Deliveries under way are not disturbed.
+func (a *Adapter) Close() error { return a.endpoint.Close() }
+
+// Deliver implements [adapters.Adapter]. A 2xx counts as delivered whatever its
+// body holds, and [adapters.Receipt.Ref] is never set.
+func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
+	req, err := a.request(msg)
+	if err != nil {
+		return adapters.Receipt{}, err
+	}
+	return a.endpoint.Deliver(ctx, a.url, req, func(ans exchange.Answer) (adapters.Receipt, error) {
+		return a.outcomes.Judge(req, ans)
+	})
+}
+
+// Preview implements [adapters.Previewer]. The signatures are in headers, which
+// it does not show.
+func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
+	req, err := a.request(msg)
+	if err != nil {
+		return adapters.Preview{Method: http.MethodPost}, err
+	}
+	return req.Preview(), nil
+}
+
+// request builds the request of one attempt, but for authorization.
+func (a *Adapter) request(msg adapters.Message) (exchange.Request, error) {
+	if err := checkID(msg.IdempotencyKey); err != nil {
+		return exchange.Request{}, adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: header webhook-id: the key %w", a.url.Target(), err))
+	}
+	eventType := a.types.Find(msg.Type)
+	if eventType == "" {
+		eventType = msg.Type
+	}
+	body, h := a.payload.render(msg, eventType, a.source)
+	req, err := a.endpoint.Request(http.MethodPost, a.url, &placeholder.Values{Msg: msg}, h, body)
+	if err != nil {
+		return req, err
+	}
+	at := a.now()
+	signed := content(msg.IdempotencyKey, at, body)
+	signatures := make([]string, len(a.signers))
+	for i, sign := range a.signers {
+		signatures[i] = sign(signed)
+	}
+	req.Header.Set("Webhook-Id", msg.IdempotencyKey)
+	req.Header.Set("Webhook-Timestamp", timestamp(at))
+	req.Header.Set("Webhook-Signature", strings.Join(signatures, " "))
+	values := req.Hide
+	req.Hide = func() []string { return slices.Concat(values(), signatures, a.secrets()) }
+	return req, nil
+}
