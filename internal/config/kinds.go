@@ -2,6 +2,7 @@ package config
 
 import (
 	"github.com/hms-mkt/lockstep/adapters/rest"
+	"github.com/hms-mkt/lockstep/adapters/soap"
 	"github.com/hms-mkt/lockstep/adapters/webhook"
 )
 
@@ -9,6 +10,7 @@ import (
 func kinds() map[string]adapterKind {
 	return map[string]adapterKind{
 		"rest":    kindOf(rest.New),
+		"soap":    kindOf(soap.New),
 		"webhook": kindOf(webhook.New),
 	}
 }

@@ -1,0 +1,84 @@
+package soap
+
+import (
+	"errors"
+	"fmt"
+	"mime"
+	"strings"
+
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
+)
+
+// message is a SOAP message that came as an answer.
+type message struct {
+	body  *element
+	fault *fault // nil if it is none
+}
+
+// readMessage reads an answer whatever its HTTP status. An error says why it is
+// no SOAP message, in words of the receiver's too.
+//
+// An answer that is not whole is read as far as it goes: a fault whose code is
+// there, or the beginning of a result.
+func readMessage(ans exchange.Answer) (*message, error) {
+	contentType := ans.Header.Get("Content-Type")
+	if media, _, _ := mime.ParseMediaType(contentType); strings.HasPrefix(media, "multipart/") {
+		return nil, errors.New("it has several parts (MTOM or attachments), which are not read")
+	}
+	if len(ans.Body) == 0 {
+		return nil, errors.New("it is empty")
+	}
+	text, err := toUTF8(ans.Body, contentType)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := parseXML(text, nil, false)
+	if err != nil && !ans.Partial {
+		return nil, err
+	}
+	root := first(roots)
+	if root == nil {
+		return nil, errors.New("it holds no element")
+	}
+	if root.name.local != "Envelope" || root.name.space != soap11 && root.name.space != soap12 {
+		return nil, fmt.Errorf("it is no soap:Envelope but <%s>", tag(root.prefix, root.name.local))
+	}
+	m := &message{}
+	for _, e := range root.elements() {
+		if e.name == (name{root.name.space, "Body"}) {
+			m.body = e
+		}
+	}
+	if m.body == nil {
+		return nil, errors.New("it has no soap:Body")
+	}
+	for _, e := range m.body.elements() {
+		if e.name.local == "Fault" && (e.name.space == soap11 || e.name.space == soap12) {
+			m.fault = readFault(e)
+		}
+	}
+	if ans.Partial && !m.told() {
+		return nil, errors.New("it was not read to its end")
+	}
+	return m, nil
+}
+
+// told tells whether a message that was not read to its end says whether it is a
+// fault, and of which code.
+func (m *message) told() bool {
+	if m.fault != nil {
+		return m.fault.codes[0] != name{}
+	}
+	return len(m.body.elements()) > 0
+}
+
+// first returns the root element; text and a second root beside it are no XML,
+// but harmless.
+func first(roots []node) *element {
+	for _, n := range roots {
+		if n.element != nil {
+			return n.element
+		}
+	}
+	return nil
+}

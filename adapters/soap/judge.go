@@ -1,0 +1,116 @@
+package soap
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
+)
+
+// judge says what an answer to msg means.
+func (a *Adapter) judge(req exchange.Request, ans exchange.Answer, msg adapters.Message) (adapters.Receipt, error) {
+	m, err := readMessage(ans)
+	if err != nil {
+		return a.without(req, ans, err)
+	}
+	class, reason := a.meaning(m, ans)
+	receipt, err := exchange.Result(class, req, ans, func() string { return exchange.Presentable(reason, req.Hidden()) })
+	if m.fault != nil {
+		receipt.Code += " " + shortCode(m.fault.codes[0].code(a.known), req)
+	}
+	if err != nil {
+		return receipt, err
+	}
+	if ans.Cut != nil {
+		return receipt, adapters.Unknown(fmt.Errorf("%s %s: answered %s, but the end of the SOAP message was cut off: %w",
+			req.Method, req.Target, ans.Code(), ans.Cut))
+	}
+	receipt.Ref = a.ref(m, msg)
+	return receipt, nil
+}
+
+// meaning returns the class of a SOAP message, and the reason to show if it is a
+// failure.
+func (a *Adapter) meaning(m *message, ans exchange.Answer) (class adapters.Class, reason string) {
+	reason = "a SOAP message without a fault"
+	if m.fault != nil {
+		reason = m.fault.text(a.known)
+	}
+	for i, r := range a.rules {
+		if r.matches(m) {
+			if m.fault == nil {
+				reason = fmt.Sprintf("its body fits answers[%d]", i)
+			}
+			return r.class, reason
+		}
+	}
+	byStatus := exchange.Outcomes{}.Class(ans)
+	if m.fault == nil {
+		return byStatus, reason
+	}
+	class = m.fault.class()
+	if class == adapters.ClassAuth {
+		return class, reason
+	}
+	switch ans.Status { // these say more than the code of a fault
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired, http.StatusTooManyRequests:
+		class = byStatus
+	case http.StatusServiceUnavailable:
+		if class == adapters.ClassTransient {
+			class = byStatus // throttled with a Retry-After
+		}
+	}
+	return class, reason
+}
+
+// without judges an answer that is no SOAP message; why says why not.
+func (a *Adapter) without(req exchange.Request, ans exchange.Answer, why error) (adapters.Receipt, error) {
+	class := a.outcomes.Class(ans)
+	if _, ok := a.configured[ans.Status]; ans.OK() && !ok {
+		oneWay := ans.Status == http.StatusAccepted && len(ans.Body) == 0 && ans.Cut == nil
+		if !oneWay {
+			class = adapters.ClassUnknown
+		}
+	}
+	if ans.Cut != nil {
+		why = errors.New("its end was cut off")
+	}
+	return exchange.Result(class, req, ans, func() string {
+		hide := req.Hidden()
+		if reason := exchange.Reason(ans.Body, hide); reason != "" {
+			return reason
+		}
+		return exchange.Presentable("no SOAP message: "+why.Error(), hide)
+	})
+}
+
+// maxCode bounds the code of a fault in a receipt, in bytes.
+const maxCode = 80
+
+func shortCode(code string, req exchange.Request) string {
+	code = exchange.Clean(exchange.Presentable(code, req.Hidden()), maxCode)
+	if code == "" {
+		return "fault"
+	}
+	return code
+}
+
+// maxRef bounds what is kept of an answer for the next request, in bytes.
+const maxRef = 512
+
+// ref returns what the answer to msg changes in the reference of its key, nil for
+// nothing.
+func (a *Adapter) ref(m *message, msg adapters.Message) *adapters.Ref {
+	found := m.find(a.externalID)
+	i := slices.IndexFunc(found, func(id string) bool {
+		return id != "" && len(id) <= maxRef && placeholder.Plain(id) == nil
+	})
+	if i < 0 || found[i] == msg.Ref.ExternalID {
+		return nil
+	}
+	return &adapters.Ref{ExternalID: found[i], ETag: msg.Ref.ETag, Version: msg.Version}
+}

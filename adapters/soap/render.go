@@ -1,0 +1,121 @@
+package soap
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
+)
+
+// maxEnvelope bounds what is sent. A message is 1 MiB at most, but a template
+// can repeat its fields for each item of a list.
+const maxEnvelope = 16 << 20
+
+var (
+	escapeText = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "\r", "&#xD;")
+	escapeAttr = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "\t", "&#x9;", "\n", "&#xA;", "\r", "&#xD;")
+)
+
+// writer writes elements. Text only gets into it escaped.
+type writer struct{ bytes.Buffer }
+
+func (w *writer) raw(s string) { w.WriteString(s) }
+
+func (w *writer) text(s string) { _, _ = escapeText.WriteString(w, s) }
+
+func (w *writer) attr(tag, value string) {
+	w.raw(" " + tag + `="`)
+	_, _ = escapeAttr.WriteString(w, value)
+	w.raw(`"`)
+}
+
+// element writes an element of text only; attrs are names and values in turn.
+func (w *writer) element(tag, text string, attrs ...string) {
+	w.raw("<" + tag)
+	for i := 0; i+1 < len(attrs); i += 2 {
+		w.attr(attrs[i], attrs[i+1])
+	}
+	w.raw(">")
+	w.text(text)
+	w.raw("</" + tag + ">")
+}
+
+// render writes t once, or as often as lockstep:each says.
+func (t *template) render(w *writer, v values) error {
+	if t.each == nil {
+		return t.renderOne(w, v)
+	}
+	items, err := v.list(t.each)
+	if err != nil {
+		return err
+	}
+	for _, v.item = range items {
+		if err := t.renderOne(w, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// renderOne writes t, unless lockstep:if or a missing optional value leaves it out.
+func (t *template) renderOne(w *writer, v values) error {
+	if t.when != "" {
+		if _, err := v.get(t.when); errors.Is(err, placeholder.ErrNotKnown) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("lockstep:if: %s %w", t.when, err)
+		}
+	}
+	texts := make([]string, len(t.children))
+	for i, c := range t.children {
+		if c.element == nil {
+			text, there, err := c.text.expand(v)
+			if err != nil || !there {
+				return err
+			}
+			texts[i] = text
+		}
+	}
+	w.raw("<" + t.tag)
+	for _, a := range t.attrs {
+		value, there, err := a.value.expand(v)
+		if err != nil {
+			return err
+		}
+		if there {
+			w.attr(a.tag, value)
+		}
+	}
+	w.raw(">")
+	for i, c := range t.children {
+		if c.element == nil {
+			w.text(texts[i])
+		} else if err := c.element.render(w, v); err != nil {
+			return err
+		}
+	}
+	w.raw("</" + t.tag + ">")
+	if w.Len() > maxEnvelope {
+		return fmt.Errorf("the envelope gets longer than %d bytes", maxEnvelope)
+	}
+	return nil
+}
+
+// expand fills the placeholders. There is no text if an optional one is missing.
+func (t textTemplate) expand(v values) (text string, there bool, err error) {
+	var b strings.Builder
+	for _, p := range t {
+		if p.name == "" {
+			b.WriteString(p.literal)
+			continue
+		}
+		value, there, err := v.text(p)
+		if err != nil || !there {
+			return "", false, err
+		}
+		b.WriteString(value)
+	}
+	return b.String(), true, nil
+}

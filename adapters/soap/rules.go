@@ -1,0 +1,111 @@
+package soap
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
+)
+
+// rule is one of [Config.Answers].
+type rule struct {
+	code, subcode *pattern
+	path          path
+	value         string
+	class         adapters.Class
+}
+
+// pattern is a code, and all codes that a dot makes more special.
+type pattern struct {
+	name     name
+	anySpace bool
+}
+
+func parseAnswers(answers []Answer, known *scope) ([]rule, error) {
+	var (
+		rules []rule
+		errs  []error
+	)
+	for i, a := range answers {
+		wrong := func(field string, err error) {
+			if err != nil {
+				errs = append(errs, fmt.Errorf("answers[%d]%s: %w", i, field, err))
+			}
+		}
+		r := rule{value: a.Value, class: adapters.Class(a.Class)}
+		var err error
+		r.code, err = parsePattern(a.Code, known)
+		wrong(".code", err)
+		r.subcode, err = parsePattern(a.Subcode, known)
+		wrong(".subcode", err)
+		r.path, err = parsePath(a.Path, known)
+		wrong(".path", err)
+		if a.Value != "" && a.Path == "" {
+			wrong(".value", errors.New("needs a path to the element that holds it"))
+		}
+		if a.Code == "" && a.Subcode == "" && a.Path == "" {
+			wrong("", errors.New("has no condition: set code, subcode or path"))
+		}
+		wrong(".class", exchange.CheckClass(r.class))
+		rules = append(rules, r)
+	}
+	return rules, errors.Join(errs...)
+}
+
+func parsePattern(text string, known *scope) (*pattern, error) {
+	if text == "" {
+		return nil, nil
+	}
+	n, anySpace, err := parseName(text, known)
+	if err != nil {
+		return nil, err
+	}
+	if anySpace || n.space == soap12 {
+		n.space = soap11 // for its spelling
+	}
+	return &pattern{name: canonical(n), anySpace: anySpace}, nil
+}
+
+func (p *pattern) matches(code name) bool {
+	code = canonical(code)
+	if !p.anySpace && code.space != p.name.space {
+		return false
+	}
+	return code.local == p.name.local || strings.HasPrefix(code.local, p.name.local+".")
+}
+
+func (r rule) matches(m *message) bool {
+	if (r.code != nil || r.subcode != nil) && m.fault == nil {
+		return false
+	}
+	if r.code != nil && !r.code.matches(m.fault.codes[0]) {
+		return false
+	}
+	if r.subcode != nil && !slices.ContainsFunc(m.fault.codes[1:], r.subcode.matches) {
+		return false
+	}
+	if r.path == nil {
+		return true
+	}
+	found := m.find(r.path)
+	return len(found) > 0 && (r.value == "" || slices.Contains(found, r.value))
+}
+
+// find follows p from the inside of soap:Fault, or of soap:Body if m is none.
+func (m *message) find(p path) []string {
+	if m.fault == nil {
+		return p.find(m.body)
+	}
+	if len(p) > 0 && p[0].anySpace && strings.EqualFold(p[0].name.local, "detail") {
+		p = slices.Clone(p)
+		for _, spelling := range []string{"detail", "Detail"} {
+			if m.fault.at.child(spelling) != nil {
+				p[0].name.local = spelling
+			}
+		}
+	}
+	return p.find(m.fault.at)
+}

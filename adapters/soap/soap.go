@@ -1,0 +1,156 @@
+package soap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/internal/endpoint"
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
+	"github.com/hms-mkt/lockstep/adapters/internal/route"
+)
+
+// Adapter delivers messages to one SOAP service. It is safe for concurrent use.
+type Adapter struct {
+	endpoint   *endpoint.Endpoint
+	operations route.Table[operation]
+	known      *scope
+	token      func() *token // of one attempt; nil without security
+	externalID path
+	rules      []rule
+	outcomes   exchange.Outcomes
+	configured map[int]string // of outcomes
+}
+
+var (
+	_ adapters.Adapter   = (*Adapter)(nil)
+	_ adapters.Previewer = (*Adapter)(nil)
+)
+
+// New returns an adapter for c. Its error reports everything that is wrong with
+// c, each line with the field's name, and no secret.
+func New(c Config) (*Adapter, error) { return newAdapter(c, newNonce, time.Now) }
+
+func newAdapter(c Config, nonce func() []byte, now func() time.Time) (*Adapter, error) {
+	c = c.withDefaults()
+	a := &Adapter{known: declare(c.Namespaces, c.Version), configured: c.Outcomes}
+	var errs []error
+	check := func(err error) { errs = append(errs, err) }
+	if c.Version != Version11 && c.Version != Version12 {
+		check(fmt.Errorf("version: %q is not one of %s, %s", c.Version, Version11, Version12))
+	}
+	errs = append(errs, checkNamespaces(c.Namespaces)...)
+	var err error
+	a.operations, err = parseOperations(c, a.known)
+	check(err)
+	check(c.Security.check())
+	if c.Security.Kind != NoSecurity {
+		a.token = func() *token { return newToken(c.Security, nonce(), now()) }
+	}
+	if a.externalID, err = parsePath(c.ExternalID, a.known); err != nil {
+		check(fmt.Errorf("external_id: %w", err))
+	}
+	a.rules, err = parseAnswers(c.Answers, a.known)
+	check(err)
+	a.outcomes, err = exchange.ParseOutcomes(nil, c.Outcomes)
+	check(err)
+	a.endpoint, err = endpoint.New(c.options())
+	check(err)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func (c Config) options() endpoint.Options {
+	o := endpoint.Options{
+		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow,
+		Reserved: map[string]string{"Content-Type": "comes from version and action", "Soapaction": "comes from action"},
+	}
+	if c.Security.Kind != NoSecurity {
+		o.Credentials = []string{"security"}
+	}
+	return o
+}
+
+// AttemptTimeout is the longest time that Deliver can take.
+func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTimeout() }
+
+// Close closes idle connections. Deliveries under way are not disturbed.
+func (a *Adapter) Close() error { return a.endpoint.Close() }
+
+// Deliver implements [adapters.Adapter].
+//
+// The answer is read for a fault first, whatever its HTTP status. A 2xx without a
+// SOAP message is [adapters.Unknown], because the service said nothing.
+func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
+	o := a.operations.Find(msg.Type)
+	t := a.attempt()
+	req, err := a.request(o, msg, t)
+	if err != nil {
+		return adapters.Receipt{}, err
+	}
+	hide := req.Hide
+	req.Hide = func() []string { return asSent(append(hide(), t.secrets()...)) }
+	return a.endpoint.Deliver(ctx, o.url, req, func(ans exchange.Answer) (adapters.Receipt, error) {
+		return a.judge(req, ans, msg)
+	})
+}
+
+// Preview implements [adapters.Previewer].
+func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
+	t := a.attempt()
+	t.mask()
+	req, err := a.request(a.operations.Find(msg.Type), msg, t)
+	if err != nil {
+		return adapters.Preview{Method: http.MethodPost}, err
+	}
+	return req.Preview(), nil
+}
+
+// attempt returns the token of a new attempt, nil without security.
+func (a *Adapter) attempt() *token {
+	if a.token == nil {
+		return nil
+	}
+	return a.token()
+}
+
+// request builds the request of one attempt, but for authorization.
+func (a *Adapter) request(o operation, msg adapters.Message, t *token) (exchange.Request, error) {
+	if o.body == nil {
+		return exchange.Request{}, adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: no body is configured for events of this type", o.url.Target()))
+	}
+	header := http.Header{
+		"Accept":       {"text/xml, application/soap+xml"},
+		"Content-Type": {o.contentType()},
+	}
+	if o.version != Version12 {
+		header.Set("SOAPAction", `"`+o.action+`"`)
+	}
+	v := newValues(msg)
+	req, err := a.endpoint.Request(http.MethodPost, o.url, v.message, header, nil)
+	if err != nil {
+		return req, err
+	}
+	if req.Body, err = o.write(v, req.URL, t); err != nil {
+		return req, adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: %w", o.url.Target(), err))
+	}
+	return req, nil
+}
+
+// asSent adds to values what stands for them in an envelope.
+func asSent(values []string) []string {
+	for _, v := range slices.Clone(values) {
+		for _, escaped := range []string{escapeText.Replace(v), escapeAttr.Replace(v)} {
+			if escaped != v {
+				values = append(values, escaped)
+			}
+		}
+	}
+	return values
+}

@@ -1,0 +1,235 @@
+package soap
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// template is an element of the envelope whose text and attribute values hold
+// placeholders. What is markup in it was markup in the configuration.
+type template struct {
+	tag      string // as it was written, such as cal:NotifyHearing
+	attrs    []attrTemplate
+	each     *piece // lockstep:each
+	when     string // lockstep:if, the placeholder's name
+	children []child
+}
+
+type attrTemplate struct {
+	tag   string
+	value textTemplate
+}
+
+// child is an element, or text where element is nil.
+type child struct {
+	element *template
+	text    textTemplate
+}
+
+type textTemplate []piece
+
+// piece is literal text, or the name of a placeholder.
+type piece struct {
+	literal, name string
+	optional      bool // {name?}
+}
+
+// compiled is a template of several elements.
+type compiled struct {
+	elements []*template
+	prefixes map[string]bool // that it needs declared
+}
+
+// parseTemplate reads the elements of one key of the configuration. All that is
+// wrong is told with line and column.
+func parseTemplate(source string, known *scope) (compiled, error) {
+	roots, err := parseXML(source, known, true)
+	if err != nil {
+		return compiled{}, err
+	}
+	c := &compiler{source: source, prefixes: map[string]bool{}}
+	var out compiled
+	for _, n := range roots {
+		if n.element != nil {
+			out.elements = append(out.elements, c.element(n.element, nil, false))
+		} else if i := strings.IndexFunc(n.text, notSpace); i >= 0 {
+			c.wrong(n.offset, "text stands outside of an element")
+		}
+	}
+	out.prefixes = c.prefixes
+	return out, errors.Join(c.errs...)
+}
+
+func notSpace(r rune) bool { return !strings.ContainsRune(" \t\r\n", r) }
+
+// parseOperation is parseTemplate for the one element of the Body.
+func parseOperation(source string, known *scope) (compiled, error) {
+	c, err := parseTemplate(source, known)
+	if err != nil {
+		return c, err
+	}
+	if len(c.elements) != 1 {
+		return c, fmt.Errorf("holds %d elements; write one, the operation", len(c.elements))
+	}
+	op := c.elements[0]
+	if op.each != nil || op.when != "" || op.leftOut() {
+		return c, fmt.Errorf("<%s> may be repeated or left out, but the operation is sent exactly once: put ?, lockstep:each and lockstep:if on elements inside it", op.tag)
+	}
+	return c, nil
+}
+
+// leftOut tells whether a missing value takes the whole element away.
+func (t *template) leftOut() bool {
+	for _, c := range t.children {
+		if c.element == nil && slices.ContainsFunc(c.text, func(p piece) bool { return p.optional }) {
+			return true
+		}
+	}
+	return false
+}
+
+// compiler turns the elements of one source into templates.
+type compiler struct {
+	source   string
+	prefixes map[string]bool
+	errs     []error
+}
+
+func (c *compiler) wrong(offset int, format string, args ...any) {
+	c.errs = append(c.errs, place(c.source, offset, fmt.Errorf(format, args...)))
+}
+
+// element compiles e. declared are the prefixes that elements around it declare
+// in the template itself; item tells whether one of them is repeated.
+func (c *compiler) element(e *element, declared map[string]bool, item bool) *template {
+	t := &template{tag: tag(e.prefix, e.name.local)}
+	declared = maps.Clone(declared)
+	for _, a := range e.attrs {
+		if prefix, ok := a.declares(); ok {
+			if declared == nil {
+				declared = map[string]bool{}
+			}
+			declared[prefix] = true
+		}
+	}
+	use := func(prefix string) {
+		if prefix != "" && !declared[prefix] {
+			c.prefixes[prefix] = true
+		}
+	}
+	if e.name.space == nsLockstep {
+		c.wrong(e.offset, "<%s>: there are no elements of lockstep, only the attributes lockstep:each and lockstep:if", t.tag)
+	}
+	use(e.prefix)
+
+	if list := c.directive(e, "each"); list != "" {
+		t.each = &piece{name: strings.TrimSuffix(list, "?"), optional: strings.HasSuffix(list, "?")}
+		if !listName(t.each.name, item) {
+			c.wrong(e.offset, "lockstep:each=%q: write the name of a list, such as fields.parties", list)
+		}
+		item = true
+	}
+	if t.when = c.directive(e, "if"); t.when != "" && !knownName(t.when, item) {
+		c.wrong(e.offset, "lockstep:if=%q is not the name of a value, such as fields.remarks", t.when)
+	}
+	for _, a := range e.attrs {
+		if a.name.space == nsLockstep {
+			if a.name.local != "each" && a.name.local != "if" {
+				c.wrong(e.offset, "lockstep:%s is not known; there are lockstep:each and lockstep:if", a.name.local)
+			}
+			continue
+		}
+		t.attrs = append(t.attrs, c.attribute(e, a, item))
+		if _, ok := a.declares(); !ok {
+			use(a.prefix)
+		}
+	}
+	for _, n := range e.children {
+		if n.element != nil {
+			t.children = append(t.children, child{element: c.element(n.element, declared, item)})
+		} else {
+			t.children = append(t.children, child{text: c.text(n.text, n.offset, n.end, item)})
+		}
+	}
+	return t
+}
+
+// declares returns the prefix that an attribute xmlns or xmlns:p declares.
+func (a attribute) declares() (prefix string, ok bool) {
+	if a.prefix == "xmlns" {
+		return a.name.local, true
+	}
+	return "", a.prefix == "" && a.name.local == "xmlns"
+}
+
+// directive returns the value of an attribute of lockstep's, "" if there is none.
+func (c *compiler) directive(e *element, local string) string {
+	for _, a := range e.attrs {
+		if a.name == (name{space: nsLockstep, local: local}) {
+			if a.value == "" {
+				c.wrong(e.offset, "lockstep:%s is empty", local)
+			}
+			return a.value
+		}
+	}
+	return ""
+}
+
+func (c *compiler) attribute(e *element, a attribute, item bool) attrTemplate {
+	t := attrTemplate{tag: tag(a.prefix, a.name.local)}
+	prefix, declaration := a.declares()
+	switch {
+	case declaration && slices.Contains(taken, prefix):
+		c.wrong(e.offset, "the prefix %s is taken and cannot be declared anew", prefix)
+	case declaration && strings.ContainsAny(a.value, "{}"):
+		c.wrong(e.offset, "%s holds a placeholder; a namespace never comes from data", t.tag)
+	case declaration:
+		t.value = textTemplate{{literal: a.value}}
+	default:
+		t.value = c.text(a.value, e.offset, e.end, item)
+	}
+	return t
+}
+
+var placeholderText = regexp.MustCompile(`\{([^{}]*)\}`)
+
+// text splits text at its placeholders. It stood in the source between start and
+// end, escaped.
+func (c *compiler) text(text string, start, end int, item bool) textTemplate {
+	find := func(s string) int {
+		if i := strings.Index(c.source[start:end], s); i >= 0 {
+			return start + i
+		}
+		return start // it was written with a character reference
+	}
+	var t textTemplate
+	literal := func(s string) {
+		if i := strings.IndexAny(s, "{}"); i >= 0 {
+			c.wrong(find(s[i:i+1]), "a brace does not belong to a placeholder such as {key}")
+		}
+		if s != "" {
+			t = append(t, piece{literal: s})
+		}
+	}
+	after := 0
+	for _, m := range placeholderText.FindAllStringSubmatchIndex(text, -1) {
+		literal(text[after:m[0]])
+		after = m[1]
+		p := piece{name: text[m[2]:m[3]]}
+		p.name, p.optional = strings.CutSuffix(p.name, "?")
+		if !knownName(p.name, item) {
+			why := "is not a placeholder that can stand here"
+			if strings.HasPrefix(p.name+".", "item.") {
+				why = "stands outside of an element with lockstep:each"
+			}
+			c.wrong(find(text[m[0]:m[1]]), "{%s} %s", text[m[2]:m[3]], why)
+		}
+		t = append(t, p)
+	}
+	literal(text[after:])
+	return t
+}

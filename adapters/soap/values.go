@@ -1,0 +1,87 @@
+package soap
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
+)
+
+// knownName tells whether a template may ask for a value of that name; item
+// tells whether the place is inside an element with lockstep:each.
+func knownName(name string, item bool) bool {
+	return placeholder.Any(name) || item && itemName(name)
+}
+
+// listName tells whether name can be a list: a field of the message or the item.
+func listName(name string, item bool) bool {
+	return placeholder.Field(name) || item && itemName(name)
+}
+
+func itemName(name string) bool {
+	path, below := strings.CutPrefix(name, "item.")
+	return name == "item" || below && !strings.Contains("."+path+".", "..")
+}
+
+// values are what the placeholders of one message stand for.
+type values struct {
+	message *placeholder.Values
+	item    any // of the innermost lockstep:each
+}
+
+func newValues(msg adapters.Message) values {
+	return values{message: &placeholder.Values{Msg: msg}}
+}
+
+// get returns the value of a placeholder, [placeholder.ErrNotKnown] if it is
+// missing or null.
+func (v values) get(name string) (any, error) {
+	switch {
+	case placeholder.Field(name):
+		return v.message.Lookup(name)
+	case name == "item":
+		if v.item == nil {
+			return nil, placeholder.ErrNotKnown
+		}
+		return v.item, nil
+	case itemName(name):
+		return placeholder.Below(v.item, strings.TrimPrefix(name, "item."))
+	}
+	return v.message.Get(name)
+}
+
+// list returns the items of a list.
+func (v values) list(p *piece) ([]any, error) {
+	value, err := v.get(p.name)
+	if p.optional && errors.Is(err, placeholder.ErrNotKnown) {
+		return nil, nil
+	}
+	items, ok := value.([]any)
+	if err == nil && !ok {
+		err = errors.New("is not a list")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lockstep:each: %s %w", p.name, err)
+	}
+	return items, nil
+}
+
+// text returns the text of a placeholder, which XML can carry.
+func (v values) text(p piece) (text string, there bool, err error) {
+	value, err := v.get(p.name)
+	if p.optional && errors.Is(err, placeholder.ErrNotKnown) {
+		return "", false, nil
+	}
+	if err == nil {
+		text, err = placeholder.Text(value)
+	}
+	if err == nil {
+		err = xmlText(text)
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("{%s} %w", p.name, err)
+	}
+	return text, true, nil
+}
