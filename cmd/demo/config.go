@@ -50,15 +50,35 @@ syncs:
   - name: %[6]s
     events: ["scheduling:*"]
     adapter:
-      kind: rest
-      url: %[7]s/api/calendar
+      kind: soap
+      url: %[7]s/soap/calendar
       timeout: %[2]s
-      outcomes: {409: duplicate}
+      namespaces: {cal: "urn:example:calendar"}
+      action: urn:example:calendar/NotifyHearing
+      body: |
+        <cal:NotifyHearing>
+          <cal:reference>{fields.reference}</cal:reference>
+          <cal:start>{fields.start}</cal:start>
+          <cal:room>{fields.room}</cal:room>
+          <cal:status>{fields.status}</cal:status>
+        </cal:NotifyHearing>
+      routes:
+        "scheduling:cancelled":
+          action: urn:example:calendar/CancelHearing
+          body: <cal:CancelHearing><cal:reference>{fields.reference}</cal:reference></cal:CancelHearing>
+      addressing: {}
+      security: {kind: username_token, username: %[9]s, password: "${%[10]s}", timestamp: 5m}
+      external_id: cal:NotifyHearingResponse/cal:entryId
+      answers:
+        - {path: detail/cal:CalendarFault/cal:code, value: BUSY, class: throttled}
+        - {path: cal:NotifyHearingResponse/cal:result, value: DUPLICATE, class: duplicate}
+        - {path: cal:CancelHearingResponse/cal:result, value: DUPLICATE, class: duplicate}
     mapping:
-      hearingId: case_reference
+      hearingId: reference
       scheduledAt: {to: start, time: {zone: %[8]s, format: RFC3339}}
       location: room
       status: status
     retry: {initial: 200ms, max: 2s, jitter: 20%%}
-`, lease, attemptTimeout, court.sync, court.url, court.zone, clinic.sync, clinic.url, clinic.zone)
+`, lease, attemptTimeout, court.sync, court.url, court.zone, clinic.sync, clinic.url, clinic.zone,
+		clinicUser, clinicPassword)
 }

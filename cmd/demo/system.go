@@ -25,7 +25,7 @@ func newCourt() *system {
 }
 
 func newClinic() *system {
-	return &system{name: "clinic", protocol: "REST", sync: "ClinicCalendarSync", zone: "UTC", start: "start", room: "room"}
+	return &system{name: "clinic", protocol: "SOAP", sync: "ClinicCalendarSync", zone: "UTC", start: "start", room: "room"}
 }
 
 // run starts the simulation.
