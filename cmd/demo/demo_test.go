@@ -58,7 +58,7 @@ func TestTheDemoAgreesStaysAndLeavesNothing(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit code %d\n%s\n%s", code, stderr.String(), stdout.String())
 	}
-	for _, want := range []string{"hearings                   15      15", "lost                        0       0\n", "the court took 0 changes, the clinic", "All 15 hearings are at the court and at the clinic"} {
+	for _, want := range []string{"hearings                   15      15", "lost                        0       0\n", "changes made: the court took 0, the clinic", "All 15 hearings are at the court and at the clinic"} {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("the result does not say %q:\n%s", want, stdout.String())
 		}
@@ -108,6 +108,7 @@ func TestADifferenceIsFoundAndFailsTheDemo(t *testing.T) {
 	if code, err := d.conclude(ctx); code != 0 || err != nil {
 		t.Fatalf("before the difference: exit code %d, %v\n%s", code, err, stdout.String())
 	}
+	noFileHolds(t, d.world.dir, d.world.password)
 	// Somebody moves a hearing by hand, first at the clinic, then at the court too.
 	for _, tc := range []struct {
 		sys       *system
@@ -134,6 +135,24 @@ func TestADifferenceIsFoundAndFailsTheDemo(t *testing.T) {
 		}
 		if strings.Contains(stdout.String(), "✓") {
 			t.Errorf("%s: the result claims success", tc.sys.name)
+		}
+	}
+}
+
+// noFileHolds looks for a secret in the files of the relays.
+func noFileHolds(t *testing.T, dir, secret string) {
+	t.Helper()
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) < 3 {
+		t.Fatalf("the configuration and two logs are not in %s: %v (%v)", dir, files, err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(b, []byte(secret)) {
+			t.Errorf("%s holds the clinic's password", f.Name())
 		}
 	}
 }
@@ -285,7 +304,10 @@ func TestHintsWork(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{w.court.sync, w.clinic.sync, `"case_reference":"` + triedHearing + `"`, "HTTP 422", "requeued"} {
+	if strings.Contains(string(out), w.password) {
+		t.Errorf("the output holds the clinic's password:\n%s", out)
+	}
+	for _, want := range []string{w.court.sync, w.clinic.sync, `"case_reference":"` + triedHearing + `"`, "HTTP 422", "requeued", `"room":"Court 3"`, "<cal:reference>" + triedHearing} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the output does not say %q:\n%s", want, out)
 		}

@@ -127,8 +127,9 @@ type timing struct {
 // separation is what became of both systems while one was in trouble.
 type separation struct {
 	trouble
-	Troubled, Other int      // changes that each acknowledged meanwhile
-	Times           []timing // of the changes made meanwhile, until the other one's answer
+	Made            int      // changes made meanwhile
+	Troubled, Other int      // those of them that each acknowledged meanwhile
+	Times           []timing // of all made, until the other one's answer
 	Problem         string   // "" if the other one went on
 }
 
@@ -180,25 +181,24 @@ func judge(f facts, s story) verdict {
 // moments is how long after its commit a change must be at a system that is well.
 const moments = time.Second
 
-// separate counts what both systems took while one was in trouble.
+// separate counts what both systems took of the changes made while one was in
+// trouble.
 func separate(t trouble, systems []holding) separation {
 	s := separation{trouble: t}
 	due := 0 // changes that the other one should have been told meanwhile
 	for _, h := range systems {
 		for _, e := range h.events {
-			answered := e.AnsweredAt != nil && t.during(*e.AnsweredAt)
-			switch {
-			case h.system == t.system && answered:
-				s.Troubled++
-			case h.system == t.other && answered:
-				s.Other++
-			}
-			if h.system != t.other || !t.during(e.InsertedAt) {
+			if !t.during(e.InsertedAt) {
 				continue
 			}
-			if t.during(e.InsertedAt.Add(moments)) {
-				due++
+			acknowledged := e.AnsweredAt != nil && t.during(*e.AnsweredAt)
+			if h.system == t.system {
+				s.Made++
+				s.Troubled += count(acknowledged)
+				continue
 			}
+			s.Other += count(acknowledged)
+			due += count(t.during(e.InsertedAt.Add(moments)))
 			if e.AnsweredAt != nil {
 				s.Times = append(s.Times, timing{e.InsertedAt, e.AnsweredAt.Sub(e.InsertedAt)})
 			}
@@ -208,6 +208,13 @@ func separate(t trouble, systems []holding) separation {
 		s.Problem = fmt.Sprintf("while the %s was %s the %s was told nothing, though %d changes were due", t.system.name, t.what, t.other.name, due)
 	}
 	return s
+}
+
+func count(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 // sighting is what a system's ledger has of one event.

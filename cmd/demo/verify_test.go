@@ -142,8 +142,8 @@ func TestTheOtherSystemMustGoOn(t *testing.T) {
 			tc.change(&f, &s)
 			v := judge(f, s)
 			got := v.Separations[0]
-			if got.Troubled != tc.troubled || got.Other != tc.other {
-				t.Errorf("the court took %d, the clinic %d; want %d and %d", got.Troubled, got.Other, tc.troubled, tc.other)
+			if got.Made != 1 || got.Troubled != tc.troubled || got.Other != tc.other {
+				t.Errorf("of %d changes the court took %d, the clinic %d; want %d and %d of 1", got.Made, got.Troubled, got.Other, tc.troubled, tc.other)
 			}
 			if !strings.Contains(got.Problem, tc.says) || v.agrees() != (tc.says == "") {
 				t.Errorf("agrees is %v, the problem %q, want %q", v.agrees(), got.Problem, tc.says)
@@ -186,7 +186,7 @@ func TestReportNamesWhatDoesNotAgreeButNotAllOfIt(t *testing.T) {
 	if err := printReport(&b, judge(f, s), s, time.Second, palette{}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"different                  20      21", "H-100: the court has no such hearing", "and 31 more", "the court took 0 changes, the clinic 1 (p50 1.0 s, p99 1.0 s)"} {
+	for _, want := range []string{"different                  20      21", "H-100: the court has no such hearing", "and 31 more", "1 changes made: the court took 0, the clinic 1 (p50 1.0 s, p99 1.0 s)"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in:\n%s", want, b.String())
 		}
