@@ -129,7 +129,7 @@ type separation struct {
 	trouble
 	Made            int      // changes made meanwhile
 	Troubled, Other int      // those of them that each acknowledged meanwhile
-	Times           []timing // of all made, until the other one's answer
+	Times           []timing // until the other one's answer, of those due before the end
 	Problem         string   // "" if the other one went on
 }
 
@@ -198,7 +198,10 @@ func separate(t trouble, systems []holding) separation {
 				continue
 			}
 			s.Other += count(acknowledged)
-			due += count(t.during(e.InsertedAt.Add(moments)))
+			if !t.during(e.InsertedAt.Add(moments)) {
+				continue // what comes after the trouble may delay it
+			}
+			due++
 			if e.AnsweredAt != nil {
 				s.Times = append(s.Times, timing{e.InsertedAt, e.AnsweredAt.Sub(e.InsertedAt)})
 			}
