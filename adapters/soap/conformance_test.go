@@ -53,8 +53,10 @@ func conformance(t *testing.T, version, passwordType string) {
 			w.Header().Set("Content-Type", "text/xml; charset=utf-8")
 			_, _ = fmt.Fprintf(w, envelope, envelopes[version], stored)
 		},
-		Refuse:      refuse(version),
-		Key:         func(_ *http.Request, body []byte) string { return between(string(body), "<wsa:MessageID>urn:uuid:", "<") },
+		Refuse: refuse(version),
+		Key: func(_ *http.Request, body []byte) string {
+			return between(string(body), "<wsa:MessageID>urn:uuid:", "<")
+		},
 		Stable:      withoutToken,
 		BodyDecides: true,
 	})

@@ -1,6 +1,7 @@
 package soap
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -17,13 +18,16 @@ type fault struct {
 // readFault reads both forms: receivers mix them up.
 func readFault(e *element) *fault {
 	f := &fault{at: e}
+	add := func(code *element) {
+		if code != nil && code.closed { // otherwise the answer was cut inside it
+			f.codes = append(f.codes, qualified(code))
+		}
+	}
 	if code := e.child("faultcode"); code != nil { // SOAP 1.1, 4.4
-		f.codes = append(f.codes, qualified(code))
+		add(code)
 	} else { // SOAP 1.2, 5.4
 		for code := e.child("Code"); code != nil; code = code.child("Subcode") {
-			if value := code.child("Value"); value != nil {
-				f.codes = append(f.codes, qualified(value))
-			}
+			add(code.child("Value"))
 		}
 	}
 	if text := e.child("faultstring"); text != nil {
@@ -138,7 +142,7 @@ func (n name) code(known *scope) string {
 // text says in one line what f says, but for its detail.
 func (f *fault) text(known *scope) string {
 	var b strings.Builder
-	b.WriteString(f.codes[0].code(known))
+	b.WriteString(cmp.Or(f.codes[0].code(known), "a fault without a code"))
 	for _, sub := range f.codes[1:] {
 		b.WriteString(" (" + sub.code(known) + ")")
 	}

@@ -185,6 +185,8 @@ func (c *compiler) attribute(e *element, a attribute, item bool) attrTemplate {
 	switch {
 	case declaration && slices.Contains(taken, prefix):
 		c.wrong(e.offset, "the prefix %s is taken and cannot be declared anew", prefix)
+	case declaration && prefix != "" && a.value == "":
+		c.wrong(e.offset, "%s declares no namespace", t.tag)
 	case declaration && strings.ContainsAny(a.value, "{}"):
 		c.wrong(e.offset, "%s holds a placeholder; a namespace never comes from data", t.tag)
 	case declaration:

@@ -1,0 +1,122 @@
+package soap_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/soap"
+)
+
+// request is what a service got.
+type request struct {
+	header http.Header
+	path   string
+	body   string
+}
+
+// listen starts a service that answers each request with a result, and returns
+// its URL and what it gets.
+func listen(t *testing.T) (string, <-chan request) {
+	t.Helper()
+	got := make(chan request, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Errorf("reading the request: %v", err)
+		}
+		got <- request{r.Header, r.URL.Path, string(body)}
+		_, _ = fmt.Fprintf(w, envelope, envelopes[soap.Version11], stored)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, got
+}
+
+func message(id, eventType string) adapters.Message {
+	return adapters.Message{ID: id, IdempotencyKey: id, Type: eventType, Key: "hearing-7", Body: []byte(`{"reference":"NY-07/4711"}`)}
+}
+
+func TestRoutesHaveTheirOwnActionBodyAndURL(t *testing.T) {
+	url, got := listen(t)
+	c := service()
+	c.URL = url + "/calendar"
+	c.Routes["data:*"] = soap.Route{URL: url + "/data"}
+	a := newAdapter(t, c)
+	for eventType, want := range map[string][3]string{
+		"scheduling:updated":   {"/calendar", `"urn:example:calendar/NotifyHearing"`, "<cal:NotifyHearing>"},
+		"scheduling:cancelled": {"/calendar", `"urn:example:calendar/CancelHearing"`, "<cal:CancelHearing>"},
+		"data:updated":         {"/data", `"urn:example:calendar/NotifyHearing"`, "<cal:NotifyHearing>"},
+	} {
+		if _, err := a.Deliver(t.Context(), message("e-1", eventType)); err != nil {
+			t.Fatal(err)
+		}
+		r := <-got
+		if r.path != want[0] || r.header.Get("SOAPAction") != want[1] || !strings.Contains(r.body, want[2]) {
+			t.Errorf("%s: got %s, %s\n%s", eventType, r.path, r.header.Get("SOAPAction"), r.body)
+		}
+		if key := r.header.Get("Idempotency-Key"); key != `"e-1"` {
+			t.Errorf("%s: Idempotency-Key %s", eventType, key)
+		}
+	}
+}
+
+func TestEventsWithoutABodyFail(t *testing.T) {
+	url, got := listen(t)
+	c := service()
+	c.URL, c.Body = url, ""
+	a := newAdapter(t, c)
+	_, err := a.Deliver(t.Context(), message("e-1", "scheduling:updated"))
+	if adapters.ClassOf(err) != adapters.ClassPermanent || !strings.Contains(err.Error(), "no body is configured for events of this type") {
+		t.Errorf("got %s, %v", adapters.ClassOf(err), err)
+	}
+	if _, err := a.Preview(message("e-1", "scheduling:updated")); err == nil {
+		t.Error("there is a preview of nothing")
+	}
+	if _, err := a.Deliver(t.Context(), message("e-1", "scheduling:cancelled")); err != nil {
+		t.Error(err)
+	}
+	if len(got) != 1 {
+		t.Errorf("%d requests were sent", len(got))
+	}
+}
+
+// The version 5 UUID was computed with Python's uuid module.
+func TestMessageIDIsTheIdempotencyKey(t *testing.T) {
+	url, got := listen(t)
+	c := service()
+	c.URL, c.Addressing = url, &soap.Addressing{}
+	a := newAdapter(t, c)
+	const id = "0198f6a2-7d3e-7c1a-9b52-3f0e5d6c7a81"
+	for key, want := range map[string]string{
+		id:                              id,
+		strings.ToUpper(id):             id,
+		id + ":2":                       "872bc87f-c3a1-5aaa-ae06-c3d64a650466",
+		strings.ReplaceAll(id, "-", ""): "930dca7b-f363-5cf9-b62c-5d151edb6615",
+	} {
+		for range 2 { // attempts
+			msg := message(id, "scheduling:updated")
+			msg.IdempotencyKey = key
+			if _, err := a.Deliver(t.Context(), msg); err != nil {
+				t.Fatal(err)
+			}
+			r := <-got
+			if id := between(r.body, "<wsa:MessageID>", "<"); id != "urn:uuid:"+want {
+				t.Errorf("%s: MessageID %s, want %s", key, id, want)
+			}
+		}
+	}
+}
+
+func TestReceiptOfASuccess(t *testing.T) {
+	url, _ := listen(t)
+	c := service()
+	c.URL = url
+	receipt, err := newAdapter(t, c).Deliver(t.Context(), message("e-1", "scheduling:updated"))
+	if err != nil || receipt.Code != "HTTP 200" || receipt.Ref == nil || receipt.Ref.ExternalID != "ext-7" || receipt.Duplicate || receipt.Accepted {
+		t.Errorf("got %+v, %v", receipt, err)
+	}
+}
