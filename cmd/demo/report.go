@@ -22,7 +22,7 @@ func printReport(w io.Writer, v verdict, s story, took time.Duration, c palette)
 	b.WriteString("\n" + c.bold("While one of them took nothing, the other one went on") + "\n\n")
 	for _, s := range v.Separations {
 		fmt.Fprintf(&b, "  %-24s %d changes made: the %s took %d, the %s %d",
-			fmt.Sprintf("%s %s for %s", s.system.name, s.what, seconds(s.trouble.took())), s.Made, s.system.name, s.Troubled, s.other.name, s.Other)
+			fmt.Sprintf("%s %s for %s", s.system.name, s.what, seconds(s.took())), s.Made, s.system.name, s.Troubled, s.other.name, s.Other)
 		if len(s.Times) > 0 {
 			fmt.Fprintf(&b, " (p50 %s, p99 %s)", short(percentile(s.Times, 0.5)), short(percentile(s.Times, 0.99)))
 		}
