@@ -8,6 +8,11 @@ CONTAINER_TESTS := ./internal/pgtest ./outbox
 # The fault scenarios: a module of its own, so that what they need stays out of go.mod.
 CHAOS := internal/chaos
 
+# Gets programs that tests run beside PostgreSQL.
+INSTALL     := internal/testtools/install.sh
+CHAOS_TOOLS := $(if $(filter Linux,$(shell uname)),pgbouncer faketime)
+TEST_TOOLS  := php-cli php-soap $(CHAOS_TOOLS)
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -23,30 +28,30 @@ build: ## Build the programs into bin/
 	go build -o bin/ ./cmd/...
 
 .PHONY: test
-test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL
-	$(CHAOS)/tools.sh
+test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL, and PHP
+	$(INSTALL) $(TEST_TOOLS)
 	go test -timeout 20m ./...
 	cd $(CHAOS) && go test -timeout 20m ./...
 
 .PHONY: test-race
 test-race: ## Run all tests with the race detector; needs a C compiler
-	$(CHAOS)/tools.sh
+	$(INSTALL) $(TEST_TOOLS)
 	go test -race -timeout 40m ./...
 	cd $(CHAOS) && go test -race -timeout 40m ./...
 
 .PHONY: chaos
 chaos: ## Run every fault long, with SEEDS=20 seeds, and print a table; RUN=regexp selects
-	$(CHAOS)/tools.sh
+	$(INSTALL) $(CHAOS_TOOLS)
 	cd $(CHAOS) && go test -timeout 5h -v -run '$(or $(RUN),.)' -long -seeds $(or $(SEEDS),20) ./...
 
 .PHONY: soak
 soak: ## Run all faults at once on steady traffic for DURATION=10m
-	$(CHAOS)/tools.sh
+	$(INSTALL) $(CHAOS_TOOLS)
 	cd $(CHAOS) && go test -timeout 0 -v -run '^TestSoak$$' -soak $(or $(DURATION),10m) .
 
 .PHONY: mutants
 mutants: ## Build Lockstep with one mistake after the other; each must be caught; ONLY=regexp selects
-	$(CHAOS)/tools.sh
+	$(INSTALL) $(CHAOS_TOOLS)
 	cd $(CHAOS) && go run ./mutants -only '$(ONLY)'
 
 .PHONY: test-containers

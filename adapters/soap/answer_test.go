@@ -130,6 +130,7 @@ func TestAnswersThatAreNotWhole(t *testing.T) {
 		id     string
 	}{
 		"a long result":             {200, long, nil, adapters.ClassDelivered, "HTTP 200", "e-9"},
+		"too long inside the id":    {200, long[:strings.Index(long, "-9</c:entryId>")], nil, adapters.ClassDelivered, "HTTP 200", ""},
 		"a result cut off":          {200, long, cut, adapters.ClassUnknown, "HTTP 200", ""},
 		"cut inside the envelope":   {200, long[:300], cut, adapters.ClassUnknown, "HTTP 200", ""},
 		"long, but no SOAP":         {200, strings.Repeat("x", exchange.MaxAnswer), nil, adapters.ClassUnknown, "HTTP 200", ""},

@@ -120,3 +120,36 @@ func TestReceiptOfASuccess(t *testing.T) {
 		t.Errorf("got %+v, %v", receipt, err)
 	}
 }
+
+// A service that complains with what stands in the token tells nobody.
+func TestReasonsRepeatNothingOfTheToken(t *testing.T) {
+	for _, passwordType := range []string{soap.Text, soap.Digest} {
+		t.Run(passwordType, func(t *testing.T) {
+			var secrets []string
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body, err := io.ReadAll(r.Body)
+				if err != nil {
+					t.Errorf("reading the request: %v", err)
+				}
+				_, password, _ := strings.Cut(string(body), "<wsse:Password ")
+				_, nonce, _ := strings.Cut(string(body), "<wsse:Nonce ")
+				secrets = []string{"p&ss<word", "p&amp;ss&lt;word", between(password, ">", "<"), between(nonce, ">", "<")}
+				w.WriteHeader(http.StatusInternalServerError)
+				_, _ = io.WriteString(w, faultMessage(soap.Version11, "soap:Client", "bad "+strings.Join(secrets, " and ")))
+			}))
+			t.Cleanup(server.Close)
+			c := service()
+			c.URL = server.URL
+			c.Security = soap.Security{Kind: soap.UsernameToken, Username: "agency", Password: "p&ss<word", PasswordType: passwordType}
+			_, err := newAdapter(t, c).Deliver(t.Context(), message("e-1", "scheduling:updated"))
+			if err == nil || !strings.HasSuffix(err.Error(), "soap:Client: bad *** and *** and *** and ***") {
+				t.Errorf("got %v", err)
+			}
+			for _, secret := range secrets {
+				if secret == "" || err != nil && strings.Contains(err.Error(), secret) {
+					t.Errorf("%q is missing or told: %v", secret, err)
+				}
+			}
+		})
+	}
+}

@@ -10,7 +10,7 @@
 #
 # Needs: root on Linux; Go with this module's dependencies within reach; the
 # PostgreSQL server programs (Debian: postgresql), which go into the image.
-# dockerd, iptables and ip are installed by apt-get where they are missing.
+# dockerd, iptables and ip come by ../../testtools/install.sh where they are missing.
 #
 # What it does: compiles the tests here, where there is a network; copies the
 # machine's PostgreSQL into a root file system; then, in network, mount and
@@ -30,31 +30,9 @@ die() { say "$*" >&2; exit 1; }
 [ "$(uname -s)" = Linux ] || die "needs Linux: on other systems start Docker and run 'LOCKSTEP_TEST_ROUTE=container make test'"
 [ "$(id -u)" = 0 ] || die "needs root, for dockerd and its namespaces; with a Docker engine at hand run 'LOCKSTEP_TEST_ROUTE=container make test' instead"
 
-# install PACKAGE...: from Debian's archive. The packages' services stay off: a
-# dockerd started by its package would change this machine's network.
-install() {
-	command -v apt-get >/dev/null || die "not found here: $*"
-	say "installing $*"
-	local policy=/usr/sbin/policy-rc.d
-	if [ ! -e "$policy" ]; then
-		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-		printf '#!/bin/sh\nexit 101\n' >"$policy"
-		chmod 755 "$policy"
-	fi
-	apt-get update -qq </dev/null
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
-	if [ "$(trap -p EXIT)" ]; then
-		rm -f "$policy"
-		trap - EXIT
-	fi
-}
-
-missing=()
-command -v dockerd >/dev/null || missing+=(docker.io)
-command -v iptables >/dev/null || missing+=(iptables)
-command -v ip >/dev/null || missing+=(iproute2)
-[ ${#missing[@]} = 0 ] || install "${missing[@]}"
-command -v docker >/dev/null || install docker-cli # a package of its own since Debian 13
+tools=internal/testtools/install.sh
+"$tools" docker.io iptables iproute2
+"$tools" docker-cli # comes with docker.io before Debian 13
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/lockstep-containers-XXXXXX")
 cgroup=lockstep-$(basename "$work")

@@ -1,0 +1,52 @@
+#!/bin/sh
+#
+# Makes sure that programs which tests run beside PostgreSQL are there.
+#
+#   internal/testtools/install.sh PACKAGE...     Debian's names, such as pgbouncer
+#
+# Silent when all are there, wherever they came from; else root on Debian gets
+# them by apt-get, one call of this script after the other, and anybody else is
+# told what to install.
+
+set -eu
+
+# missing PACKAGE...: those of the packages whose programs are not there.
+missing() {
+	for package; do
+		case $package in
+		docker-cli) command -v docker ;;
+		docker.io) command -v dockerd ;;
+		iproute2) command -v ip ;;
+		pgbouncer) command -v pgbouncer || [ -x /usr/sbin/pgbouncer ] ;;
+		php-cli) command -v php ;;
+		php-soap) php -m 2>/dev/null | grep -x soap ;;
+		*) command -v "$package" ;;
+		esac >/dev/null || printf ' %s' "$package"
+	done
+}
+
+lacks=$(missing "$@")
+[ -n "$lacks" ] || exit 0
+fail() {
+	echo "the tests need these programs:$lacks (Debian, Ubuntu: sudo apt-get install$lacks)" >&2
+	exit 1
+}
+[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail
+
+exec 9</var/lib/apt
+flock 9
+lacks=$(missing "$@") # after waiting for whoever installed the same
+[ -n "$lacks" ] || exit 0
+
+echo "installing$lacks" >&2
+export DEBIAN_FRONTEND=noninteractive
+# The packages' services stay off: their programs are all that is wanted.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	trap 'rm -f "$policy"' EXIT
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 755 "$policy"
+fi
+apt-get update -qq </dev/null || fail
+# shellcheck disable=SC2086 # a list
+apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 $lacks </dev/null >/dev/null || fail
