@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hms-mkt/lockstep/outbox"
 )
 
 // standing is what the database says at one moment.
@@ -48,6 +50,9 @@ SELECT s.name, coalesce(s.hold_kind, ''), count(d.sync),
 		hand1, hand2 int
 	)
 	_, err = pgx.ForEachRow(rows, []any{&name, &one.Hold, &one.Open, &hand1, &hand2}, func() error {
+		if one.Hold == string(outbox.HoldBackfill) {
+			one.Open = s.Events // not all of them have a delivery yet
+		}
 		s.Syncs[name] = one
 		s.Hands[relay1] += hand1
 		s.Hands[relay2] += hand2
@@ -59,11 +64,13 @@ SELECT s.name, coalesce(s.hold_kind, ''), count(d.sync),
 // told is how many changes the system has been told.
 func (s standing) told(sys *system) int { return max(0, s.Events-s.Syncs[sys.sync].Open) }
 
-// open counts what a system was not told yet. Events that wait for the relays
-// to register the syncs have no delivery: they are open too.
+// open counts what a system was not told yet. Events that were there before the
+// relays registered the syncs have no delivery at first: they are open too.
 func (w *world) open(ctx context.Context) (n int, err error) {
 	err = w.pool.QueryRow(ctx, `/* demo: open */
-SELECT (SELECT count(*) FROM outbox.delivery) + (SELECT count(*) FROM outbox.unmatched)`).Scan(&n)
+SELECT (SELECT count(*) FROM outbox.delivery)
+     + (SELECT count(*) FROM outbox.unmatched)
+     + (SELECT count(*) FROM outbox.sync WHERE backfill_seq IS NOT NULL)`).Scan(&n)
 	return n, err
 }
 
