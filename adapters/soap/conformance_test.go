@@ -55,7 +55,7 @@ func conformance(t *testing.T, version, passwordType string) {
 		},
 		Refuse: refuse(version),
 		Key: func(_ *http.Request, body []byte) string {
-			return between(string(body), "<wsa:MessageID>urn:uuid:", "<")
+			return textAfter(string(body), "<wsa:MessageID>urn:uuid:")
 		},
 		Stable:      withoutToken,
 		BodyDecides: true,
@@ -111,9 +111,10 @@ var tokenBlock = regexp.MustCompile(`(?s)<wsse:Security .*</wsse:Security>`)
 // withoutToken takes away what is fresh in every attempt.
 func withoutToken(body []byte) []byte { return tokenBlock.ReplaceAll(body, nil) }
 
-func between(text, before, after string) string {
-	_, text, _ = strings.Cut(text, before)
-	text, _, _ = strings.Cut(text, after)
+// textAfter returns the text of XML that follows a piece of it.
+func textAfter(document, before string) string {
+	_, text, _ := strings.Cut(document, before)
+	text, _, _ = strings.Cut(text, "<")
 	return text
 }
 

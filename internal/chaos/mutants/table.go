@@ -3,9 +3,12 @@ package main
 // Packages with tests that catch.
 const (
 	chaos      = "internal/chaos"
+	endpoint   = "adapters/internal/endpoint"
 	migrations = "migrations"
 	outbox     = "outbox"
 	relay      = "relay"
+	soap       = "adapters/soap"
+	webhook    = "adapters/webhook"
 )
 
 // Files that mistakes are made in.
@@ -196,5 +199,61 @@ var mutants = []mutant{
 		[]edit{{file: store, old: `		s.pool.Reset()
 `, times: 2}},
 		outbox, "TestConnectionsThatAreReadOnlyAreLeft",
+	},
+	{
+		"hosts from data are not judged",
+		[]edit{{file: "adapters/internal/endpoint/hosts.go", old: `		return host == allowed
+	})`, new: `		return host == allowed
+	}) || true`}},
+		endpoint, "TestHostsFromData",
+	},
+	{
+		"addresses of hosts from data are not judged",
+		[]edit{{file: "adapters/internal/exchange/guard.go", old: `|| public(ip) {`, new: `|| true {`}},
+		endpoint, "TestHostsFromData",
+	},
+	{
+		"a token that is kept although it was refused",
+		[]edit{{file: "adapters/internal/endpoint/endpoint.go", old: `		refused()
+`, new: `		_ = refused
+`}},
+		endpoint, "TestRefusedTokenIsDropped",
+	},
+	{
+		"a webhook id for each attempt",
+		[]edit{{file: "adapters/webhook/webhook.go", old: `req.Header.Set("Webhook-Id", msg.IdempotencyKey)`, new: `req.Header.Set("Webhook-Id", fmt.Sprint(msg.IdempotencyKey, "-", msg.Attempt))`}},
+		webhook, "TestConformance",
+	},
+	{
+		"a webhook signed with its first secret only",
+		[]edit{{file: "adapters/webhook/webhook.go", old: `strings.Join(signatures, " ")`, new: `signatures[0]`}},
+		webhook, "TestRotation",
+	},
+	{
+		"a value that becomes markup",
+		[]edit{{file: "adapters/soap/render.go", old: `_, _ = escapeText.WriteString(w, s)`, new: `w.raw(s)`}},
+		soap, "TestValuesNeverBecomeMarkup",
+	},
+	{
+		"a nonce for all attempts",
+		[]edit{{file: "adapters/soap/soap.go", old: `		a.token = func() *token {`, new: `		same := nonce()
+		nonce = func() []byte { return same }
+		a.token = func() *token {`}},
+		soap, "TestPHPGetsAFreshTokenAndTheSameMessageIDPerAttempt",
+	},
+	{
+		"a MessageID for each attempt",
+		[]edit{{file: "adapters/soap/addressing.go", old: `	id, err := uuid.Parse(key)`, new: `	id, err := uuid.Parse(key)
+	return uuid.NewString()`}},
+		soap, "TestPHPKnowsAMessageAgain",
+	},
+	{
+		"a fault inside HTTP 200 taken for a delivery",
+		[]edit{{file: "adapters/soap/judge.go", old: `	if m.fault == nil {
+		return byStatus, reason
+	}`, new: `	if m.fault == nil || ans.OK() {
+		return byStatus, reason
+	}`}},
+		soap, "TestPHPAnswersAreClassified",
 	},
 }
