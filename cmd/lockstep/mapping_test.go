@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -28,6 +31,20 @@ func (telling) Preview(msg adapters.Message) (adapters.Preview, error) {
 		Method: "PUT", URL: "https://court.example.gov/" + msg.Ref.ExternalID,
 		ContentType: "text/xml", Body: []byte("<number>\n\x1b1</number>"),
 	}, nil
+}
+
+// What ${…} put into a mapping or a condition is sent, and may be a secret.
+func TestMapShowsNothingThatWasPutIn(t *testing.T) {
+	w := newWorld(t)
+	w.env["SECRET"], w.env["COMPUTED"], w.env["ROOM"] = `hunter2"<é`, "hunter3", "3A"
+	w.configure(strings.Replace(fmt.Sprintf(courtYAML, w.court.URL), "    mapping: {",
+		`    compute: {both: '"a ${ROOM} " + event.hearingId + " ${COMPUTED}"'}
+    mapping: {secret: {const: {list: ["x ${SECRET}"]}}, place: {const: "${ROOM}"}, `, 1))
+	w.stdin = `{"hearingId": "H-1"}`
+	p := decode[preview](t, w.run("map", "CourtCalendarSync", "-", "-o", "json").wants(t, 0))
+	if want := `{"secret":{"list":["x ***"]},"place":"3A","case_reference":"H-1","both":"a 3A H-1 ***"}`; compact(t, p.Body) != want {
+		t.Errorf("got  %s\nwant %s", p.Body, want)
+	}
 }
 
 func TestPreview(t *testing.T) {
@@ -83,4 +100,13 @@ func TestPreview(t *testing.T) {
 			}
 		})
 	}
+}
+
+func compact(t *testing.T, document []byte) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := json.Compact(&b, document); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/hms-mkt/lockstep/adapters"
 )
 
 // Bounds of a file.
@@ -40,11 +42,29 @@ func (k kind) String() string {
 type node struct {
 	line, column int
 	kind         kind
-	text         string // of a scalar
-	ref          string // as written in the file, when something was put in
-	broken       bool   // a problem was reported; say nothing more about it
+	text         string   // of a scalar
+	ref          string   // as written in the file, when something was put in
+	put          []string // what was put in
+	broken       bool     // a problem was reported; say nothing more about it
 	entries      []entry
 	items        []*node
+}
+
+// puts lists what ${…} put into n and below.
+func (n *node) puts() (all []adapters.Secret) {
+	if n == nil {
+		return nil
+	}
+	for _, value := range n.put {
+		all = append(all, adapters.Secret(value))
+	}
+	for _, e := range n.entries {
+		all = append(all, e.value.puts()...)
+	}
+	for _, item := range n.items {
+		all = append(all, item.puts()...)
+	}
+	return all
 }
 
 type entry struct {
@@ -81,8 +101,9 @@ func parse(r *report, data []byte, sub *substitution) *node {
 	if err != nil {
 		var syntax *yaml.SyntaxError
 		if errors.As(err, &syntax) && syntax.Token != nil {
+			// A message may quote the file, and so a secret.
 			r.add(syntax.Token.Position.Line, syntax.Token.Position.Column, "", "not valid YAML: %s%s",
-				syntax.Message, hint(data, syntax))
+				quotedText.ReplaceAllString(syntax.Message, `"…"`), hint(data, syntax))
 		} else {
 			r.add(1, 1, "", "not valid YAML: check the indentation, brackets and quotes")
 		}
@@ -219,8 +240,8 @@ func (t *treeReader) substitute(n *node, path string) {
 		n.broken = true
 		return
 	}
-	if put {
-		n.ref = n.text
+	if put != nil {
+		n.ref, n.put = n.text, put
 	}
 	n.text = out
 }

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -181,6 +182,10 @@ func (r Request) Hidden() []string {
 			values = append(values, v)
 			if _, credential, ok := strings.Cut(v, " "); ok {
 				values = append(values, credential) // Bearer …, Basic …
+				if pair, err := base64.StdEncoding.DecodeString(credential); err == nil {
+					_, password, _ := strings.Cut(string(pair), ":")
+					values = append(values, string(pair), password)
+				}
 			}
 		}
 	}
