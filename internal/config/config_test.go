@@ -72,7 +72,7 @@ func parseYAML(t *testing.T, text string) *File {
 func ignoreBuilt() cmp.Option {
 	return cmp.Options{
 		cmpopts.IgnoreUnexported(File{}),
-		cmpopts.IgnoreFields(Sync{}, "Adapter"),
+		cmpopts.IgnoreFields(Sync{}, "Adapter", "AdapterPut"),
 		cmp.Comparer(func(a, b adapters.Secret) bool { return a.Reveal() == b.Reveal() }),
 		cmp.Transformer("json", func(r json.RawMessage) string { return string(r) }),
 	}
