@@ -97,6 +97,7 @@ func TestEveryMistakeNamesItsField(t *testing.T) {
 		"no body":                  {func(c *soap.Config) { c.Body, c.Routes = "", nil }, "body: is required"},
 		"body":                     {func(c *soap.Config) { c.Body = "<x:a/>" }, "body: line 1, column 1: the prefix x is not declared"},
 		"header":                   {func(c *soap.Config) { c.Header = "<a/> b" }, "header: line 1, column 5: text stands outside"},
+		"header in its element":    {func(c *soap.Config) { c.Header = "<soap:Header><a/></soap:Header>" }, "header: line 1, column 1: <soap:Header> is written around this"},
 		"header of security":       {func(c *soap.Config) { c.Security, c.Header = token, "<wsse:Security/>" }, "header: <wsse:Security> is written by security"},
 		"header of addressing":     {func(c *soap.Config) { c.Addressing, c.Header = &soap.Addressing{}, "<wsa:To/>" }, "header: <wsa:To> is written by addressing"},
 		"addressing, no action":    {func(c *soap.Config) { c.Addressing, c.Action = &soap.Addressing{}, "" }, "action: is required by addressing"},
@@ -122,10 +123,11 @@ func TestEveryMistakeNamesItsField(t *testing.T) {
 			c.Body = ""
 			c.Routes["a"], c.Routes["b"] = soap.Route{Body: "<a/>"}, soap.Route{Action: "b"}
 		}, `routes["b"].body: is required here`},
-		"external id":         {func(c *soap.Config) { c.ExternalID = "cal:a//b" }, `external_id: "" is not a name`},
-		"external id, prefix": {func(c *soap.Config) { c.ExternalID = "x:a" }, "external_id: the prefix x is not declared"},
-		"external id, start":  {func(c *soap.Config) { c.ExternalID = "/cal:a" }, `external_id: "" is not a name`},
-		"answer code":         {func(c *soap.Config) { c.Answers = []soap.Answer{{Code: "x:Busy", Class: "auth"}} }, "answers[0].code: the prefix x is not declared"},
+		"external id":          {func(c *soap.Config) { c.ExternalID = "cal:a//b" }, "external_id: is not a path: write names with one slash between"},
+		"external id, prefix":  {func(c *soap.Config) { c.ExternalID = "x:a" }, "external_id: the prefix x is not declared"},
+		"external id, start":   {func(c *soap.Config) { c.ExternalID = "/cal:a" }, "external_id: is not a path: write names with one slash between, none in front"},
+		"external id, outside": {func(c *soap.Config) { c.ExternalID = "soap:Envelope/soap:Body/cal:a" }, "external_id: starts inside the Body: leave soap:Envelope out"},
+		"answer code":          {func(c *soap.Config) { c.Answers = []soap.Answer{{Code: "x:Busy", Class: "auth"}} }, "answers[0].code: the prefix x is not declared"},
 		"answer subcode": {func(c *soap.Config) {
 			c.Answers = []soap.Answer{{Code: "Client", Class: "auth"}, {Subcode: "a b", Class: "auth"}}
 		}, `answers[1].subcode: "a b" is not a name`},
