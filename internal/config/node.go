@@ -142,7 +142,7 @@ func hint(data []byte, err *yaml.SyntaxError) string {
 	case strings.Contains(err.Message, "must be specified") && strings.Contains(lines[at-1], "${"):
 		return `; between { } and [ ] a ${NAME} needs quotes: "${NAME}"`
 	case strings.Contains(err.Message, "not allowed in this context") && strings.Contains(lines[at-1], ": "):
-		return "; text in which a colon is followed by a space needs quotes around it"
+		return "; text in which a colon is followed by a space needs quotes around it, and the keys of one section begin in the same column"
 	}
 	return ""
 }
