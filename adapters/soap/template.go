@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
 // template is an element of the envelope whose text and attribute values hold
@@ -55,6 +57,9 @@ func parseTemplate(source string, known *scope) (compiled, error) {
 	var out compiled
 	for _, n := range roots {
 		if n.element != nil {
+			if e := n.element; ofEnvelope(e.name) {
+				c.wrong(e.offset, "<%s> is written around this: write only what stands inside it", tag(e.prefix, e.name.local))
+			}
 			out.elements = append(out.elements, c.element(n.element, nil, false))
 		} else if i := strings.IndexFunc(n.text, notSpace); i >= 0 {
 			c.wrong(n.offset, "text stands outside of an element")
@@ -248,7 +253,7 @@ func (c *compiler) text(text string, start, end int, item bool) textTemplate {
 		p := piece{name: text[m[2]:m[3]]}
 		p.name, p.optional = strings.CutSuffix(p.name, "?")
 		if !knownName(p.name, item) {
-			why := "is not a placeholder that can stand here"
+			why := "is not a placeholder that can stand here" + placeholder.Hint(p.name)
 			if strings.HasPrefix(p.name+".", "item.") {
 				why = "stands outside of an element with lockstep:each"
 			}

@@ -127,8 +127,12 @@ func parseXML(source string, known *scope, template bool) ([]node, error) {
 // be half of a value that the receiver did not escape.
 func (p *parser) syntax(err error) string {
 	if s, ok := errors.AsType[*xml.SyntaxError](err); ok {
-		if msg, _, entity := strings.Cut(s.Msg, " &"); entity && !p.template {
+		msg, _, entity := strings.Cut(s.Msg, " &")
+		switch {
+		case entity && !p.template:
 			return msg
+		case strings.HasPrefix(s.Msg, "invalid character entity & "):
+			return "an ampersand of its own is written &amp;"
 		}
 		return s.Msg
 	}

@@ -77,7 +77,7 @@ func (a *adapterSpec) decode(d *decoder, n *node, path string) *shown {
 	}
 	k, ok := known[kind.text]
 	if !ok {
-		d.at(kind, join(path, "kind"), "%s is not one of the kinds of adapter, %s%s", d.quote(kind), strings.Join(names, ", "), d.suggest(kind, names))
+		d.at(kind, join(path, "kind"), "%s is not a kind of adapter: write one of %s%s", d.quote(kind), strings.Join(names, ", "), d.suggest(kind, names))
 		return nil
 	}
 	adapter, s := k.build(d, n, path)

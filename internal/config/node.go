@@ -163,7 +163,7 @@ func hint(data []byte, err *yaml.SyntaxError) string {
 	case strings.Contains(err.Message, "must be specified") && strings.Contains(lines[at-1], "${"):
 		return `; between { } and [ ] a ${NAME} needs quotes: "${NAME}"`
 	case strings.Contains(err.Message, "not allowed in this context") && strings.Contains(lines[at-1], ": "):
-		return "; text in which a colon is followed by a space needs quotes around it"
+		return "; text in which a colon is followed by a space needs quotes around it, and the keys of one section begin in the same column"
 	}
 	return ""
 }
@@ -228,6 +228,10 @@ func (t *treeReader) entries(n *node, values []*ast.MappingValueNode, path strin
 			t.report.add(line, column, join(path, key), "is given twice, first in line %d: remove one of them", at)
 			continue
 		}
+		if splits(v) {
+			t.report.add(line, column, join(path, key), "ends at a colon without a space behind it: put a space there, or, where the colon is part of the key, quotes around the key, such as \"scheduling:updated\"")
+			continue
+		}
 		first[key] = line
 		n.entries = append(n.entries, entry{key: key, line: line, column: column, value: t.read(v.Value, join(path, key), depth+1)})
 	}
@@ -244,6 +248,28 @@ func (t *treeReader) substitute(n *node, path string) {
 		n.ref, n.put = n.text, put
 	}
 	n.text = out
+}
+
+// splits tells whether a key without quotes, between braces, ends at a colon
+// that YAML takes as a part of the key, and the parser does not:
+// {scheduling:updated: x}.
+func splits(v *ast.MappingValueNode) bool {
+	colon := v.Start
+	if colon == nil || colon.Next == nil {
+		return false
+	}
+	switch v.Key.GetToken().Type {
+	case token.SingleQuoteType, token.DoubleQuoteType:
+		return false
+	default:
+	}
+	switch colon.Next.Type {
+	case token.MappingStartType, token.MappingEndType, token.SequenceStartType, token.SequenceEndType, token.CollectEntryType:
+		return false
+	default:
+	}
+	at, next := colon.Position, colon.Next.Position
+	return at.Line == next.Line && at.Column+1 == next.Column
 }
 
 func keyText(k ast.MapKeyNode) (string, bool) {

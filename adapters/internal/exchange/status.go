@@ -67,10 +67,10 @@ func ParseOutcomes(protocol map[int]adapters.Class, config map[int]string) (Outc
 	for _, status := range slices.Sorted(maps.Keys(config)) {
 		class := adapters.Class(config[status])
 		if status < 200 || status > 599 {
-			errs = append(errs, fmt.Errorf("outcomes: %d is not a status from 200 to 599", status))
+			errs = append(errs, fmt.Errorf("outcomes.%d: is not a status from 200 to 599", status))
 		}
 		if err := CheckClass(class); err != nil {
-			errs = append(errs, fmt.Errorf("outcomes: %d: %w", status, err))
+			errs = append(errs, fmt.Errorf("outcomes.%d: %w", status, err))
 		}
 		o.overrides[status] = class
 	}
@@ -79,10 +79,14 @@ func ParseOutcomes(protocol map[int]adapters.Class, config map[int]string) (Outc
 
 // CheckClass refuses a class that a configuration cannot name.
 func CheckClass(class adapters.Class) error {
-	if !slices.Contains(classes, class) {
-		return fmt.Errorf("%q is not a class; use one of %v", class, classes)
+	if slices.Contains(classes, class) {
+		return nil
 	}
-	return nil
+	known := strings.Trim(strings.ReplaceAll(fmt.Sprint(classes), " ", ", "), "[]")
+	if class == "" {
+		return fmt.Errorf("is required: write one of %s", known)
+	}
+	return fmt.Errorf("%q is not a class; use one of %s", class, known)
 }
 
 // Class returns what a means.

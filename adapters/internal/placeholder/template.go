@@ -36,7 +36,7 @@ func Parse(text string, known func(name string) bool) (Template, error) {
 		literal(text[end:m[0]])
 		name := text[m[2]:m[3]]
 		if !known(name) {
-			errs = append(errs, fmt.Errorf("{%s} is not a placeholder that can stand here", name))
+			errs = append(errs, fmt.Errorf("{%s} is not a placeholder that can stand here%s", name, Hint(name)))
 		}
 		t.parts = append(t.parts, part{name: name})
 		end = m[1]
