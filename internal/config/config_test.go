@@ -584,6 +584,19 @@ t.yaml:12:16: syncs[0].adapter.pointer.a: and wrong`
 	}
 }
 
+// What an error says of how to write it stays, also where the value is not shown.
+func TestAdapterErrorsKeepTheirAdvice(t *testing.T) {
+	for value, want := range map[string]string{"a & b": "is written &amp; (the value", "a{b": "a placeholder such as {key} (the value"} {
+		_, err := Parse("t.yaml", []byte(`database: {url: postgres://h/d}
+syncs:
+  - {name: A, event: a, adapter: {kind: soap, url: "https://h/", body: <a/>, header: "<b>${KEY}</b>"}, mapping: {a: b}}
+`), func(string) (string, bool) { return value, true })
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", value, err, want)
+		}
+	}
+}
+
 // A part of a secret that an adapter takes for something else is not shown either.
 func TestAdapterErrorsRepeatNoPartOfAValue(t *testing.T) {
 	for adapter, secret := range map[string]string{
