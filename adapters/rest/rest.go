@@ -27,6 +27,7 @@ type Adapter struct {
 var (
 	_ adapters.Adapter   = (*Adapter)(nil)
 	_ adapters.Previewer = (*Adapter)(nil)
+	_ adapters.FieldUser = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -60,6 +61,15 @@ func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTime
 
 // Close closes idle connections. Deliveries under way are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }
+
+// Fields implements [adapters.FieldUser].
+func (a *Adapter) Fields() []string {
+	names := a.endpoint.Fields()
+	for _, to := range a.routes.All() {
+		names = append(names, to.url.Fields()...)
+	}
+	return names
+}
 
 // Deliver implements [adapters.Adapter].
 //

@@ -29,6 +29,7 @@ type Adapter struct {
 var (
 	_ adapters.Adapter   = (*Adapter)(nil)
 	_ adapters.Previewer = (*Adapter)(nil)
+	_ adapters.FieldUser = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -85,6 +86,21 @@ func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTime
 
 // Close closes idle connections. Deliveries under way are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }
+
+// Fields implements [adapters.FieldUser].
+func (a *Adapter) Fields() []string {
+	names := a.endpoint.Fields()
+	for _, o := range a.operations.All() {
+		names = append(names, o.url.Fields()...)
+		for _, block := range o.header {
+			names = block.fields(names)
+		}
+		if o.body != nil {
+			names = o.body.fields(names)
+		}
+	}
+	return names
+}
 
 // Deliver implements [adapters.Adapter].
 //

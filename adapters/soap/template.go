@@ -121,6 +121,33 @@ func (t *template) literals() []string {
 	return all
 }
 
+// fields appends the mapped fields that t asks for to names.
+func (t *template) fields(names []string) []string {
+	add := func(placeholder string) {
+		if field, ok := strings.CutPrefix(placeholder, "fields."); ok {
+			names = append(names, field)
+		}
+	}
+	if t.each != nil {
+		add(t.each.name)
+	}
+	add(t.when)
+	for _, a := range t.attrs {
+		for _, p := range a.value {
+			add(p.name)
+		}
+	}
+	for _, c := range t.children {
+		if c.element != nil {
+			names = c.element.fields(names)
+		}
+		for _, p := range c.text {
+			add(p.name)
+		}
+	}
+	return names
+}
+
 // compiler turns the elements of one source into templates.
 type compiler struct {
 	source   string

@@ -42,6 +42,7 @@ type Adapter struct {
 var (
 	_ adapters.Adapter   = (*Adapter)(nil)
 	_ adapters.Previewer = (*Adapter)(nil)
+	_ adapters.FieldUser = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -90,6 +91,9 @@ func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTime
 
 // Close closes idle connections. Deliveries under way are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }
+
+// Fields implements [adapters.FieldUser].
+func (a *Adapter) Fields() []string { return append(a.endpoint.Fields(), a.url.Fields()...) }
 
 // Deliver implements [adapters.Adapter]. A 2xx counts as delivered whatever its
 // body holds, and [adapters.Receipt.Ref] is never set.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -68,6 +69,14 @@ func ParseURL(text string) (*URL, error) {
 
 // FromData tells whether data has a say in the host.
 func (t *URL) FromData() bool { return len(t.host.Names()) > 0 }
+
+// Fields are the mapped fields that the URL asks for. A nil URL asks for none.
+func (t *URL) Fields() []string {
+	if t == nil {
+		return nil
+	}
+	return slices.Concat(t.host.Fields(), t.path.Fields(), t.query.Fields())
+}
 
 // Target is what errors call the URL: host and path, nothing that came from data.
 func (t *URL) Target() string { return t.host.Text() + t.path.Text() }

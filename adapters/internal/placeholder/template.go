@@ -59,6 +59,17 @@ func (t Template) Names() []string {
 	return names
 }
 
+// Fields are the names of the mapped fields that t asks for.
+func (t Template) Fields() []string {
+	var names []string
+	for _, p := range t.parts {
+		if field, ok := strings.CutPrefix(p.name, fieldPrefix); ok {
+			names = append(names, field)
+		}
+	}
+	return names
+}
+
 // MapLiterals returns t with everything that is no placeholder changed by f.
 func (t Template) MapLiterals(f func(string) string) Template {
 	parts := make([]part, len(t.parts))
