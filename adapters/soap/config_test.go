@@ -143,6 +143,7 @@ func TestEveryMistakeNamesItsField(t *testing.T) {
 		"tls":                     {func(c *soap.Config) { c.TLS.KeyFile = "k.pem" }, "tls.cert_file: is missing beside"},
 		"timeout":                 {func(c *soap.Config) { c.Timeout = time.Hour }, "timeout: 1h0m0s is not from"},
 		"allow":                   {func(c *soap.Config) { c.Allow.Networks = []string{"10.0.0"} }, "allow.networks[0]: "},
+		"any host and a header":   {func(c *soap.Config) { c.Header, c.Allow.Hosts = "<cal:Agency/>", []string{"*"} }, "allow.hosts: * would send what is in header to any host"},
 		"any host and a password": {func(c *soap.Config) { c.Security, c.Allow.Hosts = token, []string{"*"} }, "allow.hosts: * would send what is in security"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -73,7 +73,10 @@ func (c Config) options() endpoint.Options {
 		Reserved: map[string]string{"Content-Type": "comes from version and action", "Soapaction": "comes from action"},
 	}
 	if c.Security.Kind != NoSecurity {
-		o.Credentials = []string{"security"}
+		o.Credentials = append(o.Credentials, "security")
+	}
+	if c.Header != "" { // as with headers: some are credentials
+		o.Credentials = append(o.Credentials, "header")
 	}
 	return o
 }
@@ -111,7 +114,7 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 		return adapters.Receipt{}, err
 	}
 	hide := req.Hide
-	req.Hide = func() []string { return asSent(append(hide(), t.secrets()...)) }
+	req.Hide = func() []string { return asSent(slices.Concat(hide(), t.secrets(), o.literals())) }
 	return a.endpoint.Deliver(ctx, o.url, req, func(ans exchange.Answer) (adapters.Receipt, error) {
 		return a.judge(req, ans, msg)
 	})

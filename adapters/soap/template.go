@@ -97,6 +97,30 @@ func (t *template) leftOut() bool {
 	return false
 }
 
+// literals returns the texts of t that are not from data, but for namespaces.
+// Some are credentials.
+func (t *template) literals() []string {
+	var all []string
+	add := func(text textTemplate) {
+		for _, p := range text {
+			all = append(all, p.literal)
+		}
+	}
+	for _, a := range t.attrs {
+		if a.tag != "xmlns" && !strings.HasPrefix(a.tag, "xmlns:") {
+			add(a.value)
+		}
+	}
+	for _, c := range t.children {
+		if c.element != nil {
+			all = append(all, c.element.literals()...)
+		} else {
+			add(c.text)
+		}
+	}
+	return all
+}
+
 // fields appends the mapped fields that t asks for to names.
 func (t *template) fields(names []string) []string {
 	add := func(placeholder string) {

@@ -92,6 +92,7 @@ func TestValuesThatCannotBeSent(t *testing.T) {
 		"a null item":         {`<a><b lockstep:each="fields.x">{item}</b></a>`, `{"x":[null]}`, "{item} is not known"},
 		"no object":           {`<a>{fields.x}</a>`, `[1]`, "the body is not a JSON object"},
 		"if without object":   {`<a><b lockstep:if="fields.x"/></a>`, `[1]`, "lockstep:if: fields.x cannot be read"},
+		"too often":           {`<a><b lockstep:each="fields.x"><c lockstep:each="fields.x" lockstep:if="fields.y"/></b></a>`, `{"x":[` + strings.Repeat("1,", 2000) + `1]}`, "lockstep:each: fields.x: the lists of the envelope have more than 1048576 items"},
 		"too long":            {`<a><b lockstep:each="fields.x"><c lockstep:each="fields.x">{fields.y}</c></b></a>`, `{"y":"` + strings.Repeat("y", 1000) + `","x":[` + strings.Repeat("1,", 200) + `1]}`, "the envelope gets longer than 16777216 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -123,9 +123,15 @@ func parseXML(source string, known *scope, template bool) ([]node, error) {
 	}
 }
 
+// syntax says what is wrong. What follows a & in an answer is not repeated: it may
+// be half of a value that the receiver did not escape.
 func (p *parser) syntax(err error) string {
 	if s, ok := errors.AsType[*xml.SyntaxError](err); ok {
-		if p.template && strings.HasPrefix(s.Msg, "invalid character entity & ") {
+		msg, _, entity := strings.Cut(s.Msg, " &")
+		switch {
+		case entity && !p.template:
+			return msg
+		case strings.HasPrefix(s.Msg, "invalid character entity & "):
 			return "an ampersand of its own is written &amp;"
 		}
 		return s.Msg

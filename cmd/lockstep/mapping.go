@@ -105,7 +105,7 @@ payloads.`,
 			if err != nil {
 				return err
 			}
-			p.mask(named.Put)
+			p.mask(named.Put, named.AdapterPut)
 			return console.Object(a.stdout, a.format, p, p.text)
 		},
 	}
@@ -294,9 +294,20 @@ func (p *preview) not(format string, args ...any) {
 // jsonString matches a string of a JSON document.
 var jsonString = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 
-// mask hides what ${…} put into the sync, however it is escaped. Shorter values
-// than a secret can have stay: they would blank out words.
-func (p *preview) mask(put []adapters.Secret) {
+// mask hides what ${…} put into the sync; what it put into the adapter only in the
+// request, because the operator wants to see where that goes.
+func (p *preview) mask(put, adapterPut []adapters.Secret) {
+	hide := masker(put)
+	p.URL, p.Request = hide.Replace(p.URL), masker(slices.Concat(put, adapterPut)).Replace(p.Request)
+	for i := range p.Notes {
+		p.Notes[i] = hide.Replace(p.Notes[i])
+	}
+	p.Body = jsonString.ReplaceAllFunc(p.Body, func(s []byte) []byte { return []byte(hide.Replace(string(s))) })
+}
+
+// masker hides values, however they are escaped. Shorter ones than a secret can
+// have stay: they would blank out words.
+func masker(put []adapters.Secret) *strings.Replacer {
 	const shortest = 4
 	var pairs []string
 	for _, secret := range slices.SortedFunc(slices.Values(put), func(a, b adapters.Secret) int { return len(b) - len(a) }) {
@@ -308,12 +319,7 @@ func (p *preview) mask(put []adapters.Secret) {
 			pairs = append(pairs, form, secret.String())
 		}
 	}
-	hide := strings.NewReplacer(pairs...)
-	p.URL, p.Request = hide.Replace(p.URL), hide.Replace(p.Request)
-	for i := range p.Notes {
-		p.Notes[i] = hide.Replace(p.Notes[i])
-	}
-	p.Body = jsonString.ReplaceAllFunc(p.Body, func(s []byte) []byte { return []byte(hide.Replace(string(s))) })
+	return strings.NewReplacer(pairs...)
 }
 
 // inJSON is text as it stands between the quotes of a JSON string.

@@ -47,6 +47,30 @@ func TestMapShowsNothingThatWasPutIn(t *testing.T) {
 	}
 }
 
+// A service may want its credentials in the envelope, where no key says that they are secret.
+func TestMapShowsNothingThatWasPutIntoATemplate(t *testing.T) {
+	w := newWorld(t)
+	w.env["SECRET"], w.env["HOST"] = "hunter2&amp;3", "clinic.example"
+	w.configure(`
+database: {url: "${DATABASE_URL}"}
+syncs:
+  - name: ClinicCalendarSync
+    event: a
+    adapter:
+      kind: soap
+      url: https://${HOST}/calendar
+      header: <Key>${SECRET}</Key>
+      body: <Notify key="${SECRET}"><case>{fields.case_reference}</case></Notify>
+    mapping: {hearingId: case_reference}
+`)
+	w.stdin = `{"hearingId": "H-1"}`
+	p := decode[preview](t, w.run("map", "ClinicCalendarSync", "-", "-o", "json").wants(t, 0))
+	if p.URL != "https://clinic.example/calendar" || strings.Contains(p.Request, "hunter2") ||
+		!strings.Contains(p.Request, `<Key>***</Key>`) || !strings.Contains(p.Request, `<Notify key="***"><case>H-1</case>`) {
+		t.Errorf("got %s\n%s", p.URL, p.Request)
+	}
+}
+
 func TestPreview(t *testing.T) {
 	sync := relay.Sync{
 		Name: "Court", Events: []string{"a"}, Adapter: telling{t},

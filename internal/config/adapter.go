@@ -202,7 +202,12 @@ func flatten(err error) []error {
 	return all
 }
 
-var quotedText = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+// Adapters repeat what is wrong in quotes, or as the placeholder, tag or entity
+// that they take it for.
+var (
+	quotedText   = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+	repeatedText = regexp.MustCompile(`\{[^{}]*\}|<[^<>]*>|&[^\s;]*`)
+)
 
 // redactExpression is redact for compile errors, which repeat names.
 func (d *decoder) redactExpression(n *node, text string) string {
@@ -216,7 +221,12 @@ func (d *decoder) redactExpression(n *node, text string) string {
 // redact takes out of a message about n what was put in from outside.
 func (d *decoder) redact(n *node, text string) string {
 	if n.ref != "" {
-		text = quotedText.ReplaceAllString(text, `"…"`) + " (the value comes from " + variables(n.ref) + ")"
+		text = repeatedText.ReplaceAllStringFunc(quotedText.ReplaceAllString(text, `"…"`), func(repeated string) string {
+			if repeated == "{key}" || repeated == "&amp" { // how to write it, not what was put in
+				return repeated
+			}
+			return "…"
+		}) + " (the value comes from " + variables(n.ref) + ")"
 	}
 	for _, v := range d.sub.values {
 		for _, form := range []string{v, strings.Trim(strconv.Quote(v), `"`)} {

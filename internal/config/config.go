@@ -68,7 +68,8 @@ type Sync struct {
 
 	// Put is what ${…} put into the condition, the mapping and the computed
 	// fields: it may be a secret, and is part of what is sent.
-	Put []adapters.Secret
+	Put        []adapters.Secret
+	AdapterPut []adapters.Secret // the same of the adapter
 }
 
 // Retry is the schedule of a sync's retries.

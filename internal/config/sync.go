@@ -70,6 +70,7 @@ func (d *decoder) sync(n *node, path string, s syncSpec) Sync {
 		Concurrency: s.Limits.Concurrency,
 		Rate:        float64(s.Limits.Rate),
 		Put:         slices.Concat(n.get("when").puts(), n.get("mapping").puts(), n.get("compute").puts()),
+		AdapterPut:  n.get("adapter").puts(),
 	}
 }
 

@@ -235,9 +235,18 @@ func TestNewRefusesURLs(t *testing.T) {
 }
 
 func TestNewTakesHosts(t *testing.T) {
-	for _, host := range []string{"localhost", "127.0.0.1:8081", "[::1]:443", "[fe80::1%25eth0]", "gericht_1.münchen.example:", "COURT.example."} {
-		if _, err := newPoster(config{URL: "https://" + host + "/x"}); err != nil {
+	for host, want := range map[string]string{
+		"localhost": "localhost", "127.0.0.1:8081": "127.0.0.1:8081", "[::1]:443": "[::1]:443", "[fe80::1%25eth0]": "[fe80::1%eth0]",
+		"gericht_1.münchen.example:": "gericht_1.münchen.example:", "COURT.example.": "COURT.example.",
+	} {
+		p, err := newPoster(config{URL: "https://" + host + "/x"})
+		if err != nil {
 			t.Errorf("%s: %v", host, err)
+			continue
+		}
+		req, err := p.Request(http.MethodPost, p.to, &placeholder.Values{Msg: message()}, nil, nil)
+		if err != nil || req.URL.Host != want || req.URL.Path != "/x" {
+			t.Errorf("%s: the request goes to %s: %v", host, req.URL, err)
 		}
 	}
 }

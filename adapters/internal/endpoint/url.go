@@ -122,14 +122,15 @@ func (t *URL) expand(v *placeholder.Values, allowed hosts) (*url.URL, error) {
 	if err != nil {
 		return nil, err
 	}
-	u, err := url.Parse(t.scheme + "://" + host + path)
+	u, err := url.Parse(t.scheme + "://x" + path)
 	if err != nil {
 		return nil, errors.New("the URL cannot be built")
 	}
+	// The host is not escaped, and the zone of an address would not be parsed.
+	u.Host, u.RawQuery = host, query
 	if dotted(u.Path) { // /.{key} with the harmless value "/x" makes one
 		return nil, errors.New("the values make a path segment of dots")
 	}
-	u.RawQuery = query
 	return u, nil
 }
 
