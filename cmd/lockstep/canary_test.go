@@ -238,7 +238,7 @@ func (c *cage) furnish() {
 		"host-refused":   rest("https://{fields.remarks}.invalid", "x", bearer),
 		"host-unknown":   rest("https://{fields.remarks}.invalid", "x", bearer+`, allow: {hosts: ["*.invalid"]}`),
 		"bad-url":        rest(p.URL, "{fields.broken}", bearer),
-		"bad-value":      rest(p.URL, "bad-value", bearer+`, routes: {"canary:*": {url: "`+p.URL+`/{fields.nowhere}"}}`),
+		"bad-value":      rest(p.URL, "bad-value", bearer+`, routes: {"canary:*": {url: "`+p.URL+`/{fields.absent.inner}"}}`),
 		"bad-field":      strings.Replace(rest(p.URL, "bad-field", bearer), "{fields.remarks}", "{fields.broken}", 1),
 	} {
 		add(perch{name: name, adapter: adapter})
@@ -281,7 +281,7 @@ func (c *cage) furnish() {
 		"when-text":       `when: event.notes`,
 		"when-secret":     `when: event.notes == "${CONDITION}"`,
 	} {
-		add(perch{name: name, adapter: rest(p.URL, name, bearer), sync: sync})
+		add(perch{name: name, adapter: fmt.Sprintf(`{kind: rest, url: "%s/%s?of=${QUERY}", %s}`, p.URL, name, bearer), sync: sync})
 	}
 
 	yaml := "database: {url: \"${DATABASE_URL}\"}\nrelay: {poll: 100ms, drain: 10s, name: relay-1}\nlisten: 127.0.0.1:0\nsyncs:\n"
