@@ -48,6 +48,9 @@ func readMessage(ans exchange.Answer) (*message, error) {
 	m := &message{whole: root.closed}
 	for _, e := range root.elements() {
 		if e.name == (name{root.name.space, "Body"}) {
+			if m.body != nil {
+				return nil, errors.New("it has more than one soap:Body")
+			}
 			m.body = e
 		}
 	}

@@ -85,6 +85,7 @@ func TestAnswersThatAreNoSOAP(t *testing.T) {
 		"NUL":               {"<a>\x00</a>", "illegal character code U+0000"},
 		"no XML":            {"Service Unavailable", "it holds no element"},
 		"JSON":              {`{"a":1}`, "it holds no element"},
+		"two bodies":        {strings.Replace(entry("", "x"), "</S:Envelope>", "<S:Body/></S:Envelope>", 1), "it has more than one soap:Body"},
 		"XML 1.1":           {`<?xml version="1.1"?><a/>`, "unsupported version"},
 		"only a prologue":   {`<?xml version="1.0"?>`, "it holds no element"},
 		"a huge attribute":  {`<a b="` + strings.Repeat("x", 60<<10) + `"/>`, "it is no soap:Envelope but <a>"},

@@ -59,7 +59,7 @@ func newAdapter(c Config, nonce func() []byte, now func() time.Time) (*Adapter, 
 	check(err)
 	a.outcomes, err = exchange.ParseOutcomes(nil, c.Outcomes)
 	check(err)
-	a.endpoint, err = endpoint.New(c.options())
+	a.endpoint, err = endpoint.New(c.options(a.urls()))
 	check(err)
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -67,9 +67,9 @@ func newAdapter(c Config, nonce func() []byte, now func() time.Time) (*Adapter, 
 	return a, nil
 }
 
-func (c Config) options() endpoint.Options {
+func (c Config) options(urls []*endpoint.URL) endpoint.Options {
 	o := endpoint.Options{
-		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow,
+		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow, URLs: urls,
 		Reserved: map[string]string{"Content-Type": "comes from version and action", "Soapaction": "comes from action"},
 	}
 	if c.Security.Kind != NoSecurity {
@@ -79,6 +79,14 @@ func (c Config) options() endpoint.Options {
 		o.Credentials = append(o.Credentials, "header")
 	}
 	return o
+}
+
+func (a *Adapter) urls() []*endpoint.URL {
+	var urls []*endpoint.URL
+	for _, o := range a.operations.All() {
+		urls = append(urls, o.url)
+	}
+	return urls
 }
 
 // AttemptTimeout is the longest time that Deliver can take.

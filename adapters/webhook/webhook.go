@@ -67,7 +67,8 @@ func New(c Config) (*Adapter, error) {
 	a.outcomes, err = exchange.ParseOutcomes(statuses, c.Outcomes)
 	check(err)
 	a.endpoint, err = endpoint.New(endpoint.Options{
-		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow, Reserved: c.Payload.reserved(),
+		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow,
+		URLs: []*endpoint.URL{a.url}, Reserved: c.Payload.reserved(),
 	})
 	check(err)
 	if err := errors.Join(errs...); err != nil {

@@ -235,7 +235,7 @@ func (c *cage) furnish() {
 		"tls-not-spoken": rest(strings.Replace(p.URL, "http:", "https:", 1), "tls-not-spoken", bearer),
 		"nobody-there":   rest(closed.URL, "nobody-there", bearer),
 		"no-such-host":   rest("http://no-such-host.invalid", "no-such-host", bearer),
-		"host-refused":   rest("https://{fields.remarks}.invalid", "x", bearer),
+		"host-refused":   rest("https://{fields.remarks}.invalid", "x", bearer+`, allow: {hosts: [elsewhere.invalid]}`),
 		"host-unknown":   rest("https://{fields.remarks}.invalid", "x", bearer+`, allow: {hosts: ["*.invalid"]}`),
 		"bad-url":        rest(p.URL, "{fields.broken}", bearer),
 		"bad-value":      rest(p.URL, "bad-value", bearer+`, routes: {"canary:*": {url: "`+p.URL+`/{fields.absent.inner}"}}`),

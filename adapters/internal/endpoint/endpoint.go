@@ -30,6 +30,7 @@ type Options struct {
 	Timeout time.Duration // default: DefaultTimeout
 	Allow   adapters.Allow
 
+	URLs        []*URL            // all that requests may go to; nil ones are passed over
 	Reserved    map[string]string // headers that the protocol sets by itself, by canonical name, and how it does
 	Credentials []string          // options of the adapter, now set, that put credentials elsewhere than into Auth
 }
