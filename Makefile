@@ -23,7 +23,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## The first five minutes: relay, court and scheduling on a throw-away PostgreSQL
+demo: ## The first five minutes: relays, court, clinic and scheduling on a throw-away PostgreSQL
 	go run ./cmd/demo
 
 .PHONY: build

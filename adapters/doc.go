@@ -2,8 +2,8 @@
 // external systems: [Adapter] makes one attempt, [Message] is what it sends,
 // [Receipt] and the error classes are what it learnt.
 //
-// A whole adapter takes some thirty lines: see the package's example, and
-// docs/adapters.md for the rules in plain words.
+// A whole adapter takes some thirty lines: see the package's example,
+// docs/adapters.md for the rules in plain words, and docs/write-an-adapter.md.
 //
 // Each protocol has a package of its own below this one; package adaptertest
 // is the conformance suite that all of them run.

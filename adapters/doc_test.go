@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// The guide shows the code of the example above, which is compiled and run.
+// The guide shows the code of the example and its test, which are compiled and run.
 func TestGuideShowsTheExampleThatRuns(t *testing.T) {
-	guide, err := os.ReadFile("../docs/adapters.md")
+	guide, err := os.ReadFile("../docs/write-an-adapter.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -17,8 +17,11 @@ func TestGuideShowsTheExampleThatRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, code, _ := strings.Cut(string(example), "// FileDrop puts")
-	code, _, found := strings.Cut(code, "\nfunc Example()")
-	if code = strings.TrimSpace(code); !found || !strings.Contains(string(guide), code) {
-		t.Error("docs/adapters.md does not hold the FileDrop of example_test.go: copy it again")
+	code, rest, _ := strings.Cut(code, "\nfunc Example()")
+	_, test, found := strings.Cut(rest, "\nfunc TestFileDropConforms")
+	for _, shown := range []string{code, test} {
+		if shown = strings.TrimSpace(shown); !found || !strings.Contains(string(guide), shown) {
+			t.Error("docs/write-an-adapter.md does not hold the FileDrop of example_test.go, or its test: copy them again")
+		}
 	}
 }

@@ -30,7 +30,8 @@ func (d FileDrop) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 	}
 	defer func() { _ = os.Remove(part.Name()) }()
 	_, err = part.Write(msg.Body)
-	if err = errors.Join(err, part.Sync(), part.Close()); err != nil {
+	// Another login collects the file; os.CreateTemp lets none but its own read it.
+	if err = errors.Join(err, part.Chmod(0o640), part.Sync(), part.Close()); err != nil {
 		return adapters.Receipt{}, d.failure(err)
 	}
 	// The name is the idempotency key: a second attempt finds the first one's file.

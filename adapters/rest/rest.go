@@ -27,6 +27,7 @@ type Adapter struct {
 var (
 	_ adapters.Adapter   = (*Adapter)(nil)
 	_ adapters.Previewer = (*Adapter)(nil)
+	_ adapters.FieldUser = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -46,7 +47,7 @@ func New(c Config) (*Adapter, error) {
 	}
 	a.endpoint, err = endpoint.New(endpoint.Options{
 		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow,
-		Reserved: map[string]string{"If-Match": "is set by if_match"},
+		URLs: a.urls(), Reserved: map[string]string{"If-Match": "is set by if_match"},
 	})
 	check(err)
 	if err := errors.Join(errs...); err != nil {
@@ -60,6 +61,23 @@ func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTime
 
 // Close closes idle connections. Deliveries under way are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }
+
+// Fields implements [adapters.FieldUser].
+func (a *Adapter) Fields() []string {
+	names := a.endpoint.Fields()
+	for _, u := range a.urls() {
+		names = append(names, u.Fields()...)
+	}
+	return names
+}
+
+func (a *Adapter) urls() []*endpoint.URL {
+	var urls []*endpoint.URL
+	for _, to := range a.routes.All() {
+		urls = append(urls, to.url)
+	}
+	return urls
+}
 
 // Deliver implements [adapters.Adapter].
 //

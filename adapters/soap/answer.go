@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"mime"
+	"slices"
 	"strings"
 
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
@@ -13,6 +14,7 @@ import (
 type message struct {
 	body  *element
 	fault *fault // nil if it is none
+	whole bool   // it was read to its end
 }
 
 // readMessage reads an answer whatever its HTTP status. An error says why it is
@@ -43,9 +45,12 @@ func readMessage(ans exchange.Answer) (*message, error) {
 	if root.name.local != "Envelope" || root.name.space != soap11 && root.name.space != soap12 {
 		return nil, fmt.Errorf("it is no soap:Envelope but <%s>", tag(root.prefix, root.name.local))
 	}
-	m := &message{}
+	m := &message{whole: root.closed}
 	for _, e := range root.elements() {
 		if e.name == (name{root.name.space, "Body"}) {
+			if m.body != nil {
+				return nil, errors.New("it has more than one soap:Body")
+			}
 			m.body = e
 		}
 	}
@@ -53,11 +58,11 @@ func readMessage(ans exchange.Answer) (*message, error) {
 		return nil, errors.New("it has no soap:Body")
 	}
 	for _, e := range m.body.elements() {
-		if e.name.local == "Fault" && (e.name.space == soap11 || e.name.space == soap12) {
+		if e.name.local == "Fault" && slices.Contains([]string{soap11, soap12, ""}, e.name.space) { // some forget it
 			m.fault = readFault(e)
 		}
 	}
-	if ans.Partial && !m.told() {
+	if !m.whole && !m.told() {
 		return nil, errors.New("it was not read to its end")
 	}
 	return m, nil

@@ -75,7 +75,7 @@ func TestAnswersThatAreNoSOAP(t *testing.T) {
 	for name, tc := range map[string]struct{ body, want string }{
 		"a DTD":             {`<!DOCTYPE x SYSTEM "http://169.254.169.254/x.dtd">` + entry("", "x"), "line 1, column 1: a DTD is not allowed"},
 		"billion laughs":    {laughs + entry("", "&b;"), "a DTD is not allowed"},
-		"an entity":         {entry("", "&nbsp;"), "invalid character entity &nbsp;"},
+		"an entity":         {entry("", "&nbsp;"), "invalid character entity"},
 		"nested too deep":   {enveloped(Version11, strings.Repeat("<a>", 63)+strings.Repeat("</a>", 63)), "nest deeper than 64"},
 		"never closed":      {strings.Repeat("<a>", 21000), "nest deeper than 64"},
 		"half of it":        {strings.TrimSuffix(entry("", "x"), "</S:Envelope>"), "line 1, column 1: <S:Envelope> is not closed"},
@@ -85,6 +85,7 @@ func TestAnswersThatAreNoSOAP(t *testing.T) {
 		"NUL":               {"<a>\x00</a>", "illegal character code U+0000"},
 		"no XML":            {"Service Unavailable", "it holds no element"},
 		"JSON":              {`{"a":1}`, "it holds no element"},
+		"two bodies":        {strings.Replace(entry("", "x"), "</S:Envelope>", "<S:Body/></S:Envelope>", 1), "it has more than one soap:Body"},
 		"XML 1.1":           {`<?xml version="1.1"?><a/>`, "unsupported version"},
 		"only a prologue":   {`<?xml version="1.0"?>`, "it holds no element"},
 		"a huge attribute":  {`<a b="` + strings.Repeat("x", 60<<10) + `"/>`, "it is no soap:Envelope but <a>"},
@@ -138,6 +139,7 @@ func TestAnswersThatAreNotWhole(t *testing.T) {
 		"a fault without its code":  {500, begun("lient</"), cut, adapters.ClassTransient, "HTTP 500", ""},
 		"a fault cut off, HTTP 200": {200, begun("because"), cut, adapters.ClassPermanent, "HTTP 200 soap:Client", ""},
 		"nothing of HTTP 202":       {202, "", cut, adapters.ClassUnknown, "HTTP 202", ""},
+		"cut off behind its end":    {200, entry("", "e-9"), cut, adapters.ClassDelivered, "HTTP 200", "e-9"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := fixed(t, hearings().in(func(c *Config) { c.ExternalID = "NotifyHearingResponse/entryId" }))
@@ -152,6 +154,39 @@ func TestAnswersThatAreNotWhole(t *testing.T) {
 			}
 			if id != tc.id {
 				t.Errorf("id %q, want %q", id, tc.id)
+			}
+		})
+	}
+}
+
+// What an entry of answers looks for may stand behind the end of what was read.
+func TestAnswersThatEndBeforeWhatAnEntryLooksFor(t *testing.T) {
+	filler := `<c:filler>` + strings.Repeat("x", exchange.MaxAnswer)
+	result := func(begin string) string { return enveloped(Version11, `<c:NotifyHearingResponse>`+begin+filler) }
+	fault := fault11("S:Client", retryable)
+	begun := func(until string) string { return fault[:strings.Index(fault, until)] }
+	cut := errors.New("the connection was closed")
+	for name, tc := range map[string]struct {
+		status int
+		body   string
+		cut    error
+		rules  []Answer
+		class  adapters.Class
+	}{
+		"a result, too long":                   {200, result(""), nil, answers, adapters.ClassUnknown},
+		"a result that may be a duplicate":     {200, result(""), nil, answers[5:6], adapters.ClassDelivered},
+		"a result that was told before":        {200, result(`<c:result>STORED</c:result>`), nil, []Answer{{Path: "NotifyHearingResponse/result", Value: "REFUSED", Class: "permanent"}}, adapters.ClassDelivered},
+		"a fault that can be tried again":      {500, begun("<x:retryable"), cut, answers, adapters.ClassUnknown},
+		"a fault whose detail was read":        {500, begun("</S:Fault>"), cut, answers, adapters.ClassTransient},
+		"a fault, the entry is for others":     {500, begun("<x:retryable"), cut, answers[1:2], adapters.ClassPermanent},
+		"a fault, the entry is about a result": {500, begun("<x:retryable"), cut, answers[5:6], adapters.ClassPermanent},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := fixed(t, hearings().in(func(c *Config) { c.Answers = tc.rules }))
+			ans := exchange.Answer{Status: tc.status, Header: http.Header{}, Body: []byte(tc.body), Partial: true, Cut: tc.cut}
+			_, err := a.judge(exchange.Request{Method: "POST", Target: "clinic"}, ans, hearing(`{}`))
+			if adapters.ClassOf(err) != tc.class {
+				t.Errorf("got %s, want %s: %v", adapters.ClassOf(err), tc.class, err)
 			}
 		})
 	}

@@ -56,6 +56,15 @@ func (o operation) write(v values, u *url.URL, t *token) ([]byte, error) {
 	return w.Bytes(), nil
 }
 
+// literals returns what the templates say by themselves.
+func (o operation) literals() []string {
+	all := o.body.literals()
+	for _, block := range o.header {
+		all = append(all, block.literals()...)
+	}
+	return all
+}
+
 // contentType returns the media type of an envelope. The action is plain ASCII
 // without quotes.
 func (o operation) contentType() string {

@@ -30,10 +30,12 @@ func readFault(e *element) *fault {
 			add(code.child("Value"))
 		}
 	}
-	if text := e.child("faultstring"); text != nil {
+	text := e.child("faultstring")
+	if reason := e.child("Reason"); text == nil && reason != nil {
+		text = english(reason)
+	}
+	if text != nil && text.closed { // otherwise it may end in half of a value, which nobody recognises
 		f.reason = text.content()
-	} else if reason := e.child("Reason"); reason != nil {
-		f.reason = english(reason)
 	}
 	if len(f.codes) == 0 {
 		f.codes = []name{{}}
@@ -41,20 +43,21 @@ func readFault(e *element) *fault {
 	return f
 }
 
-// english returns the text of a reason in English if there is one, otherwise the first.
-func english(reason *element) string {
+// english returns the text of a reason in English if there is one, otherwise the
+// first, nil if there is none.
+func english(reason *element) *element {
 	texts := reason.elements()
 	if len(texts) == 0 {
-		return ""
+		return nil
 	}
 	for _, text := range texts {
 		for _, a := range text.attrs {
 			if a.name == (name{nsXML, "lang"}) && strings.HasPrefix(strings.ToLower(a.value), "en") {
-				return text.content()
+				return text
 			}
 		}
 	}
-	return texts[0].content()
+	return texts[0]
 }
 
 // qualified reads a qualified name that stands as text in e. Where its prefix is

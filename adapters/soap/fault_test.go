@@ -1,6 +1,7 @@
 package soap
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -124,6 +125,7 @@ func TestWhatAnswersMean(t *testing.T) {
 		"an error in the body":                {status: 200, body: enveloped(Version11, `<c:NotifyHearingResponse><x:error xmlns:x="urn:x"/></c:NotifyHearingResponse>`), rules: answers, class: "permanent"},
 		"a result with 500":                   {status: 500, body: enveloped(Version11, stored), class: "transient"},
 		"a result with 500, outcomes say 200": {status: 500, body: enveloped(Version11, stored), outcome: map[int]string{500: "delivered"}, class: "transient"},
+		"a fault without a namespace":         {status: 200, body: enveloped(Version11, `<Fault><faultcode>Client</faultcode></Fault>`), class: "permanent", code: "HTTP 200 Client"},
 		"Fault elsewhere":                     {status: 200, body: enveloped(Version11, `<c:NotifyHearingResponse><c:Fault><faultcode>S:Client</faultcode></c:Fault></c:NotifyHearingResponse>`), class: "delivered"},
 
 		"503 with text":                  {status: 503, body: busyText, class: "transient"},
@@ -170,7 +172,7 @@ func TestWhatAnswersMean(t *testing.T) {
 
 // Reasons name code, subcodes and text, and nothing of the detail.
 func TestReasonsOfFaults(t *testing.T) {
-	secret := hearing(`{"who":"Jane Doe","seal":"A<B&C"}`)
+	secret := hearing(`{"who":"Jane Doe","seal":"A<B&C","firm":"Smith&Jones"}`)
 	for name, tc := range map[string]struct{ body, want string }{
 		"1.1":       {fault11("S:Client", retryable), "POST clinic: answered HTTP 500: soap:Client: because"},
 		"1.2":       {fault12("S:Sender", "c:Room", "x:Full"), "POST clinic: answered HTTP 500: soap:Sender (cal:Room) (Full): because"},
@@ -182,6 +184,7 @@ func TestReasonsOfFaults(t *testing.T) {
 		"the code":  {fault11("Jane Doe", ""), "POST clinic: answered HTTP 500: ***: because"},
 		"the clock": {fault11("u:MessageExpired", ""), "POST clinic: answered HTTP 500: wsu:MessageExpired: because (compare the clocks of both sides)"},
 		"long":      {strings.Replace(fault11("S:Client", ""), "because", strings.Repeat("long ", 999), 1), "POST clinic: answered HTTP 500: soap:Client: " + strings.Repeat("long ", 36) + "long…"},
+		"an entity": {"<html>no room for Smith&Jones</html>", "POST clinic: answered HTTP 500: no SOAP message: line 1, column 30: invalid character entity"},
 		"a page":    {"<html><p>Jane Doe</b></html>", "POST clinic: answered HTTP 500: no SOAP message: line 1, column 18: </b> closes <p>, which was opened in line 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -193,6 +196,25 @@ func TestReasonsOfFaults(t *testing.T) {
 			}
 			if strings.Contains(receipt.Code, "Jane") {
 				t.Errorf("the code %q tells a value", receipt.Code)
+			}
+		})
+	}
+}
+
+// Half a value is not recognised as one, so a text that was cut off is not shown.
+func TestReasonsThatWereCutOff(t *testing.T) {
+	for name, answer := range map[string]string{
+		"1.1": strings.Replace(fault11("S:Client", ""), "because", "no room for Jane Doe", 1),
+		"1.2": strings.Replace(fault12("S:Sender"), "because", "no room for Jane Doe", 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := fixed(t, hearings())
+			msg := hearing(`{"who":"Jane Doe"}`)
+			req := exchange.Request{Method: "POST", Target: "clinic", Hide: func() []string { return exchange.Strings(msg.Body) }}
+			ans := exchange.Answer{Status: 500, Header: http.Header{}, Body: []byte(answer[:strings.Index(answer, "oe</")]), Partial: true, Cut: errors.New("closed")}
+			receipt, err := a.judge(req, ans, msg)
+			if err == nil || strings.Contains(err.Error(), "Jane") || !strings.HasPrefix(receipt.Code, "HTTP 500 soap:") {
+				t.Errorf("got %q, %v", receipt.Code, err)
 			}
 		})
 	}

@@ -25,7 +25,7 @@ func (a *Adapter) judge(req exchange.Request, ans exchange.Answer, msg adapters.
 	if err != nil {
 		return receipt, err
 	}
-	if ans.Cut != nil {
+	if ans.Cut != nil && !m.whole { // nothing is missing where only the length was wrong
 		return receipt, adapters.Unknown(fmt.Errorf("%s %s: answered %s, but the end of the SOAP message was cut off: %w",
 			req.Method, req.Target, ans.Code(), ans.Cut))
 	}
@@ -46,6 +46,9 @@ func (a *Adapter) meaning(m *message, ans exchange.Answer) (class adapters.Class
 				reason = fmt.Sprintf("its body fits answers[%d]", i)
 			}
 			return r.class, reason
+		}
+		if r.undecided(m) {
+			return adapters.ClassUnknown, fmt.Sprintf("it ends before what answers[%d] looks for", i)
 		}
 	}
 	byStatus := exchange.Outcomes{}.Class(ans)

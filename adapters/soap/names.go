@@ -112,6 +112,11 @@ func parseName(text string, known *scope) (n name, anySpace bool, err error) {
 	return name{space: uri, local: local}, false, nil
 }
 
+// ofEnvelope tells whether n is what stands around an operation or header block.
+func ofEnvelope(n name) bool {
+	return (n.space == soap11 || n.space == soap12) && (n.local == "Envelope" || n.local == "Header" || n.local == "Body")
+}
+
 func undeclared(prefix string) error {
 	return fmt.Errorf("the prefix %s is not declared; add it to namespaces", prefix)
 }

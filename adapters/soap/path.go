@@ -2,6 +2,7 @@ package soap
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -23,9 +24,15 @@ func parsePath(text string, known *scope) (path, error) {
 		errs []error
 	)
 	for part := range strings.SplitSeq(text, "/") {
+		if part == "" {
+			return nil, errors.New("is not a path: write names with one slash between, none in front, such as cal:Response/cal:entryId")
+		}
 		n, anySpace, err := parseName(part, known)
-		if err != nil {
+		switch {
+		case err != nil:
 			errs = append(errs, err)
+		case len(p) == 0 && ofEnvelope(n):
+			return nil, fmt.Errorf("starts inside the Body: leave %s out, and write the elements below the Body", part)
 		}
 		p = append(p, step{name: n, anySpace: anySpace})
 	}

@@ -13,13 +13,20 @@ import (
 // can repeat its fields for each item of a list.
 const maxEnvelope = 16 << 20
 
+// maxItems bounds how often elements are repeated for one envelope: lists within
+// lists can be long and write nothing.
+const maxItems = 1 << 20
+
 var (
 	escapeText = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "\r", "&#xD;")
 	escapeAttr = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "\t", "&#x9;", "\n", "&#xA;", "\r", "&#xD;")
 )
 
 // writer writes elements. Text only gets into it escaped.
-type writer struct{ bytes.Buffer }
+type writer struct {
+	bytes.Buffer
+	items int // of all lists so far
+}
 
 func (w *writer) raw(s string) { w.WriteString(s) }
 
@@ -50,6 +57,9 @@ func (t *template) render(w *writer, v values) error {
 	items, err := v.list(t.each)
 	if err != nil {
 		return err
+	}
+	if w.items += len(items); w.items > maxItems {
+		return fmt.Errorf("lockstep:each: %s: the lists of the envelope have more than %d items", t.each.name, maxItems)
 	}
 	for _, v.item = range items {
 		if err := t.renderOne(w, v); err != nil {

@@ -78,13 +78,7 @@ func (p *pattern) matches(code name) bool {
 }
 
 func (r rule) matches(m *message) bool {
-	if (r.code != nil || r.subcode != nil) && m.fault == nil {
-		return false
-	}
-	if r.code != nil && !r.code.matches(m.fault.codes[0]) {
-		return false
-	}
-	if r.subcode != nil && !slices.ContainsFunc(m.fault.codes[1:], r.subcode.matches) {
+	if !r.blames(m) {
 		return false
 	}
 	if r.path == nil {
@@ -92,6 +86,30 @@ func (r rule) matches(m *message) bool {
 	}
 	found := m.find(r.path)
 	return len(found) > 0 && (r.value == "" || slices.Contains(found, r.value))
+}
+
+// undecided tells whether r might change what m means if m had been read to its
+// end: what its path leads to did not come.
+func (r rule) undecided(m *message) bool {
+	if r.path == nil || !r.blames(m) || len(m.find(r.path)) > 0 {
+		return false
+	}
+	if m.fault != nil {
+		return !m.fault.at.closed && strings.EqualFold(r.path[0].name.local, "detail")
+	}
+	success := []adapters.Class{adapters.ClassDelivered, adapters.ClassDuplicate, adapters.ClassAccepted}
+	return !m.body.closed && !slices.Contains(success, r.class)
+}
+
+// blames tells whether the codes of m are those that r asks for.
+func (r rule) blames(m *message) bool {
+	if (r.code != nil || r.subcode != nil) && m.fault == nil {
+		return false
+	}
+	if r.code != nil && !r.code.matches(m.fault.codes[0]) {
+		return false
+	}
+	return r.subcode == nil || slices.ContainsFunc(m.fault.codes[1:], r.subcode.matches)
 }
 
 // find follows p from the inside of soap:Fault, or of soap:Body if m is none.

@@ -29,6 +29,7 @@ type Adapter struct {
 var (
 	_ adapters.Adapter   = (*Adapter)(nil)
 	_ adapters.Previewer = (*Adapter)(nil)
+	_ adapters.FieldUser = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -58,7 +59,7 @@ func newAdapter(c Config, nonce func() []byte, now func() time.Time) (*Adapter, 
 	check(err)
 	a.outcomes, err = exchange.ParseOutcomes(nil, c.Outcomes)
 	check(err)
-	a.endpoint, err = endpoint.New(c.options())
+	a.endpoint, err = endpoint.New(c.options(a.urls()))
 	check(err)
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -66,15 +67,26 @@ func newAdapter(c Config, nonce func() []byte, now func() time.Time) (*Adapter, 
 	return a, nil
 }
 
-func (c Config) options() endpoint.Options {
+func (c Config) options(urls []*endpoint.URL) endpoint.Options {
 	o := endpoint.Options{
-		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow,
+		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow, URLs: urls,
 		Reserved: map[string]string{"Content-Type": "comes from version and action", "Soapaction": "comes from action"},
 	}
 	if c.Security.Kind != NoSecurity {
-		o.Credentials = []string{"security"}
+		o.Credentials = append(o.Credentials, "security")
+	}
+	if c.Header != "" { // as with headers: some are credentials
+		o.Credentials = append(o.Credentials, "header")
 	}
 	return o
+}
+
+func (a *Adapter) urls() []*endpoint.URL {
+	var urls []*endpoint.URL
+	for _, o := range a.operations.All() {
+		urls = append(urls, o.url)
+	}
+	return urls
 }
 
 // AttemptTimeout is the longest time that Deliver can take.
@@ -82,6 +94,21 @@ func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTime
 
 // Close closes idle connections. Deliveries under way are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }
+
+// Fields implements [adapters.FieldUser].
+func (a *Adapter) Fields() []string {
+	names := a.endpoint.Fields()
+	for _, o := range a.operations.All() {
+		names = append(names, o.url.Fields()...)
+		for _, block := range o.header {
+			names = block.fields(names)
+		}
+		if o.body != nil {
+			names = o.body.fields(names)
+		}
+	}
+	return names
+}
 
 // Deliver implements [adapters.Adapter].
 //
@@ -95,7 +122,7 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 		return adapters.Receipt{}, err
 	}
 	hide := req.Hide
-	req.Hide = func() []string { return asSent(append(hide(), t.secrets()...)) }
+	req.Hide = func() []string { return asSent(slices.Concat(hide(), t.secrets(), o.literals())) }
 	return a.endpoint.Deliver(ctx, o.url, req, func(ans exchange.Answer) (adapters.Receipt, error) {
 		return a.judge(req, ans, msg)
 	})

@@ -153,3 +153,32 @@ func TestReasonsRepeatNothingOfTheToken(t *testing.T) {
 		})
 	}
 }
+
+// Services of their own ways want credentials in a block or in the operation.
+func TestReasonsRepeatNothingThatTheTemplatesSay(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Errorf("reading the request: %v", err)
+		}
+		w.WriteHeader(http.StatusInternalServerError)
+		_, _ = io.WriteString(w, faultMessage(soap.Version11, "soap:Client", "bad p&ss<word and "+string(body)))
+	}))
+	t.Cleanup(server.Close)
+	c := service()
+	c.URL = server.URL
+	for field, change := range map[string]func(c *soap.Config){
+		"header":    func(c *soap.Config) { c.Header = "<a>p&amp;ss&lt;word</a>" },
+		"attribute": func(c *soap.Config) { c.Header = `<a><b c="p&amp;ss&lt;word"/></a>` },
+		"body":      func(c *soap.Config) { c.Body = `<a><b>p&amp;ss&lt;word</b></a>` },
+		"route":     func(c *soap.Config) { c.Routes["scheduling:updated"] = soap.Route{Body: `<a>p&amp;ss&lt;word</a>`} },
+	} {
+		c := c
+		c.Routes = map[string]soap.Route{}
+		change(&c)
+		_, err := newAdapter(t, c).Deliver(t.Context(), message("e-1", "scheduling:updated"))
+		if err == nil || !strings.Contains(err.Error(), "soap:Client: bad *** and <?xml") || strings.Contains(err.Error(), "word") {
+			t.Errorf("%s: got %v", field, err)
+		}
+	}
+}

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
 // template is an element of the envelope whose text and attribute values hold
@@ -55,6 +57,9 @@ func parseTemplate(source string, known *scope) (compiled, error) {
 	var out compiled
 	for _, n := range roots {
 		if n.element != nil {
+			if e := n.element; ofEnvelope(e.name) {
+				c.wrong(e.offset, "<%s> is written around this: write only what stands inside it", tag(e.prefix, e.name.local))
+			}
 			out.elements = append(out.elements, c.element(n.element, nil, false))
 		} else if i := strings.IndexFunc(n.text, notSpace); i >= 0 {
 			c.wrong(n.offset, "text stands outside of an element")
@@ -90,6 +95,57 @@ func (t *template) leftOut() bool {
 		}
 	}
 	return false
+}
+
+// literals returns the texts of t that are not from data, but for namespaces.
+// Some are credentials.
+func (t *template) literals() []string {
+	var all []string
+	add := func(text textTemplate) {
+		for _, p := range text {
+			all = append(all, p.literal)
+		}
+	}
+	for _, a := range t.attrs {
+		if a.tag != "xmlns" && !strings.HasPrefix(a.tag, "xmlns:") {
+			add(a.value)
+		}
+	}
+	for _, c := range t.children {
+		if c.element != nil {
+			all = append(all, c.element.literals()...)
+		} else {
+			add(c.text)
+		}
+	}
+	return all
+}
+
+// fields appends the mapped fields that t asks for to names.
+func (t *template) fields(names []string) []string {
+	add := func(placeholder string) {
+		if field, ok := strings.CutPrefix(placeholder, "fields."); ok {
+			names = append(names, field)
+		}
+	}
+	if t.each != nil {
+		add(t.each.name)
+	}
+	add(t.when)
+	for _, a := range t.attrs {
+		for _, p := range a.value {
+			add(p.name)
+		}
+	}
+	for _, c := range t.children {
+		if c.element != nil {
+			names = c.element.fields(names)
+		}
+		for _, p := range c.text {
+			add(p.name)
+		}
+	}
+	return names
 }
 
 // compiler turns the elements of one source into templates.
@@ -224,7 +280,7 @@ func (c *compiler) text(text string, start, end int, item bool) textTemplate {
 		p := piece{name: text[m[2]:m[3]]}
 		p.name, p.optional = strings.CutSuffix(p.name, "?")
 		if !knownName(p.name, item) {
-			why := "is not a placeholder that can stand here"
+			why := "is not a placeholder that can stand here" + placeholder.Hint(p.name)
 			if strings.HasPrefix(p.name+".", "item.") {
 				why = "stands outside of an element with lockstep:each"
 			}

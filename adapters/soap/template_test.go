@@ -17,6 +17,8 @@ import (
 func TestBadTemplatesAreRefusedWithTheirPlace(t *testing.T) {
 	for name, tc := range map[string]struct{ body, want string }{
 		"no XML":                    {"NotifyHearing", "body: line 1, column 1: text stands outside of an element"},
+		"an envelope":               {"<soap:Envelope><soap:Body><a/></soap:Body></soap:Envelope>", "body: line 1, column 1: <soap:Envelope> is written around this: write only what stands inside it"},
+		"a Body of another prefix":  {`<s:Body xmlns:s="http://www.w3.org/2003/05/soap-envelope"/>`, "body: line 1, column 1: <s:Body> is written around this"},
 		"no element":                {"  <!-- nothing -->\n", "body: holds 0 elements; write one, the operation"},
 		"two elements":              {"<a/><b/>", "body: holds 2 elements"},
 		"not closed":                {"<cal:a>\n  <cal:b></cal:b>\n", "body: line 1, column 1: <cal:a> is not closed"},
@@ -24,7 +26,7 @@ func TestBadTemplatesAreRefusedWithTheirPlace(t *testing.T) {
 		"closes nothing":            {"<a/></a>", "body: line 1, column 5: </a> closes nothing"},
 		"bad XML":                   {"<a>\n<b attr></b></a>", "body: line 2, column 9: attribute name without = in element"},
 		"an entity":                 {"<a>&nbsp;</a>", "body: line 1, column 10: invalid character entity &nbsp;"},
-		"a bare ampersand":          {"<a>R & D</a>", "body: line 1, column 7: invalid character entity"},
+		"a bare ampersand":          {"<a>R & D</a>", "body: line 1, column 7: an ampersand of its own is written &amp;"},
 		"a DTD":                     {`<!DOCTYPE a><a/>`, "body: line 1, column 1: a DTD is not allowed"},
 		"an entity declared":        {"<a>x</a>\n<!DOCTYPE a [<!ENTITY b \"c\">]>", "body: line 2, column 1: a DTD is not allowed"},
 		"an XML declaration":        {`<?xml version="1.0"?><a/>`, "body: line 1, column 1: a processing instruction or XML declaration is not allowed"},
@@ -33,7 +35,7 @@ func TestBadTemplatesAreRefusedWithTheirPlace(t *testing.T) {
 		"an attribute's prefix":     {`<cal:a ecf:b="1"/>`, "body: line 1, column 1: the prefix ecf is not declared"},
 		"a prefix declared inside":  {`<cal:a><b xmlns:x="urn:x"/><x:b/></cal:a>`, "body: line 1, column 28: the prefix x is not declared"},
 		"twice":                     {`<a b="1" b="2"/>`, "body: line 1, column 1: the attribute b stands twice in <a>"},
-		"unknown placeholder":       {"<a>\n  <b>é {field.case}</b></a>", "body: line 2, column 8: {field.case} is not a placeholder that can stand here"},
+		"unknown placeholder":       {"<a>\n  <b>é {field.case}</b></a>", "body: line 2, column 8: {field.case} is not a placeholder that can stand here; a mapped field is written {fields.NAME}"},
 		"unknown in an attribute":   {`<a b="{keys}"/>`, "body: line 1, column 7: {keys} is not a placeholder"},
 		"empty placeholder":         {`<a>{}</a>`, "body: line 1, column 4: {} is not a placeholder"},
 		"no field":                  {`<a>{fields.}{fields..a}{fields}</a>`, "body: line 1, column 4: {fields.} is not a placeholder"},
@@ -77,7 +79,7 @@ func TestBadTemplatesAreRefusedWithTheirPlace(t *testing.T) {
 
 func TestValuesThatCannotBeSent(t *testing.T) {
 	for name, tc := range map[string]struct{ body, message, want string }{
-		"missing":             {`<a>{fields.x}</a>`, `{}`, "body: {fields.x} is not known"},
+		"missing":             {`<a>{fields.x}</a>`, `{}`, "body: {fields.x} is not known: the mapped fields have none of this name, or null"},
 		"null":                {`<a>{fields.x}</a>`, `{"x":null}`, "{fields.x} is not known"},
 		"an object":           {`<a>{fields.x}</a>`, `{"x":{"y":1}}`, "{fields.x} is an object or a list"},
 		"an object, optional": {`<a><b>{fields.x?}</b></a>`, `{"x":[]}`, "{fields.x} is an object or a list"},
@@ -90,6 +92,7 @@ func TestValuesThatCannotBeSent(t *testing.T) {
 		"a null item":         {`<a><b lockstep:each="fields.x">{item}</b></a>`, `{"x":[null]}`, "{item} is not known"},
 		"no object":           {`<a>{fields.x}</a>`, `[1]`, "the body is not a JSON object"},
 		"if without object":   {`<a><b lockstep:if="fields.x"/></a>`, `[1]`, "lockstep:if: fields.x cannot be read"},
+		"too often":           {`<a><b lockstep:each="fields.x"><c lockstep:each="fields.x" lockstep:if="fields.y"/></b></a>`, `{"x":[` + strings.Repeat("1,", 2000) + `1]}`, "lockstep:each: fields.x: the lists of the envelope have more than 1048576 items"},
 		"too long":            {`<a><b lockstep:each="fields.x"><c lockstep:each="fields.x">{fields.y}</c></b></a>`, `{"y":"` + strings.Repeat("y", 1000) + `","x":[` + strings.Repeat("1,", 200) + `1]}`, "the envelope gets longer than 16777216 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -115,7 +115,7 @@ func parseXML(source string, known *scope, template bool) ([]node, error) {
 			}
 			return p.roots, err
 		case err != nil:
-			return p.roots, p.at(min(int(d.InputOffset()), len(source)), "%s", syntax(err))
+			return p.roots, p.at(min(int(d.InputOffset()), len(source)), "%s", p.syntax(err))
 		}
 		if err := p.take(token, start, int(d.InputOffset())); err != nil {
 			return p.roots, err
@@ -123,8 +123,17 @@ func parseXML(source string, known *scope, template bool) ([]node, error) {
 	}
 }
 
-func syntax(err error) string {
+// syntax says what is wrong. What follows a & in an answer is not repeated: it may
+// be half of a value that the receiver did not escape.
+func (p *parser) syntax(err error) string {
 	if s, ok := errors.AsType[*xml.SyntaxError](err); ok {
+		msg, _, entity := strings.Cut(s.Msg, " &")
+		switch {
+		case entity && !p.template:
+			return msg
+		case strings.HasPrefix(s.Msg, "invalid character entity & "):
+			return "an ampersand of its own is written &amp;"
+		}
 		return s.Msg
 	}
 	return strings.TrimPrefix(err.Error(), "xml: ")

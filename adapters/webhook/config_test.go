@@ -30,10 +30,10 @@ func TestNewRefuses(t *testing.T) {
 		"a type without a name":      {func(c *webhook.Config) { c.Types = map[string]string{"a": ""} }, `types["a"]: is empty`},
 		"a name without a type":      {func(c *webhook.Config) { c.Types = map[string]string{"": "a"} }, `types[""]: name an event type, or a pattern such as "scheduling:*"`},
 		"a name with a line end":     {func(c *webhook.Config) { c.Types = map[string]string{"a": "b\n"} }, `types["a"]: has a control character`},
-		"an outcome of no status":    {func(c *webhook.Config) { c.Outcomes = map[int]string{42: "auth"} }, "outcomes: 42 is not a status"},
-		"an unknown class":           {func(c *webhook.Config) { c.Outcomes = map[int]string{410: "gone"} }, `outcomes: 410: "gone" is not a class`},
+		"an outcome of no status":    {func(c *webhook.Config) { c.Outcomes = map[int]string{42: "auth"} }, "outcomes.42: is not a status"},
+		"an unknown class":           {func(c *webhook.Config) { c.Outcomes = map[int]string{410: "gone"} }, `outcomes.410: "gone" is not a class`},
 		"a timeout of nothing":       {func(c *webhook.Config) { c.Timeout = time.Millisecond }, "timeout: 1ms is not from 10ms to 10m0s"},
-		"a token without its kind":   {func(c *webhook.Config) { c.Auth.Token = canary }, "auth.token: belongs to kind bearer, not to none"},
+		"a token without its kind":   {func(c *webhook.Config) { c.Auth.Token = canary }, "auth.token: belongs to kind bearer; set auth.kind"},
 		"credentials as a signature": {func(c *webhook.Config) { c.Auth = apiKey("webhook-signature", canary) }, "auth.header: Webhook-Signature is computed"},
 		"a CA that is not there":     {func(c *webhook.Config) { c.TLS.CAFile = "none.pem" }, "tls.ca_file: "},
 		"a network of nothing":       {func(c *webhook.Config) { c.Allow.Networks = []string{"here"} }, `allow.networks[0]: "here" is not a network`},
@@ -79,7 +79,7 @@ func TestNewReportsEverythingAtOnce(t *testing.T) {
 	if err == nil {
 		t.Fatal("was accepted")
 	}
-	for _, want := range []string{"url: ", "secrets: ", "payload: ", "timeout: ", "outcomes: "} {
+	for _, want := range []string{"url: ", "secrets: ", "payload: ", "timeout: ", "outcomes."} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in %v", want, err)
 		}

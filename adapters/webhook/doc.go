@@ -8,6 +8,6 @@
 // same bytes on every attempt, and the mapped fields stand in it byte for byte.
 // It has one of four forms, two of them CloudEvents 1.0: see [Payload].
 //
-// What statuses mean is described in docs/adapters.md. There is no read-back,
+// What statuses mean is described in docs/adapters/webhook.md. There is no read-back,
 // and nothing is kept of an answer.
 package webhook

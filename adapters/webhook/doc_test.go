@@ -16,24 +16,19 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
 
-// section returns the guide's part on webhooks.
-func section(t *testing.T) string {
+// page returns the guide's page on webhooks.
+func page(t *testing.T) string {
 	t.Helper()
-	guide, err := os.ReadFile("../../docs/adapters.md")
+	text, err := os.ReadFile("../../docs/adapters/webhook.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, found := strings.Cut(string(guide), "\n## Webhook\n")
-	if !found {
-		t.Fatal("the guide has no section on webhooks")
-	}
-	text, _, _ = strings.Cut(text, "\n## ")
-	return text
+	return string(text)
 }
 
 // The guide's configuration has every key, and is accepted.
 func TestGuideShowsACompleteConfiguration(t *testing.T) {
-	_, text, _ := strings.Cut(section(t), "```yaml\n")
+	_, text, _ := strings.Cut(page(t), "```yaml\n")
 	text, _, _ = strings.Cut(text, "```")
 	text = strings.NewReplacer("${HOOK_SECRET}", vectorHMAC, "${HOOK_SECRET_OLD}", vectorEd25519).Replace(text)
 	var file struct {
@@ -62,7 +57,7 @@ func TestGuideShowsACompleteConfiguration(t *testing.T) {
 // Every single status in the guide's table has the class that the code gives it,
 // and every exception in the code is in the guide.
 func TestGuideShowsTheClasses(t *testing.T) {
-	_, table, _ := strings.Cut(section(t), "| webhook's status | class |")
+	_, table, _ := strings.Cut(page(t), "| webhook's status | class |")
 	table, _, _ = strings.Cut(table, "\n\n")
 	outcomes, err := exchange.ParseOutcomes(statuses, nil)
 	if err != nil {
@@ -105,14 +100,14 @@ func TestGuideShowsTheReceiverThatRuns(t *testing.T) {
 	}
 	_, code, found := strings.Cut(string(example), "\nfunc verify(")
 	code, _, _ = strings.Cut(code, "\n}\n")
-	if !found || !strings.Contains(section(t), "func verify("+code+"\n}\n") {
-		t.Error("docs/adapters.md does not hold verify of example_test.go: copy it again")
+	if !found || !strings.Contains(page(t), "func verify("+code+"\n}\n") {
+		t.Error("docs/adapters/webhook.md does not hold verify of example_test.go: copy it again")
 	}
 }
 
 // The guide says which headers come with a payload.
 func TestGuideShowsEveryPayload(t *testing.T) {
-	text := section(t)
+	text := page(t)
 	for _, p := range payloads {
 		_, h := p.render(hearing(), "t", "/agency")
 		var missing error

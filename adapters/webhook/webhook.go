@@ -42,6 +42,7 @@ type Adapter struct {
 var (
 	_ adapters.Adapter   = (*Adapter)(nil)
 	_ adapters.Previewer = (*Adapter)(nil)
+	_ adapters.FieldUser = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -66,7 +67,8 @@ func New(c Config) (*Adapter, error) {
 	a.outcomes, err = exchange.ParseOutcomes(statuses, c.Outcomes)
 	check(err)
 	a.endpoint, err = endpoint.New(endpoint.Options{
-		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow, Reserved: c.Payload.reserved(),
+		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow,
+		URLs: []*endpoint.URL{a.url}, Reserved: c.Payload.reserved(),
 	})
 	check(err)
 	if err := errors.Join(errs...); err != nil {
@@ -90,6 +92,9 @@ func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTime
 
 // Close closes idle connections. Deliveries under way are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }
+
+// Fields implements [adapters.FieldUser].
+func (a *Adapter) Fields() []string { return append(a.endpoint.Fields(), a.url.Fields()...) }
 
 // Deliver implements [adapters.Adapter]. A 2xx counts as delivered whatever its
 // body holds, and [adapters.Receipt.Ref] is never set.

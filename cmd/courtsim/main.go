@@ -1,5 +1,5 @@
-// Command courtsim runs a simulated court: a calendar over REST with scripted
-// faults and a ledger of every request it read.
+// Command courtsim runs a simulated court: a calendar over REST and over SOAP
+// with scripted faults and a ledger of every request it read.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-const usage = `courtsim is a simulated court's calendar over REST, for trying out a relay.
+const usage = `courtsim is a simulated court's calendar over REST and SOAP, for trying out a relay.
 
 Usage: courtsim [flags]
 
@@ -23,6 +23,9 @@ Usage: courtsim [flags]
   PUT    /api/calendar/{id}             change
   DELETE /api/calendar/{id}             cancel
   GET    /api/calendar[/{case or id}]   what the court holds
+  POST   /soap/calendar                 NotifyHearing (reference, start, room, status) and
+                                        CancelHearing (reference) of urn:example:calendar,
+                                        SOAP 1.1 and 1.2; repetitions by wsa:MessageID
   GET    /ledger                        every request that was read
   GET, POST /faults                     the fault script; POST replaces it, [] heals
   GET    /healthz
@@ -32,7 +35,8 @@ Flags:
 
 const example = `
 Environment:
-  COURT_TOKEN   bearer token to ask for (default of --token)
+  COURT_TOKEN      bearer token to ask for (default of --token)
+  COURT_PASSWORD   password of the UsernameToken to ask for (default of --password)
 
 A fault script is a JSON array. The first rule that strikes decides.
   [
@@ -41,7 +45,9 @@ A fault script is a JSON array. The first rule that strikes decides.
     {"match": {"probability": 0.02},              "do": {"delay": "500ms"}}
   ]
 match: key (case reference or idempotency key), method, after, first, every, probability
-do:    status, retry_after, redirect, body, repeat, gzip, delay, drip,
+do:    status, fault (over SOAP: Server | Client | Busy | MustUnderstand | VersionMismatch |
+       FailedAuthentication | MessageExpired; with the status, if one is given),
+       retry_after, redirect, body, repeat, gzip, delay, drip,
        hang (say nothing, then cut), drop (before | after | during): "after" stores the
        booking and cuts the connection without an answer
 `
@@ -79,15 +85,19 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 		listen     = fs.String("listen", "127.0.0.1:8081", "`address` to listen on; port 0 picks one")
 		faultsFile = fs.String("faults", "", "`file` with the fault script")
 		token      = fs.String("token", getenv("COURT_TOKEN"), "bearer `token` to ask for; better given by the environment")
+		username   = fs.String("username", "agency", "`name` in the UsernameToken that is asked for over SOAP, with --password")
+		password   = fs.String("password", getenv("COURT_PASSWORD"), "`password` of the UsernameToken, as text or digest; better given by the environment")
 		seed       = fs.Uint64("seed", 1, "seed of the script's chances")
 		ledgerFile = fs.String("ledger", "", "`file` to append the ledger to, one JSON object a line")
 		keep       = fs.Int("keep", 100_000, "ledger entries and idempotency keys kept in memory; 0 keeps all")
-		duplicate  = fs.Int("duplicate-status", 409, "answer to a repeated idempotency key: 409 or 200")
+		duplicate  = fs.Int("duplicate-status", 409, "answer over REST to a repeated idempotency key: 409 or 200")
 	)
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		fs.SetOutput(stdout)
 		fmt.Fprint(stdout, usage)
-		fs.Lookup("token").DefValue = "" // never print a secret
+		for _, secret := range []string{"token", "password"} {
+			fs.Lookup(secret).DefValue = "" // never printed
+		}
 		fs.PrintDefaults()
 		fmt.Fprint(stdout, example)
 		return err
@@ -102,7 +112,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 	case *keep < 0:
 		return usageError{fmt.Errorf("--keep is %d, not 0 or more", *keep)}
 	}
-	o := courtsim.Options{Token: *token, Seed: *seed, Keep: *keep, DuplicateStatus: *duplicate}
+	o := courtsim.Options{
+		Token: *token, Username: *username, Password: *password,
+		Seed: *seed, Keep: *keep, DuplicateStatus: *duplicate,
+	}
 	if *faultsFile != "" {
 		b, err := os.ReadFile(*faultsFile)
 		if err != nil {
@@ -126,7 +139,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 		return fmt.Errorf("--listen: %w", err)
 	}
 	fmt.Fprintln(stdout, url)
-	fmt.Fprintf(stderr, "courtsim: serving %s/api/calendar with %d fault rules; stop with Ctrl-C\n", url, len(o.Faults))
+	fmt.Fprintf(stderr, "courtsim: serving %[1]s/api/calendar and %[1]s/soap/calendar with %[2]d fault rules; stop with Ctrl-C\n", url, len(o.Faults))
 	select {
 	case <-ctx.Done():
 	case <-court.Done():

@@ -53,6 +53,45 @@ func post(t *testing.T, url, token string) int {
 	return res.StatusCode
 }
 
+func postSOAP(t *testing.T, url, password string) string {
+	t.Helper()
+	message := `<Envelope xmlns="http://schemas.xmlsoap.org/soap/envelope/"><Header>` +
+		`<Security xmlns="http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd"><UsernameToken>` +
+		`<Username>clinic</Username><Password>` + password + `</Password></UsernameToken></Security></Header>` +
+		`<Body><NotifyHearing xmlns="urn:example:calendar"><reference>H-1</reference></NotifyHearing></Body></Envelope>`
+	req, err := http.NewRequestWithContext(t.Context(), "POST", url+"/soap/calendar", strings.NewReader(message))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "text/xml")
+	req.Header.Set("SOAPAction", `""`)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestServeOverSOAP(t *testing.T) {
+	url, stop := serve(t, env(map[string]string{"COURT_PASSWORD": "s3cret"}), "--username", "clinic")
+	for i, tt := range []struct{ password, want string }{
+		{"wrong", "FailedAuthentication"},
+		{"s3cret", "STORED"},
+	} {
+		if got := postSOAP(t, url, tt.password); !strings.Contains(got, tt.want) {
+			t.Errorf("request %d: %s does not say %s", i, got, tt.want)
+		}
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestServe(t *testing.T) {
 	dir := t.TempDir()
 	faults, ledger := filepath.Join(dir, "faults.json"), filepath.Join(dir, "ledger.jsonl")
@@ -116,17 +155,17 @@ func TestExitCodes(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	var stdout, stderr strings.Builder
-	err := run(t.Context(), []string{"--help"}, env(map[string]string{"COURT_TOKEN": "s3cret"}), nil, &stdout, &stderr)
+	err := run(t.Context(), []string{"--help"}, env(map[string]string{"COURT_TOKEN": "s3cret", "COURT_PASSWORD": "s3cret"}), nil, &stdout, &stderr)
 	if !errors.Is(err, flag.ErrHelp) || exitCode(err, &stderr) != 0 || stderr.Len() > 0 {
 		t.Errorf("help returned %v and wrote %q to stderr", err, stderr.String())
 	}
-	for _, want := range []string{"-faults", "COURT_TOKEN", `"drop": "after"`} {
+	for _, want := range []string{"-faults", "COURT_TOKEN", "COURT_PASSWORD", "/soap/calendar", "FailedAuthentication", `"drop": "after"`} {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("help does not show %s", want)
 		}
 	}
 	if strings.Contains(stdout.String(), "s3cret") {
-		t.Error("help prints the token")
+		t.Error("help prints a secret")
 	}
 }
 

@@ -18,13 +18,26 @@ type demo struct {
 	story    story
 }
 
-// story is what happened on stage, for the report.
+// story is what happened on stage, for the report. Its times are by the
+// database's clock.
 type story struct {
-	calmUntil time.Time     // by the database's clock: the court was well for events before it
-	down      time.Duration // how long the court was down
+	calmUntil time.Time     // both systems were well for events before it
+	troubles  []trouble     // each of one system alone
 	killed    int           // deliveries that the killed relay had in hand
 	takeover  time.Duration // from the kill until none of them was its own any more
 }
+
+// trouble is a time in which one system took nothing and the other one was well.
+type trouble struct {
+	system, other *system
+	what          string // such as "down"
+	from, until   time.Time
+}
+
+func (t trouble) took() time.Duration { return t.until.Sub(t.from) }
+
+// during reports whether at is a time of the trouble.
+func (t trouble) during(at time.Time) bool { return !at.Before(t.from) && at.Before(t.until) }
 
 func newDemo(o options, env func(string) (string, bool), stdout, stderr io.Writer) *demo {
 	return &demo{options: o, stdout: stdout, progress: newProgress(stderr, o.plain, env), began: time.Now()}
@@ -36,7 +49,7 @@ func (d *demo) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.progress.say("starting PostgreSQL, the scheduling module, the court and two relays")
+	d.progress.say("starting PostgreSQL, the scheduling module, a court, a clinic and two relays")
 	if d.world, err = startWorld(ctx, d.seed); err != nil {
 		return err
 	}
@@ -44,7 +57,7 @@ func (d *demo) open(ctx context.Context) error {
 	return nil
 }
 
-// play performs the scenes, until the court has been told everything.
+// play performs the scenes, until both systems have been told everything.
 func (d *demo) play(ctx context.Context) error {
 	ctx = d.world.watchRelays(ctx)
 	watching, stopWatching := context.WithCancel(ctx)
@@ -69,7 +82,7 @@ func (d *demo) conclude(ctx context.Context) (int, error) {
 	if err != nil {
 		return 1, fmt.Errorf("reading what there is to compare: %w", err)
 	}
-	v := judge(f)
+	v := judge(f, d.story)
 	err = printReport(d.stdout, v, d.story, time.Since(d.began), d.progress.paint(d.stdout))
 	if !v.agrees() {
 		return 1, err

@@ -58,12 +58,12 @@ func TestTheDemoAgreesStaysAndLeavesNothing(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit code %d\n%s\n%s", code, stderr.String(), stdout.String())
 	}
-	for _, want := range []string{"hearings                  15", "lost                       0\n", "All 15 hearings are at the court"} {
+	for _, want := range []string{"hearings                   15      15", "lost                        0       0\n", "changes made: the court took 0, the clinic", "All 15 hearings are at the court and at the clinic"} {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("the result does not say %q:\n%s", want, stdout.String())
 		}
 	}
-	for _, want := range []string{"the court is down", "relay 2 killed", "relay 2 is started again"} {
+	for _, want := range []string{"the court is down", "the clinic is busy", "relay 2 killed", "relay 2 is started again"} {
 		if !strings.Contains(stderr.String(), want) {
 			t.Errorf("the progress does not say %q:\n%s", want, stderr.String())
 		}
@@ -108,10 +108,59 @@ func TestADifferenceIsFoundAndFailsTheDemo(t *testing.T) {
 	if code, err := d.conclude(ctx); code != 0 || err != nil {
 		t.Fatalf("before the difference: exit code %d, %v\n%s", code, err, stdout.String())
 	}
-	stdout.Reset()
-	// Somebody at the court moves a hearing by hand.
-	const meddling = `{"case_reference": "H-2027-000002", "start_time": "2027-03-05T10:00:00Z", "courtroom": "Attic", "status": "booked"}`
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.world.courtURL+"/api/calendar", strings.NewReader(meddling))
+	noFileHolds(t, d.world.dir, d.world.password)
+	// Somebody moves a hearing by hand, first at the clinic, then at the court too.
+	for _, tc := range []struct {
+		sys       *system
+		booking   string
+		different string
+		says      string
+	}{
+		{d.world.clinic, `{"case_reference": "H-2027-000003", "start": "2027-03-05T10:00:00Z", "room": "Cellar", "status": "booked"}`, "0       1", `"Cellar" at the clinic`},
+		{d.world.court, `{"case_reference": "H-2027-000002", "start_time": "2027-03-05T10:00:00Z", "courtroom": "Attic", "status": "booked"}`, "1       1", `"Attic" at the court`},
+	} {
+		stdout.Reset()
+		meddle(t, tc.sys, tc.booking)
+		code, err := d.conclude(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code != 1 {
+			t.Errorf("%s: exit code %d, want 1", tc.sys.name, code)
+		}
+		for _, want := range []string{"different                   " + tc.different, ": the start is", tc.says, "belongs to no event", "What does not agree"} {
+			if !strings.Contains(stdout.String(), want) {
+				t.Errorf("%s: the result does not say %q:\n%s", tc.sys.name, want, stdout.String())
+			}
+		}
+		if strings.Contains(stdout.String(), "✓") {
+			t.Errorf("%s: the result claims success", tc.sys.name)
+		}
+	}
+}
+
+// noFileHolds looks for a secret in the files of the relays.
+func noFileHolds(t *testing.T, dir, secret string) {
+	t.Helper()
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) < 3 {
+		t.Fatalf("the configuration and two logs are not in %s: %v (%v)", dir, files, err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(b, []byte(secret)) {
+			t.Errorf("%s holds the clinic's password", f.Name())
+		}
+	}
+}
+
+// meddle writes into a system's calendar past the relays.
+func meddle(t *testing.T, sys *system, booking string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, sys.url+"/api/calendar", strings.NewReader(booking))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,27 +169,15 @@ func TestADifferenceIsFoundAndFailsTheDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	code, err := d.conclude(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if code != 1 {
-		t.Errorf("exit code %d, want 1", code)
-	}
-	for _, want := range []string{"different                  1", `H-2027-000002: the start is`, `"Attic" at the court`, "What does not agree"} {
-		if !strings.Contains(stdout.String(), want) {
-			t.Errorf("the result does not say %q:\n%s", want, stdout.String())
-		}
-	}
-	if strings.Contains(stdout.String(), "✓") {
-		t.Error("the result claims success")
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("the %s answered %s", sys.name, resp.Status)
 	}
 }
 
 func TestInterruptedDemoCleansUp(t *testing.T) {
 	openTemp(t)
 	ctx, interrupt := context.WithCancel(t.Context())
-	stderr := &trigger{on: "the court is well", do: interrupt}
+	stderr := &trigger{on: "court and clinic are well", do: interrupt}
 	if code := run(ctx, []string{"--hearings", "15"}, noEnv, &bytes.Buffer{}, stderr); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
@@ -267,7 +304,10 @@ func TestHintsWork(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{syncName, `"case_reference":"` + triedHearing + `"`, "HTTP 422", "requeued"} {
+	if strings.Contains(string(out), w.password) {
+		t.Errorf("the output holds the clinic's password:\n%s", out)
+	}
+	for _, want := range []string{w.court.sync, w.clinic.sync, `"case_reference":"` + triedHearing + `"`, "HTTP 422", "requeued", `"room":"Court 3"`, "<cal:reference>" + triedHearing} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the output does not say %q:\n%s", want, out)
 		}

@@ -1,7 +1,7 @@
 // Command demo shows Lockstep at work within a minute: a throw-away PostgreSQL,
-// the scheduling module, two relay processes and a simulated court that fails
-// in every way it can. In the end the court's calendar is compared with the
-// database, hearing by hearing.
+// the scheduling module, two relay processes, and two simulated systems that
+// fail each in its turn: a court over REST and a clinic over SOAP. In the end
+// both calendars are compared with the database, hearing by hearing.
 //
 // Progress goes to stderr, the result to stdout. It exits with 1 if anything is
 // lost, out of order or different, and with 2 for a mistake on the command line.
@@ -18,9 +18,10 @@ import (
 	"syscall"
 )
 
-const usage = `demo shows Lockstep at work: clerks book, move and cancel hearings while the
-court fails, goes down, and one of two relays is killed. In the end the court's
-calendar is compared with the database, hearing by hearing.
+const usage = `demo shows Lockstep at work: clerks book, move and cancel hearings, and a court
+(REST) and a clinic (SOAP) are told. The court goes down, the clinic is busy, one
+of two relays is killed. In the end both calendars are compared with the
+database, hearing by hearing.
 
 It needs Go and a PostgreSQL: its programs on this machine, a Docker engine, or
 LOCKSTEP_TEST_DATABASE_URL. Everything it starts is gone when it ends.
@@ -51,7 +52,7 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
 }
 
-// maxHearings keeps the court's ledger and the comparison in memory.
+// maxHearings keeps the ledgers and the comparison in memory.
 const maxHearings = 20_000
 
 // options are what the command line says.
@@ -67,7 +68,7 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // errors are reported once, by run
 	fs.IntVar(&o.hearings, "hearings", 120, "book `N` hearings")
-	fs.Uint64Var(&o.seed, "seed", 1, "seed of the clerks' changes and the court's chances")
+	fs.Uint64Var(&o.seed, "seed", 1, "seed of the clerks' changes and of the systems' chances")
 	fs.BoolVar(&o.keep, "keep", false, "leave everything running until Ctrl-C and say what to try")
 	fs.BoolVar(&o.plain, "plain", false, "plain lines even on a terminal")
 	err := fs.Parse(args)

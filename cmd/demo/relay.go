@@ -79,8 +79,9 @@ type relayProcess struct {
 	err      error         // how it ended; read after done
 }
 
-// startRelay starts a relay whose log goes to a file in dir.
-func startRelay(ctx context.Context, name, dir, configFile, databaseURL string) (*relayProcess, error) {
+// startRelay starts a relay whose log goes to a file in dir. Secrets come to it
+// in its environment, as NAME=value.
+func startRelay(ctx context.Context, name, dir, configFile string, secrets ...string) (*relayProcess, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("%s: cannot find this program to run it again: %w", name, err)
@@ -93,7 +94,7 @@ func startRelay(ctx context.Context, name, dir, configFile, databaseURL string) 
 	defer log.Close() // the process has a descriptor of its own
 	// Not ctx: it is stopped by its stdin, so that it can finish what is under way.
 	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), self, relayMode, configFile)
-	p.cmd.Env = append(os.Environ(), "DATABASE_URL="+databaseURL, relayName+"="+name)
+	p.cmd.Env = append(append(os.Environ(), secrets...), relayName+"="+name)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err

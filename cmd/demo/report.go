@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -16,91 +17,148 @@ const mostProblems = 10
 // printReport writes what the comparison found.
 func printReport(w io.Writer, v verdict, s story, took time.Duration, c palette) error {
 	var b bytes.Buffer
-	row := func(name string, n int, remark string) {
-		fmt.Fprintf(&b, "  %-21s %6d   %s\n", name, n, remark)
-	}
-	bad := func(name string, n int, remark string) {
-		figure := fmt.Sprintf("%6d", n)
-		if n == 0 {
-			figure = c.green(figure)
-		} else {
-			figure = c.red(figure)
+	b.WriteString("\n" + c.bold("Both calendars against the database, hearing by hearing") + "\n\n")
+	printFigures(&b, v, c)
+	b.WriteString("\n" + c.bold("While one of them took nothing, the other one went on") + "\n\n")
+	for _, s := range v.Separations {
+		fmt.Fprintf(&b, "  %-24s %d changes made: the %s took %d, the %s %d",
+			fmt.Sprintf("%s %s for %s", s.system.name, s.what, seconds(s.took())), s.Made, s.system.name, s.Troubled, s.other.name, s.Other)
+		if len(s.Times) > 0 {
+			fmt.Fprintf(&b, " (p50 %s, p99 %s)", short(percentile(s.Times, 0.5)), short(percentile(s.Times, 0.99)))
 		}
-		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-21s %s   %s", name, figure, remark), " ") + "\n")
+		b.WriteString("\n")
 	}
-	b.WriteString("\n" + c.bold("The court's calendar against the database, hearing by hearing") + "\n\n")
-	row("hearings", v.Hearings, fmt.Sprintf("%d of them cancelled", v.Cancelled))
-	row("events", v.Events, "one for each change, written in the transaction of the change")
-	row("attempts", v.Attempts, fmt.Sprintf("the court read %d of them; the rest did not get through to it", v.Requests))
-	row("retries", v.Retries, "attempts beyond the first of an event")
-	row("answers", v.Requests-v.Answers[0], answers(v.Answers))
-	row("no answer", v.Answers[0], "the connection was cut after the court had read it")
-	row("duplicates absorbed", v.Duplicates, "sent again because the answer was lost; the court took each once")
-	bad("lost", v.Lost, "")
-	bad("out of order", v.OutOfOrder, "")
-	bad("different", v.Different, "time, room, status, version")
-	bad("not in the log", v.Unlogged, "requests at the court against the delivery log")
-	if v.Open > 0 {
-		bad("still open", v.Open, "deliveries that are not finished")
-	}
-	b.WriteString("\n" + c.bold("From the clerk's commit to the court's answer") + "\n\n")
-	calm := slices.DeleteFunc(slices.Clone(v.Times), func(t timing) bool { return !t.at.Before(s.calmUntil) })
-	fmt.Fprintf(&b, "  %-21s %8s %8s\n", "", "p50", "p99")
-	for _, line := range []struct {
-		name  string
-		times []timing
-	}{{"the court was well", calm}, {"all, faults included", v.Times}} {
-		fmt.Fprintf(&b, "  %-21s %8s %8s   %d events\n", line.name,
-			short(percentile(line.times, 0.5)), short(percentile(line.times, 0.99)), len(line.times))
-	}
-	fmt.Fprintf(&b, "\n  The second line includes\n%s  The clock runs from the event's insert, just before the commit.\n", pauses(v, s))
-	if len(v.Problems) > 0 {
+	b.WriteString("\n" + c.bold("From the clerk's commit to the answer") + "\n\n")
+	printTimes(&b, v, s)
+	if problems := v.problems(); len(problems) > 0 {
 		b.WriteString("\n" + c.red("What does not agree") + "\n\n")
-		for _, p := range v.Problems[:min(len(v.Problems), mostProblems)] {
+		for _, p := range problems[:min(len(problems), mostProblems)] {
 			fmt.Fprintf(&b, "  %s\n", p)
 		}
-		if more := len(v.Problems) - mostProblems; more > 0 {
+		if more := len(problems) - mostProblems; more > 0 {
 			fmt.Fprintf(&b, "  and %d more\n", more)
 		}
 	} else {
-		fmt.Fprintf(&b, "\n%s All %d hearings are at the court as they are in the database. It took %s.\n", c.green("✓"), v.Hearings, seconds(took))
+		fmt.Fprintf(&b, "\n%s All %d hearings are at the court and at the clinic as they are in the database. It took %s.\n", c.green("✓"), v.Hearings, seconds(took))
 	}
 	b.WriteString(`
 What to try next
   go run ./cmd/demo --keep              leave it running: ask it, pause it, break the court yourself
   go run ./cmd/demo --hearings 1000     more of it; --seed N for other changes and other faults
   go run ./cmd/lockstep --help          the relay and the operator's commands
-  docs/configuration.md                 connect your own events to your own court
+  docs/configuration.md                 connect your own events to your own systems
 `)
 	_, err := w.Write(b.Bytes())
 	return err
 }
 
-// answers counts what the court said.
-func answers(by map[int]int) string {
+// printFigures writes a column for each system.
+func printFigures(b *bytes.Buffer, v verdict, c palette) {
+	line := func(name string, cells []string, remark string) {
+		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-21s%s   %s", name, strings.Join(cells, ""), remark), " ") + "\n")
+	}
+	cells := func(cell func(*account) string) []string {
+		var list []string
+		for _, a := range v.Accounts {
+			list = append(list, cell(a))
+		}
+		return list
+	}
+	row := func(name string, n func(*account) int, remark string) {
+		line(name, cells(func(a *account) string { return fmt.Sprintf("%8d", n(a)) }), remark)
+	}
+	bad := func(name string, n func(*account) int, remark string) {
+		line(name, cells(func(a *account) string {
+			figure := fmt.Sprintf("%8d", n(a))
+			if n(a) == 0 {
+				return c.green(figure)
+			}
+			return c.red(figure)
+		}), remark)
+	}
+	line("", cells(func(a *account) string { return fmt.Sprintf("%8s", a.name) }), "")
+	line("", cells(func(a *account) string { return fmt.Sprintf("%8s", a.protocol) }), "")
+	row("hearings", func(*account) int { return v.Hearings }, fmt.Sprintf("%d of them cancelled", v.Cancelled))
+	row("events", func(a *account) int { return a.Events }, "one for each change, written in the transaction of the change")
+	row("attempts", func(a *account) int { return a.Attempts }, "by the delivery log")
+	row("retries", func(a *account) int { return a.Retries }, "attempts beyond the first of an event")
+	row("requests read", func(a *account) int { return a.Requests }, "by the system's ledger; the other attempts did not get through to it")
+	row("no answer", func(a *account) int { return a.Answers[""] }, "the connection was cut after the request had been read")
+	row("duplicates absorbed", func(a *account) int { return a.Duplicates }, "sent again because the answer was lost; each was taken once")
+	bad("lost", func(a *account) int { return a.Lost }, "")
+	bad("out of order", func(a *account) int { return a.OutOfOrder }, "")
+	bad("different", func(a *account) int { return a.Different }, "time, room, status, version")
+	bad("not in the log", func(a *account) int { return a.Unlogged }, "requests against the delivery log")
+	bad("sent needlessly", func(a *account) int { return a.Needless }, "again, although the answer had been recorded")
+	if slices.ContainsFunc(v.Accounts, func(a *account) bool { return a.Open > 0 }) {
+		bad("still open", func(a *account) int { return a.Open }, "deliveries that are not finished")
+	}
+	b.WriteString("\n")
+	for _, a := range v.Accounts {
+		fmt.Fprintf(b, "  the %s answered %s\n", a.name, answers(a.Answers))
+	}
+}
+
+// printTimes writes a pair of columns for each system.
+func printTimes(b *bytes.Buffer, v verdict, s story) {
+	fmt.Fprintf(b, "  %-21s", "")
+	for _, a := range v.Accounts {
+		fmt.Fprintf(b, " %10s p50 %8s", a.name, "p99")
+	}
+	b.WriteString("\n")
+	for _, calm := range []bool{true, false} {
+		name, n := "all, faults included", 0
+		if calm {
+			name = "both were well"
+		}
+		fmt.Fprintf(b, "  %-21s", name)
+		for _, a := range v.Accounts {
+			times := a.Times
+			if calm {
+				times = slices.DeleteFunc(slices.Clone(times), func(t timing) bool { return !t.at.Before(s.calmUntil) })
+			}
+			n = max(n, len(times))
+			fmt.Fprintf(b, " %14s %8s", short(percentile(times, 0.5)), short(percentile(times, 0.99)))
+		}
+		fmt.Fprintf(b, "   %d events\n", n)
+	}
+	fmt.Fprintf(b, "\n  The second line includes\n%s  The clock runs from the event's insert, just before the commit.\n", pauses(v, s))
+}
+
+// answers counts what a system said, the most frequent first.
+func answers(by map[string]int) string {
+	texts := slices.SortedFunc(maps.Keys(by), func(a, b string) int {
+		return cmp.Or(cmp.Compare(by[b], by[a]), cmp.Compare(a, b))
+	})
 	var parts []string
-	taken := 0
-	for _, status := range slices.Sorted(maps.Keys(by)) {
-		switch {
-		case status == 0: // no answer
-		case status < 300:
-			taken += by[status]
-		default:
-			parts = append(parts, fmt.Sprintf("%d × %d", by[status], status))
+	for _, text := range texts {
+		if text != "" {
+			parts = append(parts, fmt.Sprintf("%d × %s", by[text], text))
 		}
 	}
-	parts = append([]string{fmt.Sprintf("%d × 2xx", taken)}, parts...)
 	return strings.Join(parts, ", ")
 }
 
 // pauses names what made deliveries wait, a line each.
 func pauses(v verdict, s story) string {
-	list := []string{fmt.Sprintf("%s of a court that was down", seconds(s.down))}
-	if n := v.Answers[429] + v.Answers[503]; n > 0 {
-		list = append(list, fmt.Sprintf("%d answers by which it asked for a pause of 1s", n))
+	var list []string
+	for _, t := range s.troubles {
+		list = append(list, fmt.Sprintf("%s of a %s that was %s", seconds(t.took()), t.system.name, t.what))
+	}
+	for _, a := range v.Accounts {
+		n := 0
+		for text := range pausing {
+			n += a.Answers[text]
+		}
+		if n > 0 {
+			list = append(list, fmt.Sprintf("%d answers by which the %s asked for a pause of 1s", n, a.name))
+		}
 	}
 	if s.killed > 0 {
 		list = append(list, fmt.Sprintf("%s until the killed relay's work was taken over (%d deliveries)", seconds(s.takeover), s.killed))
+	}
+	if len(list) == 0 {
+		list = []string{"nothing"}
 	}
 	return "  - " + strings.Join(list, "\n  - ") + "\n"
 }

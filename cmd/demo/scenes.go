@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	outage    = 3 * time.Second
+	outage    = 3 * time.Second  // of the court
+	rush      = 2 * time.Second  // in which the clinic is busy
 	sceneMost = 20 * time.Second // how long a scene waits for what should happen
 	stalled   = time.Minute      // without a finished delivery the demo gives up
 )
@@ -23,19 +24,20 @@ func (d *demo) scenes(ctx context.Context) error {
 	calm := t.all[:len(t.all)/4]
 	rest := t.all[len(calm):]
 
-	d.progress.say("%d clerks book, move and cancel %d hearings: %d changes; the court is well", clerks, len(t.list), len(t.all))
+	d.progress.say("%d clerks book, move and cancel %d hearings: %d changes; court and clinic are well", clerks, len(t.list), len(t.all))
 	if err := t.work(ctx, calm, spread(len(calm))); err != nil {
 		return err
 	}
 	if err := d.drained(ctx); err != nil {
 		return err
 	}
-	if err := d.world.pool.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&d.story.calmUntil); err != nil {
+	var err error
+	if d.story.calmUntil, err = d.world.clock(ctx); err != nil {
 		return err
 	}
 
-	d.progress.say("now the court fails: 500, 503 and 429 with Retry-After, slow answers, lost answers")
-	if err := d.world.court.SetFaults(unreliable(len(rest))); err != nil {
+	d.progress.say("now both fail now and then: errors, slow answers, lost answers")
+	if err := d.world.setFaults(unreliable(), d.world.systems()...); err != nil {
 		return err
 	}
 	group, during := errgroup.WithContext(ctx)
@@ -44,8 +46,8 @@ func (d *demo) scenes(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	d.progress.say("the clerks are done and the court is well again: what waits goes out")
-	if err := d.world.court.SetFaults(nil); err != nil {
+	d.progress.say("the clerks are done and both are well again: what waits goes out")
+	if err := d.world.setFaults(nil, d.world.systems()...); err != nil {
 		return err
 	}
 	return d.drained(ctx)
@@ -56,53 +58,95 @@ func spread(n int) time.Duration {
 	return min(max(time.Duration(n)*35*time.Millisecond, time.Second), 10*time.Second)
 }
 
-// disasters takes the court down and kills a relay while the clerks make the
-// changes from calm on.
+// disasters takes the court down, makes the clinic busy and kills a relay, one
+// after the other, while the clerks make the changes from calm on.
 func (d *demo) disasters(ctx context.Context, calm, rest int) error {
-	if err := d.changesMade(ctx, calm+rest*3/10); err != nil {
+	if err := d.changesMade(ctx, calm+rest*15/100); err != nil {
 		return err
 	}
 	if err := d.takeCourtDown(ctx); err != nil {
 		return err
 	}
-	if err := d.changesMade(ctx, calm+rest*6/10); err != nil {
+	if err := d.offHold(ctx, d.world.court); err != nil {
 		return err
 	}
-	return d.killRelay(ctx, rest)
+	if err := d.makeClinicBusy(ctx); err != nil {
+		return err
+	}
+	return d.killRelay(ctx)
 }
 
 func (d *demo) takeCourtDown(ctx context.Context) error {
-	d.progress.say("the court is down; the clerks go on working")
-	began := time.Now()
-	d.world.court.Down(true)
-	defer d.world.court.Down(false)
-	select {
-	case <-time.After(outage):
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	court, clinic := d.world.court, d.world.clinic
+	d.progress.say("the court is down; the clerks go on working, and the clinic is told at once")
+	court.sim.Down(true)
+	defer court.sim.Down(false)
+	t, err := d.trouble(ctx, court, clinic, "down", outage)
+	if err != nil {
+		return err
 	}
-	d.world.court.Down(false)
-	d.story.down = time.Since(began)
-	d.progress.say("the court is back after %s", seconds(d.story.down))
+	court.sim.Down(false)
+	d.progress.say("the court is back after %s", seconds(t.took()))
+	return nil
+}
+
+func (d *demo) makeClinicBusy(ctx context.Context) error {
+	court, clinic := d.world.court, d.world.clinic
+	d.progress.say("the clinic is busy: a Fault that says so, or 503; the court is told at once")
+	if err := clinic.sim.SetFaults(busy()); err != nil {
+		return err
+	}
+	t, err := d.trouble(ctx, clinic, court, "busy", rush)
+	if err != nil {
+		return err
+	}
+	d.progress.say("the clinic has time again after %s", seconds(t.took()))
+	return clinic.sim.SetFaults(unreliable())
+}
+
+// trouble lets the time of a trouble pass, and notes it for the report.
+func (d *demo) trouble(ctx context.Context, sys, other *system, what string, long time.Duration) (trouble, error) {
+	t := trouble{system: sys, other: other, what: what}
+	var err error
+	if t.from, err = d.world.clock(ctx); err != nil {
+		return t, err
+	}
+	select {
+	case <-time.After(long):
+	case <-ctx.Done():
+		return t, context.Cause(ctx)
+	}
+	if t.until, err = d.world.clock(ctx); err != nil {
+		return t, err
+	}
+	d.story.troubles = append(d.story.troubles, t)
+	return t, nil
+}
+
+// offHold waits until the relays send to the system.
+func (d *demo) offHold(ctx context.Context, sys *system) error {
+	err := until(ctx, sceneMost, func() (bool, error) {
+		s, err := d.world.standing(ctx)
+		return s.Syncs[sys.sync].Hold == "", err
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for %s to come off its hold: %w", sys.sync, err)
+	}
 	return nil
 }
 
 // killRelay kills relay 2 while it waits for slow answers, and starts it again
 // once relay 1 has taken over.
-func (d *demo) killRelay(ctx context.Context, rest int) error {
+func (d *demo) killRelay(ctx context.Context) error {
 	w := d.world
-	err := until(ctx, sceneMost, func() (bool, error) {
-		s, err := w.standing(ctx)
-		return s.Hold == "", err
-	})
-	if err != nil {
-		return fmt.Errorf("waiting for the sync to come off its hold: %w", err)
+	if err := d.offHold(ctx, w.court); err != nil {
+		return err
 	}
-	if err := w.court.SetFaults(slow()); err != nil {
+	if err := w.setFaults(slow(), w.systems()...); err != nil {
 		return err
 	}
 	// With little traffic it may have less in hand, or nothing; then it is killed so.
-	err = until(ctx, 2*time.Second, func() (bool, error) {
+	err := until(ctx, 2*time.Second, func() (bool, error) {
 		n, err := w.inHand(ctx, relay2)
 		return n >= 4, err
 	})
@@ -121,7 +165,7 @@ func (d *demo) killRelay(ctx context.Context, rest int) error {
 	} else {
 		d.progress.say("relay 2 killed with nothing in hand – relay 1 goes on alone")
 	}
-	if err := w.court.SetFaults(unreliable(rest)); err != nil {
+	if err := w.setFaults(unreliable(), w.systems()...); err != nil {
 		return err
 	}
 	err = until(ctx, sceneMost, func() (bool, error) {
@@ -140,21 +184,42 @@ func (d *demo) killRelay(ctx context.Context, rest int) error {
 	return w.startRelay(ctx, relay2)
 }
 
-// unreliable is a court that fails now and then; n is about how many requests
-// it will get.
-func unreliable(n int) []courtsim.Fault {
-	second := courtsim.Action{Status: 503, RetryAfter: "1"}
+// setFaults gives the systems a script.
+func (w *world) setFaults(faults []courtsim.Fault, systems ...*system) error {
+	for _, sys := range systems {
+		if err := sys.sim.SetFaults(faults); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clock is the time by the database's clock.
+func (w *world) clock(ctx context.Context) (at time.Time, err error) {
+	err = w.pool.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&at)
+	return at, err
+}
+
+// unreliable is a system that fails now and then. Over REST the Fault is a
+// plain 500.
+func unreliable() []courtsim.Fault {
 	return []courtsim.Fault{
-		{Match: courtsim.Match{After: n / 8, First: 1}, Do: second},
-		{Match: courtsim.Match{After: n / 3, First: 1}, Do: courtsim.Action{Status: 429, RetryAfter: "1"}},
 		{Match: courtsim.Match{After: 4, First: 1}, Do: courtsim.Action{Drop: courtsim.DropAfter}},
-		{Match: courtsim.Match{Probability: 0.07}, Do: courtsim.Action{Status: 500}},
+		{Match: courtsim.Match{Probability: 0.07}, Do: courtsim.Action{Fault: "Server"}},
 		{Match: courtsim.Match{Probability: 0.05}, Do: courtsim.Action{Drop: courtsim.DropAfter}},
 		{Match: courtsim.Match{Probability: 0.02}, Do: courtsim.Action{Delay: courtsim.Duration(600 * time.Millisecond)}},
 	}
 }
 
-// slow is a court that takes its time for every answer, so that a relay has
+// busy is a system that wants to be left alone.
+func busy() []courtsim.Fault {
+	return []courtsim.Fault{
+		{Match: courtsim.Match{Every: 2}, Do: courtsim.Action{Status: 503, RetryAfter: "1"}},
+		{Do: courtsim.Action{Fault: "Busy", RetryAfter: "1"}},
+	}
+}
+
+// slow is a system that takes its time for every answer, so that a relay has
 // something in hand when it is killed.
 func slow() []courtsim.Fault {
 	return []courtsim.Fault{{Do: courtsim.Action{Delay: courtsim.Duration(700 * time.Millisecond)}}}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,9 +17,15 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-// facts is what both sides hold when all is over.
+// facts is what the database and the systems hold when all is over.
 type facts struct {
 	hearings []hearing
+	systems  []holding
+}
+
+// holding is what one system holds, and what the outbox says about it.
+type holding struct {
+	*system
 	events   []event
 	calendar map[string]courtsim.Booking
 	ledger   []courtsim.Entry
@@ -34,20 +41,21 @@ type hearing struct {
 	EventID   string // event of that version
 }
 
-// event is an event with what the delivery log says of it.
+// event is an event with what the delivery log says of it and of one system.
 type event struct {
 	ID         string
 	Key        string
 	Version    int64
 	InsertedAt time.Time
 	Open       bool       // its delivery is not finished
-	Attempts   int        // rows of the log for requests that the court may have seen
-	AnsweredAt *time.Time // when the court acknowledged it
-	SHA256     *string    // of the body that was acknowledged
+	Attempts   int        // rows of the log for requests that the system may have seen
+	Acks       int        // those that it acknowledged
+	AnsweredAt *time.Time // when it did first
+	SHA256     *string    // of what it acknowledged
 }
 
 func (w *world) facts(ctx context.Context) (facts, error) {
-	f := facts{calendar: w.court.Calendar(), ledger: w.court.Ledger()}
+	var f facts
 	rows, err := w.pool.Query(ctx, `/* demo: hearings */
 SELECT id, starts_at, courtroom, status, version, event_id::text
   FROM scheduling.hearing
@@ -58,95 +66,197 @@ SELECT id, starts_at, courtroom, status, version, event_id::text
 	if f.hearings, err = pgx.CollectRows(rows, pgx.RowToStructByPos[hearing]); err != nil {
 		return f, err
 	}
-	rows, err = w.pool.Query(ctx, `/* demo: events */
+	for _, sys := range w.systems() {
+		h := holding{system: sys, calendar: sys.sim.Calendar(), ledger: sys.sim.Ledger()}
+		rows, err := w.pool.Query(ctx, `/* demo: events */
 SELECT e.id::text, e.key, e.version, e.inserted_at,
        EXISTS (SELECT FROM outbox.delivery AS d WHERE d.event_id = e.id AND d.key = e.key AND d.sync = $1),
        count(l.id) FILTER (WHERE l.outcome IN ('delivered', 'duplicate', 'accepted', 'retry', 'unknown', 'failed', 'lease_lost')),
+       count(l.id) FILTER (WHERE l.outcome IN ('delivered', 'duplicate', 'accepted')),
        min(l.answered_at) FILTER (WHERE l.outcome IN ('delivered', 'duplicate', 'accepted')),
        min(l.request_sha256) FILTER (WHERE l.outcome IN ('delivered', 'duplicate', 'accepted'))
   FROM outbox.event AS e
   LEFT JOIN outbox.delivery_log AS l ON l.event_id = e.id AND l.sync = $1
  GROUP BY e.id
- ORDER BY e.seq`, syncName)
-	if err != nil {
-		return f, err
+ ORDER BY e.seq`, sys.sync)
+		if err != nil {
+			return f, err
+		}
+		if h.events, err = pgx.CollectRows(rows, pgx.RowToStructByPos[event]); err != nil {
+			return f, err
+		}
+		f.systems = append(f.systems, h)
 	}
-	f.events, err = pgx.CollectRows(rows, pgx.RowToStructByPos[event])
-	return f, err
+	return f, nil
 }
 
 // verdict is what the comparison found. Every figure is counted.
 type verdict struct {
 	Hearings, Cancelled int
-	Events              int
-	Attempts            int // by the delivery log
-	Retries             int // attempts beyond the first of each event
-	Requests            int // by the court's ledger
-	Answers             map[int]int
-	Duplicates          int // requests whose event the court had taken before
+	Accounts            []*account   // of each system
+	Separations         []separation // of each trouble
+}
 
-	Lost       int // events that neither the court has nor a delivery is open for
+// account is what the comparison with one system found.
+type account struct {
+	*system
+	Events     int
+	Attempts   int            // by the delivery log
+	Retries    int            // attempts beyond the first of each event
+	Requests   int            // by the system's ledger
+	Answers    map[string]int // by what they said; "" is no answer
+	Duplicates int            // requests whose event the system had taken before
+
+	Lost       int // events that neither the system has nor a delivery is open for
 	Open       int // deliveries that are not finished
 	OutOfOrder int // acceptances whose version is not above all before, per hearing
-	Different  int // hearings whose time, room, status or version is not the court's
+	Different  int // hearings whose time, room, status or version is not the system's
 	Unlogged   int // requests without a row in the delivery log, and rows without their request
+	Needless   int // events sent again although their acknowledgement was recorded
 
 	Problems []string // a sentence for each of these
 	Times    []timing
 }
 
-// timing is how long an event took from its insert to the court's answer.
+// timing is how long an event took from its insert to the system's answer.
 type timing struct {
 	at   time.Time
 	took time.Duration
 }
 
-func (v *verdict) agrees() bool {
-	return v.Lost+v.Open+v.OutOfOrder+v.Different+v.Unlogged == 0
+// separation is what became of both systems while one was in trouble.
+type separation struct {
+	trouble
+	Made            int      // changes made meanwhile
+	Troubled, Other int      // those of them that each acknowledged meanwhile
+	Times           []timing // until the other one's answer, of those due before the end
+	Problem         string   // "" if the other one went on
 }
 
-func (v *verdict) add(counter *int, format string, args ...any) {
-	*counter++
-	v.Problems = append(v.Problems, fmt.Sprintf(format, args...))
-}
+func (v verdict) agrees() bool { return len(v.problems()) == 0 }
 
-// judge compares what the two sides hold.
-func judge(f facts) verdict {
-	v := verdict{Hearings: len(f.hearings), Events: len(f.events), Answers: map[int]int{}}
-	known := make(map[string]*event, len(f.events))
-	for i := range f.events {
-		known[f.events[i].ID] = &f.events[i]
+func (v verdict) problems() []string {
+	var all []string
+	for _, a := range v.Accounts {
+		all = append(all, a.Problems...)
 	}
-	seen := v.readLedger(f.ledger, known)
-	v.compareEvents(f.events, seen)
-	v.compareHearings(f.hearings, f.calendar, known)
+	for _, s := range v.Separations {
+		if s.Problem != "" {
+			all = append(all, s.Problem)
+		}
+	}
+	return all
+}
+
+func (a *account) add(counter *int, format string, args ...any) {
+	*counter++
+	a.Problems = append(a.Problems, fmt.Sprintf(format, args...))
+}
+
+// judge compares what the database and the systems hold.
+func judge(f facts, s story) verdict {
+	v := verdict{Hearings: len(f.hearings)}
+	for _, h := range f.hearings {
+		if h.Status == cancelled {
+			v.Cancelled++
+		}
+	}
+	for _, h := range f.systems {
+		a := &account{system: h.system, Events: len(h.events), Answers: map[string]int{}}
+		known := make(map[string]*event, len(h.events))
+		for i := range h.events {
+			known[h.events[i].ID] = &h.events[i]
+		}
+		seen := a.readLedger(h.ledger, known)
+		a.compareEvents(h.events, seen)
+		a.compareHearings(f.hearings, h.calendar, known)
+		v.Accounts = append(v.Accounts, a)
+	}
+	for _, t := range s.troubles {
+		v.Separations = append(v.Separations, separate(t, f.systems))
+	}
 	return v
 }
 
-// sighting is what the court's ledger has of one event.
+// moments is how long after its commit a change must be at a system that is well.
+const moments = time.Second
+
+// separate counts what both systems took of the changes made while one was in
+// trouble.
+func separate(t trouble, systems []holding) separation {
+	s := separation{trouble: t}
+	due := 0 // changes that the other one should have been told meanwhile
+	for _, h := range systems {
+		for _, e := range h.events {
+			if !t.during(e.InsertedAt) {
+				continue
+			}
+			acknowledged := e.AnsweredAt != nil && t.during(*e.AnsweredAt)
+			if h.system == t.system {
+				s.Made++
+				s.Troubled += count(acknowledged)
+				continue
+			}
+			s.Other += count(acknowledged)
+			if !t.during(e.InsertedAt.Add(moments)) {
+				continue // what comes after the trouble may delay it
+			}
+			due++
+			if e.AnsweredAt != nil {
+				s.Times = append(s.Times, timing{e.InsertedAt, e.AnsweredAt.Sub(e.InsertedAt)})
+			}
+		}
+	}
+	if due > 0 && s.Other == 0 {
+		s.Problem = fmt.Sprintf("while the %s was %s the %s was told nothing, though %d changes were due", t.system.name, t.what, t.other.name, due)
+	}
+	return s
+}
+
+func count(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// sighting is what a system's ledger has of one event.
 type sighting struct {
 	requests int
 	accepted int
-	sha256   string // of the body that was accepted
+	digests  []string // of the requests that were accepted or known already
 }
 
-// readLedger goes through the court's ledger in its order.
-func (v *verdict) readLedger(ledger []courtsim.Entry, known map[string]*event) map[string]*sighting {
+// answered says in a word what a request was answered, "" without an answer.
+func answered(e courtsim.Entry) string {
+	switch {
+	case e.Status == 0:
+		return ""
+	case e.Result != "":
+		return e.Result
+	case e.Status < 300:
+		return "2xx"
+	}
+	return strconv.Itoa(e.Status)
+}
+
+// readLedger goes through the system's ledger in its order.
+func (a *account) readLedger(ledger []courtsim.Entry, known map[string]*event) map[string]*sighting {
 	seen := map[string]*sighting{}
 	newest := map[string]int64{} // version accepted last, by hearing
 	for _, e := range ledger {
 		if e.Method == http.MethodGet {
 			continue
 		}
-		v.Requests++
-		v.Answers[e.Status]++
+		a.Requests++
+		a.Answers[answered(e)]++
 		if e.Duplicate {
-			v.Duplicates++
+			a.Duplicates++
 		}
 		id, _, _ := strings.Cut(e.IdempotencyKey, ":") // "<id>:<n>" is a replay of the event
 		ev := known[id]
 		if ev == nil {
-			v.add(&v.Unlogged, "request %d at the court, about %s, belongs to no event", e.Seq, e.CaseReference)
+			a.add(&a.Unlogged, "request %d at the %s, about %s, belongs to no event", e.Seq, a.name, e.CaseReference)
 			continue
 		}
 		s := seen[id]
@@ -155,13 +265,15 @@ func (v *verdict) readLedger(ledger []courtsim.Entry, known map[string]*event) m
 			seen[id] = s
 		}
 		s.requests++
+		if e.Accepted || e.Duplicate {
+			s.digests = append(s.digests, e.BodySHA256)
+		}
 		if !e.Accepted {
 			continue
 		}
 		s.accepted++
-		s.sha256 = e.BodySHA256
 		if ev.Version <= newest[ev.Key] {
-			v.add(&v.OutOfOrder, "%s: the court took version %d after version %d", ev.Key, ev.Version, newest[ev.Key])
+			a.add(&a.OutOfOrder, "%s: the %s took version %d after version %d", ev.Key, a.name, ev.Version, newest[ev.Key])
 			continue
 		}
 		newest[ev.Key] = ev.Version
@@ -169,76 +281,72 @@ func (v *verdict) readLedger(ledger []courtsim.Entry, known map[string]*event) m
 	return seen
 }
 
-func (v *verdict) compareEvents(events []event, seen map[string]*sighting) {
+func (a *account) compareEvents(events []event, seen map[string]*sighting) {
 	for _, e := range events {
 		s := seen[e.ID]
 		if s == nil {
 			s = &sighting{}
 		}
-		v.Attempts += e.Attempts
-		v.Retries += max(0, e.Attempts-1)
+		a.Attempts += e.Attempts
+		a.Retries += max(0, e.Attempts-1)
 		switch {
 		case e.Open:
-			v.add(&v.Open, "%s: version %d is still on its way", e.Key, e.Version)
+			a.add(&a.Open, "%s: version %d is still on its way to the %s", e.Key, e.Version, a.name)
 		case s.accepted == 0:
-			v.add(&v.Lost, "%s: version %d is lost: the court never took it and no delivery is open", e.Key, e.Version)
+			a.add(&a.Lost, "%s: version %d is lost: the %s never took it and no delivery is open", e.Key, e.Version, a.name)
 		}
 		if s.requests > e.Attempts {
-			v.add(&v.Unlogged, "%s: version %d was sent %d times, the delivery log has %d attempts", e.Key, e.Version, s.requests, e.Attempts)
+			a.add(&a.Unlogged, "%s: version %d was sent to the %s %d times, the delivery log has %d attempts", e.Key, e.Version, a.name, s.requests, e.Attempts)
 		}
-		if e.SHA256 != nil && (s.accepted == 0 || s.sha256 != *e.SHA256) {
-			v.add(&v.Unlogged, "%s: the delivery log says that version %d was acknowledged, the court's ledger has not got that request", e.Key, e.Version)
+		if e.SHA256 != nil && !slices.Contains(s.digests, *e.SHA256) {
+			a.add(&a.Unlogged, "%s: the delivery log says that version %d was acknowledged, the %s's ledger has not got that request", e.Key, e.Version, a.name)
+		}
+		if e.Acks > 1 {
+			a.add(&a.Needless, "%s: version %d was sent to the %s again, though its acknowledgement was recorded", e.Key, e.Version, a.name)
 		}
 		if e.AnsweredAt != nil {
-			v.Times = append(v.Times, timing{e.InsertedAt, e.AnsweredAt.Sub(e.InsertedAt)})
+			a.Times = append(a.Times, timing{e.InsertedAt, e.AnsweredAt.Sub(e.InsertedAt)})
 		}
 	}
 }
 
-func (v *verdict) compareHearings(hearings []hearing, calendar map[string]courtsim.Booking, known map[string]*event) {
+func (a *account) compareHearings(hearings []hearing, calendar map[string]courtsim.Booking, known map[string]*event) {
 	ours := map[string]bool{}
 	for _, h := range hearings {
 		ours[h.ID] = true
-		if h.Status == cancelled {
-			v.Cancelled++
-		}
-		if what := differs(h, calendar, known); what != "" {
-			v.add(&v.Different, "%s: %s", h.ID, what)
+		if what := a.differs(h, calendar, known); what != "" {
+			a.add(&a.Different, "%s: %s", h.ID, what)
 		}
 	}
 	for _, ref := range slices.Sorted(maps.Keys(calendar)) {
 		if !ours[ref] {
-			v.add(&v.Different, "%s: the court has it, the database has not", ref)
+			a.add(&a.Different, "%s: the %s has it, the database has not", ref, a.name)
 		}
 	}
 }
 
-// differs says in what the court's booking is not the hearing, "" if in nothing.
-func differs(h hearing, calendar map[string]courtsim.Booking, known map[string]*event) string {
+// differs says in what the system's booking is not the hearing, "" if in nothing.
+func (a *account) differs(h hearing, calendar map[string]courtsim.Booking, known map[string]*event) string {
 	b, ok := calendar[h.ID]
 	if !ok {
-		return "the court has no such hearing"
+		return "the " + a.name + " has no such hearing"
 	}
-	var fields struct {
-		StartTime string `json:"start_time"`
-		Courtroom string
-		Status    string
-	}
+	var fields map[string]any
 	if err := json.Unmarshal(b.Fields, &fields); err != nil {
-		return "the court's booking is not readable: " + err.Error()
+		return "the " + a.name + "'s booking is not readable: " + err.Error()
 	}
-	zone, err := time.LoadLocation(courtZone)
+	zone, err := time.LoadLocation(a.zone)
 	if err != nil {
 		return err.Error()
 	}
 	var found []string
-	compare := func(what, ours, theirs string) {
+	compare := func(what, ours string, theirs any) {
 		if ours != theirs {
-			found = append(found, fmt.Sprintf("%s is %q here and %q at the court", what, ours, theirs))
+			found = append(found, fmt.Sprintf("%s is %q here and %q at the %s", what, ours, theirs, a.name))
 		}
 	}
-	compare("the start", h.StartsAt.In(zone).Format(time.RFC3339), fields.StartTime)
-	compare("the room", h.Courtroom, fields.Courtroom)
+	compare("the start", h.StartsAt.In(zone).Format(time.RFC3339), fields[a.start])
+	compare("the room", h.Courtroom, fields[a.room])
 	compare("the status", h.Status, b.Status)
 	id, _, _ := strings.Cut(b.IdempotencyKey, ":")
 	if id != h.EventID {
@@ -246,7 +354,7 @@ func differs(h hearing, calendar map[string]courtsim.Booking, known map[string]*
 		if e := known[id]; e != nil {
 			theirs = fmt.Sprint(e.Version)
 		}
-		found = append(found, fmt.Sprintf("the version is %d here and %s at the court", h.Version, theirs))
+		found = append(found, fmt.Sprintf("the version is %d here and %s at the %s", h.Version, theirs, a.name))
 	}
 	return strings.Join(found, ", ")
 }

@@ -3,45 +3,74 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/hms-mkt/lockstep/internal/courtsim"
+	"github.com/hms-mkt/lockstep/outbox"
 )
 
 // standing is what the database says at one moment.
 type standing struct {
 	Events int
-	Open   int // deliveries not finished
-	Hand1  int // deliveries in the hands of relay 1
-	Hand2  int
-	Hold   string // kind of the strongest hold, "" if none
+	Hands  map[string]int // deliveries in a relay's hands
+	Syncs  map[string]syncStanding
+}
+
+// syncStanding is how it stands with one system.
+type syncStanding struct {
+	Open int    // deliveries not finished
+	Hold string // kind of the strongest hold, "" if none
 }
 
 func (w *world) standing(ctx context.Context) (standing, error) {
-	rows, err := w.pool.Query(ctx, `/* demo: progress */
-SELECT (SELECT count(*) FROM outbox.event) AS events,
-       count(*) AS open,
-       count(*) FILTER (WHERE claimed_by = $2 AND state = 'sending') AS hand1,
-       count(*) FILTER (WHERE claimed_by = $3 AND state = 'sending') AS hand2,
-       coalesce((SELECT hold_kind FROM outbox.sync WHERE name = $1), '') AS hold
-  FROM outbox.delivery
- WHERE sync = $1`, syncName, relay1, relay2)
+	s := standing{Hands: map[string]int{}, Syncs: map[string]syncStanding{}}
+	err := w.pool.QueryRow(ctx, "/* demo: events */ SELECT count(*) FROM outbox.event").Scan(&s.Events)
 	if err != nil {
-		return standing{}, err
+		return s, err
 	}
-	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[standing])
+	for _, sys := range w.systems() {
+		s.Syncs[sys.sync] = syncStanding{Open: s.Events} // until the relays have registered it
+	}
+	rows, err := w.pool.Query(ctx, `/* demo: progress */
+SELECT s.name, coalesce(s.hold_kind, ''), count(d.sync),
+       count(d.sync) FILTER (WHERE d.claimed_by = $1 AND d.state = 'sending'),
+       count(d.sync) FILTER (WHERE d.claimed_by = $2 AND d.state = 'sending')
+  FROM outbox.sync AS s
+  LEFT JOIN outbox.delivery AS d ON d.sync = s.name
+ GROUP BY s.name, s.hold_kind`, relay1, relay2)
+	if err != nil {
+		return s, err
+	}
+	var (
+		name         string
+		one          syncStanding
+		hand1, hand2 int
+	)
+	_, err = pgx.ForEachRow(rows, []any{&name, &one.Hold, &one.Open, &hand1, &hand2}, func() error {
+		if one.Hold == string(outbox.HoldBackfill) {
+			one.Open = s.Events // not all of them have a delivery yet
+		}
+		s.Syncs[name] = one
+		s.Hands[relay1] += hand1
+		s.Hands[relay2] += hand2
+		return nil
+	})
+	return s, err
 }
 
-// open counts what the court was not told yet. Events that wait for the relays
-// to register the sync have no delivery: they are open too.
+// told is how many changes the system has been told.
+func (s standing) told(sys *system) int { return max(0, s.Events-s.Syncs[sys.sync].Open) }
+
+// open counts what a system was not told yet. Events that were there before the
+// relays registered the syncs have no delivery at first: they are open too.
 func (w *world) open(ctx context.Context) (n int, err error) {
 	err = w.pool.QueryRow(ctx, `/* demo: open */
-SELECT (SELECT count(*) FROM outbox.delivery) + (SELECT count(*) FROM outbox.unmatched)`).Scan(&n)
+SELECT (SELECT count(*) FROM outbox.delivery)
+     + (SELECT count(*) FROM outbox.unmatched)
+     + (SELECT count(*) FROM outbox.sync WHERE backfill_seq IS NOT NULL)`).Scan(&n)
 	return n, err
 }
 
@@ -57,15 +86,16 @@ SELECT count(*) FROM outbox.delivery WHERE state = 'sending' AND claimed_by = $1
 func (d *demo) watch(ctx context.Context) {
 	tick := time.NewTicker(150 * time.Millisecond)
 	defer tick.Stop()
-	hold := ""
+	holds := map[string]string{}
 	for {
 		if s, err := d.world.standing(ctx); err == nil { // else the scenes meet the error too
-			ledger := d.world.court.Ledger()
-			if s.Hold != hold {
-				d.tellHold(hold, s, ledger)
-				hold = s.Hold
+			for _, sys := range d.world.systems() {
+				if one := s.Syncs[sys.sync]; one.Hold != holds[sys.sync] {
+					d.tellHold(sys, holds[sys.sync], one)
+					holds[sys.sync] = one.Hold
+				}
 			}
-			d.progress.show(d.statusLines(s, ledger))
+			d.progress.show(d.statusLines(s))
 		}
 		select {
 		case <-ctx.Done():
@@ -75,34 +105,26 @@ func (d *demo) watch(ctx context.Context) {
 	}
 }
 
-func (d *demo) tellHold(before string, s standing, ledger []courtsim.Entry) {
+func (d *demo) tellHold(sys *system, before string, s syncStanding) {
 	switch {
 	case s.Hold == "throttle":
-		d.progress.say("the court asks for a pause (HTTP %d with Retry-After): nothing is sent to it until then", lastPause(ledger))
+		d.progress.say("the %s asks for a pause (%s with Retry-After): nothing is sent to it until then", sys.name, sys.lastPause())
 	case s.Hold == "breaker":
-		d.progress.say("delivery after delivery fails: the relays stop sending, and try one now and then (%d wait)", s.Open)
+		d.progress.say("the %s does not answer: the relays stop sending, and try one now and then (%d wait)", sys.name, s.Open)
 	case s.Hold == "" && before == "breaker":
-		d.progress.say("a try succeeded: %d waiting changes go out, in order", s.Open)
+		d.progress.say("the %s answered a try: %d waiting changes go out, in order", sys.name, s.Open)
 	}
-}
-
-// lastPause is the status by which the court asked for a pause last.
-func lastPause(ledger []courtsim.Entry) int {
-	for _, e := range slices.Backward(ledger) {
-		if s := e.Status; s == http.StatusTooManyRequests || s == http.StatusServiceUnavailable {
-			return s
-		}
-	}
-	return http.StatusServiceUnavailable
 }
 
 // statusLines say how things stand in a user's words.
-func (d *demo) statusLines(s standing, ledger []courtsim.Entry) []string {
+func (d *demo) statusLines(s standing) []string {
 	all := len(d.traffic.all)
-	told := max(0, s.Events-s.Open)
+	court, clinic := d.world.court, d.world.clinic
 	lines := []string{
-		fmt.Sprintf("%s  %d of %d changes made, %d told to the court, %d waiting", bar(told, all), s.Events, all, told, s.Open),
-		fmt.Sprintf("court: %s   relay 1: %s   relay 2: %s", d.courtNow(s, ledger), d.relayNow(relay1, s.Hand1), d.relayNow(relay2, s.Hand2)),
+		fmt.Sprintf("%s  %d of %d changes made; the court has %d, the clinic %d",
+			bar(s.told(court)+s.told(clinic), 2*all), s.Events, all, s.told(court), s.told(clinic)),
+		fmt.Sprintf("court: %s   clinic: %s", court.now(s), clinic.now(s)),
+		fmt.Sprintf("relay 1: %s   relay 2: %s", d.relayNow(relay1, s), d.relayNow(relay2, s)),
 	}
 	if last := d.traffic.last.Load(); last != nil {
 		lines = append(lines, "clerks: "+*last)
@@ -110,28 +132,30 @@ func (d *demo) statusLines(s standing, ledger []courtsim.Entry) []string {
 	return lines
 }
 
-// courtNow describes the court by its newest answers.
-func (d *demo) courtNow(s standing, ledger []courtsim.Entry) string {
-	switch s.Hold {
+// now describes the system by its newest answers.
+func (sys *system) now(s standing) string {
+	one := s.Syncs[sys.sync]
+	switch one.Hold {
 	case "throttle":
-		return fmt.Sprintf("answered %d, wants a pause", lastPause(ledger))
+		return fmt.Sprintf("answered %s, wants a pause (%d wait)", sys.lastPause(), one.Open)
 	case "breaker":
-		return "no answer, tried now and then"
+		return fmt.Sprintf("no answer, tried now and then (%d wait)", one.Open)
 	}
-	for _, e := range slices.Backward(ledger) {
+	for _, e := range slices.Backward(sys.sim.Ledger()) {
 		switch {
 		case time.Since(e.Time) > 400*time.Millisecond:
 			return "answers"
 		case e.Status == 0:
 			return "an answer was lost – retrying"
 		case e.Status >= 500:
-			return fmt.Sprintf("answered %d – retrying", e.Status)
+			return fmt.Sprintf("answered %s – retrying", answered(e))
 		}
 	}
 	return "answers"
 }
 
-func (d *demo) relayNow(name string, inHand int) string {
+func (d *demo) relayNow(name string, s standing) string {
+	inHand := s.Hands[name]
 	select {
 	case <-d.world.relay(name).done:
 		return fmt.Sprintf("killed, %d in hand", inHand)

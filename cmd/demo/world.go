@@ -23,16 +23,16 @@ import (
 	"github.com/hms-mkt/lockstep/migrations"
 )
 
-// world is everything that runs: a database, the scheduling module, a court and
-// two relays.
+// world is everything that runs: a database, the scheduling module, a court, a
+// clinic and two relays.
 type world struct {
 	dir           string
 	configFile    string
 	databaseURL   string
 	schedulingURL string
-	courtURL      string
 	pool          *pgxpool.Pool
-	court         *courtsim.Court
+	court, clinic *system
+	password      string // of the clinic
 
 	mu     sync.Mutex
 	relays []*relayProcess // running or ended
@@ -47,7 +47,7 @@ const closeTimeout = 10 * time.Second
 // startWorld starts everything. What it had started before an error is gone
 // when it returns.
 func startWorld(ctx context.Context, seed uint64) (_ *world, err error) {
-	w := &world{}
+	w := &world{court: newCourt(), clinic: newClinic(), password: rand.Text()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
@@ -60,14 +60,14 @@ func startWorld(ctx context.Context, seed uint64) (_ *world, err error) {
 	if err := w.startDatabase(ctx); err != nil {
 		return nil, err
 	}
-	if err := w.startCourt(seed); err != nil {
+	if err := w.startSystems(seed); err != nil {
 		return nil, err
 	}
 	if err := w.startScheduling(ctx); err != nil {
 		return nil, err
 	}
 	w.configFile = filepath.Join(w.dir, "lockstep.yaml")
-	if err := os.WriteFile(w.configFile, []byte(lockstepYAML(w.courtURL)), 0o600); err != nil {
+	if err := os.WriteFile(w.configFile, []byte(lockstepYAML(w.court, w.clinic)), 0o600); err != nil {
 		return nil, err
 	}
 	w.atEnd(w.stopRelays)
@@ -122,13 +122,18 @@ func (w *world) startDatabase(ctx context.Context) error {
 	return nil
 }
 
-func (w *world) startCourt(seed uint64) (err error) {
-	w.court = courtsim.New(courtsim.Options{Seed: seed})
-	w.courtURL, err = w.court.Start("127.0.0.1:0")
-	if err != nil {
+// systems returns the court and the clinic.
+func (w *world) systems() []*system { return []*system{w.court, w.clinic} }
+
+func (w *world) startSystems(seed uint64) error {
+	if err := w.court.run(courtsim.Options{Seed: seed}); err != nil {
 		return err
 	}
-	w.atEnd(w.court.Close)
+	w.atEnd(w.court.sim.Close)
+	if err := w.clinic.run(courtsim.Options{Seed: seed + 1, Username: clinicUser, Password: w.password}); err != nil {
+		return err
+	}
+	w.atEnd(w.clinic.sim.Close)
 	return nil
 }
 
@@ -170,7 +175,7 @@ const (
 
 // startRelay starts a relay, or one again that was killed.
 func (w *world) startRelay(ctx context.Context, name string) error {
-	p, err := startRelay(ctx, name, w.dir, w.configFile, w.databaseURL)
+	p, err := startRelay(ctx, name, w.dir, w.configFile, "DATABASE_URL="+w.databaseURL, clinicPassword+"="+w.password)
 	if err != nil {
 		return err
 	}

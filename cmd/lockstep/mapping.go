@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"io"
+	"net/url"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -101,6 +105,7 @@ payloads.`,
 			if err != nil {
 				return err
 			}
+			p.mask(named.Put, named.AdapterPut)
 			return console.Object(a.stdout, a.format, p, p.text)
 		},
 	}
@@ -163,6 +168,9 @@ func (x *example) complete(sync relay.Sync, typ, key string) {
 		return
 	}
 	x.revision = 1
+	if x.event.ID == "" {
+		x.event.ID = uuid.Nil.String() // the database would give it one
+	}
 	if typ != "" {
 		x.event.Type = typ
 	}
@@ -281,6 +289,48 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 func (p *preview) not(format string, args ...any) {
 	p.Send = false
 	p.Notes = append(p.Notes, "would not be sent: "+fmt.Sprintf(format, args...))
+}
+
+// jsonString matches a string of a JSON document.
+var jsonString = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+
+// mask hides what ${…} put into the sync; what it put into the adapter only in the
+// request, because the operator wants to see where that goes.
+func (p *preview) mask(put, adapterPut []adapters.Secret) {
+	hide := masker(put)
+	p.URL, p.Request = hide.Replace(p.URL), masker(slices.Concat(put, adapterPut)).Replace(p.Request)
+	for i := range p.Notes {
+		p.Notes[i] = hide.Replace(p.Notes[i])
+	}
+	p.Body = jsonString.ReplaceAllFunc(p.Body, func(s []byte) []byte { return []byte(hide.Replace(string(s))) })
+}
+
+// masker hides values, however they are escaped. Shorter ones than a secret can
+// have stay: they would blank out words.
+func masker(put []adapters.Secret) *strings.Replacer {
+	const shortest = 4
+	var pairs []string
+	for _, secret := range slices.SortedFunc(slices.Values(put), func(a, b adapters.Secret) int { return len(b) - len(a) }) {
+		value := secret.Reveal()
+		if len(value) < shortest {
+			continue
+		}
+		for _, form := range []string{value, inJSON(value), html.EscapeString(value), url.PathEscape(value), url.QueryEscape(value)} {
+			pairs = append(pairs, form, secret.String())
+		}
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// inJSON is text as it stands between the quotes of a JSON string.
+func inJSON(text string) string {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(text); err != nil {
+		panic(err) // a string always encodes
+	}
+	return strings.Trim(b.String(), "\"\n")
 }
 
 // text writes p for a person.

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -28,6 +31,44 @@ func (telling) Preview(msg adapters.Message) (adapters.Preview, error) {
 		Method: "PUT", URL: "https://court.example.gov/" + msg.Ref.ExternalID,
 		ContentType: "text/xml", Body: []byte("<number>\n\x1b1</number>"),
 	}, nil
+}
+
+// What ${…} put into a mapping or a condition is sent, and may be a secret.
+func TestMapShowsNothingThatWasPutIn(t *testing.T) {
+	w := newWorld(t)
+	w.env["SECRET"], w.env["COMPUTED"], w.env["ROOM"] = `hunter2"<é`, "hunter3", "3A"
+	w.configure(strings.Replace(fmt.Sprintf(courtYAML, w.court.URL), "    mapping: {",
+		`    compute: {both: '"a ${ROOM} " + event.hearingId + " ${COMPUTED}"'}
+    mapping: {secret: {const: {list: ["x ${SECRET}"]}}, place: {const: "${ROOM}"}, `, 1))
+	w.stdin = `{"hearingId": "H-1"}`
+	p := decode[preview](t, w.run("map", "CourtCalendarSync", "-", "-o", "json").wants(t, 0))
+	if want := `{"secret":{"list":["x ***"]},"place":"3A","case_reference":"H-1","both":"a 3A H-1 ***"}`; compact(t, p.Body) != want {
+		t.Errorf("got  %s\nwant %s", p.Body, want)
+	}
+}
+
+// A service may want its credentials in the envelope, where no key says that they are secret.
+func TestMapShowsNothingThatWasPutIntoATemplate(t *testing.T) {
+	w := newWorld(t)
+	w.env["SECRET"], w.env["HOST"] = "hunter2&amp;3", "clinic.example"
+	w.configure(`
+database: {url: "${DATABASE_URL}"}
+syncs:
+  - name: ClinicCalendarSync
+    event: a
+    adapter:
+      kind: soap
+      url: https://${HOST}/calendar
+      header: <Key>${SECRET}</Key>
+      body: <Notify key="${SECRET}"><case>{fields.case_reference}</case></Notify>
+    mapping: {hearingId: case_reference}
+`)
+	w.stdin = `{"hearingId": "H-1"}`
+	p := decode[preview](t, w.run("map", "ClinicCalendarSync", "-", "-o", "json").wants(t, 0))
+	if p.URL != "https://clinic.example/calendar" || strings.Contains(p.Request, "hunter2") ||
+		!strings.Contains(p.Request, `<Key>***</Key>`) || !strings.Contains(p.Request, `<Notify key="***"><case>H-1</case>`) {
+		t.Errorf("got %s\n%s", p.URL, p.Request)
+	}
 }
 
 func TestPreview(t *testing.T) {
@@ -83,4 +124,13 @@ func TestPreview(t *testing.T) {
 			}
 		})
 	}
+}
+
+func compact(t *testing.T, document []byte) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := json.Compact(&b, document); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
 }

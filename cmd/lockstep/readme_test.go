@@ -38,7 +38,7 @@ import (
 //	<!-- run: sql SQL -->        first run this
 func TestDocumentedCommands(t *testing.T) {
 	reader := newReader(t)
-	for _, path := range []string{"README.md", "docs/auditors.md", "docs/operators.md"} {
+	for _, path := range []string{"README.md", "docs/auditors.md", "docs/operators.md", "docs/adapters.md"} {
 		reader.read(filepath.Join("..", "..", path))
 	}
 }

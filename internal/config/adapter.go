@@ -77,7 +77,7 @@ func (a *adapterSpec) decode(d *decoder, n *node, path string) *shown {
 	}
 	k, ok := known[kind.text]
 	if !ok {
-		d.at(kind, join(path, "kind"), "%s is not one of the kinds of adapter, %s%s", d.quote(kind), strings.Join(names, ", "), d.suggest(kind, names))
+		d.at(kind, join(path, "kind"), "%s is not a kind of adapter: write one of %s%s", d.quote(kind), strings.Join(names, ", "), d.suggest(kind, names))
 		return nil
 	}
 	adapter, s := k.build(d, n, path)
@@ -202,7 +202,12 @@ func flatten(err error) []error {
 	return all
 }
 
-var quotedText = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+// Adapters repeat what is wrong in quotes, or as the placeholder, tag or entity
+// that they take it for.
+var (
+	quotedText   = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+	repeatedText = regexp.MustCompile(`\{[^{}]*\}|<[^<>]*>|&[^\s;]*`)
+)
 
 // redactExpression is redact for compile errors, which repeat names.
 func (d *decoder) redactExpression(n *node, text string) string {
@@ -216,7 +221,12 @@ func (d *decoder) redactExpression(n *node, text string) string {
 // redact takes out of a message about n what was put in from outside.
 func (d *decoder) redact(n *node, text string) string {
 	if n.ref != "" {
-		text = quotedText.ReplaceAllString(text, `"…"`) + " (the value comes from " + variables(n.ref) + ")"
+		text = repeatedText.ReplaceAllStringFunc(quotedText.ReplaceAllString(text, `"…"`), func(repeated string) string {
+			if repeated == "{key}" || repeated == "&amp" { // how to write it, not what was put in
+				return repeated
+			}
+			return "…"
+		}) + " (the value comes from " + variables(n.ref) + ")"
 	}
 	for _, v := range d.sub.values {
 		for _, form := range []string{v, strings.Trim(strconv.Quote(v), `"`)} {

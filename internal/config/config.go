@@ -65,6 +65,11 @@ type Sync struct {
 	Retry       Retry
 	Concurrency int     // deliveries in flight of this sync
 	Rate        float64 // deliveries per second; 0 means no limit
+
+	// Put is what ${…} put into the condition, the mapping and the computed
+	// fields: it may be a secret, and is part of what is sent.
+	Put        []adapters.Secret
+	AdapterPut []adapters.Secret // the same of the adapter
 }
 
 // Retry is the schedule of a sync's retries.

@@ -72,7 +72,7 @@ func parseYAML(t *testing.T, text string) *File {
 func ignoreBuilt() cmp.Option {
 	return cmp.Options{
 		cmpopts.IgnoreUnexported(File{}),
-		cmpopts.IgnoreFields(Sync{}, "Adapter"),
+		cmpopts.IgnoreFields(Sync{}, "Adapter", "AdapterPut"),
 		cmp.Comparer(func(a, b adapters.Secret) bool { return a.Reveal() == b.Reveal() }),
 		cmp.Transformer("json", func(r json.RawMessage) string { return string(r) }),
 	}
@@ -581,6 +581,40 @@ t.yaml:12:16: syncs[0].adapter.pointer.a: is missing
 t.yaml:12:16: syncs[0].adapter.pointer.a: and wrong`
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
+// What an error says of how to write it stays, also where the value is not shown.
+func TestAdapterErrorsKeepTheirAdvice(t *testing.T) {
+	for value, want := range map[string]string{"a & b": "is written &amp; (the value", "a{b": "a placeholder such as {key} (the value"} {
+		_, err := Parse("t.yaml", []byte(`database: {url: postgres://h/d}
+syncs:
+  - {name: A, event: a, adapter: {kind: soap, url: "https://h/", body: <a/>, header: "<b>${KEY}</b>"}, mapping: {a: b}}
+`), func(string) (string, bool) { return value, true })
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", value, err, want)
+		}
+	}
+}
+
+// A part of a secret that an adapter takes for something else is not shown either.
+func TestAdapterErrorsRepeatNoPartOfAValue(t *testing.T) {
+	for adapter, secret := range map[string]string{
+		`{kind: rest, url: "https://h/", headers: {X-Key: "${KEY}"}}`:                   "abc{hunter2}x",
+		`{kind: soap, url: "https://h/", body: <a/>, header: "<b>${KEY}</b>"}`:          "abc&hunter2",
+		`{kind: soap, url: "https://h/", body: <a/>, header: "<b>${KEY}</b><c/>"}`:      "abc</hunter2>",
+		`{kind: soap, url: "https://h/", body: <a/>, header: "<b><c>${KEY}</c></b>"}`:   "abc<hunter2>",
+		`{kind: soap, url: "https://h/", body: "<a>${KEY}</a>", header: "<b>ab</b>"}`:   "{hunter2}x",
+		`{kind: soap, url: "https://h/", body: <a/>, header: "<b a='${KEY}'>ab</b>"}`:   "abc{hunter2",
+		`{kind: soap, url: "https://h/", body: <a/>, header: "<b><![CDATA[${KEY}</b>"}`: "abc]]>&hunter2;",
+	} {
+		t.Run(secret, func(t *testing.T) {
+			_, err := Parse("t.yaml", []byte("database: {url: postgres://h/d}\nsyncs:\n  - {name: A, event: a, adapter: "+adapter+", mapping: {a: b}}\n"),
+				func(string) (string, bool) { return secret, true })
+			if err == nil || !strings.Contains(err.Error(), "(the value comes from ${KEY})") || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
 }
 

@@ -186,7 +186,11 @@ func (d *decoder) list(f field, n *node, v reflect.Value, path string) *shown {
 		return nil
 	}
 	if n.kind != kindList {
-		d.wrong(n, path, "a list")
+		want := "a list, such as [a, b]"
+		if v.Type().Elem().Kind() == reflect.Struct {
+			want = "a list, each entry behind a -"
+		}
+		d.wrong(n, path, want)
 		return nil
 	}
 	out := &shown{array: true}

@@ -1,12 +1,17 @@
 package config
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/relay"
 )
 
@@ -94,5 +99,68 @@ func TestDocumentedKeys(t *testing.T) {
 		if !strings.Contains(doc, "`"+kind+"`") {
 			t.Errorf("the adapter kind %s is not documented", kind)
 		}
+	}
+}
+
+// TestDocumentedClasses asks an adapter of each kind what the statuses in the
+// guide's table mean.
+func TestDocumentedClasses(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/adapters.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(guide), "| answer | REST | webhook | SOAP |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var status atomic.Int32
+	var retryAfter atomic.Bool
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if retryAfter.Load() {
+			w.Header().Set("Retry-After", "7")
+		}
+		w.WriteHeader(int(status.Load()))
+	}))
+	defer receiver.Close()
+	options := []string{ // of the adapters in the table's columns
+		"{kind: rest, ",
+		`{kind: webhook, secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], `,
+		"{kind: soap, body: <a/>, ",
+	}
+	var all []adapters.Adapter
+	for _, o := range options {
+		f, err := Parse("lockstep.yaml", []byte("database: {url: postgres://db/x}\nsyncs:\n- name: A\n  event: a\n  adapter: "+o+"url: \""+receiver.URL+"\"}\n"), docEnv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, f.RelayConfig().Syncs[0].Adapter)
+	}
+	msg := adapters.Message{ID: "e-1", IdempotencyKey: "e-1", Type: "a", Key: "k", Body: []byte("{}")}
+	tried := 0
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 6 {
+			continue
+		}
+		retryAfter.Store(strings.Contains(cells[1], "Retry-After"))
+		for _, digits := range regexp.MustCompile(`\b[0-9]{3}\b`).FindAllString(cells[1], -1) {
+			n, err := strconv.Atoi(digits)
+			if err != nil {
+				t.Fatal(err)
+			}
+			status.Store(int32(n))
+			for i, a := range all {
+				want := regexp.MustCompile(`[a-z]+`).FindString(cells[2+i])
+				receipt, err := a.Deliver(t.Context(), msg)
+				got := adapters.ClassOf(err)
+				if receipt.Accepted {
+					got = adapters.ClassAccepted
+				}
+				if tried++; string(got) != want {
+					t.Errorf("%s: the guide says that %d is %s, but it is %s: %v", options[i], n, want, got, err)
+				}
+			}
+		}
+	}
+	if tried < 45 {
+		t.Errorf("only %d answers were tried", tried)
 	}
 }

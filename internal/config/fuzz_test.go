@@ -149,11 +149,11 @@ func FuzzSubstitute(f *testing.F) {
 			t.Errorf("%q became %q", text, out)
 		case err == nil && utf8.ValidString(text) && !utf8.ValidString(out):
 			t.Errorf("%q and %q became %q", text, put, out)
-		case replaced && !strings.Contains(text, "${"):
+		case replaced != nil && !strings.Contains(text, "${"):
 			t.Errorf("something was put into %q", text)
 		}
 		back, replaced, err := s.replace(escapeDollars(text))
-		if err != nil || replaced || back != text {
+		if err != nil || replaced != nil || back != text {
 			t.Errorf("%q was written %q and read as %q, %v", text, escapeDollars(text), back, err)
 		}
 	})

@@ -12,6 +12,8 @@ import (
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/hms-mkt/lockstep/adapters"
 )
 
 // Bounds of a file.
@@ -40,11 +42,29 @@ func (k kind) String() string {
 type node struct {
 	line, column int
 	kind         kind
-	text         string // of a scalar
-	ref          string // as written in the file, when something was put in
-	broken       bool   // a problem was reported; say nothing more about it
+	text         string   // of a scalar
+	ref          string   // as written in the file, when something was put in
+	put          []string // what was put in
+	broken       bool     // a problem was reported; say nothing more about it
 	entries      []entry
 	items        []*node
+}
+
+// puts lists what ${…} put into n and below.
+func (n *node) puts() (all []adapters.Secret) {
+	if n == nil {
+		return nil
+	}
+	for _, value := range n.put {
+		all = append(all, adapters.Secret(value))
+	}
+	for _, e := range n.entries {
+		all = append(all, e.value.puts()...)
+	}
+	for _, item := range n.items {
+		all = append(all, item.puts()...)
+	}
+	return all
 }
 
 type entry struct {
@@ -81,8 +101,9 @@ func parse(r *report, data []byte, sub *substitution) *node {
 	if err != nil {
 		var syntax *yaml.SyntaxError
 		if errors.As(err, &syntax) && syntax.Token != nil {
+			// A message may quote the file, and so a secret.
 			r.add(syntax.Token.Position.Line, syntax.Token.Position.Column, "", "not valid YAML: %s%s",
-				syntax.Message, hint(data, syntax))
+				quotedText.ReplaceAllString(syntax.Message, `"…"`), hint(data, syntax))
 		} else {
 			r.add(1, 1, "", "not valid YAML: check the indentation, brackets and quotes")
 		}
@@ -142,7 +163,7 @@ func hint(data []byte, err *yaml.SyntaxError) string {
 	case strings.Contains(err.Message, "must be specified") && strings.Contains(lines[at-1], "${"):
 		return `; between { } and [ ] a ${NAME} needs quotes: "${NAME}"`
 	case strings.Contains(err.Message, "not allowed in this context") && strings.Contains(lines[at-1], ": "):
-		return "; text in which a colon is followed by a space needs quotes around it"
+		return "; text in which a colon is followed by a space needs quotes around it, and the keys of one section begin in the same column"
 	}
 	return ""
 }
@@ -207,6 +228,10 @@ func (t *treeReader) entries(n *node, values []*ast.MappingValueNode, path strin
 			t.report.add(line, column, join(path, key), "is given twice, first in line %d: remove one of them", at)
 			continue
 		}
+		if splits(v) {
+			t.report.add(line, column, join(path, key), "ends at a colon without a space behind it: put a space there, or, where the colon is part of the key, quotes around the key, such as \"scheduling:updated\"")
+			continue
+		}
 		first[key] = line
 		n.entries = append(n.entries, entry{key: key, line: line, column: column, value: t.read(v.Value, join(path, key), depth+1)})
 	}
@@ -219,10 +244,32 @@ func (t *treeReader) substitute(n *node, path string) {
 		n.broken = true
 		return
 	}
-	if put {
-		n.ref = n.text
+	if put != nil {
+		n.ref, n.put = n.text, put
 	}
 	n.text = out
+}
+
+// splits tells whether a key without quotes, between braces, ends at a colon
+// that YAML takes as a part of the key, and the parser does not:
+// {scheduling:updated: x}.
+func splits(v *ast.MappingValueNode) bool {
+	colon := v.Start
+	if colon == nil || colon.Next == nil {
+		return false
+	}
+	switch v.Key.GetToken().Type {
+	case token.SingleQuoteType, token.DoubleQuoteType:
+		return false
+	default:
+	}
+	switch colon.Next.Type {
+	case token.MappingStartType, token.MappingEndType, token.SequenceStartType, token.SequenceEndType, token.CollectEntryType:
+		return false
+	default:
+	}
+	at, next := colon.Position, colon.Next.Position
+	return at.Line == next.Line && at.Column+1 == next.Column
 }
 
 func keyText(k ast.MapKeyNode) (string, bool) {

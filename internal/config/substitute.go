@@ -24,11 +24,11 @@ type substitution struct {
 }
 
 // replace returns text with ${…} replaced and $$ made a single dollar. A dollar
-// in front of anything else stands for itself; put tells whether something was
-// replaced. Errors name the variable or file, never a value.
-func (s *substitution) replace(text string) (out string, put bool, err error) {
+// in front of anything else stands for itself; put is what was put in, nil if
+// nothing was replaced. Errors name the variable or file, never a value.
+func (s *substitution) replace(text string) (out string, put []string, err error) {
 	if !strings.Contains(text, "$") {
-		return text, false, nil
+		return text, nil, nil
 	}
 	var b strings.Builder
 	for {
@@ -45,13 +45,13 @@ func (s *substitution) replace(text string) (out string, put bool, err error) {
 		case '{':
 			body, rest, closed := strings.Cut(text[i+2:], "}")
 			if !closed {
-				return "", false, errors.New("a ${ has no closing brace: write ${NAME}, or $${ for the characters themselves")
+				return "", nil, errors.New("a ${ has no closing brace: write ${NAME}, or $${ for the characters themselves")
 			}
 			value, err := s.lookup(body)
 			if err != nil {
-				return "", false, err
+				return "", nil, err
 			}
-			put = true
+			put = append(put, value)
 			s.remember(value)
 			b.WriteString(value)
 			text = rest

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/relay"
 )
 
@@ -50,6 +51,8 @@ func (d *decoder) sync(n *node, path string, s syncSpec) Sync {
 		at, full := nearest(n, path, "retry", "max")
 		d.at(at, full, "is shorter than retry.initial (%s): raise max or lower initial", s.Retry.Initial)
 	}
+	mapping := compileMapping(d, &s.Mapping, &s.Compute)
+	d.checkFields(path, s.Adapter, mapping)
 	return Sync{
 		Name:        s.Name,
 		Patterns:    d.patterns(n, path, s),
@@ -58,7 +61,7 @@ func (d *decoder) sync(n *node, path string, s syncSpec) Sync {
 		Notify:      s.Notify,
 		AdapterKind: s.Adapter.kind,
 		Adapter:     s.Adapter.adapter,
-		Mapping:     compileMapping(d, &s.Mapping, &s.Compute),
+		Mapping:     mapping,
 		OnFailed:    s.OnFailed,
 		Retry: Retry{
 			Initial: s.Retry.Initial, Max: s.Retry.Max, Jitter: float64(s.Retry.Jitter),
@@ -66,6 +69,32 @@ func (d *decoder) sync(n *node, path string, s syncSpec) Sync {
 		},
 		Concurrency: s.Limits.Concurrency,
 		Rate:        float64(s.Limits.Rate),
+		Put:         slices.Concat(n.get("when").puts(), n.get("mapping").puts(), n.get("compute").puts()),
+		AdapterPut:  n.get("adapter").puts(),
+	}
+}
+
+// checkFields refuses an adapter that asks for a field which the mapping never
+// makes: each of its deliveries would fail. Without a mapping the payload itself
+// is sent, of which nothing is known.
+func (d *decoder) checkFields(path string, a adapterSpec, m relay.Mapping) {
+	user, ok := a.adapter.(adapters.FieldUser)
+	if !ok || len(m.Fields)+len(m.Compute) == 0 {
+		return
+	}
+	var made []string
+	for _, f := range m.Fields {
+		made = append(made, f.To)
+	}
+	for _, c := range m.Compute {
+		made = append(made, c.To)
+	}
+	within := func(inner, outer string) bool { return inner == outer || strings.HasPrefix(inner, outer+".") }
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(user.Fields()))) {
+		if !slices.ContainsFunc(made, func(to string) bool { return within(name, to) || within(to, name) }) {
+			d.at(a.node, join(path, "adapter"), "%s", d.redact(a.node, fmt.Sprintf(
+				"asks for {fields.%s}, which the mapping does not make: write one of its fields (%s), or map it", name, strings.Join(made, ", "))))
+		}
 	}
 }
 

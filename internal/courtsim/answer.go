@@ -15,6 +15,8 @@ type reply struct {
 	contentType string
 	header      map[string]string
 	body        []byte
+	detail      string // of a problem
+	result      string // what the SOAP message says: STORED, DUPLICATE, Fault Server …
 
 	accepted  bool
 	duplicate bool
@@ -37,7 +39,7 @@ func problem(status int, kind, detail string) reply {
 		Status int    `json:"status"`
 		Detail string `json:"detail"`
 	}{"https://courtsim.invalid/problems/" + kind, http.StatusText(status), status, detail})
-	rep.contentType = "application/problem+json"
+	rep.contentType, rep.detail = "application/problem+json", detail
 	if status == http.StatusUnauthorized {
 		rep.header = map[string]string{"WWW-Authenticate": "Bearer"}
 	}

@@ -13,11 +13,11 @@ import (
 type Booking struct {
 	ID             string          `json:"id"` // the court's own id
 	CaseReference  string          `json:"case_reference"`
-	Status         string          `json:"status"`          // the body's own status, else booked; cancelled after DELETE
+	Status         string          `json:"status"`          // the body's own status, else booked; cancelled after DELETE or CancelHearing
 	Changes        int             `json:"changes"`         // how often it was written
-	IdempotencyKey string          `json:"idempotency_key"` // of the last write
+	IdempotencyKey string          `json:"idempotency_key"` // of the last write; wsa:MessageID over SOAP
 	UpdatedAt      time.Time       `json:"updated_at"`
-	Fields         json.RawMessage `json:"fields"` // the last body that was not a DELETE
+	Fields         json.RawMessage `json:"fields"` // the last body that was not a cancellation; of SOAP the operation's fields
 }
 
 // seen remembers what was done for an idempotency key.
@@ -114,7 +114,7 @@ func repeated(old seen, req request, status int) reply {
 		rep.body = fmt.Appendf(nil, `%s,"id":%q}`, rep.body[:len(rep.body)-1], old.id)
 	}
 	rep.header = map[string]string{"Duplicate": "true"}
-	rep.duplicate = true
+	rep.duplicate, rep.id = true, old.id
 	return rep
 }
 

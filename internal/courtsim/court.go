@@ -22,15 +22,17 @@ const maxBody = 1 << 20
 // accepts everything.
 type Options struct {
 	Token           string    // bearer token that is asked for; default none
+	Username        string    // UsernameToken that is asked for over SOAP besides, with Password
+	Password        string    // default none is asked for
 	Faults          []Fault   // script at the start; default none
 	Seed            uint64    // seed of the script's chances; the same seed, the same chances
-	DuplicateStatus int       // answer to a repeated idempotency key: 409 or 200; default 409
+	DuplicateStatus int       // answer over REST to a repeated idempotency key: 409 or 200; default 409
 	Keep            int       // ledger entries and idempotency keys remembered; 0 keeps all
 	Ledger          io.Writer // gets each ledger entry as one JSON line; default none
 }
 
-// Court is a simulated court's calendar. It is an [http.Handler], safe for
-// concurrent use. [Court.Close] ends it.
+// Court is a simulated court's calendar, over REST and over SOAP. It is an
+// [http.Handler], safe for concurrent use. [Court.Close] ends it.
 type Court struct {
 	token     string
 	duplicate int
@@ -40,6 +42,7 @@ type Court struct {
 	mu       sync.Mutex // guards what follows
 	down     bool
 	script   *script
+	guard    *guard
 	calendar *calendar
 	ledger   *ledger
 
@@ -60,6 +63,7 @@ func New(o Options) *Court {
 		duplicate: o.DuplicateStatus,
 		closing:   make(chan struct{}),
 		script:    newScript(o.Seed),
+		guard:     &guard{username: o.Username, password: o.Password},
 		calendar:  newCalendar(o.Keep),
 		ledger:    &ledger{keep: o.Keep, out: o.Ledger},
 	}
@@ -67,7 +71,8 @@ func New(o Options) *Court {
 		panic("courtsim: " + err.Error())
 	}
 	c.mux = http.NewServeMux()
-	c.mux.HandleFunc("/api/", c.serveAPI)
+	c.mux.HandleFunc("/api/", c.serveCalendar)
+	c.mux.HandleFunc(soapPath, c.serveCalendar)
 	c.mux.HandleFunc("GET /ledger", c.admin(c.serveLedger))
 	c.mux.HandleFunc("GET /faults", c.admin(c.serveFaults))
 	c.mux.HandleFunc("POST /faults", c.admin(c.changeFaults))
@@ -117,13 +122,14 @@ func (c *Court) Calendar() map[string]Booking {
 type request struct {
 	method, path string
 	id           string // path value behind /api/calendar/
-	key          string // idempotency key without its quotes
+	key          string // idempotency key without its quotes, or wsa:MessageID
 	caseRef      string
 	body         []byte
-	digest       string // SHA-256 of body, hex
+	digest       string // SHA-256, hex, of what a repetition of the key must have in common
+	soap         *call  // nil over REST
 }
 
-func (c *Court) serveAPI(w http.ResponseWriter, r *http.Request) {
+func (c *Court) serveCalendar(w http.ResponseWriter, r *http.Request) {
 	if c.isDown() {
 		panic(http.ErrAbortHandler) // net/http cuts the connection and says nothing
 	}
@@ -136,28 +142,34 @@ func (c *Court) serveAPI(w http.ResponseWriter, r *http.Request) {
 		tooLarge = true
 	}
 	sum := sha256.Sum256(body)
+	digest := hex.EncodeToString(sum[:])
 	req := request{
 		method: r.Method,
 		path:   r.URL.Path,
 		key:    unquote(r.Header.Get("Idempotency-Key")),
 		body:   body,
-		digest: hex.EncodeToString(sum[:]),
+		digest: digest,
 	}
 	if rest, ok := strings.CutPrefix(r.URL.Path, "/api/calendar/"); ok {
 		req.id = rest
 	}
+	if r.URL.Path == soapPath {
+		readSOAP(r, &req)
+	}
 
 	c.mu.Lock()
-	req.caseRef = c.calendar.caseOf(req)
+	e := Entry{Method: req.method, Path: req.path, IdempotencyKey: req.key, BodySHA256: digest}
+	if req.soap == nil {
+		req.caseRef = c.calendar.caseOf(req)
+	} else {
+		e.Operation = req.soap.operation
+	}
 	n, fault := c.script.pick(req)
 	ans := c.decide(r, req, fault.Do, tooLarge)
-	e := Entry{
-		Time: time.Now().UTC(), Method: req.method, Path: req.path,
-		IdempotencyKey: req.key, CaseReference: req.caseRef, BodySHA256: req.digest,
-		Status: ans.status, Accepted: ans.accepted, Duplicate: ans.duplicate, Fault: n,
-	}
+	e.Time, e.CaseReference, e.Fault = time.Now().UTC(), req.caseRef, n
+	e.Status, e.Result, e.Accepted, e.Duplicate = ans.status, ans.result, ans.accepted, ans.duplicate
 	if fault.Do.silent() {
-		e.Status = 0
+		e.Status, e.Result = 0, ""
 	}
 	c.ledger.append(e)
 	c.mu.Unlock()
@@ -167,19 +179,37 @@ func (c *Court) serveAPI(w http.ResponseWriter, r *http.Request) {
 
 // decide processes req, or lets the fault answer in its place. Caller holds mu.
 func (c *Court) decide(r *http.Request, req request, do Action, tooLarge bool) reply {
+	const scripted = "The fault script of this court asked for this answer."
 	switch {
-	case do.Drop == DropBefore || do.Hang > 0 && do.Status == 0:
+	case do.Drop == DropBefore || do.Hang > 0 && !do.answers():
 		return reply{}
 	case do.Redirect != "":
 		return reply{status: cmp.Or(do.Status, http.StatusTemporaryRedirect)}
-	case do.Status != 0:
-		return problem(do.Status, "scripted", "The fault script of this court asked for this answer.")
+	case do.Fault != "" && req.soap != nil:
+		return req.soap.fault(do.Fault, scripted, do.Status)
+	case do.answers():
+		return req.refuse(cmp.Or(do.Status, http.StatusInternalServerError), "scripted", scripted)
 	case !c.authorized(r):
-		return problem(http.StatusUnauthorized, "unauthorized", "Send the court's token as Authorization: Bearer.")
+		return req.refuse(http.StatusUnauthorized, "unauthorized", "Send the court's token as Authorization: Bearer.")
 	case tooLarge:
-		return problem(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("A request holds at most %d bytes.", maxBody))
+		return req.refuse(http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("A request holds at most %d bytes.", maxBody))
+	case req.soap == nil:
+		return c.calendar.apply(req, c.duplicate)
+	case req.soap.refusal != nil:
+		return *req.soap.refusal
 	}
-	return c.calendar.apply(req, c.duplicate)
+	if kind, reason := c.guard.refuses(req.soap.security, time.Now()); kind != "" {
+		return req.soap.fault(kind, reason, 0)
+	}
+	return req.soap.process(c.calendar, req)
+}
+
+// refuse answers outside of the calendar, in the form of the caller's protocol.
+func (req request) refuse(status int, kind, detail string) reply {
+	if req.soap != nil {
+		return plain(status, detail)
+	}
+	return problem(status, kind, detail)
 }
 
 func (c *Court) isDown() bool {

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -31,13 +33,14 @@ type Match struct {
 	Probability float64 `json:"probability,omitempty"` // 0 to 1; 0 means always
 }
 
-// Action is what the court does. Without status, redirect, hang or drop
+// Action is what the court does. Without status, fault, redirect, hang or drop
 // "before" the request is processed as usual and only its answer suffers.
 type Action struct {
 	Status     int      `json:"status,omitempty"`      // answer this, process nothing
+	Fault      string   `json:"fault,omitempty"`       // answer a SOAP Fault of this kind, with status if given, process nothing; over REST status 500
 	RetryAfter string   `json:"retry_after,omitempty"` // header Retry-After, as it stands
 	Redirect   string   `json:"redirect,omitempty"`    // header Location, status 307 unless given; process nothing
-	Hang       Duration `json:"hang,omitempty"`        // process nothing, say nothing, then cut the connection (or answer status)
+	Hang       Duration `json:"hang,omitempty"`        // process nothing, say nothing, then cut the connection (or answer status or fault)
 	Delay      Duration `json:"delay,omitempty"`       // process, wait, answer
 	Drip       Duration `json:"drip,omitempty"`        // answer one byte at a time with this pause
 	Drop       string   `json:"drop,omitempty"`        // cut the connection: before or after processing, or during the answer
@@ -55,8 +58,11 @@ const (
 
 // silent reports whether the caller gets no answer.
 func (a Action) silent() bool {
-	return a.Drop == DropBefore || a.Drop == DropAfter || a.Hang > 0 && a.Status == 0
+	return a.Drop == DropBefore || a.Drop == DropAfter || a.Hang > 0 && !a.answers()
 }
+
+// answers reports whether the action itself is the answer.
+func (a Action) answers() bool { return a.Status != 0 || a.Fault != "" }
 
 // Duration is a time span, written as "1s" or "250ms".
 type Duration time.Duration
@@ -101,6 +107,9 @@ func checkFaults(faults []Fault) error {
 		}
 		if do.Status != 0 && (do.Status < 200 || do.Status > 599) {
 			bad("do.status is %d, not an HTTP status from 200 to 599", do.Status)
+		}
+		if _, ok := soapFaults[do.Fault]; do.Fault != "" && !ok {
+			bad("do.fault is %q, not one of %s", do.Fault, strings.Join(slices.Sorted(maps.Keys(soapFaults)), ", "))
 		}
 		if !slices.Contains([]string{"", DropBefore, DropAfter, DropDuring}, do.Drop) {
 			bad("do.drop is %q, not before, after or during", do.Drop)

@@ -216,6 +216,7 @@ func TestBadScripts(t *testing.T) {
 		{"unknown field", `[{"do":{"stauts":503}}]`, "stauts"},
 		{"bad duration", `[{"do":{"hang":"soon"}}]`, "soon"},
 		{"bad status", `[{"do":{"status":99}}]`, "fault 1: do.status is 99"},
+		{"bad fault", `[{"do":{"fault":"Servr"}}]`, `do.fault is "Servr", not one of Busy, Client,`},
 		{"bad drop", `[{"do":{"drop":"off"}}]`, `do.drop is "off"`},
 		{"bad probability", `[{"match":{"probability":2},"do":{"status":500}}]`, "probability"},
 		{"negative count", `[{"match":{"after":-1},"do":{"status":500}}]`, "not negative"},

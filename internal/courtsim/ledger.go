@@ -14,10 +14,12 @@ type Entry struct {
 	Time           time.Time `json:"time"`
 	Method         string    `json:"method"`
 	Path           string    `json:"path"`
-	IdempotencyKey string    `json:"idempotency_key,omitempty"` // without quotes
+	Operation      string    `json:"operation,omitempty"`       // over SOAP
+	IdempotencyKey string    `json:"idempotency_key,omitempty"` // without quotes; over SOAP wsa:MessageID without urn:uuid:
 	CaseReference  string    `json:"case_reference,omitempty"`  // from the body, else by the id in the path
 	BodySHA256     string    `json:"body_sha256"`               // hex
 	Status         int       `json:"status"`                    // answered; 0 if the connection was cut without one
+	Result         string    `json:"result,omitempty"`          // what a SOAP message answered: STORED, DUPLICATE, Fault Server …
 	Accepted       bool      `json:"accepted"`                  // the calendar changed because of it
 	Duplicate      bool      `json:"duplicate"`                 // its idempotency key had been accepted before
 	Fault          int       `json:"fault,omitempty"`           // number of the script's rule that struck, from 1

@@ -79,7 +79,7 @@ func (k *Knowledge) explain(newest int64) {
 		utc := k.At.UTC()
 		k.At = &utc
 		if !k.GotIt && k.Version != nil {
-			k.Says += fmt.Sprintf("; the court holds version %d of %d", *k.Version, newest)
+			k.Says += fmt.Sprintf("; the receiver holds version %d of %d", *k.Version, newest)
 		}
 	case k.Sync != "" && k.State != "filtered":
 		k.Says += "; the court knows nothing of this hearing yet"

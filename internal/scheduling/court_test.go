@@ -69,18 +69,18 @@ func TestHasTheCourtGotIt(t *testing.T) {
 	check("delivered", true, "delivered", 1, "delivered at 2027-07-01")
 
 	c.call("POST", "/hearings/H-1/reschedule", `{"local_start":"2027-11-15T14:30"}`).want(200)
-	check("rescheduled", false, "waiting", 1, "the court holds version 1 of 2")
+	check("rescheduled", false, "waiting", 1, "the receiver holds version 1 of 2")
 	c.exec(`UPDATE outbox.delivery SET state = 'sending', claim = gen_random_uuid(), claimed_by = 'relay-1',
 		lease_until = clock_timestamp() + interval '1 minute' WHERE key = 'H-1'`)
 	check("under way", false, "sending", 1, "being sent by relay-1")
 	c.exec(`UPDATE outbox.delivery SET state = 'failed', claim = NULL, claimed_by = NULL, lease_until = NULL, due_at = 'infinity',
 		error_class = 'permanent', error = 'HTTP 422 unknown courtroom' WHERE key = 'H-1'`)
-	check("failed", false, "failed", 1, "HTTP 422 unknown courtroom", "the court holds version 1 of 2")
+	check("failed", false, "failed", 1, "HTTP 422 unknown courtroom", "the receiver holds version 1 of 2")
 
 	c.call("POST", "/hearings/H-1/cancel", `{"reason":"settled"}`).want(200)
-	check("cancelled behind a failed change", false, "waiting", 1, "waits behind event", "the court holds version 1 of 3")
+	check("cancelled behind a failed change", false, "waiting", 1, "waits behind event", "the receiver holds version 1 of 3")
 	c.answered(sync, "duplicate")
-	check("the change went through", false, "waiting", 2, "the court holds version 2 of 3")
+	check("the change went through", false, "waiting", 2, "the receiver holds version 2 of 3")
 	c.answered(sync, "accepted")
 	check("the cancellation went through", true, "accepted", 3, "accepted for later processing")
 

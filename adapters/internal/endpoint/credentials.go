@@ -84,6 +84,10 @@ func checkAuth(a adapters.Credentials, protocol map[string]string) error {
 	for _, f := range fields {
 		switch {
 		case f.kind != a.Kind && f.value != "":
+			if a.Kind == adapters.NoCredentials {
+				errs = append(errs, fmt.Errorf("auth.%s: belongs to kind %s; set auth.kind", f.name, f.kind))
+				continue
+			}
 			errs = append(errs, fmt.Errorf("auth.%s: belongs to kind %s, not to %s", f.name, f.kind, a.Kind))
 		case f.kind == a.Kind && f.value == "" && !f.optional:
 			errs = append(errs, fmt.Errorf("auth.%s: is required for kind %s", f.name, a.Kind))

@@ -55,7 +55,7 @@ func TestAuthIsChecked(t *testing.T) {
 		"unknown kind":        {adapters.Credentials{Kind: "digest"}, `auth.kind: "digest" is not one of`},
 		"no token":            {adapters.Credentials{Kind: adapters.Bearer}, "auth.token: is required"},
 		"token with newline":  {adapters.Credentials{Kind: adapters.Bearer, Token: "canary\n"}, "auth.token: has a control character"},
-		"token without kind":  {adapters.Credentials{Token: "canary"}, "auth.token: belongs to kind bearer, not to none"},
+		"token without kind":  {adapters.Credentials{Token: "canary"}, "auth.token: belongs to kind bearer; set auth.kind"},
 		"colon in the user":   {adapters.Credentials{Kind: adapters.Basic, Username: "a:b"}, "auth.username: cannot hold a colon"},
 		"key in Host":         {adapters.Credentials{Kind: adapters.APIKey, Header: "host", Key: "canary"}, "auth.header: Host comes from the url"},
 		"key in a bad header": {adapters.Credentials{Kind: adapters.APIKey, Header: "a b", Key: "canary"}, "auth.header: is not a header name"},

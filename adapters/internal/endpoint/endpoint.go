@@ -30,6 +30,7 @@ type Options struct {
 	Timeout time.Duration // default: DefaultTimeout
 	Allow   adapters.Allow
 
+	URLs        []*URL            // all that requests may go to; nil ones are passed over
 	Reserved    map[string]string // headers that the protocol sets by itself, by canonical name, and how it does
 	Credentials []string          // options of the adapter, now set, that put credentials elsewhere than into Auth
 }
@@ -84,6 +85,15 @@ func New(o Options) (*Endpoint, error) {
 
 // AttemptTimeout is the longest time that Deliver can take.
 func (e *Endpoint) AttemptTimeout() time.Duration { return e.longest }
+
+// Fields are the mapped fields that the configured headers ask for.
+func (e *Endpoint) Fields() []string {
+	var names []string
+	for _, h := range e.headers {
+		names = append(names, h.value.Fields()...)
+	}
+	return names
+}
 
 // Close closes idle connections. Deliveries under way are not disturbed.
 func (e *Endpoint) Close() error { return errors.Join(e.client.Close(), e.guarded.Close()) }

@@ -2,6 +2,7 @@ package endpoint_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -38,7 +39,7 @@ func newPoster(c config) (*poster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
-	e, err := endpoint.New(endpoint.Options{Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow})
+	e, err := endpoint.New(endpoint.Options{Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow, URLs: []*endpoint.URL{to}})
 	return &poster{e, to}, err
 }
 
@@ -235,9 +236,18 @@ func TestNewRefusesURLs(t *testing.T) {
 }
 
 func TestNewTakesHosts(t *testing.T) {
-	for _, host := range []string{"localhost", "127.0.0.1:8081", "[::1]:443", "[fe80::1%25eth0]", "gericht_1.münchen.example:", "COURT.example."} {
-		if _, err := newPoster(config{URL: "https://" + host + "/x"}); err != nil {
+	for host, want := range map[string]string{
+		"localhost": "localhost", "127.0.0.1:8081": "127.0.0.1:8081", "[::1]:443": "[::1]:443", "[fe80::1%25eth0]": "[fe80::1%eth0]",
+		"gericht_1.münchen.example:": "gericht_1.münchen.example:", "COURT.example.": "COURT.example.",
+	} {
+		p, err := newPoster(config{URL: "https://" + host + "/x"})
+		if err != nil {
 			t.Errorf("%s: %v", host, err)
+			continue
+		}
+		req, err := p.Request(http.MethodPost, p.to, &placeholder.Values{Msg: message()}, nil, nil)
+		if err != nil || req.URL.Host != want || req.URL.Path != "/x" {
+			t.Errorf("%s: the request goes to %s: %v", host, req.URL, err)
 		}
 	}
 }
@@ -277,7 +287,6 @@ func TestHostsFromData(t *testing.T) {
 		"any host, but loopback":   {"{fields.court}", "127.0.0.1", adapters.Allow{Hosts: []string{"*"}}, "has the address 127.0.0.1, which is not public"},
 		"metadata":                 {"{fields.court}", "169.254.169.254", adapters.Allow{Hosts: []string{"*"}, Networks: loopback}, "169.254.169.254, which is not public"},
 		"in another spelling":      {"{fields.court}", "2130706433", adapters.Allow{Hosts: []string{"*"}}, "nothing was sent"},
-		"nothing listed":           {"{fields.court}", "localhost", adapters.Allow{Networks: loopback}, "not in allow.hosts"},
 		"another host":             {"{fields.court}", "evil.example", adapters.Allow{Hosts: []string{"localhost"}, Networks: loopback}, "not in allow.hosts"},
 		"above what is listed":     {"{fields.court}", "court.example", adapters.Allow{Hosts: []string{"*.court.example"}}, "not in allow.hosts"},
 		"an ending that is listed": {"{fields.court}", "evilcourt.example", adapters.Allow{Hosts: []string{"*.court.example"}}, "not in allow.hosts"},
@@ -325,11 +334,13 @@ func TestAllowIsChecked(t *testing.T) {
 		"a star inside":      {config{Allow: adapters.Allow{Hosts: []string{"court-*.example"}}}, `allow.hosts[0]: "court-*.example" is not a host name`},
 		"an empty name":      {config{Allow: adapters.Allow{Hosts: []string{""}}}, `allow.hosts[0]: "" is not a host name`},
 		"no prefix":          {config{Allow: adapters.Allow{Networks: []string{"10.0.0.1"}}}, `allow.networks[0]: "10.0.0.1" is not a network`},
+		"nothing listed":     {config{Allow: adapters.Allow{Networks: []string{"127.0.0.0/8"}}}, "allow.hosts: is required"},
+		"any, with a query":  {config{URL: "https://{fields.a}/?token=" + canary, Allow: adapters.Allow{Hosts: []string{"*"}}}, "what is in the query of a url to any host"},
 		"any, with a token":  {config{Allow: adapters.Allow{Hosts: []string{"*"}}, Auth: adapters.Credentials{Kind: adapters.Bearer, Token: canary}}, "what is in auth to any host"},
 		"any, with a header": {config{Allow: adapters.Allow{Hosts: []string{"*"}}, Headers: map[string]adapters.Secret{"X-Key": canary}}, "what is in headers to any host"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tc.config.URL = "https://{fields.a}/"
+			tc.config.URL = cmp.Or(tc.config.URL, "https://{fields.a}/")
 			_, err := newPoster(tc.config)
 			if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), canary) {
 				t.Errorf("got %v, want %q", err, tc.want)

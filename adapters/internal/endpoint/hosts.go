@@ -33,6 +33,10 @@ func parseHosts(o Options) (hosts, error) {
 		}
 		h = append(h, host)
 	}
+	fromData := slices.DeleteFunc(slices.Clone(o.URLs), func(u *URL) bool { return u == nil || !u.FromData() })
+	if len(fromData) > 0 && len(h) == 0 {
+		errs = append(errs, errors.New("allow.hosts: is required, because data has a say in the host of a url: list the hosts that it may name"))
+	}
 	if slices.Contains(h, "*") {
 		with := slices.Clone(o.Credentials)
 		if o.Auth.Kind != adapters.NoCredentials {
@@ -43,6 +47,9 @@ func parseHosts(o Options) (hosts, error) {
 		}
 		if o.TLS.CertFile != "" {
 			with = append(with, "tls.cert_file")
+		}
+		if slices.ContainsFunc(fromData, func(u *URL) bool { return u.query.Text() != "" }) {
+			with = append(with, "the query of a url")
 		}
 		if len(with) > 0 {
 			errs = append(errs, fmt.Errorf("allow.hosts: * would send what is in %s to any host that data names; list the hosts instead",

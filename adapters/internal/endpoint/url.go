@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -69,6 +70,14 @@ func ParseURL(text string) (*URL, error) {
 // FromData tells whether data has a say in the host.
 func (t *URL) FromData() bool { return len(t.host.Names()) > 0 }
 
+// Fields are the mapped fields that the URL asks for. A nil URL asks for none.
+func (t *URL) Fields() []string {
+	if t == nil {
+		return nil
+	}
+	return slices.Concat(t.host.Fields(), t.path.Fields(), t.query.Fields())
+}
+
 // Target is what errors call the URL: host and path, nothing that came from data.
 func (t *URL) Target() string { return t.host.Text() + t.path.Text() }
 
@@ -113,14 +122,15 @@ func (t *URL) expand(v *placeholder.Values, allowed hosts) (*url.URL, error) {
 	if err != nil {
 		return nil, err
 	}
-	u, err := url.Parse(t.scheme + "://" + host + path)
+	u, err := url.Parse(t.scheme + "://x" + path)
 	if err != nil {
 		return nil, errors.New("the URL cannot be built")
 	}
+	// The host is not escaped, and the zone of an address would not be parsed.
+	u.Host, u.RawQuery = host, query
 	if dotted(u.Path) { // /.{key} with the harmless value "/x" makes one
 		return nil, errors.New("the values make a path segment of dots")
 	}
-	u.RawQuery = query
 	return u, nil
 }
 

@@ -69,6 +69,7 @@ var notPublic = prefixes(
 	"203.0.113.0/24",   // documentation
 	"224.0.0.0/3",      // multicast, reserved, broadcast
 	"::/96",            // unspecified, loopback, IPv4-compatible
+	"::ffff:0:0:0/96",  // IPv4-translated, RFC 2765
 	"64:ff9b::/96",     // NAT64, RFC 6052
 	"64:ff9b:1::/48",   // NAT64, RFC 8215
 	"100::/64",         // discard

@@ -17,7 +17,7 @@ func TestAddressesOfHostsFromData(t *testing.T) {
 		"10.0.0.1": false, "172.16.0.1": false, "172.31.255.255": false, "192.168.1.1": false, "100.64.0.1": false, "fc00::1": false,
 		"169.254.169.254": false, "fd00:ec2::254": false, "168.63.129.16": false, "192.0.0.192": false, "100.100.100.200": false,
 		"fe80::1": false, "fe80::1%eth0": false, "224.0.0.1": false, "255.255.255.255": false, "ff02::1": false, "240.0.0.1": false,
-		"::ffff:127.0.0.1": false, "::127.0.0.1": false, "64:ff9b::7f00:1": false, "2002:7f00:1::": false, "2001::1": false,
+		"::ffff:127.0.0.1": false, "::127.0.0.1": false, "64:ff9b::7f00:1": false, "::ffff:0:7f00:1": false, "2002:7f00:1::": false, "2001::1": false,
 	} {
 		if err := judge(net.JoinHostPort(address, "443"), allowed); (err == nil) != ok {
 			t.Errorf("%s: %v", address, err)

@@ -3,19 +3,15 @@ package exchange
 import (
 	"bytes"
 	"encoding/json"
-	"sort"
+	"regexp"
 	"strings"
 )
 
 // maxReason bounds a reason taken from an answer, in bytes.
 const maxReason = 200
 
-// minHidden is the length from which a value is hidden: shorter ones would
-// blank out ordinary words and tell nothing.
-const minHidden = 4
-
 // Reason returns what an answer's body says about a failure, cleaned and short,
-// with every value in hide replaced by "***"; "" if it is not one of the known
+// without the values in hide, see [Presentable]; "" if it is not one of the known
 // shapes. Free text of unknown shape is not repeated: it may hold the payload.
 //
 //   - RFC 9457 problem details: title, type and instance, not detail
@@ -33,7 +29,8 @@ func Reason(body []byte, hide []string) string {
 }
 
 // Presentable makes text from an answer fit to be stored and shown: cleaned,
-// short, and with every value in hide replaced by "***".
+// short, and with "***" in place of every value in hide, in whatever case, of
+// longer pieces of one, and of what tells one in base64 or hexadecimal.
 func Presentable(text string, hide []string) string {
 	return Clean(redact(Clean(text, MaxAnswer), hide), maxReason)
 }
@@ -92,29 +89,9 @@ func withoutQuery(uri string) string {
 	return before
 }
 
-// redact replaces the values, the longest first so that none is left in part.
-func redact(text string, values []string) string {
-	if text == "" {
-		return ""
-	}
-	cleaned := make([]string, 0, len(values))
-	for _, v := range values {
-		if len(v) > MaxAnswer {
-			v = v[:MaxAnswer] // no answer can hold more of it
-		}
-		if v = Clean(v, MaxAnswer); len(v) >= minHidden {
-			cleaned = append(cleaned, v)
-		}
-	}
-	sort.Slice(cleaned, func(i, j int) bool { return len(cleaned[i]) > len(cleaned[j]) })
-	for _, v := range cleaned {
-		text = strings.ReplaceAll(text, v, "***")
-	}
-	return text
-}
-
 // Strings returns the text of every string and number in a JSON document, for
-// [Request.Hide]; names of members are not among them.
+// [Request.Hide], and names of members that are more likely a person's than a
+// field's: those below the top that are not written like an identifier.
 func Strings(document []byte) []string {
 	var values []string
 	d := json.NewDecoder(bytes.NewReader(document))
@@ -123,6 +100,7 @@ func Strings(document []byte) []string {
 	if d.Decode(&v) != nil {
 		return nil
 	}
+	depth := 0
 	var walk func(any)
 	walk = func(v any) {
 		switch v := v.(type) {
@@ -135,11 +113,19 @@ func Strings(document []byte) []string {
 				walk(e)
 			}
 		case map[string]any:
-			for _, e := range v {
+			depth++
+			for name, e := range v {
+				if depth > 1 && !identifier.MatchString(name) {
+					values = append(values, name)
+				}
 				walk(e)
 			}
+			depth--
 		}
 	}
 	walk(v)
 	return values
 }
+
+// identifier matches names that a program gives: camelCase and snake_case.
+var identifier = regexp.MustCompile(`^[a-z][A-Za-z0-9_]*$`)

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -66,10 +67,10 @@ func ParseOutcomes(protocol map[int]adapters.Class, config map[int]string) (Outc
 	for _, status := range slices.Sorted(maps.Keys(config)) {
 		class := adapters.Class(config[status])
 		if status < 200 || status > 599 {
-			errs = append(errs, fmt.Errorf("outcomes: %d is not a status from 200 to 599", status))
+			errs = append(errs, fmt.Errorf("outcomes.%d: is not a status from 200 to 599", status))
 		}
 		if err := CheckClass(class); err != nil {
-			errs = append(errs, fmt.Errorf("outcomes: %d: %w", status, err))
+			errs = append(errs, fmt.Errorf("outcomes.%d: %w", status, err))
 		}
 		o.overrides[status] = class
 	}
@@ -78,10 +79,14 @@ func ParseOutcomes(protocol map[int]adapters.Class, config map[int]string) (Outc
 
 // CheckClass refuses a class that a configuration cannot name.
 func CheckClass(class adapters.Class) error {
-	if !slices.Contains(classes, class) {
-		return fmt.Errorf("%q is not a class; use one of %v", class, classes)
+	if slices.Contains(classes, class) {
+		return nil
 	}
-	return nil
+	known := strings.Trim(strings.ReplaceAll(fmt.Sprint(classes), " ", ", "), "[]")
+	if class == "" {
+		return fmt.Errorf("is required: write one of %s", known)
+	}
+	return fmt.Errorf("%q is not a class; use one of %s", class, known)
 }
 
 // Class returns what a means.
@@ -181,6 +186,10 @@ func (r Request) Hidden() []string {
 			values = append(values, v)
 			if _, credential, ok := strings.Cut(v, " "); ok {
 				values = append(values, credential) // Bearer …, Basic …
+				if pair, err := base64.StdEncoding.DecodeString(credential); err == nil {
+					_, password, _ := strings.Cut(string(pair), ":")
+					values = append(values, string(pair), password)
+				}
 			}
 		}
 	}

@@ -73,7 +73,7 @@ func TestJudge(t *testing.T) {
 
 func TestOutcomesNameEveryWrongEntry(t *testing.T) {
 	_, err := ParseOutcomes(nil, map[int]string{42: "delivered", 409: "dupe", 500: "transient"})
-	if err == nil || !strings.Contains(err.Error(), "42 ") || !strings.Contains(err.Error(), `"dupe"`) || strings.Contains(err.Error(), "500:") {
+	if err == nil || !strings.Contains(err.Error(), "outcomes.42: ") || !strings.Contains(err.Error(), `outcomes.409: "dupe"`) || strings.Contains(err.Error(), "500:") {
 		t.Errorf("got %v", err)
 	}
 }

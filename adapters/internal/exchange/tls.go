@@ -29,9 +29,9 @@ func tlsConfig(o adapters.TLS) (*tls.Config, error) {
 	switch {
 	case o.CertFile == "" && o.KeyFile == "":
 	case o.CertFile == "":
-		errs = append(errs, errors.New("tls.cert_file: missing beside tls.key_file"))
+		errs = append(errs, errors.New("tls.cert_file: is missing beside tls.key_file"))
 	case o.KeyFile == "":
-		errs = append(errs, errors.New("tls.key_file: missing beside tls.cert_file"))
+		errs = append(errs, errors.New("tls.key_file: is missing beside tls.cert_file"))
 	default:
 		pair := &keyPair{certFile: o.CertFile, keyFile: o.KeyFile}
 		if _, err := pair.current(); err != nil {

@@ -36,7 +36,7 @@ func Parse(text string, known func(name string) bool) (Template, error) {
 		literal(text[end:m[0]])
 		name := text[m[2]:m[3]]
 		if !known(name) {
-			errs = append(errs, fmt.Errorf("{%s} is not a placeholder that can stand here", name))
+			errs = append(errs, fmt.Errorf("{%s} is not a placeholder that can stand here%s", name, Hint(name)))
 		}
 		t.parts = append(t.parts, part{name: name})
 		end = m[1]
@@ -54,6 +54,17 @@ func (t Template) Names() []string {
 	for _, p := range t.parts {
 		if p.name != "" {
 			names = append(names, p.name)
+		}
+	}
+	return names
+}
+
+// Fields are the names of the mapped fields that t asks for.
+func (t Template) Fields() []string {
+	var names []string
+	for _, p := range t.parts {
+		if field, ok := strings.CutPrefix(p.name, fieldPrefix); ok {
+			names = append(names, field)
 		}
 	}
 	return names

@@ -37,6 +37,15 @@ func Any(name string) bool {
 	return Address(name) || name == "type" || name == "occurred_at"
 }
 
+// Hint says how fields are written, to go behind a message about a name that is
+// no placeholder anywhere.
+func Hint(name string) string {
+	if Any(name) || strings.HasPrefix(name, fieldPrefix) {
+		return ""
+	}
+	return "; a mapped field is written {fields.NAME}"
+}
+
 // Values are what the placeholders of one message stand for. Use one for all
 // texts of an attempt; it is not safe for concurrent use.
 type Values struct {
@@ -46,6 +55,10 @@ type Values struct {
 
 // ErrNotKnown says that the message has no such value.
 var ErrNotKnown = errors.New("is not known")
+
+// errNoField is ErrNotKnown for {fields.NAME}: a NAME of the payload that the
+// mapping gives another name is the commonest mistake.
+var errNoField = fmt.Errorf("%w: the mapped fields have none of this name, or null", ErrNotKnown)
 
 // Get returns the value of a placeholder. Its errors do not repeat values.
 func (v *Values) Get(name string) (string, error) {
@@ -96,7 +109,11 @@ func (v *Values) Lookup(name string) (any, error) {
 		}
 		v.fields = fields
 	}
-	return Below(v.fields, strings.TrimPrefix(name, fieldPrefix))
+	value, err := Below(v.fields, strings.TrimPrefix(name, fieldPrefix))
+	if errors.Is(err, ErrNotKnown) {
+		return nil, errNoField
+	}
+	return value, err
 }
 
 // Below returns what stands at a dotted path in a decoded JSON value.

@@ -44,6 +44,16 @@ func (t Table[T]) Find(eventType string) T {
 	return t.fallback
 }
 
+// All are the values of the table in no order that matters, the fallback among
+// them.
+func (t Table[T]) All() []T {
+	all := []T{t.fallback}
+	for _, e := range t.entries {
+		all = append(all, e.value)
+	}
+	return all
+}
+
 // specific ranks a pattern: its characters that are no *, above all others if
 // it has no * at all.
 func specific(pattern string) int {

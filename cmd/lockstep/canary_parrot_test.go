@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// parrot is a receiver that repeats what it was sent, in every place of its
+// answers. What it does is said by the first step of the path.
+type parrot struct {
+	*httptest.Server
+	birds   []canary
+	aviary  *aviary
+	answers map[string]answer
+
+	mu    sync.Mutex
+	turns map[string]int
+	heard map[string]bool // names of the canaries that arrived
+	most  int             // texts to be repeated in one request
+}
+
+// answer writes what the receiver says, as bytes of HTTP or not.
+type answer func(conn *bufio.Writer, said speech)
+
+// speech is what there is to be repeated.
+type speech struct {
+	whole string   // the request as it came
+	cores []string // of the canaries in it
+	words string   // one of them, spelled in one way
+	turn  int      // rises with each request
+}
+
+func newParrot(t *testing.T, birds []canary) *parrot {
+	t.Helper()
+	p := &parrot{birds: birds, aviary: newAviary(birds...), answers: map[string]answer{}, turns: map[string]int{}, heard: map[string]bool{}}
+	p.Server = httptest.NewServer(p)
+	t.Cleanup(p.Close)
+	return p
+}
+
+// secure returns a second, TLS, address of the receiver.
+func (p *parrot) secure(t *testing.T, adjust func(*httptest.Server)) *httptest.Server {
+	t.Helper()
+	s := httptest.NewUnstartedServer(p)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	adjust(s)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (p *parrot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	dump, err := httputil.DumpRequest(r, true)
+	if err != nil {
+		panic(http.ErrAbortHandler) // nobody listens any more
+	}
+	manner, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	speak := p.answers[manner]
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil || speak == nil {
+		panic(http.ErrAbortHandler)
+	}
+	defer conn.Close()
+	speak(buffered.Writer, p.listen(manner, string(dump), r.Header.Get("Authorization")))
+	_ = buffered.Flush()
+	if c, ok := conn.(*net.TCPConn); ok {
+		_ = c.CloseWrite()
+	}
+}
+
+// listen notes what arrived, and decides what is repeated this time.
+func (p *parrot) listen(manner, whole, authorization string) speech {
+	found := map[string]bool{}
+	for s := range p.aviary.find(whole) {
+		found[s.name] = true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	said := speech{whole: whole, turn: p.turns[manner]}
+	p.turns[manner]++
+	for _, bird := range p.birds {
+		if found[bird.name] {
+			p.heard[bird.name] = true
+			said.cores = append(said.cores, bird.core)
+		}
+	}
+	texts := said.cores
+	if _, credentials, ok := strings.Cut(authorization, " "); ok {
+		texts = append(slices.Clone(texts), credentials)
+	}
+	p.most = max(p.most, len(texts))
+	if n := len(texts); n > 0 {
+		ways := spellings()
+		said.words = ways[said.turn/n%len(ways)](texts[said.turn%n])
+	}
+	return said
+}
+
+func (p *parrot) missing() (names []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, bird := range p.birds {
+		if !p.heard[bird.name] {
+			names = append(names, bird.name)
+		}
+	}
+	return names
+}
+
+// objects answers with a status, and repeats what was said in its headers and in
+// a body of one of the shapes from which reasons are taken, or of none of them.
+func objects(status int, headers ...string) answer {
+	return func(w *bufio.Writer, said speech) {
+		bodies := []any{
+			map[string]any{"title": said.words, "type": "https://" + said.words, "instance": "/" + said.words, "detail": said.whole},
+			map[string]any{"errCode": "1", "errorDesc": said.words, "errLinkId": said.words},
+			map[string]any{"error": "invalid_request", "error_codes": []any{said.words}, "error_description": said.words},
+			map[string]any{"statusCode": status, "message": "not accepted: " + said.words},
+			map[string]any{"message": said.whole},
+			"free text: " + said.whole,
+		}
+		body, _ := json.Marshal(bodies[said.turn%len(bodies)])
+		all := strings.Join(said.cores, "-")
+		fmt.Fprintf(w, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/problem+json; of=%s\r\nContent-Length: %d\r\n", status, all, all, len(body))
+		fmt.Fprintf(w, "Location: https://user:%s@%s.example/%[1]s?q=%[1]s\r\nWWW-Authenticate: Bearer realm=%[1]s\r\n", all, said.words)
+		for _, h := range headers {
+			fmt.Fprintf(w, "%s\r\n", h)
+		}
+		fmt.Fprintf(w, "X-Heard: %s\r\n\r\n%s", all, body)
+	}
+}
+
+// faults answers with a SOAP fault of either version, in which everything
+// repeats what was said.
+func faults(w *bufio.Writer, said speech) {
+	var whole, words strings.Builder
+	_ = xml.EscapeText(&whole, []byte(said.whole))
+	_ = xml.EscapeText(&words, []byte(said.words))
+	bodies := []string{
+		"<faultcode>S:Client</faultcode><faultstring>%[1]s</faultstring><faultactor>%[1]s</faultactor><detail>%[2]s</detail>",
+		"<faultcode>S:%[1]s</faultcode><faultstring>%[2]s</faultstring>", "<faultcode>%[1]s</faultcode>",
+		"<S:Code><S:Value>S:Sender</S:Value><S:Subcode><S:Value>S:%[1]s</S:Value></S:Subcode></S:Code><S:Reason><S:Text>no %[1]s</S:Text></S:Reason><S:Detail>%[2]s</S:Detail>",
+		"<S:Code><S:Value>%[1]s</S:Value></S:Code><S:Reason><S:Text>%[2]s</S:Text></S:Reason>",
+	}
+	fault := fmt.Sprintf(bodies[said.turn%len(bodies)]+"<!-- %[1]s %[2]s -->", words.String(), whole.String())
+	body := `<S:Envelope xmlns:S="http://schemas.xmlsoap.org/soap/envelope/"><S:Body><S:Fault>` + fault + `</S:Fault></S:Body></S:Envelope>`
+	fmt.Fprintf(w, "HTTP/1.1 500 %s\r\nConnection: close\r\nContent-Type: text/xml; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s", strings.Join(said.cores, "-"), len(body), body)
+}
+
+// accepts answers 201 with an id.
+func accepts(w *bufio.Writer, said speech) {
+	body, _ := json.Marshal(map[string]any{"id": fmt.Sprint("C-", said.turn), "you_said": said.whole})
+	fmt.Fprintf(w, "HTTP/1.1 201 %s\r\nConnection: close\r\nContent-Length: %d\r\nX-Heard: %[1]s\r\n\r\n%[3]s", strings.Join(said.cores, "-"), len(body), body)
+}
+
+// says answers with what is not HTTP, or not all of it; every % is what was said.
+func says(text string) answer {
+	return func(w *bufio.Writer, said speech) {
+		_, _ = w.WriteString(strings.ReplaceAll(text, "%", strings.Join(said.cores, "-")))
+	}
+}
+
+// issues answers as a token endpoint does that likes what it was sent.
+func issues(token string) answer {
+	return func(w *bufio.Writer, _ speech) {
+		body, _ := json.Marshal(map[string]any{"access_token": token, "token_type": "Bearer", "expires_in": 3600})
+		fmt.Fprintf(w, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	}
+}
