@@ -11,7 +11,7 @@ import (
 // stretch goal.
 func plot(results []result) string {
 	const (
-		left, bar, row, most = 430, 420, 26, 3.0 // pixels, and the end of the axis in goals
+		left, bar, row, most = 470, 420, 26, 3.0 // pixels, and the end of the axis in goals
 		top                  = 34
 	)
 	height := top + row*len(results) + 30
@@ -42,7 +42,11 @@ func plot(results []result) string {
 		if r.AtMost {
 			from, to = to, from
 		}
-		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end" fill="#222222">%s</text>`+"\n", left-10, y+15, escape(r.Name))
+		name := r.Name
+		if r.Scale != 1 {
+			name += fmt.Sprintf(" · %g", r.Scale)
+		}
+		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end" fill="#222222">%s</text>`+"\n", left-10, y+15, escape(name))
 		fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%.1f" height="14" fill="%s"/>`+"\n", left, y+4, x(r.progress(r.value()))-left, colour)
 		fmt.Fprintf(&b, `<line x1="%.1f" y1="%d" x2="%.1f" y2="%d" stroke="#000000" stroke-opacity="0.6"/>`+"\n", from, y+11, to, y+11)
 		fmt.Fprintf(&b, `<circle cx="%.1f" cy="%d" r="3.5" fill="#ffffff" stroke="#222222"/>`+"\n", x(r.progress(r.Stretch)), y+11)
@@ -52,7 +56,7 @@ func plot(results []result) string {
 		}
 		fmt.Fprintf(&b, `<text x="%d" y="%d" fill="#222222">%s</text>`+"\n", left+bar+10, y+15, escape(value))
 	}
-	fmt.Fprintf(&b, `<text x="%d" y="%d" fill="#444444">bar: median · line: all rounds · circle: stretch goal</text>`+"\n</svg>\n", left, height-8)
+	fmt.Fprintf(&b, `<text x="%d" y="%d" fill="#444444">bar: median · line: all rounds · circle: stretch goal · number after the name: scale of the sizes</text>`+"\n</svg>\n", left-140, height-8)
 	return b.String()
 }
 
