@@ -8,6 +8,9 @@ CONTAINER_TESTS := ./internal/pgtest ./outbox
 # The fault scenarios: a module of its own, so that what they need stays out of go.mod.
 CHAOS := internal/chaos
 
+# The benchmark program: a module of its own, so that the peers it measures against stay out of go.mod.
+BENCH := internal/bench
+
 # Gets programs that tests run beside PostgreSQL.
 INSTALL     := internal/testtools/install.sh
 CHAOS_TOOLS := $(if $(filter Linux,$(shell uname)),pgbouncer faketime)
@@ -32,12 +35,14 @@ test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DAT
 	$(INSTALL) $(TEST_TOOLS)
 	go test -timeout 20m ./...
 	cd $(CHAOS) && go test -timeout 20m ./...
+	cd $(BENCH) && go test ./...
 
 .PHONY: test-race
 test-race: ## Run all tests with the race detector; needs a C compiler
 	$(INSTALL) $(TEST_TOOLS)
 	go test -race -timeout 40m ./...
 	cd $(CHAOS) && go test -race -timeout 40m ./...
+	cd $(BENCH) && go test -race ./...
 
 .PHONY: chaos
 chaos: ## Run every fault long, with SEEDS=20 seeds, and print a table; RUN=regexp selects
@@ -59,8 +64,16 @@ test-containers: ## Run database tests against a container, on Linux as root; ne
 	internal/pgtest/docker/run.sh $(CONTAINER_TESTS)
 
 .PHONY: bench
-bench: ## Run the benchmarks; BENCH=regexp selects
-	go test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem ./...
+bench: ## Measure against River and the wire, ROUNDS=5, and print a table; PARTS=regexp selects
+	cd $(BENCH) && go run . -parts '$(PARTS)' -rounds $(or $(ROUNDS),5) -json bench.json -svg bench.svg
+
+.PHONY: bench-smoke
+bench-smoke: ## Run every part of the benchmark once, small
+	cd $(BENCH) && go run . -rounds 1 -scale 0.005
+
+.PHONY: microbench
+microbench: ## Run the Go benchmarks; ONLY=regexp selects, COUNT=10 for benchstat
+	go test -run '^$$' -bench '$(or $(ONLY),.)' -count $(or $(COUNT),1) -benchmem ./...
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s), one after the other; FUZZ=regexp selects
@@ -89,17 +102,20 @@ fmt-check: ## Fail if code is not formatted
 vet: ## Run go vet
 	go vet ./...
 	cd $(CHAOS) && go vet ./...
+	cd $(BENCH) && go vet ./...
 
 .PHONY: lint
 lint: ## Run the linters of .golangci.yml, among them the import rules
 	go run $(GOLANGCI_LINT) run ./...
 	cd $(CHAOS) && go run $(GOLANGCI_LINT) run ./...
+	cd $(BENCH) && go run $(GOLANGCI_LINT) run ./...
 
 .PHONY: tidy-check
 tidy-check: ## Fail if go.mod or go.sum are not tidy or a module was tampered with
 	go mod verify
 	go mod tidy -diff
 	cd $(CHAOS) && go mod verify && go mod tidy -diff
+	cd $(BENCH) && go mod verify && go mod tidy -diff
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// failedPart looks at traffic beside ten thousand keys whose first event has
+// failed, with a million rows behind them.
+func failedPart() part {
+	return part{
+		name: "failed",
+		figures: []figure{
+			{Name: "10,000 failed heads, 1M rows parked: p50 of claims", Against: "no failed heads", Unit: "ms", Judged: byRatio, Goal: 1.5, Stretch: 1.1, AtMost: true, Precision: 2},
+			{Name: "… until parked: fresh traffic, p99 commit to adapter", Unit: "ms", Judged: byItself, Goal: 1000, Stretch: 100, AtMost: true},
+		},
+		round: func(ctx context.Context, l *lab) ([]sample, error) {
+			var with, without besideFailed
+			err := l.inTurn(
+				func() (err error) { with, err = l.trafficBeside(ctx, l.size(10_000), l.size(1_000_000)); return err },
+				func() (err error) { without, err = l.trafficBeside(ctx, 0, 0); return err },
+			)
+			return []sample{{Ours: with.claims, Reference: without.claims}, {Ours: with.delay}}, err
+		},
+	}
+}
+
+type besideFailed struct {
+	claims float64 // p50 of those that find work, once all is parked, in milliseconds
+	delay  float64 // p99 from commit to adapter until then, in milliseconds
+}
+
+// trafficBeside runs traffic while a relay parks the rows behind failed heads,
+// and for some seconds after that.
+func (l *lab) trafficBeside(ctx context.Context, heads, rows int) (_ besideFailed, err error) {
+	d, err := l.database(ctx, fmt.Sprintf("%d failed heads, %d rows behind them", heads, rows), func(ctx context.Context, d *database) error {
+		if err := d.register(ctx, courtSync); err != nil {
+			return err
+		}
+		if err := d.load(ctx, "scheduling:updated", "F-", heads, max(heads, 1)); err != nil {
+			return err
+		}
+		// As a relay would leave them; its own triggers stay out of it.
+		_, err := d.conn.Exec(ctx, `
+SET session_replication_role = replica;
+UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', attempts = 1, total_attempts = 1, error_class = 'permanent', error = 'HTTP 422';
+RESET session_replication_role`)
+		if err != nil {
+			return err
+		}
+		return d.load(ctx, "scheduling:updated", "F-", rows, max(heads, 1))
+	})
+	if err != nil {
+		return besideFailed{}, err
+	}
+	pool, err := openPool(ctx, d.url, trafficWriters)
+	if err != nil {
+		return besideFailed{}, err
+	}
+	defer pool.Close()
+	l.note("traffic beside %d failed heads", heads)
+	g, err := l.start(ctx, childConfig{Role: "relay", URL: d.url, Numbered: true})
+	if err != nil {
+		return besideFailed{}, err
+	}
+	defer g.stopInto(&err)
+
+	t := newTraffic()
+	began := time.Now()
+	var parked time.Time
+	flowing, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group errgroup.Group
+	group.Go(func() error { return t.flow(ctx, flowing, insertEvent(pool)) })
+	group.Go(func() error {
+		defer cancel()
+		const query = `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = '` + courtSync + `' AND due_at < 'infinity' AND starts_with(key, 'F-'))`
+		if err := d.wait(ctx, query); err != nil {
+			return err
+		}
+		parked = time.Now()
+		l.note("parked after %.1f s", parked.Sub(began).Seconds())
+		select {
+		case <-time.After(l.lasting(6 * time.Second)):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	if err := group.Wait(); err != nil {
+		return besideFailed{}, err
+	}
+	if err := g.reach(ctx, len(t.committed), d); err != nil {
+		return besideFailed{}, err
+	}
+	if err := g.stop(); err != nil {
+		return besideFailed{}, err
+	}
+	last := g.last()
+	var claims []float64
+	for _, c := range last.Claims {
+		if time.Unix(0, c.At).After(parked) {
+			claims = append(claims, milliseconds(c.Took))
+		}
+	}
+	if len(claims) == 0 {
+		return besideFailed{}, errors.New("no claim found work once all was parked")
+	}
+	pool.Close()
+	return besideFailed{
+		claims: median(claims),
+		delay:  percentile(t.delays(last.Arrivals, began, parked), 99),
+	}, d.drop(ctx)
+}
