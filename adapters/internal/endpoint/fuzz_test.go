@@ -36,6 +36,7 @@ func FuzzRequest(f *testing.F) {
 			f.Add(host, "/", data)
 		}
 	}
+	f.Add("0", "\u3812", "0")
 	f.Fuzz(func(t *testing.T, host, template, data string) {
 		to, err := ParseURL("https://" + host + template)
 		if err != nil {
@@ -80,7 +81,8 @@ func FuzzRequest(f *testing.F) {
 		if key := got.Header.Get("Idempotency-Key"); unquoted(key) != data {
 			t.Errorf("key %q was sent as %s", data, key)
 		}
-		if got.Host != u.Host || got.RequestURI != u.RequestURI() {
+		beyondASCII := strings.ContainsFunc(u.Host, func(r rune) bool { return r > '~' }) // goes out as xn--…
+		if got.Host != u.Host && !(beyondASCII && strings.Contains(got.Host, "xn--")) || got.RequestURI != u.RequestURI() {
 			t.Errorf("the receiver reads %s at %s of %s", got.RequestURI, got.Host, u)
 		}
 	})
