@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -81,11 +80,9 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 			return done
 		}
 	}
-	sum := sha256.Sum256(d.Body)
-	digest := hex.EncodeToString(sum[:])
-	if d.BodySHA256 != "" && d.BodySHA256 != digest {
+	if d.BodySHA256 != "" && d.BodySHA256 != digest(d.Body) {
 		d.Revision++ // another body needs another idempotency key
-		d.BodySHA256 = digest
+		d.BodySHA256 = digest(d.Body)
 	}
 	ctx, cancel := context.WithDeadlineCause(ctx, w.leaseEnd.Add(-leaseMargin/2), errors.New("the lease is about to end"))
 	defer cancel()
@@ -93,8 +90,11 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	receipt, err := p.call(ctx, p.message(d))
 	answered := time.Now()
 	result = outbox.Result{
-		Delivery: d, Attempt: true, Code: clean(receipt.Code, 100), SHA256: cmp.Or(clean(receipt.SHA256, len(digest)), digest),
+		Delivery: d, Attempt: true, Code: clean(receipt.Code, 100), SHA256: clean(receipt.SHA256, hex.EncodedLen(sha256.Size)),
 		AnsweredAt: answered, Took: answered.Sub(started),
+	}
+	if result.SHA256 == "" {
+		result.SHA256 = digest(d.Body)
 	}
 	if err == nil {
 		p.succeeded(&result, receipt)
@@ -103,6 +103,12 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	}
 	p.relay.config.Observer.Attempt(p.sync.Name, string(result.Outcome), result.Took)
 	return result
+}
+
+// digest is the SHA-256 of a body, in hexadecimal.
+func digest(body []byte) string {
+	sum := sha256.Sum256(body)
+	return hex.EncodeToString(sum[:])
 }
 
 // prepare decides whether the sync wants the event, and renders it.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"maps"
@@ -204,6 +205,27 @@ func (b *bench) deliver(ctx context.Context, t *testing.T, msg adapters.Message)
 	}
 	checkError(t, err)
 	return receipt, err
+}
+
+// deliverMany delivers msg under many keys from many goroutines at once, and
+// returns how many keys there were.
+func (b *bench) deliverMany(t *testing.T, msg adapters.Message) int {
+	t.Helper()
+	const workers, each = 16, 4
+	var wg sync.WaitGroup
+	for worker := range workers {
+		wg.Go(func() {
+			for n := range each {
+				own := msg
+				own.ID = fmt.Sprintf("event-%d-%d", worker, n)
+				own.IdempotencyKey = own.ID
+				_, err := b.deliver(t.Context(), t, own)
+				b.wantClass(t, err, adapters.ClassDelivered)
+			}
+		})
+	}
+	wg.Wait()
+	return workers * each
 }
 
 // checkError checks the text of err and of everything it wraps.

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -141,32 +140,19 @@ func (s suite) requests(t *testing.T) {
 	})
 
 	t.Run("many at once", func(t *testing.T) {
-		const workers, each = 16, 4
 		var seen ledger
 		b := s.with(t, longTimeout, func(w http.ResponseWriter, r *http.Request) {
 			body := read(t, r)
 			seen.add(entry{key: s.Key(r, body)})
 			s.Accept(w, r, body)
 		})
-		var wg sync.WaitGroup
-		for worker := range workers {
-			wg.Go(func() {
-				for n := range each {
-					msg := s.Message
-					msg.ID = fmt.Sprintf("event-%d-%d", worker, n)
-					msg.IdempotencyKey = msg.ID
-					_, err := b.deliver(t.Context(), t, msg)
-					b.wantClass(t, err, adapters.ClassDelivered)
-				}
-			})
-		}
-		wg.Wait()
+		want := b.deliverMany(t, s.Message)
 		count := map[string]int{}
 		for _, e := range seen.all() {
 			count[e.key]++
 		}
-		if len(count) != workers*each {
-			t.Errorf("the receiver saw %d keys, want %d", len(count), workers*each)
+		if len(count) != want {
+			t.Errorf("the receiver saw %d keys, want %d", len(count), want)
 		}
 		for key, n := range count {
 			if n != 1 {

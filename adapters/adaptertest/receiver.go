@@ -3,10 +3,8 @@ package adaptertest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -109,26 +107,13 @@ func (e *exam) attempts(t *testing.T) {
 }
 
 func (e *exam) manyAtOnce(t *testing.T) {
-	const workers, each = 16, 4
-	var wg sync.WaitGroup
-	for worker := range workers {
-		wg.Go(func() {
-			for n := range each {
-				msg := e.msg
-				msg.IdempotencyKey = fmt.Sprintf("event-%d-%d", worker, n)
-				msg.ID = msg.IdempotencyKey
-				_, err := e.deliver(t.Context(), t, msg)
-				e.wantClass(t, err, adapters.ClassDelivered)
-			}
-		})
-	}
-	wg.Wait()
+	want := e.deliverMany(t, e.msg)
 	keys := map[string]bool{}
 	for _, h := range e.Held() {
 		keys[h.Key] = true
 	}
-	if len(keys) != workers*each {
-		t.Errorf("the receiver holds %d keys, want %d", len(keys), workers*each)
+	if len(keys) != want {
+		t.Errorf("the receiver holds %d keys, want %d", len(keys), want)
 	}
 }
 

@@ -34,15 +34,17 @@ func truth() (facts, story) {
 		}
 	}
 	court, clinic := newCourt(), newClinic()
-	return facts{
+	f := facts{
 		hearings: []hearing{{ID: "H-1", StartsAt: at, Courtroom: "Court 2", Status: "booked", Version: 2, EventID: "e2"}},
 		systems: []holding{
 			hold(court, `{"case_reference":"H-1","start_time":"2027-03-29T10:00:00+01:00","courtroom":"Court 2","status":"booked"}`, 3*time.Second),
 			hold(clinic, `{"reference":"H-1","start":"2027-03-29T09:00:00Z","room":"Court 2","status":"booked"}`, time.Second),
 		},
-	}, story{
+	}
+	s := story{
 		troubles: []trouble{{system: court, other: clinic, what: "down", from: at, until: at.Add(2 * time.Second)}},
 	}
+	return f, s
 }
 
 // TestJudge plants each disagreement in the court and then in the clinic.
