@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
 	"syscall"
 )
@@ -18,7 +16,7 @@ import (
 // resolve the name out of sight.
 func (c *Client) Guarded(allowed []netip.Prefix) *Client {
 	t := newTransport(c.transport.TLSClientConfig)
-	t.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
+	t.Proxy = nil
 	dialer := &net.Dialer{Control: func(_, address string, _ syscall.RawConn) error { return judge(address, allowed) }}
 	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		return dial(ctx, dialer, network, address)

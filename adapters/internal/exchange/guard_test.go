@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/hms-mkt/lockstep/adapters"
 )
 
 func TestAddressesOfHostsFromData(t *testing.T) {
@@ -25,5 +27,16 @@ func TestAddressesOfHostsFromData(t *testing.T) {
 	}
 	if err := judge("court.example:443", allowed); err == nil || !strings.Contains(err.Error(), "cannot be judged") {
 		t.Errorf("a name: %v", err)
+	}
+}
+
+// A proxy would resolve the name itself, and the guard would judge the proxy.
+func TestHostsFromDataAreReachedWithoutAProxy(t *testing.T) {
+	c := newClient(t, adapters.TLS{})
+	if c.transport.Proxy == nil {
+		t.Error("hosts that the operator wrote are reached without the environment's proxy")
+	}
+	if guarded := c.Guarded(nil); guarded.transport.Proxy != nil {
+		t.Error("hosts from data are reached by a proxy")
 	}
 }
