@@ -18,13 +18,13 @@ const sync = "CourtCalendarSync"
 
 // desk is a database with registered syncs and two relays' stores.
 type desk struct {
-	t    *testing.T
+	t    testing.TB
 	pool *pgxpool.Pool
 	a, b *outbox.Store
 }
 
 // newDesk registers the given syncs, by default one that takes everything.
-func newDesk(t *testing.T, syncs ...outbox.Registration) *desk {
+func newDesk(t testing.TB, syncs ...outbox.Registration) *desk {
 	t.Helper()
 	if syncs == nil {
 		syncs = []outbox.Registration{{Name: sync, Patterns: []string{"*"}, OnFailed: "block"}}

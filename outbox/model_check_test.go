@@ -67,7 +67,8 @@ func (m *model) notice(t *rapid.T) {
 }
 
 // nothingLeftToSupersede checks that no failed delivery of these keys is left in
-// front of a newer one that waits.
+// front of a newer one that waits. One that a late commit has put behind an older
+// event, which is not yet sent, has its turn after that.
 func (m *model) nothingLeftToSupersede(t *rapid.T, sync string, keys []string) {
 	if sync != "supersedes" {
 		return
@@ -76,7 +77,11 @@ func (m *model) nothingLeftToSupersede(t *rapid.T, sync string, keys []string) {
 		if o.sync != sync || o.state != "failed" || m.busy(o.key) || !slices.Contains(keys, o.key) {
 			continue
 		}
-		for _, newer := range m.of(o.line) {
+		line := m.of(o.line)
+		if slices.ContainsFunc(line, func(older *open) bool { return older.place < o.place && older.state != "failed" }) {
+			continue
+		}
+		for _, newer := range line {
 			if newer.place > o.place && newer.state == "waiting" && !newer.later {
 				t.Fatalf("%s is failed, but not superseded by %s", o, newer)
 			}

@@ -47,7 +47,17 @@ func (m *model) due(r outbox.ClaimRequest) []*open {
 	}
 	return m.filter(func(o *open) bool {
 		ready := (o.state == "waiting" || o.state == "retry") && !o.later || o.state == "sending" && o.expired
-		return o.sync == r.Sync && ready && m.sendable(o) && (o.crashes > 0) == r.Solo && o.free()
+		return o.sync == r.Sync && ready && m.sendable(o) && (o.crashes > 0) == r.Solo && o.free() && !m.mayBeUnderWay(o)
+	})
+}
+
+// mayBeUnderWay reports whether the open operator has locked a row behind o that
+// a claim would have to look at, since one of the two is a replay: what he keeps
+// locked may be under way for all it knows.
+func (m *model) mayBeUnderWay(o *open) bool {
+	return slices.ContainsFunc(m.of(o.line), func(behind *open) bool {
+		return behind.place > o.place && behind.locked && !behind.parked && behind.state != "failed" &&
+			(o.revision > 1 || behind.revision > 1)
 	})
 }
 

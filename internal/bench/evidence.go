@@ -20,8 +20,9 @@ func (l *lab) evidence(dir, what, ending string) string {
 // statementSettings make the server count its time by statement, those in
 // triggers apart.
 var statementSettings = map[string]string{
-	"shared_preload_libraries": "pg_stat_statements",
-	"pg_stat_statements.track": "all",
+	"shared_preload_libraries":          "pg_stat_statements",
+	"pg_stat_statements.track":          "all",
+	"pg_stat_statements.track_planning": "on",
 }
 
 // resetStatements begins counting anew.
@@ -43,7 +44,7 @@ func (l *lab) writeStatements(ctx context.Context, d *database, what string) err
 		return nil
 	}
 	const query = `
-SELECT format('%10s ms %8s calls %9s rows %10s buffers %10s WAL %s  %s', round(s.total_exec_time), s.calls, s.rows,
+SELECT format('%10s ms %8s ms planning %8s calls %9s rows %10s buffers %10s WAL %s  %s', round(s.total_exec_time), round(s.total_plan_time), s.calls, s.rows,
               s.shared_blks_hit + s.shared_blks_read, pg_size_pretty(s.wal_bytes), CASE WHEN s.toplevel THEN ' ' ELSE 'T' END,
               left(regexp_replace(s.query, '\s+', ' ', 'g'), 100))
   FROM pg_stat_statements AS s

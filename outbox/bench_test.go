@@ -1,0 +1,53 @@
+package outbox_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// BenchmarkRecord records batches of delivered events, of which each key's next
+// is claimed in the same round trip. A key has four events.
+func BenchmarkRecord(b *testing.B) {
+	for _, size := range []int{1, 8, 64, 500} {
+		b.Run(fmt.Sprintf("batch=%d", size), func(b *testing.B) {
+			d := newDesk(b)
+			const waiting = 40_000
+			d.exec(`INSERT INTO outbox.event (type, key, payload)
+SELECT 'scheduling:updated', 'H-' || n % $1, jsonb_build_object('hearingId', 'H-' || n, 'location', '3A')
+  FROM generate_series(1, $2) AS n`, waiting/4, waiting)
+			d.exec(`VACUUM ANALYZE`)
+			request := outbox.ClaimRequest{Sync: sync, Budget: size, Page: 2 * size, Lease: time.Hour}
+			var claimed []*outbox.Delivery
+			recorded := 0
+			for b.Loop() {
+				if len(claimed) < size {
+					b.StopTimer()
+					request.Budget = size - len(claimed)
+					more, err := d.a.Claim(b.Context(), request)
+					if err != nil {
+						b.Fatal(err)
+					}
+					request.From = more.Next
+					if claimed = append(claimed, more.Deliveries...); len(claimed) < size {
+						b.Fatalf("%d claimed, want %d: all done?", len(claimed), size)
+					}
+					b.StartTimer()
+				}
+				results := make([]outbox.Result, size)
+				for i, c := range claimed[:size] {
+					results[i] = outbox.Result{Delivery: c, Outcome: outbox.Delivered, Attempt: true, Code: "HTTP 200", AnsweredAt: time.Now(), Took: time.Millisecond}
+				}
+				r := d.a.Record(b.Context(), results, outbox.ClaimRequest{Sync: sync, Budget: size, Lease: time.Hour})
+				if r.Err != nil {
+					b.Fatal(r.Err)
+				}
+				claimed = append(claimed[size:], r.Claims.Deliveries...)
+				recorded += size
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(recorded), "µs/delivery")
+		})
+	}
+}
