@@ -50,6 +50,7 @@ type Claims struct {
 	Seen       int      // rows looked at; a full page means that there may be more
 	Suspects   int      // heads left because a relay died while sending them
 	Next       Cursor   // where the next walk starts
+	Settled    Cursor   // a second ago: what is due earlier has committed, but for long transactions
 	Hold       *Hold    // strongest hold in force; then nothing was read
 	Asleep     []string // keys with a parked first delivery that could not be woken yet, to be given again
 }

@@ -36,7 +36,8 @@ func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
 		}
 		if settled != nil {
 			// Rows that commit late carry an older due time: the walk stays behind the clock, and behind what it left.
-			c.next = Cursor{due: *settled}
+			c.Settled = Cursor{due: *settled}
+			c.next = c.Settled
 			if lastDue != nil && c.Seen >= page {
 				c.next = earlier(c.next, Cursor{due: *lastDue, seq: *lastSeq})
 			}
