@@ -118,10 +118,10 @@ var mutants = []mutant{
 		"recording in two transactions",
 		[]edit{
 			{file: record, old: `  FROM removed AS h
-)`+"`"+`
+)` + "`" + `
 `, new: `  FROM removed AS h
      WHERE false
-)`+"`"+`
+)` + "`" + `
 `},
 			{file: record, old: `	return done, claims, nil
 `, new: `	for i := range results {
