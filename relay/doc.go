@@ -23,7 +23,8 @@
 //	gone: delivered, duplicate, accepted or filtered, with its row in the log
 //
 // Per sync and key at most one delivery is in flight, and the next is sent
-// only after the one before is recorded as finished. A claim ends by itself
+// only after the one before is recorded as finished; who recorded that claims
+// it at once, or wakes it. A claim ends by itself
 // after the lease; every write carries the claim's token, so a relay that was
 // away too long changes nothing.
 //
