@@ -113,6 +113,49 @@ func TestFanOutOfEveryWayToInsert(t *testing.T) {
 	}
 }
 
+// TestUnmatchedAreExactlyTheEventsThatNoSyncTook has statements in which the
+// number of deliveries does not say whether each event has one.
+func TestUnmatchedAreExactlyTheEventsThatNoSyncTook(t *testing.T) {
+	url := pgtest.New(t)
+	admin, w := connect(t, url), as(t, url, "outbox_writer")
+	for _, court := range []string{"court1", "court2", "court3"} {
+		admin.sync(court, "scheduling:*")
+	}
+	admin.sync("archive", "*:created")
+	admin.sync("retired", "*")
+	admin.do("SELECT outbox.retire('retired', 'moved')")
+	tests := []struct {
+		name       string
+		types      []string
+		deliveries int
+		unmatched  []string
+	}{
+		{"one event, taken once", []string{"data:created"}, 1, nil},
+		{"one event, taken by all", []string{"scheduling:created"}, 4, nil},
+		{"one event that only a retired sync would take", []string{"x"}, 0, []string{"x"}},
+		{"several, none taken", []string{"x", "y"}, 0, []string{"x", "y"}},
+		{"several, each taken", []string{"scheduling:updated", "data:created"}, 4, nil},
+		{"as many deliveries as events, and one event without", []string{"data:created", "other:created", "more:created", "scheduling:updated", "x", "y", "z"}, 6, []string{"x", "y", "z"}},
+		{"more deliveries than events, the last event without", []string{"scheduling:created", "x"}, 4, []string{"x"}},
+		{"more deliveries than events, the first event without", []string{"x", "scheduling:updated"}, 3, []string{"x"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := db{admin.Conn, t}
+			d.do("DELETE FROM outbox.delivery")
+			d.do("DELETE FROM outbox.unmatched")
+			(db{w.Conn, t}).do("INSERT INTO outbox.event (type, key, payload) SELECT type, 'k', '{}' FROM unnest($1::text[]) AS type", tt.types)
+			if n := one[int](d, "SELECT count(*)::int FROM outbox.delivery"); n != tt.deliveries {
+				t.Errorf("%d deliveries, want %d", n, tt.deliveries)
+			}
+			got := list[string](d, "SELECT e.type FROM outbox.unmatched AS u JOIN outbox.event AS e ON e.seq = u.event_seq AND e.id = u.event_id ORDER BY e.type")
+			if !slices.Equal(got, tt.unmatched) {
+				t.Errorf("unmatched %v, want %v", got, tt.unmatched)
+			}
+		})
+	}
+}
+
 func TestDeliveryIsDueWhenInsertedNotWhenItsTransactionBegan(t *testing.T) {
 	d := connect(t, pgtest.New(t))
 	d.sync("court")
@@ -131,29 +174,52 @@ func TestNotifyWakesOncePerTransactionAndOnlyForSyncsThatWantIt(t *testing.T) {
 	admin.sync("quiet", "*")
 	admin.sync("loud", "scheduling:*")
 	admin.sync("louder", "scheduling:created")
-	admin.do("UPDATE outbox.sync SET notify = true WHERE name LIKE 'loud%'")
+	admin.sync("retired", "*")
+	admin.do("UPDATE outbox.sync SET notify = true WHERE name <> 'quiet'")
+	admin.do("SELECT outbox.retire('retired', 'moved')")
 	listener.do("LISTEN outbox")
-
-	w.do("BEGIN")
-	for range 3 {
-		w.do("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'k', '{}'), ('scheduling:created', 'k', '{}')")
+	const (
+		created = "INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:created', 'k', '{}')"
+		updated = "INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'k', '{}')"
+		other   = "INSERT INTO outbox.event (type, key, payload) VALUES ('data:updated', 'k', '{}')"
+	)
+	tests := []struct {
+		name       string
+		statements []string
+		want       []string
+	}{
+		{"one event for both", []string{created}, []string{"loud", "louder"}},
+		{"one event for one of them", []string{updated}, []string{"loud"}},
+		{"one event for a quiet sync", []string{other}, nil},
+		{"several events in a statement", []string{created + ", ('scheduling:created', 'k', '{}'), ('data:updated', 'k', '{}')"}, []string{"loud", "louder"}},
+		{"several statements in a transaction", []string{updated, other, created, updated}, []string{"loud", "louder"}},
 	}
-	w.do("COMMIT")
-	w.do("INSERT INTO outbox.event (type, key, payload) VALUES ('data:updated', 'k', '{}')")
-	admin.do("NOTIFY outbox, 'end'")
-
-	var got []string
-	for len(got) == 0 || got[len(got)-1] != "end" {
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		n, err := listener.WaitForNotification(ctx)
-		cancel()
-		if err != nil {
-			t.Fatal(errors.Join(err, ctx.Err()))
-		}
-		got = append(got, n.Payload)
-	}
-	slices.Sort(got[:len(got)-1])
-	if want := []string{"loud", "louder", "end"}; !slices.Equal(got, want) {
-		t.Errorf("notifications %v, want %v", got, want)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := db{w.Conn, t}
+			w.do("BEGIN")
+			for _, statement := range tt.statements {
+				w.do(statement)
+			}
+			w.do("COMMIT")
+			(db{admin.Conn, t}).do("NOTIFY outbox, 'end'")
+			var got []string
+			for {
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				n, err := listener.WaitForNotification(ctx)
+				cancel()
+				if err != nil {
+					t.Fatal(errors.Join(err, ctx.Err()))
+				}
+				if n.Payload == "end" {
+					break
+				}
+				got = append(got, n.Payload)
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("notifications %v, want %v", got, tt.want)
+			}
+		})
 	}
 }

@@ -286,30 +286,30 @@ CREATE FUNCTION outbox.fan_out() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     written_at timestamptz := clock_timestamp(); -- not now(): a long transaction's start lies behind the relay's cursor
-    unmatched   boolean;
-    listening   text[];
-    waiting     text;
+    matched    boolean;
+    several    boolean;
+    listening  boolean;
 BEGIN
-    WITH added AS (
-        INSERT INTO outbox.delivery (sync, key, event_seq, event_id, due_at, created_at)
-        SELECT s.name, e.key, e.seq, e.id, written_at, written_at
-          FROM new_event AS e
-          JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes)
-        RETURNING sync, event_seq
-    )
-    SELECT (SELECT count(*) FROM new_event) > (SELECT count(DISTINCT event_seq) FROM added),
-           (SELECT array_agg(s.name) FROM outbox.sync AS s WHERE s.notify AND s.name IN (SELECT a.sync FROM added AS a))
-      INTO unmatched, listening;
-    IF unmatched THEN
+    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, due_at, created_at)
+    SELECT s.name, e.key, e.seq, e.id, written_at, written_at
+      FROM new_event AS e
+      JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes);
+    matched := FOUND;
+    -- Every writer waits for this function, and starting a statement is most of its cost. One event that went
+    -- somewhere is not unmatched; only several may be mixed.
+    SELECT EXISTS (SELECT FROM new_event OFFSET 1), EXISTS (SELECT FROM outbox.sync AS s WHERE s.notify AND s.retired_at IS NULL)
+      INTO several, listening;
+    IF several OR NOT matched THEN
         INSERT INTO outbox.unmatched (event_seq, event_id)
         SELECT e.seq, e.id
           FROM new_event AS e
          WHERE NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.retired_at IS NULL AND e.type LIKE ANY (s.likes));
     END IF;
-    IF listening IS NOT NULL THEN
-        FOREACH waiting IN ARRAY listening LOOP
-            PERFORM pg_notify('outbox', waiting);
-        END LOOP;
+    IF matched AND listening THEN
+        PERFORM pg_notify('outbox', s.name)
+           FROM outbox.sync AS s
+          WHERE s.notify AND s.retired_at IS NULL
+            AND EXISTS (SELECT FROM new_event AS e WHERE e.type LIKE ANY (s.likes));
     END IF;
     RETURN NULL;
 END
