@@ -175,9 +175,10 @@ CREATE TABLE outbox.delivery (
     body_sha256     text,
     mapping_version text,
     CONSTRAINT delivery_pkey PRIMARY KEY (sync, key, event_seq) WITH (fillfactor = 50),
-    CONSTRAINT delivery_state_known CHECK (state IN ('pending', 'queued', 'sending', 'retry', 'failed')),
+    -- A list is written as one constant, here and in the log: every statement reads its table's CHECKs anew.
+    CONSTRAINT delivery_state_known CHECK (state = ANY ('{pending, queued, sending, retry, failed}'::text[])),
     CONSTRAINT delivery_sending_is_claimed CHECK ((state = 'sending') = (claim IS NOT NULL)),
-    CONSTRAINT delivery_waiting_is_never_due CHECK ((state IN ('queued', 'failed')) = (due_at = 'infinity'))
+    CONSTRAINT delivery_waiting_is_never_due CHECK ((state = ANY ('{queued, failed}'::text[])) = (due_at = 'infinity'))
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.05,
         autovacuum_vacuum_cost_delay = 0);
@@ -221,9 +222,9 @@ CREATE TABLE outbox.delivery_log (
     relay           text,
     actor           text,
     reason          text,
-    CONSTRAINT delivery_log_outcome_known CHECK (outcome IN (
-        'delivered', 'duplicate', 'accepted', 'filtered', 'retry', 'failed', 'unknown', 'lease_lost', 'superseded',
-        'requeued', 'replayed', 'discarded', 'paused', 'resumed', 'retired'))
+    CONSTRAINT delivery_log_outcome_known CHECK (outcome = ANY (
+        '{delivered, duplicate, accepted, filtered, retry, failed, unknown, lease_lost, superseded,
+          requeued, replayed, discarded, paused, resumed, retired}'::text[]))
 ) PARTITION BY RANGE (at);
 ALTER SEQUENCE outbox.delivery_log_id_seq OWNED BY outbox.delivery_log.id;
 CREATE INDEX delivery_log_event ON outbox.delivery_log (event_id);
