@@ -151,7 +151,9 @@ func (r Request) build(ctx context.Context) *http.Request {
 		ProtoMinor:    1,
 	}).WithContext(ctx)
 	if len(r.Body) > 0 {
-		req.Body = io.NopCloser(onceReader{bytes.NewReader(r.Body)})
+		// net/http knows that this type does not block, and writes header and body
+		// at once. GetBody stays nil, so it cannot have the body again.
+		req.Body = io.NopCloser(bytes.NewReader(r.Body))
 		return req
 	}
 	// Without a body only the header decides, which net/http looks up under its
@@ -164,11 +166,6 @@ func (r Request) build(ctx context.Context) *http.Request {
 	}
 	return req
 }
-
-// onceReader hides the methods by which a reader can be started again.
-type onceReader struct{ r io.Reader }
-
-func (o onceReader) Read(p []byte) (int, error) { return o.r.Read(p) }
 
 // progress is how far a request got.
 type progress struct {
