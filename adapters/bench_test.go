@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -64,7 +65,7 @@ func receive() error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		_ = server.Close()
 	}()
-	if err := server.Serve(listener); err != http.ErrServerClosed {
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
@@ -118,6 +119,7 @@ func kinds(b *testing.B, url string) map[string]adapters.Adapter {
 		if err != nil {
 			b.Fatal(err)
 		}
+		b.Cleanup(func() { _ = a.(io.Closer).Close() })
 		return a
 	}
 	return map[string]adapters.Adapter{

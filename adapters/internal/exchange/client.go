@@ -85,8 +85,8 @@ func (c *Client) TokenClient() *http.Client {
 // Request is one request to the receiver.
 type Request struct {
 	Method string
-	URL    *url.URL // not changed
-	Target string // what errors call the URL: its host and path template, nothing that came from data
+	URL    *url.URL    // not changed
+	Target string      // what errors call the URL: its host and path template, nothing that came from data
 	Header http.Header // not changed
 	Body   []byte      // not changed
 
