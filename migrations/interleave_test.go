@@ -55,6 +55,31 @@ func (i *interleaving) expect(when, want string) {
 	}
 }
 
+// finishesAndSleeps records the first of the key while somebody holds the second:
+// it does not wait, and says that the key is to be given again.
+func (i *interleaving) finishesAndSleeps(first *outbox.Delivery) {
+	i.t.Helper()
+	r := i.relay.Record(i.t.Context(), []outbox.Result{delivered(first)}, outbox.ClaimRequest{Sync: "court"})
+	if !r.Done[0] || r.Err != nil {
+		i.t.Errorf("recorded %+v beside who holds another row, want it done", r)
+	}
+	if want := []string{"k"}; !slices.Equal(r.Claims.Asleep, want) {
+		i.t.Errorf("asleep: %v, want %v", r.Claims.Asleep, want)
+	}
+}
+
+// wakes gives the key again, now that nobody holds its first.
+func (i *interleaving) wakes() {
+	i.t.Helper()
+	r := i.relay.Record(i.t.Context(), nil, outbox.ClaimRequest{Sync: "court", Keys: []string{"k"}})
+	if r.Err != nil || len(r.Claims.Asleep) > 0 {
+		i.t.Errorf("given again: %+v, want nobody asleep", r)
+	}
+	if got := i.admin.states("k"); !strings.HasPrefix(got, "pending") {
+		i.t.Errorf("given again: states %q, want the first to be pending", got)
+	}
+}
+
 func (i *interleaving) drains(want ...string) {
 	i.t.Helper()
 	if got := finishesAll(i.t, i.admin, i.relay, "k"); !slices.Equal(got, want) {
@@ -212,11 +237,9 @@ func TestDiscardOfTheThirdDoesNotKeepTheSecondAsleep(t *testing.T) {
 	i.expect("claimed", "sending queued queued")
 	i.operator.do("BEGIN")
 	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[2]) // holds the second, shared
-	if !record(t, i.relay, delivered(first)) {
-		t.Error("the recording waited for a discard of another row")
-	}
-	i.expect("promoted beside the open discard", "pending queued")
+	i.finishesAndSleeps(first)
 	i.operator.do("COMMIT")
+	i.wakes()
 	i.drains(i.e[:2]...)
 }
 
@@ -318,31 +341,17 @@ func TestOperatorAtRepeatableRead(t *testing.T) {
 
 // A claim that looks through an older snapshot locks what was parked meanwhile,
 // for as long as it runs.
-func TestPromotionWaitsForAClaimThatHoldsTheParkedRow(t *testing.T) {
-	const tries = 10 // it waits for 100 ms, which a busy machine may need to step the sessions
-	for range tries {
-		if i := promotedBesideAClaim(t); i.admin.states("k") == "pending" {
-			return
-		}
-	}
-	t.Error("never promoted once the claim had let go")
-}
-
-func promotedBesideAClaim(t *testing.T) *interleaving {
-	t.Helper()
+func TestFinishBesideAClaimThatHoldsTheParkedRow(t *testing.T) {
 	i := newInterleaving(t, 2)
 	first := claim(t, i.relay, 10)[0]
 	i.expect("claimed", "sending queued")
 	claimer := connect(t, i.url)
 	claimer.do("BEGIN")
 	claimer.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR UPDATE SKIP LOCKED", i.e[1])
-	finish := i.admin.begin("DELETE FROM outbox.delivery WHERE event_id = $1", first.Event.ID)
-	for waiting := false; !waiting && len(finish) == 0; {
-		waiting = one[bool](claimer, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
-	}
+	i.finishesAndSleeps(first)
 	claimer.do("COMMIT")
-	must(t, i.admin.ended(finish))
-	return i
+	i.wakes()
+	i.drains(i.e...)
 }
 
 // Where failed ones are superseded, one that was parked must not stay behind a
@@ -423,11 +432,9 @@ func TestParkingBehindAParkedRowBesideTheFinishOfTheFirst(t *testing.T) {
 	parker := connect(t, i.url)
 	parker.do("BEGIN")
 	parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR KEY SHARE", i.e[1])
-	if !record(t, i.relay, delivered(first)) {
-		t.Error("not recorded beside a parking further behind")
-	}
-	i.expect("the second is awake without the net", "pending")
+	i.finishesAndSleeps(first)
 	parker.do("COMMIT")
+	i.wakes()
 	i.drains(i.e...)
 }
 
@@ -574,7 +581,7 @@ func (i *interleaving) neverTwo(sending *outbox.Delivery) {
 	if d := claim(i.t, i.relay, 10); len(d) != 0 {
 		i.t.Errorf("claimed %d while another of the key is being sent", len(d))
 	}
-	c, err := i.relay.ClaimNext(i.t.Context(), outbox.ClaimRequest{Sync: "court", Budget: 1, Lease: time.Minute}, []string{"k"})
+	c, err := i.relay.ClaimNext(i.t.Context(), outbox.ClaimRequest{Sync: "court", Budget: 1, Lease: time.Minute, Keys: []string{"k"}})
 	if err != nil || len(c.Deliveries) != 0 {
 		i.t.Errorf("claimed %d of the key while another is being sent, %v", len(c.Deliveries), err)
 	}

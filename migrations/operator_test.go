@@ -250,6 +250,9 @@ func (d db) deliver(event string) {
 	d.do(`WITH gone AS (DELETE FROM outbox.delivery WHERE event_id = $1 RETURNING *)
 	      INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, attempt, outcome, code, request_sha256, revision, claim, relay)
 	      SELECT sync, event_id, 'scheduling:updated', key, total_attempts + 1, 'delivered', 'HTTP 201', 'cd', revision, gen_random_uuid(), 'relay-1' FROM gone`, event)
+	d.do(`UPDATE outbox.delivery AS d SET state = 'pending', due_at = clock_timestamp()
+	       WHERE d.state = 'queued' AND d.key = (SELECT key FROM outbox.event WHERE id = $1)
+	         AND NOT EXISTS (SELECT FROM outbox.delivery AS f WHERE f.sync = d.sync AND f.key = d.key AND f.event_seq < d.event_seq)`, event)
 }
 
 func TestReplayIsANewDeliveryAtTheEndOfTheLine(t *testing.T) {

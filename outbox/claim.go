@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"time"
 
@@ -42,65 +41,39 @@ type ClaimRequest struct {
 	Lease  time.Duration // how long the claims hold
 	Solo   bool          // claim one delivery during which a relay died, and nothing else
 	Probe  bool          // claim in spite of an auth or breaker hold
+	Keys   []string      // of ClaimNext: those whose first delivery is claimed, or woken; of Record: further ones
 }
 
 // Claims is the answer to a [ClaimRequest].
 type Claims struct {
 	Deliveries []*Delivery
-	Seen       int    // rows looked at; a full page means that there may be more
-	Suspects   int    // heads left because a relay died while sending them
-	Next       Cursor // where the next walk starts
-	Hold       *Hold  // strongest hold in force; then nothing was read
+	Seen       int      // rows looked at; a full page means that there may be more
+	Suspects   int      // heads left because a relay died while sending them
+	Next       Cursor   // where the next walk starts
+	Hold       *Hold    // strongest hold in force; then nothing was read
+	Asleep     []string // keys with a parked first delivery that could not be woken yet, to be given again
 }
 
-// claimTail is shared by both ways to find rows to claim: it takes the rows of
-// chosen, writes down that earlier claims of them ended without a word, and
-// returns them with their events and references.
-//
+// holdsInForce are those that keep a claim from being made: an operator's and a
+// backfill's always do, a throttle ends by time, auth and breaker let a probe
+// through.
+const holdsInForce = `
+      FROM outbox.hold
+     WHERE sync = $1
+       AND (kind NOT IN ('throttle', 'window') OR until > clock_timestamp())
+       AND NOT ($5 AND kind IN ('auth', 'breaker'))`
+
+const heldQuery = `
+    SELECT kind, until, reason, until <= clock_timestamp() AS probe_due` + holdsInForce + `
+     ORDER BY array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
+     LIMIT 1`
+
 // Rows are addressed by tid, and tables are looked up laterally, wherever the
 // planner could else turn a join around. An outbox is analyzed while it is
 // empty, mostly: then reading all of it looks as cheap as reading one row, also
 // when a long transaction keeps a million dead rows in it. A row that was
 // changed between the statement's snapshot and its lock is left for the next
 // look.
-const claimTail = `,
-claimed AS (
-    UPDATE outbox.delivery AS d
-       SET state = 'sending', claim = $2, claimed_by = $3, lease_until = clock_timestamp() + $4::interval,
-           due_at = CASE WHEN c.state = 'queued' THEN clock_timestamp() ELSE d.due_at END,
-           crashes = d.crashes + 1,
-           attempts = d.attempts + (c.state = 'sending')::int,
-           total_attempts = d.total_attempts + (c.state = 'sending')::int
-      FROM chosen AS c
-     WHERE d.ctid = c.tid
-    RETURNING d.*, c.state AS was, c.claim AS claim_before, c.claimed_by AS claimed_before
-), taken_over AS (
-    INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, claim, relay)
-    SELECT $1, c.event_id, e.type, c.key, e.version, c.total_attempts, 'unknown', 'unknown',
-           'the relay that was sending it did not come back before its lease ended', c.revision, c.claim_before, c.claimed_before
-      FROM claimed AS c
-      LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
-     WHERE c.was = 'sending'
-)
-SELECT m.*, c.key, c.event_seq, c.event_id, c.attempts, c.total_attempts, c.charged, c.spent_ms, c.crashes, c.revision,
-       c.error_class, c.body, c.body_sha256, c.mapping_version,
-       e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version, r.event_seq
-  FROM meta AS m
-  LEFT JOIN claimed AS c ON true
-  LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
-  LEFT JOIN LATERAL (SELECT * FROM outbox.external_ref WHERE sync = c.sync AND key = c.key OFFSET 0) AS r ON true
- ORDER BY c.event_seq`
-
-// heldQuery finds the strongest hold in force: an operator's and a backfill's
-// always are, a throttle ends by time, auth and breaker let a probe through.
-const heldQuery = `
-    SELECT kind, until, reason, until <= clock_timestamp() AS probe_due
-      FROM outbox.hold
-     WHERE sync = $1
-       AND (kind NOT IN ('throttle', 'window') OR until > clock_timestamp())
-       AND NOT ($5 AND kind IN ('auth', 'breaker'))
-     ORDER BY array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
-     LIMIT 1`
 
 // claimDue examines each due row once: the head of its key is claimed, a row
 // behind an earlier one is parked out of the walk.
@@ -208,39 +181,36 @@ WITH held AS MATERIALIZED (` + heldQuery + `
                         (SELECT array_agg(key) FROM behind WHERE supersedes) AS superseding) AS u
       LEFT JOIN (SELECT due_at AS left_due, event_seq AS left_seq FROM heads WHERE n = $9 + 1) AS l ON true
       LEFT JOIN held AS h ON true
-)` + claimTail
+), claimed AS (
+    UPDATE outbox.delivery AS d
+       SET state = 'sending', claim = $2, claimed_by = $3, lease_until = clock_timestamp() + $4::interval,
+           crashes = d.crashes + 1,
+           attempts = d.attempts + (c.state = 'sending')::int,
+           total_attempts = d.total_attempts + (c.state = 'sending')::int
+      FROM chosen AS c
+     WHERE d.ctid = c.tid
+    RETURNING d.*, d.ctid AS tid, c.state AS was, c.claim AS claim_before, c.claimed_by AS claimed_before
+), taken_over AS ( -- earlier claims that ended without a word
+    INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, claim, relay)
+    SELECT $1, c.event_id, e.type, c.key, e.version, c.total_attempts, 'unknown', 'unknown',
+           'the relay that was sending it did not come back before its lease ended', c.revision, c.claim_before, c.claimed_before
+      FROM claimed AS c
+      LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
+     WHERE c.was = 'sending'
+)
+SELECT m.*, ` + claimedColumns + `
+  FROM meta AS m
+  LEFT JOIN claimed AS c ON true` + claimedTables
 
-// claimNext claims the first unfinished delivery of the given keys, whatever
-// walk it would wait for: the pipeline that finished the one before goes on
-// with the key at once. Keys with an open replay are left to the walk, which
-// takes care that nothing is under way behind the first.
-const claimNext = `-- lockstep: claim next of key
-WITH held AS MATERIALIZED (` + heldQuery + `
-), chosen AS MATERIALIZED (
-    SELECT d.*
-      FROM unnest($6::text[]) AS k (key)
-     CROSS JOIN LATERAL (
-           SELECT f.event_seq FROM outbox.delivery AS f
-            WHERE f.sync = $1 AND f.key = k.key
-            ORDER BY f.event_seq LIMIT 1) AS first
-     CROSS JOIN LATERAL (
-           SELECT d.ctid AS tid, d.state, d.claim, d.claimed_by
-             FROM outbox.delivery AS d
-            WHERE d.sync = $1 AND d.key = k.key AND d.event_seq = first.event_seq
-              AND d.state IN ('pending', 'queued') AND d.crashes = 0
-              AND NOT EXISTS (SELECT FROM outbox.delivery AS r
-                               WHERE r.sync = $1 AND r.key = k.key AND r.revision > 1
-                              OFFSET 0)
-              FOR UPDATE SKIP LOCKED) AS d
-     WHERE NOT EXISTS (SELECT FROM held)
-     LIMIT $7
-), meta AS MATERIALIZED (
-    SELECT 0::bigint AS seen, 0::bigint AS suspects, NULL::text[] AS superseding,
-           NULL::timestamptz AS last_due, NULL::bigint AS last_seq, NULL::timestamptz AS left_due, NULL::bigint AS left_seq,
-           NULL::timestamptz AS settled, h.kind, h.until, h.reason, h.probe_due
-      FROM (SELECT 1) AS always
-      LEFT JOIN held AS h ON true
-)` + claimTail
+// claimedColumns are what a relay is told of a claimed delivery c.
+const claimedColumns = `c.key, c.event_seq, c.event_id, c.attempts, c.total_attempts, c.charged, c.spent_ms, c.crashes, c.revision,
+       c.error_class, c.body, c.body_sha256, c.mapping_version,
+       e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version, r.event_seq, c.tid`
+
+const claimedTables = `
+  LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
+  LEFT JOIN LATERAL (SELECT * FROM outbox.external_ref WHERE sync = c.sync AND key = c.key OFFSET 0) AS r ON true
+ ORDER BY c.event_seq`
 
 // Claim takes up to Budget due deliveries that are the first unfinished of
 // their key. The relay that holds them sends them before the lease ends, or
@@ -267,125 +237,11 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 		if _, err := s.pool.Exec(ctx, supersedeFailed, r.Sync, c.superseding, s.relay); err != nil {
 			return c.Claims, s.judge(ctx, err)
 		}
-		more, err := s.ClaimNext(ctx, ClaimRequest{Sync: r.Sync, Lease: r.Lease, Budget: r.Budget - len(c.Deliveries)}, c.superseding)
+		more, err := s.ClaimNext(ctx, ClaimRequest{Sync: r.Sync, Lease: r.Lease, Budget: r.Budget - len(c.Deliveries), Keys: c.superseding})
 		c.Deliveries = append(c.Deliveries, more.Deliveries...)
 		return c.Claims, s.judge(ctx, err)
 	}
 	return c.Claims, nil
-}
-
-// ClaimNext claims the first unfinished deliveries of keys, those of which the
-// one before was just finished, as far as the request's budget goes.
-func (s *Store) ClaimNext(ctx context.Context, r ClaimRequest, keys []string) (Claims, error) {
-	ctx, cancel := s.deadline(ctx)
-	defer cancel()
-	token := uuid.New()
-	rows, err := s.pool.Query(ctx, claimNext, r.Sync, token, s.relay, r.Lease, r.Probe, keys, max(r.Budget, 0))
-	if err != nil {
-		return Claims{}, s.judge(ctx, err)
-	}
-	c, err := scanClaims(rows, r.Sync, token.String(), r.Page)
-	return c.Claims, s.judge(ctx, err)
-}
-
-// scanned is what a claim returns besides the claims themselves.
-type scanned struct {
-	Claims
-	next        Cursor
-	superseding []string // keys whose failed head makes way for a newer event
-}
-
-func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
-	var c scanned
-	defer rows.Close()
-	for rows.Next() {
-		var (
-			key, id, class, sum, mapping *string
-			place, spent, seq            *int64
-			attempts, total, charged     *int
-			crashes, revision            *int
-			body, payload, headers       []byte
-			typ, externalID, etag        *string
-			version, refVersion          *int64
-			occurred, lastDue, leftDue   *time.Time
-			settled                      *time.Time
-			lastSeq, leftSeq, refSeq     *int64
-			holdKind, holdReason         *string
-			holdUntil                    *time.Time
-			probeDue                     *bool
-		)
-		err := rows.Scan(&c.Seen, &c.Suspects, &c.superseding, &lastDue, &lastSeq, &leftDue, &leftSeq, &settled,
-			&holdKind, &holdUntil, &holdReason, &probeDue,
-			&key, &place, &id, &attempts, &total, &charged, &spent, &crashes, &revision,
-			&class, &body, &sum, &mapping,
-			&seq, &typ, &version, &payload, &headers, &occurred, &externalID, &etag, &refVersion, &refSeq)
-		if err != nil {
-			return scanned{}, err
-		}
-		if settled != nil {
-			// Rows that commit late carry an older due time: the walk stays behind the clock, and behind what it left.
-			c.next = Cursor{due: *settled}
-			if lastDue != nil && c.Seen >= page {
-				c.next = earlier(c.next, Cursor{due: *lastDue, seq: *lastSeq})
-			}
-			if leftDue != nil {
-				c.next = earlier(c.next, Cursor{due: *leftDue, seq: *leftSeq})
-			}
-		}
-		if holdKind != nil {
-			c.Hold = &Hold{Kind: HoldKind(*holdKind), Reason: *holdReason, ProbeDue: probeDue != nil && *probeDue}
-			if holdUntil != nil {
-				c.Hold.Until = *holdUntil
-			}
-		}
-		if key == nil {
-			continue // nothing claimed: the row only carries what was seen
-		}
-		d := &Delivery{
-			Sync: sync, Key: *key, Place: *place, Claim: token,
-			Attempts: *attempts, Total: *total, Charged: *charged, Spent: time.Duration(*spent) * time.Millisecond,
-			Crashes: *crashes, Revision: *revision, Class: text(class),
-			Body: body, BodySHA256: text(sum), MappingVersion: text(mapping),
-			Event: Event{ID: *id, Key: *key, Version: version, Payload: payload},
-			Ref:   Ref{ExternalID: text(externalID), ETag: text(etag), Version: refVersion, Known: refSeq != nil},
-		}
-		if seq == nil {
-			d.Missing = true
-		} else {
-			d.Event.Seq, d.Event.Type, d.Event.OccurredAt = *seq, *typ, *occurred
-			d.Event.Headers = readHeaders(headers)
-		}
-		c.Deliveries = append(c.Deliveries, d)
-	}
-	return c, rows.Err()
-}
-
-func text(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
-
-// readHeaders takes what is a string; other values, which only SQL writers can
-// give, keep their JSON form.
-func readHeaders(raw []byte) map[string]string {
-	if len(raw) <= 2 {
-		return nil
-	}
-	var values map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &values); err != nil {
-		return nil
-	}
-	headers := make(map[string]string, len(values))
-	for name, value := range values {
-		var s string
-		if json.Unmarshal(value, &s) != nil {
-			s = string(value)
-		}
-		headers[name] = s
-	}
-	return headers
 }
 
 // supersedeFailed closes failed deliveries of a sync that says so, when a newer

@@ -1,6 +1,10 @@
 package outbox
 
-import "time"
+import (
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
+)
 
 // Delivery is the claimed work for one event and one sync.
 type Delivery struct {
@@ -23,6 +27,8 @@ type Delivery struct {
 	MappingVersion string // of Body
 
 	Ref Ref
+
+	tid pgtype.TID // where the row stood last; a hint
 }
 
 // Ref is what the external system answered last for a key.

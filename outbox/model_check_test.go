@@ -275,7 +275,7 @@ func (m *model) drain(t *rapid.T) {
 		m.operatorEnds(t)
 	}
 	m.held = nil
-	by := &relay{"a", m.a}
+	by := m.relays[0]
 	for _, sync := range syncs {
 		if m.holds[sync][outbox.HoldOperator] != nil {
 			m.sql(t, resume, sync)

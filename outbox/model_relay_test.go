@@ -114,10 +114,11 @@ func (m *model) claimOne(t *rapid.T, by *relay, r outbox.ClaimRequest) outbox.Cl
 func (m *model) claimNext(t *rapid.T) {
 	by, r := m.relay(t), m.request(t)
 	wanted := []string{pick(t, "key", keys)}
+	r.Keys = wanted
 	must := m.next(r, wanted)
 	var c outbox.Claims
 	within(t, by.name+" claims the next", func(ctx context.Context) (err error) {
-		c, err = by.store.ClaimNext(ctx, r, wanted)
+		c, err = by.store.ClaimNext(ctx, r)
 		return err
 	})
 	m.say("%s claims the next of %s %v: %s", by.name, r.Sync, wanted, list(c.Deliveries))
@@ -225,7 +226,8 @@ func (m *model) record(t *rapid.T, batch []*held, budget int) {
 	by := batch[0].relay
 	next := outbox.ClaimRequest{Sync: batch[0].d.Sync, Budget: budget, Lease: forever}
 	given := make([]outbox.Result, len(batch))
-	var wanted, failed []string
+	next.Keys = by.asleep[next.Sync]
+	wanted, failed := slices.Clone(next.Keys), []string(nil)
 	for i, h := range batch {
 		given[i] = *h.result
 		if h.result.Outcome.Finished() || h.result.Failed {
@@ -240,6 +242,7 @@ func (m *model) record(t *rapid.T, batch []*held, budget int) {
 		got = by.store.Record(ctx, given, next)
 		return got.Err
 	})
+	m.recordMoved(t, by, given, &got, next)
 	for i, h := range batch {
 		done, lost := m.recorded(h)
 		m.say("%s records %q (failed %t) of %s: done %t, lost %t", by.name, h.result.Outcome, h.result.Failed, h, got.Done[i], got.Lost[i])
@@ -248,11 +251,51 @@ func (m *model) record(t *rapid.T, batch []*held, budget int) {
 		}
 	}
 	m.notice(t)
+	m.sleep(t, by, next.Sync, got.Claims.Asleep)
 	m.nothingLeftToSupersede(t, next.Sync, failed)
 	if len(wanted) > 0 {
 		m.say("and goes on with %s", list(got.Claims.Deliveries))
 		must := m.next(next, wanted)
 		m.take(t, by, next, got.Claims.Deliveries, must, must)
+	}
+}
+
+// recordMoved gives again what was left, as a relay does: a row that was changed
+// since the claim is found at the second try.
+func (m *model) recordMoved(t *rapid.T, by *relay, given []outbox.Result, got *outbox.Recorded, next outbox.ClaimRequest) {
+	var left []outbox.Result
+	var places []int
+	for i := range given {
+		if !got.Done[i] && !got.Lost[i] {
+			left, places = append(left, given[i]), append(places, i)
+		}
+	}
+	if len(left) == 0 {
+		return
+	}
+	next.Budget -= len(got.Claims.Deliveries)
+	within(t, by.name+" records again", func(ctx context.Context) error {
+		again := by.store.Record(ctx, left, next)
+		for n, i := range places {
+			got.Done[i], got.Lost[i] = again.Done[n], again.Lost[n]
+		}
+		got.Claims.Deliveries = append(got.Claims.Deliveries, again.Claims.Deliveries...)
+		got.Claims.Asleep = append(got.Claims.Asleep, again.Claims.Asleep...)
+		return again.Err
+	})
+}
+
+// sleep checks the keys that a relay is to give again: the open operator holds
+// their first delivery. Should the relay crash, the slow check finds them.
+func (m *model) sleep(t *rapid.T, by *relay, sync string, asleep []string) {
+	slices.Sort(asleep)
+	by.asleep[sync] = slices.Compact(asleep)
+	for _, key := range by.asleep[sync] {
+		l := line{sync, key}
+		if first := m.of(l)[0]; first.free() {
+			t.Fatalf("%s could not be gone on with, and nobody holds %s", l, first)
+		}
+		m.owed[l] = true
 	}
 }
 
@@ -325,6 +368,7 @@ func (m *model) crash(t *rapid.T) {
 	by := m.relay(t)
 	m.say("%s crashes", by.name)
 	m.held = slices.DeleteFunc(m.held, func(h *held) bool { return h.relay.name == by.name })
+	clear(by.asleep)
 }
 
 // recheck runs the slow check of parked rows over all of a sync.

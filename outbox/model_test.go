@@ -43,6 +43,7 @@ END $$`)
 		m := &model{
 			desk: d, refs: map[line]reference{}, newest: map[line]int{}, holds: map[string]map[outbox.HoldKind]*hold{"blocks": {}, "supersedes": {}},
 			events: map[int]*event{}, owed: map[line]bool{},
+			relays: []*relay{{"a", d.a, map[string][]string{}}, {"b", d.b, map[string][]string{}}},
 		}
 		defer m.close(t)
 		t.Repeat(m.actions())
@@ -136,8 +137,9 @@ func (h *held) String() string {
 }
 
 type relay struct {
-	name  string
-	store *outbox.Store
+	name   string
+	store  *outbox.Store
+	asleep map[string][]string // keys of a sync that it is to give again
 }
 
 // session is a transaction that stays open over several steps.
@@ -167,6 +169,7 @@ type model struct {
 	operator *session
 	writer   *session
 	begun    []pgx.Tx
+	relays   []*relay
 }
 
 var (
@@ -222,7 +225,7 @@ func pick[T any](t *rapid.T, label string, list []T) T {
 }
 
 func (m *model) relay(t *rapid.T) *relay {
-	return pick(t, "relay", []*relay{{"a", m.a}, {"b", m.b}})
+	return pick(t, "relay", m.relays)
 }
 
 // within bounds what nobody may wait for.

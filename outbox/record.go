@@ -3,28 +3,32 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // recordFinished removes finished deliveries, writes their log rows and their
-// references, all or none of a row, if the claim token is still there. Rows
-// that somebody else holds locked, or has just changed, are left for the next try. The answer lists
-// what was recorded, by its place in the input.
+// references, all or none of a row, if the claim token is still there. Each is
+// looked up where the claim left it. Rows that somebody else holds locked, or has
+// changed since, are left for the next try. The answer lists what was recorded,
+// by its place in the input.
 const recordFinished = `-- lockstep: record finished
 WITH held AS MATERIALIZED (
-    SELECT i.*, d.tid, d.event_id, d.total_attempts
+    SELECT i.*, d.event_id, d.total_attempts
       FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::bigint[], $8::boolean[],
                   $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::bigint[], $16::boolean[],
-                  $17::text[], $18::text[], $19::bigint[])
+                  $17::text[], $18::text[], $19::bigint[], $20::tid[])
            AS i (n, sync, key, event_seq, claim, event_type, version, attempt, outcome, code, answered_ms, took_ms, sha256,
-                 mapping_version, revision, has_ref, external_id, etag, seq)
+                 mapping_version, revision, has_ref, external_id, etag, seq, tid)
      CROSS JOIN LATERAL (
-           SELECT d.ctid AS tid, d.event_id, d.total_attempts
+           SELECT d.event_id, d.total_attempts
              FROM outbox.delivery AS d
-            WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim
+            WHERE d.ctid = i.tid
+              AND d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim
               FOR UPDATE SKIP LOCKED) AS d
 ), removed AS (
     DELETE FROM outbox.delivery AS d
@@ -36,9 +40,13 @@ WITH held AS MATERIALIZED (
                                      request_sha256, mapping_version, revision, took_ms, claim, relay)
     SELECT clock_timestamp() - h.answered_ms * interval '1 millisecond', h.sync, h.event_id, h.event_type, h.key, h.version,
            CASE WHEN h.attempt THEN h.total_attempts + 1 END, h.outcome, h.code, h.external_id,
-           h.sha256, h.mapping_version, h.revision, h.took_ms, h.claim, $20
+           h.sha256, h.mapping_version, h.revision, h.took_ms, h.claim, $21
       FROM removed AS h
-), referenced AS (
+)`
+
+// recordReferences is the end of recordFinished where receivers named their copy,
+// apart because most do not: each part of a statement costs, used or not.
+const recordReferences = `, referenced AS (
     INSERT INTO outbox.external_ref AS r (sync, key, external_id, etag, version, request_sha256, event_seq)
     SELECT h.sync, h.key, h.external_id, h.etag, h.version, h.sha256, h.seq
       FROM removed AS h
@@ -48,7 +56,9 @@ WITH held AS MATERIALIZED (
            request_sha256 = excluded.request_sha256, updated_at = clock_timestamp(), event_seq = excluded.event_seq
      WHERE CASE WHEN r.version IS NOT NULL AND excluded.version IS NOT NULL
                 THEN excluded.version >= r.version ELSE excluded.event_seq >= r.event_seq END
-)
+)`
+
+const removedPlaces = `
 SELECT n FROM removed`
 
 // recordUnfinished gives a claim back: for the next attempt, as failed, or
@@ -112,8 +122,8 @@ SELECT i.n,
                 WHERE l.event_id = i.event_id AND l.claim = i.claim
                   -- an unknown without a duration was written by whoever took the claim over
                   AND (l.outcome NOT IN ('unknown', 'lease_lost') OR l.outcome = 'unknown' AND l.took_ms IS NOT NULL)) AS recorded,
-       EXISTS (SELECT FROM outbox.delivery AS d
-                WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim) AS ours
+       (SELECT d.ctid FROM outbox.delivery AS d
+         WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim) AS tid
   FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::uuid[])
        AS i (n, sync, key, event_seq, claim, event_id)`
 
@@ -155,7 +165,7 @@ type Recorded struct {
 
 // Record writes results of one sync in one round trip, no two of one key, each
 // fenced by its claim token, and claims what comes next for the keys that were
-// finished, as far as next.Budget goes. What is neither done nor lost
+// finished and for next.Keys, as far as next.Budget goes. What is neither done nor lost
 // afterwards may be recorded again: a recording whose answer was lost is found
 // in the log.
 func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest) Recorded {
@@ -165,7 +175,7 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 	token := uuid.New()
 	done, claims, err := s.recordBatch(ctx, results, next, token)
 	if err != nil {
-		r.Err = s.judge(ctx, err)
+		r.Err, r.Claims.Asleep = s.judge(ctx, err), next.Keys
 		return r
 	}
 	r.Claims = claims
@@ -183,7 +193,7 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 
 func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimRequest, token uuid.UUID) (map[int]bool, Claims, error) {
 	var finished, unfinished columns
-	var keys, failedKeys []string
+	keys, failedKeys := slices.Clone(next.Keys), slices.Clone(next.Keys)
 	now := time.Now()
 	for i := range results {
 		if results[i].Outcome.Finished() {
@@ -207,7 +217,11 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 	}
 	batch := &pgx.Batch{}
 	if len(finished.n) > 0 {
-		batch.Queue(recordFinished, finished.finishedArgs(s.relay)...).Query(collect)
+		statement := recordFinished + removedPlaces
+		if slices.Contains(finished.hasRef, true) {
+			statement = recordFinished + recordReferences + removedPlaces
+		}
+		batch.Queue(statement, finished.finishedArgs(s.relay)...).Query(collect)
 	}
 	if len(unfinished.n) > 0 {
 		batch.Queue(recordUnfinished, unfinished.unfinishedArgs(s.relay)...).Query(collect)
@@ -215,18 +229,18 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 	if len(failedKeys) > 0 {
 		batch.Queue(supersedeFailed, next.Sync, failedKeys, s.relay)
 	}
-	var claims scanned
-	if next.Budget > 0 && len(keys) > 0 {
-		batch.Queue(claimNext, next.Sync, token, s.relay, next.Lease, next.Probe, keys, next.Budget).Query(func(rows pgx.Rows) error {
-			var err error
-			claims, err = scanClaims(rows, next.Sync, token.String(), 0)
+	var claims Claims
+	if len(keys) > 0 {
+		next.Keys = keys
+		batch.Queue(claimNext, s.nextArgs(next, token)...).Query(func(rows pgx.Rows) (err error) {
+			claims, err = scanNext(rows, next.Sync, token.String())
 			return err
 		})
 	}
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, Claims{}, fmt.Errorf("record %d result(s): %w", len(results), err)
 	}
-	return done, claims.Claims, nil
+	return done, claims, nil
 }
 
 // settle finds out what became of results that the recording did not take.
@@ -241,14 +255,16 @@ func (s *Store) settle(ctx context.Context, results []Result, missing []int, r *
 		return err
 	}
 	var n int
-	var recorded, ours bool
+	var recorded bool
+	var tid pgtype.TID
 	var lost columns
 	var lostPlaces []int
-	_, err = pgx.ForEachRow(rows, []any{&n, &recorded, &ours}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&n, &recorded, &tid}, func() error {
 		switch {
 		case recorded:
 			r.Done[n] = true
-		case ours:
+		case tid.Valid:
+			results[n].Delivery.tid = tid
 		case !results[n].Attempt:
 			r.Lost[n] = true // nothing was sent: nothing to say
 		default:
@@ -281,6 +297,7 @@ type columns struct {
 	externalID, etag                            []*string
 	attempt, failed, charge, hasRef             []bool
 	body                                        [][]byte
+	tid                                         []pgtype.TID
 }
 
 func (c *columns) add(n int, r *Result, now time.Time) {
@@ -328,6 +345,7 @@ func (c *columns) add(n int, r *Result, now time.Time) {
 		body = d.Body
 	}
 	c.body = append(c.body, body)
+	c.tid = append(c.tid, d.tid)
 }
 
 func (c *columns) common() []any {
@@ -338,7 +356,7 @@ func (c *columns) common() []any {
 	}
 }
 
-func (c *columns) finishedArgs(relay string) []any { return append(c.common(), relay) }
+func (c *columns) finishedArgs(relay string) []any { return append(c.common(), c.tid, relay) }
 
 func (c *columns) unfinishedArgs(relay string) []any {
 	return append(c.common(), c.failed, c.delay, c.charge, c.spend, c.class, c.errText, c.body, relay)

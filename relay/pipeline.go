@@ -54,7 +54,7 @@ const (
 	maxPage     = 1000 // most rows looked at in one claim
 
 	maxPrefetchBytes = 8 << 20                // about the most payload claimed ahead; bounds memory where events are large
-	maxBatch         = 500                    // most results in one recording
+	maxBatch         = 500                    // most results in one recording, and waiting for it
 	busyPoll         = 5 * time.Millisecond   // pause between polls while there is work
 	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
 	sweepEvery       = 200 * time.Millisecond // least pause between walks from the beginning
@@ -75,7 +75,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 		relay: r, sync: s, mapper: mapper, filter: filter, slots: slots, health: newHealth(),
 		log:     r.log.With("sync", s.Name),
 		queue:   make(chan work, 2*(maxPrefetch+s.Concurrency)),
-		results: make(chan outbox.Result, s.Concurrency),
+		results: make(chan outbox.Result, maxBatch),
 		woken:   make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 	}
@@ -174,7 +174,7 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	if room == 0 {
 		w.page = 0 // only the hold is looked at
 	} else {
-		w.page = min(max(w.page, 2*room), maxPage)
+		w.page = min(max(w.page, room), maxPage)
 	}
 	request := outbox.ClaimRequest{
 		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: w.page, Lease: p.relay.config.Lease,
@@ -207,7 +207,7 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	case room == 0:
 		return foundFull, nil
 	case claims.Seen >= request.Page:
-		if w.page = 2 * room; len(claims.Deliveries) < room {
+		if w.page = 0; len(claims.Deliveries) < room {
 			w.page = 4 * request.Page
 		}
 		return foundMore, nil
@@ -434,7 +434,7 @@ func (p *pipeline) releaseQueue(ctx context.Context) {
 	// Left to themselves they would wait for their lease and then go one by one, as if the relay had died.
 	for until := time.Now().Add(lastWords); len(unsent) > 0 && time.Now().Before(until); {
 		var err error
-		if unsent, err = p.record(ctx, unsent); err != nil {
+		if unsent, _, err = p.record(ctx, unsent, nil); err != nil {
 			p.relay.complain(ctx, "release deliveries", err, "sync", p.sync.Name)
 			sleep(ctx, 100*time.Millisecond)
 		}

@@ -9,17 +9,19 @@ import (
 
 // recordLoop records results as they come: whatever has come together since
 // the last recording goes in one. A row that somebody else keeps locked is set
-// aside and tried again without holding up the others; while the database is
-// away results wait here, bounded by the claims outstanding.
+// aside and tried again without holding up the others, and so is a key that
+// could not be gone on with; while the database is away results wait here,
+// bounded by the claims outstanding.
 func (p *pipeline) recordLoop(attempts context.Context) {
 	var waiting []outbox.Result                                // to be recorded
+	var asleep []string                                        // keys whose next delivery is still to be woken
 	defer func() { p.outstanding.Add(int64(-len(waiting))) }() // not zero after a panic only: the leases end
 	defer p.recording.end()
 	open := true
 	pause := time.Duration(0)
 	for open || len(waiting) > 0 {
 		waiting, open = p.collect(waiting, open, pause)
-		if len(waiting) == 0 {
+		if len(waiting) == 0 && len(asleep) == 0 {
 			continue
 		}
 		if p.relay.cut.Load() && pause > 0 && !open {
@@ -28,7 +30,7 @@ func (p *pipeline) recordLoop(attempts context.Context) {
 		}
 		var err error
 		p.recording.begin()
-		waiting, err = p.record(context.WithoutCancel(attempts), waiting)
+		waiting, asleep, err = p.record(context.WithoutCancel(attempts), waiting, asleep)
 		p.recording.end()
 		switch {
 		case err != nil:
@@ -39,6 +41,8 @@ func (p *pipeline) recordLoop(attempts context.Context) {
 			pause = min(max(2*pause, 50*time.Millisecond), time.Second)
 		case len(waiting) > 0:
 			pause = 20 * time.Millisecond // locked by somebody
+		case len(asleep) > 0:
+			pause = min(max(2*pause, 20*time.Millisecond), 200*time.Millisecond)
 		default:
 			pause = 0
 		}
@@ -52,23 +56,19 @@ func (p *pipeline) collect(waiting []outbox.Result, open bool, pause time.Durati
 		time.Sleep(pause)
 		return waiting, false
 	}
+	var passed <-chan time.Time // never, without a pause
 	if pause > 0 {
 		t := time.NewTimer(pause)
 		defer t.Stop()
-		select {
-		case r, ok := <-p.results:
-			if !ok {
-				return waiting, false
-			}
-			waiting = append(waiting, r)
-		case <-t.C:
-		}
-	} else {
-		r, ok := <-p.results
+		passed = t.C
+	}
+	select {
+	case r, ok := <-p.results:
 		if !ok {
 			return waiting, false
 		}
 		waiting = append(waiting, r)
+	case <-passed:
 	}
 	for len(waiting) < maxBatch {
 		select {
@@ -88,7 +88,7 @@ func (p *pipeline) collect(waiting []outbox.Result, open bool, pause time.Durati
 // does not keep the others.
 func (p *pipeline) recordEach(ctx context.Context, results []outbox.Result) (left []outbox.Result) {
 	for _, r := range results {
-		still, err := p.record(ctx, []outbox.Result{r})
+		still, _, err := p.record(ctx, []outbox.Result{r}, nil)
 		if err != nil {
 			p.log.ErrorContext(ctx, "the database refuses a result", "event", r.Delivery.Event.ID, "key", r.Delivery.Key, "error", err)
 		}
@@ -97,12 +97,12 @@ func (p *pipeline) recordEach(ctx context.Context, results []outbox.Result) (lef
 	return left
 }
 
-// record writes results down, hands on what comes next for their keys, and
-// returns those that are still to be recorded.
-func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []outbox.Result, err error) {
-	next := outbox.ClaimRequest{Sync: p.sync.Name, Lease: p.relay.config.Lease}
+// record writes results down and hands on what comes next for their keys and for
+// those that slept. It returns what is still to be recorded, and who still sleeps.
+func (p *pipeline) record(ctx context.Context, results []outbox.Result, asleep []string) (left []outbox.Result, still []string, err error) {
+	next := outbox.ClaimRequest{Sync: p.sync.Name, Lease: p.relay.config.Lease, Keys: asleep}
 	if !p.draining.Load() && p.hold.Load() == nil && p.rate == nil {
-		next.Budget = len(results)
+		next.Budget = len(results) + len(asleep)
 	}
 	started := time.Now()
 	answer := p.relay.store.Record(ctx, results, next)
@@ -129,5 +129,5 @@ func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []
 	if finished > 0 {
 		p.wake()
 	}
-	return left, answer.Err
+	return left, answer.Claims.Asleep, answer.Err
 }

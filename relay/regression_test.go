@@ -214,3 +214,44 @@ func TestConflictAfterFailedReadBackIsSentOnceMore(t *testing.T) {
 	w.emit("H-1", map[string]any{"n": 1})
 	w.drained()
 }
+
+// Somebody holds the delivery that comes next while the one before it is
+// recorded: the relay goes on with the key as soon as he lets go. The slow check
+// of parked deliveries, which would find it too, is kept busy with others.
+func TestKeyIsGoneOnWithOnceNobodyHoldsItsNext(t *testing.T) {
+	w := newWorld(t)
+	answer := make(chan struct{})
+	c := newCourt(func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error) {
+		if m.Key == "z" {
+			<-answer
+		}
+		return accepts(ctx, m, nth)
+	})
+	w.start("relay-1", sync1(c))
+	w.eventually("registered", func() bool { return query[int](w, `SELECT count(*) FROM outbox.sync WHERE backfill_seq IS NULL`) == 1 })
+	w.exec(`BEGIN;
+INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'a' || n, '{}' FROM generate_series(1, 30000) AS n;
+UPDATE outbox.delivery SET state = 'retry', due_at = clock_timestamp() + interval '1 hour';
+COMMIT`)
+	w.emit("z", map[string]int{"n": 1})
+	w.eventually("the first is being sent", func() bool { return len(c.got()) == 1 })
+	second := w.emit("z", map[string]int{"n": 2})
+	w.eventually("the second is parked", func() bool {
+		return query[string](w, `SELECT state FROM outbox.delivery WHERE event_id = $1`, second) == "queued"
+	})
+	holder, err := w.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := holder.Exec(t.Context(), `SELECT FROM outbox.delivery WHERE event_id = $1 FOR UPDATE`, second); err != nil {
+		t.Fatal(err)
+	}
+	close(answer)
+	w.eventually("the first is recorded", func() bool { return query[int](w, `SELECT count(*) FROM outbox.delivery_log`) == 1 })
+	if err := holder.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.within(5*time.Second, "the second is delivered", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE key = 'z'`) == 2
+	})
+}

@@ -320,71 +320,36 @@ CREATE TRIGGER fan_out AFTER INSERT ON outbox.event
     FOR EACH STATEMENT EXECUTE FUNCTION outbox.fan_out();
 
 -- Promotion ------------------------------------------------------------------
--- Whoever removes a delivery, the next one of its key can go. It runs in a statement of its own, so it sees
--- what was parked meanwhile. Who holds the row only so that it stays, to park or discard the one behind it, is
--- no hindrance. Who holds it more strongly is waited for, but not for long: a claim lets go at once, an
--- operator's transaction may not, and then the relay's slow check finds the row.
+-- Whoever removes a delivery, the next one of its key can go. A relay removes what it was sending, and goes on
+-- with the key itself; what a person discards, or a newer event supersedes, is seen to here, in a statement of its
+-- own, which sees what was parked meanwhile. Who holds the row only so that it stays, to park or discard the one
+-- behind it, is no hindrance. Who holds it more strongly is waited for, but not for long: a claim lets go at once,
+-- an operator's transaction may not, and then the relay's slow check finds the row.
 -- Where failed ones are superseded, the one behind a failed one is woken too: claiming it makes way.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.promote_next() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
-DECLARE
-    missed boolean;
 BEGIN
-    WITH next AS MATERIALIZED (
-        SELECT g.sync, g.key, n.event_seq
-          FROM (SELECT DISTINCT sync, key FROM gone) AS g
-          JOIN outbox.sync AS s ON s.name = g.sync
-         CROSS JOIN LATERAL (
-               SELECT first.event_seq, first.state
-                 FROM outbox.delivery AS first
-                WHERE first.sync = g.sync AND first.key = g.key
-                  AND NOT (first.state = 'failed' AND s.on_failed = 'supersede')
-                ORDER BY first.event_seq
-                LIMIT 1) AS n
-         WHERE n.state = 'queued'
-    ), promoted AS (
-        UPDATE outbox.delivery AS d
-           SET state = 'pending', due_at = clock_timestamp()
-          FROM (SELECT l.tid
-                  FROM next AS n
-                 CROSS JOIN LATERAL ( -- laterally and by tid: no join for the planner to turn around
-                       SELECT o.ctid AS tid
-                         FROM outbox.delivery AS o
-                        WHERE o.sync = n.sync AND o.key = n.key AND o.event_seq = n.event_seq AND o.state = 'queued'
-                          FOR NO KEY UPDATE SKIP LOCKED) AS l) AS free
-         WHERE d.ctid = free.tid AND d.state = 'queued'
-        RETURNING 1
-    )
-    SELECT (SELECT count(*) FROM next) > (SELECT count(*) FROM promoted) INTO missed;
-    IF missed THEN
-        BEGIN
-            UPDATE outbox.delivery AS d
-               SET state = 'pending', due_at = clock_timestamp()
-              FROM (SELECT g.sync, g.key, n.event_seq
-                      FROM (SELECT DISTINCT sync, key FROM gone) AS g
-                      JOIN outbox.sync AS s ON s.name = g.sync
-                     CROSS JOIN LATERAL (
-                           SELECT first.event_seq, first.state
-                             FROM outbox.delivery AS first
-                            WHERE first.sync = g.sync AND first.key = g.key
-                              AND NOT (first.state = 'failed' AND s.on_failed = 'supersede')
-                            ORDER BY first.event_seq
-                            LIMIT 1) AS n
-                     WHERE n.state = 'queued'
-                    OFFSET 0) AS next
-             WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq AND d.state = 'queued';
-        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-            NULL; -- left to the slow check
-        END;
-    END IF;
+    UPDATE outbox.delivery AS d
+       SET state = 'pending', due_at = clock_timestamp()
+      FROM (SELECT first.event_seq, first.state
+              FROM outbox.sync AS s
+              JOIN outbox.delivery AS first ON first.sync = s.name
+             WHERE s.name = OLD.sync AND first.key = OLD.key
+               AND NOT (first.state = 'failed' AND s.on_failed = 'supersede')
+             ORDER BY first.event_seq
+             LIMIT 1) AS next
+     WHERE next.state = 'queued' AND d.sync = OLD.sync AND d.key = OLD.key AND d.event_seq = next.event_seq AND d.state = 'queued';
     RETURN NULL;
+EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+    RETURN NULL; -- left to the slow check
 END
 $$;
 -- +goose StatementEnd
 CREATE TRIGGER promote_next AFTER DELETE ON outbox.delivery
-    REFERENCING OLD TABLE AS gone
-    FOR EACH STATEMENT EXECUTE FUNCTION outbox.promote_next();
+    FOR EACH ROW
+    WHEN (OLD.state <> 'sending')
+    EXECUTE FUNCTION outbox.promote_next();
 
 -- Writers' function ----------------------------------------------------------
 -- +goose StatementBegin

@@ -14,6 +14,7 @@ const (
 // Files that mistakes are made in.
 const (
 	claim    = "outbox/claim.go"
+	next     = "outbox/next.go"
 	record   = "outbox/record.go"
 	store    = "outbox/store.go"
 	schema   = "migrations/outbox/00001_outbox.sql"
@@ -31,12 +32,15 @@ var noSweep = edit{file: pipeline, old: `w.cursor = outbox.Cursor{}`, new: `w.cu
 var mutants = []mutant{
 	{
 		"no claim token in the recording",
-		[]edit{{
-			record, `WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim
-              FOR UPDATE`,
-			`WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq
-              FOR UPDATE`, 2,
-		}},
+		[]edit{
+			{file: record, old: `WHERE d.ctid = i.tid
+              AND d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim
+`, new: `WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq
+`},
+			{file: record, old: `WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq AND d.claim = i.claim
+              FOR UPDATE`, new: `WHERE d.sync = i.sync AND d.key = i.key AND d.event_seq = i.event_seq
+              FOR UPDATE`},
+		},
 		chaos, "TestFault04StalledWithAnAnswerInHand",
 	},
 	{
@@ -108,10 +112,12 @@ var mutants = []mutant{
 		"recording in two transactions",
 		[]edit{
 			{file: record, old: `  FROM removed AS h
-), referenced`, new: `  FROM removed AS h
+)`+"`"+`
+`, new: `  FROM removed AS h
      WHERE false
-), referenced`},
-			{file: record, old: `	return done, claims.Claims, nil
+)`+"`"+`
+`},
+			{file: record, old: `	return done, claims, nil
 `, new: `	for i := range results {
 		if d := results[i].Delivery; done[i] && results[i].Outcome.Finished() {
 			_, err := s.pool.Exec(ctx, "INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, attempt, outcome, code, claim, relay) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -121,7 +127,7 @@ var mutants = []mutant{
 			}
 		}
 	}
-	return done, claims.Claims, nil
+	return done, claims, nil
 `},
 		},
 		chaos, "TestFault03KilledBesideItsRecording/inside,_the_backend_dies_too",
@@ -182,11 +188,22 @@ var mutants = []mutant{
 	},
 	{
 		"a finish that does not wake the next of its key",
-		[]edit{{file: schema, old: `CREATE TRIGGER promote_next AFTER DELETE ON outbox.delivery
-    REFERENCING OLD TABLE AS gone
-    FOR EACH STATEMENT EXECUTE FUNCTION outbox.promote_next();
-`}},
+		[]edit{{file: next, old: `AND (f.claims OR f.state = 'queued')`, new: `AND f.claims`}},
 		outbox, "TestFinishPromotesTheNext",
+	},
+	{
+		"a discard that does not wake the next of its key",
+		[]edit{{file: schema, old: `CREATE TRIGGER promote_next AFTER DELETE ON outbox.delivery
+    FOR EACH ROW
+    WHEN (OLD.state <> 'sending')
+    EXECUTE FUNCTION outbox.promote_next();
+`}},
+		migrations, "TestSupersedeAfterADiscardOfTheNewerRow",
+	},
+	{
+		"a parked row that somebody holds is forgotten",
+		[]edit{{file: recorder, old: `Keys: asleep}`, new: `Keys: nil}`}},
+		relay, "TestKeyIsGoneOnWithOnceNobodyHoldsItsNext",
 	},
 	{
 		"a discard without the lock on the row in front",

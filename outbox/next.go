@@ -1,0 +1,97 @@
+package outbox
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// claimNext claims the first unfinished delivery of the given keys, whatever walk it
+// would wait for: the pipeline that finished the one before goes on with the key
+// at once. Beyond the budget, or on hold, it wakes those that are parked. It runs
+// after the recording, in its transaction: it sees what was parked meanwhile.
+//
+// Keys with an open replay are left to the walk, which takes care that nothing is
+// under way behind the first. Asleep are keys whose first is parked and locked by
+// somebody else, or failed and to be superseded: they are to be given again. A row
+// that is due needs no more care, since the walk finds it.
+const claimNext = `-- lockstep: claim next of key
+WITH next AS MATERIALIZED (
+    SELECT k.key, k.n, f.tid, f.state
+      FROM unnest($6::text[]) WITH ORDINALITY AS k (key, n)
+     CROSS JOIN LATERAL (
+           SELECT f.ctid AS tid, f.state
+             FROM outbox.delivery AS f
+            WHERE f.sync = $1 AND f.key = k.key
+            ORDER BY f.event_seq
+            LIMIT 1) AS f
+     WHERE f.state = 'queued'
+        OR f.state = 'pending' AND k.n <= $7
+        OR f.state = 'failed' AND (SELECT s.on_failed = 'supersede' FROM outbox.sync AS s WHERE s.name = $1)
+           AND EXISTS (SELECT FROM outbox.delivery AS b
+                        WHERE b.sync = $1 AND b.key = k.key AND b.state <> 'failed')
+), free AS MATERIALIZED (
+    SELECT d.tid, d.state,
+           n.n <= $7 AND d.crashes = 0
+           AND NOT EXISTS (SELECT` + holdsInForce + `)
+           AND NOT EXISTS (SELECT FROM outbox.delivery AS r
+                            WHERE r.sync = $1 AND r.key = n.key AND r.revision > 1
+                           OFFSET 0) AS claims
+      FROM next AS n
+     CROSS JOIN LATERAL (
+           SELECT d.ctid AS tid, d.state, d.crashes
+             FROM outbox.delivery AS d
+            WHERE d.ctid = n.tid AND d.state IN ('pending', 'queued')
+              FOR UPDATE SKIP LOCKED) AS d
+), moved AS (
+    UPDATE outbox.delivery AS d
+       SET state = CASE WHEN f.claims THEN 'sending' ELSE 'pending' END,
+           due_at = CASE f.state WHEN 'queued' THEN clock_timestamp() ELSE d.due_at END,
+           claim = CASE WHEN f.claims THEN $2::uuid END,
+           claimed_by = CASE WHEN f.claims THEN $3 END,
+           lease_until = CASE WHEN f.claims THEN clock_timestamp() + $4::interval END,
+           crashes = d.crashes + f.claims::int
+      FROM free AS f
+     WHERE d.ctid = f.tid AND (f.claims OR f.state = 'queued')
+    RETURNING d.*, d.ctid AS tid
+)
+SELECT a.asleep, ` + claimedColumns + `
+  FROM (SELECT array_agg(n.key) AS asleep
+          FROM next AS n
+         WHERE n.state <> 'pending' AND n.key NOT IN (SELECT key FROM moved)) AS a
+  LEFT JOIN moved AS c ON c.claim IS NOT NULL` + claimedTables
+
+// ClaimNext claims the first unfinished deliveries of r.Keys, those of which the one
+// before was just finished, as far as the request's budget goes, and wakes the
+// others.
+func (s *Store) ClaimNext(ctx context.Context, r ClaimRequest) (Claims, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	token := uuid.New()
+	rows, err := s.pool.Query(ctx, claimNext, s.nextArgs(r, token)...)
+	if err != nil {
+		return Claims{}, s.judge(ctx, err)
+	}
+	c, err := scanNext(rows, r.Sync, token.String())
+	return c, s.judge(ctx, err)
+}
+
+func (s *Store) nextArgs(r ClaimRequest, token uuid.UUID) []any {
+	return []any{r.Sync, token, s.relay, r.Lease, r.Probe, r.Keys, max(r.Budget, 0)}
+}
+
+func scanNext(rows pgx.Rows, sync, token string) (Claims, error) {
+	var c Claims
+	defer rows.Close()
+	for rows.Next() {
+		var d claimedRow
+		if err := rows.Scan(append([]any{&c.Asleep}, d.fields()...)...); err != nil {
+			return Claims{}, err
+		}
+		if d.key != nil {
+			c.Deliveries = append(c.Deliveries, d.delivery(sync, token))
+		}
+	}
+	return c, rows.Err()
+}
