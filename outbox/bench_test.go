@@ -51,3 +51,35 @@ SELECT 'scheduling:updated', 'H-' || n % $1, jsonb_build_object('hearingId', 'H-
 		})
 	}
 }
+
+// BenchmarkClaim looks for work where there is none, and claims one delivery
+// that has just come.
+func BenchmarkClaim(b *testing.B) {
+	request := outbox.ClaimRequest{Sync: sync, Budget: 32, Page: 32, Lease: time.Hour}
+	b.Run("nothing", func(b *testing.B) {
+		d := newDesk(b)
+		for b.Loop() {
+			if c, err := d.a.Claim(b.Context(), request); err != nil || len(c.Deliveries) != 0 {
+				b.Fatal(c, err)
+			}
+		}
+	})
+	b.Run("one", func(b *testing.B) {
+		d := newDesk(b)
+		n := 0
+		for b.Loop() {
+			b.StopTimer()
+			n++
+			d.emit(fmt.Sprint("H-", n), n)
+			b.StartTimer()
+			c, err := d.a.Claim(b.Context(), request)
+			if err != nil || len(c.Deliveries) != 1 {
+				b.Fatal(c, err)
+			}
+			request.From = c.Next
+			b.StopTimer()
+			d.record(d.a, outbox.Delivered, c.Deliveries...)
+			b.StartTimer()
+		}
+	})
+}

@@ -50,6 +50,7 @@ type Claims struct {
 	Seen       int      // rows looked at; a full page means that there may be more
 	Suspects   int      // heads left because a relay died while sending them
 	Next       Cursor   // where the next walk starts
+	Settled    Cursor   // a second ago: what is due earlier has committed, but for long transactions
 	Hold       *Hold    // strongest hold in force; then nothing was read
 	Asleep     []string // keys with a parked first delivery that could not be woken yet, to be given again
 }
@@ -61,10 +62,11 @@ const holdsInForce = `
       FROM outbox.hold
      WHERE sync = $1
        AND (kind NOT IN ('throttle', 'window') OR until > clock_timestamp())
-       AND NOT ($5 AND kind IN ('auth', 'breaker'))`
+       AND NOT ($2 AND kind IN ('auth', 'breaker'))`
 
-const heldQuery = `
-    SELECT kind, until, reason, until <= clock_timestamp() AS probe_due` + holdsInForce + `
+// strongestHold tells about the one that counts most.
+const strongestHold = `-- lockstep: hold
+    SELECT kind, until, reason, coalesce(until <= clock_timestamp(), false)` + holdsInForce + `
      ORDER BY array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
      LIMIT 1`
 
@@ -90,7 +92,8 @@ const heldQuery = `
 // that came late waits for the other's end. Else the later one is parked at
 // once, which also refuses it to a claim that does not see the earlier one yet.
 const claimDue = `-- lockstep: claim
-WITH held AS MATERIALIZED (` + heldQuery + `
+WITH free AS MATERIALIZED (
+    SELECT WHERE NOT EXISTS (SELECT` + holdsInForce + `)
 ), page AS MATERIALIZED (
     SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.crashes, d.revision, d.claim, d.claimed_by
       FROM outbox.delivery AS d
@@ -100,7 +103,7 @@ WITH held AS MATERIALIZED (` + heldQuery + `
        AND (d.due_at, d.event_seq) >= ($6, $7)
        AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
        AND (NOT $10 OR d.crashes > 0)
-       AND NOT EXISTS (SELECT FROM held)
+       AND EXISTS (SELECT FROM free)
      ORDER BY d.due_at, d.event_seq
      LIMIT $8
        FOR UPDATE SKIP LOCKED
@@ -174,16 +177,15 @@ WITH held AS MATERIALIZED (` + heldQuery + `
 ), meta AS MATERIALIZED (
     SELECT p.seen, u.suspects, u.superseding,
            p.last_due, p.last_seq, l.left_due, l.left_seq, now() - interval '1 second' AS settled,
-           h.kind, h.until, h.reason, h.probe_due
+           NOT EXISTS (SELECT FROM free) AS held
       FROM (SELECT count(*) AS seen, max(due_at) AS last_due,
                    (array_agg(event_seq ORDER BY due_at DESC, event_seq DESC))[1] AS last_seq FROM page) AS p
      CROSS JOIN (SELECT (SELECT count(*) FROM judged WHERE head AND crashes > 0) AS suspects,
                         (SELECT array_agg(key) FROM behind WHERE supersedes) AS superseding) AS u
       LEFT JOIN (SELECT due_at AS left_due, event_seq AS left_seq FROM heads WHERE n = $9 + 1) AS l ON true
-      LEFT JOIN held AS h ON true
 ), claimed AS (
     UPDATE outbox.delivery AS d
-       SET state = 'sending', claim = $2, claimed_by = $3, lease_until = clock_timestamp() + $4::interval,
+       SET state = 'sending', claim = $3, claimed_by = $4, lease_until = clock_timestamp() + $5::interval,
            crashes = d.crashes + 1,
            attempts = d.attempts + (c.state = 'sending')::int,
            total_attempts = d.total_attempts + (c.state = 'sending')::int
@@ -219,7 +221,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	token := uuid.New()
-	rows, err := s.pool.Query(ctx, claimDue, r.Sync, token, s.relay, r.Lease, r.Probe,
+	rows, err := s.pool.Query(ctx, claimDue, r.Sync, r.Probe, token, s.relay, r.Lease,
 		r.From.due, r.From.seq, r.Page, r.Budget, r.Solo)
 	if err != nil {
 		return Claims{}, s.judge(ctx, err)
@@ -228,7 +230,12 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	if err != nil {
 		return Claims{}, s.judge(ctx, err)
 	}
-	if c.Hold != nil || r.Page == 0 {
+	if c.held {
+		if c.Hold, err = s.strongestHold(ctx, r.Sync, r.Probe); err != nil {
+			return Claims{}, s.judge(ctx, err)
+		}
+	}
+	if c.held || r.Page == 0 {
 		c.next = r.From // nothing was read
 	}
 	c.Next = c.next
@@ -242,6 +249,20 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 		return c.Claims, s.judge(ctx, err)
 	}
 	return c.Claims, nil
+}
+
+// strongestHold is nil when the hold has ended meanwhile.
+func (s *Store) strongestHold(ctx context.Context, sync string, probe bool) (*Hold, error) {
+	var h Hold
+	var until *time.Time
+	err := s.pool.QueryRow(ctx, strongestHold, sync, probe).Scan(&h.Kind, &until, &h.Reason, &h.ProbeDue)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if until != nil {
+		h.Until = *until
+	}
+	return &h, err
 }
 
 // supersedeFailed closes failed deliveries of a sync that says so, when a newer

@@ -48,9 +48,9 @@ WITH next AS MATERIALIZED (
     UPDATE outbox.delivery AS d
        SET state = CASE WHEN f.claims THEN 'sending' ELSE 'pending' END,
            due_at = CASE f.state WHEN 'queued' THEN clock_timestamp() ELSE d.due_at END,
-           claim = CASE WHEN f.claims THEN $2::uuid END,
-           claimed_by = CASE WHEN f.claims THEN $3 END,
-           lease_until = CASE WHEN f.claims THEN clock_timestamp() + $4::interval END,
+           claim = CASE WHEN f.claims THEN $3::uuid END,
+           claimed_by = CASE WHEN f.claims THEN $4 END,
+           lease_until = CASE WHEN f.claims THEN clock_timestamp() + $5::interval END,
            crashes = d.crashes + f.claims::int
       FROM free AS f
      WHERE d.ctid = f.tid AND (f.claims OR f.state = 'queued')
@@ -78,7 +78,7 @@ func (s *Store) ClaimNext(ctx context.Context, r ClaimRequest) (Claims, error) {
 }
 
 func (s *Store) nextArgs(r ClaimRequest, token uuid.UUID) []any {
-	return []any{r.Sync, token, s.relay, r.Lease, r.Probe, r.Keys, max(r.Budget, 0)}
+	return []any{r.Sync, r.Probe, token, s.relay, r.Lease, r.Keys, max(r.Budget, 0)}
 }
 
 func scanNext(rows pgx.Rows, sync, token string) (Claims, error) {

@@ -13,41 +13,31 @@ type scanned struct {
 	Claims
 	next        Cursor
 	superseding []string // keys whose failed head makes way for a newer event
+	held        bool     // nothing was read
 }
 
 func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
 	var c scanned
 	defer rows.Close()
 	for rows.Next() {
-		var (
-			d                         claimedRow
-			lastDue, leftDue, settled *time.Time
-			lastSeq, leftSeq          *int64
-			holdKind, holdReason      *string
-			holdUntil                 *time.Time
-			probeDue                  *bool
-		)
+		var d claimedRow
+		var lastDue, leftDue, settled *time.Time
+		var lastSeq, leftSeq *int64
 		err := rows.Scan(append([]any{
-			&c.Seen, &c.Suspects, &c.superseding, &lastDue, &lastSeq, &leftDue, &leftSeq, &settled,
-			&holdKind, &holdUntil, &holdReason, &probeDue,
+			&c.Seen, &c.Suspects, &c.superseding, &lastDue, &lastSeq, &leftDue, &leftSeq, &settled, &c.held,
 		}, d.fields()...)...)
 		if err != nil {
 			return scanned{}, err
 		}
 		if settled != nil {
 			// Rows that commit late carry an older due time: the walk stays behind the clock, and behind what it left.
-			c.next = Cursor{due: *settled}
+			c.Settled = Cursor{due: *settled}
+			c.next = c.Settled
 			if lastDue != nil && c.Seen >= page {
 				c.next = earlier(c.next, Cursor{due: *lastDue, seq: *lastSeq})
 			}
 			if leftDue != nil {
 				c.next = earlier(c.next, Cursor{due: *leftDue, seq: *leftSeq})
-			}
-		}
-		if holdKind != nil {
-			c.Hold = &Hold{Kind: HoldKind(*holdKind), Reason: *holdReason, ProbeDue: probeDue != nil && *probeDue}
-			if holdUntil != nil {
-				c.Hold.Until = *holdUntil
 			}
 		}
 		if d.key != nil { // else nothing was claimed, and the row only carries what was seen

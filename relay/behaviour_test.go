@@ -619,3 +619,31 @@ func TestReferenceNeverGoesBack(t *testing.T) {
 		t.Errorf("reference: %s, want ID-5 6", got)
 	}
 }
+
+// Old deliveries that wait behind a failed one are looked at first, and put
+// aside. What comes meanwhile to other keys does not wait for that.
+func TestFreshEventOvertakesTheParkingOfOldOnes(t *testing.T) {
+	const old = 100_000
+	w := newWorld(t)
+	unparked := make(chan int, 1)
+	c := newCourt(func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error) {
+		unparked <- query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key = 'failed' AND state = 'pending'`)
+		return accepts(ctx, m, nth)
+	})
+	first := w.start("register", sync1(c))
+	w.eventually("registered", func() bool { return query[int](w, `SELECT count(*) FROM outbox.sync WHERE backfill_seq IS NULL`) == 1 })
+	_ = first.stop()
+	w.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'failed', '{}')`)
+	w.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent'`)
+	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'failed', '{}' FROM generate_series(1, $1)`, old)
+	w.start("relay-1", sync1(c))
+	w.eventually("parking has begun", func() bool {
+		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.delivery WHERE state = 'queued')`)
+	})
+	w.emit("fresh", map[string]int{"n": 1})
+	if left := <-unparked; left == 0 {
+		t.Errorf("the fresh event was sent once all %d old ones were parked", old)
+	} else {
+		t.Logf("sent while %d of %d were not parked yet", left, old)
+	}
+}

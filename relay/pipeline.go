@@ -38,6 +38,7 @@ type pipeline struct {
 	delivered   atomic.Int64 // sinceBegan of the last success not yet noted in the database
 	probes      atomic.Int64 // of the hold, by all relays, when this one probed last
 	draining    atomic.Bool
+	full        atomic.Bool   // the claimer waits for room
 	stop        chan struct{} // closed when draining begins
 }
 
@@ -55,7 +56,7 @@ const (
 
 	maxPrefetchBytes = 8 << 20                // about the most payload claimed ahead; bounds memory where events are large
 	maxBatch         = 500                    // most results in one recording, and waiting for it
-	busyPoll         = 5 * time.Millisecond   // pause between polls while there is work
+	busyPoll         = 3 * time.Millisecond   // pause between polls while there is work
 	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
 	sweepEvery       = 200 * time.Millisecond // least pause between walks from the beginning
 	tendEvery        = time.Second            // pause between housekeeping
@@ -99,6 +100,7 @@ func (p *pipeline) wake() {
 func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 	var (
 		walk, sweep claimWalk
+		fresh       claimWalk
 		pace        pacer
 		lastSweep   time.Time
 		lastTend    time.Time
@@ -110,6 +112,9 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 	for ctx.Err() == nil {
 		p.claiming.begin()
 		found, err := p.claim(ctx, attempts, &walk, pace.room(p))
+		if err == nil && walk.lags() {
+			err = p.claimFresh(ctx, attempts, &walk, &fresh, pace.room(p))
+		}
 		if err == nil && time.Since(lastSweep) > max(sweepEvery, 10*sweep.took) {
 			err = p.sweep(ctx, attempts, &sweep, &walk, pace.room(p))
 			lastSweep = time.Now()
@@ -154,10 +159,17 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 
 // claimWalk is a walk over the due deliveries of a sync.
 type claimWalk struct {
-	cursor outbox.Cursor
-	took   time.Duration
-	page   int // rows to look at; grows where most of them wait behind others
+	cursor  outbox.Cursor
+	asked   time.Time // when the database was asked last
+	took    time.Duration
+	page    int           // rows to look at; grows where most of them wait behind others
+	starved bool          // the last page gave less than there was room for, and more is to be looked at
+	settled outbox.Cursor // the time before which all have committed, mostly, when the database was asked last
 }
+
+// lags reports whether the walk is busy with old deliveries that wait behind
+// others.
+func (w *claimWalk) lags() bool { return w.starved && w.cursor.Before(w.settled) }
 
 type findings int
 
@@ -171,6 +183,11 @@ const (
 // claim asks for up to room deliveries from the walk's cursor on and hands them
 // to the senders.
 func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) (findings, error) {
+	p.full.Store(room == 0)
+	if room == 0 && time.Since(w.asked) < p.relay.config.Poll {
+		return foundFull, nil
+	}
+	w.asked = time.Now()
 	if room == 0 {
 		w.page = 0 // only the hold is looked at
 	} else {
@@ -179,17 +196,16 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	request := outbox.ClaimRequest{
 		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: w.page, Lease: p.relay.config.Lease,
 	}
-	started := time.Now()
 	// A stop must not lose the answer: what was claimed is then released.
 	claims, err := p.relay.store.Claim(attempts, request)
-	w.took = time.Since(started)
-	p.accept(claims, started, false)
+	w.took = time.Since(w.asked)
+	p.accept(claims, w.asked, false)
 	if err != nil {
 		return foundNone, err
 	}
 	p.relay.config.Observer.Claim(p.sync.Name, len(claims.Deliveries), w.took)
 	w.cursor = claims.Next
-	if claims.Hold != nil || int64(started.Sub(began)) > p.heldAt.Load() {
+	if claims.Hold != nil || int64(w.asked.Sub(began)) > p.heldAt.Load() {
 		p.setHold(claims.Hold)
 	}
 	if claims.Hold != nil {
@@ -203,6 +219,7 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 		p.sendAlone(ctx, attempts, claims.Suspects)
 		p.aloneFrom = time.Now().Add(4 * time.Since(began)) // the other deliveries have their turn
 	}
+	w.settled, w.starved = claims.Settled, room > 0 && claims.Seen >= request.Page && len(claims.Deliveries) < room
 	switch {
 	case room == 0:
 		return foundFull, nil
@@ -215,6 +232,20 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 		return foundSome, nil
 	}
 	return foundNone, nil
+}
+
+// claimFresh looks for what came lately, in the room that the main walk leaves
+// while it parks old deliveries: a million of them behind failed ones must not
+// keep fresh ones of other keys waiting. Everything else goes by age.
+func (p *pipeline) claimFresh(ctx, attempts context.Context, main, fresh *claimWalk, room int) error {
+	if room == 0 {
+		return nil
+	}
+	if fresh.cursor.Before(main.cursor) {
+		fresh.cursor = main.settled
+	}
+	_, err := p.claim(ctx, attempts, fresh, room)
+	return err
 }
 
 // sweep walks from the beginning to where the other walk stands, page by page:
@@ -381,6 +412,9 @@ func (c *pacer) room(p *pipeline) int {
 		ahead = 0 // starting again after a hold
 	}
 	room := limit + ahead - int(p.outstanding.Load())
+	if room < (limit+ahead)/4 && len(p.queue) > 0 {
+		room = 0 // a claim costs more than its rows: no small ones while there is work
+	}
 	if p.rate != nil {
 		room = min(room, int(p.rate.Tokens())) // claimed when it may be sent, however slow the rate
 	}

@@ -126,7 +126,7 @@ func (p *pipeline) record(ctx context.Context, results []outbox.Result, asleep [
 	}
 	p.outstanding.Add(int64(-finished))
 	p.recorded.Add(int64(finished))
-	if finished > 0 {
+	if finished > 0 && p.full.Load() {
 		p.wake()
 	}
 	return left, answer.Claims.Asleep, answer.Err

@@ -15,6 +15,7 @@ const (
 const (
 	claim    = "outbox/claim.go"
 	next     = "outbox/next.go"
+	scan     = "outbox/scan.go"
 	record   = "outbox/record.go"
 	store    = "outbox/store.go"
 	schema   = "migrations/outbox/00001_outbox.sql"
@@ -94,8 +95,8 @@ var mutants = []mutant{
 			{file: claim, old: `	c.Next = c.next
 `, new: `	c.Next = Cursor{due: c.next.due, seq: max(c.next.seq, r.From.seq)}
 `},
-			{file: claim, old: `			c.next = Cursor{due: *settled}
-`, new: `			c.next = Cursor{due: *settled}
+			{file: scan, old: `			c.next = c.Settled
+`, new: `			c.next = c.Settled
 			if lastSeq != nil {
 				c.next.seq = *lastSeq
 			}
@@ -109,13 +110,18 @@ var mutants = []mutant{
 		chaos, "TestFault01KilledBeforeSending/one_delivery",
 	},
 	{
+		"fresh events that wait for the parking of old ones",
+		[]edit{{file: pipeline, old: `if err == nil && walk.lags() {`, new: `if false {`}},
+		relay, "TestFreshEventOvertakesTheParkingOfOldOnes",
+	},
+	{
 		"recording in two transactions",
 		[]edit{
 			{file: record, old: `  FROM removed AS h
-)`+"`"+`
+)` + "`" + `
 `, new: `  FROM removed AS h
      WHERE false
-)`+"`"+`
+)` + "`" + `
 `},
 			{file: record, old: `	return done, claims, nil
 `, new: `	for i := range results {
