@@ -84,7 +84,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 		d.Revision++ // another body needs another idempotency key
 		d.BodySHA256 = digest(d.Body)
 	}
-	ctx, cancel := context.WithDeadlineCause(ctx, w.leaseEnd.Add(-leaseMargin/2), errors.New("the lease is about to end"))
+	ctx, cancel := context.WithDeadlineCause(ctx, w.leaseEnd.Add(-leaseMargin/2), errLeaseEnds)
 	defer cancel()
 	started := time.Now()
 	receipt, err := p.call(ctx, p.message(d))
@@ -104,6 +104,9 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	p.relay.config.Observer.Attempt(p.sync.Name, string(result.Outcome), result.Took)
 	return result
 }
+
+// errLeaseEnds is the cause of a context that ends an attempt for its lease.
+var errLeaseEnds = errors.New("the lease is about to end")
 
 // digest is the SHA-256 of a body, in hexadecimal.
 func digest(body []byte) string {

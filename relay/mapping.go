@@ -240,12 +240,7 @@ func passPayload(payload []byte) ([]byte, error) {
 	if err := checkPayload(payload); err != nil {
 		return nil, err
 	}
-	var b bytes.Buffer
-	b.Grow(len(payload))
-	if err := json.Compact(&b, payload); err != nil {
-		return nil, errNotJSON()
-	}
-	return b.Bytes(), nil
+	return appendCompact(make([]byte, 0, len(payload)), payload[skipSpace(payload, 0):]), nil
 }
 
 // checkPayload makes the scanner's assumptions true. The database sees to it

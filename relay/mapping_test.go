@@ -489,7 +489,10 @@ func decodeExact(t *testing.T, b []byte) map[string]any {
 }
 
 func BenchmarkMap(b *testing.B) {
-	for name, m := range map[string]Mapping{"renames": renames(), "example": courtMapping(), "empty": {}} {
+	for name, m := range map[string]Mapping{
+		"renames": renames(), "example": courtMapping(), "pass-through": {},
+		"renames and a time": {Fields: courtMapping().Fields}, "expression": {Compute: courtMapping().Compute},
+	} {
 		b.Run(name, func(b *testing.B) {
 			mapper := compile(b, m)
 			ev := outbox.Event{Payload: raw(courtPayload), Key: "H-1", Type: "scheduling:created"}

@@ -98,24 +98,23 @@ func (e *Endpoint) Fields() []string {
 // Close closes idle connections. Deliveries under way are not disturbed.
 func (e *Endpoint) Close() error { return errors.Join(e.client.Close(), e.guarded.Close()) }
 
-// Request builds the request of one attempt, but for authorization. Configured
-// headers replace those in defaults. An error is permanent: nothing can be sent
+// Request builds the request of one attempt, but for authorization. It takes
+// over h, in which configured headers replace what is there. An error is permanent: nothing can be sent
 // for this message.
-func (e *Endpoint) Request(method string, to *URL, v *placeholder.Values, defaults http.Header, body []byte) (exchange.Request, error) {
-	r, err := e.request(method, to, v, defaults, body)
+func (e *Endpoint) Request(method string, to *URL, v *placeholder.Values, h http.Header, body []byte) (exchange.Request, error) {
+	r, err := e.request(method, to, v, h, body)
 	if err != nil {
 		return r, adapters.Permanent(fmt.Errorf("%s %s: nothing was sent: %w", method, to.Target(), err))
 	}
 	return r, nil
 }
 
-func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, defaults http.Header, body []byte) (exchange.Request, error) {
+func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, h http.Header, body []byte) (exchange.Request, error) {
 	u, err := to.expand(v, e.hosts)
 	if err != nil {
 		return exchange.Request{}, err
 	}
-	h, err := e.header(v, defaults)
-	if err != nil {
+	if err := e.header(v, h); err != nil {
 		return exchange.Request{}, err
 	}
 	return exchange.Request{

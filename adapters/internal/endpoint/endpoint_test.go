@@ -44,7 +44,7 @@ func newPoster(c config) (*poster, error) {
 }
 
 func (p *poster) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
-	req, err := p.Request(http.MethodPost, p.to, &placeholder.Values{Msg: msg}, nil, msg.Body)
+	req, err := p.Request(http.MethodPost, p.to, &placeholder.Values{Msg: msg}, http.Header{}, msg.Body)
 	if err != nil {
 		return adapters.Receipt{}, err
 	}
@@ -245,7 +245,7 @@ func TestNewTakesHosts(t *testing.T) {
 			t.Errorf("%s: %v", host, err)
 			continue
 		}
-		req, err := p.Request(http.MethodPost, p.to, &placeholder.Values{Msg: message()}, nil, nil)
+		req, err := p.Request(http.MethodPost, p.to, &placeholder.Values{Msg: message()}, http.Header{}, nil)
 		if err != nil || req.URL.Host != want || req.URL.Path != "/x" {
 			t.Errorf("%s: the request goes to %s: %v", host, req.URL, err)
 		}

@@ -35,6 +35,9 @@ var reserved = map[string]string{
 	"Upgrade":             "belongs to the connection",
 }
 
+// userAgent is what requests say unless a configured header says otherwise.
+const userAgent = "Lockstep"
+
 // header is one configured header.
 type header struct {
 	name  string
@@ -80,27 +83,27 @@ func parseHeaders(o Options) ([]header, error) {
 	return headers, errors.Join(errs...)
 }
 
-// header returns the headers of a request, but for authorization.
-func (e *Endpoint) header(v *placeholder.Values, defaults http.Header) (http.Header, error) {
-	h := defaults.Clone()
-	if h == nil {
-		h = http.Header{}
-	}
+// header completes the headers of a request, but for authorization.
+func (e *Endpoint) header(v *placeholder.Values, h http.Header) error {
+	h.Set("User-Agent", userAgent)
 	for _, configured := range e.headers {
 		value, err := configured.value.Expand(v, asIs)
 		if err != nil {
-			return nil, fmt.Errorf("header %s: %w", configured.name, err)
+			return fmt.Errorf("header %s: %w", configured.name, err)
 		}
 		h.Set(configured.name, value)
 	}
 	key, err := quoted(v.Msg.IdempotencyKey)
 	if err != nil {
-		return nil, fmt.Errorf("header Idempotency-Key: the key %w", err)
+		return fmt.Errorf("header Idempotency-Key: the key %w", err)
 	}
 	h.Set("Idempotency-Key", key)
 	exchange.Trace(h, v.Msg.Headers)
-	return h, nil
+	return nil
 }
+
+// escapeQuoted escapes what would end a string of a structured field.
+var escapeQuoted = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 func asIs(value string) (string, error) { return value, placeholder.Plain(value) }
 
@@ -114,7 +117,7 @@ func quoted(s string) (string, error) {
 			return "", errors.New("has a byte that is not printable ASCII")
 		}
 	}
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`, nil
+	return `"` + escapeQuoted.Replace(s) + `"`, nil
 }
 
 // authHeader returns the name of the header that carries the credentials.

@@ -16,6 +16,8 @@ import (
 type URL struct {
 	scheme            string
 	host, path, query placeholder.Template
+	target            string
+	fixed             *url.URL // the same for all messages, which must not change it; nil with placeholders
 }
 
 // ParseURL checks all that can be checked without a message.
@@ -64,7 +66,12 @@ func ParseURL(text string) (*URL, error) {
 	t.host = parse(authority, placeholder.Field)
 	t.path = parse(path, placeholder.Address).MapLiterals(escapeLiteral)
 	t.query = parse(query, placeholder.Address).MapLiterals(escapeLiteral)
-	return t, errors.Join(errs...)
+	t.target = t.host.Text() + t.path.Text()
+	if err := errors.Join(errs...); err != nil || strings.Contains(text, "{") {
+		return t, err
+	}
+	t.fixed, err = t.expand(&placeholder.Values{}, nil)
+	return t, err
 }
 
 // FromData tells whether data has a say in the host.
@@ -79,7 +86,7 @@ func (t *URL) Fields() []string {
 }
 
 // Target is what errors call the URL: host and path, nothing that came from data.
-func (t *URL) Target() string { return t.host.Text() + t.path.Text() }
+func (t *URL) Target() string { return t.target }
 
 // escapeLiteral escapes what cannot stand in a URL as it is. Otherwise net/url
 // would escape the whole path anew, and turn the %2F of a value into a slash.
@@ -110,6 +117,9 @@ func validHost(hostport string) bool {
 // expand returns the URL for one message. Where data names the host, it must be
 // one of allowed.
 func (t *URL) expand(v *placeholder.Values, allowed hosts) (*url.URL, error) {
+	if t.fixed != nil {
+		return t.fixed, nil
+	}
 	host, err := t.expandHost(v, allowed)
 	if err != nil {
 		return nil, err

@@ -6,9 +6,9 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 )
 
 // Answer is what a receiver said.
@@ -28,7 +28,7 @@ type Answer struct {
 }
 
 // Code returns the status as it stands in a receipt, such as "HTTP 201".
-func (a Answer) Code() string { return fmt.Sprintf("HTTP %d", a.Status) }
+func (a Answer) Code() string { return "HTTP " + strconv.Itoa(a.Status) }
 
 // OK tells whether the status is one of the 2xx.
 func (a Answer) OK() bool { return a.Status >= 200 && a.Status <= 299 }

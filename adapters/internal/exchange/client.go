@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -25,7 +26,6 @@ const (
 	maxAnswerHeader = 64 << 10
 	idleConnections = 128 // more than a relay has workers for one receiver
 	idleTimeout     = 90 * time.Second
-	userAgent       = "Lockstep"
 )
 
 // Client makes exchanges with one receiver. It is safe for concurrent use.
@@ -85,10 +85,10 @@ func (c *Client) TokenClient() *http.Client {
 // Request is one request to the receiver.
 type Request struct {
 	Method string
-	URL    *url.URL
-	Target string // what errors call the URL: its host and path template, nothing that came from data
-	Header http.Header
-	Body   []byte // not changed
+	URL    *url.URL    // not changed
+	Target string      // what errors call the URL: its host and path template, nothing that came from data
+	Header http.Header // not changed
+	Body   []byte      // not changed
 
 	// Hide returns the values that a reason taken from the answer must not
 	// repeat, beside those of Header and of the URL's query. It is called for
@@ -133,12 +133,9 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 // or that has no body, if the method or an Idempotency-Key makes it look safe.
 // Such a resend would be missing in the delivery log.
 func (r Request) build(ctx context.Context) *http.Request {
-	header := r.Header.Clone()
+	header := r.Header
 	if header == nil {
 		header = http.Header{}
-	}
-	if header.Get("User-Agent") == "" {
-		header.Set("User-Agent", userAgent)
 	}
 	req := (&http.Request{
 		Method:        r.Method,
@@ -151,24 +148,22 @@ func (r Request) build(ctx context.Context) *http.Request {
 		ProtoMinor:    1,
 	}).WithContext(ctx)
 	if len(r.Body) > 0 {
-		req.Body = io.NopCloser(onceReader{bytes.NewReader(r.Body)})
+		// net/http knows that this type does not block, and writes header and body
+		// at once. GetBody stays nil, so it cannot have the body again.
+		req.Body = io.NopCloser(bytes.NewReader(r.Body))
 		return req
 	}
 	// Without a body only the header decides, which net/http looks up under its
 	// canonical name. On the wire names have no case (RFC 9110, 5.1).
+	req.Header = maps.Clone(header)
 	for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
-		if values, ok := header[name]; ok {
-			delete(header, name)
-			header[strings.ToLower(name)] = values
+		if values, ok := req.Header[name]; ok {
+			delete(req.Header, name)
+			req.Header[strings.ToLower(name)] = values
 		}
 	}
 	return req
 }
-
-// onceReader hides the methods by which a reader can be started again.
-type onceReader struct{ r io.Reader }
-
-func (o onceReader) Read(p []byte) (int, error) { return o.r.Read(p) }
 
 // progress is how far a request got.
 type progress struct {
