@@ -84,12 +84,13 @@ func (s *Store) nextArgs(r ClaimRequest, token uuid.UUID) []any {
 func scanNext(rows pgx.Rows, sync, token string) (Claims, error) {
 	var c Claims
 	defer rows.Close()
+	var d claimedRow
+	fields := append([]any{&c.Asleep}, d.fields()...)
 	for rows.Next() {
-		var d claimedRow
-		if err := rows.Scan(append([]any{&c.Asleep}, d.fields()...)...); err != nil {
+		if err := rows.Scan(fields...); err != nil {
 			return Claims{}, err
 		}
-		if d.key != nil {
+		if d.key.Valid {
 			c.Deliveries = append(c.Deliveries, d.delivery(sync, token))
 		}
 	}

@@ -194,6 +194,7 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimRequest, token uuid.UUID) (map[int]bool, Claims, error) {
 	var finished, unfinished columns
 	keys, failedKeys := slices.Clone(next.Keys), slices.Clone(next.Keys)
+	finished.grow(len(results))
 	now := time.Now()
 	for i := range results {
 		if results[i].Outcome.Finished() {
@@ -292,12 +293,30 @@ type columns struct {
 	n, place, took, revision, delay, spend, seq []int64
 	sync, key, claim, eventID, eventType        []string
 	outcome                                     []string
-	version, answered                           []*int64
-	code, class, errText, sha256, mapping       []*string
-	externalID, etag                            []*string
+	version, answered                           []pgtype.Int8
+	code, class, errText, sha256, mapping       []pgtype.Text
+	externalID, etag                            []pgtype.Text
 	attempt, failed, charge, hasRef             []bool
 	body                                        [][]byte
 	tid                                         []pgtype.TID
+}
+
+// grow makes room for all of them at once.
+func (c *columns) grow(most int) {
+	for _, column := range []*[]int64{&c.n, &c.place, &c.took, &c.revision, &c.delay, &c.spend, &c.seq} {
+		*column = make([]int64, 0, most)
+	}
+	for _, column := range []*[]string{&c.sync, &c.key, &c.claim, &c.eventID, &c.eventType, &c.outcome} {
+		*column = make([]string, 0, most)
+	}
+	for _, column := range []*[]pgtype.Text{&c.code, &c.class, &c.errText, &c.sha256, &c.mapping, &c.externalID, &c.etag} {
+		*column = make([]pgtype.Text, 0, most)
+	}
+	for _, column := range []*[]bool{&c.attempt, &c.failed, &c.charge, &c.hasRef} {
+		*column = make([]bool, 0, most)
+	}
+	c.version, c.answered = make([]pgtype.Int8, 0, most), make([]pgtype.Int8, 0, most)
+	c.body, c.tid = make([][]byte, 0, most), make([]pgtype.TID, 0, most)
 }
 
 func (c *columns) add(n int, r *Result, now time.Time) {
@@ -309,7 +328,15 @@ func (c *columns) add(n int, r *Result, now time.Time) {
 	c.claim = append(c.claim, d.Claim)
 	c.eventID = append(c.eventID, d.Event.ID)
 	c.eventType = append(c.eventType, d.Event.Type)
-	c.version = append(c.version, d.Event.Version)
+	var version, answered pgtype.Int8
+	if d.Event.Version != nil {
+		version = pgtype.Int8{Int64: *d.Event.Version, Valid: true}
+	}
+	if !r.AnsweredAt.IsZero() {
+		answered = pgtype.Int8{Int64: max(now.Sub(r.AnsweredAt), 0).Milliseconds(), Valid: true}
+	}
+	c.version = append(c.version, version)
+	c.answered = append(c.answered, answered)
 	c.seq = append(c.seq, d.Event.Seq)
 	c.attempt = append(c.attempt, r.Attempt)
 	c.outcome = append(c.outcome, string(r.Outcome))
@@ -328,11 +355,6 @@ func (c *columns) add(n int, r *Result, now time.Time) {
 	c.charge = append(c.charge, r.Charge)
 	c.delay = append(c.delay, r.Delay.Milliseconds())
 	c.spend = append(c.spend, r.Spend.Milliseconds())
-	if r.AnsweredAt.IsZero() {
-		c.answered = append(c.answered, nil)
-	} else {
-		c.answered = append(c.answered, new(max(now.Sub(r.AnsweredAt), 0).Milliseconds()))
-	}
 	ref := d.Ref
 	c.hasRef = append(c.hasRef, r.Ref != nil)
 	if r.Ref != nil {
@@ -362,9 +384,5 @@ func (c *columns) unfinishedArgs(relay string) []any {
 	return append(c.common(), c.failed, c.delay, c.charge, c.spend, c.class, c.errText, c.body, relay)
 }
 
-func nullable(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
-}
+// nullable is null for what is not known.
+func nullable(s string) pgtype.Text { return pgtype.Text{String: s, Valid: s != ""} }

@@ -19,14 +19,14 @@ type scanned struct {
 func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
 	var c scanned
 	defer rows.Close()
+	var d claimedRow
+	var lastDue, leftDue, settled *time.Time
+	var lastSeq, leftSeq *int64
+	fields := append([]any{
+		&c.Seen, &c.Suspects, &c.superseding, &lastDue, &lastSeq, &leftDue, &leftSeq, &settled, &c.held,
+	}, d.fields()...)
 	for rows.Next() {
-		var d claimedRow
-		var lastDue, leftDue, settled *time.Time
-		var lastSeq, leftSeq *int64
-		err := rows.Scan(append([]any{
-			&c.Seen, &c.Suspects, &c.superseding, &lastDue, &lastSeq, &leftDue, &leftSeq, &settled, &c.held,
-		}, d.fields()...)...)
-		if err != nil {
+		if err := rows.Scan(fields...); err != nil {
 			return scanned{}, err
 		}
 		if settled != nil {
@@ -40,7 +40,7 @@ func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
 				c.next = earlier(c.next, Cursor{due: *leftDue, seq: *leftSeq})
 			}
 		}
-		if d.key != nil { // else nothing was claimed, and the row only carries what was seen
+		if d.key.Valid { // else nothing was claimed, and the row only carries what was seen
 			c.Deliveries = append(c.Deliveries, d.delivery(sync, token))
 		}
 	}
@@ -48,16 +48,17 @@ func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
 }
 
 // claimedRow are the claimedColumns of a row, all of them null where it is not
-// about a delivery.
+// about a delivery. One is used for row after row: nothing in it is allocated
+// but what the delivery keeps.
 type claimedRow struct {
-	key, id, class, sum, mapping *string
-	place, spent, seq            *int64
-	attempts, total, charged     *int
-	crashes, revision            *int
+	key, id, class, sum, mapping pgtype.Text
+	place, spent, seq            pgtype.Int8
+	attempts, total, charged     pgtype.Int4
+	crashes, revision            pgtype.Int4
 	body, payload, headers       []byte
-	typ, externalID, etag        *string
-	version, refVersion, refSeq  *int64
-	occurred                     *time.Time
+	typ, externalID, etag        pgtype.Text
+	version, refVersion, refSeq  pgtype.Int8
+	occurred                     pgtype.Timestamptz
 	tid                          pgtype.TID
 }
 
@@ -72,27 +73,29 @@ func (r *claimedRow) fields() []any {
 
 func (r *claimedRow) delivery(sync, token string) *Delivery {
 	d := &Delivery{
-		Sync: sync, Key: *r.key, Place: *r.place, Claim: token,
-		Attempts: *r.attempts, Total: *r.total, Charged: *r.charged, Spent: time.Duration(*r.spent) * time.Millisecond,
-		Crashes: *r.crashes, Revision: *r.revision, Class: text(r.class),
-		Body: r.body, BodySHA256: text(r.sum), MappingVersion: text(r.mapping),
-		Event: Event{ID: *r.id, Key: *r.key, Version: r.version, Payload: r.payload},
-		Ref:   Ref{ExternalID: text(r.externalID), ETag: text(r.etag), Version: r.refVersion, Known: r.refSeq != nil},
+		Sync: sync, Key: r.key.String, Place: r.place.Int64, Claim: token,
+		Attempts: int(r.attempts.Int32), Total: int(r.total.Int32), Charged: int(r.charged.Int32),
+		Spent:   time.Duration(r.spent.Int64) * time.Millisecond,
+		Crashes: int(r.crashes.Int32), Revision: int(r.revision.Int32), Class: r.class.String,
+		Body: r.body, BodySHA256: r.sum.String, MappingVersion: r.mapping.String,
+		Event: Event{ID: r.id.String, Key: r.key.String, Version: number(r.version), Payload: r.payload},
+		Ref:   Ref{ExternalID: r.externalID.String, ETag: r.etag.String, Version: number(r.refVersion), Known: r.refSeq.Valid},
 		tid:   r.tid,
 	}
-	if r.seq == nil {
+	if !r.seq.Valid {
 		d.Missing = true
 		return d
 	}
-	d.Event.Seq, d.Event.Type, d.Event.OccurredAt = *r.seq, *r.typ, *r.occurred
+	d.Event.Seq, d.Event.Type, d.Event.OccurredAt = r.seq.Int64, r.typ.String, r.occurred.Time
 	d.Event.Headers = readHeaders(r.headers)
 	return d
 }
-func text(s *string) string {
-	if s == nil {
-		return ""
+
+func number(n pgtype.Int8) *int64 {
+	if !n.Valid {
+		return nil
 	}
-	return *s
+	return &n.Int64
 }
 
 // readHeaders takes what is a string; other values, which only SQL writers can

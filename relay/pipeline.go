@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -25,10 +26,11 @@ type pipeline struct {
 
 	queue   chan work
 	results chan outbox.Result
+	piled   chan struct{} // so many results wait that a second recording pays
 	woken   chan struct{}
 
 	claiming    *step
-	recording   *step
+	recording   [2]*step
 	outstanding atomic.Int64 // claimed and not yet recorded
 	recorded    atomic.Int64 // ever
 	aloneFrom   time.Time    // before this, deliveries that killed a relay wait; the claimer's own
@@ -56,6 +58,7 @@ const (
 
 	maxPrefetchBytes = 8 << 20                // about the most payload claimed ahead; bounds memory where events are large
 	maxBatch         = 500                    // most results in one recording, and waiting for it
+	helpAt           = 200                    // results that wait when a second recording is begun beside the first
 	busyPoll         = 3 * time.Millisecond   // pause between polls while there is work
 	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
 	sweepEvery       = 200 * time.Millisecond // least pause between walks from the beginning
@@ -77,11 +80,14 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 		log:     r.log.With("sync", s.Name),
 		queue:   make(chan work, 2*(maxPrefetch+s.Concurrency)),
 		results: make(chan outbox.Result, maxBatch),
+		piled:   make(chan struct{}, 1),
 		woken:   make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 	}
 	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.longestAttempt())
-	p.recording = r.steps.add("recording for sync "+s.Name, recordBound)
+	for i := range p.recording {
+		p.recording[i] = r.steps.add(fmt.Sprintf("recording %d for sync %s", i+1, s.Name), recordBound)
+	}
 	if s.Rate > 0 {
 		p.rate = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate/10)))
 	}
@@ -354,7 +360,7 @@ func (p *pipeline) probe(ctx, attempts context.Context) error {
 			p.outstanding.Add(1)
 			result := p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: true})
 			p.probed(result)
-			p.results <- result
+			p.answered(result)
 			return nil
 		}
 	}
@@ -381,7 +387,7 @@ func (p *pipeline) sendAlone(ctx, attempts context.Context, suspects int) {
 			return
 		}
 		p.outstanding.Add(1)
-		p.results <- p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(p.relay.config.Lease)})
+		p.answered(p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(p.relay.config.Lease)}))
 	}
 }
 
@@ -425,14 +431,17 @@ func (c *pacer) room(p *pipeline) int {
 // is recorded or released.
 func (p *pipeline) send(attempts context.Context) {
 	var recording, sending sync.WaitGroup
-	recording.Go(func() {
-		_ = p.relay.supervise("record for sync "+p.sync.Name, func() error { p.recordLoop(attempts); return nil })
-	})
+	for i, doing := range p.recording {
+		recording.Go(func() {
+			_ = p.relay.supervise("record for sync "+p.sync.Name, func() error { p.recordLoop(attempts, doing, i > 0); return nil })
+		})
+	}
 	for range p.sync.Concurrency {
 		sending.Go(func() { p.sendLoop(attempts) })
 	}
 	sending.Wait()
 	close(p.results)
+	close(p.piled)
 	recording.Wait()
 	p.releaseQueue(context.WithoutCancel(attempts))
 }
@@ -442,7 +451,7 @@ func (p *pipeline) sendLoop(attempts context.Context) {
 	for {
 		select {
 		case w := <-p.queue:
-			p.results <- p.deliver(attempts, w, doing)
+			p.answered(p.deliver(attempts, w, doing))
 		case <-p.stop:
 			return
 		}

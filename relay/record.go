@@ -12,15 +12,19 @@ import (
 // aside and tried again without holding up the others, and so is a key that
 // could not be gone on with; while the database is away results wait here,
 // bounded by the claims outstanding.
-func (p *pipeline) recordLoop(attempts context.Context) {
+//
+// There are two: the second helps when results come faster than one recording
+// after the other can take them. Which of them takes a result makes no
+// difference: the next of its key is claimed only once it is recorded.
+func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool) {
 	var waiting []outbox.Result                                // to be recorded
 	var asleep []string                                        // keys whose next delivery is still to be woken
 	defer func() { p.outstanding.Add(int64(-len(waiting))) }() // not zero after a panic only: the leases end
-	defer p.recording.end()
+	defer doing.end()
 	open := true
 	pause := time.Duration(0)
 	for open || len(waiting) > 0 {
-		waiting, open = p.collect(waiting, open, pause)
+		waiting, open = p.collect(waiting, open, pause, helps)
 		if len(waiting) == 0 && len(asleep) == 0 {
 			continue
 		}
@@ -29,9 +33,9 @@ func (p *pipeline) recordLoop(attempts context.Context) {
 			return
 		}
 		var err error
-		p.recording.begin()
+		doing.begin()
 		waiting, asleep, err = p.record(context.WithoutCancel(attempts), waiting, asleep)
-		p.recording.end()
+		doing.end()
 		switch {
 		case err != nil:
 			p.relay.complain(context.WithoutCancel(attempts), "record deliveries", err, "sync", p.sync.Name)
@@ -49,12 +53,18 @@ func (p *pipeline) recordLoop(attempts context.Context) {
 	}
 }
 
-// collect adds what has come in. It waits for the first result, or for the
-// pause to pass when some are waiting already.
-func (p *pipeline) collect(waiting []outbox.Result, open bool, pause time.Duration) ([]outbox.Result, bool) {
+// collect adds what has come in. It waits for the first result, or who helps
+// for a pile of them, or for the pause to pass when some are waiting already.
+func (p *pipeline) collect(waiting []outbox.Result, open bool, pause time.Duration, helps bool) ([]outbox.Result, bool) {
 	if !open {
 		time.Sleep(pause)
 		return waiting, false
+	}
+	first, pile := p.results, p.piled
+	if helps {
+		first = nil
+	} else {
+		pile = nil
 	}
 	var passed <-chan time.Time // never, without a pause
 	if pause > 0 {
@@ -63,11 +73,12 @@ func (p *pipeline) collect(waiting []outbox.Result, open bool, pause time.Durati
 		passed = t.C
 	}
 	select {
-	case r, ok := <-p.results:
+	case r, ok := <-first:
 		if !ok {
 			return waiting, false
 		}
 		waiting = append(waiting, r)
+	case <-pile:
 	case <-passed:
 	}
 	for len(waiting) < maxBatch {
@@ -82,6 +93,17 @@ func (p *pipeline) collect(waiting []outbox.Result, open bool, pause time.Durati
 		}
 	}
 	return waiting, true
+}
+
+// answered hands a result to the recorders.
+func (p *pipeline) answered(r outbox.Result) {
+	p.results <- r
+	if len(p.results) >= helpAt {
+		select {
+		case p.piled <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // recordEach records results one by one, so that one which the database refuses
