@@ -59,7 +59,7 @@ const (
 	maxPrefetchBytes = 8 << 20                // about the most payload claimed ahead; bounds memory where events are large
 	maxBatch         = 500                    // most results in one recording, and waiting for it
 	helpAt           = 200                    // results that wait when a second recording is begun beside the first
-	busyPoll         = 3 * time.Millisecond   // pause between polls while there is work
+	busyPoll         = 2 * time.Millisecond   // pause between polls while there is work
 	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
 	sweepEvery       = 200 * time.Millisecond // least pause between walks from the beginning
 	tendEvery        = time.Second            // pause between housekeeping
@@ -142,6 +142,9 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 			pause = 0
 		case found == foundSome:
 			pause = min(busyPoll, p.relay.config.Poll)
+			if p.sync.Notify {
+				pause = min(5*busyPoll, p.relay.config.Poll) // writers say when there is more
+			}
 		case found == foundFull:
 			pause = p.relay.config.Poll // a recording wakes the loop, a rate limit does not
 			if p.rate != nil {

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"runtime"
 	"time"
 
 	"github.com/hms-mkt/lockstep/outbox"
@@ -78,6 +79,7 @@ func (p *pipeline) collect(waiting []outbox.Result, open bool, pause time.Durati
 			return waiting, false
 		}
 		waiting = append(waiting, r)
+		runtime.Gosched() // what was claimed together is often answered together
 	case <-pile:
 	case <-passed:
 	}

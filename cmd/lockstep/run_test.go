@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -319,4 +320,16 @@ func TestHealthcheckFindsTheRelayByItsConfiguration(t *testing.T) {
 		t.Error(err)
 	}
 	w.run("healthcheck").wants(t, exitFailed, "no relay answers")
+}
+
+func TestCollectorIsCalmUnlessToldOtherwise(t *testing.T) {
+	before := debug.SetGCPercent(100)
+	t.Cleanup(func() { debug.SetGCPercent(before) })
+	for said, want := range map[int]int{100: 200, 50: 50, 400: 400, -1: -1} {
+		debug.SetGCPercent(said)
+		calmCollector()
+		if got := debug.SetGCPercent(100); got != want {
+			t.Errorf("said %d: it is %d, want %d", said, got, want)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -99,6 +100,7 @@ const allRecorded = `SELECT NOT EXISTS (SELECT FROM outbox.delivery)`
 // relayChild is a relay as a process. Its adapter does nothing, or posts to a
 // sink.
 func relayChild(ctx context.Context, c childConfig, r *reporter) error {
+	debug.SetGCPercent(200) // as lockstep run does
 	store, err := outbox.Open(ctx, c.URL, outbox.Options{Name: c.Name})
 	if err != nil {
 		return err
