@@ -237,9 +237,11 @@ func TestDiscardOfTheThirdDoesNotKeepTheSecondAsleep(t *testing.T) {
 	i.expect("claimed", "sending queued queued")
 	i.operator.do("BEGIN")
 	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[2]) // holds the second, shared
-	i.finishesAndSleeps(first)
+	if !record(t, i.relay, delivered(first)) {
+		t.Error("the recording waited for a discard of another row")
+	}
+	i.expect("promoted beside the open discard", "pending queued")
 	i.operator.do("COMMIT")
-	i.wakes()
 	i.drains(i.e[:2]...)
 }
 
@@ -432,9 +434,11 @@ func TestParkingBehindAParkedRowBesideTheFinishOfTheFirst(t *testing.T) {
 	parker := connect(t, i.url)
 	parker.do("BEGIN")
 	parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR KEY SHARE", i.e[1])
-	i.finishesAndSleeps(first)
+	if !record(t, i.relay, delivered(first)) {
+		t.Error("not recorded beside a parking further behind")
+	}
+	i.expect("the second is awake without the net", "pending")
 	parker.do("COMMIT")
-	i.wakes()
 	i.drains(i.e...)
 }
 

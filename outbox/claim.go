@@ -41,7 +41,7 @@ type ClaimRequest struct {
 	Lease  time.Duration // how long the claims hold
 	Solo   bool          // claim one delivery during which a relay died, and nothing else
 	Probe  bool          // claim in spite of an auth or breaker hold
-	Keys   []string      // of ClaimNext: those whose first delivery is claimed, or woken; of Record: further ones
+	Keys   []string      // to go on with: their first deliveries are claimed, or woken beyond the budget; not for Claim
 }
 
 // Claims is the answer to a [ClaimRequest].
@@ -53,6 +53,7 @@ type Claims struct {
 	Settled    Cursor   // a second ago: what is due earlier has committed, but for long transactions
 	Hold       *Hold    // strongest hold in force; then nothing was read
 	Asleep     []string // keys with a parked first delivery that could not be woken yet, to be given again
+	Woken      bool     // some of the keys were woken and not claimed: a walk finds them now
 }
 
 // holdsInForce are those that keep a claim from being made: an operator's and a
@@ -246,6 +247,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 		}
 		more, err := s.ClaimNext(ctx, ClaimRequest{Sync: r.Sync, Lease: r.Lease, Budget: r.Budget - len(c.Deliveries), Keys: c.superseding})
 		c.Deliveries = append(c.Deliveries, more.Deliveries...)
+		c.Asleep = more.Asleep
 		return c.Claims, s.judge(ctx, err)
 	}
 	return c.Claims, nil
@@ -289,7 +291,8 @@ SELECT g.sync, g.event_id, e.type, g.key, e.version, g.total_attempts, 'supersed
 
 // recheckParked wakes parked rows that have nothing in front. There are none
 // unless an operator's transaction held the row while the one before it was
-// finished, or looked through an old snapshot.
+// discarded, or looked through an old snapshot, or a relay died before it could
+// wake the row.
 //
 // It also makes due what was created in the future, or is pending and not due:
 // the database's clock was set back since, and the row would wait until it has

@@ -320,8 +320,8 @@ func TestFinishPromotesTheNext(t *testing.T) {
 		d.emit("H-1", n)
 	}
 	head := d.claim(d.a, time.Minute)
-	if r := d.record(d.a, outbox.Delivered, head...); r.Err != nil || !r.Done[0] {
-		t.Fatal(r)
+	if r := d.record(d.a, outbox.Delivered, head...); r.Err != nil || !r.Done[0] || !r.Claims.Woken || r.Claims.Asleep != nil {
+		t.Fatalf("%+v, want it done, and the next woken for whoever claims it", r)
 	}
 	if got := d.text(`SELECT string_agg(state, ' ' ORDER BY event_seq) FROM outbox.delivery`); got != "pending queued" {
 		t.Errorf("states: %s, want pending queued", got)

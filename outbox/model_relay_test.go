@@ -292,8 +292,8 @@ func (m *model) sleep(t *rapid.T, by *relay, sync string, asleep []string) {
 	by.asleep[sync] = slices.Compact(asleep)
 	for _, key := range by.asleep[sync] {
 		l := line{sync, key}
-		if first := m.of(l)[0]; first.free() {
-			t.Fatalf("%s could not be gone on with, and nobody holds %s", l, first)
+		if first := m.of(l)[0]; !first.locked {
+			t.Fatalf("%s could not be gone on with, and nobody has locked %s", l, first)
 		}
 		m.owed[l] = true
 	}

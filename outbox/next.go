@@ -13,9 +13,9 @@ import (
 // after the recording, in its transaction: it sees what was parked meanwhile.
 //
 // Keys with an open replay are left to the walk, which takes care that nothing is
-// under way behind the first. Asleep are keys whose first is parked and locked by
-// somebody else, or failed and to be superseded: they are to be given again. A row
-// that is due needs no more care, since the walk finds it.
+// under way behind the first. Asleep are keys whose first is parked and locked
+// against changes, or failed and to be superseded: they are to be given again. A
+// row that is due needs no more care, since the walk finds it.
 const claimNext = `-- lockstep: claim next of key
 WITH next AS MATERIALIZED (
     SELECT k.key, k.n, f.tid, f.state
@@ -32,18 +32,24 @@ WITH next AS MATERIALIZED (
            AND EXISTS (SELECT FROM outbox.delivery AS b
                         WHERE b.sync = $1 AND b.key = k.key AND b.state <> 'failed')
 ), free AS MATERIALIZED (
-    SELECT d.tid, d.state,
-           n.n <= $7 AND d.crashes = 0
+    SELECT coalesce(c.tid, w.tid) AS tid, n.state,
+           c.tid IS NOT NULL AND n.n <= $7 AND c.crashes = 0
            AND NOT EXISTS (SELECT` + holdsInForce + `)
            AND NOT EXISTS (SELECT FROM outbox.delivery AS r
                             WHERE r.sync = $1 AND r.key = n.key AND r.revision > 1
                            OFFSET 0) AS claims
       FROM next AS n
-     CROSS JOIN LATERAL (
-           SELECT d.ctid AS tid, d.state, d.crashes
+      LEFT JOIN LATERAL (
+           SELECT d.ctid AS tid, d.crashes
              FROM outbox.delivery AS d
-            WHERE d.ctid = n.tid AND d.state IN ('pending', 'queued')
-              FOR UPDATE SKIP LOCKED) AS d
+            WHERE d.ctid = n.tid AND d.state = n.state AND d.state IN ('pending', 'queued')
+              FOR UPDATE SKIP LOCKED) AS c ON true
+      LEFT JOIN LATERAL ( -- who parks or discards the one behind it may keep it from being claimed, not from being woken
+           SELECT d.ctid AS tid
+             FROM outbox.delivery AS d
+            WHERE c.tid IS NULL AND d.ctid = n.tid AND d.state = n.state AND d.state = 'queued'
+              FOR NO KEY UPDATE SKIP LOCKED) AS w ON true
+     WHERE c.tid IS NOT NULL OR w.tid IS NOT NULL
 ), moved AS (
     UPDATE outbox.delivery AS d
        SET state = CASE WHEN f.claims THEN 'sending' ELSE 'pending' END,
@@ -56,8 +62,8 @@ WITH next AS MATERIALIZED (
      WHERE d.ctid = f.tid AND (f.claims OR f.state = 'queued')
     RETURNING d.*, d.ctid AS tid
 )
-SELECT a.asleep, ` + claimedColumns + `
-  FROM (SELECT array_agg(n.key) AS asleep
+SELECT a.asleep, a.woken, ` + claimedColumns + `
+  FROM (SELECT array_agg(n.key) AS asleep, EXISTS (SELECT FROM moved WHERE claim IS NULL) AS woken
           FROM next AS n
          WHERE n.state <> 'pending' AND n.key NOT IN (SELECT key FROM moved)) AS a
   LEFT JOIN moved AS c ON c.claim IS NOT NULL` + claimedTables
@@ -85,7 +91,7 @@ func scanNext(rows pgx.Rows, sync, token string) (Claims, error) {
 	var c Claims
 	defer rows.Close()
 	var d claimedRow
-	fields := append([]any{&c.Asleep}, d.fields()...)
+	fields := append([]any{&c.Asleep, &c.Woken}, d.fields()...)
 	for rows.Next() {
 		if err := rows.Scan(fields...); err != nil {
 			return Claims{}, err

@@ -172,6 +172,9 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	r := Recorded{Done: make([]bool, len(results)), Lost: make([]bool, len(results))}
+	if len(results) == 0 && len(next.Keys) == 0 {
+		return r
+	}
 	token := uuid.New()
 	done, claims, err := s.recordBatch(ctx, results, next, token)
 	if err != nil {
@@ -193,7 +196,8 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 
 func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimRequest, token uuid.UUID) (map[int]bool, Claims, error) {
 	var finished, unfinished columns
-	keys, failedKeys := slices.Clone(next.Keys), slices.Clone(next.Keys)
+	var keys []string
+	failedKeys := slices.Clone(next.Keys) // superseded, perhaps
 	finished.grow(len(results))
 	now := time.Now()
 	for i := range results {
@@ -205,7 +209,7 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 		unfinished.add(i, &results[i], now)
 		if results[i].Failed {
 			failedKeys = append(failedKeys, results[i].Delivery.Key)
-			keys = append(keys, results[i].Delivery.Key) // superseded, perhaps
+			keys = append(keys, results[i].Delivery.Key)
 		}
 	}
 	done := make(map[int]bool, len(results))
@@ -231,7 +235,7 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 		batch.Queue(supersedeFailed, next.Sync, failedKeys, s.relay)
 	}
 	var claims Claims
-	if len(keys) > 0 {
+	if keys = append(keys, next.Keys...); len(keys) > 0 { // the budget is for the finished ones first
 		next.Keys = keys
 		batch.Queue(claimNext, s.nextArgs(next, token)...).Query(func(rows pgx.Rows) (err error) {
 			claims, err = scanNext(rows, next.Sync, token.String())

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -630,9 +631,7 @@ func TestFreshEventOvertakesTheParkingOfOldOnes(t *testing.T) {
 		unparked <- query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key = 'failed' AND state = 'pending'`)
 		return accepts(ctx, m, nth)
 	})
-	first := w.start("register", sync1(c))
-	w.eventually("registered", func() bool { return query[int](w, `SELECT count(*) FROM outbox.sync WHERE backfill_seq IS NULL`) == 1 })
-	_ = first.stop()
+	w.registered(sync1(c))
 	w.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'failed', '{}')`)
 	w.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent'`)
 	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'failed', '{}' FROM generate_series(1, $1)`, old)
@@ -645,5 +644,62 @@ func TestFreshEventOvertakesTheParkingOfOldOnes(t *testing.T) {
 		t.Errorf("the fresh event was sent once all %d old ones were parked", old)
 	} else {
 		t.Logf("sent while %d of %d were not parked yet", left, old)
+	}
+}
+
+// aged makes what waits older: a walk that is less than a second behind is not
+// late.
+const aged = `UPDATE outbox.delivery SET due_at = due_at - interval '1 minute' WHERE state = 'pending'`
+
+// Fresh events that take all that a slow receiver can do do not keep old ones
+// from being looked at.
+func TestOldEventIsNotStarvedByFreshOnes(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error) {
+		time.Sleep(500 * time.Millisecond) // the receiver's work
+		return accepts(ctx, m, nth)
+	})
+	config := sync1(c, func(s *relay.Sync) { s.Concurrency = 4 })
+	w.registered(config)
+	w.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'failed', '{}')`)
+	w.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent'`)
+	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'failed', '{}' FROM generate_series(1, 60000)`)
+	old := w.emit("old", map[string]int{"n": 1})
+	w.exec(aged)
+	w.start("relay-1", config)
+	w.eventually("parking has begun", func() bool {
+		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.delivery WHERE state = 'queued')`)
+	})
+	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'fresh-' || n, '{}' FROM generate_series(1, 5000) AS n`)
+	w.eventually("the old event is sent beside the fresh ones", func() bool {
+		return slices.ContainsFunc(c.got(), func(m adapters.Message) bool { return m.ID == old })
+	})
+}
+
+// A healthy backlog goes by age, however many events a key has in a row.
+func TestFreshEventDoesNotOvertakeAHealthyBacklog(t *testing.T) {
+	const keys, perKey = 600, 10
+	w := newWorld(t)
+	c := newCourt(func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error) {
+		time.Sleep(time.Millisecond) // the receiver's work
+		return accepts(ctx, m, nth)
+	})
+	config := sync1(c, func(s *relay.Sync) { s.Concurrency = 4 })
+	w.registered(config)
+	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'k' || n / $1, '{}' FROM generate_series(0, $2 - 1) AS n`, perKey, keys*perKey)
+	w.exec(aged)
+	w.start("relay-1", config)
+	w.eventually("the backlog flows", func() bool { return len(c.got()) > 10 })
+	w.emit("fresh", map[string]int{"n": 1})
+	w.drained()
+	seen := map[string]bool{}
+	for _, m := range c.got() {
+		if m.Key == "fresh" {
+			break
+		}
+		seen[m.Key] = true
+	}
+	if len(seen) < keys {
+		t.Errorf("the fresh event was sent when %d of %d older keys had their first", len(seen), keys)
 	}
 }

@@ -24,10 +24,9 @@
 //
 // Per sync and key at most one delivery is in flight, and the next is sent
 // only after the one before is recorded as finished; who recorded that claims
-// it at once, or wakes it. A claim ends by itself
-// after the lease; every write carries the claim's token, so a relay that was
-// away too long changes nothing.
+// it at once, or wakes it. A claim ends by itself after the lease; every write
+// carries the claim's token, so a relay that was away too long changes nothing.
 //
-// Each sync has a pipeline of its own: one goroutine claims, some send, one
-// records. A court that hangs holds only its own senders.
+// Each sync has a pipeline of its own: one goroutine claims, some send, two
+// record. A court that hangs holds only its own senders.
 package relay

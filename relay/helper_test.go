@@ -133,6 +133,18 @@ func (w *world) start(name string, config relay.Config) *running {
 	return run
 }
 
+// registered registers the syncs, with no relay running afterwards.
+func (w *world) registered(config relay.Config) {
+	w.t.Helper()
+	r := w.start("register", config)
+	w.eventually("registered", func() bool {
+		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.sync) AND NOT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NOT NULL)`)
+	})
+	if err := r.stop(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 type testWriter struct{ testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {

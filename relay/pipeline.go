@@ -13,7 +13,7 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// pipeline carries one sync: a goroutine claims, some send, one records.
+// pipeline carries one sync: a goroutine claims, some send, two record.
 type pipeline struct {
 	relay  *Relay
 	sync   Sync
@@ -37,10 +37,11 @@ type pipeline struct {
 	payload     atomic.Int64 // bytes of a payload, on average lately
 	hold        atomic.Pointer[outbox.Hold]
 	heldAt      atomic.Int64 // sinceBegan; claims asked for earlier know nothing of the hold set here
+	asleep      sleepers
 	delivered   atomic.Int64 // sinceBegan of the last success not yet noted in the database
 	probes      atomic.Int64 // of the hold, by all relays, when this one probed last
 	draining    atomic.Bool
-	full        atomic.Bool   // the claimer waits for room
+	full        atomic.Bool   // the claimer counts the room, or waits for it
 	stop        chan struct{} // closed when draining begins
 }
 
@@ -59,6 +60,7 @@ const (
 	maxPrefetchBytes = 8 << 20                // about the most payload claimed ahead; bounds memory where events are large
 	maxBatch         = 500                    // most results in one recording, and waiting for it
 	helpAt           = 200                    // results that wait when a second recording is begun beside the first
+	mostPatience     = 20 * time.Millisecond  // for how long a claim waits until it is worth its while
 	busyPoll         = 2 * time.Millisecond   // pause between polls while there is work
 	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
 	sweepEvery       = 200 * time.Millisecond // least pause between walks from the beginning
@@ -117,12 +119,13 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 	defer p.claiming.end()
 	for ctx.Err() == nil {
 		p.claiming.begin()
-		found, err := p.claim(ctx, attempts, &walk, pace.room(p))
+		p.full.Store(true) // before the room is counted: a recording in between must not go unnoticed
+		found, err := p.claim(ctx, attempts, &walk, pace.room(p, walk.asked))
 		if err == nil && walk.lags() {
-			err = p.claimFresh(ctx, attempts, &walk, &fresh, pace.room(p))
+			err = p.claimFresh(ctx, attempts, &walk, &fresh, (pace.room(p, fresh.asked)+1)/2)
 		}
 		if err == nil && time.Since(lastSweep) > max(sweepEvery, 10*sweep.took) {
-			err = p.sweep(ctx, attempts, &sweep, &walk, pace.room(p))
+			err = p.sweep(ctx, attempts, &sweep, &walk, pace.room(p, sweep.asked))
 			lastSweep = time.Now()
 		}
 		if err == nil && time.Since(lastTend) > tendEvery {
@@ -133,6 +136,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 			err = p.relay.store.NoteDelivery(ctx, p.sync.Name, began.Add(time.Duration(p.delivered.Swap(0))))
 			lastNote = time.Now()
 		}
+		p.full.Store(err == nil && found == foundFull)
 		p.claiming.end()
 		switch {
 		case err != nil:
@@ -146,7 +150,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 				pause = min(5*busyPoll, p.relay.config.Poll) // writers say when there is more
 			}
 		case found == foundFull:
-			pause = p.relay.config.Poll // a recording wakes the loop, a rate limit does not
+			pause = max(p.relay.config.Poll-time.Since(walk.asked), time.Millisecond) // a recording wakes the loop, a rate limit does not
 			if p.rate != nil {
 				pause = min(pause, 4*busyPoll)
 			}
@@ -172,7 +176,7 @@ type claimWalk struct {
 	asked   time.Time // when the database was asked last
 	took    time.Duration
 	page    int           // rows to look at; grows where most of them wait behind others
-	starved bool          // the last page gave less than there was room for, and more is to be looked at
+	starved bool          // the last page brought hardly any, and more is to be looked at
 	settled outbox.Cursor // the time before which all have committed, mostly, when the database was asked last
 }
 
@@ -192,18 +196,19 @@ const (
 // claim asks for up to room deliveries from the walk's cursor on and hands them
 // to the senders.
 func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) (findings, error) {
-	p.full.Store(room == 0)
-	if room == 0 && time.Since(w.asked) < p.relay.config.Poll {
+	parks := room == 0 && w.lags() // it goes on putting aside what waits behind others
+	if room == 0 && !parks && time.Since(w.asked) < p.relay.config.Poll {
 		return foundFull, nil
 	}
-	w.asked = time.Now()
-	if room == 0 {
-		w.page = 0 // only the hold is looked at
-	} else {
-		w.page = min(max(w.page, room), maxPage)
+	w.asked, w.starved = time.Now(), false
+	page := 0 // only the hold is looked at
+	if room > 0 || parks {
+		page = min(max(w.page, room), maxPage)
+		w.page = page
 	}
+	before := w.cursor
 	request := outbox.ClaimRequest{
-		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: w.page, Lease: p.relay.config.Lease,
+		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: page, Lease: p.relay.config.Lease,
 	}
 	// A stop must not lose the answer: what was claimed is then released.
 	claims, err := p.relay.store.Claim(attempts, request)
@@ -228,13 +233,17 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 		p.sendAlone(ctx, attempts, claims.Suspects)
 		p.aloneFrom = time.Now().Add(4 * time.Since(began)) // the other deliveries have their turn
 	}
-	w.settled, w.starved = claims.Settled, room > 0 && claims.Seen >= request.Page && len(claims.Deliveries) < room
+	w.settled = claims.Settled
+	w.starved = page >= 100 && claims.Seen >= page && len(claims.Deliveries) <= page/100
 	switch {
+	case parks && w.starved && before.Before(w.cursor):
+		return foundMore, nil
 	case room == 0:
+		w.starved = false // there is one to claim, or nothing more to put aside
 		return foundFull, nil
-	case claims.Seen >= request.Page:
-		if w.page = 0; len(claims.Deliveries) < room {
-			w.page = 4 * request.Page
+	case claims.Seen >= page:
+		if w.page = 4 * page; len(claims.Deliveries) == room {
+			w.page, w.starved = 0, false
 		}
 		return foundMore, nil
 	case len(claims.Deliveries) > 0:
@@ -243,9 +252,9 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	return foundNone, nil
 }
 
-// claimFresh looks for what came lately, in the room that the main walk leaves
-// while it parks old deliveries: a million of them behind failed ones must not
-// keep fresh ones of other keys waiting. Everything else goes by age.
+// claimFresh looks for what came lately, in half the room that the main walk
+// leaves while it puts old deliveries aside: a million of them behind failed ones
+// must not keep fresh ones of other keys waiting. Everything else goes by age.
 func (p *pipeline) claimFresh(ctx, attempts context.Context, main, fresh *claimWalk, room int) error {
 	if room == 0 {
 		return nil
@@ -406,7 +415,9 @@ type pacer struct {
 	ahead    float64
 }
 
-func (c *pacer) room(p *pipeline) int {
+// room is for how many more deliveries there is room now. asked is when the walk
+// that asks for it looked last.
+func (c *pacer) room(p *pipeline, asked time.Time) int {
 	now, recorded := time.Now(), p.recorded.Load()
 	if passed := now.Sub(c.at); passed > 20*time.Millisecond {
 		c.ahead = float64(recorded-c.recorded) * float64(prefetchFor) / float64(passed)
@@ -421,7 +432,7 @@ func (c *pacer) room(p *pipeline) int {
 		ahead = 0 // starting again after a hold
 	}
 	room := limit + ahead - int(p.outstanding.Load())
-	if room < (limit+ahead)/4 && len(p.queue) > 0 {
+	if room < (limit+ahead)/4 && len(p.queue) > 0 && time.Since(asked) < mostPatience {
 		room = 0 // a claim costs more than its rows: no small ones while there is work
 	}
 	if p.rate != nil {
@@ -447,6 +458,7 @@ func (p *pipeline) send(attempts context.Context) {
 	close(p.piled)
 	recording.Wait()
 	p.releaseQueue(context.WithoutCancel(attempts))
+	p.wakeAsleep(context.WithoutCancel(attempts))
 }
 
 func (p *pipeline) sendLoop(attempts context.Context) {
@@ -480,7 +492,7 @@ func (p *pipeline) releaseQueue(ctx context.Context) {
 	// Left to themselves they would wait for their lease and then go one by one, as if the relay had died.
 	for until := time.Now().Add(lastWords); len(unsent) > 0 && time.Now().Before(until); {
 		var err error
-		if unsent, _, err = p.record(ctx, unsent, nil); err != nil {
+		if unsent, err = p.record(ctx, unsent); err != nil {
 			p.relay.complain(ctx, "release deliveries", err, "sync", p.sync.Name)
 			sleep(ctx, 100*time.Millisecond)
 		}

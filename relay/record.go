@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/hms-mkt/lockstep/outbox"
@@ -10,23 +11,24 @@ import (
 
 // recordLoop records results as they come: whatever has come together since
 // the last recording goes in one. A row that somebody else keeps locked is set
-// aside and tried again without holding up the others, and so is a key that
-// could not be gone on with; while the database is away results wait here,
-// bounded by the claims outstanding.
+// aside and tried again without holding up the others; while the database is
+// away results wait here, bounded by the claims outstanding.
 //
 // There are two: the second helps when results come faster than one recording
 // after the other can take them. Which of them takes a result makes no
 // difference: the next of its key is claimed only once it is recorded.
 func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool) {
 	var waiting []outbox.Result                                // to be recorded
-	var asleep []string                                        // keys whose next delivery is still to be woken
 	defer func() { p.outstanding.Add(int64(-len(waiting))) }() // not zero after a panic only: the leases end
 	defer doing.end()
 	open := true
 	pause := time.Duration(0)
 	for open || len(waiting) > 0 {
+		if pause == 0 && !helps && p.asleep.any() {
+			pause = wakeEvery
+		}
 		waiting, open = p.collect(waiting, open, pause, helps)
-		if len(waiting) == 0 && len(asleep) == 0 {
+		if len(waiting) == 0 && !p.asleep.due() {
 			continue
 		}
 		if p.relay.cut.Load() && pause > 0 && !open {
@@ -35,7 +37,7 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 		}
 		var err error
 		doing.begin()
-		waiting, asleep, err = p.record(context.WithoutCancel(attempts), waiting, asleep)
+		waiting, err = p.record(context.WithoutCancel(attempts), waiting)
 		doing.end()
 		switch {
 		case err != nil:
@@ -46,10 +48,77 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 			pause = min(max(2*pause, 50*time.Millisecond), time.Second)
 		case len(waiting) > 0:
 			pause = 20 * time.Millisecond // locked by somebody
-		case len(asleep) > 0:
-			pause = min(max(2*pause, 20*time.Millisecond), 200*time.Millisecond)
 		default:
 			pause = 0
+		}
+	}
+}
+
+// sleepers are keys whose next delivery is parked and could not be woken when
+// the one before it was recorded, since somebody held it. Some are tried again
+// with a recording, or without one, at every wakeEvery; beyond mostAsleep they
+// are left to the slow check. They are safe for concurrent use.
+type sleepers struct {
+	mu    sync.Mutex
+	keys  map[string]bool
+	tried time.Time
+}
+
+const (
+	wakeEvery  = 20 * time.Millisecond
+	mostAsleep = 20 * maxBatch
+)
+
+func (s *sleepers) any() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.keys) > 0
+}
+
+func (s *sleepers) due() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.keys) > 0 && time.Since(s.tried) >= wakeEvery
+}
+
+// take hands out some of those that are due.
+func (s *sleepers) take() []string {
+	if !s.due() {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tried = time.Now()
+	var some []string
+	for key := range s.keys {
+		if len(some) == maxBatch {
+			break
+		}
+		some = append(some, key)
+		delete(s.keys, key)
+	}
+	return some
+}
+
+func (s *sleepers) add(keys []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.keys == nil {
+		s.keys = map[string]bool{}
+	}
+	for _, key := range keys {
+		if len(s.keys) < mostAsleep {
+			s.keys[key] = true
+		}
+	}
+}
+
+// wakeAsleep tries for a second, at a stop, what the slow check would have to
+// find else.
+func (p *pipeline) wakeAsleep(ctx context.Context) {
+	for until := time.Now().Add(time.Second); p.asleep.any() && time.Now().Before(until) && !p.relay.cut.Load(); time.Sleep(wakeEvery) {
+		if _, err := p.record(ctx, nil); err != nil {
+			return
 		}
 	}
 }
@@ -112,7 +181,7 @@ func (p *pipeline) answered(r outbox.Result) {
 // does not keep the others.
 func (p *pipeline) recordEach(ctx context.Context, results []outbox.Result) (left []outbox.Result) {
 	for _, r := range results {
-		still, _, err := p.record(ctx, []outbox.Result{r}, nil)
+		still, err := p.record(ctx, []outbox.Result{r})
 		if err != nil {
 			p.log.ErrorContext(ctx, "the database refuses a result", "event", r.Delivery.Event.ID, "key", r.Delivery.Key, "error", err)
 		}
@@ -121,16 +190,17 @@ func (p *pipeline) recordEach(ctx context.Context, results []outbox.Result) (lef
 	return left
 }
 
-// record writes results down and hands on what comes next for their keys and for
-// those that slept. It returns what is still to be recorded, and who still sleeps.
-func (p *pipeline) record(ctx context.Context, results []outbox.Result, asleep []string) (left []outbox.Result, still []string, err error) {
-	next := outbox.ClaimRequest{Sync: p.sync.Name, Lease: p.relay.config.Lease, Keys: asleep}
+// record writes results down, hands on what comes next for their keys and wakes
+// what slept. It returns what is still to be recorded.
+func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []outbox.Result, err error) {
+	next := outbox.ClaimRequest{Sync: p.sync.Name, Lease: p.relay.config.Lease, Keys: p.asleep.take()}
 	if !p.draining.Load() && p.hold.Load() == nil && p.rate == nil {
-		next.Budget = len(results) + len(asleep)
+		next.Budget = len(results) // no more than leave: the queue has room for what the budget of claims allows
 	}
 	started := time.Now()
 	answer := p.relay.store.Record(ctx, results, next)
 	p.accept(answer.Claims, started, false)
+	p.asleep.add(answer.Claims.Asleep)
 	finished := 0
 	for i := range results {
 		switch {
@@ -150,8 +220,8 @@ func (p *pipeline) record(ctx context.Context, results []outbox.Result, asleep [
 	}
 	p.outstanding.Add(int64(-finished))
 	p.recorded.Add(int64(finished))
-	if finished > 0 && p.full.Load() {
+	if answer.Claims.Woken || finished > 0 && p.full.Load() {
 		p.wake()
 	}
-	return left, answer.Claims.Asleep, answer.Err
+	return left, answer.Err
 }

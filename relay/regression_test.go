@@ -255,3 +255,28 @@ COMMIT`)
 		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE key = 'z'`) == 2
 	})
 }
+
+// More keys sleep than the queue of claims has places, and wake at the same
+// moment.
+func TestManyKeysThatSleptWakeTogether(t *testing.T) {
+	const keys = 8000
+	w := newWorld(t)
+	w.registered(sync1(newCourt(accepts)))
+	w.exec(`BEGIN;
+INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'k' || n % 8000, '{}' FROM generate_series(1, 16000) AS n;
+UPDATE outbox.delivery SET state = 'queued', due_at = 'infinity' WHERE event_seq > (SELECT min(seq) + 7999 FROM outbox.event);
+COMMIT`)
+	holder, err := w.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := holder.Exec(t.Context(), `SELECT FROM outbox.delivery WHERE state = 'queued' FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	w.start("relay-1", sync1(newCourt(accepts)))
+	w.eventually("the first of each key is recorded", func() bool { return query[int](w, `SELECT count(*) FROM outbox.delivery_log`) == keys })
+	if err := holder.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.drained()
+}

@@ -321,36 +321,33 @@ CREATE TRIGGER fan_out AFTER INSERT ON outbox.event
     FOR EACH STATEMENT EXECUTE FUNCTION outbox.fan_out();
 
 -- Promotion ------------------------------------------------------------------
--- Whoever removes a delivery, the next one of its key can go. A relay removes what it was sending, and goes on
--- with the key itself; what a person discards, or a newer event supersedes, is seen to here, in a statement of its
--- own, which sees what was parked meanwhile. Who holds the row only so that it stays, to park or discard the one
--- behind it, is no hindrance. Who holds it more strongly is waited for, but not for long: a claim lets go at once,
--- an operator's transaction may not, and then the relay's slow check finds the row.
+-- Whoever removes a delivery, the next one of its key can go. A relay goes on with the keys of what it finished or
+-- superseded itself, in the transaction of the recording; this is for what people discard. It runs in a statement of
+-- its own, so it sees what was parked meanwhile. Who holds the row only so that it stays, to park or discard the one
+-- behind it, is no hindrance. Who holds it more strongly is waited for, but not for long: a claim lets go at once, an
+-- operator's transaction may not, and then the relay's slow check finds the row.
 -- Where failed ones are superseded, the one behind a failed one is woken too: claiming it makes way.
 -- +goose StatementBegin
-CREATE FUNCTION outbox.promote_next() RETURNS trigger
+CREATE FUNCTION outbox.promote_next(sync text, key text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+#variable_conflict use_column
 BEGIN
     UPDATE outbox.delivery AS d
        SET state = 'pending', due_at = clock_timestamp()
       FROM (SELECT first.event_seq, first.state
               FROM outbox.sync AS s
               JOIN outbox.delivery AS first ON first.sync = s.name
-             WHERE s.name = OLD.sync AND first.key = OLD.key
+             WHERE s.name = promote_next.sync AND first.key = promote_next.key
                AND NOT (first.state = 'failed' AND s.on_failed = 'supersede')
              ORDER BY first.event_seq
              LIMIT 1) AS next
-     WHERE next.state = 'queued' AND d.sync = OLD.sync AND d.key = OLD.key AND d.event_seq = next.event_seq AND d.state = 'queued';
-    RETURN NULL;
+     WHERE next.state = 'queued' AND d.sync = promote_next.sync AND d.key = promote_next.key
+       AND d.event_seq = next.event_seq AND d.state = 'queued';
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-    RETURN NULL; -- left to the slow check
+    NULL; -- left to the slow check
 END
 $$;
 -- +goose StatementEnd
-CREATE TRIGGER promote_next AFTER DELETE ON outbox.delivery
-    FOR EACH ROW
-    WHEN (OLD.state <> 'sending')
-    EXECUTE FUNCTION outbox.promote_next();
 
 -- Writers' function ----------------------------------------------------------
 -- +goose StatementBegin
@@ -558,6 +555,7 @@ BEGIN
         FOR UPDATE SKIP LOCKED;
     PERFORM outbox.log_action(d, 'discarded', outbox.check_reason(discard.reason));
     DELETE FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq;
+    PERFORM outbox.promote_next(d.sync, d.key);
 END
 $$;
 -- +goose StatementEnd

@@ -199,16 +199,14 @@ var mutants = []mutant{
 	},
 	{
 		"a discard that does not wake the next of its key",
-		[]edit{{file: schema, old: `CREATE TRIGGER promote_next AFTER DELETE ON outbox.delivery
-    FOR EACH ROW
-    WHEN (OLD.state <> 'sending')
-    EXECUTE FUNCTION outbox.promote_next();
+		[]edit{{file: schema, old: `    PERFORM outbox.promote_next(d.sync, d.key);
 `}},
 		migrations, "TestSupersedeAfterADiscardOfTheNewerRow",
 	},
 	{
 		"a parked row that somebody holds is forgotten",
-		[]edit{{file: recorder, old: `Keys: asleep}`, new: `Keys: nil}`}},
+		[]edit{{file: recorder, old: `	p.asleep.add(answer.Claims.Asleep)
+`}},
 		relay, "TestKeyIsGoneOnWithOnceNobodyHoldsItsNext",
 	},
 	{
