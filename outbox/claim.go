@@ -227,7 +227,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	if err != nil {
 		return Claims{}, s.judge(ctx, err)
 	}
-	c, err := scanClaims(rows, r.Sync, token.String(), r.Page)
+	c, err := scanClaims(rows, r.Sync, token, r.Page)
 	if err != nil {
 		return Claims{}, s.judge(ctx, err)
 	}

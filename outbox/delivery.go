@@ -28,7 +28,8 @@ type Delivery struct {
 
 	Ref Ref
 
-	tid pgtype.TID // where the row stood last; a hint
+	tid   pgtype.TID // where the row stood last; a hint
+	token pgtype.UUID
 }
 
 // Ref is what the external system answered last for a key.

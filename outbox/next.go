@@ -79,7 +79,7 @@ func (s *Store) ClaimNext(ctx context.Context, r ClaimRequest) (Claims, error) {
 	if err != nil {
 		return Claims{}, s.judge(ctx, err)
 	}
-	c, err := scanNext(rows, r.Sync, token.String())
+	c, err := scanNext(rows, r.Sync, token)
 	return c, s.judge(ctx, err)
 }
 
@@ -87,17 +87,17 @@ func (s *Store) nextArgs(r ClaimRequest, token uuid.UUID) []any {
 	return []any{r.Sync, r.Probe, token, s.relay, r.Lease, r.Keys, max(r.Budget, 0)}
 }
 
-func scanNext(rows pgx.Rows, sync, token string) (Claims, error) {
+func scanNext(rows pgx.Rows, sync string, token uuid.UUID) (Claims, error) {
 	var c Claims
 	defer rows.Close()
-	var d claimedRow
+	d := newClaimedRow(sync, token)
 	fields := append([]any{&c.Asleep, &c.Woken}, d.fields()...)
 	for rows.Next() {
 		if err := rows.Scan(fields...); err != nil {
 			return Claims{}, err
 		}
 		if d.key.Valid {
-			c.Deliveries = append(c.Deliveries, d.delivery(sync, token))
+			c.Deliveries = append(c.Deliveries, d.delivery())
 		}
 	}
 	return c, rows.Err()

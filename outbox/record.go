@@ -176,15 +176,16 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 		return r
 	}
 	token := uuid.New()
-	done, claims, err := s.recordBatch(ctx, results, next, token)
+	claims, err := s.recordBatch(ctx, results, next, token, r.Done)
 	if err != nil {
+		clear(r.Done) // nothing of the batch stands
 		r.Err, r.Claims.Asleep = s.judge(ctx, err), next.Keys
 		return r
 	}
 	r.Claims = claims
 	var missing []int
 	for i := range results {
-		if r.Done[i] = done[i]; !done[i] {
+		if !r.Done[i] {
 			missing = append(missing, i)
 		}
 	}
@@ -194,7 +195,9 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 	return r
 }
 
-func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimRequest, token uuid.UUID) (map[int]bool, Claims, error) {
+// recordBatch sends everything in one round trip and one transaction, and notes
+// in done what was recorded.
+func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimRequest, token uuid.UUID, done []bool) (Claims, error) {
 	var finished, unfinished columns
 	var keys []string
 	failedKeys := slices.Clone(next.Keys) // superseded, perhaps
@@ -212,12 +215,12 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 			keys = append(keys, results[i].Delivery.Key)
 		}
 	}
-	done := make(map[int]bool, len(results))
 	collect := func(rows pgx.Rows) error {
-		places, err := pgx.CollectRows(rows, pgx.RowTo[int])
-		for _, n := range places {
+		var n int
+		_, err := pgx.ForEachRow(rows, []any{&n}, func() error {
 			done[n] = true
-		}
+			return nil
+		})
 		return err
 	}
 	batch := &pgx.Batch{}
@@ -238,14 +241,14 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 	if keys = append(keys, next.Keys...); len(keys) > 0 { // the budget is for the finished ones first
 		next.Keys = keys
 		batch.Queue(claimNext, s.nextArgs(next, token)...).Query(func(rows pgx.Rows) (err error) {
-			claims, err = scanNext(rows, next.Sync, token.String())
+			claims, err = scanNext(rows, next.Sync, token)
 			return err
 		})
 	}
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return nil, Claims{}, fmt.Errorf("record %d result(s): %w", len(results), err)
+		return Claims{}, fmt.Errorf("record %d result(s): %w", len(results), err)
 	}
-	return done, claims, nil
+	return claims, nil
 }
 
 // settle finds out what became of results that the recording did not take.
@@ -295,7 +298,8 @@ func (s *Store) settle(ctx context.Context, results []Result, missing []int, r *
 // columns are results turned on their side, an array per column, for unnest.
 type columns struct {
 	n, place, took, revision, delay, spend, seq []int64
-	sync, key, claim, eventID, eventType        []string
+	sync, key, eventID, eventType               []string
+	claim                                       []pgtype.UUID
 	outcome                                     []string
 	version, answered                           []pgtype.Int8
 	code, class, errText, sha256, mapping       []pgtype.Text
@@ -310,7 +314,7 @@ func (c *columns) grow(most int) {
 	for _, column := range []*[]int64{&c.n, &c.place, &c.took, &c.revision, &c.delay, &c.spend, &c.seq} {
 		*column = make([]int64, 0, most)
 	}
-	for _, column := range []*[]string{&c.sync, &c.key, &c.claim, &c.eventID, &c.eventType, &c.outcome} {
+	for _, column := range []*[]string{&c.sync, &c.key, &c.eventID, &c.eventType, &c.outcome} {
 		*column = make([]string, 0, most)
 	}
 	for _, column := range []*[]pgtype.Text{&c.code, &c.class, &c.errText, &c.sha256, &c.mapping, &c.externalID, &c.etag} {
@@ -320,7 +324,7 @@ func (c *columns) grow(most int) {
 		*column = make([]bool, 0, most)
 	}
 	c.version, c.answered = make([]pgtype.Int8, 0, most), make([]pgtype.Int8, 0, most)
-	c.body, c.tid = make([][]byte, 0, most), make([]pgtype.TID, 0, most)
+	c.body, c.tid, c.claim = make([][]byte, 0, most), make([]pgtype.TID, 0, most), make([]pgtype.UUID, 0, most)
 }
 
 func (c *columns) add(n int, r *Result, now time.Time) {
@@ -329,7 +333,7 @@ func (c *columns) add(n int, r *Result, now time.Time) {
 	c.sync = append(c.sync, d.Sync)
 	c.key = append(c.key, d.Key)
 	c.place = append(c.place, d.Place)
-	c.claim = append(c.claim, d.Claim)
+	c.claim = append(c.claim, d.token)
 	c.eventID = append(c.eventID, d.Event.ID)
 	c.eventType = append(c.eventType, d.Event.Type)
 	var version, answered pgtype.Int8

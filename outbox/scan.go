@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 )
@@ -16,10 +17,10 @@ type scanned struct {
 	held        bool     // nothing was read
 }
 
-func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
+func scanClaims(rows pgx.Rows, sync string, token uuid.UUID, page int) (scanned, error) {
 	var c scanned
 	defer rows.Close()
-	var d claimedRow
+	d := newClaimedRow(sync, token)
 	var lastDue, leftDue, settled *time.Time
 	var lastSeq, leftSeq *int64
 	fields := append([]any{
@@ -41,7 +42,7 @@ func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
 			}
 		}
 		if d.key.Valid { // else nothing was claimed, and the row only carries what was seen
-			c.Deliveries = append(c.Deliveries, d.delivery(sync, token))
+			c.Deliveries = append(c.Deliveries, d.delivery())
 		}
 	}
 	return c, rows.Err()
@@ -51,6 +52,9 @@ func scanClaims(rows pgx.Rows, sync, token string, page int) (scanned, error) {
 // about a delivery. One is used for row after row: nothing in it is allocated
 // but what the delivery keeps.
 type claimedRow struct {
+	sync, claim string
+	token       pgtype.UUID
+
 	key, id, class, sum, mapping pgtype.Text
 	place, spent, seq            pgtype.Int8
 	attempts, total, charged     pgtype.Int4
@@ -62,6 +66,10 @@ type claimedRow struct {
 	tid                          pgtype.TID
 }
 
+func newClaimedRow(sync string, token uuid.UUID) claimedRow {
+	return claimedRow{sync: sync, claim: token.String(), token: pgtype.UUID{Bytes: token, Valid: true}}
+}
+
 func (r *claimedRow) fields() []any {
 	return []any{
 		&r.key, &r.place, &r.id, &r.attempts, &r.total, &r.charged, &r.spent, &r.crashes, &r.revision,
@@ -71,9 +79,9 @@ func (r *claimedRow) fields() []any {
 	}
 }
 
-func (r *claimedRow) delivery(sync, token string) *Delivery {
+func (r *claimedRow) delivery() *Delivery {
 	d := &Delivery{
-		Sync: sync, Key: r.key.String, Place: r.place.Int64, Claim: token,
+		Sync: r.sync, Key: r.key.String, Place: r.place.Int64, Claim: r.claim, token: r.token,
 		Attempts: int(r.attempts.Int32), Total: int(r.total.Int32), Charged: int(r.charged.Int32),
 		Spent:   time.Duration(r.spent.Int64) * time.Millisecond,
 		Crashes: int(r.crashes.Int32), Revision: int(r.revision.Int32), Class: r.class.String,

@@ -120,13 +120,19 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 	for ctx.Err() == nil {
 		p.claiming.begin()
 		p.full.Store(true) // before the room is counted: a recording in between must not go unnoticed
-		found, err := p.claim(ctx, attempts, &walk, pace.room(p, walk.asked))
+		found, err := foundNone, error(nil)
+		if time.Since(lastSweep) > max(sweepEvery, 10*sweep.took) {
+			// First, or nothing would be left for it while there is always work. Without room it waits for some.
+			if room := pace.room(p, sweep.asked); room > 0 {
+				err = p.sweep(ctx, attempts, &sweep, &walk, room)
+				lastSweep = time.Now()
+			}
+		}
+		if err == nil {
+			found, err = p.claim(ctx, attempts, &walk, pace.room(p, walk.asked))
+		}
 		if err == nil && walk.lags() {
 			err = p.claimFresh(ctx, attempts, &walk, &fresh, (pace.room(p, fresh.asked)+1)/2)
-		}
-		if err == nil && time.Since(lastSweep) > max(sweepEvery, 10*sweep.took) {
-			err = p.sweep(ctx, attempts, &sweep, &walk, pace.room(p, sweep.asked))
-			lastSweep = time.Now()
 		}
 		if err == nil && time.Since(lastTend) > tendEvery {
 			err = p.tend(ctx, &parked)
