@@ -262,8 +262,10 @@ func (m *model) openDiscard(t *rapid.T) {
 	row := slices.DeleteFunc(m.of(o.line), func(other *open) bool { return other != o && op.touched["gone "+other.String()] })
 	op.touched["gone "+o.String()] = true
 	i := slices.Index(row, o)
+	// In his eyes a replay of his own may be in front, which nobody else sees.
+	ownInFront := slices.ContainsFunc(op.replays[o.line], func(own int) bool { return own < o.place && (i == 0 || own > row[i-1].place) })
 	if i > 0 {
-		row[i-1].shared = true
+		row[i-1].shared = row[i-1].shared || !ownInFront
 	} else if len(row) > 1 && row[1].parked {
 		row[1].locked = true // promoted, in his eyes
 	}
@@ -293,6 +295,7 @@ func (m *model) openReplay(t *rapid.T) {
 	}
 	op.keys[l.key] = true
 	o, row := m.replayed(l, e)
+	op.replays[l] = append(op.replays[l], o.place)
 	op.commit = append(op.commit, func() {
 		o.seen = m.step
 		m.open, m.log = append(m.open, o), append(m.log, row)

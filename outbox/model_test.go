@@ -150,6 +150,7 @@ type session struct {
 	syncs    map[string]bool // those whose hold it has changed
 	touched  map[string]bool // the deliveries
 	paused   map[string]bool // the syncs that were paused when it began
+	replays  map[line][]int  // places of its replays, which only it sees
 	commit   []func()        // what becomes true with it
 }
 
@@ -357,6 +358,7 @@ func (m *model) begin(t *rapid.T, options pgx.TxOptions) *session {
 	return &session{
 		tx: tx, snapshot: options.IsoLevel == pgx.RepeatableRead,
 		keys: map[string]bool{}, syncs: map[string]bool{}, touched: map[string]bool{}, paused: map[string]bool{},
+		replays: map[line][]int{},
 	}
 }
 

@@ -22,11 +22,11 @@ const (
 	deliver  = "relay/deliver.go"
 	judgment = "relay/judge.go"
 	recorder = "relay/record.go"
-	pipeline = "relay/pipeline.go"
+	claimer  = "relay/claim.go"
 )
 
 // noSweep takes the walk from the beginning away.
-var noSweep = edit{file: pipeline, old: `w.cursor = outbox.Cursor{}`, new: `w.cursor = main.cursor`}
+var noSweep = edit{file: claimer, old: `w.cursor = outbox.Cursor{}`, new: `w.cursor = main.cursor`}
 
 // mutants are mistakes that systems like this are known for. Where only one
 // order of two sessions shows a mistake, tests that are stepped by hand catch it.
@@ -111,7 +111,7 @@ var mutants = []mutant{
 	},
 	{
 		"fresh events that wait for the parking of old ones",
-		[]edit{{file: pipeline, old: `if err == nil && walk.lags() {`, new: `if false {`}},
+		[]edit{{file: claimer, old: `if err == nil && walk.lags() {`, new: `if false {`}},
 		relay, "TestFreshEventOvertakesTheParkingOfOldOnes",
 	},
 	{

@@ -1,0 +1,248 @@
+package relay
+
+import (
+	"context"
+	"time"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// claimLoop looks for due deliveries until ctx ends. attempts outlives it.
+func (p *pipeline) claimLoop(ctx, attempts context.Context) {
+	var (
+		walk, sweep claimWalk
+		fresh       claimWalk // of what came lately
+		pace        pacer
+		lastSweep   time.Time
+		lastTend    time.Time
+		lastNote    time.Time
+		parked      outbox.ParkedCursor
+		pause       = busyPoll
+	)
+	defer p.claiming.end()
+	for ctx.Err() == nil {
+		p.claiming.begin()
+		p.full.Store(true) // before the room is counted: a recording in between must not go unnoticed
+		found, err := foundNone, error(nil)
+		if time.Since(lastSweep) > max(sweepEvery, 10*sweep.took) {
+			// First, or nothing would be left for it while there is always work. Without room it waits for some.
+			if room := pace.room(p, sweep.asked); room > 0 {
+				err = p.sweep(ctx, attempts, &sweep, &walk, room)
+				lastSweep = time.Now()
+			}
+		}
+		if err == nil {
+			found, err = p.claim(ctx, attempts, &walk, pace.room(p, walk.asked))
+		}
+		if err == nil && walk.lags() {
+			err = p.claimFresh(ctx, attempts, &walk, &fresh, (pace.room(p, fresh.asked)+1)/2)
+		}
+		if err == nil && time.Since(lastTend) > tendEvery {
+			err = p.tend(ctx, &parked)
+			lastTend = time.Now()
+		}
+		if err == nil && p.delivered.Load() > 0 && time.Since(lastNote) > tendEvery {
+			err = p.relay.store.NoteDelivery(ctx, p.sync.Name, began.Add(time.Duration(p.delivered.Swap(0))))
+			lastNote = time.Now()
+		}
+		p.full.Store(err == nil && found == foundFull)
+		p.claiming.end()
+		switch {
+		case err != nil:
+			p.relay.complain(ctx, "claim deliveries", err, "sync", p.sync.Name)
+			pause = min(max(2*pause, 100*time.Millisecond), 2*time.Second)
+		case found == foundMore:
+			pause = 0
+		case found == foundSome:
+			pause = min(busyPoll, p.relay.config.Poll)
+			if p.sync.Notify {
+				pause = min(5*busyPoll, p.relay.config.Poll) // writers say when there is more
+			}
+		case found == foundFull:
+			pause = max(p.relay.config.Poll-time.Since(walk.asked), time.Millisecond) // a recording wakes the loop, a rate limit does not
+			if p.rate != nil {
+				pause = min(pause, 4*busyPoll)
+			}
+		default:
+			pause = min(max(2*pause, time.Millisecond), p.relay.config.Poll)
+		}
+		if pause == 0 {
+			continue
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-p.woken:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// claimWalk is a walk over the due deliveries of a sync.
+type claimWalk struct {
+	cursor  outbox.Cursor
+	asked   time.Time // when the database was asked last
+	took    time.Duration
+	page    int           // rows to look at; grows where most of them wait behind others
+	starved bool          // the last page brought hardly any, and more is to be looked at
+	settled outbox.Cursor // the time before which all have committed, mostly, when the database was asked last
+}
+
+// lags reports whether the walk is busy with old deliveries that wait behind
+// others.
+func (w *claimWalk) lags() bool { return w.starved && w.cursor.Before(w.settled) }
+
+type findings int
+
+const (
+	foundNone findings = iota
+	foundSome
+	foundMore // and there is more to be looked at now
+	foundFull // no room to claim any
+)
+
+// claim asks for up to room deliveries from the walk's cursor on and hands them
+// to the senders.
+func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) (findings, error) {
+	parks := room == 0 && w.lags() // it goes on putting aside what waits behind others
+	if room == 0 && !parks && time.Since(w.asked) < p.relay.config.Poll {
+		return foundFull, nil
+	}
+	w.asked, w.starved = time.Now(), false
+	page := 0 // only the hold is looked at
+	if room > 0 || parks {
+		page = min(max(w.page, room), maxPage)
+		w.page = page
+	}
+	before := w.cursor
+	request := outbox.ClaimRequest{
+		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: page, Lease: p.relay.config.Lease,
+	}
+	// A stop must not lose the answer: what was claimed is then released.
+	claims, err := p.relay.store.Claim(attempts, request)
+	w.took = time.Since(w.asked)
+	p.accept(claims, w.asked, false)
+	if err != nil {
+		return foundNone, err
+	}
+	p.relay.config.Observer.Claim(p.sync.Name, len(claims.Deliveries), w.took)
+	w.cursor = claims.Next
+	if claims.Hold != nil || int64(w.asked.Sub(began)) > p.heldAt.Load() {
+		p.setHold(claims.Hold)
+	}
+	if claims.Hold != nil {
+		if claims.Hold.ProbeDue {
+			return foundNone, p.probe(ctx, attempts)
+		}
+		return foundNone, nil
+	}
+	if claims.Suspects > 0 && time.Now().After(p.aloneFrom) {
+		began := time.Now()
+		p.sendAlone(ctx, attempts, claims.Suspects)
+		p.aloneFrom = time.Now().Add(4 * time.Since(began)) // the other deliveries have their turn
+	}
+	w.settled = claims.Settled
+	w.starved = page >= 100 && claims.Seen >= page && len(claims.Deliveries) <= page/100
+	switch {
+	case parks && w.starved && before.Before(w.cursor):
+		return foundMore, nil
+	case room == 0:
+		w.starved = false // there is one to claim, or nothing more to put aside
+		return foundFull, nil
+	case claims.Seen >= page:
+		if w.page = 4 * page; len(claims.Deliveries) == room {
+			w.page, w.starved = 0, false
+		}
+		return foundMore, nil
+	case len(claims.Deliveries) > 0:
+		return foundSome, nil
+	}
+	return foundNone, nil
+}
+
+// claimFresh looks for what came lately, in half the room that the main walk
+// leaves while it puts old deliveries aside: a million of them behind failed ones
+// must not keep fresh ones of other keys waiting. Everything else goes by age.
+func (p *pipeline) claimFresh(ctx, attempts context.Context, main, fresh *claimWalk, room int) error {
+	if room == 0 {
+		return nil
+	}
+	if fresh.cursor.Before(main.cursor) {
+		fresh.cursor = main.settled
+	}
+	_, err := p.claim(ctx, attempts, fresh, room)
+	return err
+}
+
+// sweep walks from the beginning to where the other walk stands, page by page:
+// it finds what committed late, leases that ended and rows that were locked.
+// Where it has to stop for lack of room, the other walk goes on from there.
+func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, room int) error {
+	started := time.Now()
+	defer func() { w.took = time.Since(started) }()
+	w.cursor = outbox.Cursor{}
+	for p.hold.Load() == nil && room > 0 && w.cursor.Before(main.cursor) {
+		found, err := p.claim(ctx, attempts, w, room)
+		if err != nil {
+			return err
+		}
+		if found != foundMore {
+			break
+		}
+		room = p.limit() - int(p.outstanding.Load())
+	}
+	if p.hold.Load() == nil && w.cursor.Before(main.cursor) {
+		main.cursor = w.cursor
+	}
+	return nil
+}
+
+// tend is the slow housekeeping of a sync: parked rows that sleep, holds that
+// ended.
+func (p *pipeline) tend(ctx context.Context, parked *outbox.ParkedCursor) error {
+	_, next, err := p.relay.store.RecheckParked(ctx, p.sync.Name, *parked, 1000)
+	if err != nil {
+		return err
+	}
+	*parked = next
+	return p.relay.store.EndHolds(ctx, p.sync.Name, max(p.relay.config.Lease, probeMost))
+}
+
+// limit is how many deliveries may be claimed at a time without prefetching.
+func (p *pipeline) limit() int { return p.slots.current() }
+
+// pacer finds out how many deliveries to claim beyond those in flight: about
+// what is finished in prefetchFor. Should the relay die, each of them goes
+// through the care that is taken of deliveries that may have killed it.
+type pacer struct {
+	at       time.Time
+	recorded int64
+	ahead    float64
+}
+
+// room is for how many more deliveries there is room now. asked is when the walk
+// that asks for it looked last.
+func (c *pacer) room(p *pipeline, asked time.Time) int {
+	now, recorded := time.Now(), p.recorded.Load()
+	if passed := now.Sub(c.at); passed > 20*time.Millisecond {
+		c.ahead = float64(recorded-c.recorded) * float64(prefetchFor) / float64(passed)
+		c.at, c.recorded = now, recorded
+	}
+	ahead := min(int(c.ahead), maxPrefetch)
+	if size := p.payload.Load(); size > 0 {
+		ahead = min(ahead, int(maxPrefetchBytes/size))
+	}
+	limit := p.limit()
+	if limit < p.sync.Concurrency {
+		ahead = 0 // starting again after a hold
+	}
+	room := limit + ahead - int(p.outstanding.Load())
+	if room < (limit+ahead)/4 && len(p.queue) > 0 && time.Since(asked) < mostPatience {
+		room = 0 // a claim costs more than its rows: no small ones while there is work
+	}
+	if p.rate != nil {
+		room = min(room, int(p.rate.Tokens())) // claimed when it may be sent, however slow the rate
+	}
+	return max(0, room)
+}
