@@ -36,10 +36,10 @@ SELECT 'scheduling:updated', k, jsonb_build_object('hearingId', k, 'scheduledAt'
 		}
 		w.within(within, "a slice is delivered", func() bool { return ask[bool](w, left(slice)) })
 		ended := p.claims()
-		r.Logf("%d of %d delivered; claims took %s, at the end %s; %d goroutines, at the end %d; %d MiB at most",
+		r.Logf("%d of %d delivered; claims took %s a delivery, at the end %s; %d goroutines, at the end %d; %d MiB at most",
 			slice, events, began, ended, goroutines, p.goroutines(), p.peakMemory()>>20)
 		if ended > 10*began {
-			r.Errorf("claims took %s at the beginning, %s at the end", began, ended)
+			r.Errorf("claims took %s a delivery at the beginning, %s at the end", began, ended)
 		}
 		if n := p.goroutines(); n > goroutines+2*p.spec.Workers { // two for each connection to the court
 			r.Errorf("%d goroutines, %d at the beginning", n, goroutines)

@@ -222,12 +222,12 @@ func (c *claims) Claim(_ string, claimed int, took time.Duration) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.took = append(c.took, took)
+	c.took = append(c.took, took/time.Duration(claimed))
 }
 
-// quick is how long the claims took that brought something since it was called
-// last: the upper bound of the quickest tenth, which a busy machine disturbs
-// least.
+// quick is how long the claims took for each delivery that they brought since it
+// was called last: the upper bound of the quickest tenth, which a busy machine
+// disturbs least.
 func (c *claims) quick() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
