@@ -104,9 +104,10 @@ func (p *pipeline) wake() {
 	}
 }
 
-// accept hands claimed deliveries to the senders. The queue has room for every
-// claim that the budget allows.
+// accept hands claimed deliveries to the senders, and remembers who sleeps. The
+// queue has room for every claim that the budget allows.
 func (p *pipeline) accept(c outbox.Claims, asked time.Time, probe bool) {
+	p.asleep.add(c.Asleep)
 	p.outstanding.Add(int64(len(c.Deliveries)))
 	if p.rate != nil {
 		p.rate.AllowN(time.Now(), len(c.Deliveries))

@@ -116,10 +116,11 @@ func (s *sleepers) add(keys []string) {
 // wakeAsleep tries for a second, at a stop, what the slow check would have to
 // find else.
 func (p *pipeline) wakeAsleep(ctx context.Context) {
-	for until := time.Now().Add(time.Second); p.asleep.any() && time.Now().Before(until) && !p.relay.cut.Load(); time.Sleep(wakeEvery) {
+	for until := time.Now().Add(time.Second); p.asleep.any() && time.Now().Before(until) && !p.relay.cut.Load(); {
 		if _, err := p.record(ctx, nil); err != nil {
 			return
 		}
+		sleep(ctx, wakeEvery)
 	}
 }
 
@@ -200,7 +201,6 @@ func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []
 	started := time.Now()
 	answer := p.relay.store.Record(ctx, results, next)
 	p.accept(answer.Claims, started, false)
-	p.asleep.add(answer.Claims.Asleep)
 	finished := 0
 	for i := range results {
 		switch {

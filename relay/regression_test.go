@@ -215,20 +215,20 @@ func TestConflictAfterFailedReadBackIsSentOnceMore(t *testing.T) {
 	w.drained()
 }
 
-// Somebody holds the delivery that comes next while the one before it is
-// recorded: the relay goes on with the key as soon as he lets go. The slow check
-// of parked deliveries, which would find it too, is kept busy with others.
-func TestKeyIsGoneOnWithOnceNobodyHoldsItsNext(t *testing.T) {
-	w := newWorld(t)
+// heldNext is a key of which somebody holds the second delivery, which is parked,
+// while the first is recorded. The slow check of parked deliveries, which would
+// find it too, is kept busy with others.
+func heldNext(w *world) (r *running, release func()) {
+	w.t.Helper()
 	answer := make(chan struct{})
 	c := newCourt(func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error) {
-		if m.Key == "z" {
+		if m.Key == "z" && nth == 1 {
 			<-answer
 		}
 		return accepts(ctx, m, nth)
 	})
-	w.start("relay-1", sync1(c))
-	w.eventually("registered", func() bool { return query[int](w, `SELECT count(*) FROM outbox.sync WHERE backfill_seq IS NULL`) == 1 })
+	w.registered(sync1(c))
+	r = w.start("relay-1", sync1(c))
 	w.exec(`BEGIN;
 INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'a' || n, '{}' FROM generate_series(1, 30000) AS n;
 UPDATE outbox.delivery SET state = 'retry', due_at = clock_timestamp() + interval '1 hour';
@@ -239,21 +239,45 @@ COMMIT`)
 	w.eventually("the second is parked", func() bool {
 		return query[string](w, `SELECT state FROM outbox.delivery WHERE event_id = $1`, second) == "queued"
 	})
-	holder, err := w.pool.Begin(t.Context())
+	holder, err := w.pool.Begin(w.t.Context())
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	if _, err := holder.Exec(t.Context(), `SELECT FROM outbox.delivery WHERE event_id = $1 FOR UPDATE`, second); err != nil {
-		t.Fatal(err)
+	if _, err := holder.Exec(w.t.Context(), `SELECT FROM outbox.delivery WHERE event_id = $1 FOR UPDATE`, second); err != nil {
+		w.t.Fatal(err)
 	}
 	close(answer)
 	w.eventually("the first is recorded", func() bool { return query[int](w, `SELECT count(*) FROM outbox.delivery_log`) == 1 })
-	if err := holder.Rollback(t.Context()); err != nil {
-		t.Fatal(err)
+	return r, func() {
+		if err := holder.Rollback(w.t.Context()); err != nil {
+			w.t.Error(err)
+		}
 	}
+}
+
+// The relay goes on with the key as soon as he lets go.
+func TestKeyIsGoneOnWithOnceNobodyHoldsItsNext(t *testing.T) {
+	w := newWorld(t)
+	_, release := heldNext(w)
+	release()
 	w.within(5*time.Second, "the second is delivered", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE key = 'z'`) == 2
 	})
+}
+
+// A relay that stops tries for a second to leave nobody asleep.
+func TestKeyIsWokenAtAStop(t *testing.T) {
+	w := newWorld(t)
+	r, release := heldNext(w)
+	r.cancel()
+	time.Sleep(200 * time.Millisecond) // well into the stop
+	release()
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := query[string](w, `SELECT state FROM outbox.delivery WHERE key = 'z'`); got != "pending" {
+		t.Errorf("the second is %s after the stop, want it pending", got)
+	}
 }
 
 // More keys sleep than the queue of claims has places, and wake at the same

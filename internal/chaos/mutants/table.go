@@ -23,6 +23,7 @@ const (
 	judgment = "relay/judge.go"
 	recorder = "relay/record.go"
 	claimer  = "relay/claim.go"
+	pipeline = "relay/pipeline.go"
 )
 
 // noSweep takes the walk from the beginning away.
@@ -205,7 +206,7 @@ var mutants = []mutant{
 	},
 	{
 		"a parked row that somebody holds is forgotten",
-		[]edit{{file: recorder, old: `	p.asleep.add(answer.Claims.Asleep)
+		[]edit{{file: pipeline, old: `	p.asleep.add(c.Asleep)
 `}},
 		relay, "TestKeyIsGoneOnWithOnceNobodyHoldsItsNext",
 	},
