@@ -99,7 +99,8 @@ func (e *Endpoint) Fields() []string {
 func (e *Endpoint) Close() error { return errors.Join(e.client.Close(), e.guarded.Close()) }
 
 // Request builds the request of one attempt, but for authorization. It takes
-// over h, in which configured headers replace what is there. An error is permanent: nothing can be sent
+// over h, which must not be nil and in which configured headers replace what is
+// there. An error is permanent: nothing can be sent
 // for this message.
 func (e *Endpoint) Request(method string, to *URL, v *placeholder.Values, h http.Header, body []byte) (exchange.Request, error) {
 	r, err := e.request(method, to, v, h, body)
