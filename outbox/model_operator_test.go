@@ -266,8 +266,10 @@ func (m *model) openDiscard(t *rapid.T) {
 	ownInFront := slices.ContainsFunc(op.replays[o.line], func(own int) bool { return own < o.place && (i == 0 || own > row[i-1].place) })
 	if i > 0 {
 		row[i-1].shared = row[i-1].shared || !ownInFront
-	} else if len(row) > 1 && row[1].parked {
-		row[1].locked = true // promoted, in his eyes
+	}
+	inFront := func(other *open) bool { return other.place < o.place && (o.sync != "supersedes" || other.state != "failed") }
+	if i+1 < len(row) && row[i+1].parked && !slices.ContainsFunc(row, inFront) {
+		row[i+1].locked = true // promoted, in his eyes
 	}
 	op.commit = append(op.commit, func() {
 		m.discarded(o)

@@ -331,18 +331,25 @@ CREATE TRIGGER fan_out AFTER INSERT ON outbox.event
 CREATE FUNCTION outbox.promote_next(sync text, key text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 #variable_conflict use_column
+DECLARE
+    next outbox.delivery;
 BEGIN
-    UPDATE outbox.delivery AS d
-       SET state = 'pending', due_at = clock_timestamp()
-      FROM (SELECT first.event_seq, first.state
-              FROM outbox.sync AS s
-              JOIN outbox.delivery AS first ON first.sync = s.name
-             WHERE s.name = promote_next.sync AND first.key = promote_next.key
-               AND NOT (first.state = 'failed' AND s.on_failed = 'supersede')
-             ORDER BY first.event_seq
-             LIMIT 1) AS next
-     WHERE next.state = 'queued' AND d.sync = promote_next.sync AND d.key = promote_next.key
-       AND d.event_seq = next.event_seq AND d.state = 'queued';
+    SELECT first.* INTO next
+      FROM outbox.sync AS s
+      JOIN outbox.delivery AS first ON first.sync = s.name
+     WHERE s.name = promote_next.sync AND first.key = promote_next.key
+       AND NOT (first.state = 'failed' AND s.on_failed = 'supersede')
+     ORDER BY first.event_seq
+     LIMIT 1;
+    IF next.state = 'queued' THEN
+        -- It may be discarded next: locked for the reason given in complete_requeue.
+        PERFORM FROM outbox.delivery AS d
+          WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq
+            FOR UPDATE;
+        UPDATE outbox.delivery AS d
+           SET state = 'pending', due_at = clock_timestamp()
+         WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq AND d.state = 'queued';
+    END IF;
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
     NULL; -- left to the slow check
 END
@@ -547,12 +554,6 @@ BEGIN
         RAISE EXCEPTION 'event % is being sent to "%" by % until %: it cannot be discarded now', d.event_id, d.sync, d.claimed_by, d.lease_until
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Pause the sync with outbox.pause, wait for the answer, then discard.';
     END IF;
-    -- The one that is promoted now may be discarded next: locked for the reason given in complete_requeue.
-    PERFORM FROM outbox.delivery AS n
-      WHERE n.sync = d.sync AND n.key = d.key AND n.event_seq = (
-            SELECT min(b.event_seq) FROM outbox.delivery AS b
-             WHERE b.sync = d.sync AND b.key = d.key AND b.event_seq > d.event_seq)
-        FOR UPDATE SKIP LOCKED;
     PERFORM outbox.log_action(d, 'discarded', outbox.check_reason(discard.reason));
     DELETE FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq;
     PERFORM outbox.promote_next(d.sync, d.key);
