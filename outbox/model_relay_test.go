@@ -286,16 +286,17 @@ func (m *model) recordMoved(t *rapid.T, by *relay, given []outbox.Result, got *o
 }
 
 // sleep checks the keys that a relay is to give again: the open operator holds
-// their first delivery, or it is failed and was not tried to be superseded, since
-// the recording was of another one, and given twice. Should the relay crash, the
-// slow check finds those that are parked.
+// their first delivery. If that is failed, he may also hold it against being
+// removed only, or nobody tried to supersede it, since the recording was of
+// another one, and given twice. Should the relay crash, the slow check finds
+// those that are parked.
 func (m *model) sleep(t *rapid.T, by *relay, sync string, asleep, tried []string) {
 	slices.Sort(asleep)
 	by.asleep[sync] = slices.Compact(asleep)
 	for _, key := range by.asleep[sync] {
 		l := line{sync, key}
 		first := m.of(l)[0]
-		if !first.locked && (first.state != "failed" || slices.Contains(tried, key)) {
+		if !first.locked && (first.state != "failed" || slices.Contains(tried, key) && !first.shared) {
 			t.Fatalf("%s could not be gone on with, and nobody has locked %s", l, first)
 		}
 		if first.locked {
@@ -326,7 +327,11 @@ func (m *model) recorded(h *held) (done, lost bool) {
 		return false, true
 	default:
 		if o != nil && o.free() {
-			o.crashes = max(o.crashes-1, 0)
+			least := 0
+			if o.state == "sending" {
+				least = 1
+			}
+			o.crashes = max(o.crashes-1, least)
 		}
 		row.outcome = "lease_lost"
 		m.log = append(m.log, row)

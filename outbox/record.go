@@ -138,7 +138,7 @@ WITH input AS MATERIALIZED (
                  mapping_version, revision, outcome)
 ), alive AS (
     UPDATE outbox.delivery AS d
-       SET crashes = greatest(d.crashes - 1, 0)
+       SET crashes = greatest(d.crashes - 1, (d.state = 'sending')::int) -- whose claim it is counts for one
       FROM (SELECT o.tid
               FROM input AS i
              CROSS JOIN LATERAL (
