@@ -25,6 +25,9 @@ func (c Cursor) Before(other Cursor) bool {
 	return c.seq < other.seq
 }
 
+// End is behind everything that is due.
+func End() Cursor { return Cursor{due: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)} }
+
 func earlier(a, b Cursor) Cursor {
 	if b.Before(a) {
 		return b
@@ -38,6 +41,7 @@ type ClaimRequest struct {
 	From   Cursor
 	Budget int           // most deliveries to claim
 	Page   int           // most rows to look at; those found behind an earlier one are parked
+	Pass   bool          // or passed by, if that one is due or under way and they are older than a second
 	Lease  time.Duration // how long the claims hold
 	Solo   bool          // claim one delivery during which a relay died, and nothing else
 	Probe  bool          // claim in spite of an auth or breaker hold
@@ -48,6 +52,7 @@ type ClaimRequest struct {
 type Claims struct {
 	Deliveries []*Delivery
 	Seen       int      // rows looked at; a full page means that there may be more
+	Parked     int      // of these
 	Suspects   int      // heads left because a relay died while sending them
 	Next       Cursor   // where the next walk starts
 	Settled    Cursor   // a second ago: what is due earlier has committed, but for long transactions
@@ -78,14 +83,15 @@ const strongestHold = `-- lockstep: hold
 // changed between the statement's snapshot and its lock is left for the next
 // look.
 
-// claimDue examines each due row once: the head of its key is claimed, a row
-// behind an earlier one is parked out of the walk.
+// claimDue examines due rows in the order of their due times. The first of its key
+// is claimed, a row behind it is parked out of the walk. A walk that does not come
+// back may pass a row by instead, which is cheaper twice, if what is in front of it
+// is due or under way: who finishes that one goes on with it.
 //
-// A row whose front stands in the same page is parked under the page's own
-// locks; else the front is share-locked first, and left for the next look when
-// that lock cannot be had: otherwise it could be parked behind a row that is
-// just being finished, and sleep for ever. The lock is the weakest that keeps the
-// row, so that it stands in no promotion's way.
+// What a row is parked behind is locked against being removed, and the row is left
+// for the next look when that lock cannot be had: otherwise it could be parked
+// behind one that is just being finished, and sleep for ever. The lock is the
+// weakest that keeps the row, so that it stands in no promotion's way.
 //
 // A replay draws its place before it commits. An event that was written meanwhile
 // has a later place, and may be in flight when the replay is first seen; or a
@@ -96,7 +102,7 @@ const claimDue = `-- lockstep: claim
 WITH free AS MATERIALIZED (
     SELECT WHERE NOT EXISTS (SELECT` + holdsInForce + `)
 ), page AS MATERIALIZED (
-    SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.crashes, d.revision, d.claim, d.claimed_by
+    SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.crashes, d.revision
       FROM outbox.delivery AS d
      WHERE d.sync = $1
        AND d.due_at < 'infinity'
@@ -107,62 +113,87 @@ WITH free AS MATERIALIZED (
        AND EXISTS (SELECT FROM free)
      ORDER BY d.due_at, d.event_seq
      LIMIT $8
-       FOR UPDATE SKIP LOCKED
 ), ranked AS (
-    SELECT p.*, row_number() OVER (PARTITION BY p.key ORDER BY p.event_seq) AS place
+    SELECT p.*, row_number() OVER (PARTITION BY p.key ORDER BY p.event_seq) = 1 AS leads
       FROM page AS p
-), later AS MATERIALIZED (
-    SELECT r.key, o.tid, o.state, coalesce(o.state <> 'sending' OR o.lease_until < now(), false) AS waits
+), placed AS MATERIALIZED ( -- beside the first of its key, where it leads the others of the page
+    SELECT r.*, f.tid AS first, f.event_seq = r.event_seq AS head, f.due_at > now() AS waits, f.state = 'failed' AS failed
       FROM ranked AS r
+      LEFT JOIN LATERAL (
+           SELECT f.ctid AS tid, f.event_seq, f.due_at, f.state
+             FROM outbox.delivery AS f
+            WHERE r.leads AND f.sync = $1 AND f.key = r.key
+            ORDER BY f.event_seq
+            LIMIT 1) AS f ON true
+), later AS MATERIALIZED (
+    SELECT p.key, o.tid, o.state, k.kept AND (o.state <> 'sending' OR o.lease_until < now()) IS TRUE AS waits
+      FROM placed AS p
      CROSS JOIN LATERAL (
            SELECT l.event_seq
              FROM outbox.delivery AS l
-            WHERE r.revision > 1 AND l.sync = $1 AND l.key = r.key AND l.event_seq > r.event_seq
+            WHERE p.revision > 1 AND l.sync = $1 AND l.key = p.key AND l.event_seq > p.event_seq
               AND l.state IN ('pending', 'retry', 'sending') AND l.revision = 1
            UNION ALL
            SELECT l.event_seq
              FROM outbox.delivery AS l
-            WHERE l.sync = $1 AND l.key = r.key AND l.event_seq > r.event_seq
+            WHERE l.sync = $1 AND l.key = p.key AND l.event_seq > p.event_seq
               AND l.state IN ('pending', 'retry', 'sending') AND l.revision > 1) AS l
+     CROSS JOIN LATERAL (
+           SELECT EXISTS (SELECT FROM (SELECT FROM outbox.delivery AS h WHERE h.ctid = p.tid FOR KEY SHARE SKIP LOCKED) AS h) AS kept
+           OFFSET 0) AS k
       LEFT JOIN LATERAL (
            SELECT d.ctid AS tid, d.state, d.lease_until
              FROM outbox.delivery AS d
-            WHERE d.sync = $1 AND d.key = r.key AND d.event_seq = l.event_seq
+            WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = l.event_seq
               FOR NO KEY UPDATE SKIP LOCKED) AS o ON true
-     WHERE r.place = 1
-       AND NOT EXISTS (SELECT FROM page AS p WHERE p.key = r.key AND p.event_seq = l.event_seq)
-), judged AS MATERIALIZED (
-    SELECT r.*, r.place = 1
-                AND NOT EXISTS (
-                    SELECT FROM outbox.delivery AS f
-                     WHERE f.sync = $1 AND f.key = r.key AND f.event_seq < r.event_seq)
-                AND NOT EXISTS (SELECT FROM later AS l WHERE l.key = r.key AND NOT l.waits) AS head
-      FROM ranked AS r
+     WHERE p.head
 ), heads AS MATERIALIZED (
-    SELECT j.*, row_number() OVER (ORDER BY j.due_at, j.event_seq) AS n
-      FROM judged AS j
-     WHERE j.head AND (j.crashes > 0) = $10
+    SELECT p.*
+      FROM placed AS p
+     WHERE p.head AND (p.crashes > 0) = $10
+       AND NOT EXISTS (SELECT FROM later AS l WHERE l.key = p.key AND NOT l.waits)
+     ORDER BY p.due_at, p.event_seq
 ), chosen AS MATERIALIZED (
-    SELECT * FROM heads WHERE n <= $9
-), behind AS MATERIALIZED (
-    SELECT j.tid, j.key, j.event_seq,
-           coalesce(front.state = 'failed' AND s.on_failed = 'supersede', false) AS supersedes
-      FROM judged AS j
+    SELECT h.tid, h.due_at, h.event_seq, d.state, d.claim, d.claimed_by
+      FROM heads AS h
+     CROSS JOIN LATERAL (
+           SELECT d.state, d.claim, d.claimed_by
+             FROM outbox.delivery AS d
+            WHERE d.ctid = h.tid AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
+              FOR UPDATE SKIP LOCKED) AS d
+     LIMIT $9
+), behind AS (
+    SELECT p.*, NOT p.is_head AND p.state <> 'sending' AND p.tid NOT IN (SELECT l.tid FROM later AS l WHERE l.tid IS NOT NULL)
+                AND (bool_or(p.waits) OVER of_key OR NOT $11 OR p.due_at > now() - interval '1 second') AS parks,
+           bool_or(p.failed) OVER of_key AND s.on_failed = 'supersede' AS supersedes
+      FROM (SELECT p.*, coalesce(p.head, false) AS is_head
+              FROM placed AS p
+             WHERE EXISTS (SELECT FROM placed AS b WHERE b.head IS NOT TRUE)) AS p
       JOIN outbox.sync AS s ON s.name = $1
+    WINDOW of_key AS (PARTITION BY p.key)
+), asked AS (
+    SELECT b.*, bool_or(b.parks) OVER (PARTITION BY b.key) AS some_parks
+      FROM behind AS b
+), kept AS MATERIALIZED (
+    SELECT a.key, a.tid, a.leads, a.parks, a.supersedes, bool_or(f.kept) OVER (PARTITION BY a.key) AS kept
+      FROM asked AS a
       LEFT JOIN LATERAL (
-           SELECT f.state
-             FROM outbox.delivery AS f
-            WHERE NOT j.head AND j.place = 1
-              AND f.sync = $1 AND f.key = j.key AND f.event_seq < j.event_seq
-            ORDER BY f.event_seq DESC
-            LIMIT 1
-              FOR KEY SHARE SKIP LOCKED) AS front ON true
-     WHERE NOT j.head AND j.state <> 'sending' AND (j.place > 1 OR front.state IS NOT NULL)
+           SELECT true AS kept
+             FROM outbox.delivery AS o
+            WHERE a.leads AND a.some_parks AND o.ctid = a.first
+              FOR KEY SHARE SKIP LOCKED) AS f ON true
 ), parked AS (
     UPDATE outbox.delivery AS d
        SET state = 'queued', due_at = 'infinity'
-      FROM behind AS b
-     WHERE NOT b.supersedes AND d.ctid = b.tid
+      FROM (SELECT o.tid
+              FROM kept AS k
+             CROSS JOIN LATERAL (
+                   SELECT o.ctid AS tid
+                     FROM outbox.delivery AS o
+                    WHERE k.kept AND k.parks AND NOT k.supersedes AND o.ctid = k.tid AND o.state IN ('pending', 'retry')
+                      FOR NO KEY UPDATE SKIP LOCKED) AS o) AS b
+     WHERE d.ctid = b.tid
+    RETURNING 1
 ), parked_later AS (
     UPDATE outbox.delivery AS d
        SET state = 'queued', due_at = 'infinity'
@@ -171,19 +202,25 @@ WITH free AS MATERIALIZED (
 ), touched AS ( -- a claim of a dead relay behind: changed, so that who does not see the row in front is refused it too
     UPDATE outbox.delivery AS d
        SET lease_until = d.lease_until
-      FROM (SELECT l.tid FROM later AS l WHERE l.waits AND l.state = 'sending'
-             UNION ALL
-            SELECT j.tid FROM judged AS j WHERE NOT j.head AND j.place > 1 AND j.state = 'sending') AS l
-     WHERE d.ctid = l.tid
+      FROM later AS l
+     WHERE l.waits AND l.state = 'sending' AND d.ctid = l.tid
 ), meta AS MATERIALIZED (
-    SELECT p.seen, u.suspects, u.superseding,
+    SELECT p.seen, k.parked, u.suspects, u.superseding,
            p.last_due, p.last_seq, l.left_due, l.left_seq, now() - interval '1 second' AS settled,
            NOT EXISTS (SELECT FROM free) AS held
       FROM (SELECT count(*) AS seen, max(due_at) AS last_due,
                    (array_agg(event_seq ORDER BY due_at DESC, event_seq DESC))[1] AS last_seq FROM page) AS p
-     CROSS JOIN (SELECT (SELECT count(*) FROM judged WHERE head AND crashes > 0) AS suspects,
-                        (SELECT array_agg(key) FROM behind WHERE supersedes) AS superseding) AS u
-      LEFT JOIN (SELECT due_at AS left_due, event_seq AS left_seq FROM heads WHERE n = $9 + 1) AS l ON true
+     CROSS JOIN (SELECT count(*) AS parked FROM parked) AS k
+     CROSS JOIN (SELECT (SELECT count(*) FROM placed WHERE head AND crashes > 0) AS suspects,
+                        (SELECT array_agg(key) FROM kept WHERE leads AND supersedes) AS superseding) AS u
+     CROSS JOIN (SELECT count(*) AS n, max(due_at) AS last_due,
+                        (array_agg(event_seq ORDER BY due_at DESC, event_seq DESC))[1] AS last_seq FROM chosen) AS c
+      LEFT JOIN LATERAL ( -- the first that the budget did not reach
+           SELECT h.due_at AS left_due, h.event_seq AS left_seq
+             FROM heads AS h
+            WHERE c.n >= $9 AND (c.n = 0 OR (h.due_at, h.event_seq) > (c.last_due, c.last_seq))
+            ORDER BY h.due_at, h.event_seq
+            LIMIT 1) AS l ON true
 ), claimed AS (
     UPDATE outbox.delivery AS d
        SET state = 'sending', claim = $3, claimed_by = $4, lease_until = clock_timestamp() + $5::interval,
@@ -223,7 +260,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	defer cancel()
 	token := uuid.New()
 	rows, err := s.pool.Query(ctx, claimDue, r.Sync, r.Probe, token, s.relay, r.Lease,
-		r.From.due, r.From.seq, r.Page, r.Budget, r.Solo)
+		r.From.due, r.From.seq, r.Page, r.Budget, r.Solo, r.Pass)
 	if err != nil {
 		return Claims{}, s.judge(ctx, err)
 	}
@@ -245,7 +282,9 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 		if _, err := s.pool.Exec(ctx, supersedeFailed, r.Sync, c.superseding, s.relay); err != nil {
 			return c.Claims, s.judge(ctx, err)
 		}
-		more, err := s.ClaimNext(ctx, ClaimRequest{Sync: r.Sync, Lease: r.Lease, Budget: r.Budget - len(c.Deliveries), Keys: c.superseding})
+		more, err := s.ClaimNext(ctx, ClaimRequest{
+			Sync: r.Sync, From: End(), Lease: r.Lease, Budget: r.Budget - len(c.Deliveries), Keys: c.superseding,
+		})
 		c.Deliveries = append(c.Deliveries, more.Deliveries...)
 		c.Asleep = more.Asleep
 		return c.Claims, s.judge(ctx, err)

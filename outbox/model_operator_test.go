@@ -267,8 +267,10 @@ func (m *model) openDiscard(t *rapid.T) {
 	if i > 0 {
 		row[i-1].shared = row[i-1].shared || !ownInFront
 	}
-	inFront := func(other *open) bool { return other.place < o.place && (o.sync != "supersedes" || other.state != "failed") }
-	if i+1 < len(row) && row[i+1].parked && !slices.ContainsFunc(row, inFront) {
+	inFront := func(other *open) bool {
+		return other.place < o.place && (o.sync != "supersedes" || other.state != "failed")
+	}
+	if i+1 < len(row) && row[i+1].state == "waiting" && !slices.ContainsFunc(row, inFront) {
 		row[i+1].locked = true // promoted, in his eyes
 	}
 	op.commit = append(op.commit, func() {

@@ -80,7 +80,13 @@ func (m *model) request(t *rapid.T) outbox.ClaimRequest {
 	if r.Solo = rapid.IntRange(0, 3).Draw(t, "solo") == 0; r.Solo {
 		r.Budget = 1
 	}
+	r.Pass = rapid.Bool().Draw(t, "pass")
 	return r
+}
+
+// passed is where the walk of a relay is, as far as it says.
+func (m *model) passed(t *rapid.T) outbox.Cursor {
+	return pick(t, "passed", []outbox.Cursor{{}, outbox.End()})
 }
 
 func (m *model) claimSome(t *rapid.T) { m.claimOne(t, m.relay(t), m.request(t)) }
@@ -114,7 +120,7 @@ func (m *model) claimOne(t *rapid.T, by *relay, r outbox.ClaimRequest) outbox.Cl
 func (m *model) claimNext(t *rapid.T) {
 	by, r := m.relay(t), m.request(t)
 	wanted := []string{pick(t, "key", keys)}
-	r.Keys = wanted
+	r.Keys, r.From = wanted, m.passed(t)
 	must := m.next(r, wanted)
 	var c outbox.Claims
 	within(t, by.name+" claims the next", func(ctx context.Context) (err error) {
@@ -224,7 +230,7 @@ func (m *model) recordTwice(t *rapid.T) {
 
 func (m *model) record(t *rapid.T, batch []*held, budget int) {
 	by := batch[0].relay
-	next := outbox.ClaimRequest{Sync: batch[0].d.Sync, Budget: budget, Lease: forever}
+	next := outbox.ClaimRequest{Sync: batch[0].d.Sync, From: m.passed(t), Budget: budget, Lease: forever}
 	given := make([]outbox.Result, len(batch))
 	next.Keys = by.asleep[next.Sync]
 	wanted, failed := slices.Clone(next.Keys), []string(nil)
@@ -412,6 +418,15 @@ func (m *model) expireOne(t *rapid.T, o *open) {
 	m.say("the lease of %s ends", o)
 	m.sql(t, `UPDATE outbox.delivery SET lease_until = clock_timestamp() - interval '1 second' WHERE sync = $1 AND key = $2 AND event_seq = $3`, o.sync, o.key, o.place)
 	o.expired = true
+}
+
+// age makes what is due older than a walk would come back to.
+func (m *model) age(t *rapid.T) {
+	m.say("an hour passes")
+	m.sql(t, `
+UPDATE outbox.delivery AS d SET due_at = d.due_at - interval '1 hour'
+  FROM (SELECT ctid FROM outbox.delivery WHERE due_at < clock_timestamp() FOR UPDATE SKIP LOCKED) AS f
+ WHERE d.ctid = f.ctid`)
 }
 
 func (m *model) becomeDue(t *rapid.T) {

@@ -202,6 +202,7 @@ func (m *model) actions() map[string]func(*rapid.T) {
 		{"pause", 1, m.pauseNow},
 		{"operator", 5, m.operate},
 		{"hold", 1, m.anyHold},
+		{"age", 1, m.age},
 		{"recheck", 1, m.recheck},
 	} {
 		for n := range a.weight {

@@ -9,30 +9,31 @@ import (
 
 // claimNext claims the first unfinished delivery of the given keys, whatever walk it
 // would wait for: the pipeline that finished the one before goes on with the key
-// at once. Beyond the budget, or on hold, it wakes those that are parked. It runs
-// after the recording, in its transaction: it sees what was parked meanwhile.
+// at once. It looks from the place on that was finished, since nothing comes in
+// front of that but a replay. What it may not claim (beyond the budget, on hold, a
+// replay under way) is made due now, if it is parked or the walk has passed it. It
+// runs after the recording, in its transaction: it sees what was parked meanwhile.
 //
 // Keys with an open replay are left to the walk, which takes care that nothing is
 // under way behind the first. Asleep are keys whose first is parked and locked
 // against changes, or failed and to be superseded: they are to be given again. A
-// row that is due needs no more care, since the walk finds it.
+// row that is due and locked needs no more care, since a walk finds it.
 const claimNext = `-- lockstep: claim next of key
 WITH next AS MATERIALIZED (
-    SELECT k.key, k.n, f.tid, f.state
-      FROM unnest($6::text[]) WITH ORDINALITY AS k (key, n)
+    SELECT k.key, k.n, f.tid, f.state, f.passed
+      FROM unnest($6::text[], $8::bigint[]) WITH ORDINALITY AS k (key, place, n)
      CROSS JOIN LATERAL (
-           SELECT f.ctid AS tid, f.state
+           SELECT f.ctid AS tid, f.state, f.state = 'queued' OR f.due_at < $9 AS passed
              FROM outbox.delivery AS f
-            WHERE f.sync = $1 AND f.key = k.key
+            WHERE f.sync = $1 AND f.key = k.key AND f.event_seq >= k.place
             ORDER BY f.event_seq
             LIMIT 1) AS f
-     WHERE f.state = 'queued'
-        OR f.state = 'pending' AND k.n <= $7
+     WHERE f.state IN ('pending', 'queued') AND (f.passed OR k.n <= $7)
         OR f.state = 'failed' AND (SELECT s.on_failed = 'supersede' FROM outbox.sync AS s WHERE s.name = $1)
            AND EXISTS (SELECT FROM outbox.delivery AS b
                         WHERE b.sync = $1 AND b.key = k.key AND b.state <> 'failed')
 ), free AS MATERIALIZED (
-    SELECT coalesce(c.tid, w.tid) AS tid, n.state,
+    SELECT coalesce(c.tid, w.tid) AS tid, n.passed,
            c.tid IS NOT NULL AND n.n <= $7 AND c.crashes = 0
            AND NOT EXISTS (SELECT` + holdsInForce + `)
            AND NOT EXISTS (SELECT FROM outbox.delivery AS r
@@ -47,19 +48,19 @@ WITH next AS MATERIALIZED (
       LEFT JOIN LATERAL ( -- who parks or discards the one behind it may keep it from being claimed, not from being woken
            SELECT d.ctid AS tid
              FROM outbox.delivery AS d
-            WHERE c.tid IS NULL AND d.ctid = n.tid AND d.state = n.state AND d.state = 'queued'
+            WHERE c.tid IS NULL AND n.passed AND d.ctid = n.tid AND d.state = n.state AND d.state IN ('pending', 'queued')
               FOR NO KEY UPDATE SKIP LOCKED) AS w ON true
      WHERE c.tid IS NOT NULL OR w.tid IS NOT NULL
 ), moved AS (
     UPDATE outbox.delivery AS d
        SET state = CASE WHEN f.claims THEN 'sending' ELSE 'pending' END,
-           due_at = CASE f.state WHEN 'queued' THEN clock_timestamp() ELSE d.due_at END,
+           due_at = CASE WHEN d.state = 'queued' OR NOT f.claims THEN clock_timestamp() ELSE d.due_at END,
            claim = CASE WHEN f.claims THEN $3::uuid END,
            claimed_by = CASE WHEN f.claims THEN $4 END,
            lease_until = CASE WHEN f.claims THEN clock_timestamp() + $5::interval END,
            crashes = d.crashes + f.claims::int
       FROM free AS f
-     WHERE d.ctid = f.tid AND (f.claims OR f.state = 'queued')
+     WHERE d.ctid = f.tid AND (f.claims OR f.passed)
     RETURNING d.*, d.ctid AS tid
 )
 SELECT a.asleep, a.woken, ` + claimedColumns + `
@@ -69,13 +70,13 @@ SELECT a.asleep, a.woken, ` + claimedColumns + `
   LEFT JOIN moved AS c ON c.claim IS NOT NULL` + claimedTables
 
 // ClaimNext claims the first unfinished deliveries of r.Keys, those of which the one
-// before was just finished, as far as the request's budget goes, and wakes the
-// others.
+// before was just finished, as far as the request's budget goes, and wakes those
+// of the others that a walk from r.From on would not find.
 func (s *Store) ClaimNext(ctx context.Context, r ClaimRequest) (Claims, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	token := uuid.New()
-	rows, err := s.pool.Query(ctx, claimNext, s.nextArgs(r, token)...)
+	rows, err := s.pool.Query(ctx, claimNext, s.nextArgs(r, r.Keys, make([]int64, len(r.Keys)), token)...)
 	if err != nil {
 		return Claims{}, s.judge(ctx, err)
 	}
@@ -83,8 +84,8 @@ func (s *Store) ClaimNext(ctx context.Context, r ClaimRequest) (Claims, error) {
 	return c, s.judge(ctx, err)
 }
 
-func (s *Store) nextArgs(r ClaimRequest, token uuid.UUID) []any {
-	return []any{r.Sync, r.Probe, token, s.relay, r.Lease, r.Keys, max(r.Budget, 0)}
+func (s *Store) nextArgs(r ClaimRequest, keys []string, places []int64, token uuid.UUID) []any {
+	return []any{r.Sync, r.Probe, token, s.relay, r.Lease, keys, max(r.Budget, 0), places, r.From.due}
 }
 
 func scanNext(rows pgx.Rows, sync string, token uuid.UUID) (Claims, error) {

@@ -200,19 +200,20 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimRequest, token uuid.UUID, done []bool) (Claims, error) {
 	var finished, unfinished columns
 	var keys []string
+	var places []int64
 	failedKeys := slices.Clone(next.Keys) // superseded, perhaps
 	finished.grow(len(results))
 	now := time.Now()
 	for i := range results {
 		if results[i].Outcome.Finished() {
 			finished.add(i, &results[i], now)
-			keys = append(keys, results[i].Delivery.Key)
+			keys, places = append(keys, results[i].Delivery.Key), append(places, results[i].Delivery.Place)
 			continue
 		}
 		unfinished.add(i, &results[i], now)
 		if results[i].Failed {
 			failedKeys = append(failedKeys, results[i].Delivery.Key)
-			keys = append(keys, results[i].Delivery.Key)
+			keys, places = append(keys, results[i].Delivery.Key), append(places, results[i].Delivery.Place)
 		}
 	}
 	collect := func(rows pgx.Rows) error {
@@ -238,9 +239,9 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 		batch.Queue(supersedeFailed, next.Sync, failedKeys, s.relay)
 	}
 	var claims Claims
-	if keys = append(keys, next.Keys...); len(keys) > 0 { // the budget is for the finished ones first
-		next.Keys = keys
-		batch.Queue(claimNext, s.nextArgs(next, token)...).Query(func(rows pgx.Rows) (err error) {
+	keys, places = append(keys, next.Keys...), append(places, make([]int64, len(next.Keys))...) // the budget is for the finished ones first
+	if len(keys) > 0 {
+		batch.Queue(claimNext, s.nextArgs(next, keys, places, token)...).Query(func(rows pgx.Rows) (err error) {
 			claims, err = scanNext(rows, next.Sync, token)
 			return err
 		})

@@ -24,7 +24,7 @@ func scanClaims(rows pgx.Rows, sync string, token uuid.UUID, page int) (scanned,
 	var lastDue, leftDue, settled *time.Time
 	var lastSeq, leftSeq *int64
 	fields := append([]any{
-		&c.Seen, &c.Suspects, &c.superseding, &lastDue, &lastSeq, &leftDue, &leftSeq, &settled, &c.held,
+		&c.Seen, &c.Parked, &c.Suspects, &c.superseding, &lastDue, &lastSeq, &leftDue, &leftSeq, &settled, &c.held,
 	}, d.fields()...)
 	for rows.Next() {
 		if err := rows.Scan(fields...); err != nil {

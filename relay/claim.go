@@ -10,29 +10,32 @@ import (
 // claimLoop looks for due deliveries until ctx ends. attempts outlives it.
 func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 	var (
-		walk, sweep claimWalk
-		fresh       claimWalk // of what came lately
-		pace        pacer
-		lastSweep   time.Time
-		lastTend    time.Time
-		lastNote    time.Time
-		parked      outbox.ParkedCursor
-		pause       = busyPoll
+		walk     = claimWalk{pass: true} // from old to new
+		sweep    claimWalk               // once more from the beginning to where walk stands
+		fresh    claimWalk               // of what came lately
+		pace     pacer
+		swept    = time.Now()
+		lastTend time.Time
+		lastNote time.Time
+		parked   outbox.ParkedCursor
+		pause    = busyPoll
 	)
 	defer p.claiming.end()
 	for ctx.Err() == nil {
 		p.claiming.begin()
 		p.full.Store(true) // before the room is counted: a recording in between must not go unnoticed
-		found, err := foundNone, error(nil)
-		if time.Since(lastSweep) > max(sweepEvery, 10*sweep.took) {
+		found, err := foundSome, error(nil)
+		if time.Since(swept) > max(sweepEvery, 10*sweep.spent) {
 			// First, or nothing would be left for it while there is always work. Without room it waits for some.
 			if room := pace.room(p, sweep.asked); room > 0 {
-				err = p.sweep(ctx, attempts, &sweep, &walk, room)
-				lastSweep = time.Now()
+				var done bool
+				if done, err = p.sweep(ctx, attempts, &sweep, &walk, room); done {
+					swept = time.Now()
+				}
 			}
 		}
-		if err == nil {
-			found, err = p.claim(ctx, attempts, &walk, pace.room(p, walk.asked))
+		if room := pace.room(p, walk.asked); err == nil && (room >= pace.most/2 || time.Since(walk.asked) >= walk.rest) {
+			found, err = p.claim(ctx, attempts, &walk, room)
 		}
 		if err == nil && walk.lags() {
 			err = p.claimFresh(ctx, attempts, &walk, &fresh, (pace.room(p, fresh.asked)+1)/2)
@@ -81,11 +84,14 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 
 // claimWalk is a walk over the due deliveries of a sync.
 type claimWalk struct {
+	pass    bool // it does not come back to what waits for a delivery under way
 	cursor  outbox.Cursor
-	asked   time.Time // when the database was asked last
-	took    time.Duration
+	asked   time.Time     // when the database was asked last
+	spent   time.Duration // on asking it
 	page    int           // rows to look at; grows where most of them wait behind others
 	starved bool          // the last page brought hardly any, and more is to be looked at
+	parks   bool          // it put some aside
+	rest    time.Duration // after a page that brought hardly any, while there is enough else to do
 	settled outbox.Cursor // the time before which all have committed, mostly, when the database was asked last
 }
 
@@ -105,11 +111,11 @@ const (
 // claim asks for up to room deliveries from the walk's cursor on and hands them
 // to the senders.
 func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) (findings, error) {
-	parks := room == 0 && w.lags() // it goes on putting aside what waits behind others
+	parks := room == 0 && w.lags() && w.parks // it goes on putting aside what waits behind others
 	if room == 0 && !parks && time.Since(w.asked) < p.relay.config.Poll {
 		return foundFull, nil
 	}
-	w.asked, w.starved = time.Now(), false
+	w.asked, w.starved, w.rest = time.Now(), false, 0
 	page := 0 // only the hold is looked at
 	if room > 0 || parks {
 		page = min(max(w.page, room), maxPage)
@@ -117,16 +123,21 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	}
 	before := w.cursor
 	request := outbox.ClaimRequest{
-		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: page, Lease: p.relay.config.Lease,
+		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: page, Pass: w.pass, Lease: p.relay.config.Lease,
+	}
+	if w.pass {
+		p.passed.Store(new(outbox.End())) // it may have passed anything
+		defer func() { p.passed.Store(new(w.cursor)) }()
 	}
 	// A stop must not lose the answer: what was claimed is then released.
 	claims, err := p.relay.store.Claim(attempts, request)
-	w.took = time.Since(w.asked)
+	took := time.Since(w.asked)
+	w.spent += took
 	p.accept(claims, w.asked, false)
 	if err != nil {
 		return foundNone, err
 	}
-	p.relay.config.Observer.Claim(p.sync.Name, len(claims.Deliveries), w.took)
+	p.relay.config.Observer.Claim(p.sync.Name, len(claims.Deliveries), took)
 	w.cursor = claims.Next
 	if claims.Hold != nil || int64(w.asked.Sub(began)) > p.heldAt.Load() {
 		p.setHold(claims.Hold)
@@ -144,6 +155,9 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	}
 	w.settled = claims.Settled
 	w.starved = page >= 100 && claims.Seen >= page && len(claims.Deliveries) <= page/100
+	if w.parks = claims.Parked > 0; w.starved && !w.parks {
+		w.rest = 4 * took
+	}
 	switch {
 	case parks && w.starved && before.Before(w.cursor):
 		return foundMore, nil
@@ -175,27 +189,21 @@ func (p *pipeline) claimFresh(ctx, attempts context.Context, main, fresh *claimW
 	return err
 }
 
-// sweep walks from the beginning to where the other walk stands, page by page:
-// it finds what committed late, leases that ended and rows that were locked.
-// Where it has to stop for lack of room, the other walk goes on from there.
-func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, room int) error {
-	started := time.Now()
-	defer func() { w.took = time.Since(started) }()
-	w.cursor = outbox.Cursor{}
-	for p.hold.Load() == nil && room > 0 && w.cursor.Before(main.cursor) {
-		found, err := p.claim(ctx, attempts, w, room)
-		if err != nil {
-			return err
-		}
-		if found != foundMore {
-			break
-		}
-		room = p.limit() - int(p.outstanding.Load())
+// sweep goes a page further on a walk from the beginning to where the other walk
+// stands: it finds what committed late, leases that ended and rows that were
+// locked, and puts aside what the other walk passed and nobody has gone on with.
+func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, room int) (done bool, err error) {
+	if w.cursor == (outbox.Cursor{}) {
+		w.spent = 0
 	}
+	found := foundNone
 	if p.hold.Load() == nil && w.cursor.Before(main.cursor) {
-		main.cursor = w.cursor
+		found, err = p.claim(ctx, attempts, w, room)
 	}
-	return nil
+	if done = err != nil || found != foundMore || !w.cursor.Before(main.cursor); done {
+		w.cursor = outbox.Cursor{}
+	}
+	return done, err
 }
 
 // tend is the slow housekeeping of a sync: parked rows that sleep, holds that
@@ -216,6 +224,7 @@ func (p *pipeline) limit() int { return p.slots.current() }
 // what is finished in prefetchFor. Should the relay die, each of them goes
 // through the care that is taken of deliveries that may have killed it.
 type pacer struct {
+	most     int // deliveries to have claimed at a time
 	at       time.Time
 	recorded int64
 	ahead    float64
@@ -237,8 +246,9 @@ func (c *pacer) room(p *pipeline, asked time.Time) int {
 	if limit < p.sync.Concurrency {
 		ahead = 0 // starting again after a hold
 	}
-	room := limit + ahead - int(p.outstanding.Load())
-	if room < (limit+ahead)/4 && len(p.queue) > 0 && time.Since(asked) < mostPatience {
+	c.most = limit + ahead
+	room := c.most - int(p.outstanding.Load())
+	if room < c.most/4 && len(p.queue) > 0 && time.Since(asked) < mostPatience {
 		room = 0 // a claim costs more than its rows: no small ones while there is work
 	}
 	if p.rate != nil {

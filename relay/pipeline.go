@@ -38,8 +38,9 @@ type pipeline struct {
 	hold        atomic.Pointer[outbox.Hold]
 	heldAt      atomic.Int64 // sinceBegan; claims asked for earlier know nothing of the hold set here
 	asleep      sleepers
-	delivered   atomic.Int64 // sinceBegan of the last success not yet noted in the database
-	probes      atomic.Int64 // of the hold, by all relays, when this one probed last
+	passed      atomic.Pointer[outbox.Cursor] // where the walk is that does not come back
+	delivered   atomic.Int64                  // sinceBegan of the last success not yet noted in the database
+	probes      atomic.Int64                  // of the hold, by all relays, when this one probed last
 	draining    atomic.Bool
 	full        atomic.Bool   // the claimer counts the room, or waits for it
 	stop        chan struct{} // closed when draining begins
@@ -86,6 +87,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 		woken:   make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 	}
+	p.passed.Store(new(outbox.Cursor))
 	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.longestAttempt())
 	for i := range p.recording {
 		p.recording[i] = r.steps.add(fmt.Sprintf("recording %d for sync %s", i+1, s.Name), recordBound)

@@ -328,7 +328,7 @@ CREATE TRIGGER fan_out AFTER INSERT ON outbox.event
 -- operator's transaction may not, and then the relay's slow check finds the row.
 -- Where failed ones are superseded, the one behind a failed one is woken too: claiming it makes way.
 -- +goose StatementBegin
-CREATE FUNCTION outbox.promote_next(sync text, key text) RETURNS void
+CREATE FUNCTION outbox.promote_next(sync text, key text, place bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 #variable_conflict use_column
 DECLARE
@@ -341,14 +341,14 @@ BEGIN
        AND NOT (first.state = 'failed' AND s.on_failed = 'supersede')
      ORDER BY first.event_seq
      LIMIT 1;
-    IF next.state = 'queued' THEN
+    IF next.event_seq > place AND next.state IN ('queued', 'pending') THEN -- a walk may have passed what is pending
         -- It may be discarded next: locked for the reason given in complete_requeue.
         PERFORM FROM outbox.delivery AS d
           WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq
             FOR UPDATE;
         UPDATE outbox.delivery AS d
            SET state = 'pending', due_at = clock_timestamp()
-         WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq AND d.state = 'queued';
+         WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq AND d.state = next.state;
     END IF;
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
     NULL; -- left to the slow check
@@ -556,7 +556,7 @@ BEGIN
     END IF;
     PERFORM outbox.log_action(d, 'discarded', outbox.check_reason(discard.reason));
     DELETE FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq;
-    PERFORM outbox.promote_next(d.sync, d.key);
+    PERFORM outbox.promote_next(d.sync, d.key, d.event_seq);
 END
 $$;
 -- +goose StatementEnd
