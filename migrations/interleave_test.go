@@ -108,7 +108,7 @@ func TestParkingBesideTheFinishOfTheRowInFront(t *testing.T) {
 	})
 	t.Run("the parking is open: the finish waits for it and promotes", func(t *testing.T) {
 		i := newInterleaving(t, 2)
-		first := claim(t, i.relay, 1)[0]
+		first := claim(t, i.relay, 10)[0]
 		i.expect("claimed", "sending queued")
 		// Another relay's parking holds the row in front shared.
 		parker := connect(t, i.url)
@@ -155,7 +155,7 @@ func TestParkingBesideADiscardOfTheRowInFront(t *testing.T) {
 func TestDiscardOfTheSecondBesideTheFinishOfTheFirst(t *testing.T) {
 	t.Run("discard first", func(t *testing.T) {
 		i := newInterleaving(t, 3)
-		first := claim(t, i.relay, 1)[0]
+		first := claim(t, i.relay, 10)[0]
 		i.expect("claimed", "sending queued queued")
 		i.operator.do("BEGIN")
 		i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
@@ -184,7 +184,7 @@ func TestDiscardOfTheSecondBesideTheFinishOfTheFirst(t *testing.T) {
 	})
 	t.Run("discards of the second and the third, then the finish", func(t *testing.T) {
 		i := newInterleaving(t, 4)
-		first := claim(t, i.relay, 1)[0]
+		first := claim(t, i.relay, 10)[0]
 		other := as(t, i.url, "outbox_operator")
 		i.operator.do("BEGIN")
 		i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
@@ -233,7 +233,7 @@ func TestOperatorsOpenTransactionHoldsOneRowOnly(t *testing.T) {
 
 func TestDiscardOfTheThirdDoesNotKeepTheSecondAsleep(t *testing.T) {
 	i := newInterleaving(t, 3)
-	first := claim(t, i.relay, 1)[0]
+	first := claim(t, i.relay, 10)[0]
 	i.expect("claimed", "sending queued queued")
 	i.operator.do("BEGIN")
 	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[2]) // holds the second, shared
@@ -277,7 +277,7 @@ func TestClaimDoesNotWaitForARequeueAndADiscardOfOneDelivery(t *testing.T) {
 
 func TestRowLockedWhileTheOneBeforeItFinishesIsWokenByTheNet(t *testing.T) {
 	i := newInterleaving(t, 2)
-	first := claim(t, i.relay, 1)[0]
+	first := claim(t, i.relay, 10)[0]
 	i.expect("claimed", "sending queued")
 	i.operator.do("BEGIN")
 	i.operator.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR UPDATE", i.e[1])
@@ -428,7 +428,7 @@ func TestParkingBesideARequeueOfTheRowInFront(t *testing.T) {
 
 func TestParkingBehindAParkedRowBesideTheFinishOfTheFirst(t *testing.T) {
 	i := newInterleaving(t, 2)
-	first := claim(t, i.relay, 1)[0]
+	first := claim(t, i.relay, 10)[0]
 	i.expect("claimed", "sending queued")
 	// Another relay parks a third, or an operator discards it: the second must stay, and may be promoted.
 	parker := connect(t, i.url)
@@ -458,7 +458,7 @@ func TestInsertBesideTheFinishOfTheRowInFront(t *testing.T) {
 	})
 	t.Run("the finish commits first", func(t *testing.T) {
 		i := newInterleaving(t, 1)
-		first := claim(t, i.relay, 1)[0]
+		first := claim(t, i.relay, 10)[0]
 		writer := connect(t, i.url)
 		writer.do("BEGIN")
 		second := writer.event("k")
@@ -634,4 +634,21 @@ func TestSyncRegisteredBesideOpenWriters(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What waits behind a delivery under way may be passed by a walk that does not come
+// back to it.
+func TestDiscardMakesDueWhatAWalkHasPassed(t *testing.T) {
+	i := newInterleaving(t, 3)
+	i.admin.do("UPDATE outbox.delivery SET due_at = due_at - interval '1 hour'")
+	const due = "SELECT event_seq FROM outbox.delivery WHERE due_at > now() - interval '1 minute'"
+	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
+	if got := list[int64](i.admin, due); len(got) > 0 {
+		t.Errorf("a discard further behind made due %v", got)
+	}
+	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
+	if got := list[int64](i.admin, due); !slices.Equal(got, []int64{3}) {
+		t.Errorf("made due %v, want the third", got)
+	}
+	i.drains(i.e[2])
 }

@@ -51,8 +51,9 @@ type ClaimRequest struct {
 // Claims is the answer to a [ClaimRequest].
 type Claims struct {
 	Deliveries []*Delivery
-	Seen       int      // rows looked at; a full page means that there may be more
+	Seen       int      // rows looked at
 	Parked     int      // of these
+	More       bool     // there may be more to look at, from Next on
 	Suspects   int      // heads left because a relay died while sending them
 	Next       Cursor   // where the next walk starts
 	Settled    Cursor   // a second ago: what is due earlier has committed, but for long transactions
@@ -83,6 +84,28 @@ const strongestHold = `-- lockstep: hold
 // changed between the statement's snapshot and its lock is left for the next
 // look.
 
+// dueRows are what a claim looks at, in this order.
+const dueRows = `
+    SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.crashes, d.revision
+      FROM outbox.delivery AS d
+     WHERE d.sync = $1
+       AND d.due_at < 'infinity'
+       AND d.due_at <= now()
+       AND (d.due_at, d.event_seq) >= ($6, $7)
+       AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
+       AND (NOT $10 OR d.crashes > 0)
+       AND EXISTS (SELECT FROM free)
+     ORDER BY d.due_at, d.event_seq
+     LIMIT $8`
+
+// firstOfKey is what stands in front of row p, or p itself.
+const firstOfKey = `
+    SELECT f.ctid AS tid, f.event_seq = p.event_seq AS head, f.due_at > now() AS waits, f.state = 'failed' AS failed
+      FROM outbox.delivery AS f
+     WHERE f.sync = $1 AND f.key = p.key
+     ORDER BY f.event_seq
+     LIMIT 1`
+
 // claimDue examines due rows in the order of their due times. The first of its key
 // is claimed, a row behind it is parked out of the walk. A walk that does not come
 // back may pass a row by instead, which is cheaper twice, if what is in front of it
@@ -101,135 +124,98 @@ const strongestHold = `-- lockstep: hold
 const claimDue = `-- lockstep: claim
 WITH free AS MATERIALIZED (
     SELECT WHERE NOT EXISTS (SELECT` + holdsInForce + `)
-), page AS MATERIALIZED (
-    SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.crashes, d.revision
-      FROM outbox.delivery AS d
-     WHERE d.sync = $1
-       AND d.due_at < 'infinity'
-       AND d.due_at <= now()
-       AND (d.due_at, d.event_seq) >= ($6, $7)
-       AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
-       AND (NOT $10 OR d.crashes > 0)
-       AND EXISTS (SELECT FROM free)
-     ORDER BY d.due_at, d.event_seq
-     LIMIT $8
-), ranked AS (
-    SELECT p.*, row_number() OVER (PARTITION BY p.key ORDER BY p.event_seq) = 1 AS leads
-      FROM page AS p
-), placed AS MATERIALIZED ( -- beside the first of its key, where it leads the others of the page
-    SELECT r.*, f.tid AS first, f.event_seq = r.event_seq AS head, f.due_at > now() AS waits, f.state = 'failed' AS failed
-      FROM ranked AS r
-      LEFT JOIN LATERAL (
-           SELECT f.ctid AS tid, f.event_seq, f.due_at, f.state
-             FROM outbox.delivery AS f
-            WHERE r.leads AND f.sync = $1 AND f.key = r.key
-            ORDER BY f.event_seq
-            LIMIT 1) AS f ON true
-), later AS MATERIALIZED (
-    SELECT p.key, o.tid, o.state, k.kept AND (o.state <> 'sending' OR o.lease_until < now()) IS TRUE AS waits
-      FROM placed AS p
+), taken AS MATERIALIZED ( -- row by row, until the budget is used up
+    SELECT p.*, c.was, c.claim, c.claimed_by, l.later
+      FROM (SELECT p.*, row_number() OVER (ORDER BY p.due_at, p.event_seq) AS n FROM (` + dueRows + `) AS p) AS p
+     CROSS JOIN LATERAL (` + firstOfKey + `) AS f
      CROSS JOIN LATERAL (
-           SELECT l.event_seq
-             FROM outbox.delivery AS l
-            WHERE p.revision > 1 AND l.sync = $1 AND l.key = p.key AND l.event_seq > p.event_seq
-              AND l.state IN ('pending', 'retry', 'sending') AND l.revision = 1
-           UNION ALL
-           SELECT l.event_seq
-             FROM outbox.delivery AS l
-            WHERE l.sync = $1 AND l.key = p.key AND l.event_seq > p.event_seq
-              AND l.state IN ('pending', 'retry', 'sending') AND l.revision > 1) AS l
-     CROSS JOIN LATERAL (
-           SELECT EXISTS (SELECT FROM (SELECT FROM outbox.delivery AS h WHERE h.ctid = p.tid FOR KEY SHARE SKIP LOCKED) AS h) AS kept
-           OFFSET 0) AS k
-      LEFT JOIN LATERAL (
-           SELECT d.ctid AS tid, d.state, d.lease_until
+           SELECT d.state AS was, d.claim, d.claimed_by
              FROM outbox.delivery AS d
-            WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = l.event_seq
-              FOR NO KEY UPDATE SKIP LOCKED) AS o ON true
-     WHERE p.head
-), heads AS MATERIALIZED (
-    SELECT p.*
-      FROM placed AS p
-     WHERE p.head AND (p.crashes > 0) = $10
-       AND NOT EXISTS (SELECT FROM later AS l WHERE l.key = p.key AND NOT l.waits)
-     ORDER BY p.due_at, p.event_seq
-), chosen AS MATERIALIZED (
-    SELECT h.tid, h.due_at, h.event_seq, d.state, d.claim, d.claimed_by
-      FROM heads AS h
+            WHERE f.head AND (p.crashes > 0) = $10
+              AND d.ctid = p.tid AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
+              FOR UPDATE SKIP LOCKED) AS c
      CROSS JOIN LATERAL (
-           SELECT d.state, d.claim, d.claimed_by
-             FROM outbox.delivery AS d
-            WHERE d.ctid = h.tid AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
-              FOR UPDATE SKIP LOCKED) AS d
+           SELECT coalesce(bool_and(o.tid IS NOT NULL AND (o.state <> 'sending' OR o.lease_until < now())), true) AS may,
+                  array_agg(o.tid) FILTER (WHERE o.tid IS NOT NULL) AS later
+             FROM (SELECT l.event_seq
+                     FROM outbox.delivery AS l
+                    WHERE p.revision > 1 AND l.sync = $1 AND l.key = p.key AND l.event_seq > p.event_seq
+                      AND l.state IN ('pending', 'retry', 'sending') AND l.revision = 1
+                   UNION ALL
+                   SELECT l.event_seq
+                     FROM outbox.delivery AS l
+                    WHERE l.sync = $1 AND l.key = p.key AND l.event_seq > p.event_seq
+                      AND l.state IN ('pending', 'retry', 'sending') AND l.revision > 1) AS l
+             LEFT JOIN LATERAL (
+                   SELECT d.ctid AS tid, d.state, d.lease_until
+                     FROM outbox.delivery AS d
+                    WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = l.event_seq AND c.was IS NOT NULL
+                      FOR NO KEY UPDATE SKIP LOCKED) AS o ON true) AS l
+     WHERE l.may
      LIMIT $9
-), behind AS (
-    SELECT p.*, NOT p.is_head AND p.state <> 'sending' AND p.tid NOT IN (SELECT l.tid FROM later AS l WHERE l.tid IS NOT NULL)
-                AND (bool_or(p.waits) OVER of_key OR NOT $11 OR p.due_at > now() - interval '1 second') AS parks,
-           bool_or(p.failed) OVER of_key AND s.on_failed = 'supersede' AS supersedes
-      FROM (SELECT p.*, coalesce(p.head, false) AS is_head
-              FROM placed AS p
-             WHERE EXISTS (SELECT FROM placed AS b WHERE b.head IS NOT TRUE)) AS p
-      JOIN outbox.sync AS s ON s.name = $1
-    WINDOW of_key AS (PARTITION BY p.key)
-), asked AS (
-    SELECT b.*, bool_or(b.parks) OVER (PARTITION BY b.key) AS some_parks
-      FROM behind AS b
-), kept AS MATERIALIZED (
-    SELECT a.key, a.tid, a.leads, a.parks, a.supersedes, bool_or(f.kept) OVER (PARTITION BY a.key) AS kept
-      FROM asked AS a
-      LEFT JOIN LATERAL (
-           SELECT true AS kept
-             FROM outbox.delivery AS o
-            WHERE a.leads AND a.some_parks AND o.ctid = a.first
-              FOR KEY SHARE SKIP LOCKED) AS f ON true
+), stopped AS MATERIALIZED (
+    SELECT count(*) AS n, coalesce(max(n), 0) AS seen, count(*) >= $9 AS early, max(due_at) AS last_due,
+           (array_agg(event_seq ORDER BY n DESC))[1] AS last_seq
+      FROM taken
+), rest AS MATERIALIZED ( -- what is not claimed of the rows up to there
+    SELECT p.*, f.tid AS first, f.head, f.waits, f.failed
+      FROM (` + dueRows + `) AS p
+     CROSS JOIN LATERAL (` + firstOfKey + `) AS f
+     WHERE (SELECT NOT early OR seen > n FROM stopped)
+       AND (SELECT NOT early OR (p.due_at, p.event_seq) < (last_due, last_seq) FROM stopped)
+       AND p.tid NOT IN (SELECT tid FROM taken)
+), later AS MATERIALIZED (
+    SELECT unnest(t.later) AS tid
+      FROM taken AS t
+     WHERE t.later IS NOT NULL
+), behind AS MATERIALIZED (
+    SELECT r.tid
+      FROM (SELECT r.*
+              FROM rest AS r
+              JOIN outbox.sync AS s ON s.name = $1
+             WHERE NOT r.head AND r.state <> 'sending' AND NOT (r.failed AND s.on_failed = 'supersede')
+               AND (r.waits OR NOT $11 OR r.due_at > now() - interval '1 second')
+               AND r.tid NOT IN (SELECT tid FROM later)) AS r
+     CROSS JOIN LATERAL (
+           SELECT FROM outbox.delivery AS f
+            WHERE f.ctid = r.first
+              FOR KEY SHARE SKIP LOCKED) AS f
+     CROSS JOIN LATERAL (
+           SELECT FROM outbox.delivery AS d
+            WHERE d.ctid = r.tid AND d.state IN ('pending', 'retry')
+              FOR NO KEY UPDATE SKIP LOCKED) AS d
 ), parked AS (
     UPDATE outbox.delivery AS d
        SET state = 'queued', due_at = 'infinity'
-      FROM (SELECT o.tid
-              FROM kept AS k
-             CROSS JOIN LATERAL (
-                   SELECT o.ctid AS tid
-                     FROM outbox.delivery AS o
-                    WHERE k.kept AND k.parks AND NOT k.supersedes AND o.ctid = k.tid AND o.state IN ('pending', 'retry')
-                      FOR NO KEY UPDATE SKIP LOCKED) AS o) AS b
-     WHERE d.ctid = b.tid
+      FROM (SELECT tid FROM behind UNION ALL SELECT tid FROM later) AS b
+     WHERE d.ctid = b.tid AND d.state <> 'sending'
     RETURNING 1
-), parked_later AS (
-    UPDATE outbox.delivery AS d
-       SET state = 'queued', due_at = 'infinity'
-      FROM later AS l
-     WHERE l.waits AND l.state <> 'sending' AND d.ctid = l.tid
 ), touched AS ( -- a claim of a dead relay behind: changed, so that who does not see the row in front is refused it too
     UPDATE outbox.delivery AS d
        SET lease_until = d.lease_until
       FROM later AS l
-     WHERE l.waits AND l.state = 'sending' AND d.ctid = l.tid
+     WHERE d.ctid = l.tid AND d.state = 'sending'
 ), meta AS MATERIALIZED (
-    SELECT p.seen, k.parked, u.suspects, u.superseding,
-           p.last_due, p.last_seq, l.left_due, l.left_seq, now() - interval '1 second' AS settled,
-           NOT EXISTS (SELECT FROM free) AS held
-      FROM (SELECT count(*) AS seen, max(due_at) AS last_due,
-                   (array_agg(event_seq ORDER BY due_at DESC, event_seq DESC))[1] AS last_seq FROM page) AS p
-     CROSS JOIN (SELECT count(*) AS parked FROM parked) AS k
-     CROSS JOIN (SELECT (SELECT count(*) FROM placed WHERE head AND crashes > 0) AS suspects,
-                        (SELECT array_agg(key) FROM kept WHERE leads AND supersedes) AS superseding) AS u
-     CROSS JOIN (SELECT count(*) AS n, max(due_at) AS last_due,
-                        (array_agg(event_seq ORDER BY due_at DESC, event_seq DESC))[1] AS last_seq FROM chosen) AS c
-      LEFT JOIN LATERAL ( -- the first that the budget did not reach
-           SELECT h.due_at AS left_due, h.event_seq AS left_seq
-             FROM heads AS h
-            WHERE c.n >= $9 AND (c.n = 0 OR (h.due_at, h.event_seq) > (c.last_due, c.last_seq))
-            ORDER BY h.due_at, h.event_seq
-            LIMIT 1) AS l ON true
+    SELECT CASE WHEN s.early THEN s.seen ELSE s.n + r.n END AS seen, (SELECT count(*) FROM parked) AS parked,
+           r.suspects, r.superseding, s.early OR s.n + r.n >= $8 AS more,
+           greatest(s.last_due, r.last_due) AS last_due,
+           CASE WHEN (r.last_due, r.last_seq) > (s.last_due, s.last_seq) OR s.n = 0 THEN r.last_seq ELSE s.last_seq END AS last_seq,
+           now() - interval '1 second' AS settled, NOT EXISTS (SELECT FROM free) AS held
+      FROM stopped AS s
+     CROSS JOIN (SELECT count(*) AS n, count(*) FILTER (WHERE r.head AND r.crashes > 0) AS suspects,
+                        array_agg(DISTINCT r.key) FILTER (WHERE r.failed AND s.on_failed = 'supersede') AS superseding,
+                        max(r.due_at) AS last_due, (array_agg(r.event_seq ORDER BY r.due_at DESC, r.event_seq DESC))[1] AS last_seq
+                   FROM rest AS r
+                   JOIN outbox.sync AS s ON s.name = $1) AS r
 ), claimed AS (
     UPDATE outbox.delivery AS d
        SET state = 'sending', claim = $3, claimed_by = $4, lease_until = clock_timestamp() + $5::interval,
            crashes = d.crashes + 1,
-           attempts = d.attempts + (c.state = 'sending')::int,
-           total_attempts = d.total_attempts + (c.state = 'sending')::int
-      FROM chosen AS c
+           attempts = d.attempts + (c.was = 'sending')::int,
+           total_attempts = d.total_attempts + (c.was = 'sending')::int
+      FROM taken AS c
      WHERE d.ctid = c.tid
-    RETURNING d.*, d.ctid AS tid, c.state AS was, c.claim AS claim_before, c.claimed_by AS claimed_before
+    RETURNING d.*, d.ctid AS tid, c.was, c.claim AS claim_before, c.claimed_by AS claimed_before
 ), taken_over AS ( -- earlier claims that ended without a word
     INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, claim, relay)
     SELECT $1, c.event_id, e.type, c.key, e.version, c.total_attempts, 'unknown', 'unknown',
@@ -264,7 +250,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	if err != nil {
 		return Claims{}, s.judge(ctx, err)
 	}
-	c, err := scanClaims(rows, r.Sync, token, r.Page)
+	c, err := scanClaims(rows, r.Sync, token)
 	if err != nil {
 		return Claims{}, s.judge(ctx, err)
 	}
@@ -273,7 +259,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 			return Claims{}, s.judge(ctx, err)
 		}
 	}
-	if c.held || r.Page == 0 {
+	if c.held || r.Page == 0 || c.More && c.Seen == 0 {
 		c.next = r.From // nothing was read
 	}
 	c.Next = c.next

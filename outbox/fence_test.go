@@ -323,7 +323,7 @@ func TestFinishPromotesTheNext(t *testing.T) {
 	if r := d.record(d.a, outbox.Delivered, head...); r.Err != nil || !r.Done[0] || !r.Claims.Woken || r.Claims.Asleep != nil {
 		t.Fatalf("%+v, want it done, and the next woken for whoever claims it", r)
 	}
-	if got := d.text(`SELECT string_agg(state, ' ' ORDER BY event_seq) FROM outbox.delivery`); got != "pending queued" {
+	if got := d.states(); got != "pending queued" {
 		t.Errorf("states: %s, want pending queued", got)
 	}
 }

@@ -111,7 +111,7 @@ func (m *model) claimOne(t *rapid.T, by *relay, r outbox.ClaimRequest) outbox.Cl
 		must = nil
 	}
 	m.take(t, by, r, c.Deliveries, must, may)
-	if r.Page >= 100 && !held && !r.Solo && r.From == (outbox.Cursor{}) {
+	if r.Page >= 100 && !held && !r.Solo && r.From == (outbox.Cursor{}) && !c.More {
 		m.nothingLeftToSupersede(t, r.Sync, keys)
 	}
 	return c

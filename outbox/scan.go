@@ -17,28 +17,25 @@ type scanned struct {
 	held        bool     // nothing was read
 }
 
-func scanClaims(rows pgx.Rows, sync string, token uuid.UUID, page int) (scanned, error) {
+func scanClaims(rows pgx.Rows, sync string, token uuid.UUID) (scanned, error) {
 	var c scanned
 	defer rows.Close()
 	d := newClaimedRow(sync, token)
-	var lastDue, leftDue, settled *time.Time
-	var lastSeq, leftSeq *int64
+	var lastDue, settled *time.Time
+	var lastSeq *int64
 	fields := append([]any{
-		&c.Seen, &c.Parked, &c.Suspects, &c.superseding, &lastDue, &lastSeq, &leftDue, &leftSeq, &settled, &c.held,
+		&c.Seen, &c.Parked, &c.Suspects, &c.superseding, &c.More, &lastDue, &lastSeq, &settled, &c.held,
 	}, d.fields()...)
 	for rows.Next() {
 		if err := rows.Scan(fields...); err != nil {
 			return scanned{}, err
 		}
 		if settled != nil {
-			// Rows that commit late carry an older due time: the walk stays behind the clock, and behind what it left.
+			// Rows that commit late carry an older due time: the walk stays behind the clock.
 			c.Settled = Cursor{due: *settled}
 			c.next = c.Settled
-			if lastDue != nil && c.Seen >= page {
+			if lastDue != nil && c.More {
 				c.next = earlier(c.next, Cursor{due: *lastDue, seq: *lastSeq})
-			}
-			if leftDue != nil {
-				c.next = earlier(c.next, Cursor{due: *leftDue, seq: *leftSeq})
 			}
 		}
 		if d.key.Valid { // else nothing was claimed, and the row only carries what was seen

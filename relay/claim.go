@@ -88,9 +88,7 @@ type claimWalk struct {
 	cursor  outbox.Cursor
 	asked   time.Time     // when the database was asked last
 	spent   time.Duration // on asking it
-	page    int           // rows to look at; grows where most of them wait behind others
 	starved bool          // the last page brought hardly any, and more is to be looked at
-	parks   bool          // it put some aside
 	rest    time.Duration // after a page that brought hardly any, while there is enough else to do
 	settled outbox.Cursor // the time before which all have committed, mostly, when the database was asked last
 }
@@ -111,17 +109,14 @@ const (
 // claim asks for up to room deliveries from the walk's cursor on and hands them
 // to the senders.
 func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) (findings, error) {
-	parks := room == 0 && w.lags() && w.parks // it goes on putting aside what waits behind others
-	if room == 0 && !parks && time.Since(w.asked) < p.relay.config.Poll {
+	if room == 0 && time.Since(w.asked) < p.relay.config.Poll {
 		return foundFull, nil
 	}
 	w.asked, w.starved, w.rest = time.Now(), false, 0
 	page := 0 // only the hold is looked at
-	if room > 0 || parks {
-		page = min(max(w.page, room), maxPage)
-		w.page = page
+	if room > 0 {
+		page = maxPage
 	}
-	before := w.cursor
 	request := outbox.ClaimRequest{
 		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: page, Pass: w.pass, Lease: p.relay.config.Lease,
 	}
@@ -154,20 +149,14 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 		p.aloneFrom = time.Now().Add(4 * time.Since(began)) // the other deliveries have their turn
 	}
 	w.settled = claims.Settled
-	w.starved = page >= 100 && claims.Seen >= page && len(claims.Deliveries) <= page/100
-	if w.parks = claims.Parked > 0; w.starved && !w.parks {
+	w.starved = claims.Seen == maxPage && len(claims.Deliveries) <= maxPage/100
+	if w.starved && claims.Parked == 0 {
 		w.rest = 4 * took
 	}
 	switch {
-	case parks && w.starved && before.Before(w.cursor):
-		return foundMore, nil
 	case room == 0:
-		w.starved = false // there is one to claim, or nothing more to put aside
 		return foundFull, nil
-	case claims.Seen >= page:
-		if w.page = 4 * page; len(claims.Deliveries) == room {
-			w.page, w.starved = 0, false
-		}
+	case claims.More:
 		return foundMore, nil
 	case len(claims.Deliveries) > 0:
 		return foundSome, nil

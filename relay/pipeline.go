@@ -162,7 +162,7 @@ func (p *pipeline) probe(ctx, attempts context.Context) error {
 			p.accept(claims, started, true)
 			return err
 		}
-		if claims.Suspects > 0 || claims.Seen < request.Page || ctx.Err() != nil || started.After(until) {
+		if claims.Suspects > 0 || !claims.More || ctx.Err() != nil || started.After(until) {
 			break
 		}
 		request.From = claims.Next
