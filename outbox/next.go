@@ -9,10 +9,10 @@ import (
 
 // claimNext claims the first unfinished delivery of the given keys, whatever walk it
 // would wait for: the pipeline that finished the one before goes on with the key
-// at once. It looks from the place on that was finished, since nothing comes in
-// front of that but a replay. What it may not claim (beyond the budget, on hold, a
-// replay under way) is made due now, if it is parked or the walk has passed it. It
-// runs after the recording, in its transaction: it sees what was parked meanwhile.
+// at once. It looks from a place on where the key may begin. What it may not claim
+// (beyond the budget, on hold, a replay under way) is made due now, if it is parked
+// or the walk has passed it. It runs after the recording, in its transaction: it sees
+// what was parked meanwhile.
 //
 // Keys with an open replay are left to the walk, which takes care that nothing is
 // under way behind the first. Asleep are keys whose first is parked and locked

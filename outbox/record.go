@@ -207,13 +207,13 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 	for i := range results {
 		if results[i].Outcome.Finished() {
 			finished.add(i, &results[i], now)
-			keys, places = append(keys, results[i].Delivery.Key), append(places, results[i].Delivery.Place)
+			keys, places = append(keys, results[i].Delivery.Key), append(places, results[i].Delivery.firstPlace())
 			continue
 		}
 		unfinished.add(i, &results[i], now)
 		if results[i].Failed {
 			failedKeys = append(failedKeys, results[i].Delivery.Key)
-			keys, places = append(keys, results[i].Delivery.Key), append(places, results[i].Delivery.Place)
+			keys, places = append(keys, results[i].Delivery.Key), append(places, results[i].Delivery.firstPlace())
 		}
 	}
 	collect := func(rows pgx.Rows) error {
@@ -250,6 +250,16 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 		return Claims{}, fmt.Errorf("record %d result(s): %w", len(results), err)
 	}
 	return claims, nil
+}
+
+// firstPlace is the place from which on the key's next is to be looked for. An event
+// was the first when it was claimed, and only a replay can come in front of it since.
+// In front of a replay, which draws its place before it commits, anything can.
+func (d *Delivery) firstPlace() int64 {
+	if d.Revision > 1 {
+		return 0
+	}
+	return d.Place
 }
 
 // settle finds out what became of results that the recording did not take.

@@ -14,7 +14,8 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		sweep    claimWalk               // once more from the beginning to where walk stands
 		fresh    claimWalk               // of what came lately
 		pace     pacer
-		swept    = time.Now()
+		swept    = time.Now() // when the last sweep ended
+		sweeping bool
 		lastTend time.Time
 		lastNote time.Time
 		parked   outbox.ParkedCursor
@@ -28,8 +29,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		if time.Since(swept) > max(sweepEvery, 10*sweep.spent) {
 			// First, or nothing would be left for it while there is always work. Without room it waits for some.
 			if room := pace.room(p, sweep.asked); room > 0 {
-				var done bool
-				if done, err = p.sweep(ctx, attempts, &sweep, &walk, room); done {
+				if sweeping, err = p.sweep(ctx, attempts, &sweep, &walk, room); !sweeping {
 					swept = time.Now()
 				}
 			}
@@ -68,6 +68,9 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 			}
 		default:
 			pause = min(max(2*pause, time.Millisecond), p.relay.config.Poll)
+		}
+		if sweeping {
+			pause = min(pause, busyPoll)
 		}
 		if pause == 0 {
 			continue
@@ -181,18 +184,19 @@ func (p *pipeline) claimFresh(ctx, attempts context.Context, main, fresh *claimW
 // sweep goes a page further on a walk from the beginning to where the other walk
 // stands: it finds what committed late, leases that ended and rows that were
 // locked, and puts aside what the other walk passed and nobody has gone on with.
-func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, room int) (done bool, err error) {
+func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, room int) (more bool, err error) {
 	if w.cursor == (outbox.Cursor{}) {
 		w.spent = 0
 	}
-	found := foundNone
 	if p.hold.Load() == nil && w.cursor.Before(main.cursor) {
+		var found findings
 		found, err = p.claim(ctx, attempts, w, room)
+		more = err == nil && found == foundMore && w.cursor.Before(main.cursor)
 	}
-	if done = err != nil || found != foundMore || !w.cursor.Before(main.cursor); done {
+	if !more {
 		w.cursor = outbox.Cursor{}
 	}
-	return done, err
+	return more, err
 }
 
 // tend is the slow housekeeping of a sync: parked rows that sleep, holds that

@@ -24,8 +24,10 @@
 //
 // Per sync and key at most one delivery is in flight, and the next is sent
 // only after the one before is recorded as finished; who recorded that claims
-// it at once, or wakes it. A claim ends by itself after the lease; every write
-// carries the claim's token, so a relay that was away too long changes nothing.
+// it at once, or wakes it. Meanwhile it may stay pending: a walk passes by what
+// waits for a delivery under way. A claim ends by itself after the lease; every
+// write carries the claim's token, so a relay that was away too long changes
+// nothing.
 //
 // Each sync has a pipeline of its own: one goroutine claims, some send, two
 // record. A court that hangs holds only its own senders.
