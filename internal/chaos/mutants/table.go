@@ -203,7 +203,7 @@ var mutants = []mutant{
 	},
 	{
 		"a row that the walk has passed stays behind it",
-		[]edit{{file: next, old: `f.state = 'queued' OR f.due_at < $9 AS passed`, new: `f.state = 'queued' AS passed`}},
+		[]edit{{file: next, old: `f.state = 'queued' OR f.due_at < $9 AS passed`, new: `f.state = 'queued' OR f.due_at < $9 AND false AS passed`}},
 		outbox, "TestPassedRowIsMadeDueWhereItCannotBeClaimed",
 	},
 	{
