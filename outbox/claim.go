@@ -98,9 +98,10 @@ const dueRows = `
      ORDER BY d.due_at, d.event_seq
      LIMIT $8`
 
-// firstOfKey is what stands in front of row p, or p itself.
+// firstOfKey is what stands in front of row p, or p itself. It goes over all that a
+// long transaction keeps of the key's finished rows: once for a key and page.
 const firstOfKey = `
-    SELECT f.ctid AS tid, f.event_seq = p.event_seq AS head, f.due_at > now() AS waits, f.state = 'failed' AS failed
+    SELECT f.ctid AS tid, f.event_seq, f.due_at > now() AS waits, f.state = 'failed' AS failed
       FROM outbox.delivery AS f
      WHERE f.sync = $1 AND f.key = p.key
      ORDER BY f.event_seq
@@ -124,15 +125,19 @@ const firstOfKey = `
 const claimDue = `-- lockstep: claim
 WITH free AS MATERIALIZED (
     SELECT WHERE NOT EXISTS (SELECT` + holdsInForce + `)
-), taken AS MATERIALIZED ( -- row by row, until the budget is used up
+), page AS MATERIALIZED (
+    SELECT p.*, row_number() OVER (ORDER BY p.due_at, p.event_seq) AS n,
+           row_number() OVER (PARTITION BY p.key ORDER BY p.event_seq) = 1 AS leads
+      FROM (` + dueRows + `) AS p
+), taken AS MATERIALIZED ( -- one by one, until the budget is used up; without a budget up to the first that could be claimed
     SELECT p.*, c.was, c.claim, c.claimed_by, l.later
-      FROM (SELECT p.*, row_number() OVER (ORDER BY p.due_at, p.event_seq) AS n FROM (` + dueRows + `) AS p) AS p
+      FROM (SELECT * FROM page WHERE leads ORDER BY n) AS p
      CROSS JOIN LATERAL (` + firstOfKey + `) AS f
      CROSS JOIN LATERAL (
            SELECT d.state AS was, d.claim, d.claimed_by
              FROM outbox.delivery AS d
-            WHERE f.head AND (p.crashes > 0) = $10
-              AND d.ctid = p.tid AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
+            WHERE f.tid = p.tid AND (p.crashes > 0) = $10
+              AND d.ctid = p.tid AND d.due_at <= now() AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
               FOR UPDATE SKIP LOCKED) AS c
      CROSS JOIN LATERAL (
            SELECT coalesce(bool_and(o.tid IS NOT NULL AND (o.state <> 'sending' OR o.lease_until < now())), true) AS may,
@@ -152,18 +157,22 @@ WITH free AS MATERIALIZED (
                     WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = l.event_seq AND c.was IS NOT NULL
                       FOR NO KEY UPDATE SKIP LOCKED) AS o ON true) AS l
      WHERE l.may
-     LIMIT $9
+     LIMIT greatest($9, 1)
 ), stopped AS MATERIALIZED (
-    SELECT count(*) AS n, coalesce(max(n), 0) AS seen, count(*) >= $9 AS early, max(due_at) AS last_due,
-           (array_agg(event_seq ORDER BY n DESC))[1] AS last_seq
-      FROM taken
-), rest AS MATERIALIZED ( -- what is not claimed of the rows up to there
-    SELECT p.*, f.tid AS first, f.head, f.waits, f.failed
-      FROM (` + dueRows + `) AS p
-     CROSS JOIN LATERAL (` + firstOfKey + `) AS f
-     WHERE (SELECT NOT early OR seen > n FROM stopped)
-       AND (SELECT NOT early OR (p.due_at, p.event_seq) < (last_due, last_seq) FROM stopped)
-       AND p.tid NOT IN (SELECT tid FROM taken)
+    SELECT t.early, t.n AS taken, CASE WHEN t.early THEN t.last ELSE p.n END AS at
+      FROM (SELECT count(*) AS n, max(n) AS last, count(*) >= greatest($9, 1) AS early FROM taken) AS t
+     CROSS JOIN (SELECT count(*) AS n FROM page) AS p
+), rest AS MATERIALIZED ( -- what was looked at and not taken, beside the first of its key
+    SELECT r.*
+      FROM (SELECT p.*, first_value(f.tid) OVER of_key AS first, first_value(f.waits) OVER of_key AS waits,
+                   first_value(f.failed) OVER of_key AS failed
+              FROM (SELECT p.*, bool_or(p.looked) OVER (PARTITION BY p.key) AS key_looked
+                      FROM (SELECT p.*, p.n <= s.at AND p.tid NOT IN (SELECT tid FROM taken) AS looked
+                              FROM page AS p
+                              JOIN stopped AS s ON s.at > s.taken) AS p) AS p
+              LEFT JOIN LATERAL (SELECT * FROM (` + firstOfKey + `) AS f WHERE p.leads AND p.key_looked) AS f ON true
+            WINDOW of_key AS (PARTITION BY p.key ORDER BY p.event_seq)) AS r
+     WHERE r.looked
 ), later AS MATERIALIZED (
     SELECT unnest(t.later) AS tid
       FROM taken AS t
@@ -173,8 +182,8 @@ WITH free AS MATERIALIZED (
       FROM (SELECT r.*
               FROM rest AS r
               JOIN outbox.sync AS s ON s.name = $1
-             WHERE NOT r.head AND r.state <> 'sending' AND NOT (r.failed AND s.on_failed = 'supersede')
-               AND (r.waits OR NOT $11 OR r.due_at > now() - interval '1 second')
+             WHERE r.first <> r.tid AND r.state <> 'sending' AND NOT (r.failed AND s.on_failed = 'supersede')
+               AND (r.waits OR NOT $11 OR r.state = 'retry' OR r.due_at > now() - interval '1 second')
                AND r.tid NOT IN (SELECT tid FROM later)) AS r
      CROSS JOIN LATERAL (
            SELECT FROM outbox.delivery AS f
@@ -196,15 +205,12 @@ WITH free AS MATERIALIZED (
       FROM later AS l
      WHERE d.ctid = l.tid AND d.state = 'sending'
 ), meta AS MATERIALIZED (
-    SELECT CASE WHEN s.early THEN s.seen ELSE s.n + r.n END AS seen, (SELECT count(*) FROM parked) AS parked,
-           r.suspects, r.superseding, s.early OR s.n + r.n >= $8 AS more,
-           greatest(s.last_due, r.last_due) AS last_due,
-           CASE WHEN (r.last_due, r.last_seq) > (s.last_due, s.last_seq) OR s.n = 0 THEN r.last_seq ELSE s.last_seq END AS last_seq,
-           now() - interval '1 second' AS settled, NOT EXISTS (SELECT FROM free) AS held
+    SELECT s.at AS seen, (SELECT count(*) FROM parked) AS parked, r.suspects, r.superseding, s.early OR s.at >= $8 AS more,
+           p.due_at AS last_due, p.event_seq AS last_seq, now() - interval '1 second' AS settled, NOT EXISTS (SELECT FROM free) AS held
       FROM stopped AS s
-     CROSS JOIN (SELECT count(*) AS n, count(*) FILTER (WHERE r.head AND r.crashes > 0) AS suspects,
-                        array_agg(DISTINCT r.key) FILTER (WHERE r.failed AND s.on_failed = 'supersede') AS superseding,
-                        max(r.due_at) AS last_due, (array_agg(r.event_seq ORDER BY r.due_at DESC, r.event_seq DESC))[1] AS last_seq
+      LEFT JOIN page AS p ON p.n = s.at
+     CROSS JOIN (SELECT count(*) FILTER (WHERE r.first = r.tid AND r.crashes > 0) AS suspects,
+                        array_agg(DISTINCT r.key) FILTER (WHERE r.failed AND s.on_failed = 'supersede') AS superseding
                    FROM rest AS r
                    JOIN outbox.sync AS s ON s.name = $1) AS r
 ), claimed AS (
@@ -214,7 +220,7 @@ WITH free AS MATERIALIZED (
            attempts = d.attempts + (c.was = 'sending')::int,
            total_attempts = d.total_attempts + (c.was = 'sending')::int
       FROM taken AS c
-     WHERE d.ctid = c.tid
+     WHERE $9 > 0 AND d.ctid = c.tid
     RETURNING d.*, d.ctid AS tid, c.was, c.claim AS claim_before, c.claimed_by AS claimed_before
 ), taken_over AS ( -- earlier claims that ended without a word
     INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, claim, relay)
@@ -259,7 +265,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 			return Claims{}, s.judge(ctx, err)
 		}
 	}
-	if c.held || r.Page == 0 || c.More && c.Seen == 0 {
+	if c.held || r.Page == 0 {
 		c.next = r.From // nothing was read
 	}
 	c.Next = c.next

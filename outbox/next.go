@@ -9,10 +9,9 @@ import (
 
 // claimNext claims the first unfinished delivery of the given keys, whatever walk it
 // would wait for: the pipeline that finished the one before goes on with the key
-// at once. It looks from a place on where the key may begin. What it may not claim
-// (beyond the budget, on hold, a replay under way) is made due now, if it is parked
-// or the walk has passed it. It runs after the recording, in its transaction: it sees
-// what was parked meanwhile.
+// at once. What it may not claim (beyond the budget, on hold, a replay under way) is
+// made due now, if it is parked or the walk has passed it. It runs after the
+// recording, in its transaction: it sees what was parked meanwhile.
 //
 // Keys with an open replay are left to the walk, which takes care that nothing is
 // under way behind the first. Asleep are keys whose first is parked and locked
@@ -21,11 +20,11 @@ import (
 const claimNext = `-- lockstep: claim next of key
 WITH next AS MATERIALIZED (
     SELECT k.key, k.n, f.tid, f.state, f.passed
-      FROM unnest($6::text[], $8::bigint[]) WITH ORDINALITY AS k (key, place, n)
+      FROM unnest($6::text[]) WITH ORDINALITY AS k (key, n)
      CROSS JOIN LATERAL (
-           SELECT f.ctid AS tid, f.state, f.state = 'queued' OR f.due_at < $9 AS passed
+           SELECT f.ctid AS tid, f.state, f.state = 'queued' OR (f.due_at, f.event_seq) < ($8, $9) AS passed
              FROM outbox.delivery AS f
-            WHERE f.sync = $1 AND f.key = k.key AND f.event_seq >= k.place
+            WHERE f.sync = $1 AND f.key = k.key
             ORDER BY f.event_seq
             LIMIT 1) AS f
      WHERE f.state IN ('pending', 'queued') AND (f.passed OR k.n <= $7)
@@ -76,7 +75,7 @@ func (s *Store) ClaimNext(ctx context.Context, r ClaimRequest) (Claims, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	token := uuid.New()
-	rows, err := s.pool.Query(ctx, claimNext, s.nextArgs(r, r.Keys, make([]int64, len(r.Keys)), token)...)
+	rows, err := s.pool.Query(ctx, claimNext, s.nextArgs(r, token)...)
 	if err != nil {
 		return Claims{}, s.judge(ctx, err)
 	}
@@ -84,8 +83,8 @@ func (s *Store) ClaimNext(ctx context.Context, r ClaimRequest) (Claims, error) {
 	return c, s.judge(ctx, err)
 }
 
-func (s *Store) nextArgs(r ClaimRequest, keys []string, places []int64, token uuid.UUID) []any {
-	return []any{r.Sync, r.Probe, token, s.relay, r.Lease, keys, max(r.Budget, 0), places, r.From.due}
+func (s *Store) nextArgs(r ClaimRequest, token uuid.UUID) []any {
+	return []any{r.Sync, r.Probe, token, s.relay, r.Lease, r.Keys, max(r.Budget, 0), r.From.due, r.From.seq}
 }
 
 func scanNext(rows pgx.Rows, sync string, token uuid.UUID) (Claims, error) {

@@ -196,14 +196,74 @@ func TestClaimGoesOnWhereItsPageEnded(t *testing.T) {
 	}
 }
 
-// Without a budget nothing is looked at, and the walk stays where it is.
-func TestClaimWithoutBudgetStaysWhereItIs(t *testing.T) {
+// Without a budget a claim goes on to the first that it could claim, and stays there.
+func TestClaimWithoutBudgetStopsBeforeWhatItCouldClaim(t *testing.T) {
 	d := newDesk(t)
-	d.emit("H-1", 1)
+	for _, key := range []string{"under way", "under way", "failed", "failed", "next", "last"} {
+		d.emit(key, 1)
+	}
 	d.age()
-	c, err := d.a.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Page: 200, Lease: time.Minute})
-	if err != nil || len(c.Deliveries) != 0 || !c.More || c.Next != (outbox.Cursor{}) {
-		t.Errorf("%+v, %v; want nothing claimed, more to come, and the cursor where it was", c, err)
+	d.pass(1)
+	d.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent' WHERE event_seq = 3`)
+	none, err := d.a.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Page: 200, Lease: time.Minute, Pass: true})
+	if err != nil || len(none.Deliveries) != 0 || !none.More || none.Seen != 3 || none.Parked != 1 {
+		t.Errorf("%+v, %v; want to pass one by, park one and stop at the third, with more to come", none, err)
+	}
+	if got := d.states(); got != "failed queued pending pending sending pending" {
+		t.Errorf("states: %s, want nothing else changed", got)
+	}
+	c, err := d.a.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, From: none.Next, Budget: 9, Page: 200, Lease: time.Minute})
+	if got := numbers(c.Deliveries); err != nil || !slices.Equal(got, []int64{5, 6}) {
+		t.Errorf("went on with %v, %v; want 5 and 6", got, err)
+	}
+}
+
+// What one statement wrote has one due time: there the place tells which rows a walk
+// has passed.
+func TestPassedIsToldByPlaceAmongRowsOfOneTime(t *testing.T) {
+	d := newDesk(t)
+	d.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'x', key, '{}' FROM unnest(ARRAY['H-1', 'H-1', 'H-2', 'H-3']) AS key`)
+	d.age()
+	walk := outbox.ClaimRequest{Sync: sync, Budget: 2, Page: 200, Lease: time.Minute, Pass: true}
+	c, err := d.a.Claim(t.Context(), walk)
+	if err != nil || !slices.Equal(numbers(c.Deliveries), []int64{1, 3}) {
+		t.Fatalf("claimed %v, %v; want 1 and 3", numbers(c.Deliveries), err)
+	}
+	r := d.a.Record(t.Context(), []outbox.Result{{Delivery: c.Deliveries[0], Outcome: outbox.Delivered, Attempt: true}},
+		outbox.ClaimRequest{Sync: sync, From: c.Next})
+	if r.Err != nil || !r.Done[0] || !r.Claims.Woken {
+		t.Errorf("%+v, want it done and the second woken", r)
+	}
+	walk.From = c.Next
+	if c, err = d.a.Claim(t.Context(), walk); err != nil || !slices.Equal(numbers(c.Deliveries), []int64{2, 4}) {
+		t.Errorf("the walk went on with %v, %v; want 2 and 4", numbers(c.Deliveries), err)
+	}
+}
+
+// What came in front of a delivery under way has to be finished before the next: a
+// sync that takes more types of events adds old ones in front.
+func TestFinishGoesOnWithTheFirstOfItsKey(t *testing.T) {
+	for state, want := range map[string]int{"sending": 0, "failed": 0, "pending": 1} {
+		t.Run(state, func(t *testing.T) {
+			d := newDesk(t)
+			for n := range 3 {
+				d.emit("H-1", n)
+			}
+			d.exec(`DELETE FROM outbox.delivery WHERE event_seq = 1`)
+			second := d.claim(d.a, time.Minute)
+			d.exec(`INSERT INTO outbox.delivery (sync, key, event_seq, event_id) SELECT $1, key, seq, id FROM outbox.event WHERE seq = 1`, sync)
+			switch state {
+			case "sending":
+				d.claim(d.b, time.Minute)
+			case "failed":
+				d.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent' WHERE event_seq = 1`)
+			}
+			r := d.a.Record(t.Context(), []outbox.Result{{Delivery: second[0], Outcome: outbox.Delivered, Attempt: true}},
+				outbox.ClaimRequest{Sync: sync, From: outbox.End(), Budget: 9, Lease: time.Minute})
+			if got := numbers(r.Claims.Deliveries); r.Err != nil || len(got) != want || want == 1 && got[0] != 1 {
+				t.Errorf("went on with %v, %v; want %d, the first if any", got, r.Err, want)
+			}
+		})
 	}
 }
 

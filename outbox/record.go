@@ -200,20 +200,19 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimRequest, token uuid.UUID, done []bool) (Claims, error) {
 	var finished, unfinished columns
 	var keys []string
-	var places []int64
 	failedKeys := slices.Clone(next.Keys) // superseded, perhaps
 	finished.grow(len(results))
 	now := time.Now()
 	for i := range results {
 		if results[i].Outcome.Finished() {
 			finished.add(i, &results[i], now)
-			keys, places = append(keys, results[i].Delivery.Key), append(places, results[i].Delivery.firstPlace())
+			keys = append(keys, results[i].Delivery.Key)
 			continue
 		}
 		unfinished.add(i, &results[i], now)
 		if results[i].Failed {
 			failedKeys = append(failedKeys, results[i].Delivery.Key)
-			keys, places = append(keys, results[i].Delivery.Key), append(places, results[i].Delivery.firstPlace())
+			keys = append(keys, results[i].Delivery.Key)
 		}
 	}
 	collect := func(rows pgx.Rows) error {
@@ -239,9 +238,9 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 		batch.Queue(supersedeFailed, next.Sync, failedKeys, s.relay)
 	}
 	var claims Claims
-	keys, places = append(keys, next.Keys...), append(places, make([]int64, len(next.Keys))...) // the budget is for the finished ones first
-	if len(keys) > 0 {
-		batch.Queue(claimNext, s.nextArgs(next, keys, places, token)...).Query(func(rows pgx.Rows) (err error) {
+	if keys = append(keys, next.Keys...); len(keys) > 0 { // the budget is for the finished ones first
+		next.Keys = keys
+		batch.Queue(claimNext, s.nextArgs(next, token)...).Query(func(rows pgx.Rows) (err error) {
 			claims, err = scanNext(rows, next.Sync, token)
 			return err
 		})
@@ -250,16 +249,6 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 		return Claims{}, fmt.Errorf("record %d result(s): %w", len(results), err)
 	}
 	return claims, nil
-}
-
-// firstPlace is the place from which on the key's next is to be looked for. An event
-// was the first when it was claimed, and only a replay can come in front of it since.
-// In front of a replay, which draws its place before it commits, anything can.
-func (d *Delivery) firstPlace() int64 {
-	if d.Revision > 1 {
-		return 0
-	}
-	return d.Place
 }
 
 // settle finds out what became of results that the recording did not take.

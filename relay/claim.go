@@ -10,8 +10,8 @@ import (
 // claimLoop looks for due deliveries until ctx ends. attempts outlives it.
 func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 	var (
-		walk     = claimWalk{pass: true} // from old to new
-		sweep    claimWalk               // once more from the beginning to where walk stands
+		walk     claimWalk               // from old to new
+		sweep    = claimWalk{pass: true} // once more from the beginning to where walk stands
 		fresh    claimWalk               // of what came lately
 		pace     pacer
 		swept    = time.Now() // when the last sweep ended
@@ -26,7 +26,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		p.claiming.begin()
 		p.full.Store(true) // before the room is counted: a recording in between must not go unnoticed
 		found, err := foundSome, error(nil)
-		if time.Since(swept) > max(sweepEvery, 10*sweep.spent) {
+		if sweeping || time.Since(swept) > max(sweepEvery, 10*sweep.spent) {
 			// First, or nothing would be left for it while there is always work. Without room it waits for some.
 			if room := pace.room(p, sweep.asked); room > 0 {
 				if sweeping, err = p.sweep(ctx, attempts, &sweep, &walk, room); !sweeping {
@@ -35,7 +35,10 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 			}
 		}
 		if room := pace.room(p, walk.asked); err == nil && (room >= pace.most/2 || time.Since(walk.asked) >= walk.rest) {
+			p.passed.Store(new(outbox.End())) // for all that a recording knows
+			walk.pass = walk.passed < mostPassed
 			found, err = p.claim(ctx, attempts, &walk, room)
+			p.passed.Store(new(walk.cursor))
 		}
 		if err == nil && walk.lags() {
 			err = p.claimFresh(ctx, attempts, &walk, &fresh, (pace.room(p, fresh.asked)+1)/2)
@@ -69,8 +72,8 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		default:
 			pause = min(max(2*pause, time.Millisecond), p.relay.config.Poll)
 		}
-		if sweeping {
-			pause = min(pause, busyPoll)
+		if sweeping && pace.room(p, sweep.asked) > 0 {
+			pause = 0
 		}
 		if pause == 0 {
 			continue
@@ -87,8 +90,10 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 
 // claimWalk is a walk over the due deliveries of a sync.
 type claimWalk struct {
-	pass    bool // it does not come back to what waits for a delivery under way
 	cursor  outbox.Cursor
+	pass    bool          // it leaves what waits for a delivery under way as it is
+	passed  int           // rows it left so, to be looked at by the next sweep
+	page    int           // rows to look at; grows where most of them wait behind others
 	asked   time.Time     // when the database was asked last
 	spent   time.Duration // on asking it
 	starved bool          // the last page brought hardly any, and more is to be looked at
@@ -112,20 +117,18 @@ const (
 // claim asks for up to room deliveries from the walk's cursor on and hands them
 // to the senders.
 func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) (findings, error) {
-	if room == 0 && time.Since(w.asked) < p.relay.config.Poll {
+	goesOn := room == 0 && w.lags() // up to what there will be room for
+	if room == 0 && !goesOn && time.Since(w.asked) < p.relay.config.Poll {
 		return foundFull, nil
 	}
 	w.asked, w.starved, w.rest = time.Now(), false, 0
 	page := 0 // only the hold is looked at
-	if room > 0 {
-		page = maxPage
+	if room > 0 || goesOn {
+		page = min(max(w.page, 4*room, leastPage), maxPage)
 	}
+	before := w.cursor
 	request := outbox.ClaimRequest{
 		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: page, Pass: w.pass, Lease: p.relay.config.Lease,
-	}
-	if w.pass {
-		p.passed.Store(new(outbox.End())) // it may have passed anything
-		defer func() { p.passed.Store(new(w.cursor)) }()
 	}
 	// A stop must not lose the answer: what was claimed is then released.
 	claims, err := p.relay.store.Claim(attempts, request)
@@ -152,12 +155,19 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 		p.aloneFrom = time.Now().Add(4 * time.Since(began)) // the other deliveries have their turn
 	}
 	w.settled = claims.Settled
-	w.starved = claims.Seen == maxPage && len(claims.Deliveries) <= maxPage/100
+	w.passed += max(0, claims.Seen-claims.Parked-len(claims.Deliveries))
+	w.starved = page > 0 && claims.Seen >= page && len(claims.Deliveries) <= page/leastPage
+	if w.page = 0; claims.Seen >= page && len(claims.Deliveries) < room {
+		w.page = 4 * page
+	}
 	if w.starved && claims.Parked == 0 {
-		w.rest = 4 * took
+		w.rest = min(4*took, p.relay.config.Poll)
 	}
 	switch {
+	case goesOn && w.starved && before.Before(w.cursor):
+		return foundMore, nil
 	case room == 0:
+		w.starved = false // there is one to claim
 		return foundFull, nil
 	case claims.More:
 		return foundMore, nil
@@ -182,11 +192,11 @@ func (p *pipeline) claimFresh(ctx, attempts context.Context, main, fresh *claimW
 }
 
 // sweep goes a page further on a walk from the beginning to where the other walk
-// stands: it finds what committed late, leases that ended and rows that were
-// locked, and puts aside what the other walk passed and nobody has gone on with.
+// stands: it finds what committed late, leases that ended, rows that were locked,
+// and what the other walk passed and has to be put aside since.
 func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, room int) (more bool, err error) {
 	if w.cursor == (outbox.Cursor{}) {
-		w.spent = 0
+		w.spent, w.passed = 0, 0
 	}
 	if p.hold.Load() == nil && w.cursor.Before(main.cursor) {
 		var found findings
@@ -195,6 +205,7 @@ func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, room
 	}
 	if !more {
 		w.cursor = outbox.Cursor{}
+		main.passed = w.passed
 	}
 	return more, err
 }

@@ -56,7 +56,9 @@ type work struct {
 const (
 	prefetchFor = 50 * time.Millisecond
 	maxPrefetch = 1000 // most deliveries claimed beyond those in flight
-	maxPage     = 1000 // most rows looked at in one claim
+	leastPage   = 100
+	maxPage     = 1000   // most rows looked at in one claim
+	mostPassed  = 20_000 // most rows that walks leave behind them, and a sweep looks at
 
 	maxPrefetchBytes = 8 << 20                // about the most payload claimed ahead; bounds memory where events are large
 	maxBatch         = 500                    // most results in one recording, and waiting for it

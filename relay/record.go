@@ -198,6 +198,9 @@ func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []
 	if !p.draining.Load() && p.hold.Load() == nil && p.rate == nil {
 		next.Budget = len(results) // no more than leave: the queue has room for what the budget of claims allows
 	}
+	if p.draining.Load() {
+		next.From = outbox.End() // no walk of this relay comes by any more
+	}
 	started := time.Now()
 	answer := p.relay.store.Record(ctx, results, next)
 	p.accept(answer.Claims, started, false)
