@@ -170,7 +170,7 @@ WITH free AS MATERIALIZED (
                       FROM (SELECT p.*, p.n <= s.at AND p.tid NOT IN (SELECT tid FROM taken) AS looked
                               FROM page AS p
                               JOIN stopped AS s ON s.at > s.taken) AS p) AS p
-              LEFT JOIN LATERAL (SELECT * FROM (` + firstOfKey + `) AS f WHERE p.leads AND p.key_looked) AS f ON true
+              LEFT JOIN LATERAL (SELECT * FROM (` + firstOfKey + `) AS f WHERE p.leads AND p.key_looked OFFSET 0) AS f ON true
             WINDOW of_key AS (PARTITION BY p.key ORDER BY p.event_seq)) AS r
      WHERE r.looked
 ), later AS MATERIALIZED (
