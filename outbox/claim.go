@@ -41,7 +41,7 @@ type ClaimRequest struct {
 	From   Cursor
 	Budget int           // most deliveries to claim
 	Page   int           // most rows to look at; those found behind an earlier one are parked
-	Pass   bool          // or passed by, if that one is due or under way and they are older than a second
+	Pass   bool          // or passed by, if that one is due or under way, and they are pending and older than a second
 	Lease  time.Duration // how long the claims hold
 	Solo   bool          // claim one delivery during which a relay died, and nothing else
 	Probe  bool          // claim in spite of an auth or breaker hold
@@ -108,9 +108,8 @@ const firstOfKey = `
      LIMIT 1`
 
 // claimDue examines due rows in the order of their due times. The first of its key
-// is claimed, a row behind it is parked out of the walk. A walk that does not come
-// back may pass a row by instead, which is cheaper twice, if what is in front of it
-// is due or under way: who finishes that one goes on with it.
+// is claimed, a row behind it is parked out of the walk; with Pass it is left as it
+// is, if what is in front is due or under way: who finishes that one goes on with it.
 //
 // What a row is parked behind is locked against being removed, and the row is left
 // for the next look when that lock cannot be had: otherwise it could be parked

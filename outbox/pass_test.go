@@ -119,6 +119,19 @@ func TestWalkThatPassesParksBehindAFailedDelivery(t *testing.T) {
 	}
 }
 
+// A row in retry is woken only where it is parked.
+func TestWalkThatPassesParksARetryBehindAnother(t *testing.T) {
+	d := newDesk(t)
+	d.emit("H-1", 1)
+	d.emit("H-1", 2)
+	d.age()
+	d.exec(`UPDATE outbox.delivery SET state = 'retry', due_at = due_at + interval '1 second' WHERE event_seq = 2`)
+	d.pass(10)
+	if got := d.states(); got != "sending queued" {
+		t.Errorf("states: %s, want sending queued", got)
+	}
+}
+
 func TestWalkThatPassesParksYoungRows(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)

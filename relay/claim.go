@@ -123,7 +123,10 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	}
 	w.asked, w.starved, w.rest = time.Now(), false, 0
 	page := 0 // only the hold is looked at
-	if room > 0 || goesOn {
+	switch {
+	case goesOn:
+		page = maxPage
+	case room > 0:
 		page = min(max(w.page, 4*room, leastPage), maxPage)
 	}
 	before := w.cursor
@@ -195,19 +198,23 @@ func (p *pipeline) claimFresh(ctx, attempts context.Context, main, fresh *claimW
 // stands: it finds what committed late, leases that ended, rows that were locked,
 // and what the other walk passed and has to be put aside since.
 func (p *pipeline) sweep(ctx, attempts context.Context, w, main *claimWalk, room int) (more bool, err error) {
+	if p.hold.Load() != nil {
+		return false, nil
+	}
 	if w.cursor == (outbox.Cursor{}) {
 		w.spent, w.passed = 0, 0
 	}
-	if p.hold.Load() == nil && w.cursor.Before(main.cursor) {
-		var found findings
-		found, err = p.claim(ctx, attempts, w, room)
-		more = err == nil && found == foundMore && w.cursor.Before(main.cursor)
+	found := foundNone
+	if w.cursor.Before(main.cursor) {
+		if found, err = p.claim(ctx, attempts, w, room); err != nil {
+			return true, err
+		}
 	}
-	if !more {
-		w.cursor = outbox.Cursor{}
-		main.passed = w.passed
+	if found == foundMore && w.cursor.Before(main.cursor) {
+		return true, nil
 	}
-	return more, err
+	w.cursor, main.passed = outbox.Cursor{}, w.passed
+	return false, nil
 }
 
 // tend is the slow housekeeping of a sync: parked rows that sleep, holds that

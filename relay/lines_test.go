@@ -1,0 +1,91 @@
+package relay_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+// lines writes so many events in turn for keys hot0, hot1 and so on, an hour ago.
+func lines(w *world, keys, events int) {
+	w.exec(`INSERT INTO outbox.event (type, key, payload)
+SELECT 'scheduling:updated', 'hot' || n % $1, '{"n":1}' FROM generate_series(1, $2) AS n`, keys, events)
+	w.exec(`UPDATE outbox.delivery SET due_at = due_at - interval '1 hour'`)
+}
+
+// gone reports whether everything of a key is delivered.
+func gone(w *world, key string) func() bool {
+	return func() bool {
+		return query[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE key = $1)`, key)
+	}
+}
+
+// A transaction keeps the finished rows of a long line in the way. Each look at the
+// line's first goes over them: one for a page is enough.
+func TestLongLineUnderALongTransaction(t *testing.T) {
+	w := newWorld(t)
+	config := sync1(newCourt(accepts))
+	w.register(config)
+	lines(w, 1, 100_000)
+	w.emit("other", map[string]any{"n": 1})
+	reader, err := w.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Rollback(context.Background()) }()
+	if _, err := reader.Exec(t.Context(), `SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM outbox.sync`); err != nil {
+		t.Fatal(err)
+	}
+	w.exec(`DELETE FROM outbox.delivery WHERE event_seq <= 80000`)
+	w.start("relay-1", config)
+	w.within(20*time.Second, "the other key is delivered", gone(w, "other"))
+}
+
+// What commits late is behind the walk, beside what is put aside.
+func TestLateCommitIsFoundBesideALongLine(t *testing.T) {
+	w := newWorld(t)
+	release := make(chan struct{})
+	defer close(release)
+	c := newCourt(func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
+		if m.Key == "hot0" {
+			<-release
+		}
+		return accepts(ctx, m, attempt)
+	})
+	config := sync1(c)
+	w.register(config)
+	lines(w, 1, 100_000)
+	w.emit("last", map[string]any{"n": 1})
+	w.start("relay-1", config)
+	w.within(30*time.Second, "the walk is over", gone(w, "last"))
+	w.eventually("rows of the line are put aside", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'queued'`) > 1000
+	})
+	w.exec(`BEGIN;
+INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'late', '{"n":1}');
+UPDATE outbox.delivery SET due_at = due_at - interval '1 minute' WHERE key = 'late';
+COMMIT`)
+	w.within(15*time.Second, "the late one is delivered", gone(w, "late"))
+}
+
+// Lines that keep every sender busy leave room for others.
+func TestFreshKeyBesideLongLines(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
+		time.Sleep(20 * time.Millisecond) // a receiver's work
+		return accepts(ctx, m, attempt)
+	})
+	config := sync1(c)
+	w.register(config)
+	lines(w, 64, 60_000)
+	w.start("relay-1", config)
+	w.eventually("lines are under way", func() bool { return len(c.got()) > 100 })
+	for n := range 3 {
+		key := fmt.Sprint("fresh", n)
+		w.emit(key, map[string]any{"n": 1})
+		w.within(10*time.Second, key+" is delivered", gone(w, key))
+	}
+}
