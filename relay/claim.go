@@ -93,7 +93,7 @@ type claimWalk struct {
 	cursor  outbox.Cursor
 	pass    bool          // it leaves what waits for a delivery under way as it is
 	passed  int           // rows it left so, to be looked at by the next sweep
-	page    int           // rows to look at; grows where most of them wait behind others
+	per     int           // rows looked at for each that was claimed, lately
 	asked   time.Time     // when the database was asked last
 	spent   time.Duration // on asking it
 	starved bool          // the last page brought hardly any, and more is to be looked at
@@ -127,7 +127,7 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	case goesOn:
 		page = maxPage
 	case room > 0:
-		page = min(max(w.page, 4*room, leastPage), maxPage)
+		page = min(max(w.per*room, room, leastPage), maxPage)
 	}
 	before := w.cursor
 	request := outbox.ClaimRequest{
@@ -160,8 +160,10 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	w.settled = claims.Settled
 	w.passed += max(0, claims.Seen-claims.Parked-len(claims.Deliveries))
 	w.starved = page > 0 && claims.Seen >= page && len(claims.Deliveries) <= page/leastPage
-	if w.page = 0; claims.Seen >= page && len(claims.Deliveries) < room {
-		w.page = 4 * page
+	if got := len(claims.Deliveries); got > 0 {
+		w.per = (claims.Seen + got - 1) / got
+	} else if claims.More {
+		w.per = min(4*max(w.per, 1), maxPage)
 	}
 	if w.starved && claims.Parked == 0 {
 		w.rest = min(4*took, p.relay.config.Poll)
