@@ -161,7 +161,7 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	w.passed += max(0, claims.Seen-claims.Parked-len(claims.Deliveries))
 	w.starved = page > 0 && claims.Seen >= page && len(claims.Deliveries) <= page/leastPage
 	if got := len(claims.Deliveries); got > 0 {
-		w.per = (claims.Seen + got - 1) / got
+		w.per = max((claims.Seen+got-1)/got, w.per-1) // others that claim too are not met each time
 	} else if claims.More {
 		w.per = min(4*max(w.per, 1), maxPage)
 	}
