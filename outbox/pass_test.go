@@ -142,8 +142,8 @@ func TestWalkThatPassesParksYoungRows(t *testing.T) {
 	}
 }
 
-// A walk from the beginning puts aside what the other has passed.
-func TestSweepParksWhatWasPassed(t *testing.T) {
+// Beyond what may be left behind, a walk puts aside what was passed too.
+func TestWalkParksWhatAnotherHasPassed(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
 	d.emit("H-1", 2)
