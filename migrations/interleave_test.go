@@ -652,3 +652,17 @@ func TestDiscardMakesDueWhatAWalkHasPassed(t *testing.T) {
 	}
 	i.drains(i.e[2])
 }
+
+// While it is open it holds the next of its key only where it wakes it: a replay
+// there would keep the first from being sent.
+func TestOpenDiscardFurtherBehindLeavesTheNextAlone(t *testing.T) {
+	i := newInterleaving(t, 3)
+	i.operator.do("BEGIN")
+	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
+	const free = "SELECT event_seq FROM outbox.delivery WHERE event_seq = 3 FOR UPDATE SKIP LOCKED"
+	if got := list[int64](i.admin, free); !slices.Equal(got, []int64{3}) {
+		t.Errorf("free beside the open discard: %v, want the third", got)
+	}
+	i.operator.do("COMMIT")
+	i.drains(i.e[0], i.e[2])
+}

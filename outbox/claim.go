@@ -84,24 +84,10 @@ const strongestHold = `-- lockstep: hold
 // changed between the statement's snapshot and its lock is left for the next
 // look.
 
-// dueRows are what a claim looks at, in this order.
-const dueRows = `
-    SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.crashes, d.revision
-      FROM outbox.delivery AS d
-     WHERE d.sync = $1
-       AND d.due_at < 'infinity'
-       AND d.due_at <= now()
-       AND (d.due_at, d.event_seq) >= ($6, $7)
-       AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
-       AND (NOT $10 OR d.crashes > 0)
-       AND EXISTS (SELECT FROM free)
-     ORDER BY d.due_at, d.event_seq
-     LIMIT $8`
-
 // firstOfKey is what stands in front of row p, or p itself. It goes over all that a
 // long transaction keeps of the key's finished rows: once for a key and page.
 const firstOfKey = `
-    SELECT f.ctid AS tid, f.event_seq, f.due_at > now() AS waits, f.state = 'failed' AS failed
+    SELECT f.ctid AS tid, f.due_at > now() AS waits, f.state = 'failed' AS failed
       FROM outbox.delivery AS f
      WHERE f.sync = $1 AND f.key = p.key
      ORDER BY f.event_seq
@@ -127,7 +113,18 @@ WITH free AS MATERIALIZED (
 ), page AS MATERIALIZED (
     SELECT p.*, row_number() OVER (ORDER BY p.due_at, p.event_seq) AS n,
            row_number() OVER (PARTITION BY p.key ORDER BY p.event_seq) = 1 AS leads
-      FROM (` + dueRows + `) AS p
+      FROM (
+           SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.crashes, d.revision
+             FROM outbox.delivery AS d
+            WHERE d.sync = $1
+              AND d.due_at < 'infinity'
+              AND d.due_at <= now()
+              AND (d.due_at, d.event_seq) >= ($6, $7)
+              AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
+              AND (NOT $10 OR d.crashes > 0)
+              AND EXISTS (SELECT FROM free)
+            ORDER BY d.due_at, d.event_seq
+            LIMIT $8) AS p
 ), taken AS MATERIALIZED ( -- one by one, until the budget is used up; without a budget up to the first that could be claimed
     SELECT p.*, c.was, c.claim, c.claimed_by, l.later
       FROM (SELECT * FROM page WHERE leads ORDER BY n) AS p
@@ -138,7 +135,7 @@ WITH free AS MATERIALIZED (
             WHERE f.tid = p.tid AND (p.crashes > 0) = $10
               AND d.ctid = p.tid AND d.due_at <= now() AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
               FOR UPDATE SKIP LOCKED) AS c
-     CROSS JOIN LATERAL (
+     CROSS JOIN LATERAL ( -- looked at once the head is locked, hence the reference to c
            SELECT coalesce(bool_and(o.tid IS NOT NULL AND (o.state <> 'sending' OR o.lease_until < now())), true) AS may,
                   array_agg(o.tid) FILTER (WHERE o.tid IS NOT NULL) AS later
              FROM (SELECT l.event_seq

@@ -119,39 +119,35 @@ func TestWalkThatPassesParksBehindAFailedDelivery(t *testing.T) {
 	}
 }
 
-// A row in retry is woken only where it is parked.
-func TestWalkThatPassesParksARetryBehindAnother(t *testing.T) {
-	d := newDesk(t)
-	d.emit("H-1", 1)
-	d.emit("H-1", 2)
-	d.age()
-	d.exec(`UPDATE outbox.delivery SET state = 'retry', due_at = due_at + interval '1 second' WHERE event_seq = 2`)
-	d.pass(10)
-	if got := d.states(); got != "sending queued" {
-		t.Errorf("states: %s, want sending queued", got)
-	}
-}
-
-func TestWalkThatPassesParksYoungRows(t *testing.T) {
-	d := newDesk(t)
-	d.emit("H-1", 1)
-	d.emit("H-1", 2)
-	d.pass(10)
-	if got := d.states(); got != "sending queued" {
-		t.Errorf("states: %s, want sending queued", got)
-	}
-}
-
-// Beyond what may be left behind, a walk puts aside what was passed too.
-func TestWalkParksWhatAnotherHasPassed(t *testing.T) {
-	d := newDesk(t)
-	d.emit("H-1", 1)
-	d.emit("H-1", 2)
-	d.age()
-	d.pass(10)
-	d.claim(d.b, time.Minute)
-	if got := d.states(); got != "sending queued" {
-		t.Errorf("states: %s, want sending queued", got)
+// Behind a delivery under way a row is parked too if a walk would look at it again,
+// or if it waits for an attempt of its own, since it is woken only where it is parked.
+func TestWalkParksBehindADeliveryUnderWay(t *testing.T) {
+	for name, test := range map[string]struct {
+		old, pass bool
+		change    string
+	}{
+		"a young row":                      {pass: true},
+		"a row in retry":                   {old: true, pass: true, change: `UPDATE outbox.delivery SET state = 'retry', due_at = due_at + interval '1 second' WHERE event_seq = 2`},
+		"any row, by a walk that must not": {old: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDesk(t)
+			d.emit("H-1", 1)
+			d.emit("H-1", 2)
+			if test.old {
+				d.age()
+			}
+			if test.change != "" {
+				d.exec(test.change)
+			}
+			request := outbox.ClaimRequest{Sync: sync, Budget: 10, Page: 200, Lease: time.Minute, Pass: test.pass}
+			if _, err := d.a.Claim(t.Context(), request); err != nil {
+				t.Fatal(err)
+			}
+			if got := d.states(); got != "sending queued" {
+				t.Errorf("states: %s, want sending queued", got)
+			}
+		})
 	}
 }
 

@@ -35,10 +35,10 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 			}
 		}
 		if room := pace.room(p, walk.asked); err == nil && (room >= pace.most/2 || time.Since(walk.asked) >= walk.rest) {
-			p.passed.Store(new(outbox.End())) // for all that a recording knows
+			p.walked.Store(new(outbox.End())) // for all that a recording knows
 			walk.pass = walk.passed < mostPassed
 			found, err = p.claim(ctx, attempts, &walk, room)
-			p.passed.Store(new(walk.cursor))
+			p.walked.Store(new(walk.cursor))
 		}
 		if err == nil && walk.lags() {
 			err = p.claimFresh(ctx, attempts, &walk, &fresh, (pace.room(p, fresh.asked)+1)/2)
@@ -159,7 +159,7 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	}
 	w.settled = claims.Settled
 	w.passed += max(0, claims.Seen-claims.Parked-len(claims.Deliveries))
-	w.starved = page > 0 && claims.Seen >= page && len(claims.Deliveries) <= page/leastPage
+	w.starved = page > 0 && claims.Seen >= page && len(claims.Deliveries) <= page/100
 	if got := len(claims.Deliveries); got > 0 {
 		w.per = max((claims.Seen+got-1)/got, w.per-1) // others that claim too are not met each time
 	} else if claims.More {

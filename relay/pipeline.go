@@ -38,7 +38,7 @@ type pipeline struct {
 	hold        atomic.Pointer[outbox.Hold]
 	heldAt      atomic.Int64 // sinceBegan; claims asked for earlier know nothing of the hold set here
 	asleep      sleepers
-	passed      atomic.Pointer[outbox.Cursor] // where the walk is that does not come back
+	walked      atomic.Pointer[outbox.Cursor] // where the walk stands that does not come back
 	delivered   atomic.Int64                  // sinceBegan of the last success not yet noted in the database
 	probes      atomic.Int64                  // of the hold, by all relays, when this one probed last
 	draining    atomic.Bool
@@ -55,8 +55,8 @@ type work struct {
 
 const (
 	prefetchFor = 50 * time.Millisecond
-	maxPrefetch = 1000 // most deliveries claimed beyond those in flight
-	leastPage   = 100
+	maxPrefetch = 1000   // most deliveries claimed beyond those in flight
+	leastPage   = 100    // least rows looked at in one claim, if so many are due
 	maxPage     = 1000   // most rows looked at in one claim
 	mostPassed  = 20_000 // most rows that walks leave behind them, and a sweep looks at
 
@@ -89,7 +89,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 		woken:   make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 	}
-	p.passed.Store(new(outbox.Cursor))
+	p.walked.Store(new(outbox.Cursor))
 	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.longestAttempt())
 	for i := range p.recording {
 		p.recording[i] = r.steps.add(fmt.Sprintf("recording %d for sync %s", i+1, s.Name), recordBound)

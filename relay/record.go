@@ -194,7 +194,7 @@ func (p *pipeline) recordEach(ctx context.Context, results []outbox.Result) (lef
 // record writes results down, hands on what comes next for their keys and wakes
 // what slept. It returns what is still to be recorded.
 func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []outbox.Result, err error) {
-	next := outbox.ClaimRequest{Sync: p.sync.Name, From: *p.passed.Load(), Lease: p.relay.config.Lease, Keys: p.asleep.take()}
+	next := outbox.ClaimRequest{Sync: p.sync.Name, From: *p.walked.Load(), Lease: p.relay.config.Lease, Keys: p.asleep.take()}
 	if !p.draining.Load() && p.hold.Load() == nil && p.rate == nil {
 		next.Budget = len(results) // no more than leave: the queue has room for what the budget of claims allows
 	}
