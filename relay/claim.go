@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/hms-mkt/lockstep/outbox"
@@ -241,6 +242,7 @@ type pacer struct {
 	at       time.Time
 	recorded int64
 	ahead    float64
+	had      time.Time // when there was room last
 }
 
 // room is for how many more deliveries there is room now. asked is when the walk
@@ -263,6 +265,13 @@ func (c *pacer) room(p *pipeline, asked time.Time) int {
 	room := c.most - int(p.outstanding.Load())
 	if room < c.most/4 && len(p.queue) > 0 && time.Since(asked) < mostPatience {
 		room = 0 // a claim costs more than its rows: no small ones while there is work
+	}
+	switch {
+	case room > 0 || c.had.IsZero():
+		c.had = now
+		p.goOn.Store(math.MaxInt64)
+	case now.Sub(c.had) > mostCrowded:
+		p.goOn.Store(int64(c.most - max(1, c.most/8)))
 	}
 	if p.rate != nil {
 		room = min(room, int(p.rate.Tokens())) // claimed when it may be sent, however slow the rate

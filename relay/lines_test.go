@@ -3,6 +3,7 @@ package relay_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,21 +72,27 @@ COMMIT`)
 	w.within(15*time.Second, "the late one is delivered", gone(w, "late"))
 }
 
-// Lines that keep every sender busy leave room for others.
+// Lines that keep every sender busy leave room for others, also when the receiver
+// becomes so slow that fewer would be under way if they were to begin now.
 func TestFreshKeyBesideLongLines(t *testing.T) {
 	w := newWorld(t)
+	var takes atomic.Int64
+	takes.Store(int64(5 * time.Millisecond))
 	c := newCourt(func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
-		time.Sleep(20 * time.Millisecond) // a receiver's work
+		time.Sleep(time.Duration(takes.Load())) // a receiver's work
 		return accepts(ctx, m, attempt)
 	})
 	config := sync1(c)
 	w.register(config)
 	lines(w, 64, 60_000)
 	w.start("relay-1", config)
-	w.eventually("lines are under way", func() bool { return len(c.got()) > 100 })
+	w.eventually("all lines are under way", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending'`) == 64
+	})
+	takes.Store(int64(200 * time.Millisecond))
 	for n := range 3 {
 		key := fmt.Sprint("fresh", n)
 		w.emit(key, map[string]any{"n": 1})
-		w.within(10*time.Second, key+" is delivered", gone(w, key))
+		w.within(15*time.Second, key+" is delivered", gone(w, key))
 	}
 }

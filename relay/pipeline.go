@@ -39,6 +39,7 @@ type pipeline struct {
 	heldAt      atomic.Int64 // sinceBegan; claims asked for earlier know nothing of the hold set here
 	asleep      sleepers
 	walked      atomic.Pointer[outbox.Cursor] // where the walk stands that does not come back
+	goOn        atomic.Int64                  // most to have claimed when a recording goes on with its keys
 	delivered   atomic.Int64                  // sinceBegan of the last success not yet noted in the database
 	probes      atomic.Int64                  // of the hold, by all relays, when this one probed last
 	draining    atomic.Bool
@@ -64,6 +65,7 @@ const (
 	maxBatch         = 500                    // most results in one recording, and waiting for it
 	helpAt           = 200                    // results that wait when a second recording is begun beside the first
 	mostPatience     = 20 * time.Millisecond  // for how long a claim waits until it is worth its while
+	mostCrowded      = 100 * time.Millisecond // for how long those under way may leave no room for others
 	busyPoll         = 2 * time.Millisecond   // pause between polls while there is work
 	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
 	sweepEvery       = 200 * time.Millisecond // least pause between walks from the beginning

@@ -196,7 +196,9 @@ func (p *pipeline) recordEach(ctx context.Context, results []outbox.Result) (lef
 func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []outbox.Result, err error) {
 	next := outbox.ClaimRequest{Sync: p.sync.Name, From: *p.walked.Load(), Lease: p.relay.config.Lease, Keys: p.asleep.take()}
 	if !p.draining.Load() && p.hold.Load() == nil && p.rate == nil {
-		next.Budget = len(results) // no more than leave: the queue has room for what the budget of claims allows
+		// No more than leave: the queue has room for what the budget of claims allows.
+		stay := p.outstanding.Load() - int64(len(results))
+		next.Budget = int(min(int64(len(results)), max(0, p.goOn.Load()-stay)))
 	}
 	if p.draining.Load() {
 		next.From = outbox.End() // no walk of this relay comes by any more

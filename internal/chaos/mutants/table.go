@@ -113,6 +113,11 @@ var mutants = []mutant{
 		relay, "TestFreshEventOvertakesTheParkingOfOldOnes",
 	},
 	{
+		"lines under way that take all the room",
+		[]edit{{file: recorder, old: `max(0, p.goOn.Load()-stay)`, new: `max(int64(len(results)), p.goOn.Load()-stay)`}},
+		relay, "TestFreshKeyBesideLongLines",
+	},
+	{
 		"recording in two transactions",
 		[]edit{
 			{file: record, old: `  FROM removed AS h
