@@ -14,7 +14,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		walk     claimWalk               // from old to new
 		sweep    = claimWalk{pass: true} // once more from the beginning to where walk stands
 		fresh    claimWalk               // of what came lately
-		pace     pacer
+		pace     = pacer{bears: mostCrowded}
 		swept    = time.Now() // when the last sweep ended
 		sweeping bool
 		lastTend time.Time
@@ -40,6 +40,9 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 			walk.pass = walk.passed < mostPassed
 			found, err = p.claim(ctx, attempts, &walk, room)
 			p.walked.Store(new(walk.cursor))
+			if found == foundSome || found == foundNone { // nobody waits
+				pace.bears = mostCrowded
+			}
 		}
 		if err == nil && walk.lags() {
 			err = p.claimFresh(ctx, attempts, &walk, &fresh, (pace.room(p, fresh.asked)+1)/2)
@@ -242,7 +245,8 @@ type pacer struct {
 	at       time.Time
 	recorded int64
 	ahead    float64
-	had      time.Time // when there was room last
+	had      time.Time     // when there was room last
+	bears    time.Duration // for how long there may be none
 }
 
 // room is for how many more deliveries there is room now. asked is when the walk
@@ -270,7 +274,8 @@ func (c *pacer) room(p *pipeline, asked time.Time) int {
 	case room > 0 || c.had.IsZero():
 		c.had = now
 		p.goOn.Store(math.MaxInt64)
-	case now.Sub(c.had) > mostCrowded:
+	case now.Sub(c.had) > c.bears:
+		c.bears = crowdedAgain
 		p.goOn.Store(int64(c.most - max(1, c.most/8)))
 	}
 	if p.rate != nil {

@@ -93,6 +93,6 @@ func TestFreshKeyBesideLongLines(t *testing.T) {
 	for n := range 3 {
 		key := fmt.Sprint("fresh", n)
 		w.emit(key, map[string]any{"n": 1})
-		w.within(15*time.Second, key+" is delivered", gone(w, key))
+		w.within(30*time.Second, key+" is delivered", gone(w, key))
 	}
 }

@@ -65,7 +65,8 @@ const (
 	maxBatch         = 500                    // most results in one recording, and waiting for it
 	helpAt           = 200                    // results that wait when a second recording is begun beside the first
 	mostPatience     = 20 * time.Millisecond  // for how long a claim waits until it is worth its while
-	mostCrowded      = 100 * time.Millisecond // for how long those under way may leave no room for others
+	mostCrowded      = 5 * time.Second        // for how long keys under way may leave no room for others
+	crowdedAgain     = 100 * time.Millisecond // the same until nobody waits any more
 	busyPoll         = 2 * time.Millisecond   // pause between polls while there is work
 	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
 	sweepEvery       = 200 * time.Millisecond // least pause between walks from the beginning
