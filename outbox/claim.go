@@ -25,6 +25,9 @@ func (c Cursor) Before(other Cursor) bool {
 	return c.seq < other.seq
 }
 
+// Behind is how much later the deliveries at other became due.
+func (c Cursor) Behind(other Cursor) time.Duration { return other.due.Sub(c.due) }
+
 // End is behind everything that is due.
 func End() Cursor { return Cursor{due: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)} }
 

@@ -40,7 +40,8 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 			walk.pass = walk.passed < mostPassed
 			found, err = p.claim(ctx, attempts, &walk, room)
 			p.walked.Store(new(walk.cursor))
-			if found == foundSome || found == foundNone { // nobody waits
+			p.behind.Store(walk.cursor.Behind(walk.settled) > farBehind)
+			if pace.waits = found == foundMore || found == foundFull; !pace.waits {
 				pace.bears = mostCrowded
 			}
 		}
@@ -142,6 +143,7 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	took := time.Since(w.asked)
 	w.spent += took
 	p.accept(claims, w.asked, false)
+	p.begun += len(claims.Deliveries)
 	if err != nil {
 		return foundNone, err
 	}
@@ -245,8 +247,12 @@ type pacer struct {
 	at       time.Time
 	recorded int64
 	ahead    float64
-	had      time.Time     // when there was room last
-	bears    time.Duration // for how long there may be none
+
+	waits  bool          // the walk may have left somebody out
+	judged time.Time     // every crowdedAgain
+	begun  int           // what walks had claimed then
+	had    time.Time     // when they had their share last
+	bears  time.Duration // for how long they may go without
 }
 
 // room is for how many more deliveries there is room now. asked is when the walk
@@ -270,16 +276,30 @@ func (c *pacer) room(p *pipeline, asked time.Time) int {
 	if room < c.most/4 && len(p.queue) > 0 && time.Since(asked) < mostPatience {
 		room = 0 // a claim costs more than its rows: no small ones while there is work
 	}
-	switch {
-	case room > 0 || c.had.IsZero():
-		c.had = now
-		p.goOn.Store(math.MaxInt64)
-	case now.Sub(c.had) > c.bears:
-		c.bears = crowdedAgain
-		p.goOn.Store(int64(c.most - max(1, c.most/8)))
-	}
+	c.shareOut(p, now, room)
 	if p.rate != nil {
 		room = min(room, int(p.rate.Tokens())) // claimed when it may be sent, however slow the rate
 	}
 	return max(0, room)
+}
+
+// shareOut sees to it that walks claim an eighth of what the senders can do at a
+// time, every 100 ms, while somebody waits. Recordings, which go on with the keys
+// under way, must leave it to them.
+func (c *pacer) shareOut(p *pipeline, now time.Time, room int) {
+	share := max(1, p.limit()/8)
+	if room >= share || c.had.IsZero() {
+		p.goOn.Store(math.MaxInt64)
+	}
+	if now.Sub(c.judged) < crowdedAgain {
+		return
+	}
+	if p.begun-c.begun >= share || !c.waits {
+		c.had = now
+	}
+	c.judged, c.begun = now, p.begun
+	if now.Sub(c.had) > c.bears {
+		c.bears = crowdedAgain
+		p.goOn.Store(int64(c.most - share))
+	}
 }

@@ -3,6 +3,7 @@ package relay_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -95,4 +96,51 @@ func TestFreshKeyBesideLongLines(t *testing.T) {
 		w.emit(key, map[string]any{"n": 1})
 		w.within(30*time.Second, key+" is delivered", gone(w, key))
 	}
+}
+
+// A delivery that ends now and then makes room for one other; that is not enough.
+func TestFreshKeysBesideLinesThatLeaveLittle(t *testing.T) {
+	w := newWorld(t)
+	config := sync1(newCourt(func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
+		time.Sleep(50*time.Millisecond + rand.N(100*time.Millisecond))
+		return accepts(ctx, m, attempt)
+	}))
+	w.register(config)
+	lines(w, 30, 30_000)
+	w.start("relay-1", config)
+	w.eventually("all the room is taken", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending'`) >= 18
+	})
+	w.exec(`INSERT INTO outbox.event (type, key, payload)
+SELECT 'scheduling:updated', 'fresh' || n, '{"n":1}' FROM generate_series(1, 200) AS n`)
+	w.within(25*time.Second, "the fresh ones are delivered", func() bool {
+		return query[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE key LIKE 'fresh%')`)
+	})
+}
+
+// Lines that make room for others do not wait behind a backlog that is younger.
+func TestLinesThatMakeRoomKeepTheirAge(t *testing.T) {
+	w := newWorld(t)
+	var takes atomic.Int64
+	takes.Store(int64(time.Millisecond))
+	c := newCourt(func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
+		time.Sleep(time.Duration(takes.Load()))
+		return accepts(ctx, m, attempt)
+	})
+	config := sync1(c)
+	w.register(config)
+	lines(w, 100, 60_000)
+	w.exec(`INSERT INTO outbox.event (type, key, payload)
+SELECT 'scheduling:updated', 'single' || n, '{"n":1}' FROM generate_series(1, 40000) AS n`)
+	w.exec(`UPDATE outbox.delivery SET due_at = due_at - interval '30 minutes' WHERE key LIKE 'single%'`)
+	w.start("relay-1", config)
+	w.eventually("single ones are delivered too", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'single%'`) < 39_800
+	})
+	takes.Store(int64(200 * time.Millisecond))
+	time.Sleep(12 * time.Second) // long enough for all of them to have made room
+	before := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'hot%'`)
+	w.within(20*time.Second, "lines go on", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'hot%'`) < before-200
+	})
 }

@@ -33,12 +33,14 @@ type pipeline struct {
 	recording   [2]*step
 	outstanding atomic.Int64 // claimed and not yet recorded
 	recorded    atomic.Int64 // ever
+	begun       int          // claimed by walks, ever; the claimer's own
 	aloneFrom   time.Time    // before this, deliveries that killed a relay wait; the claimer's own
 	payload     atomic.Int64 // bytes of a payload, on average lately
 	hold        atomic.Pointer[outbox.Hold]
 	heldAt      atomic.Int64 // sinceBegan; claims asked for earlier know nothing of the hold set here
 	asleep      sleepers
 	walked      atomic.Pointer[outbox.Cursor] // where the walk stands that does not come back
+	behind      atomic.Bool                   // and that is far behind the clock
 	goOn        atomic.Int64                  // most to have claimed when a recording goes on with its keys
 	delivered   atomic.Int64                  // sinceBegan of the last success not yet noted in the database
 	probes      atomic.Int64                  // of the hold, by all relays, when this one probed last
@@ -65,8 +67,9 @@ const (
 	maxBatch         = 500                    // most results in one recording, and waiting for it
 	helpAt           = 200                    // results that wait when a second recording is begun beside the first
 	mostPatience     = 20 * time.Millisecond  // for how long a claim waits until it is worth its while
-	mostCrowded      = 5 * time.Second        // for how long keys under way may leave no room for others
+	mostCrowded      = time.Second            // for how long keys under way may leave no room for others
 	crowdedAgain     = 100 * time.Millisecond // the same until nobody waits any more
+	farBehind        = 10 * time.Second       // of a walk: what becomes due now would wait for long
 	busyPoll         = 2 * time.Millisecond   // pause between polls while there is work
 	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
 	sweepEvery       = 200 * time.Millisecond // least pause between walks from the beginning

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"math"
 	"runtime"
 	"sync"
 	"time"
@@ -197,8 +198,11 @@ func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []
 	next := outbox.ClaimRequest{Sync: p.sync.Name, From: *p.walked.Load(), Lease: p.relay.config.Lease, Keys: p.asleep.take()}
 	if !p.draining.Load() && p.hold.Load() == nil && p.rate == nil {
 		// No more than leave: the queue has room for what the budget of claims allows.
-		stay := p.outstanding.Load() - int64(len(results))
-		next.Budget = int(min(int64(len(results)), max(0, p.goOn.Load()-stay)))
+		stay, goOn := p.outstanding.Load()-int64(len(results)), p.goOn.Load()
+		next.Budget = int(min(int64(len(results)), max(0, goOn-stay)))
+		if goOn < math.MaxInt64 && p.behind.Load() {
+			next.From = outbox.Cursor{} // they keep their age: the sweep finds them
+		}
 	}
 	if p.draining.Load() {
 		next.From = outbox.End() // no walk of this relay comes by any more

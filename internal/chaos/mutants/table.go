@@ -114,8 +114,13 @@ var mutants = []mutant{
 	},
 	{
 		"lines under way that take all the room",
-		[]edit{{file: recorder, old: `max(0, p.goOn.Load()-stay)`, new: `max(int64(len(results)), p.goOn.Load()-stay)`}},
+		[]edit{{file: recorder, old: `max(0, goOn-stay)`, new: `max(int64(len(results)), goOn-stay)`}},
 		relay, "TestFreshKeyBesideLongLines",
+	},
+	{
+		"lines that make room go behind a younger backlog",
+		[]edit{{file: recorder, old: `			next.From = outbox.Cursor{} // they keep`, new: `			// they keep`}},
+		relay, "TestLinesThatMakeRoomKeepTheirAge",
 	},
 	{
 		"recording in two transactions",
