@@ -110,7 +110,14 @@ func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
 	if probes, ok, err := relay.Probe(ctx, "court", time.Minute); err != nil || !ok || probes != 1 {
 		t.Errorf("probe %d, %t, %v", probes, ok, err)
 	}
-	must(t, relay.ProbeAgain(ctx, "court", 0))
+	must(t, relay.ProbeAgain(ctx, "court", 1, 0))
+	if probes, ok, err := relay.Probe(ctx, "court", time.Minute); err != nil || !ok || probes != 2 {
+		t.Errorf("second probe %d, %t, %v", probes, ok, err)
+	}
+	must(t, relay.ProbeAgain(ctx, "court", 1, 0)) // comes late
+	if probes, ok, err := relay.Probe(ctx, "court", time.Minute); err != nil || ok {
+		t.Errorf("while the second probe is under way: probe %d, %t, %v", probes, ok, err)
+	}
 	must(t, relay.Lift(ctx, "court"))
 	must(t, relay.Hold(ctx, "court", outbox.HoldThrottle, 0, "HTTP 429"))
 	must(t, relay.EndHolds(ctx, "court", time.Minute))

@@ -66,13 +66,14 @@ SELECT coalesce(max(probes), 0) FROM due`
 	return probes, probes > 0, s.judge(ctx, err)
 }
 
-// ProbeAgain sets when the next probe of a sync's auth and breaker holds is due.
-func (s *Store) ProbeAgain(ctx context.Context, sync string, in time.Duration) error {
+// ProbeAgain sets when the next probe of a sync's auth and breaker holds is due,
+// unless they had another since the one with that number.
+func (s *Store) ProbeAgain(ctx context.Context, sync string, probes int, in time.Duration) error {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	const statement = `-- lockstep: probe again
-UPDATE outbox.hold SET until = clock_timestamp() + $2::interval WHERE sync = $1 AND kind IN ('auth', 'breaker')`
-	_, err := s.pool.Exec(ctx, statement, sync, in)
+UPDATE outbox.hold SET until = clock_timestamp() + $3::interval WHERE sync = $1 AND kind IN ('auth', 'breaker') AND probes <= $2`
+	_, err := s.pool.Exec(ctx, statement, sync, probes, in)
 	return s.judge(ctx, err)
 }
 

@@ -487,8 +487,9 @@ func (m *model) probe(t *rapid.T, free []string) {
 	}
 	granted = granted && !again
 	var ok bool
+	var probes int
 	within(t, by.name+" probes", func(ctx context.Context) (err error) {
-		_, ok, err = by.store.Probe(ctx, sync, forever)
+		probes, ok, err = by.store.Probe(ctx, sync, forever)
 		return err
 	})
 	m.say("%s asks to probe %s: %t", by.name, sync, ok)
@@ -505,7 +506,7 @@ func (m *model) probe(t *rapid.T, free []string) {
 	}
 	m.claimOne(t, by, outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 100, Lease: forever, Probe: true})
 	if rapid.Bool().Draw(t, "again") {
-		within(t, by.name+" probes again", func(ctx context.Context) error { return by.store.ProbeAgain(ctx, sync, forever) })
+		within(t, by.name+" probes again", func(ctx context.Context) error { return by.store.ProbeAgain(ctx, sync, probes, forever) })
 	}
 }
 

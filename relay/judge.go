@@ -191,7 +191,7 @@ func (p *pipeline) probed(r outbox.Result) {
 		again = min(probeMost, time.Second<<min(p.probes.Load(), 5))
 	}
 	p.inDatabase("set the next probe", func(ctx context.Context) error {
-		return p.relay.store.ProbeAgain(ctx, p.sync.Name, again)
+		return p.relay.store.ProbeAgain(ctx, p.sync.Name, int(p.probes.Load()), again)
 	})
 }
 

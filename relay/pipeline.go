@@ -191,7 +191,7 @@ func (p *pipeline) probe(ctx, attempts context.Context) error {
 			return nil
 		}
 	}
-	return store.ProbeAgain(attempts, p.sync.Name, time.Second) // nothing due to try with
+	return store.ProbeAgain(attempts, p.sync.Name, probes, time.Second) // nothing due to try with
 }
 
 // sendAlone sends deliveries during which a relay died, one after the other and

@@ -422,8 +422,8 @@ func TestFault20ReceiverDownForADay(t *testing.T) {
 			w.exec(`UPDATE outbox.delivery SET created_at = created_at - interval '4 hours', due_at = due_at - interval '4 hours' WHERE state IN ('pending', 'retry') AND sync <> $1`, theSync)
 			w.exec(`UPDATE outbox.hold SET since = since - interval '4 hours', until = least(until, clock_timestamp())`)
 			for name := range dead {
-				w.until(name+" is probed", `SELECT EXISTS (SELECT FROM outbox.hold WHERE sync = $1 AND probes > $2) AND NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1 AND state = 'sending')`,
-					name, before[name].Probes)
+				w.until(name+" is probed", `SELECT EXISTS (SELECT FROM outbox.hold WHERE sync = $1 AND probes > $2) AND (SELECT count(*) FROM outbox.delivery_log WHERE sync = $1 AND took_ms IS NOT NULL) > $3 AND NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1 AND state = 'sending')`,
+					name, before[name].Probes, before[name].Attempts)
 			}
 		}
 		if next := ask[float64](w, `SELECT min(extract(epoch FROM until - clock_timestamp()))::float8 FROM outbox.hold`); next < 10 {
