@@ -29,7 +29,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		p.full.Store(true) // before the room is counted: a recording in between must not go unnoticed
 		found, err := foundSome, error(nil)
 		if walk.behind() { // first: the others would leave no room, for there is always work
-			err = p.claimFresh(ctx, attempts, &walk, &fresh, &share, pace.room(p, time.Time{}))
+			err = p.claimFresh(ctx, attempts, &walk, &fresh, &share, max(0, pace.free(p, time.Time{})))
 		}
 		if err == nil && (sweeping || time.Since(swept) > max(sweepEvery, 10*sweep.spent)) {
 			// Before the walk, for the same reason. Without room it waits for some.
@@ -285,6 +285,14 @@ type pacer struct {
 // room is for how many more deliveries there is room now. asked is when the walk
 // that asks for it looked last.
 func (c *pacer) room(p *pipeline, asked time.Time) int {
+	room := c.free(p, asked)
+	c.shareOut(p, time.Now(), room)
+	return max(0, room)
+}
+
+// free is the same, and leaves it to recordings whether they go on with their
+// keys meanwhile.
+func (c *pacer) free(p *pipeline, asked time.Time) int {
 	now, recorded := time.Now(), p.recorded.Load()
 	if passed := now.Sub(c.at); passed > 20*time.Millisecond {
 		c.ahead = float64(recorded-c.recorded) * float64(prefetchFor) / float64(passed)
@@ -303,11 +311,10 @@ func (c *pacer) room(p *pipeline, asked time.Time) int {
 	if room < c.most/4 && len(p.queue) > 0 && time.Since(asked) < mostPatience {
 		room = 0 // a claim costs more than its rows: no small ones while there is work
 	}
-	c.shareOut(p, now, room)
 	if p.rate != nil {
 		room = min(room, int(p.rate.Tokens())) // claimed when it may be sent, however slow the rate
 	}
-	return max(0, room)
+	return room
 }
 
 // shareOut sees to it that walks claim an eighth of what the senders can do at a

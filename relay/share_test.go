@@ -91,12 +91,18 @@ func three(workers int, courts ...*court) relay.Config {
 	return config
 }
 
-// Syncs that are all busy share the workers equally, and each sends first what
-// it claimed first.
+// Syncs that are all busy share the workers equally, never use more than there
+// are, and each sends first what it claimed first.
 func TestBusySyncsHaveEqualShares(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	courts := []*court{newCourt(takes(50 * time.Millisecond)), newCourt(takes(50 * time.Millisecond)), newCourt(takes(50 * time.Millisecond))}
+	var g together
+	counted := func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
+		g.enter()
+		defer g.leave()
+		return takes(50*time.Millisecond)(ctx, m, attempt)
+	}
+	courts := []*court{newCourt(counted), newCourt(counted), newCourt(counted)}
 	config := three(16, courts...)
 	w.register(config)
 	w.bulk(3000)
@@ -122,6 +128,9 @@ func TestBusySyncsHaveEqualShares(t *testing.T) {
 	}
 	shares := []int{last[0] - first[0], last[1] - first[1], last[2] - first[2]}
 	t.Logf("shares: %v", shares)
+	if most := g.highest(); most != 16 {
+		t.Errorf("%d deliveries were in flight, want as many as there are workers: 16", most)
+	}
 	if least, most := slices.Min(shares), slices.Max(shares); float64(least) < 0.9*float64(most) {
 		t.Errorf("sent %v meanwhile, want equal shares within a tenth", shares)
 	}
