@@ -131,8 +131,8 @@ func TestBusySyncsHaveEqualShares(t *testing.T) {
 	if most := g.highest(); most != 16 {
 		t.Errorf("%d deliveries were in flight, want as many as there are workers: 16", most)
 	}
-	if least, most := slices.Min(shares), slices.Max(shares); float64(least) < 0.9*float64(most) {
-		t.Errorf("sent %v meanwhile, want equal shares within a tenth", shares)
+	if least, most := slices.Min(shares), slices.Max(shares); float64(least) < 0.8*float64(most) {
+		t.Errorf("sent %v meanwhile, want about equal shares", shares)
 	}
 }
 
