@@ -11,10 +11,7 @@ import (
 )
 
 // ahead notes what is said about the log's partitions.
-type ahead struct {
-	panicking
-	months atomic.Int64
-}
+type ahead struct{ months atomic.Int64 }
 
 func (a *ahead) LogAhead(months int)                 { a.months.Store(int64(months)) }
 func (*ahead) Attempt(string, string, time.Duration) {}

@@ -167,6 +167,24 @@ $$;
 CREATE TRIGGER show_strongest AFTER INSERT OR UPDATE OR DELETE ON outbox.hold
     FOR EACH ROW EXECUTE FUNCTION outbox.show_strongest_hold();
 
+-- An operator's hold is put and lifted by outbox.pause and outbox.resume, which log it; relays have their own kinds.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.keep_operators_hold() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT (SELECT pg_has_role(current_user, c.relowner, 'USAGE') FROM pg_class AS c WHERE c.oid = TG_RELID) THEN
+        RAISE EXCEPTION 'the operator''s hold of sync "%" is not changed by hand', coalesce(NEW.sync, OLD.sync)
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Use outbox.pause and outbox.resume, which log it.';
+    END IF;
+    RETURN coalesce(NEW, OLD);
+END
+$$;
+-- +goose StatementEnd
+CREATE TRIGGER keep_operators_put BEFORE INSERT OR UPDATE ON outbox.hold
+    FOR EACH ROW WHEN (NEW.kind = 'operator') EXECUTE FUNCTION outbox.keep_operators_hold();
+CREATE TRIGGER keep_operators_lifted BEFORE UPDATE OR DELETE ON outbox.hold
+    FOR EACH ROW WHEN (OLD.kind = 'operator') EXECUTE FUNCTION outbox.keep_operators_hold();
+
 -- Deliveries -----------------------------------------------------------------
 CREATE TABLE outbox.delivery (
     sync            text        COLLATE "C" NOT NULL,
@@ -1243,6 +1261,23 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 
+    -- Events that the trigger did not see, written with triggers off or by a logical subscription, have no trace: no
+    -- delivery, no row of the log, and they do not count as unmatched. The latest are looked at.
+    FOR old IN SELECT count(*) AS events, min(e.inserted_at) AS first, max(e.inserted_at) AS last
+                 FROM (SELECT o.seq, o.id, o.key, o.type, o.inserted_at FROM outbox.event AS o ORDER BY o.seq DESC LIMIT 2000) AS e
+                WHERE e.inserted_at >= expired AND e.inserted_at < clock_timestamp() - interval '1 minute'
+                  AND EXISTS (SELECT FROM outbox.sync AS s
+                               WHERE s.retired_at IS NULL AND s.backfill_seq IS NULL AND e.type LIKE ANY (s.likes))
+                  AND NOT EXISTS (SELECT FROM outbox.unmatched AS u WHERE u.event_seq = e.seq)
+                  AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l WHERE l.event_id = e.id AND l.at >= e.inserted_at - interval '1 minute')
+                  AND NOT EXISTS (SELECT FROM outbox.sync AS s
+                                    JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_id = e.id)
+               HAVING count(*) > 0 LOOP
+        done := format('trouble: %s event(s) inserted from %s to %s have no delivery: they were written with triggers off; add them with: lockstep sync apply NAME --from TIME',
+                       old.events, old.first, old.last); n := old.events;
+        RETURN NEXT;
+    END LOOP;
+
     -- What a restore broke off, or somebody forgot: events would get no deliveries, and nobody would be told.
     FOR old IN SELECT t.tgname AS name, t.tgrelid::regclass AS place
                  FROM pg_trigger AS t
@@ -1318,4 +1353,4 @@ DROP FUNCTION outbox.oldest_relay, outbox.describe, outbox.log_action, outbox.wh
     outbox.check_reason, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold;
 DROP TABLE outbox.delivery, outbox.sync CASCADE;
 DROP FUNCTION outbox.promote_next, outbox.complete_requeue, outbox.like_patterns, outbox.clean, outbox.sign_log_row, outbox.check_log_claims,
-    outbox.log_sync_change, outbox.keep_registration, outbox.refuse_restored_event, outbox.lock_holder;
+    outbox.log_sync_change, outbox.keep_registration, outbox.refuse_restored_event, outbox.keep_operators_hold, outbox.lock_holder;
