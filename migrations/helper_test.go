@@ -67,6 +67,15 @@ func (d db) do(sql string, args ...any) int64 {
 	return tag.RowsAffected()
 }
 
+// past writes what an earlier time left behind: as a replica's session, in which
+// the triggers that set a log row's time and refuse restored rows do not fire.
+func (d db) past(sql string, args ...any) {
+	d.t.Helper()
+	d.do("SET session_replication_role = replica")
+	d.do(sql, args...)
+	d.do("RESET session_replication_role")
+}
+
 // refuses runs a statement that must fail with a SQLSTATE, or the constraint of
 // that name, and whose message, detail and hint together contain all of words.
 func (d db) refuses(condition, sql string, words []string, args ...any) {

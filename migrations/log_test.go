@@ -14,7 +14,7 @@ func TestLogIsAppendOnlyForEverybody(t *testing.T) {
 	url := pgtest.New(t)
 	admin := connect(t, url)
 	admin.do("INSERT INTO outbox.delivery_log (sync, outcome) VALUES ('court', 'delivered')")
-	admin.do("INSERT INTO outbox.delivery_log (at, sync, outcome) VALUES (now() - interval '5 years', 'court', 'delivered')")
+	admin.past("INSERT INTO outbox.delivery_log (at, sync, outcome, claim) VALUES (now() - interval '5 years', 'court', 'delivered', gen_random_uuid())")
 	tables := append(list[string](admin, "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'outbox.delivery_log'::regclass"), "outbox.delivery_log")
 	if len(tables) != 6 {
 		t.Fatalf("tables of the log: %v, want the parent, the default partition and four months", tables)
@@ -87,7 +87,7 @@ func TestMaintainMakesMissingPartitionsAndEmptiesTheDefault(t *testing.T) {
 		d.do("DROP TABLE outbox.delivery_log_" + month)
 	}
 	d.do("INSERT INTO outbox.delivery_log (sync, outcome) SELECT 'court', 'delivered' FROM generate_series(1, 3)")
-	d.do("INSERT INTO outbox.delivery_log (at, sync, outcome) VALUES (now() - interval '5 months', 'court', 'retry')")
+	d.past("INSERT INTO outbox.delivery_log (at, sync, outcome, claim) VALUES (now() - interval '5 months', 'court', 'retry', gen_random_uuid())")
 	before := list[string](d, "SELECT to_jsonb(l)::text FROM outbox.delivery_log AS l ORDER BY id")
 	if n := one[int](d, "SELECT count(*)::int FROM outbox.delivery_log_default"); n != 4 {
 		t.Fatalf("%d rows in the default partition, want 4", n)
@@ -127,7 +127,7 @@ func TestMaintainDoesNotWaitForAnAuditor(t *testing.T) {
 	if got := months(d); !slices.Equal(got, this[:2]) {
 		t.Errorf("partitions %v, want %v and no half-made one", got, this[:2])
 	}
-	relay.do("INSERT INTO outbox.delivery_log (sync, outcome) VALUES ('court', 'delivered')") // the log goes on meanwhile
+	d.do("INSERT INTO outbox.delivery_log (sync, outcome) VALUES ('court', 'delivered')") // the log goes on meanwhile
 	auditor.do("COMMIT")
 	relay.maintain()
 	if got := months(d); !slices.Equal(got, this) {
@@ -139,7 +139,7 @@ func TestMaintainDoesNotWaitForAnAuditor(t *testing.T) {
 func (d db) old(n int) string {
 	d.t.Helper()
 	name := one[string](d, "SELECT to_char(date_trunc('month', now() AT TIME ZONE 'UTC') - make_interval(months => $1), 'YYYY_MM')", n)
-	d.do(fmt.Sprintf(`INSERT INTO outbox.delivery_log (at, sync, outcome) VALUES ('%s-15', 'court', 'delivered')`, strings.ReplaceAll(name, "_", "-")))
+	d.past(fmt.Sprintf(`INSERT INTO outbox.delivery_log (at, sync, outcome, claim) VALUES ('%s-15', 'court', 'delivered', gen_random_uuid())`, strings.ReplaceAll(name, "_", "-")))
 	return name
 }
 
@@ -148,6 +148,7 @@ func TestLogRetentionDropsWholeExpiredPartitions(t *testing.T) {
 	d, auditor := connect(t, url), as(t, url, "outbox_auditor")
 	ancient, edge, recent := d.old(20), d.old(12), d.old(3)
 	d.do("SELECT outbox.maintain(keep_log => '10 years')")
+	d.do("UPDATE outbox.retention SET keep = '1 month' WHERE what = 'log'")
 	if got := months(d); !slices.Equal(got[:3], []string{ancient, edge, recent}) {
 		t.Fatalf("partitions %v", got)
 	}
@@ -187,7 +188,7 @@ func TestEventRetentionKeepsWhatIsNotFinished(t *testing.T) {
 	old := "now() - interval '100 days'"
 	for _, name := range []string{"delivered", "replayed"} {
 		d.do("DELETE FROM outbox.delivery WHERE event_id = $1", events[name])
-		d.do("INSERT INTO outbox.delivery_log (at, sync, event_id, key, outcome, revision) VALUES ("+old+", 'court', $1, $2, 'delivered', 1)", events[name], name)
+		d.past("INSERT INTO outbox.delivery_log (at, sync, event_id, key, outcome, revision, claim) VALUES ("+old+", 'court', $1, $2, 'delivered', 1, gen_random_uuid())", events[name], name)
 	}
 	d.do("SELECT outbox.replay('court', $1, 'r')", events["replayed"])
 	d.do("UPDATE outbox.event SET inserted_at = " + old + " WHERE key <> 'new'")
@@ -223,7 +224,7 @@ func TestReplayAndRetentionDoNotOverlookEachOther(t *testing.T) {
 		d.sync("court")
 		id = d.event("k")
 		d.do("DELETE FROM outbox.delivery")
-		d.do("INSERT INTO outbox.delivery_log (at, sync, event_id, key, outcome, revision) VALUES (now() - interval '100 days', 'court', $1, 'k', 'delivered', 1)", id)
+		d.past("INSERT INTO outbox.delivery_log (at, sync, event_id, key, outcome, revision, claim) VALUES (now() - interval '100 days', 'court', $1, 'k', 'delivered', 1, gen_random_uuid())", id)
 		d.do("UPDATE outbox.event SET inserted_at = now() - interval '100 days'")
 		return url, id
 	}
@@ -260,8 +261,9 @@ func TestMaintainersAtOnce(t *testing.T) {
 	first, second := connect(t, url), connect(t, url)
 	first.do("BEGIN")
 	first.do("SELECT * FROM outbox.maintain()")
-	if got := second.maintain(); len(got) != 0 {
-		t.Errorf("a second maintainer did %v beside the first, want nothing and no waiting", got)
+	got := second.maintain()
+	if want := fmt.Sprintf("held: maintenance waits for pid %d of ", first.PgConn().PID()); len(got) != 1 || !strings.HasPrefix(got[0], want) {
+		t.Errorf("a second maintainer did %v beside the first, want nothing, no waiting, and %q", got, want)
 	}
 	first.do("COMMIT")
 }

@@ -17,7 +17,7 @@ import (
 func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 	d := connect(t, pgtest.New(t))
 	readable := []string{
-		"blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "hold", "status", "sync", "unmatched",
+		"blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "hold", "retention", "status", "sync", "unmatched",
 	}
 	read := func(more ...string) []string {
 		for _, table := range readable {
@@ -36,12 +36,18 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 		},
 		"outbox_relay": read(
 			"INSERT on delivery", "UPDATE on delivery", "DELETE on delivery",
-			"INSERT on delivery_log", "USAGE on delivery_log_id_seq",
+			"INSERT on delivery_log.answered_at", "INSERT on delivery_log.sync", "INSERT on delivery_log.event_id",
+			"INSERT on delivery_log.event_type", "INSERT on delivery_log.key", "INSERT on delivery_log.version",
+			"INSERT on delivery_log.attempt", "INSERT on delivery_log.outcome", "INSERT on delivery_log.code",
+			"INSERT on delivery_log.error_class", "INSERT on delivery_log.error", "INSERT on delivery_log.external_id",
+			"INSERT on delivery_log.request_sha256", "INSERT on delivery_log.mapping_version", "INSERT on delivery_log.revision",
+			"INSERT on delivery_log.event_seq", "INSERT on delivery_log.took_ms", "INSERT on delivery_log.claim",
+			"INSERT on delivery_log.relay", "INSERT on delivery_log.reason", "USAGE on delivery_log_id_seq",
 			"INSERT on sync", "UPDATE on sync",
 			"INSERT on hold", "UPDATE on hold", "DELETE on hold",
 			"INSERT on external_ref", "UPDATE on external_ref", "DELETE on external_ref",
 			"DELETE on unmatched",
-			"EXECUTE on maintain", "EXECUTE on older_writers", "EXECUTE on like_patterns",
+			"EXECUTE on maintain", "EXECUTE on lock_holder", "EXECUTE on older_writers", "EXECUTE on like_patterns",
 			"EXECUTE on oldest_relay", "EXECUTE on why_not_delivered", "EXECUTE on describe", "EXECUTE on check_sync"),
 		"outbox_operator": read(
 			"UPDATE on delivery.state",

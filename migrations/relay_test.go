@@ -125,7 +125,7 @@ func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
 	if _, _, err := relay.RecheckParked(ctx, "court", outbox.ParkedCursor{}, 100); err != nil {
 		t.Error(err)
 	}
-	if _, _, err := relay.Maintain(ctx, "90 days", "84 months"); err != nil {
+	if _, err := relay.Maintain(ctx, "90 days", "84 months"); err != nil {
 		t.Error(err)
 	}
 	status, err := relay.Status(ctx)

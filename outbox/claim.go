@@ -241,9 +241,9 @@ const claimEnd = `) AS p
      WHERE $9 > 0 AND d.ctid = c.tid
     RETURNING d.*, d.ctid AS tid, c.was, c.claim AS claim_before, c.claimed_by AS claimed_before
 ), taken_over AS ( -- earlier claims that ended without a word
-    INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, claim, relay)
+    INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, event_seq, claim, relay)
     SELECT $1, c.event_id, e.type, c.key, e.version, c.total_attempts, 'unknown', 'unknown',
-           'the relay that was sending it did not come back before its lease ended', c.revision, c.claim_before, c.claimed_before
+           'the relay that was sending it did not come back before its lease ended', c.revision, c.event_seq, c.claim_before, c.claimed_before
       FROM claimed AS c
       LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
      WHERE c.was = 'sending'
@@ -336,8 +336,8 @@ WITH gone AS (
      WHERE d.ctid = old.tid
     RETURNING d.*
 )
-INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, relay, reason)
-SELECT g.sync, g.event_id, e.type, g.key, e.version, g.total_attempts, 'superseded', g.error_class, g.error, g.revision, $3,
+INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, event_seq, relay, reason)
+SELECT g.sync, g.event_id, e.type, g.key, e.version, g.total_attempts, 'superseded', g.error_class, g.error, g.revision, g.event_seq, $3,
        'a newer event of its key exists'
   FROM gone AS g
   LEFT JOIN outbox.event AS e ON e.id = g.event_id`

@@ -36,8 +36,9 @@ func newDesk(t testing.TB, syncs ...outbox.Registration) *desk {
 	}
 	t.Cleanup(pool.Close)
 	d := &desk{t: t, pool: pool}
+	login := pgtest.AsRole(t, url, "outbox_relay") // not the owner, who may write more into the log
 	for name, store := range map[string]**outbox.Store{"a": &d.a, "b": &d.b} {
-		*store, err = outbox.Open(t.Context(), url, outbox.Options{Name: name, MaxConnections: 3})
+		*store, err = outbox.Open(t.Context(), login, outbox.Options{Name: name, MaxConnections: 3})
 		if err != nil {
 			t.Fatal(err)
 		}

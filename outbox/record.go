@@ -37,10 +37,10 @@ WITH held AS MATERIALIZED (
     RETURNING h.*
 ), logged AS (
     INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, external_id,
-                                     request_sha256, mapping_version, revision, took_ms, claim, relay)
+                                     request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay)
     SELECT clock_timestamp() - h.answered_ms * interval '1 millisecond', h.sync, h.event_id, h.event_type, h.key, h.version,
            CASE WHEN h.attempt THEN h.total_attempts + 1 END, h.outcome, h.code, h.external_id,
-           h.sha256, h.mapping_version, h.revision, h.took_ms, h.claim, $21
+           h.sha256, h.mapping_version, h.revision, h.event_seq, h.took_ms, h.claim, $21
       FROM removed AS h
 )`
 
@@ -96,10 +96,10 @@ WITH held AS MATERIALIZED (
     RETURNING h.*
 ), logged AS (
     INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, error_class, error,
-                                     request_sha256, mapping_version, revision, took_ms, claim, relay)
+                                     request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay)
     SELECT clock_timestamp() - h.answered_ms * interval '1 millisecond', h.sync, h.event_id, h.event_type, h.key, h.version,
            CASE WHEN h.attempt THEN h.total_attempts + 1 END, h.outcome, h.code, h.class, h.error,
-           h.sha256, h.mapping_version, h.revision, h.took_ms, h.claim, $27
+           h.sha256, h.mapping_version, h.revision, h.event_seq, h.took_ms, h.claim, $27
       FROM changed AS h
      WHERE h.outcome <> ''
 ), referenced AS (
@@ -129,7 +129,9 @@ SELECT i.n,
 
 // recordLost writes down what is known of attempts whose claim is gone. The
 // delivery belongs to somebody else now; only the count of crashes is put
-// right, since this relay evidently lives.
+// right, since this relay evidently lives. A claim that the log does not know
+// is of a database that has failed over, or was restored, since: the row has it
+// in its reason, for only known claims stand in the log's own column.
 const recordLost = `-- lockstep: lease lost
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::bigint[],
@@ -149,11 +151,16 @@ WITH input AS MATERIALIZED (
      WHERE d.ctid = f.tid
 )
 INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, outcome, code, error_class, error,
-                                 request_sha256, mapping_version, revision, took_ms, claim, relay, reason)
+                                 request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay, reason)
 SELECT clock_timestamp() - i.answered_ms * interval '1 millisecond', i.sync, i.event_id, i.event_type, i.key, i.version,
-       'lease_lost', i.code, i.class, i.error, i.sha256, i.mapping_version, i.revision, i.took_ms, i.claim, $17,
+       'lease_lost', i.code, i.class, i.error, i.sha256, i.mapping_version, i.revision, i.event_seq, i.took_ms, known.claim, $17,
        'the answer came after the lease: ' || i.outcome
-  FROM input AS i`
+       || CASE WHEN known.claim IS NULL THEN format('; this database does not know the claim %s', i.claim) ELSE '' END
+  FROM input AS i
+  LEFT JOIN LATERAL (
+       SELECT l.claim FROM outbox.delivery_log AS l
+        WHERE l.event_id = i.event_id AND l.sync = i.sync AND l.claim = i.claim
+        LIMIT 1) AS known ON true`
 
 // Recorded is the answer of [Store.Record]: one entry per result.
 type Recorded struct {

@@ -18,6 +18,7 @@ type Registration struct {
 	OnFailed string   // block or supersede
 	Notify   bool     // wake relays by NOTIFY
 	From     string   // beginning, now or an RFC 3339 time; empty where the choice is the default
+	Actor    string   // who has Apply change it, where people share a login; the log has login/name
 }
 
 // Registered is a sync as the database has it, which is what relays obey.
@@ -59,7 +60,33 @@ func start(from string) (time.Time, bool, error) {
 	return t, false, nil
 }
 
-const registrationLock = `SELECT pg_advisory_xact_lock(1869967990)`
+// The advisory locks of relays and outbox.maintain, by their keys.
+const (
+	retentionLock    = 1869967989 // shared by backfills; kept whole while events are removed
+	registrationLock = 1869967990
+)
+
+// lock takes an advisory lock until the transaction's end. Anybody may take one
+// of the same number: an error names who has it.
+func lock(ctx context.Context, tx pgx.Tx, key int64, shared bool) error {
+	try, take := `SELECT pg_try_advisory_xact_lock($1)`, `SELECT pg_advisory_xact_lock($1)`
+	if shared {
+		try, take = `SELECT pg_try_advisory_xact_lock_shared($1)`, `SELECT pg_advisory_xact_lock_shared($1)`
+	}
+	var taken bool
+	if err := tx.QueryRow(ctx, try, key).Scan(&taken); err != nil || taken {
+		return err
+	}
+	var holder *string
+	if err := tx.QueryRow(ctx, `SELECT outbox.lock_holder($1)`, key).Scan(&holder); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, take, key)
+	if err != nil && holder != nil {
+		return fmt.Errorf("the advisory lock %d is held by %s, and nothing goes on until it lets go: %w", key, *holder, err)
+	}
+	return err
+}
 
 // Register adds the syncs that the database does not know yet, and leaves the
 // others as they are: a changed one is changed by [Store.Apply], so that a
@@ -67,7 +94,7 @@ const registrationLock = `SELECT pg_advisory_xact_lock(1869967990)`
 // start with every retained event. It returns the database's rows for regs.
 func (s *Store) Register(ctx context.Context, regs []Registration) (map[string]Registered, error) {
 	err := s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, registrationLock); err != nil {
+		if err := lock(ctx, tx, registrationLock, false); err != nil {
 			return err
 		}
 		known, err := listSyncs(ctx, tx)
@@ -106,7 +133,7 @@ func (s *Store) Apply(ctx context.Context, r Registration) (bool, error) {
 	changed := false
 	err := s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		changed = false
-		if _, err := tx.Exec(ctx, registrationLock); err != nil {
+		if err := lock(ctx, tx, registrationLock, false); err != nil {
 			return err
 		}
 		known, err := listSyncs(ctx, tx)
@@ -128,6 +155,9 @@ func (s *Store) Apply(ctx context.Context, r Registration) (bool, error) {
 			return nil
 		}
 		changed = true
+		if _, err := tx.Exec(ctx, `SELECT set_config('lockstep.actor', $1, true)`, r.Actor); err != nil {
+			return err
+		}
 		const update = `
 UPDATE outbox.sync SET patterns = $2, on_failed = $3, notify = $4, retired_at = NULL WHERE name = $1`
 		if _, err := tx.Exec(ctx, update, r.Name, r.Patterns, r.OnFailed, r.Notify); err != nil {
@@ -303,7 +333,7 @@ func (b *Backfill) addPage(ctx context.Context, page int) (complete bool, err er
 	err = b.store.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		complete = false
 		// Keeps retention from removing events that are about to get a delivery.
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(1869967989)`); err != nil {
+		if err := lock(ctx, tx, retentionLock, true); err != nil {
 			return err
 		}
 		var at int64

@@ -81,6 +81,8 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount},
 	}).DialContext
 	c.RuntimeParams["application_name"] = o.Name
+	// Else it is the database's own: text of a LATIN1 database would come as no UTF-8.
+	c.RuntimeParams["client_encoding"] = "UTF8"
 	pooler := c.DefaultQueryExecMode != pgx.QueryExecModeCacheStatement
 	if !pooler {
 		for name, value := range settings(o.Timeout) {
@@ -221,7 +223,7 @@ func (s *Store) CheckPrivileges(ctx context.Context) error {
 	const statement = `
 SELECT current_user,
        has_table_privilege('outbox.delivery', 'SELECT') AND has_table_privilege('outbox.delivery', 'UPDATE')
-       AND has_table_privilege('outbox.delivery', 'DELETE') AND has_table_privilege('outbox.delivery_log', 'INSERT')
+       AND has_table_privilege('outbox.delivery', 'DELETE') AND has_any_column_privilege('outbox.delivery_log', 'INSERT')
        AND has_table_privilege('outbox.hold', 'INSERT') AND has_table_privilege('outbox.external_ref', 'INSERT')`
 	var login string
 	var allowed bool

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -47,11 +48,20 @@ func (s *Store) Status(ctx context.Context) ([]Status, error) {
 	return list, s.judge(ctx, err)
 }
 
-// Maintain makes the log's next partitions, drops those past retention and
-// removes finished events. It reports what was done; more is true when there
-// may be further events to remove.
-func (s *Store) Maintain(ctx context.Context, keepEvents, keepLog Retention) (done []string, more bool, err error) {
+// Maintenance is what a call of [Store.Maintain] came to.
+type Maintenance struct {
+	Done    []string // what was changed
+	Held    []string // whose advisory lock keeps it from its work; another relay's goes by itself
+	Trouble []string // what it could not do, or found in disorder, and does not put right itself
+	More    bool     // there may be further events to remove
+}
+
+// Maintain makes the log's next partitions, drops those past retention, and
+// removes finished events and references. The database's own retention counts
+// where it is longer than keepEvents or keepLog.
+func (s *Store) Maintain(ctx context.Context, keepEvents, keepLog Retention) (m Maintenance, err error) {
 	err = s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		m = Maintenance{}
 		rows, err := tx.Query(ctx, `SELECT done, n FROM outbox.maintain($1::text::interval, $2::text::interval)`, string(keepEvents), string(keepLog))
 		if err != nil {
 			return err
@@ -60,17 +70,68 @@ func (s *Store) Maintain(ctx context.Context, keepEvents, keepLog Retention) (do
 		var n int64
 		_, err = pgx.ForEachRow(rows, []any{&what, &n}, func() error {
 			if what == "events removed" {
-				more = n >= 20000
+				m.More = n >= 20000
 				if n == 0 {
 					return nil
 				}
 			}
-			done = append(done, what)
+			if held, ok := strings.CutPrefix(what, "held: "); ok {
+				m.Held = append(m.Held, held)
+			} else if trouble, ok := strings.CutPrefix(what, "trouble: "); ok {
+				m.Trouble = append(m.Trouble, trouble)
+			} else {
+				m.Done = append(m.Done, what)
+			}
 			return nil
 		})
 		return err
 	})
-	return done, more, s.judge(ctx, err)
+	return m, s.judge(ctx, err)
+}
+
+// Kept is a retention of the database that is longer than the one asked for.
+type Kept struct {
+	What  string // events or log
+	Keep  Retention
+	Asked Retention
+}
+
+// KeptLonger lists what the database keeps longer than asked: outbox.retention,
+// which only the owner changes, rules.
+func (s *Store) KeptLonger(ctx context.Context, keepEvents, keepLog Retention) ([]Kept, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	const statement = `
+SELECT r.what, r.keep::text, a.asked
+  FROM (VALUES ('events', $1::text), ('log', $2::text)) AS a (what, asked)
+  JOIN outbox.retention AS r ON r.what = a.what
+ WHERE r.keep > a.asked::interval
+ ORDER BY r.what`
+	rows, err := s.pool.Query(ctx, statement, string(keepEvents), string(keepLog))
+	if err != nil {
+		return nil, s.judge(ctx, err)
+	}
+	kept, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Kept])
+	return kept, s.judge(ctx, err)
+}
+
+// LogMonthsAhead returns for how many months after this one the log has its
+// partition, without a gap: three while [Store.Maintain] does its work, -1 if
+// not even this month has one.
+func (s *Store) LogMonthsAhead(ctx context.Context) (int, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	const statement = `
+SELECT coalesce(min(m.i) - 1, 3)
+  FROM generate_series(0, 3) AS m (i)
+ WHERE NOT EXISTS (
+       SELECT FROM pg_inherits AS i
+         JOIN pg_class AS c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'outbox.delivery_log'::regclass
+          AND c.relname = 'delivery_log_' || to_char(date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') + make_interval(months => m.i), 'YYYY_MM'))`
+	var months int
+	err := s.pool.QueryRow(ctx, statement).Scan(&months)
+	return months, s.judge(ctx, err)
 }
 
 // Retention is a PostgreSQL interval such as "90 days" or "84 months".

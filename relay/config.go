@@ -54,6 +54,7 @@ type Observer interface {
 	Claim(sync string, claimed int, took time.Duration)
 	LeaseLost(sync string)
 	Clock(ahead time.Duration) // by how much the database's clock is ahead of this machine's
+	LogAhead(months int)       // for how many months after this one the delivery log has its partition; 3 is well, 0 an alarm
 }
 
 func (c Config) withDefaults() Config {
@@ -208,3 +209,4 @@ func (nobody) Attempt(string, string, time.Duration) {}
 func (nobody) Claim(string, int, time.Duration)      {}
 func (nobody) LeaseLost(string)                      {}
 func (nobody) Clock(time.Duration)                   {}
+func (nobody) LogAhead(int)                          {}

@@ -112,7 +112,8 @@ func (r *running) stop() error {
 
 func (w *world) start(name string, config relay.Config) *running {
 	w.t.Helper()
-	store, err := outbox.Open(w.t.Context(), w.url, outbox.Options{Name: name, MaxConnections: 4})
+	login := pgtest.AsRole(w.t, w.url, "outbox_relay") // not the owner, who may write more into the log
+	store, err := outbox.Open(w.t.Context(), login, outbox.Options{Name: name, MaxConnections: 4})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -230,30 +230,6 @@ func (r *Relay) registerLoop(ctx context.Context) {
 	}
 }
 
-// maintainLoop keeps the log's partitions ahead and applies retention.
-func (r *Relay) maintainLoop(ctx context.Context) {
-	defer r.maintain.end()
-	for ctx.Err() == nil {
-		r.maintain.begin()
-		done, more, err := r.store.Maintain(ctx, r.config.KeepEvents, r.config.KeepLog)
-		if err != nil {
-			r.complain(ctx, "maintain", err)
-		}
-		for _, what := range done {
-			r.log.InfoContext(ctx, "maintenance", "done", what)
-		}
-		r.maintain.end()
-		switch {
-		case err != nil:
-			sleep(ctx, 10*time.Second)
-		case more:
-			sleep(ctx, 100*time.Millisecond)
-		default:
-			sleep(ctx, 10*time.Minute)
-		}
-	}
-}
-
 // watchSchema returns when a migration has left this relay behind. It does not
 // hold and wait, for only another program can go on from there.
 func (r *Relay) watchSchema(ctx context.Context) error {

@@ -27,6 +27,7 @@ func (p *panicking) Attempt(string, string, time.Duration) { p.oops() }
 func (p *panicking) Claim(string, int, time.Duration)      { p.oops() }
 func (p *panicking) LeaseLost(string)                      { p.oops() }
 func (p *panicking) Clock(time.Duration)                   { p.oops() }
+func (p *panicking) LogAhead(int)                          { p.oops() }
 
 // logBuffer is a log that can be read while it is written.
 type logBuffer struct {

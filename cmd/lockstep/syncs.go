@@ -174,6 +174,7 @@ func (a *app) syncApplyCommand() *cobra.Command {
 	var (
 		from   string
 		dryRun bool
+		w      who
 	)
 	c := &cobra.Command{
 		Use:   "apply [NAME…]",
@@ -181,7 +182,8 @@ func (a *app) syncApplyCommand() *cobra.Command {
 		Long: `Make the database's syncs say what the file says, all of them or those named.
 Changed event types hold for events from then on. With --from, retained events
 that match and were not sent yet are added too; running relays do that, and
-hold the sync meanwhile. A retired sync lives again.
+hold the sync meanwhile. A retired sync lives again. Every change of a sync is
+a row of the delivery log, sync_changed.
 
 The file's own "from" counts only for a sync that is new to the database.
 The login needs the role outbox_relay.`,
@@ -208,6 +210,7 @@ The login needs the role outbox_relay.`,
 			p := console.NewPrinter[applied](a.stdout, a.format, "NAME", "WHAT")
 			for _, r := range regs {
 				row, registered := known[r.Name]
+				r.Actor = w.onBehalf(a)
 				if registered {
 					r.From = from
 				} else if from != "" {
@@ -232,6 +235,7 @@ The login needs the role outbox_relay.`,
 	}
 	c.Flags().StringVar(&from, "from", "", "also add retained events: `WHEN` is beginning, now or an RFC 3339 time; needs NAMEs")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what would change, change nothing")
+	w.actorFlag(c)
 	return c
 }
 

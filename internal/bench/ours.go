@@ -175,3 +175,4 @@ func (c *claimTimes) Claim(_ string, claimed int, took time.Duration) {
 func (*claimTimes) Attempt(string, string, time.Duration) {}
 func (*claimTimes) LeaseLost(string)                      {}
 func (*claimTimes) Clock(time.Duration)                   {}
+func (*claimTimes) LogAhead(int)                          {}

@@ -157,7 +157,7 @@ func TestFault12PgBouncer(t *testing.T) {
 		if len(list) != 2 || list[0].Hold == nil || *list[0].Hold != "operator" || list[0].DueNow == 0 {
 			r.Errorf("status through PgBouncer: %+v", list)
 		}
-		if _, _, err := store.Maintain(r.Context(), "90 days", "84 months"); err != nil {
+		if _, err := store.Maintain(r.Context(), "90 days", "84 months"); err != nil {
 			r.Error(err)
 		}
 		if err := store.Hold(r.Context(), theSync, outbox.HoldThrottle, 500*time.Millisecond, "asked to wait"); err != nil {

@@ -39,6 +39,7 @@ type world struct {
 	run    *run
 	server *pgtest.Server // its own, where the scenario harms it
 	url    string         // direct to the database, as its owner
+	login  string         // the same as a login of relays, who may do less; empty on a server of its own
 	pool   *pgxpool.Pool  // the same; not subject to faults between relay and database
 	courts map[string]*court
 	relays []*process
@@ -53,7 +54,9 @@ type court struct {
 // newWorld gives a world on the server that all scenarios share.
 func newWorld(r *run) *world {
 	r.Helper()
-	return build(r, nil, pgtest.New(r))
+	w := build(r, nil, pgtest.New(r))
+	w.login = pgtest.AsRole(r, w.url, "outbox_relay")
+	return w
 }
 
 // newServer gives a world on a PostgreSQL of its own, which can be harmed.
@@ -148,7 +151,7 @@ func (c *court) faults(t testing.TB, faults ...courtsim.Fault) {
 // fill gives a relay what its scenario does not care about.
 func (w *world) fill(s relaySpec) relaySpec {
 	s.Name = cmp.Or(s.Name, fmt.Sprint("relay-", len(w.relays)+1))
-	s.Database = cmp.Or(s.Database, w.url)
+	s.Database = cmp.Or(s.Database, w.login, w.url)
 	s.Workers = cmp.Or(s.Workers, 16)
 	s.Connections = cmp.Or(s.Connections, 4)
 	s.DatabaseWait = cmp.Or(s.DatabaseWait, 3*time.Second)

@@ -1,8 +1,9 @@
 // Package console writes a program's data for people and for programs: as a
 // table, as one JSON array, or as JSON lines.
 //
-// Text from outside is cleaned before it reaches a table, so that a key or an
-// error message cannot move the cursor of the terminal it is shown on.
+// Text from outside is cleaned before it reaches a table, and escaped in JSON,
+// so that a key or an error message can neither move the cursor of the terminal
+// it is shown on nor turn round what stands beside it.
 package console
 
 import (
@@ -11,6 +12,8 @@ import (
 	"os"
 	"strings"
 	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 )
@@ -74,4 +77,26 @@ func Clean(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// escape returns the JSON text with the characters that do not print written as
+// \u escapes, which encoding/json leaves as they are but for the first 32. The
+// value that a program reads is the same. Outside of strings there are none but
+// line breaks.
+func escape(text []byte) []byte {
+	escaped := make([]byte, 0, len(text))
+	for len(text) > 0 {
+		r, size := utf8.DecodeRune(text)
+		switch {
+		case r == '\n' || unicode.IsGraphic(r):
+			escaped = append(escaped, text[:size]...)
+		case r > 0xFFFF:
+			high, low := utf16.EncodeRune(r)
+			escaped = fmt.Appendf(escaped, `\u%04x\u%04x`, high, low)
+		default:
+			escaped = fmt.Appendf(escaped, `\u%04x`, r)
+		}
+		text = text[size:]
+	}
+	return escaped
 }

@@ -1,11 +1,14 @@
 package console
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 type delivery struct {
@@ -45,6 +48,39 @@ func TestPrinter(t *testing.T) {
 				t.Errorf("got\n%q, want\n%q", b.String(), tc.want)
 			}
 		})
+	}
+}
+
+// JSON for a person at a terminal is as harmless as a table, and for a program it
+// says the same as before.
+func TestJSONHoldsNothingThatDoesNotPrint(t *testing.T) {
+	hostile := "H\x1b[2J\x7f\u0085\u009b2J\u00ad\u061c\u200b\u202e\u2066\u2028\ufeff\U000e0041 é 庭 \"\\ <&>"
+	want := delivery{hostile, "a\nb"}
+	texts := map[string]string{}
+	for _, format := range []Format{JSON, JSONL} {
+		var b strings.Builder
+		p := NewPrinter[delivery](&b, format, "KEY", "ERROR")
+		if err := errors.Join(p.Print(want), p.Close()); err != nil {
+			t.Fatal(err)
+		}
+		texts["rows as "+string(format)] = strings.Trim(strings.TrimSpace(b.String()), "[]")
+		var o strings.Builder
+		if err := Object(&o, format, want, nil); err != nil {
+			t.Fatal(err)
+		}
+		texts["object as "+string(format)] = o.String()
+	}
+	for name, text := range texts {
+		if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsGraphic(r) }); i >= 0 {
+			t.Errorf("%s: %q has a character that does not print", name, text[i:])
+		}
+		var got delivery
+		if err := json.Unmarshal([]byte(text), &got); err != nil || got != want {
+			t.Errorf("%s: a program reads %q, %v; want %q", name, got, err, want)
+		}
+		if !strings.Contains(text, "é 庭") {
+			t.Errorf("%s: %s escapes what prints", name, text)
+		}
 	}
 }
 

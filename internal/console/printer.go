@@ -82,7 +82,7 @@ func (p *Printer[R]) json(b *strings.Builder, rows []R) error {
 		default:
 			b.WriteString(",\n  ")
 		}
-		b.Write(text)
+		b.Write(escape(text))
 		if p.format == JSONL {
 			b.WriteByte('\n')
 		}
@@ -146,6 +146,6 @@ func Object(w io.Writer, format Format, value any, text func(w io.Writer) error)
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(append(b, '\n'))
+	_, err = w.Write(append(escape(b), '\n'))
 	return err
 }

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"math"
 	"runtime"
 	"time"
 
@@ -18,6 +19,7 @@ type Metrics struct {
 	claimed  *prometheus.CounterVec
 	lost     *prometheus.CounterVec
 	clock    prometheus.Gauge
+	logAhead prometheus.Gauge
 }
 
 // Build says which program runs.
@@ -56,14 +58,19 @@ func NewMetrics(build Build) *Metrics {
 			Name: "lockstep_database_clock_ahead_seconds",
 			Help: "By how much the database's clock is ahead of this machine's; negative is behind.",
 		}),
+		logAhead: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "lockstep_log_months_ahead",
+			Help: "For how many months after this one the delivery log has its partition: 3 is well, 0 and -1 are an alarm.",
+		}),
 	}
+	m.logAhead.Set(math.NaN()) // not known yet: no alarm
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "lockstep_build_info",
 		Help:        "Always 1; the labels say which program runs.",
 		ConstLabels: prometheus.Labels{"version": build.Version, "revision": build.Revision, "goversion": runtime.Version()},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.attempts, m.took, m.claims, m.claimed, m.lost, m.clock, info,
+	m.registry.MustRegister(m.attempts, m.took, m.claims, m.claimed, m.lost, m.clock, m.logAhead, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -97,3 +104,6 @@ func (m *Metrics) LeaseLost(sync string) { m.lost.WithLabelValues(sync).Inc() }
 
 // Clock notes by how much the database's clock is ahead.
 func (m *Metrics) Clock(ahead time.Duration) { m.clock.Set(ahead.Seconds()) }
+
+// LogAhead notes for how many months after this one the log has its partition.
+func (m *Metrics) LogAhead(months int) { m.logAhead.Set(float64(months)) }

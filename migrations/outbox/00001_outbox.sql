@@ -70,6 +70,23 @@ COMMENT ON COLUMN outbox.event.key IS 'What the event is about; events of one ke
 COMMENT ON COLUMN outbox.event.version IS 'Rising per key, from the writer''s own row.';
 COMMENT ON COLUMN outbox.event.inserted_at IS 'Database clock at insertion; occurred_at may be given by the writer.';
 
+-- Writers cannot give inserted_at. A row that brings another time comes from a backup of the data alone, and each such
+-- event would be sent again. The WHEN clause costs a writer next to nothing. It is judged row by row, right after the default.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.refuse_restored_event() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'event % was inserted at %: rows of a backup must not be inserted as new events, each would be sent again', NEW.id, NEW.inserted_at
+        USING ERRCODE = 'object_not_in_prerequisite_state',
+              HINT = 'Restore the schema and the data together into a database without the schema outbox, or load the data with triggers off: PGOPTIONS="-c session_replication_role=replica", or pg_restore --disable-triggers. docs/operators.md describes both.';
+END
+$$;
+-- +goose StatementEnd
+CREATE TRIGGER refuse_restored BEFORE INSERT ON outbox.event
+    FOR EACH ROW
+    WHEN (NEW.inserted_at < clock_timestamp() - interval '1 minute' OR NEW.inserted_at > clock_timestamp() + interval '1 minute')
+    EXECUTE FUNCTION outbox.refuse_restored_event();
+
 -- Events that no sync took, kept apart so that outbox.status can count them without reading every event.
 CREATE TABLE outbox.unmatched (
     event_seq bigint NOT NULL,
@@ -150,6 +167,24 @@ $$;
 CREATE TRIGGER show_strongest AFTER INSERT OR UPDATE OR DELETE ON outbox.hold
     FOR EACH ROW EXECUTE FUNCTION outbox.show_strongest_hold();
 
+-- An operator's hold is put and lifted by outbox.pause and outbox.resume, which log it; relays have their own kinds.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.keep_operators_hold() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT (SELECT pg_has_role(current_user, c.relowner, 'USAGE') FROM pg_class AS c WHERE c.oid = TG_RELID) THEN
+        RAISE EXCEPTION 'the operator''s hold of sync "%" is not changed by hand', coalesce(NEW.sync, OLD.sync)
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Use outbox.pause and outbox.resume, which log it.';
+    END IF;
+    RETURN coalesce(NEW, OLD);
+END
+$$;
+-- +goose StatementEnd
+CREATE TRIGGER keep_operators_put BEFORE INSERT OR UPDATE ON outbox.hold
+    FOR EACH ROW WHEN (NEW.kind = 'operator') EXECUTE FUNCTION outbox.keep_operators_hold();
+CREATE TRIGGER keep_operators_lifted BEFORE UPDATE OR DELETE ON outbox.hold
+    FOR EACH ROW WHEN (OLD.kind = 'operator') EXECUTE FUNCTION outbox.keep_operators_hold();
+
 -- Deliveries -----------------------------------------------------------------
 CREATE TABLE outbox.delivery (
     sync            text        COLLATE "C" NOT NULL,
@@ -223,6 +258,7 @@ CREATE TABLE outbox.delivery_log (
     request_sha256  text,
     mapping_version text,
     revision        int,
+    event_seq       bigint,
     took_ms         int,
     claim           uuid,
     relay           text,
@@ -230,7 +266,12 @@ CREATE TABLE outbox.delivery_log (
     reason          text,
     CONSTRAINT delivery_log_outcome_known CHECK (outcome = ANY (
         '{delivered, duplicate, accepted, filtered, retry, failed, unknown, lease_lost, superseded,
-          requeued, replayed, discarded, paused, resumed, retired}'::text[]))
+          requeued, replayed, discarded, paused, resumed, retired, sync_changed}'::text[])),
+    -- Every row names the claim that it was recorded with, or who wrote it. A relay closes superseded deliveries, which
+    -- nobody claims, and may come back to a database that does not know its claim (lease_lost).
+    CONSTRAINT delivery_log_claim_or_actor CHECK (
+        CASE WHEN claim IS NULL THEN actor IS NOT NULL OR relay IS NOT NULL AND outcome = ANY ('{superseded, lease_lost}'::text[])
+             ELSE actor IS NULL AND outcome <> ALL ('{requeued, replayed, discarded, paused, resumed, retired, sync_changed}'::text[]) END)
 ) PARTITION BY RANGE (at);
 ALTER SEQUENCE outbox.delivery_log_id_seq OWNED BY outbox.delivery_log.id;
 CREATE INDEX delivery_log_event ON outbox.delivery_log (event_id);
@@ -240,6 +281,8 @@ COMMENT ON TABLE outbox.delivery_log IS 'Append-only. Every request that a recei
 COMMENT ON COLUMN outbox.delivery_log.at IS 'When this row was recorded; answered_at is when the receiver answered, both by the database clock.';
 COMMENT ON COLUMN outbox.delivery_log.attempt IS 'Number of the attempt for this event and sync; never reset.';
 COMMENT ON COLUMN outbox.delivery_log.request_sha256 IS 'SHA-256 of the request body, in hexadecimal.';
+COMMENT ON COLUMN outbox.delivery_log.event_seq IS 'Place of the delivery in its key''s line, as in outbox.delivery.';
+COMMENT ON COLUMN outbox.delivery_log.actor IS 'Who wrote the row, set by the database: the login, or login/name; null for what relays record.';
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.refuse_log_change() RETURNS trigger
@@ -260,13 +303,125 @@ ALTER TABLE outbox.delivery_log ENABLE ALWAYS TRIGGER append_only;
 CREATE FUNCTION outbox.guard_log_partition(partition regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %s
+    EXECUTE format('CREATE OR REPLACE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %s
                         FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_log_change()', partition);
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER append_only', partition);
     EXECUTE format('GRANT SELECT ON %s TO outbox_relay, outbox_operator, outbox_auditor', partition);
 END
 $$;
 -- +goose StatementEnd
+
+-- Text from people, fit for one line: no control characters, none that turns the direction of what follows or hides.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.clean(said text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT regexp_replace(regexp_replace(said, '[\t\n\r]', ' ', 'g'),
+                          '[\u0001-\u001F\u007F-\u009F\u00AD\u061C\u180E\u200B-\u200F\u2028-\u202E\u2060-\u206F\uFEFF\uFFF9-\uFFFB]', '?', 'g')
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION outbox.actor() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT session_user || coalesce('/' || outbox.clean(left(nullif(current_setting('lockstep.actor', true), ''), 100)), '')
+$$;
+-- +goose StatementEnd
+
+-- The database sets at and actor, whoever inserts. A row that a relay records with its claim needs no look, and the WHEN
+-- clause keeps it from the function; at is what the default gave.
+-- What people do is logged by the functions they do it with, which run as the owner.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.sign_log_row() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owner     boolean := (SELECT pg_has_role(current_user, c.relowner, 'USAGE') FROM pg_class AS c WHERE c.oid = TG_RELID);
+    by_people boolean := NEW.outcome = ANY ('{requeued, replayed, discarded, paused, resumed, retired, sync_changed}'::text[]);
+BEGIN
+    IF NEW.at NOT BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp() + interval '1 minute' THEN -- perhaps of another partition
+        RAISE EXCEPTION 'a row of the delivery log cannot be dated %: the database sets at', NEW.at
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Leave at out. To load a backup, see docs/operators.md: with session_replication_role = replica the rows keep their time.';
+    END IF;
+    IF by_people AND NOT owner THEN
+        RAISE EXCEPTION 'a row that says "%" is written by the function that does it, not by "%"', NEW.outcome, current_user
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'Use outbox.requeue, replay, discard, pause, resume or retire, or lockstep sync apply.';
+    END IF;
+    IF NOT owner AND NEW.claim IS NULL AND (NEW.relay IS NULL OR NEW.outcome <> ALL ('{superseded, lease_lost}'::text[])) THEN
+        RAISE EXCEPTION 'a row that says "%" needs the claim that it is recorded with', NEW.outcome
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'A relay records what it has claimed, in the statement that ends the claim.';
+    END IF;
+    IF NEW.at < statement_timestamp() OR NEW.at > clock_timestamp() THEN -- else the default: at a month's end the row stays in its partition
+        NEW.at := clock_timestamp();
+    END IF;
+    NEW.actor := NULL;
+    IF by_people OR owner AND NEW.claim IS NULL AND (NEW.relay IS NULL OR NEW.outcome <> ALL ('{superseded, lease_lost}'::text[])) THEN
+        NEW.actor := outbox.actor();
+    END IF;
+    RETURN NEW;
+END
+$$;
+-- +goose StatementEnd
+CREATE TRIGGER sign BEFORE INSERT ON outbox.delivery_log
+    FOR EACH ROW
+    WHEN (NEW.claim IS NULL OR NEW.actor IS NOT NULL OR NEW.at < statement_timestamp() OR NEW.at > clock_timestamp())
+    EXECUTE FUNCTION outbox.sign_log_row();
+
+-- What a relay records is about a delivery that its claim was on when the statement began. STABLE is what makes that
+-- possible: the function sees the tables as they were before the statement, so what it removed is still there.
+-- The owner may write corrections without a claim. They bear the owner's name.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.check_log_claims() RETURNS trigger
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    wrong record;
+BEGIN
+    -- The rule, and nothing else: a relay waits for it at each recording.
+    PERFORM FROM new_row AS n
+      WHERE NOT EXISTS (SELECT FROM outbox.delivery AS d
+                         WHERE d.sync = n.sync AND d.key = n.key AND d.event_seq = n.event_seq
+                           AND d.claim = n.claim AND d.event_id = n.event_id
+                        OFFSET 0)
+      LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    SELECT n.outcome, n.event_id, n.sync, n.claim INTO wrong
+      FROM new_row AS n
+     WHERE NOT EXISTS (SELECT FROM outbox.delivery AS d
+                        WHERE d.sync = n.sync AND d.key = n.key AND d.event_seq = n.event_seq
+                          AND d.claim = n.claim AND d.event_id = n.event_id
+                       OFFSET 0)
+       AND CASE n.outcome
+           WHEN 'superseded' THEN NOT EXISTS (SELECT FROM outbox.delivery AS d
+                                               WHERE d.sync = n.sync AND d.key = n.key AND d.event_id = n.event_id
+                                              OFFSET 0)
+           -- The relay that took the claim over logged it. A database that was restored or has failed over may not know
+           -- the claim; then it is null.
+           WHEN 'lease_lost' THEN n.claim IS NOT NULL
+                                  AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
+                                                   WHERE l.event_id = n.event_id AND l.sync = n.sync AND l.claim = n.claim
+                                                  OFFSET 0)
+           ELSE n.event_seq IS NOT NULL
+                OR NOT EXISTS (SELECT FROM outbox.delivery AS d
+                                WHERE d.sync = n.sync AND d.key = n.key AND d.event_id = n.event_id AND d.claim = n.claim
+                               OFFSET 0)
+           END
+     LIMIT 1;
+    IF FOUND AND NOT (SELECT pg_has_role(current_user, c.relowner, 'USAGE') FROM pg_class AS c WHERE c.oid = TG_RELID) THEN
+        RAISE EXCEPTION 'no row of the delivery log can say "%" of event % for "%": the delivery is not claimed with %',
+                wrong.outcome, coalesce(wrong.event_id::text, '(null)'), wrong.sync, coalesce(wrong.claim::text, 'any claim')
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'A relay records what it has claimed, in the statement that ends the claim.';
+    END IF;
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+CREATE TRIGGER check_claims AFTER INSERT ON outbox.delivery_log
+    REFERENCING NEW TABLE AS new_row
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.check_log_claims();
 
 CREATE TABLE outbox.delivery_log_default PARTITION OF outbox.delivery_log DEFAULT;
 SELECT outbox.guard_log_partition('outbox.delivery_log_default');
@@ -407,13 +562,6 @@ COMMENT ON FUNCTION outbox.emit(text, text, jsonb, bigint, jsonb, uuid) IS 'Writ
 
 -- Operators ------------------------------------------------------------------
 -- +goose StatementBegin
-CREATE FUNCTION outbox.actor() RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT session_user || coalesce('/' || left(nullif(current_setting('lockstep.actor', true), ''), 100), '')
-$$;
--- +goose StatementEnd
-
--- +goose StatementBegin
 CREATE FUNCTION outbox.check_sync(wanted text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -433,7 +581,7 @@ BEGIN
     IF coalesce(btrim(reason), '') = '' THEN
         RAISE EXCEPTION 'a reason is required: it goes into the delivery log' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    RETURN left(reason, 1000);
+    RETURN left(outbox.clean(reason), 1000);
 END
 $$;
 -- +goose StatementEnd
@@ -442,8 +590,8 @@ $$;
 -- +goose StatementBegin
 CREATE FUNCTION outbox.log_action(d outbox.delivery, outcome text, reason text) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, actor, reason)
-    SELECT d.sync, d.event_id, e.type, d.key, e.version, d.total_attempts, log_action.outcome, d.error_class, d.error, d.revision, outbox.actor(), log_action.reason
+    INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, event_seq, actor, reason)
+    SELECT d.sync, d.event_id, e.type, d.key, e.version, d.total_attempts, log_action.outcome, d.error_class, d.error, d.revision, d.event_seq, outbox.actor(), log_action.reason
       FROM (SELECT 1) AS always
       LEFT JOIN outbox.event AS e ON e.id = d.event_id
 $$;
@@ -477,7 +625,7 @@ BEGIN
     NEW.lease_until := NULL;
     NEW.body := NULL; -- rendered anew: the mapping may have been repaired
     NEW.mapping_version := NULL;
-    PERFORM outbox.log_action(OLD, 'requeued', left(nullif(current_setting('lockstep.reason', true), ''), 1000));
+    PERFORM outbox.log_action(OLD, 'requeued', left(outbox.clean(nullif(current_setting('lockstep.reason', true), '')), 1000));
     RETURN NEW;
 END
 $$;
@@ -619,7 +767,7 @@ BEGIN
     VALUES (pause.sync, 'operator', outbox.check_reason(pause.reason), outbox.actor())
     ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE SET reason = excluded.reason, by = excluded.by;
     INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
-    VALUES (pause.sync, 'paused', outbox.actor(), left(pause.reason, 1000));
+    VALUES (pause.sync, 'paused', outbox.actor(), outbox.check_reason(pause.reason));
 END
 $$;
 -- +goose StatementEnd
@@ -646,20 +794,72 @@ COMMENT ON FUNCTION outbox.resume(text) IS 'Lifts the operator''s hold of a sync
 CREATE FUNCTION outbox.retire(sync text, reason text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
+DECLARE
+    before text := coalesce(current_setting('lockstep.reason', true), '');
 BEGIN
     PERFORM outbox.check_sync(retire.sync);
-    PERFORM outbox.check_reason(retire.reason);
+    PERFORM set_config('lockstep.reason', outbox.check_reason(retire.reason), true); -- log_sync_change writes it down
     UPDATE outbox.sync AS s SET retired_at = clock_timestamp() WHERE s.name = retire.sync AND s.retired_at IS NULL;
     IF NOT FOUND THEN
         RAISE NOTICE 'sync "%" is retired already', retire.sync;
-        RETURN;
     END IF;
-    INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
-    VALUES (retire.sync, 'retired', outbox.actor(), outbox.check_reason(retire.reason));
+    PERFORM set_config('lockstep.reason', before, true);
 END
 $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION outbox.retire(text, text) IS 'Ends the fan-out of new events to a sync; its open work stays and is still delivered.';
+
+-- Relays' logins and commands change outbox.sync directly. Each change of what a receiver is told gets a row in the log.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.log_sync_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    said text := concat_ws(', ',
+        CASE WHEN NEW.patterns IS DISTINCT FROM OLD.patterns THEN format('events: %s to %s', OLD.patterns, NEW.patterns) END,
+        CASE WHEN NEW.on_failed IS DISTINCT FROM OLD.on_failed THEN format('on_failed: %s to %s', OLD.on_failed, NEW.on_failed) END,
+        CASE WHEN NEW.notify IS DISTINCT FROM OLD.notify THEN format('notify: %s to %s', OLD.notify, NEW.notify) END,
+        CASE WHEN OLD.retired_at IS NOT NULL AND NEW.retired_at IS DISTINCT FROM OLD.retired_at
+             THEN format('retired: since %s to %s', OLD.retired_at, coalesce('since ' || NEW.retired_at, 'no')) END);
+BEGIN
+    IF said <> '' THEN
+        INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
+        VALUES (NEW.name, 'sync_changed', outbox.actor(), left(outbox.clean(said), 1000));
+    END IF;
+    IF OLD.retired_at IS NULL AND NEW.retired_at IS NOT NULL THEN
+        INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
+        VALUES (NEW.name, 'retired', outbox.actor(), left(outbox.clean(nullif(current_setting('lockstep.reason', true), '')), 1000));
+    END IF;
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+CREATE TRIGGER log_change AFTER UPDATE ON outbox.sync
+    FOR EACH ROW
+    WHEN (NEW.patterns IS DISTINCT FROM OLD.patterns OR NEW.on_failed IS DISTINCT FROM OLD.on_failed
+          OR NEW.notify IS DISTINCT FROM OLD.notify OR NEW.retired_at IS DISTINCT FROM OLD.retired_at)
+    EXECUTE FUNCTION outbox.log_sync_change();
+
+-- The row of a sync says who registered it, and when. That cannot be changed.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.keep_registration() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.registered_at := clock_timestamp();
+        NEW.registered_by := session_user;
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'sync "%": its name, and when and by whom it was registered, cannot be changed', OLD.name
+        USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Retire it and register another one.';
+END
+$$;
+-- +goose StatementEnd
+CREATE TRIGGER sign_registration BEFORE INSERT ON outbox.sync
+    FOR EACH ROW EXECUTE FUNCTION outbox.keep_registration();
+CREATE TRIGGER keep_registration BEFORE UPDATE ON outbox.sync
+    FOR EACH ROW
+    WHEN (NEW.name <> OLD.name OR NEW.registered_at IS DISTINCT FROM OLD.registered_at OR NEW.registered_by IS DISTINCT FROM OLD.registered_by)
+    EXECUTE FUNCTION outbox.keep_registration();
 
 -- Views ----------------------------------------------------------------------
 CREATE VIEW outbox.failed AS
@@ -857,13 +1057,46 @@ $$;
 -- +goose StatementEnd
 
 -- Maintenance ----------------------------------------------------------------
+CREATE TABLE outbox.retention (
+    what text     NOT NULL,
+    keep interval NOT NULL,
+    CONSTRAINT retention_pkey PRIMARY KEY (what),
+    CONSTRAINT retention_what_known CHECK (what IN ('events', 'log')),
+    CONSTRAINT retention_bounds CHECK (keep BETWEEN CASE what WHEN 'log' THEN interval '1 month' ELSE interval '1 hour' END AND interval '1200 months')
+);
+INSERT INTO outbox.retention (what, keep) VALUES ('events', '90 days'), ('log', '84 months');
+COMMENT ON TABLE outbox.retention IS 'How long finished events and the delivery log are kept at least. Only the owner changes it: UPDATE outbox.retention SET keep = ''120 months'' WHERE what = ''log''.';
+
+-- Names the sessions that hold an advisory lock, for messages of those that wait for it. It is a definer's function
+-- because other users' sessions are hidden from a plain role.
 -- +goose StatementBegin
-CREATE FUNCTION outbox.maintain(keep_events interval DEFAULT '90 days', keep_log interval DEFAULT '84 months')
+CREATE FUNCTION outbox.lock_holder(lock bigint) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(CASE WHEN l.pid IS NULL THEN 'a prepared transaction (see pg_prepared_xacts)'
+                           ELSE format('pid %s%s%s', l.pid, ' of ' || a.usename,
+                                       coalesce(' (' || outbox.clean(nullif(a.application_name, '')) || ')', '')) END, ', ' ORDER BY l.pid)
+      FROM pg_locks AS l
+      LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+     WHERE l.locktype = 'advisory' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = lock_holder.lock
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.lock_holder(bigint) IS 'Names the holders of an advisory lock: 1869967988 is that of outbox.maintain, 1869967989 that of retention, 1869967990 that of registrations.';
+
+-- +goose StatementBegin
+CREATE FUNCTION outbox.maintain(keep_events interval DEFAULT '1 hour', keep_log interval DEFAULT '1 month')
 RETURNS TABLE (done text, n bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
+    -- The longer one counts. A retention that somebody deleted is the one that this migration set.
+    log_kept interval := greatest(keep_log, coalesce((SELECT r.keep FROM outbox.retention AS r WHERE r.what = 'log'), '84 months'));
     -- Read once: a bound that may change keeps the planner from leaving out the log's old partitions.
-    recent timestamptz := clock_timestamp() - keep_events;
+    recent timestamptz := clock_timestamp() - greatest(keep_events, coalesce((SELECT r.keep FROM outbox.retention AS r WHERE r.what = 'events'), '90 days'));
+    expired timestamptz := clock_timestamp() - log_kept;
+    -- Months before and after these are no months that this database lived through.
+    first_month timestamptz := (date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') - interval '1200 months') AT TIME ZONE 'UTC';
+    after_last  timestamptz := (date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') + interval '4 months') AT TIME ZONE 'UTC';
     months timestamp[];
     month  timestamp;
     begins timestamptz;
@@ -874,47 +1107,103 @@ DECLARE
     last   bigint := 0;
     gone   bigint;
     total  bigint := 0;
+    blocks bigint;
+    block  bigint;
 BEGIN
     IF keep_events < interval '1 hour' OR keep_log < interval '1 month' THEN
         RAISE EXCEPTION 'retention too short: events % (at least 1 hour), log % (at least 1 month)', keep_events, keep_log
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     IF NOT pg_try_advisory_xact_lock(1869967988) THEN
-        RETURN; -- another relay is at it
+        done := 'held: maintenance waits for ' || coalesce(outbox.lock_holder(1869967988), 'a session that has just ended'); n := 0;
+        RETURN NEXT;
+        RETURN;
     END IF;
 
+    -- Each step fails alone, so that trouble in one does not keep next month's partition from being made.
     -- Events go when nothing about them is open and nothing was recorded about them since. A page is locked first and
     -- judged in a statement of its own, so that a replay that was faster is seen. While retained events are being
     -- added to a sync, none is removed. The partitions come after it: their locks would keep relays from the log.
-    IF pg_try_advisory_xact_lock(1869967989)
-       AND NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.backfill_seq IS NOT NULL AND s.retired_at IS NULL) THEN
-        -- Bounded: a line of old events that cannot go yet must not keep the partitions from being made.
-        WHILE total < 20000 AND clock_timestamp() < now() + interval '5 seconds' LOOP
-            SELECT array_agg(p.seq) FILTER (WHERE p.inserted_at < recent), max(p.seq)
-              INTO page, last
-              FROM (SELECT e.seq, e.inserted_at FROM outbox.event AS e
-                     WHERE e.seq > last ORDER BY e.seq LIMIT 2000) AS p;
-            EXIT WHEN page IS NULL;
-            SELECT array_agg(p.seq) INTO page
-              FROM (SELECT e.seq FROM outbox.event AS e WHERE e.seq = ANY (page) FOR UPDATE SKIP LOCKED) AS p;
-            DELETE FROM outbox.event AS e
-             WHERE e.seq = ANY (page)
-               AND NOT EXISTS (SELECT FROM outbox.sync AS s
-                                 JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_seq = e.seq)
-               AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
-                                WHERE l.event_id = e.id AND l.at >= recent)
-               -- An open replay stands at another place of its key's line.
-               AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
-                                 JOIN outbox.delivery AS d ON d.sync = l.sync AND d.key = e.key AND d.event_id = e.id
-                                WHERE l.event_id = e.id AND l.outcome = 'replayed');
-            GET DIAGNOSTICS gone = ROW_COUNT;
-            DELETE FROM outbox.unmatched AS u
-             WHERE u.event_seq = ANY (page) AND NOT EXISTS (SELECT FROM outbox.event AS e WHERE e.seq = u.event_seq);
-            total := total + gone;
-        END LOOP;
-        done := 'events removed'; n := total;
+    IF NOT pg_try_advisory_xact_lock(1869967989) THEN
+        done := 'held: the removal of events waits for ' || coalesce(outbox.lock_holder(1869967989), 'a session that has just ended'); n := 0;
+        RETURN NEXT;
+    ELSIF NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.backfill_seq IS NOT NULL AND s.retired_at IS NULL) THEN
+        BEGIN
+            -- Bounded: a line of old events that cannot go yet must not keep the partitions from being made.
+            WHILE total < 20000 AND clock_timestamp() < now() + interval '5 seconds' LOOP
+                SELECT array_agg(p.seq) FILTER (WHERE p.inserted_at < recent), max(p.seq)
+                  INTO page, last
+                  FROM (SELECT e.seq, e.inserted_at FROM outbox.event AS e
+                         WHERE e.seq > last ORDER BY e.seq LIMIT 2000) AS p;
+                EXIT WHEN page IS NULL;
+                SELECT array_agg(p.seq) INTO page
+                  FROM (SELECT e.seq FROM outbox.event AS e WHERE e.seq = ANY (page) FOR UPDATE SKIP LOCKED) AS p;
+                DELETE FROM outbox.event AS e
+                 WHERE e.seq = ANY (page)
+                   AND NOT EXISTS (SELECT FROM outbox.sync AS s
+                                     JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_seq = e.seq)
+                   AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
+                                    WHERE l.event_id = e.id AND l.at >= recent)
+                   -- An open replay stands at another place of its key's line.
+                   AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
+                                     JOIN outbox.delivery AS d ON d.sync = l.sync AND d.key = e.key AND d.event_id = e.id
+                                    WHERE l.event_id = e.id AND l.outcome = 'replayed');
+                GET DIAGNOSTICS gone = ROW_COUNT;
+                DELETE FROM outbox.unmatched AS u
+                 WHERE u.event_seq = ANY (page) AND NOT EXISTS (SELECT FROM outbox.event AS e WHERE e.seq = u.event_seq);
+                total := total + gone;
+            END LOOP;
+            done := 'events removed'; n := total;
+        EXCEPTION WHEN OTHERS THEN
+            done := 'trouble: events were not removed: ' || SQLERRM; n := 0;
+        END;
         RETURN NEXT;
     END IF;
+
+    -- References go when nothing of their key is open and nothing was logged about it for as long as the log is kept:
+    -- then nothing in this database knows the key any more. A call looks at some blocks of the table, chosen by chance, so
+    -- that it is bounded and needs no index that each recording would have to keep.
+    BEGIN
+        blocks := pg_relation_size('outbox.external_ref') / current_setting('block_size')::bigint;
+        block := floor(random() * ceil(blocks / 1000.0)) * 1000;
+        DELETE FROM outbox.external_ref AS r
+         WHERE r.ctid = ANY (ARRAY(
+               SELECT o.ctid FROM outbox.external_ref AS o
+                WHERE o.ctid >= format('(%s,0)', block)::tid AND o.ctid < format('(%s,0)', block + 1000)::tid
+                  AND o.updated_at < expired
+                LIMIT 2000
+                  FOR UPDATE SKIP LOCKED))
+           AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = r.sync AND d.key = r.key)
+           AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l WHERE l.key = r.key AND l.sync = r.sync AND l.at >= expired);
+        GET DIAGNOSTICS gone = ROW_COUNT;
+        IF gone > 0 THEN
+            done := 'references removed'; n := gone;
+            RETURN NEXT;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        done := 'trouble: references were not removed: ' || SQLERRM; n := 0;
+        RETURN NEXT;
+    END;
+
+    -- A restore with triggers off puts a guard back as an ordinary trigger, which a replica's session passes by.
+    FOR old IN SELECT c.oid::regclass AS name
+                 FROM pg_class AS c
+                 LEFT JOIN pg_trigger AS t ON t.tgrelid = c.oid AND t.tgname = 'append_only'
+                WHERE (c.oid = 'outbox.delivery_log'::regclass
+                       OR c.oid IN (SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = 'outbox.delivery_log'::regclass))
+                  AND t.tgenabled IS DISTINCT FROM 'A'
+                ORDER BY c.oid LOOP
+        BEGIN
+            PERFORM outbox.guard_log_partition(old.name);
+            done := 'guard put back: ' || old.name; n := 1;
+        EXCEPTION
+            WHEN lock_not_available THEN
+                done := 'guard deferred, the log is in use: ' || old.name; n := 0;
+            WHEN OTHERS THEN
+                done := format('trouble: the guard of %s is missing: %s', old.name, SQLERRM); n := 0;
+        END;
+        RETURN NEXT;
+    END LOOP;
 
     -- This month and three ahead, by UTC, and those of rows that fell into the default partition while nobody called.
     -- A partition is filled and guarded before it is attached; the attach waits at most lock_timeout for an auditor's
@@ -923,7 +1212,8 @@ BEGIN
       FROM (SELECT date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') + make_interval(months => i)
               FROM generate_series(0, 3) AS i
              UNION
-            SELECT date_trunc('month', l.at AT TIME ZONE 'UTC') FROM outbox.delivery_log_default AS l) AS m (first);
+            SELECT date_trunc('month', l.at AT TIME ZONE 'UTC') FROM outbox.delivery_log_default AS l
+             WHERE l.at >= first_month AND l.at < after_last) AS m (first);
     FOREACH month IN ARRAY months LOOP
         begins := month AT TIME ZONE 'UTC';
         ends := (month + interval '1 month') AT TIME ZONE 'UTC';
@@ -942,33 +1232,74 @@ BEGIN
                            part, begins, ends);
             done := 'partition created: ' || part; n := 1;
             RETURN NEXT;
-        EXCEPTION WHEN lock_not_available OR check_violation THEN -- the latter: a row came into the default partition meanwhile
-            done := 'partition deferred, the log is in use: ' || part; n := 0;
-            RETURN NEXT;
-            EXIT;
+        EXCEPTION
+            WHEN lock_not_available OR check_violation THEN -- the latter: a row came into the default partition meanwhile
+                done := 'partition deferred, the log is in use: ' || part; n := 0;
+                RETURN NEXT;
+                EXIT;
+            WHEN OTHERS THEN
+                done := format('trouble: partition %s could not be made: %s', part, SQLERRM); n := 0;
+                RETURN NEXT;
         END;
     END LOOP;
 
     FOR old IN SELECT c.relname AS name
                  FROM pg_inherits AS i
                  JOIN pg_class AS c ON c.oid = i.inhrelid
-                WHERE i.inhparent = 'outbox.delivery_log'::regclass AND c.relname ~ '^delivery_log_\d{4}_\d{2}$'
-                  AND to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month' < (clock_timestamp() AT TIME ZONE 'UTC') - keep_log
+                WHERE i.inhparent = 'outbox.delivery_log'::regclass AND c.relname ~ '^delivery_log_\d{4}_(0[1-9]|1[0-2])$'
+                  AND to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month' < (clock_timestamp() AT TIME ZONE 'UTC') - log_kept
                 ORDER BY c.relname LOOP
         BEGIN
             EXECUTE format('DROP TABLE outbox.%I', old.name);
             done := 'partition dropped: ' || old.name; n := 1;
             RETURN NEXT;
-        EXCEPTION WHEN lock_not_available THEN
-            done := 'drop deferred, the log is in use: ' || old.name; n := 0;
-            RETURN NEXT;
-            EXIT;
+        EXCEPTION
+            WHEN lock_not_available THEN
+                done := 'drop deferred, the log is in use: ' || old.name; n := 0;
+                RETURN NEXT;
+                EXIT;
+            WHEN OTHERS THEN
+                done := format('trouble: %s could not be dropped: %s', old.name, SQLERRM); n := 0;
+                RETURN NEXT;
         END;
+    END LOOP;
+
+    FOR old IN SELECT count(*) AS rows, min(l.at) AS first, max(l.at) AS last FROM outbox.delivery_log_default AS l
+                WHERE l.at < first_month OR l.at >= after_last HAVING count(*) > 0 LOOP
+        done := format('trouble: %s row(s) of the log have no possible time, from %s to %s, and stay in delivery_log_default', old.rows, old.first, old.last); n := old.rows;
+        RETURN NEXT;
+    END LOOP;
+
+    -- Events that the trigger did not see, written with triggers off or by a logical subscription, have no trace: no
+    -- delivery, no row of the log, and they do not count as unmatched. The latest are looked at.
+    FOR old IN SELECT count(*) AS events, min(e.inserted_at) AS first, max(e.inserted_at) AS last
+                 FROM (SELECT o.seq, o.id, o.key, o.type, o.inserted_at FROM outbox.event AS o ORDER BY o.seq DESC LIMIT 2000) AS e
+                WHERE e.inserted_at >= expired AND e.inserted_at < clock_timestamp() - interval '1 minute'
+                  AND EXISTS (SELECT FROM outbox.sync AS s
+                               WHERE s.retired_at IS NULL AND s.backfill_seq IS NULL AND e.type LIKE ANY (s.likes))
+                  AND NOT EXISTS (SELECT FROM outbox.unmatched AS u WHERE u.event_seq = e.seq)
+                  AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l WHERE l.event_id = e.id AND l.at >= e.inserted_at - interval '1 minute')
+                  AND NOT EXISTS (SELECT FROM outbox.sync AS s
+                                    JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_id = e.id)
+               HAVING count(*) > 0 LOOP
+        done := format('trouble: %s event(s) inserted from %s to %s have no delivery: they were written with triggers off; add them with: lockstep sync apply NAME --from TIME',
+                       old.events, old.first, old.last); n := old.events;
+        RETURN NEXT;
+    END LOOP;
+
+    -- Triggers that are switched off, for instance after a restore that broke off: events would get no deliveries.
+    FOR old IN SELECT t.tgname AS name, t.tgrelid::regclass AS place
+                 FROM pg_trigger AS t
+                 JOIN pg_class AS c ON c.oid = t.tgrelid
+                WHERE c.relnamespace = 'outbox'::regnamespace AND t.tgenabled NOT IN ('O', 'A')
+                ORDER BY 2, 1 LOOP
+        done := format('trouble: trigger %s of %s is off; put it back with: ALTER TABLE %2$s ENABLE TRIGGER %1$I', old.name, old.place); n := 1;
+        RETURN NEXT;
     END LOOP;
 END
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION outbox.maintain(interval, interval) IS 'Makes the log''s partitions three months ahead, drops those past retention, removes finished events. Relays call it; it may be called at any time.';
+COMMENT ON FUNCTION outbox.maintain(interval, interval) IS 'Makes the log''s partitions three months ahead, drops those past retention, removes finished events and references. What is kept longer counts: the arguments or outbox.retention. Relays call it; it may be called at any time.';
 
 SELECT * FROM outbox.maintain();
 
@@ -988,18 +1319,20 @@ $$;
 GRANT INSERT (id, type, key, version, payload, headers, occurred_at), SELECT (id, seq) ON outbox.event TO outbox_writer;
 GRANT EXECUTE ON FUNCTION outbox.emit(text, text, jsonb, bigint, jsonb, uuid) TO outbox_writer;
 
-GRANT SELECT ON outbox.event, outbox.unmatched, outbox.sync, outbox.hold, outbox.delivery, outbox.delivery_log, outbox.external_ref,
+GRANT SELECT ON outbox.event, outbox.unmatched, outbox.sync, outbox.hold, outbox.delivery, outbox.delivery_log, outbox.external_ref, outbox.retention,
     outbox.status, outbox.failed, outbox.blocked_key, outbox.goose_db_version TO outbox_relay, outbox_operator, outbox_auditor;
 GRANT EXECUTE ON FUNCTION outbox.oldest_relay(), outbox.why_not_delivered(uuid, text), outbox.describe(outbox.delivery), outbox.check_sync(text)
     TO outbox_relay, outbox_operator, outbox_auditor;
 
 GRANT INSERT, UPDATE, DELETE ON outbox.delivery TO outbox_relay;
-GRANT INSERT ON outbox.delivery_log TO outbox_relay;
+-- Not id, at and actor: the database sets them.
+GRANT INSERT (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, error_class, error, external_id,
+    request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay, reason) ON outbox.delivery_log TO outbox_relay;
 GRANT USAGE ON SEQUENCE outbox.delivery_log_id_seq TO outbox_relay;
 GRANT INSERT, UPDATE ON outbox.sync TO outbox_relay;
 GRANT INSERT, UPDATE, DELETE ON outbox.hold, outbox.external_ref TO outbox_relay;
 GRANT DELETE ON outbox.unmatched TO outbox_relay;
-GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[]), outbox.older_writers(), outbox.maintain(interval, interval) TO outbox_relay;
+GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[]), outbox.older_writers(), outbox.maintain(interval, interval), outbox.lock_holder(bigint) TO outbox_relay;
 
 GRANT UPDATE (state) ON outbox.delivery TO outbox_operator;
 GRANT EXECUTE ON FUNCTION outbox.requeue(text, text, uuid, text), outbox.discard(text, uuid, text), outbox.replay(text, uuid, text),
@@ -1023,9 +1356,10 @@ END
 $$;
 -- +goose StatementEnd
 DROP VIEW outbox.status, outbox.blocked_key, outbox.failed;
-DROP TABLE outbox.delivery_log, outbox.external_ref, outbox.hold, outbox.unmatched, outbox.event CASCADE;
+DROP TABLE outbox.delivery_log, outbox.external_ref, outbox.retention, outbox.hold, outbox.unmatched, outbox.event CASCADE;
 DROP FUNCTION outbox.oldest_relay, outbox.describe, outbox.log_action, outbox.why_not_delivered, outbox.maintain, outbox.older_writers, outbox.requeue,
     outbox.discard, outbox.replay, outbox.pause, outbox.resume, outbox.retire, outbox.emit, outbox.actor, outbox.check_sync,
     outbox.check_reason, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold;
 DROP TABLE outbox.delivery, outbox.sync CASCADE;
-DROP FUNCTION outbox.promote_next, outbox.complete_requeue, outbox.like_patterns;
+DROP FUNCTION outbox.promote_next, outbox.complete_requeue, outbox.like_patterns, outbox.clean, outbox.sign_log_row, outbox.check_log_claims,
+    outbox.log_sync_change, outbox.keep_registration, outbox.refuse_restored_event, outbox.keep_operators_hold, outbox.lock_holder;

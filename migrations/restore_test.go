@@ -1,0 +1,198 @@
+package migrations_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/migrations"
+)
+
+// pgProgram runs one of PostgreSQL's programs and returns what it said.
+func pgProgram(t *testing.T, env []string, name string, args ...string) (string, error) {
+	t.Helper()
+	path, err := pgtest.Program(t.Context(), name)
+	must(t, err)
+	cmd := exec.CommandContext(t.Context(), path, args...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func mustRun(t *testing.T, env []string, name string, args ...string) {
+	t.Helper()
+	if out, err := pgProgram(t, env, name, args...); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+}
+
+// lived returns a database with two days behind it: an event is delivered, one
+// failed, one waits behind it, one nobody takes, and the log has an old month.
+func lived(t *testing.T) (url string, d db) {
+	t.Helper()
+	url = pgtest.New(t)
+	d = connect(t, url)
+	d.sync("court", "scheduling:*")
+	d.do("INSERT INTO outbox.event (type, key, payload) VALUES ('nobody:listens', 'k', '{}')")
+	delivered, failed := d.event("a"), d.event("b")
+	d.event("b")
+	d.deliver(delivered)
+	d.fail(failed)
+	d.do("UPDATE outbox.event SET inserted_at = inserted_at - interval '2 days'")
+	d.do("INSERT INTO outbox.external_ref (sync, key, external_id, event_seq) VALUES ('court', 'a', 'CAL-1', 2)")
+	d.do("UPDATE outbox.retention SET keep = '120 months' WHERE what = 'log'")
+	d.old(7)
+	d.do("SELECT outbox.maintain()")
+	return url, d
+}
+
+// content is everything that a backup must bring back.
+func (d db) content() []string {
+	d.t.Helper()
+	var all []string
+	for _, table := range []string{"event", "unmatched", "sync", "hold", "delivery", "delivery_log", "external_ref", "retention"} {
+		all = append(all, list[string](d, "SELECT '"+table+" ' || to_jsonb(t)::text FROM outbox."+table+" AS t ORDER BY 1")...)
+	}
+	return all
+}
+
+// guarded checks that the log is append-only, the parent and every partition,
+// also for a session that replicates.
+func (d db) guarded() {
+	d.t.Helper()
+	tables := append(list[string](d, "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'outbox.delivery_log'::regclass"), "outbox.delivery_log")
+	if len(tables) < 6 {
+		d.t.Fatalf("tables of the log: %v", tables)
+	}
+	for _, role := range []string{"origin", "replica"} {
+		d.do("SET session_replication_role = " + role)
+		for _, table := range tables {
+			for _, statement := range []string{"UPDATE %s SET outcome = 'failed'", "DELETE FROM %s", "TRUNCATE %s"} {
+				d.refuses(denied, fmt.Sprintf(statement, table), []string{"append-only"})
+			}
+		}
+	}
+	d.do("RESET session_replication_role")
+}
+
+func TestRestoredBackupIsWhatItWas(t *testing.T) {
+	source, was := lived(t)
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o755))
+	plain, custom, data, root := filepath.Join(dir, "plain.sql"), filepath.Join(dir, "custom"), filepath.Join(dir, "data"), filepath.Join(dir, "data.sql")
+	mustRun(t, nil, "pg_dump", "--dbname="+source, "--file="+plain)
+	mustRun(t, nil, "pg_dump", "--dbname="+source, "--format=custom", "--file="+custom)
+	dataOnly := []string{"--dbname=" + source, "--data-only", "--schema=outbox", "--exclude-table-data=outbox.goose_db_version"}
+	mustRun(t, nil, "pg_dump", append(dataOnly, "--format=custom", "--file="+data)...)
+	mustRun(t, nil, "pg_dump", append(dataOnly, "--load-via-partition-root", "--file="+root)...)
+	want := was.content()
+	seq, id := one[int64](was, "SELECT max(seq) FROM outbox.event"), one[int64](was, "SELECT max(id) FROM outbox.delivery_log")
+
+	migrated := func(t *testing.T, url string) {
+		t.Helper()
+		must(t, migrations.Up(t.Context(), url, migrations.Outbox))
+		mustRun(t, nil, "psql", "--dbname="+url, "--command=TRUNCATE outbox.retention")
+	}
+	for name, restore := range map[string]func(t *testing.T, url string){
+		"all, by psql": func(t *testing.T, url string) {
+			mustRun(t, nil, "psql", "--set=ON_ERROR_STOP=1", "--dbname="+url, "--file="+plain)
+		},
+		"all, by pg_restore": func(t *testing.T, url string) {
+			mustRun(t, nil, "pg_restore", "--exit-on-error", "--dbname="+url, custom)
+		},
+		"the data, as a replica's session": func(t *testing.T, url string) {
+			migrated(t, url)
+			mustRun(t, []string{"PGOPTIONS=-c session_replication_role=replica"}, "psql", "--set=ON_ERROR_STOP=1", "--dbname="+url, "--file="+root)
+		},
+		"the data, with triggers disabled": func(t *testing.T, url string) {
+			migrated(t, url)
+			d := connect(t, url) // this way needs the months to be there
+			for _, month := range months(was) {
+				if !slices.Contains(months(d), month) {
+					d.do(fmt.Sprintf("CREATE TABLE outbox.delivery_log_%s PARTITION OF outbox.delivery_log FOR VALUES FROM ('%s-01 00:00+00') TO (date '%[2]s-01' + interval '1 month')",
+						month, strings.ReplaceAll(month, "_", "-")))
+				}
+			}
+			mustRun(t, nil, "pg_restore", "--exit-on-error", "--disable-triggers", "--dbname="+url, data)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := pgtest.Empty(t)
+			restore(t, url)
+			d := connect(t, url)
+			if strings.HasPrefix(name, "all") {
+				d.guarded() // at once
+			}
+			relay := store(t, url)
+			m, err := relay.Maintain(t.Context(), "90 days", "84 months")
+			must(t, err)
+			if m.Trouble != nil {
+				t.Errorf("maintain found trouble: %v", m.Trouble)
+			}
+			d.guarded()
+			if got := d.content(); !slices.Equal(got, want) {
+				t.Errorf("restored\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+			if got, want := months(d), months(was); !slices.Equal(got, want) {
+				t.Errorf("months %v, want %v", got, want)
+			}
+			// Numbers go on, and nothing is sent but what is new.
+			fresh := d.event("c")
+			if got := one[int64](d, "SELECT seq FROM outbox.event WHERE id = $1", fresh); got != seq+1 {
+				t.Errorf("the next event has seq %d, want %d", got, seq+1)
+			}
+			delivery := only(t, relay)
+			if delivery.Event.ID != fresh || !record(t, relay, delivered(delivery)) {
+				t.Errorf("sent %s, want only the new event %s", delivery.Event.ID, fresh)
+			}
+			if got := one[int64](d, "SELECT max(id) FROM outbox.delivery_log"); got <= id {
+				t.Errorf("the next log row has id %d, want more than %d", got, id)
+			}
+			// What was open is open.
+			as(t, url, "outbox_operator").do("SELECT outbox.requeue('court')")
+			if delivery = only(t, relay); delivery.Key != "b" || !record(t, relay, delivered(delivery)) {
+				t.Errorf("requeued %s", delivery.Key)
+			}
+		})
+	}
+}
+
+// Rows of a backup that come as new ones would all be sent again.
+func TestDataAloneIsRefusedWithTriggersOn(t *testing.T) {
+	source, _ := lived(t)
+	dump := filepath.Join(t.TempDir(), "data.sql")
+	mustRun(t, nil, "pg_dump", "--dbname="+source, "--data-only", "--load-via-partition-root", "--file="+dump)
+	url := pgtest.New(t)
+	d := connect(t, url)
+	d.sync("court", "scheduling:*") // a relay has started there
+	out, err := pgProgram(t, nil, "psql", "--set=ON_ERROR_STOP=1", "--dbname="+url, "--file="+dump)
+	if err == nil {
+		t.Errorf("it was taken:\n%s", out)
+	}
+	out, _ = pgProgram(t, nil, "psql", "--dbname="+url, "--file="+dump) // whoever does not stop at errors
+	for _, word := range []string{"each would be sent again", "docs/operators.md", "session_replication_role=replica", "cannot be dated"} {
+		if !strings.Contains(out, word) {
+			t.Errorf("psql did not say %q:\n%s", word, out)
+		}
+	}
+	if got := one[int](d, "SELECT count(*)::int FROM outbox.event"); got != 0 {
+		t.Errorf("%d events came in", got)
+	}
+	for _, c := range claim(t, store(t, url), 10) {
+		if !c.Missing {
+			t.Errorf("event %s would be sent", c.Event.ID)
+		}
+	}
+	// A bulk insert that takes long, in a transaction that began long ago, is no backup.
+	d.do("BEGIN")
+	d.do("INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'k' || n, '{}' FROM generate_series(1, 1000) AS n")
+	d.do("COMMIT")
+	for _, at := range []string{"now() - interval '2 minutes'", "'infinity'", "'-infinity'", "now() + interval '2 minutes'"} {
+		d.refuses(wrongState, "INSERT INTO outbox.event (type, key, payload, inserted_at) VALUES ('t', 'k', '{}', "+at+")", []string{"each would be sent again"})
+	}
+}

@@ -1,0 +1,106 @@
+package relay
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+const (
+	maintainEvery  = 10 * time.Minute
+	maintainRetry  = 10 * time.Second // after an error
+	heldRetry      = 2 * time.Second  // behind somebody's lock
+	heldIsTrouble  = time.Minute      // another relay's maintenance takes less
+	sayHeldAgainIn = 10 * time.Minute
+)
+
+// maintainLoop keeps the log's partitions ahead and applies retention.
+func (r *Relay) maintainLoop(ctx context.Context) {
+	defer r.maintain.end()
+	var held heldMaintenance
+	retentionKnown := false
+	for ctx.Err() == nil {
+		r.maintain.begin()
+		if !retentionKnown {
+			retentionKnown = r.compareRetention(ctx)
+		}
+		m, err := r.store.Maintain(ctx, r.config.KeepEvents, r.config.KeepLog)
+		if err != nil {
+			r.complain(ctx, "maintain", err)
+		}
+		for _, what := range m.Done {
+			r.log.InfoContext(ctx, "maintenance", "done", what)
+		}
+		for _, what := range m.Trouble {
+			r.log.ErrorContext(ctx, "maintenance found trouble", "what", what)
+		}
+		if err == nil {
+			held.note(ctx, r.log, time.Now(), m.Held)
+		}
+		r.checkLogAhead(ctx)
+		r.maintain.end()
+		switch {
+		case err != nil:
+			sleep(ctx, maintainRetry)
+		case len(m.Held) > 0:
+			sleep(ctx, heldRetry)
+		case m.More:
+			sleep(ctx, 100*time.Millisecond)
+		default:
+			sleep(ctx, maintainEvery)
+		}
+	}
+}
+
+// compareRetention says, once, where the database keeps things longer than the
+// configuration asks. It reports whether the database answered.
+func (r *Relay) compareRetention(ctx context.Context) bool {
+	kept, err := r.store.KeptLonger(ctx, r.config.KeepEvents, r.config.KeepLog)
+	if err != nil {
+		r.complain(ctx, "read the retention", err)
+		return false
+	}
+	for _, k := range kept {
+		r.log.WarnContext(ctx, "the database keeps this longer than the configuration asks, and rules; its owner can change outbox.retention",
+			"what", k.What, "kept", string(k.Keep), "asked", string(k.Asked))
+	}
+	return true
+}
+
+// checkLogAhead raises the alarm when next month's partition is missing. The
+// relay stays ready: rows go to the default partition, and deliveries go on.
+func (r *Relay) checkLogAhead(ctx context.Context) {
+	months, err := r.store.LogMonthsAhead(ctx)
+	if err != nil {
+		r.complain(ctx, "look at the log's partitions", err)
+		return
+	}
+	r.config.Observer.LogAhead(months)
+	if months < 1 {
+		r.log.ErrorContext(ctx, "the delivery log has no partition for next month: rows would go to the default partition; see the lines about maintenance, or call outbox.maintain() as the owner",
+			"months_ahead", months)
+	}
+}
+
+// heldMaintenance is how long somebody's advisory lock has kept maintenance from
+// its work.
+type heldMaintenance struct {
+	since time.Time // zero: nobody does
+	said  time.Time
+}
+
+func (h *heldMaintenance) note(ctx context.Context, log *slog.Logger, now time.Time, by []string) {
+	if len(by) == 0 {
+		*h = heldMaintenance{}
+		return
+	}
+	switch {
+	case h.since.IsZero():
+		h.since = now
+		log.InfoContext(ctx, "maintenance waits", "for", by)
+	case now.Sub(h.since) >= heldIsTrouble && now.Sub(h.said) >= sayHeldAgainIn:
+		h.said = now
+		log.ErrorContext(ctx, "maintenance is kept from its work by a session that holds its advisory lock: have that session end",
+			"for", by, "since", h.since.Round(time.Second))
+	}
+}
