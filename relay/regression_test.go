@@ -105,7 +105,6 @@ func TestAttemptCutOffByAStopIsLogged(t *testing.T) {
 // An adapter that does not return keeps no stop, also where it has a delivery
 // that is sent alone.
 func TestStopLeavesAnAdapterBehindThatDoesNotReturn(t *testing.T) {
-	t.Parallel() // it waits for the adapter's last words
 	w := newWorld(t)
 	leave := make(chan struct{})
 	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
