@@ -11,8 +11,9 @@ const (
 	long  = time.Second // a wait that is worth a line in the test's log
 )
 
-// For waits until the condition holds. It looks every few milliseconds, and once
-// more when the bound is over, so that one slow look does not fail the test. A
+// For waits until the condition holds. It looks every few milliseconds, or less
+// often where a look takes long, so that looking does not take what the others need.
+// It looks once more when the bound is over: one slow look does not fail the test. A
 // wait that fails says what it waited for, for how long, how often it looked, and
 // what each of details returns. One that took longer than a second is logged.
 //
@@ -22,7 +23,8 @@ func For(t testing.TB, bound time.Duration, what string, holds func() bool, deta
 	t.Helper()
 	began := time.Now()
 	for looks := 1; ; looks++ {
-		over := time.Since(began) > bound
+		looked := time.Now()
+		over := looked.Sub(began) > bound
 		if holds() {
 			if took := time.Since(began); took > long {
 				t.Logf("waited %s: %s", took.Round(time.Millisecond), what)
@@ -36,6 +38,6 @@ func For(t testing.TB, bound time.Duration, what string, holds func() bool, deta
 			}
 			t.Fatalf("waited %s in vain (bound %s, looked %d times): %s%s", time.Since(began).Round(time.Millisecond), bound, looks, what, text)
 		}
-		time.Sleep(every)
+		time.Sleep(max(every, 2*time.Since(looked)))
 	}
 }
