@@ -284,7 +284,7 @@ func (c *cage) furnish() {
 		add(perch{name: name, adapter: fmt.Sprintf(`{kind: rest, url: "%s/%s?of=${QUERY}", %s}`, p.URL, name, bearer), sync: sync})
 	}
 
-	yaml := "database: {url: \"${DATABASE_URL}\"}\nrelay: {poll: 100ms, drain: 10s, name: relay-1}\nlisten: 127.0.0.1:0\nsyncs:\n"
+	yaml := "database: {url: \"${DATABASE_URL}\"}\nrelay: {poll: 1s, drain: 10s, name: relay-1}\nlisten: 127.0.0.1:0\nsyncs:\n"
 	for _, perch := range c.perches {
 		p.answers[perch.name] = perch.answer
 		sync, events := perch.sync, "canary:all"
