@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -159,9 +160,7 @@ func TestImpatientCallerLeavesThePoolAlone(t *testing.T) {
 		for range 2 {
 			calls.Go(func() { _, _ = s.Syncs(t.Context()) })
 		}
-		for strings.Count(sessions(), " ") < 1 {
-			time.Sleep(5 * time.Millisecond)
-		}
+		waiting.For(t, time.Minute, "two sessions", func() bool { return strings.Count(sessions(), " ") >= 1 })
 	})
 	calls.Wait()
 	before := sessions()

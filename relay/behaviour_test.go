@@ -332,16 +332,17 @@ func TestPanicIsThatAttemptsFailure(t *testing.T) {
 
 func TestPauseTakesEffectAndResumes(t *testing.T) {
 	w := newWorld(t)
-	c := newCourt(accepts)
-	w.start("relay-1", sync1(c))
+	c, other := newCourt(accepts), newCourt(accepts)
+	config := sync1(c)
+	config.Syncs = append(config.Syncs, relay.Sync{Name: "Other", Events: []string{"*"}, From: "beginning", Adapter: other})
+	w.start("relay-1", config)
 	w.emit("H-0", map[string]any{"n": 0})
 	w.drained()
 	w.exec(`SELECT outbox.pause('CourtCalendarSync', 'court asked')`)
-	time.Sleep(100 * time.Millisecond) // several polls
 	for n := range 10 {
 		w.emit(fmt.Sprint("H-", n), map[string]any{"n": n})
+		w.eventually("the sync that is not paused has it", func() bool { return len(other.got()) == n+2 })
 	}
-	time.Sleep(200 * time.Millisecond)
 	if got := len(c.got()); got != 1 {
 		t.Errorf("court got %d requests during the pause, want the 1 before it", got)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay"
 )
@@ -59,7 +60,17 @@ type world struct {
 	pool *pgxpool.Pool
 }
 
+// Its test runs beside others: most of them wait for something, most of the time.
 func newWorld(t testing.TB) *world {
+	t.Helper()
+	if t, ok := t.(*testing.T); ok {
+		t.Parallel()
+	}
+	return newWorldAlone(t)
+}
+
+// newWorldAlone is a world for a test beside which no other may run.
+func newWorldAlone(t testing.TB) *world {
 	t.Helper()
 	url := pgtest.New(t)
 	pool, err := pgxpool.New(t.Context(), url)
@@ -167,23 +178,20 @@ func sync1(a adapters.Adapter, change ...func(*relay.Sync)) relay.Config {
 // eventually waits until the condition holds.
 func (w *world) eventually(what string, holds func() bool) {
 	w.t.Helper()
-	w.within(30*time.Second, what, holds)
+	w.within(patience, what, holds)
 }
+
+// patience is how long tests wait for what must happen.
+const patience = time.Minute
 
 func (w *world) within(bound time.Duration, what string, holds func() bool) {
 	w.t.Helper()
-	deadline := time.Now().Add(bound)
-	for !holds() {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("still not after %s: %s\n%s", bound, what, w.dump())
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	waiting.For(w.t, bound, what, holds, w.dump)
 }
 
 func (w *world) drained() {
 	w.t.Helper()
-	w.drainedWithin(30 * time.Second)
+	w.drainedWithin(patience)
 }
 
 func (w *world) drainedWithin(bound time.Duration) {

@@ -105,7 +105,6 @@ func TestAttemptCutOffByAStopIsLogged(t *testing.T) {
 // An adapter that does not return keeps no stop, also where it has a delivery
 // that is sent alone.
 func TestStopLeavesAnAdapterBehindThatDoesNotReturn(t *testing.T) {
-	t.Parallel() // it waits for the adapter's last words
 	w := newWorld(t)
 	leave := make(chan struct{})
 	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
@@ -161,13 +160,13 @@ func TestOpenTransactionsOfOperatorsHoldUpNobody(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.emit("bad", map[string]any{"n": 2})
-			for i := range 12 {
+			// Past several polls and sweeps.
+			for i, began := 0, time.Now(); time.Since(began) < time.Second; i++ {
 				key := fmt.Sprint("other-", i)
 				w.emit(key, map[string]any{"n": 1})
 				w.within(5*time.Second, "another key is delivered", func() bool {
 					return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key = $1`, key) == 0
 				})
-				time.Sleep(100 * time.Millisecond) // past several polls and a sweep
 			}
 		})
 	}
@@ -180,13 +179,24 @@ func TestSlowRateClaimsWhatItCanSend(t *testing.T) {
 	config := sync1(c, func(s *relay.Sync) { s.Rate = 0.1 })
 	w.register(config)
 	w.bulk(50)
+	var looks claimCounter
+	config.Observer = &looks
 	w.start("relay-1", config)
 	w.eventually("the first", func() bool { return len(c.got()) > 0 })
-	time.Sleep(500 * time.Millisecond)
+	first := looks.Load()
+	w.eventually("the relay has looked often", func() bool { return looks.Load() > first+20 })
 	if got := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending'`); got > 0 || len(c.got()) > 2 {
 		t.Errorf("%d claimed, %d sent: want none claimed before it may go", got, len(c.got()))
 	}
 }
+
+// claimCounter counts how often a relay looked for due deliveries.
+type claimCounter struct{ atomic.Int64 }
+
+func (*claimCounter) Attempt(string, string, time.Duration) {}
+func (*claimCounter) LeaseLost(string)                      {}
+func (*claimCounter) Clock(time.Duration)                   {}
+func (c *claimCounter) Claim(string, int, time.Duration)    { c.Add(1) }
 
 type flakyReader struct {
 	*court
@@ -270,7 +280,7 @@ func TestKeyIsWokenAtAStop(t *testing.T) {
 	w := newWorld(t)
 	r, release := heldNext(w)
 	r.cancel()
-	time.Sleep(200 * time.Millisecond) // well into the stop
+	time.Sleep(200 * time.Millisecond) // the fault: somebody holds the row well into the stop
 	release()
 	if err := r.stop(); err != nil {
 		t.Fatal(err)

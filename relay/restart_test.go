@@ -19,7 +19,7 @@ import (
 // register, while they claim and while they send. Each ends without an error,
 // leaves no claim and no goroutine behind.
 func TestStartsAndStopsAtAnyMomentLeakNothing(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldAlone(t)
 	config := sync1(newCourt(accepts))
 	config.Logger = slog.New(slog.DiscardHandler)
 	w.register(config)

@@ -19,12 +19,12 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -284,7 +284,7 @@ func (c *cage) furnish() {
 		add(perch{name: name, adapter: fmt.Sprintf(`{kind: rest, url: "%s/%s?of=${QUERY}", %s}`, p.URL, name, bearer), sync: sync})
 	}
 
-	yaml := "database: {url: \"${DATABASE_URL}\"}\nrelay: {poll: 100ms, drain: 10s, name: relay-1}\nlisten: 127.0.0.1:0\nsyncs:\n"
+	yaml := "database: {url: \"${DATABASE_URL}\"}\nrelay: {poll: 1s, drain: 10s, name: relay-1}\nlisten: 127.0.0.1:0\nsyncs:\n"
 	for _, perch := range c.perches {
 		p.answers[perch.name] = perch.answer
 		sync, events := perch.sync, "canary:all"
@@ -348,16 +348,15 @@ func (c *cage) settled() string {
 // until waits for a condition, and watches what the program's sessions do.
 func (c *cage) until(condition string, relay *tape) {
 	c.t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for !ask[bool](c.world, condition) {
-		if time.Now().After(deadline) {
-			c.t.Fatalf("still not after a minute: %s\n%s\n%s", condition, ask[string](c.world, `SELECT string_agg(s::text, E'\n') FROM outbox.status AS s`), relay)
+	waiting.For(c.t, patience, condition, func() bool {
+		if ask[bool](c.world, condition) {
+			return true
 		}
 		for _, text := range ask[[]string](c.world, `SELECT array_agg(application_name || ': ' || query) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`) {
 			c.activity[text] = true
 		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return false
+	}, func() string { return ask[string](c.world, `SELECT string_agg(s::text, E'\n') FROM outbox.status AS s`) }, relay.String)
 }
 
 // look searches what was written in one place.

@@ -8,10 +8,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,10 +23,59 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hms-mkt/lockstep/internal/config"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	// A test that listens where a relay does by default fails on every machine,
+	// not only on one where a relay runs.
+	if l, err := net.Listen("tcp", config.Defaults().Listen); err == nil {
+		defer l.Close()
+	}
+	pgtest.Main(built{m})
+}
+
+// built is a test run with programs that are built once and removed in the end.
+type built struct{ m *testing.M }
+
+var programs struct {
+	sync.Mutex
+	dir   string
+	built map[string]string // path by flags
+}
+
+func (b built) Run() int {
+	var err error
+	if programs.dir, err = os.MkdirTemp("", "lockstep-test-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(programs.dir)
+	return b.m.Run()
+}
+
+// program returns the command, built with flags by the first test that asks.
+func program(t *testing.T, flags ...string) string {
+	t.Helper()
+	programs.Lock()
+	defer programs.Unlock()
+	name := strings.Join(flags, " ")
+	if path, ok := programs.built[name]; ok {
+		return path
+	}
+	path := filepath.Join(programs.dir, fmt.Sprint("lockstep-", len(programs.built)))
+	build := exec.CommandContext(t.Context(), "go", slices.Concat([]string{"build", "-o", path}, flags, []string{"."})...)
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if programs.built == nil {
+		programs.built = map[string]string{}
+	}
+	programs.built[name] = path
+	return path
+}
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
@@ -155,7 +207,16 @@ syncs:
     retry: {initial: 10ms, max: 50ms}
 `
 
+// newWorld gives a world. Its test runs beside others: most of them wait for
+// something, most of the time.
 func newWorld(t *testing.T) *world {
+	t.Helper()
+	t.Parallel()
+	return newWorldAlone(t)
+}
+
+// newWorldAlone is a world for a test beside which no other may run.
+func newWorldAlone(t *testing.T) *world {
 	t.Helper()
 	w := &world{shell: &shell{t: t, env: map[string]string{"DATABASE_URL": pgtest.New(t), "COURT_TOKEN": "court-token-canary"}}, court: &court{}}
 	w.court.Server = httptest.NewServer(w.court)
@@ -169,10 +230,19 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// listening makes a configuration without an address listen on a free port.
+func listening(yaml string) string {
+	if strings.Contains(yaml, "listen:") {
+		return yaml
+	}
+	return strings.TrimSuffix(yaml, "\n") + "\nlisten: 127.0.0.1:0\n"
+}
+
 // configure writes the configuration file.
 func (w *world) configure(yaml string) {
 	w.t.Helper()
 	path := filepath.Join(w.t.TempDir(), "lockstep.yaml")
+	yaml = listening(yaml)
 	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
@@ -219,14 +289,11 @@ func (w *world) relayUntil(condition string) {
 
 func (w *world) eventually(condition string) {
 	w.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for !ask[bool](w, condition) {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("still not after 30 s: %s", condition)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	waiting.For(w.t, patience, condition, func() bool { return ask[bool](w, condition) })
 }
+
+// patience is how long tests wait for what must happen.
+const patience = time.Minute
 
 func writeFile(t *testing.T, path, content string) {
 	t.Helper()
@@ -274,8 +341,8 @@ func (r *running) line(t *testing.T) string {
 			t.Fatal("the command ended")
 		}
 		return line
-	case <-time.After(20 * time.Second):
-		t.Fatal("no line for 20 s")
+	case <-time.After(patience):
+		t.Fatalf("no line for %s", patience)
 	}
 	return ""
 }

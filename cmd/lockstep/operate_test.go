@@ -84,7 +84,7 @@ syncs:
 
 // An auditor has the database's URL and none of the relay's secrets.
 func TestStatusWithoutTheRelaysSecrets(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldAlone(t) // it changes the directory
 	auditor := w.as(roleAuditor)
 	yaml := strings.ReplaceAll(courtYAML, "%s", "http://127.0.0.1:1")
 	auditor.run("status").wants(t, exitUsage, "COURT_TOKEN") // the file was named
@@ -179,8 +179,7 @@ func TestRolesAreEnforcedAndNamed(t *testing.T) {
 	} {
 		auditor.run(strings.Fields(line)...).wants(t, exitFailed, "an administrator grants with: GRANT outbox_operator TO")
 	}
-	delete(writer.env, "LOCKSTEP_CONFIG")
-	t.Chdir(t.TempDir())
+	delete(writer.env, "LOCKSTEP_CONFIG") // nor is there a file in this directory
 	for _, line := range []string{"status", "log", "explain " + h1, "sync list"} {
 		writer.run(strings.Fields(line)...).wants(t, exitFailed, "GRANT outbox_auditor TO")
 	}

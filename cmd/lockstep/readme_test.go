@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // TestDocumentedCommands goes through the README and the guides like a reader
@@ -195,6 +196,9 @@ func (r *reader) follow(where, directions, language, text string) (printed strin
 		case "not":
 			return "", false
 		case "file":
+			if language == "yaml" {
+				text = listening(text)
+			}
 			writeFile(r.t, filepath.Join(r.dir, rest), r.actual.Replace(text))
 			return "", false
 		case "background":
@@ -311,23 +315,18 @@ func (r *reader) faults(script string) {
 
 func (r *reader) until(where, query string) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
-	defer cancel()
+	ctx := r.t.Context()
 	conn, err := pgx.Connect(ctx, r.database)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	for {
-		var yes bool
+	waiting.For(r.t, patience, where+": "+query, func() (yes bool) {
 		if err := conn.QueryRow(ctx, query).Scan(&yes); err != nil {
 			r.t.Fatalf("%s: %v, waiting for %s", where, err, query)
 		}
-		if yes {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		return yes
+	})
 }
 
 // sql runs a block as psql does and prints what psql prints.

@@ -12,9 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,17 +26,6 @@ type process struct {
 	cmd    *exec.Cmd
 	events chan map[string]any // its log
 	exited chan error
-}
-
-// program builds the command, with flags for the build.
-func program(t *testing.T, flags ...string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "lockstep")
-	build := exec.CommandContext(t.Context(), "go", slices.Concat([]string{"build", "-o", path}, flags, []string{"."})...)
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return path
 }
 
 // spawn starts a relay.
@@ -99,18 +86,18 @@ func (w *world) environ() (all []string) {
 // says waits for a message in the log.
 func (p *process) says(t *testing.T, message string) map[string]any {
 	t.Helper()
-	timeout := time.After(30 * time.Second)
+	began, timeout := time.Now(), time.After(patience)
 	for {
 		select {
 		case line, ok := <-p.events:
 			if !ok {
-				t.Fatalf("ended without saying %q", message)
+				t.Fatalf("ended after %s without saying %q", time.Since(began), message)
 			}
 			if strings.Contains(fmt.Sprint(line["msg"]), message) {
 				return line
 			}
 		case <-timeout:
-			t.Fatalf("has not said %q for 30 s", message)
+			t.Fatalf("has not said %q for %s", message, patience)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 	"github.com/hms-mkt/lockstep/migrations"
 	"github.com/hms-mkt/lockstep/outbox"
 )
@@ -220,11 +221,7 @@ func (w *world) until(what, sql string, args ...any) {
 
 func (w *world) within(bound time.Duration, what string, holds func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(bound); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("still not after %s: %s\n%s", bound, what, w.dump())
-		}
-	}
+	waiting.For(w.t, bound, what, holds, w.dump)
 }
 
 func (w *world) dump() string {

@@ -23,7 +23,8 @@
 // none can be had tests fail and say what to install; nothing is skipped.
 //
 // A local server dies with the process that started it, even if that is killed,
-// and listens on the loopback interface only. Its directory, left behind by a
-// killed process, is removed by the next start. By default servers run without
+// and listens on the loopback interface only. Its directory is in memory
+// (/dev/shm) where 4 GiB are free, else in os.TempDir(); LOCKSTEP_TEST_DIR names
+// another place. Left behind by a killed process, it is removed by the next start. By default servers run without
 // fsync: committed data survives [Server.Kill], but not a power cut.
 package pgtest

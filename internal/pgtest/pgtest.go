@@ -4,9 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"flag"
 	"fmt"
 	"net/url"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -40,8 +43,14 @@ type shared struct {
 // Main runs the tests of a package, a [testing.M] or what stands around one,
 // stops the server they shared, and ends the process with the tests' exit code.
 // A goroutine that outlives its tests is an error, unless a goleak option names
-// it.
+// it. Tests that call t.Parallel run three to a processor, unless -parallel says
+// otherwise: tests with a database wait, most of the time.
 func Main(m interface{ Run() int }, ignored ...goleak.Option) {
+	flag.Parse()
+	if err := manyAtOnce(); err != nil {
+		fmt.Fprintln(os.Stderr, "pgtest:", err)
+		os.Exit(1)
+	}
 	code := m.Run()
 	if err := binary.stop(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -54,6 +63,16 @@ func Main(m interface{ Run() int }, ignored ...goleak.Option) {
 		}
 	}
 	os.Exit(code)
+}
+
+func manyAtOnce() error {
+	const parallel = "test.parallel"
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == parallel })
+	if given {
+		return nil
+	}
+	return flag.Set(parallel, strconv.Itoa(3*runtime.GOMAXPROCS(0)))
 }
 
 // reaperConnection names the goroutine by which testcontainers tells its reaper

@@ -17,6 +17,7 @@ const (
 	EnvURL   = "LOCKSTEP_TEST_DATABASE_URL"
 	EnvImage = "LOCKSTEP_TEST_IMAGE"
 	EnvRoute = "LOCKSTEP_TEST_ROUTE"
+	EnvDir   = "LOCKSTEP_TEST_DIR"
 )
 
 // startTimeout bounds a start or boot whose context has no deadline.
@@ -39,7 +40,7 @@ type Options struct {
 	Settings map[string]string // lines for postgresql.conf, such as max_connections: 20; the URL route is passed over
 	Fsync    bool              // run with fsync, for benchmarks; default: off. The URL route is passed over
 	Env      []string          // variables such as LD_PRELOAD=… of the server process, on the local route only
-	Dir      string            // parent of the local route's directory; default: os.TempDir()
+	Dir      string            // parent of the local route's directory; default: see the package comment
 }
 
 // Server is a running PostgreSQL server. Its methods are safe for concurrent use.

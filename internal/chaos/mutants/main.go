@@ -46,12 +46,6 @@ type mutant struct {
 	test  string // -run
 }
 
-// edit replaces text that occurs a known number of times.
-type edit struct {
-	file, old, new string
-	times          int // default 1
-}
-
 // outcome is what became of a mutant.
 type outcome struct {
 	err   error  // it was not caught, and why
@@ -159,22 +153,20 @@ func (m mutant) try(ctx context.Context, root string) outcome {
 // overlay writes the files with the mistake to dir, and the file that tells the
 // go command to take them.
 func (m mutant) overlay(root, dir string) (string, error) {
-	replaced := map[string]string{}
+	edited := map[string]string{}
 	for _, e := range m.edits {
-		path := filepath.Join(root, e.file)
-		from := path
-		if earlier, ok := replaced[path]; ok {
-			from = earlier
+		if err := e.apply(root, edited); err != nil {
+			return "", err
 		}
-		text, err := os.ReadFile(from)
+	}
+	replaced := map[string]string{}
+	for path, text := range edited {
+		name, err := filepath.Rel(root, path)
 		if err != nil {
 			return "", err
 		}
-		if n := strings.Count(string(text), e.old); n != max(e.times, 1) {
-			return "", fmt.Errorf("stale: %s has %d times, not %d: %q", e.file, n, max(e.times, 1), e.old)
-		}
-		replaced[path] = filepath.Join(dir, strings.ReplaceAll(e.file, "/", "_"))
-		if err := os.WriteFile(replaced[path], []byte(strings.ReplaceAll(string(text), e.old, e.new)), 0o600); err != nil {
+		replaced[path] = filepath.Join(dir, strings.ReplaceAll(name, "/", "_"))
+		if err := os.WriteFile(replaced[path], []byte(text), 0o600); err != nil {
 			return "", err
 		}
 	}

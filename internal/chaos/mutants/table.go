@@ -300,4 +300,137 @@ var mutants = []mutant{
 	}`}},
 		soap, "TestPHPAnswersAreClassified",
 	},
+	{
+		"a short throttle that shortens a long one",
+		[]edit{{file: outbox, in: "Store.Hold", old: `greatest(h.until, excluded.until)`, new: `excluded.until`}},
+		outbox, "TestAShortHoldDoesNotShortenALongOne",
+	},
+	{
+		"a lift that ends every hold",
+		[]edit{{file: outbox, in: "Store.Lift", old: ` AND kind IN ('auth', 'breaker')`}},
+		outbox, "TestModel",
+	},
+	{
+		"a rejection that does not clear the breaker's count",
+		[]edit{{file: relay, in: "pipeline.failed", old: `p.health.answered()`}},
+		relay, "TestARejectionShowsThatTheReceiverIsUp",
+	},
+	{
+		"a backfill that brings back what was discarded",
+		[]edit{{file: outbox, old: `'superseded', 'discarded')`, new: `'superseded')`}},
+		outbox, "TestABackfillBringsNothingBack",
+	},
+	{
+		"a backfill that leaves out what open writers insert",
+		[]edit{{file: outbox, old: `OR s.backfill_unseen @> p.seq`, new: `OR false`}},
+		migrations, "TestSyncRegisteredBesideOpenWriters",
+	},
+	{
+		"a fan-out to syncs that are retired",
+		[]edit{{file: schema, in: "outbox.fan_out", old: `ON s.retired_at IS NULL AND e.type LIKE`, new: `ON e.type LIKE`}},
+		migrations, "TestFanOutFollowsPatterns",
+	},
+	{
+		"backoff that counts throttles",
+		[]edit{{file: relay, in: "pipeline.retry", old: `budget.delay(d.Charged + 1)`, new: `budget.delay(d.Attempts + 1)`}},
+		relay, "TestBackoffCountsFailuresAndNoThrottles",
+	},
+	{
+		"a last delay that goes beyond the budget",
+		[]edit{{file: relay, in: "pipeline.retry", old: `result.Delay = min(result.Delay, budget.MaxAge-spent)`}},
+		relay, "TestTheLastAttemptLiesWithinTheBudget",
+	},
+	{
+		"no cap of an hour for what an adapter asks for",
+		[]edit{{file: relay, in: "pipeline.failed", old: `min(adapters.RetryDelay(err), time.Hour)`, new: `adapters.RetryDelay(err)`}},
+		relay, "TestNoReceiverMakesUsWaitForMoreThanAnHour",
+	},
+	{
+		"a probe without an answer that the next one follows at once",
+		[]edit{{file: relay, in: "pipeline.probed", old: `case r.Outcome == outbox.Retry, r.Outcome == outbox.Unknown:`, new: `case r.Outcome == outbox.Retry:`}},
+		relay, "TestAProbeWithoutAnAnswerIsFollowedByAPause",
+	},
+	{
+		"a probe that is filtered lifts the hold",
+		[]edit{{file: relay, in: "pipeline.probed", old: `r.Outcome.Finished() && r.Attempt`, new: `r.Outcome.Finished()`}},
+		relay, "TestAProbeThatIsNotSentLiftsNoHold",
+	},
+	{
+		"a probe that cannot be mapped lifts the hold",
+		[]edit{{file: relay, in: "pipeline.probed", old: `r.Outcome == outbox.Failed && r.Attempt`, new: `r.Outcome == outbox.Failed`}},
+		relay, "TestAProbeThatIsNotSentLiftsNoHold",
+	},
+	{
+		"a probe that costs budget",
+		[]edit{{file: relay, in: "pipeline.retry", old: `if w.probe || p.hold.Load() != nil {`, new: `if false {`}},
+		relay, "TestNoRowPaysForAProbe",
+	},
+	{
+		"a finish that goes on with a suspect",
+		[]edit{{file: outbox, in: "claimNext", pattern: `AND (c\.crashes = 0|NOT c\.suspect)`}},
+		outbox, "TestAFinishLeavesASuspectToBeSentAlone",
+	},
+	{
+		"a finish that goes on with a replay beside what is under way",
+		[]edit{{file: outbox, in: "claimNext", old: `AND NOT EXISTS (SELECT FROM outbox.delivery AS r WHERE r.sync = $1 AND r.key = n.key AND r.revision > 1 OFFSET 0)`}},
+		outbox, "TestNobodyGoesOnWithAReplayBesideWhatIsUnderWay",
+	},
+	{
+		"a finish that goes on in spite of a hold",
+		[]edit{{file: outbox, in: "claimNext", old: "AND NOT EXISTS (SELECT` + holdsInForce + `)", new: `AND $2::boolean IS NOT NULL`}},
+		outbox, "TestAFinishGoesOnWithNothingDuringAHold",
+	},
+	{
+		"no claim token where a claim is given back",
+		[]edit{{file: outbox, in: "recordUnfinished", old: ` AND d.claim = i.claim`}},
+		outbox, "TestAClaimTakenOverIsNotGivenBack",
+	},
+	{
+		"a takeover's row taken for the recording",
+		[]edit{{file: outbox, in: "whatBecame", old: `l.outcome = 'unknown' AND l.took_ms IS NOT NULL`, new: `l.outcome = 'unknown'`}},
+		outbox, "TestClaimThatIsGoneChangesNothing",
+	},
+	{
+		"a recording that waits for who holds the row",
+		[]edit{{file: outbox, in: "recordFinished", old: `FOR UPDATE SKIP LOCKED`, new: `FOR UPDATE`}},
+		outbox, "TestLockedRowHoldsUpNobody",
+	},
+	{
+		"a requeue that keeps the budget used up",
+		[]edit{{file: schema, in: "outbox.complete_requeue", old: `NEW.charged := 0;`}},
+		relay, "TestARequeueIsANewLife",
+	},
+	{
+		"a requeue that keeps the time used up",
+		[]edit{{file: schema, in: "outbox.complete_requeue", old: `NEW.spent_ms := 0;`}},
+		relay, "TestARequeueIsANewLife",
+	},
+	{
+		"a requeue that keeps the deaths of relays",
+		[]edit{{file: schema, in: "outbox.complete_requeue", old: `NEW.crashes := 0;`}},
+		relay, "TestARequeueIsANewLife",
+	},
+	{
+		"a reference that goes back",
+		[]edit{{file: outbox, in: "recordReferences", old: `excluded.version >= r.version`, new: `excluded.version <> r.version`}},
+		relay, "TestReferenceNeverGoesBack",
+	},
+	{
+		"a slot of one's own that comes back as shared",
+		[]edit{{file: "relay/slots.go", pattern: `if s\.used > s\.reserve \{`, new: `if true {`}},
+		relay, "TestAsManySlotsComeBackAsWereTaken",
+	},
+	{
+		"a shared slot that comes back as one's own",
+		[]edit{{file: "relay/slots.go", pattern: `if s\.used > s\.reserve \{`, new: `if false {`}},
+		relay, "TestAsManySlotsComeBackAsWereTaken",
+	},
+	{
+		"suspects that are not alone",
+		[]edit{{
+			file: relay, pattern: `p\.relay\.alone\.RLock\(\)\s+defer p\.relay\.alone\.RUnlock\(\)|a\.alone\[0\]\.share\.used == 0`,
+			new: `func() bool { return true }()`,
+		}},
+		relay, "TestASuspectHasItsSyncToItself",
+	},
 }

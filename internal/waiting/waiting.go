@@ -1,0 +1,43 @@
+// Package waiting lets tests wait for a condition instead of for a time.
+package waiting
+
+import (
+	"testing"
+	"time"
+)
+
+const (
+	every = 5 * time.Millisecond
+	long  = time.Second // a wait that is worth a line in the test's log
+)
+
+// For waits until the condition holds. It looks every few milliseconds, or less
+// often where a look takes long, so that looking does not take what the others need.
+// It looks once more when the bound is over: one slow look does not fail the test. A
+// wait that fails says what it waited for, for how long, how often it looked, and
+// what each of details returns. One that took longer than a second is logged.
+//
+// The bound is no measure of how fast something should be. It is long enough for
+// a machine with much else to do.
+func For(t testing.TB, bound time.Duration, what string, holds func() bool, details ...func() string) {
+	t.Helper()
+	began := time.Now()
+	for looks := 1; ; looks++ {
+		looked := time.Now()
+		over := looked.Sub(began) > bound
+		if holds() {
+			if took := time.Since(began); took > long {
+				t.Logf("waited %s: %s", took.Round(time.Millisecond), what)
+			}
+			return
+		}
+		if over {
+			text := ""
+			for _, detail := range details {
+				text += "\n" + detail()
+			}
+			t.Fatalf("waited %s in vain (bound %s, looked %d times): %s%s", time.Since(began).Round(time.Millisecond), bound, looks, what, text)
+		}
+		time.Sleep(max(every, 2*time.Since(looked)))
+	}
+}

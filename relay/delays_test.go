@@ -1,0 +1,231 @@
+package relay_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+// oneByOne is a sync with one slot whose retries are an hour away: each key is
+// tried once, in the order of the events.
+func oneByOne(c *court) relay.Config {
+	return sync1(c, func(s *relay.Sync) {
+		s.Concurrency, s.Retry.Initial, s.Retry.Max = 1, time.Hour, time.Hour
+	})
+}
+
+// A receiver that rejects a message with a reason is up: what failed before does
+// not count towards the breaker any more.
+func TestARejectionShowsThatTheReceiverIsUp(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
+		if m.Key == "rejected" {
+			return adapters.Receipt{Code: "HTTP 422"}, adapters.Permanent(errors.New("no such room"))
+		}
+		return adapters.Receipt{Code: "HTTP 500"}, errors.New("HTTP 500")
+	})
+	config := oneByOne(c)
+	w.registered(config)
+	const each = 9 // one more opens the breaker
+	for n := range each {
+		w.emit(fmt.Sprint("before-", n), map[string]any{"n": n})
+	}
+	w.emit("rejected", map[string]any{"n": 1})
+	for n := range each {
+		w.emit(fmt.Sprint("after-", n), map[string]any{"n": n})
+	}
+	w.start("relay-1", config)
+	w.eventually("every key was tried", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE attempt = 1`) == 2*each+1
+	})
+	if got := query[string](w, `SELECT coalesce(string_agg(kind || ': ' || reason, '; '), 'none') FROM outbox.hold`); got != "none" {
+		t.Errorf("hold: %s", got)
+	}
+	if got := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'retry' AND charged = 1`); got != 2*each {
+		t.Errorf("%d deliveries were charged for their failure, want %d", got, 2*each)
+	}
+}
+
+// A receiver asked for quiet many times. The first failure after that waits for
+// the first delay, not for that of the attempt's number.
+func TestBackoffCountsFailuresAndNoThrottles(t *testing.T) {
+	const throttles = 8
+	w := newWorld(t)
+	c := newCourt(func(_ context.Context, _ adapters.Message, nth int) (adapters.Receipt, error) {
+		if nth <= throttles {
+			return adapters.Receipt{Code: "HTTP 429"}, adapters.Throttled(errors.New("HTTP 429"), time.Millisecond)
+		}
+		return adapters.Receipt{Code: "HTTP 500"}, errors.New("HTTP 500")
+	})
+	w.start("relay-1", sync1(c, func(s *relay.Sync) {
+		s.Retry.Initial, s.Retry.Max = 10*time.Second, 24*time.Hour
+	}))
+	w.emit("H-1", map[string]any{"n": 1})
+	w.eventually("it failed once", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE error_class = 'transient'`) == 1
+	})
+	// The delay after the second failure would be 20 s, after the ninth 43 minutes.
+	if got := query[time.Duration](w, `SELECT due_at - clock_timestamp() FROM outbox.delivery`); got > 15*time.Second {
+		t.Errorf("the next attempt is in %s after %d throttles and one failure, want in 10 s", got, throttles)
+	}
+}
+
+// An adapter of somebody else's passes on what its receiver asks for. Nothing waits
+// for longer than an hour for it, whatever the adapter is.
+func TestNoReceiverMakesUsWaitForMoreThanAnHour(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		wait string
+	}{
+		"a delivery": {adapters.RetryAfter(errors.New("HTTP 500"), 100*time.Hour), `SELECT max(due_at) FROM outbox.delivery WHERE state = 'retry'`},
+		"a sync":     {adapters.Throttled(errors.New("HTTP 429"), 100*time.Hour), `SELECT max(until) FROM outbox.hold`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+				return adapters.Receipt{Code: "HTTP 500"}, test.err
+			})
+			w.start("relay-1", sync1(c, func(s *relay.Sync) { s.Retry.MaxAge = 1000 * time.Hour }))
+			w.emit("H-1", map[string]any{"n": 1})
+			w.eventually("it was asked to wait", func() bool {
+				return query[bool](w, `SELECT count(*) = 1 AND coalesce((`+test.wait+`) > clock_timestamp() + interval '30 minutes', false)
+					FROM outbox.delivery_log WHERE attempt = 1`)
+			})
+			if query[bool](w, `SELECT (`+test.wait+`) > clock_timestamp() + interval '1 hour'`) {
+				t.Errorf("%s waits until %s", name, query[time.Time](w, test.wait))
+			}
+		})
+	}
+}
+
+// held puts the sync on a breaker's hold whose probe is due.
+func (w *world) held() {
+	w.t.Helper()
+	w.exec(`INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('CourtCalendarSync', 'breaker', now(), 'court was down', 'relay-0')`)
+}
+
+// A receiver that is down swallows probes. Each waits longer than the one before,
+// as if it had refused the connection.
+func TestAProbeWithoutAnAnswerIsFollowedByAPause(t *testing.T) {
+	for name, err := range map[string]error{
+		"no answer": adapters.Unknown(errors.New("no answer")),
+		"refused":   errors.New("connection refused"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			probes := make(chan time.Time, 100)
+			c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+				probes <- time.Now()
+				return adapters.Receipt{}, err
+			})
+			config := sync1(c)
+			w.registered(config)
+			w.held()
+			w.bulk(20)
+			w.start("relay-1", config)
+			w.eventually("two probes", func() bool { return len(probes) >= 2 })
+			first, second := <-probes, <-probes
+			if pause := second.Sub(first); pause < time.Second {
+				t.Errorf("%s between the probes, want a second", pause)
+			}
+		})
+	}
+}
+
+// A probe that was not sent, since the event is filtered or cannot be mapped, tells
+// nothing about the receiver: the hold stays.
+func TestAProbeThatIsNotSentLiftsNoHold(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+		return adapters.Receipt{}, errors.New("connection refused")
+	})
+	config := sync1(c, func(s *relay.Sync) {
+		s.When = `event.court != "elsewhere"`
+		s.Mapping = relay.Mapping{Fields: []relay.Field{{From: "hearingId", To: "case_reference"}}}
+	})
+	w.registered(config)
+	w.held()
+	w.emit("filtered", map[string]any{"court": "elsewhere"})
+	w.emit("unmappable", map[string]any{"court": "NY-07"})
+	w.start("relay-1", config)
+	w.eventually("both are judged", func() bool {
+		return query[string](w, `SELECT coalesce(string_agg(outcome, ' ' ORDER BY outcome), '') FROM outbox.delivery_log`) == "failed filtered"
+	})
+	w.eventually("the next probe is set", func() bool { return query[int](w, `SELECT max(probes) FROM outbox.hold`) >= 2 })
+	for n := range 30 {
+		w.emit(fmt.Sprint("H-", n), map[string]any{"hearingId": "1"})
+	}
+	w.eventually("a probe was sent", func() bool { return len(c.got()) > 0 })
+	if got := query[string](w, `SELECT coalesce(string_agg(kind, ' '), 'none') FROM outbox.hold`); got != "breaker" {
+		t.Errorf("hold: %s, want the breaker's", got)
+	}
+	if got := len(c.got()); got > 2 {
+		t.Errorf("the court, which is down, got %d requests", got)
+	}
+}
+
+// While a sync is known to be down no row pays for it.
+func TestNoRowPaysForAProbe(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+		return adapters.Receipt{Code: "HTTP 500"}, errors.New("HTTP 500")
+	})
+	config := sync1(c, func(s *relay.Sync) { s.Retry.Attempts = 1 })
+	w.registered(config)
+	w.held()
+	w.emit("H-1", map[string]any{"n": 1})
+	w.start("relay-1", config)
+	w.eventually("two probes", func() bool { return query[int](w, `SELECT count(*) FROM outbox.delivery_log`) >= 2 })
+	if got := query[string](w, `SELECT string_agg(DISTINCT outcome, ' ') FROM outbox.delivery_log`); got != "retry" {
+		t.Errorf("outcomes of probes: %s, want retry only", got)
+	}
+	if got := query[int](w, `SELECT charged + spent_ms FROM outbox.delivery`); got != 0 {
+		t.Errorf("the row paid %d for probes", got)
+	}
+}
+
+// The last attempt lies within the budget of time: a delay that would go beyond it
+// is shortened, and nobody waits for an attempt that comes after the end.
+func TestTheLastAttemptLiesWithinTheBudget(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+		return adapters.Receipt{Code: "HTTP 500"}, errors.New("HTTP 500")
+	})
+	w.start("relay-1", sync1(c, func(s *relay.Sync) {
+		s.Retry.Initial, s.Retry.Max, s.Retry.MaxAge = time.Hour, time.Hour, 300*time.Millisecond
+	}))
+	w.emit("H-1", map[string]any{"n": 1})
+	w.eventually("it has failed", func() bool {
+		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.failed WHERE error LIKE 'gave up after 300ms of retries: %')`)
+	})
+	if got := len(c.got()); got != 2 {
+		t.Errorf("%d attempts, want one at either end of the budget", got)
+	}
+}
+
+// An operator's requeue is a new life: no count of the old one is left.
+func TestARequeueIsANewLife(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(func(_ context.Context, _ adapters.Message, nth int) (adapters.Receipt, error) {
+		if nth <= 4 {
+			return adapters.Receipt{Code: "HTTP 500"}, errors.New("HTTP 500")
+		}
+		return adapters.Receipt{Code: "HTTP 200"}, nil
+	})
+	w.start("relay-1", sync1(c, func(s *relay.Sync) { s.Retry.Attempts = 3 }))
+	id := w.emit("H-1", map[string]any{"n": 1})
+	w.eventually("failed", func() bool { return query[int](w, `SELECT count(*) FROM outbox.failed`) == 1 })
+	w.exec(`UPDATE outbox.delivery SET crashes = 6, spent_ms = 1e12`)
+	w.exec(`SELECT outbox.requeue('CourtCalendarSync', event_id => $1)`, id)
+	w.drained()
+	got := query[string](w, `SELECT string_agg(outcome || coalesce(attempt::text, ''), ' ' ORDER BY id) FROM outbox.delivery_log`)
+	if want := "retry1 retry2 failed3 requeued3 retry4 delivered5"; !strings.Contains(got, want) {
+		t.Errorf("log: %s, want %s", got, want)
+	}
+}
