@@ -149,6 +149,14 @@ func (p *pipeline) setHold(h *outbox.Hold) {
 	}
 }
 
+// wanted is the sync's filter for [outbox.ClaimRequest], nil without a condition.
+func (p *pipeline) wanted() func(outbox.Event) bool {
+	if p.filter.expr == nil {
+		return nil
+	}
+	return p.filter.Wanted
+}
+
 // probe sends one delivery in spite of an auth or breaker hold, if no other
 // relay is just doing that. What was due before the first of a key, which has
 // failed, stands in front of it: it is parked page by page until one is found.
@@ -160,7 +168,7 @@ func (p *pipeline) probe(ctx, attempts context.Context) error {
 	}
 	p.probes.Store(int64(probes))
 	var claims outbox.Claims
-	request := outbox.ClaimRequest{Sync: p.sync.Name, Budget: 1, Page: maxPage, Lease: lease, Probe: true}
+	request := outbox.ClaimRequest{Sync: p.sync.Name, Budget: 1, Page: maxPage, Lease: lease, Probe: true, Wanted: p.wanted()}
 	until := time.Now().Add(lease / 2)
 	for {
 		p.claiming.begin()
@@ -204,7 +212,7 @@ func (p *pipeline) sendAlone(ctx, attempts context.Context, suspects int) {
 		p.claiming.begin()
 		started := time.Now()
 		claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
-			Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Solo: true,
+			Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Solo: true, Wanted: p.wanted(),
 		})
 		if err != nil {
 			p.relay.complain(ctx, "claim deliveries", err, "sync", p.sync.Name)
