@@ -385,3 +385,27 @@ func each(from, to int, outcome string) string {
 	}
 	return strings.Join(list, ", ")
 }
+
+// The command that changes the policy asks the file's filter, as relays do.
+func TestApplyingSupersedeClosesWhatANewerEventMakesGood(t *testing.T) {
+	d := newDesk(t)
+	for _, key := range []string{"filtered", "sent"} {
+		d.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('x', $1, '{}')`, key)
+		d.exec(`INSERT INTO outbox.event (type, key, payload) VALUES (CASE $1 WHEN 'sent' THEN 'x' ELSE 'unwanted' END, $1, '{}')`, key)
+	}
+	d.record(d.a, outbox.Retry, d.claim(d.a, time.Minute)...)
+	d.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity' WHERE state = 'retry'`)
+	if got := d.states(); got != "failed queued failed queued" {
+		t.Fatalf("states: %s", got)
+	}
+	changed, err := d.a.Apply(t.Context(), outbox.Registration{Name: sync, Patterns: []string{"*"}, OnFailed: "supersede", Wanted: wanted})
+	if err != nil || !changed {
+		t.Fatalf("apply: %t, %v", changed, err)
+	}
+	if got := d.states(); got != "failed queued pending" {
+		t.Errorf("states: %s, want failed queued of the one and pending of the other", got)
+	}
+	if got := d.text(`SELECT string_agg(key, ', ') FROM outbox.delivery_log WHERE outcome = 'superseded'`); got != "sent" {
+		t.Errorf("superseded: %s, want sent", got)
+	}
+}

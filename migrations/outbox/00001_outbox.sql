@@ -362,8 +362,10 @@ BEGIN
        AND NOT (first.state = 'failed' AND s.on_failed = 'supersede')
      ORDER BY first.event_seq
      LIMIT 1;
-    IF next.event_seq > place AND next.state IN ('queued', 'pending') -- a walk may have passed what is pending
-       AND (next.state = 'queued' AND next.error_class = 'backfill') IS NOT TRUE THEN
+    IF next.state = 'queued' AND next.error_class = 'backfill' THEN
+        RETURN;
+    END IF;
+    IF next.event_seq > place AND next.state IN ('queued', 'pending') THEN -- a walk may have passed what is pending
         -- It may be discarded next: locked for the reason given in complete_requeue.
         PERFORM FROM outbox.delivery AS d
           WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq
