@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Cursor is where a walk over due deliveries goes on. The zero value is the
@@ -50,6 +51,11 @@ type ClaimRequest struct {
 	Fresh  bool          // look only at what was written, requeued or replayed lately, not at what waited or failed before
 	Probe  bool          // claim in spite of an auth or breaker hold
 	Keys   []string      // to go on with: their first deliveries are claimed, or woken beyond the budget; not for Claim
+
+	// Wanted reports whether the sync sends an event, which its filter decides:
+	// only such an event supersedes a failed one. Nil means all. It is called by
+	// one goroutine and must not panic.
+	Wanted func(Event) bool
 }
 
 // Claims is the answer to a [ClaimRequest].
@@ -293,11 +299,8 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	c.Next = c.next
 	if len(c.superseding) > 0 {
 		// The newer rows were left as they are: should this fail, the next walk from the beginning finds them again.
-		if _, err := s.pool.Exec(ctx, supersedeFailed, r.Sync, c.superseding, s.relay); err != nil {
-			return c.Claims, s.judge(ctx, err)
-		}
-		more, err := s.ClaimNext(ctx, ClaimRequest{
-			Sync: r.Sync, From: End(), Lease: r.Lease, Budget: r.Budget - len(c.Deliveries), Keys: c.superseding,
+		more, err := s.supersede(ctx, ClaimRequest{
+			Sync: r.Sync, From: End(), Lease: r.Lease, Budget: r.Budget - len(c.Deliveries), Keys: c.superseding, Wanted: r.Wanted,
 		})
 		c.Deliveries = append(c.Deliveries, more.Deliveries...)
 		c.Asleep = more.Asleep
@@ -320,32 +323,15 @@ func (s *Store) strongestHold(ctx context.Context, sync string, probe bool) (*Ho
 	return &h, err
 }
 
-// supersedeFailed closes failed deliveries of a sync that says so, when a newer
-// event of their key exists. One that an operator is just requeueing is left.
-const supersedeFailed = `-- lockstep: supersede
-WITH gone AS (
-    DELETE FROM outbox.delivery AS d
-     USING (SELECT f.ctid AS tid
-              FROM outbox.sync AS s
-              JOIN outbox.delivery AS f ON f.sync = s.name
-             WHERE s.name = $1 AND s.on_failed = 'supersede'
-               AND f.key = ANY ($2::text[]) AND f.state = 'failed'
-               AND EXISTS (SELECT FROM outbox.delivery AS n
-                            WHERE n.sync = $1 AND n.key = f.key AND n.event_seq > f.event_seq)
-               FOR UPDATE OF f SKIP LOCKED) AS old
-     WHERE d.ctid = old.tid
-    RETURNING d.*
-)
-INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, event_seq, relay, reason)
-SELECT g.sync, g.event_id, e.type, g.key, e.version, g.total_attempts, 'superseded', g.error_class, g.error, g.revision, g.event_seq, $3,
-       'a newer event of its key exists'
-  FROM gone AS g
-  LEFT JOIN outbox.event AS e ON e.id = g.event_id`
-
 // recheckParked wakes parked rows that have nothing in front. There are none
 // unless an operator's transaction held the row while the one before it was
 // discarded, or looked through an old snapshot, or a relay died before it could
 // wake the row.
+//
+// Where failed ones are superseded, a row behind failed ones only is woken too: a
+// claim that meets it closes them, or parks it with the note that it is not
+// newer. A row with that note waits until nothing is in front. One that waits for
+// a backfill is left to the end of that.
 //
 // It also makes due what was created in the future, or is pending and not due:
 // the database's clock was set back since, and the row would wait until it has
@@ -367,10 +353,10 @@ WITH page AS MATERIALIZED (
            SELECT d.ctid AS tid
              FROM outbox.delivery AS d
             WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = p.event_seq
-              AND (d.state = 'queued'
+              AND (d.state = 'queued' AND d.error_class IS DISTINCT FROM 'backfill'
                    AND NOT EXISTS (SELECT FROM outbox.delivery AS f
                                     WHERE f.sync = $1 AND f.key = p.key AND f.event_seq < p.event_seq
-                                      AND NOT (f.state = 'failed' AND p.supersede)
+                                      AND NOT (f.state = 'failed' AND p.supersede AND d.error_class IS DISTINCT FROM 'not_newer')
                                    OFFSET 0)
                    OR p.ahead AND d.state IN ('pending', 'retry') AND d.due_at > clock_timestamp())
               FOR NO KEY UPDATE SKIP LOCKED) AS d
@@ -378,7 +364,8 @@ WITH page AS MATERIALIZED (
 ), woken AS (
     UPDATE outbox.delivery AS d
        SET state = CASE d.state WHEN 'queued' THEN 'pending' ELSE d.state END,
-           due_at = clock_timestamp(), created_at = least(d.created_at, clock_timestamp())
+           due_at = clock_timestamp(), created_at = least(d.created_at, clock_timestamp()),
+           error_class = nullif(d.error_class, 'not_newer'), error = CASE WHEN d.error_class = 'not_newer' THEN NULL ELSE d.error END
       FROM asleep AS a
      WHERE d.ctid = a.tid
     RETURNING 1
@@ -396,14 +383,19 @@ type ParkedCursor struct {
 // RecheckParked looks at up to page deliveries of a sync from a cursor on, wakes
 // those that are parked with nothing in front of them or whose due time is of a
 // clock that was set back, and returns where to go on: the zero cursor once the
-// end was reached.
+// end was reached. Every time it also wakes what a complete backfill has left.
 func (s *Store) RecheckParked(ctx context.Context, sync string, from ParkedCursor, page int) (woken int, next ParkedCursor, err error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	var key *string
 	var place *int64
-	err = s.pool.QueryRow(ctx, recheckParked, sync, from.key, from.place, page).Scan(&woken, &key, &place)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+	batch := &pgx.Batch{}
+	batch.Queue(recheckParked, sync, from.key, from.place, page).QueryRow(func(row pgx.Row) error { return row.Scan(&woken, &key, &place) })
+	batch.Queue(releaseBackfilled, sync, page).Exec(func(tag pgconn.CommandTag) error {
+		woken += int(tag.RowsAffected())
+		return nil
+	})
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return 0, from, s.judge(ctx, err)
 	}
 	if key == nil {

@@ -46,18 +46,28 @@ SELECT sync, key, event_seq, event_id, state, attempts, total_attempts, charged,
 	return list
 }
 
+// newer reports whether o is of a later event than old, wherever it is in the
+// line, and the sync sends it.
+func (m *model) newer(o, old *open) bool {
+	e := m.events[o.event]
+	return o.line == old.line && e.wanted && e.seq > m.events[old.event].seq
+}
+
 // notice follows what a relay's call may do besides: it parks what it finds
-// behind another, and closes failed deliveries in favour of a newer event.
+// behind another, and closes failed deliveries in favour of a newer event that
+// nobody is just discarding.
 func (m *model) notice(t *rapid.T) {
 	rows := m.stored(t)
-	for _, o := range slices.Clone(m.open) {
+	before := slices.Clone(m.open)
+	for _, o := range before {
 		if i := slices.IndexFunc(rows, func(s stored) bool { return s.line == o.line && s.place == o.place }); i >= 0 {
 			if rows[i].state == "queued" && o.state == "retry" && m.of(o.line)[0] != o {
 				o.state, o.later = "waiting", false // parked behind what came in front late
 			}
 			continue
 		}
-		if row := m.of(o.line); o.sync != "supersedes" || o.state != "failed" || row[len(row)-1] == o || !o.free() {
+		if o.sync != "supersedes" || o.state != "failed" || !o.free() ||
+			!slices.ContainsFunc(before, func(other *open) bool { return m.newer(other, o) && !other.locked }) {
 			t.Fatalf("%s is gone, which was %s", o, o.state)
 		}
 		m.say("%s is superseded", o)
@@ -66,24 +76,19 @@ func (m *model) notice(t *rapid.T) {
 	}
 }
 
-// nothingLeftToSupersede checks that no failed delivery of these keys is left in
-// front of a newer one that waits. One that a late commit has put behind an older
-// event, which is not yet sent, has its turn after that.
-func (m *model) nothingLeftToSupersede(t *rapid.T, sync string, keys []string) {
+// nothingLeftToSupersede checks that no failed delivery is first of these keys
+// while a newer event, of which the call took notice, waits to be sent.
+func (m *model) nothingLeftToSupersede(t *rapid.T, sync string, keys []string, noticed func(*open) bool) {
 	if sync != "supersedes" {
 		return
 	}
 	for _, o := range m.open {
-		if o.sync != sync || o.state != "failed" || m.busy(o.key) || !slices.Contains(keys, o.key) {
+		if o.sync != sync || o.state != "failed" || m.busy(o.key) || m.owed[o.line] || !slices.Contains(keys, o.key) || m.of(o.line)[0] != o {
 			continue
 		}
-		line := m.of(o.line)
-		if slices.ContainsFunc(line, func(older *open) bool { return older.place < o.place && older.state != "failed" }) {
-			continue
-		}
-		for _, newer := range line {
-			if newer.place > o.place && newer.state == "waiting" && !newer.later {
-				t.Fatalf("%s is failed, but not superseded by %s", o, newer)
+		for _, other := range m.of(o.line) {
+			if m.newer(other, o) && other.state == "waiting" && !other.later && noticed(other) {
+				t.Fatalf("%s is failed, but not superseded by %s", o, other)
 			}
 		}
 	}
@@ -314,11 +319,11 @@ func (m *model) drain(t *rapid.T) {
 		}
 		m.step++
 		for _, sync := range syncs {
-			r := outbox.ClaimRequest{Sync: sync, Budget: 2, Page: 2, Lease: forever}
+			r := outbox.ClaimRequest{Sync: sync, Budget: 2, Page: 2, Lease: forever, Wanted: wanted}
 			for range 3 {
 				r.From = m.claimOne(t, by, r).Next
 			}
-			m.claimOne(t, by, outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 2, Lease: forever, Solo: true})
+			m.claimOne(t, by, outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 2, Lease: forever, Solo: true, Wanted: wanted})
 		}
 		for len(m.held) > 0 {
 			h := m.held[0]

@@ -75,7 +75,7 @@ func (m *model) next(r outbox.ClaimRequest, keys []string) []*open {
 func (m *model) request(t *rapid.T) outbox.ClaimRequest {
 	r := outbox.ClaimRequest{
 		Sync: pick(t, "sync", syncs), Budget: rapid.IntRange(1, 4).Draw(t, "budget"),
-		Page: pick(t, "page", []int{100, 100, 1, 2}), Lease: forever,
+		Page: pick(t, "page", []int{100, 100, 1, 2}), Lease: forever, Wanted: wanted,
 	}
 	if r.Solo = rapid.IntRange(0, 3).Draw(t, "solo") == 0; r.Solo {
 		r.Budget = 1
@@ -112,22 +112,23 @@ func (m *model) claimOne(t *rapid.T, by *relay, r outbox.ClaimRequest) outbox.Cl
 	}
 	m.take(t, by, r, c.Deliveries, must, may)
 	if r.Page >= 100 && !held && !r.Solo && r.From == (outbox.Cursor{}) && !c.More {
-		m.nothingLeftToSupersede(t, r.Sync, keys)
+		m.nothingLeftToSupersede(t, r.Sync, keys, func(newer *open) bool { return !newer.parked })
 	}
 	return c
 }
 
 func (m *model) claimNext(t *rapid.T) {
 	by, r := m.relay(t), m.request(t)
-	wanted := []string{pick(t, "key", keys)}
-	r.Keys, r.From = wanted, m.passed(t)
-	must := m.next(r, wanted)
+	given := []string{pick(t, "key", keys)}
+	r.Keys, r.From = given, m.passed(t)
 	var c outbox.Claims
 	within(t, by.name+" claims the next", func(ctx context.Context) (err error) {
 		c, err = by.store.ClaimNext(ctx, r)
 		return err
 	})
-	m.say("%s claims the next of %s %v: %s", by.name, r.Sync, wanted, list(c.Deliveries))
+	m.say("%s claims the next of %s %v: %s", by.name, r.Sync, given, list(c.Deliveries))
+	m.notice(t)
+	must := m.next(r, given)
 	m.take(t, by, r, c.Deliveries, must, must)
 }
 
@@ -230,14 +231,14 @@ func (m *model) recordTwice(t *rapid.T) {
 
 func (m *model) record(t *rapid.T, batch []*held, budget int) {
 	by := batch[0].relay
-	next := outbox.ClaimRequest{Sync: batch[0].d.Sync, From: m.passed(t), Budget: budget, Lease: forever}
+	next := outbox.ClaimRequest{Sync: batch[0].d.Sync, From: m.passed(t), Budget: budget, Lease: forever, Wanted: wanted}
 	given := make([]outbox.Result, len(batch))
 	next.Keys = by.asleep[next.Sync]
-	wanted, failed := slices.Clone(next.Keys), []string(nil)
+	goesOn, failed := slices.Clone(next.Keys), []string(nil)
 	for i, h := range batch {
 		given[i] = *h.result
 		if h.result.Outcome.Finished() || h.result.Failed {
-			wanted = append(wanted, h.d.Key)
+			goesOn = append(goesOn, h.d.Key)
 		}
 		if h.result.Failed {
 			failed = append(failed, h.d.Key)
@@ -257,11 +258,11 @@ func (m *model) record(t *rapid.T, batch []*held, budget int) {
 		}
 	}
 	m.notice(t)
-	m.sleep(t, by, next.Sync, got.Claims.Asleep, append(failed, next.Keys...))
-	m.nothingLeftToSupersede(t, next.Sync, failed)
-	if len(wanted) > 0 {
+	m.sleep(t, by, next.Sync, got.Claims.Asleep)
+	m.nothingLeftToSupersede(t, next.Sync, failed, func(*open) bool { return true })
+	if len(goesOn) > 0 {
 		m.say("and goes on with %s", list(got.Claims.Deliveries))
-		must := m.next(next, wanted)
+		must := m.next(next, goesOn)
 		m.take(t, by, next, got.Claims.Deliveries, must, must)
 	}
 }
@@ -293,21 +294,19 @@ func (m *model) recordMoved(t *rapid.T, by *relay, given []outbox.Result, got *o
 
 // sleep checks the keys that a relay is to give again: the open operator holds
 // their first delivery. If that is failed, he may also hold it against being
-// removed only, or nobody tried to supersede it, since the recording was of
-// another one, and given twice. Should the relay crash, the slow check finds
-// those that are parked.
-func (m *model) sleep(t *rapid.T, by *relay, sync string, asleep, tried []string) {
+// removed only, or hold one behind it. Should the relay crash, the slow check
+// finds those that are parked.
+func (m *model) sleep(t *rapid.T, by *relay, sync string, asleep []string) {
 	slices.Sort(asleep)
 	by.asleep[sync] = slices.Compact(asleep)
 	for _, key := range by.asleep[sync] {
 		l := line{sync, key}
-		first := m.of(l)[0]
-		if !first.locked && (first.state != "failed" || slices.Contains(tried, key) && !first.shared) {
+		line := m.of(l)
+		first, locked := line[0], slices.ContainsFunc(line, func(o *open) bool { return o.locked })
+		if !first.locked && (first.state != "failed" || !locked && !first.shared) {
 			t.Fatalf("%s could not be gone on with, and nobody has locked %s", l, first)
 		}
-		if first.locked {
-			m.owed[l] = true
-		}
+		m.owed[l] = true
 	}
 }
 
@@ -504,7 +503,7 @@ func (m *model) probe(t *rapid.T, free []string) {
 			h.due = false
 		}
 	}
-	m.claimOne(t, by, outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 100, Lease: forever, Probe: true})
+	m.claimOne(t, by, outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 100, Lease: forever, Probe: true, Wanted: wanted})
 	if rapid.Bool().Draw(t, "again") {
 		within(t, by.name+" probes again", func(ctx context.Context) error { return by.store.ProbeAgain(ctx, sync, probes, forever) })
 	}

@@ -75,6 +75,7 @@ type event struct {
 	n, seq  int
 	key     string
 	version *int64
+	wanted  bool // by the filter of both syncs
 }
 
 // id is an event's; its number is easier to read in a trace.
@@ -292,22 +293,26 @@ func (m *model) find(sync string, event int) *open {
 // Writers ----------------------------------------------------------------
 
 const (
-	plain = `INSERT INTO outbox.event (type, key, payload, version, id) VALUES ('t', $1, '{}', $2, $3)`
-	emit  = `SELECT outbox.emit('t', $1, '{}', $2, id => $3)`
+	plain = `INSERT INTO outbox.event (type, key, payload, version, id) VALUES ($4, $1, '{}', $2, $3)`
+	emit  = `SELECT outbox.emit($4, $1, '{}', $2, id => $3)`
 )
 
 // add writes an event; what it returns makes the event's deliveries visible.
 func (m *model) add(t *rapid.T, exec func(context.Context, string, ...any) (pgconn.CommandTag, error), key string) (commit func()) {
 	m.seq++
-	e := &event{n: m.seq, seq: m.seq, key: key}
+	e := &event{n: m.seq, seq: m.seq, key: key, wanted: rapid.IntRange(0, 2).Draw(t, "wanted") > 0}
+	typ := "unwanted"
+	if e.wanted {
+		typ = "t"
+	}
 	if rapid.IntRange(0, 4).Draw(t, "version") > 0 {
 		e.version = new(int64(e.seq))
 	}
 	within(t, "insert", func(ctx context.Context) error {
-		_, err := exec(ctx, pick(t, "by", []string{plain, emit}), key, e.version, id(e.n))
+		_, err := exec(ctx, pick(t, "by", []string{plain, emit}), key, e.version, id(e.n), typ)
 		return err
 	})
-	m.say("e%d of %s is written", e.n, key)
+	m.say("e%d of %s is written, wanted %t", e.n, key, e.wanted)
 	return func() {
 		m.events[e.n] = e
 		for _, sync := range syncs {

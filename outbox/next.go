@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -15,22 +16,22 @@ import (
 //
 // Keys with an open replay are left to the walk, which takes care that nothing is
 // under way behind the first. Asleep are keys whose first is parked and locked
-// against changes, or failed and to be superseded: they are to be given again. A
-// row that is due and locked needs no more care, since a walk finds it.
+// against changes, or failed with something behind that may supersede it: they are
+// to be given again. A row that is due and locked needs no more care, since a walk
+// finds it, and one that waits for a backfill is left to the end of that.
 const claimNext = `-- lockstep: claim next of key
 WITH next AS MATERIALIZED (
-    SELECT k.key, k.n, f.tid, f.state, f.passed
+    SELECT k.key, k.n, f.tid, f.event_seq, f.state, f.passed
       FROM unnest($6::text[]) WITH ORDINALITY AS k (key, n)
      CROSS JOIN LATERAL (
-           SELECT f.ctid AS tid, f.state, f.state = 'queued' OR (f.due_at, f.event_seq) < ($8, $9) AS passed
+           SELECT f.ctid AS tid, f.event_seq, f.state, f.state = 'queued' AND f.error_class = 'backfill' AS waits,
+                  f.state = 'queued' OR (f.due_at, f.event_seq) < ($8, $9) AS passed
              FROM outbox.delivery AS f
             WHERE f.sync = $1 AND f.key = k.key
             ORDER BY f.event_seq
             LIMIT 1) AS f
-     WHERE f.state IN ('pending', 'queued') AND (f.passed OR k.n <= $7)
+     WHERE f.state IN ('pending', 'queued') AND (f.passed OR k.n <= $7) AND f.waits IS NOT TRUE
         OR f.state = 'failed' AND (SELECT s.on_failed = 'supersede' FROM outbox.sync AS s WHERE s.name = $1)
-           AND EXISTS (SELECT FROM outbox.delivery AS b
-                        WHERE b.sync = $1 AND b.key = k.key AND b.state <> 'failed')
 ), free AS MATERIALIZED (
     SELECT coalesce(c.tid, w.tid) AS tid, n.passed,
            c.tid IS NOT NULL AND n.n <= $7 AND NOT c.suspect
@@ -57,20 +58,31 @@ WITH next AS MATERIALIZED (
            claim = CASE WHEN f.claims THEN $3::uuid END,
            claimed_by = CASE WHEN f.claims THEN $4 END,
            lease_until = CASE WHEN f.claims THEN clock_timestamp() + $5::interval END,
-           crashes = d.crashes + f.claims::int
+           crashes = d.crashes + f.claims::int,
+           error_class = nullif(d.error_class, 'not_newer'), error = CASE WHEN d.error_class = 'not_newer' THEN NULL ELSE d.error END
       FROM free AS f
      WHERE d.ctid = f.tid AND (f.claims OR f.passed)
     RETURNING d.*, d.ctid AS tid
 )
-SELECT a.asleep, a.woken, ` + claimedColumns + `
-  FROM (SELECT array_agg(n.key) AS asleep, EXISTS (SELECT FROM moved WHERE claim IS NULL) AS woken
-          FROM next AS n
-         WHERE n.state <> 'pending' AND n.key NOT IN (SELECT key FROM moved)) AS a
+SELECT a.asleep, a.superseding, a.woken, ` + claimedColumns + `
+  FROM (SELECT array_agg(n.key) FILTER (WHERE n.state = 'queued' AND n.key NOT IN (SELECT key FROM moved)
+                                           OR n.state = 'failed' AND EXISTS (SELECT` + behindFailed + ` AND b.state <> 'failed')) AS asleep,
+               array_agg(n.key) FILTER (WHERE n.state = 'failed' AND EXISTS (SELECT` + behindFailed + `)) AS superseding,
+               EXISTS (SELECT FROM moved WHERE claim IS NULL) AS woken
+          FROM next AS n) AS a
   LEFT JOIN moved AS c ON c.claim IS NOT NULL` + claimedTables
+
+// behindFailed are deliveries behind the failed n that may supersede it, unless
+// they were found not to, or wait for a backfill.
+const behindFailed = `
+      FROM outbox.delivery AS b
+     WHERE b.sync = $1 AND b.key = n.key AND b.event_seq > n.event_seq
+       AND (b.state = 'queued' AND b.error_class = ANY ('{backfill, not_newer}')) IS NOT TRUE`
 
 // ClaimNext claims the first unfinished deliveries of r.Keys, those of which the one
 // before was just finished, as far as the request's budget goes, and wakes those
-// of the others that a walk from r.From on would not find.
+// of the others that a walk from r.From on would not find. A failed one that a
+// newer event supersedes is closed before.
 func (s *Store) ClaimNext(ctx context.Context, r ClaimRequest) (Claims, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
@@ -80,21 +92,37 @@ func (s *Store) ClaimNext(ctx context.Context, r ClaimRequest) (Claims, error) {
 		return Claims{}, s.judge(ctx, err)
 	}
 	c, err := scanNext(rows, r.Sync, token)
-	return c, s.judge(ctx, err)
+	if err == nil {
+		err = s.supersedeNext(ctx, r, &c)
+	}
+	return c.Claims, s.judge(ctx, err)
+}
+
+// supersedeNext makes way for newer events where claimNext has met a failed one.
+func (s *Store) supersedeNext(ctx context.Context, r ClaimRequest, c *scanned) error {
+	if len(c.superseding) == 0 {
+		return nil
+	}
+	r.Keys, r.Budget = c.superseding, r.Budget-len(c.Deliveries)
+	more, err := s.supersede(ctx, r)
+	c.Asleep = append(slices.DeleteFunc(c.Asleep, func(key string) bool { return slices.Contains(r.Keys, key) }), more.Asleep...)
+	c.Deliveries = append(c.Deliveries, more.Deliveries...)
+	c.Woken = c.Woken || more.Woken
+	return err
 }
 
 func (s *Store) nextArgs(r ClaimRequest, token uuid.UUID) []any {
 	return []any{r.Sync, r.Probe, token, s.relay, r.Lease, r.Keys, max(r.Budget, 0), r.From.due, r.From.seq}
 }
 
-func scanNext(rows pgx.Rows, sync string, token uuid.UUID) (Claims, error) {
-	var c Claims
+func scanNext(rows pgx.Rows, sync string, token uuid.UUID) (scanned, error) {
+	var c scanned
 	defer rows.Close()
 	d := newClaimedRow(sync, token)
-	fields := append([]any{&c.Asleep, &c.Woken}, d.fields()...)
+	fields := append([]any{&c.Asleep, &c.superseding, &c.Woken}, d.fields()...)
 	for rows.Next() {
 		if err := rows.Scan(fields...); err != nil {
-			return Claims{}, err
+			return scanned{}, err
 		}
 		if d.key.Valid {
 			c.Deliveries = append(c.Deliveries, d.delivery())

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -167,12 +168,14 @@ type Recorded struct {
 	Done   []bool // the result stands in the database
 	Lost   []bool // the claim was gone: logged as lease_lost, nothing else changed
 	Claims Claims // the next deliveries of the finished keys
-	Err    error  // why some are neither done nor lost; they may be given again
+	Err    error  // why some are neither done nor lost, or keys asleep; they may be given again
 }
 
 // Record writes results of one sync in one round trip, no two of one key, each
 // fenced by its claim token, and claims what comes next for the keys that were
-// finished and for next.Keys, as far as next.Budget goes. What is neither done nor lost
+// finished and for next.Keys, as far as next.Budget goes. Where something failed
+// that a newer event supersedes, it closes that and goes on with the newer one,
+// in further round trips. What is neither done nor lost
 // afterwards may be recorded again: a recording whose answer was lost is found
 // in the log.
 func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest) Recorded {
@@ -189,7 +192,8 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 		r.Err, r.Claims.Asleep = s.judge(ctx, err), next.Keys
 		return r
 	}
-	r.Claims = claims
+	r.Err = s.judge(ctx, s.supersedeNext(ctx, next, &claims))
+	r.Claims = claims.Claims
 	var missing []int
 	for i := range results {
 		if !r.Done[i] {
@@ -197,17 +201,16 @@ func (s *Store) Record(ctx context.Context, results []Result, next ClaimRequest)
 		}
 	}
 	if len(missing) > 0 {
-		r.Err = s.judge(ctx, s.settle(ctx, results, missing, &r))
+		r.Err = errors.Join(r.Err, s.judge(ctx, s.settle(ctx, results, missing, &r)))
 	}
 	return r
 }
 
 // recordBatch sends everything in one round trip and one transaction, and notes
 // in done what was recorded.
-func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimRequest, token uuid.UUID, done []bool) (Claims, error) {
+func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimRequest, token uuid.UUID, done []bool) (scanned, error) {
 	var finished, unfinished columns
 	var keys []string
-	failedKeys := slices.Clone(next.Keys) // superseded, perhaps
 	finished.grow(len(results))
 	now := time.Now()
 	for i := range results {
@@ -218,7 +221,6 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 		}
 		unfinished.add(i, &results[i], now)
 		if results[i].Failed {
-			failedKeys = append(failedKeys, results[i].Delivery.Key)
 			keys = append(keys, results[i].Delivery.Key)
 		}
 	}
@@ -241,10 +243,7 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 	if len(unfinished.n) > 0 {
 		batch.Queue(recordUnfinished, unfinished.unfinishedArgs(s.relay)...).Query(collect)
 	}
-	if len(failedKeys) > 0 {
-		batch.Queue(supersedeFailed, next.Sync, failedKeys, s.relay)
-	}
-	var claims Claims
+	var claims scanned
 	if keys = append(keys, next.Keys...); len(keys) > 0 { // the budget is for the finished ones first
 		next.Keys = keys
 		batch.Queue(claimNext, s.nextArgs(next, token)...).Query(func(rows pgx.Rows) (err error) {
@@ -253,7 +252,7 @@ func (s *Store) recordBatch(ctx context.Context, results []Result, next ClaimReq
 		})
 	}
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return Claims{}, fmt.Errorf("record %d result(s): %w", len(results), err)
+		return scanned{}, fmt.Errorf("record %d result(s): %w", len(results), err)
 	}
 	return claims, nil
 }

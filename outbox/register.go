@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,6 +20,10 @@ type Registration struct {
 	Notify   bool     // wake relays by NOTIFY
 	From     string   // beginning, now or an RFC 3339 time; empty where the choice is the default
 	Actor    string   // who has Apply change it, where people share a login; the log has login/name
+
+	// Wanted is [ClaimRequest.Wanted], for [Store.Apply] where failed deliveries
+	// come to be superseded.
+	Wanted func(Event) bool
 }
 
 // Registered is a sync as the database has it, which is what relays obey.
@@ -126,13 +131,14 @@ func (s *Store) Register(ctx context.Context, regs []Registration) (map[string]R
 }
 
 // Apply makes the database's row of a sync say what r says. New patterns apply
-// to events from then on; From, where given, adds retained events that match
-// and were not sent yet. A retired sync lives again. It reports whether
-// anything was changed.
+// to events from then on, and while transactions are open that may not know of
+// them, only events of the added types wait; From, where given, adds retained
+// events that match and were not sent yet. A retired sync lives again. It reports
+// whether anything was changed.
 func (s *Store) Apply(ctx context.Context, r Registration) (bool, error) {
-	changed := false
+	var changed, supersedes bool
 	err := s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		changed = false
+		changed, supersedes = false, false
 		if err := lock(ctx, tx, registrationLock, false); err != nil {
 			return err
 		}
@@ -140,8 +146,7 @@ func (s *Store) Apply(ctx context.Context, r Registration) (bool, error) {
 		if err != nil {
 			return err
 		}
-		old, ok := known[r.Name]
-		if !ok {
+		if _, ok := known[r.Name]; !ok {
 			if r.From == "" && len(known) > 0 {
 				return fmt.Errorf("sync %q is new to this database and %w", r.Name, ErrNeedsFrom)
 			}
@@ -151,37 +156,136 @@ func (s *Store) Apply(ctx context.Context, r Registration) (bool, error) {
 			changed = true
 			return insertSync(ctx, tx, r)
 		}
+		var old Registered
+		var settled []string
+		const row = `
+SELECT patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq IS NOT NULL, settled
+  FROM outbox.sync
+ WHERE name = $1
+   FOR NO KEY UPDATE`
+		if err := tx.QueryRow(ctx, row, r.Name).Scan(&old.Patterns, &old.OnFailed, &old.Notify, &old.Retired, &old.Backfilling, &settled); err != nil {
+			return err
+		}
 		if old.Matches(r) && r.From == "" {
 			return nil
 		}
-		changed = true
+		changed, supersedes = true, r.OnFailed == "supersede" && old.OnFailed != "supersede"
+		change := planBackfill(old, settled, r)
 		if _, err := tx.Exec(ctx, `SELECT set_config('lockstep.actor', $1, true)`, r.Actor); err != nil {
 			return err
 		}
 		const update = `
-UPDATE outbox.sync SET patterns = $2, on_failed = $3, notify = $4, retired_at = NULL WHERE name = $1`
-		if _, err := tx.Exec(ctx, update, r.Name, r.Patterns, r.OnFailed, r.Notify); err != nil {
+UPDATE outbox.sync SET patterns = $2, on_failed = $3, notify = $4, retired_at = NULL, settled = $5 WHERE name = $1`
+		if _, err := tx.Exec(ctx, update, r.Name, r.Patterns, r.OnFailed, r.Notify, change.settled); err != nil {
 			return err
 		}
-		if r.OnFailed == "supersede" && old.OnFailed != "supersede" {
-			const keys = `SELECT coalesce(array_agg(DISTINCT key), '{}') FROM outbox.delivery WHERE sync = $1 AND state = 'failed'`
-			var failed []string
-			if err := tx.QueryRow(ctx, keys, r.Name).Scan(&failed); err != nil {
-				return err
-			}
-			if _, err := tx.Exec(ctx, supersedeFailed, r.Name, failed, s.relay); err != nil {
-				return err
-			}
-		}
-		if slices.Equal(old.Patterns, r.Patterns) && !old.Retired && r.From == "" {
+		if !change.waits && r.From == "" {
 			return nil
 		}
 		if r.From == "" {
 			r.From = "now"
 		}
-		return beginBackfill(ctx, tx, r)
+		return beginBackfill(ctx, tx, r, change)
 	})
+	if err == nil && supersedes {
+		err = s.supersedeAll(ctx, r)
+	}
 	return changed, s.judge(ctx, err)
+}
+
+// backfill is how the addition of events to a sync begins.
+type backfill struct {
+	waits   bool     // for transactions that may not see the sync's patterns as they are now
+	holds   bool     // the whole sync meanwhile
+	settled []string // what goes on meanwhile, nil without a wait or where the hold keeps back everything
+}
+
+// planBackfill says what a change of a known sync needs. A type is settled if
+// every open transaction sees a row of the sync that takes it: those that began
+// before this change, and before earlier ones whose backfill is not complete.
+func planBackfill(old Registered, settled []string, r Registration) backfill {
+	held := old.Backfilling && settled == nil
+	b := backfill{waits: old.Retired || !covers(old.Patterns, r.Patterns)}
+	switch {
+	case held:
+	case old.Retired:
+		b.settled = []string{}
+	case old.Backfilling:
+		b.settled = intersection(settled, old.Patterns)
+	case b.waits:
+		b.settled = old.Patterns
+	default:
+		b.holds = true // older events go in front of those that wait now
+	}
+	return b
+}
+
+// covers reports whether every type that one of others matches is matched by one
+// of patterns too. It may say no where the answer is yes.
+func covers(patterns, others []string) bool {
+	return !slices.ContainsFunc(others, func(other string) bool { return !covered(patterns, other) })
+}
+
+// covered takes a * of other for a character, which only a * of a pattern
+// matches: then that pattern matches whatever stands in its place.
+func covered(patterns []string, other string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return matches(p, other) })
+}
+
+// matches reports whether a pattern matches all of s: * stands for any run of
+// characters.
+func matches(pattern, s string) bool {
+	parts := strings.Split(pattern, "*")
+	rest, ok := strings.CutPrefix(s, parts[0])
+	if len(parts) == 1 || !ok {
+		return ok && rest == ""
+	}
+	last := len(parts) - 1
+	for _, part := range parts[1:last] {
+		if _, rest, ok = strings.Cut(rest, part); !ok {
+			return false
+		}
+	}
+	return strings.HasSuffix(rest, parts[last])
+}
+
+// intersection are patterns that match only types which both lists match: not
+// always all of them.
+func intersection(a, b []string) []string {
+	both := []string{}
+	for _, p := range a {
+		if covered(b, p) {
+			both = append(both, p)
+		}
+	}
+	for _, p := range b {
+		if covered(a, p) && !slices.Contains(both, p) {
+			both = append(both, p)
+		}
+	}
+	return both
+}
+
+// supersedeAll closes failed deliveries of a sync in favour of newer events.
+// Where it comes to an end early, claims do the rest.
+func (s *Store) supersedeAll(ctx context.Context, r Registration) error {
+	const page = `
+SELECT coalesce(array_agg(key), '{}')
+  FROM (SELECT DISTINCT key FROM outbox.delivery WHERE sync = $1 AND key > $2 AND state = 'failed' ORDER BY key LIMIT 500) AS p`
+	for after := ""; ; {
+		var keys []string
+		err := s.within(ctx, func(ctx context.Context) error {
+			if err := s.pool.QueryRow(ctx, page, r.Name, after).Scan(&keys); err != nil || len(keys) == 0 {
+				return err
+			}
+			_, err := s.supersede(ctx, ClaimRequest{Sync: r.Name, From: End(), Keys: keys, Wanted: r.Wanted})
+			return err
+		})
+		if err != nil || len(keys) == 0 {
+			return err
+		}
+		after = keys[len(keys)-1]
+	}
 }
 
 func insertSync(ctx context.Context, tx pgx.Tx, r Registration) error {
@@ -190,14 +294,14 @@ INSERT INTO outbox.sync (name, patterns, on_failed, notify) VALUES ($1, $2, $3, 
 	if _, err := tx.Exec(ctx, insert, r.Name, r.Patterns, r.OnFailed, r.Notify); err != nil {
 		return fmt.Errorf("register sync %q: %w", r.Name, err)
 	}
-	return beginBackfill(ctx, tx, r)
+	return beginBackfill(ctx, tx, r, backfill{waits: true, holds: true})
 }
 
-// beginBackfill puts the sync on hold and writes down which events are to be
-// added: those from a time on, and the numbers that no visible event has yet.
-// The latter are the events of transactions that are open now, which may never
-// see the sync; what they insert is known by its number, whenever they commit.
-func beginBackfill(ctx context.Context, tx pgx.Tx, r Registration) error {
+// beginBackfill writes down which events are to be added: those from a time on,
+// and the numbers that no visible event has yet. The latter are the events of
+// transactions that are open now, which may never see the change; what they
+// insert is known by its number, whenever they commit.
+func beginBackfill(ctx context.Context, tx pgx.Tx, r Registration, change backfill) error {
 	from, beginning, err := start(r.From)
 	if err != nil {
 		return fmt.Errorf("sync %q: %w", r.Name, err)
@@ -216,20 +320,34 @@ UPDATE outbox.sync
        backfill_unseen = coalesce(backfill_unseen, '{}') + (
            SELECT coalesce(range_agg(int8range(g.before + 1, g.seq)) FILTER (WHERE g.seq > g.before + 1), '{}')
                   + int8multirange(int8range(coalesce(max(g.seq), 0) + 1, NULL))
-             FROM (SELECT seq, lag(seq, 1, 0::bigint) OVER (ORDER BY seq) AS before FROM outbox.event) AS g)
+             FROM (SELECT seq, lag(seq, 1, 0::bigint) OVER (ORDER BY seq) AS before FROM outbox.event) AS g),
+       backfill_waits = backfill_waits OR $3,
+       backfill_round = backfill_round + $3::int,
+       backfill_reason = CASE WHEN $3 THEN $4 ELSE coalesce(backfill_reason, $5) END
  WHERE name = $1`
 	if t, ok := at.(time.Time); ok {
 		at = t.Format(time.RFC3339Nano)
 	}
-	if _, err := tx.Exec(ctx, work, r.Name, at); err != nil {
+	if _, err := tx.Exec(ctx, work, r.Name, at, change.waits, waitsForWriters, addsEvents); err != nil {
 		return fmt.Errorf("register sync %q: %w", r.Name, err)
 	}
-	const hold = `
-INSERT INTO outbox.hold (sync, kind, reason, by) VALUES ($1, 'backfill', 'registered; waits for transactions that began before', session_user)
-ON CONFLICT ON CONSTRAINT hold_pkey DO NOTHING`
-	_, err = tx.Exec(ctx, hold, r.Name)
+	if !change.holds {
+		return nil
+	}
+	_, err = tx.Exec(ctx, backfillHold, r.Name)
 	return err
 }
+
+// What a backfill is about.
+const (
+	waitsForWriters = "waits for transactions that began before the change"
+	addsEvents      = "retained events are being added"
+)
+
+const backfillHold = `
+INSERT INTO outbox.hold (sync, kind, reason, by)
+SELECT name, 'backfill', backfill_reason, session_user FROM outbox.sync WHERE name = $1
+ON CONFLICT ON CONSTRAINT hold_pkey DO NOTHING`
 
 // Syncs returns every registered sync by name.
 func (s *Store) Syncs(ctx context.Context) (map[string]Registered, error) {
@@ -262,12 +380,13 @@ SELECT name, patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq I
 	return byName, nil
 }
 
-// Backfill is the work of one registration: first it waits for transactions
-// that may insert events without seeing the sync, then it adds what is missing,
-// page by page. Several relays may do it at once.
+// Backfill is the work of one registration or change of patterns: first it waits
+// for transactions that may insert events without seeing it, then it adds what is
+// missing, page by page. Several relays may do it at once.
 type Backfill struct {
 	store *Store
 	sync  string
+	round int
 	open  []string // transactions still to wait for; nil before the first look
 	begun bool
 }
@@ -281,16 +400,35 @@ func (b *Backfill) Step(ctx context.Context, page int) (complete, wait bool, err
 	if wait, err := b.waitForWriters(ctx); err != nil || wait {
 		return false, wait, err
 	}
-	complete, err = b.addPage(ctx, page)
-	return complete, false, err
+	if complete, err = b.addPage(ctx, page); err != nil || !complete {
+		return false, false, err
+	}
+	for released := page; released == page; {
+		if released, err = b.store.releaseBackfilled(ctx, b.sync, page); err != nil {
+			return false, false, err // what is left is released by RecheckParked
+		}
+	}
+	return true, false, nil
 }
 
+// waitForWriters reports whether there is still somebody to wait for. The round
+// is read before the transactions: those that the list lacks began after the
+// change of that round, and see it.
 func (b *Backfill) waitForWriters(ctx context.Context) (bool, error) {
-	if b.begun && len(b.open) == 0 {
-		return false, nil
-	}
 	ctx, cancel := b.store.deadline(ctx)
 	defer cancel()
+	var waits bool
+	var round int
+	err := b.store.pool.QueryRow(ctx, `SELECT backfill_waits, backfill_round FROM outbox.sync WHERE name = $1`, b.sync).Scan(&waits, &round)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && !waits {
+		return false, nil
+	}
+	if err != nil {
+		return false, b.store.judge(ctx, err)
+	}
+	if round != b.round {
+		b.round, b.begun, b.open = round, false, nil
+	}
 	rows, err := b.store.pool.Query(ctx, `SELECT transaction, coalesce(pid, 0), coalesce(since, now()) FROM outbox.older_writers()`)
 	if err != nil {
 		return false, b.store.judge(ctx, err)
@@ -311,20 +449,27 @@ func (b *Backfill) waitForWriters(ctx context.Context) (bool, error) {
 		}
 	}
 	b.begun, b.open = true, nil
-	if len(still) == 0 {
-		return false, nil
-	}
-	oldest := slices.MinFunc(still, func(x, y writer) int { return x.Since.Compare(y.Since) })
 	for _, w := range still {
 		b.open = append(b.open, w.Transaction)
 	}
-	reason := fmt.Sprintf("registered; waits for %d transaction(s) that may not have seen it, the oldest: pid %d since %s",
-		len(still), oldest.PID, oldest.Since.UTC().Format(time.RFC3339))
-	if oldest.PID == 0 {
-		reason = fmt.Sprintf("registered; waits for %d transaction(s) that may not have seen it, one of them prepared (see pg_prepared_xacts)", len(still))
+	reason := addsEvents
+	if len(still) > 0 {
+		oldest := slices.MinFunc(still, func(x, y writer) int { return x.Since.Compare(y.Since) })
+		reason = fmt.Sprintf("waits for %d transaction(s) that may not have seen the change, the oldest: pid %d since %s",
+			len(still), oldest.PID, oldest.Since.UTC().Format(time.RFC3339))
+		if oldest.PID == 0 {
+			reason = fmt.Sprintf("waits for %d transaction(s) that may not have seen the change, one of them prepared (see pg_prepared_xacts)", len(still))
+		}
 	}
-	_, err = b.store.pool.Exec(ctx, `UPDATE outbox.hold SET reason = $2 WHERE sync = $1 AND kind = 'backfill' AND reason <> $2`, b.sync, reason)
-	return true, b.store.judge(ctx, err)
+	const note = `-- lockstep: backfill waits
+WITH changed AS (
+    UPDATE outbox.sync SET backfill_reason = $3, backfill_waits = $4
+     WHERE name = $1 AND backfill_round = $2 AND backfill_waits AND (backfill_reason IS DISTINCT FROM $3 OR NOT $4)
+    RETURNING name
+)
+UPDATE outbox.hold AS h SET reason = $3 FROM changed AS c WHERE h.sync = c.name AND h.kind = 'backfill'`
+	_, err = b.store.pool.Exec(ctx, note, b.sync, round, reason, len(still) > 0)
+	return len(still) > 0, b.store.judge(ctx, err)
 }
 
 // addPage adds the deliveries that a page of events lacks. What was finished or
@@ -336,14 +481,25 @@ func (b *Backfill) addPage(ctx context.Context, page int) (complete bool, err er
 		if err := lock(ctx, tx, retentionLock, true); err != nil {
 			return err
 		}
+		const stands = `
+SELECT backfill_seq, backfill_waits, settled IS NOT NULL AND backfill_from < 'infinity'
+  FROM outbox.sync
+ WHERE name = $1 AND backfill_seq IS NOT NULL
+   FOR NO KEY UPDATE`
 		var at int64
-		err := tx.QueryRow(ctx, `SELECT backfill_seq FROM outbox.sync WHERE name = $1 AND backfill_seq IS NOT NULL FOR NO KEY UPDATE`, b.sync).Scan(&at)
+		var waits, older bool
+		err := tx.QueryRow(ctx, stands, b.sync).Scan(&at, &waits, &older)
 		if errors.Is(err, pgx.ErrNoRows) {
 			complete = true // another relay was faster
 			return nil
 		}
-		if err != nil {
+		if err != nil || waits { // changed once more since: the next step waits
 			return err
+		}
+		if older { // they go in front of those that are due now
+			if _, err := tx.Exec(ctx, backfillHold, b.sync); err != nil {
+				return err
+			}
 		}
 		const add = `-- lockstep: backfill
 WITH page AS MATERIALIZED (
@@ -388,14 +544,44 @@ SELECT count(*), max(seq) FROM page`
 		}
 		complete = true
 		const finish = `
-UPDATE outbox.sync SET backfill_seq = NULL, backfill_from = NULL, backfill_unseen = NULL WHERE name = $1`
+UPDATE outbox.sync
+   SET backfill_seq = NULL, backfill_from = NULL, backfill_unseen = NULL, backfill_reason = NULL, settled = NULL
+ WHERE name = $1`
 		if _, err := tx.Exec(ctx, finish, b.sync); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `DELETE FROM outbox.hold WHERE sync = $1 AND kind = 'backfill'`, b.sync)
+		if _, err := tx.Exec(ctx, `DELETE FROM outbox.hold WHERE sync = $1 AND kind = 'backfill'`, b.sync); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, releaseBackfilled, b.sync, page)
 		return err
 	})
 	return complete, b.store.judge(ctx, err)
+}
+
+// releaseBackfilled makes deliveries ordinary that waited for a backfill which is
+// complete. One that somebody holds is left for the next time. So is that of a
+// writer who began before the end and commits after it.
+const releaseBackfilled = `-- lockstep: release backfilled
+WITH waiting AS MATERIALIZED (
+    SELECT d.ctid AS tid
+      FROM outbox.delivery AS d
+     WHERE d.sync = $1 AND d.error_class = 'backfill' AND d.state = 'queued'
+       AND (SELECT s.settled IS NULL FROM outbox.sync AS s WHERE s.name = $1)
+     ORDER BY d.event_seq
+     LIMIT $2
+       FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE outbox.delivery AS d
+   SET state = 'pending', due_at = clock_timestamp(), error_class = NULL, error = NULL
+  FROM waiting AS w
+ WHERE d.ctid = w.tid`
+
+func (s *Store) releaseBackfilled(ctx context.Context, sync string, page int) (int, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	tag, err := s.pool.Exec(ctx, releaseBackfilled, sync, page)
+	return int(tag.RowsAffected()), s.judge(ctx, err)
 }
 
 // inTx runs do in a transaction that may take twelve times as long as another

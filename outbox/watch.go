@@ -26,6 +26,7 @@ type Status struct {
 	HoldReason       *string        `json:"hold_reason"`
 	HoldBy           *string        `json:"hold_by"`
 	RetiredAt        *time.Time     `json:"retired_at"`
+	Backfill         *string        `json:"backfill"` // what the addition of events waits for or does
 }
 
 // Status returns how every sync stands, and last the row without a sync, whose

@@ -138,7 +138,7 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	}
 	before := w.cursor
 	request := outbox.ClaimRequest{
-		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: page, Pass: w.pass, Fresh: w.fresh, Lease: p.relay.config.Lease,
+		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: page, Pass: w.pass, Fresh: w.fresh, Lease: p.relay.config.Lease, Wanted: p.wanted(),
 	}
 	// A stop must not lose the answer: what was claimed is then released.
 	claims, err := p.relay.store.Claim(attempts, request)

@@ -50,3 +50,16 @@ func (f *Filter) Match(ev outbox.Event) (bool, error) {
 	}
 	return match, nil
 }
+
+// Wanted reports whether a sync with this filter sends ev, or fails it where
+// everybody can see it: an event for which the condition cannot be evaluated is
+// wanted too. It is what [outbox.ClaimRequest] asks for.
+func (f *Filter) Wanted(ev outbox.Event) (wanted bool) {
+	defer func() {
+		if recover() != nil {
+			wanted = true // the attempt says what is wrong
+		}
+	}()
+	match, err := f.Match(ev)
+	return match || err != nil
+}

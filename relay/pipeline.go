@@ -159,6 +159,14 @@ func (p *pipeline) setHold(h *outbox.Hold) {
 	}
 }
 
+// wanted is the sync's filter for [outbox.ClaimRequest], nil without a condition.
+func (p *pipeline) wanted() func(outbox.Event) bool {
+	if p.filter.expr == nil {
+		return nil
+	}
+	return p.filter.Wanted
+}
+
 // probe sends one delivery in spite of an auth or breaker hold, if no other
 // relay is just doing that. What was due before the first of a key, which has
 // failed, stands in front of it: it is parked page by page until one is found.
@@ -170,7 +178,7 @@ func (p *pipeline) probe(ctx, attempts context.Context) error {
 	}
 	p.probes.Store(int64(probes))
 	var claims outbox.Claims
-	request := outbox.ClaimRequest{Sync: p.sync.Name, Budget: 1, Page: maxPage, Lease: lease, Probe: true}
+	request := outbox.ClaimRequest{Sync: p.sync.Name, Budget: 1, Page: maxPage, Lease: lease, Probe: true, Wanted: p.wanted()}
 	until := time.Now().Add(lease / 2)
 	for {
 		p.claiming.begin()
@@ -260,7 +268,7 @@ func (p *pipeline) sendSuspect(attempts context.Context, probe bool) {
 	}
 	lease, started := p.relay.config.Lease, time.Now()
 	claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
-		Sync: p.sync.Name, Budget: 1, Page: leastPage, Lease: lease, Solo: true, Probe: probe,
+		Sync: p.sync.Name, Budget: 1, Page: leastPage, Lease: lease, Solo: true, Probe: probe, Wanted: p.wanted(),
 	})
 	if err != nil {
 		p.relay.complain(attempts, "claim deliveries", err, "sync", p.sync.Name)

@@ -196,6 +196,7 @@ type claimCounter struct{ atomic.Int64 }
 func (*claimCounter) Attempt(string, string, time.Duration) {}
 func (*claimCounter) LeaseLost(string)                      {}
 func (*claimCounter) Clock(time.Duration)                   {}
+func (*claimCounter) LogAhead(int)                          {}
 func (c *claimCounter) Claim(string, int, time.Duration)    { c.Add(1) }
 
 type flakyReader struct {

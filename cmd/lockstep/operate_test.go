@@ -70,6 +70,11 @@ syncs:
 	relay := w.as(roleRelay)
 	relay.run("sync", "apply", "CourtCalendarSync").wants(t, 0, "applied (differs")
 	relay.run("sync", "apply", "CourtCalendarSync").wants(t, 0, "unchanged")
+	auditor := w.as(roleAuditor)
+	auditor.run("status").wants(t, 0, "events are being added: waits for transactions that began before the change")
+	if rows := decode[[]statusRow](t, auditor.run("status", "-o", "json").wants(t, 0)); !slices.ContainsFunc(rows, func(s statusRow) bool { return s.Backfill != nil && s.Hold == nil }) {
+		t.Errorf("status tells of no addition of events: %+v", rows)
+	}
 	relay.run("sync", "apply", "ClinicSync", "--from", "now").wants(t, 0, "running relays add retained events from now")
 	relay.run("sync", "apply", "--from", "now").wants(t, exitUsage, "name the syncs")
 	relay.run("sync", "apply", "NoSync").wants(t, exitUsage, "it has CourtCalendarSync, ClinicSync")
@@ -79,6 +84,25 @@ syncs:
 	rows := decode[[]syncRow](t, w.run("sync", "list", "-o", "json"))
 	if len(rows) != 2 || *rows[1].InFile || !*rows[0].InFile || !rows[1].Registered {
 		t.Errorf("got %+v", rows)
+	}
+}
+
+// What the filter leaves out is never sent: it does not make a failed event good.
+func TestSyncApplyOfSupersedeAsksTheFilter(t *testing.T) {
+	w := newWorld(t)
+	w.court.answers(refuses("H-2", "H-3"))
+	filtered, sent := w.emit("H-2", `{"hearingId":"H-2"}`), w.emit("H-3", `{"hearingId":"H-3"}`)
+	w.emit("H-2", `{"hearingId":"H-2b", "court": "elsewhere"}`)
+	w.emit("H-3", `{"hearingId":"H-3b"}`)
+	w.relayUntil(`SELECT count(*) FILTER (WHERE state = 'failed') = 2 AND count(*) FILTER (WHERE state = 'queued') = 2 FROM outbox.delivery`)
+	w.configure(strings.ReplaceAll(strings.ReplaceAll(courtYAML, "%s", w.court.URL), "    retry:", "    on_failed: supersede\n    retry:"))
+	relay := w.as(roleRelay)
+	relay.env["COURT_TOKEN"] = w.env["COURT_TOKEN"]
+	relay.run("sync", "apply").wants(t, 0, "on_failed is supersede in the file")
+	for id, want := range map[string]bool{filtered: false, sent: true} {
+		if got := ask[bool](w, `SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE event_id = $1 AND outcome = 'superseded')`, id); got != want {
+			t.Errorf("%s is superseded: %t, want %t", id, got, want)
+		}
 	}
 }
 

@@ -32,6 +32,7 @@ type statusRow struct {
 	OldestSeconds *float64   `json:"oldest_pending_age_seconds"`
 	LastDelivered *time.Time `json:"last_delivered_at"`
 	RetiredAt     *time.Time `json:"retired_at"`
+	Backfill      *string    `json:"backfill"`
 	Note          string     `json:"note,omitempty"`
 }
 
@@ -49,6 +50,9 @@ func (s statusRow) Cells() []string {
 	}
 	if s.Hold != nil {
 		notes = append(notes, s.holdNote())
+	}
+	if s.Backfill != nil && deref(s.Hold) != string(outbox.HoldBackfill) { // that hold says the same
+		notes = append(notes, "events are being added: "+*s.Backfill)
 	}
 	n := func(v int64) string { return fmt.Sprint(v) }
 	return []string{
@@ -87,7 +91,7 @@ func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Re
 		row := statusRow{
 			Sync: s.Sync, Hold: s.Hold, HoldUntil: s.HoldUntil, HoldReason: s.HoldReason, HoldBy: s.HoldBy,
 			DueNow: s.DueNow, Pending: s.Pending, Queued: s.Queued, Retry: s.Retry, Sending: s.Sending, Failed: s.Failed,
-			BlockedKeys: s.BlockedKeys, LastDelivered: s.LastDeliveredAt, RetiredAt: s.RetiredAt, Note: notes[deref(s.Sync)],
+			BlockedKeys: s.BlockedKeys, LastDelivered: s.LastDeliveredAt, RetiredAt: s.RetiredAt, Backfill: s.Backfill, Note: notes[deref(s.Sync)],
 		}
 		if s.OldestPendingAge != nil {
 			seconds := s.OldestPendingAge.Seconds()
@@ -133,7 +137,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Short: "Show how the syncs stand",
 		Long: `Show how the syncs stand: hold, open deliveries by state, keys that are blocked
 by a failed or retried event, the age of the oldest delivery that is neither
-finished nor failed. Syncs of the database that are not in the configuration
+finished nor failed, and what the addition of events to a sync waits for. Syncs of the database that are not in the configuration
 file are named orphaned. Times are UTC. The login needs outbox_auditor.
 
 With --max-lag the command is a check: it exits with 3 when a delivery is older

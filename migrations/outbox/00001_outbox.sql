@@ -121,13 +121,23 @@ CREATE TABLE outbox.sync (
     backfill_from     timestamptz,
     backfill_unseen   int8multirange,
     backfill_seq      bigint,
+    -- It begins when the transactions have ended that may not see the latest change of the patterns.
+    backfill_waits    boolean     NOT NULL DEFAULT false,
+    backfill_round    int         NOT NULL DEFAULT 0,
+    backfill_reason   text,
+    -- While patterns are being added to a running sync: those of which every open transaction knows. Deliveries of
+    -- other types wait. Null when none are being added, or when a hold keeps back everything.
+    settled           text[],
     likes             text[]      NOT NULL GENERATED ALWAYS AS (outbox.like_patterns(patterns)) STORED,
+    settled_likes     text[]      NOT NULL GENERATED ALWAYS AS (outbox.like_patterns(settled)) STORED,
     CONSTRAINT sync_pkey PRIMARY KEY (name),
     CONSTRAINT sync_name_form CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$'),
     CONSTRAINT sync_patterns_not_empty CHECK (cardinality(patterns) > 0),
     CONSTRAINT sync_on_failed_known CHECK (on_failed IN ('block', 'supersede'))
 );
 COMMENT ON TABLE outbox.sync IS 'Registered connections and the strongest reason why each sends nothing for now.';
+COMMENT ON COLUMN outbox.sync.backfill_reason IS 'What the addition of events waits for or does, such as the oldest transaction''s pid; null when none is under way.';
+COMMENT ON COLUMN outbox.sync.backfill_round IS 'Counts the changes of the patterns whose end is waited for: a relay that waits for an older one begins anew.';
 
 CREATE TABLE outbox.hold (
     sync   text        COLLATE "C" NOT NULL,
@@ -220,6 +230,7 @@ CREATE TABLE outbox.delivery (
         autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE outbox.delivery IS 'Open work only: a finished delivery leaves this table, its history is in outbox.delivery_log.';
 COMMENT ON COLUMN outbox.delivery.event_seq IS 'Place in the key''s line: the event''s seq or, for a replay, a new number of that sequence. Join events by event_id.';
+COMMENT ON COLUMN outbox.delivery.error_class IS 'Of the last attempt. Of a queued delivery also: "backfill" waits until its type is fully added to the sync, "not_newer" does not supersede the failed one in front.';
 COMMENT ON COLUMN outbox.delivery.attempts IS 'Recorded attempts of this life; a requeue starts a new one. total_attempts is never reset.';
 COMMENT ON COLUMN outbox.delivery.charged IS 'Attempts of this life that count for the retry budget (throttle, auth and own faults do not).';
 COMMENT ON COLUMN outbox.delivery.spent_ms IS 'Retry budget used in this life, in milliseconds: attempts and the delays between them, holds excluded.';
@@ -237,6 +248,9 @@ CREATE INDEX delivery_suspect ON outbox.delivery (sync, event_seq) WHERE suspect
 
 -- Open replays, and what was requeued with another body: few. A claim looks whether one is under way behind it.
 CREATE INDEX delivery_replay ON outbox.delivery (sync, key, event_seq) WHERE revision > 1;
+
+-- What waits for the end of a backfill: nothing, mostly. A claim changes no error class, so it stays a HOT update.
+CREATE INDEX delivery_backfill ON outbox.delivery (sync, event_seq) WHERE error_class = 'backfill';
 
 -- Log ------------------------------------------------------------------------
 CREATE SEQUENCE outbox.delivery_log_id_seq AS bigint;
@@ -443,6 +457,8 @@ COMMENT ON COLUMN outbox.external_ref.event_seq IS 'seq of the event that was an
 
 -- Fan-out --------------------------------------------------------------------
 -- It only inserts: it decides nothing about order and locks nothing, so writers never meet the relay.
+-- While types are being added to a running sync, their deliveries wait in the line: transactions that do not know of
+-- the change may still write earlier events of them.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.fan_out() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -452,10 +468,14 @@ DECLARE
     several    boolean;
     listening  boolean;
 BEGIN
-    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, due_at, created_at)
-    SELECT s.name, e.key, e.seq, e.id, written_at, written_at
+    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, state, due_at, created_at, error_class, error)
+    SELECT s.name, e.key, e.seq, e.id,
+           CASE WHEN added.waits THEN 'queued' ELSE 'pending' END, CASE WHEN added.waits THEN 'infinity' ELSE written_at END, written_at,
+           CASE WHEN added.waits THEN 'backfill' END,
+           CASE WHEN added.waits THEN 'its type was added to the sync, and earlier events of it may still be missing' END
       FROM new_event AS e
-      JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes);
+      JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes)
+     CROSS JOIN LATERAL (SELECT s.settled IS NOT NULL AND NOT e.type LIKE ANY (s.settled_likes) AS waits) AS added;
     matched := FOUND;
     -- Every writer waits for this function, and starting a statement is most of its cost. One event that went
     -- somewhere is not unmatched; only several may be mixed.
@@ -487,7 +507,8 @@ CREATE TRIGGER fan_out AFTER INSERT ON outbox.event
 -- its own, so it sees what was parked meanwhile. Who holds the row only so that it stays, to park or discard the one
 -- behind it, is no hindrance. Who holds it more strongly is waited for, but not for long: a claim lets go at once, an
 -- operator's transaction may not, and then the relay's slow check finds the row.
--- Where failed ones are superseded, the one behind a failed one is woken too: claiming it makes way.
+-- Where failed ones are superseded, the one behind a failed one is woken too: a claim that meets it judges it anew.
+-- What waits for a backfill is left to the end of that.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.promote_next(sync text, key text, place bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
@@ -502,13 +523,17 @@ BEGIN
        AND NOT (first.state = 'failed' AND s.on_failed = 'supersede')
      ORDER BY first.event_seq
      LIMIT 1;
+    IF next.state = 'queued' AND next.error_class = 'backfill' THEN
+        RETURN;
+    END IF;
     IF next.event_seq > place AND next.state IN ('queued', 'pending') THEN -- a walk may have passed what is pending
         -- It may be discarded next: locked for the reason given in complete_requeue.
         PERFORM FROM outbox.delivery AS d
           WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq
             FOR UPDATE;
         UPDATE outbox.delivery AS d
-           SET state = 'pending', due_at = clock_timestamp()
+           SET state = 'pending', due_at = clock_timestamp(), error_class = nullif(d.error_class, 'not_newer'),
+               error = CASE WHEN d.error_class = 'not_newer' THEN NULL ELSE d.error END
          WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq AND d.state = next.state;
     END IF;
 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
@@ -906,14 +931,14 @@ SELECT s.name AS sync, h.kind AS hold,
        coalesce(o.due_now, 0) AS due_now, coalesce(o.pending, 0) AS pending, coalesce(o.queued, 0) AS queued,
        coalesce(o.retry, 0) AS retry, coalesce(o.sending, 0) AS sending, coalesce(o.failed, 0) AS failed,
        coalesce(b.keys, 0) AS blocked_keys, o.oldest_pending_age, s.last_delivered_at,
-       h.until AS hold_until, h.reason AS hold_reason, h.by AS hold_by, s.retired_at
+       h.until AS hold_until, h.reason AS hold_reason, h.by AS hold_by, s.retired_at, s.backfill_reason AS backfill
   FROM outbox.sync AS s
   LEFT JOIN held AS h ON h.sync = s.name
   LEFT JOIN open AS o ON o.sync = s.name
   LEFT JOIN blocked AS b ON b.sync = s.name
 UNION ALL
-SELECT NULL, NULL, 0, (SELECT count(*) FROM outbox.unmatched), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL;
-COMMENT ON VIEW outbox.status IS 'One row per sync. In the row without a sync, pending counts the events that no sync matched.';
+SELECT NULL, NULL, 0, (SELECT count(*) FROM outbox.unmatched), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+COMMENT ON VIEW outbox.status IS 'One row per sync; backfill says what the addition of events waits for or does. In the row without a sync, pending counts the events that no sync matched.';
 
 -- Says in one sentence what an open delivery waits for, apart from its key and its sync's holds.
 -- +goose StatementBegin
@@ -929,7 +954,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            WHEN 'retry' THEN
                 CASE WHEN d.due_at > clock_timestamp() THEN format('not due until %s', d.due_at) ELSE 'due now for its next attempt' END
                 || format(' after %s attempt(s), the last one: %s: %s', d.attempts, coalesce(d.error_class, 'transient'), coalesce(d.error, 'no reason recorded'))
-           WHEN 'queued' THEN 'parked, though nothing of its key is in front of it any more; a running relay''s next check wakes it'
+           WHEN 'queued' THEN
+                CASE WHEN d.error_class = 'backfill' THEN 'held back: ' || d.error
+                     ELSE 'parked, though nothing of its key is in front of it any more; a running relay''s next check wakes it' END
            ELSE CASE WHEN d.due_at > clock_timestamp() THEN format('not due until %s', d.due_at) ELSE format('due since %s, waits for a relay to claim it', d.due_at) END
            END
 $$;
@@ -971,8 +998,15 @@ BEGIN
              ORDER BY f.event_seq LIMIT 1;
             IF FOUND THEN
                 said := format('waits behind event %s of key %s, which is %s', front.event_id, front.key, outbox.describe(front));
+                IF d.state = 'queued' AND d.error_class IN ('backfill', 'not_newer') THEN
+                    said := said || '; ' || d.error;
+                END IF;
             ELSE
+                front := d;
                 said := outbox.describe(d);
+            END IF;
+            IF s.backfill_reason IS NOT NULL AND 'backfill' IN (front.error_class, d.error_class) THEN
+                said := said || '; ' || s.backfill_reason;
             END IF;
             FOR h IN SELECT * FROM outbox.hold AS o
                       WHERE o.sync = s.name AND (o.kind NOT IN ('throttle', 'window') OR o.until IS NULL OR o.until > clock_timestamp())
@@ -1011,8 +1045,7 @@ BEGIN
             RETURN NEXT format('%s: not sent: the sync was retired at %s, before the event was written at %s', s.name, s.retired_at, e.inserted_at);
         ELSIF s.matches AND s.backfill_seq IS NOT NULL THEN
             known := true;
-            RETURN NEXT format('%s: the sync is being registered; retained events are still being added%s', s.name,
-                (SELECT format(' (%s)', o.reason) FROM outbox.hold AS o WHERE o.sync = s.name AND o.kind = 'backfill'));
+            RETURN NEXT format('%s: events are still being added to the sync%s', s.name, coalesce(' (' || s.backfill_reason || ')', ''));
         ELSIF s.matches THEN
             known := true;
             RETURN NEXT format('%s: not sent: written at %s, before the sync took events of type %s (registered at %s; lockstep sync apply with from: adds older events)',

@@ -1,0 +1,426 @@
+package migrations_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// widening is a running sync that takes old:*, and comes to take more.
+type widening struct {
+	t        *testing.T
+	url      string
+	admin    db
+	operator db
+	relay    *outbox.Store
+}
+
+func newWidening(t *testing.T) *widening {
+	t.Helper()
+	url := pgtest.New(t)
+	w := &widening{t: t, url: url, admin: connect(t, url), operator: as(t, url, "outbox_operator"), relay: store(t, url)}
+	_, err := w.relay.Register(t.Context(), []outbox.Registration{{Name: "court", Patterns: []string{"old:*"}, OnFailed: "block"}})
+	must(t, err)
+	backfill(t, w.relay, "court")
+	return w
+}
+
+func (w *widening) apply(from string, patterns ...string) {
+	w.t.Helper()
+	changed, err := w.relay.Apply(w.t.Context(), outbox.Registration{Name: "court", Patterns: patterns, OnFailed: "block", From: from})
+	must(w.t, err)
+	if !changed {
+		w.t.Fatalf("applying %v changed nothing", patterns)
+	}
+}
+
+// writer is a session that has taken its snapshot, where its level keeps one.
+func (w *widening) writer(level string) db {
+	w.t.Helper()
+	d := connect(w.t, w.url)
+	d.do("BEGIN ISOLATION LEVEL " + level)
+	one[int](d, "SELECT count(*)::int FROM outbox.sync")
+	return d
+}
+
+// write inserts an event whose id is told by its name: a key and a number.
+func write(d db, typ, name string) {
+	d.t.Helper()
+	key, _, _ := strings.Cut(name, "-")
+	d.do("INSERT INTO outbox.event (type, key, payload, headers) VALUES ($1, $2, '{}', jsonb_build_object('name', $3::text))", typ, key, name)
+}
+
+// expect compares what is open, in line, and by which state.
+func (w *widening) expect(when, want string) {
+	w.t.Helper()
+	got := strings.Join(list[string](w.admin, `
+SELECT concat_ws(' ', e.headers ->> 'name', d.state, CASE WHEN d.state = 'queued' THEN d.error_class END)
+  FROM outbox.delivery AS d JOIN outbox.event AS e ON e.id = d.event_id ORDER BY d.key, d.event_seq`), ", ")
+	if got != want {
+		w.t.Errorf("%s: open are %q, want %q", when, got, want)
+	}
+}
+
+// waits lets a backfill look, which has to wait.
+func (w *widening) waits(b *outbox.Backfill) {
+	w.t.Helper()
+	for range 2 {
+		complete, wait, err := b.Step(w.t.Context(), 100)
+		if err != nil || complete || !wait {
+			w.t.Fatalf("step: complete %t, wait %t, %v; want it to wait", complete, wait, err)
+		}
+	}
+}
+
+// completes steps until the end, and returns at how many steps the sync was on hold.
+func (w *widening) completes(b *outbox.Backfill, page int) (held int) {
+	w.t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; {
+		complete, _, err := b.Step(w.t.Context(), page)
+		must(w.t, err)
+		if complete {
+			break
+		}
+		if one[bool](w.admin, "SELECT hold_kind IS NOT NULL FROM outbox.sync") {
+			held++
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("the backfill is not complete after 10 s: %s", one[string](w.admin, "SELECT coalesce(backfill_reason, 'no reason') FROM outbox.sync"))
+		}
+	}
+	if one[bool](w.admin, "SELECT backfill_reason IS NOT NULL OR settled IS NOT NULL OR hold_kind IS NOT NULL FROM outbox.sync") {
+		w.t.Error("the sync still says that events are being added")
+	}
+	return held
+}
+
+// deliver sends what can be sent until nothing is left to claim, and returns what.
+func (w *widening) deliver() []string {
+	w.t.Helper()
+	var names []string
+	for {
+		claims := claim(w.t, w.relay, 10)
+		if len(claims) == 0 {
+			return names
+		}
+		for len(claims) > 0 {
+			var results []outbox.Result
+			for _, d := range claims {
+				names = append(names, d.Event.Headers["name"])
+				results = append(results, delivered(d))
+			}
+			r := w.relay.Record(w.t.Context(), results, outbox.ClaimRequest{Sync: "court", Budget: 10, Lease: time.Minute})
+			must(w.t, r.Err)
+			if len(r.Claims.Asleep) > 0 {
+				w.t.Errorf("asleep: %v", r.Claims.Asleep)
+			}
+			claims = r.Claims.Deliveries
+		}
+	}
+}
+
+func (w *widening) delivers(when string, want ...string) {
+	w.t.Helper()
+	if got := w.deliver(); !slices.Equal(got, want) {
+		w.t.Errorf("%s: delivered %v, want %v", when, got, want)
+	}
+}
+
+func TestWiderPatternsBesideOpenWriters(t *testing.T) {
+	for _, level := range []string{"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"} {
+		t.Run(level, func(t *testing.T) {
+			w := newWidening(t)
+			write(w.admin, "new:a", "k-0") // committed before: not taken
+			older := w.writer(level)
+			write(older, "new:a", "a-1")
+			w.apply("", "old:*", "new:*")
+			b := w.relay.NewBackfill("court")
+			w.waits(b)
+			write(older, "new:a", "a-2")
+			write(older, "old:a", "b-1")
+			newer := connect(t, w.url)
+			newer.do("BEGIN")
+			write(newer, "new:a", "c-1")
+			write(w.admin, "old:a", "c-2")
+			write(w.admin, "new:a", "d-1")
+			write(w.admin, "old:a", "d-2")
+			write(w.admin, "old:a", "e-1")
+			w.waits(b)
+			w.delivers("beside the open writers", "c-2", "e-1")
+			w.expect("beside the open writers", "d-1 queued backfill, d-2 queued")
+			pid := one[string](older, "SELECT pg_backend_pid()::text")
+			if why := one[string](w.operator, "SELECT backfill FROM outbox.status WHERE hold IS NULL AND sync = 'court'"); !strings.Contains(why, "pid "+pid) {
+				t.Errorf("status says %q, want it to name pid %s", why, pid)
+			}
+			older.do("COMMIT")
+			w.completes(b, 1)
+			newer.do("COMMIT")
+			if _, _, err := w.relay.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100); err != nil {
+				t.Fatal(err)
+			}
+			got := w.deliver()
+			if w.expect("at the end", ""); len(got) != 6 {
+				t.Errorf("delivered %v, want the other six", got)
+			}
+			for _, key := range []string{"a", "d"} { // each in order
+				of := slices.DeleteFunc(slices.Clone(got), func(name string) bool { return name[:1] != key })
+				if want := []string{key + "-1", key + "-2"}; !slices.Equal(of, want) {
+					t.Errorf("delivered %v, want %v", of, want)
+				}
+			}
+		})
+	}
+}
+
+// A transaction that began between two changes sees the first and not the second.
+func TestSecondChangeOfPatternsIsWaitedForToo(t *testing.T) {
+	w := newWidening(t)
+	first := w.writer("REPEATABLE READ")
+	w.apply("", "old:*", "new:*")
+	b := w.relay.NewBackfill("court")
+	w.waits(b)
+	second := w.writer("REPEATABLE READ")
+	w.apply("", "old:*", "new:*", "third:*")
+	first.do("COMMIT")
+	w.waits(b)
+	write(second, "third:a", "a-1")
+	second.do("COMMIT")
+	w.completes(b, 100)
+	w.delivers("at the end", "a-1")
+}
+
+// What was narrowed meanwhile is not settled any more when it comes back.
+func TestNarrowerPatternsDuringABackfill(t *testing.T) {
+	w := newWidening(t)
+	first := w.writer("REPEATABLE READ")
+	w.apply("", "old:*", "new:*")
+	write(w.admin, "new:a", "a-1")
+	w.apply("", "old:a")
+	write(w.admin, "old:a", "b-1")
+	write(w.admin, "old:b", "b-2") // not taken
+	narrow := w.writer("REPEATABLE READ")
+	w.apply("", "old:*")
+	write(w.admin, "old:a", "c-1")
+	write(w.admin, "old:b", "d-1")
+	w.delivers("old:a never stopped", "b-1", "c-1")
+	w.expect("the others wait", "a-1 queued backfill, d-1 queued backfill")
+	b := w.relay.NewBackfill("court")
+	w.waits(b)
+	first.do("COMMIT")
+	w.waits(b)
+	write(narrow, "old:b", "e-1")
+	narrow.do("COMMIT")
+	w.completes(b, 100)
+	w.delivers("at the end", "a-1", "b-2", "d-1", "e-1")
+}
+
+func TestNarrowerPatternsWaitForNobody(t *testing.T) {
+	for _, change := range [][]string{{"old:a"}, {"old:*:x", "old:a"}, {"old:*"}} {
+		w := newWidening(t)
+		w.writer("REPEATABLE READ")
+		if !slices.Equal(change, []string{"old:*"}) {
+			w.apply("", change...)
+		}
+		if one[bool](w.admin, "SELECT backfill_seq IS NOT NULL OR hold_kind IS NOT NULL FROM outbox.sync") {
+			t.Errorf("a change to %v waits for open transactions", change)
+		}
+	}
+}
+
+func TestPatternsThatMayTakeMoreWait(t *testing.T) {
+	for _, change := range [][]string{{"*"}, {"old*"}, {"*:a"}, {"old:*", "x"}} {
+		w := newWidening(t)
+		w.writer("REPEATABLE READ")
+		w.apply("", change...)
+		w.waits(w.relay.NewBackfill("court"))
+		write(w.admin, "old:a", "a-1") // taken before, too
+		w.expect(fmt.Sprint(change), "a-1 pending")
+	}
+}
+
+// Whoever takes it over waits for what is open then, and not once more after the wait.
+func TestRelayThatDiesDuringABackfill(t *testing.T) {
+	w := newWidening(t)
+	first := w.writer("REPEATABLE READ")
+	w.apply("", "old:*", "new:*")
+	write(w.admin, "new:a", "k-2")
+	w.waits(w.relay.NewBackfill("court"))
+	write(first, "new:a", "a-1")
+	b := w.relay.NewBackfill("court")
+	w.waits(b)
+	first.do("COMMIT")
+	if complete, wait, err := b.Step(t.Context(), 1); complete || wait || err != nil {
+		t.Fatalf("step: complete %t, wait %t, %v; want a page to be added", complete, wait, err)
+	}
+	last := w.writer("REPEATABLE READ") // sees the change
+	w.completes(w.relay.NewBackfill("court"), 1)
+	w.delivers("at the end", "k-2", "a-1")
+	last.do("COMMIT")
+}
+
+func TestNobodyWakesWhatWaitsForABackfill(t *testing.T) {
+	w := newWidening(t)
+	older := w.writer("REPEATABLE READ")
+	w.apply("", "old:*", "new:*")
+	write(w.admin, "old:a", "k-1")
+	write(w.admin, "old:a", "k-2")
+	write(w.admin, "new:a", "k-3")
+	write(w.admin, "old:a", "k-4")
+	claims := claim(t, w.relay, 10)
+	r := w.relay.Record(t.Context(), []outbox.Result{delivered(claims[0])}, outbox.ClaimRequest{Sync: "court", Budget: 10, Lease: time.Minute, From: outbox.End()})
+	must(t, r.Err)
+	r = w.relay.Record(t.Context(), []outbox.Result{delivered(r.Claims.Deliveries[0])}, outbox.ClaimRequest{Sync: "court", Budget: 10, Lease: time.Minute, From: outbox.End()})
+	must(t, r.Err)
+	if len(r.Claims.Deliveries) > 0 || len(r.Claims.Asleep) > 0 || r.Claims.Woken {
+		t.Errorf("a recording goes on with %+v, want nothing", r.Claims)
+	}
+	const want = "k-3 queued backfill, k-4 queued"
+	w.expect("after the recording", want)
+	if woken, _, err := w.relay.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100); woken != 0 || err != nil {
+		t.Errorf("the net woke %d, %v", woken, err)
+	}
+	w.expect("after the net", want)
+	w.delivers("after all of it")
+	older.do("COMMIT")
+	w.completes(w.relay.NewBackfill("court"), 100)
+	w.delivers("at the end", "k-3", "k-4")
+}
+
+func TestOperatorAndWhatWaitsForABackfill(t *testing.T) {
+	event := func(w *widening, name string) string {
+		return one[string](w.admin, "SELECT id::text FROM outbox.event WHERE headers ->> 'name' = $1", name)
+	}
+	begin := func(t *testing.T) (*widening, *outbox.Backfill, db) {
+		t.Helper()
+		w := newWidening(t)
+		older := w.writer("REPEATABLE READ")
+		w.apply("", "old:*", "new:*")
+		write(w.admin, "old:a", "k-1")
+		write(w.admin, "new:a", "k-2")
+		write(w.admin, "old:a", "k-3")
+		write(w.admin, "new:a", "k-4")
+		claim(t, w.relay, 10)
+		w.expect("at the beginning", "k-1 sending, k-2 queued backfill, k-3 queued, k-4 queued backfill")
+		b := w.relay.NewBackfill("court")
+		w.waits(b)
+		return w, b, older
+	}
+	t.Run("a discard is for good, and lets the next go", func(t *testing.T) {
+		w, b, older := begin(t)
+		w.operator.do("SELECT outbox.discard('court', $1, 'r')", event(w, "k-2"))
+		w.admin.deliver(event(w, "k-1"))
+		w.expect("after the discard", "k-3 pending, k-4 queued backfill")
+		w.delivers("after the discard", "k-3")
+		older.do("COMMIT")
+		w.completes(b, 1)
+		w.delivers("at the end", "k-4")
+	})
+	t.Run("a discard of the one in front does not wake it", func(t *testing.T) {
+		w, b, older := begin(t)
+		w.admin.fail(event(w, "k-1"))
+		w.operator.do("SELECT outbox.discard('court', $1, 'r')", event(w, "k-1"))
+		w.expect("after the discard", "k-2 queued backfill, k-3 queued, k-4 queued backfill")
+		older.do("COMMIT")
+		w.completes(b, 1)
+		w.delivers("at the end", "k-2", "k-3", "k-4")
+	})
+	t.Run("a requeue is refused", func(t *testing.T) {
+		w, _, _ := begin(t)
+		w.operator.refuses(wrongState, "SELECT outbox.requeue('court', event_id => $1)", []string{"it is queued"}, event(w, "k-2"))
+		w.operator.refuses(wrongState, "UPDATE outbox.delivery SET state = 'pending' WHERE event_id = $1", []string{"Only failed"}, event(w, "k-2"))
+	})
+	for _, end := range []string{"COMMIT", "ROLLBACK"} {
+		t.Run("an open discard beside the end, "+end, func(t *testing.T) {
+			w, b, older := begin(t)
+			w.operator.do("BEGIN")
+			w.operator.do("SELECT outbox.discard('court', $1, 'r')", event(w, "k-4"))
+			older.do("COMMIT")
+			w.completes(b, 1)
+			w.expect("beside the open discard", "k-1 sending, k-2 pending, k-3 queued, k-4 queued backfill")
+			w.operator.do(end)
+			woken, _, err := w.relay.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100)
+			must(t, err)
+			if want := map[string]int{"COMMIT": 0, "ROLLBACK": 1}[end]; woken != want {
+				t.Errorf("the net woke %d, want %d", woken, want)
+			}
+		})
+	}
+}
+
+// A writer may begin during a backfill and commit after its end.
+func TestWriterThatCommitsAfterTheEndOfABackfill(t *testing.T) {
+	w := newWidening(t)
+	older := w.writer("REPEATABLE READ")
+	w.apply("", "old:*", "new:*")
+	b := w.relay.NewBackfill("court")
+	w.waits(b)
+	during := w.writer("REPEATABLE READ")
+	write(during, "new:a", "k-1")
+	older.do("COMMIT")
+	w.completes(b, 100)
+	write(during, "new:a", "k-2")
+	during.do("COMMIT")
+	w.expect("committed late", "k-1 queued backfill, k-2 queued backfill")
+	if woken, _, err := w.relay.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100); woken != 2 || err != nil {
+		t.Errorf("the net woke %d, %v; want both", woken, err)
+	}
+	w.delivers("at the end", "k-1", "k-2")
+}
+
+func TestRetiredSyncThatLivesAgainGoesOnWithItsOpenWork(t *testing.T) {
+	w := newWidening(t)
+	write(w.admin, "old:a", "k-1")
+	w.operator.do("SELECT outbox.retire('court', 'r')")
+	write(w.admin, "old:a", "k-2") // not taken
+	older := w.writer("REPEATABLE READ")
+	w.apply("", "old:*")
+	write(older, "old:a", "k-3")
+	write(w.admin, "old:a", "k-4")
+	b := w.relay.NewBackfill("court")
+	w.waits(b)
+	w.delivers("beside the open writer", "k-1")
+	older.do("COMMIT")
+	w.completes(b, 100)
+	w.delivers("at the end", "k-3", "k-4")
+}
+
+// Older events go in front of those that are due: the sync is on hold while they
+// are added, but not while it waits for transactions.
+func TestOlderEventsHoldTheSyncOnlyWhileTheyAreAdded(t *testing.T) {
+	t.Run("of the same types: every open transaction sees the sync", func(t *testing.T) {
+		w := newWidening(t)
+		w.operator.do("SELECT outbox.retire('court', 'r')")
+		write(w.admin, "old:a", "k-1")
+		w.apply("", "old:*")
+		w.completes(w.relay.NewBackfill("court"), 100)
+		write(w.admin, "old:a", "k-2")
+		w.writer("REPEATABLE READ")
+		w.apply("beginning", "old:*")
+		if d := claim(t, w.relay, 10); len(d) != 0 {
+			t.Errorf("claimed %d while older events are being added", len(d))
+		}
+		w.completes(w.relay.NewBackfill("court"), 1)
+		w.delivers("at the end", "k-1", "k-2")
+	})
+	t.Run("of more types", func(t *testing.T) {
+		w := newWidening(t)
+		write(w.admin, "new:a", "k-1")
+		older := w.writer("REPEATABLE READ")
+		w.apply("beginning", "old:*", "new:*")
+		write(w.admin, "old:a", "k-2")
+		b := w.relay.NewBackfill("court")
+		w.waits(b)
+		w.delivers("beside the open writer", "k-2")
+		write(w.admin, "old:a", "k-3")
+		older.do("COMMIT")
+		if held := w.completes(b, 1); held == 0 {
+			t.Error("the sync was not on hold while older events were being added")
+		}
+		w.delivers("at the end", "k-1", "k-3")
+	})
+}
