@@ -15,14 +15,20 @@ const (
 	// with no success between, before the credentials are taken for bad.
 	refusedKeys = 3
 
-	// doubtedTimes is how often one key must get answers that may be about it or
-	// about everything, before there is a verdict.
-	doubtedTimes = 3
+	// refusedTimes is how often one key must be refused, with no other key accepted
+	// since the first time, before the credentials are taken for bad.
+	refusedTimes = 3
 
-	// doubtedFor is for how long at least, in multiples of the first retry delay,
-	// before the key alone is taken to be at fault: what lies in front of a
-	// receiver, and several nodes of one, may disagree for seconds.
-	doubtedFor = 10
+	// aloneTimes is how often one key must get doubtful answers after another key
+	// was accepted, before its record is taken to be at fault.
+	aloneTimes = 2
+
+	// aloneFor is the least time between the first and the last of these, in
+	// multiples of the first retry delay, and aloneMost the most that is asked for:
+	// what lies in front of a receiver, and several nodes of one, may disagree for
+	// seconds.
+	aloneFor  = 10
+	aloneMost = time.Minute
 
 	// mostDoubts bounds the keys that are remembered.
 	mostDoubts = 10_000
@@ -46,7 +52,7 @@ const (
 // accepted, shows that the receiver and the credentials are well. What had begun
 // earlier shows nothing: a token may have been renewed in between.
 type health struct {
-	patience time.Duration // for how long a key is doubted at least
+	patience time.Duration // least time between doubtful answers that condemn a record
 
 	mu       sync.Mutex
 	failed   map[string]struct{} // keys that failed since the last success
@@ -62,6 +68,7 @@ type doubt struct {
 	first time.Time // when the first of the answers came
 	times int       // such answers in a row
 	alone int       // of these, after another key was accepted
+	since time.Time // when the first of those came
 }
 
 // acceptance is a request that was accepted.
@@ -70,9 +77,9 @@ type acceptance struct {
 	began time.Time
 }
 
-func newHealth(patience time.Duration) *health {
+func newHealth(firstDelay time.Duration) *health {
 	return &health{
-		patience: patience,
+		patience: min(aloneFor*firstDelay, aloneMost),
 		failed:   map[string]struct{}{}, doubted: map[string]*doubt{}, refused: map[string]struct{}{},
 	}
 }
@@ -153,7 +160,7 @@ func (h *health) refuse(key string, began, answered time.Time) (about verdict, t
 	case began.After(h.refusedAt) && len(h.refused) < refusedKeys:
 		h.refused[key] = struct{}{}
 	}
-	if len(h.refused) >= refusedKeys || d.times >= doubtedTimes {
+	if len(h.refused) >= refusedKeys || d.times >= refusedTimes {
 		return ofAll, d.times
 	}
 	return undecided, d.times
@@ -184,14 +191,16 @@ func (h *health) doubt(key string, answered time.Time) (d *doubt, others bool) {
 	}
 	d.times++
 	if others = h.othersAccepted(key, d.first); others {
-		d.alone++
+		if d.alone++; d.alone == 1 {
+			d.since = answered
+		}
 	}
 	return d, others
 }
 
 // judge says whether d is about one record. The caller holds the lock.
 func (h *health) judge(d *doubt, answered time.Time) verdict {
-	if d.alone >= doubtedTimes-1 && answered.Sub(d.first) >= h.patience {
+	if d.alone >= aloneTimes && answered.Sub(d.since) >= h.patience {
 		return ofOne
 	}
 	return undecided

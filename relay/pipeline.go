@@ -88,7 +88,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 		return nil, err
 	}
 	p := &pipeline{
-		relay: r, sync: s, mapper: mapper, filter: filter, slots: slots, health: newHealth(doubtedFor * s.Retry.Initial),
+		relay: r, sync: s, mapper: mapper, filter: filter, slots: slots, health: newHealth(s.Retry.Initial),
 		log:     r.log.With("sync", s.Name),
 		queue:   make(chan work, 2*(maxPrefetch+s.Concurrency)),
 		results: make(chan outbox.Result, maxBatch),
