@@ -94,11 +94,19 @@ const (
 	ClassAccepted  Class = "accepted"  // finished: the receiver processes it later
 	ClassTransient Class = "transient" // retried with backoff
 	ClassThrottled Class = "throttled" // the whole sync waits; no budget is used
-	ClassAuth      Class = "auth"      // credentials renewed once, then the sync is held and probed
-	ClassForbidden Class = "forbidden" // auth when another key gets it too, else permanent
+	ClassAuth      Class = "auth"      // tried again with new credentials; then the sync is held, or the row fails if it alone is refused
+	ClassForbidden Class = "forbidden" // the same, but the credentials were understood
 	ClassPermanent Class = "permanent" // failed at once
 	ClassConflict  Class = "conflict"  // read back where possible, else permanent
 	ClassUnknown   Class = "unknown"   // the receiver may have it: logged so, then as transient
+
+	// ClassUnexplained is transient, until one key alone gets such answers again
+	// and again: then it is permanent.
+	ClassUnexplained Class = "unexplained"
+
+	// ClassLocal is tried again and uses no retry budget: the fault is on our own
+	// side.
+	ClassLocal Class = "local"
 )
 
 func decodeObject(b []byte) (map[string]any, error) {

@@ -2,6 +2,8 @@ package adapters
 
 import (
 	"errors"
+	"slices"
+	"syscall"
 	"time"
 )
 
@@ -38,8 +40,20 @@ func Throttled(err error, d time.Duration) error { return classify(ClassThrottle
 func Auth(err error) error { return classify(ClassAuth, err, 0) }
 
 // Forbidden says that this request was refused although the credentials were
-// understood (HTTP 403): the relay finds out whether one row or all are meant.
+// understood (HTTP 403). The relay finds out whether one row or all are meant,
+// as it does for [Auth].
 func Forbidden(err error) error { return classify(ClassForbidden, err, 0) }
+
+// Unexplained says that the answer may come from something in front of the
+// receiver, such as a gateway: it refuses, and gives no reason in a form that the
+// receiver's protocol has. It counts against the receiver's health, not against
+// the message, until one key alone gets such answers again and again.
+func Unexplained(err error) error { return classify(ClassUnexplained, err, 0) }
+
+// Local says that this machine lacked something that the attempt needed, such as
+// a file descriptor, and that nothing was sent. An error without a mark that wraps
+// EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS or ENOMEM is local too.
+func Local(err error) error { return classify(ClassLocal, err, 0) }
 
 // Permanent says that the same message can never be accepted.
 func Permanent(err error) error { return classify(ClassPermanent, err, 0) }
@@ -50,8 +64,9 @@ func Conflict(err error) error { return classify(ClassConflict, err, 0) }
 // Unknown says that the request may have reached the receiver, but no answer came.
 func Unknown(err error) error { return classify(ClassUnknown, err, 0) }
 
-// ClassOf returns the class of err: [ClassDelivered] for nil and
-// [ClassTransient] for an error without a mark. The outermost mark counts.
+// ClassOf returns the class of err: [ClassDelivered] for nil; for an error
+// without a mark [ClassLocal] if this machine lacked something, and else
+// [ClassTransient]. The outermost mark counts.
 func ClassOf(err error) Class {
 	if err == nil {
 		return ClassDelivered
@@ -59,7 +74,21 @@ func ClassOf(err error) Class {
 	if c, ok := errors.AsType[*classified](err); ok {
 		return c.class
 	}
+	if Exhausted(err) {
+		return ClassLocal
+	}
 	return ClassTransient
+}
+
+// exhausted are the errors of a machine that has no more of something: file
+// descriptors of the process and of the system, local ports, buffers, memory.
+var exhausted = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM}
+
+// Exhausted reports whether err wraps an error that says that this machine has
+// no file descriptor, local port or memory left.
+func Exhausted(err error) bool {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	return ok && slices.Contains(exhausted, errno)
 }
 
 // RetryDelay returns how long the receiver asked to wait, 0 if it did not.

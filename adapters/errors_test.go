@@ -3,6 +3,8 @@ package adapters_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,6 +27,8 @@ func TestClassOf(t *testing.T) {
 		"permanent":       {adapters.Permanent(cause), adapters.ClassPermanent, 0},
 		"conflict":        {adapters.Conflict(cause), adapters.ClassConflict, 0},
 		"unknown":         {adapters.Unknown(cause), adapters.ClassUnknown, 0},
+		"unexplained":     {adapters.Unexplained(cause), adapters.ClassUnexplained, 0},
+		"local":           {adapters.Local(cause), adapters.ClassLocal, 0},
 		"wrapped":         {fmt.Errorf("delivering: %w", adapters.Permanent(cause)), adapters.ClassPermanent, 0},
 		"outermost wins":  {adapters.Auth(adapters.Throttled(cause, time.Second)), adapters.ClassAuth, 0},
 		"classified":      {adapters.Classify(adapters.ClassConflict, cause), adapters.ClassConflict, 0},
@@ -44,11 +48,27 @@ func TestClassOf(t *testing.T) {
 	}
 }
 
+func TestAnExhaustedMachineIsLocal(t *testing.T) {
+	for errno, want := range map[syscall.Errno]adapters.Class{
+		syscall.EMFILE: adapters.ClassLocal, syscall.ENFILE: adapters.ClassLocal, syscall.EADDRNOTAVAIL: adapters.ClassLocal,
+		syscall.ENOBUFS: adapters.ClassLocal, syscall.ENOMEM: adapters.ClassLocal,
+		syscall.ECONNREFUSED: adapters.ClassTransient, syscall.ENOSPC: adapters.ClassTransient,
+	} {
+		err := fmt.Errorf("file drop: %w", &os.PathError{Op: "open", Path: "/srv/court/x", Err: errno})
+		if got := adapters.ClassOf(err); got != want {
+			t.Errorf("%v is %s, want %s", errno, got, want)
+		}
+		if got := adapters.ClassOf(adapters.Unknown(err)); got != adapters.ClassUnknown {
+			t.Errorf("%v, marked as unknown, is %s", errno, got)
+		}
+	}
+}
+
 func TestMarkingNilStaysNil(t *testing.T) {
 	for name, err := range map[string]error{
 		"Classify": adapters.Classify(adapters.ClassAuth, nil), "RetryAfter": adapters.RetryAfter(nil, 1), "Throttled": adapters.Throttled(nil, 1),
 		"Auth": adapters.Auth(nil), "Forbidden": adapters.Forbidden(nil), "Permanent": adapters.Permanent(nil),
-		"Conflict": adapters.Conflict(nil), "Unknown": adapters.Unknown(nil),
+		"Conflict": adapters.Conflict(nil), "Unknown": adapters.Unknown(nil), "Unexplained": adapters.Unexplained(nil), "Local": adapters.Local(nil),
 	} {
 		if err != nil {
 			t.Errorf("%s(nil) is %v", name, err)

@@ -107,16 +107,16 @@ func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
 	backfill(t, relay, "court")
 
 	must(t, relay.Hold(ctx, "court", outbox.HoldBreaker, 0, "10 in a row"))
-	if probes, ok, err := relay.Probe(ctx, "court", time.Minute); err != nil || !ok || probes != 1 {
-		t.Errorf("probe %d, %t, %v", probes, ok, err)
+	if probe, err := relay.Probe(ctx, "court", time.Minute); err != nil || probe.Number != 1 {
+		t.Errorf("probe %+v, %v", probe, err)
 	}
-	must(t, relay.ProbeAgain(ctx, "court", 1, 0))
-	if probes, ok, err := relay.Probe(ctx, "court", time.Minute); err != nil || !ok || probes != 2 {
-		t.Errorf("second probe %d, %t, %v", probes, ok, err)
+	must(t, relay.ProbeAgain(ctx, "court", 1, 0, false))
+	if probe, err := relay.Probe(ctx, "court", time.Minute); err != nil || probe.Number != 2 {
+		t.Errorf("second probe %+v, %v", probe, err)
 	}
-	must(t, relay.ProbeAgain(ctx, "court", 1, 0)) // comes late
-	if probes, ok, err := relay.Probe(ctx, "court", time.Minute); err != nil || ok {
-		t.Errorf("while the second probe is under way: probe %d, %t, %v", probes, ok, err)
+	must(t, relay.ProbeAgain(ctx, "court", 1, 0, false)) // comes late
+	if probe, err := relay.Probe(ctx, "court", time.Minute); err != nil || probe.Number != 0 {
+		t.Errorf("while the second probe is under way: probe %+v, %v", probe, err)
 	}
 	must(t, relay.Lift(ctx, "court"))
 	must(t, relay.Hold(ctx, "court", outbox.HoldThrottle, 0, "HTTP 429"))

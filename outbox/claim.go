@@ -83,7 +83,7 @@ const holdsInForce = `
 
 // strongestHold tells about the one that counts most.
 const strongestHold = `-- lockstep: hold
-    SELECT kind, until, reason, coalesce(until <= clock_timestamp(), false)` + holdsInForce + `
+    SELECT kind, until, reason, coalesce(least(until, untried_at) <= clock_timestamp(), false)` + holdsInForce + `
      ORDER BY array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
      LIMIT 1`
 

@@ -3,6 +3,8 @@ package outbox
 import (
 	"context"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // HoldKind is why a whole sync sends nothing. Holds of different kinds are
@@ -28,13 +30,16 @@ type Hold struct {
 }
 
 // Hold puts a sync on hold for d from now. A hold of the same kind that lasts
-// longer stays as it is.
+// longer stays as it is. An auth hold may be probed at once with a delivery that
+// was not tried yet.
 func (s *Store) Hold(ctx context.Context, sync string, kind HoldKind, d time.Duration, reason string) error {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	const statement = `-- lockstep: hold
-INSERT INTO outbox.hold AS h (sync, kind, until, reason, by)
-SELECT name, $2, clock_timestamp() + $3::interval, $4, $5 FROM outbox.sync WHERE name = $1
+INSERT INTO outbox.hold AS h (sync, kind, until, untried_at, reason, by)
+SELECT name, $2::text, clock_timestamp() + $3::interval, CASE WHEN $2::text = 'auth' THEN clock_timestamp() END, $4, $5
+  FROM outbox.sync
+ WHERE name = $1
 ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE
    SET until = greatest(h.until, excluded.until), reason = excluded.reason, by = excluded.by
  WHERE h.until IS NOT NULL`
@@ -42,38 +47,107 @@ ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE
 	return s.judge(ctx, err)
 }
 
+// Probe is the right to send one delivery in spite of an auth or breaker hold.
+type Probe struct {
+	Number int      // how many the hold has had, this one included; 0 if it was not granted
+	With   []Cursor // where deliveries are due that tell most, the best first
+}
+
 // Probe asks for the right to send one delivery in spite of an auth or breaker
-// hold whose next probe is due. One relay gets it, and the number of probes that
-// the hold has had, this one included; the next is due after within, should this
-// one never come back.
-func (s *Store) Probe(ctx context.Context, sync string, within time.Duration) (probes int, ok bool, err error) {
+// hold whose next probe is due. One relay gets it; the next is due after within,
+// should this one never come back.
+//
+// Best is a delivery that was not tried yet: the newest and the oldest in turn, so
+// that many of one kind, which the receiver refuses, do not take every probe from
+// the others. Those that were refused come last. An auth hold is probed earlier
+// with a delivery that was not tried yet. Suspects are left out.
+func (s *Store) Probe(ctx context.Context, sync string, within time.Duration) (Probe, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
+	const dueRows = `
+     SELECT d.key, d.due_at, d.event_seq, d.error_class
+       FROM outbox.delivery AS d
+      WHERE d.sync = $1 AND d.due_at < 'infinity' AND d.due_at <= now()
+        AND d.state IN ('pending', 'retry') AND NOT d.suspect
+        AND EXISTS (SELECT FROM held)`
 	const statement = `-- lockstep: probe
-WITH due AS (
+WITH held AS MATERIALIZED (
+    SELECT max(h.probes) % 2 = 0 AS newest
+      FROM outbox.hold AS h
+     WHERE h.sync = $1 AND h.kind IN ('auth', 'breaker') AND least(h.until, h.untried_at) <= clock_timestamp()
+    HAVING count(*) > 0
+), candidate AS MATERIALIZED (
+    SELECT r.*, row_number() OVER () AS n
+      FROM (SELECT d.*, CASE WHEN d.error_class IS NULL THEN 0 WHEN d.error_class NOT IN ('auth', 'forbidden') THEN 1 ELSE 2 END AS rank,
+                   held.newest
+              FROM ((` + dueRows + ` ORDER BY d.due_at, d.event_seq LIMIT $3)
+                    UNION
+                    (` + dueRows + ` ORDER BY d.due_at DESC, d.event_seq DESC LIMIT $3)) AS d
+             CROSS JOIN held
+             ORDER BY rank,
+                   CASE WHEN held.newest AND d.error_class IS NULL THEN d.event_seq END DESC NULLS LAST, d.due_at, d.event_seq) AS r
+     WHERE NOT EXISTS (SELECT FROM outbox.delivery AS f WHERE f.sync = $1 AND f.key = r.key AND f.event_seq < r.event_seq OFFSET 0)
+     LIMIT $4
+), tells AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM candidate WHERE rank = 0) AS untried
+), granted AS (
     UPDATE outbox.hold AS h
-       SET until = clock_timestamp() + $2::interval, probes = h.probes + 1
-     WHERE h.sync = $1 AND h.kind IN ('auth', 'breaker') AND h.until <= clock_timestamp()
+       SET until = clock_timestamp() + $2::interval,
+           untried_at = CASE WHEN h.untried_at IS NOT NULL THEN clock_timestamp() + $2::interval END,
+           probes = h.probes + 1
+      FROM tells AS t
+     WHERE h.sync = $1 AND h.kind IN ('auth', 'breaker')
+       AND (h.until <= clock_timestamp() OR t.untried AND h.untried_at <= clock_timestamp())
        AND NOT EXISTS (SELECT FROM outbox.hold AS o
                         WHERE o.sync = $1
                           AND (o.kind IN ('operator', 'backfill')
-                               OR o.kind IN ('throttle', 'window') AND o.until > clock_timestamp()
-                               OR o.kind IN ('auth', 'breaker') AND o.until > clock_timestamp()))
+                               OR o.until > clock_timestamp()
+                                  AND NOT (o.kind = 'auth' AND t.untried AND coalesce(o.untried_at <= clock_timestamp(), false))))
     RETURNING h.probes
 )
-SELECT coalesce(max(probes), 0) FROM due`
-	err = s.pool.QueryRow(ctx, statement, sync, within).Scan(&probes)
-	return probes, probes > 0, s.judge(ctx, err)
+SELECT g.probes, c.due_at, c.event_seq
+  FROM (SELECT max(probes) AS probes FROM granted) AS g
+  LEFT JOIN candidate AS c ON true
+ WHERE g.probes IS NOT NULL
+ ORDER BY c.n`
+	var p Probe
+	rows, err := s.pool.Query(ctx, statement, sync, within, probePage, probeCandidates)
+	if err != nil {
+		return Probe{}, s.judge(ctx, err)
+	}
+	var due *time.Time
+	var seq *int64
+	_, err = pgx.ForEachRow(rows, []any{&p.Number, &due, &seq}, func() error {
+		if due != nil {
+			p.With = append(p.With, Cursor{due: *due, seq: *seq})
+		}
+		return nil
+	})
+	return p, s.judge(ctx, err)
 }
 
+const (
+	probePage       = 500 // due deliveries that are looked at from either end
+	probeCandidates = 8   // most that are proposed
+)
+
 // ProbeAgain sets when the next probe of a sync's auth and breaker holds is due,
-// unless they had another since the one with that number.
-func (s *Store) ProbeAgain(ctx context.Context, sync string, probes int, in time.Duration) error {
+// unless they had another since the one with that number. After a probe with a
+// delivery that was not tried before, the next one of that kind may follow soon: in
+// 100 ms, and twice as long each time, up to 30 s. After any other it may follow
+// at once.
+func (s *Store) ProbeAgain(ctx context.Context, sync string, probes int, in time.Duration, untried bool) error {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	const statement = `-- lockstep: probe again
-UPDATE outbox.hold SET until = clock_timestamp() + $3::interval WHERE sync = $1 AND kind IN ('auth', 'breaker') AND probes <= $2`
-	_, err := s.pool.Exec(ctx, statement, sync, probes, in)
+UPDATE outbox.hold AS h
+   SET until = clock_timestamp() + $3::interval,
+       untried_at = CASE WHEN h.kind <> 'auth' THEN NULL
+                         WHEN $4 THEN clock_timestamp() + least(interval '30 seconds', interval '100 milliseconds' * 2 ^ least(h.untried_probes, 10))
+                         ELSE clock_timestamp() END,
+       untried_probes = h.untried_probes + $4::boolean::int
+ WHERE h.sync = $1 AND h.kind IN ('auth', 'breaker') AND h.probes <= $2`
+	_, err := s.pool.Exec(ctx, statement, sync, probes, in, untried)
 	return s.judge(ctx, err)
 }
 
@@ -107,7 +181,7 @@ WITH free AS MATERIALIZED (SELECT name FROM outbox.sync WHERE name = $1 FOR NO K
        FOR UPDATE OF o SKIP LOCKED
 ), probed AS (
     UPDATE outbox.hold AS h
-       SET until = clock_timestamp(), since = least(h.since, clock_timestamp())
+       SET until = clock_timestamp(), since = least(h.since, clock_timestamp()), untried_at = least(h.untried_at, clock_timestamp())
       FROM over
      WHERE h.sync = over.sync AND h.kind = over.kind AND h.kind IN ('auth', 'breaker')
 )

@@ -1,28 +1,113 @@
 package relay
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
-// breakerKeys is how many different keys must fail one after the other, with no
-// success between, before a sync is taken for down. One poisoned key never
-// holds the others.
-const breakerKeys = 10
+const (
+	// breakerKeys is how many different keys must fail one after the other, with no
+	// success between, before a sync is taken for down. One poisoned key never
+	// holds the others.
+	breakerKeys = 10
 
-// health remembers how a sync's receiver behaved since its last success.
+	// refusedKeys is how many different keys must be refused one after the other,
+	// with no success between, before the credentials are taken for bad.
+	refusedKeys = 3
+
+	// refusedTimes is how often one key must be refused, with no other key accepted
+	// since the first time, before the credentials are taken for bad.
+	refusedTimes = 3
+
+	// aloneTimes is how often one key must get doubtful answers after another key
+	// was accepted, before its record is taken to be at fault.
+	aloneTimes = 2
+
+	// aloneFor is the least time between the first and the last of these, in
+	// multiples of the first retry delay, and aloneMost the most that is asked for:
+	// what lies in front of a receiver, and several nodes of one, may disagree for
+	// seconds.
+	aloneFor  = 10
+	aloneMost = time.Minute
+
+	// mostDoubts bounds the keys that are remembered.
+	mostDoubts = 10_000
+)
+
+// verdict is what a doubtful answer means.
+type verdict int
+
+const (
+	undecided verdict = iota // try again
+	ofAll                    // the receiver refuses everything: nothing is to be sent for now
+	ofOne                    // it is this record alone
+)
+
+// health remembers how a sync's receiver answered lately, to this relay. It is
+// safe for concurrent use.
+//
+// A refusal (401, 403) and an answer without a reason (a 404 that a gateway may
+// have said) can be about one record or about all. Requests of other keys that
+// are accepted tell: what began after a doubtful answer had come, and was
+// accepted, shows that the receiver and the credentials are well. What had begun
+// earlier shows nothing: a token may have been renewed in between.
 type health struct {
-	mu        sync.Mutex
-	failed    map[string]struct{}
-	forbidden map[string]struct{}
+	patience time.Duration // least time between doubtful answers that condemn a record
+
+	mu       sync.Mutex
+	failed   map[string]struct{} // keys that failed since the last success
+	doubted  map[string]*doubt   // keys that got doubtful answers, and nothing else since
+	accepted [2]acceptance       // the latest beginnings of accepted requests, of two keys, the later one first
+
+	refusedAt time.Time           // when the first refusal since the last success came; zero without one
+	refused   map[string]struct{} // keys refused since, by requests that began after it
 }
 
-func newHealth() *health {
-	return &health{failed: map[string]struct{}{}, forbidden: map[string]struct{}{}}
+// doubt is about one key.
+type doubt struct {
+	first time.Time // when the first of the answers came
+	times int       // such answers in a row
+	alone int       // of these, after another key was accepted
+	since time.Time // when the first of those came
 }
 
-func (h *health) succeeded() {
+// acceptance is a request that was accepted.
+type acceptance struct {
+	key   string
+	began time.Time
+}
+
+func newHealth(firstDelay time.Duration) *health {
+	return &health{
+		patience: min(aloneFor*firstDelay, aloneMost),
+		failed:   map[string]struct{}{}, doubted: map[string]*doubt{}, refused: map[string]struct{}{},
+	}
+}
+
+// succeeded notes that a request for key, which began at the given time, was
+// accepted.
+func (h *health) succeeded(key string, began time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.failed)
-	clear(h.forbidden)
+	h.trusted()
+	delete(h.doubted, key)
+	switch latest := &h.accepted[0]; {
+	case latest.key == key:
+		if began.After(latest.began) {
+			latest.began = began
+		}
+	case began.After(latest.began):
+		h.accepted[1], *latest = *latest, acceptance{key, began}
+	case began.After(h.accepted[1].began):
+		h.accepted[1] = acceptance{key, began}
+	}
+}
+
+// trusted forgets what speaks against the credentials. The caller holds the lock.
+func (h *health) trusted() {
+	h.refusedAt = time.Time{}
+	clear(h.refused)
 }
 
 // answered notes that the receiver judged a message: it is not down.
@@ -30,6 +115,19 @@ func (h *health) answered() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.failed)
+}
+
+// released notes that a hold has ended: the receiver has its chance.
+func (h *health) released() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.failed)
+	h.trusted()
+	for key, d := range h.doubted {
+		if !h.othersAccepted(key, d.first) {
+			d.times = 0
+		}
+	}
 }
 
 // fail notes a failure and reports whether the receiver counts as down.
@@ -42,12 +140,86 @@ func (h *health) fail(key string) bool {
 	return len(h.failed) >= breakerKeys
 }
 
-// forbid notes a refusal and reports whether another key was refused too.
-func (h *health) forbid(key string) bool {
+// refuse notes that a request for key, which began and was answered at the given
+// times, was refused, and says whom the refusal is about, as far as that can be
+// known. times is how often in a row that happened to key.
+func (h *health) refuse(key string, began, answered time.Time) (about verdict, times int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.forbidden) < 2 {
-		h.forbidden[key] = struct{}{}
+	d, others := h.doubt(key, answered)
+	if others {
+		// The credentials were good after the first refusal: this one says nothing new about them.
+		if len(h.refused) >= refusedKeys {
+			return undecided, d.times
+		}
+		return h.judge(d, answered), d.times
 	}
-	return len(h.forbidden) > 1
+	switch {
+	case h.refusedAt.IsZero():
+		h.refusedAt = answered
+	case began.After(h.refusedAt) && len(h.refused) < refusedKeys:
+		h.refused[key] = struct{}{}
+	}
+	if len(h.refused) >= refusedKeys || d.times >= refusedTimes {
+		return ofAll, d.times
+	}
+	return undecided, d.times
+}
+
+// unexplained notes that a request for key got an answer without a reason, and
+// reports whether that is about this record alone.
+func (h *health) unexplained(key string, answered time.Time) (alone bool, times int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, others := h.doubt(key, answered)
+	return others && h.judge(d, answered) == ofOne, d.times
+}
+
+// doubt counts a doubtful answer for key and reports whether another key was
+// accepted since the first of them. The caller holds the lock.
+func (h *health) doubt(key string, answered time.Time) (d *doubt, others bool) {
+	d = h.doubted[key]
+	if d == nil {
+		for forgotten := range h.doubted {
+			if len(h.doubted) < mostDoubts {
+				break
+			}
+			delete(h.doubted, forgotten)
+		}
+		d = &doubt{first: answered}
+		h.doubted[key] = d
+	}
+	d.times++
+	if others = h.othersAccepted(key, d.first); others {
+		if d.alone++; d.alone == 1 {
+			d.since = answered
+		}
+	}
+	return d, others
+}
+
+// judge says whether d is about one record. The caller holds the lock.
+func (h *health) judge(d *doubt, answered time.Time) verdict {
+	if d.alone >= aloneTimes && answered.Sub(d.since) >= h.patience {
+		return ofOne
+	}
+	return undecided
+}
+
+// othersAccepted reports whether a request of another key was accepted that began
+// after the given time. The caller holds the lock.
+func (h *health) othersAccepted(key string, after time.Time) bool {
+	latest := h.accepted[0]
+	if latest.key == key {
+		latest = h.accepted[1]
+	}
+	return latest.began.After(after)
+}
+
+// forget ends the doubts about a key: its record has failed, and the next one is
+// judged anew.
+func (h *health) forget(key string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.doubted, key)
 }

@@ -21,7 +21,7 @@ func (p *pipeline) succeeded(result *outbox.Result, receipt adapters.Receipt) {
 		result.Outcome = outbox.Delivered
 	}
 	result.Ref = reference(receipt.Ref, result.Delivery)
-	p.health.succeeded()
+	p.health.succeeded(result.Delivery.Key, startOf(result))
 	p.slots.grow()
 }
 
@@ -51,27 +51,20 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 			p.slots.grow()
 		}
 	case adapters.ClassThrottled:
+		result.Attempt = result.Code != "" // else it was the token endpoint that asked for quiet
 		result.Delay = asked
 		if result.Delay <= 0 {
 			result.Delay = p.sync.Retry.delay(d.Attempts + 1)
 		}
 		p.holdSync(outbox.HoldThrottle, result.Delay, result.Error)
 	case adapters.ClassConflict: // read back: with the new reference it may go once more
-	case adapters.ClassAuth:
-		// Without an answer there was no request: the token endpoint refused.
-		result.Attempt = result.Code != ""
-		p.refused(w, d.Class == string(adapters.ClassAuth), result)
-	case adapters.ClassForbidden:
-		another := p.health.forbid(d.Key)
-		switch {
-		case another:
-			result.Class = string(adapters.ClassAuth)
-			p.refused(w, true, result)
-		case d.Class == string(adapters.ClassForbidden):
-			result.Outcome, result.Failed, result.Class = outbox.Failed, true, string(adapters.ClassPermanent)
-		default:
-			result.Delay = p.sync.Retry.delay(1)
-		}
+	case adapters.ClassAuth, adapters.ClassForbidden:
+		p.refused(w, class, result)
+	case adapters.ClassUnexplained:
+		p.unexplained(w, result, asked)
+	case adapters.ClassLocal:
+		result.Attempt = false // nothing was sent
+		result.Delay = min(p.sync.Retry.delay(1), localMost)
 	default:
 		if class == adapters.ClassUnknown {
 			result.Outcome = outbox.Unknown
@@ -113,14 +106,55 @@ func (p *pipeline) retry(w work, result *outbox.Result, asked time.Duration) {
 	}
 }
 
-// refused handles credentials that were not accepted. The first time the
-// adapter has just dropped its token, so the delivery goes again at once; then
-// the whole sync is held and probed. Rows never fail for it.
-func (p *pipeline) refused(w work, again bool, result *outbox.Result) {
-	if again && !w.probe {
+// refused handles an answer that refuses the credentials, or this record to these
+// credentials. The receiver's answers to other keys tell which. Where it refuses
+// everything, the sync is held and probed, and no row fails for it. Where it
+// accepts others, this record fails.
+func (p *pipeline) refused(w work, class adapters.Class, result *outbox.Result) {
+	d := w.Delivery
+	if result.Attempt = result.Code != ""; !result.Attempt {
+		// Without an answer there was no request: the token endpoint refused, or the certificate was. It is no record's fault.
+		if result.Class = string(adapters.ClassAuth); !w.probe {
+			p.holdSync(outbox.HoldAuth, probeFirst, result.Error)
+		}
+		return
+	}
+	about, times := p.health.refuse(d.Key, startOf(result), result.AnsweredAt)
+	switch {
+	case w.probe || p.hold.Load() != nil: // the pauses between probes are its delay
+	case about == ofAll:
+		result.Class = string(adapters.ClassAuth)
 		p.holdSync(outbox.HoldAuth, probeFirst, result.Error)
+	case about == ofOne:
+		p.singledOut(result, fmt.Sprintf("the receiver refuses this record with %s, the last %d times, while it accepts others", result.Code, times))
+	case class == adapters.ClassAuth && d.Class != string(adapters.ClassAuth): // the adapter has just dropped its token
+	default:
+		result.Delay = min(p.sync.Retry.delay(times), probeMost)
 	}
 }
+
+// unexplained handles an answer that refuses without a reason: a gateway in front
+// of the receiver may have given it. It counts for the breaker and is transient,
+// until this record alone gets it while the receiver accepts others.
+func (p *pipeline) unexplained(w work, result *outbox.Result, asked time.Duration) {
+	result.Class = string(adapters.ClassTransient)
+	alone, times := p.health.unexplained(w.Key, result.AnsweredAt)
+	if alone && !w.probe && p.hold.Load() == nil {
+		p.singledOut(result, fmt.Sprintf("the receiver answers this record with %s and no reason, the last %d times, while it accepts others", result.Code, times))
+		return
+	}
+	p.retry(w, result, asked)
+}
+
+// singledOut fails a record that is at fault itself.
+func (p *pipeline) singledOut(result *outbox.Result, why string) {
+	result.Outcome, result.Failed, result.Class = outbox.Failed, true, string(adapters.ClassPermanent)
+	result.Error = clean(why+": "+result.Error, maxError)
+	p.health.forget(result.Delivery.Key)
+}
+
+// startOf is when the attempt of a result began, on the monotonic clock.
+func startOf(result *outbox.Result) time.Time { return result.AnsweredAt.Add(-result.Took) }
 
 // cutOff records an attempt that a stop interrupted before there was an answer.
 // It is nobody's failure and costs no budget; the receiver may have seen it.
@@ -162,8 +196,9 @@ func (p *pipeline) readBack(ctx context.Context, result *outbox.Result, receipt 
 }
 
 const (
-	probeFirst = 2 * time.Second  // pause before the first probe of a refused sync
+	probeFirst = 2 * time.Second  // pause before the first probe of a refused sync, where all that could be sent was refused before
 	probeMost  = 30 * time.Second // longest pause between probes
+	localMost  = 30 * time.Second // longest delay for a fault of our own side
 )
 
 // holdSync puts the sync on hold for all relays, and for this one at once.
@@ -181,17 +216,17 @@ func (p *pipeline) holdSync(kind outbox.HoldKind, d time.Duration, reason string
 // ends the hold, a failure makes the next probe wait longer, and a delivery
 // that was not sent after all says nothing.
 func (p *pipeline) probed(r outbox.Result) {
-	again := time.Duration(0)
+	again, untried := time.Duration(0), false
 	switch {
 	case r.Outcome.Finished() && r.Attempt, r.Outcome == outbox.Failed && r.Attempt:
 		p.inDatabase("lift the hold", func(ctx context.Context) error { return p.relay.store.Lift(ctx, p.sync.Name) })
 		p.wake()
 		return
 	case r.Outcome == outbox.Retry, r.Outcome == outbox.Unknown:
-		again = min(probeMost, time.Second<<min(p.probes.Load(), 5))
+		again, untried = min(probeMost, time.Second<<min(p.probes.Load(), 5)), r.Delivery.Class == ""
 	}
 	p.inDatabase("set the next probe", func(ctx context.Context) error {
-		return p.relay.store.ProbeAgain(ctx, p.sync.Name, int(p.probes.Load()), again)
+		return p.relay.store.ProbeAgain(ctx, p.sync.Name, int(p.probes.Load()), again, untried)
 	})
 }
 

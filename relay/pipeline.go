@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -94,7 +95,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 		return nil, err
 	}
 	p := &pipeline{
-		relay: r, sync: s, mapper: mapper, filter: filter, slots: slots, health: newHealth(),
+		relay: r, sync: s, mapper: mapper, filter: filter, slots: slots, health: newHealth(s.Retry.Initial),
 		log:     r.log.With("sync", s.Name),
 		queue:   make(chan work, 2*(maxPrefetch+s.Concurrency)),
 		results: make(chan outbox.Result, maxBatch),
@@ -152,9 +153,11 @@ func (p *pipeline) setHold(h *outbox.Hold) {
 		p.log.Info("sync on hold", "kind", h.Kind, "until", until, "reason", h.Reason)
 	case h == nil && before != nil:
 		p.log.Info("hold ended", "kind", before.Kind)
-		p.health.answered()
-		if before.Kind != outbox.HoldOperator && before.Kind != outbox.HoldBackfill {
+		p.health.released()
+		switch before.Kind {
+		case outbox.HoldBreaker, outbox.HoldThrottle, outbox.HoldWindow:
 			p.slots.slow()
+		case outbox.HoldOperator, outbox.HoldBackfill, outbox.HoldAuth: // the receiver was not at its limit
 		}
 	}
 }
@@ -168,17 +171,28 @@ func (p *pipeline) wanted() func(outbox.Event) bool {
 }
 
 // probe sends one delivery in spite of an auth or breaker hold, if no other
-// relay is just doing that. What was due before the first of a key, which has
+// relay is just doing that: of those that the database proposes the first that
+// can be claimed, and else any. What was due before the first of a key, which has
 // failed, stands in front of it: it is parked page by page until one is found.
 func (p *pipeline) probe(ctx, attempts context.Context) error {
 	store, lease := p.relay.store, p.relay.config.Lease
-	probes, ours, err := store.Probe(attempts, p.sync.Name, lease)
-	if err != nil || !ours {
+	probe, err := store.Probe(attempts, p.sync.Name, lease)
+	if err != nil || probe.Number == 0 {
 		return err
 	}
-	p.probes.Store(int64(probes))
+	p.probes.Store(int64(probe.Number))
 	var claims outbox.Claims
-	request := outbox.ClaimRequest{Sync: p.sync.Name, Budget: 1, Page: maxPage, Lease: lease, Probe: true, Wanted: p.wanted()}
+	request := outbox.ClaimRequest{Sync: p.sync.Name, Budget: 1, Page: 1, Lease: lease, Probe: true, Wanted: p.wanted()}
+	for _, request.From = range probe.With {
+		p.claiming.begin()
+		started := time.Now()
+		claims, err = store.Claim(attempts, request)
+		if err != nil || len(claims.Deliveries) > 0 {
+			p.accept(claims, started, true)
+			return err
+		}
+	}
+	request.From, request.Page = outbox.Cursor{}, maxPage
 	until := time.Now().Add(lease / 2)
 	for {
 		p.claiming.begin()
@@ -201,7 +215,7 @@ func (p *pipeline) probe(ctx, attempts context.Context) error {
 
 // nothingToProbeWith has the next probe made soon, when something may be due.
 func (p *pipeline) nothingToProbeWith(ctx context.Context) error {
-	return p.relay.store.ProbeAgain(ctx, p.sync.Name, int(p.probes.Load()), time.Second)
+	return p.relay.store.ProbeAgain(ctx, p.sync.Name, int(p.probes.Load()), time.Second, false)
 }
 
 // suspect asks for a suspect to be sent, as a probe in spite of a hold. It
@@ -312,15 +326,30 @@ func (p *pipeline) send(attempts context.Context) {
 
 func (p *pipeline) sendLoop(attempts context.Context) {
 	doing := p.relay.steps.add("an attempt of sync "+p.sync.Name, p.relay.config.Lease)
+	short := 0 // attempts in a row for which this machine lacked something
 	for {
 		select {
 		case w := <-p.queue:
-			p.answered(p.deliver(attempts, w, doing))
+			result := p.deliver(attempts, w, doing)
+			p.answered(result)
+			switch {
+			case result.Class == string(adapters.ClassLocal):
+				p.rest(min(restMost, restFirst<<short))
+				short = min(short+1, 10)
+			case result.Outcome != "":
+				short = 0
+			}
 		case <-p.stop:
 			return
 		}
 	}
 }
+
+// Pauses of a sender for which this machine had no descriptor, port or memory.
+const (
+	restFirst = 250 * time.Millisecond
+	restMost  = 5 * time.Second
+)
 
 // drain ends the senders: what is under way is finished, what is queued is
 // released. The queue stays open, since a recording may still bring claims.

@@ -64,7 +64,8 @@ type Setup struct {
 }
 
 // DefaultClasses returns the classes of statuses that the suite tries, as they
-// are for adapters without exceptions. 2xx are not among them.
+// are for adapters without exceptions and for answers with a reason. 2xx are not
+// among them.
 func DefaultClasses() map[int]adapters.Class {
 	m := map[int]adapters.Class{}
 	for class, statuses := range map[adapters.Class][]int{
@@ -114,6 +115,7 @@ func Run(t *testing.T, h Harness) {
 		{"no answer", s.noAnswer},
 		{"secrets", s.secrets},
 		{"redirects", s.redirects},
+		{"gateways", s.gateways},
 	} {
 		t.Run(group.name, group.run)
 	}

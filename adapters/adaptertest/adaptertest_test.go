@@ -111,6 +111,7 @@ func TestTheSuiteCatches(t *testing.T) {
 		"no_answer/the_timeout_names_itself", "no_answer/stopped_after_it_was_sent", "no_answer/nobody_listens",
 		"no_answer/a_kept-alive_connection_breaks",
 		"secrets/echoed_with_500", "redirects/302", "redirects/307",
+		"gateways/404_with_a_page", "gateways/302_with_nothing",
 		"a_message_arrives", "attempts_are_the_same", "many_at_once", "out_of_reach", "stopped_before_it_was_sent", "printing_the_adapter",
 	} {
 		if !strings.Contains(string(out), "--- FAIL: TestNaive/"+name+" ") {

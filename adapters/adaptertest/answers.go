@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -36,6 +37,34 @@ func (s suite) statuses(t *testing.T) {
 			t.Error("the receipt has no code")
 		}
 	})
+}
+
+// gateways: what stands in front of a receiver answers in its place, and knows
+// nothing of the protocol.
+func (s suite) gateways(t *testing.T) {
+	for name, answer := range map[string]struct{ contentType, body string }{
+		"a page":  {"text/html", "<!DOCTYPE html>\n<html><head><title>Maintenance</title></head><body>We will be back.</body></html>"},
+		"text":    {"text/plain; charset=utf-8", "default backend - 404"},
+		"nothing": {"", ""},
+	} {
+		for _, status := range []int{302, 400, 404, 405, 419} {
+			t.Run(fmt.Sprintf("%d with %s", status, name), func(t *testing.T) {
+				b := s.with(t, longTimeout, func(w http.ResponseWriter, _ *http.Request) {
+					if answer.contentType != "" {
+						w.Header().Set("Content-Type", answer.contentType)
+					}
+					w.Header().Set("Location", "/maintenance")
+					w.WriteHeader(status)
+					_, _ = io.WriteString(w, answer.body)
+				})
+				receipt, err := b.deliver(t.Context(), t, s.Message)
+				b.wantClass(t, err, adapters.ClassUnexplained)
+				if want := fmt.Sprintf("HTTP %d", status); !strings.Contains(receipt.Code, want) {
+					t.Errorf("code %q, want one with %q", receipt.Code, want)
+				}
+			})
+		}
+	}
 }
 
 // retryAfter: the forms of Retry-After, on a throttling status and on others.

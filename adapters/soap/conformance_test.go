@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,8 +59,21 @@ func conformance(t *testing.T, version, passwordType string) {
 			return textAfter(string(body), "<wsa:MessageID>urn:uuid:")
 		},
 		Stable:      withoutToken,
+		Classes:     unexplained(),
 		BodyDecides: true,
 	})
+}
+
+// unexplained are the statuses with which refuse writes text, and which do not
+// blame the message by themselves: a gateway may have said that.
+func unexplained() map[int]adapters.Class {
+	classes := map[int]adapters.Class{}
+	for status, class := range adaptertest.DefaultClasses() {
+		if class == adapters.ClassPermanent && !slices.Contains([]int{400, 413, 414, 415, 422}, status) {
+			classes[status] = adapters.ClassUnexplained
+		}
+	}
+	return classes
 }
 
 // refuse writes a fault for the statuses whose meaning a service itself can

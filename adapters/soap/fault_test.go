@@ -130,7 +130,12 @@ func TestWhatAnswersMean(t *testing.T) {
 
 		"503 with text":                  {status: 503, body: busyText, class: "transient"},
 		"503 with text and Retry-After":  {status: 503, retry: "30", body: busyText, class: "throttled"},
-		"404 with text":                  {status: 404, body: "not here", class: "permanent"},
+		"404 with text":                  {status: 404, body: "not here", class: "unexplained"},
+		"404 with a page":                {status: 404, body: "<html><body>not here</body></html>", class: "unexplained"},
+		"404 with JSON":                  {status: 404, body: `{"message":"not here"}`, class: "permanent"},
+		"404 with text, outcomes":        {status: 404, body: "not here", outcome: map[int]string{404: "permanent"}, class: "permanent"},
+		"a message without a fault, 404": {status: 404, body: enveloped(Version11, ""), class: "permanent"},
+		"302 without anything":           {status: 302, class: "unexplained"},
 		"401 without anything":           {status: 401, class: "auth"},
 		"200 with a page":                {status: 200, body: "<html><body>Log in</body></html>", class: "unknown"},
 		"200 without anything":           {status: 200, class: "unknown"},

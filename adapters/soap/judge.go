@@ -51,7 +51,7 @@ func (a *Adapter) meaning(m *message, ans exchange.Answer) (class adapters.Class
 			return adapters.ClassUnknown, fmt.Sprintf("it ends before what answers[%d] looks for", i)
 		}
 	}
-	byStatus := exchange.Outcomes{}.Class(ans)
+	byStatus := exchange.Outcomes{}.ClassOfStatus(ans)
 	if m.fault == nil {
 		return byStatus, reason
 	}

@@ -245,7 +245,7 @@ func TestStatuses(t *testing.T) {
 	c := newClinic(t)
 	for status, want := range map[int]adapters.Class{
 		410: adapters.ClassAuth, 429: adapters.ClassThrottled, 502: adapters.ClassThrottled, 504: adapters.ClassThrottled,
-		301: adapters.ClassPermanent, 500: adapters.ClassTransient, 404: adapters.ClassPermanent,
+		301: adapters.ClassUnexplained, 500: adapters.ClassTransient, 404: adapters.ClassUnexplained, 422: adapters.ClassPermanent,
 		503: adapters.ClassAccepted, // as the configuration says
 		403: adapters.ClassThrottled,
 	} {

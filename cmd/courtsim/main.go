@@ -47,7 +47,8 @@ A fault script is a JSON array. The first rule that strikes decides.
 match: key (case reference or idempotency key), method, after, first, every, probability
 do:    status, fault (over SOAP: Server | Client | Busy | MustUnderstand | VersionMismatch |
        FailedAuthentication | MessageExpired; with the status, if one is given),
-       retry_after, redirect, body, repeat, gzip, delay, drip,
+       gateway (html | text | empty: answer as a gateway in front of the court does, with the
+       status, 404 if none is given), retry_after, redirect, body, repeat, gzip, delay, drip,
        hang (say nothing, then cut), drop (before | after | during): "after" stores the
        booking and cuts the connection without an answer
 `

@@ -207,15 +207,15 @@ func misbehave(r *run) {
 		},
 		{
 			name: "redirect", faults: always(courtsim.Action{Redirect: trap.url + "/api/calendar"}),
-			outcome: "failed", class: "permanent", says: "a redirect to " + strings.TrimPrefix(trap.url, "http://") + ", which is not followed",
+			outcome: "retry", class: "transient", says: "a redirect to " + strings.TrimPrefix(trap.url, "http://") + ", which is not followed",
 		},
 		{
 			name: "redirect-302", faults: always(courtsim.Action{Status: 302, Redirect: trap.url + "/api/calendar"}),
-			outcome: "failed", class: "permanent", says: "which is not followed",
+			outcome: "retry", class: "transient", says: "which is not followed",
 		},
 		{
 			name: "redirect-link-local", faults: always(courtsim.Action{Status: 308, Redirect: "http://169.254.169.254/latest/meta-data/"}),
-			outcome: "failed", class: "permanent", says: "a redirect to 169.254.169.254, which is not followed",
+			outcome: "retry", class: "transient", says: "a redirect to 169.254.169.254, which is not followed",
 		},
 		{
 			name: "cut-keep-alive", faults: []courtsim.Fault{{Match: courtsim.Match{Every: 2}, Do: courtsim.Action{Drop: courtsim.DropBefore}}},

@@ -49,9 +49,10 @@ type relaySpec struct {
 
 type syncSpec struct {
 	Name        string
-	Court       string // base URL
-	Token       string // bearer token; empty is none
-	CAFile      string // whom to trust; empty is the machine's authorities
+	Court       string   // base URL
+	Hosts       []string // that data may name, where the base URL has a placeholder
+	Token       string   // bearer token; empty is none
+	CAFile      string   // whom to trust; empty is the machine's authorities
 	Events      []string
 	From        string
 	OnFailed    string
@@ -98,6 +99,9 @@ func relayMain() error {
 		to := rest.Config{
 			URL: s.Court + "/api/calendar", Timeout: s.Timeout, ExternalID: "/id", Outcomes: map[int]string{409: "duplicate"},
 			TLS: adapters.TLS{CAFile: s.CAFile},
+		}
+		if s.Hosts != nil {
+			to.Allow = adapters.Allow{Hosts: s.Hosts, Networks: []string{"127.0.0.0/8"}}
 		}
 		if s.Token != "" {
 			to.Auth = adapters.Credentials{Kind: adapters.Bearer, Token: adapters.Secret(s.Token)}
@@ -200,10 +204,21 @@ func (s *stops) listen(told io.Reader) {
 		case "load":
 			runtime.GC()
 			s.tell("load %d", runtime.NumGoroutine())
+		case "poor": // no file can be opened any more
+			s.tell("poor %v", setFiles(3))
+		case "rich":
+			s.tell("rich %v", setFiles(enough))
 		case "claims":
 			s.tell("claims %d", s.claims.quick())
 		}
 	}
+}
+
+// enough is a number of open files that no relay here needs.
+const enough = 1024
+
+func setFiles(n uint64) error {
+	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: n, Max: enough})
 }
 
 // claims keeps how long a relay's claims took.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -112,12 +113,15 @@ func TestDocumentedClasses(t *testing.T) {
 	_, table, _ := strings.Cut(string(guide), "| answer | REST | webhook | SOAP |")
 	table, _, _ = strings.Cut(table, "\n\n")
 	var status atomic.Int32
-	var retryAfter atomic.Bool
+	var retryAfter, reason atomic.Bool
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if retryAfter.Load() {
 			w.Header().Set("Retry-After", "7")
 		}
 		w.WriteHeader(int(status.Load()))
+		if reason.Load() && status.Load() >= 300 {
+			_, _ = io.WriteString(w, `{"title":"no such room"}`)
+		}
 	}))
 	defer receiver.Close()
 	options := []string{ // of the adapters in the table's columns
@@ -141,6 +145,7 @@ func TestDocumentedClasses(t *testing.T) {
 			continue
 		}
 		retryAfter.Store(strings.Contains(cells[1], "Retry-After"))
+		reason.Store(!strings.Contains(cells[1], "without a reason"))
 		for _, digits := range regexp.MustCompile(`\b[0-9]{3}\b`).FindAllString(cells[1], -1) {
 			n, err := strconv.Atoi(digits)
 			if err != nil {

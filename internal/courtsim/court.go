@@ -184,7 +184,13 @@ func (c *Court) decide(r *http.Request, req request, do Action, tooLarge bool) r
 	case do.Drop == DropBefore || do.Hang > 0 && !do.answers():
 		return reply{}
 	case do.Redirect != "":
-		return reply{status: cmp.Or(do.Status, http.StatusTemporaryRedirect)}
+		rep := gateways[do.Gateway]
+		rep.status = cmp.Or(do.Status, http.StatusTemporaryRedirect)
+		return rep
+	case do.Gateway != "":
+		rep := gateways[do.Gateway]
+		rep.status = cmp.Or(do.Status, http.StatusNotFound)
+		return rep
 	case do.Fault != "" && req.soap != nil:
 		return req.soap.fault(do.Fault, scripted, do.Status)
 	case do.answers():

@@ -33,12 +33,13 @@ type Match struct {
 	Probability float64 `json:"probability,omitempty"` // 0 to 1; 0 means always
 }
 
-// Action is what the court does. Without status, fault, redirect, hang or drop
-// "before" the request is processed as usual and only its answer suffers.
+// Action is what the court does. Without status, fault, gateway, redirect, hang or
+// drop "before" the request is processed as usual and only its answer suffers.
 type Action struct {
 	Status     int      `json:"status,omitempty"`      // answer this, process nothing
 	Fault      string   `json:"fault,omitempty"`       // answer a SOAP Fault of this kind, with status if given, process nothing; over REST status 500
 	RetryAfter string   `json:"retry_after,omitempty"` // header Retry-After, as it stands
+	Gateway    string   `json:"gateway,omitempty"`     // answer like a gateway in front of the court, with status (404 unless given), process nothing: html, text or empty
 	Redirect   string   `json:"redirect,omitempty"`    // header Location, status 307 unless given; process nothing
 	Hang       Duration `json:"hang,omitempty"`        // process nothing, say nothing, then cut the connection (or answer status or fault)
 	Delay      Duration `json:"delay,omitempty"`       // process, wait, answer
@@ -56,13 +57,24 @@ const (
 	DropDuring = "during" // accept and store, then cut in the middle of the answer
 )
 
+// gateways are the answers of what stands in front of a court and knows nothing
+// of its protocol, by the values of [Action.Gateway].
+var gateways = map[string]reply{
+	"html": {
+		contentType: "text/html; charset=utf-8",
+		body:        []byte("<!DOCTYPE html>\n<html><head><title>Maintenance</title></head><body><h1>We will be back soon.</h1></body></html>\n"),
+	},
+	"text":  {contentType: "text/plain; charset=utf-8", body: []byte("default backend - 404")},
+	"empty": {},
+}
+
 // silent reports whether the caller gets no answer.
 func (a Action) silent() bool {
 	return a.Drop == DropBefore || a.Drop == DropAfter || a.Hang > 0 && !a.answers()
 }
 
 // answers reports whether the action itself is the answer.
-func (a Action) answers() bool { return a.Status != 0 || a.Fault != "" }
+func (a Action) answers() bool { return a.Status != 0 || a.Fault != "" || a.Gateway != "" }
 
 // Duration is a time span, written as "1s" or "250ms".
 type Duration time.Duration
@@ -110,6 +122,9 @@ func checkFaults(faults []Fault) error {
 		}
 		if _, ok := soapFaults[do.Fault]; do.Fault != "" && !ok {
 			bad("do.fault is %q, not one of %s", do.Fault, strings.Join(slices.Sorted(maps.Keys(soapFaults)), ", "))
+		}
+		if _, ok := gateways[do.Gateway]; do.Gateway != "" && !ok {
+			bad("do.gateway is %q, not one of %s", do.Gateway, strings.Join(slices.Sorted(maps.Keys(gateways)), ", "))
 		}
 		if !slices.Contains([]string{"", DropBefore, DropAfter, DropDuring}, do.Drop) {
 			bad("do.drop is %q, not before, after or during", do.Drop)

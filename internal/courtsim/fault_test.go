@@ -104,6 +104,27 @@ func TestAnswers(t *testing.T) {
 			}
 		}},
 		{"redirect with a status", `{"redirect":"/x","status":302}`, false, func(t *testing.T, a answer) { a.want(t, 302) }},
+		{"a gateway's page", `{"gateway":"html"}`, false, func(t *testing.T, a answer) {
+			a.want(t, 404)
+			if got := a.header.Get("Content-Type"); !strings.HasPrefix(got, "text/html") || !strings.HasPrefix(a.body, "<!DOCTYPE html>") {
+				t.Errorf("got %q as %q", a.body, got)
+			}
+		}},
+		{"a gateway's redirect to a page", `{"gateway":"html","redirect":"/maintenance","status":302}`, false, func(t *testing.T, a answer) {
+			if a.want(t, 302); !strings.HasPrefix(a.body, "<!DOCTYPE html>") {
+				t.Errorf("body is %q", a.body)
+			}
+		}},
+		{"a gateway's text", `{"gateway":"text","status":400}`, false, func(t *testing.T, a answer) {
+			if a.want(t, 400); a.body != "default backend - 404" {
+				t.Errorf("body is %q", a.body)
+			}
+		}},
+		{"a gateway that says nothing", `{"gateway":"empty","status":405}`, false, func(t *testing.T, a answer) {
+			if a.want(t, 405); a.body != "" || a.header.Get("Content-Type") != "" {
+				t.Errorf("got %q as %q", a.body, a.header.Get("Content-Type"))
+			}
+		}},
 		{"another body", `{"body":"\u0000{"}`, true, func(t *testing.T, a answer) {
 			if a.want(t, 201); a.body != "\x00{" {
 				t.Errorf("body is %q", a.body)
@@ -216,6 +237,7 @@ func TestBadScripts(t *testing.T) {
 		{"unknown field", `[{"do":{"stauts":503}}]`, "stauts"},
 		{"bad duration", `[{"do":{"hang":"soon"}}]`, "soon"},
 		{"bad status", `[{"do":{"status":99}}]`, "fault 1: do.status is 99"},
+		{"bad gateway", `[{"do":{"gateway":"page"}}]`, `do.gateway is "page", not one of empty, html, text`},
 		{"bad fault", `[{"do":{"fault":"Servr"}}]`, `do.fault is "Servr", not one of Busy, Client,`},
 		{"bad drop", `[{"do":{"drop":"off"}}]`, `do.drop is "off"`},
 		{"bad probability", `[{"match":{"probability":2},"do":{"status":500}}]`, "probability"},

@@ -147,12 +147,16 @@ CREATE TABLE outbox.hold (
     by     text        NOT NULL,
     since  timestamptz NOT NULL DEFAULT clock_timestamp(),
     probes int         NOT NULL DEFAULT 0,
+    untried_at     timestamptz,
+    untried_probes int NOT NULL DEFAULT 0,
     CONSTRAINT hold_pkey PRIMARY KEY (sync, kind),
     CONSTRAINT hold_sync_fkey FOREIGN KEY (sync) REFERENCES outbox.sync (name) ON DELETE CASCADE,
     CONSTRAINT hold_kind_known CHECK (kind IN ('operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'))
 );
 COMMENT ON TABLE outbox.hold IS 'One row per sync and kind of hold, so that one that ends never lifts another. outbox.sync shows the strongest.';
 COMMENT ON COLUMN outbox.hold.until IS 'End of a throttle or window; next probe of an auth or breaker hold; null until somebody lifts it.';
+COMMENT ON COLUMN outbox.hold.untried_at IS 'When an auth hold may be probed with a delivery that was not tried yet, which may be before until; null for other kinds.';
+COMMENT ON COLUMN outbox.hold.untried_probes IS 'Probes with such deliveries; the pause between them grows with it.';
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.show_strongest_hold() RETURNS trigger

@@ -175,11 +175,16 @@ func TestTokenEndpointFailures(t *testing.T) {
 		"busy": {func(w http.ResponseWriter, _ int32) {
 			w.Header().Set("Retry-After", "7")
 			w.WriteHeader(429)
-		}, adapters.ClassAuth, "HTTP 429", 0},
-		"garbage in 200": {status(200, "client-canary"), adapters.ClassAuth, "no token", 0},
-		"no token":       {status(200, `{}`), adapters.ClassAuth, "no token", 0},
-		"header in it":   {status(200, `{"access_token":"a\r\nX: y"}`), adapters.ClassAuth, "control characters", 0},
-		"hangs up":       {func(http.ResponseWriter, int32) { panic(http.ErrAbortHandler) }, adapters.ClassAuth, "the connection was closed", 0},
+		}, adapters.ClassThrottled, "HTTP 429", 7 * time.Second},
+		"busy for a day": {func(w http.ResponseWriter, _ int32) {
+			w.Header().Set("Retry-After", "86400")
+			w.WriteHeader(503)
+		}, adapters.ClassThrottled, "HTTP 503", time.Hour},
+		"busy for how long": {status(429, ""), adapters.ClassThrottled, "HTTP 429", time.Second},
+		"garbage in 200":    {status(200, "client-canary"), adapters.ClassAuth, "no token", 0},
+		"no token":          {status(200, `{}`), adapters.ClassAuth, "no token", 0},
+		"header in it":      {status(200, `{"access_token":"a\r\nX: y"}`), adapters.ClassAuth, "control characters", 0},
+		"hangs up":          {func(http.ResponseWriter, int32) { panic(http.ErrAbortHandler) }, adapters.ClassAuth, "the connection was closed", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, c := newLogin(t), newCourt(t)
@@ -193,6 +198,97 @@ func TestTokenEndpointFailures(t *testing.T) {
 			}
 			if c.request != nil || receipt.Code != "" {
 				t.Error("the court got a request")
+			}
+		})
+	}
+}
+
+// A token endpoint that wants quiet is left alone, however many deliveries there
+// are and however often they are tried.
+func TestTokenEndpointThatWantsQuietIsLeftAlone(t *testing.T) {
+	l, c := newLogin(t), newCourt(t)
+	give := l.answer
+	l.answer = func(w http.ResponseWriter, _ int32) {
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(http.StatusTooManyRequests)
+	}
+	a := l.adapter(t, c)
+	began := time.Now()
+	for range 50 {
+		_, err := a.Deliver(t.Context(), message())
+		if adapters.ClassOf(err) != adapters.ClassThrottled || !strings.Contains(err.Error(), "HTTP 429") {
+			t.Fatalf("got %v (%s)", err, adapters.ClassOf(err))
+		}
+		if wait := adapters.RetryDelay(err); wait <= 0 || wait > time.Second {
+			t.Fatalf("wait %s", wait)
+		}
+	}
+	if n := int(l.fetches.Load()); n > 1+int(time.Since(began)/time.Second) {
+		t.Errorf("%d requests", n)
+	}
+	l.answer = give
+	for wait := time.Duration(1); wait > 0; time.Sleep(wait) { // as long as the endpoint asked for
+		_, err := a.Deliver(t.Context(), message())
+		wait = adapters.RetryDelay(err)
+	}
+	if c.request == nil {
+		t.Error("the court got no request once the quiet was over")
+	}
+}
+
+// The secret goes where it was taken before; elsewhere only to an endpoint that
+// does not know the client.
+func TestWhereTheTokenEndpointTakesTheSecret(t *testing.T) {
+	for name, tc := range map[string]struct {
+		refusal int // of a secret in the header
+		body    string
+		fetches int32 // until there is an answer to keep
+		got     bool
+	}{
+		"in the form: invalid_client":    {400, `{"error":"invalid_client"}`, 2, true},
+		"in the form: 401 alone":         {401, ``, 2, true},
+		"the client may not":             {401, `{"error":"unauthorized_client"}`, 1, false},
+		"the request is bad":             {400, `{"error":"invalid_scope"}`, 1, false},
+		"it is down":                     {503, ``, 1, false},
+		"it is a gateway's page":         {404, `<html></html>`, 1, false},
+		"it takes it in the header":      {0, ``, 1, true},
+		"the client may not, with a 200": {200, `{"error":"access_denied"}`, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, c := newLogin(t), newCourt(t)
+			give := l.answer
+			l.answer = func(w http.ResponseWriter, n int32) {
+				if tc.refusal != 0 && l.form.Get("client_secret") == "" {
+					status(tc.refusal, tc.body)(w, n)
+					return
+				}
+				give(w, n)
+			}
+			a := l.adapter(t, c)
+			_, err := a.Deliver(t.Context(), message())
+			if (err == nil) != tc.got || l.fetches.Load() != tc.fetches {
+				t.Errorf("%d requests, %v", l.fetches.Load(), err)
+			}
+			if !tc.got {
+				return
+			}
+			// It is remembered, also while the endpoint refuses.
+			for _, code := range []int{401, 200} {
+				c.status = http.StatusUnauthorized
+				if _, err := a.Deliver(t.Context(), message()); adapters.ClassOf(err) != adapters.ClassAuth {
+					t.Fatalf("got %v", err) // the token is dropped
+				}
+				c.status = http.StatusOK
+				before := l.fetches.Load()
+				was := l.answer
+				if code == 401 {
+					l.answer = status(401, `{"error":"invalid_client"}`)
+				}
+				_, err := a.Deliver(t.Context(), message())
+				l.answer = was
+				if (err == nil) != (code == 200) || l.fetches.Load() != before+1 {
+					t.Errorf("%d: %d more requests, %v", code, l.fetches.Load()-before, err)
+				}
 			}
 		})
 	}

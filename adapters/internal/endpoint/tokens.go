@@ -20,16 +20,33 @@ import (
 // tokenTimeout bounds how long a delivery waits for a token.
 const tokenTimeout = 10 * time.Second
 
+// For how long a token endpoint that asks for quiet is left alone, where it does
+// not say for how long: twice as long each time.
+const (
+	quietFirst = time.Second
+	quietMost  = time.Minute
+)
+
 // tokens keeps the access token of a client credentials grant and shares one
 // fetch among all deliveries that wait for it.
 type tokens struct {
-	request func(context.Context) (*oauth2.Token, error) // asks the token endpoint
-	secret  func() string                                // hidden from fmt, as Secret explains
-	host    string                                       // of the token endpoint, for errors
+	request func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) // asks the token endpoint
+	secret  func() string                                                  // hidden from fmt, as Secret explains
+	host    string                                                         // of the token endpoint, for errors
 
 	mu       sync.Mutex
 	current  *oauth2.Token // nil before the first fetch and after a refusal
 	fetching *fetch        // nil when no delivery is fetching
+	quiet    quiet
+
+	style oauth2.AuthStyle // the one that worked; the fetching delivery's own
+}
+
+// quiet is a time for which a token endpoint wants no requests.
+type quiet struct {
+	until time.Time
+	why   string
+	asked int // times in a row that it asked for quiet
 }
 
 // fetch is one request to the token endpoint; its fields are set before done closes.
@@ -41,18 +58,19 @@ type fetch struct {
 }
 
 func newTokens(a adapters.Credentials, client *exchange.Client) *tokens {
-	config := &clientcredentials.Config{
-		ClientID:     a.ClientID,
-		ClientSecret: a.ClientSecret.Reveal(),
-		TokenURL:     a.TokenURL,
-		Scopes:       a.Scopes,
-	}
-	if a.Audience != "" {
-		config.EndpointParams = url.Values{"audience": {a.Audience}}
-	}
 	endpoint := client.TokenClient()
 	t := &tokens{
-		request: func(ctx context.Context) (*oauth2.Token, error) {
+		request: func(ctx context.Context, style oauth2.AuthStyle) (*oauth2.Token, error) {
+			config := &clientcredentials.Config{
+				ClientID:     a.ClientID,
+				ClientSecret: a.ClientSecret.Reveal(),
+				TokenURL:     a.TokenURL,
+				Scopes:       a.Scopes,
+				AuthStyle:    style,
+			}
+			if a.Audience != "" {
+				config.EndpointParams = url.Values{"audience": {a.Audience}}
+			}
 			return config.Token(context.WithValue(ctx, oauth2.HTTPClient, endpoint))
 		},
 		secret: a.ClientSecret.Reveal,
@@ -93,6 +111,10 @@ func (t *tokens) get(ctx context.Context) (*oauth2.Token, error) {
 			defer t.mu.Unlock()
 			return t.current, nil
 		}
+		if wait := time.Until(t.quiet.until); wait > 0 {
+			defer t.mu.Unlock()
+			return nil, adapters.Throttled(errors.New(t.quiet.why), wait)
+		}
 		f := t.fetching
 		if f == nil {
 			f = &fetch{done: make(chan struct{})}
@@ -130,17 +152,41 @@ func (t *tokens) run(ctx context.Context, f *fetch) {
 }
 
 func (t *tokens) fetch(ctx context.Context) (*oauth2.Token, error) {
-	token, err := t.request(ctx)
+	token, err := t.ask(ctx)
 	var refusal *oauth2.RetrieveError
 	switch {
 	case err == nil && placeholder.Plain(token.AccessToken+token.TokenType) != nil:
 		return nil, adapters.Auth(fmt.Errorf("token endpoint %s: the token has control characters", t.host))
 	case err == nil:
+		t.calm()
 		return token, nil
 	case errors.As(err, &refusal):
 		return nil, t.refusal(refusal)
 	}
 	return nil, t.without(ctx, err)
+}
+
+// ask asks for a token with the secret where the endpoint took it before. As long
+// as it took none, it may be wanted in the other place: the endpoint then says
+// that it does not know the client (RFC 6749, 5.2), by its code or by status 401
+// alone.
+func (t *tokens) ask(ctx context.Context) (*oauth2.Token, error) {
+	if t.style != oauth2.AuthStyleAutoDetect {
+		return t.request(ctx, t.style)
+	}
+	token, err := t.request(ctx, oauth2.AuthStyleInHeader)
+	if err == nil {
+		t.style = oauth2.AuthStyleInHeader
+		return token, nil
+	}
+	refusal, ok := errors.AsType[*oauth2.RetrieveError](err)
+	if !ok || refusal.ErrorCode != "invalid_client" && (refusal.ErrorCode != "" || refusal.Response.StatusCode != http.StatusUnauthorized) {
+		return nil, err
+	}
+	if token, err = t.request(ctx, oauth2.AuthStyleInParams); err == nil {
+		t.style = oauth2.AuthStyleInParams
+	}
+	return token, err
 }
 
 // refusal classifies an answer of the token endpoint that holds no token. The
@@ -150,17 +196,45 @@ func (t *tokens) refusal(e *oauth2.RetrieveError) error {
 	if reason == "" {
 		reason = "without a reason that can be shown"
 	}
-	return adapters.Auth(fmt.Errorf("token endpoint %s: answered HTTP %d: %s", t.host, e.Response.StatusCode, reason))
+	err := fmt.Errorf("token endpoint %s: answered HTTP %d: %s", t.host, e.Response.StatusCode, reason)
+	wait, said := exchange.RetryAfter(e.Response.Header, time.Now)
+	if said && wait > 0 || e.Response.StatusCode == http.StatusTooManyRequests {
+		return adapters.Throttled(err, t.hush(wait, err.Error()))
+	}
+	return adapters.Auth(err)
+}
+
+// hush leaves the endpoint alone for wait, or for longer each time where that is
+// 0, and returns for how long.
+func (t *tokens) hush(wait time.Duration, why string) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if wait <= 0 {
+		wait = min(quietMost, quietFirst<<min(t.quiet.asked, 10))
+	}
+	t.quiet = quiet{until: time.Now().Add(wait), why: why, asked: t.quiet.asked + 1}
+	return wait
+}
+
+// calm forgets that the endpoint asked for quiet.
+func (t *tokens) calm() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.quiet = quiet{}
 }
 
 // without classifies the lack of a token. No message is at fault, so it is auth
-// and holds the sync, whether the endpoint refuses or is down; only a delivery
-// that was stopped says nothing about the endpoint.
+// and holds the sync, whether the endpoint refuses or is down. A delivery that was
+// stopped, and a machine without a descriptor left, say nothing about the endpoint.
 func (t *tokens) without(ctx context.Context, err error) error {
+	why := exchange.Describe(ctx, err)
+	if ctx.Err() == nil && exchange.Exhausted(err) {
+		return adapters.Local(fmt.Errorf("token endpoint %s: no token, nothing was sent to the receiver: %w", t.host, exchange.Exhaustion(why)))
+	}
 	class := adapters.ClassAuth
 	if ctx.Err() != nil && !exchange.TimedOut(ctx) {
 		class = adapters.ClassTransient
 	}
 	return adapters.Classify(class,
-		fmt.Errorf("token endpoint %s: no token, nothing was sent to the receiver: %w", t.host, exchange.Describe(ctx, err)))
+		fmt.Errorf("token endpoint %s: no token, nothing was sent to the receiver: %w", t.host, why))
 }

@@ -19,7 +19,7 @@ func TestAFailedFetchIsShared(t *testing.T) {
 		calls, release := 0, make(chan struct{})
 		down := &oauth2.RetrieveError{Response: &http.Response{StatusCode: 503}}
 		tokens := &tokens{
-			request: func(context.Context) (*oauth2.Token, error) { calls++; <-release; return nil, down },
+			request: func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) { calls++; <-release; return nil, down },
 			secret:  func() string { return "" },
 		}
 		const deliveries = 16
@@ -42,7 +42,10 @@ func TestAFailedFetchIsShared(t *testing.T) {
 
 func TestATokenEndpointThatHangsIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tokens := &tokens{request: func(ctx context.Context) (*oauth2.Token, error) { <-ctx.Done(); return nil, ctx.Err() }}
+		tokens := &tokens{request: func(ctx context.Context, _ oauth2.AuthStyle) (*oauth2.Token, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}
 		start := time.Now()
 		results := make(chan error, 2)
 		for range 2 {

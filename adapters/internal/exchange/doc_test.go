@@ -10,8 +10,9 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// Every single status in the guide's table has the class that the code gives it,
-// and every exception in the code is in the guide.
+// Every single status in the guide's table has the class that the code gives it
+// where the answer has a reason, and every exception in the code is in the guide.
+// So is what is never taken for a gateway's answer.
 func TestGuideShowsTheDefaultClasses(t *testing.T) {
 	guide, err := os.ReadFile("../../../docs/adapters.md")
 	if err != nil {
@@ -33,7 +34,7 @@ func TestGuideShowsTheDefaultClasses(t *testing.T) {
 				t.Fatal(err)
 			}
 			shown[status] = true
-			if got := (Outcomes{}).Class(Answer{Status: status}); got != adapters.Class(class) {
+			if got := (Outcomes{}).ClassOfStatus(Answer{Status: status}); got != adapters.Class(class) {
 				t.Errorf("the guide says that %d is %s, but it is %s", status, class, got)
 			}
 		}
@@ -41,6 +42,13 @@ func TestGuideShowsTheDefaultClasses(t *testing.T) {
 	for status := range statuses {
 		if !shown[status] {
 			t.Errorf("the guide does not show %d", status)
+		}
+	}
+	_, gateways, _ := strings.Cut(string(guide), "### What a gateway may have said")
+	gateways, _, _ = strings.Cut(gateways, "\n### ")
+	for _, status := range selfExplained {
+		if !strings.Contains(gateways, fmt.Sprint(status)) {
+			t.Errorf("the guide does not show that %d blames the message by itself", status)
 		}
 	}
 }

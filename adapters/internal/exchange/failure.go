@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/textproto"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -47,11 +48,31 @@ func noAnswer(ctx context.Context, r Request, p *progress, err error) error {
 	if refused, ok := errors.AsType[*addressError](err); ok {
 		return adapters.Permanent(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, refused))
 	}
+	if !sent && Exhausted(err) {
+		return adapters.Local(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, Exhaustion(why)))
+	}
 	if sent {
 		return adapters.Unknown(fmt.Errorf("%s %s: sent, but no answer: %w", r.Method, r.Target, why))
 	}
 	return adapters.Classify(adapters.ClassTransient, fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, why))
 }
+
+// Exhausted is [adapters.Exhausted], also for a name lookup: its error keeps no
+// more than the text of what it wraps.
+func Exhausted(err error) bool {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return slices.ContainsFunc(lookupNeeds, func(e syscall.Errno) bool { return strings.HasSuffix(dns.Err, e.Error()) })
+	}
+	return adapters.Exhausted(err)
+}
+
+// Exhaustion says what to do about an error that is [Exhausted].
+func Exhaustion(why error) error {
+	return fmt.Errorf("this machine has no file descriptor, local port or memory left (%w): raise the limits of the process, such as ulimit -n", why)
+}
+
+// lookupNeeds are the errors of a machine that lacks what a name lookup needs.
+var lookupNeeds = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM}
 
 // Describe says what went wrong on the way, in words that are safe to store. It
 // wraps the error of a context that ended, and nothing else: the texts of

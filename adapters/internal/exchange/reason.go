@@ -3,6 +3,7 @@ package exchange
 import (
 	"bytes"
 	"encoding/json"
+	"mime"
 	"regexp"
 	"strings"
 )
@@ -27,6 +28,35 @@ func Reason(body []byte, hide []string) string {
 	}
 	return Presentable(shape(fields), hide)
 }
+
+// Explained tells whether the body has a form in which an API gives its reasons:
+// JSON or XML. Gateways answer for a receiver that is away with a page, with
+// plain text, or with nothing.
+func (a Answer) Explained() bool {
+	body := bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(a.Body), []byte("\xef\xbb\xbf")))
+	if len(body) == 0 {
+		return false
+	}
+	media, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type"))
+	switch body[0] {
+	case '{', '[', '"': // a number alone is no reason; "404" is what a gateway may say
+		return isJSON(media) || json.Valid(body)
+	case '<':
+		return isXML(media) && !page.Match(body)
+	}
+	return false
+}
+
+func isJSON(media string) bool {
+	return media == "application/json" || media == "text/json" || strings.HasSuffix(media, "+json")
+}
+
+func isXML(media string) bool {
+	return media == "application/xml" || media == "text/xml" || strings.HasSuffix(media, "+xml") && media != "application/xhtml+xml"
+}
+
+// page matches what begins like an HTML page, whatever Content-Type it has.
+var page = regexp.MustCompile(`(?i)^(?:<\?[^>]*>|<!--(?s:.*?)-->|\s)*(?:<!doctype html|<html)`)
 
 // Presentable makes text from an answer fit to be stored and shown: cleaned,
 // short, and with "***" in place of every value in hide, in whatever case, of

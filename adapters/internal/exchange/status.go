@@ -89,11 +89,38 @@ func CheckClass(class adapters.Class) error {
 	return fmt.Errorf("%q is not a class; use one of %s", class, known)
 }
 
-// Class returns what a means.
+// selfExplained are the statuses that blame the message by themselves: no gateway
+// answers with one of them because the receiver is away.
+var selfExplained = []int{
+	http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong, http.StatusUnsupportedMediaType,
+	http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge,
+}
+
+// Class returns what a means. What the table calls permanent is unexplained if
+// the answer has no reason in a form that an API gives: then it may come from
+// something in front of the receiver, see [Answer.Explained].
 func (o Outcomes) Class(a Answer) adapters.Class {
 	if class, ok := o.overrides[a.Status]; ok {
 		return class
 	}
+	class := byStatus(a)
+	if class == adapters.ClassPermanent && !slices.Contains(selfExplained, a.Status) && !a.Explained() {
+		return adapters.ClassUnexplained
+	}
+	return class
+}
+
+// ClassOfStatus returns what a means where its body is known to be the
+// receiver's.
+func (o Outcomes) ClassOfStatus(a Answer) adapters.Class {
+	if class, ok := o.overrides[a.Status]; ok {
+		return class
+	}
+	return byStatus(a)
+}
+
+// byStatus is the default table.
+func byStatus(a Answer) adapters.Class {
 	switch {
 	case a.Status == http.StatusServiceUnavailable:
 		if _, ok := RetryAfter(a.Header, time.Now); ok {
@@ -152,6 +179,9 @@ func fail(class adapters.Class, r Request, a Answer, reason string) error {
 		text += ": " + reason
 	default:
 		text += ", without a reason that can be shown"
+		if class == adapters.ClassUnexplained {
+			text += "; a gateway may have said it"
+		}
 	}
 	err := errors.New(text)
 	wait, _ := RetryAfter(a.Header, time.Now)

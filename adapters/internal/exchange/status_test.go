@@ -21,9 +21,63 @@ func TestDefaultClasses(t *testing.T) {
 		adapters.ClassThrottled: {429},
 	} {
 		for _, status := range statuses {
-			if got := (Outcomes{}).Class(Answer{Status: status}); got != class {
+			if got := (Outcomes{}).Class(Answer{Status: status, Body: []byte(`{"title":"x"}`)}); got != class {
 				t.Errorf("%d is %s, want %s", status, got, class)
 			}
+		}
+	}
+}
+
+// What may come from a gateway is told from what the receiver itself says.
+func TestAnswersWithoutAReason(t *testing.T) {
+	const page = "<!DOCTYPE html>\n<html><body><h1>404 Not Found</h1></body></html>"
+	unexplained := map[string]Answer{
+		"nothing":              {},
+		"white space":          {Body: []byte(" \r\n")},
+		"a page":               {Header: http.Header{"Content-Type": {"text/html; charset=utf-8"}}, Body: []byte(page)},
+		"a page called XML":    {Header: http.Header{"Content-Type": {"text/xml"}}, Body: []byte("<?xml version=\"1.0\"?>\n<!-- nginx -->\n<HTML><body/></HTML>")},
+		"XHTML":                {Header: http.Header{"Content-Type": {"application/xhtml+xml"}}, Body: []byte(`<html xmlns="http://www.w3.org/1999/xhtml"/>`)},
+		"a page called JSON":   {Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(page)},
+		"text":                 {Header: http.Header{"Content-Type": {"text/plain"}}, Body: []byte("default backend - 404")},
+		"a number":             {Body: []byte("404")},
+		"braces that are none": {Body: []byte("{{ .Title }}")},
+	}
+	explained := map[string]Answer{
+		"problem details":        {Header: http.Header{"Content-Type": {"application/problem+json"}}, Body: []byte(`{"title":"no such room"}`)},
+		"JSON, called text":      {Header: http.Header{"Content-Type": {"text/plain"}}, Body: []byte("\xef\xbb\xbf {\"message\":\"no such room\"}")},
+		"a list":                 {Body: []byte(`[{"field":"room"}]`)},
+		"a string":               {Body: []byte(`"no such room"`)},
+		"JSON that was cut":      {Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(`{"title":"no such`)},
+		"XML":                    {Header: http.Header{"Content-Type": {"application/xml"}}, Body: []byte("<Error><Code>NoSuchRoom</Code></Error>")},
+		"problem details in XML": {Header: http.Header{"Content-Type": {"application/problem+xml"}}, Body: []byte("<?xml version=\"1.0\"?><problem/>")},
+	}
+	want := func(o Outcomes, status int, name string, a Answer, class adapters.Class) {
+		t.Helper()
+		a.Status = status
+		if got := o.Class(a); got != class {
+			t.Errorf("%d with %s is %s, want %s", status, name, got, class)
+		}
+	}
+	configured, err := ParseOutcomes(map[int]adapters.Class{410: adapters.ClassAuth}, map[int]string{404: "permanent"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, a := range unexplained {
+		for _, status := range []int{301, 302, 307, 400, 404, 405, 410, 419, 501} {
+			want(Outcomes{}, status, name, a, adapters.ClassUnexplained)
+		}
+		for status, class := range map[int]adapters.Class{
+			401: adapters.ClassAuth, 403: adapters.ClassForbidden, 409: adapters.ClassConflict, 413: adapters.ClassPermanent,
+			422: adapters.ClassPermanent, 500: adapters.ClassTransient, 502: adapters.ClassTransient,
+		} {
+			want(Outcomes{}, status, name, a, class)
+		}
+		want(configured, 404, name, a, adapters.ClassPermanent)
+		want(configured, 410, name, a, adapters.ClassAuth)
+	}
+	for name, a := range explained {
+		for _, status := range []int{302, 400, 404, 405, 410, 419, 422, 501} {
+			want(Outcomes{}, status, name, a, adapters.ClassPermanent)
 		}
 	}
 }
