@@ -174,6 +174,7 @@ func TestLockedRowHoldsUpNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = tx.Rollback(context.Background()) }() // or the pool waits for it, should the test fail
 	if _, err := tx.Exec(t.Context(), `SELECT FROM outbox.delivery WHERE key = 'H-2' FOR UPDATE`); err != nil {
 		t.Fatal(err)
 	}

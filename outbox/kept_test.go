@@ -66,6 +66,42 @@ SELECT string_agg(DISTINCT outcome, ' ' ORDER BY outcome)
 	}
 }
 
+// A sync starts now. A transaction that inserted an event before, and cannot know
+// of the sync, commits after: its event is not lost between the two.
+func TestABackfillFromNowAddsWhatWasNotCommitted(t *testing.T) {
+	d := newDesk(t)
+	d.emit("before", 1)
+	writer, err := d.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = writer.Rollback(t.Context()) }()
+	if _, err := writer.Exec(t.Context(), `INSERT INTO outbox.event (type, key, payload) VALUES ('x', 'open', '{}')`); err != nil {
+		t.Fatal(err)
+	}
+	d.emit("seen", 1) // a later number that is committed
+	second := outbox.Registration{Name: "Second", Patterns: []string{"*"}, OnFailed: "block", From: "now"}
+	if _, err := d.a.Register(t.Context(), []outbox.Registration{second}); err != nil {
+		t.Fatal(err)
+	}
+	fill := d.a.NewBackfill(second.Name)
+	if complete, wait, err := fill.Step(t.Context(), 100); complete || !wait || err != nil {
+		t.Fatalf("beside an open writer: complete %t, wait %t, %v", complete, wait, err)
+	}
+	if err := writer.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.emit("after", 1)
+	for complete := false; !complete; {
+		if complete, _, err = fill.Step(t.Context(), 100); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := d.text(`SELECT string_agg(key, ' ' ORDER BY event_seq) FROM outbox.delivery WHERE sync = 'Second'`); got != "open after" {
+		t.Errorf("the sync has: %s, want open after", got)
+	}
+}
+
 // goOn records a delivery as delivered and asks for the next of its key.
 func (d *desk) goOn(s *outbox.Store, c *outbox.Delivery) outbox.Claims {
 	d.t.Helper()

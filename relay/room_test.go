@@ -72,7 +72,7 @@ func TestAsManySlotsComeBackAsWereTaken(t *testing.T) {
 // Relays died while they sent some deliveries. Each is sent with nothing else of its
 // sync under way, so that the next death shows which of them it is.
 func TestASuspectHasItsSyncToItself(t *testing.T) {
-	const others, suspects = 300, 3
+	const others, suspects = 1000, 3
 	w := newWorld(t)
 	var f traffic
 	var alone atomic.Bool // a suspect is under way
@@ -85,10 +85,11 @@ func TestASuspectHasItsSyncToItself(t *testing.T) {
 			if n > 1 {
 				t.Errorf("%s was sent beside %d others", m.Key, n-1)
 			}
+			time.Sleep(50 * time.Millisecond) // long enough for another to come
 		} else if alone.Load() {
 			t.Errorf("%s was sent beside a suspect", m.Key)
 		}
-		time.Sleep(10 * time.Millisecond) // the receiver's work
+		time.Sleep(20 * time.Millisecond) // the receiver's work
 		return adapters.Receipt{Code: "HTTP 200"}, nil
 	})
 	config := sync1(c)

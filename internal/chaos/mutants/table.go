@@ -323,7 +323,7 @@ var mutants = []mutant{
 	{
 		"a backfill that leaves out what open writers insert",
 		[]edit{{file: outbox, old: `OR s.backfill_unseen @> p.seq`, new: `OR false`}},
-		migrations, "TestSyncRegisteredBesideOpenWriters",
+		outbox, "TestABackfillFromNowAddsWhatWasNotCommitted",
 	},
 	{
 		"a fan-out to syncs that are retired",
