@@ -199,7 +199,7 @@ func (m *Mapper) compute(ev outbox.Event) ([][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if results[i], err = encodeResult(v); err != nil {
+		if results[i], err = env.encodeResult(v); err != nil {
 			return nil, &FieldError{Field: e.field, Reason: err.Error()}
 		}
 	}
