@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/file"
@@ -26,10 +27,15 @@ type expression struct {
 
 // expressionEnv is what expressions see of an event.
 type expressionEnv struct {
-	vars  map[string]any
-	steps int // taken by this run
-	bytes int // made by this run
-	looks int // at parts of values
+	vars      map[string]any
+	steps     int         // taken so far by all expressions
+	bytes     int         // made so far by all expressions
+	mostBytes int         // that they may make
+	most      int         // steps that one of them took
+	costliest string      // the field of that one
+	waiter    *evaluation // nil where nobody stops waiting
+	converted struct{ from, to []any }
+	zones     map[string]*time.Location
 }
 
 // compileExpression compiles src; its errors show the source, which is the
@@ -41,7 +47,6 @@ func compileExpression(src, field string, condition bool) (*expression, error) {
 	case len(src) > maxExpressionLen:
 		return nil, fmt.Errorf("the expression is longer than %d bytes", maxExpressionLen)
 	}
-	guard := &expressionGuard{}
 	options := append(languageOptions(),
 		expr.Env(types.Map{
 			"event":   types.Any,
@@ -49,19 +54,25 @@ func compileExpression(src, field string, condition bool) (*expression, error) {
 			"key":     types.String,
 			"version": types.Any,
 			"headers": types.Map{types.Extra: types.Any},
-			stepsName: types.TypeOf(&expressionEnv{}),
+			envName:   types.TypeOf(&expressionEnv{}),
 		}),
-		expr.Patch(guard),
 		expr.MaxNodes(maxExpressionNodes),
 	)
-	program, err := expr.Compile(src, options...)
+	// First as it is written: with what the guard adds, the checker would name
+	// functions that nobody wrote and pass over mistakes inside of them.
+	checked, err := expr.Compile(src, options...)
+	if err != nil {
+		return nil, explainCompile(err)
+	}
+	guard := &expressionGuard{}
+	program, err := expr.Compile(src, append(options, expr.Patch(guard))...)
 	if guard.err != nil {
 		err = guard.err
 	}
 	if err != nil {
 		return nil, explainCompile(err)
 	}
-	node := program.Node()
+	node := checked.Node()
 	if kind := node.Type().Kind(); condition && kind != reflect.Bool && kind != reflect.Interface {
 		is := typeWord(node.Type().String())
 		if is == "" {
@@ -88,8 +99,8 @@ func explainCompile(err error) error {
 }
 
 // newExpressionEnv decodes of ev what exprs need.
-func newExpressionEnv(ev outbox.Event, exprs ...*expression) (*expressionEnv, error) {
-	env := &expressionEnv{}
+func newExpressionEnv(ev outbox.Event, waiter *evaluation, exprs ...*expression) (*expressionEnv, error) {
+	env := &expressionEnv{mostBytes: maxExpressionBytes + makingPerByte*len(ev.Payload), waiter: waiter}
 	var event any
 	for _, e := range exprs {
 		if !e.event {
@@ -119,7 +130,7 @@ func newExpressionEnv(ev outbox.Event, exprs ...*expression) (*expressionEnv, er
 		"key":     ev.Key,
 		"version": version,
 		"headers": headers,
-		stepsName: env,
+		envName:   env,
 	}
 	return env, nil
 }
@@ -131,9 +142,16 @@ func (e *expression) run(env *expressionEnv) (result any, err error) {
 			result, err = nil, &FieldError{Field: e.field, Reason: "the expression cannot be evaluated for this event"}
 		}
 	}()
-	env.steps, env.bytes, env.looks = 0, 0, 0
+	before := env.steps
+	env.waiter.begin(e)
 	machine := vm.VM{MemoryBudget: maxExpressionCells}
 	v, err := machine.Run(e.program, env.vars)
+	if took := env.steps - before; took > env.most {
+		env.most, env.costliest = took, e.field
+	}
+	if errors.Is(err, errTooManySteps) {
+		return nil, &FieldError{Field: env.costliest, Reason: explainRun(err)} // not the one that only took the last step
+	}
 	if err != nil {
 		return nil, &FieldError{Field: e.field, Reason: explainRun(err)}
 	}

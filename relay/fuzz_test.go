@@ -36,6 +36,7 @@ func FuzzMapping(f *testing.F) {
 		{`{"compute":[{"to":"s","expr":"split(event.s, event.d) | join(event.d)"},{"to":"i","expr":"event.s[event.n:]"}]}`, `event?.x?.y ?? false`, `{"s":"zq9x7kw","d":"","n":-100}`},
 		{`{"fields":[{"from":"","to":""},{"from":"a..b","to":".c"},{"from":"a","to":"a"},{"from":"a","to":"a.b"}],"compute":[{"to":"a","expr":"now()"}]}`, `$env`, `[]`},
 		{`{"fields":[{"from":"é\u0000","to":"\ud800"}]}`, `event["é\u0000"] == 1`, `{"é\u0000":"\ud800\u0000"}`},
+		{`{"compute":[{"to":"u","expr":"uniq(concat(event.l, event.m)) == event.l"},{"to":"z","expr":"date(\"2027-03-01\").In(timezone(event.z))"}]}`, `event.l in event.m or trim(event.z, event.z) == ""`, `{"l":[1,1.0,{"a":[null]}],"m":[[1,1.0,{"a":[null]}]],"z":"UTC"}`},
 		{`{"compute":[{"to":"f","expr":"string(date(event.t).Year)"}]}`, ``, `{"t":"2027-03-01"}`},
 	} {
 		f.Add([]byte(seed.mapping), seed.when, []byte(seed.payload))
@@ -89,7 +90,7 @@ func FuzzMapping(f *testing.F) {
 func checkMapped(t *testing.T, m Mapping, payload, out []byte) {
 	t.Helper()
 	// Expressions are bounded by what they make, which JSON escapes sixfold.
-	most := len(payload)*(len(m.Fields)+1) + len(m.Compute)*6*maxExpressionBytes
+	most := len(payload)*(len(m.Fields)+1) + len(m.Compute)*6*(maxExpressionBytes+makingPerByte*len(payload))
 	for _, f := range m.Fields {
 		most += 6*len(f.To) + len(f.Default) + len(f.Const) + 100
 		for _, to := range f.Values {

@@ -33,6 +33,7 @@ type share struct {
 	reserve int // slots of its own
 	most    int // its concurrency
 	limit   int // at present: most, except after a hold
+	lost    int // workers with calls that do not return
 	used    int
 	waiting []*waiter // in the order in which they came
 }
@@ -54,7 +55,7 @@ func (s *share) acquire() bool {
 	a := s.all
 	w := &waiter{since: time.Now(), got: make(chan bool, 1)}
 	a.mu.Lock()
-	if a.closed {
+	if a.closed || s.allowed() == 0 {
 		a.mu.Unlock()
 		return false
 	}
@@ -113,7 +114,7 @@ func (a *slots) next() *share {
 	var next *share
 	for _, s := range a.shares {
 		switch {
-		case len(s.waiting) == 0, len(a.alone) > 0 && a.alone[0].share == s, s.used >= s.limit, s.used >= s.reserve && a.shared == 0:
+		case len(s.waiting) == 0, len(a.alone) > 0 && a.alone[0].share == s, s.used >= s.allowed(), s.used >= s.reserve && a.shared == 0:
 		case next == nil, s.used < next.used, s.used == next.used && s.waiting[0].since.Before(next.waiting[0].since):
 			next = s
 		}
@@ -200,7 +201,39 @@ func (s *share) usable() int {
 	a := s.all
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return min(s.limit, max(max(s.used, s.reserve)+a.shared, a.total/len(a.shares)))
+	return min(s.allowed(), max(max(s.used, s.reserve)+a.shared, a.total/len(a.shares)))
+}
+
+// allowed is how many deliveries of the sync may be in flight. The caller holds
+// the lock.
+func (s *share) allowed() int { return max(0, min(s.limit, s.most-s.lost)) }
+
+// lose takes n workers from the sync, or gives -n back. Without any left,
+// acquire reports false at once.
+func (s *share) lose(n int) {
+	a := s.all
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.lost += n
+	if s.allowed() == 0 {
+		s.turnAway()
+	}
+	a.handOut()
+}
+
+// turnAway tells all who wait for a slot of the sync that they get none.
+func (s *share) turnAway() {
+	for _, w := range s.waiting {
+		w.got <- false
+	}
+	s.waiting = nil
+}
+
+// workers is how many workers the sync has that are not lost.
+func (s *share) workers() int {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	return max(0, s.most-s.lost)
 }
 
 // close wakes everybody who waits.
@@ -209,10 +242,7 @@ func (a *slots) close() {
 	defer a.mu.Unlock()
 	a.closed = true
 	for _, s := range a.shares {
-		for _, w := range s.waiting {
-			w.got <- false
-		}
-		s.waiting = nil
+		s.turnAway()
 	}
 	a.alone = slices.DeleteFunc(a.alone, func(l *lone) bool {
 		if !l.has {
