@@ -20,6 +20,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		lastTend time.Time
 		lastNote time.Time
 		parked   outbox.ParkedCursor
+		calls    = p.relay.caller("claim deliveries", p.sync.Name)
 		pause    = busyPoll
 	)
 	defer p.claiming.end()
@@ -58,10 +59,14 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		}
 		p.full.Store(err == nil && found == foundFull)
 		p.claiming.end()
+		if err != nil {
+			// Nothing shortens this pause: neither a sweep that is due nor who would wake the loop.
+			sleep(ctx, calls.failed(ctx, err))
+			pause = busyPoll
+			continue
+		}
+		calls.worked(ctx)
 		switch {
-		case err != nil:
-			p.relay.complain(ctx, "claim deliveries", err, "sync", p.sync.Name)
-			pause = min(max(2*pause, 100*time.Millisecond), 2*time.Second)
 		case found == foundMore:
 			pause = 0
 		case found == foundSome:
@@ -160,8 +165,11 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	}
 	if claims.Suspects > 0 && time.Now().After(p.aloneFrom) {
 		began := time.Now()
-		p.sendAlone(ctx, attempts, claims.Suspects)
+		err := p.sendAlone(ctx, attempts, claims.Suspects)
 		p.aloneFrom = time.Now().Add(4 * time.Since(began)) // the other deliveries have their turn
+		if err != nil {
+			return foundNone, err
+		}
 	}
 	w.settled = claims.Settled
 	w.passed += max(0, claims.Seen-claims.Parked-len(claims.Deliveries))

@@ -196,7 +196,7 @@ func (p *pipeline) probe(ctx, attempts context.Context) error {
 
 // sendAlone sends deliveries during which a relay died, one after the other and
 // with nothing else in flight in this process, for a few seconds at most.
-func (p *pipeline) sendAlone(ctx, attempts context.Context, suspects int) {
+func (p *pipeline) sendAlone(ctx, attempts context.Context, suspects int) error {
 	p.relay.alone.Lock()
 	defer p.relay.alone.Unlock()
 	until := time.Now().Add(5 * time.Second)
@@ -207,15 +207,15 @@ func (p *pipeline) sendAlone(ctx, attempts context.Context, suspects int) {
 			Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Solo: true,
 		})
 		if err != nil {
-			p.relay.complain(ctx, "claim deliveries", err, "sync", p.sync.Name)
-			return
+			return err
 		}
 		if len(claims.Deliveries) == 0 {
-			return
+			return nil
 		}
 		p.outstanding.Add(1)
 		p.answered(p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(p.relay.config.Lease)}))
 	}
+	return nil
 }
 
 // send runs the senders and the recorders until drain was called and everything
@@ -266,12 +266,12 @@ func (p *pipeline) releaseQueue(ctx context.Context) {
 	if len(unsent) == 0 {
 		return
 	}
+	calls := p.relay.caller("release deliveries", p.sync.Name)
 	// Left to themselves they would wait for their lease and then go one by one, as if the relay had died.
 	for until := time.Now().Add(lastWords); len(unsent) > 0 && time.Now().Before(until); {
 		var err error
 		if unsent, err = p.record(ctx, unsent); err != nil {
-			p.relay.complain(ctx, "release deliveries", err, "sync", p.sync.Name)
-			sleep(ctx, 100*time.Millisecond)
+			sleep(ctx, calls.failed(ctx, err))
 		}
 	}
 }
