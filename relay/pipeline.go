@@ -13,21 +13,31 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// pipeline carries one sync: a goroutine claims, some send, two record.
+// pipeline carries one sync: a goroutine claims, some send, two record. It is
+// the settings of the sync, which never change, and the state, which is shared
+// with the pipeline that replaces this one at a reload. An attempt stays with
+// the pipeline it began with. Loops take the current one for each round.
 type pipeline struct {
-	relay  *Relay
+	*state
 	sync   Sync
 	mapper *Mapper
 	filter *Filter
-	log    *slog.Logger
-	slots  *share
 	rate   *rate.Limiter // nil without a limit
-	health *health
+}
+
+// state is what a sync's pipelines share.
+type state struct {
+	relay   *Relay
+	log     *slog.Logger
+	slots   *share
+	health  *health
+	current atomic.Pointer[pipeline]
 
 	queue   chan work
 	results chan outbox.Result
 	piled   chan struct{} // so many results wait that a second recording pays
 	woken   chan struct{}
+	resized chan struct{} // a reload has changed the concurrency
 
 	claiming    *step
 	recording   [2]*step
@@ -78,33 +88,47 @@ const (
 )
 
 func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
-	mapper, err := s.Mapping.Compile()
+	p, err := compileSync(s)
 	if err != nil {
 		return nil, err
 	}
-	filter, err := CompileFilter(s.When)
-	if err != nil {
-		return nil, err
-	}
-	p := &pipeline{
-		relay: r, sync: s, mapper: mapper, filter: filter, slots: slots, health: newHealth(),
+	p.state = &state{
+		relay: r, slots: slots, health: newHealth(),
 		log:     r.log.With("sync", s.Name),
-		queue:   make(chan work, 2*(maxPrefetch+s.Concurrency)),
+		queue:   make(chan work, 2*(maxPrefetch+max(s.Concurrency, r.config.Workers))),
 		results: make(chan outbox.Result, maxBatch),
 		piled:   make(chan struct{}, 1),
 		woken:   make(chan struct{}, 1),
+		resized: make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 	}
+	p.current.Store(p)
 	p.walked.Store(new(outbox.Cursor))
-	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.longestAttempt())
+	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.Lease/2)
 	for i := range p.recording {
 		p.recording[i] = r.steps.add(fmt.Sprintf("recording %d for sync %s", i+1, s.Name), recordBound)
+	}
+	return p, nil
+}
+
+// compileSync makes a pipeline without a state of the settings of a sync.
+func compileSync(s Sync) (*pipeline, error) {
+	p := &pipeline{sync: s}
+	var err error
+	if p.mapper, err = s.Mapping.Compile(); err != nil {
+		return nil, err
+	}
+	if p.filter, err = CompileFilter(s.When); err != nil {
+		return nil, err
 	}
 	if s.Rate > 0 {
 		p.rate = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate/10)))
 	}
 	return p, nil
 }
+
+// now is the current pipeline of the sync.
+func (s *state) now() *pipeline { return s.current.Load() }
 
 // wake makes the claimer look at once.
 func (p *pipeline) wake() {
@@ -185,7 +209,7 @@ func (p *pipeline) probe(ctx, attempts context.Context) error {
 		}
 		if len(claims.Deliveries) > 0 {
 			p.outstanding.Add(1)
-			result := p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: true})
+			result := p.now().attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: true})
 			p.probed(result)
 			p.answered(result)
 			return nil
@@ -213,7 +237,7 @@ func (p *pipeline) sendAlone(ctx, attempts context.Context, suspects int) error 
 			return nil
 		}
 		p.outstanding.Add(1)
-		p.answered(p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(p.relay.config.Lease)}))
+		p.answered(p.now().attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(p.relay.config.Lease)}))
 	}
 	return nil
 }
@@ -227,8 +251,16 @@ func (p *pipeline) send(attempts context.Context) {
 			_ = p.relay.supervise("record for sync "+p.sync.Name, func() error { p.recordLoop(attempts, doing, i > 0); return nil })
 		})
 	}
-	for range p.sync.Concurrency {
-		sending.Go(func() { p.sendLoop(attempts) })
+	senders := 0
+	for open := true; open; {
+		for ; senders < p.now().sync.Concurrency; senders++ {
+			sending.Go(func() { p.sendLoop(attempts) })
+		}
+		select {
+		case <-p.resized:
+		case <-p.stop:
+			open = false
+		}
 	}
 	sending.Wait()
 	close(p.results)
@@ -236,6 +268,37 @@ func (p *pipeline) send(attempts context.Context) {
 	recording.Wait()
 	p.releaseQueue(context.WithoutCancel(attempts))
 	p.wakeAsleep(context.WithoutCancel(attempts))
+	p.noteLast(context.WithoutCancel(attempts))
+}
+
+// noteDelivery tells the database of the last success. It reports false where
+// that has to be tried again.
+func (p *pipeline) noteDelivery(ctx context.Context) (bool, error) {
+	last := p.delivered.Load()
+	if last == 0 {
+		return true, nil
+	}
+	noted, err := p.relay.store.NoteDelivery(ctx, p.sync.Name, began.Add(time.Duration(last)))
+	if noted && err == nil {
+		p.delivered.CompareAndSwap(last, 0) // unless there is a later one
+	}
+	return noted, err
+}
+
+// noteLast does so at a stop, for a second at most.
+func (p *pipeline) noteLast(ctx context.Context) {
+	calls := p.relay.caller("note the last delivery", p.sync.Name)
+	for until := time.Now().Add(time.Second); time.Now().Before(until); {
+		noted, err := p.noteDelivery(ctx)
+		switch {
+		case err != nil:
+			sleep(ctx, calls.failed(ctx, err))
+		case noted:
+			return
+		default:
+			sleep(ctx, wakeEvery)
+		}
+	}
 }
 
 func (p *pipeline) sendLoop(attempts context.Context) {
@@ -243,7 +306,7 @@ func (p *pipeline) sendLoop(attempts context.Context) {
 	for {
 		select {
 		case w := <-p.queue:
-			p.answered(p.deliver(attempts, w, doing))
+			p.answered(p.now().deliver(attempts, w, doing))
 		case <-p.stop:
 			return
 		}

@@ -27,6 +27,7 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 	calls, one := p.relay.caller("record deliveries", p.sync.Name), p.relay.caller("record a delivery", p.sync.Name)
 	calls.loop, one.loop, one.says = doing.name, doing.name, "the database refuses a result"
 	for open || len(waiting) > 0 {
+		p = p.now()
 		if pause == 0 && !helps && p.asleep.any() {
 			pause = wakeEvery
 		}

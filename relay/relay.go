@@ -27,6 +27,7 @@ type Relay struct {
 	steps     steps        // what the loops do at the moment; also these two
 	register  *step
 	maintain  *step
+	reloading sync.Mutex
 	ready     atomic.Bool
 	cut       atomic.Bool // the drain ran out
 	waiting   atomic.Pointer[string]
@@ -65,9 +66,10 @@ func New(store *outbox.Store, config Config) (*Relay, error) {
 
 // Run relays until ctx ends, then stops claiming, waits up to Config.Drain for
 // deliveries under way, releases the rest and returns nil, or ErrNotDrained. A
-// database that is not there yet is waited for; a schema that does not fit, now
-// or after a migration later, or a sync that must say where it starts, ends Run
-// with an error. A relay runs once.
+// server that is not there yet is waited for. A database that does not exist, a
+// login that is refused, a schema that does not fit, now or after a migration
+// later, or a sync that must say where it starts, ends Run with an error. A
+// relay runs once.
 func (r *Relay) Run(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -174,7 +176,8 @@ func (r *Relay) prepare(ctx context.Context) error {
 				return nil
 			}
 		}
-		if ctx.Err() != nil || !outbox.IsTemporary(err) && !errors.Is(err, outbox.ErrReadOnly) {
+		// A name that is wrong at the start is a mistake; while the relay runs, a database that is gone is waited for.
+		if ctx.Err() != nil || !outbox.IsTemporary(err) || outbox.NoSuchDatabase(err) {
 			return err
 		}
 		r.waiting.Store(new(outbox.Brief(err)))

@@ -107,7 +107,7 @@ func (r *Relay) watchLoop(ctx context.Context) {
 // the loop begins anew: what it had claimed is taken up again when its lease
 // has ended.
 func (r *Relay) supervise(name string, loop func() error) error {
-	for pause := time.Duration(firstPause); ; pause = min(2*pause, mostPause) {
+	for pause := firstPause; ; pause = min(2*pause, mostPause) {
 		started := time.Now()
 		panicked, err := r.survive(name, loop)
 		if !panicked {

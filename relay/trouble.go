@@ -2,13 +2,11 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/hms-mkt/lockstep/outbox"
 )
 
 // caller is a loop that calls the database. It decides how long the loop pauses
@@ -79,7 +77,7 @@ func (t *troubles) failed(ctx context.Context, c *caller, err error, args ...any
 	if ctx.Err() != nil {
 		return // only the relay stopping
 	}
-	now, cause := time.Now(), causeOf(err)
+	now, cause := time.Now(), outbox.Cause(err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	x := t.by[c.what]
@@ -109,7 +107,7 @@ func (t *troubles) failed(ctx context.Context, c *caller, err error, args ...any
 	if says == "" {
 		says = callFailed
 	}
-	t.log.WarnContext(ctx, says, append(args, "to", c.what, "error", err)...)
+	t.log.WarnContext(ctx, says, append(args, "to", c.what, "error", err)...) //nolint:sloglint // one of three constants
 }
 
 func (t *troubles) worked(ctx context.Context, c *caller) {
@@ -126,27 +124,4 @@ func (t *troubles) worked(ctx context.Context, c *caller) {
 	delete(t.by, c.what)
 	t.log.InfoContext(ctx, "database call works again", "to", c.what,
 		"after", time.Since(x.began).Round(100*time.Millisecond), "failures", x.failures)
-}
-
-// causeOf is what errors must have in common to count as repetitions: the code
-// of the server, or the innermost text. Texts around it tell ports and names.
-func causeOf(err error) string {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return pgErr.Code
-	}
-	for {
-		switch x := err.(type) { //nolint:errorlint // this walks the chain itself
-		case interface{ Unwrap() error }:
-			if inner := x.Unwrap(); inner != nil {
-				err = inner
-				continue
-			}
-		case interface{ Unwrap() []error }:
-			if inner := x.Unwrap(); len(inner) > 0 {
-				err = inner[len(inner)-1]
-				continue
-			}
-		}
-		return strings.TrimSpace(err.Error())
-	}
 }
