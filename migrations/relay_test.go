@@ -121,7 +121,8 @@ func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
 	must(t, relay.Lift(ctx, "court"))
 	must(t, relay.Hold(ctx, "court", outbox.HoldThrottle, 0, "HTTP 429"))
 	must(t, relay.EndHolds(ctx, "court", time.Minute))
-	must(t, relay.NoteDelivery(ctx, "court", time.Now()))
+	_, err = relay.NoteDelivery(ctx, "court", time.Now())
+	must(t, err)
 	if _, _, err := relay.RecheckParked(ctx, "court", outbox.ParkedCursor{}, 100); err != nil {
 		t.Error(err)
 	}

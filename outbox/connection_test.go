@@ -194,7 +194,7 @@ func TestListen(t *testing.T) {
 	s := openStore(t, url, outbox.Options{Name: "listener", Timeout: 200 * time.Millisecond})
 	woken := make(chan string, 1000)
 	ended := make(chan error)
-	go func() { ended <- s.Listen(t.Context(), func(sync string) { woken <- sync }) }()
+	go func() { ended <- s.Listen(t.Context(), func() {}, func(sync string) { woken <- sync }) }()
 	for heard := 0; heard < 5; {
 		if _, err := conn.Exec(t.Context(), `NOTIFY outbox, 'CourtCalendarSync'`); err != nil {
 			t.Fatal(err)
@@ -220,7 +220,7 @@ func TestListen(t *testing.T) {
 	pooled := openStore(t, url+"&default_query_exec_mode=exec", outbox.Options{})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if err := pooled.Listen(ctx, func(string) {}); err != nil || ctx.Err() == nil {
+	if err := pooled.Listen(ctx, func() {}, func(string) {}); err != nil || ctx.Err() == nil {
 		t.Errorf("through a transaction pooler: got %v, want that it waits", err)
 	}
 }

@@ -193,15 +193,20 @@ DELETE FROM outbox.hold AS h
 }
 
 // NoteDelivery keeps when something was delivered to a sync last, for
-// outbox.status. It waits for nobody either.
-func (s *Store) NoteDelivery(ctx context.Context, sync string, at time.Time) error {
+// outbox.status. It waits for nobody either: it reports false where somebody
+// else holds the sync's row.
+func (s *Store) NoteDelivery(ctx context.Context, sync string, at time.Time) (bool, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	const statement = `-- lockstep: last delivered
-WITH free AS MATERIALIZED (SELECT name FROM outbox.sync WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED)
-UPDATE outbox.sync AS s SET last_delivered_at = clock_timestamp() - $2::interval
-  FROM free
- WHERE s.name = free.name AND (s.last_delivered_at IS NULL OR s.last_delivered_at < clock_timestamp() - $2::interval)`
-	_, err := s.pool.Exec(ctx, statement, sync, max(time.Since(at), 0))
-	return s.judge(ctx, err)
+WITH free AS MATERIALIZED (SELECT name FROM outbox.sync WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED
+), noted AS (
+    UPDATE outbox.sync AS s SET last_delivered_at = clock_timestamp() - $2::interval
+      FROM free
+     WHERE s.name = free.name AND (s.last_delivered_at IS NULL OR s.last_delivered_at < clock_timestamp() - $2::interval)
+)
+SELECT count(*) > 0 FROM free`
+	var noted bool
+	err := s.pool.QueryRow(ctx, statement, sync, max(time.Since(at), 0)).Scan(&noted)
+	return noted, s.judge(ctx, err)
 }

@@ -531,7 +531,10 @@ func (m *model) endHolds(t *rapid.T, _ []string) {
 	sync, by := pick(t, "sync", syncs), m.relay(t)
 	m.say("%s removes ended holds of %s", by.name, sync)
 	within(t, by.name+" removes ended holds", func(ctx context.Context) error { return by.store.EndHolds(ctx, sync, forever) })
-	within(t, by.name+" notes a delivery", func(ctx context.Context) error { return by.store.NoteDelivery(ctx, sync, time.Now()) })
+	within(t, by.name+" notes a delivery", func(ctx context.Context) error {
+		_, err := by.store.NoteDelivery(ctx, sync, time.Now())
+		return err
+	})
 	if h := m.holds[sync][outbox.HoldThrottle]; h != nil && h.due && (m.operator == nil || !m.operator.syncs[sync]) {
 		delete(m.holds[sync], outbox.HoldThrottle)
 	}

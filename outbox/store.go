@@ -276,6 +276,7 @@ func needsHint(err error) bool {
 // are dropped: the others lead to the same server, and each would cost a call to
 // find that out. A caller who was less patient than the store finds out nothing.
 func (s *Store) judge(ctx context.Context, err error) error {
+	err = plain(err)
 	_, silent := errors.AsType[silence](context.Cause(ctx))
 	switch {
 	case err == nil:
@@ -302,6 +303,9 @@ func hasCode(err error, prefixes ...string) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(pgErr.Code, p) })
 }
+
+// NoSuchDatabase reports that the server has no database of that name.
+func NoSuchDatabase(err error) bool { return hasCode(err, "3D000") }
 
 // IsTemporary reports whether a database error goes away by itself: the server
 // is away, restarting, overloaded, read-only, or asked to repeat the

@@ -138,10 +138,10 @@ SELECT coalesce(min(m.i) - 1, 3)
 // Retention is a PostgreSQL interval such as "90 days" or "84 months".
 type Retention string
 
-// Listen calls wake with a sync's name whenever a NOTIFY arrives, until ctx
-// ends or the connection, its own, breaks. Through a transaction pooler nothing
+// Listen calls listening once it hears, and wake with a sync's name whenever a
+// NOTIFY arrives, until ctx ends or the connection, its own, breaks. Through a transaction pooler nothing
 // would ever arrive: there it only waits. Polling makes up for that.
-func (s *Store) Listen(ctx context.Context, wake func(sync string)) error {
+func (s *Store) Listen(ctx context.Context, listening func(), wake func(sync string)) error {
 	if s.pooler {
 		<-ctx.Done()
 		return nil
@@ -159,6 +159,9 @@ func (s *Store) Listen(ctx context.Context, wake func(sync string)) error {
 			defer cancel()
 			_ = conn.Close(closing)
 		}()
+	}
+	if err == nil {
+		listening()
 	}
 	for err == nil {
 		waiting, cancel := context.WithTimeout(ctx, s.timeout)

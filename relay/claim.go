@@ -21,10 +21,12 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		lastTend time.Time
 		lastNote time.Time
 		parked   outbox.ParkedCursor
+		calls    = p.relay.caller("claim deliveries", p.sync.Name)
 		pause    = busyPoll
 	)
 	defer p.claiming.end()
 	for ctx.Err() == nil {
+		p = p.now()
 		p.claiming.begin()
 		p.full.Store(true) // before the room is counted: a recording in between must not go unnoticed
 		found, err := foundSome, error(nil)
@@ -53,24 +55,28 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 			err = p.tend(ctx, &parked)
 			lastTend = time.Now()
 		}
-		if err == nil && p.delivered.Load() > 0 && time.Since(lastNote) > tendEvery {
-			err = p.relay.store.NoteDelivery(ctx, p.sync.Name, began.Add(time.Duration(p.delivered.Swap(0))))
+		if err == nil && time.Since(lastNote) > tendEvery {
+			_, err = p.noteDelivery(ctx)
 			lastNote = time.Now()
 		}
 		p.full.Store(err == nil && found == foundFull)
 		p.claiming.end()
-		switch {
-		case err != nil:
-			p.relay.complain(ctx, "claim deliveries", err, "sync", p.sync.Name)
-			pause = min(max(2*pause, 100*time.Millisecond), 2*time.Second)
-		case found == foundMore:
+		if err != nil {
+			// Nothing shortens this pause: neither a sweep that is due nor who would wake the loop.
+			sleep(ctx, calls.failed(ctx, err))
+			pause = busyPoll
+			continue
+		}
+		calls.worked(ctx)
+		switch found {
+		case foundMore:
 			pause = 0
-		case found == foundSome:
+		case foundSome:
 			pause = min(busyPoll, p.relay.config.Poll)
 			if p.sync.Notify {
 				pause = min(5*busyPoll, p.relay.config.Poll) // writers say when there is more
 			}
-		case found == foundFull:
+		case foundFull:
 			pause = max(p.relay.config.Poll-time.Since(walk.asked), time.Millisecond) // a recording wakes the loop, a rate limit does not
 			if p.rate != nil {
 				pause = min(pause, 4*busyPoll)

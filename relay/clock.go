@@ -15,11 +15,13 @@ const (
 // who reads the relay's own log beside the delivery log.
 func (r *Relay) clockLoop(ctx context.Context) {
 	differed := false
+	calls := r.caller("read the database's clock", "")
 	for ctx.Err() == nil {
 		ahead, within, err := r.store.ClockOffset(ctx)
 		if err != nil {
-			r.complain(ctx, "read the database's clock", err)
+			calls.failed(ctx, err)
 		} else {
+			calls.worked(ctx)
 			r.config.Observer.Clock(ahead)
 			differs := ahead.Abs()-within > clockTolerance
 			switch {

@@ -131,17 +131,6 @@ func (s Sync) AttemptTimeout() time.Duration {
 	return 15 * time.Second
 }
 
-// longestAttempt is how long an attempt of any sync may take.
-func (c Config) longestAttempt() time.Duration {
-	var longest time.Duration
-	for _, s := range c.Syncs {
-		if s.Adapter != nil {
-			longest = max(longest, s.AttemptTimeout())
-		}
-	}
-	return longest
-}
-
 // validate reports everything that is wrong at once.
 func (c Config) validate() error {
 	var problems []error

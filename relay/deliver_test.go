@@ -16,7 +16,7 @@ import (
 // stack. No configuration is known to cause one, so the mapper is broken here.
 func TestPanicInTheMappingFailsTheDelivery(t *testing.T) {
 	var log bytes.Buffer
-	p := &pipeline{filter: &Filter{}, log: slog.New(slog.NewTextHandler(&log, nil))}
+	p := &pipeline{state: &state{log: slog.New(slog.NewTextHandler(&log, nil))}, filter: &Filter{}}
 	p.mapper = &Mapper{}
 	p.mapper.scratch.New = func() any { panic("no hearing of Jane Roe") }
 	d := &outbox.Delivery{Key: "H-1", Event: outbox.Event{ID: "E-1", Payload: []byte(`{"party":"Jane Roe"}`)}}

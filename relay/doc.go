@@ -31,4 +31,10 @@
 //
 // Each sync has a pipeline of its own: one goroutine claims, some send, two
 // record. A court that hangs holds only its own senders.
+//
+// [Relay.Reload] gives a running relay other mappings, adapters and limits. An
+// attempt under way ends with those that it began with.
+//
+// While the database is away, loops pause for up to two seconds after each error,
+// and the log counts repetitions instead of repeating them.
 package relay

@@ -232,8 +232,11 @@ func (p *pipeline) probed(r outbox.Result) {
 
 func (p *pipeline) inDatabase(what string, do func(context.Context) error) {
 	ctx := context.Background() // bounded by the store; a stop must not lose it
+	calls := p.relay.caller(what, p.sync.Name)
 	if err := do(ctx); err != nil {
-		p.relay.complain(ctx, what, err, "sync", p.sync.Name)
+		calls.failed(ctx, err)
+	} else {
+		calls.troubles.worked(ctx, calls)
 	}
 }
 

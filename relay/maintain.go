@@ -18,15 +18,20 @@ const (
 func (r *Relay) maintainLoop(ctx context.Context) {
 	defer r.maintain.end()
 	var held heldMaintenance
+	calls, retention := r.caller("maintain", ""), r.caller("read the retention", "")
+	partitions := r.caller("look at the log's partitions", "")
 	retentionKnown := false
 	for ctx.Err() == nil {
 		r.maintain.begin()
 		if !retentionKnown {
-			retentionKnown = r.compareRetention(ctx)
+			retentionKnown = r.compareRetention(ctx, retention)
 		}
 		m, err := r.store.Maintain(ctx, r.config.KeepEvents, r.config.KeepLog)
+		pause := time.Duration(0)
 		if err != nil {
-			r.complain(ctx, "maintain", err)
+			pause = calls.failed(ctx, err)
+		} else {
+			calls.worked(ctx)
 		}
 		for _, what := range m.Done {
 			r.log.InfoContext(ctx, "maintenance", "done", what)
@@ -37,11 +42,11 @@ func (r *Relay) maintainLoop(ctx context.Context) {
 		if err == nil {
 			held.note(ctx, r.log, time.Now(), m.Held)
 		}
-		r.checkLogAhead(ctx)
+		r.checkLogAhead(ctx, partitions)
 		r.maintain.end()
 		switch {
 		case err != nil:
-			sleep(ctx, maintainRetry)
+			sleep(ctx, max(pause, maintainRetry))
 		case len(m.Held) > 0:
 			sleep(ctx, heldRetry)
 		case m.More:
@@ -54,12 +59,13 @@ func (r *Relay) maintainLoop(ctx context.Context) {
 
 // compareRetention says, once, where the database keeps things longer than the
 // configuration asks. It reports whether the database answered.
-func (r *Relay) compareRetention(ctx context.Context) bool {
+func (r *Relay) compareRetention(ctx context.Context, calls *caller) bool {
 	kept, err := r.store.KeptLonger(ctx, r.config.KeepEvents, r.config.KeepLog)
 	if err != nil {
-		r.complain(ctx, "read the retention", err)
+		calls.failed(ctx, err)
 		return false
 	}
+	calls.worked(ctx)
 	for _, k := range kept {
 		r.log.WarnContext(ctx, "the database keeps this longer than the configuration asks, and rules; its owner can change outbox.retention",
 			"what", k.What, "kept", string(k.Keep), "asked", string(k.Asked))
@@ -69,12 +75,13 @@ func (r *Relay) compareRetention(ctx context.Context) bool {
 
 // checkLogAhead raises the alarm when next month's partition is missing. The
 // relay stays ready: rows go to the default partition, and deliveries go on.
-func (r *Relay) checkLogAhead(ctx context.Context) {
+func (r *Relay) checkLogAhead(ctx context.Context, calls *caller) {
 	months, err := r.store.LogMonthsAhead(ctx)
 	if err != nil {
-		r.complain(ctx, "look at the log's partitions", err)
+		calls.failed(ctx, err)
 		return
 	}
+	calls.worked(ctx)
 	r.config.Observer.LogAhead(months)
 	if months < 1 {
 		r.log.ErrorContext(ctx, "the delivery log has no partition for next month: rows would go to the default partition; see the lines about maintenance, or call outbox.maintain() as the owner",

@@ -14,22 +14,32 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// pipeline carries one sync: a goroutine claims, some send, two record.
+// pipeline carries one sync: a goroutine claims, some send, two record. It is
+// the settings of the sync, which never change, and the state, which is shared
+// with the pipeline that replaces this one at a reload. An attempt stays with
+// the pipeline it began with. Loops take the current one for each round.
 type pipeline struct {
-	relay  *Relay
+	*state
 	sync   Sync
 	mapper *Mapper
 	filter *Filter
-	log    *slog.Logger
-	slots  *share
-	left   leftBehind
 	rate   *rate.Limiter // nil without a limit
-	health *health
+}
+
+// state is what a sync's pipelines share.
+type state struct {
+	relay   *Relay
+	log     *slog.Logger
+	slots   *share
+	left    leftBehind
+	health  *health
+	current atomic.Pointer[pipeline]
 
 	queue   chan work
 	results chan outbox.Result
 	piled   chan struct{} // so many results wait that a second recording pays
 	woken   chan struct{}
+	resized chan struct{} // a reload has changed the concurrency
 
 	suspects chan bool // there is one to be sent; true: as a probe
 
@@ -87,35 +97,49 @@ const (
 )
 
 func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
-	mapper, err := s.Mapping.Compile()
+	p, err := compileSync(s)
 	if err != nil {
 		return nil, err
 	}
-	filter, err := CompileFilter(s.When)
-	if err != nil {
-		return nil, err
-	}
-	p := &pipeline{
-		relay: r, sync: s, mapper: mapper, filter: filter, slots: slots, health: newHealth(s.Retry.Initial),
+	p.state = &state{
+		relay: r, slots: slots, health: newHealth(s.Retry.Initial),
 		log:     r.log.With("sync", s.Name),
-		queue:   make(chan work, 2*(maxPrefetch+s.Concurrency)),
+		queue:   make(chan work, 2*(maxPrefetch+max(s.Concurrency, r.config.Workers))),
 		results: make(chan outbox.Result, maxBatch),
 		piled:   make(chan struct{}, 1),
 		woken:   make(chan struct{}, 1),
+		resized: make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 
 		suspects: make(chan bool, 1),
 	}
+	p.current.Store(p)
 	p.walked.Store(new(outbox.Cursor))
-	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.longestAttempt())
+	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.Lease/2)
 	for i := range p.recording {
 		p.recording[i] = r.steps.add(fmt.Sprintf("recording %d for sync %s", i+1, s.Name), recordBound)
+	}
+	return p, nil
+}
+
+// compileSync makes a pipeline without a state of the settings of a sync.
+func compileSync(s Sync) (*pipeline, error) {
+	p := &pipeline{sync: s}
+	var err error
+	if p.mapper, err = s.Mapping.Compile(); err != nil {
+		return nil, err
+	}
+	if p.filter, err = CompileFilter(s.When); err != nil {
+		return nil, err
 	}
 	if s.Rate > 0 {
 		p.rate = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate/10)))
 	}
 	return p, nil
 }
+
+// now is the current pipeline of the sync.
+func (s *state) now() *pipeline { return s.current.Load() }
 
 // wake makes the claimer look at once.
 func (p *pipeline) wake() {
@@ -239,7 +263,7 @@ func (p *pipeline) suspect(probe bool) bool {
 func (p *pipeline) suspectLoop(attempts context.Context) {
 	doing := p.relay.steps.add("a suspect of sync "+p.sync.Name, 2*p.sync.AttemptTimeout()+recordBound)
 	defer doing.end()
-	patience := leastPatience
+	patience, calls := leastPatience, p.relay.caller("claim suspects", p.sync.Name)
 	for {
 		var probe bool
 		select {
@@ -247,22 +271,22 @@ func (p *pipeline) suspectLoop(attempts context.Context) {
 		case <-p.stop:
 			return
 		}
+		p = p.now()
 		began := time.Now()
 		doing.begin()
-		alone := p.slots.acquireAlone(patience)
-		if alone {
-			p.sendSuspect(attempts, probe)
-			p.slots.releaseAlone()
-			patience = leastPatience
-		} else if probe {
-			p.inDatabase("set the next probe", p.nothingToProbeWith)
-		}
+		alone, err := p.sendSuspect(attempts, probe, patience)
 		doing.end()
-		took := time.Since(began)
-		if !alone {
-			patience, took = min(2*patience, p.sync.AttemptTimeout()), 4*took
+		switch took := time.Since(began); {
+		case err != nil:
+			p.rest(calls.failed(attempts, err))
+		case alone:
+			calls.worked(attempts)
+			patience = leastPatience
+			p.rest(took)
+		default:
+			patience = min(2*patience, p.sync.AttemptTimeout())
+			p.rest(4 * took)
 		}
-		p.rest(took)
 	}
 }
 
@@ -276,25 +300,32 @@ func (p *pipeline) rest(d time.Duration) {
 	}
 }
 
-// sendSuspect claims one suspect and sends it.
-func (p *pipeline) sendSuspect(attempts context.Context, probe bool) {
+// sendSuspect claims one suspect and sends it, unless what is in flight does not
+// end in time.
+func (p *pipeline) sendSuspect(attempts context.Context, probe bool, patience time.Duration) (alone bool, err error) {
+	claimed := false
+	defer func() {
+		if probe && !claimed && err == nil {
+			p.inDatabase("set the next probe", p.nothingToProbeWith)
+		}
+	}()
+	if alone = p.slots.acquireAlone(patience); !alone {
+		return false, nil
+	}
+	defer p.slots.releaseAlone()
 	if p.draining.Load() {
-		return
+		return true, nil
 	}
 	lease, started := p.relay.config.Lease, time.Now()
 	claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
 		Sync: p.sync.Name, Budget: 1, Page: leastPage, Lease: lease, Solo: true, Probe: probe, Wanted: p.wanted(),
 	})
 	if err != nil {
-		p.relay.complain(attempts, "claim deliveries", err, "sync", p.sync.Name)
-		return
+		return true, err
 	}
 	p.asleep.add(claims.Asleep)
-	if len(claims.Deliveries) == 0 {
-		if probe {
-			p.inDatabase("set the next probe", p.nothingToProbeWith)
-		}
-		return
+	if claimed = len(claims.Deliveries) > 0; !claimed {
+		return true, nil
 	}
 	p.outstanding.Add(1)
 	result := p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: probe})
@@ -302,6 +333,7 @@ func (p *pipeline) sendSuspect(attempts context.Context, probe bool) {
 		p.probed(result)
 	}
 	p.answered(result)
+	return true, nil
 }
 
 // send runs the senders and the recorders until drain was called and everything
@@ -313,16 +345,57 @@ func (p *pipeline) send(attempts context.Context) {
 			_ = p.relay.supervise("record for sync "+p.sync.Name, func() error { p.recordLoop(attempts, doing, i > 0); return nil })
 		})
 	}
-	for range p.sync.Concurrency {
-		sending.Go(func() { p.sendLoop(attempts) })
+	sending.Go(func() {
+		_ = p.relay.supervise("suspects of sync "+p.sync.Name, func() error { p.suspectLoop(attempts); return nil })
+	})
+	senders := 0
+	for open := true; open; {
+		for ; senders < p.now().sync.Concurrency; senders++ {
+			sending.Go(func() { p.sendLoop(attempts) })
+		}
+		select {
+		case <-p.resized:
+		case <-p.stop:
+			open = false
+		}
 	}
-	sending.Go(func() { p.suspectLoop(attempts) })
 	sending.Wait()
 	close(p.results)
 	close(p.piled)
 	recording.Wait()
 	p.releaseQueue(context.WithoutCancel(attempts))
 	p.wakeAsleep(context.WithoutCancel(attempts))
+	p.noteLast(context.WithoutCancel(attempts))
+}
+
+// noteDelivery tells the database of the last success. It reports false where
+// that has to be tried again.
+func (p *pipeline) noteDelivery(ctx context.Context) (bool, error) {
+	last := p.delivered.Load()
+	if last == 0 {
+		return true, nil
+	}
+	noted, err := p.relay.store.NoteDelivery(ctx, p.sync.Name, began.Add(time.Duration(last)))
+	if noted && err == nil {
+		p.delivered.CompareAndSwap(last, 0) // unless there is a later one
+	}
+	return noted, err
+}
+
+// noteLast does so at a stop, for a second at most.
+func (p *pipeline) noteLast(ctx context.Context) {
+	calls := p.relay.caller("note the last delivery", p.sync.Name)
+	for until := time.Now().Add(time.Second); time.Now().Before(until); {
+		noted, err := p.noteDelivery(ctx)
+		switch {
+		case err != nil:
+			sleep(ctx, calls.failed(ctx, err))
+		case noted:
+			return
+		default:
+			sleep(ctx, wakeEvery)
+		}
+	}
 }
 
 func (p *pipeline) sendLoop(attempts context.Context) {
@@ -331,7 +404,7 @@ func (p *pipeline) sendLoop(attempts context.Context) {
 	for {
 		select {
 		case w := <-p.queue:
-			result := p.deliver(attempts, w, doing)
+			result := p.now().deliver(attempts, w, doing)
 			p.answered(result)
 			switch {
 			case result.Class == string(adapters.ClassLocal):
@@ -368,12 +441,12 @@ func (p *pipeline) releaseQueue(ctx context.Context) {
 	if len(unsent) == 0 {
 		return
 	}
+	calls := p.relay.caller("release deliveries", p.sync.Name)
 	// Left to themselves they would wait for their lease and then go one by one, as if the relay had died.
 	for until := time.Now().Add(lastWords); len(unsent) > 0 && time.Now().Before(until); {
 		var err error
 		if unsent, err = p.record(ctx, unsent); err != nil {
-			p.relay.complain(ctx, "release deliveries", err, "sync", p.sync.Name)
-			sleep(ctx, 100*time.Millisecond)
+			sleep(ctx, calls.failed(ctx, err))
 		}
 	}
 }

@@ -24,7 +24,10 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 	defer doing.end()
 	open := true
 	pause := time.Duration(0)
+	calls, one := p.relay.caller("record deliveries", p.sync.Name), p.relay.caller("record a delivery", p.sync.Name)
+	calls.loop, one.loop, one.says = doing.name, doing.name, "the database refuses a result"
 	for open || len(waiting) > 0 {
+		p = p.now()
 		if pause == 0 && !helps && p.asleep.any() {
 			pause = wakeEvery
 		}
@@ -42,15 +45,16 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 		doing.end()
 		switch {
 		case err != nil:
-			p.relay.complain(context.WithoutCancel(attempts), "record deliveries", err, "sync", p.sync.Name)
+			pause = calls.failed(context.WithoutCancel(attempts), err)
 			if !outbox.IsTemporary(err) {
-				waiting = p.recordEach(context.WithoutCancel(attempts), waiting)
+				waiting = p.recordEach(context.WithoutCancel(attempts), waiting, one)
 			}
-			pause = min(max(2*pause, 50*time.Millisecond), time.Second)
 		case len(waiting) > 0:
 			pause = 20 * time.Millisecond // locked by somebody
 		default:
 			pause = 0
+			calls.worked(context.WithoutCancel(attempts))
+			one.worked(context.WithoutCancel(attempts))
 		}
 	}
 }
@@ -181,11 +185,11 @@ func (p *pipeline) answered(r outbox.Result) {
 
 // recordEach records results one by one, so that one which the database refuses
 // does not keep the others.
-func (p *pipeline) recordEach(ctx context.Context, results []outbox.Result) (left []outbox.Result) {
+func (p *pipeline) recordEach(ctx context.Context, results []outbox.Result, calls *caller) (left []outbox.Result) {
 	for _, r := range results {
 		still, err := p.record(ctx, []outbox.Result{r})
 		if err != nil {
-			p.log.ErrorContext(ctx, "the database refuses a result", "event", r.Delivery.Event.ID, "key", r.Delivery.Key, "error", err)
+			calls.failed(ctx, err, "event", r.Delivery.Event.ID, "key", r.Delivery.Key)
 		}
 		left = append(left, still...)
 	}

@@ -20,12 +20,14 @@ type Relay struct {
 	store     *outbox.Store
 	config    Config
 	log       *slog.Logger
+	troubles  *troubles // database calls that fail
 	slots     *slots
 	pipelines []*pipeline
 	decoding  gate  // of the payloads that expressions read
 	steps     steps // what the loops do at the moment; also these two
 	register  *step
 	maintain  *step
+	reloading sync.Mutex
 	ready     atomic.Bool
 	cut       atomic.Bool // the drain ran out
 	waiting   atomic.Pointer[string]
@@ -44,7 +46,10 @@ func New(store *outbox.Store, config Config) (*Relay, error) {
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
-	r := &Relay{store: store, config: config, log: config.Logger, decoding: newGate(), evaluationPeriod: min(evaluationPeriod, config.Lease/(4*evaluationPeriods))}
+	r := &Relay{
+		store: store, config: config, log: config.Logger, troubles: newTroubles(config.Logger),
+		decoding: newGate(), evaluationPeriod: min(evaluationPeriod, config.Lease/(4*evaluationPeriods)),
+	}
 	r.register = r.steps.add("registration of syncs", maintainBound)
 	r.maintain = r.steps.add("maintenance", maintainBound)
 	all, reserve := newSlots(config.Workers, len(config.Syncs))
@@ -66,9 +71,10 @@ func New(store *outbox.Store, config Config) (*Relay, error) {
 
 // Run relays until ctx ends, then stops claiming, waits up to Config.Drain for
 // deliveries under way, releases the rest and returns nil, or ErrNotDrained. A
-// database that is not there yet is waited for; a schema that does not fit, now
-// or after a migration later, or a sync that must say where it starts, ends Run
-// with an error. A relay runs once.
+// server that is not there yet is waited for. A database that does not exist, a
+// login that is refused, a schema that does not fit, now or after a migration
+// later, or a sync that must say where it starts, ends Run with an error. A
+// relay runs once.
 func (r *Relay) Run(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -159,8 +165,9 @@ func (r *Relay) Ready(ctx context.Context) error {
 
 // prepare waits for the database and registers the syncs.
 func (r *Relay) prepare(ctx context.Context) error {
-	var said string
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+	calls := r.caller("start", "")
+	calls.says = "database is not ready, waiting"
+	for {
 		err := r.store.Check(ctx)
 		if err == nil {
 			err = r.store.CheckPrivileges(ctx)
@@ -170,18 +177,16 @@ func (r *Relay) prepare(ctx context.Context) error {
 			known, err = r.store.Register(ctx, r.config.Registrations())
 			if err == nil {
 				r.compare(ctx, known)
+				calls.worked(ctx)
 				return nil
 			}
 		}
-		if ctx.Err() != nil || !outbox.IsTemporary(err) && !errors.Is(err, outbox.ErrReadOnly) {
+		// A name that is wrong at the start is a mistake; while the relay runs, a database that is gone is waited for.
+		if ctx.Err() != nil || !outbox.IsTemporary(err) || outbox.NoSuchDatabase(err) {
 			return err
 		}
-		if err.Error() != said {
-			said = err.Error()
-			r.waiting.Store(new(outbox.Brief(err)))
-			r.log.WarnContext(ctx, "database is not ready, waiting", "error", err)
-		}
-		sleep(ctx, pause)
+		r.waiting.Store(new(outbox.Brief(err)))
+		sleep(ctx, calls.failed(ctx, err))
 	}
 }
 
@@ -198,13 +203,19 @@ func (r *Relay) compare(ctx context.Context, known map[string]outbox.Registered)
 // registerLoop completes registrations: it adds retained events to new syncs.
 func (r *Relay) registerLoop(ctx context.Context) {
 	running := map[string]*outbox.Backfill{}
+	reading, adding := r.caller("read syncs", ""), map[string]*caller{}
+	for _, p := range r.pipelines {
+		adding[p.sync.Name] = r.caller("add retained events", p.sync.Name)
+	}
 	defer r.register.end()
 	for ctx.Err() == nil {
-		pause := time.Second
+		pause, failed := time.Second, time.Duration(0)
 		r.register.begin()
 		known, err := r.store.Syncs(ctx)
 		if err != nil {
-			r.complain(ctx, "read syncs", err)
+			failed = reading.failed(ctx, err)
+		} else {
+			reading.worked(ctx)
 		}
 		for _, p := range r.pipelines {
 			name := p.sync.Name
@@ -216,9 +227,12 @@ func (r *Relay) registerLoop(ctx context.Context) {
 				running[name] = r.store.NewBackfill(name)
 			}
 			complete, wait, err := running[name].Step(ctx, 2000)
+			if err != nil {
+				failed = max(failed, adding[name].failed(ctx, err))
+				continue
+			}
+			adding[name].worked(ctx)
 			switch {
-			case err != nil:
-				r.complain(ctx, "add retained events", err, "sync", name)
 			case complete:
 				r.log.InfoContext(ctx, "sync registered", "sync", name)
 				p.wake()
@@ -229,19 +243,25 @@ func (r *Relay) registerLoop(ctx context.Context) {
 			}
 		}
 		r.register.end()
-		sleep(ctx, pause)
+		sleep(ctx, max(pause, failed))
 	}
 }
 
 // watchSchema returns when a migration has left this relay behind. It does not
 // hold and wait, for only another program can go on from there.
 func (r *Relay) watchSchema(ctx context.Context) error {
+	calls := r.caller("check the schema", "")
 	for ctx.Err() == nil {
-		if err := r.store.Check(ctx); errors.Is(err, outbox.ErrSchema) {
+		switch err := r.store.Check(ctx); {
+		case errors.Is(err, outbox.ErrSchema):
 			r.log.ErrorContext(ctx, "schema has changed under this relay, which ends", "error", err)
 			return err
+		case err != nil:
+			sleep(ctx, max(calls.failed(ctx, err), time.Second))
+		default:
+			calls.worked(ctx)
+			sleep(ctx, time.Second)
 		}
-		sleep(ctx, time.Second)
 	}
 	return nil
 }
@@ -258,24 +278,19 @@ func (r *Relay) listenLoop(ctx context.Context) {
 	if len(wanted) == 0 {
 		return
 	}
+	calls := r.caller("listen", "")
 	for ctx.Err() == nil {
-		err := r.store.Listen(ctx, func(name string) {
+		err := r.store.Listen(ctx, func() { calls.worked(ctx) }, func(name string) {
 			if p, ok := wanted[name]; ok {
 				p.wake()
 			}
 		})
-		if ctx.Err() == nil {
-			r.complain(ctx, "listen", err)
-			sleep(ctx, time.Second)
-		}
+		sleep(ctx, calls.failed(ctx, err))
 	}
 }
 
-// complain logs a database error, unless it is only the relay stopping.
-func (r *Relay) complain(ctx context.Context, what string, err error, args ...any) {
-	if ctx.Err() == nil {
-		r.log.WarnContext(ctx, "database call failed, trying again", append(args, "to", what, "error", err)...)
-	}
+func (r *Relay) caller(what, sync string) *caller {
+	return &caller{troubles: r.troubles, what: what, sync: sync}
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -65,3 +65,40 @@ func TestStartsAndStopsAtAnyMomentLeakNothing(t *testing.T) {
 		t.Errorf("%d delivered, want 2000", n)
 	}
 }
+
+// A relay that delivers something and is stopped at once has noted when, also
+// where somebody holds the sync's row for a moment.
+func TestTheLastDeliveryIsNotedAtAStop(t *testing.T) {
+	w := newWorld(t)
+	config := sync1(newCourt(accepts))
+	w.registered(config)
+	r := w.start("relay-1", config)
+	for n := range 15 {
+		w.emit("H-1", map[string]any{"n": n})
+		w.drained()
+		if n%5 != 0 && n < 13 {
+			continue
+		}
+		if n == 14 {
+			tx, err := w.pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tx.Exec(t.Context(), `SELECT FROM outbox.sync FOR UPDATE`); err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(200*time.Millisecond, func() { _ = tx.Rollback(context.Background()) })
+		}
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		// The log has when the database was told, the note when the relay was.
+		if late := query[string](w, `
+SELECT coalesce(string_agg(format('%s delivered at %s, noted %s', l.event_id, l.at, s.last_delivered_at), '; '), '')
+  FROM outbox.sync AS s JOIN outbox.delivery_log AS l ON l.sync = s.name AND l.outcome = 'delivered'
+ WHERE s.last_delivered_at IS NULL OR s.last_delivered_at < l.at - interval '100 ms'`); late != "" {
+			t.Fatal(late)
+		}
+		r = w.start("relay-1", config)
+	}
+}

@@ -107,16 +107,18 @@ func (r *Relay) watchLoop(ctx context.Context) {
 // the loop begins anew: what it had claimed is taken up again when its lease
 // has ended.
 func (r *Relay) supervise(name string, loop func() error) error {
-	for {
+	for pause := firstPause; ; pause = min(2*pause, mostPause) {
+		started := time.Now()
 		panicked, err := r.survive(name, loop)
 		if !panicked {
 			return err
 		}
-		time.Sleep(restartPause)
+		if time.Since(started) > time.Minute {
+			pause = firstPause
+		}
+		time.Sleep(pause)
 	}
 }
-
-const restartPause = 250 * time.Millisecond
 
 func (r *Relay) survive(name string, loop func() error) (panicked bool, err error) {
 	defer func() {

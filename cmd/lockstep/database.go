@@ -93,17 +93,27 @@ func dial(ctx context.Context, url, name string, does purpose, a *app) (*pgx.Con
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = context.Cause(ctx)
 		}
-		if refused, ok := errors.AsType[*pgconn.ConnectError](err); ok && errors.Unwrap(refused) != nil {
-			err = errors.Unwrap(refused) // what it puts around says again where and who
+		reason := err.Error()
+		if refused, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+			reason = strings.TrimPrefix(outbox.ConnectReason(refused), address(c)+": ")
 		}
 		if errors.Is(err, pgconn.ErrReadOnlyConnection) {
-			return nil, fmt.Errorf("no host given for database %q accepts writes: %w; name the primary too", c.Database, err)
+			return nil, dialError{fmt.Sprintf("no host given for database %q accepts writes: %s; name the primary too", c.Database, reason), err}
 		}
-		return nil, fmt.Errorf("database %q at %s cannot be reached: %w; check --database-url, DATABASE_URL or database.url",
-			c.Database, address(c), err)
+		return nil, dialError{fmt.Sprintf("database %q at %s cannot be reached: %s; check --database-url, DATABASE_URL or database.url",
+			c.Database, address(c), reason), err}
 	}
 	return conn, nil
 }
+
+// dialError is a failed connection in one line.
+type dialError struct {
+	text string
+	err  error
+}
+
+func (e dialError) Error() string { return e.text }
+func (e dialError) Unwrap() error { return e.err }
 
 // hosts counts the hosts that a URL names. A fallback may also be another way to the same host.
 func hosts(c *pgx.ConnConfig) int {

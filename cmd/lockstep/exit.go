@@ -3,7 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -57,32 +57,59 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// report writes err for a person: what, why, and what to do.
-func report(w io.Writer, command string, err error) {
+// report says what, why, and what to do: in words for a person or, with
+// --log-format json, as lines of the log.
+func (a *app) report(command string, err error) {
 	var (
 		ran      ranError
 		problems config.Problems
 		pgErr    *pgconn.PgError
 	)
-	switch {
-	case err == nil, errors.Is(err, errFound):
-		return
-	case errors.As(err, &problems):
-		fmt.Fprintf(w, "%v\nlockstep: %s\n", problems, plural(len(problems), "problem"))
+	if err == nil || errors.Is(err, errFound) {
 		return
 	}
-	text := err.Error()
+	if errors.As(err, &problems) {
+		a.reportProblems(problems)
+		return
+	}
+	text, hint := err.Error(), ""
 	if errors.As(err, &pgErr) && pgErr.Hint != "" {
 		// A refusal of our own functions, in words that need no code beside them.
-		text = strings.ReplaceAll(text, pgErr.Error(), pgErr.Message) + "\nhint: " + pgErr.Hint
+		text, hint = strings.ReplaceAll(text, pgErr.Error(), pgErr.Message), pgErr.Hint
 	}
-	fmt.Fprintf(w, "lockstep: %s\n", text)
 	switch {
 	case errors.Is(err, outbox.ErrNeedsFrom):
-		fmt.Fprintln(w, "hint: write from: beginning, from: now or a time into the sync's section, or run: lockstep sync apply NAME --from now")
+		hint = "write from: beginning, from: now or a time into the sync's section, or run: lockstep sync apply NAME --from now"
 	case !errors.As(err, &ran):
-		fmt.Fprintf(w, "Try: %s --help\n", command)
+		hint = fmt.Sprintf("Try: %s --help", command)
 	}
+	if a.logFormat == formatJSON {
+		args := []any{"error", text}
+		if hint != "" {
+			args = append(args, "hint", hint)
+		}
+		jsonLog(a.stderr, slog.LevelInfo).Error("lockstep failed", append(args, "exit_code", exitCode(err))...)
+		return
+	}
+	fmt.Fprintf(a.stderr, "lockstep: %s\n", text)
+	switch {
+	case hint != "" && errors.As(err, &ran):
+		fmt.Fprintln(a.stderr, "hint:", hint)
+	case hint != "":
+		fmt.Fprintln(a.stderr, hint)
+	}
+}
+
+func (a *app) reportProblems(problems config.Problems) {
+	if a.logFormat != formatJSON {
+		fmt.Fprintf(a.stderr, "%v\nlockstep: %s\n", problems, plural(len(problems), "problem"))
+		return
+	}
+	log := jsonLog(a.stderr, slog.LevelInfo)
+	for _, p := range problems {
+		log.Error("configuration is wrong", "file", p.File, "line", p.Line, "column", p.Column, "path", p.Path, "error", p.Text)
+	}
+	log.Error("lockstep failed", "error", plural(len(problems), "problem"), "exit_code", exitUsage)
 }
 
 // plural counts things: "1 problem", "2 problems", "2 deliveries".

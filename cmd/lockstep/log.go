@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -71,7 +72,8 @@ func (r logRow) Cells() []string {
 type logFilter struct {
 	sync, key, event string
 	outcomes         []string
-	since            instant
+	since, until     instant
+	after            int64 // only rows with a larger id; negative: not given
 	limit            int
 }
 
@@ -98,26 +100,38 @@ func (f *logFilter) check() error {
 		}
 	}
 	// The log of years is indexed by event, key and time.
-	if f.event == "" && f.key == "" && !f.since.set() {
+	if f.event == "" && f.key == "" && !f.since.set() && f.after < 0 {
 		f.since.ago = 24 * time.Hour
 	}
 	return nil
 }
 
-// newest returns the newest rows that the filter chooses, oldest first.
-func (db *database) newest(ctx context.Context, f logFilter) ([]logRow, error) {
+// logCondition is what a row must meet, by the values of args.
+const logCondition = `($4::text = '' OR sync = $4)
+   AND ($5::text = '' OR key = $5)
+   AND ($6::text = '' OR event_id = nullif($6, '')::uuid)
+   AND (cardinality($7::text[]) = 0 OR outcome = ANY ($7))
+   AND at >= coalesce($8::timestamptz, clock_timestamp() - $9::interval, '-infinity')
+   AND at < coalesce($10::timestamptz, clock_timestamp() - $11::interval, 'infinity')`
+
+func (f *logFilter) args() []any {
+	from, fromAgo := f.since.before()
+	to, toAgo := f.until.before()
+	return []any{f.sync, f.key, f.event, append([]string{}, f.outcomes...), from, fromAgo, to, toAgo}
+}
+
+// newest returns the newest rows that the filter chooses, oldest first, with an
+// id of at most upTo.
+func (db *database) newest(ctx context.Context, f logFilter, upTo int64) ([]logRow, error) {
 	const statement = `-- lockstep log
 SELECT ` + logColumns + `
   FROM outbox.delivery_log
- WHERE ($1::text = '' OR sync = $1)
-   AND ($2::text = '' OR key = $2)
-   AND ($3::text = '' OR event_id = nullif($3, '')::uuid)
-   AND (cardinality($4::text[]) = 0 OR outcome = ANY ($4))
-   AND at >= coalesce($5::timestamptz, clock_timestamp() - $6::interval, '-infinity')
+ WHERE id > $1
+   AND id <= $2
+   AND ` + logCondition + `
  ORDER BY at DESC, id DESC
- LIMIT $7`
-	at, ago := f.since.before()
-	rows, err := query[logRow](ctx, db.conn, statement, f.sync, f.key, f.event, append([]string{}, f.outcomes...), at, ago, f.limit)
+ LIMIT $3`
+	rows, err := query[logRow](ctx, db.conn, statement, append([]any{int64(math.MinInt64), upTo, f.limit}, f.args()...)...)
 	slices.Reverse(rows)
 	return rows, db.explain(err)
 }
@@ -133,35 +147,48 @@ func (a *app) logCommand() *cobra.Command {
 		Long: `Show the delivery log: every attempt at every external system and everything
 operators did, oldest first. No payload is in it. Without --key, --event or
 --since the last 24 hours are shown, and of these the newest --limit rows.
-Times are UTC. The login needs outbox_auditor.`,
+Times are UTC. The login needs outbox_auditor.
+
+With --after the first --limit rows after that id are shown, in the order of
+ids; ids are in the JSON formats. --follow goes on with what is added, and
+survives a restart of the database. Neither ever shows a row while one with a
+smaller id may still appear: rows are held back until the transactions have
+ended that were writing the log. So a reader who goes on with --after and the
+last id that he has got misses nothing and gets nothing twice. Without --follow
+such transactions are waited for up to 5 s, then the exit code is 1.
+
+With --until, --follow ends when nothing before that time can appear any more.`,
 		Example: `  lockstep log --key H-2027-000007
   lockstep log --sync CourtCalendarSync --outcome failed --since 7d
-  lockstep log --follow --output jsonl`,
+  lockstep log --follow --output jsonl
+  lockstep log --follow --after 4711 --output jsonl
+  lockstep log --after 4711 --limit 10000 --output jsonl`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := f.check(); err != nil {
-				return err
-			}
 			if follow && a.format == console.JSON {
 				return usagef("--follow has no end, and a JSON array has one: use --output jsonl")
+			}
+			if !cmd.Flags().Changed("after") {
+				f.after = -1
+			} else if f.after < 0 {
+				return usagef("--after %d: want the id of a row, or 0 for all", f.after)
+			}
+			if err := f.check(); err != nil {
+				return err
 			}
 			db, err := a.connect(cmd.Context(), nil, "log", roleAuditor)
 			if err != nil {
 				return err
 			}
-			defer db.close()
-			rows, err := db.newest(cmd.Context(), f)
+			p := console.NewPrinter[logRow](a.stdout, a.format, logHeader()...)
+			if follow {
+				err = a.follow(cmd.Context(), db, f, p.Print)
+			} else {
+				err = db.show(cmd.Context(), f, p.Print)
+				db.close()
+			}
 			if err != nil {
 				return err
-			}
-			p := console.NewPrinter[logRow](a.stdout, a.format, logHeader()...)
-			if err := p.Print(rows...); err != nil {
-				return err
-			}
-			if follow {
-				if err := db.follow(cmd.Context(), f, rows, p.Print); err != nil {
-					return err
-				}
 			}
 			return p.Close()
 		},
@@ -170,59 +197,38 @@ Times are UTC. The login needs outbox_auditor.`,
 	c.Flags().StringVar(&f.event, "event", "", "only rows about the event with this `ID`")
 	c.Flags().StringVar(&f.sync, "sync", "", "only rows of this `SYNC`")
 	c.Flags().Var(&f.since, "since", "only rows since `WHEN`: 90s, 24h, 7d, or a time such as 2027-01-31T08:00:00Z")
+	c.Flags().Var(&f.until, "until", "only rows before `WHEN`")
+	c.Flags().Int64Var(&f.after, "after", 0, "only rows with a larger id than `ID`, the first --limit of them")
 	c.Flags().StringSliceVar(&f.outcomes, "outcome", nil, "only rows with this `OUTCOME`; may be given several times")
-	c.Flags().IntVar(&f.limit, "limit", 100, "show the newest `N` rows")
+	c.Flags().IntVar(&f.limit, "limit", 100, "show the newest `N` rows, with --after the first")
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "then wait for further rows")
 	_ = c.RegisterFlagCompletionFunc("outcome", cobra.FixedCompletions(outcomes(), cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
-// overlap is how far back a follower looks again: rows get their time before
-// their transaction commits, so a later one may be seen first.
-const overlap = 5 * time.Second
-
-// follow hands on what is added to the log, until ctx ends.
-func (db *database) follow(ctx context.Context, f logFilter, shown []logRow, print func(...logRow) error) error {
-	seen := map[int64]time.Time{}
-	var last time.Time
-	note := func(rows []logRow) {
-		for _, r := range rows {
-			seen[r.ID] = r.At
-			if r.At.After(last) {
-				last = r.At
-			}
-		}
-		for id, at := range seen {
-			if at.Before(last.Add(-2 * overlap)) {
-				delete(seen, id)
-			}
-		}
-	}
-	note(shown)
-	var floor time.Time // older rows are those that --limit left out
-	if len(shown) == f.limit {
-		floor = shown[0].At
-	}
-	f.limit = 100_000
-	if last.IsZero() {
-		f.since = instant{ago: overlap}
-	}
-	return every(ctx, time.Second/2, func() error {
-		if !last.IsZero() {
-			f.since = instant{at: last.Add(-overlap)}
-		}
-		rows, err := db.newest(ctx, f)
+// show prints what is there.
+func (db *database) show(ctx context.Context, f logFilter, print func(...logRow) error) error {
+	if f.after < 0 {
+		rows, err := db.newest(ctx, f, math.MaxInt64)
 		if err != nil {
 			return err
 		}
-		fresh := slices.DeleteFunc(rows, func(r logRow) bool {
-			_, ok := seen[r.ID]
-			return ok || r.At.Before(floor)
-		})
-		if err := print(fresh...); err != nil {
-			return err
-		}
-		note(fresh)
-		return nil
-	})
+		return print(rows...)
+	}
+	complete := horizon{settled: f.after}
+	if err := complete.await(ctx, db, batchWait); err != nil {
+		return err
+	}
+	rows, err := db.rowsAfter(ctx, f, f.after, complete.settled, f.limit)
+	if err != nil {
+		return db.explain(err)
+	}
+	return print(rows...)
+}
+
+// follow prints what is there and what is added. It closes db.
+func (a *app) follow(ctx context.Context, db *database, f logFilter, print func(...logRow) error) error {
+	w := &follower{app: a, filter: f, print: print, db: db, after: f.after, horizon: horizon{settled: f.after}}
+	w.newest = f.after < 0
+	return w.follow(ctx)
 }

@@ -12,22 +12,17 @@ import (
 	"io"
 	"log"
 	"os"
-	"os/signal"
-	"syscall"
+
+	"github.com/hms-mkt/lockstep/relay"
 )
 
 func main() {
 	// net/http quotes there what a receiver sent unasked, which may be anything.
 	log.SetOutput(io.Discard)
-	ctx, cancel := context.WithCancel(context.Background())
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		<-signals
-		cancel()
-		<-signals
-		fmt.Fprintln(os.Stderr, "lockstep: second signal: stopped at once")
+	a := &app{env: os.LookupEnv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	ctx := stopSignals(context.Background(), func() {
+		a.report("lockstep", ranError{fmt.Errorf("second signal: %w", relay.ErrNotDrained)})
 		os.Exit(exitNotDrained)
-	}()
-	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr))
+	})
+	os.Exit(a.run(ctx, os.Args[1:]))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -32,17 +33,23 @@ type app struct {
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{env: env, stdin: stdin, stdout: stdout, stderr: stderr}
+	return (&app{env: env, stdin: stdin, stdout: stdout, stderr: stderr}).run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
+	if i := slices.Index(args, "--log-format"); slices.Contains(args, "--log-format="+formatJSON) || i >= 0 && i+1 < len(args) && args[i+1] == formatJSON {
+		a.logFormat = formatJSON // also for mistakes before the flags are read
+	}
 	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = ranError{errors.New("interrupted")}
 	}
-	report(stderr, cmd.CommandPath(), err)
+	a.report(cmd.CommandPath(), err)
 	return exitCode(err)
 }
 
@@ -139,16 +146,29 @@ func (a *app) readGlobals() error {
 	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {
 		return fmt.Errorf("--log-level %q: want debug, info, warn or error", a.logLevel)
 	}
-	options := &slog.HandlerOptions{Level: level}
 	switch a.logFormat {
 	case "text":
-		a.log = slog.New(slog.NewTextHandler(a.stderr, options))
-	case "json":
-		a.log = slog.New(slog.NewJSONHandler(a.stderr, options))
+		a.log = slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
+	case formatJSON:
+		a.log = jsonLog(a.stderr, level)
 	default:
 		return fmt.Errorf("--log-format %q: want text or json", a.logFormat)
 	}
 	return nil
+}
+
+// formatJSON is the --log-format of machines.
+const formatJSON = "json"
+
+// jsonLog writes durations as texts with a unit. By itself the handler writes
+// numbers of nanoseconds.
+func jsonLog(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, at slog.Attr) slog.Attr {
+		if at.Value.Kind() == slog.KindDuration {
+			at.Value = slog.StringValue(at.Value.Duration().String())
+		}
+		return at
+	}}))
 }
 
 // say tells the person at the terminal what was done.

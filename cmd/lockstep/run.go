@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,14 @@ the work. A database that is not there yet is waited for.
 
 SIGINT or SIGTERM stops: nothing more is claimed, deliveries under way get
 relay.drain to finish. Exits with 4 if that was not enough, and at once at a
-second signal. Exits with 1 when a migration leaves this program behind.
+second signal that comes more than a second later. Exits with 1 when a
+migration leaves this program behind, and at the start when the database does
+not exist or refuses the login.
+
+SIGHUP reads the configuration again. If it is wrong, the log says what and
+where, and nothing changes. Otherwise conditions, mappings, adapters with their
+credentials and routes, retry and limits take effect with the next delivery.
+The log names what needs a restart or lockstep sync apply.
 
 Health (/livez, /readyz) and metrics (/metrics) are served at listen; an empty
 listen turns them off. The login needs the role outbox_relay.`,
@@ -36,6 +44,8 @@ listen turns them off. The login needs the role outbox_relay.`,
   lockstep run --config court.yaml --log-format json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			signals, stop := hangups()
+			defer stop()
 			f, err := a.load()
 			if err != nil {
 				return err
@@ -44,7 +54,7 @@ listen turns them off. The login needs the role outbox_relay.`,
 			if err != nil {
 				return err
 			}
-			return a.relay(cmd.Context(), f, url)
+			return a.relay(cmd.Context(), f, url, signals)
 		},
 	}
 }
@@ -60,7 +70,7 @@ func calmCollector() {
 }
 
 // relay runs a relay and what shows how it does.
-func (a *app) relay(ctx context.Context, f *config.File, url string) error {
+func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-chan os.Signal) error {
 	calmCollector()
 	name := f.Relay.Name
 	if name == "" {
@@ -100,10 +110,18 @@ func (a *app) relay(ctx context.Context, f *config.File, url string) error {
 		}()
 		log.InfoContext(ctx, "serving health and metrics", "address", l.Addr().String())
 	}
+	reload := &reloader{app: a, relay: r, metrics: metrics, log: log, started: f, url: url, current: f}
+	reloading, stop := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	group.Go(func() { reload.loop(reloading, hangups) })
+	defer func() { stop(); group.Wait() }()
 	log.InfoContext(ctx, "lockstep starting", "version", b.Version, "schema", b.Schema, "syncs", len(f.Syncs))
 	err = r.Run(ctx)
-	if sqlState(err) == insufficientPrivilege {
+	switch sqlState(err) {
+	case insufficientPrivilege:
 		return fmt.Errorf("this login may not relay: %w; grant it the role %s", err, roleRelay)
+	case "3D000", "28P01", "28000": // no such database, wrong password, login refused
+		return fmt.Errorf("%w; check --database-url, DATABASE_URL or database.url", err)
 	}
 	return err
 }

@@ -197,10 +197,18 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.says(t, "relay stopping")
+	stopping := time.Now()
+	time.Sleep(sameSignal) // before that it is the same signal
 	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
+	if line := p.says(t, "lockstep failed"); !strings.Contains(fmt.Sprint(line["error"]), "second signal") || line["level"] != "ERROR" {
+		t.Errorf("said %v", line)
+	}
 	p.exits(t, exitNotDrained)
+	if took := time.Since(stopping); took > 8*time.Second {
+		t.Errorf("it drained for %s", took)
+	}
 }
 
 func TestDrainThatRunsOutExitsWith4(t *testing.T) {

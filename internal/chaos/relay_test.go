@@ -45,6 +45,7 @@ type relaySpec struct {
 	Lease        time.Duration
 	Drain        time.Duration
 	Stop         stopSpec
+	Talks        bool // logs what is no trouble too
 }
 
 type syncSpec struct {
@@ -90,9 +91,13 @@ func relayMain() error {
 	defer context.AfterFunc(ctx, stop)() // a second signal ends it at once
 	stops := &stops{spec: spec.Stop, say: os.NewFile(3, "say"), resume: make(chan struct{})}
 	go stops.listen(os.NewFile(4, "told"))
+	level := slog.LevelWarn
+	if spec.Talks {
+		level = slog.LevelInfo
+	}
 	config := relay.Config{
 		Workers: spec.Workers, Poll: spec.Poll, Lease: spec.Lease, Drain: spec.Drain,
-		Logger:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 		Observer: &stops.claims,
 	}
 	for _, s := range spec.Syncs {
@@ -433,16 +438,19 @@ func (p *process) stop() error {
 	return p.err
 }
 
-// tail keeps the end of what is written to it.
+// tail keeps the end of what is written to it, and counts it.
 type tail struct {
-	mu   sync.Mutex
-	text []byte
+	mu           sync.Mutex
+	text         []byte
+	lines, bytes int
 }
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.text = append(t.text, p...)
+	t.lines += bytes.Count(p, []byte("\n"))
+	t.bytes += len(p)
 	const most = 8000
 	if len(t.text) > 2*most {
 		t.text = bytes.Clone(t.text[len(t.text)-most:])

@@ -20,6 +20,8 @@ type Metrics struct {
 	lost     *prometheus.CounterVec
 	clock    prometheus.Gauge
 	logAhead prometheus.Gauge
+	reloadOK prometheus.Gauge
+	reloaded prometheus.Gauge
 }
 
 // Build says which program runs.
@@ -64,13 +66,22 @@ func NewMetrics(build Build) *Metrics {
 		}),
 	}
 	m.logAhead.Set(math.NaN()) // not known yet: no alarm
+	m.reloadOK = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "lockstep_config_last_reload_successful",
+		Help: "1 if the configuration that was read last is the one in force, 0 if it was refused.",
+	})
+	m.reloaded = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "lockstep_config_last_reload_success_timestamp_seconds",
+		Help: "When the configuration in force was read, in Unix time.",
+	})
+	m.Reloaded(true)
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "lockstep_build_info",
 		Help:        "Always 1; the labels say which program runs.",
 		ConstLabels: prometheus.Labels{"version": build.Version, "revision": build.Revision, "goversion": runtime.Version()},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.attempts, m.took, m.claims, m.claimed, m.lost, m.clock, m.logAhead, info,
+	m.registry.MustRegister(m.attempts, m.took, m.claims, m.claimed, m.lost, m.clock, m.logAhead, m.reloadOK, m.reloaded, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -101,6 +112,17 @@ func (m *Metrics) Claim(sync string, claimed int, took time.Duration) {
 
 // LeaseLost counts a delivery that was taken over.
 func (m *Metrics) LeaseLost(sync string) { m.lost.WithLabelValues(sync).Inc() }
+
+// Reloaded notes that the configuration was read, at the start or later, and
+// whether it was taken over.
+func (m *Metrics) Reloaded(ok bool) {
+	if !ok {
+		m.reloadOK.Set(0)
+		return
+	}
+	m.reloadOK.Set(1)
+	m.reloaded.SetToCurrentTime()
+}
 
 // Clock notes by how much the database's clock is ahead.
 func (m *Metrics) Clock(ahead time.Duration) { m.clock.Set(ahead.Seconds()) }

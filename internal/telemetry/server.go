@@ -12,23 +12,30 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/singleflight"
 )
 
 // readyDeadline bounds the work of one /readyz.
 const readyDeadline = 3 * time.Second
 
 // Handler serves /livez (the process answers), /readyz (ready says nil, else
-// 503 with the reason) and /metrics.
+// 503 with the reason) and /metrics. Requests for /readyz that come at the same
+// time share one call of ready.
 func (m *Metrics) Handler(ready func(context.Context) error) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeoutCause(r.Context(), readyDeadline, fmt.Errorf("the check took longer than %s", readyDeadline))
+	var checks singleflight.Group
+	check := func() (any, error) {
+		ctx, cancel := context.WithTimeoutCause(context.Background(), readyDeadline, fmt.Errorf("the check took longer than %s", readyDeadline))
 		defer cancel()
-		if err := ready(ctx); err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				err = cause
-			}
+		err := ready(ctx)
+		if cause := context.Cause(ctx); err != nil && cause != nil {
+			err = cause
+		}
+		return nil, err
+	}
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if _, err, _ := checks.Do("", check); err != nil {
 			answer(w, http.StatusServiceUnavailable, "not ready: "+err.Error())
 			return
 		}
@@ -47,8 +54,9 @@ func answer(w http.ResponseWriter, status int, text string) {
 
 // Server serves a handler until it is closed.
 type Server struct {
-	http *http.Server
-	done chan error
+	http    *http.Server
+	done    chan error
+	clients clients
 }
 
 // Serve serves h on l, which it owns from then on.
@@ -65,6 +73,7 @@ func Serve(l net.Listener, h http.Handler, log *slog.Logger) *Server {
 		},
 		done: make(chan error, 1),
 	}
+	s.http.ConnState = s.clients.note
 	go func() { s.done <- s.http.Serve(l) }()
 	return s
 }

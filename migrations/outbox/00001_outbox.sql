@@ -294,6 +294,8 @@ CREATE TABLE outbox.delivery_log (
 ALTER SEQUENCE outbox.delivery_log_id_seq OWNED BY outbox.delivery_log.id;
 CREATE INDEX delivery_log_event ON outbox.delivery_log (event_id);
 CREATE INDEX delivery_log_key ON outbox.delivery_log (key);
+-- For those who ship the log: what is new since a row.
+CREATE INDEX delivery_log_id ON outbox.delivery_log (id);
 CREATE INDEX delivery_log_at ON outbox.delivery_log USING brin (at);
 COMMENT ON TABLE outbox.delivery_log IS 'Append-only. Every request that a receiver may have seen has a row; no payload, secret or party name is in it.';
 COMMENT ON COLUMN outbox.delivery_log.at IS 'When this row was recorded; answered_at is when the receiver answered, both by the database clock.';

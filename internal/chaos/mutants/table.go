@@ -148,11 +148,11 @@ var mutants = []mutant{
 	},
 	{
 		"a lost answer to a recording repeats the request",
-		[]edit{{file: recorder, old: `			pause = min(max(2*pause, 50*time.Millisecond), time.Second)
+		[]edit{{file: recorder, old: `			pause = calls.failed(context.WithoutCancel(attempts), err)
 `, new: `			for i := range waiting {
 				waiting[i] = p.attempt(attempts, work{Delivery: waiting[i].Delivery, leaseEnd: time.Now().Add(p.relay.config.Lease)})
 			}
-			pause = min(max(2*pause, 50*time.Millisecond), time.Second)
+			pause = calls.failed(context.WithoutCancel(attempts), err)
 `}},
 		chaos, "TestFault03KilledBesideItsRecording/before_the_commit,_only_the_backend_dies",
 	},

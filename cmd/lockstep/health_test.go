@@ -1,0 +1,60 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Clients that say nothing, and clients that say it slowly, many more than the
+// process may have descriptors: a probe is answered soon, deliveries go on.
+func TestIdleAndSlowClientsOfTheHealthPortDisturbNobody(t *testing.T) {
+	w := newWorld(t)
+	const descriptors = 100
+	p := w.spawnAs("/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" run --log-format json`, descriptors), program(t))
+	address := fmt.Sprint(p.says(t, "serving health and metrics")["address"])
+	p.says(t, "relay running")
+	dial := func() net.Conn {
+		conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), "tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	for n := range 4 * descriptors {
+		conn := dial()
+		switch n % 3 {
+		case 1: // begins a request
+			_, _ = fmt.Fprint(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\n")
+		case 2: // asks for much and reads nothing of it
+			for range 20 {
+				_, _ = fmt.Fprint(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+			}
+		}
+		if n%100 == 99 {
+			began := time.Now()
+			w.run("healthcheck", "--url", "http://"+address+"/readyz").wants(t, 0, "ready")
+			if took := time.Since(began); took > 3*time.Second {
+				t.Errorf("with %d clients a probe takes %s", n+1, took)
+			}
+			w.emit(fmt.Sprint("H-", n), `{"hearingId":"H"}`)
+			w.eventually(nothingOpen)
+		}
+	}
+	if n := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome <> 'delivered'`); n > 0 {
+		t.Errorf("%d attempts were not deliveries", n)
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for line := range p.events {
+		if strings.Contains(fmt.Sprint(line), "too many open files") {
+			t.Errorf("said %v", line)
+		}
+	}
+	p.exits(t, 0)
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/hms-mkt/lockstep/internal/config"
+	"github.com/hms-mkt/lockstep/internal/telemetry"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+// hangups returns a channel that gets SIGHUP. Until stop is called the signal
+// does not end the process.
+func hangups() (signals chan os.Signal, stop func()) {
+	signals = make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	return signals, func() { signal.Stop(signals) }
+}
+
+// reloader takes the configuration file over again while a relay runs.
+type reloader struct {
+	app     *app
+	relay   *relay.Relay
+	metrics *telemetry.Metrics
+	log     *slog.Logger
+	started *config.File // what the process was started with
+	url     string
+	current *config.File // what was taken over last
+}
+
+// loop reloads at each signal until ctx ends.
+func (r *reloader) loop(ctx context.Context, signals <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+			r.reload(ctx)
+		}
+	}
+}
+
+func (r *reloader) reload(ctx context.Context) {
+	name, _ := r.app.file()
+	next, left, err := r.read()
+	r.metrics.Reloaded(err == nil)
+	if err != nil {
+		if problems, ok := errors.AsType[config.Problems](err); ok {
+			for _, p := range problems {
+				r.log.ErrorContext(ctx, "configuration is wrong", "file", p.File, "line", p.Line, "column", p.Column, "path", p.Path, "error", p.Text)
+			}
+			err = errors.New(plural(len(problems), "problem"))
+		}
+		r.log.ErrorContext(ctx, "configuration not reloaded, nothing has changed", "file", name, "error", err)
+		return
+	}
+	replaced := r.current.Syncs
+	time.AfterFunc(r.started.Relay.Lease, func() { // attempts under way with them have ended by then
+		for _, s := range replaced {
+			if c, ok := s.Adapter.(io.Closer); ok {
+				_ = c.Close()
+			}
+		}
+	})
+	r.current = next
+	for _, what := range left {
+		r.log.WarnContext(ctx, "configuration change not taken over", "file", name, "change", what)
+	}
+	r.log.InfoContext(ctx, "configuration reloaded", "file", name, "not_taken_over", len(left))
+}
+
+// read reads and checks the file and gives it to the relay. It returns the
+// changes that were left out.
+func (r *reloader) read() (next *config.File, left []string, err error) {
+	if next, err = r.app.load(); err != nil {
+		return nil, nil, err
+	}
+	url, err := r.app.url(next)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := next.RelayConfig()
+	c.Logger, c.Observer = r.log, r.metrics
+	if left, err = r.relay.Reload(c); err != nil {
+		return nil, nil, err
+	}
+	for _, s := range []struct {
+		name string
+		same bool
+	}{
+		{"database", url == r.url && next.Database.MaxConnections == r.started.Database.MaxConnections},
+		{"listen", next.Listen == r.started.Listen},
+		{"relay.name", next.Relay.Name == r.started.Relay.Name},
+	} {
+		if !s.same {
+			left = append(left, s.name+" needs a restart")
+		}
+	}
+	return next, left, nil
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const reloadYAML = `
+database: {url: "${DATABASE_URL}"}
+relay: {poll: 5ms, drain: 10s, name: relay-1, workers: %[1]d}
+listen: 127.0.0.1:0
+syncs:
+  - name: CourtCalendarSync
+    events: ["scheduling:*"]
+    when: event.court != "%[2]s"
+    adapter: {kind: rest, url: "%[3]s/%[2]s", auth: {kind: bearer, token: "${file:%[4]s}"}}
+    mapping: {hearingId: %[2]s_reference}
+    retry: {initial: 10ms, max: 50ms}
+    limits: {concurrency: %[5]d}
+`
+
+// request is what a court got.
+type request struct{ id, path, token, body string }
+
+// of tells whose request it is: that of one configuration, in all its parts.
+func (r request) of(version string) bool {
+	return r.path == "/"+version && r.token == "Bearer token-of-"+version && strings.Contains(r.body, version+"_reference")
+}
+
+// SIGHUP under load, with a good file and with a broken one. Nothing is lost or
+// sent twice, what is under way ends as it began, and what was rendered before
+// keeps its bytes.
+func TestSIGHUPReloads(t *testing.T) {
+	w := newWorld(t)
+	var mu sync.Mutex
+	var got []request
+	requests := func() []request { mu.Lock(); defer mu.Unlock(); return slices.Clone(got) }
+	release := make(chan struct{})
+	w.court.answers(func(r *http.Request, body string) int {
+		mu.Lock()
+		q := request{r.Header.Get("Idempotency-Key"), r.URL.Path, r.Header.Get("Authorization"), body}
+		got = append(got, q)
+		mu.Unlock()
+		switch {
+		case strings.Contains(body, `"slow"`):
+			<-release
+		case strings.Contains(body, `"stale"`) && r.URL.Path == "/old":
+			return http.StatusServiceUnavailable
+		}
+		return http.StatusCreated
+	})
+	dir := t.TempDir()
+	token, file := filepath.Join(dir, "token"), filepath.Join(dir, "lockstep.yaml")
+	w.env["LOCKSTEP_CONFIG"] = file
+	configure := func(version string, workers, concurrency int) {
+		writeFile(t, token, "token-of-"+version)
+		writeFile(t, file, fmt.Sprintf(reloadYAML, workers, version, w.court.URL, token, concurrency))
+	}
+	configure("old", 16, 8)
+	p := w.spawn(program(t))
+	address := fmt.Sprint(p.says(t, "serving health and metrics")["address"])
+	p.says(t, "relay running")
+	hup := func() {
+		if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	writing, enough := context.WithCancel(t.Context())
+	defer enough()
+	var writer sync.WaitGroup
+	conn, err := pgx.Connect(t.Context(), w.env["DATABASE_URL"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	writer.Go(func() {
+		for n := 0; writing.Err() == nil; n++ {
+			if _, err := conn.Exec(t.Context(), `
+INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, jsonb_build_object('hearingId', $2::text, 'court', 'new york'))`,
+				fmt.Sprint("H-", n%20), fmt.Sprint("hearing ", n)); err != nil {
+				t.Error(err)
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	slow, stale := w.emit("slow", `{"hearingId":"slow"}`), w.emit("stale", `{"hearingId":"stale"}`)
+	dropped := w.emit("dropped", `{"hearingId":"dropped", "court": "old"}`)
+	w.eventually(`SELECT (SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered') > 100
+		AND (SELECT count(*) FROM outbox.delivery_log WHERE event_id = '` + stale + `') > 1
+		AND EXISTS (SELECT FROM outbox.delivery_log WHERE outcome = 'filtered')`)
+
+	configure("new", 8, 2)
+	hup()
+	if said := p.says(t, "configuration change not taken over"); said["change"] != "workers needs a restart" {
+		t.Errorf("said %v", said)
+	}
+	p.says(t, "configuration reloaded")
+	now := w.emit("H-1", `{"hearingId":"after the reload", "court": "old"}`)
+	w.eventually(`SELECT count(*) = 2 FROM outbox.delivery_log WHERE outcome = 'delivered' AND event_id IN ('` + now + `', '` + stale + `')`)
+	for _, r := range requests() {
+		if strings.Contains(r.id, now) && !r.of("new") {
+			t.Errorf("after the reload: %+v", r)
+		}
+		if strings.Contains(r.id, stale) && !strings.Contains(r.body, "old_reference") {
+			t.Errorf("rendered before, and sent with other bytes: %+v", r)
+		}
+	}
+	if _, metrics := get(t, "http://"+address+"/metrics"); !strings.Contains(metrics, "\nlockstep_config_last_reload_successful 1\n") {
+		t.Error("the metrics lack a successful reload")
+	}
+
+	writeFile(t, token, "token-of-broken")
+	broken := strings.Replace(fmt.Sprintf(reloadYAML, 8, "broken", w.court.URL, token, 2), `event.court != "broken"`, `event.court != `, 1)
+	writeFile(t, file, broken)
+	hup()
+	line := p.says(t, "configuration is wrong")
+	if line["file"] != file || line["line"] != 8.0 || !strings.Contains(fmt.Sprint(line["path"]), "when") {
+		t.Errorf("said %v", line)
+	}
+	p.says(t, "configuration not reloaded, nothing has changed")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	hup()
+	if line := p.says(t, "configuration not reloaded, nothing has changed"); !strings.Contains(fmt.Sprint(line["error"]), "cannot be read") {
+		t.Errorf("said %v", line)
+	}
+	again := w.emit("H-2", `{"hearingId":"after the broken file"}`)
+	w.eventually(`SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE outcome = 'delivered' AND event_id = '` + again + `')`)
+	if _, metrics := get(t, "http://"+address+"/metrics"); !strings.Contains(metrics, "\nlockstep_config_last_reload_successful 0\n") {
+		t.Error("the metrics lack a failed reload")
+	}
+
+	enough()
+	writer.Wait()
+	close(release)
+	w.eventually(nothingOpen)
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	p.exits(t, 0)
+	times := map[string]int{}
+	for _, r := range requests() {
+		times[r.id]++
+		if !strings.Contains(r.id, stale) && !r.of("old") && !r.of("new") {
+			t.Errorf("neither of the old configuration nor of the new: %+v", r)
+		}
+		if strings.Contains(r.id, slow) && !r.of("old") {
+			t.Errorf("it was under way: %+v", r)
+		}
+		if strings.Contains(r.id, dropped) {
+			t.Errorf("the old condition drops it: %+v", r)
+		}
+	}
+	for id, n := range times {
+		if n != 1 && !strings.Contains(id, stale) {
+			t.Errorf("%s was sent %d times", id, n)
+		}
+	}
+	if n := ask[int](w, `SELECT count(*) FROM outbox.event AS e
+ WHERE (SELECT count(*) FROM outbox.delivery_log AS l WHERE l.event_id = e.id AND l.outcome IN ('delivered', 'filtered')) <> 1`); n != 0 {
+		t.Errorf("%d events were not finished exactly once", n)
+	}
+}
+
+// A supervisor signals the process and its group: two signals at once are one.
+func TestTwoSignalsAtOnceAreOne(t *testing.T) {
+	w := newWorld(t)
+	underWay, release := make(chan struct{}), make(chan struct{})
+	w.court.answers(func(*http.Request, string) int {
+		close(underWay)
+		<-release
+		return http.StatusCreated
+	})
+	w.emit("H-1", `{"hearingId":"H-1"}`)
+	p := w.spawn(program(t))
+	<-underWay
+	for _, s := range []os.Signal{syscall.SIGTERM, os.Interrupt, syscall.SIGTERM} {
+		if err := p.cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.says(t, "relay stopping")
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	p.exits(t, 0)
+	if n := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`); n != 1 {
+		t.Errorf("%d delivered, want the one under way", n)
+	}
+}

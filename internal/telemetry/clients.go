@@ -1,0 +1,67 @@
+package telemetry
+
+import (
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// maxClients is how many connections the server holds at most. It leaves
+// descriptors for deliveries, also where a process may have only 256.
+const maxClients = 50
+
+// clients are the connections of a server. Where there are too many, one is
+// closed for each that comes: the one that has sent nothing for longest or,
+// where all are being served, the one that takes longest. So neither idle nor
+// slow clients keep a probe out.
+type clients struct {
+	mu  sync.Mutex
+	all map[net.Conn]client
+}
+
+type client struct {
+	busy  bool // it has sent something that is not answered yet
+	since time.Time
+}
+
+// before reports whether c is closed rather than d.
+func (c client) before(d client) bool {
+	if c.busy != d.busy {
+		return !c.busy
+	}
+	return c.since.Before(d.since)
+}
+
+// note is a server's ConnState.
+func (c *clients) note(conn net.Conn, state http.ConnState) {
+	if victim := c.update(conn, state); victim != nil {
+		_ = victim.Close()
+	}
+}
+
+func (c *clients) update(conn net.Conn, state http.ConnState) (victim net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if state == http.StateClosed || state == http.StateHijacked {
+		delete(c.all, conn)
+		return nil
+	}
+	if c.all == nil {
+		c.all = map[net.Conn]client{}
+	}
+	if _, known := c.all[conn]; !known && state != http.StateNew {
+		return nil // closed to make room
+	}
+	c.all[conn] = client{state == http.StateActive, time.Now()}
+	if state != http.StateNew || len(c.all) <= maxClients {
+		return nil
+	}
+	for other, o := range c.all {
+		if other != conn && (victim == nil || o.before(c.all[victim])) {
+			victim = other
+		}
+	}
+	delete(c.all, victim)
+	return victim
+}

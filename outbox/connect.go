@@ -1,0 +1,110 @@
+package outbox
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// connectError says in one line why no connection could be made.
+type connectError struct {
+	text string
+	err  error
+}
+
+func (e *connectError) Error() string { return e.text }
+func (e *connectError) Unwrap() error { return e.err }
+
+// plain replaces the text of a failed connection, which has a line for each
+// attempt.
+func plain(err error) error {
+	refused, ok := errors.AsType[*pgconn.ConnectError](err)
+	if _, done := errors.AsType[*connectError](err); !ok || done {
+		return err
+	}
+	c := refused.Config
+	return &connectError{fmt.Sprintf("cannot connect to database %q as %s: %s", c.Database, c.User, ConnectReason(refused)), err}
+}
+
+// ConnectReason says why a connection could not be made, once for each address.
+// The driver tries an address twice where the URL prefers TLS but does not
+// insist on it: then only the attempt without TLS tells anything.
+func ConnectReason(err *pgconn.ConnectError) string {
+	var addresses []string
+	reasons := map[string]string{}
+	for _, attempt := range attempts(err.Unwrap()) {
+		address, reason := "", attempt
+		if m := attemptText.FindStringSubmatch(attempt); m != nil {
+			address, reason = m[1], m[2]
+		}
+		reason = repeated.ReplaceAllString(reason, "")
+		if before, ok := reasons[address]; !ok {
+			addresses = append(addresses, address)
+		} else if strings.HasPrefix(reason, tlsFailed) && !strings.HasPrefix(before, tlsFailed) {
+			continue
+		}
+		reasons[address] = reason
+	}
+	var texts []string
+	for _, address := range addresses {
+		text := reasons[address]
+		if address != "" {
+			text = address + ": " + text
+		}
+		if !slices.Contains(texts, text) {
+			texts = append(texts, text)
+		}
+	}
+	return strings.Join(texts, "; ")
+}
+
+const tlsFailed = "tls error: "
+
+var (
+	// attemptText is the driver's text of an attempt: address (host): what happened.
+	attemptText = regexp.MustCompile(`(?s)^(\S+) \([^)]*\): (.*)$`)
+	// repeated are parts that say nothing new, or another port each time.
+	repeated = regexp.MustCompile(`^(dial error: |server error: |hostname resolving error: )|dial \w+ \S+: (connect: )?|(read|write) \w+ \S+->\S+: (read: |write: )?`)
+)
+
+func attempts(err error) []string {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		var texts []string
+		for _, e := range several.Unwrap() {
+			texts = append(texts, attempts(e)...)
+		}
+		return texts
+	}
+	if err == nil {
+		return nil
+	}
+	return strings.Split(strings.TrimPrefix(err.Error(), "hostname resolving error: "), "\n")
+}
+
+// Cause is what errors have in common that are repetitions of one trouble: the
+// code of the server, or the innermost text. Texts around it tell ports and
+// names.
+func Cause(err error) string {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgErr.Code
+	}
+	for {
+		switch x := err.(type) { //nolint:errorlint // this walks the chain itself
+		case interface{ Unwrap() error }:
+			if inner := x.Unwrap(); inner != nil {
+				err = inner
+				continue
+			}
+		case interface{ Unwrap() []error }:
+			if inner := x.Unwrap(); len(inner) > 0 {
+				err = inner[len(inner)-1]
+				continue
+			}
+		}
+		return strings.TrimSpace(err.Error())
+	}
+}

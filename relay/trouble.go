@@ -1,0 +1,127 @@
+package relay
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// caller is a loop that calls the database. It decides how long the loop pauses
+// after an error and what is logged. A caller belongs to one goroutine.
+type caller struct {
+	troubles *troubles
+	what     string // such as "claim deliveries"
+	sync     string // empty for the relay's own loops
+	loop     string // tells callers with the same what apart
+	says     string // the message of an error; empty is callFailed
+	pause    time.Duration
+}
+
+const (
+	firstPause = 100 * time.Millisecond // after the first error; it doubles with each
+	mostPause  = 2 * time.Second
+	callFailed = "database call failed, trying again"
+)
+
+// failed notes an error and returns how long to pause before the next call.
+func (c *caller) failed(ctx context.Context, err error, args ...any) time.Duration {
+	c.pause = min(max(2*c.pause, firstPause), mostPause)
+	c.troubles.failed(ctx, c, err, args...)
+	return c.pause
+}
+
+// worked notes a call without an error.
+func (c *caller) worked(ctx context.Context) {
+	if c.pause != 0 {
+		c.pause = 0
+		c.troubles.worked(ctx, c)
+	}
+}
+
+// troubles are the database calls of a relay that fail at the moment. The first
+// error of each cause is logged at once. Repetitions are counted, and logged
+// after 1 s, 2 s, 4 s and so on, then once a minute. It is safe for concurrent
+// use.
+type troubles struct {
+	log *slog.Logger
+	mu  sync.Mutex
+	by  map[string]*trouble // by what the call does
+}
+
+// trouble lasts from the first error of a kind of call until every loop that had
+// one has made that call without.
+type trouble struct {
+	began, last time.Time
+	failures    int
+	loops       map[string]bool
+	causes      map[string]bool // those logged
+	next        time.Time       // when repetitions are logged again
+	gap         time.Duration
+}
+
+const (
+	firstGap   = time.Second
+	mostGap    = time.Minute
+	mostCauses = 10              // further ones count as repetitions
+	forgotten  = 5 * time.Minute // a trouble without errors for so long is over, though nobody made the call since
+)
+
+func newTroubles(log *slog.Logger) *troubles {
+	return &troubles{log: log, by: map[string]*trouble{}}
+}
+
+func (t *troubles) failed(ctx context.Context, c *caller, err error, args ...any) {
+	if ctx.Err() != nil {
+		return // only the relay stopping
+	}
+	now, cause := time.Now(), outbox.Cause(err)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	x := t.by[c.what]
+	if x == nil || now.Sub(x.last) > forgotten {
+		x = &trouble{began: now, loops: map[string]bool{}, causes: map[string]bool{}, next: now.Add(firstGap), gap: firstGap}
+		t.by[c.what] = x
+	}
+	x.last = now
+	x.failures++
+	x.loops[c.sync+"\x00"+c.loop] = true
+	fresh := !x.causes[cause] && len(x.causes) < mostCauses
+	if !fresh && now.Before(x.next) {
+		return
+	}
+	x.causes[cause] = x.causes[cause] || fresh
+	if !now.Before(x.next) {
+		x.gap = min(2*x.gap, mostGap)
+		x.next = now.Add(x.gap)
+	}
+	if c.sync != "" {
+		args = append([]any{"sync", c.sync}, args...)
+	}
+	if x.failures > 1 {
+		args = append(args, "failures", x.failures, "for", now.Sub(x.began).Round(100*time.Millisecond))
+	}
+	says := c.says
+	if says == "" {
+		says = callFailed
+	}
+	t.log.WarnContext(ctx, says, append(args, "to", c.what, "error", err)...) //nolint:sloglint // one of three constants
+}
+
+func (t *troubles) worked(ctx context.Context, c *caller) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	x := t.by[c.what]
+	if x == nil {
+		return
+	}
+	delete(x.loops, c.sync+"\x00"+c.loop)
+	if len(x.loops) > 0 {
+		return
+	}
+	delete(t.by, c.what)
+	t.log.InfoContext(ctx, "database call works again", "to", c.what,
+		"after", time.Since(x.began).Round(100*time.Millisecond), "failures", x.failures)
+}
