@@ -127,7 +127,7 @@ SELECT g.probes, c.due_at, c.event_seq
 }
 
 const (
-	probePage       = 500 // due deliveries that are looked at from either end
+	probePage       = 200 // due deliveries that are looked at from either end
 	probeCandidates = 8   // most that are proposed
 )
 

@@ -3,8 +3,12 @@ package endpoint
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,6 +63,42 @@ func TestATokenEndpointThatHangsIsGivenUp(t *testing.T) {
 		}
 		if took := time.Since(start); took != tokenTimeout {
 			t.Errorf("gave up after %s, want %s", took, tokenTimeout)
+		}
+	})
+}
+
+// A machine without a descriptor left says nothing about the token endpoint.
+func TestATokenThatThisMachineCannotAskForIsLocal(t *testing.T) {
+	tokens := &tokens{request: func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) {
+		return nil, fmt.Errorf("Post: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)})
+	}}
+	_, err := tokens.get(t.Context())
+	if adapters.ClassOf(err) != adapters.ClassLocal || !strings.Contains(err.Error(), "this machine has no file descriptor") {
+		t.Errorf("got %v (%s)", err, adapters.ClassOf(err))
+	}
+}
+
+// An endpoint that does not say for how long it wants quiet is asked less and
+// less often.
+func TestATokenEndpointIsAskedLessAndLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		busy := &oauth2.RetrieveError{Response: &http.Response{StatusCode: http.StatusTooManyRequests}}
+		tokens := &tokens{
+			request: func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) { asked++; return nil, busy },
+			secret:  func() string { return "" },
+		}
+		began := time.Now()
+		for time.Since(began) < time.Hour {
+			_, err := tokens.get(t.Context())
+			wait := adapters.RetryDelay(err)
+			if adapters.ClassOf(err) != adapters.ClassThrottled || wait <= 0 || wait > time.Minute {
+				t.Fatalf("got %v (%s, wait %s)", err, adapters.ClassOf(err), wait)
+			}
+			time.Sleep(min(wait, time.Second))
+		}
+		if asked > 70 {
+			t.Errorf("asked %d times in an hour", asked)
 		}
 	})
 }
