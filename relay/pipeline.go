@@ -384,8 +384,10 @@ func (p *pipeline) noteDelivery(ctx context.Context) (bool, error) {
 
 // noteLast does so at a stop, for a second at most.
 func (p *pipeline) noteLast(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
 	calls := p.relay.caller("note the last delivery", p.sync.Name)
-	for until := time.Now().Add(time.Second); time.Now().Before(until); {
+	for ctx.Err() == nil {
 		noted, err := p.noteDelivery(ctx)
 		switch {
 		case err != nil:
