@@ -28,12 +28,12 @@ type expression struct {
 // expressionEnv is what expressions see of an event.
 type expressionEnv struct {
 	vars      map[string]any
-	steps     int          // taken so far by all expressions
-	bytes     int          // made so far by all expressions
-	mostBytes int          // that they may make
-	most      int          // steps that one of them took
-	costliest string       // the field of that one
-	waiter    *evaluation  // nil where nobody stops waiting
+	steps     int         // taken so far by all expressions
+	bytes     int         // made so far by all expressions
+	mostBytes int         // that they may make
+	most      int         // steps that one of them took
+	costliest string      // the field of that one
+	waiter    *evaluation // nil where nobody stops waiting
 	converted struct{ from, to []any }
 	zones     map[string]*time.Location
 }
