@@ -28,7 +28,6 @@ func takes(d time.Duration) func(context.Context, adapters.Message, int) (adapte
 func TestFreshKeyBesideManyBusyKeysOnFewWorkers(t *testing.T) {
 	for _, workers := range []int{4, 8} {
 		t.Run(fmt.Sprint(workers, " workers"), func(t *testing.T) {
-			t.Parallel()
 			w := newWorld(t)
 			config := sync1(newCourt(takes(200 * time.Millisecond)))
 			config.Workers = workers
@@ -53,7 +52,6 @@ func TestFreshKeyBesideManyBusyKeysOnFewWorkers(t *testing.T) {
 // After an outage the older events of other keys do not keep a new one waiting
 // until the last of them is delivered. They go on meanwhile.
 func TestFreshKeyAfterAnOutage(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	c := newCourt(takes(50 * time.Millisecond))
 	config := sync1(c)
@@ -94,7 +92,6 @@ func three(workers int, courts ...*court) relay.Config {
 // Syncs that are all busy share the workers equally, never use more than there
 // are, and each sends first what it claimed first.
 func TestBusySyncsHaveEqualShares(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	var g together
 	counted := func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
@@ -139,7 +136,6 @@ func TestBusySyncsHaveEqualShares(t *testing.T) {
 // A sync whose receiver is slow keeps no more than its share of the workers
 // from the others.
 func TestSlowSyncLeavesTheOthersTheirShare(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	slow, quick, fresh := newCourt(takes(3*time.Second)), newCourt(takes(50*time.Millisecond)), newCourt(takes(50*time.Millisecond))
 	config := three(16, slow, quick, fresh)
@@ -197,7 +193,6 @@ func (w *world) diedWith(deaths int, condition string) {
 // What one killed relay had claimed goes at full concurrency as soon as its
 // lease has ended: a single death is no reason to suspect a delivery.
 func TestDeliveriesOfOneDeadRelayGoTogether(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	var g together
 	release := make(chan struct{})
@@ -226,7 +221,6 @@ func TestDeliveriesOfOneDeadRelayGoTogether(t *testing.T) {
 // A delivery during which two relays died is sent while nothing else of its
 // sync is under way. Other syncs go on meanwhile.
 func TestSuspectIsSentAloneAndStopsNobody(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	var g together
 	other := newCourt(takes(20 * time.Millisecond))
