@@ -46,7 +46,8 @@ type ClaimRequest struct {
 	Page   int           // most rows to look at; those found behind an earlier one are parked
 	Pass   bool          // or passed by, if that one is due or under way, and they are pending and older than a second
 	Lease  time.Duration // how long the claims hold
-	Solo   bool          // claim one delivery during which a relay died, and nothing else
+	Solo   bool          // claim suspects, and nothing else: deliveries during which two or more relays died
+	Fresh  bool          // look only at what was written, requeued or replayed lately, not at what waited or failed before
 	Probe  bool          // claim in spite of an auth or breaker hold
 	Keys   []string      // to go on with: their first deliveries are claimed, or woken beyond the budget; not for Claim
 }
@@ -57,7 +58,7 @@ type Claims struct {
 	Seen       int      // rows looked at
 	Parked     int      // of these
 	More       bool     // there may be more to look at, from Next on
-	Suspects   int      // heads left because a relay died while sending them
+	Suspects   int      // heads left because two or more relays died while sending them
 	Next       Cursor   // where the next walk starts
 	Settled    Cursor   // a second ago: what is due earlier has committed, but for long transactions
 	Hold       *Hold    // strongest hold in force; then nothing was read
@@ -110,24 +111,42 @@ const firstOfKey = `
 // writer commits what has a place in front of a replay in flight. Then the one
 // that came late waits for the other's end. Else the later one is parked at
 // once, which also refuses it to a claim that does not see the earlier one yet.
-const claimDue = `-- lockstep: claim
+const claimDue = `-- lockstep: claim` + claimStart + dueRows + claimEnd
+
+// claimSuspects does the same with suspects, which it finds by an index of their
+// own: behind a backlog a walk would take too long.
+const claimSuspects = `-- lockstep: claim suspects` + claimStart + suspectRows + claimEnd
+
+const claimStart = `
 WITH free AS MATERIALIZED (
     SELECT WHERE NOT EXISTS (SELECT` + holdsInForce + `)
 ), page AS MATERIALIZED (
     SELECT p.*, row_number() OVER (ORDER BY p.due_at, p.event_seq) AS n,
            row_number() OVER (PARTITION BY p.key ORDER BY p.event_seq) = 1 AS leads
       FROM (
-           SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.crashes, d.revision
+           SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.suspect, d.revision
              FROM outbox.delivery AS d
             WHERE d.sync = $1
               AND d.due_at < 'infinity'
               AND d.due_at <= now()
               AND (d.due_at, d.event_seq) >= ($6, $7)
               AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
-              AND (NOT $10 OR d.crashes > 0)
-              AND EXISTS (SELECT FROM free)
+              AND EXISTS (SELECT FROM free)`
+
+// dueRows are what a walk looks at. A delivery is fresh in its first life while it
+// was never put aside, and in each later one: a requeue or a replay is somebody's wish.
+const dueRows = `
+              AND (NOT $12 OR d.state = 'pending' AND (d.due_at < d.created_at + interval '1 second' OR d.attempts < d.total_attempts))
             ORDER BY d.due_at, d.event_seq
-            LIMIT $8) AS p
+            LIMIT $8`
+
+const suspectRows = `
+              AND d.suspect
+              AND NOT $12
+            ORDER BY d.event_seq
+            LIMIT $8`
+
+const claimEnd = `) AS p
 ), taken AS MATERIALIZED ( -- one by one, until the budget is used up; without a budget up to the first that could be claimed
     SELECT p.*, c.was, c.claim, c.claimed_by, l.later
       FROM (SELECT * FROM page WHERE leads ORDER BY n) AS p
@@ -135,7 +154,7 @@ WITH free AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT d.state AS was, d.claim, d.claimed_by
              FROM outbox.delivery AS d
-            WHERE f.tid = p.tid AND (p.crashes > 0) = $10
+            WHERE f.tid = p.tid AND p.suspect = $10
               AND d.ctid = p.tid AND d.due_at <= now() AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
               FOR UPDATE SKIP LOCKED) AS c
      CROSS JOIN LATERAL ( -- looked at once the head is locked, hence the reference to c
@@ -208,7 +227,7 @@ WITH free AS MATERIALIZED (
            p.due_at AS last_due, p.event_seq AS last_seq, now() - interval '1 second' AS settled, NOT EXISTS (SELECT FROM free) AS held
       FROM stopped AS s
       LEFT JOIN page AS p ON p.n = s.at
-     CROSS JOIN (SELECT count(*) FILTER (WHERE r.first = r.tid AND r.crashes > 0) AS suspects,
+     CROSS JOIN (SELECT count(*) FILTER (WHERE r.first = r.tid AND r.suspect) AS suspects,
                         array_agg(DISTINCT r.key) FILTER (WHERE r.failed AND s.on_failed = 'supersede') AS superseding
                    FROM rest AS r
                    JOIN outbox.sync AS s ON s.name = $1) AS r
@@ -250,8 +269,12 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	token := uuid.New()
-	rows, err := s.pool.Query(ctx, claimDue, r.Sync, r.Probe, token, s.relay, r.Lease,
-		r.From.due, r.From.seq, r.Page, r.Budget, r.Solo, r.Pass)
+	statement := claimDue
+	if r.Solo {
+		statement = claimSuspects
+	}
+	rows, err := s.pool.Query(ctx, statement, r.Sync, r.Probe, token, s.relay, r.Lease,
+		r.From.due, r.From.seq, r.Page, r.Budget, r.Solo, r.Pass, r.Fresh)
 	if err != nil {
 		return Claims{}, s.judge(ctx, err)
 	}

@@ -119,8 +119,7 @@ func TestClaimThatIsGoneChangesNothing(t *testing.T) {
 			d.emit("H-1", 1)
 			late := d.claim(d.a, time.Millisecond)
 			d.exec(`SELECT pg_sleep(0.01)`)
-			// The relay that died is a suspect: it is claimed alone.
-			c, err := d.b.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 10, Lease: time.Minute, Solo: true})
+			c, err := d.b.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 10, Lease: time.Minute})
 			if err != nil || len(c.Deliveries) != 1 || len(late) != 1 {
 				t.Fatalf("claims: first %d, second %d, %v", len(late), len(c.Deliveries), err)
 			}

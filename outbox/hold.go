@@ -60,7 +60,7 @@ type Probe struct {
 // Best is a delivery that was not tried yet: the newest and the oldest in turn, so
 // that many of one kind, which the receiver refuses, do not take every probe from
 // the others. Those that were refused come last. An auth hold is probed earlier
-// with a delivery that was not tried yet. What a relay died with is left out.
+// with a delivery that was not tried yet. Suspects are left out.
 func (s *Store) Probe(ctx context.Context, sync string, within time.Duration) (Probe, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
@@ -68,7 +68,7 @@ func (s *Store) Probe(ctx context.Context, sync string, within time.Duration) (P
      SELECT d.key, d.due_at, d.event_seq, d.error_class
        FROM outbox.delivery AS d
       WHERE d.sync = $1 AND d.due_at < 'infinity' AND d.due_at <= now()
-        AND d.state IN ('pending', 'retry') AND d.crashes = 0
+        AND d.state IN ('pending', 'retry') AND NOT d.suspect
         AND EXISTS (SELECT FROM held)`
 	const statement = `-- lockstep: probe
 WITH held AS MATERIALIZED (

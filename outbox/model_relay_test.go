@@ -47,7 +47,7 @@ func (m *model) due(r outbox.ClaimRequest) []*open {
 	}
 	return m.filter(func(o *open) bool {
 		ready := (o.state == "waiting" || o.state == "retry") && !o.later || o.state == "sending" && o.expired
-		return o.sync == r.Sync && ready && m.sendable(o) && (o.crashes > 0) == r.Solo && o.free() && !m.mayBeUnderWay(o)
+		return o.sync == r.Sync && ready && m.sendable(o) && (o.crashes > 1) == r.Solo && o.free() && !m.mayBeUnderWay(o)
 	})
 }
 
@@ -67,7 +67,7 @@ func (m *model) next(r outbox.ClaimRequest, keys []string) []*open {
 		return nil
 	}
 	return m.filter(func(o *open) bool {
-		return o.sync == r.Sync && slices.Contains(keys, o.key) && o.state == "waiting" && m.sendable(o) && o.crashes == 0 && o.free() &&
+		return o.sync == r.Sync && slices.Contains(keys, o.key) && o.state == "waiting" && m.sendable(o) && o.crashes <= 1 && o.free() &&
 			!slices.ContainsFunc(m.open, func(replay *open) bool { return replay.line == o.line && replay.revision > 1 })
 	})
 }

@@ -33,14 +33,14 @@ WITH next AS MATERIALIZED (
                         WHERE b.sync = $1 AND b.key = k.key AND b.state <> 'failed')
 ), free AS MATERIALIZED (
     SELECT coalesce(c.tid, w.tid) AS tid, n.passed,
-           c.tid IS NOT NULL AND n.n <= $7 AND c.crashes = 0
+           c.tid IS NOT NULL AND n.n <= $7 AND NOT c.suspect
            AND NOT EXISTS (SELECT` + holdsInForce + `)
            AND NOT EXISTS (SELECT FROM outbox.delivery AS r
                             WHERE r.sync = $1 AND r.key = n.key AND r.revision > 1
                            OFFSET 0) AS claims
       FROM next AS n
       LEFT JOIN LATERAL (
-           SELECT d.ctid AS tid, d.crashes
+           SELECT d.ctid AS tid, d.suspect
              FROM outbox.delivery AS d
             WHERE d.ctid = n.tid AND d.state = n.state AND d.state IN ('pending', 'queued')
               FOR UPDATE SKIP LOCKED) AS c ON true

@@ -675,31 +675,3 @@ func TestOldEventIsNotStarvedByFreshOnes(t *testing.T) {
 		return slices.ContainsFunc(c.got(), func(m adapters.Message) bool { return m.ID == old })
 	})
 }
-
-// A healthy backlog goes by age, however many events a key has in a row.
-func TestFreshEventDoesNotOvertakeAHealthyBacklog(t *testing.T) {
-	const keys, perKey = 600, 10
-	w := newWorld(t)
-	c := newCourt(func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error) {
-		time.Sleep(time.Millisecond) // the receiver's work
-		return accepts(ctx, m, nth)
-	})
-	config := sync1(c, func(s *relay.Sync) { s.Concurrency = 4 })
-	w.registered(config)
-	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'k' || n / $1, '{}' FROM generate_series(0, $2 - 1) AS n`, perKey, keys*perKey)
-	w.exec(aged)
-	w.start("relay-1", config)
-	w.eventually("the backlog flows", func() bool { return len(c.got()) > 10 })
-	w.emit("fresh", map[string]int{"n": 1})
-	w.drained()
-	seen := map[string]bool{}
-	for _, m := range c.got() {
-		if m.Key == "fresh" {
-			break
-		}
-		seen[m.Key] = true
-	}
-	if len(seen) < keys {
-		t.Errorf("the fresh event was sent when %d of %d older keys had their first", len(seen), keys)
-	}
-}

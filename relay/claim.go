@@ -11,9 +11,10 @@ import (
 // claimLoop looks for due deliveries until ctx ends. attempts outlives it.
 func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 	var (
-		walk     claimWalk               // from old to new
-		sweep    = claimWalk{pass: true} // once more from the beginning to where walk stands
-		fresh    claimWalk               // of what came lately
+		walk     claimWalk                // from old to new
+		sweep    = claimWalk{pass: true}  // once more from the beginning to where walk stands
+		fresh    = claimWalk{fresh: true} // of what came lately
+		share    = freshShare{credit: 1}
 		pace     = pacer{bears: mostCrowded}
 		swept    = time.Now() // when the last sweep ended
 		sweeping bool
@@ -27,8 +28,11 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		p.claiming.begin()
 		p.full.Store(true) // before the room is counted: a recording in between must not go unnoticed
 		found, err := foundSome, error(nil)
-		if sweeping || time.Since(swept) > max(sweepEvery, 10*sweep.spent) {
-			// First, or nothing would be left for it while there is always work. Without room it waits for some.
+		if walk.behind() { // first: the others would leave no room, for there is always work
+			err = p.claimFresh(ctx, attempts, &walk, &fresh, &share, max(0, pace.free(p, time.Time{})))
+		}
+		if err == nil && (sweeping || time.Since(swept) > max(sweepEvery, 10*sweep.spent)) {
+			// Before the walk, for the same reason. Without room it waits for some.
 			if room := pace.room(p, sweep.asked); room > 0 {
 				if sweeping, err = p.sweep(ctx, attempts, &sweep, &walk, room); !sweeping {
 					swept = time.Now()
@@ -44,9 +48,6 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 			if pace.waits = found == foundMore || found == foundFull; !pace.waits {
 				pace.bears = mostCrowded
 			}
-		}
-		if err == nil && walk.lags() {
-			err = p.claimFresh(ctx, attempts, &walk, &fresh, (pace.room(p, fresh.asked)+1)/2)
 		}
 		if err == nil && time.Since(lastTend) > tendEvery {
 			err = p.tend(ctx, &parked)
@@ -96,6 +97,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 // claimWalk is a walk over the due deliveries of a sync.
 type claimWalk struct {
 	cursor  outbox.Cursor
+	fresh   bool          // it looks only at what came lately
 	pass    bool          // it leaves what waits for a delivery under way as it is
 	passed  int           // rows it left so, to be looked at by the next sweep
 	per     int           // rows looked at for each that was claimed, lately
@@ -136,7 +138,7 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	}
 	before := w.cursor
 	request := outbox.ClaimRequest{
-		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: page, Pass: w.pass, Lease: p.relay.config.Lease,
+		Sync: p.sync.Name, From: w.cursor, Budget: room, Page: page, Pass: w.pass, Fresh: w.fresh, Lease: p.relay.config.Lease,
 	}
 	// A stop must not lose the answer: what was claimed is then released.
 	claims, err := p.relay.store.Claim(attempts, request)
@@ -158,10 +160,8 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 		}
 		return foundNone, nil
 	}
-	if claims.Suspects > 0 && time.Now().After(p.aloneFrom) {
-		began := time.Now()
-		p.sendAlone(ctx, attempts, claims.Suspects)
-		p.aloneFrom = time.Now().Add(4 * time.Since(began)) // the other deliveries have their turn
+	if claims.Suspects > 0 {
+		p.suspect(false)
 	}
 	w.settled = claims.Settled
 	w.passed += max(0, claims.Seen-claims.Parked-len(claims.Deliveries))
@@ -188,17 +188,47 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 	return foundNone, nil
 }
 
-// claimFresh looks for what came lately, in half the room that the main walk
-// leaves while it puts old deliveries aside: a million of them behind failed ones
-// must not keep fresh ones of other keys waiting. Everything else goes by age.
-func (p *pipeline) claimFresh(ctx, attempts context.Context, main, fresh *claimWalk, room int) error {
-	if room == 0 {
+// behind reports whether the walk is so far behind the clock that what comes now
+// would wait.
+func (w *claimWalk) behind() bool { return w.cursor.Behind(w.settled) > freshAfter }
+
+// freshShare gives what came lately a fixed share of everything that is claimed
+// while the walk is behind: one delivery in four. All others go by age, and both
+// go on, however much there is of either.
+type freshShare struct {
+	accepted int64   // by the pipeline, ever, when the share was counted last
+	credit   float64 // deliveries that may be claimed on it
+}
+
+// of is how many fresh deliveries may be claimed now.
+func (s *freshShare) of(p *pipeline, room int) int {
+	accepted := p.accepted.Load()
+	s.credit = min(s.credit+float64(accepted-s.accepted)/freshOneIn, float64(max(1, p.slots.usable()/freshOneIn)))
+	s.accepted = accepted
+	return min(room, int(s.credit))
+}
+
+// claimFresh looks for what came lately: a new hearing must not wait for all the
+// older ones of other keys. When there is more than the share allows, it goes by
+// age for a few seconds and then leaves what is older to the main walk.
+func (p *pipeline) claimFresh(ctx, attempts context.Context, main, fresh *claimWalk, share *freshShare, room int) error {
+	if main.lags() {
+		room = (room + 1) / 2 // the main walk claims hardly any
+	} else {
+		room = share.of(p, room)
+	}
+	if room == 0 || !fresh.starved && time.Since(fresh.asked) < fresh.rest {
 		return nil
 	}
-	if fresh.cursor.Before(main.cursor) {
+	if fresh.cursor.Before(main.cursor) || fresh.cursor.Behind(main.settled) > freshFor {
 		fresh.cursor = main.settled
 	}
-	_, err := p.claim(ctx, attempts, fresh, room)
+	before := p.begun
+	found, err := p.claim(ctx, attempts, fresh, room)
+	share.credit = max(0, share.credit-float64(p.begun-before))
+	if fresh.rest = 0; found != foundMore {
+		fresh.rest = freshEvery
+	}
 	return err
 }
 
@@ -236,9 +266,6 @@ func (p *pipeline) tend(ctx context.Context, parked *outbox.ParkedCursor) error 
 	return p.relay.store.EndHolds(ctx, p.sync.Name, max(p.relay.config.Lease, probeMost))
 }
 
-// limit is how many deliveries may be claimed at a time without prefetching.
-func (p *pipeline) limit() int { return p.slots.current() }
-
 // pacer finds out how many deliveries to claim beyond those in flight: about
 // what is finished in prefetchFor. Should the relay die, each of them goes
 // through the care that is taken of deliveries that may have killed it.
@@ -258,6 +285,14 @@ type pacer struct {
 // room is for how many more deliveries there is room now. asked is when the walk
 // that asks for it looked last.
 func (c *pacer) room(p *pipeline, asked time.Time) int {
+	room := c.free(p, asked)
+	c.shareOut(p, time.Now(), room)
+	return max(0, room)
+}
+
+// free is the same, and leaves it to recordings whether they go on with their
+// keys meanwhile.
+func (c *pacer) free(p *pipeline, asked time.Time) int {
 	now, recorded := time.Now(), p.recorded.Load()
 	if passed := now.Sub(c.at); passed > 20*time.Millisecond {
 		c.ahead = float64(recorded-c.recorded) * float64(prefetchFor) / float64(passed)
@@ -267,27 +302,26 @@ func (c *pacer) room(p *pipeline, asked time.Time) int {
 	if size := p.payload.Load(); size > 0 {
 		ahead = min(ahead, int(maxPrefetchBytes/size))
 	}
-	limit := p.limit()
-	if limit < p.sync.Concurrency {
-		ahead = 0 // starting again after a hold
+	limit := p.slots.usable()
+	if p.slots.starting() {
+		ahead = 0
 	}
 	c.most = limit + ahead
 	room := c.most - int(p.outstanding.Load())
 	if room < c.most/4 && len(p.queue) > 0 && time.Since(asked) < mostPatience {
 		room = 0 // a claim costs more than its rows: no small ones while there is work
 	}
-	c.shareOut(p, now, room)
 	if p.rate != nil {
 		room = min(room, int(p.rate.Tokens())) // claimed when it may be sent, however slow the rate
 	}
-	return max(0, room)
+	return room
 }
 
 // shareOut sees to it that walks claim an eighth of what the senders can do at a
 // time, every 100 ms, while somebody waits. Recordings, which go on with the keys
 // under way, must leave it to them.
 func (c *pacer) shareOut(p *pipeline, now time.Time, room int) {
-	share := max(1, p.limit()/8)
+	share := max(1, p.slots.usable()/8)
 	if room >= share || c.had.IsZero() {
 		p.goOn.Store(math.MaxInt64)
 	}

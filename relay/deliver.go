@@ -36,8 +36,6 @@ func (p *pipeline) tryDeliver(attempts context.Context, w work, doing *step) out
 		return released
 	}
 	defer p.slots.release()
-	p.relay.alone.RLock()
-	defer p.relay.alone.RUnlock()
 	if !p.mayStart(w) {
 		return released
 	}

@@ -30,12 +30,14 @@ type pipeline struct {
 	piled   chan struct{} // so many results wait that a second recording pays
 	woken   chan struct{}
 
+	suspects chan bool // there is one to be sent; true: as a probe
+
 	claiming    *step
 	recording   [2]*step
 	outstanding atomic.Int64 // claimed and not yet recorded
 	recorded    atomic.Int64 // ever
+	accepted    atomic.Int64 // claimed, ever
 	begun       int          // claimed by walks, ever; the claimer's own
-	aloneFrom   time.Time    // before this, deliveries that killed a relay wait; the claimer's own
 	payload     atomic.Int64 // bytes of a payload, on average lately
 	hold        atomic.Pointer[outbox.Hold]
 	heldAt      atomic.Int64 // sinceBegan; claims asked for earlier know nothing of the hold set here
@@ -70,11 +72,16 @@ const (
 	mostPatience     = 20 * time.Millisecond  // for how long a claim waits until it is worth its while
 	mostCrowded      = time.Second            // for how long keys under way may leave no room for others
 	crowdedAgain     = 100 * time.Millisecond // the same until nobody waits any more
+	freshAfter       = 2 * time.Second        // of a walk behind the clock: what comes now has a share of its own
+	freshOneIn       = 4                      // deliveries that are claimed, one is fresh
+	freshFor         = 5 * time.Second        // until what could not be claimed is left to the main walk
+	freshEvery       = 20 * time.Millisecond  // pause between looks when there was nothing more
 	farBehind        = 10 * time.Second       // of a walk: what becomes due now would wait for long
 	busyPoll         = 2 * time.Millisecond   // pause between polls while there is work
 	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
 	sweepEvery       = 200 * time.Millisecond // least pause between walks from the beginning
 	tendEvery        = time.Second            // pause between housekeeping
+	leastPatience    = time.Second            // for what is in flight to end before a suspect is sent
 	leaseMargin      = 500 * time.Millisecond // left of a lease after the longest attempt, for recording it
 )
 
@@ -95,6 +102,8 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 		piled:   make(chan struct{}, 1),
 		woken:   make(chan struct{}, 1),
 		stop:    make(chan struct{}),
+
+		suspects: make(chan bool, 1),
 	}
 	p.walked.Store(new(outbox.Cursor))
 	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.longestAttempt())
@@ -120,6 +129,7 @@ func (p *pipeline) wake() {
 func (p *pipeline) accept(c outbox.Claims, asked time.Time, probe bool) {
 	p.asleep.add(c.Asleep)
 	p.outstanding.Add(int64(len(c.Deliveries)))
+	p.accepted.Add(int64(len(c.Deliveries)))
 	if p.rate != nil {
 		p.rate.AllowN(time.Now(), len(c.Deliveries))
 	}
@@ -189,47 +199,100 @@ func (p *pipeline) probe(ctx, attempts context.Context) error {
 		}
 		request.From = claims.Next
 	}
-	if claims.Suspects > 0 {
-		p.relay.alone.Lock()
-		defer p.relay.alone.Unlock()
-		started := time.Now()
-		request.From, request.Solo = outbox.Cursor{}, true
-		if claims, err = store.Claim(attempts, request); err != nil {
-			return err
-		}
-		if len(claims.Deliveries) > 0 {
-			p.outstanding.Add(1)
-			result := p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: true})
-			p.probed(result)
-			p.answered(result)
-			return nil
-		}
+	if claims.Suspects > 0 && p.suspect(true) {
+		return nil
 	}
-	return store.ProbeAgain(attempts, p.sync.Name, probe.Number, time.Second, false) // nothing due to try with
+	return p.nothingToProbeWith(attempts)
 }
 
-// sendAlone sends deliveries during which a relay died, one after the other and
-// with nothing else in flight in this process, for a few seconds at most.
-func (p *pipeline) sendAlone(ctx, attempts context.Context, suspects int) {
-	p.relay.alone.Lock()
-	defer p.relay.alone.Unlock()
-	until := time.Now().Add(5 * time.Second)
-	for ; suspects > 0 && ctx.Err() == nil && time.Now().Before(until); suspects-- {
-		p.claiming.begin()
-		started := time.Now()
-		claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
-			Sync: p.sync.Name, Budget: 1, Page: 100, Lease: p.relay.config.Lease, Solo: true,
-		})
-		if err != nil {
-			p.relay.complain(ctx, "claim deliveries", err, "sync", p.sync.Name)
-			return
-		}
-		if len(claims.Deliveries) == 0 {
-			return
-		}
-		p.outstanding.Add(1)
-		p.answered(p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(p.relay.config.Lease)}))
+// nothingToProbeWith has the next probe made soon, when something may be due.
+func (p *pipeline) nothingToProbeWith(ctx context.Context) error {
+	return p.relay.store.ProbeAgain(ctx, p.sync.Name, int(p.probes.Load()), time.Second, false)
+}
+
+// suspect asks for a suspect to be sent, as a probe in spite of a hold. It
+// reports false when the request before this one is still open.
+func (p *pipeline) suspect(probe bool) bool {
+	select {
+	case p.suspects <- probe:
+		return true
+	default:
+		return false
 	}
+}
+
+// suspectLoop sends suspects: deliveries during which two or more relays died.
+// Each is sent while nothing else of its sync is in flight in this process, so
+// that the next death tells which one it was, and no suspect of another sync is.
+// After each the sync has as much time for its other deliveries. Where attempts
+// take too long to end within a moment, the sync continues for four times as long
+// and the next wait is longer.
+func (p *pipeline) suspectLoop(attempts context.Context) {
+	doing := p.relay.steps.add("a suspect of sync "+p.sync.Name, 2*p.sync.AttemptTimeout()+recordBound)
+	defer doing.end()
+	patience := leastPatience
+	for {
+		var probe bool
+		select {
+		case probe = <-p.suspects:
+		case <-p.stop:
+			return
+		}
+		began := time.Now()
+		doing.begin()
+		alone := p.slots.acquireAlone(patience)
+		if alone {
+			p.sendSuspect(attempts, probe)
+			p.slots.releaseAlone()
+			patience = leastPatience
+		} else if probe {
+			p.inDatabase("set the next probe", p.nothingToProbeWith)
+		}
+		doing.end()
+		took := time.Since(began)
+		if !alone {
+			patience, took = min(2*patience, p.sync.AttemptTimeout()), 4*took
+		}
+		p.rest(took)
+	}
+}
+
+// rest pauses, unless the relay stops.
+func (p *pipeline) rest(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-p.stop:
+	case <-t.C:
+	}
+}
+
+// sendSuspect claims one suspect and sends it.
+func (p *pipeline) sendSuspect(attempts context.Context, probe bool) {
+	if p.draining.Load() {
+		return
+	}
+	lease, started := p.relay.config.Lease, time.Now()
+	claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
+		Sync: p.sync.Name, Budget: 1, Page: leastPage, Lease: lease, Solo: true, Probe: probe,
+	})
+	if err != nil {
+		p.relay.complain(attempts, "claim deliveries", err, "sync", p.sync.Name)
+		return
+	}
+	p.asleep.add(claims.Asleep)
+	if len(claims.Deliveries) == 0 {
+		if probe {
+			p.inDatabase("set the next probe", p.nothingToProbeWith)
+		}
+		return
+	}
+	p.outstanding.Add(1)
+	result := p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: probe})
+	if probe {
+		p.probed(result)
+	}
+	p.answered(result)
 }
 
 // send runs the senders and the recorders until drain was called and everything
@@ -244,6 +307,7 @@ func (p *pipeline) send(attempts context.Context) {
 	for range p.sync.Concurrency {
 		sending.Go(func() { p.sendLoop(attempts) })
 	}
+	sending.Go(func() { p.suspectLoop(attempts) })
 	sending.Wait()
 	close(p.results)
 	close(p.piled)
@@ -261,7 +325,7 @@ func (p *pipeline) sendLoop(attempts context.Context) {
 			result := p.deliver(attempts, w, doing)
 			p.answered(result)
 			switch {
-			case result.Class == string(adapters.ClassLocal):
+			case result.Class == string(adapters.ClassLocal): // other deliveries need the same; they wait for the sender
 				p.rest(min(restMost, restFirst<<short))
 				short = min(short+1, 10)
 			case result.Outcome != "":
@@ -278,17 +342,6 @@ const (
 	restFirst = 250 * time.Millisecond
 	restMost  = 5 * time.Second
 )
-
-// rest keeps a sender from trying one delivery after the other with what this
-// machine does not have. What it does not send meanwhile waits for it.
-func (p *pipeline) rest(pause time.Duration) {
-	t := time.NewTimer(pause)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-p.stop:
-	}
-}
 
 // drain ends the senders: what is under way is finished, what is queued is
 // released. The queue stays open, since a recording may still bring claims.

@@ -37,7 +37,7 @@ func TestHoldEndsThoughOnlySuspectsAreDue(t *testing.T) {
 			config := sync1(newCourt(accepts))
 			w.register(config)
 			w.bulk(suspects)
-			w.exec(`UPDATE outbox.delivery SET crashes = 1`)
+			w.exec(`UPDATE outbox.delivery SET crashes = 2`)
 			if suspects > 1 {
 				w.emit("H-1", map[string]any{"n": 1})
 			}
@@ -117,7 +117,7 @@ func TestStopLeavesAnAdapterBehindThatDoesNotReturn(t *testing.T) {
 	config.Logger = slog.New(slog.DiscardHandler) // what is left behind may outlive the test
 	w.register(config)
 	w.emit("H-1", map[string]any{"n": 1})
-	w.exec(`UPDATE outbox.delivery SET crashes = 1`)
+	w.exec(`UPDATE outbox.delivery SET crashes = 2`)
 	r := w.start("relay-1", config)
 	w.eventually("sent alone", func() bool { return len(c.got()) == 1 })
 	r.cancel()

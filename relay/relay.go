@@ -22,8 +22,7 @@ type Relay struct {
 	log       *slog.Logger
 	slots     *slots
 	pipelines []*pipeline
-	alone     sync.RWMutex // held for writing while a delivery that killed a relay is sent
-	steps     steps        // what the loops do at the moment; also these two
+	steps     steps // what the loops do at the moment; also these two
 	register  *step
 	maintain  *step
 	ready     atomic.Bool

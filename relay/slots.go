@@ -1,23 +1,30 @@
 package relay
 
-import "sync"
+import (
+	"slices"
+	"sync"
+	"time"
+)
 
 // slots bound the deliveries in flight. Each sync has some of its own, the rest
-// is shared: one that hangs cannot take the last slot of another. After a hold
-// a sync starts with a single slot and gains one per success, so that a system
-// that just came back is not run over.
+// is shared. While several syncs wait for a slot, the next one goes to the sync
+// with the fewest, so that a slow receiver gets no more than its share; within a
+// sync, whoever came first is served first. After a hold a sync starts with a
+// single slot and gains one per success, so that a system that just came back is
+// not overrun.
 type slots struct {
 	mu     sync.Mutex
-	freed  *sync.Cond
-	shared int
+	total  int
+	shared int // free ones
+	shares []*share
+	alone  []*lone // the first sends a suspect, or its sync's slots are kept free for it
 	closed bool
 }
 
 func newSlots(workers, syncs int) (all *slots, reserve int) {
 	reserve = max(1, workers/(2*syncs))
-	all = &slots{shared: max(0, workers-reserve*syncs)}
-	all.freed = sync.NewCond(&all.mu)
-	return all, reserve
+	shared := max(0, workers-reserve*syncs)
+	return &slots{total: reserve*syncs + shared, shared: shared}, reserve
 }
 
 // share is one sync's part of the slots.
@@ -25,41 +32,142 @@ type share struct {
 	all     *slots
 	reserve int // slots of its own
 	most    int // its concurrency
-	limit   int // at present; most, but after a hold
+	limit   int // at present: most, except after a hold
 	used    int
+	waiting []*waiter // in the order in which they came
+}
+
+// waiter waits for a slot.
+type waiter struct {
+	since time.Time
+	got   chan bool // a slot, or false when the relay gives up waiting
 }
 
 func (a *slots) share(reserve, most int) *share {
-	return &share{all: a, reserve: reserve, most: most, limit: most}
+	s := &share{all: a, reserve: reserve, most: most, limit: most}
+	a.shares = append(a.shares, s)
+	return s
 }
 
 // acquire waits for a slot; it reports false when the relay gives up waiting.
 func (s *share) acquire() bool {
 	a := s.all
+	w := &waiter{since: time.Now(), got: make(chan bool, 1)}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	for !a.closed && (s.used >= s.limit || s.used >= s.reserve && a.shared == 0) {
-		a.freed.Wait()
-	}
 	if a.closed {
+		a.mu.Unlock()
 		return false
 	}
-	if s.used >= s.reserve {
-		a.shared--
-	}
-	s.used++
-	return true
+	s.waiting = append(s.waiting, w)
+	a.handOut()
+	a.mu.Unlock()
+	return <-w.got
 }
 
+// release gives a slot back.
 func (s *share) release() {
 	a := s.all
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	s.free()
+	a.handOut()
+}
+
+// take and free count a slot as used and as free.
+func (s *share) take() {
+	if s.used >= s.reserve {
+		s.all.shared--
+	}
+	s.used++
+}
+
+func (s *share) free() {
 	if s.used > s.reserve {
-		a.shared++
+		s.all.shared++
 	}
 	s.used--
-	a.freed.Broadcast()
+}
+
+// handOut gives free slots to those who wait.
+func (a *slots) handOut() {
+	if len(a.alone) > 0 && !a.alone[0].has && a.alone[0].share.used == 0 {
+		a.alone[0].has = true
+		a.alone[0].share.take()
+		a.alone[0].got <- true
+	}
+	for {
+		next := a.next()
+		if next == nil {
+			return
+		}
+		next.take()
+		next.waiting[0].got <- true
+		next.waiting = slices.Delete(next.waiting, 0, 1)
+	}
+}
+
+// next is the sync that gets the next slot: of those that may have one the sync
+// with the fewest, and of several the one that has waited longest. It is nil
+// when nobody can be served.
+func (a *slots) next() *share {
+	var next *share
+	for _, s := range a.shares {
+		switch {
+		case len(s.waiting) == 0, len(a.alone) > 0 && a.alone[0].share == s, s.used >= s.limit, s.used >= s.reserve && a.shared == 0:
+		case next == nil, s.used < next.used, s.used == next.used && s.waiting[0].since.Before(next.waiting[0].since):
+			next = s
+		}
+	}
+	return next
+}
+
+// lone waits for the slots of its sync to be free, to send a suspect.
+type lone struct {
+	share *share
+	has   bool
+	got   chan bool
+}
+
+// acquireAlone waits until nothing else of the sync is in flight and takes a
+// slot; until releaseAlone no other delivery of the sync gets one. One sync at a
+// time has that right, in the order in which they ask. It reports false when
+// waiting takes longer than patience; then the sync goes on as before.
+func (s *share) acquireAlone(patience time.Duration) bool {
+	a := s.all
+	l := &lone{share: s, got: make(chan bool, 1)}
+	a.mu.Lock()
+	if a.closed {
+		a.mu.Unlock()
+		return false
+	}
+	a.alone = append(a.alone, l)
+	a.handOut()
+	a.mu.Unlock()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case got := <-l.got:
+		return got
+	case <-timer.C:
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if l.has {
+		return true
+	}
+	a.alone = slices.DeleteFunc(a.alone, func(other *lone) bool { return other == l })
+	a.handOut()
+	return false
+}
+
+// releaseAlone gives the slot of acquireAlone back.
+func (s *share) releaseAlone() {
+	a := s.all
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.free()
+	a.alone = slices.Delete(a.alone, 0, 1)
+	a.handOut()
 }
 
 // slow goes back to a single slot; grow adds one, up to the sync's concurrency.
@@ -74,14 +182,25 @@ func (s *share) grow() {
 	defer s.all.mu.Unlock()
 	if s.limit < s.most {
 		s.limit++
-		s.all.freed.Broadcast()
+		s.all.handOut()
 	}
 }
 
-func (s *share) current() int {
+// starting reports whether the sync has fewer slots than its concurrency, since
+// a hold has just ended.
+func (s *share) starting() bool {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
-	return s.limit
+	return s.limit < s.most
+}
+
+// usable is how many slots the sync can count on at present: those that it has or
+// could have at once, and at least its equal share of all.
+func (s *share) usable() int {
+	a := s.all
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return min(s.limit, max(max(s.used, s.reserve)+a.shared, a.total/len(a.shares)))
 }
 
 // close wakes everybody who waits.
@@ -89,5 +208,16 @@ func (a *slots) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.closed = true
-	a.freed.Broadcast()
+	for _, s := range a.shares {
+		for _, w := range s.waiting {
+			w.got <- false
+		}
+		s.waiting = nil
+	}
+	a.alone = slices.DeleteFunc(a.alone, func(l *lone) bool {
+		if !l.has {
+			l.got <- false
+		}
+		return !l.has
+	})
 }

@@ -477,3 +477,62 @@ func (w *world) requests(key string) int {
 	}
 	return n
 }
+
+// A relay is killed with many deliveries in hand. Another one sends them
+// together, as soon as their lease has ended, while another sync goes on as
+// before and older work of other keys waits behind.
+func TestFault30KilledWithManyClaimed(t *testing.T) {
+	for name, receiver := range map[string]time.Duration{"50 ms": 50 * time.Millisecond, "1 s": time.Second} {
+		t.Run(name, func(t *testing.T) {
+			scenario(t, func(r *run) {
+				const healthy = "healthy"
+				w := newWorld(r)
+				w.addCourt(healthy)
+				claimed := of(32, 500)
+				// Each sync has half of its share for itself.
+				spec := relaySpec{Workers: 2 * claimed, Connections: 8, Lease: 6100 * time.Millisecond, Syncs: []syncSpec{
+					{Name: theSync, Timeout: 3 * time.Second, Attempts: 3, Concurrency: claimed},
+					{Name: healthy, Events: []string{"other:*"}, Timeout: 3 * time.Second},
+				}}
+				w.register(spec)
+				w.bulk(claimed)
+				w.court().faults(r, courtsim.Fault{Do: courtsim.Action{Delay: courtsim.Duration(time.Minute)}})
+				spec.Name = "dies"
+				dies := w.start(spec)
+				w.within(patience, "all are under way", func() bool { return len(w.court().Ledger()) >= claimed })
+				dies.kill()
+				r.figures.kills++
+				killed := time.Now()
+				w.want("claims left behind", w.left("dies"), claimed)
+				w.court().faults(r, courtsim.Fault{Do: courtsim.Action{Delay: courtsim.Duration(receiver)}})
+				w.exec(`INSERT INTO outbox.event (type, key, payload)
+SELECT 'scheduling:updated', 'N-' || n, jsonb_build_object('hearingId', 'N-' || n, 'scheduledAt', '1', 'location', '3A') FROM generate_series(1, $1::int) AS n`, of(300, 300_000))
+				spec.Name = "takes-over"
+				w.start(spec)
+				var slowest time.Duration
+				left := func() int {
+					return ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE sync = $1 AND key LIKE 'B-%'`, theSync)
+				}
+				for n := 0; left() > 0; n++ {
+					if time.Since(killed) > patience {
+						r.Fatalf("%d of %d are not delivered %s after the kill\n%s", left(), claimed, patience, w.dump())
+					}
+					began := time.Now()
+					w.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('other:updated', 'O-' || $1::int, '{"hearingId": "1", "scheduledAt": "1", "location": "1"}')`, n)
+					w.until("the healthy sync delivers", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1)`, healthy)
+					slowest = max(slowest, time.Since(began))
+				}
+				took := time.Since(killed)
+				r.Logf("%d deliveries of a receiver of %s: redelivered %s after the kill, with a lease of %s; the healthy sync's slowest took %s",
+					claimed, receiver, took.Round(time.Millisecond), spec.Lease, slowest.Round(time.Millisecond))
+				// One by one they would take as many seconds as there are.
+				if most := spec.Lease + 2*time.Second + 10*receiver; took > most && took > spec.Lease+time.Duration(claimed)*receiver/3 {
+					r.Errorf("redelivered %s after the kill, want about %s", took, most)
+				}
+				if slowest > 3*time.Second {
+					r.Errorf("the healthy sync waited %s", slowest)
+				}
+			})
+		})
+	}
+}

@@ -174,6 +174,7 @@ CREATE TABLE outbox.delivery (
     charged         int         NOT NULL DEFAULT 0,
     spent_ms        bigint      NOT NULL DEFAULT 0,
     crashes         int         NOT NULL DEFAULT 0,
+    suspect         boolean     NOT NULL GENERATED ALWAYS AS (crashes > 1) STORED,
     revision        int         NOT NULL DEFAULT 1,
     body            bytea,
     body_sha256     text,
@@ -191,12 +192,17 @@ COMMENT ON COLUMN outbox.delivery.event_seq IS 'Place in the key''s line: the ev
 COMMENT ON COLUMN outbox.delivery.attempts IS 'Recorded attempts of this life; a requeue starts a new one. total_attempts is never reset.';
 COMMENT ON COLUMN outbox.delivery.charged IS 'Attempts of this life that count for the retry budget (throttle, auth and own faults do not).';
 COMMENT ON COLUMN outbox.delivery.spent_ms IS 'Retry budget used in this life, in milliseconds: attempts and the delays between them, holds excluded.';
-COMMENT ON COLUMN outbox.delivery.crashes IS 'Claims whose relay never came back; such a delivery is sent alone, and failed after five.';
+COMMENT ON COLUMN outbox.delivery.crashes IS 'Claims whose relay never came back, a claim under way included; failed after five.';
+COMMENT ON COLUMN outbox.delivery.suspect IS 'More than one relay may have died of it: once free, it is sent while nothing else of its sync is in flight.';
 COMMENT ON COLUMN outbox.delivery.revision IS 'n of the Idempotency-Key "<id>:<n>"; 1 is the bare id.';
 
 -- What a claim walks. Rows that wait (queued, failed) are out of it; claiming a row changes none of its
 -- columns, so a claim is a HOT update.
 CREATE INDEX delivery_walk ON outbox.delivery (sync, due_at, event_seq) WITH (fillfactor = 50) WHERE due_at < 'infinity';
+
+-- Suspects are few, and found without reading what is due. The claims of deliveries that are none leave this column
+-- as it is, so they stay HOT updates.
+CREATE INDEX delivery_suspect ON outbox.delivery (sync, event_seq) WHERE suspect;
 
 -- Open replays, and what was requeued with another body: few. A claim looks whether one is under way behind it.
 CREATE INDEX delivery_replay ON outbox.delivery (sync, key, event_seq) WHERE revision > 1;

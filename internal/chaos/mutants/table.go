@@ -53,7 +53,7 @@ var mutants = []mutant{
 	},
 	{
 		"no head-of-key test",
-		[]edit{{file: claim, old: `WHERE f.tid = p.tid AND (p.crashes`, new: `WHERE (p.crashes`}},
+		[]edit{{file: claim, old: `WHERE f.tid = p.tid AND p.suspect`, new: `WHERE p.suspect`}},
 		chaos, "TestFault07RelaysKilledAtRandom",
 	},
 	{
