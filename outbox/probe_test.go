@@ -61,7 +61,7 @@ func TestAProbeIsMadeWithWhatTellsMost(t *testing.T) {
 			d.exec(`UPDATE outbox.delivery SET error_class = 'forbidden' WHERE key = 'forbidden'`)
 			d.exec(`UPDATE outbox.delivery SET error_class = 'transient' WHERE key = 'failing'`)
 			d.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity' WHERE event_seq = (SELECT min(event_seq) FROM outbox.delivery WHERE key = 'blocked')`)
-			d.exec(`UPDATE outbox.delivery SET crashes = 1 WHERE key = 'suspect'`)
+			d.exec(`UPDATE outbox.delivery SET crashes = 2 WHERE key = 'suspect'`)
 			d.exec(`UPDATE outbox.delivery SET due_at = clock_timestamp() + interval '1 hour' WHERE key = 'later'`)
 			d.hold(kind, 0)
 			for n, want := range []string{"new middle old failing refused forbidden", "old middle new failing refused forbidden"} {

@@ -409,7 +409,7 @@ func (p *pipeline) sendLoop(attempts context.Context) {
 			result := p.now().deliver(attempts, w, doing)
 			p.answered(result)
 			switch {
-			case result.Class == string(adapters.ClassLocal):
+			case result.Class == string(adapters.ClassLocal): // other deliveries need the same; they wait for the sender
 				p.rest(min(restMost, restFirst<<short))
 				short = min(short+1, 10)
 			case result.Outcome != "":
