@@ -66,7 +66,7 @@ WITH next AS MATERIALIZED (
 )
 SELECT a.asleep, a.superseding, a.woken, ` + claimedColumns + `
   FROM (SELECT array_agg(n.key) FILTER (WHERE n.state = 'queued' AND n.key NOT IN (SELECT key FROM moved)
-                                           OR n.state = 'failed' AND EXISTS (SELECT` + behindFailed + ` AND b.state <> 'failed')) AS asleep,
+                                           OR n.state = 'failed' AND EXISTS (SELECT` + behindFailed + ` AND b.state <> ALL ('{failed, sending}'))) AS asleep,
                array_agg(n.key) FILTER (WHERE n.state = 'failed' AND EXISTS (SELECT` + behindFailed + `)) AS superseding,
                EXISTS (SELECT FROM moved WHERE claim IS NULL) AS woken
           FROM next AS n) AS a

@@ -473,20 +473,27 @@ DECLARE
     matched    boolean;
     several    boolean;
     listening  boolean;
+    widening   boolean;
 BEGIN
-    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, state, due_at, created_at, error_class, error)
-    SELECT s.name, e.key, e.seq, e.id,
-           CASE WHEN added.waits THEN 'queued' ELSE 'pending' END, CASE WHEN added.waits THEN 'infinity' ELSE written_at END, written_at,
-           CASE WHEN added.waits THEN 'backfill' END,
-           CASE WHEN added.waits THEN 'its type was added to the sync, and earlier events of it may still be missing' END
+    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, due_at, created_at)
+    SELECT s.name, e.key, e.seq, e.id, written_at, written_at
       FROM new_event AS e
-      JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes)
-     CROSS JOIN LATERAL (SELECT s.settled IS NOT NULL AND NOT e.type LIKE ANY (s.settled_likes) AS waits) AS added;
+      JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes);
     matched := FOUND;
     -- Every writer waits for this function, and starting a statement is most of its cost. One event that went
     -- somewhere is not unmatched; only several may be mixed.
-    SELECT EXISTS (SELECT FROM new_event OFFSET 1), EXISTS (SELECT FROM outbox.sync AS s WHERE s.notify AND s.retired_at IS NULL)
-      INTO several, listening;
+    SELECT EXISTS (SELECT FROM new_event OFFSET 1), EXISTS (SELECT FROM outbox.sync AS s WHERE s.notify AND s.retired_at IS NULL),
+           EXISTS (SELECT FROM outbox.sync AS s WHERE s.settled IS NOT NULL)
+      INTO several, listening, widening;
+    -- Asked after the insertion: where that has seen the added types, this sees whether they still wait.
+    IF widening THEN
+        UPDATE outbox.delivery AS d
+           SET state = 'queued', due_at = 'infinity', error_class = 'backfill',
+               error = 'its type was added to the sync, and earlier events of it may still be missing'
+          FROM new_event AS e
+          JOIN outbox.sync AS s ON s.settled IS NOT NULL AND NOT e.type LIKE ANY (s.settled_likes)
+         WHERE d.sync = s.name AND d.key = e.key AND d.event_seq = e.seq;
+    END IF;
     IF several OR NOT matched THEN
         INSERT INTO outbox.unmatched (event_seq, event_id)
         SELECT e.seq, e.id
