@@ -47,15 +47,10 @@ func (p *pipeline) tryDeliver(attempts context.Context, w work, doing *step) out
 // mayStart looks at what can have changed since the claim. The lease must
 // outlast the longest attempt.
 func (p *pipeline) mayStart(w work) bool {
-	if p.draining.Load() || time.Now().After(p.lastStart(w)) {
+	if p.draining.Load() || time.Until(w.leaseEnd) < p.sync.AttemptTimeout()+leaseMargin {
 		return false
 	}
 	return p.hold.Load() == nil || w.probe
-}
-
-// lastStart is when the lease will not outlast the longest attempt any more.
-func (p *pipeline) lastStart(w work) time.Time {
-	return w.leaseEnd.Add(-p.sync.AttemptTimeout() - leaseMargin)
 }
 
 // attempt renders the message, lets the adapter make one attempt and judges it.
@@ -82,7 +77,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	case p.slots.workers() == 0:
 		return outbox.Result{Delivery: d} // also where nobody asks for a slot
 	case p.left.has(d.Event.ID):
-		result = outbox.Result{Delivery: d, Outcome: outbox.Retry, Class: string(adapters.ClassUnknown), Error: "waits for an earlier attempt, from which the adapter has not returned"}
+		result = outbox.Result{Delivery: d, Outcome: outbox.Retry, Class: string(adapters.ClassUnknown), Error: "waits for an earlier attempt in this relay, which has not returned"}
 		p.retry(w, &result, 0)
 		p.report(d, &result)
 		return result
@@ -136,7 +131,7 @@ func (p *pipeline) prepare(ctx context.Context, w work) (_ outbox.Result, ok boo
 	if p.filter.expr == nil && len(p.mapper.exprs) == 0 {
 		r = p.render(d, nil)
 	} else {
-		done, ok := p.relay.decoding.acquire(ctx, len(d.Event.Payload), p.lastStart(w))
+		done, ok := p.relay.decoding.acquire(ctx, len(d.Event.Payload), w.leaseEnd.Add(-p.sync.AttemptTimeout()-leaseMargin))
 		if !ok {
 			return outbox.Result{Delivery: d}, false
 		}

@@ -80,14 +80,14 @@ func (p *pipeline) leave(what, event, key string, workers int, returned <-chan s
 	began := time.Now()
 	p.left.add(event)
 	p.slots.lose(workers)
-	p.log.Error(what+" does not return, and is left behind: the sync has fewer workers until it does; if this goes on, start the relay again",
-		"event", event, "key", key, "workers_left", p.slots.workers())
+	p.log.Error("a call does not return and is left behind: the sync has fewer workers until it does; if this goes on, start the relay again",
+		"call", what, "event", event, "key", key, "workers_left", p.slots.workers())
 	go func() {
 		<-returned
 		p.slots.lose(-workers)
 		p.left.remove(event)
-		p.log.Warn(what+" has returned after it was left behind; its answer counts for nothing",
-			"event", event, "key", key, "after", time.Since(began).Round(time.Millisecond).String(), "workers_left", p.slots.workers())
+		p.log.Warn("a call has returned after it was left behind; its answer counts for nothing",
+			"call", what, "event", event, "key", key, "after", time.Since(began).Round(time.Millisecond).String(), "workers_left", p.slots.workers())
 		p.wake()
 	}()
 }
@@ -120,7 +120,7 @@ func bounded[T any](ctx context.Context, p *pipeline, m adapters.Message, call f
 		return late, answered
 	case <-grace.C:
 	}
-	p.leave("an attempt of the adapter", m.ID, m.Key, 1, returned)
+	p.leave("attempt", m.ID, m.Key, 1, returned)
 	return answer, false
 }
 
@@ -236,7 +236,7 @@ func (p *pipeline) evaluate(d *outbox.Delivery) rendered {
 		}
 	}
 	e.abandoned.Store(true)
-	p.leave("an evaluation of an expression", d.Event.ID, d.Key, max(1, (p.slots.most+1)/evaluationShare), returned)
+	p.leave("evaluation of an expression", d.Event.ID, d.Key, max(1, (p.slots.most+1)/evaluationShare), returned)
 	field := "when"
 	if x := e.expression.Load(); x != nil {
 		field = x.field
