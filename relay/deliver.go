@@ -75,9 +75,21 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	case d.Crashes > maxCrashes:
 		return p.giveUp(d, "crash", fmt.Sprintf("%d relays died while sending it", maxCrashes))
 	}
+	switch {
+	case p.slots.workers() == 0:
+		return outbox.Result{Delivery: d} // also where nobody asks for a slot
+	case p.left.has(d.Event.ID):
+		result = outbox.Result{Delivery: d, Outcome: outbox.Retry, Class: string(adapters.ClassUnknown), Error: "waits for an earlier attempt in this relay, which has not returned"}
+		p.retry(w, &result, 0)
+		p.report(d, &result)
+		return result
+	}
 	if d.Body == nil {
-		if done, ok := p.prepare(d); !ok {
+		if done, ok := p.prepare(ctx, w); !ok {
 			return done
+		}
+		if time.Until(w.leaseEnd) < leaseMargin {
+			return outbox.Result{Delivery: d} // somebody else may have it soon
 		}
 	}
 	if d.BodySHA256 != "" && d.BodySHA256 != digest(d.Body) {
@@ -115,23 +127,27 @@ func digest(body []byte) string {
 }
 
 // prepare decides whether the sync wants the event, and renders it.
-func (p *pipeline) prepare(d *outbox.Delivery) (_ outbox.Result, ok bool) {
-	var body []byte
-	wanted, err := true, error(nil)
-	func() {
-		defer p.recovered(d, &err)
-		if wanted, err = p.filter.Match(d.Event); err == nil && wanted {
-			body, err = p.mapper.Map(d.Event)
+func (p *pipeline) prepare(ctx context.Context, w work) (_ outbox.Result, ok bool) {
+	d := w.Delivery
+	var r rendered
+	if p.filter.expr == nil && len(p.mapper.exprs) == 0 {
+		r = p.render(d, nil)
+	} else {
+		done, ok := p.relay.decoding.acquire(ctx, len(d.Event.Payload), w.leaseEnd.Add(-p.sync.AttemptTimeout()-leaseMargin))
+		if !ok {
+			return outbox.Result{Delivery: d}, false
 		}
-	}()
+		r = p.evaluate(d)
+		done()
+	}
 	switch {
-	case err != nil:
+	case r.err != nil:
 		d.MappingVersion = p.mapper.Version()
-		return p.giveUp(d, "mapping", err.Error()), false
-	case !wanted:
+		return p.giveUp(d, "mapping", r.err.Error()), false
+	case !r.wanted:
 		return outbox.Result{Delivery: d, Outcome: outbox.Filtered}, false
 	}
-	d.Body, d.MappingVersion = body, p.mapper.Version()
+	d.Body, d.MappingVersion = r.body, p.mapper.Version()
 	return outbox.Result{}, true
 }
 
@@ -149,18 +165,6 @@ func (p *pipeline) message(d *outbox.Delivery) adapters.Message {
 
 // errPanic marks what a panic became.
 var errPanic = errors.New("panic")
-
-// call lets the adapter work. A panic is that attempt's failure: the request
-// may have been sent.
-func (p *pipeline) call(ctx context.Context, m adapters.Message) (receipt adapters.Receipt, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			p.log.ErrorContext(ctx, "adapter panicked", "event", m.ID, "key", m.Key, "panic", redact(fmt.Sprint(v), m.Body), "stack", string(debug.Stack()))
-			err = adapters.Unknown(fmt.Errorf("%w in the adapter: %v", errPanic, v))
-		}
-	}()
-	return p.sync.Adapter.Deliver(ctx, m)
-}
 
 // recovered makes a panic of the mapping or the filter that delivery's error.
 func (p *pipeline) recovered(d *outbox.Delivery, err *error) {

@@ -20,7 +20,7 @@ func TestPanicInTheMappingFailsTheDelivery(t *testing.T) {
 	p.mapper = &Mapper{}
 	p.mapper.scratch.New = func() any { panic("no hearing of Jane Roe") }
 	d := &outbox.Delivery{Key: "H-1", Event: outbox.Event{ID: "E-1", Payload: []byte(`{"party":"Jane Roe"}`)}}
-	result, ok := p.prepare(d)
+	result, ok := p.prepare(t.Context(), work{Delivery: d})
 	if ok || !result.Failed || result.Class != "mapping" || !strings.Contains(result.Error, "panic in the mapping") {
 		t.Errorf("prepared %t, result %+v; want it failed with class mapping", ok, result)
 	}

@@ -8,7 +8,6 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/expr-lang/expr"
@@ -29,12 +28,12 @@ type expression struct {
 // expressionEnv is what expressions see of an event.
 type expressionEnv struct {
 	vars      map[string]any
-	steps     int          // taken so far by all expressions
-	bytes     int          // made so far by all expressions
-	mostBytes int          // that they may make
-	most      int          // steps that one of them took
-	costliest string       // the field of that one
-	abandoned *atomic.Bool // nobody waits for the result any more
+	steps     int         // taken so far by all expressions
+	bytes     int         // made so far by all expressions
+	mostBytes int         // that they may make
+	most      int         // steps that one of them took
+	costliest string      // the field of that one
+	waiter    *evaluation // nil where nobody stops waiting
 	converted struct{ from, to []any }
 	zones     map[string]*time.Location
 }
@@ -100,8 +99,8 @@ func explainCompile(err error) error {
 }
 
 // newExpressionEnv decodes of ev what exprs need.
-func newExpressionEnv(ev outbox.Event, exprs ...*expression) (*expressionEnv, error) {
-	env := &expressionEnv{mostBytes: maxExpressionBytes + makingPerByte*len(ev.Payload), abandoned: new(atomic.Bool)}
+func newExpressionEnv(ev outbox.Event, waiter *evaluation, exprs ...*expression) (*expressionEnv, error) {
+	env := &expressionEnv{mostBytes: maxExpressionBytes + makingPerByte*len(ev.Payload), waiter: waiter}
 	var event any
 	for _, e := range exprs {
 		if !e.event {
@@ -144,6 +143,7 @@ func (e *expression) run(env *expressionEnv) (result any, err error) {
 		}
 	}()
 	before := env.steps
+	env.waiter.begin(e)
 	machine := vm.VM{MemoryBudget: maxExpressionCells}
 	v, err := machine.Run(e.program, env.vars)
 	if took := env.steps - before; took > env.most {

@@ -90,7 +90,12 @@ const (
 
 // step counts n steps. It also ends an evaluation that nobody waits for.
 func (e *expressionEnv) step(n int) error {
-	if e.steps += n; e.steps > maxExpressionSteps || e.steps < 0 || e.abandoned.Load() {
+	before := e.steps
+	e.steps += n
+	switch {
+	case n < 0 || e.steps > maxExpressionSteps || e.steps < before:
+		return errTooManySteps
+	case (before^e.steps)>>12 != 0 && !e.waiter.goesOn(): // not each time: it costs more than a step
 		return errTooManySteps
 	}
 	return nil

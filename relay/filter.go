@@ -32,11 +32,13 @@ func CompileFilter(src string) (*Filter, error) {
 
 // Match reports whether ev passes. A condition that cannot be evaluated for ev
 // gives a [*FieldError] with the field "when".
-func (f *Filter) Match(ev outbox.Event) (bool, error) {
+func (f *Filter) Match(ev outbox.Event) (bool, error) { return f.match(ev, nil) }
+
+func (f *Filter) match(ev outbox.Event, e *evaluation) (bool, error) {
 	if f.expr == nil {
 		return true, nil
 	}
-	env, err := newExpressionEnv(ev, f.expr)
+	env, err := newExpressionEnv(ev, e, f.expr)
 	if err != nil {
 		return false, err
 	}

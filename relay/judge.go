@@ -137,7 +137,7 @@ func (p *pipeline) readBack(ctx context.Context, result *outbox.Result, receipt 
 	if !ok {
 		return adapters.ClassPermanent
 	}
-	standing, ref, readErr := reader.Read(ctx, p.message(d))
+	standing, ref, readErr := p.read(ctx, reader, p.message(d))
 	if readErr != nil {
 		*err = adapters.Classify(adapters.ClassTransient, fmt.Errorf("%w; reading back failed: %w", *err, readErr))
 		return adapters.ClassTransient

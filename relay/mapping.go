@@ -159,7 +159,9 @@ func (m *Mapper) Version() string { return m.version }
 
 // Map renders the receiver's fields of ev as one JSON object. The same event
 // gives the same bytes. An event that cannot be mapped gives a [*FieldError].
-func (m *Mapper) Map(ev outbox.Event) ([]byte, error) {
+func (m *Mapper) Map(ev outbox.Event) ([]byte, error) { return m.mapEvent(ev, nil) }
+
+func (m *Mapper) mapEvent(ev outbox.Event, e *evaluation) ([]byte, error) {
 	if m.empty {
 		return passPayload(ev.Payload)
 	}
@@ -172,7 +174,7 @@ func (m *Mapper) Map(ev outbox.Event) ([]byte, error) {
 		clear(s.slots)
 		scanObject(ev.Payload, m.source, s.slots)
 	}
-	results, err := m.compute(ev)
+	results, err := m.compute(ev, e)
 	if err != nil {
 		return nil, err
 	}
@@ -185,11 +187,11 @@ func (m *Mapper) Map(ev outbox.Event) ([]byte, error) {
 	return bytes.Clone(out), nil
 }
 
-func (m *Mapper) compute(ev outbox.Event) ([][]byte, error) {
+func (m *Mapper) compute(ev outbox.Event, waiter *evaluation) ([][]byte, error) {
 	if len(m.exprs) == 0 {
 		return nil, nil
 	}
-	env, err := newExpressionEnv(ev, m.exprs...)
+	env, err := newExpressionEnv(ev, waiter, m.exprs...)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ type pipeline struct {
 	filter *Filter
 	log    *slog.Logger
 	slots  *share
+	left   leftBehind
 	rate   *rate.Limiter // nil without a limit
 	health *health
 

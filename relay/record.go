@@ -196,7 +196,7 @@ func (p *pipeline) recordEach(ctx context.Context, results []outbox.Result) (lef
 // what slept. It returns what is still to be recorded.
 func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []outbox.Result, err error) {
 	next := outbox.ClaimRequest{Sync: p.sync.Name, From: *p.walked.Load(), Lease: p.relay.config.Lease, Keys: p.asleep.take()}
-	if !p.draining.Load() && p.hold.Load() == nil && p.rate == nil {
+	if !p.draining.Load() && p.hold.Load() == nil && p.rate == nil && p.limit() > 0 {
 		// No more than leave: the queue has room for what the budget of claims allows.
 		stay, goOn := p.outstanding.Load()-int64(len(results)), p.goOn.Load()
 		next.Budget = int(min(int64(len(results)), max(0, goOn-stay)))

@@ -23,12 +23,15 @@ type Relay struct {
 	slots     *slots
 	pipelines []*pipeline
 	alone     sync.RWMutex // held for writing while a delivery that killed a relay is sent
+	decoding  gate         // of the payloads that expressions read
 	steps     steps        // what the loops do at the moment; also these two
 	register  *step
 	maintain  *step
 	ready     atomic.Bool
 	cut       atomic.Bool // the drain ran out
 	waiting   atomic.Pointer[string]
+
+	evaluationPeriod time.Duration
 }
 
 // ErrNotDrained is returned by Run when deliveries were under way at the end
@@ -42,7 +45,7 @@ func New(store *outbox.Store, config Config) (*Relay, error) {
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
-	r := &Relay{store: store, config: config, log: config.Logger}
+	r := &Relay{store: store, config: config, log: config.Logger, decoding: newGate(), evaluationPeriod: min(evaluationPeriod, config.Lease/(4*evaluationPeriods))}
 	r.register = r.steps.add("registration of syncs", maintainBound)
 	r.maintain = r.steps.add("maintenance", maintainBound)
 	all, reserve := newSlots(config.Workers, len(config.Syncs))

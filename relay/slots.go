@@ -26,6 +26,7 @@ type share struct {
 	reserve int // slots of its own
 	most    int // its concurrency
 	limit   int // at present; most, but after a hold
+	lost    int // workers with calls that do not return
 	used    int
 }
 
@@ -38,10 +39,10 @@ func (s *share) acquire() bool {
 	a := s.all
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for !a.closed && (s.used >= s.limit || s.used >= s.reserve && a.shared == 0) {
+	for !a.closed && s.usable() > 0 && (s.used >= s.usable() || s.used >= s.reserve && a.shared == 0) {
 		a.freed.Wait()
 	}
-	if a.closed {
+	if a.closed || s.usable() == 0 {
 		return false
 	}
 	if s.used >= s.reserve {
@@ -81,7 +82,26 @@ func (s *share) grow() {
 func (s *share) current() int {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
-	return s.limit
+	return s.usable()
+}
+
+// usable is how many deliveries of the sync may be in flight; a.mu is held.
+func (s *share) usable() int { return max(0, min(s.limit, s.most-s.lost)) }
+
+// lose takes n workers from the sync, or gives -n back. Without any left,
+// acquire reports false at once.
+func (s *share) lose(n int) {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	s.lost += n
+	s.all.freed.Broadcast()
+}
+
+// workers is how many workers the sync has that are not lost.
+func (s *share) workers() int {
+	s.all.mu.Lock()
+	defer s.all.mu.Unlock()
+	return max(0, s.most-s.lost)
 }
 
 // close wakes everybody who waits.

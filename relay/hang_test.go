@@ -1,0 +1,174 @@
+package relay_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+// quickCourt says that its attempts are short, so that a lease may be.
+type quickCourt struct{ *court }
+
+func (quickCourt) AttemptTimeout() time.Duration { return 200 * time.Millisecond }
+
+// hangingCourt does not return from an attempt for a key that begins with
+// "stuck" before leave is called, whatever its context says.
+type hangingCourt struct {
+	quickCourt
+	leave func()
+}
+
+func newHangingCourt(t *testing.T) hangingCourt {
+	t.Helper()
+	left := make(chan struct{})
+	c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
+		if strings.HasPrefix(m.Key, "stuck") {
+			<-left
+		}
+		return adapters.Receipt{Code: "HTTP 200"}, nil
+	})
+	h := hangingCourt{quickCourt{c}, sync.OnceFunc(func() { close(left) })}
+	t.Cleanup(h.leave)
+	return h
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func (b *syncBuffer) count(s string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Count(b.String(), s)
+}
+
+func hangingConfig(c hangingCourt, other adapters.Adapter, log *syncBuffer) relay.Config {
+	config := sync1(c, func(s *relay.Sync) { s.Concurrency = 4 })
+	config.Syncs = append(config.Syncs, relay.Sync{Name: "Other", Events: []string{"scheduling:*"}, Adapter: other, From: "beginning"})
+	config.Workers, config.Lease = 8, 1500*time.Millisecond
+	config.Logger = slog.New(slog.NewTextHandler(log, nil))
+	return config
+}
+
+func outcomes(w *world, key string) string {
+	return query[string](w, `SELECT coalesce(string_agg(outcome, ' ' ORDER BY id), '') FROM outbox.delivery_log WHERE sync = 'CourtCalendarSync' AND key = $1`, key)
+}
+
+// An attempt from which the adapter does not return ends with its lease. It is
+// logged as unknown, once; nobody else waits, and the late answer changes
+// nothing.
+func TestAnAttemptThatDoesNotReturnIsLeftBehind(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var log syncBuffer
+	c, other := newHangingCourt(t), quickCourt{newCourt(accepts)}
+	r := w.start("relay-1", hangingConfig(c, other, &log))
+	t.Cleanup(func() { c.leave(); _ = r.stop() })
+	w.emit("stuck", map[string]any{"n": 1})
+	w.eventually("left behind", func() bool { return strings.HasPrefix(outcomes(w, "stuck"), "unknown") })
+	if got := query[string](w, `SELECT error_class || ': ' || error FROM outbox.delivery_log WHERE outcome = 'unknown'`); !strings.HasPrefix(got, "unknown: the adapter has not returned") {
+		t.Errorf("logged %q", got)
+	}
+	w.eventually("the next attempt waits", func() bool { return strings.HasPrefix(outcomes(w, "stuck"), "unknown retry") })
+	for i := range 20 {
+		w.emit(fmt.Sprint("H-", i), map[string]any{"n": 1})
+	}
+	w.eventually("the others are delivered", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`) == 41
+	})
+	if got := len(c.got()); got != 21 {
+		t.Errorf("the court was called %d times, want 21: once for the attempt that hangs", got)
+	}
+	if got := query[int](w, `SELECT coalesce(max(crashes), 0) FROM outbox.delivery`); got != 0 {
+		t.Errorf("a relay was taken for dead %d times", got)
+	}
+	c.leave()
+	w.drained()
+	if got := outcomes(w, "stuck"); !strings.HasSuffix(got, "retry delivered") || strings.Count(got, "unknown") != 1 || strings.Count(got, "delivered") != 1 {
+		t.Errorf("outcomes %q, want one unknown, retries and one delivered", got)
+	}
+	if left, returned := log.count("does not return and is left behind"), log.count("has returned after it was left behind"); left != 1 || returned != 1 {
+		t.Errorf("logged %d times that it was left behind and %d times that it returned, want 1 and 1", left, returned)
+	}
+}
+
+// When every worker of a sync hangs, it claims nothing more: what is due waits
+// without a mark against it, and other syncs have the shared workers.
+func TestASyncAllOfWhoseWorkersHangStallsOnlyItself(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var log syncBuffer
+	c, other := newHangingCourt(t), quickCourt{newCourt(accepts)}
+	r := w.start("relay-1", hangingConfig(c, other, &log))
+	t.Cleanup(func() { c.leave(); _ = r.stop() })
+	left := func(n int) func() bool {
+		return func() bool {
+			return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'unknown'`) == n
+		}
+	}
+	for i := range 3 {
+		w.emit(fmt.Sprint("stuck-", i), map[string]any{"n": 1})
+	}
+	w.eventually("three left behind", left(3))
+	// The last worker has work in front of it and after it.
+	w.exec(`
+INSERT INTO outbox.event (type, key, payload)
+SELECT 'scheduling:updated', CASE n WHEN 500 THEN 'stuck-3' ELSE 'H-' || n % 10 END, '{}' FROM generate_series(1, 1000) AS n`)
+	w.eventually("all left behind", left(4))
+	w.eventually("the other sync delivers", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE sync = 'Other' AND outcome = 'delivered'`) == 1003
+	})
+	updates, since := -1, time.Now()
+	w.eventually("what was claimed went back, and for longer than a lease nothing is claimed", func() bool {
+		now := query[int](w, `SELECT n_tup_upd + count(claim) FROM outbox.delivery, pg_stat_user_tables WHERE relid = 'outbox.delivery'::regclass GROUP BY n_tup_upd`)
+		if now != updates {
+			updates, since = now, time.Now()
+		}
+		return time.Since(since) > 2*time.Second
+	})
+	if got := query[string](w, `SELECT format('crashes %s, attempts %s', max(crashes), max(attempts)) FROM outbox.delivery WHERE key LIKE 'H-%'`); got != "crashes 0, attempts 0" {
+		t.Errorf("in the sync that hangs: %s; want none", got)
+	}
+	c.leave()
+	w.drained()
+}
+
+// A writer's event for which a condition would take hours fails with the
+// condition's name. Nobody waits for it, in its own sync or in another.
+func TestAnExpressionThatWouldTakeHoursFailsItsDelivery(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c, other := newCourt(accepts), newCourt(accepts)
+	config := sync1(c, func(s *relay.Sync) { s.When = `all(event.a ?? [], not (# in event.b))` })
+	config.Syncs = append(config.Syncs, relay.Sync{Name: "Other", Events: []string{"scheduling:*"}, Adapter: other, From: "beginning"})
+	w.start("relay-1", config)
+	w.exec(`
+INSERT INTO outbox.event (type, key, payload)
+SELECT 'scheduling:updated', 'long-' || k, jsonb_build_object('a', a, 'b', b)
+  FROM generate_series(1, 4) AS k, (SELECT jsonb_agg(n) AS a, jsonb_agg(100000 + n) AS b FROM generate_series(1, 40000) AS n) AS lists`)
+	for i := range 20 {
+		w.emit(fmt.Sprint("H-", i), map[string]any{"n": 1})
+	}
+	w.eventually("those fail and nothing else is left", func() bool {
+		return query[string](w, `SELECT coalesce(string_agg(DISTINCT format('%s %s %s', state, error_class, left(error, 60)), ', '), '') || count(*) FROM outbox.delivery`) ==
+			"failed mapping field when: the expression takes too many steps for this eve4"
+	})
+	if got, others := len(c.got()), len(other.got()); got != 20 || others != 24 {
+		t.Errorf("sent %d and %d, want 20 and 24", got, others)
+	}
+}

@@ -1,0 +1,157 @@
+package relay
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/metrics"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/expr-lang/expr"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// hangs is an expression with a function that does not return before leave is
+// closed: one whose cost was overlooked.
+func hangs(t *testing.T, field string, leave <-chan struct{}) *expression {
+	t.Helper()
+	program, err := expr.Compile(`hang()`, expr.Function("hang", func(...any) (any, error) { <-leave; return 1, nil }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &expression{field: field, program: program}
+}
+
+func pipelineFor(t *testing.T, log *bytes.Buffer, s Sync, workers int) *pipeline {
+	t.Helper()
+	s.Name, s.Events, s.Adapter = "CourtCalendarSync", []string{"*"}, taker{}
+	r, err := New(nil, Config{Workers: workers, Logger: slog.New(slog.NewTextHandler(log, nil)), Syncs: []Sync{s}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.pipelines[0]
+}
+
+func claimed(id string, payload []byte) work {
+	return work{Delivery: &outbox.Delivery{Key: "H-1", Event: outbox.Event{ID: id, Key: "H-1", Payload: payload}}, leaseEnd: time.Now().Add(time.Hour)}
+}
+
+// An evaluation that does not end fails its delivery with the field's name, and
+// the sync works on with fewer workers until it ends after all.
+func TestAnEvaluationThatDoesNotEndIsLeftBehind(t *testing.T) {
+	var log bytes.Buffer
+	p := pipelineFor(t, &log, Sync{Mapping: Mapping{Compute: []Computed{{To: "title", Expr: `1`}}}}, 8)
+	p.relay.evaluationPeriod = time.Millisecond
+	leave := make(chan struct{})
+	fine := p.mapper.exprs[0]
+	doing := p.relay.steps.add("an attempt", time.Hour)
+	p.mapper.exprs[0] = hangs(t, "title", leave)
+	for i, workers := range []int{4, 0} {
+		result := p.deliver(t.Context(), claimed(fmt.Sprint("E-", i), raw(courtPayload)), doing)
+		if !result.Failed || result.Class != "mapping" || !strings.Contains(result.Error, "field title: the evaluation does not end") {
+			t.Errorf("result %+v; want it failed with class mapping and the field", result)
+		}
+		if got := p.slots.workers(); got != workers {
+			t.Errorf("%d workers left, want %d", got, workers)
+		}
+	}
+	p.mapper.exprs[0] = fine
+	if result := p.deliver(t.Context(), claimed("E-9", raw(courtPayload)), doing); result.Outcome != "" {
+		t.Errorf("with no worker left the outcome is %q, want the claim released", result.Outcome)
+	}
+	close(leave)
+	for p.slots.workers() < 8 {
+		time.Sleep(time.Millisecond)
+	}
+	if result := p.deliver(t.Context(), claimed("E-9", raw(courtPayload)), doing); result.Outcome != outbox.Delivered {
+		t.Errorf("after the evaluations have ended: %+v", result)
+	}
+}
+
+// An evaluation that is left behind ends where it counts its next step.
+func TestAnEvaluationThatNobodyWaitsForEnds(t *testing.T) {
+	var log bytes.Buffer
+	p := pipelineFor(t, &log, Sync{When: `all(1..1000000, # > 0)`}, 8)
+	p.relay.evaluationPeriod = time.Millisecond
+	var e evaluation
+	e.abandoned.Store(true)
+	if r := p.render(claimed("E-1", raw(`{}`)).Delivery, &e); r.err == nil {
+		t.Error("the evaluation went on to its end")
+	}
+}
+
+// bigPayload is an event of 1 MiB that is costly in memory: many small values.
+func bigPayload() []byte {
+	var b bytes.Buffer
+	b.WriteString(`{"l": [0`)
+	for i := 1; b.Len() < 1<<20-20; i++ {
+		fmt.Fprintf(&b, `,{"n":%d}`, i)
+	}
+	b.WriteString(`]}`)
+	return b.Bytes()
+}
+
+// Memory is bounded by the payloads under way, not by the workers: of 12 events
+// of 1 MiB two are decoded at a time.
+func TestExpressionsOverLargeEventsTakeTurns(t *testing.T) {
+	var log bytes.Buffer
+	p := pipelineFor(t, &log, Sync{When: `len(event.l) > 1`}, 32)
+	payload := bigPayload()
+	if len(payload) > 1<<20 {
+		t.Fatal(len(payload))
+	}
+	runtime.GC()
+	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	heap := func() uint64 { metrics.Read(sample); return sample[0].Value.Uint64() }
+	before, most := heap(), uint64(0)
+	var all sync.WaitGroup
+	for i := range 12 {
+		all.Go(func() {
+			if _, ok := p.prepare(t.Context(), claimed(fmt.Sprint("E-", i), payload)); !ok {
+				t.Error("not prepared")
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { all.Wait(); close(done) }()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		case <-time.After(time.Millisecond):
+		}
+		most = max(most, heap()-min(heap(), before))
+	}
+	t.Logf("at most %d MiB of heap", most>>20)
+	if most > 300<<20 {
+		t.Errorf("%d MiB of heap, want less than 300", most>>20)
+	}
+}
+
+// Who waits for memory longer than the lease lasts gives the claim back; small
+// events do not wait at all.
+func TestWaitingForMemoryEndsWithTheLease(t *testing.T) {
+	var log bytes.Buffer
+	p := pipelineFor(t, &log, Sync{When: `len(event.l) > 1`}, 32)
+	done, ok := p.relay.decoding.acquire(t.Context(), decodedAtATime, time.Now().Add(time.Hour))
+	if !ok {
+		t.Fatal("no memory at first")
+	}
+	w := claimed("E-1", bigPayload())
+	w.leaseEnd = time.Now().Add(p.sync.AttemptTimeout() + leaseMargin + 20*time.Millisecond)
+	if result, ok := p.prepare(t.Context(), w); ok || result.Outcome != "" {
+		t.Errorf("prepared %t, %+v; want the claim released", ok, result)
+	}
+	if result, ok := p.prepare(t.Context(), claimed("E-2", raw(`{"l": [1, 2]}`))); !ok {
+		t.Errorf("a small event waited: %+v", result)
+	}
+	done()
+	if result, ok := p.prepare(t.Context(), claimed("E-1", bigPayload())); !ok {
+		t.Errorf("with memory free: %+v", result)
+	}
+}
