@@ -59,7 +59,7 @@ func TestLateCommitIsFoundBesideALongLine(t *testing.T) {
 	})
 	config := sync1(c)
 	w.register(config)
-	lines(w, 1, 100_000)
+	lines(w, 1, 40_000)
 	w.emit("last", map[string]any{"n": 1})
 	w.start("relay-1", config)
 	w.within(30*time.Second, "the walk is over", gone(w, "last"))

@@ -356,7 +356,9 @@ func (c *cage) until(condition string, relay *tape) {
 			c.activity[text] = true
 		}
 		return false
-	}, func() string { return ask[string](c.world, `SELECT string_agg(s::text, E'\n') FROM outbox.status AS s`) }, relay.String)
+	}, func() string {
+		return ask[string](c.world, `SELECT string_agg(s::text, E'\n') FROM outbox.status AS s`)
+	}, relay.String)
 }
 
 // look searches what was written in one place.
