@@ -59,7 +59,7 @@ func TestLateCommitIsFoundBesideALongLine(t *testing.T) {
 	})
 	config := sync1(c)
 	w.register(config)
-	lines(w, 1, 100_000)
+	lines(w, 1, 40_000)
 	w.emit("last", map[string]any{"n": 1})
 	w.start("relay-1", config)
 	w.within(30*time.Second, "the walk is over", gone(w, "last"))
@@ -140,7 +140,7 @@ SELECT 'scheduling:updated', 'single' || n, '{"n":1}' FROM generate_series(1, 40
 	takes.Store(int64(200 * time.Millisecond))
 	time.Sleep(12 * time.Second) // long enough for all of them to have made room
 	before := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'hot%'`)
-	w.within(20*time.Second, "lines go on", func() bool {
+	w.eventually("lines go on", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'hot%'`) < before-200
 	})
 }

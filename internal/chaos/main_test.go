@@ -42,6 +42,13 @@ func TestMain(m *testing.M) {
 		*seed = uint64(time.Now().UnixNano())
 	}
 	report.print = *long || *seeds > 1
+	if (*long || *soak > time.Minute) && os.Getenv(pgtest.EnvDir) == "" {
+		// A million events, or hours of them, are not for the memory.
+		if err := os.Setenv(pgtest.EnvDir, os.TempDir()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	// toxiproxy leaves some of its own behind when a link is closed while it is harmed.
 	pgtest.Main(printing{m},
 		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),

@@ -2,6 +2,7 @@
 package waiting
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -32,11 +33,11 @@ func For(t testing.TB, bound time.Duration, what string, holds func() bool, deta
 			return
 		}
 		if over {
-			text := ""
+			var text strings.Builder
 			for _, detail := range details {
-				text += "\n" + detail()
+				text.WriteString("\n" + detail())
 			}
-			t.Fatalf("waited %s in vain (bound %s, looked %d times): %s%s", time.Since(began).Round(time.Millisecond), bound, looks, what, text)
+			t.Fatalf("waited %s in vain (bound %s, looked %d times): %s%s", time.Since(began).Round(time.Millisecond), bound, looks, what, text.String())
 		}
 		time.Sleep(max(every, 2*time.Since(looked)))
 	}
