@@ -71,7 +71,7 @@ COMMENT ON COLUMN outbox.event.version IS 'Rising per key, from the writer''s ow
 COMMENT ON COLUMN outbox.event.inserted_at IS 'Database clock at insertion; occurred_at may be given by the writer.';
 
 -- Writers cannot give inserted_at. Rows that bring another time are a copy of the data alone, and each of them would be
--- sent again. The WHEN clause costs a writer next to nothing; inserted_at is never before the statement began.
+-- sent again. The WHEN clause costs a writer next to nothing: it is judged row by row, right after the default.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.refuse_restored_event() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -84,7 +84,7 @@ $$;
 -- +goose StatementEnd
 CREATE TRIGGER refuse_restored BEFORE INSERT ON outbox.event
     FOR EACH ROW
-    WHEN (NEW.inserted_at < statement_timestamp() - interval '1 minute' OR NEW.inserted_at > clock_timestamp() + interval '1 minute')
+    WHEN (NEW.inserted_at < clock_timestamp() - interval '1 minute' OR NEW.inserted_at > clock_timestamp() + interval '1 minute')
     EXECUTE FUNCTION outbox.refuse_restored_event();
 
 -- Events that no sync took, kept apart so that outbox.status can count them without reading every event.
@@ -365,7 +365,7 @@ CREATE TRIGGER sign BEFORE INSERT ON outbox.delivery_log
 -- The owner is not asked: he may write corrections, which bear his name.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.check_log_claims() RETURNS trigger
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     wrong record;
 BEGIN
