@@ -226,6 +226,16 @@ func TestPauseResumeRetire(t *testing.T) {
 	operator.run("retire", "CourtCalendarSync", "--reason", "moved").wants(t, 0, "gets no further events")
 	w.run("status").wants(t, 0, "retired in the database")
 	operator.run("log", "--outcome", "paused,resumed,retired").wants(t, 0, "maintenance", "moved")
+
+	// It lives again, and the log says through whom.
+	relay := w.as(roleRelay)
+	relay.env["COURT_TOKEN"] = w.env["COURT_TOKEN"]
+	relay.run("sync", "apply", "--actor", "anna\u202e").wants(t, 0, "applied (differs: retired in the database)")
+	operator.run("log", "--outcome", "sync_changed", "--output", "json").wants(t, 0, `/anna?"`, `"reason":"retired: since `)
+	relay.run("sync", "apply").wants(t, 0, "unchanged")
+	if got := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'sync_changed'`); got != 1 {
+		t.Errorf("%d rows say that the sync was changed, want 1", got)
+	}
 }
 
 func TestMap(t *testing.T) {

@@ -13,7 +13,7 @@ type fileSpec struct {
 	Database  databaseSpec  `yaml:"database" doc:"Where the outbox is."`
 	Relay     relaySpec     `yaml:"relay" doc:"Settings of one relay process."`
 	Listen    string        `yaml:"listen" default:"127.0.0.1:9464" doc:"Address of health and metrics, host:port."`
-	Retention retentionSpec `yaml:"retention" doc:"How long finished things are kept."`
+	Retention retentionSpec `yaml:"retention" doc:"How long finished things are kept. The database's outbox.retention rules where it is longer; only the owner of the tables shortens it."`
 	Syncs     []syncSpec    `yaml:"syncs" doc:"The connections, each with a name of its own."`
 }
 
