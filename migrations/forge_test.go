@@ -151,8 +151,8 @@ func TestDatabaseSetsTimeAndActorOfALogRow(t *testing.T) {
 	}
 }
 
-// What decides who is told what is not changed in silence, neither by the command
-// nor by a statement of the relay's login.
+// Each change of what a receiver is told is logged, whether it is made by the
+// command or by a statement of the relay's login.
 func TestChangesOfASyncAreLogged(t *testing.T) {
 	url := pgtest.New(t)
 	admin, relay, login := connect(t, url), store(t, url), as(t, url, "outbox_relay")

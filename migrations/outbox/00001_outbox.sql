@@ -70,8 +70,8 @@ COMMENT ON COLUMN outbox.event.key IS 'What the event is about; events of one ke
 COMMENT ON COLUMN outbox.event.version IS 'Rising per key, from the writer''s own row.';
 COMMENT ON COLUMN outbox.event.inserted_at IS 'Database clock at insertion; occurred_at may be given by the writer.';
 
--- Writers cannot give inserted_at. Rows that bring another time are a copy of the data alone, and each of them would be
--- sent again. The WHEN clause costs a writer next to nothing: it is judged row by row, right after the default.
+-- Writers cannot give inserted_at. A row that brings another time comes from a backup of the data alone, and each such
+-- event would be sent again. The WHEN clause costs a writer next to nothing. It is judged row by row, right after the default.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.refuse_restored_event() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -346,7 +346,9 @@ BEGIN
             USING ERRCODE = 'insufficient_privilege',
                   HINT = 'A relay records what it has claimed, in the statement that ends the claim.';
     END IF;
-    NEW.at := clock_timestamp();
+    IF NEW.at < statement_timestamp() OR NEW.at > clock_timestamp() THEN -- else the default: at a month's end the row stays in its partition
+        NEW.at := clock_timestamp();
+    END IF;
     NEW.actor := NULL;
     IF by_people OR owner AND NEW.claim IS NULL AND (NEW.relay IS NULL OR NEW.outcome <> ALL ('{superseded, lease_lost}'::text[])) THEN
         NEW.actor := outbox.actor();
@@ -362,7 +364,7 @@ CREATE TRIGGER sign BEFORE INSERT ON outbox.delivery_log
 
 -- What a relay records is about a delivery that its claim was on when the statement began. STABLE is what makes that
 -- possible: the function sees the tables as they were before the statement, so what it removed is still there.
--- The owner is not asked: he may write corrections, which bear his name.
+-- The owner may write corrections without a claim. They bear the owner's name.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.check_log_claims() RETURNS trigger
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -389,7 +391,8 @@ BEGIN
            WHEN 'superseded' THEN NOT EXISTS (SELECT FROM outbox.delivery AS d
                                                WHERE d.sync = n.sync AND d.key = n.key AND d.event_id = n.event_id
                                               OFFSET 0)
-           -- Whoever took the claim over logged it. Null is the claim of a database that was restored or has failed over.
+           -- The relay that took the claim over logged it. A database that was restored or has failed over may not know
+           -- the claim; then it is null.
            WHEN 'lease_lost' THEN n.claim IS NOT NULL
                                   AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
                                                    WHERE l.event_id = n.event_id AND l.sync = n.sync AND l.claim = n.claim
@@ -800,7 +803,7 @@ $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION outbox.retire(text, text) IS 'Ends the fan-out of new events to a sync; its open work stays and is still delivered.';
 
--- Relays' logins and commands change outbox.sync directly. What decides who is told what is never changed in silence.
+-- Relays' logins and commands change outbox.sync directly. Each change of what a receiver is told gets a row in the log.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.log_sync_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -830,7 +833,7 @@ CREATE TRIGGER log_change AFTER UPDATE ON outbox.sync
           OR NEW.notify IS DISTINCT FROM OLD.notify OR NEW.retired_at IS DISTINCT FROM OLD.retired_at)
     EXECUTE FUNCTION outbox.log_sync_change();
 
--- Who registered a sync stands in its row, and stays.
+-- The row of a sync says who registered it, and when. That cannot be changed.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.keep_registration() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1058,8 +1061,8 @@ CREATE TABLE outbox.retention (
 INSERT INTO outbox.retention (what, keep) VALUES ('events', '90 days'), ('log', '84 months');
 COMMENT ON TABLE outbox.retention IS 'How long finished events and the delivery log are kept at least. Only the owner changes it: UPDATE outbox.retention SET keep = ''120 months'' WHERE what = ''log''.';
 
--- Who holds an advisory lock, for whoever is kept waiting by it. It is a definer's function because other users'
--- sessions are hidden from a plain role.
+-- Names the sessions that hold an advisory lock, for messages of those that wait for it. It is a definer's function
+-- because other users' sessions are hidden from a plain role.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.lock_holder(lock bigint) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1073,7 +1076,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
        AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = lock_holder.lock
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION outbox.lock_holder(bigint) IS 'Who holds an advisory lock: 1869967988 is that of outbox.maintain, 1869967989 that of retention, 1869967990 that of registrations.';
+COMMENT ON FUNCTION outbox.lock_holder(bigint) IS 'Names the holders of an advisory lock: 1869967988 is that of outbox.maintain, 1869967989 that of retention, 1869967990 that of registrations.';
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.maintain(keep_events interval DEFAULT '1 hour', keep_log interval DEFAULT '1 month')
@@ -1111,7 +1114,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Each step fails alone: what one trips over must not keep next month's partition from being made.
+    -- Each step fails alone, so that trouble in one does not keep next month's partition from being made.
     -- Events go when nothing about them is open and nothing was recorded about them since. A page is locked first and
     -- judged in a statement of its own, so that a replay that was faster is seen. While retained events are being
     -- added to a sync, none is removed. The partitions come after it: their locks would keep relays from the log.
@@ -1278,7 +1281,7 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 
-    -- What a restore broke off, or somebody forgot: events would get no deliveries, and nobody would be told.
+    -- Triggers that are switched off, for instance after a restore that broke off: events would get no deliveries.
     FOR old IN SELECT t.tgname AS name, t.tgrelid::regclass AS place
                  FROM pg_trigger AS t
                  JOIN pg_class AS c ON c.oid = t.tgrelid
