@@ -105,7 +105,7 @@ func (w *world) connect(database string) {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(pool.Close)
-	w.url, w.pool = database, pool
+	w.url, w.login, w.pool = database, "", pool
 }
 
 // close ends the relay processes. One that ended by itself is an error.
