@@ -269,7 +269,7 @@ func TestEventsWrittenWithTriggersOffAreFound(t *testing.T) {
 	}
 	_, err := relay.Apply(t.Context(), outbox.Registration{Name: "court", Patterns: []string{"scheduling:*"}, OnFailed: "block", From: "beginning"})
 	must(t, err)
-	backfill(t, relay, "court")
+	backfill(t, relay)
 	if got := d.states("unseen"); got != "pending" {
 		t.Errorf("its delivery is %q, want pending", got)
 	}

@@ -46,9 +46,9 @@ func record(t testing.TB, s *outbox.Store, r outbox.Result) bool {
 	return done.Done[0]
 }
 
-func backfill(t testing.TB, s *outbox.Store, sync string) {
+func backfill(t testing.TB, s *outbox.Store) {
 	t.Helper()
-	b := s.NewBackfill(sync)
+	b := s.NewBackfill("court")
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
 		complete, _, err := b.Step(t.Context(), 100)
 		must(t, err)
@@ -71,7 +71,7 @@ func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
 	if !all["court"].Backfilling {
 		t.Fatalf("registered %+v, want it to backfill", all)
 	}
-	backfill(t, relay, "court")
+	backfill(t, relay)
 	if d := only(t, relay); d.Event.ID != before || !record(t, relay, delivered(d)) {
 		t.Fatalf("the retained event was not delivered: %+v", d)
 	}
@@ -104,7 +104,7 @@ func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
 	if !changed {
 		t.Error("apply changed nothing")
 	}
-	backfill(t, relay, "court")
+	backfill(t, relay)
 
 	must(t, relay.Hold(ctx, "court", outbox.HoldBreaker, 0, "10 in a row"))
 	if probe, err := relay.Probe(ctx, "court", time.Minute); err != nil || probe.Number != 1 {

@@ -26,7 +26,7 @@ func newWidening(t *testing.T) *widening {
 	w := &widening{t: t, url: url, admin: connect(t, url), operator: as(t, url, "outbox_operator"), relay: store(t, url)}
 	_, err := w.relay.Register(t.Context(), []outbox.Registration{{Name: "court", Patterns: []string{"old:*"}, OnFailed: "block"}})
 	must(t, err)
-	backfill(t, w.relay, "court")
+	backfill(t, w.relay)
 	return w
 }
 
