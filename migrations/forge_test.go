@@ -91,7 +91,7 @@ func TestRelayLoginLogsLostLeases(t *testing.T) {
 	}
 	d := lost()
 	admin.do("UPDATE outbox.delivery SET lease_until = clock_timestamp() - interval '1 second'")
-	c, err := store(t, url).Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Budget: 1, Page: 10, Lease: time.Minute, Solo: true})
+	c, err := store(t, url).Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Budget: 1, Page: 10, Lease: time.Minute})
 	must(t, err)
 	if len(c.Deliveries) != 1 {
 		t.Fatalf("taken over: %d deliveries, want 1", len(c.Deliveries))

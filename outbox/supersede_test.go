@@ -32,10 +32,11 @@ func (l *keyLine) write(typ string) {
 // late has the delivery of an event commit after what do does.
 func (l *keyLine) late(n int64, do func()) {
 	l.t.Helper()
+	const columns = `sync, key, event_seq, event_id, state, due_at, created_at, total_attempts, revision`
 	l.exec(`CREATE TABLE late AS SELECT * FROM outbox.delivery WHERE event_seq = $1::text::bigint`, fmt.Sprint(l.before+n))
 	l.exec(`DELETE FROM outbox.delivery WHERE event_seq = $1`, l.before+n)
 	do()
-	l.exec(`INSERT INTO outbox.delivery SELECT * FROM late`)
+	l.exec(`INSERT INTO outbox.delivery (` + columns + `) SELECT ` + columns + ` FROM late`)
 	l.exec(`DROP TABLE late`)
 }
 

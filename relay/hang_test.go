@@ -73,7 +73,6 @@ func outcomes(w *world, key string) string {
 // logged as unknown, once; nobody else waits, and the late answer changes
 // nothing.
 func TestAnAttemptThatDoesNotReturnIsLeftBehind(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	var log syncBuffer
 	c, other := newHangingCourt(t), quickCourt{newCourt(accepts)}
@@ -110,7 +109,6 @@ func TestAnAttemptThatDoesNotReturnIsLeftBehind(t *testing.T) {
 // When every worker of a sync hangs, it claims nothing more: what is due waits
 // without a mark against it, and other syncs have the shared workers.
 func TestASyncAllOfWhoseWorkersHangStallsOnlyItself(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	var log syncBuffer
 	c, other := newHangingCourt(t), quickCourt{newCourt(accepts)}
@@ -151,7 +149,6 @@ SELECT 'scheduling:updated', CASE n WHEN 1 THEN 'stuck-3' ELSE 'H-' || n % 10 EN
 // A writer's event for which a condition would take hours fails with the
 // condition's name. Nobody waits for it, in its own sync or in another.
 func TestAnExpressionThatWouldTakeHoursFailsItsDelivery(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	c, other := newCourt(accepts), newCourt(accepts)
 	config := sync1(c, func(s *relay.Sync) { s.When = `all(event.a ?? [], not (# in event.b))` })
