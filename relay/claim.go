@@ -309,7 +309,7 @@ func (c *pacer) free(p *pipeline, asked time.Time) int {
 		ahead = min(ahead, int(maxPrefetchBytes/size))
 	}
 	limit := p.slots.usable()
-	if p.slots.starting() {
+	if limit == 0 || p.slots.starting() {
 		ahead = 0
 	}
 	c.most = limit + ahead

@@ -79,12 +79,16 @@ func (l *leftBehind) has(event string) bool {
 func (p *pipeline) leave(what, event, key string, workers int, returned <-chan struct{}) {
 	began := time.Now()
 	p.left.add(event)
-	p.slots.lose(workers)
+	if p.slots.lose(workers); p.slots.workers() == 0 {
+		p.hanging.begin()
+	}
 	p.log.Error("a call does not return and is left behind: the sync has fewer workers until it does; if this goes on, start the relay again",
 		"call", what, "event", event, "key", key, "workers_left", p.slots.workers())
 	go func() {
 		<-returned
-		p.slots.lose(-workers)
+		if p.slots.lose(-workers); p.slots.workers() > 0 {
+			p.hanging.end()
+		}
 		p.left.remove(event)
 		p.log.Warn("a call has returned after it was left behind; its answer counts for nothing",
 			"call", what, "event", event, "key", key, "after", time.Since(began).Round(time.Millisecond).String(), "workers_left", p.slots.workers())

@@ -44,6 +44,7 @@ type state struct {
 	suspects chan bool // there is one to be sent; true: as a probe
 
 	claiming    *step
+	hanging     *step // begun while no worker is left, since calls do not return
 	recording   [2]*step
 	outstanding atomic.Int64 // claimed and not yet recorded
 	recorded    atomic.Int64 // ever
@@ -116,6 +117,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 	p.current.Store(p)
 	p.walked.Store(new(outbox.Cursor))
 	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.Lease/2)
+	p.hanging = r.steps.add("waiting for the calls that keep all workers of sync "+s.Name, 0)
 	for i := range p.recording {
 		p.recording[i] = r.steps.add(fmt.Sprintf("recording %d for sync %s", i+1, s.Name), recordBound)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/relay"
 )
 
 // panicking is an observer that panics at every third call.
@@ -80,11 +81,13 @@ func (s stubborn) Deliver(context.Context, adapters.Message) (adapters.Receipt, 
 
 func (stubborn) AttemptTimeout() time.Duration { return 50 * time.Millisecond }
 
+// One call that does not return costs its sync a worker; without any left the
+// sync sends nothing, and the relay is not ready.
 func TestAttemptThatNeverEndsMakesTheRelayNotReady(t *testing.T) {
 	w := newWorld(t)
 	a := stubborn{until: make(chan struct{})}
 	var log logBuffer
-	config := sync1(a)
+	config := sync1(a, func(s *relay.Sync) { s.Concurrency = 1 })
 	config.Lease = time.Second
 	config.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	r := w.start("relay-1", config)
@@ -92,7 +95,7 @@ func TestAttemptThatNeverEndsMakesTheRelayNotReady(t *testing.T) {
 	w.emit("H-1", map[string]any{"n": 1})
 	w.eventually("not ready, and says why", func() bool {
 		err := r.Ready(t.Context())
-		return err != nil && strings.Contains(err.Error(), "stalled: an attempt of sync CourtCalendarSync takes")
+		return err != nil && strings.Contains(err.Error(), "stalled: waiting for the calls that keep all workers of sync CourtCalendarSync takes")
 	})
 	w.eventually("it is logged", func() bool { return log.contains("stalled, the relay is not ready") })
 	close(a.until)

@@ -109,8 +109,34 @@ var mutants = []mutant{
 	},
 	{
 		"fresh events that wait for the parking of old ones",
-		[]edit{{file: claimer, old: `if err == nil && walk.lags() {`, new: `if false {`}},
+		[]edit{{file: claimer, old: `if walk.behind() {`, new: `if false {`}},
 		relay, "TestFreshEventOvertakesTheParkingOfOldOnes",
+	},
+	{
+		"fresh events without a share beside busy keys",
+		[]edit{{file: claimer, old: `return min(room, int(s.credit))`, new: `return 0`}},
+		relay, "TestFreshKeyBesideManyBusyKeysOnFewWorkers",
+	},
+	{
+		"one death that makes a suspect",
+		[]edit{{file: schema, old: `GENERATED ALWAYS AS (crashes > 1)`, new: `GENERATED ALWAYS AS (crashes > 0)`}},
+		relay, "TestDeliveriesOfOneDeadRelayGoTogether",
+	},
+	{
+		"a slot for the sync with the most in flight",
+		[]edit{{file: "relay/slots.go", old: `s.used < next.used`, new: `s.used > next.used`}},
+		relay, "TestBusySyncsHaveEqualShares",
+	},
+	{
+		"a worker that counts though its call does not return",
+		[]edit{{file: "relay/leave.go", old: `p.slots.lose(workers); p.slots.workers() == 0`, new: `p.slots.workers() == 0`}},
+		relay, "TestASyncAllOfWhoseWorkersHangStallsOnlyItself",
+	},
+	{
+		"a second attempt beside one that does not return",
+		[]edit{{file: "relay/leave.go", old: `	p.left.add(event)
+`, new: ``}},
+		relay, "TestAnAttemptThatDoesNotReturnIsLeftBehind",
 	},
 	{
 		"lines under way that take all the room",
