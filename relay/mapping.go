@@ -195,6 +195,10 @@ func (m *Mapper) compute(ev outbox.Event, waiter *evaluation) ([][]byte, error) 
 	if err != nil {
 		return nil, err
 	}
+	return m.evaluate(env)
+}
+
+func (m *Mapper) evaluate(env *expressionEnv) ([][]byte, error) {
 	results := make([][]byte, len(m.exprs))
 	for i, e := range m.exprs {
 		v, err := e.run(env)
