@@ -87,7 +87,7 @@ const (
 	freshAfter       = 2 * time.Second        // of a walk behind the clock: what comes now has a share of its own
 	freshOneIn       = 4                      // deliveries that are claimed, one is fresh
 	freshFor         = 5 * time.Second        // until what could not be claimed is left to the main walk
-	freshEvery       = 20 * time.Millisecond  // pause between looks when there was nothing more
+	freshEvery       = 50 * time.Millisecond  // pause between looks when there was nothing more
 	farBehind        = 10 * time.Second       // of a walk: what becomes due now would wait for long
 	busyPoll         = 2 * time.Millisecond   // pause between polls while there is work
 	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
