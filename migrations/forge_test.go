@@ -171,19 +171,21 @@ func TestChangesOfASyncAreLogged(t *testing.T) {
 
 	_, err := relay.Apply(t.Context(), outbox.Registration{Name: "court", Patterns: []string{"a:*", "b:*"}, OnFailed: "supersede", Notify: true, Actor: "clerk\u202e"})
 	must(t, err)
-	storeLogin := one[string](admin, "SELECT split_part(actor, '/', 1) FROM outbox.delivery_log")
-	logged("sync_changed|" + storeLogin + "/clerk?|events: {a:*} to {a:*,b:*}, on_failed: block to supersede, notify: f to t")
+	storeLogin := one[string](admin, "SELECT DISTINCT split_part(actor, '/', 1) FROM outbox.delivery_log")
+	by := "sync_changed|" + storeLogin + "/clerk?|"
+	logged(by+"events: b:* added", by+"on_failed: block to supersede", by+"notify: f to t")
 	if _, err := relay.Apply(t.Context(), outbox.Registration{Name: "court", Patterns: []string{"a:*", "b:*"}, OnFailed: "supersede", Notify: true}); err != nil {
 		t.Fatal(err)
 	}
 	logged()
 
 	login.do("UPDATE outbox.sync SET patterns = '{*}'")
-	logged("sync_changed|" + relayLogin + "|events: {a:*,b:*} to {*}")
+	by = "sync_changed|" + relayLogin + "|"
+	logged(by+"events: a:* removed", by+"events: b:* removed", by+"events: * added")
 	login.do("UPDATE outbox.sync SET retired_at = now()")
 	logged("retired|" + relayLogin)
 	login.do("UPDATE outbox.sync SET retired_at = NULL, on_failed = 'block'")
-	logged("sync_changed|" + relayLogin + "|on_failed: supersede to block, retired: since T to no")
+	logged(by+"on_failed: supersede to block", by+"retired: since T to no")
 	login.do("UPDATE outbox.sync SET last_delivered_at = now(), hold_reason = 'r', backfill_seq = 0")
 	logged()
 
@@ -201,6 +203,46 @@ func TestChangesOfASyncAreLogged(t *testing.T) {
 	}
 	for _, change := range []string{"registered_by = 'judge'", "registered_at = '2020-01-01'", "name = 'another'"} {
 		login.refuses(wrongState, "UPDATE outbox.sync SET "+change+" WHERE name = 'other'", []string{`"other"`, "cannot be changed"})
+	}
+}
+
+// What a relay may choose of a row is bounded: a time or a number that nobody
+// could read would be there for ever.
+func TestWhatARelayRecordsIsBounded(t *testing.T) {
+	url := pgtest.New(t)
+	admin, relay, login := connect(t, url), store(t, url), as(t, url, "outbox_relay")
+	admin.sync("court")
+	admin.event("k")
+	d := only(t, relay)
+	const row = `INSERT INTO outbox.delivery_log (sync, event_id, event_seq, key, outcome, claim, relay, revision, answered_at)
+		SELECT sync, event_id, event_seq, key, 'retry', claim, 'relay-1', %s, %s FROM outbox.delivery`
+	for _, at := range []string{"'infinity'", "'-infinity'", "now() - interval '1 month'", "now() + interval '1 hour'"} {
+		login.refuses(checkFailed, fmt.Sprintf(row, "1", at), []string{"delivery_log_answered_before"})
+	}
+	login.refuses(denied, fmt.Sprintf(row, "2147483647", "now()"), []string{"not claimed"})
+	if !record(t, relay, delivered(d)) {
+		t.Error("what is true was not recorded")
+	}
+}
+
+// Settings of the caller's session change neither partitions nor patterns.
+func TestSettingsOfTheSessionChangeNothing(t *testing.T) {
+	url := pgtest.New(t)
+	admin, login := connect(t, url), as(t, url, "outbox_relay")
+	months := func() []string {
+		return list[string](admin, `SELECT pg_get_expr(c.relpartbound, c.oid) FROM pg_class AS c
+			WHERE c.relname ~ '^delivery_log_[0-9]' AND c.relkind = 'r' ORDER BY c.relname`)
+	}
+	want := months()
+	admin.do("DROP TABLE outbox." + one[string](admin, "SELECT max(relname) FROM pg_class WHERE relname ~ '^delivery_log_[0-9]' AND relkind = 'r'"))
+	login.do("SET timezone = 'Asia/Kolkata'; SET datestyle = 'SQL, DMY'; SET standard_conforming_strings = off; SET escape_string_warning = off")
+	login.do("SELECT * FROM outbox.maintain()")
+	if got := months(); !slices.Equal(got, want) {
+		t.Errorf("partitions %v, want %v", got, want)
+	}
+	login.do("INSERT INTO outbox.sync (name, patterns) VALUES ('court', '{a_b}')")
+	if got := one[string](admin, "SELECT likes::text FROM outbox.sync"); got != `{"a\\_b"}` {
+		t.Errorf("patterns %s", got)
 	}
 }
 

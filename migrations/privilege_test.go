@@ -47,7 +47,7 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 			"INSERT on hold", "UPDATE on hold", "DELETE on hold",
 			"INSERT on external_ref", "UPDATE on external_ref", "DELETE on external_ref",
 			"DELETE on unmatched",
-			"EXECUTE on maintain", "EXECUTE on lock_holder", "EXECUTE on older_writers", "EXECUTE on like_patterns",
+			"EXECUTE on maintain", "EXECUTE on lock_holder", "EXECUTE on clean", "EXECUTE on older_writers", "EXECUTE on like_patterns",
 			"EXECUTE on oldest_relay", "EXECUTE on why_not_delivered", "EXECUTE on describe", "EXECUTE on check_sync"),
 		"outbox_operator": read(
 			"UPDATE on delivery.state",

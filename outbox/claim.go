@@ -130,7 +130,7 @@ WITH free AS MATERIALIZED (
     SELECT p.*, row_number() OVER (ORDER BY p.due_at, p.event_seq) AS n,
            row_number() OVER (PARTITION BY p.key ORDER BY p.event_seq) = 1 AS leads
       FROM (
-           SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.suspect, d.revision
+           SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.suspect, d.revision, d.error_class
              FROM outbox.delivery AS d
             WHERE d.sync = $1
               AND d.due_at < 'infinity'
@@ -168,7 +168,7 @@ const claimEnd = `) AS p
                   array_agg(o.tid) FILTER (WHERE o.tid IS NOT NULL) AS later
              FROM (SELECT l.event_seq
                      FROM outbox.delivery AS l
-                    WHERE p.revision > 1 AND l.sync = $1 AND l.key = p.key AND l.event_seq > p.event_seq
+                    WHERE (p.revision > 1 OR p.error_class = 'added') AND l.sync = $1 AND l.key = p.key AND l.event_seq > p.event_seq
                       AND l.state IN ('pending', 'retry', 'sending') AND l.revision = 1
                    UNION ALL
                    SELECT l.event_seq
@@ -260,7 +260,7 @@ SELECT m.*, ` + claimedColumns + `
 
 // claimedColumns are what a relay is told of a claimed delivery c.
 const claimedColumns = `c.key, c.event_seq, c.event_id, c.attempts, c.total_attempts, c.charged, c.spent_ms, c.crashes, c.revision,
-       c.error_class, c.body, c.body_sha256, c.mapping_version,
+       nullif(c.error_class, 'added'), c.body, c.body_sha256, c.mapping_version,
        e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version, r.event_seq, c.tid`
 
 const claimedTables = `

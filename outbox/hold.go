@@ -65,7 +65,7 @@ func (s *Store) Probe(ctx context.Context, sync string, within time.Duration) (P
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	const dueRows = `
-     SELECT d.key, d.due_at, d.event_seq, d.error_class
+     SELECT d.key, d.due_at, d.event_seq, nullif(d.error_class, 'added') AS error_class
        FROM outbox.delivery AS d
       WHERE d.sync = $1 AND d.due_at < 'infinity' AND d.due_at <= now()
         AND d.state IN ('pending', 'retry') AND NOT d.suspect

@@ -34,14 +34,14 @@ WITH next AS MATERIALIZED (
         OR f.state = 'failed' AND (SELECT s.on_failed = 'supersede' FROM outbox.sync AS s WHERE s.name = $1)
 ), free AS MATERIALIZED (
     SELECT coalesce(c.tid, w.tid) AS tid, n.passed,
-           c.tid IS NOT NULL AND n.n <= $7 AND NOT c.suspect
+           c.tid IS NOT NULL AND n.n <= $7 AND NOT c.suspect AND c.error_class IS DISTINCT FROM 'added'
            AND NOT EXISTS (SELECT` + holdsInForce + `)
            AND NOT EXISTS (SELECT FROM outbox.delivery AS r
                             WHERE r.sync = $1 AND r.key = n.key AND r.revision > 1
                            OFFSET 0) AS claims
       FROM next AS n
       LEFT JOIN LATERAL (
-           SELECT d.ctid AS tid, d.suspect
+           SELECT d.ctid AS tid, d.suspect, d.error_class
              FROM outbox.delivery AS d
             WHERE d.ctid = n.tid AND d.state = n.state AND d.state IN ('pending', 'queued')
               FOR UPDATE SKIP LOCKED) AS c ON true

@@ -346,8 +346,8 @@ func (c *columns) add(n int, r *Result, now time.Time) {
 	if d.Event.Version != nil {
 		version = pgtype.Int8{Int64: *d.Event.Version, Valid: true}
 	}
-	if !r.AnsweredAt.IsZero() {
-		answered = pgtype.Int8{Int64: max(now.Sub(r.AnsweredAt), 0).Milliseconds(), Valid: true}
+	if age := now.Sub(r.AnsweredAt); !r.AnsweredAt.IsZero() && age < mostAnswerAge {
+		answered = pgtype.Int8{Int64: max(age, 0).Milliseconds(), Valid: true}
 	}
 	c.version = append(c.version, version)
 	c.answered = append(c.answered, answered)
@@ -397,6 +397,10 @@ func (c *columns) finishedArgs(relay string) []any { return append(c.common(), c
 func (c *columns) unfinishedArgs(relay string) []any {
 	return append(c.common(), c.failed, c.delay, c.charge, c.spend, c.class, c.errText, c.body, relay)
 }
+
+// mostAnswerAge is how old an answer may be for its time to be recorded: the log
+// refuses times that are a week old.
+const mostAnswerAge = 6 * 24 * time.Hour
 
 // nullable is null for what is not known.
 func nullable(s string) pgtype.Text { return pgtype.Text{String: s, Valid: s != ""} }

@@ -524,8 +524,8 @@ WITH page AS MATERIALIZED (
                           AND l.outcome IN ('delivered', 'duplicate', 'accepted', 'filtered', 'superseded', 'discarded')
                        OFFSET 0)
 ), added AS (
-    INSERT INTO outbox.delivery (sync, key, event_seq, event_id)
-    SELECT $1, m.key, m.seq, m.id
+    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, error_class)
+    SELECT $1, m.key, m.seq, m.id, 'added'
       FROM missing AS m
      ORDER BY m.seq
     ON CONFLICT DO NOTHING
@@ -567,7 +567,7 @@ WITH waiting AS MATERIALIZED (
     SELECT d.ctid AS tid
       FROM outbox.delivery AS d
      WHERE d.sync = $1 AND d.error_class = 'backfill' AND d.state = 'queued'
-       AND (SELECT s.settled IS NULL FROM outbox.sync AS s WHERE s.name = $1)
+       AND (SELECT s.settled IS NULL OR s.backfill_seq IS NULL FROM outbox.sync AS s WHERE s.name = $1)
      ORDER BY d.event_seq
      LIMIT $2
        FOR NO KEY UPDATE SKIP LOCKED

@@ -58,7 +58,7 @@ WITH newer AS MATERIALIZED (
                    SELECT f.ctid AS tid
                      FROM outbox.delivery AS f
                     WHERE f.sync = $1 AND f.key = n.key AND f.state = 'failed'
-                      AND (SELECT e.seq FROM outbox.event AS e WHERE e.id = f.event_id) < n.seq
+                      AND coalesce((SELECT e.seq FROM outbox.event AS e WHERE e.id = f.event_id), f.event_seq) < n.seq
                       FOR UPDATE SKIP LOCKED) AS f) AS old
      WHERE d.ctid = old.tid
     RETURNING d.*

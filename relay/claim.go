@@ -161,7 +161,7 @@ func (p *pipeline) claim(ctx, attempts context.Context, w *claimWalk, room int) 
 		p.setHold(claims.Hold)
 	}
 	if claims.Hold != nil {
-		if claims.Hold.ProbeDue {
+		if claims.Hold.ProbeDue && p.slots.workers() > 0 {
 			return foundNone, p.probe(ctx, attempts)
 		}
 		return foundNone, nil

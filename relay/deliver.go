@@ -36,6 +36,7 @@ func (p *pipeline) tryDeliver(attempts context.Context, w work, doing *step) out
 		return released
 	}
 	defer p.slots.release()
+	p = p.now() // a reload may have come while it waited
 	if !p.mayStart(w) {
 		return released
 	}
@@ -77,8 +78,11 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	case p.slots.workers() == 0:
 		return outbox.Result{Delivery: d} // also where nobody asks for a slot
 	case p.left.has(d.Event.ID):
-		result = outbox.Result{Delivery: d, Outcome: outbox.Retry, Class: string(adapters.ClassUnknown), Error: "waits for an earlier attempt in this relay, which has not returned"}
-		p.retry(w, &result, 0)
+		// Nothing is sent, and it is our own side's fault: that uses up no budget and says nothing about the receiver.
+		result = outbox.Result{
+			Delivery: d, Outcome: outbox.Retry, Delay: max(p.sync.Retry.delay(d.Charged+1), p.relay.config.Lease/4),
+			Class: string(adapters.ClassUnknown), Error: "waits for an earlier attempt in this relay, which has not returned",
+		}
 		p.report(d, &result)
 		return result
 	}
@@ -135,7 +139,7 @@ func (p *pipeline) prepare(ctx context.Context, w work) (_ outbox.Result, ok boo
 		if !ok {
 			return outbox.Result{Delivery: d}, false
 		}
-		r = p.evaluate(d)
+		r = p.evaluate(d, p.render)
 		done()
 	}
 	switch {

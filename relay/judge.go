@@ -224,6 +224,9 @@ func (p *pipeline) probed(r outbox.Result) {
 		return
 	case r.Outcome == outbox.Retry, r.Outcome == outbox.Unknown:
 		again, untried = min(probeMost, time.Second<<min(p.probes.Load(), 5)), r.Delivery.Class == ""
+		if p != p.now() {
+			again, untried = 0, false // it tried what a reload has replaced
+		}
 	}
 	p.inDatabase("set the next probe", func(ctx context.Context) error {
 		return p.relay.store.ProbeAgain(ctx, p.sync.Name, int(p.probes.Load()), again, untried)

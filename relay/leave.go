@@ -79,16 +79,12 @@ func (l *leftBehind) has(event string) bool {
 func (p *pipeline) leave(what, event, key string, workers int, returned <-chan struct{}) {
 	began := time.Now()
 	p.left.add(event)
-	if p.slots.lose(workers); p.slots.workers() == 0 {
-		p.hanging.begin()
-	}
+	p.slots.lose(workers)
 	p.log.Error("a call does not return and is left behind: the sync has fewer workers until it does; if this goes on, start the relay again",
 		"call", what, "event", event, "key", key, "workers_left", p.slots.workers())
 	go func() {
 		<-returned
-		if p.slots.lose(-workers); p.slots.workers() > 0 {
-			p.hanging.end()
-		}
+		p.slots.lose(-workers)
 		p.left.remove(event)
 		p.log.Warn("a call has returned after it was left behind; its answer counts for nothing",
 			"call", what, "event", event, "key", key, "after", time.Since(began).Round(time.Millisecond).String(), "workers_left", p.slots.workers())
@@ -214,8 +210,23 @@ func (p *pipeline) render(d *outbox.Delivery, e *evaluation) (r rendered) {
 	return r
 }
 
+// wants is the filter for a claim: who claims and who records must not wait for
+// ever either. An event for which that cannot be told is wanted: its attempt says
+// what is wrong.
+func (p *pipeline) wants(ev outbox.Event) bool {
+	if p.left.has(ev.ID) {
+		return true
+	}
+	r := p.evaluate(&outbox.Delivery{Key: ev.Key, Event: ev}, func(d *outbox.Delivery, e *evaluation) (r rendered) {
+		defer p.recovered(d, &r.err)
+		r.wanted, r.err = p.filter.match(d.Event, e)
+		return r
+	})
+	return r.wanted || r.err != nil
+}
+
 // evaluate is render where there are expressions: it does not wait for ever.
-func (p *pipeline) evaluate(d *outbox.Delivery) rendered {
+func (p *pipeline) evaluate(d *outbox.Delivery, work func(*outbox.Delivery, *evaluation) rendered) rendered {
 	var (
 		e        evaluation
 		late     rendered
@@ -225,7 +236,7 @@ func (p *pipeline) evaluate(d *outbox.Delivery) rendered {
 	defer period.Stop()
 	go func() {
 		defer close(returned)
-		late = p.render(d, &e)
+		late = work(d, &e)
 	}()
 	for idle, at := 0, int64(-1); idle < evaluationPeriods; {
 		select {
@@ -240,7 +251,7 @@ func (p *pipeline) evaluate(d *outbox.Delivery) rendered {
 		}
 	}
 	e.abandoned.Store(true)
-	p.leave("evaluation of an expression", d.Event.ID, d.Key, max(1, (p.slots.most+1)/evaluationShare), returned)
+	p.leave("evaluation of an expression", d.Event.ID, d.Key, max(1, (p.sync.Concurrency+1)/evaluationShare), returned)
 	field := "when"
 	if x := e.expression.Load(); x != nil {
 		field = x.field

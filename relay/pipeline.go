@@ -24,6 +24,7 @@ type pipeline struct {
 	mapper *Mapper
 	filter *Filter
 	rate   *rate.Limiter // nil without a limit
+	health *health       // how the receiver answered to these settings
 }
 
 // state is what a sync's pipelines share.
@@ -32,7 +33,6 @@ type state struct {
 	log     *slog.Logger
 	slots   *share
 	left    leftBehind
-	health  *health
 	current atomic.Pointer[pipeline]
 
 	queue   chan work
@@ -44,7 +44,6 @@ type state struct {
 	suspects chan bool // there is one to be sent; true: as a probe
 
 	claiming    *step
-	hanging     *step // begun while no worker is left, since calls do not return
 	recording   [2]*step
 	outstanding atomic.Int64 // claimed and not yet recorded
 	recorded    atomic.Int64 // ever
@@ -103,7 +102,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 		return nil, err
 	}
 	p.state = &state{
-		relay: r, slots: slots, health: newHealth(s.Retry.Initial),
+		relay: r, slots: slots,
 		log:     r.log.With("sync", s.Name),
 		queue:   make(chan work, 2*(maxPrefetch+max(s.Concurrency, r.config.Workers))),
 		results: make(chan outbox.Result, maxBatch),
@@ -117,7 +116,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 	p.current.Store(p)
 	p.walked.Store(new(outbox.Cursor))
 	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.Lease/2)
-	p.hanging = r.steps.add("waiting for the calls that keep all workers of sync "+s.Name, 0)
+	slots.hanging = r.steps.add("waiting for the calls that keep all workers of sync "+s.Name, 0)
 	for i := range p.recording {
 		p.recording[i] = r.steps.add(fmt.Sprintf("recording %d for sync %s", i+1, s.Name), recordBound)
 	}
@@ -126,7 +125,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 
 // compileSync makes a pipeline without a state of the settings of a sync.
 func compileSync(s Sync) (*pipeline, error) {
-	p := &pipeline{sync: s}
+	p := &pipeline{sync: s, health: newHealth(s.Retry.Initial)}
 	var err error
 	if p.mapper, err = s.Mapping.Compile(); err != nil {
 		return nil, err
@@ -194,7 +193,7 @@ func (p *pipeline) wanted() func(outbox.Event) bool {
 	if p.filter.expr == nil {
 		return nil
 	}
-	return p.filter.Wanted
+	return p.wants
 }
 
 // probe sends one delivery in spite of an auth or breaker hold, if no other
@@ -315,19 +314,17 @@ func (p *pipeline) sendSuspect(attempts context.Context, probe bool, patience ti
 		return false, nil
 	}
 	defer p.slots.releaseAlone()
-	if p.draining.Load() {
+	p = p.now() // a reload may have come while it waited
+	if p.draining.Load() || p.slots.workers() == 0 {
 		return true, nil
 	}
 	lease, started := p.relay.config.Lease, time.Now()
 	claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
 		Sync: p.sync.Name, Budget: 1, Page: leastPage, Lease: lease, Solo: true, Probe: probe, Wanted: p.wanted(),
 	})
-	if err != nil {
-		return true, err
-	}
 	p.asleep.add(claims.Asleep)
 	if claimed = len(claims.Deliveries) > 0; !claimed {
-		return true, nil
+		return true, err
 	}
 	p.outstanding.Add(1)
 	result := p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: probe})

@@ -122,5 +122,5 @@ func (s *share) resize(most int) {
 		s.limit = most
 	}
 	s.most = most
-	s.all.handOut()
+	s.changed()
 }

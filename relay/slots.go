@@ -36,6 +36,7 @@ type share struct {
 	lost    int // workers with calls that do not return
 	used    int
 	waiting []*waiter // in the order in which they came
+	hanging *step     // begun while no worker is left, since calls do not return; nil in tests
 }
 
 // waiter waits for a slot.
@@ -215,10 +216,22 @@ func (s *share) lose(n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s.lost += n
+	s.changed()
+}
+
+// changed acts on a change of most or lost. The caller holds the lock.
+func (s *share) changed() {
 	if s.allowed() == 0 {
 		s.turnAway()
 	}
-	a.handOut()
+	switch h := s.hanging; {
+	case h == nil:
+	case s.lost < s.most:
+		h.end()
+	case h.since.Load() == 0:
+		h.begin()
+	}
+	s.all.handOut()
 }
 
 // turnAway tells all who wait for a slot of the sync that they get none.

@@ -97,7 +97,7 @@ CREATE TABLE outbox.unmatched (
 -- Syncs and holds ------------------------------------------------------------
 -- +goose StatementBegin
 CREATE FUNCTION outbox.like_patterns(patterns text[]) RETURNS text[]
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
     SELECT coalesce(array_agg(replace(regexp_replace(p, '([\\%_])', '\\\1', 'g'), '*', '%')), '{}')
       FROM unnest(patterns) AS p
 $$;
@@ -234,7 +234,7 @@ CREATE TABLE outbox.delivery (
         autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE outbox.delivery IS 'Open work only: a finished delivery leaves this table, its history is in outbox.delivery_log.';
 COMMENT ON COLUMN outbox.delivery.event_seq IS 'Place in the key''s line: the event''s seq or, for a replay, a new number of that sequence. Join events by event_id.';
-COMMENT ON COLUMN outbox.delivery.error_class IS 'Of the last attempt. Of a queued delivery also: "backfill" waits until its type is fully added to the sync, "not_newer" does not supersede the failed one in front.';
+COMMENT ON COLUMN outbox.delivery.error_class IS 'Of the last attempt. Of a queued delivery also: "backfill" waits until its type is fully added to the sync, "not_newer" does not supersede the failed one in front. "added": it was added in front of what may be under way, and was not tried yet.';
 COMMENT ON COLUMN outbox.delivery.attempts IS 'Recorded attempts of this life; a requeue starts a new one. total_attempts is never reset.';
 COMMENT ON COLUMN outbox.delivery.charged IS 'Attempts of this life that count for the retry budget (throttle, auth and own faults do not).';
 COMMENT ON COLUMN outbox.delivery.spent_ms IS 'Retry budget used in this life, in milliseconds: attempts and the delays between them, holds excluded.';
@@ -285,6 +285,8 @@ CREATE TABLE outbox.delivery_log (
     CONSTRAINT delivery_log_outcome_known CHECK (outcome = ANY (
         '{delivered, duplicate, accepted, filtered, retry, failed, unknown, lease_lost, superseded,
           requeued, replayed, discarded, paused, resumed, retired, sync_changed}'::text[])),
+    -- A relay that could not reach the database for longer leaves answered_at out.
+    CONSTRAINT delivery_log_answered_before CHECK (answered_at BETWEEN at - interval '7 days' AND at + interval '1 minute'),
     -- Every row names the claim that it was recorded with, or who wrote it. A relay closes superseded deliveries, which
     -- nobody claims, and may come back to a database that does not know its claim (lease_lost).
     CONSTRAINT delivery_log_claim_or_actor CHECK (
@@ -379,6 +381,8 @@ BEGIN
     IF by_people OR owner AND NEW.claim IS NULL AND (NEW.relay IS NULL OR NEW.outcome <> ALL ('{superseded, lease_lost}'::text[])) THEN
         NEW.actor := outbox.actor();
     END IF;
+    NEW.reason := left(outbox.clean(NEW.reason), 1000);
+    NEW.relay := outbox.clean(NEW.relay);
     RETURN NEW;
 END
 $$;
@@ -401,7 +405,7 @@ BEGIN
     PERFORM FROM new_row AS n
       WHERE NOT EXISTS (SELECT FROM outbox.delivery AS d
                          WHERE d.sync = n.sync AND d.key = n.key AND d.event_seq = n.event_seq
-                           AND d.claim = n.claim AND d.event_id = n.event_id
+                           AND d.claim = n.claim AND d.event_id = n.event_id AND n.revision <= d.revision + 1
                         OFFSET 0)
       LIMIT 1;
     IF NOT FOUND THEN
@@ -411,18 +415,19 @@ BEGIN
       FROM new_row AS n
      WHERE NOT EXISTS (SELECT FROM outbox.delivery AS d
                         WHERE d.sync = n.sync AND d.key = n.key AND d.event_seq = n.event_seq
-                          AND d.claim = n.claim AND d.event_id = n.event_id
+                          AND d.claim = n.claim AND d.event_id = n.event_id AND n.revision <= d.revision + 1
                        OFFSET 0)
        AND CASE n.outcome
            WHEN 'superseded' THEN NOT EXISTS (SELECT FROM outbox.delivery AS d
-                                               WHERE d.sync = n.sync AND d.key = n.key AND d.event_id = n.event_id
+                                               WHERE d.sync = n.sync AND d.key = n.key AND d.event_id = n.event_id AND d.state = 'failed'
                                               OFFSET 0)
            -- The relay that took the claim over logged it. A database that was restored or has failed over may not know
            -- the claim; then it is null.
-           WHEN 'lease_lost' THEN n.claim IS NOT NULL
-                                  AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
-                                                   WHERE l.event_id = n.event_id AND l.sync = n.sync AND l.claim = n.claim
-                                                  OFFSET 0)
+           WHEN 'lease_lost' THEN n.event_id IS NULL OR NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.name = n.sync)
+                                  OR n.claim IS NOT NULL
+                                     AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
+                                                      WHERE l.event_id = n.event_id AND l.sync = n.sync AND l.claim = n.claim
+                                                     OFFSET 0)
            ELSE n.event_seq IS NOT NULL
                 OR NOT EXISTS (SELECT FROM outbox.delivery AS d
                                 WHERE d.sync = n.sync AND d.key = n.key AND d.event_id = n.event_id AND d.claim = n.claim
@@ -473,27 +478,18 @@ DECLARE
     matched    boolean;
     several    boolean;
     listening  boolean;
-    widening   boolean;
 BEGIN
-    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, due_at, created_at)
-    SELECT s.name, e.key, e.seq, e.id, written_at, written_at
+    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, state, due_at, created_at, error_class, error)
+    SELECT s.name, e.key, e.seq, e.id, CASE WHEN w.waits THEN 'queued' ELSE 'pending' END, CASE WHEN w.waits THEN 'infinity' ELSE written_at END, written_at,
+           CASE WHEN w.waits THEN 'backfill' END, CASE WHEN w.waits THEN 'its type was added to the sync, and earlier events of it may still be missing' END
       FROM new_event AS e
-      JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes);
+      JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes)
+     CROSS JOIN LATERAL (SELECT s.backfill_seq IS NOT NULL AND s.settled IS NOT NULL AND NOT e.type LIKE ANY (s.settled_likes) AS waits) AS w;
     matched := FOUND;
     -- Every writer waits for this function, and starting a statement is most of its cost. One event that went
     -- somewhere is not unmatched; only several may be mixed.
-    SELECT EXISTS (SELECT FROM new_event OFFSET 1), EXISTS (SELECT FROM outbox.sync AS s WHERE s.notify AND s.retired_at IS NULL),
-           EXISTS (SELECT FROM outbox.sync AS s WHERE s.settled IS NOT NULL)
-      INTO several, listening, widening;
-    -- Asked after the insertion: where that has seen the added types, this sees whether they still wait.
-    IF widening THEN
-        UPDATE outbox.delivery AS d
-           SET state = 'queued', due_at = 'infinity', error_class = 'backfill',
-               error = 'its type was added to the sync, and earlier events of it may still be missing'
-          FROM new_event AS e
-          JOIN outbox.sync AS s ON s.settled IS NOT NULL AND NOT e.type LIKE ANY (s.settled_likes)
-         WHERE d.sync = s.name AND d.key = e.key AND d.event_seq = e.seq;
-    END IF;
+    SELECT EXISTS (SELECT FROM new_event OFFSET 1), EXISTS (SELECT FROM outbox.sync AS s WHERE s.notify AND s.retired_at IS NULL)
+      INTO several, listening;
     IF several OR NOT matched THEN
         INSERT INTO outbox.unmatched (event_seq, event_id)
         SELECT e.seq, e.id
@@ -851,18 +847,23 @@ COMMENT ON FUNCTION outbox.retire(text, text) IS 'Ends the fan-out of new events
 -- +goose StatementBegin
 CREATE FUNCTION outbox.log_sync_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    said text := concat_ws(', ',
-        CASE WHEN NEW.patterns IS DISTINCT FROM OLD.patterns THEN format('events: %s to %s', OLD.patterns, NEW.patterns) END,
-        CASE WHEN NEW.on_failed IS DISTINCT FROM OLD.on_failed THEN format('on_failed: %s to %s', OLD.on_failed, NEW.on_failed) END,
-        CASE WHEN NEW.notify IS DISTINCT FROM OLD.notify THEN format('notify: %s to %s', OLD.notify, NEW.notify) END,
-        CASE WHEN OLD.retired_at IS NOT NULL AND NEW.retired_at IS DISTINCT FROM OLD.retired_at
-             THEN format('retired: since %s to %s', OLD.retired_at, coalesce('since ' || NEW.retired_at, 'no')) END);
 BEGIN
-    IF said <> '' THEN
-        INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
-        VALUES (NEW.name, 'sync_changed', outbox.actor(), left(outbox.clean(said), 1000));
-    END IF;
+    -- A row for each type and attribute: none is cut off, however many there are.
+    INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
+    SELECT NEW.name, 'sync_changed', outbox.actor(), left(outbox.clean(c.said), 1000)
+      FROM (SELECT format('events: %s removed', p.pattern) AS said, 1 AS part, p.pattern
+              FROM unnest(OLD.patterns) AS p (pattern) WHERE p.pattern <> ALL (NEW.patterns)
+             UNION ALL
+            SELECT format('events: %s added', p.pattern), 2, p.pattern
+              FROM unnest(NEW.patterns) AS p (pattern) WHERE p.pattern <> ALL (OLD.patterns)
+             UNION ALL
+            SELECT format('on_failed: %s to %s', OLD.on_failed, NEW.on_failed), 3, '' WHERE NEW.on_failed <> OLD.on_failed
+             UNION ALL
+            SELECT format('notify: %s to %s', OLD.notify, NEW.notify), 4, '' WHERE NEW.notify <> OLD.notify
+             UNION ALL
+            SELECT format('retired: since %s to %s', OLD.retired_at, coalesce('since ' || NEW.retired_at, 'no')), 5, ''
+             WHERE OLD.retired_at IS NOT NULL AND NEW.retired_at IS DISTINCT FROM OLD.retired_at) AS c
+     ORDER BY c.part, c.pattern;
     IF OLD.retired_at IS NULL AND NEW.retired_at IS NOT NULL THEN
         INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
         VALUES (NEW.name, 'retired', outbox.actor(), left(outbox.clean(nullif(current_setting('lockstep.reason', true), '')), 1000));
@@ -1133,7 +1134,9 @@ COMMENT ON FUNCTION outbox.lock_holder(bigint) IS 'Names the holders of an advis
 -- +goose StatementBegin
 CREATE FUNCTION outbox.maintain(keep_events interval DEFAULT '1 hour', keep_log interval DEFAULT '1 month')
 RETURNS TABLE (done text, n bigint)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
+    -- Bounds of partitions are written as text and patterns are read as text: the caller's settings must not change them.
+    SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET standard_conforming_strings = on AS $$
 DECLARE
     -- The longer one counts. A retention that somebody deleted is the one that this migration set.
     log_kept interval := greatest(keep_log, coalesce((SELECT r.keep FROM outbox.retention AS r WHERE r.what = 'log'), '84 months'));
@@ -1378,7 +1381,7 @@ GRANT USAGE ON SEQUENCE outbox.delivery_log_id_seq TO outbox_relay;
 GRANT INSERT, UPDATE ON outbox.sync TO outbox_relay;
 GRANT INSERT, UPDATE, DELETE ON outbox.hold, outbox.external_ref TO outbox_relay;
 GRANT DELETE ON outbox.unmatched TO outbox_relay;
-GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[]), outbox.older_writers(), outbox.maintain(interval, interval), outbox.lock_holder(bigint) TO outbox_relay;
+GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[]), outbox.older_writers(), outbox.maintain(interval, interval), outbox.lock_holder(bigint), outbox.clean(text) TO outbox_relay;
 
 GRANT UPDATE (state) ON outbox.delivery TO outbox_operator;
 GRANT EXECUTE ON FUNCTION outbox.requeue(text, text, uuid, text), outbox.discard(text, uuid, text), outbox.replay(text, uuid, text),

@@ -1,0 +1,74 @@
+package outbox_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// What the addition of types puts in front of a delivery under way waits for
+// that one's end, as a replay does: never two of a key in flight.
+func TestAddedEventWaitsForWhatIsUnderWay(t *testing.T) {
+	const write = `INSERT INTO outbox.event (type, key, payload) VALUES ($1, 'k', '{}')`
+	wider := outbox.Registration{Name: sync, Patterns: []string{"a", "b"}, OnFailed: "block"}
+	tests := map[string]func(d *desk) (underWay []*outbox.Delivery){
+		"written by a transaction that began before the change": func(d *desk) []*outbox.Delivery {
+			tx, err := d.pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tx.Exec(t.Context(), write, "b"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := d.a.Apply(t.Context(), wider); err != nil {
+				t.Fatal(err)
+			}
+			if err := tx.Commit(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			d.exec(write, "a")
+			return d.claim(d.a, time.Minute)
+		},
+		"retained, and added from the beginning": func(d *desk) []*outbox.Delivery {
+			d.exec(write, "b")
+			d.exec(write, "a")
+			claimed := d.claim(d.a, time.Minute)
+			older := wider
+			older.From = "beginning"
+			if _, err := d.a.Apply(t.Context(), older); err != nil {
+				t.Fatal(err)
+			}
+			return claimed
+		},
+	}
+	for name, apply := range tests {
+		t.Run(name, func(t *testing.T) {
+			d := newDesk(t, outbox.Registration{Name: sync, Patterns: []string{"a"}, OnFailed: "block"})
+			underWay := apply(d)
+			if len(underWay) != 1 {
+				t.Fatalf("%d under way, want 1", len(underWay))
+			}
+			added := d.a.NewBackfill(sync)
+			for complete, end := false, time.Now().Add(30*time.Second); !complete; {
+				var err error
+				if complete, _, err = added.Step(t.Context(), 100); err != nil {
+					t.Fatal(err)
+				}
+				if time.Now().After(end) {
+					t.Fatal("the addition does not end within 30 s")
+				}
+			}
+			if c := d.claim(d.b, time.Minute); len(c) != 0 {
+				t.Errorf("claimed %v beside one of the same key under way", numbers(c))
+			}
+			if r := d.record(d.a, outbox.Delivered, underWay...); r.Err != nil || !r.Done[0] {
+				t.Fatalf("the recording: %+v", r)
+			}
+			c := d.claim(d.b, time.Minute)
+			if len(c) != 1 || c[0].Event.Type != "b" || c[0].Class != "" {
+				t.Errorf("claimed %+v after its end, want the added one", c)
+			}
+		})
+	}
+}
