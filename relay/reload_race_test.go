@@ -87,8 +87,8 @@ func TestReadinessFollowsTheWorkersThatAreLeft(t *testing.T) {
 	returned := make(chan struct{})
 	defer close(returned)
 	stuck := func() bool {
-		at := time.Now()
-		for time.Since(at) == 0 { //nolint:revive // the bound of the step is 0: some time must pass
+		at := time.Now() // the bound of the step is 0: some time must pass
+		for time.Since(at) == 0 {
 		}
 		return p.relay.steps.stuck() != nil
 	}
