@@ -168,6 +168,7 @@ func TestTokenEndpointFailures(t *testing.T) {
 		wait   time.Duration
 	}{
 		"wrong secret": {status(401, `{"error":"invalid_client","error_description":"client-canary is wrong"}`), adapters.ClassAuth, "invalid_client: *** is wrong", 0},
+		"header told":  {status(400, `{"error":"invalid_request","error_description":"Basic YWdlbmN5OmNsaWVudC1jYW5hcnk= is refused"}`), adapters.ClassAuth, "invalid_request: Basic *** is refused", 0},
 		"Azure AD":     {status(400, `{"error":"unauthorized_client","error_codes":[700016],"error_description":"not in the directory"}`), adapters.ClassAuth, "unauthorized_client: 700016: not in the directory", 0},
 		"error in 200": {status(200, `{"error":"access_denied"}`), adapters.ClassAuth, "HTTP 200: access_denied", 0},
 		"redirect":     {redirectTo("http://127.0.0.1:1/client-canary"), adapters.ClassAuth, "HTTP 307", 0},
@@ -193,7 +194,7 @@ func TestTokenEndpointFailures(t *testing.T) {
 			if err == nil || adapters.ClassOf(err) != tc.want || !strings.Contains(err.Error(), tc.text) || adapters.RetryDelay(err) != tc.wait {
 				t.Errorf("got %v (%s, wait %s), want %s with %q", err, adapters.ClassOf(err), adapters.RetryDelay(err), tc.want, tc.text)
 			}
-			if err != nil && strings.Contains(err.Error(), "canary") {
+			if err != nil && (strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "OmNsaWVudC1j")) {
 				t.Errorf("the error gives the secret away: %v", err)
 			}
 			if c.request != nil || receipt.Code != "" {

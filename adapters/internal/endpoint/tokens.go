@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -31,7 +32,7 @@ const (
 // fetch among all deliveries that wait for it.
 type tokens struct {
 	request func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) // asks the token endpoint
-	secret  func() string                                                  // hidden from fmt, as Secret explains
+	hide    func() []string                                                // what no text may show; hidden from fmt, as Secret explains
 	host    string                                                         // of the token endpoint, for errors
 
 	mu       sync.Mutex
@@ -73,7 +74,11 @@ func newTokens(a adapters.Credentials, client *exchange.Client) *tokens {
 			}
 			return config.Token(context.WithValue(ctx, oauth2.HTTPClient, endpoint))
 		},
-		secret: a.ClientSecret.Reveal,
+		hide: func() []string {
+			id, secret := url.QueryEscape(a.ClientID), url.QueryEscape(a.ClientSecret.Reveal())
+			// An endpoint may say what it was sent: the form's value, or the header's (RFC 6749, 2.3.1).
+			return []string{a.ClientSecret.Reveal(), secret, base64.StdEncoding.EncodeToString([]byte(id + ":" + secret))}
+		},
 	}
 	if u, err := url.Parse(a.TokenURL); err == nil {
 		t.host = u.Host
@@ -192,7 +197,7 @@ func (t *tokens) ask(ctx context.Context) (*oauth2.Token, error) {
 // refusal classifies an answer of the token endpoint that holds no token. The
 // texts of oauth2's errors are not used: they hold the whole answer.
 func (t *tokens) refusal(e *oauth2.RetrieveError) error {
-	reason := exchange.Reason(e.Body, []string{t.secret(), url.QueryEscape(t.secret())})
+	reason := exchange.Reason(e.Body, t.hide())
 	if reason == "" {
 		reason = "without a reason that can be shown"
 	}
