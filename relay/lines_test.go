@@ -43,7 +43,7 @@ func TestLongLineUnderALongTransaction(t *testing.T) {
 	}
 	w.exec(`DELETE FROM outbox.delivery WHERE event_seq <= 80000`)
 	w.start("relay-1", config)
-	w.within(20*time.Second, "the other key is delivered", gone(w, "other"))
+	w.within(time.Minute, "the other key is delivered", gone(w, "other"))
 }
 
 // What commits late is behind the walk, beside what is put aside.
@@ -62,7 +62,7 @@ func TestLateCommitIsFoundBesideALongLine(t *testing.T) {
 	lines(w, 1, 40_000)
 	w.emit("last", map[string]any{"n": 1})
 	w.start("relay-1", config)
-	w.within(30*time.Second, "the walk is over", gone(w, "last"))
+	w.within(time.Minute, "the walk is over", gone(w, "last"))
 	w.eventually("rows of the line are put aside", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'queued'`) > 1000
 	})
@@ -70,7 +70,7 @@ func TestLateCommitIsFoundBesideALongLine(t *testing.T) {
 INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'late', '{"n":1}');
 UPDATE outbox.delivery SET due_at = due_at - interval '1 minute' WHERE key = 'late';
 COMMIT`)
-	w.within(15*time.Second, "the late one is delivered", gone(w, "late"))
+	w.within(time.Minute, "the late one is delivered", gone(w, "late"))
 }
 
 // Lines that keep every sender busy leave room for others, also when the receiver
@@ -94,7 +94,7 @@ func TestFreshKeyBesideLongLines(t *testing.T) {
 	for n := range 3 {
 		key := fmt.Sprint("fresh", n)
 		w.emit(key, map[string]any{"n": 1})
-		w.within(30*time.Second, key+" is delivered", gone(w, key))
+		w.within(time.Minute, key+" is delivered", gone(w, key))
 	}
 }
 
@@ -113,7 +113,7 @@ func TestFreshKeysBesideLinesThatLeaveLittle(t *testing.T) {
 	})
 	w.exec(`INSERT INTO outbox.event (type, key, payload)
 SELECT 'scheduling:updated', 'fresh' || n, '{"n":1}' FROM generate_series(1, 200) AS n`)
-	w.within(25*time.Second, "the fresh ones are delivered", func() bool {
+	w.within(time.Minute, "the fresh ones are delivered", func() bool {
 		return query[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE key LIKE 'fresh%')`)
 	})
 }

@@ -412,7 +412,7 @@ CREATE TRIGGER note_woken AFTER UPDATE ON outbox.delivery
 
 // Rows are parked, promoted, inserted, requeued, discarded and superseded on a
 // few keys, by many at once: none sleeps, and none needs the slow check to be
-// woken. Replays are left to row 17: they come into the line out of order, which
+// woken, or hardly any where failed ones are superseded. Replays are left to row 17: they come into the line out of order, which
 // the slow check is for.
 func parkingOnFewKeys(r *run, onFailed string) {
 	w := newWorld(r)
@@ -438,8 +438,15 @@ func parkingOnFewKeys(r *run, onFailed string) {
 	w.repairs()
 	w.drain(expected{})
 	w.happened("delivered", "failed", "discarded")
-	if n := woken(); n != 0 {
-		r.Errorf("%d parked rows slept until the slow check woke them", n)
+	// What is superseded is judged in a second transaction: a row that comes in between may need the slow check.
+	most := 0
+	if onFailed == "supersede" {
+		most = of(1200, 10000) / 100
+	}
+	n = woken()
+	r.Logf("%d parked rows slept until the slow check woke them", n)
+	if n > most {
+		r.Errorf("%d parked rows slept until the slow check woke them, want %d at most", n, most)
 	}
 }
 

@@ -80,6 +80,9 @@ const (
 	answered = "answered"
 )
 
+// handles is what a relay process says once SIGTERM stops it in order.
+const handles = "handles signals"
+
 // relayMain runs a relay until SIGTERM. It says on descriptor 3 what happens
 // and is told on descriptor 4 what to do.
 func relayMain() error {
@@ -90,6 +93,7 @@ func relayMain() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer context.AfterFunc(ctx, stop)() // a second signal ends it at once
 	stops := &stops{spec: spec.Stop, say: os.NewFile(3, "say"), resume: make(chan struct{})}
+	stops.tell(handles)
 	go stops.listen(os.NewFile(4, "told"))
 	level := slog.LevelWarn
 	if spec.Talks {
@@ -268,6 +272,7 @@ type process struct {
 	cmd     *exec.Cmd
 	tell    io.WriteCloser
 	said    chan string
+	handles chan struct{} // closed once it handles signals
 	ended   chan struct{}
 	err     error // how it ended, after ended
 	stderr  *tail
@@ -284,7 +289,7 @@ func (w *world) start(spec relaySpec) *process {
 	}
 	say, saying := pipe(w.t)
 	told, telling := pipe(w.t)
-	p := &process{t: w.t, spec: spec, tell: telling, said: make(chan string, 10000), ended: make(chan struct{}), stderr: &tail{}}
+	p := &process{t: w.t, spec: spec, tell: telling, said: make(chan string, 10000), handles: make(chan struct{}), ended: make(chan struct{}), stderr: &tail{}}
 	p.cmd = exec.CommandContext(context.WithoutCancel(w.t.Context()), os.Args[0]) // ended by close, which says what it said
 	p.cmd.Env = append(os.Environ(), envRelay+"="+string(raw), "NO_PROXY=*")
 	p.cmd.Stderr = p.stderr
@@ -297,6 +302,10 @@ func (w *world) start(spec relaySpec) *process {
 	go func() {
 		lines := bufio.NewScanner(say)
 		for lines.Scan() {
+			if lines.Text() == handles {
+				close(p.handles)
+				continue
+			}
 			p.said <- lines.Text()
 		}
 		p.err = p.cmd.Wait()
@@ -428,6 +437,11 @@ func (p *process) kill() {
 func (p *process) stop() error {
 	p.t.Helper()
 	p.expects = true
+	select {
+	case <-p.handles:
+	case <-p.ended:
+	case <-time.After(patience):
+	}
 	p.signal(syscall.SIGTERM)
 	select {
 	case <-p.ended:
