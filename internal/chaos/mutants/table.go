@@ -164,7 +164,7 @@ var mutants = []mutant{
 			_, err := s.pool.Exec(ctx, "INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, attempt, outcome, code, claim, relay) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
 				d.Sync, d.Event.ID, d.Event.Type, d.Key, d.Total+1, string(results[i].Outcome), results[i].Code, d.Claim, s.relay)
 			if err != nil {
-				return Claims{}, err
+				return scanned{}, err
 			}
 		}
 	}
@@ -197,7 +197,10 @@ var mutants = []mutant{
 	},
 	{
 		"the lease is not looked at before sending",
-		[]edit{{file: deliver, old: `p.draining.Load() || time.Until(w.leaseEnd) < p.sync.AttemptTimeout()+leaseMargin`, new: `p.draining.Load()`}},
+		[]edit{
+			{file: deliver, old: `p.draining.Load() || time.Until(w.leaseEnd) < p.sync.AttemptTimeout()+leaseMargin`, new: `p.draining.Load()`},
+			{file: deliver, old: `if time.Until(w.leaseEnd) < leaseMargin {`, new: `if false {`},
+		},
 		chaos, "TestFault04StalledWithUnsentClaims",
 	},
 	{
