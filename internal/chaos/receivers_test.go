@@ -431,7 +431,8 @@ func TestFault20ReceiverDownForADay(t *testing.T) {
 		}
 		for name, d := range dead {
 			now := w.standing(name)
-			if sent, probes := now.Attempts-d.opened.Attempts, now.Probes-d.opened.Probes; sent > probes || sent == 0 {
+			// A claim that the database answered just before the hold was set may still send its delivery.
+			if sent, probes := now.Attempts-d.opened.Attempts, now.Probes-d.opened.Probes; sent > probes+1 || sent == 0 {
 				r.Errorf("%s got %d requests for %d probes", name, sent, probes)
 			}
 			if now.Charged != d.opened.Charged || now.Failed > 0 {
