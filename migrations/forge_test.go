@@ -79,7 +79,8 @@ func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 	}
 }
 
-// What has no claim any more is logged all the same, by a login that is no owner.
+// A relay's login logs an answer that came after its lease, although the claim is
+// gone.
 func TestRelayLoginLogsLostLeases(t *testing.T) {
 	url := pgtest.New(t)
 	admin, late := connect(t, url), store(t, url)

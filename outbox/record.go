@@ -174,7 +174,7 @@ type Recorded struct {
 // Record writes results of one sync in one round trip, no two of one key, each
 // fenced by its claim token, and claims what comes next for the keys that were
 // finished and for next.Keys, as far as next.Budget goes. Where something failed
-// that a newer event supersedes, it closes that and goes on with the newer one,
+// that a newer event supersedes, it closes that and claims the newer one,
 // in further round trips. What is neither done nor lost
 // afterwards may be recorded again: a recording whose answer was lost is found
 // in the log.

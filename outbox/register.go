@@ -88,7 +88,7 @@ func lock(ctx context.Context, tx pgx.Tx, key int64, shared bool) error {
 	}
 	_, err := tx.Exec(ctx, take, key)
 	if err != nil && holder != nil {
-		return fmt.Errorf("the advisory lock %d is held by %s, and nothing goes on until it lets go: %w", key, *holder, err)
+		return fmt.Errorf("the advisory lock %d is held by %s, and nothing continues until that lock is released: %w", key, *holder, err)
 	}
 	return err
 }
@@ -197,7 +197,7 @@ UPDATE outbox.sync SET patterns = $2, on_failed = $3, notify = $4, retired_at = 
 type backfill struct {
 	waits   bool     // for transactions that may not see the sync's patterns as they are now
 	holds   bool     // the whole sync meanwhile
-	settled []string // what goes on meanwhile, nil without a wait or where the hold keeps back everything
+	settled []string // types that are sent meanwhile, nil without a wait or where the hold keeps back everything
 }
 
 // planBackfill says what a change of a known sync needs. A type is settled if

@@ -124,8 +124,8 @@ type judged struct {
 }
 
 // supersede closes failed deliveries of r.Keys in favour of newer events that
-// r.Wanted accepts, parks what cannot take their place, and goes on with the
-// keys as [Store.ClaimNext] does. Keys for which there was no time are asleep.
+// r.Wanted accepts, parks what cannot take their place, and claims the
+// first of the keys as [Store.ClaimNext] does. Keys for which there was no time are asleep.
 func (s *Store) supersede(ctx context.Context, r ClaimRequest) (Claims, error) {
 	var all Claims
 	until := time.Now().Add(judgingLimit)

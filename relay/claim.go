@@ -296,8 +296,7 @@ func (c *pacer) room(p *pipeline, asked time.Time) int {
 	return max(0, room)
 }
 
-// free is the same, and leaves it to recordings whether they go on with their
-// keys meanwhile.
+// free is the same without deciding how much recordings may claim.
 func (c *pacer) free(p *pipeline, asked time.Time) int {
 	now, recorded := time.Now(), p.recorded.Load()
 	if passed := now.Sub(c.at); passed > 20*time.Millisecond {

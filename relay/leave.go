@@ -16,7 +16,7 @@ import (
 // Nothing in Go ends a goroutine from outside. A call of an adapter that does
 // not return although its context has ended, and an evaluation that does not
 // end, are left behind: they run on in a goroutine of their own, and what they
-// return counts for nothing. The sender gives its slot back and goes on, so
+// return counts for nothing. The sender gives its slot back and takes the next delivery, so
 // that nobody else waits. The sync has a worker less for each call that it has
 // left behind, until the call returns, so that their number is bounded.
 
@@ -80,7 +80,7 @@ func (p *pipeline) leave(what, event, key string, workers int, returned <-chan s
 	began := time.Now()
 	p.left.add(event)
 	p.slots.lose(workers)
-	p.log.Error("a call does not return and is left behind: the sync has fewer workers until it does; if this goes on, start the relay again",
+	p.log.Error("a call does not return and is left behind: the sync has fewer workers until it does; if it does not, restart the relay",
 		"call", what, "event", event, "key", key, "workers_left", p.slots.workers())
 	go func() {
 		<-returned

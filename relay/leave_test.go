@@ -133,7 +133,7 @@ func TestExpressionsOverLargeEventsTakeTurns(t *testing.T) {
 	}
 }
 
-// Who waits for memory longer than the lease lasts gives the claim back; small
+// A delivery that waits for memory longer than its lease is released. Small
 // events do not wait at all.
 func TestWaitingForMemoryEndsWithTheLease(t *testing.T) {
 	var log bytes.Buffer

@@ -38,7 +38,7 @@ func (r *Relay) Reload(config Config) (left []string, err error) {
 		was := p.now().sync
 		s, ok := wanted[was.Name]
 		if !ok {
-			left = append(left, fmt.Sprintf("sync %q is not in the configuration any more: it goes on until a restart", was.Name))
+			left = append(left, fmt.Sprintf("sync %q is not in the configuration any more: it runs until the restart", was.Name))
 			s = was
 		}
 		delete(wanted, was.Name)

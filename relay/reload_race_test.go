@@ -10,8 +10,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// Who waits for a slot when a reload leaves the sync without a worker is turned
-// away.
+// When a reload leaves a sync without a worker, senders that wait for a slot are
+// turned away.
 func TestResizeBelowWhatIsLostTurnsAwayWhoWaits(t *testing.T) {
 	all, reserve := newSlots(4, 1)
 	s := all.share(reserve, 4)

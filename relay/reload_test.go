@@ -78,7 +78,7 @@ func TestReloadChecksFirstAndNamesWhatStays(t *testing.T) {
 		t.Errorf("%d and %d requests, want 2 and 1", len(first.got()), len(second.got()))
 	}
 	next.Syncs = next.Syncs[1:]
-	if left, err := r.Reload(next); err != nil || !slices.Contains(left, `sync "CourtCalendarSync" is not in the configuration any more: it goes on until a restart`) {
+	if left, err := r.Reload(next); err != nil || !slices.Contains(left, `sync "CourtCalendarSync" is not in the configuration any more: it runs until the restart`) {
 		t.Errorf("%v, %v", left, err)
 	}
 	w.emit("H-1", map[string]any{"n": 4})

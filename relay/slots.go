@@ -133,7 +133,7 @@ type lone struct {
 // acquireAlone waits until nothing else of the sync is in flight and takes a
 // slot; until releaseAlone no other delivery of the sync gets one. One sync at a
 // time has that right, in the order in which they ask. It reports false when
-// waiting takes longer than patience; then the sync goes on as before.
+// waiting takes longer than patience; then the sync sends as before.
 func (s *share) acquireAlone(patience time.Duration) bool {
 	a := s.all
 	l := &lone{share: s, got: make(chan bool, 1)}

@@ -150,10 +150,10 @@ operators did, oldest first. No payload is in it. Without --key, --event or
 Times are UTC. The login needs outbox_auditor.
 
 With --after the first --limit rows after that id are shown, in the order of
-ids; ids are in the JSON formats. --follow goes on with what is added, and
+ids; ids are in the JSON formats. --follow prints what is added later, and
 survives a restart of the database. Neither ever shows a row while one with a
 smaller id may still appear: rows are held back until the transactions have
-ended that were writing the log. So a reader who goes on with --after and the
+ended that were writing the log. A reader that continues with --after and the
 last id that he has got misses nothing and gets nothing twice. Without --follow
 such transactions are waited for up to 5 s, then the exit code is 1.
 

@@ -91,8 +91,8 @@ SELECT count(*) = $2 FROM outbox.failed WHERE sync = $1 AND error_class = 'perma
 	})
 }
 
-// Data names the host. One of two refuses everything; the other's hearings are
-// rare, so each may find the sync on hold, and arrive all the same.
+// Data names the host. One of two hosts refuses everything. The other has few
+// hearings, so each may meet a hold. They all arrive.
 func TestFault27bOneHostOfTwoRefuses(t *testing.T) {
 	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {

@@ -79,8 +79,8 @@ func Clean(s string) string {
 	}, s)
 }
 
-// escape returns the JSON text with the characters that do not print written as
-// \u escapes, which encoding/json leaves as they are but for the first 32. The
+// escape writes characters that do not print as \u escapes. encoding/json does
+// that only for the first 32. The
 // value that a program reads is the same. Outside of strings there are none but
 // line breaks.
 func escape(text []byte) []byte {

@@ -396,17 +396,17 @@ var mutants = []mutant{
 		relay, "TestNoRowPaysForAProbe",
 	},
 	{
-		"a finish that goes on with a suspect",
+		"a finish that claims a suspect",
 		[]edit{{file: outbox, in: "claimNext", pattern: `AND (c\.crashes = 0|NOT c\.suspect)`}},
 		outbox, "TestAFinishLeavesASuspectToBeSentAlone",
 	},
 	{
-		"a finish that goes on with a replay beside what is under way",
+		"a finish that claims a replay while a later event is under way",
 		[]edit{{file: outbox, in: "claimNext", old: `AND NOT EXISTS (SELECT FROM outbox.delivery AS r WHERE r.sync = $1 AND r.key = n.key AND r.revision > 1 OFFSET 0)`}},
 		outbox, "TestNobodyGoesOnWithAReplayBesideWhatIsUnderWay",
 	},
 	{
-		"a finish that goes on in spite of a hold",
+		"a finish that claims during a hold",
 		[]edit{{file: outbox, in: "claimNext", old: "AND NOT EXISTS (SELECT` + holdsInForce + `)", new: `AND $2::boolean IS NOT NULL`}},
 		outbox, "TestAFinishGoesOnWithNothingDuringAHold",
 	},
