@@ -1,7 +1,6 @@
 package relay_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -40,24 +39,7 @@ func newHangingCourt(t *testing.T) hangingCourt {
 	return h
 }
 
-type syncBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
-func (b *syncBuffer) count(s string) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Count(b.String(), s)
-}
-
-func hangingConfig(c hangingCourt, other adapters.Adapter, log *syncBuffer) relay.Config {
+func hangingConfig(c hangingCourt, other adapters.Adapter, log *logBuffer) relay.Config {
 	config := sync1(c, func(s *relay.Sync) { s.Concurrency = 4 })
 	config.Syncs = append(config.Syncs, relay.Sync{Name: "Other", Events: []string{"scheduling:*"}, Adapter: other, From: "beginning"})
 	config.Workers, config.Lease = 8, 1500*time.Millisecond
@@ -75,7 +57,7 @@ func outcomes(w *world) string {
 // nothing.
 func TestAnAttemptThatDoesNotReturnIsLeftBehind(t *testing.T) {
 	w := newWorld(t)
-	var log syncBuffer
+	var log logBuffer
 	c, other := newHangingCourt(t), quickCourt{newCourt(accepts)}
 	r := w.start("relay-1", hangingConfig(c, other, &log))
 	t.Cleanup(func() { c.leave(); _ = r.stop() })
@@ -111,7 +93,7 @@ func TestAnAttemptThatDoesNotReturnIsLeftBehind(t *testing.T) {
 // without a mark against it, and other syncs have the shared workers.
 func TestASyncAllOfWhoseWorkersHangStallsOnlyItself(t *testing.T) {
 	w := newWorld(t)
-	var log syncBuffer
+	var log logBuffer
 	c, other := newHangingCourt(t), quickCourt{newCourt(accepts)}
 	r := w.start("relay-1", hangingConfig(c, other, &log))
 	t.Cleanup(func() { c.leave(); _ = r.stop() })

@@ -208,30 +208,30 @@ func (p *pipeline) probe(ctx, attempts context.Context) error {
 	}
 	p.probes.Store(int64(probe.Number))
 	var claims outbox.Claims
-	request := outbox.ClaimRequest{Sync: p.sync.Name, Budget: 1, Page: 1, Lease: lease, Probe: true, Wanted: p.wanted()}
-	for _, request.From = range probe.With {
+	look := func(from outbox.Cursor, page int) (done bool, err error) {
 		p.claiming.begin()
 		started := time.Now()
-		claims, err = store.Claim(attempts, request)
-		if err != nil || len(claims.Deliveries) > 0 {
+		claims, err = store.Claim(attempts, outbox.ClaimRequest{
+			Sync: p.sync.Name, From: from, Budget: 1, Page: page, Lease: lease, Probe: true, Wanted: p.wanted(),
+		})
+		if done = err != nil || len(claims.Deliveries) > 0; done {
 			p.accept(claims, started, true)
+		}
+		return done, err
+	}
+	for _, from := range probe.With {
+		if done, err := look(from, 1); done {
 			return err
 		}
 	}
-	request.From, request.Page = outbox.Cursor{}, maxPage
 	until := time.Now().Add(lease / 2)
-	for {
-		p.claiming.begin()
-		started := time.Now()
-		claims, err = store.Claim(attempts, request)
-		if err != nil || len(claims.Deliveries) > 0 {
-			p.accept(claims, started, true)
+	for from := (outbox.Cursor{}); ; from = claims.Next {
+		if done, err := look(from, maxPage); done {
 			return err
 		}
-		if claims.Suspects > 0 || !claims.More || ctx.Err() != nil || started.After(until) {
+		if claims.Suspects > 0 || !claims.More || ctx.Err() != nil || time.Now().After(until) {
 			break
 		}
-		request.From = claims.Next
 	}
 	if claims.Suspects > 0 && p.suspect(true) {
 		return nil

@@ -21,11 +21,12 @@ import (
 func (r *Relay) Reload(config Config) (left []string, err error) {
 	r.reloading.Lock()
 	defer r.reloading.Unlock()
-	config = config.withDefaults()
-	if err := config.validate(); err != nil {
+	if err := config.withDefaults().validate(); err != nil {
 		return nil, err
 	}
-	left = r.config.fixed(config)
+	left = r.config.fixed(config.withDefaults())
+	config.Workers = r.config.Workers // a sync without a concurrency of its own keeps what the relay started with
+	config = config.withDefaults()
 	wanted := map[string]Sync{}
 	for _, s := range config.Syncs {
 		wanted[s.Name] = s

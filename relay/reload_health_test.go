@@ -71,7 +71,7 @@ func TestNewCredentialsAreTriedAfterAProbeWithTheOld(t *testing.T) {
 // Waiting for an attempt that does not return uses up no budget.
 func TestWaitingForAnAttemptCostsNoBudget(t *testing.T) {
 	w := newWorld(t)
-	var log syncBuffer
+	var log logBuffer
 	c, other := newHangingCourt(t), quickCourt{newCourt(accepts)}
 	config := hangingConfig(c, other, &log)
 	config.Syncs[0].Retry.Attempts = 3

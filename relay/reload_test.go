@@ -86,6 +86,31 @@ func TestReloadChecksFirstAndNamesWhatStays(t *testing.T) {
 }
 
 // The concurrency is raised and lowered while deliveries are under way.
+// How many workers there are needs a restart, and so does the concurrency that
+// follows from it.
+func TestReloadLeavesTheWorkers(t *testing.T) {
+	w := newWorld(t)
+	release := make(chan struct{})
+	var f traffic
+	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+		f.begin()
+		defer f.end()
+		<-release
+		return adapters.Receipt{Code: "HTTP 200"}, nil
+	})
+	r := w.start("relay-1", sync1(c))
+	fewer := sync1(c)
+	fewer.Workers = 4
+	left, err := r.Reload(fewer)
+	if err != nil || !slices.Contains(left, "workers needs a restart") {
+		t.Errorf("left %q, %v; want workers among it", left, err)
+	}
+	w.bulk(40)
+	w.eventually("all 16 workers of the start are busy", func() bool { return f.peak() == 16 })
+	close(release)
+	w.drained()
+}
+
 func TestReloadChangesLimits(t *testing.T) {
 	var now, most atomic.Int64
 	gate := make(chan struct{}, 1000)

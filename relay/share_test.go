@@ -23,6 +23,20 @@ func takes(d time.Duration) func(context.Context, adapters.Message, int) (adapte
 	}
 }
 
+// freshKeysAreDelivered writes an event of a new key ten times, each once the one
+// before is delivered, and logs how long each took.
+func (w *world) freshKeysAreDelivered() {
+	w.t.Helper()
+	var waits []time.Duration
+	for n := range 10 {
+		key, began := fmt.Sprint("fresh", n), time.Now()
+		w.emit(key, map[string]any{"n": 1})
+		w.within(time.Minute, key+" is delivered", gone(w, key))
+		waits = append(waits, time.Since(began).Round(time.Millisecond))
+	}
+	w.t.Logf("waits: %v", waits)
+}
+
 // Receivers that allow few connections are the normal case. However many keys
 // have a backlog, a key with nothing in front of its event gets its turn.
 func TestFreshKeyBesideManyBusyKeysOnFewWorkers(t *testing.T) {
@@ -37,14 +51,7 @@ func TestFreshKeyBesideManyBusyKeysOnFewWorkers(t *testing.T) {
 			w.eventually("all workers are busy", func() bool {
 				return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending'`) >= workers
 			})
-			var waits []time.Duration
-			for n := range 10 {
-				key, began := fmt.Sprint("fresh", n), time.Now()
-				w.emit(key, map[string]any{"n": 1})
-				w.within(time.Minute, key+" is delivered", gone(w, key))
-				waits = append(waits, time.Since(began).Round(time.Millisecond))
-			}
-			t.Logf("waits: %v", waits)
+			w.freshKeysAreDelivered()
 		})
 	}
 }
@@ -61,14 +68,7 @@ func TestFreshKeyAfterAnOutage(t *testing.T) {
 	w.exec(`UPDATE outbox.delivery SET due_at = due_at - interval '1 hour', created_at = created_at - interval '1 hour'`)
 	w.start("relay-1", config)
 	w.eventually("the backlog is being sent", func() bool { return len(c.got()) > 50 })
-	var waits []time.Duration
-	for n := range 10 {
-		key, began := fmt.Sprint("fresh", n), time.Now()
-		w.emit(key, map[string]any{"n": 1})
-		w.within(time.Minute, key+" is delivered", gone(w, key))
-		waits = append(waits, time.Since(began).Round(time.Millisecond))
-	}
-	t.Logf("waits: %v", waits)
+	w.freshKeysAreDelivered()
 	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'N-' || n, '{"n":1}' FROM generate_series(1, 5000) AS n`)
 	older := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'B-%'`)
 	w.within(time.Minute, "older ones go on beside many new ones", func() bool {
@@ -93,10 +93,10 @@ func three(workers int, courts ...*court) relay.Config {
 // are, and each sends first what it claimed first.
 func TestBusySyncsHaveEqualShares(t *testing.T) {
 	w := newWorld(t)
-	var g together
+	var g traffic
 	counted := func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
-		g.enter()
-		defer g.leave()
+		g.begin()
+		defer g.end()
 		return takes(50*time.Millisecond)(ctx, m, attempt)
 	}
 	courts := []*court{newCourt(counted), newCourt(counted), newCourt(counted)}
@@ -125,7 +125,7 @@ func TestBusySyncsHaveEqualShares(t *testing.T) {
 	}
 	shares := []int{last[0] - first[0], last[1] - first[1], last[2] - first[2]}
 	t.Logf("shares: %v", shares)
-	if most := g.highest(); most != 16 {
+	if most := g.peak(); most != 16 {
 		t.Errorf("%d deliveries were in flight, want as many as there are workers: 16", most)
 	}
 	if least, most := slices.Min(shares), slices.Max(shares); float64(least) < 0.8*float64(most) {
@@ -158,31 +158,6 @@ func TestSlowSyncLeavesTheOthersTheirShare(t *testing.T) {
 	t.Logf("waits: %v", waits)
 }
 
-// together counts how many attempts are under way at a time.
-type together struct {
-	mu        sync.Mutex
-	now, most int
-}
-
-func (g *together) enter() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.now++
-	g.most = max(g.most, g.now)
-}
-
-func (g *together) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.now--
-}
-
-func (g *together) highest() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.most
-}
-
 // diedWith makes deliveries look as if so many relays had died while sending them.
 func (w *world) diedWith(deaths int, condition string) {
 	w.t.Helper()
@@ -194,14 +169,14 @@ func (w *world) diedWith(deaths int, condition string) {
 // lease has ended: a single death is no reason to suspect a delivery.
 func TestDeliveriesOfOneDeadRelayGoTogether(t *testing.T) {
 	w := newWorld(t)
-	var g together
+	var g traffic
 	release := make(chan struct{})
 	var once sync.Once
 	free := func() { once.Do(func() { close(release) }) }
 	defer free()
 	c := newCourt(func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
-		g.enter()
-		defer g.leave()
+		g.begin()
+		defer g.end()
 		select {
 		case <-release:
 		case <-ctx.Done():
@@ -213,7 +188,7 @@ func TestDeliveriesOfOneDeadRelayGoTogether(t *testing.T) {
 	w.bulk(32)
 	w.diedWith(1, `true`)
 	w.start("relay-1", config)
-	w.within(time.Minute, "all 16 workers send them", func() bool { return g.highest() == 16 })
+	w.within(time.Minute, "all 16 workers send them", func() bool { return g.peak() == 16 })
 	free()
 	w.drained()
 }
@@ -222,26 +197,24 @@ func TestDeliveriesOfOneDeadRelayGoTogether(t *testing.T) {
 // sync is under way. Other syncs go on meanwhile.
 func TestSuspectIsSentAloneAndStopsNobody(t *testing.T) {
 	w := newWorld(t)
-	var g together
+	var g traffic
 	other := newCourt(takes(20 * time.Millisecond))
 	most, meanwhile := 0, 0
 	suspect := make(chan struct{})
 	c := newCourt(func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
-		g.enter()
-		defer g.leave()
+		g.begin()
+		defer g.end()
 		if m.Key != "suspect" {
 			return takes(20*time.Millisecond)(ctx, m, attempt)
 		}
 		defer close(suspect)
-		g.mu.Lock()
-		g.most = g.now // from now on
-		g.mu.Unlock()
+		g.peak() // from now on
 		before := len(other.got())
 		for ctx.Err() == nil && meanwhile < 50 {
 			time.Sleep(time.Millisecond)
 			meanwhile = len(other.got()) - before
 		}
-		most = g.highest()
+		most = g.peak()
 		return accepts(ctx, m, attempt)
 	})
 	config := three(8, c, other)

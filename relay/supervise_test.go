@@ -42,10 +42,12 @@ func (b *logBuffer) Write(p []byte) (int, error) {
 	return b.text.Write(p)
 }
 
-func (b *logBuffer) contains(s string) bool {
+func (b *logBuffer) contains(s string) bool { return b.count(s) > 0 }
+
+func (b *logBuffer) count(s string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return strings.Contains(b.text.String(), s)
+	return strings.Count(b.text.String(), s)
 }
 
 func TestPanicsInTheRelayAreLoggedAndStopNothing(t *testing.T) {

@@ -19,7 +19,11 @@ func (f *File) RelayConfig() relay.Config {
 		KeepLog:    outbox.Retention(f.Retention.Log.Interval()),
 	}
 	for _, s := range f.Syncs {
-		c.Syncs = append(c.Syncs, s.relay())
+		to := s.relay()
+		if to.Concurrency == c.Workers {
+			to.Concurrency = 0 // the default: at a reload it is what the relay started with
+		}
+		c.Syncs = append(c.Syncs, to)
 	}
 	return c
 }
