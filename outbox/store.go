@@ -327,6 +327,11 @@ func IsTemporary(err error) bool {
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, pgx.ErrTxClosed)
 }
 
+// IsConflict reports that the server asks to repeat a transaction because of
+// what others do at the same time: a serialization failure, a deadlock, or a lock
+// that was not to be had in time.
+func IsConflict(err error) bool { return hasCode(err, "40", "55P03") }
+
 // isBroken reports a connection that broke.
 func isBroken(err error) bool {
 	if _, refused := errors.AsType[*pgconn.ConnectError](err); refused {

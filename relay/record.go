@@ -46,8 +46,10 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 		switch {
 		case err != nil:
 			pause = calls.failed(context.WithoutCancel(attempts), err)
-			if !outbox.IsTemporary(err) {
-				waiting = p.recordEach(context.WithoutCancel(attempts), waiting, one)
+			if !outbox.IsTemporary(err) || outbox.IsConflict(err) { // a row that is in somebody's way must not keep the others
+				if waiting = p.recordEach(context.WithoutCancel(attempts), waiting, one); len(waiting) == 0 {
+					pause = 0
+				}
 			}
 		case len(waiting) > 0:
 			pause = 20 * time.Millisecond // locked by somebody

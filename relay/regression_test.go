@@ -315,3 +315,31 @@ COMMIT`)
 	}
 	w.drained()
 }
+
+// One result that the database asks to repeat, again and again, does not keep
+// the others that are recorded with it.
+func TestARepeatedRecordingDoesNotKeepTheOthers(t *testing.T) {
+	w := newWorld(t)
+	release := make(chan struct{})
+	c := newCourt(func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error) {
+		<-release
+		return accepts(ctx, m, nth)
+	})
+	config := sync1(c)
+	w.register(config)
+	w.exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'try again' USING ERRCODE = '40001'; END $$`)
+	w.exec(`CREATE TRIGGER refuse BEFORE INSERT ON outbox.delivery_log FOR EACH ROW WHEN (NEW.key = 'in-the-way') EXECUTE FUNCTION refuse()`)
+	w.emit("in-the-way", map[string]any{"n": 1})
+	w.bulk(15)
+	w.start("relay-1", config)
+	w.eventually("all are with the receiver", func() bool { return len(c.got()) == 16 })
+	close(release) // and answered together
+	w.eventually("the others are recorded", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`) == 15
+	})
+	w.exec(`DROP TRIGGER refuse ON outbox.delivery_log`)
+	w.drained()
+	if n := len(c.got()); n != 16 {
+		t.Errorf("%d requests, want 16: a recording is repeated, not the request", n)
+	}
+}

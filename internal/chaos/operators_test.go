@@ -399,12 +399,12 @@ func (w *world) countsNet() (woken func() int) {
 CREATE TABLE woken (key text);
 CREATE FUNCTION note_woken() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-    -- Behind what failed just now the relay is about to judge whether it is superseded: the check only came first.
+    -- Where failed ones are superseded, the relay judges that in a second transaction, milliseconds after it has
+    -- recorded the failure. A row that the check meets in between did not sleep.
     IF current_query() LIKE '-- lockstep: check parked%'
-       AND NOT EXISTS (SELECT FROM outbox.delivery AS f
-                         JOIN outbox.delivery_log AS l ON l.event_id = f.event_id AND l.sync = f.sync AND l.outcome = 'failed'
-                        WHERE f.sync = NEW.sync AND f.key = NEW.key AND f.event_seq < NEW.event_seq AND f.state = 'failed'
-                          AND l.at > clock_timestamp() - interval '500 milliseconds') THEN
+       AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
+                        WHERE l.sync = NEW.sync AND l.key = NEW.key AND l.outcome = 'failed'
+                          AND l.at BETWEEN NEW.due_at - interval '100 milliseconds' AND NEW.due_at) THEN
         INSERT INTO public.woken VALUES (NEW.key);
     END IF;
     RETURN NULL;
