@@ -34,6 +34,12 @@ func (f *traffic) end() {
 	f.now--
 }
 
+func (f *traffic) underWay() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now
+}
+
 // peak returns the most there were since it was called last.
 func (f *traffic) peak() int {
 	f.mu.Lock()
@@ -49,9 +55,15 @@ func TestAsManySlotsComeBackAsWereTaken(t *testing.T) {
 	const workers, each = 4, 150
 	w := newWorld(t)
 	var f traffic
-	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+	var gate atomic.Pointer[chan struct{}] // closed when requests may be answered
+	c := newCourt(func(ctx context.Context, _ adapters.Message, _ int) (adapters.Receipt, error) {
 		f.begin()
 		defer f.end()
+		select {
+		case <-*gate.Load():
+		case <-ctx.Done():
+			return adapters.Receipt{}, ctx.Err()
+		}
 		time.Sleep(2 * time.Millisecond) // the receiver's work
 		return adapters.Receipt{Code: "HTTP 200"}, nil
 	})
@@ -61,7 +73,11 @@ func TestAsManySlotsComeBackAsWereTaken(t *testing.T) {
 	w.registered(config)
 	w.start("relay-1", config)
 	for round := range 3 {
+		open := make(chan struct{})
+		gate.Store(&open)
 		w.bulk(each)
+		w.eventually(fmt.Sprintf("round %d: %d requests are under way", round+1, workers), func() bool { return f.underWay() >= workers })
+		close(open)
 		w.drained()
 		if got := f.peak(); got != workers {
 			t.Errorf("round %d: up to %d requests under way, want %d, the number of workers", round+1, got, workers)
