@@ -48,9 +48,23 @@ func startLocal(ctx context.Context, opts Options) (*Server, error) {
 	parent := opts.parent()
 	sweep(ctx, parent)
 
-	password := rand.Text()
+	password := cmp.Or(kept.password, rand.Text())
 	l := &local{bin: bin, user: user, env: opts.Env}
-	return l.start(ctx, parent, password, func(ctx context.Context) error { return l.initdb(ctx, password, opts) })
+	return l.start(ctx, parent, password, func(ctx context.Context) error {
+		origin, err := kept.origin(ctx, bin, user)
+		switch {
+		case err != nil:
+			return err
+		case origin != nil:
+			err = l.copyData(ctx, origin)
+		default:
+			err = l.initdb(ctx, password)
+		}
+		if err != nil {
+			return err
+		}
+		return l.configure(opts)
+	})
 }
 
 // leastFree is the memory that must be free before servers keep their data in it.
@@ -94,16 +108,7 @@ func (l *local) start(ctx context.Context, parent, password string, fill func(co
 			_ = l.stop()
 		}
 	}()
-	if l.dir, l.lock, err = makeDir(parent); err != nil {
-		return nil, err
-	}
-	if err := l.user.canEnter(l.dir); err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(l.data(), 0o700); err != nil {
-		return nil, err
-	}
-	if err := l.user.own(l.data()); err != nil {
+	if err := l.makeData(parent); err != nil {
 		return nil, err
 	}
 	if err := fill(ctx); err != nil {
@@ -130,11 +135,25 @@ func (l *local) start(ctx context.Context, parent, password string, fill func(co
 	}
 }
 
+// makeData makes the server's directory, with an empty one for its data.
+func (l *local) makeData(parent string) (err error) {
+	if l.dir, l.lock, err = makeDir(parent); err != nil {
+		return err
+	}
+	if err := l.user.canEnter(l.dir); err != nil {
+		return err
+	}
+	if err := os.Mkdir(l.data(), 0o700); err != nil {
+		return err
+	}
+	return l.user.own(l.data())
+}
+
 func (l *local) data() string { return filepath.Join(l.dir, "data") }
 func (l *local) log() string  { return filepath.Join(l.dir, "server.log") }
 
-// initdb creates the cluster and writes its settings.
-func (l *local) initdb(ctx context.Context, password string, opts Options) error {
+// initdb creates the cluster.
+func (l *local) initdb(ctx context.Context, password string) error {
 	pwfile := filepath.Join(l.dir, "password")
 	if err := os.WriteFile(pwfile, []byte(password), 0o600); err != nil {
 		return err
@@ -149,6 +168,11 @@ func (l *local) initdb(ctx context.Context, password string, opts Options) error
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, tail(out))
 	}
+	return nil
+}
+
+// configure writes the settings.
+func (l *local) configure(opts Options) error {
 	conf, err := os.OpenFile(filepath.Join(l.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -169,6 +193,7 @@ func baseSettings(opts Options) map[string]string {
 		"max_prepared_transactions": "20",
 		"timezone":                  "UTC",
 		"lc_messages":               "C",
+		"jit":                       "off", // costs more than it gains with the rows of a test
 	}
 	if !opts.Fsync {
 		// synchronous_commit stays on: a commit must survive a kill.

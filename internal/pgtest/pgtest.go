@@ -51,8 +51,9 @@ func Main(m interface{ Run() int }, ignored ...goleak.Option) {
 		fmt.Fprintln(os.Stderr, "pgtest:", err)
 		os.Exit(1)
 	}
+	kept.keep()
 	code := m.Run()
-	if err := binary.stop(); err != nil {
+	if err := errors.Join(binary.stop(), kept.remove()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = max(code, 1)
 	}
