@@ -43,7 +43,7 @@ func TestRecoversFromAKilledDatabase(t *testing.T) {
 		w.emit(fmt.Sprint("H-", n%100), map[string]any{"n": n})
 	}
 	w.start("relay-1", config)
-	w.eventually("busy", func() bool { return len(c.got()) > 200 })
+	w.eventually("busy", func() bool { return c.count() > 200 })
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -166,11 +166,11 @@ func TestAProbeThatIsNotSentLiftsNoHold(t *testing.T) {
 	for n := range 30 {
 		w.emit(fmt.Sprint("H-", n), map[string]any{"hearingId": "1"})
 	}
-	w.eventually("a probe was sent", func() bool { return len(c.got()) > 0 })
+	w.eventually("a probe was sent", func() bool { return c.count() > 0 })
 	if got := query[string](w, `SELECT coalesce(string_agg(kind, ' '), 'none') FROM outbox.hold`); got != "breaker" {
 		t.Errorf("hold: %s, want the breaker's", got)
 	}
-	if got := len(c.got()); got > 2 {
+	if got := c.count(); got > 2 {
 		t.Errorf("the court, which is down, got %d requests", got)
 	}
 }
@@ -214,7 +214,7 @@ func TestTheLastAttemptLiesWithinTheBudget(t *testing.T) {
 	if got := query[string](w, `SELECT state || ' ' || error FROM outbox.delivery`); !strings.HasPrefix(got, "failed gave up after 300ms of retries: ") {
 		t.Errorf("the delivery is %s", got)
 	}
-	if got := len(c.got()); got != 2 {
+	if got := c.count(); got != 2 {
 		t.Errorf("%d attempts, want one at either end of the budget", got)
 	}
 }

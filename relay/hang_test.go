@@ -73,7 +73,7 @@ func TestAnAttemptThatDoesNotReturnIsLeftBehind(t *testing.T) {
 	w.eventually("the others are delivered", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`) == 41
 	})
-	if got := len(c.got()); got != 21 {
+	if got := c.count(); got != 21 {
 		t.Errorf("the court was called %d times, want 21: once for the attempt that hangs", got)
 	}
 	if got := query[int](w, `SELECT coalesce(max(crashes), 0) FROM outbox.delivery`); got != 0 {
@@ -148,7 +148,7 @@ SELECT 'scheduling:updated', 'long-' || k, jsonb_build_object('a', a, 'b', b)
 		return query[string](w, `SELECT coalesce(string_agg(DISTINCT format('%s %s %s', state, error_class, left(error, 60)), ', '), '') || count(*) FROM outbox.delivery`) ==
 			"failed mapping field when: the expression takes too many steps for this eve2"
 	})
-	if got, others := len(c.got()), len(other.got()); got != 20 || others != 22 {
+	if got, others := c.count(), other.count(); got != 20 || others != 22 {
 		t.Errorf("sent %d and %d, want 20 and 22", got, others)
 	}
 }

@@ -53,6 +53,13 @@ func (c *court) got() []adapters.Message {
 	return slices.Clone(c.ledger)
 }
 
+// count returns how many requests there were.
+func (c *court) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.ledger)
+}
+
 // world is a migrated database, its connection as owner, and its relays.
 type world struct {
 	t    testing.TB

@@ -59,7 +59,7 @@ func TestLateCommitIsFoundBesideALongLine(t *testing.T) {
 	})
 	config := sync1(c)
 	w.register(config)
-	lines(w, 1, 40_000)
+	lines(w, 1, 25_000) // more than a walk leaves behind
 	w.emit("last", map[string]any{"n": 1})
 	w.start("relay-1", config)
 	w.within(time.Minute, "the walk is over", gone(w, "last"))
@@ -85,7 +85,7 @@ func TestFreshKeyBesideLongLines(t *testing.T) {
 	})
 	config := sync1(c)
 	w.register(config)
-	lines(w, 64, 60_000)
+	lines(w, 64, 12_000)
 	w.start("relay-1", config)
 	w.eventually("all lines are under way", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending'`) == 64
@@ -106,7 +106,7 @@ func TestFreshKeysBesideLinesThatLeaveLittle(t *testing.T) {
 		return accepts(ctx, m, attempt)
 	}))
 	w.register(config)
-	lines(w, 30, 30_000)
+	lines(w, 30, 12_000)
 	w.start("relay-1", config)
 	w.eventually("all the room is taken", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending'`) >= 18
@@ -129,16 +129,17 @@ func TestLinesThatMakeRoomKeepTheirAge(t *testing.T) {
 	})
 	config := sync1(c)
 	w.register(config)
-	lines(w, 100, 60_000)
+	lines(w, 100, 20_000)
 	w.exec(`INSERT INTO outbox.event (type, key, payload)
-SELECT 'scheduling:updated', 'single' || n, '{"n":1}' FROM generate_series(1, 40000) AS n`)
+SELECT 'scheduling:updated', 'single' || n, '{"n":1}' FROM generate_series(1, 8000) AS n`)
 	w.exec(`UPDATE outbox.delivery SET due_at = due_at - interval '30 minutes' WHERE key LIKE 'single%'`)
 	w.start("relay-1", config)
 	w.eventually("single ones are delivered too", func() bool {
-		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'single%'`) < 39_800
+		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'single%'`) < 7_800
 	})
 	takes.Store(int64(200 * time.Millisecond))
-	time.Sleep(12 * time.Second) // long enough for all of them to have made room
+	sent := c.count()
+	w.eventually("all of them have made room", func() bool { return c.count() > sent+900 })
 	before := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'hot%'`)
 	w.eventually("lines go on", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'hot%'`) < before-200

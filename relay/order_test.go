@@ -71,7 +71,7 @@ func TestWiderPatternsKeepARunningSyncGoing(t *testing.T) {
 			}
 			write("data:updated", "H-0")
 			write("scheduling:updated", "H-0")
-			w.eventually("delivered", func() bool { return len(c.got()) == 1 })
+			w.eventually("delivered", func() bool { return c.count() == 1 })
 
 			dump, err := w.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 			if err != nil {
@@ -107,7 +107,7 @@ func TestWiderPatternsKeepARunningSyncGoing(t *testing.T) {
 					t.Errorf("why_not_delivered: %s", why)
 				}
 			}
-			if got := len(c.got()); got != 2 {
+			if got := c.count(); got != 2 {
 				t.Errorf("%d delivered beside the open transaction, want 2: %v", got, c.got())
 			}
 			if err := dump.Rollback(t.Context()); err != nil {
@@ -127,7 +127,7 @@ func TestWiderPatternsKeepARunningSyncGoing(t *testing.T) {
 			if from != "" {
 				want = 5
 			}
-			if got := len(c.got()); got != want {
+			if got := c.count(); got != want {
 				t.Errorf("%d delivered, want %d", got, want)
 			}
 		})

@@ -125,7 +125,7 @@ func TestCredentialTroubleFailsNothing(t *testing.T) {
 				w.eventually("held and probed", func() bool {
 					return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.sync WHERE hold_kind = 'auth') AND coalesce(max(probes), 0) > 0 FROM outbox.hold`)
 				})
-				if asked := len(c.got()); asked > 40 {
+				if asked := c.count(); asked > 40 {
 					t.Errorf("the court was asked %d times in spite of the hold", asked)
 				}
 				refused.Store(false)

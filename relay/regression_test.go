@@ -93,7 +93,7 @@ func TestAttemptCutOffByAStopIsLogged(t *testing.T) {
 	config.Drain = 100 * time.Millisecond
 	r := w.start("relay-1", config)
 	w.emit("H-1", map[string]any{"n": 1})
-	w.eventually("sent", func() bool { return len(c.got()) == 1 })
+	w.eventually("sent", func() bool { return c.count() == 1 })
 	if err := r.stop(); !errors.Is(err, relay.ErrNotDrained) {
 		t.Errorf("Run returned %v", err)
 	}
@@ -118,7 +118,7 @@ func TestStopLeavesAnAdapterBehindThatDoesNotReturn(t *testing.T) {
 	w.emit("H-1", map[string]any{"n": 1})
 	w.exec(`UPDATE outbox.delivery SET crashes = 2`)
 	r := w.start("relay-1", config)
-	w.eventually("sent alone", func() bool { return len(c.got()) == 1 })
+	w.eventually("sent alone", func() bool { return c.count() == 1 })
 	r.cancel()
 	select {
 	case err := <-r.done:
@@ -182,11 +182,11 @@ func TestSlowRateClaimsWhatItCanSend(t *testing.T) {
 	var looks claimCounter
 	config.Observer = &looks
 	w.start("relay-1", config)
-	w.eventually("the first", func() bool { return len(c.got()) > 0 })
+	w.eventually("the first", func() bool { return c.count() > 0 })
 	first := looks.Load()
 	w.eventually("the relay has looked often", func() bool { return looks.Load() > first+20 })
-	if got := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending'`); got > 0 || len(c.got()) > 2 {
-		t.Errorf("%d claimed, %d sent: want none claimed before it may go", got, len(c.got()))
+	if got := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending'`); got > 0 || c.count() > 2 {
+		t.Errorf("%d claimed, %d sent: want none claimed before it may go", got, c.count())
 	}
 }
 
@@ -245,7 +245,7 @@ INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'a' |
 UPDATE outbox.delivery SET state = 'retry', due_at = clock_timestamp() + interval '1 hour';
 COMMIT`)
 	w.emit("z", map[string]int{"n": 1})
-	w.eventually("the first is being sent", func() bool { return len(c.got()) == 1 })
+	w.eventually("the first is being sent", func() bool { return c.count() == 1 })
 	second := w.emit("z", map[string]int{"n": 2})
 	w.eventually("the second is parked", func() bool {
 		return query[string](w, `SELECT state FROM outbox.delivery WHERE event_id = $1`, second) == "queued"
@@ -332,14 +332,14 @@ func TestARepeatedRecordingDoesNotKeepTheOthers(t *testing.T) {
 	w.emit("in-the-way", map[string]any{"n": 1})
 	w.bulk(15)
 	w.start("relay-1", config)
-	w.eventually("all are with the receiver", func() bool { return len(c.got()) == 16 })
+	w.eventually("all are with the receiver", func() bool { return c.count() == 16 })
 	close(release) // and answered together
 	w.eventually("the others are recorded", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`) == 15
 	})
 	w.exec(`DROP TRIGGER refuse ON outbox.delivery_log`)
 	w.drained()
-	if n := len(c.got()); n != 16 {
+	if n := c.count(); n != 16 {
 		t.Errorf("%d requests, want 16: a recording is repeated, not the request", n)
 	}
 }

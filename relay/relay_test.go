@@ -21,7 +21,7 @@ func TestDeliversMappedAndInOrder(t *testing.T) {
 		w.emit(fmt.Sprintf("H-%d", n%20), map[string]any{"n": n})
 	}
 	w.drained()
-	if got := len(c.got()); got != 600 {
+	if got := c.count(); got != 600 {
 		t.Errorf("court got %d requests, want 600", got)
 	}
 	inOrder(t, c)

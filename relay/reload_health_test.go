@@ -65,7 +65,7 @@ func TestNewCredentialsAreTriedAfterAProbeWithTheOld(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(answer)
-	w.within(time.Minute, "the new credentials are tried", func() bool { return len(knows.got()) > 0 })
+	w.within(time.Minute, "the new credentials are tried", func() bool { return knows.count() > 0 })
 }
 
 // Waiting for an attempt that does not return uses up no budget.

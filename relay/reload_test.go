@@ -53,7 +53,7 @@ func TestReloadChecksFirstAndNamesWhatStays(t *testing.T) {
 	}
 	w.emit("H-1", map[string]any{"n": 2})
 	w.drained()
-	if len(second.got()) > 0 {
+	if second.count() > 0 {
 		t.Error("a configuration that was refused is in force")
 	}
 
@@ -74,8 +74,8 @@ func TestReloadChecksFirstAndNamesWhatStays(t *testing.T) {
 	}
 	w.emit("H-1", map[string]any{"n": 3})
 	w.drained()
-	if len(first.got()) != 2 || len(second.got()) != 1 {
-		t.Errorf("%d and %d requests, want 2 and 1", len(first.got()), len(second.got()))
+	if first.count() != 2 || second.count() != 1 {
+		t.Errorf("%d and %d requests, want 2 and 1", first.count(), second.count())
 	}
 	next.Syncs = next.Syncs[1:]
 	if left, err := r.Reload(next); err != nil || !slices.Contains(left, `sync "CourtCalendarSync" is not in the configuration any more: it runs until the restart`) {
@@ -146,7 +146,7 @@ func TestReloadChangesLimits(t *testing.T) {
 	for range 30 {
 		gate <- struct{}{}
 	}
-	w.eventually("thirty are sent", func() bool { return len(gate) == 0 && len(c.got()) >= 40 })
+	w.eventually("thirty are sent", func() bool { return len(gate) == 0 && c.count() >= 40 })
 	if n := most.Load(); n > 1 {
 		t.Errorf("%d at a time, want 1", n)
 	}
@@ -177,7 +177,7 @@ func TestReloadTriesNewCredentialsAtOnce(t *testing.T) {
 		if _, err := r.Reload(sync1(knows)); err != nil {
 			t.Fatal(err)
 		}
-		return len(knows.got()) > 0
+		return knows.count() > 0
 	})
 	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("the new credentials were tried after %s", took)
@@ -206,7 +206,7 @@ func TestReloadBeforeRun(t *testing.T) {
 	w.emit("H-1", map[string]any{"n": 1})
 	w.drained()
 	stop()
-	if err := <-done; err != nil || len(second.got()) != 1 || len(first.got()) != 0 {
-		t.Errorf("%v, %d and %d requests", err, len(first.got()), len(second.got()))
+	if err := <-done; err != nil || second.count() != 1 || first.count() != 0 {
+		t.Errorf("%v, %d and %d requests", err, first.count(), second.count())
 	}
 }

@@ -45,7 +45,7 @@ func TestRelayEndsWhenASchemaNoLongerServesIt(t *testing.T) {
 	} else {
 		again.done <- err
 	}
-	if n := len(c.got()); n != 2 {
+	if n := c.count(); n != 2 {
 		t.Errorf("%d sent, want 2", n)
 	}
 }

@@ -64,10 +64,10 @@ func TestFreshKeyAfterAnOutage(t *testing.T) {
 	config := sync1(c)
 	config.Workers = 8
 	w.register(config)
-	w.bulk(20_000)
+	w.bulk(6000)
 	w.exec(`UPDATE outbox.delivery SET due_at = due_at - interval '1 hour', created_at = created_at - interval '1 hour'`)
 	w.start("relay-1", config)
-	w.eventually("the backlog is being sent", func() bool { return len(c.got()) > 50 })
+	w.eventually("the backlog is being sent", func() bool { return c.count() > 50 })
 	w.freshKeysAreDelivered()
 	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'N-' || n, '{"n":1}' FROM generate_series(1, 5000) AS n`)
 	older := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'B-%'`)
@@ -105,7 +105,7 @@ func TestBusySyncsHaveEqualShares(t *testing.T) {
 	w.bulk(3000)
 	w.start("relay-1", config)
 	counts := func() []int {
-		return []int{len(courts[0].got()), len(courts[1].got()), len(courts[2].got())}
+		return []int{courts[0].count(), courts[1].count(), courts[2].count()}
 	}
 	w.eventually("all are busy", func() bool { return slices.Min(counts()) > 50 })
 	first := counts()
@@ -144,15 +144,15 @@ func TestSlowSyncLeavesTheOthersTheirShare(t *testing.T) {
 	write := func(what string, n int) {
 		w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT $1, $1 || clock_timestamp() || n, '{"n":1}' FROM generate_series(1, $2) AS n`, what, n)
 	}
-	write("slow", 2000)
-	write("quick", 20_000)
+	write("slow", 500)
+	write("quick", 5000)
 	w.start("relay-1", config)
-	w.eventually("both are busy", func() bool { return len(slow.got()) > 20 && len(quick.got()) > 100 })
+	w.eventually("both are busy", func() bool { return slow.count() > 20 && quick.count() > 100 })
 	var waits []time.Duration
-	for n := range 20 {
-		before, began := len(fresh.got()), time.Now()
+	for n := range 8 {
+		before, began := fresh.count(), time.Now()
 		write("fresh", 40)
-		w.within(time.Minute, fmt.Sprint("the third sync is served, ", n), func() bool { return len(fresh.got()) == before+40 })
+		w.within(time.Minute, fmt.Sprint("the third sync is served, ", n), func() bool { return fresh.count() == before+40 })
 		waits = append(waits, time.Since(began).Round(time.Millisecond))
 	}
 	t.Logf("waits: %v", waits)
@@ -209,10 +209,10 @@ func TestSuspectIsSentAloneAndStopsNobody(t *testing.T) {
 		}
 		defer close(suspect)
 		g.peak() // from now on
-		before := len(other.got())
+		before := other.count()
 		for ctx.Err() == nil && meanwhile < 50 {
 			time.Sleep(time.Millisecond)
-			meanwhile = len(other.got()) - before
+			meanwhile = other.count() - before
 		}
 		most = g.peak()
 		return accepts(ctx, m, attempt)

@@ -8,12 +8,15 @@ import (
 )
 
 const (
-	every = 5 * time.Millisecond
-	long  = time.Second // a wait that is worth a line in the test's log
+	shortest = 5 * time.Millisecond // pause between two looks
+	longest  = 50 * time.Millisecond
+	share    = 10          // a pause is this part of the time waited so far
+	long     = time.Second // a wait that is worth a line in the test's log
 )
 
-// For waits until the condition holds. It looks every few milliseconds, or less
-// often where a look takes long, so that looking does not take what the others need.
+// For waits until the condition holds. It looks every few milliseconds at first, and
+// less often the longer it waits or where a look takes long, so that looking does not
+// take what the others need.
 // It looks once more when the bound is over: one slow look does not fail the test. A
 // wait that fails says what it waited for, for how long, how often it looked, and
 // what each of details returns. One that took longer than a second is logged.
@@ -39,6 +42,7 @@ func For(t testing.TB, bound time.Duration, what string, holds func() bool, deta
 			}
 			t.Fatalf("waited %s in vain (bound %s, looked %d times): %s%s", time.Since(began).Round(time.Millisecond), bound, looks, what, text.String())
 		}
-		time.Sleep(max(every, 2*time.Since(looked)))
+		now := time.Now()
+		time.Sleep(max(min(max(shortest, now.Sub(began)/share), longest), 2*now.Sub(looked)))
 	}
 }
