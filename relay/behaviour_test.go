@@ -636,6 +636,7 @@ func TestFreshEventOvertakesTheParkingOfOldOnes(t *testing.T) {
 	w.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'failed', '{}')`)
 	w.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent'`)
 	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'failed', '{}' FROM generate_series(1, $1)`, old)
+	w.exec(aged)
 	w.start("relay-1", sync1(c))
 	w.eventually("parking has begun", func() bool {
 		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.delivery WHERE state = 'queued')`)
