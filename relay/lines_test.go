@@ -31,7 +31,7 @@ func TestLongLineUnderALongTransaction(t *testing.T) {
 	w := newWorld(t)
 	config := sync1(newCourt(accepts))
 	w.register(config)
-	lines(w, 1, 100_000)
+	lines(w, 1, 60_000)
 	w.emit("other", map[string]any{"n": 1})
 	reader, err := w.pool.Begin(t.Context())
 	if err != nil {
@@ -41,7 +41,7 @@ func TestLongLineUnderALongTransaction(t *testing.T) {
 	if _, err := reader.Exec(t.Context(), `SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM outbox.sync`); err != nil {
 		t.Fatal(err)
 	}
-	w.exec(`DELETE FROM outbox.delivery WHERE event_seq <= 80000`)
+	w.exec(`DELETE FROM outbox.delivery WHERE event_seq <= 48000`)
 	w.start("relay-1", config)
 	w.within(time.Minute, "the other key is delivered", gone(w, "other"))
 }

@@ -294,12 +294,12 @@ func TestKeyIsWokenAtAStop(t *testing.T) {
 // More keys sleep than the queue of claims has places, and wake at the same
 // moment.
 func TestManyKeysThatSleptWakeTogether(t *testing.T) {
-	const keys = 8000
+	const keys = 4000
 	w := newWorld(t)
 	w.registered(sync1(newCourt(accepts)))
 	w.exec(`BEGIN;
-INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'k' || n % 8000, '{}' FROM generate_series(1, 16000) AS n;
-UPDATE outbox.delivery SET state = 'queued', due_at = 'infinity' WHERE event_seq > (SELECT min(seq) + 7999 FROM outbox.event);
+INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'k' || n % 4000, '{}' FROM generate_series(1, 8000) AS n;
+UPDATE outbox.delivery SET state = 'queued', due_at = 'infinity' WHERE event_seq > (SELECT min(seq) + 3999 FROM outbox.event);
 COMMIT`)
 	holder, err := w.pool.Begin(t.Context())
 	if err != nil {

@@ -102,16 +102,16 @@ func TestBusySyncsHaveEqualShares(t *testing.T) {
 	courts := []*court{newCourt(counted), newCourt(counted), newCourt(counted)}
 	config := three(16, courts...)
 	w.register(config)
-	w.bulk(3000)
+	w.bulk(1500)
 	w.start("relay-1", config)
 	counts := func() []int {
 		return []int{courts[0].count(), courts[1].count(), courts[2].count()}
 	}
 	w.eventually("all are busy", func() bool { return slices.Min(counts()) > 50 })
 	first := counts()
-	w.eventually("two thousand more are sent", func() bool {
+	w.eventually("a thousand more are sent", func() bool {
 		now := counts()
-		return now[0]+now[1]+now[2]-first[0]-first[1]-first[2] > 2000
+		return now[0]+now[1]+now[2]-first[0]-first[1]-first[2] > 1000
 	})
 	last := counts()
 	for i, m := range courts[0].got() {
@@ -221,7 +221,7 @@ func TestSuspectIsSentAloneAndStopsNobody(t *testing.T) {
 	w.register(config)
 	w.emit("suspect", map[string]any{"n": 1})
 	w.diedWith(2, `sync = 'sync-0'`)
-	w.bulk(1000)
+	w.bulk(600)
 	w.start("relay-1", config)
 	select {
 	case <-suspect:
