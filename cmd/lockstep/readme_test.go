@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -38,6 +39,7 @@ import (
 //	<!-- run: until SQL -->      first wait until the query says true
 //	<!-- run: sql SQL -->        first run this
 func TestDocumentedCommands(t *testing.T) {
+	t.Parallel() // most of the time it waits
 	reader := newReader(t)
 	for _, path := range []string{"README.md", "docs/auditors.md", "docs/operators.md", "docs/adapters.md"} {
 		reader.read(filepath.Join("..", "..", path))
@@ -94,8 +96,21 @@ type reader struct {
 
 func newReader(t *testing.T) *reader {
 	t.Helper()
-	r := &reader{t: t, dir: t.TempDir(), database: pgtest.Empty(t)}
-	there := []string{"127.0.0.1:8081", freeAddress(t), "127.0.0.1:9464", freeAddress(t), "agency_", fmt.Sprintf("agency%d_", os.Getpid())}
+	// Its own server: the documents look at all sessions.
+	server, err := pgtest.Start(t.Context(), pgtest.Options{Settings: map[string]string{"max_connections": "50"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := server.CreateDatabase(t.Context(), "agency", ""); err != nil {
+		t.Fatal(err)
+	}
+	r := &reader{t: t, dir: t.TempDir(), database: server.URL("agency")}
+	there := []string{"127.0.0.1:8081", freeAddress(t), "127.0.0.1:9464", freeAddress(t)}
 	back := make([]string, 0, len(there))
 	for i := 0; i < len(there); i += 2 {
 		back = append(back, there[i+1], there[i])
@@ -106,39 +121,22 @@ func newReader(t *testing.T) *reader {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	t.Cleanup(r.dropRoles)
 	return r
 }
 
-// freeAddress returns an address that nobody listens on.
+// freeAddress returns an address that nobody listens on. Its port is below those
+// that systems give to outgoing connections, so that no other test gets it by chance.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-// dropRoles removes the logins of the documents: roles outlive databases.
-func (r *reader) dropRoles() {
-	ctx := context.Background()
-	conn, err := pgx.Connect(ctx, r.database)
-	if err != nil {
-		r.t.Error(err)
-		return
-	}
-	defer conn.Close(ctx)
-	rows, _ := conn.Query(ctx, `SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1)`, r.actual.Replace("agency_"))
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		r.t.Error(err)
-	}
-	for _, name := range names {
-		role := pgx.Identifier{name}.Sanitize()
-		if _, err := conn.Exec(ctx, "DROP OWNED BY "+role+"; DROP ROLE "+role); err != nil {
-			r.t.Error(err)
+	for {
+		address := fmt.Sprint("127.0.0.1:", 10_000+rand.IntN(20_000))
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
+		if err == nil {
+			_ = l.Close()
+			return address
+		}
+		if t.Context().Err() != nil {
+			t.Fatal(err)
 		}
 	}
 }
