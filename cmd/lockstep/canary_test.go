@@ -473,11 +473,11 @@ func (c *cage) lookAtCommands(program, address string, events []string) {
 	}
 	visit(root)
 	for path, arguments := range lines {
-		for _, more := range arguments {
+		for i, more := range arguments {
 			for _, format := range []string{"table", "json", "jsonl"} {
 				args := append(strings.Fields(path+" "+more), "--output", format, "--log-level", "debug")
 				run := c.run // in this process, which is quicker
-				if format == "table" {
+				if format == "table" && i == 0 {
 					run = func(args ...string) result { return c.execute(program, args...) }
 				}
 				r := run(args...)
