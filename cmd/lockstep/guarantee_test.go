@@ -3,7 +3,13 @@ package main
 import (
 	"net/http"
 	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
+
+// idleTransactionTimeout is the one that a relay's sessions have.
+const idleTransactionTimeout = 10 * time.Second
 
 // While a court takes its time, no session of the relay keeps a transaction open
 // that began before the request did.
@@ -25,10 +31,13 @@ func TestNoTransactionIsOpenWhileTheCourtIsAsked(t *testing.T) {
 	relay := w.start("run")
 	request := <-asked
 	began := ask[string](w, `SELECT clock_timestamp()::text`)
+	// The relay keeps polling, so its sessions are alive.
+	w.eventually(`SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'relay-1' AND query_start > '` + began + `')`)
 	// A short statement of another loop may be under way at this moment. It ends
-	// soon. The relay keeps polling, so its sessions are alive.
-	w.eventually(`SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'relay-1' AND query_start > '` + began + `')
-		AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'relay-1' AND xact_start < '` + began + `')`)
+	// long before the database would end a transaction that is held and idle.
+	waiting.For(t, idleTransactionTimeout/2, "no transaction is open that is older than the request", func() bool {
+		return ask[bool](w, `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'relay-1' AND xact_start < $1::timestamptz)`, began)
+	})
 	if err := request.Context().Err(); err != nil {
 		t.Errorf("transactions were open until the relay gave the request up: %v", err)
 	}
