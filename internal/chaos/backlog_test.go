@@ -17,13 +17,13 @@ func TestFault25Backlog(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
 		w.register(relaySpec{})
-		events := of(100_000, 1_000_000)
+		events, padding := of(20_000, 1_000_000), of(4000, 500) // more than the relay may have in memory
 		// Four in a line for most keys, and one key with a thousand.
 		w.exec(fmt.Sprintf(`
 INSERT INTO outbox.event (type, key, payload)
-SELECT 'scheduling:updated', k, jsonb_build_object('hearingId', k, 'scheduledAt', n::text, 'location', '3A', 'padding', repeat('x', 500))
-  FROM generate_series(1, %d) AS n
- CROSS JOIN LATERAL (SELECT CASE WHEN n %% (%[1]d / 1000) = 0 THEN 'B-hot' ELSE 'B-' || n %% (%[1]d / 4) END) AS key (k)`, events))
+SELECT 'scheduling:updated', k, jsonb_build_object('hearingId', k, 'scheduledAt', n::text, 'location', '3A', 'padding', repeat('x', %[2]d))
+  FROM generate_series(1, %[1]d) AS n
+ CROSS JOIN LATERAL (SELECT CASE WHEN n %% (%[1]d / 1000) = 0 THEN 'B-hot' ELSE 'B-' || n %% (%[1]d / 4) END) AS key (k)`, events, padding))
 
 		p := w.start(relaySpec{Workers: 32})
 		slice := of(3000, events/10)
@@ -72,8 +72,12 @@ func TestSoak(t *testing.T) {
 	oldest := w.start(spec)
 	others := []*process{w.start(spec), w.start(spec)}
 	w.registered()
-	l := w.begin(loadSpec{writers: 16, keys: 1000, rate: 500})
-	l.reaches(500)
+	perSecond := 150
+	if *soak > time.Minute {
+		perSecond = 500
+	}
+	l := w.begin(loadSpec{writers: 16, keys: 2 * perSecond, rate: float64(perSecond)})
+	l.reaches(int64(perSecond))
 	memory, goroutines := oldest.residentMemory(), oldest.goroutines()
 
 	say := func() {

@@ -90,12 +90,12 @@ func TestFault11FailoverSynchronous(t *testing.T) {
 		relays := []*process{c.start(careful()), c.start(careful())}
 		c.registered()
 		l := c.begin(loadSpec{writers: 6, keys: 50, rate: 300})
-		l.reaches(of[int64](200, 1000) + r.random.Int64N(200))
+		l.reaches(of[int64](100, 1000) + r.random.Int64N(100))
 		if err := c.server.Kill(); err != nil {
 			r.Fatal(err)
 		}
 		c.promote()
-		l.reaches(l.written.Load() + of[int64](200, 1000))
+		l.reaches(l.written.Load() + of[int64](100, 1000))
 		l.stop()
 		for _, p := range relays {
 			p.struggles(c.world, anything)
@@ -171,13 +171,13 @@ func TestFault11Switchover(t *testing.T) {
 		relays := []*process{c.start(careful()), c.start(careful())}
 		c.registered()
 		l := c.begin(loadSpec{writers: 6, keys: 50, rate: 300})
-		l.reaches(200 + r.random.Int64N(200))
+		l.reaches(of[int64](50, 200) + r.random.Int64N(100))
 		c.demote()
 		c.until("writes have ended", `
 SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND datname = current_database())`)
 		c.caughtUp()
 		c.promote()
-		l.reaches(l.written.Load() + 200)
+		l.reaches(l.written.Load() + of[int64](100, 200))
 		l.stop()
 		for _, p := range relays {
 			p.struggles(c.world, anything)
@@ -204,7 +204,7 @@ func TestFault11PrimaryDemoted(t *testing.T) {
 		p := w.start(careful())
 		w.registered()
 		l := w.begin(loadSpec{writers: 6, keys: 50, rate: 300})
-		l.reaches(200 + r.random.Int64N(200))
+		l.reaches(of[int64](50, 200) + r.random.Int64N(100))
 		before := w.sessions()
 		w.demote()
 		w.within(patience, "the relay calls itself not ready", func() bool {
@@ -216,7 +216,7 @@ func TestFault11PrimaryDemoted(t *testing.T) {
 SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY ($1) AND application_name LIKE 'relay-%')`, before)
 		w.exec(`ALTER SYSTEM RESET default_transaction_read_only`)
 		w.exec(`SELECT pg_reload_conf()`)
-		l.reaches(l.written.Load() + 200)
+		l.reaches(l.written.Load() + of[int64](100, 200))
 		l.stop()
 		w.drain(expected{})
 		w.within(patience, "the relay is ready again", func() bool { ready, _ := p.ready(); return ready })

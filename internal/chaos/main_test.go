@@ -21,7 +21,7 @@ var (
 	seeds = flag.Int("seeds", 1, "how often each scenario runs, with another seed each time")
 	seed  = flag.Uint64("seed", 0, "the first seed; 0 draws one")
 	long  = flag.Bool("long", false, "run the long form of each scenario")
-	soak  = flag.Duration("soak", 10*time.Second, "how long TestSoak soaks")
+	soak  = flag.Duration("soak", 6*time.Second, "how long TestSoak soaks")
 )
 
 func init() {

@@ -121,11 +121,11 @@ func TestFault16TransactionsLeftOpen(t *testing.T) {
 		forgotten := w.tx(`BEGIN`)
 		forgotten.exec(`SELECT 1`)
 
-		w.traffic(of(1000, 5000))
+		w.traffic(of(400, 5000))
 		before := p.claims()
-		dead := of(50_000, 500_000)
+		dead := of(20_000, 500_000)
 		w.leaveDead(dead)
-		w.traffic(of(1000, 5000))
+		w.traffic(of(400, 5000))
 		after := p.claims()
 		r.Logf("claims took %s, and %s with %d dead rows", before, after, dead)
 		if after > 10*before {
@@ -373,7 +373,7 @@ func TestFault17OperatorsDuringDeliveries(t *testing.T) {
 			courtsim.Fault{Match: courtsim.Match{Key: "H-2", Probability: 0.2}, Do: courtsim.Action{Status: 422}},
 			courtsim.Fault{Match: courtsim.Match{Key: "H-3", Probability: 0.05}, Do: courtsim.Action{Status: 422}},
 			courtsim.Fault{Match: courtsim.Match{Probability: 0.01}, Do: courtsim.Action{Status: 500}})
-		l := w.begin(loadSpec{writers: 6, keys: len(keys), events: of(1200, 10000), rate: 300})
+		l := w.begin(loadSpec{writers: 6, keys: len(keys), events: of(600, 10000), rate: 300})
 		slow := w.operate(3, keys, 300*time.Millisecond, "read committed", "repeatable read")
 		quick := w.operate(2, keys, 0, "read committed")
 		pausing := w.pauses()
@@ -436,7 +436,7 @@ func parkingOnFewKeys(r *run, onFailed string) {
 	for i := range n {
 		keys = append(keys, fmt.Sprint("E-", i))
 	}
-	l := w.begin(loadSpec{writers: 12, keys: n, events: of(1200, 10000)})
+	l := w.begin(loadSpec{writers: 12, keys: n, events: of(600, 10000)})
 	stop := w.operate(4, keys, 0, "read committed")
 	l.wait()
 	stop()
@@ -473,8 +473,8 @@ func TestFault17cRelaysWithDifferentFiles(t *testing.T) {
 		w.within(patience, "the other relay says that its file differs", func() bool {
 			return other.stderr.contains("sync is configured differently in the database, which rules")
 		})
-		l := w.begin(loadSpec{writers: 6, keys: 50, events: of(1500, 10000)})
-		l.reaches(int64(of(700, 5000)))
+		l := w.begin(loadSpec{writers: 6, keys: 50, events: of(600, 10000)})
+		l.reaches(int64(of(300, 5000)))
 		if err := first.stop(); err != nil {
 			r.Errorf("the first relay: %v", err)
 		}
@@ -539,7 +539,7 @@ func TestFault17cSyncRegisteredBesideOpenWriters(t *testing.T) {
 			s.exec([]string{`COMMIT`, `COMMIT`, `ROLLBACK`}[i])
 		}
 		reason("the hold says that a prepared transaction is waited for", `one of them prepared`)
-		l.reaches(int64(of(600, 5000)))
+		l.reaches(int64(of(300, 5000)))
 		if n := w.logged(`sync = $1`, second); n != 0 {
 			r.Errorf("%d log rows of the new sync before its registration was complete", n)
 		}

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
 // PostgreSQL refuses connections for a while. A relay that is idle then, or busy
@@ -20,7 +18,7 @@ func TestFault29DatabaseRefusesConnections(t *testing.T) {
 	for name, busy := range map[string]bool{"idle": false, "busy": true} {
 		t.Run(name, func(t *testing.T) {
 			scenario(t, func(r *run) {
-				w := newServer(r, pgtest.Options{Fsync: true})
+				w := newServer(r, sturdy())
 				spec := exact()
 				spec.Syncs[0].Notify, spec.Talks = true, true
 				p := w.start(spec)
@@ -28,10 +26,10 @@ func TestFault29DatabaseRefusesConnections(t *testing.T) {
 				w.walks(p)
 				w.until("idle", `SELECT NOT EXISTS (SELECT FROM outbox.delivery)`)
 				if busy {
-					w.bulk(of(2000, 20_000))
+					w.bulk(of(1000, 20_000))
 					w.until("busy", `SELECT count(*) > 200 FROM outbox.delivery_log`)
 				}
-				outage := of(8*time.Second, time.Minute)
+				outage := of(4*time.Second, time.Minute)
 				if err := w.server.Shutdown(r.Context()); err != nil {
 					r.Fatal(err)
 				}
@@ -50,7 +48,7 @@ func TestFault29DatabaseRefusesConnections(t *testing.T) {
 				if most := 30 + int(30*minutes); used.lines > most {
 					r.Errorf("%d lines in %s, want at most %d\n%s", used.lines, outage, most, p.stderr)
 				}
-				if most := 2*time.Second + time.Duration(minutes*float64(2*time.Second)); used.cpu > most {
+				if most := of(time.Second, 2*time.Second) + time.Duration(minutes*float64(2*time.Second)); used.cpu > most {
 					r.Errorf("%s of CPU in %s, want at most %s", used.cpu, outage, most)
 				}
 				w.book("after the outage")

@@ -142,7 +142,7 @@ func TestFault12PgBouncer(t *testing.T) {
 		p := w.start(spec)
 		w.registered()
 		l := w.begin(loadSpec{writers: 4, keys: 50, rate: 300})
-		l.reaches(200)
+		l.reaches(of[int64](100, 200))
 		w.exec(`SELECT outbox.pause($1, 'for a look')`, theSync)
 		w.until("something waits", `SELECT count(*) > 20 FROM outbox.delivery WHERE sync = $1`, theSync)
 		store, err := outbox.Open(r.Context(), through, outbox.Options{Name: "looker"})
@@ -164,7 +164,7 @@ func TestFault12PgBouncer(t *testing.T) {
 			r.Error(err)
 		}
 		w.exec(`SELECT outbox.resume($1)`, theSync)
-		l.reaches(l.written.Load() + 200)
+		l.reaches(l.written.Load() + of[int64](100, 200))
 		if ready, why := p.ready(); !ready {
 			r.Errorf("the relay is not ready: %s", why)
 		}
@@ -180,7 +180,7 @@ func TestFault12PgBouncer(t *testing.T) {
 		b.start(b.cmd.Path)
 		w.exec(`
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND usename LIKE 'outbox_relay%'`)
-		l.reaches(l.written.Load() + 200)
+		l.reaches(l.written.Load() + of[int64](100, 200))
 		l.stop()
 		w.drain(expected{})
 	})

@@ -365,7 +365,7 @@ func TestFault04StalledWithUnsentClaims(t *testing.T) {
 		w := newWorld(r)
 		w.register(relaySpec{})
 		w.court().faults(t, courtsim.Fault{Do: courtsim.Action{Delay: courtsim.Duration(10 * time.Millisecond)}})
-		w.bulk(of(1500, 10000))
+		w.bulk(of(1000, 10000))
 		stalled := w.start(relaySpec{Name: "stalled", Workers: workers})
 		w.within(patience, "the relay stalls with claims that it has not sent", func() bool {
 			stalled.stall()
@@ -431,8 +431,8 @@ func TestFault06EventThatKillsRelays(t *testing.T) {
 		syncs := []syncSpec{{Name: theSync, Timeout: 500 * time.Millisecond, Attempts: 3}}
 		short := relaySpec{Syncs: syncs, Lease: 1500 * time.Millisecond}
 		w.register(short)
-		w.book(names(of(150, 400))...)
-		w.book(names(of(150, 400))...)
+		w.book(names(of(100, 400))...)
+		w.book(names(of(100, 400))...)
 		l := w.begin(loadSpec{writers: 2, keys: 200, rate: 50})
 		deadly := short
 		deadly.Stop = stopSpec{Point: claimed, Key: theKey, Do: "exit"}

@@ -112,7 +112,7 @@ func TestFault18bQuietWhileTheDatabaseIsSlow(t *testing.T) {
 		const before = 10
 		w.court().faults(r, courtsim.Fault{Match: courtsim.Match{After: before, First: 2}, Do: courtsim.Action{Status: 429, RetryAfter: "2"}})
 		database.harm("latency", answers, map[string]any{"latency": 40})
-		w.pace(of(30, 200))
+		w.pace(of(20, 200))
 		database.heal()
 		w.drain(expected{})
 		asked := w.court().Ledger()
@@ -380,7 +380,7 @@ SELECT DISTINCT sync, unnest(ARRAY[error, code, external_id]) FROM outbox.delive
 func TestFault20ReceiverDownForADay(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
-		events := of(300, 2000)
+		events := of(200, 2000)
 		only := w.start(relaySpec{Workers: 32})
 		w.registered()
 		w.pace(events) // warms up

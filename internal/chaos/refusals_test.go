@@ -177,7 +177,7 @@ func TestFault28GatewayInFront(t *testing.T) {
 		for name := range gateways {
 			w.until(name+" is taken for down", `SELECT EXISTS (SELECT FROM outbox.sync WHERE name = $1 AND hold_kind = 'breaker')`, name)
 		}
-		l.reaches(l.written.Load() + of[int64](240, 1200)) // four seconds' worth
+		l.reaches(l.written.Load() + of[int64](120, 1200)) // two seconds' worth
 		for name := range gateways {
 			w.courts[name].faults(r, refused...)
 		}

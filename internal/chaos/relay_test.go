@@ -41,7 +41,6 @@ type relaySpec struct {
 	Workers      int
 	Connections  int
 	DatabaseWait time.Duration // bound on each database call
-	Poll         time.Duration
 	Lease        time.Duration
 	Drain        time.Duration
 	Stop         stopSpec
@@ -100,7 +99,7 @@ func relayMain() error {
 		level = slog.LevelInfo
 	}
 	config := relay.Config{
-		Workers: spec.Workers, Poll: spec.Poll, Lease: spec.Lease, Drain: spec.Drain,
+		Workers: spec.Workers, Lease: spec.Lease, Drain: spec.Drain,
 		Logger:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 		Observer: &stops.claims,
 	}

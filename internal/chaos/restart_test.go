@@ -25,7 +25,7 @@ func TestFault07RelaysKilledAtRandom(t *testing.T) {
 			relays = append(relays, w.start(relaySpec{}))
 		}
 		w.registered()
-		l := w.begin(loadSpec{writers: 8, keys: of(100, 500), events: of(2000, 6000)})
+		l := w.begin(loadSpec{writers: 8, keys: of(50, 500), events: of(900, 6000), rate: of(150.0, 0)})
 		written := make(chan struct{})
 		go func() { l.group.Wait(); close(written) }()
 		for writing := true; writing; {
@@ -99,7 +99,7 @@ func TestFault08Stopped(t *testing.T) {
 				w.court().faults(t,
 					courtsim.Fault{Match: courtsim.Match{First: fast}, Do: courtsim.Action{Delay: courtsim.Duration(time.Millisecond)}},
 					courtsim.Fault{Do: courtsim.Action{Delay: courtsim.Duration(test.delay)}})
-				w.bulk(of(1000, 5000))
+				w.bulk(of(500, 5000))
 				spec.Name = "stops"
 				stops := w.start(spec)
 				w.within(patience, "every worker waits for the court", func() bool { return len(w.court().Ledger()) >= fast+workers })
@@ -156,13 +156,13 @@ func TestFault09Reconnects(t *testing.T) {
 		line := newLink(t, w.address())
 		p := w.start(relaySpec{Name: "reconnects", Database: w.through(line), Syncs: []syncSpec{{Name: theSync, Attempts: 3, Notify: true}}})
 		w.registered()
-		w.bulk(1000) // as many connections to the court as there will ever be
+		w.bulk(of(300, 1000)) // as many connections to the court as there will ever be
 		w.until("all is delivered", `SELECT NOT EXISTS (SELECT FROM outbox.delivery)`)
 		before := p.goroutines()
 		l := w.begin(loadSpec{writers: 2, keys: 50, rate: 100})
-		for ended, rounds := 0, 0; ended < of(200, 1000); rounds++ {
+		for ended, rounds := 0, 0; ended < of(60, 1000); rounds++ {
 			n := ask[int](w, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'reconnects'`)
-			if ended += n; n > 0 && rounds%10 == 9 {
+			if ended += n; n > 0 && rounds%5 == 4 {
 				line.cut()
 				line.restore()
 			}

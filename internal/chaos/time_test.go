@@ -73,8 +73,8 @@ func clockOffFromTheStart(r *run, off time.Duration) {
 	dies := w.start(spec)
 	w.registered()
 	w.within(patience, "the relay says that the clocks differ", func() bool { return lives.stderr.contains("database clock differs") })
-	l := w.begin(loadSpec{writers: 6, keys: 60, events: of(800, 6000)})
-	l.reaches(int64(of(400, 3000)))
+	l := w.begin(loadSpec{writers: 6, keys: 60, events: of(300, 6000)})
+	l.reaches(int64(of(150, 3000)))
 	dies.kill()
 	r.figures.kills++
 	l.wait()
@@ -101,7 +101,7 @@ func TestFault22DatabaseClockJumps(t *testing.T) {
 		w.start(spec)
 		w.start(spec)
 		w.registered()
-		step := int64(of(300, 2000))
+		step := int64(of(120, 2000))
 		l := w.begin(loadSpec{writers: 6, keys: 60, rate: 400})
 		l.reaches(step)
 		c.set(time.Hour) // every lease has ended now

@@ -31,6 +31,10 @@ const (
 	attemptTimeout = time.Second
 )
 
+// glance is a pause between two looks at the database, besides the one that
+// waiting.For makes. Many scenarios look at the same server.
+const glance = 10 * time.Millisecond
+
 // theSync is the one that most scenarios have.
 const theSync = "CourtCalendarSync"
 
@@ -156,7 +160,6 @@ func (w *world) fill(s relaySpec) relaySpec {
 	s.Workers = cmp.Or(s.Workers, 16)
 	s.Connections = cmp.Or(s.Connections, 4)
 	s.DatabaseWait = cmp.Or(s.DatabaseWait, 3*time.Second)
-	s.Poll = cmp.Or(s.Poll, 20*time.Millisecond)
 	s.Lease = cmp.Or(s.Lease, lease)
 	s.Drain = cmp.Or(s.Drain, 5*time.Second)
 	if s.Syncs == nil {
@@ -211,7 +214,12 @@ func ask[T any](w *world, sql string, args ...any) T {
 // away it says nothing.
 func (w *world) until(what, sql string, args ...any) {
 	w.t.Helper()
+	first := true
 	w.within(patience, what, func() bool {
+		if !first {
+			time.Sleep(glance)
+		}
+		first = false
 		ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
 		defer cancel()
 		var holds bool
