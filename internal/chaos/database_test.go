@@ -291,8 +291,10 @@ SELECT EXISTS (SELECT FROM pg_stat_activity
 // the victim. It is repeated, the request is not.
 func TestFault14Deadlock(t *testing.T) {
 	scenario(t, func(r *run) {
-		w := newServer(r, pgtest.Options{Settings: map[string]string{"deadlock_timeout": "300ms"}})
-		p := w.start(exact())
+		w := newWorld(r)
+		spec := exact()
+		spec.Database = w.url + "&deadlock_timeout=300ms"
+		p := w.start(spec)
 		w.registered()
 		w.book(names(10)...)
 		w.until("each key has a reference", `SELECT count(*) = 10 FROM outbox.external_ref`)

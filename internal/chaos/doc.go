@@ -9,7 +9,7 @@
 // the deliveries and the log: see verify.
 //
 // The names of the tests begin with the number that docs/guarantees.md gives
-// the fault. "make test" runs each once and short, three to a processor; "make
+// the fault. "make test" runs each once and short, four to a processor; "make
 // chaos" many seeds and long, with a table of figures at the end; a seed is
 // repeated with -seed.
 // "make mutants" builds Lockstep with one mistake after the other, and shows

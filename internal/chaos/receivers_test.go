@@ -380,7 +380,7 @@ SELECT DISTINCT sync, unnest(ARRAY[error, code, external_id]) FROM outbox.delive
 func TestFault20ReceiverDownForADay(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
-		events := of(200, 2000)
+		events := of(100, 2000)
 		only := w.start(relaySpec{Workers: 32})
 		w.registered()
 		w.pace(events) // warms up
