@@ -17,7 +17,7 @@ func TestFault25Backlog(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
 		w.register(relaySpec{})
-		events, padding := of(20_000, 1_000_000), of(4000, 500) // more than the relay may have in memory
+		events, padding := of(12_000, 1_000_000), of(6000, 500) // in all, more than the relay may have in memory
 		// Four in a line for most keys, and one key with a thousand.
 		w.exec(fmt.Sprintf(`
 INSERT INTO outbox.event (type, key, payload)
@@ -26,7 +26,7 @@ SELECT 'scheduling:updated', k, jsonb_build_object('hearingId', k, 'scheduledAt'
  CROSS JOIN LATERAL (SELECT CASE WHEN n %% (%[1]d / 1000) = 0 THEN 'B-hot' ELSE 'B-' || n %% (%[1]d / 4) END) AS key (k)`, events, padding))
 
 		p := w.start(relaySpec{Workers: 32})
-		slice := of(3000, events/10)
+		slice := of(2000, events/10)
 		left := func(n int) string { return fmt.Sprintf(`SELECT count(*) <= %d FROM outbox.delivery`, events-n) }
 		w.until("the relay began", left(slice/10))
 		began, goroutines := p.claims(), p.goroutines()

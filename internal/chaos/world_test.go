@@ -33,7 +33,7 @@ const (
 
 // glance is a pause between two looks at the database, besides the one that
 // waiting.For makes. Many scenarios look at the same server.
-const glance = 10 * time.Millisecond
+const glance = 20 * time.Millisecond
 
 // theSync is the one that most scenarios have.
 const theSync = "CourtCalendarSync"
