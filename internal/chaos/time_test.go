@@ -123,12 +123,12 @@ func TestFault22DatabaseClockJumps(t *testing.T) {
 		w.until("nothing but the dead relay's claim is under way",
 			`SELECT count(*) FILTER (WHERE key <> 'H-held') = 0 FROM outbox.delivery WHERE state = 'sending'`)
 		w.book(names(40)...)
+		// Counted before the clock is set: afterwards the relays make them due again.
+		if n := ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE state IN ('pending', 'retry')`); n < 40 {
+			r.Fatalf("%d deliveries will be due in an hour, want 40: the scenario shows nothing", n)
+		}
 		c.set(-time.Hour)
 		c.is(w, -time.Hour)
-		const ahead = `SELECT count(*) FROM outbox.delivery WHERE state IN ('pending', 'retry') AND due_at > clock_timestamp() + interval '30 minutes'`
-		if n := ask[int](w, ahead); n < 40 {
-			r.Fatalf("%d deliveries are due in an hour, want 40: the scenario shows nothing", n)
-		}
 		w.exec(`SELECT outbox.resume($1)`, theSync)
 		w.book("H-new")
 		w.delivered("what was due before the clock was set back is delivered long before it has caught up", append(names(40), "H-new")...)
