@@ -72,9 +72,9 @@ func TestSoak(t *testing.T) {
 	oldest := w.start(spec)
 	others := []*process{w.start(spec), w.start(spec)}
 	w.registered()
-	perSecond := 150
-	if *soak > time.Minute {
-		perSecond = 500
+	perSecond, lasts := 150, *soak
+	if *long || *soak > time.Minute {
+		perSecond, lasts = 500, max(*soak, 10*time.Second)
 	}
 	l := w.begin(loadSpec{writers: 16, keys: 2 * perSecond, rate: float64(perSecond)})
 	l.reaches(int64(perSecond))
@@ -86,7 +86,7 @@ func TestSoak(t *testing.T) {
 			len(w.court().Ledger()), r.figures.kills, oldest.residentMemory()>>20, oldest.goroutines())
 	}
 	said := time.Now()
-	for soaking := time.Now(); time.Since(soaking) < *soak; {
+	for soaking := time.Now(); time.Since(soaking) < lasts; {
 		heal := func() {}
 		i := r.random.IntN(len(others))
 		switch r.random.IntN(6) {

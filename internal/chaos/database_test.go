@@ -68,7 +68,7 @@ func TestFault10PostgresKilled(t *testing.T) {
 		w.registered()
 		l := w.begin(loadSpec{writers: 6, keys: 50, rate: 300})
 		for n := range of(2, 8) {
-			l.reaches(l.written.Load() + 50 + r.random.Int64N(50))
+			l.reaches(l.written.Load() + of[int64](50, 100) + r.random.Int64N(of[int64](50, 100)))
 			end := w.server.Kill
 			if n%3 == 1 {
 				end = func() error { return w.server.Shutdown(r.Context()) }

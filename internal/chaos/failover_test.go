@@ -90,7 +90,7 @@ func TestFault11FailoverSynchronous(t *testing.T) {
 		relays := []*process{c.start(careful()), c.start(careful())}
 		c.registered()
 		l := c.begin(loadSpec{writers: 6, keys: 50, rate: 300})
-		l.reaches(of[int64](100, 1000) + r.random.Int64N(100))
+		l.reaches(of[int64](100, 1000) + r.random.Int64N(of[int64](100, 200)))
 		if err := c.server.Kill(); err != nil {
 			r.Fatal(err)
 		}
@@ -171,7 +171,7 @@ func TestFault11Switchover(t *testing.T) {
 		relays := []*process{c.start(careful()), c.start(careful())}
 		c.registered()
 		l := c.begin(loadSpec{writers: 6, keys: 50, rate: 300})
-		l.reaches(of[int64](50, 200) + r.random.Int64N(100))
+		l.reaches(of[int64](50, 200) + r.random.Int64N(of[int64](100, 200)))
 		c.demote()
 		c.until("writes have ended", `
 SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND datname = current_database())`)
@@ -204,7 +204,7 @@ func TestFault11PrimaryDemoted(t *testing.T) {
 		p := w.start(careful())
 		w.registered()
 		l := w.begin(loadSpec{writers: 6, keys: 50, rate: 300})
-		l.reaches(of[int64](50, 200) + r.random.Int64N(100))
+		l.reaches(of[int64](50, 200) + r.random.Int64N(of[int64](100, 200)))
 		before := w.sessions()
 		w.demote()
 		w.within(patience, "the relay calls itself not ready", func() bool {
