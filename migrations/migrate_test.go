@@ -261,15 +261,7 @@ func TestList(t *testing.T) {
 
 func TestMigratingRoleWithoutCreateRole(t *testing.T) {
 	// A server of its own: the group roles belong to the whole server, and here they are missing at first.
-	server, err := pgtest.Start(t.Context(), pgtest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	server, _ := pgtest.Own(t, pgtest.Options{})
 	name := "agency_" + strings.ToLower(rand.Text()[:10])
 	if err := server.CreateDatabase(t.Context(), name, ""); err != nil {
 		t.Fatal(err)

@@ -14,15 +14,7 @@ import (
 // PostgreSQL is killed while deliveries are under way: after it is back,
 // everything is delivered, in order, without anybody's help.
 func TestRecoversFromAKilledDatabase(t *testing.T) {
-	server, err := pgtest.Start(t.Context(), pgtest.Options{Fsync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop() })
-	if err := server.CreateDatabase(t.Context(), "agency", ""); err != nil {
-		t.Fatal(err)
-	}
-	url := server.URL("agency")
+	server, url := pgtest.Own(t, pgtest.Options{Fsync: true})
 	if err := migrations.Up(t.Context(), url, migrations.Outbox); err != nil {
 		t.Fatal(err)
 	}

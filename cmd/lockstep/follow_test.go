@@ -171,20 +171,13 @@ func TestAFollowerThatIsResumedMissesNothing(t *testing.T) {
 
 // The database is killed and comes back: the follower goes on where it was.
 func TestAFollowerSurvivesARestartOfTheDatabase(t *testing.T) {
-	server, err := pgtest.Start(t.Context(), pgtest.Options{Fsync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop() })
-	if err := server.CreateDatabase(t.Context(), "agency", ""); err != nil {
-		t.Fatal(err)
-	}
-	url := server.URL("agency")
+	server, url := pgtest.Own(t, pgtest.Options{Fsync: true})
 	if err := migrations.Up(t.Context(), url, migrations.Outbox); err != nil {
 		t.Fatal(err)
 	}
 	w := &world{shell: &shell{t: t, env: map[string]string{"DATABASE_URL": url}}}
 	connect := func() {
+		var err error
 		if w.conn, err = pgx.Connect(t.Context(), url); err != nil {
 			t.Fatal(err)
 		}
@@ -292,15 +285,8 @@ func (r *running) ends(t *testing.T, code int) {
 
 // A standby does not show who writes on the primary.
 func TestRowsAreHeldBackOnAStandby(t *testing.T) {
-	server, err := pgtest.Start(t.Context(), pgtest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop() })
-	if err := server.CreateDatabase(t.Context(), "agency", ""); err != nil {
-		t.Fatal(err)
-	}
-	if err := migrations.Up(t.Context(), server.URL("agency"), migrations.Outbox); err != nil {
+	server, url := pgtest.Own(t, pgtest.Options{})
+	if err := migrations.Up(t.Context(), url, migrations.Outbox); err != nil {
 		t.Fatal(err)
 	}
 	standby, err := server.Standby(t.Context())
@@ -308,8 +294,8 @@ func TestRowsAreHeldBackOnAStandby(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = standby.Stop() })
-	w := &world{shell: &shell{t: t, env: map[string]string{"DATABASE_URL": server.URL("agency")}}}
-	if w.conn, err = pgx.Connect(t.Context(), server.URL("agency")); err != nil {
+	w := &world{shell: &shell{t: t, env: map[string]string{"DATABASE_URL": url}}}
+	if w.conn, err = pgx.Connect(t.Context(), url); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.conn.Close(context.Background()) })

@@ -97,19 +97,8 @@ type reader struct {
 func newReader(t *testing.T) *reader {
 	t.Helper()
 	// Its own server: the documents look at all sessions.
-	server, err := pgtest.Start(t.Context(), pgtest.Options{Settings: map[string]string{"max_connections": "50"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := server.CreateDatabase(t.Context(), "agency", ""); err != nil {
-		t.Fatal(err)
-	}
-	r := &reader{t: t, dir: t.TempDir(), database: server.URL("agency")}
+	_, database := pgtest.Own(t, pgtest.Options{Settings: map[string]string{"max_connections": "50"}})
+	r := &reader{t: t, dir: t.TempDir(), database: database}
 	there := []string{"127.0.0.1:8081", freeAddress(t), "127.0.0.1:9464", freeAddress(t)}
 	back := make([]string, 0, len(there))
 	for i := 0; i < len(there); i += 2 {

@@ -139,11 +139,7 @@ func TestCommandsThatWriteFindThePrimary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := pgtest.Start(t.Context(), pgtest.Options{Fsync: true}) // of its own, on every route
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop() })
+	server, _ := pgtest.Own(t, pgtest.Options{Fsync: true})
 	name := strings.TrimPrefix(primary.Path, "/")
 	if err := server.CreateDatabase(t.Context(), name, ""); err != nil {
 		t.Fatal(err)

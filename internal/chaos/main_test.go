@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"runtime"
-	"strconv"
 	"testing"
 	"time"
 
@@ -51,27 +49,17 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	// toxiproxy leaves some of its own behind when a link is closed while it is harmed.
-	if err := manyAtOnce(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	if !*long { // the short forms wait for leases and timeouts, most of the time
+		if err := pgtest.AtOnce(4); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
+	// toxiproxy leaves some of its own behind when a link is closed while it is harmed.
 	pgtest.Main(printing{m},
 		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
 		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
 		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).write"))
-}
-
-// manyAtOnce runs the short forms four to a processor, unless -parallel says
-// otherwise: they wait for leases and timeouts, most of the time.
-func manyAtOnce() error {
-	const parallel = "test.parallel"
-	given := *long
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == parallel })
-	if given {
-		return nil
-	}
-	return flag.Set(parallel, strconv.Itoa(4*runtime.GOMAXPROCS(0)))
 }
 
 // run is one run of a scenario.

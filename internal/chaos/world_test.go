@@ -31,10 +31,6 @@ const (
 	attemptTimeout = time.Second
 )
 
-// glance is a pause between two looks at the database, besides the one that
-// waiting.For makes. Many scenarios look at the same server.
-const glance = 20 * time.Millisecond
-
 // theSync is the one that most scenarios have.
 const theSync = "CourtCalendarSync"
 
@@ -67,22 +63,11 @@ func newWorld(r *run) *world {
 // newServer gives a world on a PostgreSQL of its own, which can be harmed.
 func newServer(r *run, o pgtest.Options) *world {
 	r.Helper()
-	server, err := pgtest.Start(r.Context(), o)
-	if err != nil {
+	server, database := pgtest.Own(r, o)
+	if err := migrations.Up(r.Context(), database, migrations.Outbox); err != nil {
 		r.Fatal(err)
 	}
-	r.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			r.Error(err)
-		}
-	})
-	if err := server.CreateDatabase(r.Context(), "agency", ""); err != nil {
-		r.Fatal(err)
-	}
-	if err := migrations.Up(r.Context(), server.URL("agency"), migrations.Outbox); err != nil {
-		r.Fatal(err)
-	}
-	return build(r, server, server.URL("agency"))
+	return build(r, server, database)
 }
 
 func build(r *run, server *pgtest.Server, database string) *world {
@@ -214,12 +199,7 @@ func ask[T any](w *world, sql string, args ...any) T {
 // away it says nothing.
 func (w *world) until(what, sql string, args ...any) {
 	w.t.Helper()
-	first := true
 	w.within(patience, what, func() bool {
-		if !first {
-			time.Sleep(glance)
-		}
-		first = false
 		ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
 		defer cancel()
 		var holds bool

@@ -47,7 +47,7 @@ type shared struct {
 // otherwise: tests with a database wait, most of the time.
 func Main(m interface{ Run() int }, ignored ...goleak.Option) {
 	flag.Parse()
-	if err := manyAtOnce(); err != nil {
+	if err := AtOnce(3); err != nil {
 		fmt.Fprintln(os.Stderr, "pgtest:", err)
 		os.Exit(1)
 	}
@@ -66,14 +66,16 @@ func Main(m interface{ Run() int }, ignored ...goleak.Option) {
 	os.Exit(code)
 }
 
-func manyAtOnce() error {
+// AtOnce runs so many tests to a processor at once, unless -parallel says otherwise
+// or it was called before.
+func AtOnce(perProcessor int) error {
 	const parallel = "test.parallel"
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == parallel })
 	if given {
 		return nil
 	}
-	return flag.Set(parallel, strconv.Itoa(3*runtime.GOMAXPROCS(0)))
+	return flag.Set(parallel, strconv.Itoa(perProcessor*runtime.GOMAXPROCS(0)))
 }
 
 // reaperConnection names the goroutine by which testcontainers tells its reaper
@@ -99,6 +101,26 @@ func New(t testing.TB) string {
 func Empty(t testing.TB) string {
 	t.Helper()
 	return binary.get(t).database(t, "")
+}
+
+// Own starts a server for this test alone, which may harm it, and stops it when the
+// test ends. The URL is that of an empty database.
+func Own(t testing.TB, opts Options) (s *Server, database string) {
+	t.Helper()
+	s, err := Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	const name = "agency"
+	if err := s.CreateDatabase(t.Context(), name, ""); err != nil {
+		t.Fatal(err)
+	}
+	return s, s.URL(name)
 }
 
 // SharedRoute tells how the server of this test binary was had.
