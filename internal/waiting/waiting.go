@@ -42,7 +42,7 @@ func For(t testing.TB, bound time.Duration, what string, holds func() bool, deta
 			}
 			t.Fatalf("waited %s in vain (bound %s, looked %d times): %s%s", time.Since(began).Round(time.Millisecond), bound, looks, what, text.String())
 		}
-		now := time.Now()
-		time.Sleep(max(min(max(shortest, now.Sub(began)/share), longest), 2*now.Sub(looked)))
+		pause := min(max(time.Since(began)/share, shortest), longest)
+		time.Sleep(max(pause, 2*time.Since(looked)))
 	}
 }
