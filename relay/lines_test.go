@@ -44,6 +44,7 @@ func TestLongLineUnderALongTransaction(t *testing.T) {
 	w.exec(`DELETE FROM outbox.delivery WHERE event_seq <= 48000`)
 	w.start("relay-1", config)
 	w.within(time.Minute, "the other key is delivered", gone(w, "other"))
+	w.goesOn("hot")
 }
 
 // What commits late is behind the walk, beside what is put aside.
@@ -96,6 +97,7 @@ func TestFreshKeyBesideLongLines(t *testing.T) {
 		w.emit(key, map[string]any{"n": 1})
 		w.within(time.Minute, key+" is delivered", gone(w, key))
 	}
+	w.goesOn("hot")
 }
 
 // A delivery that ends now and then makes room for one other; that is not enough.
@@ -116,6 +118,7 @@ SELECT 'scheduling:updated', 'fresh' || n, '{"n":1}' FROM generate_series(1, 200
 	w.within(time.Minute, "the fresh ones are delivered", func() bool {
 		return query[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE key LIKE 'fresh%')`)
 	})
+	w.goesOn("hot")
 }
 
 // Lines that make room for others do not wait behind a backlog that is younger.

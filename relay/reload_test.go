@@ -85,7 +85,6 @@ func TestReloadChecksFirstAndNamesWhatStays(t *testing.T) {
 	w.drained()
 }
 
-// The concurrency is raised and lowered while deliveries are under way.
 // How many workers there are needs a restart, and so does the concurrency that
 // follows from it.
 func TestReloadLeavesTheWorkers(t *testing.T) {
@@ -111,6 +110,7 @@ func TestReloadLeavesTheWorkers(t *testing.T) {
 	w.drained()
 }
 
+// The concurrency is raised and lowered while deliveries are under way.
 func TestReloadChangesLimits(t *testing.T) {
 	var now, most atomic.Int64
 	gate := make(chan struct{}, 1000)

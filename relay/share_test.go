@@ -23,9 +23,19 @@ func takes(d time.Duration) func(context.Context, adapters.Message, int) (adapte
 	}
 }
 
+// goesOn checks that some deliveries of keys that begin so are not finished: what was
+// delivered meanwhile has not waited for their end.
+func (w *world) goesOn(keys string) {
+	w.t.Helper()
+	if query[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE starts_with(key, $1))`, keys) {
+		w.t.Fatalf("nothing of %s is left: the others may have waited until then", keys)
+	}
+}
+
 // freshKeysAreDelivered writes an event of a new key ten times, each once the one
-// before is delivered, and logs how long each took.
-func (w *world) freshKeysAreDelivered() {
+// before is delivered, and logs how long each took. Deliveries of keys that begin
+// with busy are under way and wait all the time.
+func (w *world) freshKeysAreDelivered(busy string) {
 	w.t.Helper()
 	var waits []time.Duration
 	for n := range 10 {
@@ -34,6 +44,7 @@ func (w *world) freshKeysAreDelivered() {
 		w.within(time.Minute, key+" is delivered", gone(w, key))
 		waits = append(waits, time.Since(began).Round(time.Millisecond))
 	}
+	w.goesOn(busy)
 	w.t.Logf("waits: %v", waits)
 }
 
@@ -51,7 +62,7 @@ func TestFreshKeyBesideManyBusyKeysOnFewWorkers(t *testing.T) {
 			w.eventually("all workers are busy", func() bool {
 				return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending'`) >= workers
 			})
-			w.freshKeysAreDelivered()
+			w.freshKeysAreDelivered("hot")
 		})
 	}
 }
@@ -68,12 +79,13 @@ func TestFreshKeyAfterAnOutage(t *testing.T) {
 	w.exec(`UPDATE outbox.delivery SET due_at = due_at - interval '1 hour', created_at = created_at - interval '1 hour'`)
 	w.start("relay-1", config)
 	w.eventually("the backlog is being sent", func() bool { return c.count() > 50 })
-	w.freshKeysAreDelivered()
+	w.freshKeysAreDelivered("B-")
 	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'N-' || n, '{"n":1}' FROM generate_series(1, 5000) AS n`)
 	older := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'B-%'`)
 	w.within(time.Minute, "older ones go on beside many new ones", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'B-%'`) < older-100
 	})
+	w.goesOn("N-")
 }
 
 // three configures three syncs of one relay that all take every event.
@@ -155,6 +167,8 @@ func TestSlowSyncLeavesTheOthersTheirShare(t *testing.T) {
 		w.within(time.Minute, fmt.Sprint("the third sync is served, ", n), func() bool { return fresh.count() == before+40 })
 		waits = append(waits, time.Since(began).Round(time.Millisecond))
 	}
+	w.goesOn("slow")
+	w.goesOn("quick")
 	t.Logf("waits: %v", waits)
 }
 
