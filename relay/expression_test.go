@@ -331,7 +331,7 @@ func TestExpressionOverALargeEventEnds(t *testing.T) {
 				env, err := newExpressionEnv(ev, nil, m.exprs...)
 				if err == nil {
 					if tt.reason == steps {
-						env.steps = maxExpressionSteps / 32 * 31 // the rest shows the same in less time
+						env.steps = maxExpressionSteps / 8 * 7 // the rest shows the same in less time
 					}
 					_, err = m.evaluate(env)
 				}
