@@ -15,7 +15,7 @@ import (
 
 // errNoPostgres is what a newcomer reads first; it says what to do.
 var errNoPostgres = errors.New(`pgtest: no PostgreSQL to be had. Do one of these:
-  - install the server programs, 14 or newer   (Debian, Ubuntu: apt-get install postgresql; macOS: brew install postgresql)
+  - install the server programs, 15 or newer   (Debian, Ubuntu: apt-get install postgresql; macOS: brew install postgresql)
   - start a Docker engine                      (the image is ` + DefaultImage + `, or ` + EnvImage + `)
   - name a running server whose user may create databases and roles:
       export ` + EnvURL + `=postgres://user:password@host:5432/postgres`)
