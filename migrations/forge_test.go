@@ -56,7 +56,7 @@ func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 		"a true row beside a false":    {row(claimed, "claimed", "delivered", d.Claim) + fmt.Sprintf(", ('court', '%s', 'pending', 'failed', '%s', 'relay-1')", pending, d.Claim), []string{`"failed" of event ` + pending}},
 		"superseded, nothing open":     {fmt.Sprintf(columns+"('court', '%s', 'finished', 'superseded', NULL, 'relay-1')", finished), []string{`"superseded"`}},
 		"superseded by nobody":         {fmt.Sprintf(columns+"('court', '%s', 'pending', 'superseded', NULL, NULL)", pending), nil},
-		"claimed and recorded at once": {fmt.Sprintf("WITH c AS (UPDATE outbox.delivery SET state = 'sending', claim = '%s' WHERE event_id = '%s') ", invented, pending) + row(pending, "pending", "delivered", invented), []string{"not claimed with"}},
+		"claimed and recorded at once": {fmt.Sprintf("WITH c AS (INSERT INTO outbox.lane (sync, key, due_at, claim) VALUES ('court', 'pending', now(), '%s')) ", invented) + row(pending, "pending", "delivered", invented), []string{"not claimed with"}},
 	} {
 		t.Run(name, func(t *testing.T) { (db{login.Conn, t}).refuses(denied, tt.statement, tt.words) })
 	}
@@ -91,14 +91,9 @@ func TestRelayLoginLogsLostLeases(t *testing.T) {
 		return only(t, late)
 	}
 	d := lost()
-	admin.do("UPDATE outbox.delivery SET lease_until = clock_timestamp() - interval '1 second'")
-	c, err := store(t, url).Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Budget: 1, Page: 10, Lease: time.Minute})
-	must(t, err)
-	if len(c.Deliveries) != 1 {
-		t.Fatalf("taken over: %d deliveries, want 1", len(c.Deliveries))
-	}
-	again := c.Deliveries[0]
-	r := late.Record(t.Context(), []outbox.Result{delivered(d)}, outbox.ClaimRequest{Sync: "court"})
+	admin.dies()
+	again := only(t, store(t, url))
+	r := late.Record(t.Context(), "court", []outbox.Result{delivered(d)})
 	if must(t, r.Err); !r.Lost[0] {
 		t.Fatalf("a claim that was taken over was recorded: %+v", r)
 	}
@@ -115,8 +110,8 @@ func TestRelayLoginLogsLostLeases(t *testing.T) {
 
 	// A database that has failed over, or was restored, knows nothing of the claim.
 	d = lost()
-	admin.do("UPDATE outbox.delivery SET state = 'pending', claim = NULL, claimed_by = NULL, lease_until = NULL, due_at = clock_timestamp() - interval '1 second'")
-	r = late.Record(t.Context(), []outbox.Result{delivered(d)}, outbox.ClaimRequest{Sync: "court"})
+	admin.do("UPDATE outbox.lane SET claim = NULL, claimed_by = NULL, due_at = clock_timestamp()")
+	r = late.Record(t.Context(), "court", []outbox.Result{delivered(d)})
 	if must(t, r.Err); !r.Lost[0] {
 		t.Fatalf("a claim that nobody knows was recorded: %+v", r)
 	}
@@ -216,7 +211,7 @@ func TestWhatARelayRecordsIsBounded(t *testing.T) {
 	admin.event("k")
 	d := only(t, relay)
 	const row = `INSERT INTO outbox.delivery_log (sync, event_id, event_seq, key, outcome, claim, relay, revision, answered_at)
-		SELECT sync, event_id, event_seq, key, 'retry', claim, 'relay-1', %s, %s FROM outbox.delivery`
+		SELECT sync, event_id, event_seq, key, 'retry', claim, 'relay-1', %s, %s FROM outbox.open_delivery`
 	for _, at := range []string{"'infinity'", "'-infinity'", "now() - interval '1 month'", "now() + interval '1 hour'"} {
 		login.refuses(checkFailed, fmt.Sprintf(row, "1", at), []string{"delivery_log_answered_before"})
 	}

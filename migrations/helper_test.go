@@ -145,49 +145,82 @@ func (d db) event(key string) string {
 	return one[string](d, "INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, '{}') RETURNING id::text", key)
 }
 
-// states returns the states of a key's open deliveries to sync s, in line.
+// states returns the states of a key's open deliveries, in their order.
 func (d db) states(key string) string {
 	d.t.Helper()
-	return strings.Join(list[string](d, "SELECT state FROM outbox.delivery WHERE key = $1 ORDER BY sync, event_seq", key), " ")
+	return strings.Join(list[string](d, "SELECT state FROM outbox.open_delivery WHERE key = $1 ORDER BY sync, event_seq", key), " ")
+}
+
+// lane says how the lane of a key is: claimed, due, waits (for a time), stopped
+// (for an operator or a backfill), or none.
+func (d db) lane(key string) string {
+	d.t.Helper()
+	lanes := list[string](d, `
+SELECT CASE WHEN claim IS NOT NULL THEN 'claimed' WHEN due_at = 'infinity' THEN 'stopped'
+            WHEN due_at > clock_timestamp() THEN 'waits' ELSE 'due' END
+  FROM outbox.lane WHERE key = $1 ORDER BY sync`, key)
+	if len(lanes) == 0 {
+		return "none"
+	}
+	return strings.Join(lanes, " ")
 }
 
 // fail makes the open delivery of an event failed, as a recording does.
 func (d db) fail(event string) {
 	d.t.Helper()
 	d.do(`UPDATE outbox.delivery
-	              SET state = 'failed', due_at = 'infinity', claim = NULL, claimed_by = NULL, lease_until = NULL,
-	                  attempts = 3, total_attempts = 3, charged = 3, spent_ms = 900, crashes = 1,
+	              SET state = 'failed', due_at = 'infinity', attempts = 3, total_attempts = 3, charged = 3, spent_ms = 900,
 	                  error_class = 'permanent', error = 'HTTP 422: no such courtroom', body = 'old', body_sha256 = 'ab'
 	            WHERE event_id = $1 AND state <> 'failed'`, event)
+	d.do(`UPDATE outbox.lane AS l SET claim = NULL, claimed_by = NULL, due_at = 'infinity'
+	       WHERE (l.sync, l.key) IN (SELECT d.sync, d.key FROM outbox.delivery AS d WHERE d.event_id = $1)`, event)
 	if !one[bool](d, "SELECT count(*) > 0 AND bool_and(state = 'failed') FROM outbox.delivery WHERE event_id = $1::text::uuid", event) {
 		d.t.Fatalf("event %s has no open delivery", event)
 	}
 }
 
-// send makes the open delivery of an event sending, as a claim does.
+// send claims the lane of an event, as a relay does.
 func (d db) send(event string) {
 	d.t.Helper()
-	d.do(`UPDATE outbox.delivery
-	         SET state = 'sending', claim = gen_random_uuid(), claimed_by = 'relay-1', lease_until = clock_timestamp() + interval '1 minute',
-	             due_at = CASE WHEN state IN ('queued', 'failed') THEN clock_timestamp() ELSE due_at END
-	       WHERE event_id = $1`, event)
+	d.do(`INSERT INTO outbox.lane AS l (sync, key, due_at, claim, claimed_by)
+	      SELECT sync, key, clock_timestamp() + interval '1 minute', gen_random_uuid(), 'relay-1' FROM outbox.delivery WHERE event_id = $1
+	      ON CONFLICT (sync, key) DO UPDATE SET due_at = excluded.due_at, claim = excluded.claim, claimed_by = excluded.claimed_by`, event)
+}
+
+// dies ends the leases of all claims, as those of a relay that died.
+func (d db) dies() {
+	d.t.Helper()
+	d.do("UPDATE outbox.lane SET due_at = clock_timestamp() - interval '1 second' WHERE claim IS NOT NULL")
+}
+
+// relay is the store of a relay with what it knows of new deliveries.
+type relay struct {
+	*outbox.Store
+	arrivals outbox.Arrivals
 }
 
 // store opens the relay's side as a login of its group role.
-func store(t testing.TB, url string) *outbox.Store {
+func store(t testing.TB, url string) *relay {
 	t.Helper()
 	s, err := outbox.Open(t.Context(), pgtest.AsRole(t, url, "outbox_relay"), outbox.Options{Name: "relay-1", MaxConnections: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	return s
+	return &relay{Store: s}
 }
 
 // blocked waits until the session of pid waits for a lock.
 func (d db) blocked(pid uint32) {
 	d.t.Helper()
 	d.until("session waits for a lock", "SELECT cardinality(pg_blocking_pids($1)) > 0", int32(pid))
+}
+
+// waits waits until the session of pid waits in its statement: for a lock, or by
+// the clock.
+func (d db) waits(pid uint32) {
+	d.t.Helper()
+	d.until("session waits", "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND state = 'active' AND wait_event_type IN ('Lock', 'Timeout'))", int32(pid))
 }
 
 // until asks a question until the answer is yes.

@@ -11,18 +11,19 @@ import (
 )
 
 // finishesAll delivers whatever comes until nothing is left, and returns the
-// order of the key's events. It fails when a row sleeps.
-func finishesAll(t *testing.T, d db, s *outbox.Store, key string) []string {
+// order of the key's events. It fails when a delivery is never claimed.
+func finishesAll(t *testing.T, d db, s *relay, key string) []string {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); d.states(key) != ""; {
 		if time.Now().After(end) {
-			t.Fatalf("asleep: %s", d.states(key))
+			t.Fatalf("never claimed: %s, lane %s", d.states(key), d.lane(key))
 		}
-		for _, c := range claim(t, s, 10) {
+		for _, c := range claim(t, s) {
 			record(t, s, delivered(c))
 		}
-		_, _, err := s.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100)
-		must(t, err)
+	}
+	if lane := d.lane(key); lane != "none" {
+		t.Errorf("nothing is open and the lane is %s", lane)
 	}
 	return list[string](d, "SELECT event_id::text FROM outbox.delivery_log WHERE outcome = 'delivered' AND key = $1 ORDER BY id", key)
 }
@@ -33,7 +34,7 @@ type interleaving struct {
 	url      string
 	admin    db
 	operator db
-	relay    *outbox.Store
+	relay    *relay
 	e        []string // the key's events, in order
 }
 
@@ -48,36 +49,35 @@ func newInterleaving(t *testing.T, events int) *interleaving {
 	return i
 }
 
-func (i *interleaving) expect(when, want string) {
+func (i *interleaving) expect(when, states, lane string) {
 	i.t.Helper()
-	if got := i.admin.states("k"); got != want {
-		i.t.Errorf("%s: states %q, want %q", when, got, want)
+	if got := i.admin.states("k"); got != states {
+		i.t.Errorf("%s: states %q, want %q", when, got, states)
+	}
+	if got := i.admin.lane("k"); got != lane {
+		i.t.Errorf("%s: the lane is %s, want %s", when, got, lane)
 	}
 }
 
-// finishesAndSleeps records the first of the key while somebody holds the second:
-// it does not wait, and says that the key is to be given again.
-func (i *interleaving) finishesAndSleeps(first *outbox.Delivery) {
+// looks has the relay claim what it can, which must be nothing. It looks long
+// enough for the keys that it looks at again.
+func (i *interleaving) looks(when string) {
 	i.t.Helper()
-	r := i.relay.Record(i.t.Context(), []outbox.Result{delivered(first)}, outbox.ClaimRequest{Sync: "court"})
-	if !r.Done[0] || r.Err != nil {
-		i.t.Errorf("recorded %+v beside who holds another row, want it done", r)
-	}
-	if want := []string{"k"}; !slices.Equal(r.Claims.Asleep, want) {
-		i.t.Errorf("asleep: %v, want %v", r.Claims.Asleep, want)
+	for end := time.Now().Add(150 * time.Millisecond); time.Now().Before(end); {
+		if d := claim(i.t, i.relay); len(d) != 0 {
+			i.t.Fatalf("%s: claimed %s, want nothing", when, d[0].Event.ID)
+		}
 	}
 }
 
-// wakes gives the key again, now that nobody holds its first.
-func (i *interleaving) wakes() {
+// finishBegins is a recording of the key's first delivery that is not committed.
+func (i *interleaving) finishBegins() db {
 	i.t.Helper()
-	r := i.relay.Record(i.t.Context(), nil, outbox.ClaimRequest{Sync: "court", Keys: []string{"k"}})
-	if r.Err != nil || len(r.Claims.Asleep) > 0 {
-		i.t.Errorf("given again: %+v, want nobody asleep", r)
-	}
-	if got := i.admin.states("k"); !strings.HasPrefix(got, "pending") {
-		i.t.Errorf("given again: states %q, want the first to be pending", got)
-	}
+	finish := connect(i.t, i.url)
+	finish.do("BEGIN")
+	finish.do("SELECT FROM outbox.lane WHERE key = 'k' FOR UPDATE")
+	finish.deliver(i.e[0])
+	return finish
 }
 
 func (i *interleaving) drains(want ...string) {
@@ -87,126 +87,181 @@ func (i *interleaving) drains(want ...string) {
 	}
 }
 
-func TestParkingBesideTheFinishOfTheRowInFront(t *testing.T) {
-	t.Run("the finish is open: the row behind is left for the next look", func(t *testing.T) {
-		i := newInterleaving(t, 2)
-		if d := claim(t, i.relay, 10); len(d) != 1 || d[0].Event.ID != i.e[0] {
-			t.Fatalf("claimed %+v", d)
+// An event that commits while the lane of its key is being closed must not be
+// left without a lane.
+func TestInsertBesideTheCloseOfItsLane(t *testing.T) {
+	t.Run("the insert commits first", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		first := only(t, i.relay)
+		second := i.admin.event("k")
+		if !record(t, i.relay, delivered(first)) {
+			t.Error("the first was not recorded")
 		}
-		// Back to the state before parking: the second was not seen yet.
-		i.admin.do("UPDATE outbox.delivery SET state = 'pending', due_at = now() WHERE event_id = $1", i.e[1])
-		finish := connect(t, i.url)
-		finish.do("BEGIN")
-		finish.deliver(i.e[0])
-		if d := claim(t, i.relay, 10); len(d) != 0 {
+		i.expect("the lane stays open for the second", "pending", "due")
+		i.drains(i.e[0], second)
+	})
+	t.Run("the close commits first", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		first := only(t, i.relay)
+		writer := connect(t, i.url)
+		writer.do("BEGIN")
+		second := writer.event("k")
+		if !record(t, i.relay, delivered(first)) {
+			t.Error("the recording waited for a writer")
+		}
+		i.expect("closed", "", "none")
+		writer.do("COMMIT")
+		i.drains(i.e[0], second)
+	})
+	for _, end := range []string{"COMMIT", "ROLLBACK"} {
+		t.Run("a look while the close is open, "+end, func(t *testing.T) {
+			i := newInterleaving(t, 1)
+			only(t, i.relay)
+			finish := i.finishBegins()
+			second := i.admin.event("k")
+			i.looks("beside an open close")
+			i.expect("beside an open close", "sending queued", "claimed")
+			finish.do(end)
+			if end == "ROLLBACK" {
+				i.looks("while the claim holds")
+				i.admin.dies()
+			}
+			i.drains(i.e[0], second)
+		})
+	}
+	t.Run("another relay looks while the close is open", func(t *testing.T) {
+		i := newInterleaving(t, 1)
+		only(t, i.relay)
+		finish := i.finishBegins()
+		second := i.admin.event("k")
+		other := store(t, i.url)
+		if d := claim(t, other); len(d) != 0 {
 			t.Errorf("claimed %d while the one before it is unfinished", len(d))
 		}
-		i.expect("beside an open finish", "sending pending") // parked now, it would sleep for ever
 		finish.do("COMMIT")
-		i.expect("after the finish", "pending")
-		i.drains(i.e...)
-	})
-	t.Run("the parking is open: the finish waits for it and promotes", func(t *testing.T) {
-		i := newInterleaving(t, 2)
-		first := claim(t, i.relay, 10)[0]
-		i.expect("claimed", "sending queued")
-		// Another relay's parking holds the row in front shared.
-		parker := connect(t, i.url)
-		parker.do("BEGIN")
-		parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR SHARE", i.e[0])
-		if r := i.relay.Record(t.Context(), []outbox.Result{delivered(first)}, outbox.ClaimRequest{Sync: "court"}); r.Done[0] || r.Lost[0] {
-			t.Errorf("recorded %+v beside a parker, want neither done nor lost", r)
+		if d := only(t, other); d.Event.ID != second {
+			t.Errorf("claimed %s, want the second", d.Event.ID)
 		}
-		parker.do("COMMIT")
-		if !record(t, i.relay, delivered(first)) {
-			t.Error("not recorded after the parker")
-		}
-		i.expect("promoted", "pending")
-		i.drains(i.e...)
 	})
 }
 
-func TestParkingBesideADiscardOfTheRowInFront(t *testing.T) {
-	for _, end := range []string{"COMMIT", "ROLLBACK"} {
-		t.Run(end, func(t *testing.T) {
-			i := newInterleaving(t, 2)
-			i.admin.fail(i.e[0])
-			i.operator.do("BEGIN")
-			i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
-			if d := claim(t, i.relay, 10); len(d) != 0 {
-				t.Errorf("claimed %d behind an open discard", len(d))
+// Who has the lane locked is not waited for: the result is given again.
+func TestRecordingBesideSomebodyWhoHasTheLaneLocked(t *testing.T) {
+	i := newInterleaving(t, 2)
+	other := i.admin.event("other")
+	claims := claim(t, i.relay)
+	holder := connect(t, i.url)
+	holder.do("BEGIN")
+	holder.do("SELECT FROM outbox.lane WHERE key = 'k' FOR SHARE")
+	var first *outbox.Delivery
+	for _, d := range claims {
+		r := i.relay.Record(t.Context(), "court", []outbox.Result{delivered(d)})
+		must(t, r.Err)
+		if d.Event.ID == other {
+			if !r.Done[0] {
+				t.Error("the recording of another key waits for him")
 			}
-			i.expect("beside an open discard", "failed pending")
-			i.operator.do(end)
-			if end == "COMMIT" {
-				i.drains(i.e[1])
-				return
+			continue
+		}
+		if first = d; r.Done[0] || r.Lost[0] {
+			t.Errorf("recorded %+v beside who holds the lane, want neither done nor lost", r)
+		}
+	}
+	holder.do("COMMIT")
+	if !record(t, i.relay, delivered(first)) {
+		t.Error("not recorded once the lane is free")
+	}
+	i.drains(i.e...)
+}
+
+func TestClaimBesideADiscardOfTheFirst(t *testing.T) {
+	for _, open := range []string{"with a lane", "without a lane"} {
+		for _, state := range []string{"failed", "retry"} {
+			for _, end := range []string{"COMMIT", "ROLLBACK"} {
+				t.Run(open+", "+state+", "+end, func(t *testing.T) {
+					i := newInterleaving(t, 2)
+					lane := map[string]string{"failed": "stopped", "retry": "waits"}[state]
+					if state == "failed" {
+						i.admin.fail(i.e[0])
+					} else {
+						i.admin.do("UPDATE outbox.delivery SET state = 'retry', due_at = now() + interval '1 hour', attempts = 1 WHERE event_id = $1", i.e[0])
+					}
+					if open == "with a lane" {
+						i.looks("behind it")
+						i.expect("with a lane", state+" queued", lane)
+					}
+					i.operator.do("BEGIN")
+					i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
+					i.looks("beside an open discard")
+					i.operator.do(end)
+					if end == "COMMIT" {
+						i.drains(i.e[1])
+						return
+					}
+					i.looks("behind it, after the rollback")
+					i.expect("after the rollback", state+" queued", lane)
+					if state == "failed" {
+						i.operator.do("SELECT outbox.requeue('court')")
+						i.drains(i.e...)
+					}
+				})
 			}
-			if d := claim(t, i.relay, 10); len(d) != 0 {
-				t.Errorf("claimed %d behind a failed one", len(d))
-			}
-			i.expect("after the rollback", "failed queued")
-			i.operator.do("SELECT outbox.requeue('court')")
-			i.drains(i.e...)
-		})
+		}
 	}
 }
 
 func TestDiscardOfTheSecondBesideTheFinishOfTheFirst(t *testing.T) {
 	t.Run("discard first", func(t *testing.T) {
 		i := newInterleaving(t, 3)
-		first := claim(t, i.relay, 10)[0]
-		i.expect("claimed", "sending queued queued")
+		first := only(t, i.relay)
+		i.expect("claimed", "sending queued queued", "claimed")
 		i.operator.do("BEGIN")
 		i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
-		if r := i.relay.Record(t.Context(), []outbox.Result{delivered(first)}, outbox.ClaimRequest{Sync: "court"}); r.Done[0] || r.Lost[0] || r.Err != nil {
+		if r := i.relay.Record(t.Context(), "court", []outbox.Result{delivered(first)}); r.Done[0] || r.Lost[0] || r.Err != nil {
 			t.Errorf("recorded %+v beside the discard, want it left for the next try", r)
 		}
 		i.operator.do("COMMIT")
 		if !record(t, i.relay, delivered(first)) {
 			t.Error("not recorded after the discard")
 		}
-		i.expect("the third is awake without the net", "pending")
+		i.expect("the third can be sent", "pending", "due")
 		i.drains(i.e[0], i.e[2])
 	})
 	t.Run("finish first", func(t *testing.T) {
 		i := newInterleaving(t, 3)
-		claim(t, i.relay, 1)
-		finish := connect(t, i.url)
-		finish.do("BEGIN")
-		finish.deliver(i.e[0])
+		only(t, i.relay)
+		finish := i.finishBegins()
 		late := i.operator.begin("SELECT outbox.discard('court', $1, 'r')", i.e[1])
-		i.admin.blocked(i.operator.PgConn().PID())
+		i.admin.waits(i.operator.PgConn().PID())
 		finish.do("COMMIT")
 		must(t, i.operator.ended(late))
-		i.expect("the third is awake without the net", "pending")
+		i.expect("the third can be sent", "pending", "due")
 		i.drains(i.e[0], i.e[2])
 	})
 	t.Run("discards of the second and the third, then the finish", func(t *testing.T) {
 		i := newInterleaving(t, 4)
-		first := claim(t, i.relay, 10)[0]
+		first := only(t, i.relay)
 		other := as(t, i.url, "outbox_operator")
 		i.operator.do("BEGIN")
 		i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
 		other.do("BEGIN")
 		late := other.begin("SELECT outbox.discard('court', $1, 'r')", i.e[2])
-		i.admin.blocked(other.PgConn().PID())
+		i.admin.waits(other.PgConn().PID())
 		i.operator.do("COMMIT")
 		must(t, other.ended(late))
-		// The one in front is now the first: the discard that is still open must hold it.
-		if r := i.relay.Record(t.Context(), []outbox.Result{delivered(first)}, outbox.ClaimRequest{Sync: "court"}); r.Done[0] {
-			t.Error("the first was finished beside an open discard of the row behind it: the fourth may sleep")
+		if r := i.relay.Record(t.Context(), "court", []outbox.Result{delivered(first)}); r.Done[0] || r.Lost[0] || r.Err != nil {
+			t.Errorf("recorded %+v beside the second discard, want it left for the next try", r)
 		}
 		other.do("COMMIT")
 		if !record(t, i.relay, delivered(first)) {
 			t.Error("not recorded after the discards")
 		}
-		i.expect("the fourth is awake without the net", "pending")
+		i.expect("the fourth can be sent", "pending", "due")
 		i.drains(i.e[0], i.e[3])
 	})
 }
 
-func TestOperatorsOpenTransactionHoldsOneRowOnly(t *testing.T) {
+func TestOperatorsOpenTransactionHoldsOneKeyOnly(t *testing.T) {
 	for _, end := range []string{"COMMIT", "ROLLBACK"} {
 		t.Run(end, func(t *testing.T) {
 			i := newInterleaving(t, 2)
@@ -215,15 +270,13 @@ func TestOperatorsOpenTransactionHoldsOneRowOnly(t *testing.T) {
 			i.operator.do("BEGIN")
 			i.operator.do("UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'")
 			// Nothing waits for him: the other key goes out, his key keeps its order.
-			d := claim(t, i.relay, 10)
-			if len(d) != 1 || d[0].Event.ID != other || !record(t, i.relay, delivered(d[0])) {
+			if d := only(t, i.relay); d.Event.ID != other || !record(t, i.relay, delivered(d)) {
 				t.Errorf("claimed %+v beside the open requeue, want the other key's event, recorded", d)
 			}
-			if s := i.admin.states("k"); !strings.HasPrefix(s, "failed ") {
-				t.Errorf("states %s beside an open requeue", s)
-			}
+			i.looks("beside an open requeue")
 			i.operator.do(end)
 			if end == "ROLLBACK" {
+				i.looks("after the rollback")
 				i.operator.do("SELECT outbox.requeue('court', 'k')")
 			}
 			i.drains(i.e...)
@@ -231,31 +284,17 @@ func TestOperatorsOpenTransactionHoldsOneRowOnly(t *testing.T) {
 	}
 }
 
-func TestDiscardOfTheThirdDoesNotKeepTheSecondAsleep(t *testing.T) {
-	i := newInterleaving(t, 3)
-	first := claim(t, i.relay, 10)[0]
-	i.expect("claimed", "sending queued queued")
-	i.operator.do("BEGIN")
-	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[2]) // holds the second, shared
-	if !record(t, i.relay, delivered(first)) {
-		t.Error("the recording waited for a discard of another row")
-	}
-	i.expect("promoted beside the open discard", "pending queued")
-	i.operator.do("COMMIT")
-	i.drains(i.e[:2]...)
-}
-
 func TestClaimDoesNotWaitForADiscardOfTwoOfAKey(t *testing.T) {
 	i := newInterleaving(t, 2)
 	i.admin.fail(i.e[0])
-	claim(t, i.relay, 10)
-	i.expect("parked", "failed queued")
+	i.looks("behind a failed one")
+	i.expect("behind a failed one", "failed queued", "stopped")
 	i.operator.do("BEGIN")
-	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0]) // promotes the second
+	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
 	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
 	third, other := i.admin.event("k"), i.admin.event("other")
-	if d := claim(t, i.relay, 10); len(d) != 1 || d[0].Event.ID != other {
-		t.Errorf("claimed %+v beside the open discards, want the other key's event", d)
+	if d := only(t, i.relay); d.Event.ID != other {
+		t.Errorf("claimed %s beside the open discards, want the other key's event", d.Event.ID)
 	}
 	i.operator.do("COMMIT")
 	i.drains(third)
@@ -268,60 +307,56 @@ func TestClaimDoesNotWaitForARequeueAndADiscardOfOneDelivery(t *testing.T) {
 	i.operator.do("SELECT outbox.requeue('court')")
 	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
 	second, other := i.admin.event("k"), i.admin.event("other")
-	if d := claim(t, i.relay, 10); len(d) != 1 || d[0].Event.ID != other {
-		t.Errorf("claimed %+v beside the open discard, want the other key's event", d)
+	if d := only(t, i.relay); d.Event.ID != other {
+		t.Errorf("claimed %s beside the open discard, want the other key's event", d.Event.ID)
 	}
+	i.looks("beside the open discard")
 	i.operator.do("COMMIT")
 	i.drains(second)
 }
 
-func TestRowLockedWhileTheOneBeforeItFinishesIsWokenByTheNet(t *testing.T) {
-	i := newInterleaving(t, 2)
-	first := claim(t, i.relay, 10)[0]
-	i.expect("claimed", "sending queued")
-	i.operator.do("BEGIN")
-	i.operator.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR UPDATE", i.e[1])
-	if !record(t, i.relay, delivered(first)) {
-		t.Fatal("the recording waited for an operator's lock on another row")
+// A delivery that somebody has locked is not sent. Its lane is given back, and
+// claimed again when the lock is released.
+func TestDeliveryThatIsLockedWhileTheOneBeforeItFinishes(t *testing.T) {
+	for _, strength := range []string{"FOR UPDATE", "FOR NO KEY UPDATE", "FOR KEY SHARE"} {
+		t.Run(strength, func(t *testing.T) {
+			i := newInterleaving(t, 2)
+			first := only(t, i.relay)
+			i.operator.do("BEGIN")
+			i.operator.do("SELECT FROM outbox.delivery WHERE event_id = $1 "+strength, i.e[1])
+			r := i.relay.Record(t.Context(), "court", []outbox.Result{{Delivery: first, Outcome: outbox.Delivered, Attempt: true, Stay: true}})
+			if must(t, r.Err); !r.Done[0] {
+				t.Fatal("the recording waited for an operator's lock on another delivery")
+			}
+			if len(r.Next) != 0 {
+				t.Fatal("went on with a delivery that somebody has locked")
+			}
+			i.looks("while it is locked")
+			i.operator.do("ROLLBACK")
+			i.drains(i.e...)
+		})
 	}
-	i.expect("promotion passed the locked row by", "queued")
-	i.operator.do("ROLLBACK")
-	if woken, _, err := i.relay.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100); err != nil || woken != 1 {
-		t.Errorf("the net woke %d, %v; want 1", woken, err)
-	}
-	i.drains(i.e...)
 }
 
 func TestOperatorAtRepeatableRead(t *testing.T) {
-	begin := func(i *interleaving) {
-		i.operator.do("BEGIN ISOLATION LEVEL REPEATABLE READ")
+	begin := func(i *interleaving, level string) {
+		i.operator.do("BEGIN ISOLATION LEVEL " + level)
 		i.operator.do("SELECT count(*) FROM outbox.delivery") // takes the snapshot
 	}
-	t.Run("discard of the front, a parking later than his snapshot", func(t *testing.T) {
-		i := newInterleaving(t, 1)
-		i.admin.fail(i.e[0])
-		begin(i)
-		late := i.admin.event("k")
-		claim(t, i.relay, 10)
-		i.expect("parked behind his row", "failed queued")
-		i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
-		i.operator.do("COMMIT")
-		i.drains(late) // his snapshot cannot promote it, the net does
-	})
-	t.Run("discard of a row that changed since his snapshot is refused", func(t *testing.T) {
-		i := newInterleaving(t, 1)
-		begin(i)
-		d := only(t, i.relay)
-		i.operator.refuses(serialize, "SELECT outbox.discard('court', $1, 'r')", nil, i.e[0])
-		i.operator.do("ROLLBACK")
-		if !record(t, i.relay, delivered(d)) {
-			t.Error("the delivery under way was disturbed")
-		}
-	})
+	for _, level := range []string{"REPEATABLE READ", "SERIALIZABLE"} {
+		t.Run("discard is refused at "+level, func(t *testing.T) {
+			i := newInterleaving(t, 1)
+			begin(i, level)
+			i.operator.refuses(wrongState, "SELECT outbox.discard('court', $1, 'r')",
+				[]string{"in a " + strings.ToLower(level) + " transaction", "BEGIN ISOLATION LEVEL READ COMMITTED"}, i.e[0])
+			i.operator.do("ROLLBACK")
+			i.drains(i.e...)
+		})
+	}
 	t.Run("replay of an event that was replayed meanwhile is refused", func(t *testing.T) {
 		i := newInterleaving(t, 1)
 		record(t, i.relay, delivered(only(t, i.relay)))
-		begin(i)
+		begin(i, "REPEATABLE READ")
 		as(t, i.url, "outbox_operator").do("SELECT outbox.replay('court', $1, 'r')", i.e[0])
 		i.operator.refuses(serialize, "SELECT outbox.replay('court', $1, 'r')", nil, i.e[0])
 		i.operator.do("ROLLBACK")
@@ -330,7 +365,7 @@ func TestOperatorAtRepeatableRead(t *testing.T) {
 	t.Run("requeue of a row that was requeued meanwhile is refused", func(t *testing.T) {
 		i := newInterleaving(t, 1)
 		i.admin.fail(i.e[0])
-		begin(i)
+		begin(i, "REPEATABLE READ")
 		as(t, i.url, "outbox_operator").do("SELECT outbox.requeue('court')")
 		i.operator.refuses(serialize, "UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'", nil)
 		i.operator.do("ROLLBACK")
@@ -341,32 +376,20 @@ func TestOperatorAtRepeatableRead(t *testing.T) {
 	})
 }
 
-// A claim that looks through an older snapshot locks what was parked meanwhile,
-// for as long as it runs.
-func TestFinishBesideAClaimThatHoldsTheParkedRow(t *testing.T) {
-	i := newInterleaving(t, 2)
-	first := claim(t, i.relay, 10)[0]
-	i.expect("claimed", "sending queued")
-	claimer := connect(t, i.url)
-	claimer.do("BEGIN")
-	claimer.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR UPDATE SKIP LOCKED", i.e[1])
-	i.finishesAndSleeps(first)
-	claimer.do("COMMIT")
-	i.wakes()
-	i.drains(i.e...)
-}
-
-// Where failed ones are superseded, one that was parked must not stay behind a
-// failed one when what stood between them is gone.
+// Where failed ones are superseded, a newer event must not stay behind a failed
+// one when what stood between them is gone.
 func TestSupersedeAfterADiscardOfTheNewerRow(t *testing.T) {
 	i := newInterleaving(t, 3)
 	i.admin.do("UPDATE outbox.sync SET on_failed = 'supersede'")
-	claim(t, i.relay, 10)
-	i.expect("parked", "sending queued queued")
-	i.admin.do("UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', claim = NULL, claimed_by = NULL, lease_until = NULL WHERE event_id = $1", i.e[0])
+	first := only(t, i.relay)
 	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
-	i.expect("woken behind the failed one", "failed pending")
+	if !record(t, i.relay, outbox.Result{Delivery: first, Outcome: outbox.Failed, Failed: true, Attempt: true, Class: "permanent", Error: "no"}) {
+		t.Fatal("the failure was not recorded")
+	}
 	i.drains(i.e[2])
+	if n := one[int](i.admin, "SELECT count(*)::int FROM outbox.delivery_log WHERE outcome = 'superseded' AND event_id = $1::text::uuid", i.e[0]); n != 1 {
+		t.Errorf("%d superseded rows, want 1", n)
+	}
 }
 
 func TestSupersedeBesideARequeueOfTheFailedRow(t *testing.T) {
@@ -378,9 +401,7 @@ func TestSupersedeBesideARequeueOfTheFailedRow(t *testing.T) {
 			i.operator.do("BEGIN")
 			i.operator.do("SELECT outbox.requeue('court')")
 			newer := i.admin.event("k")
-			if d := claim(t, i.relay, 10); len(d) != 0 {
-				t.Errorf("claimed %d beside an open requeue of the failed one", len(d))
-			}
+			i.looks("beside an open requeue of the failed one")
 			i.operator.do(end)
 			if end == "COMMIT" {
 				i.drains(i.e[0], newer)
@@ -394,103 +415,43 @@ func TestSupersedeBesideARequeueOfTheFailedRow(t *testing.T) {
 	}
 }
 
-func TestParkingBesideARequeueOfTheRowInFront(t *testing.T) {
-	for _, end := range []string{"COMMIT", "ROLLBACK"} {
-		t.Run(end, func(t *testing.T) {
-			i := newInterleaving(t, 2)
-			i.admin.fail(i.e[0])
-			i.operator.do("BEGIN")
-			i.operator.do("SELECT outbox.requeue('court')")
-			if d := claim(t, i.relay, 10); len(d) != 0 {
-				t.Errorf("claimed %d behind an open requeue", len(d))
-			}
-			i.expect("left for the next look", "failed pending")
-			i.operator.do(end)
-			if end == "ROLLBACK" {
+func TestClaimBesideARequeueOfTheFirst(t *testing.T) {
+	for _, open := range []string{"with a lane", "without a lane"} {
+		for _, end := range []string{"COMMIT", "ROLLBACK"} {
+			t.Run(open+", "+end, func(t *testing.T) {
+				i := newInterleaving(t, 2)
+				i.admin.fail(i.e[0])
+				if open == "with a lane" {
+					i.looks("behind a failed one")
+				}
+				i.operator.do("BEGIN")
 				i.operator.do("SELECT outbox.requeue('court')")
-			}
-			i.drains(i.e...)
-		})
+				i.looks("behind an open requeue")
+				i.operator.do(end)
+				if end == "ROLLBACK" {
+					i.looks("after the rollback")
+					i.operator.do("SELECT outbox.requeue('court')")
+				}
+				i.drains(i.e...)
+			})
+		}
 	}
-	t.Run("the parking is open: the requeue does not wait for it", func(t *testing.T) {
+	t.Run("a claim is open: the requeue does not wait for it", func(t *testing.T) {
 		i := newInterleaving(t, 2)
 		i.admin.fail(i.e[0])
-		parker := connect(t, i.url)
-		parker.do("BEGIN")
-		parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR KEY SHARE", i.e[0])
-		parker.do("UPDATE outbox.delivery SET state = 'queued', due_at = 'infinity' WHERE event_id = $1", i.e[1])
+		i.looks("behind a failed one")
+		claimer := connect(t, i.url)
+		claimer.do("BEGIN")
+		claimer.send(i.e[0])
 		must(t, i.operator.ended(i.operator.begin("SELECT outbox.requeue('court')")))
-		parker.do("COMMIT")
-		i.expect("after both", "pending queued")
+		claimer.do("ROLLBACK")
+		i.expect("after both", "pending queued", "stopped") // until the relay looks
 		i.drains(i.e...)
 	})
 }
 
-func TestParkingBehindAParkedRowBesideTheFinishOfTheFirst(t *testing.T) {
-	i := newInterleaving(t, 2)
-	first := claim(t, i.relay, 10)[0]
-	i.expect("claimed", "sending queued")
-	// Another relay parks a third, or an operator discards it: the second must stay, and may be promoted.
-	parker := connect(t, i.url)
-	parker.do("BEGIN")
-	parker.do("SELECT FROM outbox.delivery WHERE event_id = $1 FOR KEY SHARE", i.e[1])
-	if !record(t, i.relay, delivered(first)) {
-		t.Error("not recorded beside a parking further behind")
-	}
-	i.expect("the second is awake without the net", "pending")
-	parker.do("COMMIT")
-	i.drains(i.e...)
-}
-
-func TestInsertBesideTheFinishOfTheRowInFront(t *testing.T) {
-	t.Run("the insert commits first, and is parked", func(t *testing.T) {
-		i := newInterleaving(t, 1)
-		claim(t, i.relay, 1)
-		finish := connect(t, i.url)
-		finish.do("BEGIN")
-		second := i.admin.event("k")
-		claim(t, i.relay, 10)
-		i.expect("parked before the finish", "sending queued")
-		finish.deliver(i.e[0])
-		finish.do("COMMIT")
-		i.expect("promoted", "pending")
-		i.drains(i.e[0], second)
-	})
-	t.Run("the finish commits first", func(t *testing.T) {
-		i := newInterleaving(t, 1)
-		first := claim(t, i.relay, 10)[0]
-		writer := connect(t, i.url)
-		writer.do("BEGIN")
-		second := writer.event("k")
-		if !record(t, i.relay, delivered(first)) {
-			t.Error("the finish waited for a writer")
-		}
-		writer.do("COMMIT")
-		i.expect("nothing in front", "pending")
-		i.drains(i.e[0], second)
-	})
-	t.Run("the finish is open", func(t *testing.T) {
-		i := newInterleaving(t, 1)
-		claim(t, i.relay, 1)
-		finish := connect(t, i.url)
-		finish.do("BEGIN")
-		finish.deliver(i.e[0])
-		second := i.admin.event("k")
-		if d := claim(t, i.relay, 10); len(d) != 0 {
-			t.Errorf("claimed %d while the one before it is unfinished", len(d))
-		}
-		i.expect("left for the next look", "sending pending")
-		finish.do("ROLLBACK")
-		claim(t, i.relay, 10)
-		i.expect("parked after all", "sending queued")
-		finish.deliver(i.e[0])
-		i.expect("promoted", "pending")
-		i.drains(i.e[0], second)
-	})
-}
-
-// A replay draws its place before it commits; what was written meanwhile lies
-// behind it in the line, and may be on its way already.
+// A replay draws its place before it commits. What was written meanwhile has a
+// later place, and may be on its way already.
 func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 	open := func(t *testing.T) (i *interleaving, newer string) {
 		t.Helper()
@@ -520,60 +481,37 @@ func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 		i.drains(i.e[0], i.e[0], late)
 	})
 	t.Run("its relay died: the replay goes first", func(t *testing.T) {
-		i, _ := open(t)
+		i, newer := open(t)
 		only(t, i.relay)
 		i.operator.do("COMMIT")
-		i.admin.do("UPDATE outbox.delivery SET lease_until = clock_timestamp() - interval '1 second' WHERE state = 'sending'")
+		i.looks("while the claim holds")
+		i.admin.dies()
 		if d := only(t, i.relay); d.Event.ID != i.e[0] || !record(t, i.relay, delivered(d)) {
 			t.Errorf("claimed %+v, want the replay, recorded", d)
 		}
-		i.expect("the other is the next to be taken over", "sending")
-	})
-	t.Run("its relay died, and a claim through an older snapshot comes too late", func(t *testing.T) {
-		i, newer := open(t)
-		only(t, i.relay)
-		i.admin.do("UPDATE outbox.delivery SET lease_until = clock_timestamp() - interval '1 second' WHERE state = 'sending'")
-		claimer := connect(t, i.url)
-		claimer.do("BEGIN ISOLATION LEVEL REPEATABLE READ")
-		one[int](claimer, "SELECT count(*)::int FROM outbox.delivery")
-		i.operator.do("COMMIT")
-		if d := only(t, i.relay); d.Event.ID != i.e[0] {
-			t.Fatalf("claimed %+v, want the replay", d)
-		}
-		claimer.refuses(serialize, "SELECT FROM outbox.delivery WHERE event_id = $1::text::uuid FOR UPDATE SKIP LOCKED", nil, newer)
-		claimer.do("ROLLBACK")
+		i.drains(i.e[0], i.e[0], newer)
 	})
 	t.Run("the newer one is just being claimed", func(t *testing.T) {
 		i, newer := open(t)
 		claimer := connect(t, i.url)
 		claimer.do("BEGIN")
-		claimer.send(newer)
+		claimer.send(newer) // opens the lane
 		i.operator.do("COMMIT")
-		if d := claim(t, i.relay, 10); len(d) != 0 {
+		late := make(chan []*outbox.Delivery, 1)
+		go func() { // it waits for the end of that insert, as any insert of the same key does
+			c, err := i.relay.Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Room: 10, Lanes: 10, Lease: time.Minute}, &i.relay.arrivals)
+			if err != nil {
+				t.Error(err)
+			}
+			late <- c.Deliveries
+		}()
+		i.admin.until("the claim waits for the other", `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'relay-1' AND datname = current_database() AND wait_event_type = 'Lock')`)
+		claimer.do("COMMIT")
+		if d := <-late; len(d) != 0 {
 			t.Fatalf("claimed %d beside another claim of the key", len(d))
 		}
-		claimer.do("ROLLBACK")
-		i.drains(i.e[0], i.e[0], newer)
-	})
-	t.Run("a claim through an older snapshot comes too late", func(t *testing.T) {
-		i, newer := open(t)
-		claimer := connect(t, i.url)
-		claimer.do("BEGIN ISOLATION LEVEL REPEATABLE READ")
-		if n := one[int](claimer, "SELECT count(*)::int FROM outbox.delivery"); n != 1 {
-			t.Fatalf("%d deliveries in the snapshot, want the newer one only", n)
-		}
-		i.operator.do("COMMIT")
-		c, err := i.relay.Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Budget: 1, Page: 1, Lease: time.Minute})
-		must(t, err)
-		if len(c.Deliveries) == 0 { // the page began with the newer one, which is parked now
-			c.Deliveries = claim(t, i.relay, 1)
-		}
-		d := c.Deliveries[0]
-		claimer.refuses(serialize, "SELECT FROM outbox.delivery WHERE event_id = $1::text::uuid FOR UPDATE SKIP LOCKED", nil, newer)
-		claimer.do("ROLLBACK")
-		if !record(t, i.relay, delivered(d)) {
-			t.Error("not recorded")
-		}
+		i.looks("while the claim holds")
+		i.admin.dies()
 		i.drains(i.e[0], i.e[0], newer)
 	})
 }
@@ -581,19 +519,19 @@ func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 // neverTwo checks that nothing is claimed beside a delivery under way.
 func (i *interleaving) neverTwo(sending *outbox.Delivery) {
 	i.t.Helper()
-	i.expect("committed in front of what is being sent", "pending sending")
-	if d := claim(i.t, i.relay, 10); len(d) != 0 {
-		i.t.Errorf("claimed %d while another of the key is being sent", len(d))
+	if got := i.admin.lane("k"); got != "claimed" {
+		i.t.Errorf("the lane is %s, want claimed", got)
 	}
-	c, err := i.relay.ClaimNext(i.t.Context(), outbox.ClaimRequest{Sync: "court", Budget: 1, Lease: time.Minute, Keys: []string{"k"}})
+	i.looks("while another of the key is being sent")
+	c, err := i.relay.Claim(i.t.Context(), outbox.ClaimRequest{Sync: "court", Room: 1, Lease: time.Minute, Keys: []string{"k"}}, nil)
 	if err != nil || len(c.Deliveries) != 0 {
 		i.t.Errorf("claimed %d of the key while another is being sent, %v", len(c.Deliveries), err)
 	}
 	if !record(i.t, i.relay, delivered(sending)) {
 		i.t.Error("what was being sent is not recorded")
 	}
-	if d := claim(i.t, i.relay, 10); len(d) != 1 || !record(i.t, i.relay, delivered(d[0])) {
-		i.t.Errorf("claimed %d afterwards, want the other one, recorded", len(d))
+	if d := only(i.t, i.relay); !record(i.t, i.relay, delivered(d)) {
+		i.t.Error("the other one is not recorded")
 	}
 }
 
@@ -636,32 +574,31 @@ func TestSyncRegisteredBesideOpenWriters(t *testing.T) {
 	}
 }
 
-// What waits behind a delivery under way may be passed by a walk that does not come
-// back to it.
-func TestDiscardMakesDueWhatAWalkHasPassed(t *testing.T) {
+// A lane waits for its first delivery only. What is behind a discarded one may be
+// sent at once.
+func TestDiscardMakesTheLaneDue(t *testing.T) {
 	i := newInterleaving(t, 3)
-	i.admin.do("UPDATE outbox.delivery SET due_at = due_at - interval '1 hour'")
-	const due = "SELECT event_seq FROM outbox.delivery WHERE due_at > now() - interval '1 minute'"
+	d := only(t, i.relay)
+	if !record(t, i.relay, outbox.Result{Delivery: d, Outcome: outbox.Retry, Attempt: true, Class: "transient", Error: "HTTP 502", Delay: time.Hour}) {
+		t.Fatal("the retry was not recorded")
+	}
+	i.expect("put off", "retry queued queued", "waits")
 	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
-	if got := list[int64](i.admin, due); len(got) > 0 {
-		t.Errorf("a discard further behind made due %v", got)
-	}
+	i.looks("a discard further behind changes nothing for the first")
+	i.expect("after the discard of the second", "retry queued", "waits")
 	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
-	if got := list[int64](i.admin, due); !slices.Equal(got, []int64{3}) {
-		t.Errorf("made due %v, want the third", got)
-	}
+	i.expect("after the discard of the first", "pending", "due")
 	i.drains(i.e[2])
 }
 
-// While it is open it holds the next of its key only where it wakes it: a replay
-// there would keep the first from being sent.
+// An open discard has its own delivery locked, and no other of the key.
 func TestOpenDiscardFurtherBehindLeavesTheNextAlone(t *testing.T) {
 	i := newInterleaving(t, 3)
 	i.operator.do("BEGIN")
 	i.operator.do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
-	const free = "SELECT event_seq FROM outbox.delivery WHERE event_seq = 3 FOR UPDATE SKIP LOCKED"
-	if got := list[int64](i.admin, free); !slices.Equal(got, []int64{3}) {
-		t.Errorf("free beside the open discard: %v, want the third", got)
+	const free = "SELECT event_seq FROM outbox.delivery ORDER BY event_seq FOR UPDATE SKIP LOCKED"
+	if got := list[int64](i.admin, free); !slices.Equal(got, []int64{1, 3}) {
+		t.Errorf("free beside the open discard: %v, want the first and the third", got)
 	}
 	i.operator.do("COMMIT")
 	i.drains(i.e[0], i.e[2])

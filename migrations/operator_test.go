@@ -26,9 +26,14 @@ func TestUpdateOfStateIsACompleteRequeue(t *testing.T) {
 	admin := connect(t, url)
 	operatorURL := pgtest.AsRole(t, url, "outbox_operator")
 	operator := connect(t, operatorURL)
+	relay := store(t, url)
 	admin.sync("court")
-	first, second := admin.event("k"), admin.event("k")
+	first := admin.event("k")
+	admin.event("k")
 	admin.fail(first)
+	if d := claim(t, relay); len(d) != 0 || admin.lane("k") != "stopped" {
+		t.Fatalf("claimed %d behind a failed one, lane %s", len(d), admin.lane("k"))
+	}
 	before := one[string](admin, "SELECT concat(event_seq, key, created_at, revision, body_sha256, total_attempts) FROM outbox.delivery WHERE event_id = $1::text::uuid", first)
 
 	operator.do("SET lockstep.actor = 'Ada'")
@@ -39,43 +44,50 @@ func TestUpdateOfStateIsACompleteRequeue(t *testing.T) {
 
 	if !one[bool](admin, `SELECT state = 'pending' AND attempts = 0 AND charged = 0 AND spent_ms = 0 AND crashes = 0
 	       AND due_at BETWEEN now() - interval '1 minute' AND now()
-	       AND num_nulls(error_class, error, claim, claimed_by, lease_until, body, mapping_version) = 7
-	  FROM outbox.delivery WHERE event_id = $1::text::uuid`, first) {
+	       AND num_nulls(error_class, error, claim, claimed_by, lease_until, mapping_version) = 6
+	       AND (SELECT d.body IS NULL FROM outbox.delivery AS d WHERE d.event_id = o.event_id)
+	  FROM outbox.open_delivery AS o WHERE event_id = $1::text::uuid`, first) {
 		t.Error("the requeued row kept something of its old life")
 	}
 	after := one[string](admin, "SELECT concat(event_seq, key, created_at, revision, body_sha256, total_attempts) FROM outbox.delivery WHERE event_id = $1::text::uuid", first)
 	if after != before {
 		t.Errorf("place, age, digest and count of all attempts: %s, before %s", after, before)
 	}
-	if got := admin.states("k"); got != "pending pending" {
+	if got := admin.states("k"); got != "pending queued" {
 		t.Errorf("states of the key: %s", got)
+	}
+	if d := only(t, relay); d.Event.ID != first || d.Attempts != 0 || d.Body != nil {
+		t.Errorf("claimed %+v, want the requeued one with a new life", d)
 	}
 	got := one[string](admin, `SELECT concat_ws('|', outcome, actor, reason, event_id, event_type, key, attempt, error_class, error) FROM outbox.delivery_log`)
 	want := "requeued|" + login(t, operatorURL) + "/Ada|courtroom added|" + first + "|scheduling:updated|k|3|permanent|HTTP 422: no such courtroom"
 	if got != want {
 		t.Errorf("log row %s, want %s", got, want)
 	}
-	_ = second
 }
 
 func TestHandMadeTransitionsAreRefused(t *testing.T) {
 	url := pgtest.New(t)
 	admin, operator := connect(t, url), as(t, url, "outbox_operator")
 	admin.sync("court")
-	put := map[string]func(id string){
-		"pending": func(string) {},
-		"sending": admin.send,
-		"failed":  admin.fail,
-		"queued": func(id string) {
-			admin.do("UPDATE outbox.delivery SET state = 'queued', due_at = 'infinity' WHERE event_id = $1", id)
-		},
-		"retry": func(id string) {
+	put := map[string]struct {
+		arrange func(id string)
+		want    string // states of the key
+	}{
+		"pending": {func(string) {}, "pending"},
+		"sending": {admin.send, "sending"},
+		"failed":  {admin.fail, "failed"},
+		"queued":  {func(string) {}, "pending queued"},
+		"retry": {func(id string) {
 			admin.do("UPDATE outbox.delivery SET state = 'retry', due_at = now() + interval '1 hour' WHERE event_id = $1", id)
-		},
+		}, "retry"},
 	}
-	for from, arrange := range put {
+	for from, put := range put {
 		id := admin.event(from)
-		arrange(id)
+		if from == "queued" {
+			id = admin.event(from)
+		}
+		put.arrange(id)
 		for _, to := range []string{"pending", "queued", "sending", "retry", "failed", "done"} {
 			if from == "failed" && to == "pending" {
 				continue // the requeue
@@ -86,8 +98,8 @@ func TestHandMadeTransitionsAreRefused(t *testing.T) {
 				(db{operator.Conn, t}).refuses(wrongState, update, words, id, to)
 				// Neither may the owner: the trigger guards, not the privileges.
 				(db{admin.Conn, t}).refuses(wrongState, update, nil, id, to)
-				if got := (db{admin.Conn, t}).states(from); got != from {
-					t.Errorf("the row is %s after the refusal", got)
+				if got := (db{admin.Conn, t}).states(from); got != put.want {
+					t.Errorf("after the refusal: %s, want %s", got, put.want)
 				}
 			})
 		}
@@ -116,6 +128,9 @@ func TestOperatorIsRefusedWhatIsNotHis(t *testing.T) {
 		"UPDATE outbox.delivery_log SET actor = 'x'",
 		"DELETE FROM outbox.delivery_log",
 		"TRUNCATE outbox.delivery_log",
+		"INSERT INTO outbox.lane (sync, key, due_at) VALUES ('court', 'k', now())",
+		"UPDATE outbox.lane SET due_at = now()",
+		"DELETE FROM outbox.lane",
 		"SELECT outbox.maintain()",
 		"SELECT outbox.log_action(d, 'delivered', 'r') FROM outbox.delivery AS d",
 		"SELECT outbox.emit('t', 'k', '{}')",
@@ -231,14 +246,20 @@ func TestDiscardGivesUpForGoodAndLetsTheNextGo(t *testing.T) {
 	admin.sync("court")
 	first, second := admin.event("k"), admin.event("k")
 	admin.fail(first)
-	admin.do("UPDATE outbox.delivery SET state = 'queued', due_at = 'infinity' WHERE event_id = $1", second)
+	claim(t, store(t, url))
+	if states, lane := admin.states("k"), admin.lane("k"); states != "failed queued" || lane != "stopped" {
+		t.Fatalf("states %q, lane %s; want the second to wait behind the failed one", states, lane)
+	}
 	operator.do("SELECT outbox.discard('court', $1, 'hearing was in error')", first)
-	if got := admin.states("k"); got != "pending" {
-		t.Errorf("the next of the key is %q, want pending", got)
+	if states, lane := admin.states("k"), admin.lane("k"); states != "pending" || lane != "due" {
+		t.Errorf("states %q, lane %s; want the next of the key to be due", states, lane)
 	}
 	got := one[string](admin, "SELECT concat_ws('|', outcome, actor, reason, event_id, attempt, error_class) FROM outbox.delivery_log")
 	if want := "discarded|" + login(t, operator.Config().ConnString()) + "|hearing was in error|" + first + "|3|permanent"; got != want {
 		t.Errorf("log row %s, want %s", got, want)
+	}
+	if d := only(t, store(t, url)); d.Event.ID != second {
+		t.Errorf("claimed %s, want the next of the key", d.Event.ID)
 	}
 	operator.refuses(noData, "SELECT outbox.discard('court', $1, 'again')", []string{"no open delivery"}, first)
 	operator.refuses(wrongState, "SELECT outbox.requeue('court', event_id => $1)", []string{"no open delivery"}, first)
@@ -250,9 +271,11 @@ func (d db) deliver(event string) {
 	d.do(`WITH gone AS (DELETE FROM outbox.delivery WHERE event_id = $1 RETURNING *)
 	      INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, attempt, outcome, code, request_sha256, revision, claim, relay)
 	      SELECT sync, event_id, 'scheduling:updated', key, total_attempts + 1, 'delivered', 'HTTP 201', 'cd', revision, gen_random_uuid(), 'relay-1' FROM gone`, event)
-	d.do(`UPDATE outbox.delivery AS d SET state = 'pending', due_at = clock_timestamp()
-	       WHERE d.state = 'queued' AND d.key = (SELECT key FROM outbox.event WHERE id = $1)
-	         AND NOT EXISTS (SELECT FROM outbox.delivery AS f WHERE f.sync = d.sync AND f.key = d.key AND f.event_seq < d.event_seq)`, event)
+	d.do(`UPDATE outbox.lane AS l SET claim = NULL, claimed_by = NULL, due_at = clock_timestamp(), crashes = 0
+	       WHERE l.key = (SELECT key FROM outbox.event WHERE id = $1)`, event)
+	d.do(`DELETE FROM outbox.lane AS l
+	       WHERE l.key = (SELECT key FROM outbox.event WHERE id = $1)
+	         AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = l.sync AND d.key = l.key)`, event)
 }
 
 func TestReplayIsANewDeliveryAtTheEndOfTheLine(t *testing.T) {
@@ -274,7 +297,7 @@ func TestReplayIsANewDeliveryAtTheEndOfTheLine(t *testing.T) {
 		if want := fmt.Sprintf("pending|%d|0|%d|none|t", n, n-1); got != want {
 			t.Errorf("replay %d: %s, want %s", n-1, got, want)
 		}
-		operator.refuses(wrongState, "SELECT outbox.replay('court', $1, 'twice')", []string{"still pending"}, id)
+		operator.refuses(wrongState, "SELECT outbox.replay('court', $1, 'twice')", []string{"still queued"}, id)
 		if n == 3 {
 			operator.do("SELECT outbox.discard('court', $1, 'not needed')", id) // its revision is spent nevertheless
 			admin.do("UPDATE outbox.sync SET last_delivered_at = now()")

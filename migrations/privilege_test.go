@@ -17,7 +17,7 @@ import (
 func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 	d := connect(t, pgtest.New(t))
 	readable := []string{
-		"blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "hold", "retention", "status", "sync", "unmatched",
+		"blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "hold", "lane", "open_delivery", "retention", "status", "sync", "unmatched",
 	}
 	read := func(more ...string) []string {
 		for _, table := range readable {
@@ -36,6 +36,7 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 		},
 		"outbox_relay": read(
 			"INSERT on delivery", "UPDATE on delivery", "DELETE on delivery",
+			"INSERT on lane", "UPDATE on lane", "DELETE on lane",
 			"INSERT on delivery_log.answered_at", "INSERT on delivery_log.sync", "INSERT on delivery_log.event_id",
 			"INSERT on delivery_log.event_type", "INSERT on delivery_log.key", "INSERT on delivery_log.version",
 			"INSERT on delivery_log.attempt", "INSERT on delivery_log.outcome", "INSERT on delivery_log.code",
@@ -100,7 +101,7 @@ func TestFunctionsHaveAFixedSearchPath(t *testing.T) {
 		definers[name] = definer == "t"
 	}
 	for _, name := range []string{
-		"fan_out", "promote_next", "complete_requeue", "show_strongest_hold",
+		"fan_out", "complete_requeue", "show_strongest_hold",
 		"requeue", "discard", "replay", "pause", "resume", "retire", "why_not_delivered", "maintain", "older_writers",
 	} {
 		if definer, known := definers[name]; !known || !definer {
@@ -131,7 +132,7 @@ func TestRolesReadTheViews(t *testing.T) {
 	connect(t, url).sync("court")
 	for _, role := range []string{"outbox_relay", "outbox_operator", "outbox_auditor"} {
 		d := as(t, url, role)
-		for _, name := range []string{"status", "failed", "blocked_key", "event", "delivery", "delivery_log", "delivery_log_default", "sync", "hold", "external_ref", "unmatched"} {
+		for _, name := range []string{"status", "failed", "blocked_key", "open_delivery", "event", "delivery", "lane", "delivery_log", "delivery_log_default", "sync", "hold", "external_ref", "unmatched"} {
 			d.do("SELECT * FROM outbox." + name)
 		}
 		d.do("SELECT outbox.why_not_delivered(gen_random_uuid(), 'court')")
@@ -144,6 +145,8 @@ func TestAuditorChangesNothing(t *testing.T) {
 		"INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'k', '{}')",
 		"UPDATE outbox.delivery SET state = 'pending'",
 		"DELETE FROM outbox.delivery",
+		"UPDATE outbox.lane SET due_at = now()",
+		"DELETE FROM outbox.lane",
 		"UPDATE outbox.sync SET notify = true",
 		"SELECT outbox.requeue('court')",
 		"SELECT outbox.pause('court', 'r')",

@@ -16,18 +16,27 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// claim takes what is due for the sync court.
-func claim(t testing.TB, s *outbox.Store, budget int) []*outbox.Delivery {
+// claim takes what is due for the sync court, and gives back lanes that have
+// nothing to be sent.
+func claim(t testing.TB, s *relay) []*outbox.Delivery {
 	t.Helper()
-	c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Budget: budget, Page: 100, Lease: time.Minute})
+	c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Room: 10, Lanes: 10, Lease: time.Minute}, &s.arrivals)
 	must(t, err)
+	must(t, s.Record(t.Context(), "court", c.Idle).Err)
 	return c.Deliveries
 }
 
-// only takes exactly one due delivery.
-func only(t testing.TB, s *outbox.Store) *outbox.Delivery {
+// only takes exactly one due delivery. A relay looks again at a key that it saw
+// claimed or locked, so the first look may find nothing.
+func only(t testing.TB, s *relay) *outbox.Delivery {
 	t.Helper()
-	d := claim(t, s, 10)
+	var d []*outbox.Delivery
+	for end := time.Now().Add(10 * time.Second); len(d) == 0; {
+		if time.Now().After(end) {
+			t.Fatal("claimed nothing for 10 s, want one delivery")
+		}
+		d = claim(t, s)
+	}
 	if len(d) != 1 {
 		t.Fatalf("claimed %d deliveries, want 1", len(d))
 	}
@@ -38,15 +47,20 @@ func delivered(d *outbox.Delivery) outbox.Result {
 	return outbox.Result{Delivery: d, Outcome: outbox.Delivered, Attempt: true, Code: "HTTP 201", AnsweredAt: time.Now()}
 }
 
-// record writes one result and claims nothing.
-func record(t testing.TB, s *outbox.Store, r outbox.Result) bool {
+// record writes one result and gives the lane back. It is tried again, as a relay
+// does: the first time may only find where a row has moved.
+func record(t testing.TB, s *relay, r outbox.Result) bool {
 	t.Helper()
-	done := s.Record(t.Context(), []outbox.Result{r}, outbox.ClaimRequest{Sync: "court"})
-	must(t, done.Err)
-	return done.Done[0]
+	for range 3 {
+		done := s.Record(t.Context(), "court", []outbox.Result{r})
+		if must(t, done.Err); done.Done[0] || done.Lost[0] {
+			return done.Done[0]
+		}
+	}
+	return false
 }
 
-func backfill(t testing.TB, s *outbox.Store) {
+func backfill(t testing.TB, s *relay) {
 	t.Helper()
 	b := s.NewBackfill("court")
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
@@ -82,21 +96,22 @@ func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
 	first, second := admin.event("k"), admin.event("k")
 	d := only(t, relay)
 	if d.Event.ID != first || admin.states("k") != "sending queued" {
-		t.Fatalf("claimed %s, states %s; want the first sent and the second parked", d.Event.ID, admin.states("k"))
+		t.Fatalf("claimed %s, states %s; want the first sent and the second behind it", d.Event.ID, admin.states("k"))
 	}
 	if !record(t, relay, outbox.Result{Delivery: d, Outcome: outbox.Retry, Attempt: true, Charge: true, Class: "transient", Error: "HTTP 502"}) {
 		t.Fatal("a retry was not recorded")
 	}
 	d = only(t, relay)
-	next := relay.Record(ctx, []outbox.Result{{Delivery: d, Outcome: outbox.Delivered, Attempt: true, Code: "HTTP 201", Ref: &outbox.Ref{ExternalID: "X-1"}}},
-		outbox.ClaimRequest{Sync: "court", Budget: 1, Lease: time.Minute})
+	next := relay.Record(ctx, "court", []outbox.Result{
+		{Delivery: d, Outcome: outbox.Delivered, Attempt: true, Code: "HTTP 201", Ref: &outbox.Ref{ExternalID: "X-1"}, Stay: true},
+	})
 	must(t, next.Err)
-	if len(next.Claims.Deliveries) != 1 || next.Claims.Deliveries[0].Event.ID != second || next.Claims.Deliveries[0].Ref.ExternalID != "X-1" {
-		t.Fatalf("the next of the key: %+v, want %s with the reference", next.Claims.Deliveries, second)
+	if len(next.Next) != 1 || next.Next[0].Event.ID != second || next.Next[0].Ref.ExternalID != "X-1" {
+		t.Fatalf("the next of the key: %+v, want %s with the reference", next.Next, second)
 	}
-	record(t, relay, outbox.Result{Delivery: next.Claims.Deliveries[0], Outcome: outbox.Failed, Failed: true, Attempt: true, Class: "permanent", Error: "no"})
-	if got := admin.states("k"); got != "failed" {
-		t.Errorf("states %s, want failed", got)
+	record(t, relay, outbox.Result{Delivery: next.Next[0], Outcome: outbox.Failed, Failed: true, Attempt: true, Class: "permanent", Error: "no"})
+	if states, lane := admin.states("k"), admin.lane("k"); states != "failed" || lane != "stopped" {
+		t.Errorf("states %s, lane %s; want it failed and stopped", states, lane)
 	}
 
 	changed, err := relay.Apply(ctx, outbox.Registration{Name: "court", Patterns: []string{"*"}, OnFailed: "supersede"})
@@ -123,9 +138,8 @@ func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
 	must(t, relay.EndHolds(ctx, "court", time.Minute))
 	_, err = relay.NoteDelivery(ctx, "court", time.Now())
 	must(t, err)
-	if _, _, err := relay.RecheckParked(ctx, "court", outbox.ParkedCursor{}, 100); err != nil {
-		t.Error(err)
-	}
+	_, err = relay.ReleaseBackfilled(ctx, "court", 100)
+	must(t, err)
 	if _, err := relay.Maintain(ctx, "90 days", "84 months"); err != nil {
 		t.Error(err)
 	}
@@ -166,13 +180,13 @@ func TestTimesOfAClockThatWasSetBack(t *testing.T) {
 	url := pgtest.New(t)
 	admin, relay := connect(t, url), store(t, url)
 	admin.sync("court")
-	for _, key := range []string{"pending", "retry", "failed", "promoted", "put off"} {
+	for _, key := range []string{"pending", "retry", "failed", "released", "put off"} {
 		admin.event(key)
 	}
 	admin.do(`UPDATE outbox.delivery SET state = 'retry', attempts = 1, due_at = due_at + interval '1 second' WHERE key = 'retry'`)
 	admin.do(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity' WHERE key = 'failed'`)
 	admin.do(`UPDATE outbox.delivery SET due_at = due_at + interval '1 hour', created_at = created_at + interval '1 hour' WHERE key IN ('pending', 'retry', 'failed')`)
-	admin.do(`UPDATE outbox.delivery SET due_at = due_at + interval '1 hour' WHERE key = 'promoted'`)
+	admin.do(`UPDATE outbox.delivery SET due_at = due_at + interval '1 hour' WHERE key = 'released'`)
 	admin.do(`UPDATE outbox.delivery SET state = 'retry', attempts = 1, due_at = due_at + interval '1 hour' WHERE key = 'put off'`) // a receiver said so
 	admin.do(`INSERT INTO outbox.hold (sync, kind, until, since, reason, by)
 	          SELECT 'court', kind, clock_timestamp() + interval '61 minutes', clock_timestamp() + interval '1 hour', 'r', 'relay-1'
@@ -183,12 +197,29 @@ func TestTimesOfAClockThatWasSetBack(t *testing.T) {
 	if want := []string{"auth true", "breaker true", "operator false"}; !slices.Equal(got, want) {
 		t.Errorf("holds %v, want %v", got, want)
 	}
-	for range 2 { // the second finds nothing
-		_, _, err := relay.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100)
+	admin.do("DELETE FROM outbox.hold")
+	if d := claim(t, relay); len(d) != 0 {
+		t.Errorf("claimed %d before the times were repaired", len(d))
+	}
+	for after, looks := "", 0; ; looks++ { // two lanes each time
+		next, err := relay.RepairTimes(t.Context(), "court", after, 2)
 		must(t, err)
+		if after = next; after == "" {
+			if looks != 2 {
+				t.Errorf("the end of five lanes after %d full pages, want 2", looks)
+			}
+			break
+		}
 	}
 	got = list[string](admin, `SELECT key || ' ' || state || ' ' || (due_at <= clock_timestamp())::text FROM outbox.delivery ORDER BY event_seq`)
-	if want := []string{"pending pending true", "retry retry true", "failed failed false", "promoted pending true", "put off retry false"}; !slices.Equal(got, want) {
+	if want := []string{"pending pending true", "retry retry true", "failed failed false", "released pending true", "put off retry false"}; !slices.Equal(got, want) {
 		t.Errorf("deliveries %v, want %v", got, want)
+	}
+	got = list[string](admin, "SELECT key || ' ' || (due_at <= clock_timestamp())::text FROM outbox.lane ORDER BY key")
+	if want := []string{"pending true", "put off false", "released true", "retry true"}; !slices.Equal(got, want) {
+		t.Errorf("lanes %v, want %v", got, want)
+	}
+	if d := claim(t, relay); len(d) != 3 {
+		t.Errorf("claimed %d, want the three that only the clock kept", len(d))
 	}
 }

@@ -43,6 +43,7 @@ func lived(t *testing.T) (url string, d db) {
 	d.event("b")
 	d.deliver(delivered)
 	d.fail(failed)
+	d.do("INSERT INTO outbox.lane (sync, key, due_at) VALUES ('court', 'b', 'infinity')") // a relay has looked
 	d.do("UPDATE outbox.event SET inserted_at = inserted_at - interval '2 days'")
 	d.do("INSERT INTO outbox.external_ref (sync, key, external_id, event_seq) VALUES ('court', 'a', 'CAL-1', 2)")
 	d.do("UPDATE outbox.retention SET keep = '120 months' WHERE what = 'log'")
@@ -55,7 +56,7 @@ func lived(t *testing.T) (url string, d db) {
 func (d db) content() []string {
 	d.t.Helper()
 	var all []string
-	for _, table := range []string{"event", "unmatched", "sync", "hold", "delivery", "delivery_log", "external_ref", "retention"} {
+	for _, table := range []string{"event", "unmatched", "sync", "hold", "delivery", "lane", "delivery_log", "external_ref", "retention"} {
 		all = append(all, list[string](d, "SELECT '"+table+" ' || to_jsonb(t)::text FROM outbox."+table+" AS t ORDER BY 1")...)
 	}
 	return all
@@ -183,7 +184,7 @@ func TestDataAloneIsRefusedWithTriggersOn(t *testing.T) {
 	if got := one[int](d, "SELECT count(*)::int FROM outbox.event"); got != 0 {
 		t.Errorf("%d events came in", got)
 	}
-	for _, c := range claim(t, store(t, url), 10) {
+	for _, c := range claim(t, store(t, url)) {
 		if !c.Missing {
 			t.Errorf("event %s would be sent", c.Event.ID)
 		}
@@ -195,4 +196,56 @@ func TestDataAloneIsRefusedWithTriggersOn(t *testing.T) {
 	for _, at := range []string{"now() - interval '2 minutes'", "'infinity'", "'-infinity'", "now() + interval '2 minutes'"} {
 		d.refuses(wrongState, "INSERT INTO outbox.event (type, key, payload, inserted_at) VALUES ('t', 'k', '{}', "+at+")", []string{"each would be sent again"})
 	}
+}
+
+// Deliveries that were restored from another cluster bear numbers of its
+// transactions, which may be behind or ahead of those of the new one. Every one of
+// them is sent, in order, and so is what is written afterwards.
+func TestDeliveriesOfAnotherClusterAreSent(t *testing.T) {
+	for name, distance := range map[string]string{"a younger cluster": "1000000000000", "an older cluster": "-100"} {
+		t.Run(name, func(t *testing.T) {
+			source := pgtest.New(t)
+			was := connect(t, source)
+			was.sync("court")
+			var want []string
+			for range 3 {
+				want = append(want, was.event("k"))
+			}
+			was.send(want[0])
+			was.do("UPDATE outbox.delivery SET changed_in = (changed_in::text::bigint + $1::bigint)::text::xid8", distance)
+			was.dies()
+			dump := filepath.Join(t.TempDir(), "plain.sql")
+			mustRun(t, nil, "pg_dump", "--dbname="+source, "--file="+dump)
+
+			url := pgtest.Empty(t)
+			mustRun(t, nil, "psql", "--set=ON_ERROR_STOP=1", "--dbname="+url, "--file="+dump)
+			d, relay := connect(t, url), store(t, url)
+			if got := finishesAll(t, d, relay, "k"); !slices.Equal(got, want) {
+				t.Errorf("delivered %v, want %v", got, want)
+			}
+			fresh := d.event("k")
+			if got := only(t, relay); got.Event.ID != fresh {
+				t.Errorf("claimed %s, want the new one", got.Event.ID)
+			}
+			if ahead := one[bool](d, "SELECT EXISTS (SELECT FROM outbox.delivery WHERE changed_in >= pg_snapshot_xmax(pg_current_snapshot()))"); ahead {
+				t.Error("a delivery has the number of a transaction to come")
+			}
+		})
+	}
+	t.Run("a relay that starts gives them numbers of its own cluster", func(t *testing.T) {
+		url := pgtest.New(t)
+		d, relay := connect(t, url), store(t, url)
+		d.sync("court")
+		d.event("k")
+		d.do("UPDATE outbox.delivery SET changed_in = '9000000000000'::xid8")
+		d.do("SELECT outbox.pause('court', 'restored')") // nothing is claimed
+		if got := claim(t, relay); len(got) != 0 {
+			t.Errorf("claimed %d of a paused sync", len(got))
+		}
+		if ahead := one[bool](d, "SELECT EXISTS (SELECT FROM outbox.delivery WHERE changed_in >= pg_snapshot_xmax(pg_current_snapshot()))"); ahead {
+			t.Error("the delivery has the number of a transaction to come")
+		}
+		d.do("SELECT outbox.resume('court')")
+		only(t, relay)
+	})
 }

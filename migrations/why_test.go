@@ -46,15 +46,16 @@ func TestWhyNotDelivered(t *testing.T) {
 		},
 		{"its relay died", nil, func(d, _ db, id string) {
 			d.send(id)
-			d.do("UPDATE outbox.delivery SET lease_until = now() - interval '1 minute'")
+			d.dies()
 		}, "court: was being sent by relay-1, whose lease ended at T; a running relay takes it over"},
 		{
 			"failed", nil, func(d, _ db, id string) { d.fail(id) },
 			"court: failed with permanent after 3 attempt(s): HTTP 422: no such courtroom; waits for an operator (outbox.requeue or outbox.discard)",
 		},
-		{"parked with nothing in front", nil, func(d, _ db, id string) {
-			d.do("UPDATE outbox.delivery SET state = 'queued', due_at = 'infinity' WHERE event_id = $1", id)
-		}, "court: parked, though nothing of its key is in front of it any more; a running relay's next check wakes it"},
+		{"its type is being added", nil, func(d, _ db, id string) {
+			d.do("UPDATE outbox.delivery SET due_at = 'infinity', error_class = 'backfill', error = 'its type was added to the sync' WHERE event_id = $1", id)
+			d.do("UPDATE outbox.sync SET backfill_seq = 0, backfill_reason = 'waits for pid 42'")
+		}, "court: held back: its type was added to the sync; waits for pid 42"},
 		{
 			"paused", nil, func(_, o db, _ string) { o.do("SELECT outbox.pause('court', 'the court migrates')") },
 			"court: due since T, waits for a relay to claim it; the sync is on hold (operator) by OP since T until outbox.resume: the court migrates",

@@ -17,7 +17,7 @@ type widening struct {
 	url      string
 	admin    db
 	operator db
-	relay    *outbox.Store
+	relay    *relay
 }
 
 func newWidening(t *testing.T) *widening {
@@ -60,7 +60,7 @@ func (w *widening) expect(when, want string) {
 	w.t.Helper()
 	got := strings.Join(list[string](w.admin, `
 SELECT concat_ws(' ', e.headers ->> 'name', d.state, CASE WHEN d.state = 'queued' THEN d.error_class END)
-  FROM outbox.delivery AS d JOIN outbox.event AS e ON e.id = d.event_id ORDER BY d.key, d.event_seq`), ", ")
+  FROM outbox.open_delivery AS d JOIN outbox.event AS e ON e.id = d.event_id ORDER BY d.key, d.event_seq`), ", ")
 	if got != want {
 		w.t.Errorf("%s: open are %q, want %q", when, got, want)
 	}
@@ -99,29 +99,26 @@ func (w *widening) completes(b *outbox.Backfill, page int) (held int) {
 	return held
 }
 
-// deliver sends what can be sent until nothing is left to claim, and returns what.
+// deliver sends what can be sent until nothing was left to claim for a while, and
+// returns what.
 func (w *widening) deliver() []string {
 	w.t.Helper()
 	var names []string
-	for {
-		claims := claim(w.t, w.relay, 10)
-		if len(claims) == 0 {
-			return names
-		}
-		for len(claims) > 0 {
+	for last := time.Now(); time.Since(last) < 120*time.Millisecond; {
+		for claims := claim(w.t, w.relay); len(claims) > 0; last = time.Now() {
 			var results []outbox.Result
 			for _, d := range claims {
 				names = append(names, d.Event.Headers["name"])
-				results = append(results, delivered(d))
+				result := delivered(d)
+				result.Stay = true
+				results = append(results, result)
 			}
-			r := w.relay.Record(w.t.Context(), results, outbox.ClaimRequest{Sync: "court", Budget: 10, Lease: time.Minute})
+			r := w.relay.Record(w.t.Context(), "court", results)
 			must(w.t, r.Err)
-			if len(r.Claims.Asleep) > 0 {
-				w.t.Errorf("asleep: %v", r.Claims.Asleep)
-			}
-			claims = r.Claims.Deliveries
+			claims = r.Next
 		}
 	}
+	return names
 }
 
 func (w *widening) delivers(when string, want ...string) {
@@ -160,9 +157,8 @@ func TestWiderPatternsBesideOpenWriters(t *testing.T) {
 			older.do("COMMIT")
 			w.completes(b, 1)
 			newer.do("COMMIT")
-			if _, _, err := w.relay.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100); err != nil {
-				t.Fatal(err)
-			}
+			_, err := w.relay.ReleaseBackfilled(t.Context(), "court", 100)
+			must(t, err)
 			got := w.deliver()
 			if w.expect("at the end", ""); len(got) != 6 {
 				t.Errorf("delivered %v, want the other six", got)
@@ -271,20 +267,26 @@ func TestNobodyWakesWhatWaitsForABackfill(t *testing.T) {
 	write(w.admin, "old:a", "k-2")
 	write(w.admin, "new:a", "k-3")
 	write(w.admin, "old:a", "k-4")
-	claims := claim(t, w.relay, 10)
-	r := w.relay.Record(t.Context(), []outbox.Result{delivered(claims[0])}, outbox.ClaimRequest{Sync: "court", Budget: 10, Lease: time.Minute, From: outbox.End()})
-	must(t, r.Err)
-	r = w.relay.Record(t.Context(), []outbox.Result{delivered(r.Claims.Deliveries[0])}, outbox.ClaimRequest{Sync: "court", Budget: 10, Lease: time.Minute, From: outbox.End()})
-	must(t, r.Err)
-	if len(r.Claims.Deliveries) > 0 || len(r.Claims.Asleep) > 0 || r.Claims.Woken {
-		t.Errorf("a recording goes on with %+v, want nothing", r.Claims)
+	next := claim(t, w.relay)
+	for n := range 2 {
+		if len(next) != 1 {
+			t.Fatalf("delivery %d of the key: %d to be sent, want 1", n+1, len(next))
+		}
+		result := delivered(next[0])
+		result.Stay = true
+		r := w.relay.Record(t.Context(), "court", []outbox.Result{result})
+		must(t, r.Err)
+		next = r.Next
+	}
+	if len(next) > 0 || w.admin.lane("k") != "stopped" {
+		t.Errorf("a recording goes on with %+v, lane %s; want nothing and the lane stopped", next, w.admin.lane("k"))
 	}
 	const want = "k-3 queued backfill, k-4 queued"
 	w.expect("after the recording", want)
-	if woken, _, err := w.relay.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100); woken != 0 || err != nil {
-		t.Errorf("the net woke %d, %v", woken, err)
+	if released, err := w.relay.ReleaseBackfilled(t.Context(), "court", 100); released != 0 || err != nil {
+		t.Errorf("released %d, %v", released, err)
 	}
-	w.expect("after the net", want)
+	w.expect("after a look at what waits", want)
 	w.delivers("after all of it")
 	older.do("COMMIT")
 	w.completes(w.relay.NewBackfill("court"), 100)
@@ -304,7 +306,7 @@ func TestOperatorAndWhatWaitsForABackfill(t *testing.T) {
 		write(w.admin, "new:a", "k-2")
 		write(w.admin, "old:a", "k-3")
 		write(w.admin, "new:a", "k-4")
-		claim(t, w.relay, 10)
+		claim(t, w.relay)
 		w.expect("at the beginning", "k-1 sending, k-2 queued backfill, k-3 queued, k-4 queued backfill")
 		b := w.relay.NewBackfill("court")
 		w.waits(b)
@@ -341,12 +343,12 @@ func TestOperatorAndWhatWaitsForABackfill(t *testing.T) {
 			w.operator.do("SELECT outbox.discard('court', $1, 'r')", event(w, "k-4"))
 			older.do("COMMIT")
 			w.completes(b, 1)
-			w.expect("beside the open discard", "k-1 sending, k-2 pending, k-3 queued, k-4 queued backfill")
+			w.expect("beside the open discard", "k-1 sending, k-2 queued, k-3 queued, k-4 queued backfill")
 			w.operator.do(end)
-			woken, _, err := w.relay.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100)
+			released, err := w.relay.ReleaseBackfilled(t.Context(), "court", 100)
 			must(t, err)
-			if want := map[string]int{"COMMIT": 0, "ROLLBACK": 1}[end]; woken != want {
-				t.Errorf("the net woke %d, want %d", woken, want)
+			if want := map[string]int{"COMMIT": 0, "ROLLBACK": 1}[end]; released != want {
+				t.Errorf("released %d, want %d", released, want)
 			}
 		})
 	}
@@ -366,8 +368,8 @@ func TestWriterThatCommitsAfterTheEndOfABackfill(t *testing.T) {
 	write(during, "new:a", "k-2")
 	during.do("COMMIT")
 	w.expect("committed late", "k-1 queued backfill, k-2 queued backfill")
-	if woken, _, err := w.relay.RecheckParked(t.Context(), "court", outbox.ParkedCursor{}, 100); woken != 2 || err != nil {
-		t.Errorf("the net woke %d, %v; want both", woken, err)
+	if released, err := w.relay.ReleaseBackfilled(t.Context(), "court", 100); released != 2 || err != nil {
+		t.Errorf("released %d, %v; want both", released, err)
 	}
 	w.delivers("at the end", "k-1", "k-2")
 }
@@ -401,7 +403,7 @@ func TestOlderEventsHoldTheSyncOnlyWhileTheyAreAdded(t *testing.T) {
 		write(w.admin, "old:a", "k-2")
 		w.writer("REPEATABLE READ")
 		w.apply("beginning", "old:*")
-		if d := claim(t, w.relay, 10); len(d) != 0 {
+		if d := claim(t, w.relay); len(d) != 0 {
 			t.Errorf("claimed %d while older events are being added", len(d))
 		}
 		w.completes(w.relay.NewBackfill("court"), 1)

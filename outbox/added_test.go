@@ -28,12 +28,12 @@ func TestAddedEventWaitsForWhatIsUnderWay(t *testing.T) {
 				t.Fatal(err)
 			}
 			d.exec(write, "a")
-			return d.claim(d.a, time.Minute)
+			return d.claim(d.a)
 		},
 		"retained, and added from the beginning": func(d *desk) []*outbox.Delivery {
 			d.exec(write, "b")
 			d.exec(write, "a")
-			claimed := d.claim(d.a, time.Minute)
+			claimed := d.claim(d.a)
 			older := wider
 			older.From = "beginning"
 			if _, err := d.a.Apply(t.Context(), older); err != nil {
@@ -59,13 +59,13 @@ func TestAddedEventWaitsForWhatIsUnderWay(t *testing.T) {
 					t.Fatal("the addition does not end within 30 s")
 				}
 			}
-			if c := d.claim(d.b, time.Minute); len(c) != 0 {
+			if c := d.claim(d.b); len(c) != 0 {
 				t.Errorf("claimed %v beside one of the same key under way", numbers(c))
 			}
 			if r := d.record(d.a, outbox.Delivered, underWay...); r.Err != nil || !r.Done[0] {
 				t.Fatalf("the recording: %+v", r)
 			}
-			c := d.claim(d.b, time.Minute)
+			c := d.claim(d.b)
 			if len(c) != 1 || c[0].Event.Type != "b" || c[0].Class != "" {
 				t.Errorf("claimed %+v after its end, want the added one", c)
 			}

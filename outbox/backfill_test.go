@@ -41,6 +41,7 @@ type widener struct {
 	sync     string
 	patterns []string
 	fills    []*outbox.Backfill
+	arrivals outbox.Arrivals
 	open     []*openWriter
 	locked   map[string]bool // keys of open writers: each changes its own row of the key first
 	events   []*written      // committed
@@ -150,27 +151,36 @@ func (w *widener) step(t *rapid.T) {
 
 func (w *widener) die(t *rapid.T) {
 	w.fills[rapid.IntRange(0, 1).Draw(t, "relay")] = w.a.NewBackfill(w.sync)
+	w.arrivals = outbox.Arrivals{}
 }
 
 func (w *widener) deliver(t *rapid.T) { w.deliverSome() }
 
+// deliverSome delivers what two looks bring, and reports whether there was any.
 func (w *widener) deliverSome() (some bool) {
-	c, err := w.a.Claim(w.t.Context(), outbox.ClaimRequest{Sync: w.sync, Budget: 9, Page: 100, Lease: time.Minute})
-	for work := c.Deliveries; err == nil && len(work) > 0; {
-		some = true
-		var results []outbox.Result
-		for _, d := range work {
-			w.sent = append(w.sent, d.Event.ID)
-			results = append(results, outbox.Result{Delivery: d, Outcome: outbox.Delivered, Attempt: true})
+	request := outbox.ClaimRequest{Sync: w.sync, Room: 9, Lanes: 9, Lease: time.Minute}
+	for range 2 {
+		w.arrivals.LookAtUnsure()
+		c, err := w.a.Claim(w.t.Context(), request, &w.arrivals)
+		if err == nil {
+			err = w.a.Record(w.t.Context(), w.sync, c.Idle).Err
 		}
-		r := w.a.Record(w.t.Context(), results, outbox.ClaimRequest{Sync: w.sync, Budget: 9, Lease: time.Minute})
-		err, work = r.Err, r.Claims.Deliveries
-	}
-	if err == nil {
-		_, _, err = w.a.RecheckParked(w.t.Context(), w.sync, outbox.ParkedCursor{}, 1000)
-	}
-	if err != nil {
-		w.t.Fatal(err)
+		for work := c.Deliveries; err == nil && len(work) > 0; {
+			some = true
+			var results []outbox.Result
+			for _, d := range work {
+				w.sent = append(w.sent, d.Event.ID)
+				results = append(results, outbox.Result{Delivery: d, Outcome: outbox.Delivered, Attempt: true, Stay: true})
+			}
+			r := w.a.Record(w.t.Context(), w.sync, results)
+			err, work = r.Err, r.Next
+		}
+		if err == nil {
+			_, err = w.a.ReleaseBackfilled(w.t.Context(), w.sync, 1000)
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
 	}
 	return some
 }
@@ -196,9 +206,7 @@ func (w *widener) finish() {
 		w.endOne(0, true)
 	}
 	w.complete()
-	for range 3 {
-		for w.deliverSome() {
-		}
+	for w.deliverSome() {
 	}
 	last := map[string]int64{}
 	for _, id := range w.sent {

@@ -3,54 +3,32 @@ package outbox
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// Cursor is where a walk over due deliveries goes on. The zero value is the
-// beginning. It is a hint: what commits late behind it is found by a walk from
-// the beginning.
-type Cursor struct {
-	due time.Time
-	seq int64
-}
+// A lane is the queue of one key in one sync (outbox.lane). Who has its claim may
+// send its first delivery. A relay claims lanes in two ways: those that are due,
+// and those it opens for deliveries whose key has none yet. Another statement reads
+// the first deliveries: it must see what others recorded before the claim was had.
 
-// Before reports whether c lies before other.
-func (c Cursor) Before(other Cursor) bool {
-	if !c.due.Equal(other.due) {
-		return c.due.Before(other.due)
-	}
-	return c.seq < other.seq
-}
-
-// Behind is how much later the deliveries at other became due.
-func (c Cursor) Behind(other Cursor) time.Duration { return other.due.Sub(c.due) }
-
-// End is behind everything that is due.
-func End() Cursor { return Cursor{due: time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)} }
-
-func earlier(a, b Cursor) Cursor {
-	if b.Before(a) {
-		return b
-	}
-	return a
-}
-
-// ClaimRequest asks for due deliveries of one sync.
+// ClaimRequest asks for lanes of one sync.
 type ClaimRequest struct {
-	Sync   string
-	From   Cursor
-	Budget int           // most deliveries to claim
-	Page   int           // most rows to look at; those found behind an earlier one are parked
-	Pass   bool          // or passed by, if that one is due or under way, and they are pending and older than a second
-	Lease  time.Duration // how long the claims hold
-	Solo   bool          // claim suspects, and nothing else: deliveries during which two or more relays died
-	Fresh  bool          // look only at what was written, requeued or replayed lately, not at what waited or failed before
-	Probe  bool          // claim in spite of an auth or breaker hold
-	Keys   []string      // to go on with: their first deliveries are claimed, or woken beyond the budget; not for Claim
+	Sync  string
+	Room  int           // most lanes to claim
+	Lanes int           // of these, the most that are there already
+	Fresh int           // of the others, how many are for the latest deliveries before the oldest have the rest
+	Lease time.Duration // how long the claims hold
+	Probe bool          // claim in spite of an auth or breaker hold
+	Keys  []string      // claim lanes of these keys only, if they are due; nil means all
+
+	// Suspects has one lane claimed during whose claims two or more relays died,
+	// and no other. Else such lanes are left.
+	Suspects bool
 
 	// Wanted reports whether the sync sends an event, which its filter decides:
 	// only such an event supersedes a failed one. Nil means all. It is called by
@@ -60,21 +38,68 @@ type ClaimRequest struct {
 
 // Claims is the answer to a [ClaimRequest].
 type Claims struct {
-	Deliveries []*Delivery
-	Seen       int      // rows looked at
-	Parked     int      // of these
-	More       bool     // there may be more to look at, from Next on
-	Suspects   int      // heads left because two or more relays died while sending them
-	Next       Cursor   // where the next walk starts
-	Settled    Cursor   // a second ago: what is due earlier has committed, but for long transactions
-	Hold       *Hold    // strongest hold in force; then nothing was read
-	Asleep     []string // keys with a parked first delivery that could not be woken yet, to be given again
-	Woken      bool     // some of the keys were woken and not claimed: a walk finds them now
+	Deliveries []*Delivery // first deliveries of claimed lanes, to be sent
+	Idle       []Result    // lanes that have none to be sent now, to be recorded as they are
+	Hold       *Hold       // strongest hold of the whole sync in force; then nothing was claimed
+	Held       []string    // scopes on hold
+	Due        bool        // more lanes are due than were claimed
+	Unopened   bool        // there are deliveries that were not looked at
+	Suspects   bool        // lanes are due during whose claims two or more relays died
 }
 
-// holdsInForce are those that keep a claim from being made: an operator's and a
-// backfill's always do, a throttle ends by time, auth and breaker let a probe
-// through.
+// Arrivals is what one relay knows of a sync's new deliveries: a snapshot of the
+// database, up to which it has looked at all of them. Each delivery has the number of
+// the transaction that made it ready to be sent (delivery.changed_in). What became
+// visible since a snapshot are the transactions that began after it, and those
+// that it lists as running and that have ended since. Both are found by an index,
+// in whatever order they committed, and nobody waits for anybody.
+//
+// The zero value is the beginning: all open deliveries. It is not safe for
+// concurrent use.
+type Arrivals struct {
+	since  string    // pg_snapshot: what it shows was looked at, but for what lies behind the place
+	change string    // the place: a transaction
+	seq    int64     // and the last delivery of it that was looked at
+	behind bool      // there was more behind the place than could be looked at
+	page   int       // deliveries to read there, where those before brought few keys without a lane
+	resets int64     // of the store: after a failover the numbers may mean something else
+	began  time.Time // when everything was looked at from the beginning last
+
+	// Keys to look at again, with the claim that somebody had on the lane when a
+	// delivery was found. Who has it may close the lane without having seen that
+	// delivery; then it is opened once more. When the claim is another one, or
+	// none, whoever closes the lane has seen it.
+	unsure map[string]unsure
+	looked time.Time // when those were looked at last
+
+	// Lanes are looked at from the time at which the first of them became due, and
+	// now and then from the beginning.
+	floor  string
+	scopes []string
+	lowest time.Time // when that was last
+	took   time.Duration
+}
+
+// unsure is what is known of a key that is looked at again: the claim on its lane, and
+// the earliest delivery that was found.
+type unsure struct {
+	claim pgtype.UUID
+	place int64
+}
+
+const (
+	floorEvery  = time.Second           // least pause between looks at lanes from the beginning
+	floorShare  = 20                    // and so many times as long as such a look takes
+	floorBehind = 2 * time.Second       // how long a transaction may take that makes a lane due
+	unsureEvery = 50 * time.Millisecond // pause between looks at keys whose lane was claimed
+	arrivalPage = 1000                  // most deliveries that one look reads of each kind
+	againEvery  = 10 * time.Minute      // pause between looks at everything, which find nothing
+	leastPage   = 25                    // least that it reads once a look has brought too few
+)
+
+// holdsInForce are those of a sync that keep a claim from being made: an
+// operator's and a backfill's always do, a throttle ends by time, auth and breaker
+// let a probe through.
 const holdsInForce = `
       FROM outbox.hold
      WHERE sync = $1
@@ -84,229 +109,498 @@ const holdsInForce = `
 // strongestHold tells about the one that counts most.
 const strongestHold = `-- lockstep: hold
     SELECT kind, until, reason, coalesce(least(until, untried_at) <= clock_timestamp(), false)` + holdsInForce + `
+       AND scope = ''
      ORDER BY array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
      LIMIT 1`
 
-// Rows are addressed by tid, and tables are looked up laterally, wherever the
-// planner could else turn a join around. An outbox is analyzed while it is
-// empty, mostly: then reading all of it looks as cheap as reading one row, also
-// when a long transaction keeps a million dead rows in it. A row that was
-// changed between the statement's snapshot and its lock is left for the next
-// look.
+// lanesSince are the parts of a claim for lanes that became due at a time or later,
+// in scopes that are known. Under a transaction that is open for long, the index
+// keeps every lane that was closed since, and each look from the beginning would
+// go over all of them. Null as scopes has them listed, one after the other by
+// the index.
+func lanesSince(floor, scopes string) (open, due string) {
+	open = `
+RECURSIVE listed (name) AS (
+    (SELECT l.scope FROM outbox.lane AS l WHERE ` + scopes + ` IS NULL AND l.sync = $1 AND l.due_at < 'infinity' ORDER BY l.scope LIMIT 1)
+    UNION ALL
+    SELECT (SELECT l.scope FROM outbox.lane AS l WHERE l.sync = $1 AND l.due_at < 'infinity' AND l.scope > s.name ORDER BY l.scope LIMIT 1)
+      FROM listed AS s
+     WHERE s.name IS NOT NULL
+), scope AS MATERIALIZED (
+    SELECT name FROM listed WHERE name IS NOT NULL
+    UNION ALL
+    SELECT * FROM unnest(` + scopes + `)
+), held AS MATERIALIZED (
+    SELECT scope` + holdsInForce + `
+), open AS MATERIALIZED (
+    SELECT s.name AS scope
+      FROM scope AS s
+     WHERE s.name NOT IN (SELECT scope FROM held)
+       AND '' NOT IN (SELECT scope FROM held)
+)`
+	due = `
+             SELECT l.ctid AS tid, l.due_at
+               FROM outbox.lane AS l
+              WHERE l.sync = $1 AND l.scope = o.scope AND l.due_at >= ` + floor + ` AND l.due_at <= now()
+                AND l.crashes + (l.claim IS NOT NULL)::int < 2`
+	return open, due
+}
 
-// firstOfKey is what stands in front of row p, or p itself. It goes over all that a
-// long transaction keeps of the key's finished rows: once for a key and page.
-const firstOfKey = `
-    SELECT f.ctid AS tid, f.due_at > now() AS waits, f.state = 'failed' AS failed
-      FROM outbox.delivery AS f
-     WHERE f.sync = $1 AND f.key = p.key
-     ORDER BY f.event_seq
-     LIMIT 1`
+var (
+	openScopes, dueLanes       = lanesSince("$17::text::timestamptz", "$18::text[]")
+	openScopesAll, dueLanesAll = lanesSince("'-infinity'", "NULL::text[]")
+)
 
-// claimDue examines due rows in the order of their due times. The first of its key
-// is claimed, a row behind it is parked out of the walk; with Pass it is left as it
-// is, if what is in front is due or under way: who finishes that one goes on with it.
+// Those that somebody has locked are left for the next look.
+var claimOrdinary = `, picked AS MATERIALIZED (
+    SELECT l.tid
+      FROM open AS o
+     CROSS JOIN LATERAL (` + dueLanes + `
+              ORDER BY l.due_at
+              LIMIT $6::bigint
+                FOR UPDATE SKIP LOCKED) AS l
+     ORDER BY l.due_at
+     LIMIT $6::bigint
+)`
+
+const claimNamed = `, picked AS MATERIALIZED (
+    SELECT l.tid
+      FROM unnest($7::text[]) WITH ORDINALITY AS k (key, n)
+     CROSS JOIN LATERAL (
+           SELECT l.ctid AS tid
+             FROM outbox.lane AS l
+            WHERE l.sync = $1 AND l.key = k.key AND l.scope IN (SELECT scope FROM open) AND l.due_at <= now()
+              AND l.crashes + (l.claim IS NOT NULL)::int < 2
+              FOR UPDATE SKIP LOCKED) AS l
+     ORDER BY k.n
+     LIMIT $6::bigint
+), opened AS (
+    INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by)
+    SELECT $1, k.key, now() + $5::interval, $3, $4
+      FROM unnest($7::text[]) AS k (key)
+     WHERE (SELECT count(*) FROM picked) < $6::bigint
+       AND '' NOT IN (SELECT scope FROM held)
+       AND NOT EXISTS (SELECT FROM outbox.lane AS l WHERE l.sync = $1 AND l.key = k.key OFFSET 0)
+       AND EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = k.key AND d.due_at <= now() OFFSET 0)
+     LIMIT 1
+    ON CONFLICT DO NOTHING
+    RETURNING key, claim
+)`
+
+const claimSuspect = `, picked AS MATERIALIZED (
+    SELECT l.ctid AS tid
+      FROM outbox.lane AS l
+     WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2
+       AND l.scope IN (SELECT scope FROM open)
+     ORDER BY l.due_at
+     LIMIT 1
+       FOR UPDATE SKIP LOCKED
+), opened AS (
+    SELECT NULL::text AS key, NULL::uuid AS claim WHERE false
+)`
+
+// claimEnd gives them the claim. While it holds, due_at is the end of the lease, so
+// an ended lease is simply due.
+const claimEnd = `, claimed AS (
+    UPDATE outbox.lane AS l
+       SET due_at = now() + $5::interval, claim = $3, claimed_by = $4,
+           lost_claim = coalesce(l.claim, l.lost_claim), lost_by = CASE WHEN l.claim IS NOT NULL THEN l.claimed_by ELSE l.lost_by END,
+           crashes = l.crashes + (l.claim IS NOT NULL)::int
+      FROM picked AS p
+     WHERE l.ctid = p.tid
+    RETURNING l.key
+)`
+
+// whatIsDue is what a relay is told besides the deliveries.
+func whatIsDue(dueLanes string) string {
+	return `
+SELECT ARRAY(SELECT key FROM claimed UNION ALL SELECT key FROM opened WHERE claim IS NOT NULL) AS keys,
+       EXISTS (SELECT FROM open AS o
+                CROSS JOIN LATERAL (` + dueLanes + `
+                       ORDER BY l.due_at
+                      OFFSET (SELECT count(*) FROM picked)
+                       LIMIT 1) AS l) AS due,
+       EXISTS (SELECT FROM outbox.lane AS l
+                WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2) AS suspects,
+       EXISTS (SELECT FROM held WHERE scope = '') AS held,
+       (SELECT array_agg(DISTINCT scope) FROM held WHERE scope <> '') AS scopes`
+}
+
+// openLanes looks at deliveries that have become ready, and opens lanes for keys that
+// have none. As far as there is room they are opened claimed. A delivery that waits
+// for a backfill is none of them: it becomes ready when that is complete.
 //
-// What a row is parked behind is locked against being removed, and the row is left
-// for the next look when that lock cannot be had: otherwise it could be parked
-// behind one that is just being finished, and sleep for ever. The lock is the
-// weakest that keeps the row, so that it stands in no promotion's way.
+// First come those behind the place ($9, $10), the oldest first; then, where there
+// are more of them than can be looked at, a share of the latest ($7); then those of
+// transactions that ran at the time of the snapshot ($8) and have ended since; then
+// keys of which the relay was not sure ($12, $13). What was not opened for lack of room
+// stays behind the place.
 //
-// A replay draws its place before it commits. An event that was written meanwhile
-// has a later place, and may be in flight when the replay is first seen; or a
-// writer commits what has a place in front of a replay in flight. Then the one
-// that came late waits for the other's end. Else the later one is parked at
-// once, which also refuses it to a claim that does not see the earlier one yet.
-const claimDue = `-- lockstep: claim` + claimStart + dueRows + claimEnd
-
-// claimSuspects does the same with suspects, which it finds by an index of their
-// own: behind a backlog a walk would take too long.
-const claimSuspects = `-- lockstep: claim suspects` + claimStart + suspectRows + claimEnd
-
-const claimStart = `
-WITH free AS MATERIALIZED (
-    SELECT WHERE NOT EXISTS (SELECT` + holdsInForce + `)
-), page AS MATERIALIZED (
-    SELECT p.*, row_number() OVER (ORDER BY p.due_at, p.event_seq) AS n,
-           row_number() OVER (PARTITION BY p.key ORDER BY p.event_seq) = 1 AS leads
-      FROM (
-           SELECT d.ctid AS tid, d.key, d.event_seq, d.due_at, d.state, d.suspect, d.revision, d.error_class
+// A lane that is there, and waits for a later time or because its first delivery has
+// failed, becomes due when a delivery came in front of that one, or when one came that may
+// supersede it. A lane that is claimed is looked at again, see
+// [Arrivals].
+var openLanes = `, looked AS MATERIALIZED (
+    SELECT 1 AS part, row_number() OVER (ORDER BY d.changed_in, d.event_seq) AS n, d.*
+      FROM (SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid AS claim
+              FROM outbox.delivery AS d
+             WHERE d.sync = $1 AND (d.changed_in, d.event_seq) > ($9::text::xid8, $10)
+             ORDER BY d.changed_in, d.event_seq
+             LIMIT CASE WHEN '' IN (SELECT scope FROM held) THEN 1 ELSE $11::bigint END) AS d
+    UNION ALL
+    SELECT 2, row_number() OVER (ORDER BY d.changed_in DESC, d.event_seq DESC), d.*
+      FROM (SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid
+              FROM outbox.delivery AS d
+             WHERE d.sync = $1 AND d.changed_in >= $9::text::xid8
+             ORDER BY d.changed_in DESC, d.event_seq DESC
+             LIMIT CASE WHEN $7::bigint < 0 THEN 0 ELSE least(100 * greatest($7::bigint, 1), $15::bigint) END) AS d
+    UNION ALL
+    SELECT 3, row_number() OVER (PARTITION BY x.xid), d.*
+      FROM pg_snapshot_xip($8::text::pg_snapshot) AS x (xid)
+     CROSS JOIN LATERAL (
+           SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid
              FROM outbox.delivery AS d
-            WHERE d.sync = $1
-              AND d.due_at < 'infinity'
-              AND d.due_at <= now()
-              AND (d.due_at, d.event_seq) >= ($6, $7)
-              AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
-              AND EXISTS (SELECT FROM free)`
-
-// dueRows are what a walk looks at. A delivery is fresh in its first life while it
-// was never put aside, and in each later one: a requeue or a replay is somebody's wish.
-const dueRows = `
-              AND (NOT $12 OR d.state = 'pending' AND (d.due_at < d.created_at + interval '1 second' OR d.attempts < d.total_attempts))
-            ORDER BY d.due_at, d.event_seq
-            LIMIT $8`
-
-const suspectRows = `
-              AND d.suspect
-              AND NOT $12
+            WHERE d.sync = $1 AND d.changed_in = x.xid
             ORDER BY d.event_seq
-            LIMIT $8`
+            LIMIT $15::bigint) AS d
+     WHERE pg_visible_in_snapshot(x.xid, pg_current_snapshot())
+    UNION ALL
+    SELECT 4, 0, u.key, u.place, NULL, now(), u.claim
+      FROM unnest($12::text[], $13::uuid[], $16::bigint[]) AS u (key, claim, place)
+), key AS MATERIALIZED ( -- each once, with what stands about it
+    SELECT k.*, l.tid, l.claim AS has, l.due_at AS lane_due, l.judged
+      FROM (SELECT DISTINCT ON (k.key) k.part, k.n, k.key, k.claim, min(k.event_seq) OVER (PARTITION BY k.key) AS place,
+                   min(k.n) FILTER (WHERE k.part = 1) OVER (PARTITION BY k.key) AS oldest -- its first place among the oldest
+              FROM looked AS k
+             WHERE k.due_at < 'infinity'
+             ORDER BY k.key, k.part DESC, k.n) AS k
+      LEFT JOIN LATERAL (
+           SELECT l.ctid AS tid, l.claim, l.due_at, l.judged
+             FROM outbox.lane AS l
+            WHERE l.sync = $1 AND l.key = k.key
+            OFFSET 0) AS l ON true
+), missing AS MATERIALIZED (
+    SELECT k.*, row_number() OVER (PARTITION BY k.part ORDER BY k.n) AS rank
+      FROM key AS k
+     WHERE k.tid IS NULL
+       AND (k.part < 4 OR EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = k.key AND d.due_at < 'infinity' OFFSET 0))
+), room AS MATERIALIZED ( -- what transactions left and the latest have their share before the oldest
+    SELECT c.n, c.late, greatest(0, least(c.latest, c.n - c.late, greatest($7::bigint, c.n - c.late - c.old))) AS latest
+      FROM (SELECT CASE WHEN EXISTS (SELECT FROM held WHERE scope = '') THEN 0 ELSE $14::bigint - (SELECT count(*) FROM picked) END AS n,
+                   count(*) FILTER (WHERE part > 2) AS late, count(*) FILTER (WHERE part = 2) AS latest, count(*) FILTER (WHERE part = 1) AS old
+              FROM missing) AS c
+), chosen AS MATERIALIZED (
+    SELECT m.key, m.part, m.oldest, CASE WHEN m.part > 2 THEN row_number() OVER (PARTITION BY m.part > 2 ORDER BY m.n) <= r.n
+                          ELSE m.rank <= CASE m.part WHEN 2 THEN r.latest ELSE r.n - r.late - r.latest END END AS claims
+      FROM missing AS m
+     CROSS JOIN room AS r
+), opened AS (
+    INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by)
+    SELECT $1, c.key, CASE WHEN c.claims THEN now() + $5::interval ELSE now() END, CASE WHEN c.claims THEN $3::uuid END, CASE WHEN c.claims THEN $4 END
+      FROM chosen AS c
+     WHERE c.claims OR c.part > 2
+     ORDER BY c.key
+    ON CONFLICT DO NOTHING
+    RETURNING key, claim
+), early AS MATERIALIZED ( -- lanes that wait, and need not
+    SELECT k.key, k.place, l.tid
+      FROM key AS k
+     CROSS JOIN LATERAL (
+           SELECT f.state, f.due_at
+             FROM outbox.delivery AS f
+            WHERE f.sync = $1 AND f.key = k.key
+            ORDER BY f.event_seq
+            LIMIT 1) AS f
+      LEFT JOIN LATERAL (
+           SELECT l.ctid AS tid
+             FROM outbox.lane AS l
+            WHERE l.ctid = k.tid AND l.claim IS NULL AND l.due_at > now() -- those that are due may just be claimed above
+              FOR UPDATE SKIP LOCKED) AS l ON true
+     WHERE k.has IS NULL AND k.lane_due > now()
+       AND (k.judged >= k.place
+            OR f.state <> 'failed' AND f.due_at < k.lane_due
+            OR f.state = 'failed' AND (SELECT s.on_failed = 'supersede' FROM outbox.sync AS s WHERE s.name = $1)
+               AND EXISTS (SELECT FROM outbox.delivery AS d
+                            WHERE d.sync = $1 AND d.key = k.key AND d.event_seq > k.judged AND d.state <> 'failed' AND d.due_at < 'infinity'))
+), woken AS (
+    UPDATE outbox.lane AS l
+       SET due_at = now(), judged = least(l.judged, e.place - 1)
+      FROM early AS e
+     WHERE l.ctid = e.tid
+    RETURNING l.key
+), unsure AS (
+    SELECT k.key, k.has AS claim, k.place
+      FROM key AS k
+     WHERE k.has IS NOT NULL AND (k.part < 4 OR k.has = k.claim)
+        OR k.judged >= k.place AND (k.has IS NOT NULL OR k.lane_due <= now())
+    UNION ALL
+    SELECT e.key, NULL, e.place FROM early AS e WHERE e.key NOT IN (SELECT key FROM woken)
+), cut AS MATERIALIZED ( -- the first of the oldest for which there was no room
+    SELECT min(c.oldest) AS n FROM chosen AS c WHERE c.part < 3 AND NOT c.claims
+)` + whatIsDue(dueLanes) + `,
+       pg_current_snapshot()::text AS since,
+       (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 1 AND k.n < coalesce(cut.n, k.n + 1) ORDER BY k.n DESC LIMIT 1) AS change,
+       (SELECT k.event_seq FROM looked AS k WHERE k.part = 1 AND k.n < coalesce(cut.n, k.n + 1) ORDER BY k.n DESC LIMIT 1) AS seq,
+       cut.n IS NOT NULL OR (SELECT count(*) FROM looked AS k WHERE k.part = 1) >= CASE WHEN '' IN (SELECT scope FROM held) THEN 1 ELSE $11::bigint END AS more,
+       cut.n IS NULL AS starved,
+       (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 3 AND k.n >= $15::bigint ORDER BY k.changed_in LIMIT 1) AS more_late,
+       u.keys, u.claims, u.places,
+       least(now() - $19::interval, (SELECT min(l.due_at)
+                                       FROM scope AS s
+                                      CROSS JOIN LATERAL (
+                                            SELECT l.due_at FROM outbox.lane AS l
+                                             WHERE l.sync = $1 AND l.scope = s.name AND l.due_at >= $17::text::timestamptz AND l.due_at < 'infinity'
+                                             ORDER BY l.due_at
+                                             LIMIT 1) AS l))::text AS floor,
+       ARRAY(SELECT name FROM scope UNION SELECT '') AS known
+  FROM cut
+ CROSS JOIN (SELECT array_agg(key) AS keys, array_agg(claim) AS claims, array_agg(place) AS places FROM unsure) AS u`
 
-const claimEnd = `) AS p
-), taken AS MATERIALIZED ( -- one by one, until the budget is used up; without a budget up to the first that could be claimed
-    SELECT p.*, c.was, c.claim, c.claimed_by, l.later
-      FROM (SELECT * FROM page WHERE leads ORDER BY n) AS p
-     CROSS JOIN LATERAL (` + firstOfKey + `) AS f
+var (
+	claimLanes    = `-- lockstep: claim lanes` + "\nWITH " + openScopes + claimOrdinary + claimEnd + openLanes
+	claimKeys     = `-- lockstep: claim lanes of keys` + "\nWITH " + openScopesAll + claimNamed + claimEnd + whatIsDue(dueLanesAll)
+	claimSuspects = `-- lockstep: claim a suspect` + "\nWITH " + openScopesAll + claimSuspect + claimEnd + whatIsDue(dueLanesAll)
+)
+
+// unlocked leaves out rows that somebody has locked, such as one who is discarding
+// them. Hardly ever is there a reason to look: a row that was never locked says so
+// itself. Who discards locks the row first, then waits for the transactions that may have
+// read it before, and then looks whether it was claimed.
+const unlocked = `(d.xmax = '0' OR EXISTS (SELECT FROM outbox.delivery AS o WHERE o.ctid = d.ctid FOR UPDATE SKIP LOCKED))`
+
+// firstDeliveries reads what is to be sent of the lanes that were just claimed. Of a
+// claim that ended without a word it is not known whether its delivery was sent.
+const firstDeliveries = `-- lockstep: first deliveries` + `
+WITH mine AS MATERIALIZED (
+    SELECT l.*, f.tid, f.alone, f.state,
+           CASE WHEN f.state <> 'failed' AND f.due_at <= clock_timestamp() THEN f.tid END AS sends -- nothing else is locked below
+      FROM unnest($3::text[]) AS k (key)
      CROSS JOIN LATERAL (
-           SELECT d.state AS was, d.claim, d.claimed_by
+           SELECT l.ctid AS lane, l.key, l.crashes, l.scope, l.lost_claim, l.lost_by
+             FROM outbox.lane AS l
+            WHERE l.sync = $1 AND l.key = k.key AND l.claim = $2
+            OFFSET 0) AS l
+      LEFT JOIN LATERAL (
+           SELECT (array_agg(d.ctid))[1] AS tid, (array_agg(d.state))[1] AS state, (array_agg(d.due_at))[1] AS due_at, count(*) = 1 AS alone
+             FROM (SELECT d.ctid, d.state, d.due_at FROM outbox.delivery AS d
+                    WHERE d.sync = $1 AND d.key = l.key
+                    ORDER BY d.event_seq
+                    LIMIT 2) AS d) AS f ON true
+), first AS MATERIALIZED (
+    SELECT m.lane, m.tid AS was, m.alone, m.key AS of_key, m.crashes, m.scope, m.lost_claim, m.lost_by, m.state AS stands, d.*
+      FROM mine AS m
+      LEFT JOIN LATERAL (
+           SELECT d.*
              FROM outbox.delivery AS d
-            WHERE f.tid = p.tid AND p.suspect = $10
-              AND d.ctid = p.tid AND d.due_at <= now() AND (d.state IN ('pending', 'retry') OR d.lease_until < now())
-              FOR UPDATE SKIP LOCKED) AS c
-     CROSS JOIN LATERAL ( -- looked at once the head is locked, hence the reference to c
-           SELECT coalesce(bool_and(o.tid IS NOT NULL AND (o.state <> 'sending' OR o.lease_until < now())), true) AS may,
-                  array_agg(o.tid) FILTER (WHERE o.tid IS NOT NULL) AS later
-             FROM (SELECT l.event_seq
-                     FROM outbox.delivery AS l
-                    WHERE (p.revision > 1 OR p.error_class = 'added') AND l.sync = $1 AND l.key = p.key AND l.event_seq > p.event_seq
-                      AND l.state IN ('pending', 'retry', 'sending') AND l.revision = 1
-                   UNION ALL
-                   SELECT l.event_seq
-                     FROM outbox.delivery AS l
-                    WHERE l.sync = $1 AND l.key = p.key AND l.event_seq > p.event_seq
-                      AND l.state IN ('pending', 'retry', 'sending') AND l.revision > 1) AS l
-             LEFT JOIN LATERAL (
-                   SELECT d.ctid AS tid, d.state, d.lease_until
-                     FROM outbox.delivery AS d
-                    WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = l.event_seq AND c.was IS NOT NULL
-                      FOR NO KEY UPDATE SKIP LOCKED) AS o ON true) AS l
-     WHERE l.may
-     LIMIT greatest($9, 1)
-), stopped AS MATERIALIZED (
-    SELECT t.early, t.n AS taken, CASE WHEN t.early THEN t.last ELSE p.n END AS at
-      FROM (SELECT count(*) AS n, max(n) AS last, count(*) >= greatest($9, 1) AS early FROM taken) AS t
-     CROSS JOIN (SELECT count(*) AS n FROM page) AS p
-), rest AS MATERIALIZED ( -- what was looked at and not taken, beside the first of its key
-    SELECT r.*
-      FROM (SELECT p.*, first_value(f.tid) OVER of_key AS first, first_value(f.waits) OVER of_key AS waits,
-                   first_value(f.failed) OVER of_key AS failed
-              FROM (SELECT p.*, bool_or(p.looked) OVER (PARTITION BY p.key) AS key_looked
-                      FROM (SELECT p.*, p.n <= s.at AND p.tid NOT IN (SELECT tid FROM taken) AS looked
-                              FROM page AS p
-                              JOIN stopped AS s ON s.at > s.taken) AS p) AS p
-              LEFT JOIN LATERAL (SELECT * FROM (` + firstOfKey + `) AS f WHERE p.leads AND p.key_looked OFFSET 0) AS f ON true
-            WINDOW of_key AS (PARTITION BY p.key ORDER BY p.event_seq)) AS r
-     WHERE r.looked
-), later AS MATERIALIZED (
-    SELECT unnest(t.later) AS tid
-      FROM taken AS t
-     WHERE t.later IS NOT NULL
-), behind AS MATERIALIZED (
-    SELECT r.tid
-      FROM (SELECT r.*
-              FROM rest AS r
-              JOIN outbox.sync AS s ON s.name = $1
-             WHERE r.first <> r.tid AND r.state <> 'sending' AND NOT (r.failed AND s.on_failed = 'supersede')
-               AND (r.waits OR NOT $11 OR r.state = 'retry' OR r.due_at > now() - interval '1 second')
-               AND r.tid NOT IN (SELECT tid FROM later)) AS r
-     CROSS JOIN LATERAL (
-           SELECT FROM outbox.delivery AS f
-            WHERE f.ctid = r.first
-              FOR KEY SHARE SKIP LOCKED) AS f
-     CROSS JOIN LATERAL (
-           SELECT FROM outbox.delivery AS d
-            WHERE d.ctid = r.tid AND d.state IN ('pending', 'retry')
-              FOR NO KEY UPDATE SKIP LOCKED) AS d
-), parked AS (
+            WHERE d.ctid = m.sends AND ` + unlocked + `) AS d ON true
+), counted AS (
     UPDATE outbox.delivery AS d
-       SET state = 'queued', due_at = 'infinity'
-      FROM (SELECT tid FROM behind UNION ALL SELECT tid FROM later) AS b
-     WHERE d.ctid = b.tid AND d.state <> 'sending'
-    RETURNING 1
-), touched AS ( -- a claim of a dead relay behind: changed, so that who does not see the row in front is refused it too
-    UPDATE outbox.delivery AS d
-       SET lease_until = d.lease_until
-      FROM later AS l
-     WHERE d.ctid = l.tid AND d.state = 'sending'
-), meta AS MATERIALIZED (
-    SELECT s.at AS seen, (SELECT count(*) FROM parked) AS parked, r.suspects, r.superseding, s.early OR s.at >= $8 AS more,
-           p.due_at AS last_due, p.event_seq AS last_seq, now() - interval '1 second' AS settled, NOT EXISTS (SELECT FROM free) AS held
-      FROM stopped AS s
-      LEFT JOIN page AS p ON p.n = s.at
-     CROSS JOIN (SELECT count(*) FILTER (WHERE r.first = r.tid AND r.suspect) AS suspects,
-                        array_agg(DISTINCT r.key) FILTER (WHERE r.failed AND s.on_failed = 'supersede') AS superseding
-                   FROM rest AS r
-                   JOIN outbox.sync AS s ON s.name = $1) AS r
-), claimed AS (
-    UPDATE outbox.delivery AS d
-       SET state = 'sending', claim = $3, claimed_by = $4, lease_until = clock_timestamp() + $5::interval,
-           crashes = d.crashes + 1,
-           attempts = d.attempts + (c.was = 'sending')::int,
-           total_attempts = d.total_attempts + (c.was = 'sending')::int
-      FROM taken AS c
-     WHERE $9 > 0 AND d.ctid = c.tid
-    RETURNING d.*, d.ctid AS tid, c.was, c.claim AS claim_before, c.claimed_by AS claimed_before
-), taken_over AS ( -- earlier claims that ended without a word
+       SET attempts = d.attempts + 1, total_attempts = d.total_attempts + 1
+      FROM first AS f
+     WHERE f.lost_claim IS NOT NULL AND d.sync = f.sync AND d.key = f.key AND d.event_seq = f.event_seq
+    RETURNING d.*, f.lane, f.lost_claim, f.lost_by, d.ctid AS tid
+), logged AS (
     INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, event_seq, claim, relay)
     SELECT $1, c.event_id, e.type, c.key, e.version, c.total_attempts, 'unknown', 'unknown',
-           'the relay that was sending it did not come back before its lease ended', c.revision, c.event_seq, c.claim_before, c.claimed_before
-      FROM claimed AS c
+           'the relay that was sending it did not come back before its lease ended', c.revision, c.event_seq, c.lost_claim, c.lost_by
+      FROM counted AS c
       LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
-     WHERE c.was = 'sending'
 )
-SELECT m.*, ` + claimedColumns + `
-  FROM meta AS m
-  LEFT JOIN claimed AS c ON true` + claimedTables
+SELECT c.of_key, c.stands, ` + claimedColumns + `
+  FROM (SELECT f.*, coalesce(k.tid, f.was) AS tid FROM first AS f LEFT JOIN counted AS k ON k.lane = f.lane) AS c` + claimedTables
 
-// claimedColumns are what a relay is told of a claimed delivery c.
-const claimedColumns = `c.key, c.event_seq, c.event_id, c.attempts, c.total_attempts, c.charged, c.spent_ms, c.crashes, c.revision,
-       nullif(c.error_class, 'added'), c.body, c.body_sha256, c.mapping_version,
-       e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version, r.event_seq, c.tid`
+// claimedColumns are what a relay is told of a delivery c that it is to send.
+const claimedColumns = `c.lane, c.tid, c.alone, c.crashes, c.scope, c.event_seq, c.event_id, c.attempts + (c.lost_claim IS NOT NULL)::int, c.total_attempts + (c.lost_claim IS NOT NULL)::int,
+       c.charged, c.spent_ms, c.revision, c.error_class, c.body, c.body_sha256, c.mapping_version,
+       e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version, r.event_seq`
 
 const claimedTables = `
   LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
   LEFT JOIN LATERAL (SELECT * FROM outbox.external_ref WHERE sync = c.sync AND key = c.key OFFSET 0) AS r ON true
  ORDER BY c.event_seq`
 
-// Claim takes up to Budget due deliveries that are the first unfinished of
-// their key. The relay that holds them sends them before the lease ends, or
-// releases them.
-func (s *Store) Claim(ctx context.Context, r ClaimRequest) (Claims, error) {
+// Claim takes up to Room lanes and returns their first deliveries. The relay that
+// holds them sends these before the lease ends, or releases them. Lanes for
+// new deliveries are opened if a is given. Together with an error there may be
+// deliveries, and lanes that are to be given back.
+func (s *Store) Claim(ctx context.Context, r ClaimRequest, a *Arrivals) (Claims, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	token := uuid.New()
-	statement := claimDue
-	if r.Solo {
-		statement = claimSuspects
-	}
-	rows, err := s.pool.Query(ctx, statement, r.Sync, r.Probe, token, s.relay, r.Lease,
-		r.From.due, r.From.seq, r.Page, r.Budget, r.Solo, r.Pass, r.Fresh)
-	if err != nil {
-		return Claims{}, s.judge(ctx, err)
-	}
-	c, err := scanClaims(rows, r.Sync, token)
-	if err != nil {
-		return Claims{}, s.judge(ctx, err)
-	}
-	if c.held {
-		if c.Hold, err = s.strongestHold(ctx, r.Sync, r.Probe); err != nil {
+	if a != nil && r.Keys == nil && !r.Suspects {
+		if err := s.prepare(ctx, r.Sync, a); err != nil {
 			return Claims{}, s.judge(ctx, err)
 		}
 	}
-	if c.held || r.Page == 0 {
-		c.next = r.From // nothing was read
+	token := uuid.New()
+	c, held, empty, err := s.claimLanes(ctx, s.pool, r, a, token)
+	var superseding []string
+	for _, e := range empty {
+		if e.failed {
+			superseding = append(superseding, e.key)
+			continue
+		}
+		c.Idle = append(c.Idle, idle(r.Sync, e.key, token))
 	}
-	c.Next = c.next
-	if len(c.superseding) > 0 {
-		// The newer rows were left as they are: should this fail, the next walk from the beginning finds them again.
-		more, err := s.supersede(ctx, ClaimRequest{
-			Sync: r.Sync, From: End(), Lease: r.Lease, Budget: r.Budget - len(c.Deliveries), Keys: c.superseding, Wanted: r.Wanted,
-		})
-		c.Deliveries = append(c.Deliveries, more.Deliveries...)
-		c.Asleep = more.Asleep
-		return c.Claims, s.judge(ctx, err)
+	if len(superseding) > 0 {
+		more, left, failed := s.supersede(ctx, r.Sync, superseding, token, r.Wanted)
+		c.Deliveries = append(c.Deliveries, more...)
+		for _, key := range left {
+			c.Idle = append(c.Idle, idle(r.Sync, key, token))
+		}
+		err = errors.Join(err, failed)
 	}
-	return c.Claims, nil
+	if held && err == nil {
+		c.Hold, err = s.strongestHold(ctx, r.Sync, r.Probe)
+	}
+	return c, s.judge(ctx, err)
+}
+
+// prepare has a look begin anew where what is known is of another server or of none.
+func (s *Store) prepare(ctx context.Context, sync string, a *Arrivals) error {
+	if resets := s.resets.Load(); a.resets != resets {
+		*a = Arrivals{resets: resets}
+	}
+	if a.change == "" {
+		if err := s.repairChanges(ctx, sync); err != nil {
+			return err
+		}
+		a.change, a.behind, a.began = "0", true, time.Now()
+	}
+	return nil
+}
+
+// claimLanes claims lanes and reads their first deliveries. The claim is committed
+// before: while payloads are on their way to a relay that is stopped, other relays
+// wait for nothing of it.
+func (s *Store) claimLanes(ctx context.Context, on querier, r ClaimRequest, a *Arrivals, token uuid.UUID) (c Claims, held bool, empty []emptyLane, err error) {
+	var keys []string
+	answer := []any{&keys, &c.Due, &c.Suspects, &held, &c.Held}
+	switch {
+	case r.Suspects:
+		err = on.QueryRow(ctx, claimSuspects, r.Sync, r.Probe, token, s.relay, r.Lease).Scan(answer...)
+	case r.Keys != nil:
+		err = on.QueryRow(ctx, claimKeys, r.Sync, r.Probe, token, s.relay, r.Lease, r.Room, r.Keys).Scan(answer...)
+	default:
+		err = a.look(ctx, on, answer, r, token, s.relay)
+		c.Unopened = a.behind
+	}
+	if err != nil || len(keys) == 0 {
+		return c, held, nil, err
+	}
+	rows, err := on.Query(ctx, firstDeliveries, r.Sync, token, keys)
+	if err == nil {
+		c.Deliveries, empty, err = scanFirst(rows, r.Sync, token)
+	}
+	if err != nil { // they are given back
+		c.Deliveries, empty = nil, nil
+		for _, key := range keys {
+			empty = append(empty, emptyLane{key: key})
+		}
+	}
+	return c, held, empty, err
+}
+
+// emptyLane is a claimed lane that has nothing to be sent now.
+type emptyLane struct {
+	key    string
+	failed bool // its first delivery has failed
+}
+
+// idle gives a claimed lane back.
+func idle(sync, key string, token uuid.UUID) Result {
+	return Result{Delivery: &Delivery{Sync: sync, Key: key, token: pgtype.UUID{Bytes: token, Valid: true}, Claim: token.String()}}
+}
+
+// look claims lanes and opens new ones. Nothing of it is known if it fails.
+func (a *Arrivals) look(ctx context.Context, on querier, answer []any, r ClaimRequest, token uuid.UUID, relay string) error {
+	var keys []string
+	var claims []pgtype.UUID
+	var places []int64
+	if time.Since(a.looked) >= unsureEvery && len(a.unsure) > 0 {
+		for key, u := range a.unsure {
+			if len(keys) == arrivalPage {
+				break
+			}
+			keys, claims, places = append(keys, key), append(claims, u.claim), append(places, u.place)
+		}
+	}
+	var since string
+	var change, moreLate pgtype.Text
+	var seq pgtype.Int8
+	var more, starved bool
+	var unsureKeys []string
+	var unsureClaims []pgtype.UUID
+	var unsurePlaces []int64
+	fresh := -1
+	if a.behind {
+		fresh = r.Fresh
+	}
+	page := max(a.page, min(2*r.Room, arrivalPage), 1)
+	began, whole := time.Now(), false
+	floor, scopes, known := a.floor, a.scopes, []string(nil)
+	if whole = floor == "" || began.Sub(a.lowest) > max(floorEvery, floorShare*a.took); whole {
+		floor, scopes = "-infinity", nil
+	}
+	err := on.QueryRow(ctx, claimLanes, r.Sync, r.Probe, token, relay, r.Lease, min(r.Lanes, r.Room), fresh,
+		nullable(a.since), a.change, a.seq, page, keys, claims, r.Room, arrivalPage, places, floor, scopes, floorBehind).
+		Scan(append(answer, &since, &change, &seq, &more, &starved, &moreLate, &unsureKeys, &unsureClaims, &unsurePlaces, &floor, &known)...)
+	if err != nil {
+		return err
+	}
+	if whole {
+		a.floor, a.scopes, a.lowest, a.took = floor, known, began, time.Since(began)
+	}
+	if len(keys) > 0 {
+		a.looked = time.Now()
+		for _, key := range keys {
+			delete(a.unsure, key)
+		}
+	}
+	if a.unsure == nil {
+		a.unsure = map[string]unsure{}
+	}
+	for i, key := range unsureKeys {
+		a.unsure[key] = unsure{unsureClaims[i], unsurePlaces[i]}
+	}
+	if a.page = 0; more && starved && r.Room > 0 {
+		a.page = min(4*max(page, leastPage), arrivalPage)
+	}
+	a.since, a.behind = since, more
+	switch {
+	case !more && time.Since(a.began) > againEvery: // should anything have been overlooked
+		a.behind, a.change, a.seq, a.began = true, "0", 0, time.Now()
+	case !more: // what is visible was looked at
+		a.change, a.seq = strings.Split(since, ":")[1], -1
+	case change.Valid:
+		a.change, a.seq = change.String, seq.Int64
+	}
+	if moreLate.Valid && before(moreLate.String, a.change) { // a large transaction ended late: back to it
+		a.behind, a.change, a.seq = true, moreLate.String, -1
+	}
+	return nil
+}
+
+// before compares the numbers of transactions.
+func before(a, b string) bool { return len(a) < len(b) || len(a) == len(b) && a < b }
+
+// repairChanges gives deliveries whose number is none of this cluster's, since they were
+// restored from another one's backup, the number of a transaction of now.
+func (s *Store) repairChanges(ctx context.Context, sync string) error {
+	const statement = `-- lockstep: repair changes
+UPDATE outbox.delivery AS d
+   SET changed_in = pg_current_xact_id()
+  FROM (SELECT o.ctid AS tid
+          FROM outbox.delivery AS o
+         WHERE o.sync = $1 AND o.changed_in >= pg_snapshot_xmax(pg_current_snapshot())
+         LIMIT 10000
+           FOR NO KEY UPDATE SKIP LOCKED) AS o
+ WHERE d.ctid = o.tid`
+	for {
+		tag, err := s.pool.Exec(ctx, statement, sync)
+		if err != nil || tag.RowsAffected() < 10000 {
+			return err
+		}
+	}
 }
 
 // strongestHold is nil when the hold has ended meanwhile.
@@ -321,85 +615,4 @@ func (s *Store) strongestHold(ctx context.Context, sync string, probe bool) (*Ho
 		h.Until = *until
 	}
 	return &h, err
-}
-
-// recheckParked wakes parked rows that have nothing in front. There are none
-// unless an operator's transaction held the row while the one before it was
-// discarded, or looked through an old snapshot, or a relay died before it could
-// wake the row.
-//
-// Where failed ones are superseded, a row behind failed ones only is woken too: a
-// claim that meets it closes them, or parks it with the note that it is not
-// newer. A row with that note waits until nothing is in front. One that waits for
-// a backfill is left to the end of that.
-//
-// It also makes due what was created in the future, or is pending and not due:
-// the database's clock was set back since, and the row would wait until it has
-// caught up. What was in retry before waits for that: nobody knows any more for
-// how long it was put off.
-const recheckParked = `-- lockstep: check parked
-WITH page AS MATERIALIZED (
-    SELECT d.key, d.event_seq, d.state,
-           CASE d.state WHEN 'pending' THEN d.due_at ELSE d.created_at END > clock_timestamp() + interval '1 minute' AS ahead,
-           (SELECT s.on_failed = 'supersede' FROM outbox.sync AS s WHERE s.name = $1) AS supersede
-      FROM outbox.delivery AS d
-     WHERE d.sync = $1 AND (d.key, d.event_seq) > ($2, $3)
-     ORDER BY d.key, d.event_seq
-     LIMIT $4
-), asleep AS (
-    SELECT d.tid
-      FROM page AS p
-     CROSS JOIN LATERAL (
-           SELECT d.ctid AS tid
-             FROM outbox.delivery AS d
-            WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = p.event_seq
-              AND (d.state = 'queued' AND d.error_class IS DISTINCT FROM 'backfill'
-                   AND NOT EXISTS (SELECT FROM outbox.delivery AS f
-                                    WHERE f.sync = $1 AND f.key = p.key AND f.event_seq < p.event_seq
-                                      AND NOT (f.state = 'failed' AND p.supersede AND d.error_class IS DISTINCT FROM 'not_newer')
-                                   OFFSET 0)
-                   OR p.ahead AND d.state IN ('pending', 'retry') AND d.due_at > clock_timestamp())
-              FOR NO KEY UPDATE SKIP LOCKED) AS d
-     WHERE p.state = 'queued' OR p.ahead
-), woken AS (
-    UPDATE outbox.delivery AS d
-       SET state = CASE d.state WHEN 'queued' THEN 'pending' ELSE d.state END,
-           due_at = clock_timestamp(), created_at = least(d.created_at, clock_timestamp()),
-           error_class = nullif(d.error_class, 'not_newer'), error = CASE WHEN d.error_class = 'not_newer' THEN NULL ELSE d.error END
-      FROM asleep AS a
-     WHERE d.ctid = a.tid
-    RETURNING 1
-)
-SELECT (SELECT count(*) FROM woken), p.key, p.event_seq
-  FROM (SELECT 1) AS always
-  LEFT JOIN (SELECT key, event_seq FROM page ORDER BY key DESC, event_seq DESC LIMIT 1) AS p ON true`
-
-// ParkedCursor is where [Store.RecheckParked] goes on; zero is the beginning.
-type ParkedCursor struct {
-	key   string
-	place int64
-}
-
-// RecheckParked looks at up to page deliveries of a sync from a cursor on, wakes
-// those that are parked with nothing in front of them or whose due time is of a
-// clock that was set back, and returns where to go on: the zero cursor once the
-// end was reached. Every time it also wakes what a complete backfill has left.
-func (s *Store) RecheckParked(ctx context.Context, sync string, from ParkedCursor, page int) (woken int, next ParkedCursor, err error) {
-	ctx, cancel := s.deadline(ctx)
-	defer cancel()
-	var key *string
-	var place *int64
-	batch := &pgx.Batch{}
-	batch.Queue(recheckParked, sync, from.key, from.place, page).QueryRow(func(row pgx.Row) error { return row.Scan(&woken, &key, &place) })
-	batch.Queue(releaseBackfilled, sync, page).Exec(func(tag pgconn.CommandTag) error {
-		woken += int(tag.RowsAffected())
-		return nil
-	})
-	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return 0, from, s.judge(ctx, err)
-	}
-	if key == nil {
-		return woken, ParkedCursor{}, nil
-	}
-	return woken, ParkedCursor{key: *key, place: *place}, nil
 }

@@ -2,7 +2,10 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // ClockOffset measures how far the database's clock is ahead of this machine's;
@@ -22,4 +25,67 @@ func (s *Store) ClockOffset(ctx context.Context) (ahead, within time.Duration, e
 	}
 	within = time.Since(asked) / 2
 	return database.Sub(asked.Add(within).Round(0)), within, nil
+}
+
+// repairTimes makes due what waits only because the database's clock was set back:
+// deliveries that were created in the future, or that are pending and not due, and
+// lanes whose first delivery is due. A delivery in retry that was put off before the
+// clock was set back waits for its time, since nobody knows for how long it was
+// put off. A claimed lane waits for the end of its lease.
+const repairTimes = `-- lockstep: repair times
+WITH page AS MATERIALIZED (
+    SELECT l.ctid AS tid, l.key, l.claim IS NULL AND l.due_at > clock_timestamp() + interval '1 minute' AND l.due_at < 'infinity' AS waits
+      FROM outbox.lane AS l
+     WHERE l.sync = $1 AND l.key > $2
+     ORDER BY l.key
+     LIMIT $3
+), lane AS MATERIALIZED (
+    SELECT p.key, l.tid
+      FROM page AS p
+     CROSS JOIN LATERAL (
+           SELECT f.state, f.due_at, f.created_at
+             FROM outbox.delivery AS f
+            WHERE f.sync = $1 AND f.key = p.key
+            ORDER BY f.event_seq
+            LIMIT 1) AS f
+     CROSS JOIN LATERAL (
+           SELECT l.ctid AS tid
+             FROM outbox.lane AS l
+            WHERE l.ctid = p.tid AND l.claim IS NULL
+              FOR UPDATE SKIP LOCKED) AS l
+     WHERE p.waits
+       AND (f.due_at <= clock_timestamp()
+            OR CASE f.state WHEN 'pending' THEN f.due_at ELSE f.created_at END > clock_timestamp() + interval '1 minute')
+), delivery AS (
+    UPDATE outbox.delivery AS d
+       SET due_at = least(d.due_at, clock_timestamp()), created_at = least(d.created_at, clock_timestamp())
+      FROM (SELECT o.tid
+              FROM lane AS l
+             CROSS JOIN LATERAL (
+                   SELECT o.ctid AS tid
+                     FROM outbox.delivery AS o
+                    WHERE o.sync = $1 AND o.key = l.key AND o.state <> 'failed' AND o.due_at < 'infinity'
+                      AND CASE o.state WHEN 'pending' THEN o.due_at ELSE o.created_at END > clock_timestamp() + interval '1 minute'
+                    LIMIT $3
+                      FOR NO KEY UPDATE SKIP LOCKED) AS o) AS o
+     WHERE d.ctid = o.tid
+), due AS (
+    UPDATE outbox.lane AS l
+       SET due_at = clock_timestamp()
+      FROM lane AS o
+     WHERE l.ctid = o.tid
+)
+SELECT max(key) FROM page HAVING count(*) = $3`
+
+// RepairTimes looks at up to page lanes of a sync, from the key after the given
+// one on, and makes due what waits only because the database's clock was set back. It
+// returns the key to continue after, empty at the end.
+func (s *Store) RepairTimes(ctx context.Context, sync, after string, page int) (next string, err error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	err = s.pool.QueryRow(ctx, repairTimes, sync, after, page).Scan(&next)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil
+	}
+	return next, s.judge(ctx, err)
 }

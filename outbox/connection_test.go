@@ -101,7 +101,7 @@ func openStore(t *testing.T, url string, o outbox.Options) *outbox.Store {
 
 func TestReadOnlyServerIsNamed(t *testing.T) {
 	s := openStore(t, pgtest.New(t)+"&default_transaction_read_only=on", outbox.Options{})
-	_, claiming := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 1, Lease: time.Minute})
+	_, claiming := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 1, Lanes: 1, Lease: time.Minute}, &outbox.Arrivals{})
 	for call, err := range map[string]error{"check": s.Check(t.Context()), "claim": claiming} {
 		if !errors.Is(err, outbox.ErrReadOnly) || !outbox.IsTemporary(err) {
 			t.Errorf("%s: got %v, want %v", call, err, outbox.ErrReadOnly)
@@ -121,7 +121,7 @@ func TestCallEndsAtItsDeadlineOnBothSides(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `LOCK TABLE outbox.delivery`); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 1, Lease: time.Minute})
+	_, err = s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 1, Lanes: 1, Lease: time.Minute}, &outbox.Arrivals{})
 	if !outbox.IsTemporary(err) {
 		t.Errorf("got %v, want an error that says that there was no answer", err)
 	}

@@ -10,7 +10,8 @@ import (
 type Delivery struct {
 	Sync     string
 	Key      string
-	Place    int64  // place in the key's line: the event's seq, or a later number for a replay
+	Scope    string // of its lane
+	Place    int64  // place in the key's lane: the event's seq, or a later number for a replay
 	Claim    string // token that every write about it carries
 	Event    Event
 	Missing  bool // the event itself is gone; cannot happen while retention does its work
@@ -18,7 +19,7 @@ type Delivery struct {
 	Total    int  // attempts ever; never reset
 	Charged  int  // attempts of this life that count for the retry budget
 	Spent    time.Duration
-	Crashes  int    // claims whose relay never came back, this one included
+	Crashes  int    // claims of the lane, in a row, whose relay never came back
 	Revision int    // n of the Idempotency-Key "<id>:<n>"; 1 is the bare id
 	Class    string // error class of the last attempt
 
@@ -28,8 +29,9 @@ type Delivery struct {
 
 	Ref Ref
 
-	tid   pgtype.TID // where the row stood last; a hint
-	token pgtype.UUID
+	lane, row pgtype.TID // where they stood last; hints
+	alone     bool       // nothing else of its lane was to be seen
+	token     pgtype.UUID
 }
 
 // Ref is what the external system answered last for a key.
@@ -66,6 +68,8 @@ func (o Outcome) Finished() bool {
 type Result struct {
 	Delivery *Delivery
 	Outcome  Outcome // empty releases the claim unrecorded: nothing was sent
+	Stay     bool    // once it is finished, go on with the next delivery of the lane
+	Scope    *string // the lane is given back to this scope; nil leaves it
 
 	Delay   time.Duration // until the next attempt; for Retry and Unknown
 	Failed  bool          // no next attempt: waits for an operator; set with outcome Failed, or Unknown when the budget ends

@@ -3,6 +3,7 @@ package outbox_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,9 +19,10 @@ const sync = "CourtCalendarSync"
 
 // desk is a database with registered syncs and two relays' stores.
 type desk struct {
-	t    testing.TB
-	pool *pgxpool.Pool
-	a, b *outbox.Store
+	t        testing.TB
+	pool     *pgxpool.Pool
+	a, b     *outbox.Store
+	arrivals map[*outbox.Store]*outbox.Arrivals // what each relay knows of new deliveries
 }
 
 // newDesk registers the given syncs, by default one that takes everything.
@@ -79,13 +81,85 @@ func (d *desk) emit(key string, n int) {
 	d.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('x', $1, jsonb_build_object('n', $2::int))`, key, n)
 }
 
-func (d *desk) claim(s *outbox.Store, lease time.Duration) []*outbox.Delivery {
+// known is what a relay knows of new deliveries, from its first claim on.
+func (d *desk) known(s *outbox.Store) *outbox.Arrivals {
+	if d.arrivals == nil {
+		d.arrivals = map[*outbox.Store]*outbox.Arrivals{}
+	}
+	if d.arrivals[s] == nil {
+		d.arrivals[s] = &outbox.Arrivals{}
+	}
+	return d.arrivals[s]
+}
+
+// look claims up to room lanes once, and gives back those that have nothing to be
+// sent.
+func (d *desk) look(s *outbox.Store, room int, lease time.Duration) outbox.Claims {
 	d.t.Helper()
-	c, err := s.Claim(d.t.Context(), outbox.ClaimRequest{Sync: sync, Budget: 100, Page: 200, Lease: lease})
+	request := outbox.ClaimRequest{Sync: sync, Room: room, Lanes: room, Lease: lease, Wanted: wanted}
+	c, err := s.Claim(d.t.Context(), request, d.known(s))
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	d.giveBack(s, c)
+	return c
+}
+
+func (d *desk) giveBack(s *outbox.Store, c outbox.Claims) {
+	d.t.Helper()
+	if r := s.Record(d.t.Context(), sync, c.Idle); r.Err != nil {
+		d.t.Fatal(r.Err)
+	}
+}
+
+// claim is what a relay finds that looks twice: the first look may find that a lane
+// which waits is due.
+func (d *desk) claim(s *outbox.Store) (claimed []*outbox.Delivery) {
+	d.t.Helper()
+	for range 2 {
+		d.known(s).LookAtUnsure()
+		claimed = append(claimed, d.look(s, 100, time.Minute).Deliveries...)
+	}
+	return claimed
+}
+
+// suspect claims a lane during whose claims relays died.
+func (d *desk) suspect(s *outbox.Store) []*outbox.Delivery {
+	d.t.Helper()
+	c, err := s.Claim(d.t.Context(), outbox.ClaimRequest{Sync: sync, Room: 1, Lease: time.Minute, Suspects: true}, nil)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.giveBack(s, c)
 	return c.Deliveries
+}
+
+// endLease ends the claims on lanes, as time does.
+func (d *desk) endLease() {
+	d.t.Helper()
+	d.exec(`UPDATE outbox.lane SET due_at = clock_timestamp() - interval '1 second' WHERE claim IS NOT NULL`)
+}
+
+// fail has deliveries fail, as a relay that gives them up.
+func (d *desk) fail(where string) {
+	d.t.Helper()
+	d.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent' WHERE ` + where)
+	d.exec(`UPDATE outbox.lane SET due_at = 'infinity', claim = NULL, claimed_by = NULL
+             WHERE (sync, key) IN (SELECT sync, key FROM outbox.delivery WHERE ` + where + `)`)
+}
+
+// states are those of open deliveries, by key.
+func (d *desk) states() string {
+	d.t.Helper()
+	return d.text(`SELECT coalesce(string_agg(state, ' ' ORDER BY key, event_seq), 'none') FROM outbox.open_delivery`)
+}
+
+func numbers(ds []*outbox.Delivery) []int64 {
+	var seqs []int64
+	for _, d := range ds {
+		seqs = append(seqs, d.Event.Seq)
+	}
+	return seqs
 }
 
 func (d *desk) record(s *outbox.Store, outcome outbox.Outcome, claimed ...*outbox.Delivery) outbox.Recorded {
@@ -94,7 +168,7 @@ func (d *desk) record(s *outbox.Store, outcome outbox.Outcome, claimed ...*outbo
 	for _, c := range claimed {
 		results = append(results, outbox.Result{Delivery: c, Outcome: outcome, Attempt: true, Code: "HTTP 200", AnsweredAt: time.Now()})
 	}
-	return s.Record(d.t.Context(), results, outbox.ClaimRequest{Sync: sync})
+	return s.Record(d.t.Context(), sync, results)
 }
 
 func (d *desk) log() string {
@@ -118,14 +192,14 @@ func TestClaimThatIsGoneChangesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t)
 			d.emit("H-1", 1)
-			late := d.claim(d.a, time.Millisecond)
-			d.exec(`SELECT pg_sleep(0.01)`)
-			c, err := d.b.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 10, Lease: time.Minute})
-			if err != nil || len(c.Deliveries) != 1 || len(late) != 1 {
-				t.Fatalf("claims: first %d, second %d, %v", len(late), len(c.Deliveries), err)
+			late := d.claim(d.a)
+			d.endLease()
+			other := d.claim(d.b)
+			if len(other) != 1 || len(late) != 1 {
+				t.Fatalf("claims: first %d, second %d", len(late), len(other))
 			}
 			if test.other != "" {
-				if r := d.record(d.b, test.other, c.Deliveries...); r.Err != nil || !r.Done[0] {
+				if r := d.record(d.b, test.other, other...); r.Err != nil || !r.Done[0] {
 					t.Fatalf("the other's recording: %+v", r)
 				}
 			}
@@ -133,7 +207,7 @@ func TestClaimThatIsGoneChangesNothing(t *testing.T) {
 			if r.Err != nil || r.Done[0] == r.Lost[0] {
 				t.Errorf("late recording: done %v lost %v err %v", r.Done, r.Lost, r.Err)
 			}
-			if got := d.text(`SELECT coalesce((SELECT state FROM outbox.delivery), 'gone')`); got != test.state {
+			if got := d.text(`SELECT coalesce((SELECT state FROM outbox.open_delivery), 'gone')`); got != test.state {
 				t.Errorf("delivery is %s, want %s", got, test.state)
 			}
 			if got := d.log(); got != test.log {
@@ -149,7 +223,7 @@ func TestRecordingTwiceRecordsOnce(t *testing.T) {
 		t.Run(string(outcome), func(t *testing.T) {
 			d := newDesk(t)
 			d.emit("H-1", 1)
-			claimed := d.claim(d.a, time.Minute)
+			claimed := d.claim(d.a)
 			for i := range 2 {
 				if r := d.record(d.a, outcome, claimed...); r.Err != nil || !r.Done[0] {
 					t.Errorf("recording %d: %+v", i+1, r)
@@ -169,7 +243,7 @@ func TestLockedRowHoldsUpNobody(t *testing.T) {
 	for n := range 5 {
 		d.emit(fmt.Sprint("H-", n), n)
 	}
-	claimed := d.claim(d.a, time.Minute)
+	claimed := d.claim(d.a)
 	tx, err := d.pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -197,41 +271,67 @@ func TestLockedRowHoldsUpNobody(t *testing.T) {
 }
 
 // Only the first unfinished delivery of a key is ever claimed, whatever its
-// state; the rest of the key is parked and comes one by one.
+// state. The rest of the key waits and comes one by one.
 func TestOnlyTheHeadOfAKeyIsClaimed(t *testing.T) {
 	d := newDesk(t)
 	for n := range 3 {
 		d.emit("H-1", n)
 	}
-	head := d.claim(d.a, time.Minute)
-	if len(head) != 1 || len(d.claim(d.b, time.Minute)) != 0 {
+	head := d.claim(d.a)
+	if len(head) != 1 || len(d.claim(d.b)) != 0 {
 		t.Fatalf("claimed %d, want the head alone", len(head))
 	}
-	if got := d.text(`SELECT string_agg(state, ' ' ORDER BY event_seq) FROM outbox.delivery`); got != "sending queued queued" {
+	if got := d.states(); got != "sending queued queued" {
 		t.Errorf("states: %s", got)
 	}
 	d.record(d.a, outbox.Retry, head...)
-	if got := len(d.claim(d.b, time.Minute)); got != 1 {
+	if got := len(d.claim(d.b)); got != 1 {
 		t.Fatalf("claimed %d at the retry, want 1", got)
 	}
-	d.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', claim = NULL, lease_until = NULL WHERE state = 'sending'`)
-	if got := len(d.claim(d.b, time.Minute)); got != 0 {
+	d.fail(`state = 'retry'`)
+	if got := len(d.claim(d.b)); got != 0 {
 		t.Errorf("claimed %d behind a failed head, want none", got)
 	}
 }
 
-// The relay that finishes a delivery gets the next of its key in the same
-// round trip.
-func TestRecordClaimsTheNextOfTheKey(t *testing.T) {
-	d := newDesk(t)
-	for n := range 2 {
-		d.emit("H-1", n)
+// A relay that finishes a delivery gets the next of its key in the same round trip,
+// if it asks for it. Else the lane is given back, and is due.
+func TestRecordGoesOnWithTheNextOfTheKey(t *testing.T) {
+	for name, stay := range map[string]bool{"the lane is kept": true, "the lane is given back": false} {
+		t.Run(name, func(t *testing.T) {
+			d := newDesk(t)
+			for n := range 3 {
+				d.emit("H-1", n)
+			}
+			head := d.claim(d.a)
+			r := d.a.Record(t.Context(), sync, []outbox.Result{{Delivery: head[0], Outcome: outbox.Delivered, Attempt: true, Stay: stay}})
+			if r.Err != nil || !r.Done[0] {
+				t.Fatalf("recorded %+v", r)
+			}
+			if stay && (len(r.Next) != 1 || string(r.Next[0].Event.Payload) != `{"n": 1}` || r.Next[0].Claim != head[0].Claim) {
+				t.Errorf("went on with %+v, want the second under the same claim", r.Next)
+			}
+			want := map[bool]string{true: "sending queued", false: "pending queued"}[stay]
+			if got := d.states(); got != want {
+				t.Errorf("states: %s, want %s", got, want)
+			}
+			if others := d.claim(d.b); !stay && !slices.Equal(numbers(others), []int64{2}) || stay && others != nil {
+				t.Errorf("the other relay has claimed %v", numbers(others))
+			}
+		})
 	}
-	head := d.claim(d.a, time.Minute)
-	r := d.a.Record(t.Context(), []outbox.Result{{Delivery: head[0], Outcome: outbox.Delivered, Attempt: true}},
-		outbox.ClaimRequest{Sync: sync, Budget: 1, Lease: time.Minute})
-	if r.Err != nil || len(r.Claims.Deliveries) != 1 || string(r.Claims.Deliveries[0].Event.Payload) != `{"n": 1}` {
-		t.Errorf("recorded %+v", r)
+}
+
+// The lane of a key is closed with its last delivery.
+func TestAFinishedKeyLeavesNoLane(t *testing.T) {
+	d := newDesk(t)
+	d.emit("H-1", 1)
+	d.emit("H-2", 1)
+	claimed := d.claim(d.a)
+	d.emit("H-2", 2)
+	d.record(d.a, outbox.Delivered, claimed...)
+	if got := d.text(`SELECT string_agg(key, ' ') FROM outbox.lane`); got != "H-2" {
+		t.Errorf("lanes of %s, want H-2 alone", got)
 	}
 }
 
@@ -247,7 +347,7 @@ func TestWritersNeverWaitForTheRelay(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `INSERT INTO outbox.event (type, key, payload) VALUES ('x', 'H-1', '{"n": 2}')`); err != nil {
 		t.Fatal(err)
 	}
-	claimed := d.claim(d.a, time.Minute) // beside the open writer of the same key
+	claimed := d.claim(d.a) // beside the open writer of the same key
 	if len(claimed) != 1 {
 		t.Fatalf("claimed %d, want 1", len(claimed))
 	}
@@ -259,12 +359,11 @@ func TestWritersNeverWaitForTheRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = holder.Rollback(context.Background()) }()
-	// The strongest thing a relay ever does, held open: every delivery and the sync's row locked.
-	if _, err := holder.Exec(t.Context(), `SELECT FROM outbox.delivery FOR UPDATE`); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := holder.Exec(t.Context(), `SELECT FROM outbox.sync FOR UPDATE`); err != nil {
-		t.Fatal(err)
+	// The strongest thing a relay ever does, held open: every delivery and lane and the sync's row locked.
+	for _, table := range []string{"outbox.delivery", "outbox.lane", "outbox.sync"} {
+		if _, err := holder.Exec(t.Context(), `SELECT FROM `+table+` FOR UPDATE`); err != nil {
+			t.Fatal(err)
+		}
 	}
 	d.exec(`SET lock_timeout = '1s'; INSERT INTO outbox.event (type, key, payload) VALUES ('x', 'H-1', '{"n": 3}'); RESET lock_timeout`)
 }
@@ -276,16 +375,16 @@ func TestNothingOvertakesAnUnfinishedHead(t *testing.T) {
 		t.Run("head "+string(outcome), func(t *testing.T) {
 			d := newDesk(t)
 			d.emit("H-1", 1)
-			head := d.claim(d.a, time.Minute)
+			head := d.claim(d.a)
 			if outcome != "" {
 				results := []outbox.Result{{Delivery: head[0], Outcome: outcome, Attempt: true, Delay: time.Hour, Failed: outcome == outbox.Failed}}
-				if r := d.a.Record(t.Context(), results, outbox.ClaimRequest{Sync: sync}); r.Err != nil {
+				if r := d.a.Record(t.Context(), sync, results); r.Err != nil {
 					t.Fatal(r.Err)
 				}
 			}
 			d.emit("H-1", 2)
 			for range 2 {
-				if got := d.claim(d.b, time.Minute); len(got) != 0 {
+				if got := d.claim(d.b); len(got) != 0 {
 					t.Errorf("claimed %s past the head", got[0].Event.Payload)
 				}
 			}
@@ -298,11 +397,11 @@ func TestReleaseLeavesTheDeliveryAsItWas(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
 	row := func() string {
-		return d.text(`SELECT (to_jsonb(d) - 'due_at')::text FROM outbox.delivery AS d`)
+		return d.text(`SELECT to_jsonb(d)::text FROM outbox.delivery AS d`)
 	}
 	before := row()
-	claimed := d.claim(d.a, time.Minute)
-	r := d.a.Record(t.Context(), []outbox.Result{{Delivery: claimed[0]}}, outbox.ClaimRequest{Sync: sync})
+	claimed := d.claim(d.a)
+	r := d.a.Record(t.Context(), sync, []outbox.Result{{Delivery: claimed[0]}})
 	if r.Err != nil || !r.Done[0] {
 		t.Fatalf("release: %+v", r)
 	}
@@ -314,17 +413,118 @@ func TestReleaseLeavesTheDeliveryAsItWas(t *testing.T) {
 	}
 }
 
-// What the finish of the head wakes does not wait for the slow check.
-func TestFinishPromotesTheNext(t *testing.T) {
+// An answer that comes after the lease shows that the relay lives: the claim that it
+// lost was no crash.
+func TestALateAnswerTakesACrashOffTheCount(t *testing.T) {
 	d := newDesk(t)
-	for n := range 3 {
-		d.emit("H-1", n)
+	d.emit("H-1", 1)
+	late := d.claim(d.a)
+	d.endLease()
+	taken := d.claim(d.b)
+	if len(taken) != 1 || taken[0].Crashes != 1 {
+		t.Fatalf("taken over: %+v, want one crash", taken)
 	}
-	head := d.claim(d.a, time.Minute)
-	if r := d.record(d.a, outbox.Delivered, head...); r.Err != nil || !r.Done[0] || !r.Claims.Woken || r.Claims.Asleep != nil {
-		t.Fatalf("%+v, want it done, and the next woken for whoever claims it", r)
+	if r := d.record(d.a, outbox.Delivered, late...); r.Err != nil || !r.Lost[0] {
+		t.Fatalf("the late answer: %+v", r)
 	}
-	if got := d.states(); got != "pending queued" {
-		t.Errorf("states: %s, want pending queued", got)
+	if got := d.text(`SELECT concat_ws(' ', claimed_by, crashes) FROM outbox.lane`); got != "b 0" {
+		t.Errorf("the lane is claimed by, and has crashes: %s, want b 0", got)
+	}
+}
+
+// What came in front of a delivery under way is sent before the next: a sync that
+// takes more types of events adds old ones in front.
+func TestAFinishGoesOnWithTheFirstOfItsKey(t *testing.T) {
+	for state, want := range map[string][]int64{"failed": nil, "pending": {1}} {
+		t.Run(state, func(t *testing.T) {
+			d := newDesk(t)
+			for n := range 3 {
+				d.emit("H-1", n)
+			}
+			d.exec(`DELETE FROM outbox.delivery WHERE event_seq = 1`)
+			second := d.claim(d.a)
+			d.exec(`INSERT INTO outbox.delivery (sync, key, event_seq, event_id) SELECT $1, key, seq, id FROM outbox.event WHERE seq = 1`, sync)
+			if got := d.claim(d.b); got != nil {
+				t.Errorf("claimed %v while another of the key is under way", numbers(got))
+			}
+			if state == "failed" {
+				d.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity' WHERE event_seq = 1`)
+			}
+			r := d.a.Record(t.Context(), sync, []outbox.Result{{Delivery: second[0], Outcome: outbox.Delivered, Attempt: true, Stay: true}})
+			if got := numbers(r.Next); r.Err != nil || !slices.Equal(got, want) {
+				t.Errorf("went on with %v, %v; want %v", got, r.Err, want)
+			}
+			if got := d.claim(d.b); got != nil {
+				t.Errorf("the other relay claimed %v", numbers(got))
+			}
+		})
+	}
+}
+
+// Of what others have locked nothing is waited for, and the rest is claimed.
+func TestClaimLeavesWhatOthersHaveLocked(t *testing.T) {
+	d := newDesk(t)
+	for n := range 6 {
+		d.emit(string(rune('a'+n)), n)
+	}
+	claimed := d.claim(d.a)
+	d.record(d.a, outbox.Retry, claimed...) // the lanes are there and due
+	tx, err := d.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(t.Context()) }()
+	if _, err := tx.Exec(t.Context(), `SELECT FROM outbox.lane WHERE key IN ('a', 'b') FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `SELECT FROM outbox.delivery WHERE event_seq = 4 FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	got := numbers(d.claim(d.b))
+	slices.Sort(got)
+	if !slices.Equal(got, []int64{3, 5, 6}) {
+		t.Errorf("claimed %v, want 3, 5 and 6", got)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.exec(`SELECT pg_sleep(0.06)`) // a lane that was claimed in vain waits a moment
+	got = numbers(d.claim(d.b))
+	slices.Sort(got)
+	if !slices.Equal(got, []int64{1, 2, 4}) {
+		t.Errorf("claimed %v after the locks, want 1, 2 and 4", got)
+	}
+}
+
+// Room bounds a claim. What is left comes with the next, new keys and lanes that are
+// there, and nothing of it twice.
+func TestClaimsWithLittleRoomBringEverythingOnce(t *testing.T) {
+	for _, lanes := range []int{0, 1, 3} {
+		t.Run(fmt.Sprint("lanes ", lanes), func(t *testing.T) {
+			d := newDesk(t)
+			for n := range 20 {
+				d.emit(fmt.Sprint("H-", n), n)
+			}
+			if lanes > 0 {
+				d.record(d.a, outbox.Retry, d.look(d.a, 10, time.Minute).Deliveries...)
+			}
+			var got []int64
+			for range 30 {
+				request := outbox.ClaimRequest{Sync: sync, Room: 3, Lanes: lanes, Fresh: 1, Lease: time.Minute}
+				c, err := d.b.Claim(t.Context(), request, d.known(d.b))
+				if err != nil || len(c.Deliveries) > 3 {
+					t.Fatalf("claimed %d, %v; want 3 at most", len(c.Deliveries), err)
+				}
+				got = append(got, numbers(c.Deliveries)...)
+			}
+			slices.Sort(got)
+			want := make([]int64, 20)
+			for i := range want {
+				want[i] = int64(i + 1)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("claimed %v, want each of 20 once", got)
+			}
+		})
 	}
 }

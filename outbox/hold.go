@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// HoldKind is why a whole sync sends nothing. Holds of different kinds are
+// HoldKind is why a sync, or one scope of it, sends nothing. Holds of different kinds are
 // kept apart: one that ends never lifts another.
 type HoldKind string
 
@@ -50,7 +50,7 @@ ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE
 // Probe is the right to send one delivery in spite of an auth or breaker hold.
 type Probe struct {
 	Number int      // how many the hold has had, this one included; 0 if it was not granted
-	With   []Cursor // where deliveries are due that tell most, the best first
+	With   []string // keys with a first delivery that tells most, the best first
 }
 
 // Probe asks for the right to send one delivery in spite of an auth or breaker
@@ -64,30 +64,40 @@ type Probe struct {
 func (s *Store) Probe(ctx context.Context, sync string, within time.Duration) (Probe, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	const dueRows = `
-     SELECT d.key, d.due_at, d.event_seq, nullif(d.error_class, 'added') AS error_class
-       FROM outbox.delivery AS d
-      WHERE d.sync = $1 AND d.due_at < 'infinity' AND d.due_at <= now()
-        AND d.state IN ('pending', 'retry') AND NOT d.suspect
-        AND EXISTS (SELECT FROM held)`
 	const statement = `-- lockstep: probe
 WITH held AS MATERIALIZED (
     SELECT max(h.probes) % 2 = 0 AS newest
       FROM outbox.hold AS h
      WHERE h.sync = $1 AND h.kind IN ('auth', 'breaker') AND least(h.until, h.untried_at) <= clock_timestamp()
     HAVING count(*) > 0
+), key AS MATERIALIZED (
+    (SELECT l.key FROM held CROSS JOIN outbox.lane AS l WHERE l.sync = $1 AND l.scope = '' AND l.due_at <= now() ORDER BY l.due_at LIMIT $3)
+    UNION
+    (SELECT l.key FROM held CROSS JOIN outbox.lane AS l WHERE l.sync = $1 AND l.scope = '' AND l.due_at <= now() ORDER BY l.due_at DESC LIMIT $3)
+    UNION
+    (SELECT d.key FROM held CROSS JOIN LATERAL (
+            SELECT d.key FROM outbox.delivery AS d WHERE d.sync = $1 ORDER BY d.changed_in, d.event_seq LIMIT $3) AS d)
+    UNION
+    (SELECT d.key FROM held CROSS JOIN LATERAL (
+            SELECT d.key FROM outbox.delivery AS d WHERE d.sync = $1 ORDER BY d.changed_in DESC, d.event_seq DESC LIMIT $3) AS d)
 ), candidate AS MATERIALIZED (
     SELECT r.*, row_number() OVER () AS n
-      FROM (SELECT d.*, CASE WHEN d.error_class IS NULL THEN 0 WHEN d.error_class NOT IN ('auth', 'forbidden') THEN 1 ELSE 2 END AS rank,
-                   held.newest
-              FROM ((` + dueRows + ` ORDER BY d.due_at, d.event_seq LIMIT $3)
-                    UNION
-                    (` + dueRows + ` ORDER BY d.due_at DESC, d.event_seq DESC LIMIT $3)) AS d
+      FROM (SELECT k.key, CASE WHEN f.error_class IS NULL THEN 0 WHEN f.error_class NOT IN ('auth', 'forbidden') THEN 1 ELSE 2 END AS rank
+              FROM key AS k
              CROSS JOIN held
-             ORDER BY rank,
-                   CASE WHEN held.newest AND d.error_class IS NULL THEN d.event_seq END DESC NULLS LAST, d.due_at, d.event_seq) AS r
-     WHERE NOT EXISTS (SELECT FROM outbox.delivery AS f WHERE f.sync = $1 AND f.key = r.key AND f.event_seq < r.event_seq OFFSET 0)
-     LIMIT $4
+             CROSS JOIN LATERAL (
+                   SELECT f.state, f.due_at, f.event_seq, f.error_class
+                     FROM outbox.delivery AS f
+                    WHERE f.sync = $1 AND f.key = k.key
+                    ORDER BY f.event_seq
+                    LIMIT 1) AS f
+              LEFT JOIN LATERAL (
+                   SELECT l.due_at, l.crashes + (l.claim IS NOT NULL)::int AS crashes
+                     FROM outbox.lane AS l
+                    WHERE l.sync = $1 AND l.key = k.key) AS l ON true
+             WHERE f.state <> 'failed' AND f.due_at <= now() AND (l.due_at IS NULL OR l.due_at <= now() AND l.crashes < 2)
+             ORDER BY rank, CASE WHEN held.newest AND f.error_class IS NULL THEN f.event_seq END DESC NULLS LAST, f.due_at, f.event_seq
+             LIMIT $4) AS r
 ), tells AS MATERIALIZED (
     SELECT EXISTS (SELECT FROM candidate WHERE rank = 0) AS untried
 ), granted AS (
@@ -105,7 +115,7 @@ WITH held AS MATERIALIZED (
                                   AND NOT (o.kind = 'auth' AND t.untried AND coalesce(o.untried_at <= clock_timestamp(), false))))
     RETURNING h.probes
 )
-SELECT g.probes, c.due_at, c.event_seq
+SELECT g.probes, c.key
   FROM (SELECT max(probes) AS probes FROM granted) AS g
   LEFT JOIN candidate AS c ON true
  WHERE g.probes IS NOT NULL
@@ -115,11 +125,10 @@ SELECT g.probes, c.due_at, c.event_seq
 	if err != nil {
 		return Probe{}, s.judge(ctx, err)
 	}
-	var due *time.Time
-	var seq *int64
-	_, err = pgx.ForEachRow(rows, []any{&p.Number, &due, &seq}, func() error {
-		if due != nil {
-			p.With = append(p.With, Cursor{due: *due, seq: *seq})
+	var key *string
+	_, err = pgx.ForEachRow(rows, []any{&p.Number, &key}, func() error {
+		if key != nil {
+			p.With = append(p.With, *key)
 		}
 		return nil
 	})
@@ -127,7 +136,7 @@ SELECT g.probes, c.due_at, c.event_seq
 }
 
 const (
-	probePage       = 200 // due deliveries that are looked at from either end
+	probePage       = 100 // lanes and deliveries that are looked at from either end
 	probeCandidates = 8   // most that are proposed
 )
 

@@ -22,7 +22,7 @@ func TestAShortHoldDoesNotShortenALongOne(t *testing.T) {
 		t.Error("the later, shorter throttle has taken the place of the longer one")
 	}
 	d.emit("H-1", 1)
-	if got := d.claim(d.b, time.Minute); len(got) != 0 {
+	if got := d.claim(d.b); len(got) != 0 {
 		t.Errorf("%d claimed during the hour of quiet", len(got))
 	}
 }
@@ -34,15 +34,15 @@ func TestABackfillBringsNothingBack(t *testing.T) {
 	d := newDesk(t, registration)
 	for n, outcome := range []outbox.Outcome{outbox.Delivered, outbox.Duplicate, outbox.Accepted, outbox.Filtered} {
 		d.emit(string(outcome), n)
-		d.record(d.a, outcome, d.claim(d.a, time.Minute)...)
+		d.record(d.a, outcome, d.claim(d.a)...)
 	}
 	d.emit("discarded", 1)
 	d.exec(`SELECT outbox.discard(sync, event_id, 'not wanted') FROM outbox.delivery`)
 	d.emit("superseded", 1)
-	failed := outbox.Result{Delivery: d.claim(d.a, time.Minute)[0], Outcome: outbox.Failed, Failed: true, Attempt: true, Class: "permanent", Error: "no"}
+	failed := outbox.Result{Delivery: d.claim(d.a)[0], Outcome: outbox.Failed, Failed: true, Attempt: true, Class: "permanent", Error: "no"}
 	d.emit("superseded", 2)
-	d.a.Record(t.Context(), []outbox.Result{failed}, outbox.ClaimRequest{Sync: sync})
-	d.record(d.a, outbox.Delivered, d.claim(d.a, time.Minute)...)
+	d.a.Record(t.Context(), sync, []outbox.Result{failed})
+	d.record(d.a, outbox.Delivered, d.claim(d.a)...)
 	const finished = `
 SELECT string_agg(DISTINCT outcome, ' ' ORDER BY outcome)
   FROM outbox.delivery_log WHERE outcome <> 'failed' AND NOT EXISTS (SELECT FROM outbox.delivery)`
@@ -103,43 +103,49 @@ func TestABackfillFromNowAddsWhatWasNotCommitted(t *testing.T) {
 }
 
 // goOn records a delivery as delivered and asks for the next of its key.
-func (d *desk) goOn(s *outbox.Store, c *outbox.Delivery) outbox.Claims {
+func (d *desk) goOn(s *outbox.Store, c *outbox.Delivery) []*outbox.Delivery {
 	d.t.Helper()
-	r := s.Record(d.t.Context(), []outbox.Result{{Delivery: c, Outcome: outbox.Delivered, Attempt: true, Code: "HTTP 200", AnsweredAt: time.Now()}},
-		outbox.ClaimRequest{Sync: sync, Budget: 10, Lease: time.Minute})
+	r := s.Record(d.t.Context(), sync, []outbox.Result{{Delivery: c, Outcome: outbox.Delivered, Attempt: true, Code: "HTTP 200", AnsweredAt: time.Now(), Stay: true}})
 	if r.Err != nil || !r.Done[0] {
 		d.t.Fatalf("recorded %+v", r)
 	}
-	return r.Claims
+	return r.Next
 }
 
-// Relays died while they sent the second delivery of a key. Whoever finishes the
-// first does not go on with it: it is to be sent alone.
-func TestAFinishLeavesASuspectToBeSentAlone(t *testing.T) {
+// Relays died while they had the claim on a key. Nobody claims it among others, it
+// is to be sent alone. Once something of it is finished, it is a key like others.
+func TestASuspectIsLeftToBeSentAlone(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
-	first := d.claim(d.a, time.Minute)
 	d.emit("H-1", 2)
-	d.exec(`UPDATE outbox.delivery SET crashes = 3 WHERE state = 'pending'`)
-	if got := d.goOn(d.a, first[0]); len(got.Deliveries) != 0 {
-		t.Errorf("the finish went on with a delivery that killed three relays: %+v", got.Deliveries[0])
+	d.exec(`INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by, crashes)
+            VALUES ('CourtCalendarSync', 'H-1', clock_timestamp() - interval '1 second', gen_random_uuid(), 'dead relay', 1)`)
+	c := d.look(d.b, 100, time.Minute)
+	if len(c.Deliveries) != 0 || !c.Suspects {
+		t.Errorf("claimed %v among others, suspects: %t", numbers(c.Deliveries), c.Suspects)
 	}
-	if got := d.claim(d.b, time.Minute); len(got) != 0 {
-		t.Error("a walk took it among others")
+	if named, err := d.b.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 1, Lease: time.Minute, Keys: []string{"H-1"}}, nil); err != nil || len(named.Deliveries) != 0 {
+		t.Errorf("claimed %v by its key, %v", numbers(named.Deliveries), err)
 	}
-	alone, err := d.b.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 100, Lease: time.Minute, Solo: true})
-	if err != nil || len(alone.Deliveries) != 1 {
-		t.Errorf("asked for alone: %d, %v", len(alone.Deliveries), err)
+	alone := d.suspect(d.b)
+	if len(alone) != 1 || alone[0].Crashes != 2 {
+		t.Fatalf("claimed %+v alone, want it with two crashes", alone)
+	}
+	if next := d.goOn(d.b, alone[0]); next != nil {
+		t.Errorf("the finish went on with %v: it was to be alone", numbers(next))
+	}
+	if got := d.claim(d.a); len(got) != 1 || got[0].Crashes != 0 {
+		t.Errorf("claimed %+v after the finish, want the second without a crash", got)
 	}
 }
 
 // A replay has drawn its place and is not committed. What is written meanwhile has
-// a later place and is under way when the replay is seen. Nobody goes on with the
-// replay then: two of one key would be under way.
-func TestNobodyGoesOnWithAReplayBesideWhatIsUnderWay(t *testing.T) {
+// a later place and is under way when the replay is seen. The replay waits then:
+// two of one key would be under way.
+func TestAReplayWaitsForWhatIsUnderWay(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
-	if got := d.goOn(d.a, d.claim(d.a, time.Minute)[0]); len(got.Deliveries) != 0 {
+	if got := d.goOn(d.a, d.claim(d.a)[0]); got != nil {
 		t.Fatal("nothing is behind the first")
 	}
 	operator, err := d.pool.Begin(t.Context())
@@ -151,23 +157,23 @@ func TestNobodyGoesOnWithAReplayBesideWhatIsUnderWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.emit("H-1", 2)
-	underWay := d.claim(d.a, time.Minute)
+	underWay := d.claim(d.a)
 	if err := operator.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	got, err := d.b.ClaimNext(t.Context(), outbox.ClaimRequest{Sync: sync, Budget: 1, Lease: time.Minute, Keys: []string{"H-1"}})
-	if err != nil || len(got.Deliveries) != 0 {
-		t.Errorf("claimed %d beside the one under way, %v", len(got.Deliveries), err)
+	c, err := d.b.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 1, Lease: time.Minute, Keys: []string{"H-1"}}, nil)
+	if err != nil || len(c.Deliveries) != 0 {
+		t.Errorf("claimed %d beside the one under way, %v", len(c.Deliveries), err)
 	}
-	if got := d.goOn(d.a, underWay[0]); len(got.Deliveries) != 0 {
-		t.Error("the finish went on with the replay, which is the walk's")
+	if got := d.claim(d.b); got != nil {
+		t.Errorf("claimed %v beside the one under way", numbers(got))
 	}
-	if got := d.claim(d.b, time.Minute); len(got) != 1 || got[0].Revision != 2 {
-		t.Errorf("a walk found %d, want the replay", len(got))
+	if got := d.goOn(d.a, underWay[0]); len(got) != 1 || got[0].Revision != 2 {
+		t.Errorf("the finish went on with %v, want the replay", numbers(got))
 	}
 }
 
-// A pause stops a long line too, of which each finish goes on with the next.
+// A pause also stops a long lane, of which each finish goes on with the next.
 func TestAFinishGoesOnWithNothingDuringAHold(t *testing.T) {
 	for name, hold := range map[string]string{
 		"an operator's": `SELECT outbox.pause('CourtCalendarSync', 'the court asked')`,
@@ -178,14 +184,14 @@ func TestAFinishGoesOnWithNothingDuringAHold(t *testing.T) {
 			d := newDesk(t)
 			d.emit("H-1", 1)
 			d.emit("H-1", 2)
-			first := d.claim(d.a, time.Minute)
+			first := d.claim(d.a)
 			d.exec(hold)
-			if got := d.goOn(d.a, first[0]); len(got.Deliveries) != 0 {
+			if got := d.goOn(d.a, first[0]); got != nil {
 				t.Error("the finish went on in spite of the hold")
 			}
 			d.exec(`DELETE FROM outbox.hold`)
-			if got := d.claim(d.b, time.Minute); len(got) != 1 {
-				t.Errorf("after the hold a walk found %d, want the second", len(got))
+			if got := d.claim(d.b); len(got) != 1 {
+				t.Errorf("claimed %d after the hold, want the second", len(got))
 			}
 		})
 	}
@@ -202,15 +208,15 @@ func TestAClaimTakenOverIsNotGivenBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t)
 			d.emit("H-1", 1)
-			late.Delivery = d.claim(d.a, time.Millisecond)[0]
-			d.exec(`UPDATE outbox.delivery SET lease_until = clock_timestamp() - interval '1 second', crashes = 0`)
-			taken := d.claim(d.b, time.Minute)
+			late.Delivery = d.claim(d.a)[0]
+			d.endLease()
+			taken := d.claim(d.b)
 			if len(taken) != 1 {
 				t.Fatal("the other did not take over")
 			}
-			const row = `SELECT concat_ws(' ', state, claimed_by, attempts, charged, spent_ms, error_class) FROM outbox.delivery`
+			const row = `SELECT concat_ws(' ', state, claimed_by, attempts, charged, spent_ms, error_class) FROM outbox.open_delivery`
 			before := d.text(row)
-			r := d.a.Record(t.Context(), []outbox.Result{late}, outbox.ClaimRequest{Sync: sync})
+			r := d.a.Record(t.Context(), sync, []outbox.Result{late})
 			if r.Err != nil || r.Done[0] || !r.Lost[0] {
 				t.Errorf("recorded %+v, want the claim lost", r)
 			}

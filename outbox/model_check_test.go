@@ -16,28 +16,28 @@ import (
 
 // stored is a delivery as the database has it.
 type stored struct {
-	line             line
-	place            int
-	event            string
-	state            string
-	attempts, total  int
-	charged, crashes int
-	revision         int
-	claim            string
-	later, expired   bool
+	line            line
+	place           int
+	event           string
+	state, shown    string // as it is kept, and as operators see it
+	attempts, total int
+	charged         int
+	revision        int
+	later           bool
 }
 
 func (m *model) stored(t *rapid.T) []stored {
 	rows, err := m.pool.Query(t.Context(), `
-SELECT sync, key, event_seq, event_id, state, attempts, total_attempts, charged, crashes, revision, coalesce(claim::text, ''),
-       due_at > clock_timestamp() AND due_at < 'infinity', coalesce(lease_until < clock_timestamp(), false)
-  FROM outbox.delivery
- ORDER BY sync, key, event_seq`)
+SELECT d.sync, d.key, d.event_seq, d.event_id, d.state, o.state, d.attempts, d.total_attempts, d.charged, d.revision,
+       d.due_at > clock_timestamp() AND d.due_at < 'infinity'
+  FROM outbox.delivery AS d
+  JOIN outbox.open_delivery AS o USING (sync, key, event_seq)
+ ORDER BY d.sync, d.key, d.event_seq`)
 	if err != nil {
 		t.Fatal(err)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s stored, err error) {
-		err = row.Scan(&s.line.sync, &s.line.key, &s.place, &s.event, &s.state, &s.attempts, &s.total, &s.charged, &s.crashes, &s.revision, &s.claim, &s.later, &s.expired)
+		err = row.Scan(&s.line.sync, &s.line.key, &s.place, &s.event, &s.state, &s.shown, &s.attempts, &s.total, &s.charged, &s.revision, &s.later)
 		return s, err
 	})
 	if err != nil {
@@ -47,26 +47,22 @@ SELECT sync, key, event_seq, event_id, state, attempts, total_attempts, charged,
 }
 
 // newer reports whether o is of a later event than old, wherever it is in the
-// line, and the sync sends it.
+// lane, and the sync sends it.
 func (m *model) newer(o, old *open) bool {
 	e := m.events[o.event]
 	return o.line == old.line && e.wanted && e.seq > m.events[old.event].seq
 }
 
-// notice follows what a relay's call may do besides: it parks what it finds
-// behind another, and closes failed deliveries in favour of a newer event that
-// nobody is just discarding.
+// notice follows what a relay's claim may do besides: it closes failed deliveries in
+// favour of a newer event that nobody is just discarding.
 func (m *model) notice(t *rapid.T) {
 	rows := m.stored(t)
 	before := slices.Clone(m.open)
 	for _, o := range before {
-		if i := slices.IndexFunc(rows, func(s stored) bool { return s.line == o.line && s.place == o.place }); i >= 0 {
-			if rows[i].state == "queued" && o.state == "retry" && m.of(o.line)[0] != o {
-				o.state, o.later = "waiting", false // parked behind what came in front late
-			}
+		if slices.ContainsFunc(rows, func(s stored) bool { return s.line == o.line && s.place == o.place }) {
 			continue
 		}
-		if o.sync != "supersedes" || o.state != "failed" || !o.free() ||
+		if o.sync != "supersedes" || o.state != "failed" || o.locked || m.lane(o.line).locked ||
 			!slices.ContainsFunc(before, func(other *open) bool { return m.newer(other, o) && !other.locked }) {
 			t.Fatalf("%s is gone, which was %s", o, o.state)
 		}
@@ -76,21 +72,40 @@ func (m *model) notice(t *rapid.T) {
 	}
 }
 
-// nothingLeftToSupersede checks that no failed delivery is first of these keys
-// while a newer event, of which the call took notice, waits to be sent.
-func (m *model) nothingLeftToSupersede(t *rapid.T, sync string, keys []string, noticed func(*open) bool) {
+// nothingLeftToSupersede checks that no failed delivery is first of its lane while
+// a newer event waits behind it.
+func (m *model) nothingLeftToSupersede(t *rapid.T, sync string) {
 	if sync != "supersedes" {
 		return
 	}
 	for _, o := range m.open {
-		if o.sync != sync || o.state != "failed" || m.busy(o.key) || m.owed[o.line] || !slices.Contains(keys, o.key) || m.of(o.line)[0] != o {
+		if o.sync != sync || o.state != "failed" || m.busy(o.key) || m.first(o.line) != o {
 			continue
 		}
 		for _, other := range m.of(o.line) {
-			if m.newer(other, o) && other.state == "waiting" && !other.later && noticed(other) {
+			if m.newer(other, o) {
 				t.Fatalf("%s is failed, but not superseded by %s", o, other)
 			}
 		}
+	}
+}
+
+// noLaneIsBroken checks the rules of lanes where they must hold now.
+func (m *model) noLaneIsBroken(t *rapid.T, now func(line) bool) {
+	rows, err := m.pool.Query(t.Context(), outbox.BrokenLanes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rule int
+	var l line
+	var says string
+	if _, err := pgx.ForEachRow(rows, []any{&rule, &l.sync, &l.key, &says}, func() error {
+		if rule == 2 || now(l) {
+			t.Fatalf("lane %s breaks rule %d: %s", l, rule, says)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -99,6 +114,8 @@ func (m *model) nothingLeftToSupersede(t *rapid.T, sync string, keys []string, n
 func (m *model) compare(t *rapid.T) {
 	rows := m.stored(t)
 	m.compareOpen(t, rows)
+	m.compareLanes(t)
+	m.noLaneIsBroken(t, func(line) bool { return false })
 	m.compareLog(t, rows)
 	m.compareHolds(t)
 	m.compareReferences(t)
@@ -113,16 +130,17 @@ func (m *model) compareOpen(t *rapid.T, rows []stored) {
 			t.Fatalf("delivery %+v is open; the model has %v", s, m.open)
 		}
 		o := m.open[i]
-		first := i == 0 || rows[i-1].line != s.line
-		o.parked = s.state == "queued"
+		got := s
+		shown := map[string]string{"waiting": "pending"}
+		kept := cmp.Or(shown[o.state], o.state)
+		want := stored{o.line, o.place, id(o.event), kept, kept, o.attempts, o.total, o.charged, o.revision, o.later}
 		switch {
-		case o.parked && first && !m.owed[o.line]:
-			t.Fatalf("%s sleeps: it is parked, and nothing is in front of it", o)
-		case o.state == "waiting" && !o.parked && s.state != "pending", o.state != "waiting" && s.state != o.state:
-			t.Fatalf("%s is %s, want %s", o, s.state, o.state)
+		case o.state == "failed":
+		case i > 0 && rows[i-1].line == s.line:
+			want.shown = "queued"
+		case m.lane(o.line).claim != "":
+			want.shown = "sending"
 		}
-		got := stored{s.line, s.place, s.event, "", s.attempts, s.total, s.charged, s.crashes, s.revision, s.claim, s.later, s.expired}
-		want := stored{o.line, o.place, id(o.event), "", o.attempts, o.total, o.charged, o.crashes, o.revision, o.claim, o.later, o.expired}
 		if got != want {
 			t.Fatalf("%s is %+v, want %+v", o, got, want)
 		}
@@ -130,16 +148,43 @@ func (m *model) compareOpen(t *rapid.T, rows []stored) {
 	if len(rows) < len(m.open) {
 		t.Fatalf("%s is gone; open are %v", m.open[len(rows)], m.open)
 	}
-	for _, o := range m.open {
-		if o.state != "sending" || o.expired {
+	for line, l := range m.lanes {
+		if l.sends == nil || l.expired {
 			continue
 		}
-		for _, other := range m.of(o.line) {
-			if other != o && other.state == "sending" && !other.expired {
-				t.Fatalf("%s and %s are sent at once", o, other)
+		for _, other := range m.of(line) {
+			if other.place < l.sends.place && other.seen <= l.claimed {
+				t.Fatalf("%s is sent before %s, which is %s", l.sends, other, other.state)
 			}
-			if other.place < o.place && other.seen <= o.claimed {
-				t.Fatalf("%s is sent before %s, which is %s", o, other, other.state)
+		}
+	}
+}
+
+func (m *model) compareLanes(t *rapid.T) {
+	rows, err := m.pool.Query(t.Context(), `
+SELECT sync, key, coalesce(claim::text, ''), claim IS NOT NULL AND due_at <= clock_timestamp(), crashes FROM outbox.lane`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type row struct {
+		claim   string
+		expired bool
+		crashes int
+	}
+	stored := map[line]row{}
+	var l line
+	var r row
+	if _, err := pgx.ForEachRow(rows, []any{&l.sync, &l.key, &r.claim, &r.expired, &r.crashes}, func() error {
+		stored[l] = r
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, sync := range syncs {
+		for _, key := range keys {
+			lane := m.lane(line{sync, key})
+			if got, want := stored[line{sync, key}], (row{lane.claim, lane.expired, lane.crashes}); got != want {
+				t.Fatalf("lane %s/%s is %+v, want %+v", sync, key, got, want)
 			}
 		}
 	}
@@ -293,18 +338,14 @@ func (m *model) drain(t *rapid.T) {
 		within(t, "lift", func(ctx context.Context) error { return m.a.Lift(ctx, sync) })
 		delete(m.holds[sync], outbox.HoldAuth)
 		delete(m.holds[sync], outbox.HoldBreaker)
-		for from, more := (outbox.ParkedCursor{}), true; more; more = from != (outbox.ParkedCursor{}) {
-			within(t, "recheck", func(ctx context.Context) (err error) {
-				_, from, err = m.a.RecheckParked(ctx, sync, from, 2)
-				return err
-			})
+		for _, key := range keys {
+			if l := (line{sync, key}); m.lane(l).claim != "" && !m.lane(l).expired {
+				m.expireOne(t, l)
+			}
 		}
 	}
-	clear(m.owed)
 	for _, o := range m.open {
 		switch {
-		case o.state == "sending" && !o.expired:
-			m.expireOne(t, o)
 		case o.state == "failed":
 			m.sql(t, requeueEvent, o.sync, id(o.event))
 			m.requeued(o)
@@ -313,24 +354,34 @@ func (m *model) drain(t *rapid.T) {
 		}
 	}
 	m.compare(t)
-	for rounds := 4*len(m.open) + 4; len(m.open) > 0; rounds-- {
+	for rounds := 2*len(m.open) + 4; len(m.open) > 0 || m.anyLane(t); rounds-- {
 		if rounds == 0 {
 			t.Fatalf("not drained: %v", m.open)
 		}
 		m.step++
 		for _, sync := range syncs {
-			r := outbox.ClaimRequest{Sync: sync, Budget: 2, Page: 2, Lease: forever, Wanted: wanted}
-			for range 3 {
-				r.From = m.claimOne(t, by, r).Next
+			r := outbox.ClaimRequest{Sync: sync, Room: enough, Lanes: enough, Lease: forever, Wanted: wanted}
+			m.claim(t, by, r)
+			for range keys {
+				m.claimOnce(t, by, outbox.ClaimRequest{Sync: sync, Room: 1, Lease: forever, Suspects: true, Wanted: wanted}, nil)
 			}
-			m.claimOne(t, by, outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 2, Lease: forever, Solo: true, Wanted: wanted})
 		}
 		for len(m.held) > 0 {
 			h := m.held[0]
 			m.held = m.held[1:]
-			h.result = &outbox.Result{Delivery: h.d, Outcome: outbox.Delivered, Attempt: true}
-			m.record(t, []*held{h}, 2)
+			if h.d.Place > 0 {
+				h.result = &outbox.Result{Delivery: h.d, Outcome: outbox.Delivered, Attempt: true, Stay: true}
+			}
+			m.record(t, []*held{h})
 		}
 		m.compare(t)
 	}
+}
+
+// anyLane reports whether a lane is left.
+func (m *model) anyLane(t *rapid.T) (some bool) {
+	if err := m.pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM outbox.lane)`).Scan(&some); err != nil {
+		t.Fatal(err)
+	}
+	return some
 }

@@ -22,6 +22,7 @@ const (
 	pause         = `SELECT outbox.pause($1, 'r')`
 	resume        = `SELECT outbox.resume($1)`
 	lockRow       = `SELECT FROM outbox.delivery WHERE sync = $1 AND event_id = $2 FOR UPDATE`
+	lockLane      = `SELECT FROM outbox.lane WHERE sync = $1 AND key = $2 FOR UPDATE`
 )
 
 // Refusals: of a change that the state does not allow, of one by a transaction
@@ -66,7 +67,7 @@ func (m *model) requeueNow(t *rapid.T) {
 func (m *model) requeued(o *open) {
 	m.log = append(m.log, entry{sync: o.sync, event: o.event, outcome: "requeued", attempt: o.total, revision: o.revision})
 	o.state, o.later = "waiting", false
-	o.attempts, o.charged, o.crashes = 0, 0, 0
+	o.attempts, o.charged = 0, 0
 }
 
 // discardNow gives one up; refused while it is being sent.
@@ -77,11 +78,14 @@ func (m *model) discardNow(t *rapid.T) {
 	}
 	o := pick(t, "open", list)
 	m.say("discard of %s, which is %s", o, o.state)
-	if o.state == "sending" {
+	if m.lane(o.line).claim != "" && o.state != "failed" && m.first(o.line) == o {
 		m.refused(t, notInState, discard, o.sync, id(o.event))
 		return
 	}
 	m.sql(t, discard, o.sync, id(o.event))
+	if l := m.lane(o.line); l.claim == "" && m.first(o.line) == o {
+		l.crashes = 0
+	}
 	m.discarded(o)
 }
 
@@ -172,7 +176,7 @@ func (m *model) operate(t *rapid.T) {
 		}
 		return
 	}
-	switch pick(t, "operator", []string{"end", "requeue", "discard", "replay", "pause", "lock"}) {
+	switch pick(t, "operator", []string{"end", "requeue", "discard", "replay", "pause", "lock", "lock lane"}) {
 	case "end":
 		m.operatorEnds(t)
 	case "requeue":
@@ -185,6 +189,8 @@ func (m *model) operate(t *rapid.T) {
 		m.openPause(t)
 	case "lock":
 		m.openLock(t)
+	case "lock lane":
+		m.openLockLane(t)
 	}
 }
 
@@ -192,12 +198,22 @@ func (m *model) operatorEnds(t *rapid.T) {
 	o := m.operator
 	m.unlock()
 	m.end(t, o, "the operator")
+	m.momentPasses(t)
+}
+
+// momentPasses makes due what was left for a moment since the operator had the first
+// delivery locked.
+func (m *model) momentPasses(t *rapid.T) {
+	m.sql(t, `UPDATE outbox.lane SET due_at = clock_timestamp() WHERE claim IS NULL AND due_at BETWEEN clock_timestamp() AND clock_timestamp() + interval '10 seconds'`)
 }
 
 func (m *model) unlock() {
 	m.operator = nil
 	for _, o := range m.open {
-		o.locked, o.shared = false, false
+		o.locked = false
+	}
+	for _, l := range m.lanes {
+		l.locked = false
 	}
 }
 
@@ -219,6 +235,7 @@ func (m *model) tell(t *rapid.T, statement string, args ...any) bool {
 	m.say("the operator is refused, %s, and rolls back", refusal.Message)
 	_ = m.operator.tx.Rollback(t.Context())
 	m.unlock()
+	m.momentPasses(t)
 	return false
 }
 
@@ -247,38 +264,60 @@ func (m *model) openRequeue(t *rapid.T) {
 }
 
 func (m *model) openDiscard(t *rapid.T) {
-	list := m.untouched(func(o *open) bool { return o.state != "sending" })
+	op := m.operator
+	list := m.untouched(func(o *open) bool {
+		return m.lane(o.line).claim == "" || o.state == "failed" || op.first(m, o.line) != o.place
+	})
 	if len(list) == 0 {
 		t.SkipNow() // nothing can be discarded
 	}
-	o, op := pick(t, "open", list), m.operator
+	o := pick(t, "open", list)
+	leads := op.first(m, o.line) == o.place
 	m.say("in the operator's transaction: discard of %s, which is %s", o, o.state)
 	if !m.tell(t, discard, o.sync, id(o.event)) {
 		return
 	}
+	if op.snapshot {
+		t.Fatalf("discarded %s, though an old snapshot may hide that it is being sent", o)
+	}
 	m.touch(o)
-	o.locked = true
-	// Those he has discarded already are gone for him.
-	row := slices.DeleteFunc(m.of(o.line), func(other *open) bool { return other != o && op.touched["gone "+other.String()] })
 	op.touched["gone "+o.String()] = true
-	i := slices.Index(row, o)
-	// In his eyes a replay of his own may be in front, which nobody else sees.
-	ownInFront := slices.ContainsFunc(op.replays[o.line], func(own int) bool { return own < o.place && (i == 0 || own > row[i-1].place) })
-	if i > 0 {
-		row[i-1].shared = row[i-1].shared || !ownInFront
-	}
-	inFront := func(other *open) bool {
-		return other.place < o.place && (o.sync != "supersedes" || other.state != "failed")
-	}
-	if i+1 < len(row) && row[i+1].state == "waiting" && !slices.ContainsFunc(row, inFront) {
-		row[i+1].locked = true // promoted, in his eyes
-	}
+	o.locked = true
+	l := m.lane(o.line)
+	l.locked = l.locked || m.hasLane(t, o.line)
+	clears := l.locked && leads && l.claim == ""
 	op.commit = append(op.commit, func() {
 		m.discarded(o)
-		if op.snapshot { // which does not show what was parked later
-			m.owed[o.line] = true
+		if clears {
+			l.crashes = 0
 		}
 	})
+}
+
+// first is the first place of a line as the session sees it: without what it has
+// discarded, and with its own replays.
+func (s *session) first(m *model, l line) int {
+	first := 0
+	for _, o := range m.of(l) {
+		if !s.touched["gone "+o.String()] {
+			first = o.place
+			break
+		}
+	}
+	for _, own := range s.replays[l] {
+		if first == 0 || own < first {
+			first = own
+		}
+	}
+	return first
+}
+
+func (m *model) hasLane(t *rapid.T, l line) (has bool) {
+	const statement = `SELECT EXISTS (SELECT FROM outbox.lane WHERE sync = $1 AND key = $2)`
+	if err := m.pool.QueryRow(t.Context(), statement, l.sync, l.key).Scan(&has); err != nil {
+		t.Fatal(err)
+	}
+	return has
 }
 
 func (m *model) openReplay(t *rapid.T) {
@@ -337,5 +376,18 @@ func (m *model) openLock(t *rapid.T) {
 	}
 	m.touch(o)
 	o.locked = true
-	m.owed[o.line] = true // who finishes the one before it passes it by
+}
+
+// openLockLane is the same of a lane.
+func (m *model) openLockLane(t *rapid.T) {
+	l := line{pick(t, "sync", syncs), pick(t, "key", keys)}
+	if !m.hasLane(t, l) {
+		t.SkipNow() // there is none
+	}
+	m.say("in the operator's transaction: lock of the lane %s", l)
+	if !m.tell(t, lockLane, l.sync, l.key) {
+		return
+	}
+	m.operator.keys[l.key] = true
+	m.lane(l).locked = true
 }

@@ -31,140 +31,153 @@ func (m *model) onHold(sync string, probe bool) bool {
 	return false
 }
 
-// sendable reports whether o is the first of its line and nothing else of the
-// line is under way.
-func (m *model) sendable(o *open) bool {
-	row := m.of(o.line)
-	return row[0] == o && !slices.ContainsFunc(row, func(other *open) bool {
-		return other != o && other.state == "sending" && !other.expired
-	})
+// claimable reports whether a relay may claim a lane: nobody has it, or its lease
+// has ended.
+func (m *model) claimable(l line, suspects bool) bool {
+	lane := m.lane(l)
+	crashes := lane.crashes
+	if lane.expired {
+		crashes++
+	}
+	return (lane.claim == "" || lane.expired) && !lane.locked && (crashes > 1) == suspects
 }
 
-// due says what a claim that walks the due rows takes.
+// sendable reports whether o is the first of its lane and may be sent.
+func (m *model) sendable(o *open) bool {
+	return m.first(o.line) == o && o.state != "failed" && !o.later && !o.locked
+}
+
+// due says what a claim may bring.
 func (m *model) due(r outbox.ClaimRequest) []*open {
 	if m.onHold(r.Sync, r.Probe) {
 		return nil
 	}
 	return m.filter(func(o *open) bool {
-		ready := (o.state == "waiting" || o.state == "retry") && !o.later || o.state == "sending" && o.expired
-		return o.sync == r.Sync && ready && m.sendable(o) && (o.crashes > 1) == r.Solo && o.free() && !m.mayBeUnderWay(o)
+		return o.sync == r.Sync && m.sendable(o) && m.claimable(o.line, r.Suspects) && (r.Keys == nil || slices.Contains(r.Keys, o.key))
 	})
 }
 
-// mayBeUnderWay reports whether the open operator has locked a row behind o that
-// a claim would have to look at, since one of the two is a replay: what he keeps
-// locked may be under way for all it knows.
-func (m *model) mayBeUnderWay(o *open) bool {
-	return slices.ContainsFunc(m.of(o.line), func(behind *open) bool {
-		return behind.place > o.place && behind.locked && !behind.parked && behind.state != "failed" &&
-			(o.revision > 1 || behind.revision > 1)
-	})
-}
-
-// next says what a claim of certain keys takes.
-func (m *model) next(r outbox.ClaimRequest, keys []string) []*open {
-	if m.onHold(r.Sync, r.Probe) {
-		return nil
-	}
-	return m.filter(func(o *open) bool {
-		return o.sync == r.Sync && slices.Contains(keys, o.key) && o.state == "waiting" && m.sendable(o) && o.crashes <= 1 && o.free() &&
-			!slices.ContainsFunc(m.open, func(replay *open) bool { return replay.line == o.line && replay.revision > 1 })
-	})
-}
+// enough is room for every lane of a sync.
+const enough = 4
 
 func (m *model) request(t *rapid.T) outbox.ClaimRequest {
-	r := outbox.ClaimRequest{
-		Sync: pick(t, "sync", syncs), Budget: rapid.IntRange(1, 4).Draw(t, "budget"),
-		Page: pick(t, "page", []int{100, 100, 1, 2}), Lease: forever, Wanted: wanted,
+	r := outbox.ClaimRequest{Sync: pick(t, "sync", syncs), Room: pick(t, "room", []int{1, 2, enough, enough}), Lease: forever, Wanted: wanted}
+	r.Lanes = r.Room
+	if r.Room < enough {
+		r.Lanes, r.Fresh = rapid.IntRange(0, r.Room).Draw(t, "lanes"), rapid.IntRange(0, r.Room).Draw(t, "fresh")
 	}
-	if r.Solo = rapid.IntRange(0, 3).Draw(t, "solo") == 0; r.Solo {
-		r.Budget = 1
-	}
-	r.Pass = rapid.Bool().Draw(t, "pass")
 	return r
 }
 
-// passed is where the walk of a relay is, as far as it says.
-func (m *model) passed(t *rapid.T) outbox.Cursor {
-	return pick(t, "passed", []outbox.Cursor{{}, outbox.End()})
+func (m *model) claimSome(t *rapid.T) { m.claim(t, m.relay(t), m.request(t)) }
+
+// claimSuspect claims a lane during whose claims relays died.
+func (m *model) claimSuspect(t *rapid.T) {
+	m.claimOnce(t, m.relay(t), outbox.ClaimRequest{Sync: pick(t, "sync", syncs), Room: 1, Lease: forever, Suspects: true, Wanted: wanted}, nil)
 }
 
-func (m *model) claimSome(t *rapid.T) { m.claimOne(t, m.relay(t), m.request(t)) }
+// claim looks once or, where there is room for everything, twice, and then everything
+// must have come.
+func (m *model) claim(t *rapid.T, by *relay, r outbox.ClaimRequest) {
+	known := by.known(r.Sync)
+	if r.Room < enough {
+		m.claimOnce(t, by, r, known)
+		return
+	}
+	known.LookAtUnsure()
+	m.claimOnce(t, by, r, known)
+	known.LookAtUnsure()
+	c := m.claimOnce(t, by, r, known)
+	if c.Unopened || m.onHold(r.Sync, r.Probe) {
+		return
+	}
+	if left := m.due(r); len(left) > 0 {
+		t.Fatalf("%s has looked at all of %s twice, and left %v", by.name, r.Sync, left)
+	}
+	suspects := r
+	suspects.Suspects = true
+	if left := m.due(suspects); len(left) > 0 && !c.Suspects {
+		t.Fatalf("%s is not told of the suspects %v", by.name, left)
+	}
+	m.nothingLeftToSupersede(t, r.Sync)
+	m.noLaneIsBroken(t, func(l line) bool { return l.sync == r.Sync && !m.busy(l.key) })
+}
 
-// claimOne claims and checks what came. It returns how many rows were looked at
-// and where to go on.
-func (m *model) claimOne(t *rapid.T, by *relay, r outbox.ClaimRequest) outbox.Claims {
-	must := slices.DeleteFunc(m.due(r), func(o *open) bool { return m.owed[o.line] })
-	held := m.onHold(r.Sync, r.Probe)
+// claimOnce claims and checks what came.
+func (m *model) claimOnce(t *rapid.T, by *relay, r outbox.ClaimRequest, known *outbox.Arrivals) outbox.Claims {
+	onHold := m.onHold(r.Sync, r.Probe)
 	var c outbox.Claims
 	within(t, by.name+" claims", func(ctx context.Context) (err error) {
-		c, err = by.store.Claim(ctx, r)
+		c, err = by.store.Claim(ctx, r, known)
 		return err
 	})
-	m.say("%s claims of %s (budget %d, page %d, solo %t, probe %t): %s", by.name, r.Sync, r.Budget, r.Page, r.Solo, r.Probe, list(c.Deliveries))
-	if held != (c.Hold != nil) {
-		t.Fatalf("claim says hold %+v, want a hold: %t", c.Hold, held)
+	m.say("%s claims of %s (room %d, lanes %d, fresh %d, suspects %t, probe %t): %s and %d idle",
+		by.name, r.Sync, r.Room, r.Lanes, r.Fresh, r.Suspects, r.Probe, list(c.Deliveries), len(c.Idle))
+	if onHold != (c.Hold != nil) {
+		t.Fatalf("claim says hold %+v, want a hold: %t", c.Hold, onHold)
+	}
+	if onHold && len(c.Deliveries)+len(c.Idle) > 0 || len(c.Deliveries)+len(c.Idle) > r.Room {
+		t.Fatalf("claimed %s and %d idle, on hold: %t", list(c.Deliveries), len(c.Idle), onHold)
 	}
 	m.notice(t)
-	may := append(m.due(r), m.next(r, keys)...) // of a key that a superseded delivery has left
-	if r.Page < 100 || r.From != (outbox.Cursor{}) {
-		must = nil
+	for _, d := range c.Deliveries {
+		m.take(t, by, r, d)
 	}
-	m.take(t, by, r, c.Deliveries, must, may)
-	if r.Page >= 100 && !held && !r.Solo && r.From == (outbox.Cursor{}) && !c.More {
-		m.nothingLeftToSupersede(t, r.Sync, keys, func(newer *open) bool { return !newer.parked })
+	var idle []*held
+	for i := range c.Idle {
+		idle = append(idle, m.takeIdle(t, by, r, &c.Idle[i]))
+	}
+	if len(idle) > 0 && rapid.IntRange(0, 3).Draw(t, "gives back") > 0 {
+		m.record(t, idle)
 	}
 	return c
 }
 
-func (m *model) claimNext(t *rapid.T) {
-	by, r := m.relay(t), m.request(t)
-	given := []string{pick(t, "key", keys)}
-	r.Keys, r.From = given, m.passed(t)
-	var c outbox.Claims
-	within(t, by.name+" claims the next", func(ctx context.Context) (err error) {
-		c, err = by.store.ClaimNext(ctx, r)
-		return err
-	})
-	m.say("%s claims the next of %s %v: %s", by.name, r.Sync, given, list(c.Deliveries))
-	m.notice(t)
-	must := m.next(r, given)
-	m.take(t, by, r, c.Deliveries, must, must)
+// take checks a claimed delivery and gives it to the relay.
+func (m *model) take(t *rapid.T, by *relay, r outbox.ClaimRequest, d *outbox.Delivery) {
+	may := m.due(r)
+	i := slices.IndexFunc(may, func(o *open) bool { return o.sync == d.Sync && int64(o.place) == d.Place })
+	if i < 0 {
+		t.Fatalf("claimed %s, which could not be claimed; only %v", list([]*outbox.Delivery{d}), may)
+	}
+	o := may[i]
+	lane := m.lane(o.line)
+	m.takeLane(lane, d.Claim)
+	if lane.lost != "" { // of a relay that did not come back
+		o.attempts++
+		o.total++
+		m.log = append(m.log, entry{sync: o.sync, event: o.event, outcome: "unknown", attempt: o.total, revision: o.revision, claim: lane.lost})
+		lane.lost = ""
+	}
+	lane.sends, lane.claimed = o, m.step
+	if d.Event.ID != id(o.event) || d.Key != o.key || d.Attempts != o.attempts || d.Total != o.total || d.Charged != o.charged ||
+		d.Crashes != lane.crashes || d.Revision != o.revision || d.Missing || d.Event.Seq != int64(m.events[o.event].seq) {
+		t.Fatalf("claimed %+v, want %+v, crashes %d", *d, *o, lane.crashes)
+	}
+	if ref := m.refs[o.line]; d.Ref.ExternalID != ref.externalID || !equal(d.Ref.Version, ref.version) {
+		t.Fatalf("claimed %s with reference %+v, want %+v", o, d.Ref, ref)
+	}
+	m.held = append(m.held, &held{relay: by, d: d})
 }
 
-// take checks claimed deliveries and gives them to the relay.
-func (m *model) take(t *rapid.T, by *relay, r outbox.ClaimRequest, got []*outbox.Delivery, must, may []*open) {
-	if least := min(r.Budget, len(must)); len(got) < least || len(got) > max(r.Budget, 0) {
-		t.Fatalf("claimed %s, want %d to %d of %v", list(got), least, r.Budget, must)
+// takeIdle checks a claimed lane of which nothing can be sent.
+func (m *model) takeIdle(t *rapid.T, by *relay, r outbox.ClaimRequest, result *outbox.Result) *held {
+	h := &held{relay: by, d: result.Delivery, result: result}
+	lane, first := m.lane(h.line()), m.first(h.line())
+	if !m.claimable(h.line(), r.Suspects) || first != nil && m.sendable(first) {
+		t.Fatalf("%s claimed the lane %s and says that nothing of it can be sent; it is %+v, and its first is %+v", by.name, h.line(), lane, first)
 	}
-	for _, d := range got {
-		i := slices.IndexFunc(may, func(o *open) bool { return o.sync == d.Sync && int64(o.place) == d.Place })
-		if i < 0 {
-			t.Fatalf("claimed %s, which could not be claimed; only %v", list([]*outbox.Delivery{d}), may)
-		}
-		o := may[i]
-		may = slices.DeleteFunc(slices.Clone(may), func(other *open) bool { return other == o })
-		if o.state == "sending" { // of a relay that did not come back
-			o.attempts++
-			o.total++
-			m.log = append(m.log, entry{sync: o.sync, event: o.event, outcome: "unknown", attempt: o.total, revision: o.revision, claim: o.claim})
-		}
-		o.state, o.claim, o.expired, o.later, o.claimed = "sending", d.Claim, false, false, m.step
-		o.crashes++
-		if d.Event.ID != id(o.event) || d.Key != o.key || d.Attempts != o.attempts || d.Total != o.total || d.Charged != o.charged ||
-			d.Crashes != o.crashes || d.Revision != o.revision || d.Missing || d.Event.Seq != int64(m.events[o.event].seq) {
-			t.Fatalf("claimed %+v, want %+v", *d, *o)
-		}
-		if ref := m.refs[o.line]; d.Ref.ExternalID != ref.externalID || !equal(d.Ref.Version, ref.version) {
-			t.Fatalf("claimed %s with reference %+v, want %+v", o, d.Ref, ref)
-		}
-		m.held = append(m.held, &held{relay: by, d: d})
+	m.takeLane(lane, h.d.Claim)
+	m.held = append(m.held, h)
+	return h
+}
+
+func (m *model) takeLane(l *lane, claim string) {
+	if l.claim != "" {
+		l.crashes++
+		l.lost = l.claim
 	}
-	for _, o := range must {
-		if len(got) < r.Budget && o.state != "sending" {
-			t.Fatalf("claimed %s, and left %s", list(got), o)
-		}
-	}
+	l.claim, l.sends, l.expired = claim, nil, false
 }
 
 func equal(a, b *int64) bool { return a == nil && b == nil || a != nil && b != nil && *a == *b }
@@ -196,7 +209,7 @@ var results = []outbox.Result{
 // recordSome records something about a claim, and perhaps about the relay's
 // other claims of that sync with it.
 func (m *model) recordSome(t *rapid.T) {
-	news := slices.DeleteFunc(slices.Clone(m.held), func(h *held) bool { return h.result != nil })
+	news := slices.DeleteFunc(slices.Clone(m.held), func(h *held) bool { return h.recorded })
 	if len(news) == 0 {
 		t.SkipNow() // nothing is claimed
 	}
@@ -210,66 +223,72 @@ func (m *model) recordSome(t *rapid.T) {
 		}
 	}
 	for _, h := range batch {
+		if h.d.Place == 0 || h.result != nil {
+			continue // it gives the lane back, or was not recorded at the first try
+		}
 		r := pick(t, "result", results)
-		r.Delivery = h.d
+		r.Delivery, r.Stay = h.d, rapid.Bool().Draw(t, "stay")
 		if r.Ref != nil {
 			r.Ref = &outbox.Ref{ExternalID: fmt.Sprint("x", m.step)}
 		}
 		h.result = &r
 	}
-	m.record(t, batch, pick(t, "budget", []int{0, 3}))
+	m.record(t, batch)
 }
 
-// recordTwice gives a result again, as after a lost answer.
+// recordTwice gives a result again, as after a lost answer: then the relay does not
+// know either what it was to go on with.
 func (m *model) recordTwice(t *rapid.T) {
-	old := slices.DeleteFunc(slices.Clone(m.held), func(h *held) bool { return h.result == nil })
+	old := slices.DeleteFunc(slices.Clone(m.held), func(h *held) bool { return !h.recorded })
 	if len(old) == 0 {
 		t.SkipNow() // nothing is recorded
 	}
-	m.record(t, []*held{pick(t, "recorded", old)}, pick(t, "budget", []int{0, 3}))
+	h := pick(t, "recorded", old)
+	m.held = slices.DeleteFunc(m.held, func(o *held) bool { return o != h && o.line() == h.line() && o.d.Claim == h.d.Claim })
+	m.record(t, []*held{h})
 }
 
-func (m *model) record(t *rapid.T, batch []*held, budget int) {
-	by := batch[0].relay
-	next := outbox.ClaimRequest{Sync: batch[0].d.Sync, From: m.passed(t), Budget: budget, Lease: forever, Wanted: wanted}
+func (m *model) record(t *rapid.T, batch []*held) {
+	by, sync := batch[0].relay, batch[0].d.Sync
 	given := make([]outbox.Result, len(batch))
-	next.Keys = by.asleep[next.Sync]
-	goesOn, failed := slices.Clone(next.Keys), []string(nil)
 	for i, h := range batch {
 		given[i] = *h.result
-		if h.result.Outcome.Finished() || h.result.Failed {
-			goesOn = append(goesOn, h.d.Key)
-		}
-		if h.result.Failed {
-			failed = append(failed, h.d.Key)
-		}
 	}
 	var got outbox.Recorded
 	within(t, by.name+" records", func(ctx context.Context) error {
-		got = by.store.Record(ctx, given, next)
+		got = by.store.Record(ctx, sync, given)
 		return got.Err
 	})
-	m.recordMoved(t, by, given, &got, next)
+	m.recordMoved(t, by, sync, given, &got)
+	var next []*open
 	for i, h := range batch {
-		done, lost := m.recorded(h)
-		m.say("%s records %q (failed %t) of %s: done %t, lost %t", by.name, h.result.Outcome, h.result.Failed, h, got.Done[i], got.Lost[i])
+		o, done, lost := m.recorded(h)
+		m.say("%s records %q (failed %t, stay %t) of %s: done %t, lost %t", by.name, h.result.Outcome, h.result.Failed, h.result.Stay, h, got.Done[i], got.Lost[i])
 		if got.Done[i] != done || got.Lost[i] != lost {
 			t.Fatalf("recorded: done %t, lost %t; want %t, %t", got.Done[i], got.Lost[i], done, lost)
 		}
+		h.recorded = done || lost
+		if o != nil {
+			next = append(next, o)
+		}
 	}
-	m.notice(t)
-	m.sleep(t, by, next.Sync, got.Claims.Asleep)
-	m.nothingLeftToSupersede(t, next.Sync, failed, func(*open) bool { return true })
-	if len(goesOn) > 0 {
-		m.say("and goes on with %s", list(got.Claims.Deliveries))
-		must := m.next(next, goesOn)
-		m.take(t, by, next, got.Claims.Deliveries, must, must)
+	m.say("and goes on with %s", list(got.Next))
+	for _, d := range got.Next {
+		i := slices.IndexFunc(next, func(o *open) bool { return int64(o.place) == d.Place && o.key == d.Key })
+		if i < 0 || m.lane(next[i].line).claim != d.Claim {
+			t.Fatalf("goes on with %s, want %v", list(got.Next), next)
+		}
+		next = slices.Delete(next, i, i+1)
+		m.held = append(m.held, &held{relay: by, d: d})
+	}
+	if len(next) > 0 {
+		t.Fatalf("goes on with %s, and not with %v", list(got.Next), next)
 	}
 }
 
-// recordMoved gives again what was left, as a relay does: a row that was changed
-// since the claim is found at the second try.
-func (m *model) recordMoved(t *rapid.T, by *relay, given []outbox.Result, got *outbox.Recorded, next outbox.ClaimRequest) {
+// recordMoved gives again what was left, as a relay does: a lane that was changed
+// since it was claimed is found at the second try.
+func (m *model) recordMoved(t *rapid.T, by *relay, sync string, given []outbox.Result, got *outbox.Recorded) {
 	var left []outbox.Result
 	var places []int
 	for i := range given {
@@ -277,71 +296,73 @@ func (m *model) recordMoved(t *rapid.T, by *relay, given []outbox.Result, got *o
 			left, places = append(left, given[i]), append(places, i)
 		}
 	}
-	if len(left) == 0 {
-		return
-	}
-	next.Budget -= len(got.Claims.Deliveries)
 	within(t, by.name+" records again", func(ctx context.Context) error {
-		again := by.store.Record(ctx, left, next)
+		again := by.store.Record(ctx, sync, left)
 		for n, i := range places {
 			got.Done[i], got.Lost[i] = again.Done[n], again.Lost[n]
 		}
-		got.Claims.Deliveries = append(got.Claims.Deliveries, again.Claims.Deliveries...)
-		got.Claims.Asleep = append(got.Claims.Asleep, again.Claims.Asleep...)
+		got.Next = append(got.Next, again.Next...)
 		return again.Err
 	})
 }
 
-// sleep checks the keys that a relay is to give again: the open operator holds
-// their first delivery. If that is failed, he may also hold it against being
-// removed only, or hold one behind it. Should the relay crash, the slow check
-// finds those that are parked.
-func (m *model) sleep(t *rapid.T, by *relay, sync string, asleep []string) {
-	slices.Sort(asleep)
-	by.asleep[sync] = slices.Compact(asleep)
-	for _, key := range by.asleep[sync] {
-		l := line{sync, key}
-		line := m.of(l)
-		first, locked := line[0], slices.ContainsFunc(line, func(o *open) bool { return o.locked })
-		if !first.locked && (first.state != "failed" || !locked && !first.shared) {
-			t.Fatalf("%s could not be gone on with, and nobody has locked %s", l, first)
+// recorded applies a result to the model, if its claim is still there. Next is what
+// the relay goes on with.
+func (m *model) recorded(h *held) (next *open, done, lost bool) {
+	r, l := h.result, m.lane(h.line())
+	ours, o := l.claim == h.d.Claim, m.at(h.d.Sync, h.d.Place)
+	if h.d.Place == 0 || r.Outcome == "" { // gives the lane back
+		switch {
+		case ours && !l.locked:
+			lostBefore := l.lost
+			m.settle(h, 0)
+			if h.d.Place == 0 && m.first(h.line()) != nil {
+				l.lost = lostBefore // of that nothing was told
+			}
+			return nil, true, false
+		case ours && (h.d.Place == 0 || o != nil):
+			return nil, false, false
 		}
-		m.owed[l] = true
+		return nil, false, true
 	}
+	e := m.events[number(h.d.Event.ID)]
+	row := entry{sync: h.d.Sync, event: e.n, outcome: string(r.Outcome), revision: h.d.Revision, claim: h.d.Claim, relay: true}
+	before := slices.ContainsFunc(m.log, func(l entry) bool {
+		return l.relay && l.claim == h.d.Claim && l.event == e.n && l.outcome != "lease_lost"
+	})
+	if ours && o != nil && !o.locked && !l.locked {
+		m.attempted(h, o, e, row)
+		place := 0
+		if r.Outcome.Finished() {
+			place = o.place
+		}
+		return m.settle(h, place), true, false
+	}
+	if ours && o == nil && !l.locked && r.Outcome.Finished() { // recorded before, or discarded
+		next = m.settle(h, int(h.d.Place))
+	}
+	switch {
+	case before:
+		return next, true, false
+	case ours && o != nil:
+		return nil, false, false
+	case !r.Attempt:
+		return next, false, true
+	}
+	if !l.locked {
+		l.crashes = max(l.crashes-1, 0)
+	}
+	row.outcome = "lease_lost"
+	if !slices.ContainsFunc(m.log, func(l entry) bool { return l.sync == h.d.Sync && l.event == e.n && l.claim == h.d.Claim }) {
+		row.claim = "" // nothing was logged of it yet
+	}
+	m.log = append(m.log, row)
+	return next, false, true
 }
 
-// recorded applies a result to the model, if its claim is still there.
-func (m *model) recorded(h *held) (done, lost bool) {
-	r, e := h.result, m.events[number(h.d.Event.ID)]
-	i := slices.IndexFunc(m.open, func(o *open) bool { return o.sync == h.d.Sync && int64(o.place) == h.d.Place })
-	var o *open
-	if i >= 0 {
-		o = m.open[i]
-	}
-	row := entry{sync: h.d.Sync, event: e.n, outcome: string(r.Outcome), revision: h.d.Revision, claim: h.d.Claim, relay: true}
-	switch {
-	case o != nil && o.claim == h.d.Claim:
-		if !o.free() {
-			return false, false
-		}
-	case slices.ContainsFunc(m.log, func(l entry) bool {
-		return l.relay && l.claim == h.d.Claim && l.event == e.n && l.outcome != "lease_lost"
-	}):
-		return true, false
-	case !r.Attempt:
-		return false, true
-	default:
-		if o != nil && o.free() {
-			least := 0
-			if o.state == "sending" {
-				least = 1
-			}
-			o.crashes = max(o.crashes-1, least)
-		}
-		row.outcome = "lease_lost"
-		m.log = append(m.log, row)
-		return false, true
-	}
+// attempted applies what is said of a delivery.
+func (m *model) attempted(h *held, o *open, e *event, row entry) {
+	r := h.result
 	if r.Attempt {
 		row.attempt = o.total + 1
 		o.attempts, o.total = o.attempts+1, o.total+1
@@ -349,9 +370,7 @@ func (m *model) recorded(h *held) (done, lost bool) {
 	if r.Charge {
 		o.charged++
 	}
-	if r.Outcome != "" {
-		m.log = append(m.log, row)
-	}
+	m.log = append(m.log, row)
 	if r.Outcome.Finished() {
 		m.remove(o)
 		if old, known := m.refs[o.line]; r.Ref != nil {
@@ -363,9 +382,8 @@ func (m *model) recorded(h *held) (done, lost bool) {
 				m.refs[o.line] = reference{r.Ref.ExternalID, e.version, e.seq}
 			}
 		}
-		return true, false
+		return
 	}
-	o.claim, o.expired, o.crashes = "", false, max(o.crashes-1, 0)
 	o.later = r.Delay > 0
 	switch {
 	case r.Failed:
@@ -375,61 +393,58 @@ func (m *model) recorded(h *held) (done, lost bool) {
 	default:
 		o.state = "waiting"
 	}
-	return true, false
 }
 
-// crash makes a relay forget its claims.
+// settle says what becomes of a lane: its claim stays for the next delivery, or
+// is given back. Place is that of the delivery that was finished, 0 if none was.
+func (m *model) settle(h *held, place int) (next *open) {
+	l, first := m.lane(h.line()), m.first(h.line())
+	stays := h.result.Stay && place > 0 && l.crashes < 2 && !m.onHold(h.d.Sync, false)
+	if place > 0 || first == nil || first.state == "failed" {
+		l.crashes = 0
+	}
+	l.lost = ""
+	if stays && first != nil && m.sendable(first) {
+		l.sends, l.claimed = first, m.step
+		return first
+	}
+	l.release()
+	return nil
+}
+
+// crash makes a relay forget its claims, and what it knows of new deliveries.
 func (m *model) crash(t *rapid.T) {
 	by := m.relay(t)
 	m.say("%s crashes", by.name)
 	m.held = slices.DeleteFunc(m.held, func(h *held) bool { return h.relay.name == by.name })
-	clear(by.asleep)
-}
-
-// recheck runs the slow check of parked rows over all of a sync.
-func (m *model) recheck(t *rapid.T) {
-	by, sync, page := m.relay(t), pick(t, "sync", syncs), pick(t, "page", []int{1, 100})
-	m.say("%s rechecks the parked rows of %s", by.name, sync)
-	for from, more := (outbox.ParkedCursor{}), true; more; more = from != (outbox.ParkedCursor{}) {
-		within(t, by.name+" rechecks", func(ctx context.Context) (err error) {
-			_, from, err = by.store.RecheckParked(ctx, sync, from, page)
-			return err
-		})
-	}
-	for l := range m.owed {
-		if l.sync == sync && (m.operator == nil || !m.operator.keys[l.key]) {
-			delete(m.owed, l)
-		}
-	}
+	by.arrivals = nil
 }
 
 // Time -------------------------------------------------------------------
 
 func (m *model) expire(t *rapid.T) {
-	sending := m.filter(func(o *open) bool { return o.state == "sending" && !o.expired && !o.locked })
-	if len(sending) == 0 {
-		t.SkipNow() // nothing is being sent
+	var claimed []line
+	for _, sync := range syncs {
+		for _, key := range keys {
+			if l := m.lane(line{sync, key}); l.claim != "" && !l.expired && !l.locked {
+				claimed = append(claimed, line{sync, key})
+			}
+		}
 	}
-	m.expireOne(t, pick(t, "sending", sending))
+	if len(claimed) == 0 {
+		t.SkipNow() // nothing is claimed
+	}
+	m.expireOne(t, pick(t, "claimed", claimed))
 }
 
-func (m *model) expireOne(t *rapid.T, o *open) {
-	m.say("the lease of %s ends", o)
-	m.sql(t, `UPDATE outbox.delivery SET lease_until = clock_timestamp() - interval '1 second' WHERE sync = $1 AND key = $2 AND event_seq = $3`, o.sync, o.key, o.place)
-	o.expired = true
-}
-
-// age makes what is due older than a walk would come back to.
-func (m *model) age(t *rapid.T) {
-	m.say("an hour passes")
-	m.sql(t, `
-UPDATE outbox.delivery AS d SET due_at = d.due_at - interval '1 hour'
-  FROM (SELECT ctid FROM outbox.delivery WHERE due_at < clock_timestamp() FOR UPDATE SKIP LOCKED) AS f
- WHERE d.ctid = f.ctid`)
+func (m *model) expireOne(t *rapid.T, l line) {
+	m.say("the lease of %s ends", l)
+	m.sql(t, `UPDATE outbox.lane SET due_at = clock_timestamp() - interval '1 second' WHERE sync = $1 AND key = $2`, l.sync, l.key)
+	m.lane(l).expired = true
 }
 
 func (m *model) becomeDue(t *rapid.T) {
-	waiting := m.filter(func(o *open) bool { return o.later && !o.locked })
+	waiting := m.filter(func(o *open) bool { return o.later && !o.locked && !m.lane(o.line).locked })
 	if len(waiting) == 0 {
 		t.SkipNow() // nothing waits for its time
 	}
@@ -439,6 +454,9 @@ func (m *model) becomeDue(t *rapid.T) {
 func (m *model) becomeDueOne(t *rapid.T, o *open) {
 	m.say("%s is due", o)
 	m.sql(t, `UPDATE outbox.delivery SET due_at = clock_timestamp() WHERE sync = $1 AND key = $2 AND event_seq = $3`, o.sync, o.key, o.place)
+	if m.first(o.line) == o { // then its lane waits for the same time
+		m.sql(t, `UPDATE outbox.lane SET due_at = clock_timestamp() WHERE sync = $1 AND key = $2 AND claim IS NULL AND due_at > clock_timestamp() AND due_at < 'infinity'`, o.sync, o.key)
+	}
 	o.later = false
 }
 
@@ -510,7 +528,9 @@ func (m *model) probe(t *rapid.T, free []string) {
 			h.due = false
 		}
 	}
-	m.claimOne(t, by, outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 100, Lease: forever, Probe: true, Wanted: wanted})
+	if len(probe.With) > 0 {
+		m.claimOnce(t, by, outbox.ClaimRequest{Sync: sync, Room: 1, Lease: forever, Probe: true, Keys: probe.With, Wanted: wanted}, nil)
+	}
 	if rapid.Bool().Draw(t, "again") {
 		within(t, by.name+" probes again", func(ctx context.Context) error { return by.store.ProbeAgain(ctx, sync, probe.Number, forever, true) })
 		m.untriedWait(t, sync)

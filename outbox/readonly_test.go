@@ -22,16 +22,16 @@ func TestConnectionsThatAreReadOnlyAreLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	request := outbox.ClaimRequest{Sync: sync, Budget: 1, Page: 10, Lease: time.Minute}
+	request := outbox.ClaimRequest{Sync: sync, Room: 1, Lanes: 1, Lease: time.Minute}
 	if _, err := s.Syncs(t.Context()); err != nil { // connects
 		t.Fatal(err)
 	}
 	d.exec(`SET default_transaction_read_only = off`)
 	d.exec(`ALTER DATABASE ` + database + ` RESET default_transaction_read_only`)
-	if _, err := s.Claim(t.Context(), request); !errors.Is(err, outbox.ErrReadOnly) {
+	if _, err := s.Claim(t.Context(), request, &outbox.Arrivals{}); !errors.Is(err, outbox.ErrReadOnly) {
 		t.Errorf("Claim on the old connection: %v, want ErrReadOnly", err)
 	}
-	if c, err := s.Claim(t.Context(), request); err != nil || len(c.Deliveries) != 1 {
+	if c, err := s.Claim(t.Context(), request, &outbox.Arrivals{}); err != nil || len(c.Deliveries) != 1 {
 		t.Errorf("Claim after it: %d deliveries, %v; want 1", len(c.Deliveries), err)
 	}
 }

@@ -20,10 +20,6 @@ type Registration struct {
 	Notify   bool     // wake relays by NOTIFY
 	From     string   // beginning, now or an RFC 3339 time; empty where the choice is the default
 	Actor    string   // who has Apply change it, where people share a login; the log has login/name
-
-	// Wanted is [ClaimRequest.Wanted], for [Store.Apply] where failed deliveries
-	// come to be superseded.
-	Wanted func(Event) bool
 }
 
 // Registered is a sync as the database has it, which is what relays obey.
@@ -136,9 +132,9 @@ func (s *Store) Register(ctx context.Context, regs []Registration) (map[string]R
 // events that match and were not sent yet. A retired sync lives again. It reports
 // whether anything was changed.
 func (s *Store) Apply(ctx context.Context, r Registration) (bool, error) {
-	var changed, supersedes bool
+	var changed bool
 	err := s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		changed, supersedes = false, false
+		changed = false
 		if err := lock(ctx, tx, registrationLock, false); err != nil {
 			return err
 		}
@@ -162,14 +158,14 @@ func (s *Store) Apply(ctx context.Context, r Registration) (bool, error) {
 SELECT patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq IS NOT NULL, settled
   FROM outbox.sync
  WHERE name = $1
-   FOR NO KEY UPDATE`
+   FOR UPDATE` // waits for those who are recording a failure: what they decide by the old policy is seen below
 		if err := tx.QueryRow(ctx, row, r.Name).Scan(&old.Patterns, &old.OnFailed, &old.Notify, &old.Retired, &old.Backfilling, &settled); err != nil {
 			return err
 		}
 		if old.Matches(r) && r.From == "" {
 			return nil
 		}
-		changed, supersedes = true, r.OnFailed == "supersede" && old.OnFailed != "supersede"
+		changed = true
 		change := planBackfill(old, settled, r)
 		if _, err := tx.Exec(ctx, `SELECT set_config('lockstep.actor', $1, true)`, r.Actor); err != nil {
 			return err
@@ -179,6 +175,11 @@ UPDATE outbox.sync SET patterns = $2, on_failed = $3, notify = $4, retired_at = 
 		if _, err := tx.Exec(ctx, update, r.Name, r.Patterns, r.OnFailed, r.Notify, change.settled); err != nil {
 			return err
 		}
+		if r.OnFailed == "supersede" && old.OnFailed != "supersede" {
+			if _, err := tx.Exec(ctx, wakeFailed, r.Name); err != nil {
+				return err
+			}
+		}
 		if !change.waits && r.From == "" {
 			return nil
 		}
@@ -187,9 +188,6 @@ UPDATE outbox.sync SET patterns = $2, on_failed = $3, notify = $4, retired_at = 
 		}
 		return beginBackfill(ctx, tx, r, change)
 	})
-	if err == nil && supersedes {
-		err = s.supersedeAll(ctx, r)
-	}
 	return changed, s.judge(ctx, err)
 }
 
@@ -266,27 +264,13 @@ func intersection(a, b []string) []string {
 	return both
 }
 
-// supersedeAll closes failed deliveries of a sync in favour of newer events.
-// Where it comes to an end early, claims do the rest.
-func (s *Store) supersedeAll(ctx context.Context, r Registration) error {
-	const page = `
-SELECT coalesce(array_agg(key), '{}')
-  FROM (SELECT DISTINCT key FROM outbox.delivery WHERE sync = $1 AND key > $2 AND state = 'failed' ORDER BY key LIMIT 500) AS p`
-	for after := ""; ; {
-		var keys []string
-		err := s.within(ctx, func(ctx context.Context) error {
-			if err := s.pool.QueryRow(ctx, page, r.Name, after).Scan(&keys); err != nil || len(keys) == 0 {
-				return err
-			}
-			_, err := s.supersede(ctx, ClaimRequest{Sync: r.Name, From: End(), Keys: keys, Wanted: r.Wanted})
-			return err
-		})
-		if err != nil || len(keys) == 0 {
-			return err
-		}
-		after = keys[len(keys)-1]
-	}
-}
+// wakeFailed has relays look at lanes whose first delivery has failed: from now on what
+// stands behind it may supersede it.
+const wakeFailed = `
+UPDATE outbox.lane AS l
+   SET due_at = clock_timestamp()
+  FROM (SELECT DISTINCT d.key FROM outbox.delivery AS d WHERE d.sync = $1 AND d.state = 'failed') AS d
+ WHERE l.sync = $1 AND l.key = d.key AND l.claim IS NULL AND l.due_at = 'infinity'`
 
 func insertSync(ctx context.Context, tx pgx.Tx, r Registration) error {
 	const insert = `
@@ -357,8 +341,10 @@ func (s *Store) Syncs(ctx context.Context) (map[string]Registered, error) {
 	return all, s.judge(ctx, err)
 }
 
+// querier is a pool or a transaction.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
 func listSyncs(ctx context.Context, q querier) (map[string]Registered, error) {
@@ -404,8 +390,8 @@ func (b *Backfill) Step(ctx context.Context, page int) (complete, wait bool, err
 		return false, false, err
 	}
 	for released := page; released == page; {
-		if released, err = b.store.releaseBackfilled(ctx, b.sync, page); err != nil {
-			return false, false, err // what is left is released by RecheckParked
+		if released, err = b.store.ReleaseBackfilled(ctx, b.sync, page); err != nil {
+			return false, false, err // what is left is released by ReleaseBackfilled
 		}
 	}
 	return true, false, nil
@@ -524,8 +510,8 @@ WITH page AS MATERIALIZED (
                           AND l.outcome IN ('delivered', 'duplicate', 'accepted', 'filtered', 'superseded', 'discarded')
                        OFFSET 0)
 ), added AS (
-    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, error_class)
-    SELECT $1, m.key, m.seq, m.id, 'added'
+    INSERT INTO outbox.delivery (sync, key, event_seq, event_id)
+    SELECT $1, m.key, m.seq, m.id
       FROM missing AS m
      ORDER BY m.seq
     ON CONFLICT DO NOTHING
@@ -566,18 +552,21 @@ const releaseBackfilled = `-- lockstep: release backfilled
 WITH waiting AS MATERIALIZED (
     SELECT d.ctid AS tid
       FROM outbox.delivery AS d
-     WHERE d.sync = $1 AND d.error_class = 'backfill' AND d.state = 'queued'
+     WHERE d.sync = $1 AND d.error_class = 'backfill'
        AND (SELECT s.settled IS NULL OR s.backfill_seq IS NULL FROM outbox.sync AS s WHERE s.name = $1)
      ORDER BY d.event_seq
      LIMIT $2
        FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE outbox.delivery AS d
-   SET state = 'pending', due_at = clock_timestamp(), error_class = NULL, error = NULL
+   SET due_at = clock_timestamp(), changed_in = pg_current_xact_id(), error_class = NULL, error = NULL
   FROM waiting AS w
  WHERE d.ctid = w.tid`
 
-func (s *Store) releaseBackfilled(ctx context.Context, sync string, page int) (int, error) {
+// ReleaseBackfilled has up to page deliveries of a sync sent that waited for a
+// backfill which is complete. A relay calls it every second: a writer who began before the
+// backfill ended may commit after it.
+func (s *Store) ReleaseBackfilled(ctx context.Context, sync string, page int) (int, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	tag, err := s.pool.Exec(ctx, releaseBackfilled, sync, page)

@@ -9,83 +9,80 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// scanned is what a walk returns besides the claims themselves.
-type scanned struct {
-	Claims
-	next        Cursor
-	superseding []string // keys whose failed head makes way for a newer event
-	held        bool     // nothing was read
-}
-
-func scanClaims(rows pgx.Rows, sync string, token uuid.UUID) (scanned, error) {
-	var c scanned
+// scanFirst reads the answer of firstDeliveries.
+func scanFirst(rows pgx.Rows, sync string, token uuid.UUID) (claimed []*Delivery, empty []emptyLane, err error) {
 	defer rows.Close()
-	d := newClaimedRow(sync, token)
-	var lastDue, settled *time.Time
-	var lastSeq *int64
-	fields := append([]any{
-		&c.Seen, &c.Parked, &c.Suspects, &c.superseding, &c.More, &lastDue, &lastSeq, &settled, &c.held,
-	}, d.fields()...)
+	d := claimedRow{sync: sync}
+	var key string
+	var stands pgtype.Text
+	fields := append([]any{&key, &stands}, d.fields()...)
+	given := pgtype.UUID{Bytes: token, Valid: true}
+	claim := token.String()
 	for rows.Next() {
 		if err := rows.Scan(fields...); err != nil {
-			return scanned{}, err
+			return nil, nil, err
 		}
-		if settled != nil {
-			// Rows that commit late carry an older due time: the walk stays behind the clock.
-			c.Settled = Cursor{due: *settled}
-			c.next = c.Settled
-			if lastDue != nil && c.More {
-				c.next = earlier(c.next, Cursor{due: *lastDue, seq: *lastSeq})
-			}
-		}
-		if d.key.Valid { // else nothing was claimed, and the row only carries what was seen
-			c.Deliveries = append(c.Deliveries, d.delivery())
+		if d.place.Valid {
+			claimed = append(claimed, d.delivery(key, given, claim))
+		} else {
+			empty = append(empty, emptyLane{key: key, failed: stands.String == "failed"})
 		}
 	}
-	return c, rows.Err()
+	return claimed, empty, rows.Err()
 }
 
-// claimedRow are the claimedColumns of a row, all of them null where it is not
-// about a delivery. One is used for row after row: nothing in it is allocated
-// but what the delivery keeps.
+// scanNext reads the answer of settleLanes. Lanes keep their claims.
+func scanNext(rows pgx.Rows, sync string, tokens map[string]pgtype.UUID) (next []*Delivery, err error) {
+	defer rows.Close()
+	d := claimedRow{sync: sync}
+	var key string
+	fields := append([]any{&key}, d.fields()...)
+	for rows.Next() {
+		if err := rows.Scan(fields...); err != nil {
+			return nil, err
+		}
+		token := tokens[key]
+		next = append(next, d.delivery(key, token, uuid.UUID(token.Bytes).String()))
+	}
+	return next, rows.Err()
+}
+
+// claimedRow are the claimedColumns of a row, all of them null where there is no
+// delivery. One is used for row after row: nothing in it is allocated but what the
+// delivery keeps.
 type claimedRow struct {
-	sync, claim string
-	token       pgtype.UUID
+	sync string
 
-	key, id, class, sum, mapping pgtype.Text
-	place, spent, seq            pgtype.Int8
-	attempts, total, charged     pgtype.Int4
-	crashes, revision            pgtype.Int4
-	body, payload, headers       []byte
-	typ, externalID, etag        pgtype.Text
-	version, refVersion, refSeq  pgtype.Int8
-	occurred                     pgtype.Timestamptz
-	tid                          pgtype.TID
-}
-
-func newClaimedRow(sync string, token uuid.UUID) claimedRow {
-	return claimedRow{sync: sync, claim: token.String(), token: pgtype.UUID{Bytes: token, Valid: true}}
+	scope, id, class, sum, mapping pgtype.Text
+	place, spent, seq              pgtype.Int8
+	attempts, total, charged       pgtype.Int4
+	crashes, revision              pgtype.Int4
+	body, payload, headers         []byte
+	typ, externalID, etag          pgtype.Text
+	version, refVersion, refSeq    pgtype.Int8
+	occurred                       pgtype.Timestamptz
+	lane, row                      pgtype.TID
+	alone                          bool
 }
 
 func (r *claimedRow) fields() []any {
 	return []any{
-		&r.key, &r.place, &r.id, &r.attempts, &r.total, &r.charged, &r.spent, &r.crashes, &r.revision,
+		&r.lane, &r.row, &r.alone, &r.crashes, &r.scope, &r.place, &r.id, &r.attempts, &r.total, &r.charged, &r.spent, &r.revision,
 		&r.class, &r.body, &r.sum, &r.mapping,
 		&r.seq, &r.typ, &r.version, &r.payload, &r.headers, &r.occurred, &r.externalID, &r.etag, &r.refVersion, &r.refSeq,
-		&r.tid,
 	}
 }
 
-func (r *claimedRow) delivery() *Delivery {
+func (r *claimedRow) delivery(key string, token pgtype.UUID, claim string) *Delivery {
 	d := &Delivery{
-		Sync: r.sync, Key: r.key.String, Place: r.place.Int64, Claim: r.claim, token: r.token,
+		Sync: r.sync, Key: key, Scope: r.scope.String, Place: r.place.Int64, Claim: claim, token: token,
 		Attempts: int(r.attempts.Int32), Total: int(r.total.Int32), Charged: int(r.charged.Int32),
 		Spent:   time.Duration(r.spent.Int64) * time.Millisecond,
 		Crashes: int(r.crashes.Int32), Revision: int(r.revision.Int32), Class: r.class.String,
 		Body: r.body, BodySHA256: r.sum.String, MappingVersion: r.mapping.String,
-		Event: Event{ID: r.id.String, Key: r.key.String, Version: number(r.version), Payload: r.payload},
-		Ref:   Ref{ExternalID: r.externalID.String, ETag: r.etag.String, Version: number(r.refVersion), Known: r.refSeq.Valid},
-		tid:   r.tid,
+		Event: Event{ID: r.id.String, Key: key, Version: number(r.version), Payload: r.payload},
+		lane:  r.lane, row: r.row, alone: r.alone,
+		Ref: Ref{ExternalID: r.externalID.String, ETag: r.etag.String, Version: number(r.refVersion), Known: r.refSeq.Valid},
 	}
 	if !r.seq.Valid {
 		d.Missing = true

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -51,6 +52,8 @@ type Store struct {
 	timeout time.Duration
 	relay   string
 	pooler  bool // a transaction pooler stands between
+
+	resets atomic.Int64 // how often all connections were dropped: another server may have answered since
 }
 
 // Open prepares a pool for the database at url. It does not connect: the first
@@ -170,6 +173,8 @@ type State struct {
 	Version  int64 // of the schema; 0: there is none
 	Oldest   int64 // the oldest schema version whose programs this schema serves; 0: there is none
 	ReadOnly bool  // the server accepts no writes
+
+	Isolation string // of this login's transactions
 }
 
 // State asks the database for its state.
@@ -178,10 +183,11 @@ func (s *Store) State(ctx context.Context) (State, error) {
 	defer cancel()
 	const server = `
 SELECT to_regprocedure('outbox.oldest_relay()') IS NOT NULL,
-       pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean`
+       pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean,
+       current_setting('transaction_isolation')`
 	var state State
 	var migrated bool
-	if err := s.pool.QueryRow(ctx, server).Scan(&migrated, &state.ReadOnly); err != nil || !migrated {
+	if err := s.pool.QueryRow(ctx, server).Scan(&migrated, &state.ReadOnly, &state.Isolation); err != nil || !migrated {
 		return state, s.judge(ctx, err)
 	}
 	const schema = `
@@ -192,9 +198,14 @@ SELECT coalesce(max(version_id), 0), outbox.oldest_relay()
 	return state, s.judge(ctx, err)
 }
 
-// Check makes sure that the server accepts writes, and that the schema is there
-// and fits: it is not older than this program needs, and if it is newer, it
-// still serves this program.
+// ErrIsolation reports a login whose transactions do not see what others commit
+// meanwhile, which a relay depends on. It sets its own isolation level, but for a
+// transaction pooler, where that has to be set for the login.
+var ErrIsolation = errors.New("transactions of this login are not READ COMMITTED")
+
+// Check makes sure that the server accepts writes, that transactions are READ
+// COMMITTED, and that the schema is there and fits: it is not older than this
+// program needs, and if it is newer, it still serves this program.
 func (s *Store) Check(ctx context.Context) error {
 	state, err := s.State(ctx)
 	switch {
@@ -202,6 +213,8 @@ func (s *Store) Check(ctx context.Context) error {
 		return err
 	case state.ReadOnly:
 		return s.judge(ctx, ErrReadOnly)
+	case state.Isolation != "read committed":
+		return fmt.Errorf("%w but %s: set it for the login that relays use: ALTER ROLE … SET default_transaction_isolation = 'read committed'", ErrIsolation, state.Isolation)
 	case state.Version == 0:
 		return fmt.Errorf("%w: no outbox schema in this database; create it with: lockstep migrate up", ErrSchema)
 	case state.Version < Schema:
@@ -223,7 +236,8 @@ func (s *Store) CheckPrivileges(ctx context.Context) error {
 	const statement = `
 SELECT current_user,
        has_table_privilege('outbox.delivery', 'SELECT') AND has_table_privilege('outbox.delivery', 'UPDATE')
-       AND has_table_privilege('outbox.delivery', 'DELETE') AND has_any_column_privilege('outbox.delivery_log', 'INSERT')
+       AND has_table_privilege('outbox.delivery', 'DELETE') AND has_table_privilege('outbox.lane', 'INSERT')
+       AND has_table_privilege('outbox.lane', 'UPDATE') AND has_table_privilege('outbox.lane', 'DELETE') AND has_any_column_privilege('outbox.delivery_log', 'INSERT')
        AND has_table_privilege('outbox.hold', 'INSERT') AND has_table_privilege('outbox.external_ref', 'INSERT')`
 	var login string
 	var allowed bool
@@ -252,7 +266,7 @@ func (d silence) Error() string {
 // connects, for places that anybody may read.
 func Brief(err error) string {
 	switch pgErr, ok := errors.AsType[*pgconn.PgError](err); {
-	case errors.Is(err, ErrReadOnly), errors.Is(err, ErrSchema):
+	case errors.Is(err, ErrReadOnly), errors.Is(err, ErrSchema), errors.Is(err, ErrIsolation):
 		return err.Error()
 	case ok:
 		return "the database says SQLSTATE " + pgErr.Code
@@ -284,14 +298,19 @@ func (s *Store) judge(ctx context.Context, err error) error {
 	case needsHint(err):
 		return fmt.Errorf("%w (%s)", err, poolerHint)
 	case hasCode(err, readOnly), errors.Is(err, pgconn.ErrReadOnlyConnection):
-		s.pool.Reset()
+		s.reset()
 		return fmt.Errorf("%w: %w", ErrReadOnly, err)
 	case errors.Is(err, ErrReadOnly), silent, isBroken(err) && !pgconn.Timeout(err),
 		// connection, shutdown by an administrator, crash, starting up or in recovery, database dropped
 		hasCode(err, "08", "57P01", "57P02", "57P03", "57P04"):
-		s.pool.Reset()
+		s.reset()
 	}
 	return err
+}
+
+func (s *Store) reset() {
+	s.resets.Add(1)
+	s.pool.Reset()
 }
 
 // readOnly is what a standby says, or a primary that was demoted.

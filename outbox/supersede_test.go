@@ -2,6 +2,7 @@ package outbox_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,14 +12,13 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// keyLine is the line of one key in a sync whose filter leaves out events of
+// keyLine is the lane of one key in a sync whose filter leaves out events of
 // type "unwanted".
 type keyLine struct {
 	*desk
 	key     string
 	before  int64          // the last number drawn before; events are numbered from there
 	failing map[int64]bool // events that the receiver refuses for good
-	keys    []string       // those that the relay was asked to give again
 }
 
 func wanted(e outbox.Event) bool { return e.Type != "unwanted" }
@@ -73,6 +73,7 @@ func (l *keyLine) open(function string, n int64) (end func(how string)) {
 		if _, err := tx.Exec(l.t.Context(), how); err != nil {
 			l.t.Fatal(err)
 		}
+		l.exec(`SELECT pg_sleep(0.06)`) // a lane whose first delivery was locked is due again in 50 ms
 	}
 }
 
@@ -80,57 +81,48 @@ func (l *keyLine) open(function string, n int64) (end func(how string)) {
 func (l *keyLine) run() {
 	l.t.Helper()
 	for idle := 0; idle < 3; idle++ {
-		c, err := l.a.Claim(l.t.Context(), outbox.ClaimRequest{Sync: sync, Budget: 9, Page: 100, Lease: time.Minute, Wanted: wanted})
-		if err != nil {
-			l.t.Fatal(err)
-		}
-		l.keys = append(l.keys, c.Asleep...)
-		for work := c.Deliveries; len(work) > 0 || len(l.keys) > 0; {
+		l.known(l.a).LookAtUnsure()
+		for work := l.look(l.a, 9, time.Minute).Deliveries; len(work) > 0; {
+			idle = 0
 			var results []outbox.Result
 			for _, d := range work {
-				r := outbox.Result{Delivery: d, Outcome: outbox.Delivered, Attempt: true}
+				r := outbox.Result{Delivery: d, Outcome: outbox.Delivered, Attempt: true, Stay: true}
 				switch {
 				case d.Event.Type == "unwanted":
-					r = outbox.Result{Delivery: d, Outcome: outbox.Filtered}
+					r = outbox.Result{Delivery: d, Outcome: outbox.Filtered, Stay: true}
 				case l.failing[d.Event.Seq-l.before]:
 					r.Outcome, r.Failed, r.Class = outbox.Failed, true, "permanent"
 				}
 				results = append(results, r)
-				idle = 0
 			}
-			r := l.a.Record(l.t.Context(), results, outbox.ClaimRequest{Sync: sync, Budget: 9, Lease: time.Minute, Keys: l.keys, Wanted: wanted})
+			r := l.a.Record(l.t.Context(), sync, results)
 			if r.Err != nil {
 				l.t.Fatal(r.Err)
 			}
-			work, l.keys = r.Claims.Deliveries, r.Claims.Asleep
-			if len(work) == 0 {
-				break // asleep until somebody ends a transaction
-			}
-		}
-		if _, _, err := l.a.RecheckParked(l.t.Context(), sync, outbox.ParkedCursor{}, 100); err != nil {
-			l.t.Fatal(err)
+			work = r.Next
 		}
 	}
 }
 
-// stands is what is open, in the order of the line, and what has ended.
+// stands is what is open, in the order of the lane, and what has ended.
 func (l *keyLine) stands() string {
 	l.t.Helper()
 	return l.text(fmt.Sprintf(`
 SELECT concat_ws(' | ',
        (SELECT string_agg(e.seq - %[2]d || ' ' || d.state, ', ' ORDER BY d.event_seq)
-          FROM outbox.delivery AS d JOIN outbox.event AS e ON e.id = d.event_id
+          FROM outbox.open_delivery AS d JOIN outbox.event AS e ON e.id = d.event_id
          WHERE d.key = '%[1]s'),
        (SELECT string_agg(e.seq - %[2]d || ' ' || g.outcome, ', ' ORDER BY g.id)
           FROM outbox.delivery_log AS g JOIN outbox.event AS e ON e.id = g.event_id
          WHERE g.key = '%[1]s' AND g.outcome IN ('delivered', 'filtered', 'superseded', 'discarded')))`, l.key, l.before))
 }
 
-// rows are what the table has of the line, locks and all.
+// rows are what the tables have of the lane, locks and all.
 func (l *keyLine) rows() string {
 	l.t.Helper()
 	return l.text(fmt.Sprintf(`
-SELECT coalesce(string_agg(concat_ws(' ', ctid, xmin, xmax, state), ', ' ORDER BY event_seq), 'none') FROM outbox.delivery WHERE key = '%s'`, l.key))
+SELECT coalesce((SELECT string_agg(concat_ws(' ', ctid, xmin, xmax, state), ', ' ORDER BY event_seq) FROM outbox.delivery WHERE key = '%[1]s'), 'none')
+       || coalesce((SELECT concat_ws(' ', ', lane', ctid, xmin, xmax) FROM outbox.lane WHERE key = '%[1]s'), ', no lane')`, l.key))
 }
 
 // The newest state reaches the receiver, or waits where everybody can see it.
@@ -387,24 +379,33 @@ func each(from, to int, outcome string) string {
 	return strings.Join(list, ", ")
 }
 
-// The command that changes the policy asks the file's filter, as relays do.
+// A change of the policy has relays judge what failed before it, each by its own
+// filter.
 func TestApplyingSupersedeClosesWhatANewerEventMakesGood(t *testing.T) {
 	d := newDesk(t)
 	for _, key := range []string{"filtered", "sent"} {
 		d.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('x', $1, '{}')`, key)
 		d.exec(`INSERT INTO outbox.event (type, key, payload) VALUES (CASE $1 WHEN 'sent' THEN 'x' ELSE 'unwanted' END, $1, '{}')`, key)
 	}
-	d.record(d.a, outbox.Retry, d.claim(d.a, time.Minute)...)
-	d.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity' WHERE state = 'retry'`)
-	if got := d.states(); got != "failed queued failed queued" {
-		t.Fatalf("states: %s", got)
+	var failed []outbox.Result
+	for _, c := range d.claim(d.a) {
+		failed = append(failed, outbox.Result{Delivery: c, Outcome: outbox.Failed, Failed: true, Attempt: true})
 	}
-	changed, err := d.a.Apply(t.Context(), outbox.Registration{Name: sync, Patterns: []string{"*"}, OnFailed: "supersede", Wanted: wanted})
+	if r := d.a.Record(t.Context(), sync, failed); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	if got := d.claim(d.a); got != nil || d.states() != "failed queued failed queued" {
+		t.Fatalf("claimed %v, states: %s", numbers(got), d.states())
+	}
+	changed, err := d.a.Apply(t.Context(), outbox.Registration{Name: sync, Patterns: []string{"*"}, OnFailed: "supersede"})
 	if err != nil || !changed {
 		t.Fatalf("apply: %t, %v", changed, err)
 	}
-	if got := d.states(); got != "failed queued pending" {
-		t.Errorf("states: %s, want failed queued of the one and pending of the other", got)
+	if got := numbers(d.claim(d.a)); !slices.Equal(got, []int64{4}) {
+		t.Errorf("claimed %v after the change, want the fourth", got)
+	}
+	if got := d.states(); got != "failed queued sending" {
+		t.Errorf("states: %s, want failed queued of the one and sending of the other", got)
 	}
 	if got := d.text(`SELECT string_agg(key, ', ') FROM outbox.delivery_log WHERE outcome = 'superseded'`); got != "sent" {
 		t.Errorf("superseded: %s, want sent", got)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -23,7 +22,7 @@ func rejects(err error) func(context.Context, adapters.Message, int) (adapters.R
 	}
 }
 
-func TestFailedHeadBlocksItsKeyOnly(t *testing.T) {
+func TestAFailedDeliveryBlocksItsKeyOnly(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
 		if m.Key == "H-1" && strings.Contains(string(m.Body), `"n":0`) {
@@ -38,7 +37,7 @@ func TestFailedHeadBlocksItsKeyOnly(t *testing.T) {
 	w.start("relay-1", sync1(c))
 	w.eventually("H-2 delivered and H-1 blocked", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`) == 3 &&
-			query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key = 'H-1' AND state = 'queued'`) == 2
+			query[int](w, `SELECT count(*) FROM outbox.open_delivery WHERE key = 'H-1' AND state = 'queued'`) == 2
 	})
 	if got := query[string](w, `SELECT key || ' ' || behind FROM outbox.blocked_key`); got != "H-1 2" {
 		t.Errorf("blocked_key says %q, want H-1 with 2 behind", got)
@@ -49,7 +48,7 @@ func TestFailedHeadBlocksItsKeyOnly(t *testing.T) {
 }
 
 func TestSupersedeGivesWayToNewerEvent(t *testing.T) {
-	for name, early := range map[string]bool{"newer waits when the head fails": true, "newer comes after the head failed": false} {
+	for name, early := range map[string]bool{"newer waits when the first fails": true, "newer comes after the first failed": false} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			hang := make(chan struct{})
@@ -64,8 +63,8 @@ func TestSupersedeGivesWayToNewerEvent(t *testing.T) {
 			w.start("relay-1", sync1(c, func(s *relay.Sync) { s.OnFailed = "supersede" }))
 			if early {
 				w.emit("H-1", map[string]any{"n": 1})
-				w.eventually("second parked", func() bool {
-					return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'queued'`) == 1
+				w.eventually("the second waits", func() bool {
+					return query[int](w, `SELECT count(*) FROM outbox.open_delivery WHERE state = 'queued'`) == 1
 				})
 				close(hang)
 			} else {
@@ -379,7 +378,7 @@ func TestStopDrainsAndReleases(t *testing.T) {
 		if err := r.stop(); err != nil {
 			t.Errorf("Run returned %v, want nil", err)
 		}
-		if got := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state <> 'pending' OR crashes > 0 OR attempts > 0`); got != 0 {
+		if got := query[int](w, `SELECT count(*) FROM outbox.open_delivery WHERE state <> 'pending' OR crashes > 0 OR attempts > 0`); got != 0 {
 			t.Errorf("%d rows were not released as they had been", got)
 		}
 	})
@@ -396,7 +395,7 @@ func TestStopDrainsAndReleases(t *testing.T) {
 		if got := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'unknown'`); got == 0 {
 			t.Error("the attempts that were cut off are not in the log")
 		}
-		if got := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending' OR charged > 0`); got != 0 {
+		if got := query[int](w, `SELECT count(*) FROM outbox.open_delivery WHERE state = 'sending' OR charged > 0`); got != 0 {
 			t.Errorf("%d rows still claimed or charged", got)
 		}
 	})
@@ -490,20 +489,24 @@ func TestDeliveryThatKillsRelaysIsSentAloneAndGivenUp(t *testing.T) {
 	w.emit("H-0", map[string]any{"n": 0})
 	w.drained()
 	w.exec(`SELECT outbox.pause('CourtCalendarSync', 'set up')`)
-	w.emit("H-1", map[string]any{"n": 1})
-	w.emit("H-2", map[string]any{"n": 2})
-	dead := `UPDATE outbox.delivery SET state = 'sending', claim = gen_random_uuid(), claimed_by = 'dead relay',
-		lease_until = now() - interval '1 second', crashes = $2 WHERE key = $1`
-	w.exec(dead, "H-1", 5)
-	w.exec(dead, "H-2", 1)
-	w.exec(`SELECT outbox.resume('CourtCalendarSync')`)
-	w.eventually("one given up, one delivered", func() bool {
-		return query[int](w, `SELECT count(*) FROM outbox.failed WHERE key = 'H-1' AND error_class = 'crash'`) == 1 &&
-			query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE key = 'H-2' AND outcome = 'delivered'`) == 1
-	})
-	if got := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'unknown' AND relay = 'dead relay'`); got != 2 {
-		t.Errorf("%d unknown rows for the dead relay's claims, want 2", got)
+	for n, deaths := range []int{5, 4, 1} {
+		key := fmt.Sprint("died-", deaths)
+		w.emit(key, map[string]any{"n": n})
+		w.diedWith(deaths, `key = '`+key+`'`)
 	}
+	w.exec(`SELECT outbox.resume('CourtCalendarSync')`)
+	w.eventually("one given up, two delivered", func() bool {
+		return query[string](w, `SELECT coalesce(string_agg(format('%s %s', key, outcome), ', ' ORDER BY key), '')
+			FROM outbox.delivery_log WHERE key LIKE 'died%' AND outcome <> 'unknown'`) == "died-1 delivered, died-4 delivered, died-5 failed"
+	})
+	if got := query[string](w, `SELECT error_class || ': ' || error FROM outbox.failed`); got != "crash: 5 relays died while sending it" {
+		t.Errorf("failed says %q", got)
+	}
+	if got := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'unknown' AND relay = 'dead relay'`); got != 3 {
+		t.Errorf("%d unknown rows for the dead relay's claims, want 3", got)
+	}
+	w.exec(`SELECT outbox.requeue('CourtCalendarSync')`)
+	w.drained() // a requeue is a new life: its deaths are forgotten
 }
 
 type reader struct {
@@ -620,60 +623,4 @@ func TestReferenceNeverGoesBack(t *testing.T) {
 	if got := query[string](w, `SELECT external_id || ' ' || version FROM outbox.external_ref`); got != "ID-5 6" {
 		t.Errorf("reference: %s, want ID-5 6", got)
 	}
-}
-
-// Old deliveries that wait behind a failed one are looked at first, and put
-// aside. What comes meanwhile to other keys does not wait for that.
-func TestFreshEventOvertakesTheParkingOfOldOnes(t *testing.T) {
-	const old = 40_000
-	w := newWorld(t)
-	unparked := make(chan int, 1)
-	c := newCourt(func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error) {
-		unparked <- query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key = 'failed' AND state = 'pending'`)
-		return accepts(ctx, m, nth)
-	})
-	w.registered(sync1(c))
-	w.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'failed', '{}')`)
-	w.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent'`)
-	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'failed', '{}' FROM generate_series(1, $1)`, old)
-	w.exec(aged)
-	w.start("relay-1", sync1(c))
-	w.eventually("parking has begun", func() bool {
-		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.delivery WHERE state = 'queued')`)
-	})
-	w.emit("fresh", map[string]int{"n": 1})
-	if left := <-unparked; left == 0 {
-		t.Errorf("the fresh event was sent once all %d old ones were parked", old)
-	} else {
-		t.Logf("sent while %d of %d were not parked yet", left, old)
-	}
-}
-
-// aged makes what waits older: a walk that is less than a second behind is not
-// late.
-const aged = `UPDATE outbox.delivery SET due_at = due_at - interval '1 minute' WHERE state = 'pending'`
-
-// Fresh events that take all that a slow receiver can do do not keep old ones
-// from being looked at.
-func TestOldEventIsNotStarvedByFreshOnes(t *testing.T) {
-	w := newWorld(t)
-	c := newCourt(func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error) {
-		time.Sleep(500 * time.Millisecond) // the receiver's work
-		return accepts(ctx, m, nth)
-	})
-	config := sync1(c, func(s *relay.Sync) { s.Concurrency = 4 })
-	w.registered(config)
-	w.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'failed', '{}')`)
-	w.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent'`)
-	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'failed', '{}' FROM generate_series(1, 30000)`)
-	old := w.emit("old", map[string]int{"n": 1})
-	w.exec(aged)
-	w.start("relay-1", config)
-	w.eventually("parking has begun", func() bool {
-		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.delivery WHERE state = 'queued')`)
-	})
-	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'fresh-' || n, '{}' FROM generate_series(1, 5000) AS n`)
-	w.eventually("the old event is sent beside the fresh ones", func() bool {
-		return slices.ContainsFunc(c.got(), func(m adapters.Message) bool { return m.ID == old })
-	})
 }

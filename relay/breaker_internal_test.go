@@ -10,35 +10,35 @@ import (
 // at is a time on a made-up clock.
 func at(seconds int) time.Time { return time.Unix(1_000_000+int64(seconds), 0) }
 
-// answer is what health is told of one attempt.
-type answer struct {
+// reported is what health is told of one attempt.
+type reported struct {
 	key             string
 	began, answered int // in seconds
 	accepted        bool
 }
 
 func TestWhomARefusalIsAbout(t *testing.T) {
-	yes := func(key string, began, answered int) answer { return answer{key, began, answered, true} }
-	no := func(key string, began, answered int) answer { return answer{key, began, answered, false} }
+	yes := func(key string, began, answered int) reported { return reported{key, began, answered, true} }
+	no := func(key string, began, answered int) reported { return reported{key, began, answered, false} }
 	for name, tc := range map[string]struct {
-		answers []answer
+		answers []reported
 		want    verdict // about the last of them
 	}{
-		"the first":                             {[]answer{no("A", 0, 1)}, undecided},
-		"others were accepted before":           {[]answer{yes("B", 0, 1), no("A", 2, 3), no("A", 10, 11), no("A", 20, 21)}, ofAll},
-		"others were accepted since":            {[]answer{no("A", 0, 1), yes("B", 2, 3), no("A", 10, 11), no("A", 20, 21)}, ofOne},
-		"too often in too short a time":         {[]answer{no("A", 0, 1), yes("B", 2, 3), no("A", 4, 5), no("A", 6, 7)}, undecided},
-		"once more is not enough":               {[]answer{no("A", 0, 1), yes("B", 2, 3), no("A", 30, 31)}, undecided},
-		"healed after an hour, but not at once": {[]answer{no("A", 0, 1), no("A", 1000, 1001), yes("B", 3600, 3601), no("A", 3601, 3602), no("A", 3603, 3604)}, undecided},
-		"an old token's success":                {[]answer{no("A", 1, 2), yes("B", 0, 3), no("A", 10, 11), no("A", 20, 21)}, ofAll},
-		"its own success ends the doubt":        {[]answer{no("A", 0, 1), yes("B", 2, 3), no("A", 10, 11), yes("A", 12, 13), no("A", 20, 21)}, undecided},
-		"only its own key was accepted":         {[]answer{no("A", 0, 1), yes("A", 2, 3), no("A", 4, 5), no("A", 14, 15), no("A", 24, 25)}, ofAll},
-		"a key's later success hides none":      {[]answer{no("A", 0, 1), yes("B", 2, 3), yes("A", 4, 5), no("A", 6, 7), yes("B", 8, 9), no("A", 18, 19), no("A", 28, 29)}, ofOne},
-		"three keys one after the other":        {[]answer{no("A", 0, 1), no("B", 2, 3), no("C", 4, 5), no("D", 6, 7)}, ofAll},
-		"many at once, with one token":          {[]answer{no("A", 0, 1), no("B", 0, 2), no("C", 0, 2), no("D", 0, 2), no("E", 0, 3), no("F", 0, 3)}, undecided},
-		"a success between":                     {[]answer{no("A", 0, 1), no("B", 2, 3), yes("X", 2, 3), no("C", 4, 5), no("D", 6, 7)}, undecided},
-		"the credentials have expired since":    {[]answer{no("A", 0, 1), yes("B", 2, 3), no("A", 10, 11), no("C", 10, 11), no("D", 12, 13), no("E", 14, 15), no("F", 16, 17), no("A", 20, 21)}, undecided},
-		"those that were known to be refused":   {[]answer{no("A", 0, 1), no("B", 0, 1), no("C", 0, 1), no("D", 0, 1), yes("X", 2, 3), no("A", 10, 11), no("B", 12, 13), no("C", 14, 15), no("D", 16, 17), no("A", 20, 21)}, ofOne},
+		"the first":                             {[]reported{no("A", 0, 1)}, undecided},
+		"others were accepted before":           {[]reported{yes("B", 0, 1), no("A", 2, 3), no("A", 10, 11), no("A", 20, 21)}, ofAll},
+		"others were accepted since":            {[]reported{no("A", 0, 1), yes("B", 2, 3), no("A", 10, 11), no("A", 20, 21)}, ofOne},
+		"too often in too short a time":         {[]reported{no("A", 0, 1), yes("B", 2, 3), no("A", 4, 5), no("A", 6, 7)}, undecided},
+		"once more is not enough":               {[]reported{no("A", 0, 1), yes("B", 2, 3), no("A", 30, 31)}, undecided},
+		"healed after an hour, but not at once": {[]reported{no("A", 0, 1), no("A", 1000, 1001), yes("B", 3600, 3601), no("A", 3601, 3602), no("A", 3603, 3604)}, undecided},
+		"an old token's success":                {[]reported{no("A", 1, 2), yes("B", 0, 3), no("A", 10, 11), no("A", 20, 21)}, ofAll},
+		"its own success ends the doubt":        {[]reported{no("A", 0, 1), yes("B", 2, 3), no("A", 10, 11), yes("A", 12, 13), no("A", 20, 21)}, undecided},
+		"only its own key was accepted":         {[]reported{no("A", 0, 1), yes("A", 2, 3), no("A", 4, 5), no("A", 14, 15), no("A", 24, 25)}, ofAll},
+		"a key's later success hides none":      {[]reported{no("A", 0, 1), yes("B", 2, 3), yes("A", 4, 5), no("A", 6, 7), yes("B", 8, 9), no("A", 18, 19), no("A", 28, 29)}, ofOne},
+		"three keys one after the other":        {[]reported{no("A", 0, 1), no("B", 2, 3), no("C", 4, 5), no("D", 6, 7)}, ofAll},
+		"many at once, with one token":          {[]reported{no("A", 0, 1), no("B", 0, 2), no("C", 0, 2), no("D", 0, 2), no("E", 0, 3), no("F", 0, 3)}, undecided},
+		"a success between":                     {[]reported{no("A", 0, 1), no("B", 2, 3), yes("X", 2, 3), no("C", 4, 5), no("D", 6, 7)}, undecided},
+		"the credentials have expired since":    {[]reported{no("A", 0, 1), yes("B", 2, 3), no("A", 10, 11), no("C", 10, 11), no("D", 12, 13), no("E", 14, 15), no("F", 16, 17), no("A", 20, 21)}, undecided},
+		"those that were known to be refused":   {[]reported{no("A", 0, 1), no("B", 0, 1), no("C", 0, 1), no("D", 0, 1), yes("X", 2, 3), no("A", 10, 11), no("B", 12, 13), no("C", 14, 15), no("D", 16, 17), no("A", 20, 21)}, ofOne},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHealth(time.Second)

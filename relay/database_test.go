@@ -1,7 +1,6 @@
 package relay_test
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
@@ -31,9 +30,7 @@ func TestRecoversFromAKilledDatabase(t *testing.T) {
 	config := sync1(c)
 	config.Lease = 31 * time.Second // the least for an adapter that names no timeout
 	w.register(config)
-	for n := range 3000 {
-		w.emit(fmt.Sprint("H-", n%100), map[string]any{"n": n})
-	}
+	w.lanes(100, 30)
 	w.start("relay-1", config)
 	w.eventually("busy", func() bool { return c.count() > 200 })
 	if err := server.Kill(); err != nil {

@@ -71,7 +71,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	switch {
 	case d.Missing:
 		return p.giveUp(d, "permanent", "the event is gone from outbox.event")
-	case d.Crashes > maxCrashes:
+	case d.Crashes >= maxCrashes:
 		return p.giveUp(d, "crash", fmt.Sprintf("%d relays died while sending it", maxCrashes))
 	}
 	switch {

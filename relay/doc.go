@@ -5,29 +5,30 @@
 // A delivery is the open work for one event and one sync. Its states live in
 // the database; a relay holds nothing that another could not take over:
 //
-//	          found behind an earlier
-//	          event of its key
-//	pending ─────────────────────────▶ queued
-//	 │  ▲ ▲                              │
-//	 │  │ └──────────────────────────────┘
-//	 │  │       the earlier one is finished
-//	 │  │ released, never sent
-//	 ▼  │                     due again
-//	sending ◀──────────────────────────┐
-//	 │  │  │                           │
-//	 │  │  └──────────────────────▶ retry
-//	 │  │    temporary failure
+//	queued: behind an earlier delivery of its key
+//	 │
+//	 │  the earlier one is finished
+//	 ▼
+//	pending ◀──────────────┐
+//	 │                     │ released, never sent
+//	 │ its lane is claimed │
+//	 ▼                     │        due again
+//	sending ───────────────┘ ◀─────────────────┐
+//	 │  │  │                                   │
+//	 │  │  └──────────────────────────────▶ retry
+//	 │  │        temporary failure
 //	 │  └─────────▶ failed ──▶ pending, by an operator's requeue
 //	 │   gave up          └──▶ gone, discarded or superseded
 //	 ▼
 //	gone: delivered, duplicate, accepted or filtered, with its row in the log
 //
-// Per sync and key at most one delivery is in flight, and the next is sent
-// only after the one before is recorded as finished; who recorded that claims
-// it at once, or wakes it. Meanwhile it may stay pending: a walk passes by what
-// waits for a delivery under way. A claim ends by itself after the lease; every
-// write carries the claim's token, so a relay that was away too long changes
-// nothing.
+// A lane is the queue of one key in one sync. A relay claims lanes, and who has a
+// lane's claim may send its first delivery. So at most one delivery of a key is in
+// flight, and the next is sent only after the one before is recorded as finished.
+// A lane is kept while nobody else waits, or for a turn; then it is given back. A
+// claim ends by itself after the lease; every write carries the claim's token, so a
+// relay that was away too long changes nothing. What is claimed next, and for how
+// long it is kept, is decided in schedule.go.
 //
 // Each sync has a pipeline of its own: one goroutine claims, some send, one sends
 // what two relays died of, two record. A court that hangs holds only its own

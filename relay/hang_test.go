@@ -76,7 +76,7 @@ func TestAnAttemptThatDoesNotReturnIsLeftBehind(t *testing.T) {
 	if got := c.count(); got != 21 {
 		t.Errorf("the court was called %d times, want 21: once for the attempt that hangs", got)
 	}
-	if got := query[int](w, `SELECT coalesce(max(crashes), 0) FROM outbox.delivery`); got != 0 {
+	if got := query[int](w, `SELECT coalesce(max(crashes), 0) FROM outbox.lane`); got != 0 {
 		t.Errorf("a relay was taken for dead %d times", got)
 	}
 	c.leave()
@@ -116,13 +116,13 @@ SELECT 'scheduling:updated', CASE n WHEN 1 THEN 'stuck-3' ELSE 'H-' || n % 10 EN
 	})
 	updates, since := -1, time.Now()
 	w.within(time.Minute, "what was claimed went back, and for longer than a lease nothing is claimed", func() bool {
-		now := query[int](w, `SELECT n_tup_upd + count(claim) FROM outbox.delivery, pg_stat_user_tables WHERE relid = 'outbox.delivery'::regclass GROUP BY n_tup_upd`)
+		now := query[int](w, `SELECT n_tup_ins + n_tup_upd + (SELECT count(claim) FROM outbox.lane) FROM pg_stat_user_tables WHERE relid = 'outbox.lane'::regclass`)
 		if now != updates {
 			updates, since = now, time.Now()
 		}
 		return time.Since(since) > 2*time.Second
 	})
-	if got := query[string](w, `SELECT format('crashes %s, attempts %s', max(crashes), max(attempts)) FROM outbox.delivery WHERE key LIKE 'H-%'`); got != "crashes 0, attempts 0" {
+	if got := query[string](w, `SELECT format('crashes %s, attempts %s', max(crashes), max(attempts)) FROM outbox.open_delivery WHERE key LIKE 'H-%'`); got != "crashes 0, attempts 0" {
 		t.Errorf("in the sync that hangs: %s; want none", got)
 	}
 	c.leave()

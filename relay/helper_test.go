@@ -130,8 +130,13 @@ func (r *running) stop() error {
 
 func (w *world) start(name string, config relay.Config) *running {
 	w.t.Helper()
-	login := pgtest.AsRole(w.t, w.url, "outbox_relay") // not the owner, who may write more into the log
-	store, err := outbox.Open(w.t.Context(), login, outbox.Options{Name: name, MaxConnections: 4})
+	return w.startAt(pgtest.AsRole(w.t, w.url, "outbox_relay"), name, config) // not the owner, who may write more into the log
+}
+
+// startAt starts a relay that reaches the database at a URL of its own.
+func (w *world) startAt(url, name string, config relay.Config) *running {
+	w.t.Helper()
+	store, err := outbox.Open(w.t.Context(), url, outbox.Options{Name: name, MaxConnections: 4})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -152,16 +157,35 @@ func (w *world) start(name string, config relay.Config) *running {
 	return run
 }
 
-// registered registers the syncs, with no relay running afterwards.
-func (w *world) registered(config relay.Config) {
+// register registers the syncs of a configuration, with no relay running afterwards.
+func (w *world) register(config relay.Config) {
 	w.t.Helper()
 	r := w.start("register", config)
 	w.eventually("registered", func() bool {
-		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.sync) AND NOT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NOT NULL)`)
+		return query[int](w, `SELECT count(*) FROM outbox.sync WHERE backfill_seq IS NULL`) == len(config.Syncs)
 	})
 	if err := r.stop(); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// bulk writes one event for each of n keys, in one transaction.
+func (w *world) bulk(n int) {
+	w.t.Helper()
+	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'B-' || n, '{"n":1}' FROM generate_series(1, $1) AS n`, n)
+}
+
+// delivered reports whether nothing of a key is open.
+func (w *world) delivered(key string) func() bool {
+	return func() bool {
+		return query[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE key = $1)`, key)
+	}
+}
+
+// claims is how many claims there are, and how many ended without a word.
+func (w *world) claims() int {
+	w.t.Helper()
+	return query[int](w, `SELECT count(*) FROM outbox.lane WHERE claim IS NOT NULL OR crashes > 0`)
 }
 
 type testWriter struct{ testing.TB }
@@ -211,7 +235,7 @@ func (w *world) drainedWithin(bound time.Duration) {
 
 func (w *world) dump() string {
 	rows, err := w.pool.Query(context.Background(), `
-SELECT format('%s %s %s %s due %s lease %s %s %s', sync, key, event_seq, state, due_at, lease_until, error_class, error) FROM outbox.delivery ORDER BY 1 LIMIT 20`)
+SELECT format('%s %s %s %s due %s lease %s crashes %s %s %s', sync, key, event_seq, state, due_at, lease_until, crashes, error_class, error) FROM outbox.open_delivery ORDER BY 1 LIMIT 20`)
 	if err != nil {
 		return err.Error()
 	}

@@ -36,28 +36,24 @@ type state struct {
 	current atomic.Pointer[pipeline]
 
 	queue   chan work
-	results chan outbox.Result
+	results chan answer
 	piled   chan struct{} // so many results wait that a second recording pays
 	woken   chan struct{}
 	resized chan struct{} // a reload has changed the concurrency
 
 	suspects chan bool // there is one to be sent; true: as a probe
 
+	scheduling  sync.Mutex
+	schedule    schedule
 	claiming    *step
 	recording   [2]*step
-	outstanding atomic.Int64 // claimed and not yet recorded
+	outstanding atomic.Int64 // lanes claimed and not yet given back, with results to be recorded
 	recorded    atomic.Int64 // ever
-	accepted    atomic.Int64 // claimed, ever
-	begun       int          // claimed by walks, ever; the claimer's own
 	payload     atomic.Int64 // bytes of a payload, on average lately
 	hold        atomic.Pointer[outbox.Hold]
 	heldAt      atomic.Int64 // sinceBegan; claims asked for earlier know nothing of the hold set here
-	asleep      sleepers
-	walked      atomic.Pointer[outbox.Cursor] // where the walk stands that does not come back
-	behind      atomic.Bool                   // and that is far behind the clock
-	goOn        atomic.Int64                  // most to have claimed when a recording goes on with its keys
-	delivered   atomic.Int64                  // sinceBegan of the last success not yet noted in the database
-	probes      atomic.Int64                  // of the hold, by all relays, when this one probed last
+	delivered   atomic.Int64 // sinceBegan of the last success not yet noted in the database
+	probes      atomic.Int64 // of the hold, by all relays, when this one probed last
 	draining    atomic.Bool
 	full        atomic.Bool   // the claimer counts the room, or waits for it
 	stop        chan struct{} // closed when draining begins
@@ -67,33 +63,16 @@ type state struct {
 type work struct {
 	*outbox.Delivery
 	leaseEnd time.Time // by the local monotonic clock, from before the claim was asked for
+	claimed  time.Time // when its lane's turn began
 	probe    bool      // sent in spite of a hold, to find out whether it can end
 }
 
 const (
-	prefetchFor = 50 * time.Millisecond
-	maxPrefetch = 1000   // most deliveries claimed beyond those in flight
-	leastPage   = 100    // least rows looked at in one claim, if so many are due
-	maxPage     = 1000   // most rows looked at in one claim
-	mostPassed  = 20_000 // most rows that walks leave behind them, and a sweep looks at
-
-	maxPrefetchBytes = 8 << 20                // about the most payload claimed ahead; bounds memory where events are large
-	maxBatch         = 500                    // most results in one recording, and waiting for it
-	helpAt           = 200                    // results that wait when a second recording is begun beside the first
-	mostPatience     = 20 * time.Millisecond  // for how long a claim waits until it is worth its while
-	mostCrowded      = time.Second            // for how long keys under way may leave no room for others
-	crowdedAgain     = 100 * time.Millisecond // the same until nobody waits any more
-	freshAfter       = 2 * time.Second        // of a walk behind the clock: what comes now has a share of its own
-	freshOneIn       = 4                      // deliveries that are claimed, one is fresh
-	freshFor         = 5 * time.Second        // until what could not be claimed is left to the main walk
-	freshEvery       = 50 * time.Millisecond  // pause between looks when there was nothing more
-	farBehind        = 10 * time.Second       // of a walk: what becomes due now would wait for long
-	busyPoll         = 2 * time.Millisecond   // pause between polls while there is work
-	lastWords        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
-	sweepEvery       = 200 * time.Millisecond // least pause between walks from the beginning
-	tendEvery        = time.Second            // pause between housekeeping
-	leastPatience    = time.Second            // for what is in flight to end before a suspect is sent
-	leaseMargin      = 500 * time.Millisecond // left of a lease after the longest attempt, for recording it
+	maxBatch      = 500                    // most results in one recording, and waiting for it
+	helpAt        = 200                    // results that wait when a second recording is begun beside the first
+	lastWords     = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
+	leastPatience = time.Second            // for what is in flight to end before a suspect is sent
+	leaseMargin   = 500 * time.Millisecond // left of a lease after the longest attempt, for recording it
 )
 
 func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
@@ -105,7 +84,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 		relay: r, slots: slots,
 		log:     r.log.With("sync", s.Name),
 		queue:   make(chan work, 2*(maxPrefetch+max(s.Concurrency, r.config.Workers))),
-		results: make(chan outbox.Result, maxBatch),
+		results: make(chan answer, maxBatch),
 		piled:   make(chan struct{}, 1),
 		woken:   make(chan struct{}, 1),
 		resized: make(chan struct{}, 1),
@@ -114,7 +93,6 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 		suspects: make(chan bool, 1),
 	}
 	p.current.Store(p)
-	p.walked.Store(new(outbox.Cursor))
 	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.Lease/2)
 	slots.hanging = r.steps.add("waiting for the calls that keep all workers of sync "+s.Name, 0)
 	for i := range p.recording {
@@ -150,19 +128,18 @@ func (p *pipeline) wake() {
 	}
 }
 
-// accept hands claimed deliveries to the senders, and remembers who sleeps. The
-// queue has room for every claim that the budget allows.
-func (p *pipeline) accept(c outbox.Claims, asked time.Time, probe bool) {
-	p.asleep.add(c.Asleep)
-	p.outstanding.Add(int64(len(c.Deliveries)))
-	p.accepted.Add(int64(len(c.Deliveries)))
+// accept hands claimed deliveries to the senders. The queue has room for every
+// lane that the capacity allows.
+func (p *pipeline) accept(deliveries []*outbox.Delivery, w work) {
+	p.outstanding.Add(int64(len(deliveries)))
 	if p.rate != nil {
-		p.rate.AllowN(time.Now(), len(c.Deliveries))
+		p.rate.AllowN(time.Now(), len(deliveries))
 	}
-	for _, d := range c.Deliveries {
+	for _, d := range deliveries {
 		size := p.payload.Load()
 		p.payload.Store(size + (int64(len(d.Event.Payload))-size)/4)
-		p.queue <- work{Delivery: d, leaseEnd: asked.Add(p.relay.config.Lease), probe: probe}
+		w.Delivery = d
+		p.queue <- w
 	}
 }
 
@@ -198,8 +175,7 @@ func (p *pipeline) wanted() func(outbox.Event) bool {
 
 // probe sends one delivery in spite of an auth or breaker hold, if no other
 // relay is just doing that: of those that the database proposes the first that
-// can be claimed, and else any. What was due before the first of a key, which has
-// failed, stands in front of it: it is parked page by page until one is found.
+// can be claimed, and else any.
 func (p *pipeline) probe(ctx, attempts context.Context) error {
 	store, lease := p.relay.store, p.relay.config.Lease
 	probe, err := store.Probe(attempts, p.sync.Name, lease)
@@ -207,33 +183,26 @@ func (p *pipeline) probe(ctx, attempts context.Context) error {
 		return err
 	}
 	p.probes.Store(int64(probe.Number))
-	var claims outbox.Claims
-	look := func(from outbox.Cursor, page int) (done bool, err error) {
+	request := outbox.ClaimRequest{Sync: p.sync.Name, Room: 1, Lanes: 1, Lease: lease, Probe: true, Wanted: p.wanted()}
+	suspects := false
+	for i := 0; i <= len(probe.With) && ctx.Err() == nil; i++ {
+		var arrivals *outbox.Arrivals
+		if request.Keys = nil; i < len(probe.With) {
+			request.Keys = probe.With[i : i+1]
+		} else {
+			arrivals = new(outbox.Arrivals)
+		}
 		p.claiming.begin()
-		started := time.Now()
-		claims, err = store.Claim(attempts, outbox.ClaimRequest{
-			Sync: p.sync.Name, From: from, Budget: 1, Page: page, Lease: lease, Probe: true, Wanted: p.wanted(),
-		})
-		if done = err != nil || len(claims.Deliveries) > 0; done {
-			p.accept(claims, started, true)
-		}
-		return done, err
-	}
-	for _, from := range probe.With {
-		if done, err := look(from, 1); done {
+		asked := time.Now()
+		claims, err := store.Claim(attempts, request, arrivals)
+		p.accept(claims.Deliveries, work{leaseEnd: asked.Add(lease), claimed: asked, probe: true})
+		p.giveBack(claims.Idle)
+		if err != nil || len(claims.Deliveries) > 0 {
 			return err
 		}
+		suspects = claims.Suspects
 	}
-	until := time.Now().Add(lease / 2)
-	for from := (outbox.Cursor{}); ; from = claims.Next {
-		if done, err := look(from, maxPage); done {
-			return err
-		}
-		if claims.Suspects > 0 || !claims.More || ctx.Err() != nil || time.Now().After(until) {
-			break
-		}
-	}
-	if claims.Suspects > 0 && p.suspect(true) {
+	if suspects && p.suspect(true) {
 		return nil
 	}
 	return p.nothingToProbeWith(attempts)
@@ -320,18 +289,19 @@ func (p *pipeline) sendSuspect(attempts context.Context, probe bool, patience ti
 	}
 	lease, started := p.relay.config.Lease, time.Now()
 	claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
-		Sync: p.sync.Name, Budget: 1, Page: leastPage, Lease: lease, Solo: true, Probe: probe, Wanted: p.wanted(),
-	})
-	p.asleep.add(claims.Asleep)
+		Sync: p.sync.Name, Room: 1, Lease: lease, Suspects: true, Probe: probe, Wanted: p.wanted(),
+	}, nil)
+	p.giveBack(claims.Idle)
 	if claimed = len(claims.Deliveries) > 0; !claimed {
 		return true, err
 	}
 	p.outstanding.Add(1)
-	result := p.attempt(attempts, work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: probe})
+	w := work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: probe}
+	result := p.attempt(attempts, w)
 	if probe {
 		p.probed(result)
 	}
-	p.answered(result)
+	p.answered(w, result)
 	return true, nil
 }
 
@@ -363,7 +333,6 @@ func (p *pipeline) send(attempts context.Context) {
 	close(p.piled)
 	recording.Wait()
 	p.releaseQueue(context.WithoutCancel(attempts))
-	p.wakeAsleep(context.WithoutCancel(attempts))
 	p.noteLast(context.WithoutCancel(attempts))
 }
 
@@ -394,7 +363,7 @@ func (p *pipeline) noteLast(ctx context.Context) {
 		case noted:
 			return
 		default:
-			sleep(ctx, wakeEvery)
+			sleep(ctx, 20*time.Millisecond)
 		}
 	}
 }
@@ -406,7 +375,7 @@ func (p *pipeline) sendLoop(attempts context.Context) {
 		select {
 		case w := <-p.queue:
 			result := p.now().deliver(attempts, w, doing)
-			p.answered(result)
+			p.answered(w, result)
 			switch {
 			case result.Class == string(adapters.ClassLocal): // other deliveries need the same; they wait for the sender
 				p.rest(min(restMost, restFirst<<short))
@@ -435,15 +404,16 @@ func (p *pipeline) drain() {
 
 // releaseQueue gives back what was claimed and never sent.
 func (p *pipeline) releaseQueue(ctx context.Context) {
-	var unsent []outbox.Result
+	var unsent []answer
 	for len(p.queue) > 0 {
-		unsent = append(unsent, outbox.Result{Delivery: (<-p.queue).Delivery})
+		w := <-p.queue
+		unsent = append(unsent, answer{outbox.Result{Delivery: w.Delivery}, w})
 	}
 	if len(unsent) == 0 {
 		return
 	}
 	calls := p.relay.caller("release deliveries", p.sync.Name)
-	// Left to themselves they would wait for their lease and then go one by one, as if the relay had died.
+	// Left to themselves they would wait for the end of their lease, as if the relay had died.
 	for until := time.Now().Add(lastWords); len(unsent) > 0 && time.Now().Before(until); {
 		var err error
 		if unsent, err = p.record(ctx, unsent); err != nil {

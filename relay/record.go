@@ -2,9 +2,7 @@ package relay
 
 import (
 	"context"
-	"math"
 	"runtime"
-	"sync"
 	"time"
 
 	"github.com/hms-mkt/lockstep/outbox"
@@ -17,9 +15,9 @@ import (
 //
 // There are two: the second helps when results come faster than one recording
 // after the other can take them. Which of them takes a result makes no
-// difference: the next of its key is claimed only once it is recorded.
+// difference: the next of its lane is handed out only once it is recorded.
 func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool) {
-	var waiting []outbox.Result                                // to be recorded
+	var waiting []answer                                       // to be recorded
 	defer func() { p.outstanding.Add(int64(-len(waiting))) }() // not zero after a panic only: the leases end
 	defer doing.end()
 	open := true
@@ -28,11 +26,8 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 	calls.loop, one.loop, one.says = doing.name, doing.name, "the database refuses a result"
 	for open || len(waiting) > 0 {
 		p = p.now()
-		if pause == 0 && !helps && p.asleep.any() {
-			pause = wakeEvery
-		}
 		waiting, open = p.collect(waiting, open, pause, helps)
-		if len(waiting) == 0 && !p.asleep.due() {
+		if len(waiting) == 0 {
 			continue
 		}
 		if p.relay.cut.Load() && pause > 0 && !open {
@@ -61,79 +56,9 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 	}
 }
 
-// sleepers are keys whose next delivery is parked and could not be woken when
-// the one before it was recorded, since somebody held it. Some are tried again
-// with a recording, or without one, at every wakeEvery; beyond mostAsleep they
-// are left to the slow check. They are safe for concurrent use.
-type sleepers struct {
-	mu    sync.Mutex
-	keys  map[string]bool
-	tried time.Time
-}
-
-const (
-	wakeEvery  = 20 * time.Millisecond
-	mostAsleep = 20 * maxBatch
-)
-
-func (s *sleepers) any() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.keys) > 0
-}
-
-func (s *sleepers) due() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.keys) > 0 && time.Since(s.tried) >= wakeEvery
-}
-
-// take hands out some of those that are due.
-func (s *sleepers) take() []string {
-	if !s.due() {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.tried = time.Now()
-	var some []string
-	for key := range s.keys {
-		if len(some) == maxBatch {
-			break
-		}
-		some = append(some, key)
-		delete(s.keys, key)
-	}
-	return some
-}
-
-func (s *sleepers) add(keys []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.keys == nil {
-		s.keys = map[string]bool{}
-	}
-	for _, key := range keys {
-		if len(s.keys) < mostAsleep {
-			s.keys[key] = true
-		}
-	}
-}
-
-// wakeAsleep tries for a second, at a stop, what the slow check would have to
-// find else.
-func (p *pipeline) wakeAsleep(ctx context.Context) {
-	for until := time.Now().Add(time.Second); p.asleep.any() && time.Now().Before(until) && !p.relay.cut.Load(); {
-		if _, err := p.record(ctx, nil); err != nil {
-			return
-		}
-		sleep(ctx, wakeEvery)
-	}
-}
-
 // collect adds what has come in. It waits for the first result, or who helps
 // for a pile of them, or for the pause to pass when some are waiting already.
-func (p *pipeline) collect(waiting []outbox.Result, open bool, pause time.Duration, helps bool) ([]outbox.Result, bool) {
+func (p *pipeline) collect(waiting []answer, open bool, pause time.Duration, helps bool) ([]answer, bool) {
 	if !open {
 		time.Sleep(pause)
 		return waiting, false
@@ -174,9 +99,15 @@ func (p *pipeline) collect(waiting []outbox.Result, open bool, pause time.Durati
 	return waiting, true
 }
 
+// answer is what became of a claimed delivery.
+type answer struct {
+	outbox.Result
+	work work
+}
+
 // answered hands a result to the recorders.
-func (p *pipeline) answered(r outbox.Result) {
-	p.results <- r
+func (p *pipeline) answered(w work, r outbox.Result) {
+	p.results <- answer{r, w}
 	if len(p.results) >= helpAt {
 		select {
 		case p.piled <- struct{}{}:
@@ -185,58 +116,69 @@ func (p *pipeline) answered(r outbox.Result) {
 	}
 }
 
+// giveBack releases lanes that have nothing to be sent now.
+func (p *pipeline) giveBack(idle []outbox.Result) {
+	p.outstanding.Add(int64(len(idle)))
+	for _, r := range idle {
+		p.answered(work{}, r)
+	}
+}
+
 // recordEach records results one by one, so that one which the database refuses
 // does not keep the others.
-func (p *pipeline) recordEach(ctx context.Context, results []outbox.Result, calls *caller) (left []outbox.Result) {
-	for _, r := range results {
-		still, err := p.record(ctx, []outbox.Result{r})
+func (p *pipeline) recordEach(ctx context.Context, answers []answer, calls *caller) (left []answer) {
+	for _, a := range answers {
+		still, err := p.record(ctx, []answer{a})
 		if err != nil {
-			calls.failed(ctx, err, "event", r.Delivery.Event.ID, "key", r.Delivery.Key)
+			calls.failed(ctx, err, "event", a.Delivery.Event.ID, "key", a.Delivery.Key)
 		}
 		left = append(left, still...)
 	}
 	return left
 }
 
-// record writes results down, hands on what comes next for their keys and wakes
-// what slept. It returns what is still to be recorded.
-func (p *pipeline) record(ctx context.Context, results []outbox.Result) (left []outbox.Result, err error) {
-	next := outbox.ClaimRequest{Sync: p.sync.Name, From: *p.walked.Load(), Lease: p.relay.config.Lease, Keys: p.asleep.take(), Wanted: p.wanted()}
-	if !p.draining.Load() && p.hold.Load() == nil && p.rate == nil && p.slots.usable() > 0 {
-		// No more than leave: the queue has room for what the budget of claims allows.
-		stay, goOn := p.outstanding.Load()-int64(len(results)), p.goOn.Load()
-		next.Budget = int(min(int64(len(results)), max(0, goOn-stay)))
-		if goOn < math.MaxInt64 && p.behind.Load() {
-			next.From = outbox.Cursor{} // they keep their age: the sweep finds them
+// record writes results down and hands on the next deliveries of lanes that stay
+// claimed. It returns what is still to be recorded.
+func (p *pipeline) record(ctx context.Context, answers []answer) (left []answer, err error) {
+	stay := !p.draining.Load() && p.hold.Load() == nil && p.rate == nil
+	now, results := time.Now(), make([]outbox.Result, len(answers))
+	lanes := make(map[string]work, len(answers))
+	p.scheduling.Lock()
+	spare := p.schedule.capacity(now, p.load()) - int(p.outstanding.Load()) + len(answers)
+	for i, a := range answers {
+		results[i] = a.Result
+		results[i].Stay = stay && spare > 0 && p.mayStart(a.work) && p.schedule.stays(now, a.work.claimed, a.Took)
+		if results[i].Stay {
+			spare--
+			lanes[a.Delivery.Key] = a.work
 		}
 	}
-	if p.draining.Load() {
-		next.From = outbox.End() // no walk of this relay comes by any more
+	p.scheduling.Unlock()
+	recorded := p.relay.store.Record(ctx, p.sync.Name, results)
+	for _, d := range recorded.Next {
+		p.accept([]*outbox.Delivery{d}, lanes[d.Key])
 	}
-	started := time.Now()
-	answer := p.relay.store.Record(ctx, results, next)
-	p.accept(answer.Claims, started, false)
 	finished := 0
 	for i := range results {
 		switch {
-		case answer.Done[i]:
+		case recorded.Done[i]:
 			finished++
 			if results[i].Outcome.Finished() {
 				p.delivered.Store(sinceBegan())
 			}
-		case answer.Lost[i]:
+		case recorded.Lost[i]:
 			finished++
 			p.relay.config.Observer.LeaseLost(p.sync.Name)
 			p.log.WarnContext(ctx, "lease lost: another relay has taken the delivery over",
 				"event", results[i].Delivery.Event.ID, "key", results[i].Delivery.Key, "outcome", results[i].Outcome)
 		default:
-			left = append(left, results[i])
+			left = append(left, answers[i])
 		}
 	}
 	p.outstanding.Add(int64(-finished))
 	p.recorded.Add(int64(finished))
-	if answer.Claims.Woken || finished > 0 && p.full.Load() {
+	if finished > len(recorded.Next) && p.full.Load() {
 		p.wake()
 	}
-	return left, answer.Err
+	return left, recorded.Err
 }

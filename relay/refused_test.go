@@ -94,7 +94,7 @@ func TestAHoldForRefusalsLetsTheFirstOfOthersThrough(t *testing.T) {
 	}
 	w.eventually("held, and the next probe is far away", func() bool {
 		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.hold WHERE kind = 'auth' AND until > clock_timestamp() + interval '7 seconds' AND probes > 1)
-			AND NOT EXISTS (SELECT FROM outbox.delivery WHERE state = 'sending')`)
+			AND NOT EXISTS (SELECT FROM outbox.lane WHERE claim IS NOT NULL)`)
 	})
 	w.exec(`UPDATE outbox.hold SET until = clock_timestamp() + interval '1 hour'`)
 	w.traffic("all that are refused have failed", func() bool { return w.failed() == 12 })

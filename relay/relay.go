@@ -17,7 +17,7 @@ import (
 // Relay runs the pipelines of a configuration. Several relays, in one process
 // or many, share the work of a database.
 type Relay struct {
-	store     *outbox.Store
+	store     Store
 	config    Config
 	log       *slog.Logger
 	troubles  *troubles // database calls that fail
@@ -41,7 +41,7 @@ type Relay struct {
 var ErrNotDrained = errors.New("stopped before all deliveries under way were finished")
 
 // New checks the configuration and prepares a relay. It connects to nothing.
-func New(store *outbox.Store, config Config) (*Relay, error) {
+func New(store Store, config Config) (*Relay, error) {
 	config = config.withDefaults()
 	if err := config.validate(); err != nil {
 		return nil, err

@@ -12,13 +12,11 @@ import (
 func TestDeliversMappedAndInOrder(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(accepts)
-	for n := range 300 {
-		w.emit(fmt.Sprintf("H-%d", n%20), map[string]any{"n": n})
-	}
+	w.lanes(20, 15)
 	w.start("relay-1", sync1(c))
 	w.drained()
 	for n := 300; n < 600; n++ {
-		w.emit(fmt.Sprintf("H-%d", n%20), map[string]any{"n": n})
+		w.emit(fmt.Sprintf("lane-%d", n%20), map[string]any{"n": n})
 	}
 	w.drained()
 	if got := c.count(); got != 600 {

@@ -29,7 +29,7 @@ func TestNewCredentialsAreJudgedAnew(t *testing.T) {
 	w.emit("bad", map[string]any{"n": 1})
 	for n := 0; query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE key = 'bad'`) < 3; n++ {
 		w.emit(fmt.Sprint("good-", n), map[string]any{"n": n})
-		w.eventually("another is delivered", gone(w, fmt.Sprint("good-", n)))
+		w.eventually("another is delivered", w.delivered(fmt.Sprint("good-", n)))
 	}
 	if _, err := r.Reload(sync1(refuses, patient)); err != nil {
 		t.Fatal(err)

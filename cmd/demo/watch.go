@@ -39,7 +39,7 @@ SELECT s.name, coalesce(s.hold_kind, ''), count(d.sync),
        count(d.sync) FILTER (WHERE d.claimed_by = $1 AND d.state = 'sending'),
        count(d.sync) FILTER (WHERE d.claimed_by = $2 AND d.state = 'sending')
   FROM outbox.sync AS s
-  LEFT JOIN outbox.delivery AS d ON d.sync = s.name
+  LEFT JOIN outbox.open_delivery AS d ON d.sync = s.name
  GROUP BY s.name, s.hold_kind`, relay1, relay2)
 	if err != nil {
 		return s, err
@@ -77,7 +77,7 @@ SELECT (SELECT count(*) FROM outbox.delivery)
 // inHand counts the deliveries that a relay has claimed.
 func (w *world) inHand(ctx context.Context, relay string) (n int, err error) {
 	err = w.pool.QueryRow(ctx, `/* demo: in hand */
-SELECT count(*) FROM outbox.delivery WHERE state = 'sending' AND claimed_by = $1`, relay).Scan(&n)
+SELECT count(*) FROM outbox.open_delivery WHERE state = 'sending' AND claimed_by = $1`, relay).Scan(&n)
 	return n, err
 }
 

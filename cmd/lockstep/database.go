@@ -178,7 +178,8 @@ func (db *database) explain(err error) error {
 // act runs do in one transaction on behalf of actor, with reason at hand for
 // the log rows that the database writes.
 func (db *database) act(ctx context.Context, actor, reason string, do func(pgx.Tx) error) error {
-	err := pgx.BeginFunc(ctx, db.conn, func(tx pgx.Tx) error {
+	// Whatever the login's default is: outbox.discard must see what relays have just claimed.
+	err := pgx.BeginTxFunc(ctx, db.conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		const settings = `SELECT set_config('lockstep.actor', $1, true), set_config('lockstep.reason', $2, true)`
 		if _, err := tx.Exec(ctx, settings, actor, reason); err != nil {
 			return err

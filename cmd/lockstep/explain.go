@@ -135,7 +135,7 @@ SELECT id::text AS id, seq, type, key, version, occurred_at, inserted_at, octet_
 SELECT ` + deliveryColumns + `
   FROM outbox.event AS e
   JOIN outbox.sync AS s ON $2 = '' OR s.name = $2
-  JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_id = e.id
+  JOIN outbox.open_delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_id = e.id
  WHERE e.id = $1::uuid
  ORDER BY d.sync, d.event_seq`
 		if x.Deliveries, err = query[deliveryFact](ctx, tx, open, event, sync); err != nil {

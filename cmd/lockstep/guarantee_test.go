@@ -41,7 +41,7 @@ func TestNoTransactionIsOpenWhileTheCourtIsAsked(t *testing.T) {
 	if err := request.Context().Err(); err != nil {
 		t.Errorf("transactions were open until the relay gave the request up: %v", err)
 	}
-	if state := ask[string](w, `SELECT state FROM outbox.delivery`); state != "sending" {
+	if state := ask[string](w, `SELECT state FROM outbox.open_delivery`); state != "sending" {
 		t.Errorf("the delivery is %s, not being sent", state)
 	}
 	close(look)

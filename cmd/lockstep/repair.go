@@ -177,7 +177,7 @@ as it was before. The login needs outbox_operator.`,
 func failed(ctx context.Context, tx pgx.Tx, f *repairFilter) ([]deliveryFact, error) {
 	const list = `-- lockstep failed deliveries
 SELECT ` + deliveryColumns + `
-  FROM outbox.delivery AS d
+  FROM (SELECT *, NULL AS claimed_by, NULL::timestamptz AS lease_until FROM outbox.delivery) AS d
   LEFT JOIN outbox.event AS e ON e.id = d.event_id
  WHERE d.state = 'failed'` + failedRows + `
  ORDER BY d.sync, d.event_seq`
@@ -243,7 +243,7 @@ login needs outbox_operator.`,
 SELECT ` + deliveryColumns + `
   FROM outbox.event AS e
   JOIN outbox.sync AS s ON true
-  JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_id = e.id
+  JOIN outbox.open_delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_id = e.id
  WHERE e.id = nullif($3, '')::uuid` + failedRows + `
  ORDER BY d.sync, d.event_seq`
 				return query[deliveryFact](ctx, tx, list, r.filter.args()...)

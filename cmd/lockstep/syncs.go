@@ -187,8 +187,8 @@ were not sent yet are added too; running relays do that, and hold the sync
 meanwhile. A retired sync lives again. Every change of a sync is a row of the
 delivery log, sync_changed.
 
-Where on_failed becomes supersede, failed deliveries with a newer event of their
-key that the sync's "when" matches are closed at once.
+Where on_failed becomes supersede, running relays close failed deliveries with a
+newer event of their key that the sync's "when" matches.
 
 The file's own "from" counts only for a sync that is new to the database.
 The login needs the role outbox_relay.`,
@@ -224,9 +224,6 @@ The login needs the role outbox_relay.`,
 				result := applied{Name: r.Name, DryRun: dryRun, Note: compare(r, true, row, registered)}
 				result.Changed = result.Note != "" || r.From != ""
 				if !dryRun {
-					if r.Wanted, err = wanted(f, r.Name); err != nil {
-						return errors.Join(p.Close(), err)
-					}
 					if result.Changed, err = db.store.Apply(cmd.Context(), r); err != nil {
 						return errors.Join(p.Close(), db.explain(err))
 					}
@@ -245,19 +242,6 @@ The login needs the role outbox_relay.`,
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what would change, change nothing")
 	w.actorFlag(c)
 	return c
-}
-
-// wanted is the filter of a sync of the file, nil without a condition.
-func wanted(f *config.File, name string) (func(outbox.Event) bool, error) {
-	_, s, err := findSync(f, name)
-	if err != nil || strings.TrimSpace(s.When) == "" {
-		return nil, err
-	}
-	filter, err := relay.CompileFilter(s.When)
-	if err != nil {
-		return nil, err
-	}
-	return filter.Wanted, nil
 }
 
 func appliedNote(a applied, r outbox.Registration) string {

@@ -23,7 +23,7 @@ func TestFault29DatabaseRefusesConnections(t *testing.T) {
 				spec.Syncs[0].Notify, spec.Talks = true, true
 				p := w.start(spec)
 				w.registered()
-				w.walks(p)
+				w.delivers(p)
 				w.until("idle", `SELECT NOT EXISTS (SELECT FROM outbox.delivery)`)
 				if busy {
 					w.bulk(of(1000, 20_000))

@@ -18,7 +18,7 @@ const theKey = "H-0"
 // struck are the claims that a relay holds at the moment.
 func (w *world) struck(relay string) int {
 	w.t.Helper()
-	return ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'sending' AND claimed_by = $1`, relay)
+	return ask[int](w, `SELECT count(*) FROM outbox.open_delivery WHERE state = 'sending' AND claimed_by = $1`, relay)
 }
 
 // left are the claims that a dead relay leaves behind, when what it had asked
@@ -45,10 +45,9 @@ SELECT 'scheduling:updated', 'B-' || n, jsonb_build_object('hearingId', 'B-' || 
   FROM generate_series(1, $1::int) AS n`, n)
 }
 
-// walks waits until a relay has delivered something: its walk over the due
-// deliveries stands at the present, and what falls due behind it must be found
-// all the same.
-func (w *world) walks(p *process) {
+// delivers waits until a relay has delivered something: it has looked at what is
+// open by then, and must find what becomes due later all the same.
+func (w *world) delivers(p *process) {
 	w.t.Helper()
 	w.within(patience, p.spec.Name+" delivers", func() bool {
 		w.book("elsewhere")
@@ -71,9 +70,9 @@ func TestFault01KilledBeforeSending(t *testing.T) {
 				dies.hears("at " + claimed)
 				again := relaySpec{Name: "dies"}
 				if r.random.IntN(2) == 0 {
-					w.walks(w.start(relaySpec{Name: "other"}))
+					w.delivers(w.start(relaySpec{Name: "other"}))
 				} else if key == "" {
-					w.until("every worker holds a claim", `SELECT count(*) = $1 FROM outbox.delivery WHERE state = 'sending'`, dies.spec.Workers)
+					w.until("every worker holds a claim", `SELECT count(*) = $1 FROM outbox.open_delivery WHERE state = 'sending'`, dies.spec.Workers)
 				}
 				if key != "" {
 					w.until("nothing else is under way", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE key <> $1)`, key)
@@ -84,7 +83,7 @@ func TestFault01KilledBeforeSending(t *testing.T) {
 				if held == 0 {
 					t.Fatal("no claim is left at the kill")
 				}
-				ends := ask[time.Time](w, `SELECT min(lease_until) FROM outbox.delivery WHERE claimed_by = 'dies'`)
+				ends := ask[time.Time](w, `SELECT min(due_at) FROM outbox.lane WHERE claimed_by = 'dies'`)
 				if len(w.relays) == 2 {
 					w.start(again)
 				}
@@ -329,7 +328,7 @@ func TestFault04StalledWithAnAnswerInHand(t *testing.T) {
 				stands := func() string {
 					return ask[string](w, `
 SELECT coalesce((SELECT concat_ws(' ', d.state, d.claimed_by, d.attempts, d.claim)
-                   FROM outbox.delivery AS d
+                   FROM outbox.open_delivery AS d
                    JOIN outbox.event AS e ON e.id = d.event_id
                   WHERE e.version = 1), 'gone')`)
 				}
@@ -369,6 +368,8 @@ func TestFault04StalledWithUnsentClaims(t *testing.T) {
 		stalled := w.start(relaySpec{Name: "stalled", Workers: workers})
 		w.within(patience, "the relay stalls with claims that it has not sent", func() bool {
 			stalled.stall()
+			w.until("the database has done what it was asked last",
+				`SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'stalled' AND state = 'active')`)
 			if w.struck("stalled") >= workers+unsent {
 				return true
 			}
@@ -532,6 +533,9 @@ SELECT 'scheduling:updated', 'N-' || n, jsonb_build_object('hearingId', 'N-' || 
 				if slowest > 3*time.Second {
 					r.Errorf("the healthy sync waited %s", slowest)
 				}
+				w.court().faults(r)
+				w.within(10*patience, "the rest is delivered", func() bool { return ask[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery)`) })
+				w.lanes()
 			})
 		})
 	}

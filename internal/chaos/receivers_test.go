@@ -93,6 +93,7 @@ func TestFault18ReceiverAsksForQuiet(t *testing.T) {
 		}
 		w.exec(`UPDATE outbox.hold SET until = clock_timestamp() WHERE kind = 'throttle' AND sync <> 'brief'`)
 		w.exec(`UPDATE outbox.delivery SET due_at = clock_timestamp() WHERE state = 'retry' AND sync <> 'brief'`)
+		w.exec(`UPDATE outbox.lane SET due_at = clock_timestamp() WHERE claim IS NULL AND due_at < 'infinity' AND sync <> 'brief'`)
 		w.drain(expected{})
 		quiet := w.courts["brief"].Ledger()
 		if waited := quiet[1].Time.Sub(quiet[0].Time); waited < 2*time.Second {
@@ -421,13 +422,14 @@ func TestFault20ReceiverDownForADay(t *testing.T) {
 		for range of(6, 20) {
 			before := map[string]standing{}
 			for name := range dead {
-				w.until("no probe of "+name+" is under way", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1 AND state = 'sending')`, name)
+				w.until("no probe of "+name+" is under way", `SELECT NOT EXISTS (SELECT FROM outbox.lane WHERE sync = $1 AND claim IS NOT NULL)`, name)
 				before[name] = w.standing(name)
 			}
 			w.exec(`UPDATE outbox.delivery SET created_at = created_at - interval '4 hours', due_at = due_at - interval '4 hours' WHERE state IN ('pending', 'retry') AND sync <> $1`, theSync)
+			w.exec(`UPDATE outbox.lane SET due_at = due_at - interval '4 hours' WHERE claim IS NULL AND due_at < 'infinity' AND sync <> $1`, theSync)
 			w.exec(`UPDATE outbox.hold SET since = since - interval '4 hours', until = least(until, clock_timestamp())`)
 			for name := range dead {
-				w.until(name+" is probed", `SELECT EXISTS (SELECT FROM outbox.hold WHERE sync = $1 AND probes > $2) AND (SELECT count(*) FROM outbox.delivery_log WHERE sync = $1 AND took_ms IS NOT NULL) > $3 AND NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1 AND state = 'sending')`,
+				w.until(name+" is probed", `SELECT EXISTS (SELECT FROM outbox.hold WHERE sync = $1 AND probes > $2) AND (SELECT count(*) FROM outbox.delivery_log WHERE sync = $1 AND took_ms IS NOT NULL) > $3 AND NOT EXISTS (SELECT FROM outbox.lane WHERE sync = $1 AND claim IS NOT NULL)`,
 					name, before[name].Probes, before[name].Attempts)
 			}
 		}
@@ -460,7 +462,7 @@ func TestFault20ReceiverDownForADay(t *testing.T) {
 
 		// The receivers come back, slow at first.
 		for name, d := range dead {
-			w.until("no probe of "+name+" is under way", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1 AND state = 'sending')`, name)
+			w.until("no probe of "+name+" is under way", `SELECT NOT EXISTS (SELECT FROM outbox.lane WHERE sync = $1 AND claim IS NOT NULL)`, name)
 			d.faults(r, courtsim.Fault{Match: courtsim.Match{}, Do: courtsim.Action{Delay: courtsim.Duration(20 * time.Millisecond)}})
 			d.measure()
 			d.revive()
@@ -560,10 +562,34 @@ SELECT count(*) = $2 FROM outbox.delivery WHERE sync = $1 AND state = 'retry' AN
 		if n := ask[int](w, `SELECT count(*) FROM outbox.hold`); n > 0 {
 			r.Errorf("%d keys opened the breaker", len(keys))
 		}
-		if n := ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE sync = $1 AND state <> 'queued'`, theSync); n != len(keys) {
+		if n := ask[int](w, `SELECT count(*) FROM outbox.open_delivery WHERE sync = $1 AND state <> 'queued'`, theSync); n != len(keys) {
 			r.Errorf("%d deliveries are under way, of %d keys", n, len(keys))
 		}
 		w.until("another sync flows", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = 'healthy')`)
+		w.court().faults(r)
+		w.drain(expected{})
+	})
+}
+
+// Keys with much to send take turns on a few workers, the younger ones too: their
+// events do not wait until those of the older keys are all sent.
+func TestFault32KeysTakeTurns(t *testing.T) {
+	scenario(t, func(r *run) {
+		const older, younger = 8, 4
+		w := newWorld(r)
+		w.register(relaySpec{})
+		w.court().faults(r, courtsim.Fault{Do: courtsim.Action{Delay: courtsim.Duration(50 * time.Millisecond)}})
+		write := func(prefix string, keys, each int) {
+			w.exec(`INSERT INTO outbox.event (type, key, payload)
+SELECT 'scheduling:updated', k, jsonb_build_object('hearingId', k, 'scheduledAt', n::text, 'location', '3A')
+  FROM generate_series(0, $2::int * $3 - 1) AS n
+ CROSS JOIN LATERAL (SELECT $1 || n % $2) AS key (k)`, prefix, keys, each)
+		}
+		write("older-", older, of(60, 300))
+		write("younger-", younger, of(12, 60))
+		w.start(relaySpec{Workers: 4})
+		w.until("the younger keys are done", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE key LIKE 'younger-%')`)
+		w.want("older keys that are not done", ask[int](w, `SELECT count(DISTINCT key) FROM outbox.delivery WHERE key LIKE 'older-%'`), older)
 		w.court().faults(r)
 		w.drain(expected{})
 	})
@@ -660,7 +686,7 @@ func TestFault21OddRows(t *testing.T) {
 				r.Fatal(err)
 			}
 		}
-		w.until("everything was sent that can be", `SELECT count(*) = $1 AND count(*) FILTER (WHERE state NOT IN ('failed', 'queued')) = 0 FROM outbox.delivery`, 2*len(unmappable))
+		w.until("everything was sent that can be", `SELECT count(*) = $1 AND count(*) FILTER (WHERE state NOT IN ('failed', 'queued')) = 0 FROM outbox.open_delivery`, 2*len(unmappable))
 
 		for field := range unmappable {
 			if n := ask[int](w, `SELECT count(*) FROM outbox.failed WHERE key = $1 AND error_class = 'mapping' AND strpos(error, $2) > 0 AND attempts = 0`, "U-"+field, field); n != 1 {

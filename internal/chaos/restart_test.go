@@ -131,7 +131,7 @@ func TestFault08Stopped(t *testing.T) {
 					t.Errorf("%d claims left behind", left)
 				}
 				if !test.again {
-					w.want("deliveries marked by it", ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE crashes > 0`), 0)
+					w.want("lanes marked by it", ask[int](w, `SELECT count(*) FROM outbox.lane WHERE crashes > 0`), 0)
 				}
 				w.court().faults(t)
 				spec.Name = "other"

@@ -35,7 +35,20 @@ WITH stuck AS (
 SELECT count(*) FILTER (WHERE waits) >= $1 AND count(*) FILTER (WHERE NOT waits) = 0 AND NOT EXISTS (SELECT FROM outbox.unmatched)
   FROM stuck`, want.failed)
 	w.run.figures.drain = max(w.run.figures.drain, time.Since(began))
+	w.lanes()
 	w.verify(want)
+}
+
+// lanes waits until the lanes fit the open deliveries: each open delivery that
+// may be sent some day has one, and each lane has a delivery. A relay that has
+// just died may leave a lane that another one closes after the lease.
+func (w *world) lanes() {
+	w.t.Helper()
+	w.until("I7: every delivery has a lane, and every lane a delivery", `
+SELECT NOT EXISTS (SELECT FROM outbox.delivery AS d
+                    WHERE d.due_at < 'infinity' AND NOT EXISTS (SELECT FROM outbox.lane AS l WHERE l.sync = d.sync AND l.key = d.key))
+   AND NOT EXISTS (SELECT FROM outbox.lane AS l
+                    WHERE NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = l.sync AND d.key = l.key))`)
 }
 
 // fact is what the database says of an event and a sync.

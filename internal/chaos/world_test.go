@@ -217,7 +217,9 @@ func (w *world) dump() string {
 	defer cancel()
 	rows, _ := w.pool.Query(ctx, `
 SELECT * FROM (SELECT format('%s %s %s %s due %s lease %s by %s crashes %s attempts %s %s %s', sync, key, event_seq, state, due_at, lease_until, claimed_by, crashes, total_attempts, error_class, error)
-                 FROM outbox.delivery ORDER BY sync, key, event_seq LIMIT 15) AS d
+                 FROM outbox.open_delivery ORDER BY sync, key, event_seq LIMIT 15) AS d
+UNION ALL SELECT * FROM (SELECT format('lane: %s %s %s due %s claim %s of %s crashes %s', sync, scope, key, due_at, claim, claimed_by, crashes)
+                           FROM outbox.lane ORDER BY sync, key LIMIT 15) AS l
 UNION ALL SELECT format('hold: %s %s until %s: %s', sync, kind, until, reason) FROM outbox.hold
 UNION ALL SELECT format('%s deliveries, now %s', count(*), clock_timestamp()) FROM outbox.delivery`)
 	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])

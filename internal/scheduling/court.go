@@ -35,7 +35,7 @@ SELECT coalesce(s.name, ''),
   FROM outbox.why_not_delivered($1) AS w (says)
   LEFT JOIN outbox.sync AS s ON starts_with(w.says, s.name || ': ')
   LEFT JOIN LATERAL (
-       SELECT state FROM outbox.delivery
+       SELECT state FROM outbox.open_delivery
         WHERE sync = s.name AND key = $2 AND event_id = $1
         LIMIT 1) AS d ON true
   LEFT JOIN LATERAL (

@@ -70,10 +70,11 @@ func TestHasTheCourtGotIt(t *testing.T) {
 
 	c.call("POST", "/hearings/H-1/reschedule", `{"local_start":"2027-11-15T14:30"}`).want(200)
 	check("rescheduled", false, "waiting", 1, "the receiver holds version 1 of 2")
-	c.exec(`UPDATE outbox.delivery SET state = 'sending', claim = gen_random_uuid(), claimed_by = 'relay-1',
-		lease_until = clock_timestamp() + interval '1 minute' WHERE key = 'H-1'`)
+	c.exec(`INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by)
+		VALUES ('CourtCalendarSync', 'H-1', clock_timestamp() + interval '1 minute', gen_random_uuid(), 'relay-1')`)
 	check("under way", false, "sending", 1, "being sent by relay-1")
-	c.exec(`UPDATE outbox.delivery SET state = 'failed', claim = NULL, claimed_by = NULL, lease_until = NULL, due_at = 'infinity',
+	c.exec(`DELETE FROM outbox.lane`)
+	c.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity',
 		error_class = 'permanent', error = 'HTTP 422 unknown courtroom' WHERE key = 'H-1'`)
 	check("failed", false, "failed", 1, "HTTP 422 unknown courtroom", "the receiver holds version 1 of 2")
 

@@ -141,6 +141,7 @@ COMMENT ON COLUMN outbox.sync.backfill_round IS 'Counts the changes of the patte
 
 CREATE TABLE outbox.hold (
     sync   text        COLLATE "C" NOT NULL,
+    scope  text        COLLATE "C" NOT NULL DEFAULT '',
     kind   text        COLLATE "C" NOT NULL,
     until  timestamptz,
     reason text        NOT NULL,
@@ -149,7 +150,7 @@ CREATE TABLE outbox.hold (
     probes int         NOT NULL DEFAULT 0,
     untried_at     timestamptz,
     untried_probes int NOT NULL DEFAULT 0,
-    CONSTRAINT hold_pkey PRIMARY KEY (sync, kind),
+    CONSTRAINT hold_pkey PRIMARY KEY (sync, scope, kind),
     CONSTRAINT hold_sync_fkey FOREIGN KEY (sync) REFERENCES outbox.sync (name) ON DELETE CASCADE,
     CONSTRAINT hold_kind_known CHECK (kind IN ('operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'))
 );
@@ -199,7 +200,7 @@ CREATE TRIGGER keep_operators_put BEFORE INSERT OR UPDATE ON outbox.hold
 CREATE TRIGGER keep_operators_lifted BEFORE UPDATE OR DELETE ON outbox.hold
     FOR EACH ROW WHEN (OLD.kind = 'operator') EXECUTE FUNCTION outbox.keep_operators_hold();
 
--- Deliveries -----------------------------------------------------------------
+-- Deliveries and lanes -------------------------------------------------------
 CREATE TABLE outbox.delivery (
     sync            text        COLLATE "C" NOT NULL,
     event_seq       bigint      NOT NULL,
@@ -208,53 +209,69 @@ CREATE TABLE outbox.delivery (
     state           text        COLLATE "C" NOT NULL DEFAULT 'pending',
     attempts        int         NOT NULL DEFAULT 0,
     due_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
-    claim           uuid,
-    claimed_by      text,
-    lease_until     timestamptz,
     error_class     text,
     error           text,
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- The relay's own book-keeping.
+    changed_in      xid8        NOT NULL DEFAULT pg_current_xact_id(),
     total_attempts  int         NOT NULL DEFAULT 0,
     charged         int         NOT NULL DEFAULT 0,
     spent_ms        bigint      NOT NULL DEFAULT 0,
-    crashes         int         NOT NULL DEFAULT 0,
-    suspect         boolean     NOT NULL GENERATED ALWAYS AS (crashes > 1) STORED,
     revision        int         NOT NULL DEFAULT 1,
     body            bytea,
     body_sha256     text,
     mapping_version text,
-    CONSTRAINT delivery_pkey PRIMARY KEY (sync, key, event_seq) WITH (fillfactor = 50),
+    CONSTRAINT delivery_pkey PRIMARY KEY (sync, key, event_seq),
     -- A list is written as one constant, here and in the log: every statement reads its table's CHECKs anew.
-    CONSTRAINT delivery_state_known CHECK (state = ANY ('{pending, queued, sending, retry, failed}'::text[])),
-    CONSTRAINT delivery_sending_is_claimed CHECK ((state = 'sending') = (claim IS NOT NULL)),
-    CONSTRAINT delivery_waiting_is_never_due CHECK ((state = ANY ('{queued, failed}'::text[])) = (due_at = 'infinity'))
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+    CONSTRAINT delivery_state_known CHECK (state = ANY ('{pending, retry, failed}'::text[])),
+    CONSTRAINT delivery_failed_is_never_due CHECK (state <> 'failed' OR due_at = 'infinity')
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
         autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.05,
         autovacuum_vacuum_cost_delay = 0);
-COMMENT ON TABLE outbox.delivery IS 'Open work only: a finished delivery leaves this table, its history is in outbox.delivery_log.';
-COMMENT ON COLUMN outbox.delivery.event_seq IS 'Place in the key''s line: the event''s seq or, for a replay, a new number of that sequence. Join events by event_id.';
-COMMENT ON COLUMN outbox.delivery.error_class IS 'Of the last attempt. Of a queued delivery also: "backfill" waits until its type is fully added to the sync, "not_newer" does not supersede the failed one in front. "added": it was added in front of what may be under way, and was not tried yet.';
+COMMENT ON TABLE outbox.delivery IS 'Open work only: a finished delivery leaves this table, its history is in outbox.delivery_log. outbox.open_delivery says also what is being sent and what waits behind another.';
+COMMENT ON COLUMN outbox.delivery.event_seq IS 'Place in the key''s lane: the event''s seq or, for a replay, a new number of that sequence. Join events by event_id.';
+COMMENT ON COLUMN outbox.delivery.due_at IS 'Not sent before. Infinity: failed, or its type is still being added to the sync (error_class "backfill").';
+COMMENT ON COLUMN outbox.delivery.error_class IS 'Of the last attempt, or "backfill": waits until its type is fully added to the sync.';
+COMMENT ON COLUMN outbox.delivery.changed_in IS 'The transaction that made it ready to be sent. Relays look for what transactions have committed since they last looked.';
 COMMENT ON COLUMN outbox.delivery.attempts IS 'Recorded attempts of this life; a requeue starts a new one. total_attempts is never reset.';
 COMMENT ON COLUMN outbox.delivery.charged IS 'Attempts of this life that count for the retry budget (throttle, auth and own faults do not).';
 COMMENT ON COLUMN outbox.delivery.spent_ms IS 'Retry budget used in this life, in milliseconds: attempts and the delays between them, holds excluded.';
-COMMENT ON COLUMN outbox.delivery.crashes IS 'Claims whose relay never came back, a claim under way included; failed after five.';
-COMMENT ON COLUMN outbox.delivery.suspect IS 'More than one relay may have died of it: once free, it is sent while nothing else of its sync is in flight.';
 COMMENT ON COLUMN outbox.delivery.revision IS 'n of the Idempotency-Key "<id>:<n>"; 1 is the bare id.';
 
--- What a claim walks. Rows that wait (queued, failed) are out of it; claiming a row changes none of its
--- columns, so a claim is a HOT update.
-CREATE INDEX delivery_walk ON outbox.delivery (sync, due_at, event_seq) WITH (fillfactor = 50) WHERE due_at < 'infinity';
+-- What has become ready to be sent since a relay last looked, by the transaction that made it so.
+CREATE INDEX delivery_changed ON outbox.delivery (sync, changed_in, event_seq);
 
--- Suspects are few, and found without reading what is due. The claims of deliveries that are none leave this column
--- as it is, so they stay HOT updates.
-CREATE INDEX delivery_suspect ON outbox.delivery (sync, event_seq) WHERE suspect;
-
--- Open replays, and what was requeued with another body: few. A claim looks whether one is under way behind it.
-CREATE INDEX delivery_replay ON outbox.delivery (sync, key, event_seq) WHERE revision > 1;
-
--- What waits for the end of a backfill: nothing, mostly. A claim changes no error class, so it stays a HOT update.
+-- What waits for the end of a backfill: nothing, mostly.
 CREATE INDEX delivery_backfill ON outbox.delivery (sync, event_seq) WHERE error_class = 'backfill';
+
+-- One row per sync and key with open deliveries that a relay knows of. Who has its claim may send the first of them,
+-- and nobody else may. Relays open lanes and close them. Writers never touch one, and of people only outbox.discard does.
+CREATE TABLE outbox.lane (
+    sync        text        COLLATE "C" NOT NULL,
+    key         text        COLLATE "C" NOT NULL,
+    scope       text        COLLATE "C" NOT NULL DEFAULT '',
+    due_at      timestamptz NOT NULL,
+    claim       uuid,
+    claimed_by  text,
+    lost_claim  uuid,
+    lost_by     text,
+    crashes     int         NOT NULL DEFAULT 0,
+    judged      bigint      NOT NULL DEFAULT 0,
+    CONSTRAINT lane_pkey PRIMARY KEY (sync, key),
+    CONSTRAINT lane_claim_ends CHECK (claim IS NULL OR due_at < 'infinity')
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+        autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.05,
+        autovacuum_vacuum_cost_delay = 0);
+COMMENT ON TABLE outbox.lane IS 'The queue of one key in one sync: who may send its first delivery, and when somebody may.';
+COMMENT ON COLUMN outbox.lane.due_at IS 'When it may be claimed: of a claimed lane, when the lease ends. Infinity: its first delivery has failed, or waits for a backfill.';
+COMMENT ON COLUMN outbox.lane.lost_claim IS 'An earlier claim whose lease ended without a word; null otherwise.';
+COMMENT ON COLUMN outbox.lane.crashes IS 'Claims in a row whose relay never came back. From the second on the lane is sent while nothing else of its sync is in flight; after five its first delivery fails.';
+COMMENT ON COLUMN outbox.lane.judged IS 'Where failed deliveries are superseded: the last place that was found not to supersede the failed one in front.';
+
+CREATE INDEX lane_due ON outbox.lane (sync, scope, due_at) WHERE due_at < 'infinity';
+
+-- Lanes during whose claims relays died: few, and found without reading what is due.
+CREATE INDEX lane_crashed ON outbox.lane (sync, due_at) WHERE crashes > 0;
 
 -- Log ------------------------------------------------------------------------
 CREATE SEQUENCE outbox.delivery_log_id_seq AS bigint;
@@ -303,7 +320,7 @@ COMMENT ON TABLE outbox.delivery_log IS 'Append-only. Every request that a recei
 COMMENT ON COLUMN outbox.delivery_log.at IS 'When this row was recorded; answered_at is when the receiver answered, both by the database clock.';
 COMMENT ON COLUMN outbox.delivery_log.attempt IS 'Number of the attempt for this event and sync; never reset.';
 COMMENT ON COLUMN outbox.delivery_log.request_sha256 IS 'SHA-256 of the request body, in hexadecimal.';
-COMMENT ON COLUMN outbox.delivery_log.event_seq IS 'Place of the delivery in its key''s line, as in outbox.delivery.';
+COMMENT ON COLUMN outbox.delivery_log.event_seq IS 'Place of the delivery in its key''s lane, as in outbox.delivery.';
 COMMENT ON COLUMN outbox.delivery_log.actor IS 'Who wrote the row, set by the database: the login, or login/name; null for what relays record.';
 
 -- +goose StatementBegin
@@ -403,19 +420,21 @@ DECLARE
 BEGIN
     -- The rule, and nothing else: a relay waits for it at each recording.
     PERFORM FROM new_row AS n
-      WHERE NOT EXISTS (SELECT FROM outbox.delivery AS d
-                         WHERE d.sync = n.sync AND d.key = n.key AND d.event_seq = n.event_seq
-                           AND d.claim = n.claim AND d.event_id = n.event_id AND n.revision <= d.revision + 1
-                        OFFSET 0)
+      WHERE NOT EXISTS (SELECT FROM outbox.lane AS l
+                         JOIN outbox.delivery AS d ON d.sync = l.sync AND d.key = l.key
+                        WHERE l.sync = n.sync AND l.key = n.key AND n.claim IN (l.claim, l.lost_claim)
+                          AND d.event_seq = n.event_seq AND d.event_id = n.event_id AND n.revision <= d.revision + 1
+                       OFFSET 0)
       LIMIT 1;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
     SELECT n.outcome, n.event_id, n.sync, n.claim INTO wrong
       FROM new_row AS n
-     WHERE NOT EXISTS (SELECT FROM outbox.delivery AS d
-                        WHERE d.sync = n.sync AND d.key = n.key AND d.event_seq = n.event_seq
-                          AND d.claim = n.claim AND d.event_id = n.event_id AND n.revision <= d.revision + 1
+     WHERE NOT EXISTS (SELECT FROM outbox.lane AS l
+                         JOIN outbox.delivery AS d ON d.sync = l.sync AND d.key = l.key
+                        WHERE l.sync = n.sync AND l.key = n.key AND n.claim IN (l.claim, l.lost_claim)
+                          AND d.event_seq = n.event_seq AND d.event_id = n.event_id AND n.revision <= d.revision + 1
                        OFFSET 0)
        AND CASE n.outcome
            WHEN 'superseded' THEN NOT EXISTS (SELECT FROM outbox.delivery AS d
@@ -429,8 +448,9 @@ BEGIN
                                                       WHERE l.event_id = n.event_id AND l.sync = n.sync AND l.claim = n.claim
                                                      OFFSET 0)
            ELSE n.event_seq IS NOT NULL
-                OR NOT EXISTS (SELECT FROM outbox.delivery AS d
-                                WHERE d.sync = n.sync AND d.key = n.key AND d.event_id = n.event_id AND d.claim = n.claim
+                OR NOT EXISTS (SELECT FROM outbox.lane AS l
+                                 JOIN outbox.delivery AS d ON d.sync = l.sync AND d.key = l.key
+                                WHERE l.sync = n.sync AND l.key = n.key AND n.claim IN (l.claim, l.lost_claim) AND d.event_id = n.event_id
                                OFFSET 0)
            END
      LIMIT 1;
@@ -468,19 +488,19 @@ COMMENT ON COLUMN outbox.external_ref.event_seq IS 'seq of the event that was an
 
 -- Fan-out --------------------------------------------------------------------
 -- It only inserts: it decides nothing about order and locks nothing, so writers never meet the relay.
--- While types are being added to a running sync, their deliveries wait in the line: transactions that do not know of
+-- While types are being added to a running sync, their deliveries wait in their lanes: transactions that do not know of
 -- the change may still write earlier events of them.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.fan_out() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    written_at timestamptz := clock_timestamp(); -- not now(): a long transaction's start lies behind the relay's cursor
+    written_at timestamptz := clock_timestamp(); -- not now(), which is when the transaction began
     matched    boolean;
     several    boolean;
     listening  boolean;
 BEGIN
-    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, state, due_at, created_at, error_class, error)
-    SELECT s.name, e.key, e.seq, e.id, CASE WHEN w.waits THEN 'queued' ELSE 'pending' END, CASE WHEN w.waits THEN 'infinity' ELSE written_at END, written_at,
+    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, due_at, created_at, error_class, error)
+    SELECT s.name, e.key, e.seq, e.id, CASE WHEN w.waits THEN 'infinity' ELSE written_at END, written_at,
            CASE WHEN w.waits THEN 'backfill' END, CASE WHEN w.waits THEN 'its type was added to the sync, and earlier events of it may still be missing' END
       FROM new_event AS e
       JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes)
@@ -509,47 +529,6 @@ $$;
 CREATE TRIGGER fan_out AFTER INSERT ON outbox.event
     REFERENCING NEW TABLE AS new_event
     FOR EACH STATEMENT EXECUTE FUNCTION outbox.fan_out();
-
--- Promotion ------------------------------------------------------------------
--- Whoever removes a delivery, the next one of its key can go. A relay goes on with the keys of what it finished or
--- superseded itself, in the transaction of the recording; this is for what people discard. It runs in a statement of
--- its own, so it sees what was parked meanwhile. Who holds the row only so that it stays, to park or discard the one
--- behind it, is no hindrance. Who holds it more strongly is waited for, but not for long: a claim lets go at once, an
--- operator's transaction may not, and then the relay's slow check finds the row.
--- Where failed ones are superseded, the one behind a failed one is woken too: a claim that meets it judges it anew.
--- What waits for a backfill is left to the end of that.
--- +goose StatementBegin
-CREATE FUNCTION outbox.promote_next(sync text, key text, place bigint) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
-#variable_conflict use_column
-DECLARE
-    next outbox.delivery;
-BEGIN
-    SELECT first.* INTO next
-      FROM outbox.sync AS s
-      JOIN outbox.delivery AS first ON first.sync = s.name
-     WHERE s.name = promote_next.sync AND first.key = promote_next.key
-       AND NOT (first.state = 'failed' AND s.on_failed = 'supersede')
-     ORDER BY first.event_seq
-     LIMIT 1;
-    IF next.state = 'queued' AND next.error_class = 'backfill' THEN
-        RETURN;
-    END IF;
-    IF next.event_seq > place AND next.state IN ('queued', 'pending') THEN -- a walk may have passed what is pending
-        -- It may be discarded next: locked for the reason given in complete_requeue.
-        PERFORM FROM outbox.delivery AS d
-          WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq
-            FOR UPDATE;
-        UPDATE outbox.delivery AS d
-           SET state = 'pending', due_at = clock_timestamp(), error_class = nullif(d.error_class, 'not_newer'),
-               error = CASE WHEN d.error_class = 'not_newer' THEN NULL ELSE d.error END
-         WHERE d.sync = next.sync AND d.key = next.key AND d.event_seq = next.event_seq AND d.state = next.state;
-    END IF;
-EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-    NULL; -- left to the slow check
-END
-$$;
--- +goose StatementEnd
 
 -- Writers' function ----------------------------------------------------------
 -- +goose StatementBegin
@@ -631,32 +610,28 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 -- +goose StatementEnd
 
--- The relay changes claim or due_at together with state; an UPDATE that changes state alone is hand-made,
--- and so is every UPDATE of a failed row.
+-- The relay changes due_at together with state; an UPDATE that changes state alone is hand-made, and so is every
+-- UPDATE of a failed row.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.complete_requeue() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_state text;
 BEGIN
     IF OLD.state <> 'failed' OR NEW.state <> 'pending' THEN
-        RAISE EXCEPTION 'delivery of event % to "%" is %: it cannot be set to "%" by hand', OLD.event_id, OLD.sync, OLD.state, NEW.state
+        SELECT o.state INTO found_state FROM outbox.open_delivery AS o
+         WHERE o.sync = OLD.sync AND o.key = OLD.key AND o.event_seq = OLD.event_seq;
+        RAISE EXCEPTION 'delivery of event % to "%" is %: it cannot be set to "%" by hand', OLD.event_id, OLD.sync, coalesce(found_state, OLD.state), NEW.state
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Only failed deliveries can be requeued: UPDATE outbox.delivery SET state = ''pending'' WHERE state = ''failed'' AND … . To give one up, use outbox.discard; to stop a sync, outbox.pause.';
     END IF;
-    -- FOR KEY SHARE SKIP LOCKED waits all the same for who changes a row and removes it in one transaction, but not
-    -- for who locked it like this before: a claim must not wait for an operator who requeues and discards.
-    PERFORM FROM outbox.delivery AS o
-      WHERE o.sync = OLD.sync AND o.key = OLD.key AND o.event_seq = OLD.event_seq
-        FOR UPDATE SKIP LOCKED;
+    NEW.changed_in := pg_current_xact_id(); -- relays find it by this, and then its lane is due
     NEW.due_at := clock_timestamp();
     NEW.attempts := 0;
     NEW.charged := 0;
     NEW.spent_ms := 0;
-    NEW.crashes := 0;
     NEW.error_class := NULL;
     NEW.error := NULL;
-    NEW.claim := NULL;
-    NEW.claimed_by := NULL;
-    NEW.lease_until := NULL;
     NEW.body := NULL; -- rendered anew: the mapping may have been repaired
     NEW.mapping_version := NULL;
     PERFORM outbox.log_action(OLD, 'requeued', left(outbox.clean(nullif(current_setting('lockstep.reason', true), '')), 1000));
@@ -666,8 +641,7 @@ $$;
 -- +goose StatementEnd
 CREATE TRIGGER complete_requeue BEFORE UPDATE OF state ON outbox.delivery
     FOR EACH ROW
-    WHEN (OLD.state = 'failed'
-          OR NEW.claim IS NOT DISTINCT FROM OLD.claim AND NEW.due_at IS NOT DISTINCT FROM OLD.due_at)
+    WHEN (OLD.state = 'failed' OR NEW.due_at IS NOT DISTINCT FROM OLD.due_at)
     EXECUTE FUNCTION outbox.complete_requeue();
 
 -- +goose StatementBegin
@@ -691,7 +665,7 @@ BEGIN
     IF requeued = 0 AND requeue.event_id IS NOT NULL THEN
         SELECT CASE WHEN requeue.key <> d.key THEN format('it is not of key "%s"', requeue.key) ELSE 'it is ' || d.state END
           INTO found_state
-          FROM outbox.delivery AS d
+          FROM outbox.open_delivery AS d
          WHERE d.sync = requeue.sync AND d.event_id = requeue.event_id LIMIT 1;
         RAISE EXCEPTION 'event % has no failed delivery to "%": %', requeue.event_id, requeue.sync,
                 coalesce(found_state, 'it has no open delivery')
@@ -706,45 +680,70 @@ COMMENT ON FUNCTION outbox.requeue(text, text, uuid, text) IS 'Gives failed deli
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.discard(sync text, event_id uuid, reason text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 #variable_conflict use_column
 DECLARE
+    discards CONSTANT bigint := 1869967991; -- an advisory lock that says: this transaction claims nothing
     d outbox.delivery;
-    ahead bigint;
+    c record;
+    leads boolean;
+    others text[];
+    deadline timestamptz;
 BEGIN
     PERFORM outbox.check_sync(discard.sync);
     PERFORM outbox.check_reason(discard.reason);
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'outbox.discard cannot see in a % transaction what a relay has claimed since the transaction began', current_setting('transaction_isolation')
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Use it in a transaction of its own: BEGIN ISOLATION LEVEL READ COMMITTED.';
+    END IF;
     SELECT * INTO d FROM outbox.delivery AS o
      WHERE o.sync = discard.sync AND o.event_id = discard.event_id
-       AND o.key = (SELECT e.key FROM outbox.event AS e WHERE e.id = discard.event_id);
-    IF FOUND THEN
-        -- The row in front first, as parking does: else its finish and this discard overlook each other, and the row
-        -- behind both sleeps. Another may be in front once the lock is had, so it looks again.
-        LOOP
-            SELECT front.event_seq INTO ahead FROM outbox.delivery AS front
-             WHERE front.sync = d.sync AND front.key = d.key AND front.event_seq < d.event_seq
-             ORDER BY front.event_seq DESC LIMIT 1;
-            EXIT WHEN NOT FOUND;
-            PERFORM FROM outbox.delivery AS front
-              WHERE front.sync = d.sync AND front.key = d.key AND front.event_seq = ahead
-                FOR KEY SHARE;
-            EXIT WHEN FOUND;
-        END LOOP;
-        SELECT * INTO d FROM outbox.delivery AS o
-         WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq
-           FOR UPDATE;
-    END IF;
+       AND o.key = (SELECT e.key FROM outbox.event AS e WHERE e.id = discard.event_id)
+       FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'event % has no open delivery to "%"', discard.event_id, discard.sync
             USING ERRCODE = 'no_data_found', HINT = 'Ask outbox.why_not_delivered what became of it.';
     END IF;
-    IF d.state = 'sending' THEN
-        RAISE EXCEPTION 'event % is being sent to "%" by % until %: it cannot be discarded now', d.event_id, d.sync, d.claimed_by, d.lease_until
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Pause the sync with outbox.pause, wait for the answer, then discard.';
-    END IF;
+    -- A relay that claims a lane leaves a first delivery that is locked. One that read it before it was locked here has
+    -- not committed its claim yet, perhaps. It keeps a lock on outbox.lane until it has, so wait until those are gone who
+    -- have one now: then either the claim is seen, or nobody sends what is discarded. Other calls of this function claim
+    -- nothing, and are known by their advisory lock.
+    PERFORM pg_try_advisory_xact_lock_shared(discards);
+    deadline := clock_timestamp() + interval '2 seconds';
+    LOOP
+        SELECT o.claimed_by, o.lease_until INTO c FROM outbox.open_delivery AS o
+         WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq AND o.state = 'sending';
+        IF FOUND THEN
+            RAISE EXCEPTION 'event % is being sent to "%" by % until %: it cannot be discarded now', d.event_id, d.sync, c.claimed_by, c.lease_until
+                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Pause the sync with outbox.pause, wait for the answer, then discard.';
+        END IF;
+        EXIT WHEN others = '{}';
+        SELECT coalesce(array_agg(l.virtualtransaction), '{}') INTO others
+          FROM pg_locks AS l
+         WHERE l.locktype = 'relation' AND l.relation = 'outbox.lane'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted
+           AND l.database = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
+           AND l.pid IS DISTINCT FROM pg_backend_pid()
+           AND (others IS NULL OR l.virtualtransaction = ANY (others))
+           AND NOT EXISTS (SELECT FROM pg_locks AS a
+                            WHERE a.locktype = 'advisory' AND a.database = l.database AND a.virtualtransaction = l.virtualtransaction
+                              AND (a.classid::bigint << 32 | a.objid::bigint) = discards AND a.objsubid = 1);
+        CONTINUE WHEN others = '{}'; -- and look at the claims once more
+        IF clock_timestamp() > deadline THEN
+            RAISE EXCEPTION 'event % cannot be discarded now: another transaction has been at work on the lanes for two seconds', d.event_id
+                USING ERRCODE = 'lock_not_available', HINT = 'Try again. See pg_locks for relation outbox.lane.';
+        END IF;
+        PERFORM pg_sleep(0.002);
+    END LOOP;
+    leads := NOT EXISTS (SELECT FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq < d.event_seq);
     PERFORM outbox.log_action(d, 'discarded', outbox.check_reason(discard.reason));
     DELETE FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq;
-    PERFORM outbox.promote_next(d.sync, d.key, d.event_seq);
+    -- What stands behind it may be sent now. A relay that has the lane looks again when it records: it cannot do that
+    -- before this transaction ends.
+    UPDATE outbox.lane AS l
+       SET due_at = CASE WHEN l.claim IS NULL THEN clock_timestamp() ELSE l.due_at END,
+           crashes = CASE WHEN l.claim IS NULL AND leads THEN 0 ELSE l.crashes END,
+           judged = 0
+     WHERE l.sync = d.sync AND l.key = d.key;
 END
 $$;
 -- +goose StatementEnd
@@ -767,7 +766,7 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'event % does not exist or is past its retention', replay.event_id USING ERRCODE = 'no_data_found';
     END IF;
-    SELECT o.state INTO found_state FROM outbox.delivery AS o
+    SELECT o.state INTO found_state FROM outbox.open_delivery AS o
      WHERE o.sync = replay.sync AND o.key = e.key AND o.event_id = e.id LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'event % is still % for "%": there is nothing to replay yet', e.id, found_state, replay.sync
@@ -789,7 +788,7 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION outbox.replay(text, uuid, text) IS 'Sends a finished event to a sync once more, at the end of its key''s line, with the Idempotency-Key "<id>:<n>".';
+COMMENT ON FUNCTION outbox.replay(text, uuid, text) IS 'Sends a finished event to a sync once more, at the end of its key''s lane, with the Idempotency-Key "<id>:<n>".';
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.pause(sync text, reason text) RETURNS void
@@ -901,6 +900,24 @@ CREATE TRIGGER keep_registration BEFORE UPDATE ON outbox.sync
     EXECUTE FUNCTION outbox.keep_registration();
 
 -- Views ----------------------------------------------------------------------
+CREATE VIEW outbox.open_delivery AS
+SELECT d.sync, d.event_seq, d.event_id, d.key,
+       CASE WHEN d.state = 'failed' THEN 'failed'
+            WHEN NOT f.leads OR d.error_class = 'backfill' THEN 'queued'
+            WHEN l.claim IS NOT NULL THEN 'sending'
+            ELSE d.state END COLLATE "C" AS state,
+       d.attempts, d.due_at, CASE WHEN s.sends THEN l.claim END AS claim, CASE WHEN s.sends THEN l.claimed_by END AS claimed_by,
+       CASE WHEN s.sends THEN l.due_at END AS lease_until, d.error_class, d.error, d.created_at, d.total_attempts, d.charged, d.spent_ms,
+       CASE WHEN f.leads THEN coalesce(l.crashes, 0) ELSE 0 END AS crashes, d.revision, d.body_sha256, d.mapping_version
+  FROM outbox.delivery AS d
+ CROSS JOIN LATERAL (
+       SELECT NOT EXISTS (SELECT FROM outbox.delivery AS o
+                           WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq < d.event_seq) AS leads
+       OFFSET 0) AS f
+  LEFT JOIN outbox.lane AS l ON l.sync = d.sync AND l.key = d.key
+ CROSS JOIN LATERAL (SELECT f.leads AND d.state <> 'failed' AND l.claim IS NOT NULL AS sends) AS s;
+COMMENT ON VIEW outbox.open_delivery IS 'Open deliveries as they stand: sending is the first of a lane that a relay has claimed, queued waits behind another of its key or for a backfill. Bodies are in outbox.delivery only.';
+
 CREATE VIEW outbox.failed AS
 SELECT d.sync, d.key, d.event_id, e.type AS event_type, e.version, d.attempts, d.total_attempts, d.error_class, d.error,
        d.created_at, clock_timestamp() - d.created_at AS age
@@ -922,7 +939,18 @@ SELECT d.sync, d.key, d.event_id, d.event_seq, d.state, behind.behind, d.attempt
 COMMENT ON VIEW outbox.blocked_key IS 'Keys whose first unfinished event is failed or in retry, and how many events wait behind it.';
 
 CREATE VIEW outbox.status AS
-WITH open AS (
+WITH delivery AS ( -- what outbox.open_delivery and outbox.blocked_key say, for all deliveries at once
+    SELECT d.sync, d.created_at, d.due_at, d.state AS stored, d.first AND d.next_seq IS NOT NULL AS blocks,
+           CASE WHEN d.state = 'failed' THEN 'failed'
+                WHEN NOT d.first OR d.error_class = 'backfill' THEN 'queued'
+                WHEN l.claim IS NOT NULL THEN 'sending'
+                ELSE d.state END AS state
+      FROM (SELECT sync, key, state, error_class, due_at, created_at,
+                   lag(event_seq) OVER lane IS NULL AS first, lead(event_seq) OVER lane AS next_seq
+              FROM outbox.delivery
+            WINDOW lane AS (PARTITION BY sync, key ORDER BY event_seq)) AS d
+      LEFT JOIN outbox.lane AS l ON d.first AND l.sync = d.sync AND l.key = d.key
+), open AS (
     SELECT sync,
            count(*) FILTER (WHERE state IN ('pending', 'retry') AND due_at <= clock_timestamp()) AS due_now,
            count(*) FILTER (WHERE state = 'pending') AS pending,
@@ -930,11 +958,10 @@ WITH open AS (
            count(*) FILTER (WHERE state = 'retry')   AS retry,
            count(*) FILTER (WHERE state = 'sending') AS sending,
            count(*) FILTER (WHERE state = 'failed')  AS failed,
+           count(*) FILTER (WHERE blocks AND stored IN ('failed', 'retry')) AS blocked_keys,
            clock_timestamp() - min(created_at) FILTER (WHERE state <> 'failed') AS oldest_pending_age
-      FROM outbox.delivery
+      FROM delivery
      GROUP BY sync
-), blocked AS (
-    SELECT sync, count(*) AS keys FROM outbox.blocked_key GROUP BY sync
 ), held AS (
     SELECT DISTINCT ON (sync) sync, kind, until, reason, by
       FROM outbox.hold
@@ -944,19 +971,18 @@ WITH open AS (
 SELECT s.name AS sync, h.kind AS hold,
        coalesce(o.due_now, 0) AS due_now, coalesce(o.pending, 0) AS pending, coalesce(o.queued, 0) AS queued,
        coalesce(o.retry, 0) AS retry, coalesce(o.sending, 0) AS sending, coalesce(o.failed, 0) AS failed,
-       coalesce(b.keys, 0) AS blocked_keys, o.oldest_pending_age, s.last_delivered_at,
+       coalesce(o.blocked_keys, 0) AS blocked_keys, o.oldest_pending_age, s.last_delivered_at,
        h.until AS hold_until, h.reason AS hold_reason, h.by AS hold_by, s.retired_at, s.backfill_reason AS backfill
   FROM outbox.sync AS s
   LEFT JOIN held AS h ON h.sync = s.name
   LEFT JOIN open AS o ON o.sync = s.name
-  LEFT JOIN blocked AS b ON b.sync = s.name
 UNION ALL
 SELECT NULL, NULL, 0, (SELECT count(*) FROM outbox.unmatched), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
 COMMENT ON VIEW outbox.status IS 'One row per sync; backfill says what the addition of events waits for or does. In the row without a sync, pending counts the events that no sync matched.';
 
 -- Says in one sentence what an open delivery waits for, apart from its key and its sync's holds.
 -- +goose StatementBegin
-CREATE FUNCTION outbox.describe(d outbox.delivery) RETURNS text
+CREATE FUNCTION outbox.describe(d outbox.open_delivery) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE d.state
            WHEN 'sending' THEN
@@ -968,9 +994,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            WHEN 'retry' THEN
                 CASE WHEN d.due_at > clock_timestamp() THEN format('not due until %s', d.due_at) ELSE 'due now for its next attempt' END
                 || format(' after %s attempt(s), the last one: %s: %s', d.attempts, coalesce(d.error_class, 'transient'), coalesce(d.error, 'no reason recorded'))
-           WHEN 'queued' THEN
-                CASE WHEN d.error_class = 'backfill' THEN 'held back: ' || d.error
-                     ELSE 'parked, though nothing of its key is in front of it any more; a running relay''s next check wakes it' END
+           WHEN 'queued' THEN CASE WHEN d.error_class = 'backfill' THEN 'held back: ' || d.error ELSE 'waits behind an earlier event of its key' END
            ELSE CASE WHEN d.due_at > clock_timestamp() THEN format('not due until %s', d.due_at) ELSE format('due since %s, waits for a relay to claim it', d.due_at) END
            END
 $$;
@@ -983,8 +1007,8 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
     e     outbox.event;
     s     record;
-    d     outbox.delivery;
-    front outbox.delivery;
+    d     outbox.open_delivery;
+    front outbox.open_delivery;
     l     record;
     h     record;
     said  text;
@@ -1002,18 +1026,21 @@ BEGIN
                FROM outbox.sync AS r
               WHERE why_not_delivered.sync IS NULL OR r.name = why_not_delivered.sync
               ORDER BY r.name LOOP
-        SELECT * INTO d FROM outbox.delivery AS o
+        SELECT * INTO d FROM outbox.open_delivery AS o
          WHERE o.sync = s.name AND o.key = e.key AND o.event_id = e.id
          LIMIT 1;
         IF FOUND THEN
             known := true;
-            SELECT * INTO front FROM outbox.delivery AS f
+            SELECT * INTO front FROM outbox.open_delivery AS f
              WHERE f.sync = d.sync AND f.key = d.key AND f.event_seq < d.event_seq
              ORDER BY f.event_seq LIMIT 1;
             IF FOUND THEN
                 said := format('waits behind event %s of key %s, which is %s', front.event_id, front.key, outbox.describe(front));
-                IF d.state = 'queued' AND d.error_class IN ('backfill', 'not_newer') THEN
+                IF d.error_class = 'backfill' THEN
                     said := said || '; ' || d.error;
+                ELSIF s.on_failed = 'supersede' AND front.state = 'failed'
+                      AND d.event_seq <= (SELECT n.judged FROM outbox.lane AS n WHERE n.sync = d.sync AND n.key = d.key) THEN
+                    said := said || '; it does not supersede that one: its event is older, or the sync''s "when" does not match it';
                 END IF;
             ELSE
                 front := d;
@@ -1193,7 +1220,7 @@ BEGIN
                                      JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_seq = e.seq)
                    AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
                                     WHERE l.event_id = e.id AND l.at >= recent)
-                   -- An open replay stands at another place of its key's line.
+                   -- An open replay stands at another place of its key's lane.
                    AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
                                      JOIN outbox.delivery AS d ON d.sync = l.sync AND d.key = e.key AND d.event_id = e.id
                                     WHERE l.event_id = e.id AND l.outcome = 'replayed');
@@ -1368,12 +1395,12 @@ $$;
 GRANT INSERT (id, type, key, version, payload, headers, occurred_at), SELECT (id, seq) ON outbox.event TO outbox_writer;
 GRANT EXECUTE ON FUNCTION outbox.emit(text, text, jsonb, bigint, jsonb, uuid) TO outbox_writer;
 
-GRANT SELECT ON outbox.event, outbox.unmatched, outbox.sync, outbox.hold, outbox.delivery, outbox.delivery_log, outbox.external_ref, outbox.retention,
+GRANT SELECT ON outbox.event, outbox.unmatched, outbox.sync, outbox.hold, outbox.delivery, outbox.lane, outbox.open_delivery, outbox.delivery_log, outbox.external_ref, outbox.retention,
     outbox.status, outbox.failed, outbox.blocked_key, outbox.goose_db_version TO outbox_relay, outbox_operator, outbox_auditor;
-GRANT EXECUTE ON FUNCTION outbox.oldest_relay(), outbox.why_not_delivered(uuid, text), outbox.describe(outbox.delivery), outbox.check_sync(text)
+GRANT EXECUTE ON FUNCTION outbox.oldest_relay(), outbox.why_not_delivered(uuid, text), outbox.describe(outbox.open_delivery), outbox.check_sync(text)
     TO outbox_relay, outbox_operator, outbox_auditor;
 
-GRANT INSERT, UPDATE, DELETE ON outbox.delivery TO outbox_relay;
+GRANT INSERT, UPDATE, DELETE ON outbox.delivery, outbox.lane TO outbox_relay;
 -- Not id, at and actor: the database sets them.
 GRANT INSERT (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, error_class, error, external_id,
     request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay, reason) ON outbox.delivery_log TO outbox_relay;
@@ -1404,11 +1431,12 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
-DROP VIEW outbox.status, outbox.blocked_key, outbox.failed;
+DROP FUNCTION outbox.describe;
+DROP VIEW outbox.status, outbox.blocked_key, outbox.failed, outbox.open_delivery;
 DROP TABLE outbox.delivery_log, outbox.external_ref, outbox.retention, outbox.hold, outbox.unmatched, outbox.event CASCADE;
-DROP FUNCTION outbox.oldest_relay, outbox.describe, outbox.log_action, outbox.why_not_delivered, outbox.maintain, outbox.older_writers, outbox.requeue,
+DROP FUNCTION outbox.oldest_relay, outbox.log_action, outbox.why_not_delivered, outbox.maintain, outbox.older_writers, outbox.requeue,
     outbox.discard, outbox.replay, outbox.pause, outbox.resume, outbox.retire, outbox.emit, outbox.actor, outbox.check_sync,
     outbox.check_reason, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold;
-DROP TABLE outbox.delivery, outbox.sync CASCADE;
-DROP FUNCTION outbox.promote_next, outbox.complete_requeue, outbox.like_patterns, outbox.clean, outbox.sign_log_row, outbox.check_log_claims,
+DROP TABLE outbox.delivery, outbox.lane, outbox.sync CASCADE;
+DROP FUNCTION outbox.complete_requeue, outbox.like_patterns, outbox.clean, outbox.sign_log_row, outbox.check_log_claims,
     outbox.log_sync_change, outbox.keep_registration, outbox.refuse_restored_event, outbox.keep_operators_hold, outbox.lock_holder;

@@ -1,0 +1,65 @@
+package outbox
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// LookAtUnsure has the next look include the keys of which a is not sure, however
+// recently they were looked at.
+func (a *Arrivals) LookAtUnsure() { a.looked = time.Time{} }
+
+// ArrivalPage is how many deliveries one look reads.
+const ArrivalPage = arrivalPage
+
+// BrokenLanes lists what is wrong with outbox.lane, one row for each lane, or key
+// without one. Nothing may ever be wrong by rule 2. By the others nothing is wrong
+// once a relay has looked at all that is committed, except at what somebody keeps
+// locked.
+//
+//   - Rule 1: a key with an open delivery that may become due has a lane.
+//   - Rule 2: the claim on a lane ends.
+//   - Rule 3: a lane waits for ever only where its first delivery has failed or waits
+//     for a backfill, and no longer than its first delivery.
+//   - Rule 4: a lane without deliveries is claimed or due, so somebody closes it.
+const BrokenLanes = `
+SELECT 1 AS rule, d.sync, d.key, 'has open deliveries and no lane' AS says
+  FROM outbox.delivery AS d
+  LEFT JOIN outbox.lane AS l ON l.sync = d.sync AND l.key = d.key
+ WHERE d.due_at < 'infinity' AND l.key IS NULL
+ GROUP BY d.sync, d.key
+ UNION ALL
+SELECT CASE WHEN l.claim IS NOT NULL THEN 2 WHEN f.state IS NULL THEN 4 ELSE 3 END, l.sync, l.key,
+       format('is due at %s and claimed by %s; its first delivery is %s and due at %s',
+              l.due_at, coalesce(l.claimed_by, 'nobody'), coalesce(f.state, 'gone'), f.due_at)
+  FROM outbox.lane AS l
+  LEFT JOIN LATERAL (
+       SELECT d.state, d.due_at, d.error_class
+         FROM outbox.delivery AS d
+        WHERE d.sync = l.sync AND d.key = l.key
+        ORDER BY d.event_seq
+        LIMIT 1) AS f ON true
+ WHERE CASE WHEN l.claim IS NOT NULL THEN l.due_at = 'infinity'
+            WHEN f.state IS NULL THEN l.due_at > clock_timestamp()
+            WHEN f.state = 'failed' OR f.error_class = 'backfill' THEN false
+            ELSE l.due_at > greatest(f.due_at, clock_timestamp()) END
+ ORDER BY 1, 2, 3`
+
+// ClaimIn claims in a transaction that the caller ends.
+func (s *Store) ClaimIn(ctx context.Context, tx pgx.Tx, r ClaimRequest, a *Arrivals) ([]*Delivery, error) {
+	if err := s.prepare(ctx, r.Sync, a); err != nil {
+		return nil, err
+	}
+	c, _, _, err := s.claimLanes(ctx, tx, r, a, uuid.New())
+	return c.Deliveries, err
+}
+
+// RecordIn records in a transaction that the caller ends.
+func (s *Store) RecordIn(ctx context.Context, tx pgx.Tx, sync string, results []Result) (Recorded, error) {
+	r := Recorded{Done: make([]bool, len(results)), Lost: make([]bool, len(results))}
+	err := s.recordBatch(ctx, tx, sync, results, &r)
+	return r, err
+}

@@ -1,0 +1,77 @@
+-- lockstep: settle lanes
+WITH held AS MATERIALIZED (
+    SELECT scope
+      FROM outbox.hold
+     WHERE sync = $1
+       AND (kind NOT IN ('throttle', 'window') OR until > clock_timestamp())
+       AND NOT ($2 AND kind IN ('auth', 'breaker'))
+), given AS MATERIALIZED (
+    SELECT i.*, l.lane, l.crashes, l.lost_claim, l.in_scope, l.judged,
+           i.stays AND l.crashes < 2 AND NOT EXISTS (SELECT FROM held AS h WHERE h.scope IN ('', l.in_scope)) AS may
+      FROM unnest($3::text[], $4::uuid[], $5::bigint[], $6::boolean[], $7::text[], $8::tid[]) AS i (key, claim, place, stays, scope, was)
+     CROSS JOIN LATERAL (
+           SELECT l.ctid AS lane, l.crashes, l.lost_claim, l.scope AS in_scope, CASE WHEN i.place > 0 THEN 0 ELSE l.judged END AS judged
+             FROM outbox.lane AS l
+            WHERE i.was IS NULL AND l.sync = $1 AND l.key = i.key AND l.claim = i.claim
+               OR l.ctid = i.was AND l.sync = $1 AND l.key = i.key AND l.claim = i.claim
+              FOR UPDATE SKIP LOCKED) AS l
+), first AS MATERIALIZED (
+    SELECT g.*, f.tid, f.state, f.due_at, f.event_seq, f.touched
+      FROM given AS g
+      LEFT JOIN LATERAL (
+           SELECT d.ctid AS tid, d.state, d.due_at, d.event_seq, d.xmax <> '0' AS touched
+             FROM outbox.delivery AS d
+            WHERE d.sync = $1 AND d.key = g.key
+            ORDER BY d.event_seq
+            LIMIT 1) AS f ON true
+     WHERE f.event_seq IS NULL OR f.event_seq > g.place
+        OR f.event_seq < g.place AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = g.key AND d.event_seq = g.place OFFSET 0)
+), next AS MATERIALIZED (
+    SELECT f.lane AS was, f.crashes, NULL::uuid AS lost_claim, f.in_scope AS scope, f.tid, false AS alone, d.*
+      FROM first AS f
+     CROSS JOIN LATERAL (
+           SELECT d.*
+             FROM outbox.delivery AS d
+            WHERE f.may AND f.state <> 'failed' AND f.due_at <= clock_timestamp() AND d.ctid = f.tid AND (d.xmax = '0' OR EXISTS (SELECT FROM outbox.delivery AS o WHERE o.ctid = d.ctid FOR UPDATE SKIP LOCKED))) AS d
+), locked AS MATERIALIZED ( -- somebody is just discarding or requeueing the first
+    SELECT f.lane
+      FROM first AS f
+     WHERE f.touched AND f.lane NOT IN (SELECT was FROM next)
+       AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.ctid = f.tid FOR UPDATE SKIP LOCKED)
+), closed AS (
+    DELETE FROM outbox.lane AS l
+     USING first AS f
+     WHERE l.ctid = f.lane AND f.tid IS NULL
+), policy AS MATERIALIZED ( -- read where a delivery has failed only; Store.Apply waits for it, or it is looked at again
+    SELECT s.on_failed FROM outbox.sync AS s WHERE s.name = $1 FOR KEY SHARE SKIP LOCKED
+), settled AS (
+    UPDATE outbox.lane AS l
+       SET claim = NULL, claimed_by = NULL, judged = CASE WHEN f.lane IN (SELECT lane FROM locked) THEN 0 ELSE f.judged END,
+           lost_claim = CASE WHEN f.place < 0 THEN l.lost_claim END, lost_by = CASE WHEN f.place < 0 THEN l.lost_by END,
+           scope = coalesce(f.scope, l.scope),
+           crashes = CASE WHEN f.place > 0 OR f.state = 'failed' THEN 0 ELSE l.crashes END,
+           due_at = CASE WHEN f.lane IN (SELECT lane FROM locked) THEN clock_timestamp() + least(interval '50 milliseconds' * (1 + (SELECT count(*) FROM locked) / 5), interval '5 seconds')
+                         WHEN f.state <> 'failed' THEN greatest(f.due_at, clock_timestamp())
+                         WHEN (SELECT on_failed FROM policy) IS NULL THEN clock_timestamp() + interval '1 second'
+                         WHEN (SELECT on_failed FROM policy) = 'supersede'
+                              AND EXISTS (SELECT FROM outbox.delivery AS d
+                                           WHERE d.sync = $1 AND d.key = f.key AND d.event_seq > greatest(f.judged, f.event_seq)
+                                             AND (d.state = 'failed' OR d.due_at < 'infinity'))
+                         THEN clock_timestamp()
+                         ELSE 'infinity' END
+      FROM first AS f
+     WHERE l.ctid = f.lane AND f.tid IS NOT NULL AND f.lane NOT IN (SELECT was FROM next)
+), kept AS ( -- what it remembers of the delivery before
+    UPDATE outbox.lane AS l
+       SET crashes = 0, judged = 0, lost_claim = NULL, lost_by = NULL
+      FROM next AS n
+     WHERE l.ctid = n.was AND (l.crashes > 0 OR l.judged > 0 OR l.lost_claim IS NOT NULL)
+    RETURNING n.was, l.ctid AS lane
+)
+SELECT c.key, c.lane, c.tid, c.alone, c.crashes, c.scope, c.event_seq, c.event_id, c.attempts + (c.lost_claim IS NOT NULL)::int, c.total_attempts + (c.lost_claim IS NOT NULL)::int,
+       c.charged, c.spent_ms, c.revision, c.error_class, c.body, c.body_sha256, c.mapping_version,
+       e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version, r.event_seq
+  FROM (SELECT n.*, coalesce(k.lane, n.was) AS lane FROM next AS n LEFT JOIN kept AS k ON k.was = n.was) AS c
+  LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
+  LEFT JOIN LATERAL (SELECT * FROM outbox.external_ref WHERE sync = c.sync AND key = c.key OFFSET 0) AS r ON true
+ ORDER BY c.event_seq;

@@ -1,0 +1,495 @@
+package relay_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+// slack is by how much a bound is longer than the one that we promise for a quiet
+// machine: these tests run while others do.
+const slack = 3
+
+// takes answers after d, as a receiver that has work to do.
+func takes(d time.Duration) func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+	return func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+		}
+		return accepts(ctx, m, attempt)
+	}
+}
+
+// lanes writes so many events for each of the keys lane-0, lane-1 and so on, in turn.
+func (w *world) lanes(keys, each int) {
+	w.t.Helper()
+	w.exec(`INSERT INTO outbox.event (type, key, payload)
+SELECT 'scheduling:updated', 'lane-' || n % $1, jsonb_build_object('n', n / $1) FROM generate_series(0, $1::int * $2::int - 1) AS n`, keys, each)
+}
+
+// freshKeysAreSent writes an event of a new key n times, each once the one before was
+// sent. None of them waits for longer than the bound.
+func (w *world) freshKeysAreSent(c *court, n int, bound time.Duration) {
+	w.t.Helper()
+	var waits []time.Duration
+	for range n {
+		began := time.Now()
+		key := fmt.Sprint("fresh-", began.UnixNano())
+		w.emit(key, map[string]any{"n": 1})
+		w.within(bound, "the fresh key is sent", func() bool { return c.has(key) })
+		waits = append(waits, time.Since(began).Round(time.Millisecond))
+	}
+	w.t.Logf("fresh keys waited for %v", waits)
+}
+
+// has reports whether an event of the key was sent.
+func (c *court) has(key string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.ledger, func(m adapters.Message) bool { return m.Key == key })
+}
+
+// open is how many deliveries of keys that begin so are not finished.
+func (w *world) open(keys string) int {
+	w.t.Helper()
+	return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE starts_with(key, $1)`, keys)
+}
+
+// Receivers that allow few connections are the normal case. However many keys have a
+// long lane, a key with nothing in front of its event gets its turn.
+func TestFreshKeyBesideManyBusyKeysOnFewWorkers(t *testing.T) {
+	for workers, bound := range map[int]time.Duration{4: 4 * time.Second, 8: 4 * time.Second, 16: 1500 * time.Millisecond, 32: 1500 * time.Millisecond} {
+		t.Run(fmt.Sprint(workers, " workers"), func(t *testing.T) {
+			w := newWorld(t)
+			c := newCourt(takes(200 * time.Millisecond))
+			config := sync1(c)
+			config.Workers = workers
+			w.register(config)
+			w.lanes(64, 5*workers)
+			w.start("relay-1", config)
+			w.eventually("all workers are busy", func() bool { return c.count() >= 2*workers })
+			w.freshKeysAreSent(c, 5, slack*bound)
+			if got := query[int](w, `SELECT count(DISTINCT key) FROM outbox.delivery WHERE starts_with(key, 'lane-')`); got != 64 {
+				t.Errorf("%d lanes are left, want all 64: they were too short for this test", got)
+			}
+		})
+	}
+}
+
+// The receiver becomes slow while a thousand lanes are claimed ahead.
+func TestFreshKeyWhenTheReceiverBecomesSlow(t *testing.T) {
+	w := newWorld(t)
+	var slow atomic.Bool
+	c := newCourt(func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
+		if slow.Load() {
+			return takes(200*time.Millisecond)(ctx, m, attempt)
+		}
+		return accepts(ctx, m, attempt)
+	})
+	config := sync1(c)
+	w.register(config)
+	w.lanes(400, 20)
+	w.start("relay-1", config)
+	w.eventually("it is fast", func() bool { return c.count() > 1000 })
+	slow.Store(true)
+	w.freshKeysAreSent(c, 3, slack*4*time.Second)
+	if w.open("lane-") == 0 {
+		t.Error("nothing is left in the lanes: they were too short for this test")
+	}
+}
+
+// After an outage the older events of other keys do not keep a new one waiting until
+// the last of them is delivered. The older ones, those of long lanes as well, are sent
+// meanwhile, although there are as many new ones as the receiver can take.
+func TestFreshKeyAfterAnOutage(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(takes(20 * time.Millisecond))
+	config := sync1(c)
+	config.Workers = 8
+	w.register(config)
+	w.lanes(20, 100)
+	w.bulk(18_000)
+	w.start("relay-1", config)
+	w.eventually("the backlog is being sent", func() bool { return c.count() > 50 })
+	w.freshKeysAreSent(c, 5, slack*2*time.Second)
+	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'new-' || n, '{"n":1}' FROM generate_series(1, 3000) AS n`)
+	lanes, older, newer := w.open("lane-"), w.open("B-"), w.open("new-")
+	w.eventually("all are sent", func() bool {
+		return w.open("lane-") < lanes-100 && w.open("B-") < older-50 && w.open("new-") < newer-50
+	})
+	if w.open("lane-") == 0 || w.open("B-") == 0 || w.open("new-") == 0 {
+		t.Error("some waited until the last of the others was sent")
+	}
+}
+
+// Rows behind failed deliveries cost nobody time: neither while these are failing, nor
+// when a relay starts and looks at all of them.
+func TestFreshKeyBesideRowsBehindFailedOnes(t *testing.T) {
+	const keys, each = 1000, 50
+	w := newWorld(t)
+	c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
+		if strings.HasPrefix(m.Key, "lane-") {
+			return adapters.Receipt{Code: "HTTP 422"}, adapters.Permanent(errors.New("no such room"))
+		}
+		return adapters.Receipt{Code: "HTTP 200"}, nil
+	})
+	config := sync1(c)
+	config.Logger = slog.New(slog.DiscardHandler) // it says a thousand times that one has failed
+	w.register(config)
+	w.lanes(keys, each)
+	r := w.start("relay-1", config)
+	w.eventually("they are failing", func() bool { return c.count() > 0 })
+	w.freshKeysAreSent(c, 10, slack*300*time.Millisecond)
+	w.eventually("all have failed", func() bool { return query[int](w, `SELECT count(*) FROM outbox.failed`) == keys })
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	r = w.start("relay-2", config)
+	w.eventually("the next relay looks at the rows", func() bool { return r.Ready(t.Context()) == nil })
+	w.freshKeysAreSent(c, 10, slack*300*time.Millisecond)
+	if got := c.count(); got != keys+20 {
+		t.Errorf("%d requests, want %d: one for each failed delivery and each fresh key", got, keys+20)
+	}
+}
+
+// One key has a long lane, and a transaction keeps the deleted rows of its finished
+// deliveries in the way. Its deliveries are sent all the same, and other keys do not wait for them.
+func TestOneLongLane(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(accepts)
+	config := sync1(c)
+	w.register(config)
+	w.lanes(1, 20_000)
+	reader, err := w.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Rollback(context.Background()) }()
+	if _, err := reader.Exec(t.Context(), `SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM outbox.sync`); err != nil {
+		t.Fatal(err)
+	}
+	w.exec(`DELETE FROM outbox.delivery WHERE event_seq < (SELECT min(event_seq) + 15000 FROM outbox.delivery)`)
+	w.start("relay-1", config)
+	w.eventually("its deliveries are sent", func() bool { return c.count() > 0 })
+	w.freshKeysAreSent(c, 5, slack*2*time.Second)
+	w.eventually("more of them are sent", func() bool { return c.count() > 100 })
+	inOrder(t, c)
+}
+
+// A transaction writes, and commits once all workers are busy with what was written
+// after it: to a key of its own and to one whose lane is being sent.
+func TestLateCommitBesideFullLoad(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(takes(20 * time.Millisecond))
+	config := sync1(c)
+	config.Workers = 8
+	w.register(config)
+	late, err := w.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = late.Rollback(context.Background()) }()
+	var first string
+	if err := late.QueryRow(t.Context(), `SELECT outbox.emit('scheduling:updated', 'lane-0', '{"n": -1}')::text`).Scan(&first); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := late.Exec(t.Context(), `SELECT outbox.emit('scheduling:updated', 'late', '{"n": 1}')`); err != nil {
+		t.Fatal(err)
+	}
+	w.lanes(32, 100)
+	w.start("relay-1", config)
+	w.eventually("full load", func() bool { return c.count() > 200 })
+	w.freshKeysAreSent(c, 1, slack*4*time.Second) // so the relay has looked at all that is committed
+	if err := late.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.within(slack*time.Second, "the late event is sent", func() bool { return c.has("late") })
+	w.within(slack*time.Second, "so is the one in front of the lane", func() bool {
+		return slices.ContainsFunc(c.got(), func(m adapters.Message) bool { return m.ID == first })
+	})
+	if w.open("lane-0") == 0 {
+		t.Error("nothing is left in the lane: it was too short for this test")
+	}
+}
+
+// A rate limit is kept. What waits for it is sent in turn: a fresh key does not wait
+// for the whole of the queue.
+func TestFreshKeyBehindARateLimit(t *testing.T) {
+	const perSecond = 20
+	w := newWorld(t)
+	c := newCourt(accepts)
+	config := sync1(c, func(s *relay.Sync) { s.Rate = perSecond })
+	w.register(config)
+	w.bulk(500)
+	w.lanes(50, 10)
+	began := time.Now()
+	w.start("relay-1", config)
+	w.eventually("it sends", func() bool { return c.count() > 0 })
+	w.freshKeysAreSent(c, 3, slack*2*time.Second)
+	w.eventually("it has sent for a while", func() bool { return c.count() >= 2*perSecond })
+	if got, most := c.count(), int(time.Since(began).Seconds()*perSecond)+perSecond/10+1; got > most {
+		t.Errorf("%d requests in %s, want at most %d", got, time.Since(began), most)
+	}
+}
+
+// three configures up to three syncs of one relay that all take every event.
+func three(workers int, courts ...*court) relay.Config {
+	config := sync1(courts[0])
+	config.Workers = workers
+	s := config.Syncs[0]
+	config.Syncs = nil
+	for i, c := range courts {
+		s.Name, s.Adapter, s.From = fmt.Sprint("sync-", i), c, "beginning"
+		config.Syncs = append(config.Syncs, s)
+	}
+	return config
+}
+
+// Syncs that are all busy share the workers equally, never use more than there
+// are, and each sends first what it claimed first.
+func TestBusySyncsHaveEqualShares(t *testing.T) {
+	w := newWorld(t)
+	var f traffic
+	counted := func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
+		f.begin()
+		defer f.end()
+		return takes(500*time.Millisecond)(ctx, m, attempt)
+	}
+	courts := []*court{newCourt(counted), newCourt(counted), newCourt(counted)}
+	config := three(16, courts...)
+	w.register(config)
+	w.bulk(200)
+	w.start("relay-1", config)
+	counts := func() []int {
+		return []int{courts[0].count(), courts[1].count(), courts[2].count()}
+	}
+	w.eventually("all are busy", func() bool { return slices.Min(counts()) > 10 })
+	first := counts()
+	w.eventually("240 more are sent", func() bool {
+		now := counts()
+		return now[0]+now[1]+now[2]-first[0]-first[1]-first[2] >= 240
+	})
+	last := counts()
+	for i, m := range courts[0].got() {
+		var n int
+		if _, err := fmt.Sscanf(m.Key, "B-%d", &n); err != nil {
+			t.Fatal(err)
+		}
+		if late := i + 1 - n; late > 60 {
+			t.Errorf("the event of %s was sent after %d younger ones", m.Key, late)
+		}
+	}
+	shares := []int{last[0] - first[0], last[1] - first[1], last[2] - first[2]}
+	t.Logf("shares: %v", shares)
+	if most := f.peak(); most != 16 {
+		t.Errorf("%d deliveries were in flight, want as many as there are workers: 16", most)
+	}
+	if least, most := slices.Min(shares), slices.Max(shares); float64(most-least) > slack*0.1*float64(most) {
+		t.Errorf("sent %v meanwhile, want about equal shares", shares)
+	}
+}
+
+// A sync whose receiver answers late keeps no more than its share of the workers from
+// the others: one that is busy sends meanwhile, and so does one that was idle.
+func TestSlowSyncLeavesTheOthersTheirShare(t *testing.T) {
+	for _, workers := range []int{8, 16} {
+		t.Run(fmt.Sprint(workers, " workers"), func(t *testing.T) {
+			w := newWorld(t)
+			const late = 5 * time.Second
+			slow, quick, fresh := newCourt(takes(late)), newCourt(takes(50*time.Millisecond)), newCourt(takes(50*time.Millisecond))
+			config := three(workers, slow, quick, fresh)
+			config.Drain = 2 * late
+			config.Syncs[0].Events, config.Syncs[1].Events = []string{"slow"}, []string{"quick"}
+			w.register(config)
+			w.exec(`INSERT INTO outbox.event (type, key, payload)
+SELECT CASE WHEN n % 5 = 0 THEN 'slow' ELSE 'quick' END, 'B-' || n, '{"n":1}' FROM generate_series(1, 2500) AS n`)
+			w.start("relay-1", config)
+			w.eventually("both are busy", func() bool { return slow.count() > 0 && quick.count() > 50 })
+			w.freshKeysAreSent(fresh, 8, late/2) // less than the promise, and nobody who waits for the slow one can keep it
+			before, since := quick.count(), time.Now()
+			w.within(late, "the quick sync sends meanwhile", func() bool { return quick.count() > before+50 })
+			t.Logf("50 more of the quick sync in %s", time.Since(since))
+		})
+	}
+}
+
+// Syncs take workers of their own and shared ones, and give them back, hundreds of
+// times: there are as many in the end as in the beginning.
+func TestAsManySlotsComeBackAsWereTaken(t *testing.T) {
+	const workers, each = 4, 100
+	w := newWorld(t)
+	var f traffic
+	var gate atomic.Pointer[chan struct{}] // closed when requests may be answered
+	c := newCourt(func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
+		f.begin()
+		defer f.end()
+		select {
+		case <-*gate.Load():
+		case <-ctx.Done():
+			return adapters.Receipt{}, ctx.Err()
+		}
+		return takes(2*time.Millisecond)(ctx, m, attempt)
+	})
+	config := three(workers, c, c)
+	w.register(config)
+	w.start("relay-1", config)
+	for round := range 3 {
+		open := make(chan struct{})
+		gate.Store(&open)
+		w.bulk(each)
+		w.eventually(fmt.Sprintf("round %d: %d requests are under way", round+1, workers), func() bool { return f.underWay() >= workers })
+		close(open)
+		w.drained()
+		if got := f.peak(); got != workers {
+			t.Errorf("round %d: up to %d requests under way, want %d, the number of workers", round+1, got, workers)
+		}
+	}
+}
+
+// link is a relay's way to the database, which can be kept silent: nothing gets through and
+// nothing is closed.
+type link struct {
+	mu     sync.Mutex
+	gate   chan struct{} // closed while everything gets through
+	closed context.Context
+}
+
+// newLink returns a link to the database at a URL, and the URL to use instead.
+func newLink(t *testing.T, database string) (*link, string) {
+	t.Helper()
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal("the database URL cannot be parsed")
+	}
+	server := u.Host
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &link{gate: make(chan struct{}), closed: ctx}
+	l.speak()
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			near, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			far, err := new(net.Dialer).DialContext(ctx, "tcp", server)
+			if err != nil {
+				_ = near.Close()
+				continue
+			}
+			stop := context.AfterFunc(ctx, func() { _, _ = near.Close(), far.Close() })
+			all.Go(func() { l.copy(near, far); stop() })
+			all.Go(func() { l.copy(far, near) })
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		_ = listener.Close()
+		all.Wait()
+	})
+	u.Host = listener.Addr().String()
+	return l, u.String()
+}
+
+// copy carries what one side says to the other, until one of them ends.
+func (l *link) copy(to, from net.Conn) {
+	defer func() { _, _ = to.Close(), from.Close() }()
+	buffer := make([]byte, 1<<16)
+	for {
+		n, err := from.Read(buffer)
+		l.mu.Lock()
+		gate := l.gate
+		l.mu.Unlock()
+		select {
+		case <-gate:
+		case <-l.closed.Done():
+			return
+		}
+		if _, failed := to.Write(buffer[:n]); failed != nil || err != nil {
+			return
+		}
+	}
+}
+
+func (l *link) silence() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gate = make(chan struct{})
+}
+
+func (l *link) speak() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.gate)
+}
+
+// A relay falls silent with claims in its hands, as if its machine had stopped. Another
+// takes them over when their lease has ended. The first one wakes up later: it changes
+// nothing of what the other did, and works again.
+func TestARelayThatWasSilentGoesOn(t *testing.T) {
+	const keys, each = 8, 5
+	w := newWorld(t)
+	resume := make(chan struct{})
+	awake := sync.OnceFunc(func() { close(resume) })
+	first := quickCourt{newCourt(func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
+		<-resume // also when its context has ended: nobody is awake to see that
+		return accepts(ctx, m, attempt)
+	})}
+	second := quickCourt{newCourt(accepts)}
+	config := func(a adapters.Adapter) relay.Config {
+		c := sync1(a)
+		c.Lease = 1500 * time.Millisecond
+		c.Logger = slog.New(slog.DiscardHandler)
+		return c
+	}
+	w.register(config(second))
+	w.lanes(keys, each)
+	way, through := newLink(t, pgtest.AsRole(t, w.url, "outbox_relay"))
+	t.Cleanup(awake)
+	silent := w.startAt(through, "silent", config(first))
+	w.eventually("the first sends one of each key", func() bool { return first.count() == keys })
+	way.silence()
+	began := time.Now()
+	other := w.start("other", config(second))
+	w.within(slack*(1500*time.Millisecond+2*time.Second), "all are taken over and delivered", func() bool { return second.count() == keys*each })
+	t.Logf("delivered %s after the silence began", time.Since(began))
+	inOrder(t, second.court)
+	w.drained()
+	way.speak()
+	awake()
+	w.eventually("the first one says what it knows", func() bool {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE relay = 'silent' AND outcome = 'lease_lost'`) == keys
+	})
+	if got := query[string](w, `SELECT string_agg(DISTINCT format('%s of %s', outcome, relay), ', ') FROM outbox.delivery_log`); got != "delivered of other, lease_lost of silent, unknown of silent" {
+		t.Errorf("the log says %s", got)
+	}
+	if got := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`); got != keys*each {
+		t.Errorf("%d delivered, want %d", got, keys*each)
+	}
+	if err := other.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.lanes(keys, 1)
+	w.drained()
+	if err := silent.stop(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,301 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// scripted is a store without a database: a test says what it answers, and reads
+// what it was asked. What it does not say is an empty answer.
+type scripted struct {
+	Store // the rest is not called
+
+	claim  func(outbox.ClaimRequest) (outbox.Claims, error)
+	record func([]outbox.Result) outbox.Recorded
+
+	mu       sync.Mutex
+	asked    []outbox.ClaimRequest
+	recorded []outbox.Result
+}
+
+func (s *scripted) Claim(_ context.Context, r outbox.ClaimRequest, _ *outbox.Arrivals) (outbox.Claims, error) {
+	s.mu.Lock()
+	s.asked = append(s.asked, r)
+	s.mu.Unlock()
+	if s.claim == nil || r.Room == 0 {
+		return outbox.Claims{}, nil
+	}
+	return s.claim(r)
+}
+
+func (s *scripted) Record(_ context.Context, _ string, results []outbox.Result) outbox.Recorded {
+	answer := outbox.Recorded{Done: make([]bool, len(results)), Lost: make([]bool, len(results))}
+	for i := range answer.Done {
+		answer.Done[i] = true
+	}
+	if s.record != nil {
+		answer = s.record(results)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, done := range answer.Done {
+		if done {
+			s.recorded = append(s.recorded, results[i])
+		}
+	}
+	return answer
+}
+
+func (s *scripted) requests() []outbox.ClaimRequest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked)
+}
+
+func (s *scripted) results() []outbox.Result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.recorded)
+}
+
+func (s *scripted) Check(context.Context) error           { return nil }
+func (s *scripted) CheckPrivileges(context.Context) error { return nil }
+func (s *scripted) Register(context.Context, []outbox.Registration) (map[string]outbox.Registered, error) {
+	return nil, nil
+}
+
+func (s *scripted) Syncs(context.Context) (map[string]outbox.Registered, error)   { return nil, nil }
+func (s *scripted) EndHolds(context.Context, string, time.Duration) error         { return nil }
+func (s *scripted) NoteDelivery(context.Context, string, time.Time) (bool, error) { return true, nil }
+
+func (s *scripted) ReleaseBackfilled(context.Context, string, int) (int, error) { return 0, nil }
+
+func (s *scripted) RepairTimes(context.Context, string, string, int) (string, error) { return "", nil }
+
+func (s *scripted) LogMonthsAhead(context.Context) (int, error) { return 3, nil }
+
+func (s *scripted) ClockOffset(context.Context) (ahead, within time.Duration, err error) {
+	return 0, 0, nil
+}
+
+func (s *scripted) Maintain(context.Context, outbox.Retention, outbox.Retention) (outbox.Maintenance, error) {
+	return outbox.Maintenance{}, nil
+}
+
+func (s *scripted) KeptLonger(context.Context, outbox.Retention, outbox.Retention) ([]outbox.Kept, error) {
+	return nil, nil
+}
+
+// receiver is an adapter whose attempts take what the test says.
+type receiver func(ctx context.Context, m adapters.Message) error
+
+func (r receiver) Deliver(ctx context.Context, m adapters.Message) (adapters.Receipt, error) {
+	return adapters.Receipt{Code: "HTTP 200"}, r(ctx, m)
+}
+
+// deliveries are the first of so many lanes.
+func deliveries(from, n int) []*outbox.Delivery {
+	var list []*outbox.Delivery
+	for i := from; i < from+n; i++ {
+		list = append(list, &outbox.Delivery{
+			Sync: "court", Key: fmt.Sprint("H-", i), Place: int64(i), Revision: 1,
+			Event: outbox.Event{ID: fmt.Sprint("event-", i), Seq: int64(i), Type: "t", Key: fmt.Sprint("H-", i), Payload: []byte(`{}`)},
+		})
+	}
+	return list
+}
+
+// runs runs a relay with one sync and so many workers on a scripted store, in a
+// time of its own, until do returns.
+func runs(t *testing.T, s *scripted, workers int, r receiver, do func()) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		relay, err := New(s, Config{
+			Workers: workers, Logger: slog.New(slog.DiscardHandler),
+			Syncs: []Sync{{Name: "court", Events: []string{"*"}, Adapter: r}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- relay.Run(ctx) }()
+		do()
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+}
+
+// A relay asks for as many lanes as it has workers free, and no more.
+func TestScriptedClaimsAreWhatThereIsRoomFor(t *testing.T) {
+	given := 0
+	s := &scripted{}
+	s.claim = func(r outbox.ClaimRequest) (outbox.Claims, error) {
+		n := min(r.Room, 10-given)
+		given += n
+		return outbox.Claims{Deliveries: deliveries(given, n), Due: given < 10}, nil
+	}
+	runs(t, s, 4, func(context.Context, adapters.Message) error { time.Sleep(time.Second); return nil }, func() {
+		time.Sleep(100 * time.Millisecond)
+		if given != 4 {
+			t.Errorf("%d lanes are claimed while 4 workers are busy, want 4", given)
+		}
+		for i, r := range s.requests() {
+			if most := 4; i == 0 && r.Room != most || i > 0 && r.Room != 0 {
+				t.Errorf("request %d asks for %d lanes", i+1, r.Room)
+			}
+		}
+		time.Sleep(10 * time.Second)
+		if n := len(s.results()); n != 10 {
+			t.Errorf("%d results are recorded, want 10", n)
+		}
+	})
+}
+
+// A lane whose next delivery comes with the recording is sent by the same claim,
+// one delivery after the other.
+func TestScriptedLaneGoesOn(t *testing.T) {
+	s := &scripted{}
+	left := 5
+	claimed := false
+	s.claim = func(outbox.ClaimRequest) (outbox.Claims, error) {
+		if claimed {
+			return outbox.Claims{}, nil
+		}
+		claimed = true
+		return outbox.Claims{Deliveries: deliveries(1, 1)}, nil
+	}
+	s.record = func(results []outbox.Result) outbox.Recorded {
+		answer := outbox.Recorded{Done: []bool{true}, Lost: []bool{false}}
+		if left--; left > 0 && results[0].Stay {
+			answer.Next = deliveries(1, 1)
+		}
+		return answer
+	}
+	flying := 0
+	runs(t, s, 4, func(context.Context, adapters.Message) error {
+		if flying++; flying > 1 {
+			t.Error("two deliveries of a lane are in flight")
+		}
+		time.Sleep(10 * time.Millisecond)
+		flying--
+		return nil
+	}, func() {
+		time.Sleep(time.Second)
+		if n := len(s.results()); n != 5 {
+			t.Errorf("%d results are recorded, want 5", n)
+		}
+	})
+}
+
+// While others wait, a lane is given back after its turn.
+func TestScriptedTurnEnds(t *testing.T) {
+	s := &scripted{}
+	s.claim = func(r outbox.ClaimRequest) (outbox.Claims, error) {
+		return outbox.Claims{Deliveries: deliveries(1, r.Room), Due: true}, nil
+	}
+	s.record = func(results []outbox.Result) outbox.Recorded {
+		answer := outbox.Recorded{Done: make([]bool, len(results)), Lost: make([]bool, len(results))}
+		for i, r := range results {
+			if answer.Done[i] = true; r.Stay {
+				answer.Next = append(answer.Next, r.Delivery)
+			}
+		}
+		return answer
+	}
+	runs(t, s, 1, func(context.Context, adapters.Message) error { time.Sleep(100 * time.Millisecond); return nil }, func() {
+		time.Sleep(2 * time.Second)
+		stayed, left := 0, 0
+		for _, r := range s.results() {
+			if r.Stay {
+				stayed++
+			} else {
+				left++
+			}
+		}
+		if left < 5 || stayed > 2*left {
+			t.Errorf("lanes stayed %d times and were given back %d times in 2 s, want a turn of %s", stayed, left, turn)
+		}
+	})
+}
+
+// A database that refuses every claim is asked at growing intervals.
+func TestScriptedErrorsAreNotRepeatedAtOnce(t *testing.T) {
+	s := &scripted{claim: func(outbox.ClaimRequest) (outbox.Claims, error) { return outbox.Claims{}, errors.New("refused") }}
+	runs(t, s, 4, func(context.Context, adapters.Message) error { return nil }, func() {
+		time.Sleep(time.Minute)
+		if n := len(s.requests()); n < 5 || n > 200 {
+			t.Errorf("%d requests in a minute", n)
+		}
+	})
+}
+
+// A recording that fails is made again, and nothing is sent twice for it.
+func TestScriptedRecordingIsRepeated(t *testing.T) {
+	s := &scripted{}
+	sent, tries := 0, 0
+	s.claim = func(outbox.ClaimRequest) (outbox.Claims, error) {
+		if len(s.requests()) > 1 {
+			return outbox.Claims{}, nil
+		}
+		return outbox.Claims{Deliveries: deliveries(1, 3)}, nil
+	}
+	s.record = func(results []outbox.Result) outbox.Recorded {
+		answer := outbox.Recorded{Done: make([]bool, len(results)), Lost: make([]bool, len(results))}
+		if tries++; tries < 5 {
+			answer.Err = errors.New("away")
+			return answer
+		}
+		for i := range results {
+			answer.Done[i] = true
+		}
+		return answer
+	}
+	runs(t, s, 4, func(context.Context, adapters.Message) error { sent++; return nil }, func() {
+		time.Sleep(time.Minute)
+		if n := len(s.results()); n != 3 || sent != 3 {
+			t.Errorf("%d sent, %d recorded, want 3 and 3", sent, n)
+		}
+	})
+}
+
+// At a stop, what was claimed and not sent is released; what is under way is
+// finished.
+func TestScriptedStopReleases(t *testing.T) {
+	s := &scripted{}
+	s.claim = func(outbox.ClaimRequest) (outbox.Claims, error) {
+		if len(s.requests()) > 1 {
+			return outbox.Claims{}, nil
+		}
+		return outbox.Claims{Deliveries: deliveries(1, 5)}, nil
+	}
+	runs(t, s, 2, func(context.Context, adapters.Message) error { time.Sleep(5 * time.Second); return nil }, func() {
+		time.Sleep(time.Second)
+	})
+	sent, released := 0, 0
+	for _, r := range s.results() {
+		switch r.Outcome {
+		case outbox.Delivered:
+			sent++
+		case "":
+			released++
+		default:
+			t.Errorf("recorded %q", r.Outcome)
+		}
+	}
+	if sent != 2 || released != 3 {
+		t.Errorf("%d delivered and %d released, want 2 and 3", sent, released)
+	}
+}

@@ -1,0 +1,43 @@
+package relay
+
+import (
+	"context"
+	"time"
+
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+// Store is what a relay asks of the database. [outbox.Store] is one. Its methods
+// are called by several goroutines at once, and each bounds its own calls.
+type Store interface {
+	// The path of a delivery.
+
+	Claim(context.Context, outbox.ClaimRequest, *outbox.Arrivals) (outbox.Claims, error)
+	Record(ctx context.Context, sync string, results []outbox.Result) outbox.Recorded
+
+	// Holds and the slow housekeeping of a sync.
+
+	Hold(ctx context.Context, sync string, kind outbox.HoldKind, d time.Duration, reason string) error
+	Probe(ctx context.Context, sync string, within time.Duration) (outbox.Probe, error)
+	ProbeAgain(ctx context.Context, sync string, probes int, in time.Duration, untried bool) error
+	Lift(ctx context.Context, sync string) error
+	EndHolds(ctx context.Context, sync string, within time.Duration) error
+	NoteDelivery(ctx context.Context, sync string, at time.Time) (bool, error)
+	ReleaseBackfilled(ctx context.Context, sync string, page int) (int, error)
+	RepairTimes(ctx context.Context, sync, after string, page int) (string, error)
+
+	// The relay as a whole.
+
+	Check(context.Context) error
+	CheckPrivileges(context.Context) error
+	Register(context.Context, []outbox.Registration) (map[string]outbox.Registered, error)
+	Syncs(context.Context) (map[string]outbox.Registered, error)
+	NewBackfill(sync string) *outbox.Backfill
+	Listen(ctx context.Context, listening func(), wake func(sync string)) error
+	Maintain(ctx context.Context, keepEvents, keepLog outbox.Retention) (outbox.Maintenance, error)
+	KeptLonger(ctx context.Context, keepEvents, keepLog outbox.Retention) ([]outbox.Kept, error)
+	LogMonthsAhead(context.Context) (int, error)
+	ClockOffset(context.Context) (ahead, within time.Duration, err error)
+}
+
+var _ Store = (*outbox.Store)(nil)

@@ -1,0 +1,134 @@
+package relay_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
+)
+
+// diedWith leaves lanes behind as dead relays do: so many claims of each have
+// ended in a row, and nobody has taken over the last.
+func (w *world) diedWith(deaths int, condition string) {
+	w.t.Helper()
+	w.exec(`INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by, crashes)
+SELECT DISTINCT sync, key, clock_timestamp() - interval '1 second', gen_random_uuid(), 'dead relay', $1::int - 1
+  FROM outbox.delivery WHERE `+condition, deaths)
+}
+
+// traffic counts the requests that are under way.
+type traffic struct {
+	mu   sync.Mutex
+	now  int
+	most int
+}
+
+func (f *traffic) begin() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now++
+	f.most = max(f.most, f.now)
+	return f.now
+}
+
+func (f *traffic) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now--
+}
+
+func (f *traffic) underWay() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now
+}
+
+// peak returns the most there were since it was called last.
+func (f *traffic) peak() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	most := f.most
+	f.most = f.now
+	return most
+}
+
+// What one killed relay had claimed is sent at full concurrency as soon as its lease
+// has ended: a single death is no reason to suspect a delivery.
+func TestDeliveriesOfOneDeadRelayGoTogether(t *testing.T) {
+	w := newWorld(t)
+	var f traffic
+	release := make(chan struct{})
+	free := sync.OnceFunc(func() { close(release) })
+	defer free()
+	c := newCourt(func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
+		f.begin()
+		defer f.end()
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return accepts(ctx, m, attempt)
+	})
+	config := sync1(c)
+	w.register(config)
+	w.bulk(32)
+	w.diedWith(1, `true`)
+	w.start("relay-1", config)
+	w.eventually("all 16 workers send them", func() bool { return f.peak() == 16 })
+	free()
+	w.drained()
+}
+
+// A delivery during which two relays died is a suspect. It is sent while nothing else
+// of its sync is under way, so that the next death shows which one it was. The sync
+// sends others between two suspects, and other syncs send meanwhile.
+func TestSuspectIsSentAloneAndStopsNobody(t *testing.T) {
+	const others, suspects = 300, 3
+	w := newWorld(t)
+	var f traffic
+	var alone atomic.Bool // a suspect is under way
+	other := newCourt(accepts)
+	c := newCourt(func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error) {
+		n := f.begin()
+		defer f.end()
+		if !strings.HasPrefix(m.Key, "suspect") {
+			if alone.Load() {
+				t.Errorf("%s was sent while a suspect was under way", m.Key)
+			}
+			return takes(20*time.Millisecond)(ctx, m, nth)
+		}
+		alone.Store(true)
+		defer alone.Store(false)
+		if n > 1 {
+			t.Errorf("%s was sent while %d others of its sync were under way", m.Key, n-1)
+		}
+		if _, err := w.pool.Exec(ctx, `SELECT outbox.emit('other', $1, '{}')`, m.Key); err != nil {
+			t.Error(err)
+		}
+		for !other.has(m.Key) && ctx.Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		return accepts(ctx, m, nth)
+	})
+	config := three(8, c, other)
+	config.Syncs[1].Events = []string{"other"}
+	w.register(config)
+	for n := range suspects {
+		w.emit(fmt.Sprint("suspect-", n), map[string]any{"n": n})
+	}
+	w.diedWith(2, `true`)
+	w.bulk(others)
+	w.start("relay-1", config)
+	w.drained()
+	if got := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`); got != others+2*suspects {
+		t.Errorf("%d delivered, want %d: the other sync sends while a suspect is under way", got, others+2*suspects)
+	}
+	if got := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE attempt > 2`); got != 0 {
+		t.Errorf("%d attempts too many", got)
+	}
+}
