@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,6 +35,7 @@ type child struct {
 	cmd   *exec.Cmd
 	stdin io.Closer
 	ended chan struct{}
+	dies  atomic.Bool // it is killed
 	url   chan string
 	last  report // guarded by the group
 	err   error  // when ended
@@ -78,7 +80,7 @@ func (g *group) launch(ctx context.Context, program string, c childConfig) error
 	go func() {
 		defer close(ch.ended)
 		err := g.read(ch, stdout)
-		if waited := cmd.Wait(); waited != nil {
+		if waited := cmd.Wait(); waited != nil && !ch.dies.Load() {
 			err = fmt.Errorf("%s: %w", c.Name, waited)
 		}
 		g.mu.Lock()
@@ -213,13 +215,27 @@ func (g *group) stop() error {
 	return errors.Join(errs...)
 }
 
+// kill ends the children as kill -9 does.
+func (g *group) kill() error {
+	for _, ch := range g.children {
+		ch.dies.Store(true)
+		if err := ch.cmd.Process.Kill(); err != nil {
+			return err
+		}
+		<-ch.ended
+	}
+	return nil
+}
+
 // drained is what a drain came to.
 type drained struct {
 	group *group
 	n     int
 	ended progress // everything is recorded
 
-	server time.Duration // CPU time of PostgreSQL, 0 if unknown or none
+	server  time.Duration // CPU time of PostgreSQL, 0 if unknown or none
+	wal     int64         // bytes that PostgreSQL wrote to its log
+	buffers int64         // blocks that it looked for in its shared buffers, found or not
 }
 
 // drain runs children on a database until they have done n together and the
@@ -252,8 +268,44 @@ func (l *lab) drain(ctx context.Context, d *database, n int, recorded string, me
 	g.mu.Lock()
 	ended := progress{at: time.Now(), cpu: g.series[len(g.series)-1].cpu}
 	g.mu.Unlock()
-	r := &drained{g, n, ended, l.serverCPU() - before}
+	r := &drained{group: g, n: n, ended: ended, server: l.serverCPU() - before}
 	return r, l.writeStatements(ctx, d, configs[0].Role)
+}
+
+// usage is what PostgreSQL has done so far, in this database.
+type usage struct{ wal, buffers int64 }
+
+// uses runs a drain and adds what PostgreSQL did meanwhile.
+func (d *database) uses(ctx context.Context, drain func() (*drained, error)) (*drained, error) {
+	before, err := d.used(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := drain()
+	if err != nil {
+		return nil, err
+	}
+	after, err := d.used(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.wal, r.buffers = after.wal-before.wal, after.buffers-before.buffers
+	return r, nil
+}
+
+// used asks for the usage once nobody else is connected: a session reports the blocks
+// that it looked for when it ends, if not before.
+func (d *database) used(ctx context.Context) (u usage, err error) {
+	const alone = `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend')`
+	if err := d.wait(ctx, alone); err != nil {
+		return u, err
+	}
+	const query = `
+SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint, blks_hit + blks_read
+  FROM pg_stat_database
+ WHERE datname = $1`
+	err = d.lab.admin.QueryRow(ctx, query, d.name).Scan(&u.wal, &u.buffers)
+	return u, err
 }
 
 // perSecond is the throughput from the first delivery to the last recording.
@@ -265,6 +317,9 @@ func (r *drained) perSecond() float64 {
 func (r *drained) cpu() time.Duration {
 	return (r.ended.cpu - r.group.progressAt(0).cpu) / time.Duration(r.n)
 }
+
+// each is a sum per delivery.
+func (r *drained) each(sum int64) float64 { return float64(sum) / float64(r.n) }
 
 // compare holds two drains against each other.
 func compare(ours, reference *drained) sample {

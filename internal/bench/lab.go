@@ -189,8 +189,9 @@ func (d *database) tellOpen(ctx context.Context) {
 	}
 	defer func() { _ = conn.Close(ctx) }()
 	const query = `
-SELECT format('%s of key %s is %s, created %s ago, due %s: %s', d.event_seq, d.key, d.state, clock_timestamp() - d.created_at, d.due_at, w)
-  FROM (SELECT * FROM outbox.delivery ORDER BY event_seq LIMIT 5) AS d
+SELECT format('%s of key %s is %s, created %s ago, due %s, lane due %s, claimed by %s: %s', d.event_seq, d.key, d.state, clock_timestamp() - d.created_at, d.due_at, l.due_at, l.claimed_by, w)
+  FROM (SELECT * FROM outbox.delivery ORDER BY sync, key, event_seq LIMIT 5) AS d
+  LEFT JOIN outbox.lane AS l ON l.sync = d.sync AND l.key = d.key
   LEFT JOIN LATERAL outbox.why_not_delivered(d.event_id, d.sync) AS w ON true`
 	rows, _ := conn.Query(ctx, query)
 	open, err := pgx.CollectRows(rows, pgx.RowTo[string])

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -106,21 +107,25 @@ func relayChild(ctx context.Context, c childConfig, r *reporter) error {
 		return err
 	}
 	defer store.Close()
-	var adapter adapters.Adapter = noop{}
+	var adapter adapters.Adapter = noop{c.Delay}
 	if c.Sink != "" {
 		if adapter, err = rest.New(rest.Config{URL: c.Sink}); err != nil {
 			return err
 		}
 	}
+	timeout := cmp.Or(c.Timeout, 15*time.Second)
 	var syncs []relay.Sync
 	for _, name := range append(c.Syncs, courtSync)[:max(len(c.Syncs), 1)] {
 		s := syncNamed(name)
-		s.Adapter, s.Notify = counting{adapter, r}, c.Notify
+		s.Adapter, s.Notify = counting{adapter, r, timeout}, c.Notify
+		if name == c.Slow {
+			s.Adapter = counting{noop{c.SlowDelay}, &reporter{}, timeout}
+		}
 		syncs = append(syncs, s)
 	}
 	claims := &claimTimes{}
 	running, err := relay.New(store, relay.Config{
-		Syncs: syncs, Workers: workers, Observer: claims,
+		Syncs: syncs, Workers: cmp.Or(c.Workers, workers), Lease: c.Lease, Observer: claims,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
@@ -131,9 +136,17 @@ func relayChild(ctx context.Context, c childConfig, r *reporter) error {
 	return err
 }
 
-type noop struct{}
+// noop takes everything, after a delay.
+type noop struct{ delay time.Duration }
 
-func (noop) Deliver(context.Context, adapters.Message) (adapters.Receipt, error) {
+func (n noop) Deliver(ctx context.Context, _ adapters.Message) (adapters.Receipt, error) {
+	if n.delay > 0 {
+		select {
+		case <-time.After(n.delay):
+		case <-ctx.Done():
+			return adapters.Receipt{}, ctx.Err()
+		}
+	}
 	return adapters.Receipt{Code: "HTTP 200"}, nil
 }
 
@@ -141,7 +154,11 @@ func (noop) Deliver(context.Context, adapters.Message) (adapters.Receipt, error)
 type counting struct {
 	adapters.Adapter
 	reporter *reporter
+	timeout  time.Duration
 }
+
+// AttemptTimeout is what the relay reckons an attempt with.
+func (c counting) AttemptTimeout() time.Duration { return c.timeout }
 
 func (c counting) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
 	c.reporter.arrived(msg.Body)

@@ -15,8 +15,8 @@ func failedPart() part {
 	return part{
 		name: "failed",
 		figures: []figure{
-			{Name: "10,000 failed heads, 1M rows parked: p50 of claims", Against: "no failed heads", Unit: "ms", Judged: byRatio, Goal: 1.5, Stretch: 1.1, AtMost: true, Precision: 2},
-			{Name: "… until parked: fresh traffic, p99 commit to adapter", Unit: "ms", Judged: byItself, Goal: 1000, Stretch: 100, AtMost: true},
+			{Name: "10,000 failed heads, 1M rows behind them: p50 of claims", Against: "no failed heads", Unit: "ms", Judged: byRatio, Goal: 1.5, Stretch: 1.1, AtMost: true, Precision: 2},
+			{Name: "… while they are looked at: fresh traffic, p99 commit to adapter", Unit: "ms", Judged: byItself, Goal: 300, Stretch: 100, AtMost: true},
 		},
 		round: func(ctx context.Context, l *lab) ([]sample, error) {
 			var with, without besideFailed
@@ -30,11 +30,11 @@ func failedPart() part {
 }
 
 type besideFailed struct {
-	claims float64 // p50 of those that find work, once all is parked, in milliseconds
-	delay  float64 // p99 from commit to adapter until then, in milliseconds
+	claims float64 // p50 of those that find work, in the last seconds, in milliseconds
+	delay  float64 // p99 from commit to adapter before that, in milliseconds
 }
 
-// trafficBeside runs traffic while a relay parks the rows behind failed heads,
+// trafficBeside runs traffic while a relay looks at the rows behind failed heads,
 // and for some seconds after that.
 func (l *lab) trafficBeside(ctx context.Context, heads, rows int) (_ besideFailed, err error) {
 	d, err := l.database(ctx, fmt.Sprintf("%d failed heads, %d rows behind them", heads, rows), func(ctx context.Context, d *database) error {
@@ -69,32 +69,43 @@ RESET session_replication_role`)
 	}
 	defer g.stopInto(&err)
 
+	insert := insertEvent(pool)
+	if err := insert(ctx, 0); err != nil { // it has started when this one arrives
+		return besideFailed{}, err
+	}
+	if err := g.reach(ctx, 1, d); err != nil {
+		return besideFailed{}, err
+	}
 	t := newTraffic()
 	began := time.Now()
-	var parked time.Time
+	var looked time.Time
 	flowing, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var group errgroup.Group
-	group.Go(func() error { return t.flow(ctx, flowing, insertEvent(pool)) })
+	group.Go(func() error { return t.flow(ctx, flowing, insert) })
 	group.Go(func() error {
 		defer cancel()
-		const query = `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = '` + courtSync + `' AND due_at < 'infinity' AND starts_with(key, 'F-'))`
+		// Each lane waits for its failed head. The relay tells nobody when it has looked at the rest: that takes it less
+		// than half a minute at full scale.
+		query := fmt.Sprintf(`SELECT count(*) >= %d FROM outbox.lane WHERE sync = '%s' AND due_at = 'infinity'`, heads, courtSync)
 		if err := d.wait(ctx, query); err != nil {
 			return err
 		}
-		parked = time.Now()
-		l.note("parked after %.1f s", parked.Sub(began).Seconds())
-		select {
-		case <-time.After(l.lasting(6 * time.Second)):
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
+		l.note("all lanes wait after %.1f s", time.Since(began).Seconds())
+		for _, d := range []time.Duration{30 * time.Second, 6 * time.Second} {
+			looked = time.Now()
+			select {
+			case <-time.After(l.lasting(d)):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
+		return nil
 	})
 	if err := group.Wait(); err != nil {
 		return besideFailed{}, err
 	}
-	if err := g.reach(ctx, len(t.committed), d); err != nil {
+	if err := g.reach(ctx, len(t.committed)+1, d); err != nil {
 		return besideFailed{}, err
 	}
 	if err := g.stop(); err != nil {
@@ -103,16 +114,16 @@ RESET session_replication_role`)
 	last := g.last()
 	var claims []float64
 	for _, c := range last.Claims {
-		if time.Unix(0, c.At).After(parked) {
+		if time.Unix(0, c.At).After(looked) {
 			claims = append(claims, milliseconds(c.Took))
 		}
 	}
 	if len(claims) == 0 {
-		return besideFailed{}, errors.New("no claim found work once all was parked")
+		return besideFailed{}, errors.New("no claim found work in the last seconds")
 	}
 	pool.Close()
 	return besideFailed{
 		claims: median(claims),
-		delay:  percentile(t.delays(last.Arrivals, began, parked), 99),
+		delay:  percentile(t.delays(last.Arrivals, began, looked), 99),
 	}, d.drop(ctx)
 }

@@ -37,7 +37,9 @@ func table(results []result) string {
 }
 
 func (r result) line() []string {
-	quantity := func(v float64) string { return strconv.FormatFloat(v, 'f', r.Precision, 64) + " " + r.Unit }
+	quantity := func(v float64) string {
+		return strings.TrimRight(strconv.FormatFloat(v, 'f', r.Precision, 64)+" "+r.Unit, " ")
+	}
 	// What is judged and its goals: a bare ratio, or a quantity.
 	judged := quantity
 	if r.Judged == byRatio {

@@ -29,12 +29,17 @@ func newTraffic() *traffic {
 
 // flow inserts events at [trafficRate] until flowing ends.
 func (t *traffic) flow(ctx, flowing context.Context, insert func(ctx context.Context, n int64) error) error {
+	return t.flowAt(ctx, flowing, trafficRate, insert)
+}
+
+// flowAt inserts so many events per second until flowing ends.
+func (t *traffic) flowAt(ctx, flowing context.Context, rate int, insert func(ctx context.Context, n int64) error) error {
 	var group errgroup.Group
 	began := time.Now()
 	for writer := range int64(trafficWriters) {
 		group.Go(func() error {
 			for n := writer + 1; ; n += trafficWriters {
-				pause := time.NewTimer(time.Until(began.Add(time.Duration(n) * time.Second / trafficRate)))
+				pause := time.NewTimer(time.Until(began.Add(time.Duration(n) * time.Second / time.Duration(rate))))
 				select {
 				case <-flowing.Done():
 					pause.Stop()
@@ -84,6 +89,15 @@ func insertEvent(pool *pgxpool.Pool) func(ctx context.Context, n int64) error {
 	return func(ctx context.Context, n int64) error {
 		_, err := pool.Exec(ctx, `INSERT INTO outbox.event (id, type, key, payload) VALUES ($1, $2, $3, $4)`,
 			eventID(n), "scheduling:updated", fmt.Sprintf("T-%d", n%1000), hearingNumber(n))
+		return err
+	}
+}
+
+// insertFresh inserts one event of a key that has no other.
+func insertFresh(pool *pgxpool.Pool) func(ctx context.Context, n int64) error {
+	return func(ctx context.Context, n int64) error {
+		_, err := pool.Exec(ctx, `INSERT INTO outbox.event (type, key, payload) VALUES ($1, $2, $3)`,
+			"scheduling:updated", fmt.Sprintf("fresh-%d", n), hearingNumber(n))
 		return err
 	}
 }
