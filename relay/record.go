@@ -144,12 +144,10 @@ func (p *pipeline) record(ctx context.Context, answers []answer) (left []answer,
 	now, results := time.Now(), make([]outbox.Result, len(answers))
 	lanes := make(map[string]work, len(answers))
 	p.scheduling.Lock()
-	spare := p.schedule.capacity(now, p.load()) - int(p.outstanding.Load()) + len(answers)
 	for i, a := range answers {
 		results[i] = a.Result
-		results[i].Stay = stay && spare > 0 && p.mayStart(a.work) && p.schedule.stays(now, a.work.claimed, a.Took)
+		results[i].Stay = stay && p.mayStart(a.work) && p.schedule.stays(now, a.work.claimed, a.Took)
 		if results[i].Stay {
-			spare--
 			lanes[a.Delivery.Key] = a.work
 		}
 	}

@@ -67,7 +67,8 @@ const (
 // capacity is how many lanes the sync should have claimed.
 func (s *schedule) capacity(now time.Time, l load) int {
 	if passed := now.Sub(s.at); passed > patience {
-		s.ahead = float64(l.recorded-s.recorded) * float64(prefetchFor) / float64(passed)
+		measured := float64(l.recorded-s.recorded) * float64(prefetchFor) / float64(passed)
+		s.ahead = max(measured, s.ahead*3/4) // results are recorded in bursts
 		s.at, s.recorded = now, l.recorded
 	}
 	ahead := min(int(s.ahead), maxPrefetch)
