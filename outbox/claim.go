@@ -141,7 +141,7 @@ RECURSIVE listed (name) AS (
 	due = `
              SELECT l.ctid AS tid, l.due_at
                FROM outbox.lane AS l
-              WHERE l.sync = $1 AND l.scope = o.scope AND l.due_at >= ` + floor + ` AND l.due_at <= now()
+              WHERE l.sync = $1 AND l.scope = o.scope AND l.due_at >= ` + floor + ` AND l.due_at <= now() AND l.due_at < 'infinity'
                 AND l.crashes + (l.claim IS NOT NULL)::int < 2`
 	return open, due
 }
@@ -253,7 +253,7 @@ var openLanes = `, looked AS MATERIALIZED (
               FROM outbox.delivery AS d
              WHERE d.sync = $1 AND d.changed_in >= $9::text::xid8
              ORDER BY d.changed_in DESC, d.event_seq DESC
-             LIMIT CASE WHEN $7::bigint < 0 THEN 0 ELSE least(100 * greatest($7::bigint, 1), $15::bigint) END) AS d
+             LIMIT CASE WHEN $7::bigint < 0 THEN 0 ELSE least(4 * greatest($7::bigint, 4), $15::bigint) END) AS d
     UNION ALL
     SELECT 3, row_number() OVER (PARTITION BY x.xid), d.*
       FROM pg_snapshot_xip($8::text::pg_snapshot) AS x (xid)
@@ -269,29 +269,28 @@ var openLanes = `, looked AS MATERIALIZED (
       FROM unnest($12::text[], $13::uuid[], $16::bigint[]) AS u (key, claim, place)
 ), key AS MATERIALIZED ( -- each once, with what stands about it
     SELECT k.*, l.tid, l.claim AS has, l.due_at AS lane_due, l.judged
-      FROM (SELECT DISTINCT ON (k.key) k.part, k.n, k.key, k.claim, min(k.event_seq) OVER (PARTITION BY k.key) AS place,
-                   min(k.n) FILTER (WHERE k.part = 1) OVER (PARTITION BY k.key) AS oldest -- its first place among the oldest
+      FROM (SELECT k.key, max(k.part) AS part, min(k.event_seq) AS place, max(k.claim::text)::uuid AS claim,
+                   min(k.n) FILTER (WHERE k.part = 1) AS oldest, min(k.n) FILTER (WHERE k.part = 2) AS latest -- its first place among these
               FROM looked AS k
              WHERE k.due_at < 'infinity'
-             ORDER BY k.key, k.part DESC, k.n) AS k
+             GROUP BY k.key) AS k
       LEFT JOIN LATERAL (
            SELECT l.ctid AS tid, l.claim, l.due_at, l.judged
              FROM outbox.lane AS l
             WHERE l.sync = $1 AND l.key = k.key
             OFFSET 0) AS l ON true
 ), missing AS MATERIALIZED (
-    SELECT k.*, row_number() OVER (PARTITION BY k.part ORDER BY k.n) AS rank
+    SELECT k.key, k.part, k.oldest, row_number() OVER (PARTITION BY least(k.part, 3) ORDER BY CASE k.part WHEN 1 THEN k.oldest WHEN 2 THEN k.latest END) AS rank
       FROM key AS k
      WHERE k.tid IS NULL
        AND (k.part < 4 OR EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = k.key AND d.due_at < 'infinity' OFFSET 0))
 ), room AS MATERIALIZED ( -- what transactions left and the latest have their share before the oldest
-    SELECT c.n, c.late, greatest(0, least(c.latest, c.n - c.late, greatest($7::bigint, c.n - c.late - c.old))) AS latest
+    SELECT c.n, least(c.late, c.n) AS late, greatest(0, least(c.latest, c.n - c.late, greatest($7::bigint, c.n - c.late - c.old))) AS latest
       FROM (SELECT CASE WHEN EXISTS (SELECT FROM held WHERE scope = '') THEN 0 ELSE $14::bigint - (SELECT count(*) FROM picked) END AS n,
                    count(*) FILTER (WHERE part > 2) AS late, count(*) FILTER (WHERE part = 2) AS latest, count(*) FILTER (WHERE part = 1) AS old
               FROM missing) AS c
 ), chosen AS MATERIALIZED (
-    SELECT m.key, m.part, m.oldest, CASE WHEN m.part > 2 THEN row_number() OVER (PARTITION BY m.part > 2 ORDER BY m.n) <= r.n
-                          ELSE m.rank <= CASE m.part WHEN 2 THEN r.latest ELSE r.n - r.late - r.latest END END AS claims
+    SELECT m.key, m.part, m.oldest, m.rank <= CASE m.part WHEN 1 THEN r.n - r.late - r.latest WHEN 2 THEN r.latest ELSE r.n END AS claims
       FROM missing AS m
      CROSS JOIN room AS r
 ), opened AS (
@@ -328,15 +327,16 @@ var openLanes = `, looked AS MATERIALIZED (
       FROM early AS e
      WHERE l.ctid = e.tid
     RETURNING l.key
+), cut AS MATERIALIZED ( -- the first of the oldest for which there was no room
+    SELECT min(c.oldest) AS n FROM chosen AS c WHERE c.part < 3 AND NOT c.claims
 ), unsure AS (
     SELECT k.key, k.has AS claim, k.place
       FROM key AS k
-     WHERE k.has IS NOT NULL AND (k.part < 4 OR k.has = k.claim)
+     CROSS JOIN cut
+     WHERE k.has IS NOT NULL AND (k.part = 3 OR k.has = k.claim OR k.oldest < coalesce(cut.n, k.oldest + 1)) -- it is looked at now for the last time
         OR k.judged >= k.place AND (k.has IS NOT NULL OR k.lane_due <= now())
     UNION ALL
     SELECT e.key, NULL, e.place FROM early AS e WHERE e.key NOT IN (SELECT key FROM woken)
-), cut AS MATERIALIZED ( -- the first of the oldest for which there was no room
-    SELECT min(c.oldest) AS n FROM chosen AS c WHERE c.part < 3 AND NOT c.claims
 )` + whatIsDue(dueLanes) + `,
        pg_current_snapshot()::text AS since,
        (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 1 AND k.n < coalesce(cut.n, k.n + 1) ORDER BY k.n DESC LIMIT 1) AS change,
@@ -535,7 +535,7 @@ func (a *Arrivals) look(ctx context.Context, on querier, answer []any, r ClaimRe
 	if a.behind {
 		fresh = r.Fresh
 	}
-	page := max(a.page, min(2*r.Room, arrivalPage), 1)
+	page := max(a.page, min(r.Room, arrivalPage), 1)
 	began, whole := time.Now(), false
 	floor, scopes, known := a.floor, a.scopes, []string(nil)
 	if whole = floor == "" || began.Sub(a.lowest) > max(floorEvery, floorShare*a.took); whole {

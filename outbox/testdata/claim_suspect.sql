@@ -45,7 +45,7 @@ SELECT ARRAY(SELECT key FROM claimed UNION ALL SELECT key FROM opened WHERE clai
                 CROSS JOIN LATERAL (
              SELECT l.ctid AS tid, l.due_at
                FROM outbox.lane AS l
-              WHERE l.sync = $1 AND l.scope = o.scope AND l.due_at >= '-infinity' AND l.due_at <= now()
+              WHERE l.sync = $1 AND l.scope = o.scope AND l.due_at >= '-infinity' AND l.due_at <= now() AND l.due_at < 'infinity'
                 AND l.crashes + (l.claim IS NOT NULL)::int < 2
                        ORDER BY l.due_at
                       OFFSET (SELECT count(*) FROM picked)

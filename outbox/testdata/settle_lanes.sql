@@ -12,8 +12,8 @@ WITH held AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT l.ctid AS lane, l.crashes, l.lost_claim, l.scope AS in_scope, CASE WHEN i.place > 0 THEN 0 ELSE l.judged END AS judged
              FROM outbox.lane AS l
-            WHERE i.was IS NULL AND l.sync = $1 AND l.key = i.key AND l.claim = i.claim
-               OR l.ctid = i.was AND l.sync = $1 AND l.key = i.key AND l.claim = i.claim
+            WHERE l.ctid = coalesce(i.was, (SELECT o.ctid FROM outbox.lane AS o WHERE o.sync = $1 AND o.key = i.key AND i.was IS NULL))
+              AND l.sync = $1 AND l.key = i.key AND l.claim = i.claim
               FOR UPDATE SKIP LOCKED) AS l
 ), first AS MATERIALIZED (
     SELECT g.*, f.tid, f.state, f.due_at, f.event_seq, f.touched
