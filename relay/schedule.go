@@ -68,7 +68,7 @@ const (
 func (s *schedule) capacity(now time.Time, l load) int {
 	if passed := now.Sub(s.at); passed > patience {
 		measured := float64(l.recorded-s.recorded) * float64(prefetchFor) / float64(passed)
-		s.ahead = max(measured, s.ahead*3/4) // results are recorded in bursts
+		s.ahead = max(measured, s.ahead*3/4) // it falls slowly, since results are recorded in bursts
 		s.at, s.recorded = now, l.recorded
 	}
 	ahead := min(int(s.ahead), maxPrefetch)

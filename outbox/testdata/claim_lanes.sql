@@ -55,7 +55,7 @@ RECURSIVE listed (name) AS (
               FROM outbox.delivery AS d
              WHERE d.sync = $1 AND d.changed_in >= $9::text::xid8
              ORDER BY d.changed_in DESC, d.event_seq DESC
-             LIMIT CASE WHEN $7::bigint < 0 THEN 0 ELSE least(4 * greatest($7::bigint, 4), $15::bigint) END) AS d
+             LIMIT CASE WHEN $7::bigint < 0 THEN 0 ELSE least(greatest(4 * $7::bigint, 200), $15::bigint) END) AS d
     UNION ALL
     SELECT 3, row_number() OVER (PARTITION BY x.xid), d.*
       FROM pg_snapshot_xip($8::text::pg_snapshot) AS x (xid)
