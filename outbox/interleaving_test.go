@@ -308,7 +308,7 @@ func TestTwoRelaysOpenEachLaneOnce(t *testing.T) {
 	if err != nil || len(first) != 10 {
 		t.Fatalf("claimed %v, %v", numbers(first), err)
 	}
-	claiming := blocked(d, "claim lanes", func() outbox.Claims {
+	claiming := blocked(d, "open lanes", func() outbox.Claims {
 		c, err := d.b.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 100, Lanes: 100, Lease: time.Minute}, d.known(d.b))
 		if err != nil {
 			t.Error(err)
@@ -341,7 +341,7 @@ func TestRelaysOpenLanesInOneOrder(t *testing.T) {
 	var claims []func() int
 	for _, s := range []*outbox.Store{d.a, d.b} {
 		known := d.known(s)
-		claims = append(claims, blocked(d, "claim lanes", func() int {
+		claims = append(claims, blocked(d, "open lanes", func() int {
 			c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 100, Lanes: 100, Lease: time.Minute}, known)
 			if err != nil {
 				t.Error(err)

@@ -16,6 +16,8 @@ var update = flag.Bool("update", false, "write the statements to testdata")
 func TestStatementsAreInTestdata(t *testing.T) {
 	for name, statement := range map[string]string{
 		"claim_lanes":                     claimLanes,
+		"open_lanes":                      openLanes,
+		"list_scopes":                     listScopes,
 		"claim_lanes_of_keys":             claimKeys,
 		"claim_suspect":                   claimSuspects,
 		"first_deliveries":                firstDeliveries,

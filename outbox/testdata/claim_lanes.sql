@@ -1,33 +1,22 @@
 -- lockstep: claim lanes
-WITH 
-RECURSIVE listed (name) AS (
-    (SELECT l.scope FROM outbox.lane AS l WHERE $18::text[] IS NULL AND l.sync = $1 AND l.due_at < 'infinity' ORDER BY l.scope LIMIT 1)
-    UNION ALL
-    SELECT (SELECT l.scope FROM outbox.lane AS l WHERE l.sync = $1 AND l.due_at < 'infinity' AND l.scope > s.name ORDER BY l.scope LIMIT 1)
-      FROM listed AS s
-     WHERE s.name IS NOT NULL
-), scope AS MATERIALIZED (
-    SELECT name FROM listed WHERE name IS NOT NULL
-    UNION ALL
-    SELECT * FROM unnest($18::text[])
-), held AS MATERIALIZED (
+WITH held AS MATERIALIZED (
     SELECT scope
       FROM outbox.hold
      WHERE sync = $1
        AND (kind NOT IN ('throttle', 'window') OR until > clock_timestamp())
        AND NOT ($2 AND kind IN ('auth', 'breaker'))
-), open AS MATERIALIZED (
-    SELECT s.name AS scope
-      FROM scope AS s
+), scope AS MATERIALIZED (
+    SELECT s.name
+      FROM unnest($7::text[]) AS s (name)
      WHERE s.name NOT IN (SELECT scope FROM held)
        AND '' NOT IN (SELECT scope FROM held)
 ), picked AS MATERIALIZED (
     SELECT l.tid
-      FROM open AS o
+      FROM scope AS s
      CROSS JOIN LATERAL (
              SELECT l.ctid AS tid, l.due_at
                FROM outbox.lane AS l
-              WHERE l.sync = $1 AND l.scope = o.scope AND l.due_at >= $17::text::timestamptz AND l.due_at <= now() AND l.due_at < 'infinity'
+              WHERE l.sync = $1 AND l.scope = s.name AND l.due_at >= $8::text::timestamptz AND l.due_at <= now() AND l.due_at < 'infinity'
                 AND l.crashes + (l.claim IS NOT NULL)::int < 2
               ORDER BY l.due_at
               LIMIT $6::bigint
@@ -42,132 +31,19 @@ RECURSIVE listed (name) AS (
       FROM picked AS p
      WHERE l.ctid = p.tid
     RETURNING l.key
-), looked AS MATERIALIZED (
-    SELECT 1 AS part, row_number() OVER (ORDER BY d.changed_in, d.event_seq) AS n, d.*
-      FROM (SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid AS claim
-              FROM outbox.delivery AS d
-             WHERE d.sync = $1 AND (d.changed_in, d.event_seq) > ($9::text::xid8, $10)
-             ORDER BY d.changed_in, d.event_seq
-             LIMIT CASE WHEN '' IN (SELECT scope FROM held) THEN 1 ELSE $11::bigint END) AS d
-    UNION ALL
-    SELECT 2, row_number() OVER (ORDER BY d.changed_in DESC, d.event_seq DESC), d.*
-      FROM (SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid
-              FROM outbox.delivery AS d
-             WHERE d.sync = $1 AND d.changed_in >= $9::text::xid8
-             ORDER BY d.changed_in DESC, d.event_seq DESC
-             LIMIT CASE WHEN $7::bigint < 0 THEN 0 ELSE least(greatest(4 * $7::bigint, 200), $15::bigint) END) AS d
-    UNION ALL
-    SELECT 3, row_number() OVER (PARTITION BY x.xid), d.*
-      FROM pg_snapshot_xip($8::text::pg_snapshot) AS x (xid)
-     CROSS JOIN LATERAL (
-           SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid
-             FROM outbox.delivery AS d
-            WHERE d.sync = $1 AND d.changed_in = x.xid
-            ORDER BY d.event_seq
-            LIMIT $15::bigint) AS d
-     WHERE pg_visible_in_snapshot(x.xid, pg_current_snapshot())
-    UNION ALL
-    SELECT 4, 0, u.key, u.place, NULL, now(), u.claim
-      FROM unnest($12::text[], $13::uuid[], $16::bigint[]) AS u (key, claim, place)
-), key AS MATERIALIZED ( -- each once, with what stands about it
-    SELECT k.*, l.tid, l.claim AS has, l.due_at AS lane_due, l.judged
-      FROM (SELECT k.key, max(k.part) AS part, min(k.event_seq) AS place, max(k.claim::text)::uuid AS claim,
-                   min(k.n) FILTER (WHERE k.part = 1) AS oldest, min(k.n) FILTER (WHERE k.part = 2) AS latest -- its first place among these
-              FROM looked AS k
-             WHERE k.due_at < 'infinity'
-             GROUP BY k.key) AS k
-      LEFT JOIN LATERAL (
-           SELECT l.ctid AS tid, l.claim, l.due_at, l.judged
-             FROM outbox.lane AS l
-            WHERE l.sync = $1 AND l.key = k.key
-            OFFSET 0) AS l ON true
-), missing AS MATERIALIZED (
-    SELECT k.key, k.part, k.oldest, row_number() OVER (PARTITION BY least(k.part, 3) ORDER BY CASE k.part WHEN 1 THEN k.oldest WHEN 2 THEN k.latest END) AS rank
-      FROM key AS k
-     WHERE k.tid IS NULL
-       AND (k.part < 4 OR EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = k.key AND d.due_at < 'infinity' OFFSET 0))
-), room AS MATERIALIZED ( -- what transactions left and the latest have their share before the oldest
-    SELECT c.n, least(c.late, c.n) AS late, greatest(0, least(c.latest, c.n - c.late, greatest($7::bigint, c.n - c.late - c.old))) AS latest
-      FROM (SELECT CASE WHEN EXISTS (SELECT FROM held WHERE scope = '') THEN 0 ELSE $14::bigint - (SELECT count(*) FROM picked) END AS n,
-                   count(*) FILTER (WHERE part > 2) AS late, count(*) FILTER (WHERE part = 2) AS latest, count(*) FILTER (WHERE part = 1) AS old
-              FROM missing) AS c
-), chosen AS MATERIALIZED (
-    SELECT m.key, m.part, m.oldest, m.rank <= CASE m.part WHEN 1 THEN r.n - r.late - r.latest WHEN 2 THEN r.latest ELSE r.n END AS claims
-      FROM missing AS m
-     CROSS JOIN room AS r
-), opened AS (
-    INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by)
-    SELECT $1, c.key, CASE WHEN c.claims THEN now() + $5::interval ELSE now() END, CASE WHEN c.claims THEN $3::uuid END, CASE WHEN c.claims THEN $4 END
-      FROM chosen AS c
-     WHERE c.claims OR c.part > 2
-     ORDER BY c.key
-    ON CONFLICT DO NOTHING
-    RETURNING key, claim
-), early AS MATERIALIZED ( -- lanes that wait, and need not
-    SELECT k.key, k.place, l.tid
-      FROM key AS k
-     CROSS JOIN LATERAL (
-           SELECT f.state, f.due_at
-             FROM outbox.delivery AS f
-            WHERE f.sync = $1 AND f.key = k.key
-            ORDER BY f.event_seq
-            LIMIT 1) AS f
-      LEFT JOIN LATERAL (
-           SELECT l.ctid AS tid
-             FROM outbox.lane AS l
-            WHERE l.ctid = k.tid AND l.claim IS NULL AND l.due_at > now() -- those that are due may just be claimed above
-              FOR UPDATE SKIP LOCKED) AS l ON true
-     WHERE k.has IS NULL AND k.lane_due > now()
-       AND (k.judged >= k.place
-            OR f.state <> 'failed' AND f.due_at < k.lane_due
-            OR f.state = 'failed' AND (SELECT s.on_failed = 'supersede' FROM outbox.sync AS s WHERE s.name = $1)
-               AND EXISTS (SELECT FROM outbox.delivery AS d
-                            WHERE d.sync = $1 AND d.key = k.key AND d.event_seq > k.judged AND d.state <> 'failed' AND d.due_at < 'infinity'))
-), woken AS (
-    UPDATE outbox.lane AS l
-       SET due_at = now(), judged = least(l.judged, e.place - 1)
-      FROM early AS e
-     WHERE l.ctid = e.tid
-    RETURNING l.key
-), cut AS MATERIALIZED ( -- the first of the oldest for which there was no room
-    SELECT min(c.oldest) AS n FROM chosen AS c WHERE c.part < 3 AND NOT c.claims
-), unsure AS (
-    SELECT k.key, k.has AS claim, k.place
-      FROM key AS k
-     CROSS JOIN cut
-     WHERE k.has IS NOT NULL AND (k.part = 3 OR k.has = k.claim OR k.oldest < coalesce(cut.n, k.oldest + 1)) -- it is looked at now for the last time
-        OR k.judged >= k.place AND (k.has IS NOT NULL OR k.lane_due <= now())
-    UNION ALL
-    SELECT e.key, NULL, e.place FROM early AS e WHERE e.key NOT IN (SELECT key FROM woken)
 )
-SELECT ARRAY(SELECT key FROM claimed UNION ALL SELECT key FROM opened WHERE claim IS NOT NULL) AS keys,
-       EXISTS (SELECT FROM open AS o
-                CROSS JOIN LATERAL (
-             SELECT l.ctid AS tid, l.due_at
-               FROM outbox.lane AS l
-              WHERE l.sync = $1 AND l.scope = o.scope AND l.due_at >= $17::text::timestamptz AND l.due_at <= now() AND l.due_at < 'infinity'
-                AND l.crashes + (l.claim IS NOT NULL)::int < 2
-                       ORDER BY l.due_at
-                      OFFSET (SELECT count(*) FROM picked)
-                       LIMIT 1) AS l) AS due,
+SELECT ARRAY(SELECT key FROM claimed) AS keys,
        EXISTS (SELECT FROM outbox.lane AS l
                 WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2) AS suspects,
        EXISTS (SELECT FROM held WHERE scope = '') AS held,
        (SELECT array_agg(DISTINCT scope) FROM held WHERE scope <> '') AS scopes,
-       pg_current_snapshot()::text AS since,
-       (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 1 AND k.n < coalesce(cut.n, k.n + 1) ORDER BY k.n DESC LIMIT 1) AS change,
-       (SELECT k.event_seq FROM looked AS k WHERE k.part = 1 AND k.n < coalesce(cut.n, k.n + 1) ORDER BY k.n DESC LIMIT 1) AS seq,
-       cut.n IS NOT NULL OR (SELECT count(*) FROM looked AS k WHERE k.part = 1) >= CASE WHEN '' IN (SELECT scope FROM held) THEN 1 ELSE $11::bigint END AS more,
-       cut.n IS NULL AS starved,
-       (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 3 AND k.n >= $15::bigint ORDER BY k.changed_in LIMIT 1) AS more_late,
-       u.keys, u.claims, u.places,
-       least(now() - $19::interval, (SELECT min(l.due_at)
-                                       FROM scope AS s
-                                      CROSS JOIN LATERAL (
-                                            SELECT l.due_at FROM outbox.lane AS l
-                                             WHERE l.sync = $1 AND l.scope = s.name AND l.due_at >= $17::text::timestamptz AND l.due_at < 'infinity'
-                                             ORDER BY l.due_at
-                                             LIMIT 1) AS l))::text AS floor,
-       ARRAY(SELECT name FROM scope UNION SELECT '') AS known
-  FROM cut
- CROSS JOIN (SELECT array_agg(key) AS keys, array_agg(claim) AS claims, array_agg(place) AS places FROM unsure) AS u;
+       EXISTS (SELECT FROM scope AS s
+                CROSS JOIN LATERAL (
+             SELECT l.ctid AS tid, l.due_at
+               FROM outbox.lane AS l
+              WHERE l.sync = $1 AND l.scope = s.name AND l.due_at >= $8::text::timestamptz AND l.due_at <= now() AND l.due_at < 'infinity'
+                AND l.crashes + (l.claim IS NOT NULL)::int < 2
+              ORDER BY l.due_at
+                      OFFSET (SELECT count(*) FROM picked)
+                       LIMIT 1) AS l) AS due,
+       set_config('lockstep.claimed', (SELECT count(*) FROM picked)::text, true);

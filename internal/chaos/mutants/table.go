@@ -67,13 +67,15 @@ var mutants = []mutant{
 	},
 	{
 		"a lease that never ends",
-		[]edit{{file: outbox, in: "lanesSince", old: `AND l.crashes + (l.claim IS NOT NULL)::int < 2`, new: `AND l.claim IS NULL`}},
+		[]edit{{file: outbox, in: "dueLanes", old: `AND l.crashes + (l.claim IS NOT NULL)::int < 2`, new: `AND l.claim IS NULL`}},
 		chaos, "TestFault01KilledBeforeSending/one_delivery",
 	},
 	{
 		"a lease that has always ended",
 		[]edit{
-			{file: claim, old: `now() + $5::interval`, new: `now() + 0 * $5::interval`, times: 3},
+			{file: outbox, in: "claimPicked", old: `now() + $5::interval`, new: `now() + 0 * $5::interval`},
+			{file: outbox, in: "claimKeys", old: `now() + $5::interval`, new: `now() + 0 * $5::interval`},
+			{file: outbox, in: "openLanes", old: `now() + $5::interval`, new: `now() + 0 * $5::interval`},
 		},
 		chaos, "TestFault01KilledBeforeSending/one_delivery",
 	},
@@ -89,7 +91,7 @@ var mutants = []mutant{
 	},
 	{
 		"keys that were found while their lane was claimed are forgotten",
-		[]edit{{file: outbox, in: "Arrivals.look", old: `a.unsure[key] = unsure{unsureClaims[i], unsurePlaces[i]}`, new: `_, _ = key, i`}},
+		[]edit{{file: outbox, in: "Arrivals.learn", old: `a.unsure[key] = unsure{found.unsure.claims[i], found.unsure.places[i]}`, new: `_, _ = key, i`}},
 		chaos, "TestFault17bEventWhileTheLaneIsClosed",
 	},
 	{
@@ -112,7 +114,7 @@ var mutants = []mutant{
 	},
 	{
 		"suspects are claimed with the others",
-		[]edit{{file: outbox, in: "lanesSince", old: `AND l.crashes + (l.claim IS NOT NULL)::int < 2`}},
+		[]edit{{file: outbox, in: "dueLanes", old: `AND l.crashes + (l.claim IS NOT NULL)::int < 2`}},
 		relay, "TestSuspectIsSentAloneAndStopsNobody",
 	},
 	{
@@ -127,7 +129,7 @@ var mutants = []mutant{
 	},
 	{
 		"lanes are opened claimed during a hold",
-		[]edit{{file: outbox, in: "openLanes", old: `EXISTS (SELECT FROM held WHERE scope = '') THEN 0`, new: `false THEN 0`}},
+		[]edit{{file: outbox, in: "openLanes", old: `EXISTS (SELECT FROM held) THEN 0`, new: `false THEN 0`}},
 		chaos, "TestFault17PauseClaimsNothing",
 	},
 	{
@@ -143,9 +145,9 @@ var mutants = []mutant{
 	{
 		"one death that makes a suspect",
 		[]edit{
-			{file: outbox, in: "lanesSince", old: `(l.claim IS NOT NULL)::int < 2`, new: `(l.claim IS NOT NULL)::int < 1`},
-			{file: outbox, in: "claimSuspect", old: `AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2`, new: `AND l.crashes + (l.claim IS NOT NULL)::int >= 1`},
-			{file: outbox, in: "whatIsDue", old: `AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2`, new: `AND l.crashes + (l.claim IS NOT NULL)::int >= 1`},
+			{file: outbox, in: "dueLanes", old: `(l.claim IS NOT NULL)::int < 2`, new: `(l.claim IS NOT NULL)::int < 1`},
+			{file: outbox, in: "claimSuspects", old: `AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2`, new: `AND l.crashes + (l.claim IS NOT NULL)::int >= 1`},
+			{file: outbox, in: "claimAnswerRest", old: `AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2`, new: `AND l.crashes + (l.claim IS NOT NULL)::int >= 1`},
 		},
 		relay, "TestDeliveriesOfOneDeadRelayGoTogether",
 	},
@@ -231,7 +233,7 @@ var mutants = []mutant{
 	},
 	{
 		"crashes that are not counted",
-		[]edit{{file: outbox, in: "claimEnd", old: `crashes = l.crashes + (l.claim IS NOT NULL)::int`, new: `crashes = l.crashes`}},
+		[]edit{{file: outbox, in: "claimPicked", old: `crashes = l.crashes + (l.claim IS NOT NULL)::int`, new: `crashes = l.crashes`}},
 		chaos, "TestFault06EventThatKillsRelays",
 	},
 	{

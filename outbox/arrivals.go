@@ -1,0 +1,354 @@
+package outbox
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Arrivals is what one relay knows of a sync's new deliveries: a snapshot of the
+// database, up to which it has looked at all of them. Each delivery has the number of
+// the transaction that made it ready to be sent (delivery.changed_in). What became
+// visible since a snapshot are the transactions that began after it, and those
+// that it lists as running and that have ended since. Both are found by an index,
+// in whatever order they committed, and nobody waits for anybody.
+//
+// The zero value is the beginning: all open deliveries. It is not safe for
+// concurrent use.
+type Arrivals struct {
+	since  string    // pg_snapshot: what it shows was looked at, but for what lies behind the place
+	change string    // the place: a transaction
+	seq    int64     // and the last delivery of it that was looked at
+	behind bool      // there was more behind the place than could be looked at
+	page   int       // deliveries to read there, where those before brought few keys without a lane
+	resets int64     // of the store: after a failover the numbers may mean something else
+	began  time.Time // when everything was looked at from the beginning last
+
+	// Keys to look at again, with the claim that somebody had on the lane when a
+	// delivery was found. Who has it may close the lane without having seen that
+	// delivery; then it is opened once more. When the claim is another one, or
+	// none, whoever closes the lane has seen it.
+	unsure map[string]unsure
+	looked time.Time // when those were looked at last
+
+	// Lanes are looked at from the time at which the first of them became due, and
+	// now and then from the beginning.
+	floor  string
+	scopes []string
+	listed time.Time     // when that was last
+	took   time.Duration // and for how long
+}
+
+// unsure is what is known of a key that is looked at again: the claim on its lane, and
+// the earliest delivery that was found.
+type unsure struct {
+	claim pgtype.UUID
+	place int64
+}
+
+const (
+	floorEvery  = time.Second           // least pause between looks at lanes from the beginning
+	floorShare  = 20                    // and so many times as long as such a look takes
+	floorBehind = 2 * time.Second       // how long a transaction may take that makes a lane due
+	unsureEvery = 50 * time.Millisecond // pause between looks at keys whose lane was claimed
+	arrivalPage = 1000                  // most deliveries that one look reads of each kind
+	againEvery  = 10 * time.Minute      // pause between looks at everything, which find nothing
+	leastPage   = 25                    // least that it reads once a look has brought too few
+)
+
+// openLanes looks at deliveries that have become ready, and opens lanes for keys that
+// have none. As far as there is room they are opened claimed. A delivery that waits
+// for a backfill is none of them: it becomes ready when that is complete.
+//
+// First come those behind the place ($9, $10), the oldest first; then, where there
+// are more of them than can be looked at, a share of the latest ($7); then those of
+// transactions that ran at the time of the snapshot ($8) and have ended since; then
+// keys of which the relay was not sure ($12, $13). What was not opened for lack of room
+// stays behind the place.
+//
+// A lane that is there, and waits for a later time or because its first delivery has
+// failed, becomes due when a delivery came in front of that one, or when one came that may
+// supersede it. A lane that is claimed is looked at again, see
+// [Arrivals].
+const openLanes = `-- lockstep: open lanes` + `
+WITH held AS MATERIALIZED (
+    SELECT scope` + holdsInForce + `
+       AND scope = ''
+), looked AS MATERIALIZED (
+    SELECT 1 AS part, row_number() OVER (ORDER BY d.changed_in, d.event_seq) AS n, d.*
+      FROM (SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid AS claim
+              FROM outbox.delivery AS d
+             WHERE d.sync = $1 AND (d.changed_in, d.event_seq) > ($9::text::xid8, $10)
+             ORDER BY d.changed_in, d.event_seq
+             LIMIT CASE WHEN EXISTS (SELECT FROM held) THEN 1 ELSE $11::bigint END) AS d
+    UNION ALL
+    SELECT 2, row_number() OVER (ORDER BY d.changed_in DESC, d.event_seq DESC), d.*
+      FROM (SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid
+              FROM outbox.delivery AS d
+             WHERE d.sync = $1 AND d.changed_in >= $9::text::xid8
+             ORDER BY d.changed_in DESC, d.event_seq DESC
+             LIMIT CASE WHEN $7::bigint < 0 THEN 0 ELSE least(greatest(4 * $7::bigint, 200), $15::bigint) END) AS d
+    UNION ALL
+    SELECT 3, row_number() OVER (PARTITION BY x.xid), d.*
+      FROM pg_snapshot_xip($8::text::pg_snapshot) AS x (xid)
+     CROSS JOIN LATERAL (
+           SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid
+             FROM outbox.delivery AS d
+            WHERE d.sync = $1 AND d.changed_in = x.xid
+            ORDER BY d.event_seq
+            LIMIT $15::bigint) AS d
+     WHERE pg_visible_in_snapshot(x.xid, pg_current_snapshot())
+    UNION ALL
+    SELECT 4, 0, u.key, u.place, NULL, now(), u.claim
+      FROM unnest($12::text[], $13::uuid[], $14::bigint[]) AS u (key, claim, place)
+), key AS MATERIALIZED ( -- each once, with what stands about it
+    SELECT k.*, l.tid, l.claim AS has, l.due_at AS lane_due, l.judged
+      FROM (SELECT k.key, max(k.part) AS part, min(k.event_seq) AS place, max(k.claim::text)::uuid AS claim,
+                   min(k.n) FILTER (WHERE k.part = 1) AS oldest, min(k.n) FILTER (WHERE k.part = 2) AS latest -- its first place among these
+              FROM looked AS k
+             WHERE k.due_at < 'infinity'
+             GROUP BY k.key) AS k
+      LEFT JOIN LATERAL (
+           SELECT l.ctid AS tid, l.claim, l.due_at, l.judged
+             FROM outbox.lane AS l
+            WHERE l.sync = $1 AND l.key = k.key
+            OFFSET 0) AS l ON true
+), missing AS MATERIALIZED (
+    SELECT k.key, k.part, k.oldest, row_number() OVER (PARTITION BY least(k.part, 3) ORDER BY CASE k.part WHEN 1 THEN k.oldest WHEN 2 THEN k.latest END) AS rank
+      FROM key AS k
+     WHERE k.tid IS NULL
+       AND (k.part < 4 OR EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = k.key AND d.due_at < 'infinity' OFFSET 0))
+), room AS MATERIALIZED ( -- what transactions left and the latest have their share before the oldest
+    SELECT c.n, least(c.late, c.n) AS late, greatest(0, least(c.latest, c.n - c.late, greatest($7::bigint, c.n - c.late - c.old))) AS latest
+      FROM (SELECT CASE WHEN EXISTS (SELECT FROM held) THEN 0 ELSE $6::bigint - current_setting('lockstep.claimed')::bigint END AS n,
+                   count(*) FILTER (WHERE part > 2) AS late, count(*) FILTER (WHERE part = 2) AS latest, count(*) FILTER (WHERE part = 1) AS old
+              FROM missing) AS c
+), chosen AS MATERIALIZED (
+    SELECT m.key, m.part, m.oldest, m.rank <= CASE m.part WHEN 1 THEN r.n - r.late - r.latest WHEN 2 THEN r.latest ELSE r.n END AS claims
+      FROM missing AS m
+     CROSS JOIN room AS r
+), opened AS (
+    INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by)
+    SELECT $1, c.key, CASE WHEN c.claims THEN now() + $5::interval ELSE now() END, CASE WHEN c.claims THEN $3::uuid END, CASE WHEN c.claims THEN $4 END
+      FROM chosen AS c
+     WHERE c.claims OR c.part > 2
+     ORDER BY c.key
+    ON CONFLICT DO NOTHING
+    RETURNING key, claim
+), early AS MATERIALIZED ( -- lanes that wait, and need not
+    SELECT k.key, k.place, l.tid
+      FROM key AS k
+     CROSS JOIN LATERAL (
+           SELECT f.state, f.due_at
+             FROM outbox.delivery AS f
+            WHERE f.sync = $1 AND f.key = k.key
+            ORDER BY f.event_seq
+            LIMIT 1) AS f
+      LEFT JOIN LATERAL (
+           SELECT l.ctid AS tid
+             FROM outbox.lane AS l
+            WHERE l.ctid = k.tid AND l.claim IS NULL AND l.due_at > now() -- whoever claims one that is due sees what came in front
+              FOR UPDATE SKIP LOCKED) AS l ON true
+     WHERE k.has IS NULL AND k.lane_due > now()
+       AND (k.judged >= k.place
+            OR f.state <> 'failed' AND f.due_at < k.lane_due
+            OR f.state = 'failed' AND (SELECT s.on_failed = 'supersede' FROM outbox.sync AS s WHERE s.name = $1)
+               AND EXISTS (SELECT FROM outbox.delivery AS d
+                            WHERE d.sync = $1 AND d.key = k.key AND d.event_seq > k.judged AND d.state <> 'failed' AND d.due_at < 'infinity'))
+), woken AS (
+    UPDATE outbox.lane AS l
+       SET due_at = now(), judged = least(l.judged, e.place - 1)
+      FROM early AS e
+     WHERE l.ctid = e.tid
+    RETURNING l.key
+), cut AS MATERIALIZED ( -- the first of the oldest for which there was no room
+    SELECT min(c.oldest) AS n FROM chosen AS c WHERE c.part < 3 AND NOT c.claims
+), unsure AS (
+    SELECT k.key, k.has AS claim, k.place
+      FROM key AS k
+     CROSS JOIN cut
+     WHERE k.has <> $3::uuid -- what is visible here is visible to whoever closes a lane that was just claimed
+       AND (k.part = 3 OR k.has = k.claim OR k.oldest < coalesce(cut.n, k.oldest + 1)) -- it is looked at for the last time
+        OR k.judged >= k.place AND (k.has IS NOT NULL OR k.lane_due <= now())
+    UNION ALL
+    SELECT e.key, NULL, e.place FROM early AS e WHERE e.key NOT IN (SELECT key FROM woken)
+)
+SELECT ARRAY(SELECT key FROM opened WHERE claim IS NOT NULL) AS keys,
+       pg_current_snapshot()::text AS since,
+       (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 1 AND k.n < coalesce(cut.n, k.n + 1) ORDER BY k.n DESC LIMIT 1) AS change,
+       (SELECT k.event_seq FROM looked AS k WHERE k.part = 1 AND k.n < coalesce(cut.n, k.n + 1) ORDER BY k.n DESC LIMIT 1) AS seq,
+       cut.n IS NOT NULL OR (SELECT count(*) FROM looked AS k WHERE k.part = 1) >= CASE WHEN EXISTS (SELECT FROM held) THEN 1 ELSE $11::bigint END AS more,
+       cut.n IS NULL AS starved,
+       (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 3 AND k.n >= $15::bigint ORDER BY k.changed_in LIMIT 1) AS more_late,
+       u.keys, u.claims, u.places
+  FROM cut
+ CROSS JOIN (SELECT array_agg(key) AS keys, array_agg(claim) AS claims, array_agg(place) AS places FROM unsure) AS u`
+
+// listScopes lists the scopes of a sync's lanes, one after the other by the index, and
+// says since when one of them may be due. Lanes of transactions that are not over yet,
+// which nobody sees, become due later than $2 ago.
+const listScopes = `-- lockstep: list scopes` + `
+WITH RECURSIVE listed (name) AS (
+    (SELECT l.scope FROM outbox.lane AS l WHERE l.sync = $1 AND l.due_at < 'infinity' ORDER BY l.scope LIMIT 1)
+    UNION ALL
+    SELECT (SELECT l.scope FROM outbox.lane AS l WHERE l.sync = $1 AND l.due_at < 'infinity' AND l.scope > s.name ORDER BY l.scope LIMIT 1)
+      FROM listed AS s
+     WHERE s.name IS NOT NULL
+), scope AS MATERIALIZED (
+    SELECT name FROM listed WHERE name IS NOT NULL
+)
+SELECT ARRAY(SELECT name FROM scope UNION SELECT '') AS scopes,
+       least(now() - $2::interval, (SELECT min(l.due_at)
+                                      FROM scope AS s
+                                     CROSS JOIN LATERAL (
+                                           SELECT l.due_at FROM outbox.lane AS l
+                                            WHERE l.sync = $1 AND l.scope = s.name AND l.due_at < 'infinity'
+                                            ORDER BY l.due_at
+                                            LIMIT 1) AS l))::text AS floor`
+
+// prepare has a look begin anew where what is known is of another server or of none.
+func (s *Store) prepare(ctx context.Context, sync string, a *Arrivals) error {
+	if resets := s.resets.Load(); a.resets != resets {
+		*a = Arrivals{resets: resets}
+	}
+	if a.change == "" {
+		if err := s.repairChanges(ctx, sync); err != nil {
+			return err
+		}
+		a.change, a.behind, a.began = "0", true, time.Now()
+	}
+	return nil
+}
+
+// database is a pool or a transaction.
+type database interface {
+	querier
+	sender
+}
+
+// look claims lanes that are due, then opens new ones as far as there is room, in one
+// round trip and one transaction. It returns the keys of those that were claimed; if it
+// fails there are none, and nothing was learnt.
+func (a *Arrivals) look(ctx context.Context, on database, r ClaimRequest, token uuid.UUID, relay string, c *Claims, held *bool) ([]string, error) {
+	if a.floor == "" || time.Since(a.listed) > max(floorEvery, floorShare*a.took) {
+		began := time.Now()
+		if err := on.QueryRow(ctx, listScopes, r.Sync, floorBehind).Scan(&a.scopes, &a.floor); err != nil {
+			return nil, err
+		}
+		a.listed, a.took = began, time.Since(began)
+	}
+	fresh := -1
+	if a.behind {
+		fresh = r.Fresh
+	}
+	page := max(a.page, min(r.Room, arrivalPage), 1)
+	again := a.again()
+	var keys []string
+	var found arrived
+	batch := &pgx.Batch{}
+	batch.Queue(claimLanes, r.Sync, r.Probe, token, relay, r.Lease, min(r.Lanes, r.Room), a.scopes, a.floor).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&keys, &c.Suspects, held, &c.Held, &c.Due, nil) })
+	batch.Queue(openLanes, r.Sync, r.Probe, token, relay, r.Lease, r.Room, fresh,
+		nullable(a.since), a.change, a.seq, page, again.keys, again.claims, again.places, arrivalPage).
+		QueryRow(found.scan)
+	if err := on.SendBatch(ctx, batch).Close(); err != nil {
+		return nil, err
+	}
+	if len(again.keys) > 0 {
+		a.looked = time.Now()
+		for _, key := range again.keys {
+			delete(a.unsure, key)
+		}
+	}
+	if a.page = 0; found.more && found.starved && r.Room > 0 {
+		a.page = min(4*max(page, leastPage), arrivalPage)
+	}
+	a.learn(found)
+	return append(keys, found.keys...), nil
+}
+
+// unsureKeys are arguments of openLanes, and a part of its answer.
+type unsureKeys struct {
+	keys   []string
+	claims []pgtype.UUID
+	places []int64
+}
+
+// again are the keys to be looked at again now.
+func (a *Arrivals) again() (u unsureKeys) {
+	if time.Since(a.looked) < unsureEvery {
+		return u
+	}
+	for key, about := range a.unsure {
+		if len(u.keys) == arrivalPage {
+			break
+		}
+		u.keys, u.claims, u.places = append(u.keys, key), append(u.claims, about.claim), append(u.places, about.place)
+	}
+	return u
+}
+
+// arrived is the answer of openLanes.
+type arrived struct {
+	keys     []string    // of lanes that were opened claimed
+	since    string      // the snapshot
+	change   pgtype.Text // the last delivery behind the place for which there was room
+	seq      pgtype.Int8
+	more     bool        // there are more
+	starved  bool        // there was room for more than were found
+	moreLate pgtype.Text // a transaction of the snapshot before that was too large for one look
+	unsure   unsureKeys
+}
+
+func (f *arrived) scan(row pgx.Row) error {
+	return row.Scan(&f.keys, &f.since, &f.change, &f.seq, &f.more, &f.starved, &f.moreLate, &f.unsure.keys, &f.unsure.claims, &f.unsure.places)
+}
+
+// learn goes on to the place up to which everything was looked at.
+func (a *Arrivals) learn(found arrived) {
+	if a.unsure == nil {
+		a.unsure = map[string]unsure{}
+	}
+	for i, key := range found.unsure.keys {
+		a.unsure[key] = unsure{found.unsure.claims[i], found.unsure.places[i]}
+	}
+	a.since, a.behind = found.since, found.more
+	switch {
+	case !found.more && time.Since(a.began) > againEvery: // should anything have been overlooked
+		a.behind, a.change, a.seq, a.began = true, "0", 0, time.Now()
+	case !found.more: // what is visible was looked at
+		a.change, a.seq = strings.Split(found.since, ":")[1], -1
+	case found.change.Valid:
+		a.change, a.seq = found.change.String, found.seq.Int64
+	}
+	if found.moreLate.Valid && before(found.moreLate.String, a.change) { // a large transaction ended late: back to it
+		a.behind, a.change, a.seq = true, found.moreLate.String, -1
+	}
+}
+
+// before compares the numbers of transactions.
+func before(a, b string) bool { return len(a) < len(b) || len(a) == len(b) && a < b }
+
+// repairChanges gives deliveries whose number is none of this cluster's, since they were
+// restored from another one's backup, the number of a transaction of now.
+func (s *Store) repairChanges(ctx context.Context, sync string) error {
+	const statement = `-- lockstep: repair changes
+UPDATE outbox.delivery AS d
+   SET changed_in = pg_current_xact_id()
+  FROM (SELECT o.ctid AS tid
+          FROM outbox.delivery AS o
+         WHERE o.sync = $1 AND o.changed_in >= pg_snapshot_xmax(pg_current_snapshot())
+         LIMIT 10000
+           FOR NO KEY UPDATE SKIP LOCKED) AS o
+ WHERE d.ctid = o.tid`
+	for {
+		tag, err := s.pool.Exec(ctx, statement, sync)
+		if err != nil || tag.RowsAffected() < 10000 {
+			return err
+		}
+	}
+}
