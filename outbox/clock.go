@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -29,10 +30,9 @@ func (s *Store) ClockOffset(ctx context.Context) (ahead, within time.Duration, e
 
 // repairTimes makes due what waits only because the database's clock was set back:
 // deliveries that were created in the future, or that are pending and not due, and
-// lanes whose first delivery is due. A delivery in retry that was put off before the
-// clock was set back waits for its time, since nobody knows for how long it was
-// put off. A claimed lane waits for the end of its lease.
-const repairTimes = `-- lockstep: repair times
+// lanes whose first delivery is due, or whose last attempt is logged as of the future.
+// A claimed lane waits for the end of its lease.
+var repairTimes = `-- lockstep: repair times
 WITH page AS MATERIALIZED (
     SELECT l.ctid AS tid, l.key, l.claim IS NULL AND l.due_at > clock_timestamp() + interval '1 minute' AND l.due_at < 'infinity' AS waits
       FROM outbox.lane AS l
@@ -43,7 +43,7 @@ WITH page AS MATERIALIZED (
     SELECT p.key, l.tid
       FROM page AS p
      CROSS JOIN LATERAL (
-           SELECT f.state, f.due_at, f.created_at
+           SELECT f.*
              FROM outbox.delivery AS f
             WHERE f.sync = $1 AND f.key = p.key
             ORDER BY f.event_seq
@@ -55,7 +55,7 @@ WITH page AS MATERIALIZED (
               FOR UPDATE SKIP LOCKED) AS l
      WHERE p.waits
        AND (f.due_at <= clock_timestamp()
-            OR CASE f.state WHEN 'pending' THEN f.due_at ELSE f.created_at END > clock_timestamp() + interval '1 minute')
+            OR ` + ahead("f") + `)
 ), delivery AS (
     UPDATE outbox.delivery AS d
        SET due_at = least(d.due_at, clock_timestamp()), created_at = least(d.created_at, clock_timestamp())
@@ -65,7 +65,7 @@ WITH page AS MATERIALIZED (
                    SELECT o.ctid AS tid
                      FROM outbox.delivery AS o
                     WHERE o.sync = $1 AND o.key = l.key AND o.state <> 'failed' AND o.due_at < 'infinity'
-                      AND CASE o.state WHEN 'pending' THEN o.due_at ELSE o.created_at END > clock_timestamp() + interval '1 minute'
+                      AND ` + ahead("o") + `
                     LIMIT $3
                       FOR NO KEY UPDATE SKIP LOCKED) AS o) AS o
      WHERE d.ctid = o.tid
@@ -76,6 +76,15 @@ WITH page AS MATERIALIZED (
      WHERE l.ctid = o.tid
 )
 SELECT max(key) FROM page HAVING count(*) = $3`
+
+// ahead is whether a delivery was created, became due or was tried last at a time that
+// is to come.
+func ahead(d string) string {
+	return strings.ReplaceAll(`CASE d.state
+                      WHEN 'pending' THEN d.due_at
+                      ELSE greatest(d.created_at, (SELECT g.at FROM outbox.delivery_log AS g WHERE g.event_id = d.event_id AND g.sync = d.sync ORDER BY g.id DESC LIMIT 1))
+                      END > clock_timestamp() + interval '1 minute'`, "d.", d+".")
+}
 
 // RepairTimes looks at up to page lanes of a sync, from the key after the given
 // one on, and makes due what waits only because the database's clock was set back. It

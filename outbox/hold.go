@@ -41,7 +41,8 @@ SELECT name, $2::text, clock_timestamp() + $3::interval, CASE WHEN $2::text = 'a
   FROM outbox.sync
  WHERE name = $1
 ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE
-   SET until = greatest(h.until, excluded.until), reason = excluded.reason, by = excluded.by
+   SET until = greatest(h.until, excluded.until), reason = excluded.reason, by = excluded.by,
+       since = CASE WHEN h.kind IN ('throttle', 'window') AND h.until <= clock_timestamp() THEN excluded.since ELSE h.since END -- it had ended
  WHERE h.until IS NOT NULL`
 	_, err := s.pool.Exec(ctx, statement, sync, kind, d, reason, s.relay)
 	return s.judge(ctx, err)

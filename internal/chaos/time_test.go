@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hms-mkt/lockstep/internal/courtsim"
+
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
@@ -96,17 +98,25 @@ func TestFault22DatabaseClockBehind(t *testing.T) {
 func TestFault22DatabaseClockJumps(t *testing.T) {
 	scenario(t, func(r *run) {
 		w, c := newServerClock(r, 0)
-		w.court().faults(r, unreliable()...)
-		spec := relaySpec{Syncs: []syncSpec{{Name: theSync}}}
+		refuses := courtsim.Fault{Match: courtsim.Match{Key: "H-refused"}, Do: courtsim.Action{Status: 500}}
+		w.court().faults(r, append(unreliable(), refuses)...)
+		spec := relaySpec{Syncs: []syncSpec{{Name: theSync, Attempts: 20}}}
 		w.start(spec)
 		w.start(spec)
 		w.registered()
 		step := int64(of(120, 2000))
 		l := w.begin(loadSpec{writers: 6, keys: 60, rate: 400})
 		l.reaches(step)
+		w.book("H-refused")
 		c.set(time.Hour) // every lease has ended now
 		l.reaches(2 * step)
+		// Its next attempt is put off by the clock that is an hour ahead.
+		w.until("it is tried again", `SELECT EXISTS (SELECT FROM outbox.delivery WHERE key = 'H-refused' AND due_at > created_at + interval '30 minutes')`)
+		w.exec(`SELECT outbox.pause($1, 'the clock is being set')`, theSync)
+		w.until("nothing is under way", `SELECT NOT EXISTS (SELECT FROM outbox.lane WHERE claim IS NOT NULL)`)
+		w.court().faults(r, unreliable()...)
 		c.set(0)
+		w.exec(`SELECT outbox.resume($1)`, theSync)
 		l.reaches(3 * step)
 		l.stop()
 		w.drain(expected{})
