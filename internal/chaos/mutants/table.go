@@ -105,7 +105,7 @@ var mutants = []mutant{
 			{file: outbox, in: "settleLanes", old: `WHERE l.ctid = f.lane AND f.tid IS NULL`, new: `WHERE l.ctid = f.lane AND (f.tid IS NULL OR NOT f.may)`},
 			{file: outbox, in: "settleLanes", old: `f.tid IS NOT NULL AND f.lane NOT IN`, new: `f.may AND f.tid IS NOT NULL AND f.lane NOT IN`},
 		},
-		chaos, "TestFault07RelaysKilledAtRandom",
+		outbox, "TestAFinishedKeyLeavesNoLane",
 	},
 	{
 		"a lane that is given back is never due",
