@@ -34,6 +34,17 @@ type Reader interface {
 	Read(ctx context.Context, msg Message) (Standing, Ref, error)
 }
 
+// Addresser is implemented by adapters whose requests may go to different hosts.
+// The relay keeps the hosts apart: one that is down does not stop the others.
+type Addresser interface {
+	// Destination returns the function that names the host a message's request goes
+	// to, with its port if the URL has one. That is empty where the operator wrote
+	// the host, or where the message cannot be sent. Destination returns nil if the
+	// operator wrote all hosts. The function is safe for concurrent use, and sends
+	// nothing.
+	Destination() func(Message) string
+}
+
 // Standing is how the receiver's copy stands to a message.
 type Standing int
 
@@ -93,8 +104,8 @@ const (
 	ClassDuplicate Class = "duplicate" // finished: the receiver already had it
 	ClassAccepted  Class = "accepted"  // finished: the receiver processes it later
 	ClassTransient Class = "transient" // retried with backoff
-	ClassThrottled Class = "throttled" // the whole sync waits; no budget is used
-	ClassAuth      Class = "auth"      // tried again with new credentials; then the sync is held, or the row fails if it alone is refused
+	ClassThrottled Class = "throttled" // the destination waits; no budget is used
+	ClassAuth      Class = "auth"      // tried again with new credentials; then the destination is held, or the row fails if it alone is refused
 	ClassForbidden Class = "forbidden" // the same, but the credentials were understood
 	ClassPermanent Class = "permanent" // failed at once
 	ClassConflict  Class = "conflict"  // read back where possible, else permanent

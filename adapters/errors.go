@@ -31,8 +31,30 @@ func Classify(class Class, err error) error { return classify(class, err, 0) }
 // RetryAfter marks a transient error of which the receiver said when to try again.
 func RetryAfter(err error, d time.Duration) error { return classify(ClassTransient, err, d) }
 
-// Throttled says that the receiver wants the whole sync to wait for d;
-// 0 leaves the delay to the backoff.
+// common marks an error that is about all destinations.
+type common struct{ error }
+
+func (e common) Unwrap() error { return e.error }
+
+// Common says that err is about all destinations of the adapter alike, such as an
+// error of the token endpoint: the relay holds the whole sync for it, and not the
+// destination of the message. nil stays nil, and the class stays as it is.
+func Common(err error) error {
+	if err == nil {
+		return nil
+	}
+	return common{err}
+}
+
+// IsCommon reports whether err was marked by [Common].
+func IsCommon(err error) bool {
+	_, ok := errors.AsType[common](err)
+	return ok
+}
+
+// Throttled says that the receiver wants the destination of the message to wait for
+// d, which is the whole sync where that has one destination. 0 leaves the delay to
+// the backoff.
 func Throttled(err error, d time.Duration) error { return classify(ClassThrottled, err, d) }
 
 // Auth says that the credentials were refused. An adapter that caches a token

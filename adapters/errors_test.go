@@ -87,3 +87,13 @@ func TestFieldsKeepDigits(t *testing.T) {
 		}
 	}
 }
+
+func TestCommonKeepsTheClass(t *testing.T) {
+	err := fmt.Errorf("deliver: %w", adapters.Common(adapters.Throttled(errors.New("quiet"), time.Minute)))
+	if !adapters.IsCommon(err) || adapters.ClassOf(err) != adapters.ClassThrottled || adapters.RetryDelay(err) != time.Minute {
+		t.Errorf("common %t, class %s, delay %s", adapters.IsCommon(err), adapters.ClassOf(err), adapters.RetryDelay(err))
+	}
+	if adapters.Common(nil) != nil || adapters.IsCommon(adapters.Auth(errors.New("x"))) {
+		t.Error("what is not common counts as such")
+	}
+}

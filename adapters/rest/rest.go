@@ -28,6 +28,7 @@ var (
 	_ adapters.Adapter   = (*Adapter)(nil)
 	_ adapters.Previewer = (*Adapter)(nil)
 	_ adapters.FieldUser = (*Adapter)(nil)
+	_ adapters.Addresser = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -69,6 +70,11 @@ func (a *Adapter) Fields() []string {
 		names = append(names, u.Fields()...)
 	}
 	return names
+}
+
+// Destination implements [adapters.Addresser].
+func (a *Adapter) Destination() func(adapters.Message) string {
+	return a.endpoint.Destination(a.urls(), func(msg adapters.Message) *endpoint.URL { return a.routes.Find(msg.Type).url })
 }
 
 func (a *Adapter) urls() []*endpoint.URL {

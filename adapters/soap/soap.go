@@ -30,6 +30,7 @@ var (
 	_ adapters.Adapter   = (*Adapter)(nil)
 	_ adapters.Previewer = (*Adapter)(nil)
 	_ adapters.FieldUser = (*Adapter)(nil)
+	_ adapters.Addresser = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -94,6 +95,11 @@ func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTime
 
 // Close closes idle connections. Deliveries under way are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }
+
+// Destination implements [adapters.Addresser].
+func (a *Adapter) Destination() func(adapters.Message) string {
+	return a.endpoint.Destination(a.urls(), func(msg adapters.Message) *endpoint.URL { return a.operations.Find(msg.Type).url })
+}
 
 // Fields implements [adapters.FieldUser].
 func (a *Adapter) Fields() []string {

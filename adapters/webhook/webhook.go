@@ -43,6 +43,7 @@ var (
 	_ adapters.Adapter   = (*Adapter)(nil)
 	_ adapters.Previewer = (*Adapter)(nil)
 	_ adapters.FieldUser = (*Adapter)(nil)
+	_ adapters.Addresser = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -95,6 +96,11 @@ func (a *Adapter) Close() error { return a.endpoint.Close() }
 
 // Fields implements [adapters.FieldUser].
 func (a *Adapter) Fields() []string { return append(a.endpoint.Fields(), a.url.Fields()...) }
+
+// Destination implements [adapters.Addresser].
+func (a *Adapter) Destination() func(adapters.Message) string {
+	return a.endpoint.Destination([]*endpoint.URL{a.url}, func(adapters.Message) *endpoint.URL { return a.url })
+}
 
 // Deliver implements [adapters.Adapter]. A 2xx counts as delivered whatever its
 // body holds, and [adapters.Receipt.Ref] is never set.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -86,6 +87,15 @@ func New(o Options) (*Endpoint, error) {
 // AttemptTimeout is the longest time that Deliver can take.
 func (e *Endpoint) AttemptTimeout() time.Duration { return e.longest }
 
+// Destination returns what [adapters.Addresser] wants of an adapter whose requests
+// go to one of urls; find says to which.
+func (e *Endpoint) Destination(urls []*URL, find func(adapters.Message) *URL) func(adapters.Message) string {
+	if !slices.ContainsFunc(urls, func(u *URL) bool { return u != nil && u.FromData() }) {
+		return nil
+	}
+	return func(msg adapters.Message) string { return find(msg).Destination(msg, e.hosts) }
+}
+
 // Fields are the mapped fields that the configured headers ask for.
 func (e *Endpoint) Fields() []string {
 	var names []string
@@ -134,7 +144,7 @@ func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, h http
 func (e *Endpoint) Deliver(ctx context.Context, to *URL, r exchange.Request, judge func(exchange.Answer) (adapters.Receipt, error)) (adapters.Receipt, error) {
 	refused, err := e.authorize(ctx, r.Header)
 	if err != nil {
-		return adapters.Receipt{}, err
+		return adapters.Receipt{}, adapters.Common(err)
 	}
 	client := e.client
 	if to.FromData() {

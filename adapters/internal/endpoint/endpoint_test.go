@@ -265,6 +265,24 @@ func TestAttemptTimeoutCoversTheToken(t *testing.T) {
 	}
 }
 
+// A token that cannot be had is trouble of all destinations; an answer of the receiver
+// is not.
+func TestTroubleWithTheTokenIsCommon(t *testing.T) {
+	receiver, login := newCourt(t), newCourt(t)
+	login.status = http.StatusUnauthorized
+	receiver.status = http.StatusServiceUnavailable
+	withToken := post(t, config{URL: receiver.URL, Auth: adapters.Credentials{
+		Kind: adapters.ClientCredentials, TokenURL: login.URL, ClientID: "a", ClientSecret: "b",
+	}})
+	if _, err := withToken.Deliver(t.Context(), message()); err == nil || !adapters.IsCommon(err) {
+		t.Errorf("of the token endpoint: %v, common %t", err, adapters.IsCommon(err))
+	}
+	plain := post(t, config{URL: receiver.URL})
+	if _, err := plain.Deliver(t.Context(), message()); err == nil || adapters.IsCommon(err) {
+		t.Errorf("of the receiver: %v, common %t", err, adapters.IsCommon(err))
+	}
+}
+
 // Data may name a host only where the operator listed it, and then only one in
 // the public internet or a listed network; each refusal sends nothing.
 func TestHostsFromData(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
@@ -76,6 +77,19 @@ func ParseURL(text string) (*URL, error) {
 
 // FromData tells whether data has a say in the host.
 func (t *URL) FromData() bool { return len(t.host.Names()) > 0 }
+
+// Destination is the host that msg's request goes to, if data names it. It is empty
+// otherwise, and where that host may not be named.
+func (t *URL) Destination(msg adapters.Message, allowed hosts) string {
+	if t == nil || !t.FromData() {
+		return ""
+	}
+	host, err := t.expandHost(&placeholder.Values{Msg: msg}, allowed)
+	if err != nil {
+		return ""
+	}
+	return host
+}
 
 // Fields are the mapped fields that the URL asks for. A nil URL asks for none.
 func (t *URL) Fields() []string {
