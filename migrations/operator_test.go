@@ -355,7 +355,7 @@ func TestHoldsOfDifferentKindsAreKeptApart(t *testing.T) {
 		{"pause again with another reason", func() { operator.do("SELECT outbox.pause('court', 'court asked twice')") }, "operator|court asked twice"},
 		{"a weaker one ends", func() { admin.do("DELETE FROM outbox.hold WHERE kind = 'throttle'") }, "operator|court asked twice"},
 		{"a probe lifts auth and breaker only", func() {
-			if err := relay.Lift(t.Context(), "court"); err != nil {
+			if err := relay.Lift(t.Context(), "court", ""); err != nil {
 				t.Fatal(err)
 			}
 		}, "operator|court asked twice"},

@@ -121,20 +121,20 @@ func TestRelayRoleDoesAllThatARelayDoes(t *testing.T) {
 	}
 	backfill(t, relay)
 
-	must(t, relay.Hold(ctx, "court", outbox.HoldBreaker, 0, "10 in a row"))
-	if probe, err := relay.Probe(ctx, "court", time.Minute); err != nil || probe.Number != 1 {
+	must(t, relay.Hold(ctx, "court", "", outbox.HoldBreaker, 0, "10 in a row"))
+	if probe, err := relay.Probe(ctx, "court", "", time.Minute); err != nil || probe.Number != 1 {
 		t.Errorf("probe %+v, %v", probe, err)
 	}
-	must(t, relay.ProbeAgain(ctx, "court", 1, 0, false))
-	if probe, err := relay.Probe(ctx, "court", time.Minute); err != nil || probe.Number != 2 {
+	must(t, relay.ProbeAgain(ctx, "court", "", 1, 0, false))
+	if probe, err := relay.Probe(ctx, "court", "", time.Minute); err != nil || probe.Number != 2 {
 		t.Errorf("second probe %+v, %v", probe, err)
 	}
-	must(t, relay.ProbeAgain(ctx, "court", 1, 0, false)) // comes late
-	if probe, err := relay.Probe(ctx, "court", time.Minute); err != nil || probe.Number != 0 {
+	must(t, relay.ProbeAgain(ctx, "court", "", 1, 0, false)) // comes late
+	if probe, err := relay.Probe(ctx, "court", "", time.Minute); err != nil || probe.Number != 0 {
 		t.Errorf("while the second probe is under way: probe %+v, %v", probe, err)
 	}
-	must(t, relay.Lift(ctx, "court"))
-	must(t, relay.Hold(ctx, "court", outbox.HoldThrottle, 0, "HTTP 429"))
+	must(t, relay.Lift(ctx, "court", ""))
+	must(t, relay.Hold(ctx, "court", "", outbox.HoldThrottle, 0, "HTTP 429"))
 	must(t, relay.EndHolds(ctx, "court", time.Minute))
 	_, err = relay.NoteDelivery(ctx, "court", time.Now())
 	must(t, err)

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,16 @@ type Arrivals struct {
 	scopes []string
 	listed time.Time     // when that was last
 	took   time.Duration // and for how long
+}
+
+// Know tells of scopes into which lanes were given back, so that the next look finds
+// these before the scopes are listed again.
+func (a *Arrivals) Know(scopes []string) {
+	for _, scope := range scopes {
+		if a.floor != "" && !slices.Contains(a.scopes, scope) {
+			a.scopes = append(a.scopes, scope)
+		}
+	}
 }
 
 // unsure is what is known of a key that is looked at again: the claim on its lane, and
@@ -241,6 +252,10 @@ func (a *Arrivals) look(ctx context.Context, on database, r ClaimRequest, token 
 		}
 		a.listed, a.took = began, time.Since(began)
 	}
+	scopes := a.scopes
+	if len(r.Busy) > 0 {
+		scopes = slices.DeleteFunc(slices.Clone(scopes), func(scope string) bool { return slices.Contains(r.Busy, scope) })
+	}
 	fresh := -1
 	if a.behind {
 		fresh = r.Fresh
@@ -250,7 +265,7 @@ func (a *Arrivals) look(ctx context.Context, on database, r ClaimRequest, token 
 	var keys []string
 	var found arrived
 	batch := &pgx.Batch{}
-	batch.Queue(claimLanes, r.Sync, r.Probe, token, relay, r.Lease, min(r.Lanes, r.Room), a.scopes, a.floor).
+	batch.Queue(claimLanes, r.Sync, r.Probe, token, relay, r.Lease, min(r.Lanes, r.Room), scopes, a.floor).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&keys, &c.Suspects, held, &c.Held, &c.Due, nil) })
 	batch.Queue(openLanes, r.Sync, r.Probe, token, relay, r.Lease, r.Room, fresh,
 		nullable(a.since), a.change, a.seq, page, again.keys, again.claims, again.places, arrivalPage).

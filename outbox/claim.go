@@ -24,6 +24,7 @@ type ClaimRequest struct {
 	Lease time.Duration // how long the claims hold
 	Probe bool          // claim in spite of an auth or breaker hold
 	Keys  []string      // claim lanes of these keys only, if they are due; nil means all
+	Busy  []string      // scopes whose lanes are left for now
 
 	// Suspects has one lane claimed during whose claims two or more relays died,
 	// and no other. Else such lanes are left.

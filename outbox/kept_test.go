@@ -14,7 +14,7 @@ import (
 func TestAShortHoldDoesNotShortenALongOne(t *testing.T) {
 	d := newDesk(t)
 	for _, span := range []time.Duration{time.Hour, time.Second} {
-		if err := d.a.Hold(t.Context(), sync, outbox.HoldThrottle, span, "asked for "+span.String()); err != nil {
+		if err := d.a.Hold(t.Context(), sync, "", outbox.HoldThrottle, span, "asked for "+span.String()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -335,7 +335,7 @@ func (m *model) drain(t *rapid.T) {
 			m.sql(t, `UPDATE outbox.hold SET until = clock_timestamp() WHERE sync = $1 AND kind = 'throttle'`, sync)
 			m.holds[sync][outbox.HoldThrottle].due = true
 		}
-		within(t, "lift", func(ctx context.Context) error { return m.a.Lift(ctx, sync) })
+		within(t, "lift", func(ctx context.Context) error { return m.a.Lift(ctx, sync, "") })
 		delete(m.holds[sync], outbox.HoldAuth)
 		delete(m.holds[sync], outbox.HoldBreaker)
 		for _, key := range keys {

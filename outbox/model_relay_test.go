@@ -481,7 +481,7 @@ func (m *model) hold(t *rapid.T, free []string) {
 	sync := pick(t, "sync", free)
 	by, kind := m.relay(t), pick(t, "kind", []outbox.HoldKind{outbox.HoldAuth, outbox.HoldBreaker, outbox.HoldThrottle})
 	m.say("%s holds %s by %s", by.name, sync, kind)
-	within(t, by.name+" holds", func(ctx context.Context) error { return by.store.Hold(ctx, sync, kind, forever, "r") })
+	within(t, by.name+" holds", func(ctx context.Context) error { return by.store.Hold(ctx, sync, "", kind, forever, "r") })
 	m.holds[sync][kind] = &hold{}
 	m.untriedWait(t, sync)
 }
@@ -512,7 +512,7 @@ func (m *model) probe(t *rapid.T, free []string) {
 	granted = granted && !again
 	var probe outbox.Probe
 	within(t, by.name+" probes", func(ctx context.Context) (err error) {
-		probe, err = by.store.Probe(ctx, sync, forever)
+		probe, err = by.store.Probe(ctx, sync, "", forever)
 		return err
 	})
 	ok := probe.Number > 0
@@ -532,7 +532,9 @@ func (m *model) probe(t *rapid.T, free []string) {
 		m.claimOnce(t, by, outbox.ClaimRequest{Sync: sync, Room: 1, Lease: forever, Probe: true, Keys: probe.With, Wanted: wanted}, nil)
 	}
 	if rapid.Bool().Draw(t, "again") {
-		within(t, by.name+" probes again", func(ctx context.Context) error { return by.store.ProbeAgain(ctx, sync, probe.Number, forever, true) })
+		within(t, by.name+" probes again", func(ctx context.Context) error {
+			return by.store.ProbeAgain(ctx, sync, "", probe.Number, forever, true)
+		})
 		m.untriedWait(t, sync)
 	}
 }
@@ -540,7 +542,7 @@ func (m *model) probe(t *rapid.T, free []string) {
 func (m *model) lift(t *rapid.T, free []string) {
 	sync, by := pick(t, "sync", free), m.relay(t)
 	m.say("%s lifts the holds of %s", by.name, sync)
-	within(t, by.name+" lifts", func(ctx context.Context) error { return by.store.Lift(ctx, sync) })
+	within(t, by.name+" lifts", func(ctx context.Context) error { return by.store.Lift(ctx, sync, "") })
 	delete(m.holds[sync], outbox.HoldAuth)
 	delete(m.holds[sync], outbox.HoldBreaker)
 }

@@ -14,7 +14,7 @@ import (
 // probe asks for a probe and returns the keys of what it proposes, the best first.
 func (d *desk) probe(s *outbox.Store) (number int, keys string) {
 	d.t.Helper()
-	p, err := s.Probe(d.t.Context(), sync, time.Minute)
+	p, err := s.Probe(d.t.Context(), sync, "", time.Minute)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -40,14 +40,14 @@ func (d *desk) probe(s *outbox.Store) (number int, keys string) {
 
 func (d *desk) hold(kind outbox.HoldKind, until time.Duration) {
 	d.t.Helper()
-	if err := d.a.Hold(d.t.Context(), sync, kind, until, "r"); err != nil {
+	if err := d.a.Hold(d.t.Context(), sync, "", kind, until, "r"); err != nil {
 		d.t.Fatal(err)
 	}
 }
 
 func (d *desk) again(probes int, in time.Duration, untried bool) {
 	d.t.Helper()
-	if err := d.a.ProbeAgain(d.t.Context(), sync, probes, in, untried); err != nil {
+	if err := d.a.ProbeAgain(d.t.Context(), sync, "", probes, in, untried); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -142,7 +142,7 @@ func TestOneRelayGetsTheProbe(t *testing.T) {
 		var relays gosync.WaitGroup
 		for _, s := range []*outbox.Store{d.a, d.b, d.a, d.b} {
 			relays.Go(func() {
-				p, err := s.Probe(t.Context(), sync, time.Hour)
+				p, err := s.Probe(t.Context(), sync, "", time.Hour)
 				if err != nil {
 					t.Error(err)
 				}

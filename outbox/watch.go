@@ -26,7 +26,17 @@ type Status struct {
 	HoldReason       *string        `json:"hold_reason"`
 	HoldBy           *string        `json:"hold_by"`
 	RetiredAt        *time.Time     `json:"retired_at"`
-	Backfill         *string        `json:"backfill"` // what the addition of events waits for or does
+	Backfill         *string        `json:"backfill"`    // what the addition of events waits for or does
+	ScopeHolds       []ScopeHold    `json:"scope_holds"` // scopes of the sync that are on hold; Hold is about the whole sync
+}
+
+// ScopeHold is the strongest hold of one scope of a sync, as outbox.status shows it.
+type ScopeHold struct {
+	Scope  string     `json:"scope"`
+	Hold   string     `json:"hold"`
+	Until  *time.Time `json:"until"`
+	Reason string     `json:"reason"`
+	By     string     `json:"by"`
 }
 
 // Status returns how every sync stands, and last the row without a sync, whose

@@ -7,7 +7,7 @@ import (
 
 const (
 	// breakerKeys is how many different keys must fail one after the other, with no
-	// success between, before a sync is taken for down. One poisoned key never
+	// success between, before a destination is taken for down. One poisoned key never
 	// holds the others.
 	breakerKeys = 10
 
@@ -30,8 +30,15 @@ const (
 	aloneFor  = 10
 	aloneMost = time.Minute
 
-	// mostDoubts bounds the keys that are remembered.
-	mostDoubts = 10_000
+	// mostDoubts bounds the keys that are remembered, and mostScopeDoubts those of one
+	// scope.
+	mostDoubts      = 10_000
+	mostScopeDoubts = 100
+
+	// mostHealths is of how many scopes it is remembered how they answered. With half
+	// of it a scope that fails now and then is forgotten earlier where there are many;
+	// twice of it costs memory.
+	mostHealths = 1000
 )
 
 // verdict is what a doubtful answer means.
@@ -43,7 +50,59 @@ const (
 	ofOne                    // it is this record alone
 )
 
-// health remembers how a sync's receiver answered lately, to this relay. It is
+// healths are those of a sync's scopes. It is safe for concurrent use.
+type healths struct {
+	firstDelay time.Duration
+	whole      *health // of the empty scope
+
+	mu   sync.Mutex
+	by   map[string]*health
+	used map[string]time.Time
+}
+
+func newHealths(firstDelay time.Duration) *healths {
+	return &healths{firstDelay: firstDelay, whole: newHealth(firstDelay), by: map[string]*health{}, used: map[string]time.Time{}}
+}
+
+// of is the health of a scope. Where there are too many, the one that was asked for
+// longest ago is forgotten.
+func (h *healths) of(scope string) *health {
+	if scope == "" {
+		return h.whole
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	x := h.by[scope]
+	if x == nil {
+		if len(h.by) >= mostHealths {
+			oldest := ""
+			for other, at := range h.used {
+				if oldest == "" || at.Before(h.used[oldest]) {
+					oldest = other
+				}
+			}
+			delete(h.by, oldest)
+			delete(h.used, oldest)
+		}
+		x = newHealth(h.firstDelay)
+		x.doubts = mostScopeDoubts
+		h.by[scope] = x
+	}
+	h.used[scope] = time.Now()
+	return x
+}
+
+// released notes that a hold of the whole sync has ended.
+func (h *healths) released() {
+	h.whole.released()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, x := range h.by {
+		x.released()
+	}
+}
+
+// health remembers how a sync's receiver, or one scope of it, answered lately, to this relay. It is
 // safe for concurrent use.
 //
 // A refusal (401, 403) and an answer without a reason (a 404 that a gateway may
@@ -53,6 +112,7 @@ const (
 // earlier shows nothing: a token may have been renewed in between.
 type health struct {
 	patience time.Duration // least time between doubtful answers that condemn a record
+	doubts   int           // most keys to remember with doubtful answers
 
 	mu       sync.Mutex
 	failed   map[string]struct{} // keys that failed since the last success
@@ -79,8 +139,8 @@ type acceptance struct {
 
 func newHealth(firstDelay time.Duration) *health {
 	return &health{
-		patience: min(aloneFor*firstDelay, aloneMost),
-		failed:   map[string]struct{}{}, doubted: map[string]*doubt{}, refused: map[string]struct{}{},
+		patience: min(aloneFor*firstDelay, aloneMost), doubts: mostDoubts,
+		failed: map[string]struct{}{}, doubted: map[string]*doubt{}, refused: map[string]struct{}{},
 	}
 }
 
@@ -181,7 +241,7 @@ func (h *health) doubt(key string, answered time.Time) (d *doubt, others bool) {
 	d = h.doubted[key]
 	if d == nil {
 		for forgotten := range h.doubted {
-			if len(h.doubted) < mostDoubts {
+			if len(h.doubted) < h.doubts {
 				break
 			}
 			delete(h.doubted, forgotten)

@@ -25,6 +25,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 	for ctx.Err() == nil {
 		p = p.now()
 		p.claiming.begin()
+		p.unpark()
 		p.full.Store(true) // before the room is counted: a recording in between must not go unnoticed
 		found, err := p.claim(ctx, attempts, &arrivals)
 		if err == nil && time.Since(tended) > tendEvery {
@@ -50,7 +51,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 			}
 		case foundFull:
 			pause = min(patience, p.relay.config.Poll) // a recording wakes the loop, a rate limit does not
-			if p.rate != nil {
+			if p.rate != nil || p.parked() > 0 {
 				pause = min(pause, 4*busyPoll)
 			}
 		default:
@@ -84,11 +85,13 @@ func (p *pipeline) claim(ctx, attempts context.Context, arrivals *outbox.Arrival
 	p.schedule.next(asked, p.load(), &request)
 	idle := asked.Sub(p.schedule.asked)
 	p.scheduling.Unlock()
+	p.tellScopes(&request, arrivals)
 	if request.Room == 0 && idle < p.relay.config.Poll {
 		return foundFull, nil
 	}
 	// A stop must not lose the answer: what was claimed is then released.
 	claims, err := p.relay.store.Claim(attempts, request, arrivals)
+	news := p.noteHeld(asked, claims.Held)
 	p.accept(claims.Deliveries, work{leaseEnd: asked.Add(p.relay.config.Lease), claimed: time.Now()})
 	p.giveBack(claims.Idle)
 	if err != nil {
@@ -103,12 +106,15 @@ func (p *pipeline) claim(ctx, attempts context.Context, arrivals *outbox.Arrival
 	}
 	if claims.Hold != nil {
 		if claims.Hold.ProbeDue && p.slots.workers() > 0 {
-			return foundNone, p.probe(ctx, attempts)
+			return foundNone, p.sendProbe(ctx, attempts, "")
 		}
 		return foundNone, nil
 	}
+	if err := p.readScopes(ctx, attempts, asked, claims.Held, news); err != nil {
+		return foundNone, err
+	}
 	if claims.Suspects {
-		p.suspect(false)
+		p.suspect(probe{})
 	}
 	got := len(claims.Deliveries) + len(claims.Idle)
 	switch {
@@ -126,7 +132,8 @@ func (p *pipeline) claim(ctx, attempts context.Context, arrivals *outbox.Arrival
 func (p *pipeline) load() load {
 	l := load{
 		slots: p.slots.usable(), starting: p.slots.starting(),
-		claimed: int(p.outstanding.Load()), queued: len(p.queue), recorded: p.recorded.Load(), payload: p.payload.Load(), tokens: -1,
+		claimed: int(p.outstanding.Load()) - p.parked(), // what is parked waits for its destination, not for a slot
+		queued:  len(p.queue), recorded: p.recorded.Load(), payload: p.payload.Load(), tokens: -1,
 	}
 	if p.rate != nil {
 		l.tokens = int(p.rate.Tokens()) // claimed when it may be sent, however slow the rate
@@ -148,6 +155,9 @@ func (p *pipeline) tend(ctx context.Context, checked *string) error {
 	if err := p.relay.store.EndHolds(ctx, p.sync.Name, max(p.relay.config.Lease, probeMost)); err != nil {
 		return err
 	}
+	p.placing.Lock()
+	p.destinations.forget(time.Now(), forgetAfter)
+	p.placing.Unlock()
 	_, err = p.noteDelivery(ctx)
 	return err
 }

@@ -34,8 +34,18 @@ type Sync struct {
 	Mapping     Mapping          // the zero Mapping sends the payload as it is
 	OnFailed    string           // block or supersede; default block
 	Retry       Retry
+	Per         string  // expression that names the destination of an event, to each of which Concurrency and Rate apply; empty: they are for the sync
 	Concurrency int     // deliveries in flight in this process; default Config.Workers
 	Rate        float64 // attempts per second in this process; 0 is no limit
+}
+
+// inFlight is how many deliveries of the sync may be in flight: where Concurrency is
+// per destination, the workers bound the sum.
+func (s Sync) inFlight(workers int) int {
+	if s.Per != "" {
+		return workers
+	}
+	return s.Concurrency
 }
 
 // Retry is the schedule and the budget of repeated attempts.

@@ -19,18 +19,89 @@ import (
 // is given up.
 const maxCrashes = 5
 
-// deliver waits for a slot and makes the attempt, unless there is a reason to
-// give the claim back: a hold, the end of the lease, a stop. doing is the
+// handle takes a delivery to its end, or parks it until its destination has room.
+// It returns the result, and the deliveries that may start for it. doing is the
 // sender's step.
-func (p *pipeline) deliver(attempts context.Context, w work, doing *step) outbox.Result {
-	result := p.tryDeliver(attempts, w, doing)
-	if w.probe {
-		p.probed(result)
+func (p *pipeline) handle(attempts context.Context, w work, doing *step) (result outbox.Result, next []work) {
+	if !w.placed {
+		at, done := p.place(attempts, &w, doing)
+		switch at {
+		case waits:
+			return outbox.Result{}, nil
+		case leaves:
+			p.finish(w, done)
+			return done, nil
+		case starts:
+		}
 	}
-	return result
+	result = p.deliver(attempts, w, doing)
+	if w.placed {
+		slots := p.slots.usable()
+		p.placing.Lock()
+		full := p.destinations.full
+		next = p.destinations.ended(time.Now(), w.to, result.Outcome.Finished() && result.Attempt, slots)
+		freed := p.destinations.full < full
+		p.placing.Unlock()
+		if freed {
+			p.wake() // lanes of that destination may be claimed again
+		}
+	}
+	p.finish(w, result)
+	return result, next
 }
 
-func (p *pipeline) tryDeliver(attempts context.Context, w work, doing *step) outbox.Result {
+// finish hands the result of a delivery to the recorders. A lane that is not kept
+// is given back into the scope of its delivery, if that is in trouble or was
+// written down wrongly.
+func (p *pipeline) finish(w work, result outbox.Result) {
+	if w.probe.granted() {
+		p.probed(w, result)
+	}
+	tried := result.Outcome != "" && !result.Outcome.Finished()
+	if result.Scope == nil && w.located && w.to != w.Scope && (tried || w.Scope != "" || p.held(w.to)) {
+		result.Scope = &w.to
+	}
+	if result.Scope != nil && *result.Scope != "" {
+		p.placing.Lock()
+		p.destinations.note(*result.Scope)
+		p.placing.Unlock()
+	}
+	p.answered(w, result)
+}
+
+// place finds out where a delivery goes, and whether it may start.
+func (p *pipeline) place(attempts context.Context, w *work, doing *step) (placement, outbox.Result) {
+	released := outbox.Result{Delivery: w.Delivery}
+	if !p.scoped() && w.Scope == "" && w.probe.of == "" {
+		return starts, released
+	}
+	if !p.mayStart(*w) {
+		return leaves, released
+	}
+	doing.begin()
+	scope, done, ok := p.scopeOf(attempts, *w)
+	doing.end()
+	if !ok {
+		return leaves, done
+	}
+	w.to, w.located = scope, true
+	released.Scope = &w.to
+	switch {
+	case w.probe.granted() && w.probe.of != "" && w.probe.of != scope, p.heldApart(*w): // it tells nothing about the hold that is probed
+		return leaves, released
+	case !p.scoped():
+		return starts, released
+	}
+	slots := p.slots.usable()
+	p.placing.Lock()
+	defer p.placing.Unlock()
+	w.placed = true
+	return p.destinations.begin(time.Now(), *w, slots), released
+}
+
+// deliver waits for a slot and makes the attempt, unless there is a reason to
+// give the claim back: a hold, the end of the lease, a stop.
+func (p *pipeline) deliver(attempts context.Context, w work, doing *step) outbox.Result {
 	released := outbox.Result{Delivery: w.Delivery}
 	if !p.mayStart(w) || !p.slots.acquire() {
 		return released
@@ -51,7 +122,23 @@ func (p *pipeline) mayStart(w work) bool {
 	if p.draining.Load() || time.Until(w.leaseEnd) < p.sync.AttemptTimeout()+leaseMargin {
 		return false
 	}
-	return p.hold.Load() == nil || w.probe
+	return w.probe.granted() || !p.held(w.to)
+}
+
+// heldApart reports whether the scope of a delivery is on hold, which is no probe of
+// that scope.
+func (p *pipeline) heldApart(w work) bool {
+	if w.to == "" || w.probe.granted() && w.probe.of == w.to {
+		return false
+	}
+	p.placing.Lock()
+	defer p.placing.Unlock()
+	return p.destinations.held(w.to)
+}
+
+// held reports whether the sync, or that scope of it, is on hold.
+func (p *pipeline) held(scope string) bool {
+	return p.hold.Load() != nil || p.heldApart(work{to: scope})
 }
 
 // attempt renders the message, lets the adapter make one attempt and judges it.
@@ -87,7 +174,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 		return result
 	}
 	if d.Body == nil {
-		if done, ok := p.prepare(ctx, w); !ok {
+		if _, done, ok := p.prepare(ctx, w); !ok {
 			return done
 		}
 		if time.Until(w.leaseEnd) < leaseMargin {
@@ -111,7 +198,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 		result.SHA256 = digest(d.Body)
 	}
 	if err == nil {
-		p.succeeded(&result, receipt)
+		p.succeeded(w, &result, receipt)
 	} else {
 		p.failed(ctx, w, &result, receipt, err)
 	}
@@ -128,29 +215,37 @@ func digest(body []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// prepare decides whether the sync wants the event, and renders it.
-func (p *pipeline) prepare(ctx context.Context, w work) (_ outbox.Result, ok bool) {
+// prepare decides whether the sync wants the event, and renders it. What was
+// rendered before stays. It returns what limits.per says of the event.
+func (p *pipeline) prepare(ctx context.Context, w work) (scope string, _ outbox.Result, ok bool) {
 	d := w.Delivery
 	var r rendered
-	if p.filter.expr == nil && len(p.mapper.exprs) == 0 {
-		r = p.render(d, nil)
+	work, kept := p.render, d.Body != nil
+	if kept {
+		work = p.locate
+	}
+	if p.filter.expr == nil && len(p.mapper.exprs) == 0 && p.scope.expr == nil {
+		r = work(d, nil)
 	} else {
 		done, ok := p.relay.decoding.acquire(ctx, len(d.Event.Payload), w.leaseEnd.Add(-p.sync.AttemptTimeout()-leaseMargin))
 		if !ok {
-			return outbox.Result{Delivery: d}, false
+			return "", outbox.Result{Delivery: d}, false
 		}
-		r = p.evaluate(d, p.render)
+		r = p.evaluate(d, work)
 		done()
 	}
 	switch {
 	case r.err != nil:
-		d.MappingVersion = p.mapper.Version()
-		return p.giveUp(d, "mapping", r.err.Error()), false
+		if !kept {
+			d.MappingVersion = p.mapper.Version()
+		}
+		return "", p.giveUp(d, "mapping", r.err.Error()), false
 	case !r.wanted:
-		return outbox.Result{Delivery: d, Outcome: outbox.Filtered}, false
+		return "", outbox.Result{Delivery: d, Outcome: outbox.Filtered}, false
+	case !kept:
+		d.Body, d.MappingVersion = r.body, p.mapper.Version()
 	}
-	d.Body, d.MappingVersion = r.body, p.mapper.Version()
-	return outbox.Result{}, true
+	return r.scope, outbox.Result{}, true
 }
 
 func (p *pipeline) message(d *outbox.Delivery) adapters.Message {

@@ -16,11 +16,11 @@ import (
 // stack. No configuration is known to cause one, so the mapper is broken here.
 func TestPanicInTheMappingFailsTheDelivery(t *testing.T) {
 	var log bytes.Buffer
-	p := &pipeline{state: &state{log: slog.New(slog.NewTextHandler(&log, nil))}, filter: &Filter{}}
+	p := &pipeline{state: &state{log: slog.New(slog.NewTextHandler(&log, nil))}, filter: &Filter{}, scope: &Scope{}}
 	p.mapper = &Mapper{}
 	p.mapper.scratch.New = func() any { panic("no hearing of Jane Roe") }
 	d := &outbox.Delivery{Key: "H-1", Event: outbox.Event{ID: "E-1", Payload: []byte(`{"party":"Jane Roe"}`)}}
-	result, ok := p.prepare(t.Context(), work{Delivery: d})
+	_, result, ok := p.prepare(t.Context(), work{Delivery: d})
 	if ok || !result.Failed || result.Class != "mapping" || !strings.Contains(result.Error, "panic in the mapping") {
 		t.Errorf("prepared %t, result %+v; want it failed with class mapping", ok, result)
 	}

@@ -32,8 +32,9 @@
 //
 // Each sync has a pipeline of its own: one goroutine claims, some send, one sends
 // what two relays died of, two record. A court that hangs holds only its own
-// senders, and syncs that are busy share the workers equally. [Relay.Reload]
-// replaces a pipeline's settings between two deliveries.
+// senders, and syncs that are busy share the workers equally. The destinations
+// of a sync, such as its hosts, are kept apart in the same way, see destinations.go.
+// [Relay.Reload] replaces a pipeline's settings between two deliveries.
 //
 // [Relay.Reload] gives a running relay other mappings, adapters and limits. An
 // attempt under way ends with those that it began with.

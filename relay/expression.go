@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,7 +23,8 @@ import (
 type expression struct {
 	field   string // for errors
 	program *vm.Program
-	event   bool // reads the payload
+	event   bool   // reads the payload
+	yields  string // what kind of value it gives, such as "a string"; empty if that is known only for an event
 }
 
 // expressionEnv is what expressions see of an event.
@@ -73,14 +75,14 @@ func compileExpression(src, field string, condition bool) (*expression, error) {
 		return nil, explainCompile(err)
 	}
 	node := checked.Node()
-	if kind := node.Type().Kind(); condition && kind != reflect.Bool && kind != reflect.Interface {
-		is := typeWord(node.Type().String())
-		if is == "" {
-			is = "something else"
-		}
-		return nil, fmt.Errorf("the condition is %s, and must be true or false: compare it with something", is)
+	yields := ""
+	if node.Type().Kind() != reflect.Interface {
+		yields = cmp.Or(typeWord(node.Type().String()), "something else")
 	}
-	return &expression{field: field, program: program, event: guard.event}, nil
+	if kind := node.Type().Kind(); condition && kind != reflect.Bool && kind != reflect.Interface {
+		return nil, fmt.Errorf("the condition is %s, and must be true or false: compare it with something", yields)
+	}
+	return &expression{field: field, program: program, event: guard.event, yields: yields}, nil
 }
 
 func explainCompile(err error) error {

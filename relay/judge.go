@@ -11,7 +11,7 @@ import (
 )
 
 // succeeded finishes a delivery.
-func (p *pipeline) succeeded(result *outbox.Result, receipt adapters.Receipt) {
+func (p *pipeline) succeeded(w work, result *outbox.Result, receipt adapters.Receipt) {
 	switch {
 	case receipt.Duplicate:
 		result.Outcome = outbox.Duplicate
@@ -21,7 +21,10 @@ func (p *pipeline) succeeded(result *outbox.Result, receipt adapters.Receipt) {
 		result.Outcome = outbox.Delivered
 	}
 	result.Ref = reference(receipt.Ref, result.Delivery)
-	p.health.succeeded(result.Delivery.Key, startOf(result))
+	if w.to != "" {
+		p.healths.of("").answered() // what all destinations need is there
+	}
+	p.healths.of(w.to).succeeded(result.Delivery.Key, startOf(result))
 	p.slots.grow()
 }
 
@@ -35,9 +38,12 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 	}
 	if class == adapters.ClassConflict {
 		if class = p.readBack(ctx, result, &receipt, &err); class == adapters.ClassDelivered {
-			p.succeeded(result, receipt)
+			p.succeeded(w, result, receipt)
 			return
 		}
+	}
+	if adapters.IsCommon(err) {
+		w.to = "" // it says nothing about the destination
 	}
 	result.Outcome = outbox.Retry
 	result.Class, result.Error = string(adapters.ClassOf(err)), clean(redact(err.Error(), d.Event.Payload), maxError)
@@ -47,7 +53,7 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 	case adapters.ClassPermanent:
 		result.Outcome, result.Failed = outbox.Failed, true
 		if result.Attempt = result.Code != ""; result.Attempt {
-			p.health.answered()
+			p.healths.of(w.to).answered()
 			p.slots.grow()
 		}
 	case adapters.ClassThrottled:
@@ -56,7 +62,7 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 		if result.Delay <= 0 {
 			result.Delay = p.sync.Retry.delay(d.Attempts + 1)
 		}
-		p.holdSync(outbox.HoldThrottle, result.Delay, result.Error)
+		p.putOnHold(w.to, outbox.HoldThrottle, result.Delay, result.Error)
 	case adapters.ClassConflict: // read back: with the new reference it may go once more
 	case adapters.ClassAuth, adapters.ClassForbidden:
 		p.refused(w, class, result)
@@ -74,18 +80,18 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 	p.report(d, result)
 }
 
-// retry schedules the next attempt within the budget, and holds the sync when
-// everything it sends fails.
+// retry schedules the next attempt within the budget, and holds the scope when
+// everything that is sent to it fails.
 func (p *pipeline) retry(w work, result *outbox.Result, asked time.Duration) {
 	d, budget := w.Delivery, p.sync.Retry
-	if p.health.fail(d.Key) && !w.probe {
-		p.holdSync(outbox.HoldBreaker, time.Second, "the last "+fmt.Sprint(breakerKeys)+" deliveries or more, each of another key, all failed, the last one: "+result.Error)
+	if p.healths.of(w.to).fail(d.Key) && !w.probe.granted() {
+		p.putOnHold(w.to, outbox.HoldBreaker, time.Second, "the last "+fmt.Sprint(breakerKeys)+" deliveries or more, each of another key, all failed, the last one: "+result.Error)
 	}
 	result.Delay = asked
 	if asked <= 0 {
 		result.Delay = budget.delay(d.Charged + 1)
 	}
-	if w.probe || p.hold.Load() != nil {
+	if w.probe.granted() || p.held(w.to) {
 		return // the receiver is known to be down: that is not the row's failure
 	}
 	result.Charge = true
@@ -108,25 +114,25 @@ func (p *pipeline) retry(w work, result *outbox.Result, asked time.Duration) {
 
 // refused handles an answer that refuses the credentials, or this record to these
 // credentials. The receiver's answers to other keys tell which. Where it refuses
-// everything, the sync is held and probed, and no row fails for it. Where it
+// everything, the scope is held and probed, and no row fails for it. Where it
 // accepts others, this record fails.
 func (p *pipeline) refused(w work, class adapters.Class, result *outbox.Result) {
 	d := w.Delivery
 	if result.Attempt = result.Code != ""; !result.Attempt {
 		// Without an answer there was no request: the token endpoint refused, or the certificate was. It is no record's fault.
-		if result.Class = string(adapters.ClassAuth); !w.probe {
-			p.holdSync(outbox.HoldAuth, probeFirst, result.Error)
+		if result.Class = string(adapters.ClassAuth); !w.probe.granted() {
+			p.putOnHold(w.to, outbox.HoldAuth, probeFirst, result.Error)
 		}
 		return
 	}
-	about, times := p.health.refuse(d.Key, startOf(result), result.AnsweredAt)
+	about, times := p.healths.of(w.to).refuse(d.Key, startOf(result), result.AnsweredAt)
 	switch {
-	case w.probe || p.hold.Load() != nil: // the pauses between probes are its delay
+	case w.probe.granted() || p.held(w.to): // the pauses between probes are its delay
 	case about == ofAll:
 		result.Class = string(adapters.ClassAuth)
-		p.holdSync(outbox.HoldAuth, probeFirst, result.Error)
+		p.putOnHold(w.to, outbox.HoldAuth, probeFirst, result.Error)
 	case about == ofOne:
-		p.singledOut(result, fmt.Sprintf("the receiver refuses this record with %s, the last %d times, while it accepts others", result.Code, times))
+		p.singledOut(w, result, fmt.Sprintf("the receiver refuses this record with %s, the last %d times, while it accepts others", result.Code, times))
 	case class == adapters.ClassAuth && d.Class != string(adapters.ClassAuth): // the adapter has just dropped its token
 	default:
 		result.Delay = min(p.sync.Retry.delay(times), probeMost)
@@ -138,19 +144,19 @@ func (p *pipeline) refused(w work, class adapters.Class, result *outbox.Result) 
 // until this record alone gets it while the receiver accepts others.
 func (p *pipeline) unexplained(w work, result *outbox.Result, asked time.Duration) {
 	result.Class = string(adapters.ClassTransient)
-	alone, times := p.health.unexplained(w.Key, result.AnsweredAt)
-	if alone && !w.probe && p.hold.Load() == nil {
-		p.singledOut(result, fmt.Sprintf("the receiver answers this record with %s and no reason, the last %d times, while it accepts others", result.Code, times))
+	alone, times := p.healths.of(w.to).unexplained(w.Key, result.AnsweredAt)
+	if alone && !w.probe.granted() && !p.held(w.to) {
+		p.singledOut(w, result, fmt.Sprintf("the receiver answers this record with %s and no reason, the last %d times, while it accepts others", result.Code, times))
 		return
 	}
 	p.retry(w, result, asked)
 }
 
 // singledOut fails a record that is at fault itself.
-func (p *pipeline) singledOut(result *outbox.Result, why string) {
+func (p *pipeline) singledOut(w work, result *outbox.Result, why string) {
 	result.Outcome, result.Failed, result.Class = outbox.Failed, true, string(adapters.ClassPermanent)
 	result.Error = clean(why+": "+result.Error, maxError)
-	p.health.forget(result.Delivery.Key)
+	p.healths.of(w.to).forget(result.Delivery.Key)
 }
 
 // startOf is when the attempt of a result began, on the monotonic clock.
@@ -196,40 +202,53 @@ func (p *pipeline) readBack(ctx context.Context, result *outbox.Result, receipt 
 }
 
 const (
-	probeFirst = 2 * time.Second  // pause before the first probe of a refused sync, where all that could be sent was refused before
+	probeFirst = 2 * time.Second  // pause before the first probe of a refused scope, where all that could be sent was refused before
 	probeMost  = 30 * time.Second // longest pause between probes
 	localMost  = 30 * time.Second // longest delay for a fault of our own side
 )
 
-// holdSync puts the sync on hold for all relays, and for this one at once.
-func (p *pipeline) holdSync(kind outbox.HoldKind, d time.Duration, reason string) {
-	p.heldAt.Store(math.MaxInt64)
-	defer func() { p.heldAt.Store(sinceBegan()) }()
-	p.hold.CompareAndSwap(nil, &outbox.Hold{Kind: kind, Until: time.Now().Add(d), Reason: reason})
-	p.log.Warn("sync put on hold", "kind", kind, "for", d, "reason", reason)
+// putOnHold puts a scope on hold for all relays, and for this one at once. An empty
+// scope is the whole sync.
+func (p *pipeline) putOnHold(scope string, kind outbox.HoldKind, d time.Duration, reason string) {
+	hold := outbox.Hold{Scope: scope, Kind: kind, Until: time.Now().Add(d), Reason: reason}
+	if scope == "" {
+		p.heldAt.Store(math.MaxInt64)
+		defer func() { p.heldAt.Store(sinceBegan()) }()
+		p.hold.CompareAndSwap(nil, &hold)
+		p.log.Warn("sync put on hold", "kind", kind, "for", d, "reason", reason)
+	} else {
+		p.setScopeHold(hold, math.MaxInt64)
+		defer func() {
+			p.placing.Lock()
+			defer p.placing.Unlock()
+			p.destinations.settled(scope, time.Duration(sinceBegan()))
+		}()
+		p.log.Warn("scope put on hold", "scope", scope, "kind", kind, "for", d, "reason", reason)
+	}
 	p.inDatabase("put the sync on hold", func(ctx context.Context) error {
-		return p.relay.store.Hold(ctx, p.sync.Name, kind, d, reason)
+		return p.relay.store.Hold(ctx, p.sync.Name, scope, kind, d, reason)
 	})
 }
 
 // probed draws the conclusion from a probe: an answer that is about the message
 // ends the hold, a failure makes the next probe wait longer, and a delivery
 // that was not sent after all says nothing.
-func (p *pipeline) probed(r outbox.Result) {
+func (p *pipeline) probed(w work, r outbox.Result) {
+	p.probing.Add(-1)
 	again, untried := time.Duration(0), false
 	switch {
 	case r.Outcome.Finished() && r.Attempt, r.Outcome == outbox.Failed && r.Attempt:
-		p.inDatabase("lift the hold", func(ctx context.Context) error { return p.relay.store.Lift(ctx, p.sync.Name) })
+		p.inDatabase("lift the hold", func(ctx context.Context) error { return p.relay.store.Lift(ctx, p.sync.Name, w.probe.of) })
 		p.wake()
 		return
 	case r.Outcome == outbox.Retry, r.Outcome == outbox.Unknown:
-		again, untried = min(probeMost, time.Second<<min(p.probes.Load(), 5)), r.Delivery.Class == ""
+		again, untried = min(probeMost, time.Second<<min(w.probe.number, 5)), r.Delivery.Class == ""
 		if p != p.now() {
 			again, untried = 0, false // it tried what a reload has replaced
 		}
 	}
 	p.inDatabase("set the next probe", func(ctx context.Context) error {
-		return p.relay.store.ProbeAgain(ctx, p.sync.Name, int(p.probes.Load()), again, untried)
+		return p.relay.store.ProbeAgain(ctx, p.sync.Name, w.probe.of, w.probe.number, again, untried)
 	})
 }
 

@@ -198,14 +198,17 @@ func (e *evaluation) goesOn() bool {
 type rendered struct {
 	wanted bool
 	body   []byte
+	scope  string // what limits.per says
 	err    error
 }
 
-// render decides whether the sync wants the event, and maps it.
+// render decides whether the sync wants the event, maps it and finds its scope.
 func (p *pipeline) render(d *outbox.Delivery, e *evaluation) (r rendered) {
 	defer p.recovered(d, &r.err)
 	if r.wanted, r.err = p.filter.match(d.Event, e); r.err == nil && r.wanted {
-		r.body, r.err = p.mapper.mapEvent(d.Event, e)
+		if r.body, r.err = p.mapper.mapEvent(d.Event, e); r.err == nil {
+			r.scope, r.err = p.scope.of(d.Event, e)
+		}
 	}
 	return r
 }
@@ -251,7 +254,7 @@ func (p *pipeline) evaluate(d *outbox.Delivery, work func(*outbox.Delivery, *eva
 		}
 	}
 	e.abandoned.Store(true)
-	p.leave("evaluation of an expression", d.Event.ID, d.Key, max(1, (p.sync.Concurrency+1)/evaluationShare), returned)
+	p.leave("evaluation of an expression", d.Event.ID, d.Key, max(1, (p.senders()+1)/evaluationShare), returned)
 	field := "when"
 	if x := e.expression.Load(); x != nil {
 		field = x.field

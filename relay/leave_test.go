@@ -112,7 +112,7 @@ func TestExpressionsOverLargeEventsTakeTurns(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 12 {
 		all.Go(func() {
-			if _, ok := p.prepare(t.Context(), claimed(fmt.Sprint("E-", i), payload)); !ok {
+			if _, _, ok := p.prepare(t.Context(), claimed(fmt.Sprint("E-", i), payload)); !ok {
 				t.Error("not prepared")
 			}
 		})
@@ -144,14 +144,14 @@ func TestWaitingForMemoryEndsWithTheLease(t *testing.T) {
 	}
 	w := claimed("E-1", bigPayload())
 	w.leaseEnd = time.Now().Add(p.sync.AttemptTimeout() + leaseMargin + 20*time.Millisecond)
-	if result, ok := p.prepare(t.Context(), w); ok || result.Outcome != "" {
+	if _, result, ok := p.prepare(t.Context(), w); ok || result.Outcome != "" {
 		t.Errorf("prepared %t, %+v; want the claim released", ok, result)
 	}
-	if result, ok := p.prepare(t.Context(), claimed("E-2", raw(`{"l": [1, 2]}`))); !ok {
+	if _, result, ok := p.prepare(t.Context(), claimed("E-2", raw(`{"l": [1, 2]}`))); !ok {
 		t.Errorf("a small event waited: %+v", result)
 	}
 	done()
-	if result, ok := p.prepare(t.Context(), claimed("E-1", bigPayload())); !ok {
+	if _, result, ok := p.prepare(t.Context(), claimed("E-1", bigPayload())); !ok {
 		t.Errorf("with memory free: %+v", result)
 	}
 }

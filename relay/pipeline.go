@@ -20,11 +20,13 @@ import (
 // the pipeline it began with. Loops take the current one for each round.
 type pipeline struct {
 	*state
-	sync   Sync
-	mapper *Mapper
-	filter *Filter
-	rate   *rate.Limiter // nil without a limit
-	health *health       // how the receiver answered to these settings
+	sync        Sync
+	mapper      *Mapper
+	filter      *Filter
+	scope       *Scope
+	destination func(adapters.Message) string // nil where the adapter has one host
+	rate        *rate.Limiter                 // nil without a limit, and where it is per destination
+	healths     *healths                      // how the receiver answered to these settings, by scope
 }
 
 // state is what a sync's pipelines share.
@@ -41,7 +43,11 @@ type state struct {
 	woken   chan struct{}
 	resized chan struct{} // a reload has changed the concurrency
 
-	suspects chan bool // there is one to be sent; true: as a probe
+	suspects chan probe // there is one to be sent; the zero probe: as any other delivery
+
+	placing      sync.Mutex
+	destinations destinations
+	scopesRead   time.Time // when the claimer read the holds of scopes last
 
 	scheduling  sync.Mutex
 	schedule    schedule
@@ -53,7 +59,7 @@ type state struct {
 	hold        atomic.Pointer[outbox.Hold]
 	heldAt      atomic.Int64 // sinceBegan; claims asked for earlier know nothing of the hold set here
 	delivered   atomic.Int64 // sinceBegan of the last success not yet noted in the database
-	probes      atomic.Int64 // of the hold, by all relays, when this one probed last
+	probing     atomic.Int64 // probes under way
 	draining    atomic.Bool
 	full        atomic.Bool   // the claimer counts the room, or waits for it
 	stop        chan struct{} // closed when draining begins
@@ -64,8 +70,24 @@ type work struct {
 	*outbox.Delivery
 	leaseEnd time.Time // by the local monotonic clock, from before the claim was asked for
 	claimed  time.Time // when its lane's turn began
-	probe    bool      // sent in spite of a hold, to find out whether it can end
+	probe    probe     // the right to be sent in spite of a hold, if it has one
+
+	to      string // the scope that it goes to, once it is located
+	located bool
+	placed  bool // its destination counts it as in flight or parked
 }
+
+// probe is the right to send one delivery in spite of an auth or breaker hold, to find
+// out whether that can end. The zero probe is none.
+type probe struct {
+	of     string // the scope that is on hold; empty is the whole sync
+	number int    // probes of the hold, by all relays, this one included
+}
+
+func (p probe) granted() bool { return p.number > 0 }
+
+// size is the memory that a parked delivery takes.
+func (w work) size() int { return len(w.Event.Payload) + len(w.Body) }
 
 const (
 	maxBatch      = 500                    // most results in one recording, and waiting for it
@@ -83,15 +105,16 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 	p.state = &state{
 		relay: r, slots: slots,
 		log:     r.log.With("sync", s.Name),
-		queue:   make(chan work, 2*(maxPrefetch+max(s.Concurrency, r.config.Workers))),
+		queue:   make(chan work, 2*(maxPrefetch+max(s.Concurrency, r.config.Workers))), // twice: what is parked has room too
 		results: make(chan answer, maxBatch),
 		piled:   make(chan struct{}, 1),
 		woken:   make(chan struct{}, 1),
 		resized: make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 
-		suspects: make(chan bool, 1),
+		suspects: make(chan probe, 1),
 	}
+	p.bound()
 	p.current.Store(p)
 	p.claiming = r.steps.add("claiming for sync "+s.Name, claimBound+r.config.Lease/2)
 	slots.hanging = r.steps.add("waiting for the calls that keep all workers of sync "+s.Name, 0)
@@ -103,7 +126,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 
 // compileSync makes a pipeline without a state of the settings of a sync.
 func compileSync(s Sync) (*pipeline, error) {
-	p := &pipeline{sync: s, health: newHealth(s.Retry.Initial)}
+	p := &pipeline{sync: s, healths: newHealths(s.Retry.Initial)}
 	var err error
 	if p.mapper, err = s.Mapping.Compile(); err != nil {
 		return nil, err
@@ -111,11 +134,31 @@ func compileSync(s Sync) (*pipeline, error) {
 	if p.filter, err = CompileFilter(s.When); err != nil {
 		return nil, err
 	}
-	if s.Rate > 0 {
+	if p.scope, err = CompileScope(s.Per); err != nil {
+		return nil, fmt.Errorf("limits.per: %w", err)
+	}
+	if a, ok := s.Adapter.(adapters.Addresser); ok && p.scope.expr == nil {
+		p.destination = a.Destination()
+	}
+	if s.Rate > 0 && p.scope.expr == nil {
 		p.rate = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate/10)))
 	}
 	return p, nil
 }
+
+// bound sets what a destination may have in flight.
+func (p *pipeline) bound() {
+	p.placing.Lock()
+	defer p.placing.Unlock()
+	if p.scope.expr != nil {
+		p.destinations.configure(p.sync.Concurrency, p.sync.Rate)
+	} else {
+		p.destinations.configure(0, 0)
+	}
+}
+
+// senders is how many deliveries the sync may have in flight.
+func (p *pipeline) senders() int { return p.sync.inFlight(p.relay.config.Workers) }
 
 // now is the current pipeline of the sync.
 func (s *state) now() *pipeline { return s.current.Load() }
@@ -138,7 +181,7 @@ func (p *pipeline) accept(deliveries []*outbox.Delivery, w work) {
 	for _, d := range deliveries {
 		size := p.payload.Load()
 		p.payload.Store(size + (int64(len(d.Event.Payload))-size)/4)
-		w.Delivery = d
+		w.Delivery, w.to, w.located, w.placed = d, "", false, false
 		p.queue <- w
 	}
 }
@@ -156,7 +199,7 @@ func (p *pipeline) setHold(h *outbox.Hold) {
 		p.log.Info("sync on hold", "kind", h.Kind, "until", until, "reason", h.Reason)
 	case h == nil && before != nil:
 		p.log.Info("hold ended", "kind", before.Kind)
-		p.health.released()
+		p.healths.released()
 		switch before.Kind {
 		case outbox.HoldBreaker, outbox.HoldThrottle, outbox.HoldWindow:
 			p.slots.slow()
@@ -173,51 +216,61 @@ func (p *pipeline) wanted() func(outbox.Event) bool {
 	return p.wants
 }
 
-// probe sends one delivery in spite of an auth or breaker hold, if no other
-// relay is just doing that: of those that the database proposes the first that
-// can be claimed, and else any.
-func (p *pipeline) probe(ctx, attempts context.Context) error {
+// sendProbe sends one delivery in spite of an auth or breaker hold of a scope, if no
+// other relay is just doing that: of those that the database proposes the first that
+// can be claimed, and else any, if the whole sync is on hold.
+func (p *pipeline) sendProbe(ctx, attempts context.Context, scope string) error {
 	store, lease := p.relay.store, p.relay.config.Lease
-	probe, err := store.Probe(attempts, p.sync.Name, lease)
-	if err != nil || probe.Number == 0 {
+	granted, err := store.Probe(attempts, p.sync.Name, scope, lease)
+	if err != nil || granted.Number == 0 {
 		return err
 	}
-	p.probes.Store(int64(probe.Number))
+	right := probe{of: scope, number: granted.Number}
 	request := outbox.ClaimRequest{Sync: p.sync.Name, Room: 1, Lanes: 1, Lease: lease, Probe: true, Wanted: p.wanted()}
 	suspects := false
-	for i := 0; i <= len(probe.With) && ctx.Err() == nil; i++ {
+	for i := 0; i <= len(granted.With) && ctx.Err() == nil; i++ {
 		var arrivals *outbox.Arrivals
-		if request.Keys = nil; i < len(probe.With) {
-			request.Keys = probe.With[i : i+1]
+		if request.Keys = nil; i < len(granted.With) {
+			request.Keys = granted.With[i : i+1]
+		} else if scope != "" {
+			break
 		} else {
 			arrivals = new(outbox.Arrivals)
 		}
 		p.claiming.begin()
 		asked := time.Now()
 		claims, err := store.Claim(attempts, request, arrivals)
-		p.accept(claims.Deliveries, work{leaseEnd: asked.Add(lease), claimed: asked, probe: true})
+		p.noteHeld(asked, claims.Held)
+		p.probing.Add(int64(len(claims.Deliveries)))
+		p.accept(claims.Deliveries, work{leaseEnd: asked.Add(lease), claimed: asked, probe: right})
 		p.giveBack(claims.Idle)
 		if err != nil || len(claims.Deliveries) > 0 {
 			return err
 		}
 		suspects = claims.Suspects
 	}
-	if suspects && p.suspect(true) {
+	if suspects && p.suspect(right) {
 		return nil
 	}
-	return p.nothingToProbeWith(attempts)
+	return p.nothingToProbeWith(attempts, right)
 }
 
-// nothingToProbeWith has the next probe made soon, when something may be due.
-func (p *pipeline) nothingToProbeWith(ctx context.Context) error {
-	return p.relay.store.ProbeAgain(ctx, p.sync.Name, int(p.probes.Load()), time.Second, false)
+// nothingToProbeWith has the next probe made soon, when something may be due. A hold
+// of a scope for which nothing waits is lifted.
+func (p *pipeline) nothingToProbeWith(ctx context.Context, right probe) error {
+	if right.of != "" {
+		if lifted, err := p.relay.store.LiftUnused(ctx, p.sync.Name, right.of); lifted || err != nil {
+			return err
+		}
+	}
+	return p.relay.store.ProbeAgain(ctx, p.sync.Name, right.of, right.number, time.Second, false)
 }
 
 // suspect asks for a suspect to be sent, as a probe in spite of a hold. It
 // reports false when the request before this one is still open.
-func (p *pipeline) suspect(probe bool) bool {
+func (p *pipeline) suspect(right probe) bool {
 	select {
-	case p.suspects <- probe:
+	case p.suspects <- right:
 		return true
 	default:
 		return false
@@ -235,16 +288,16 @@ func (p *pipeline) suspectLoop(attempts context.Context) {
 	defer doing.end()
 	patience, calls := leastPatience, p.relay.caller("claim suspects", p.sync.Name)
 	for {
-		var probe bool
+		var right probe
 		select {
-		case probe = <-p.suspects:
+		case right = <-p.suspects:
 		case <-p.stop:
 			return
 		}
 		p = p.now()
 		began := time.Now()
 		doing.begin()
-		alone, err := p.sendSuspect(attempts, probe, patience)
+		alone, err := p.sendSuspect(attempts, right, patience)
 		doing.end()
 		switch took := time.Since(began); {
 		case err != nil:
@@ -272,11 +325,11 @@ func (p *pipeline) rest(d time.Duration) {
 
 // sendSuspect claims one suspect and sends it, unless what is in flight does not
 // end in time.
-func (p *pipeline) sendSuspect(attempts context.Context, probe bool, patience time.Duration) (alone bool, err error) {
+func (p *pipeline) sendSuspect(attempts context.Context, right probe, patience time.Duration) (alone bool, err error) {
 	claimed := false
 	defer func() {
-		if probe && !claimed && err == nil {
-			p.inDatabase("set the next probe", p.nothingToProbeWith)
+		if right.granted() && !claimed && err == nil {
+			p.inDatabase("set the next probe", func(ctx context.Context) error { return p.nothingToProbeWith(ctx, right) })
 		}
 	}()
 	if alone = p.slots.acquireAlone(patience); !alone {
@@ -289,19 +342,27 @@ func (p *pipeline) sendSuspect(attempts context.Context, probe bool, patience ti
 	}
 	lease, started := p.relay.config.Lease, time.Now()
 	claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
-		Sync: p.sync.Name, Room: 1, Lease: lease, Suspects: true, Probe: probe, Wanted: p.wanted(),
+		Sync: p.sync.Name, Room: 1, Lease: lease, Suspects: true, Probe: right.granted(), Wanted: p.wanted(),
 	}, nil)
+	p.noteHeld(started, claims.Held)
 	p.giveBack(claims.Idle)
 	if claimed = len(claims.Deliveries) > 0; !claimed {
 		return true, err
 	}
 	p.outstanding.Add(1)
-	w := work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: probe}
-	result := p.attempt(attempts, w)
-	if probe {
-		p.probed(result)
+	w := work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: right}
+	if right.granted() {
+		p.probing.Add(1)
 	}
-	p.answered(w, result)
+	scope, result, ok := p.scopeOf(attempts, w)
+	switch w.to, w.located = scope, ok; {
+	case !ok:
+	case w.probe.granted() && w.probe.of != "" && w.probe.of != scope, p.heldApart(w):
+		result = outbox.Result{Delivery: w.Delivery, Scope: &w.to}
+	default:
+		result = p.attempt(attempts, w)
+	}
+	p.finish(w, result)
 	return true, nil
 }
 
@@ -319,7 +380,7 @@ func (p *pipeline) send(attempts context.Context) {
 	})
 	senders := 0
 	for open := true; open; {
-		for ; senders < p.now().sync.Concurrency; senders++ {
+		for ; senders < p.now().senders(); senders++ {
 			sending.Go(func() { p.sendLoop(attempts) })
 		}
 		select {
@@ -374,14 +435,19 @@ func (p *pipeline) sendLoop(attempts context.Context) {
 	for {
 		select {
 		case w := <-p.queue:
-			result := p.now().deliver(attempts, w, doing)
-			p.answered(w, result)
-			switch {
-			case result.Class == string(adapters.ClassLocal): // other deliveries need the same; they wait for the sender
-				p.rest(min(restMost, restFirst<<short))
-				short = min(short+1, 10)
-			case result.Outcome != "":
-				short = 0
+			for next := []work{w}; len(next) > 0; {
+				var result outbox.Result
+				result, next = p.now().handle(attempts, next[0], doing)
+				for i := 1; i < len(next); i++ { // the first stays with this sender
+					p.queue <- next[i]
+				}
+				switch {
+				case result.Class == string(adapters.ClassLocal): // other deliveries need the same; they wait for the sender
+					p.rest(min(restMost, restFirst<<short))
+					short = min(short+1, 10)
+				case result.Outcome != "":
+					short = 0
+				}
 			}
 		case <-p.stop:
 			return
@@ -409,6 +475,11 @@ func (p *pipeline) releaseQueue(ctx context.Context) {
 		w := <-p.queue
 		unsent = append(unsent, answer{outbox.Result{Delivery: w.Delivery}, w})
 	}
+	p.placing.Lock()
+	for _, w := range p.destinations.all() {
+		unsent = append(unsent, answer{outbox.Result{Delivery: w.Delivery, Scope: &w.to}, w})
+	}
+	p.placing.Unlock()
 	if len(unsent) == 0 {
 		return
 	}

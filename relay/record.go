@@ -146,6 +146,7 @@ func (p *pipeline) record(ctx context.Context, answers []answer) (left []answer,
 	p.scheduling.Lock()
 	for i, a := range answers {
 		results[i] = a.Result
+		a.work.probe = probe{} // what follows in the lane is none
 		results[i].Stay = stay && p.mayStart(a.work) && p.schedule.stays(now, a.work.claimed, a.Took)
 		if results[i].Stay {
 			lanes[a.Delivery.Key] = a.work

@@ -56,7 +56,7 @@ func New(store Store, config Config) (*Relay, error) {
 	r.slots = all
 	var problems []error
 	for _, s := range config.Syncs {
-		p, err := newPipeline(r, s, all.share(reserve, s.Concurrency))
+		p, err := newPipeline(r, s, all.share(reserve, s.inFlight(config.Workers)))
 		if err != nil {
 			problems = append(problems, fmt.Errorf("sync %q: %w", s.Name, err))
 			continue

@@ -68,14 +68,28 @@ func (r *Relay) Reload(config Config) (left []string, err error) {
 		p.replace(next[i])
 	}
 	for _, p := range r.pipelines {
-		if hold := p.hold.Load(); hold != nil && hold.Kind == outbox.HoldAuth {
+		for _, hold := range p.holds() {
+			if hold.Kind != outbox.HoldAuth {
+				continue
+			}
 			p.inDatabase("set the next probe", func(ctx context.Context) error { // new credentials are tried at once
-				return r.store.ProbeAgain(ctx, p.sync.Name, math.MaxInt32, 0, false)
+				return r.store.ProbeAgain(ctx, p.sync.Name, hold.Scope, math.MaxInt32, 0, false)
 			})
 			p.wake()
 		}
 	}
 	return left, nil
+}
+
+// holds are those of the sync and of its scopes that this relay knows of.
+func (s *state) holds() []outbox.Hold {
+	s.placing.Lock()
+	defer s.placing.Unlock()
+	holds := s.destinations.holds()
+	if hold := s.hold.Load(); hold != nil {
+		holds = append(holds, *hold)
+	}
+	return holds
 }
 
 // fixed names the settings of the relay itself in which next differs.
@@ -101,13 +115,14 @@ func (c Config) fixed(next Config) (names []string) {
 func (s *state) replace(next *pipeline) {
 	was := s.now()
 	next.state = s
-	if next.sync.Rate == was.sync.Rate {
+	if next.rate != nil && next.sync.Rate == was.sync.Rate {
 		next.rate = was.rate // what was sent lately counts
 	}
 	// The queue has room for so many claims. More are never under way: workers bound them.
 	next.sync.Concurrency = min(next.sync.Concurrency, cap(s.queue)/2-maxPrefetch)
+	next.bound()
 	s.current.Store(next)
-	s.slots.resize(next.sync.Concurrency)
+	s.slots.resize(next.senders())
 	select {
 	case s.resized <- struct{}{}:
 	default:

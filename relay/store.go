@@ -17,10 +17,12 @@ type Store interface {
 
 	// Holds and the slow housekeeping of a sync.
 
-	Hold(ctx context.Context, sync string, kind outbox.HoldKind, d time.Duration, reason string) error
-	Probe(ctx context.Context, sync string, within time.Duration) (outbox.Probe, error)
-	ProbeAgain(ctx context.Context, sync string, probes int, in time.Duration, untried bool) error
-	Lift(ctx context.Context, sync string) error
+	Hold(ctx context.Context, sync, scope string, kind outbox.HoldKind, d time.Duration, reason string) error
+	Probe(ctx context.Context, sync, scope string, within time.Duration) (outbox.Probe, error)
+	ProbeAgain(ctx context.Context, sync, scope string, probes int, in time.Duration, untried bool) error
+	Lift(ctx context.Context, sync, scope string) error
+	LiftUnused(ctx context.Context, sync, scope string) (bool, error)
+	ScopeHolds(ctx context.Context, sync string) ([]outbox.Hold, error)
 	EndHolds(ctx context.Context, sync string, within time.Duration) error
 	NoteDelivery(ctx context.Context, sync string, at time.Time) (bool, error)
 	ReleaseBackfilled(ctx context.Context, sync string, page int) (int, error)

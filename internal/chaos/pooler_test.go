@@ -160,7 +160,7 @@ func TestFault12PgBouncer(t *testing.T) {
 		if _, err := store.Maintain(r.Context(), "90 days", "84 months"); err != nil {
 			r.Error(err)
 		}
-		if err := store.Hold(r.Context(), theSync, outbox.HoldThrottle, 500*time.Millisecond, "asked to wait"); err != nil {
+		if err := store.Hold(r.Context(), theSync, "", outbox.HoldThrottle, 500*time.Millisecond, "asked to wait"); err != nil {
 			r.Error(err)
 		}
 		w.exec(`SELECT outbox.resume($1)`, theSync)

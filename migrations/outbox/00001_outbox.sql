@@ -151,10 +151,14 @@ CREATE TABLE outbox.hold (
     untried_at     timestamptz,
     untried_probes int NOT NULL DEFAULT 0,
     CONSTRAINT hold_pkey PRIMARY KEY (sync, scope, kind),
+    CONSTRAINT hold_scope_form CHECK (length(scope) <= 200 AND scope !~ '[\u0001-\u001F\u007F-\u009F]'),
+    -- These are for the whole sync.
+    CONSTRAINT hold_scope_of_kind CHECK (scope = '' OR kind NOT IN ('backfill', 'window')),
     CONSTRAINT hold_sync_fkey FOREIGN KEY (sync) REFERENCES outbox.sync (name) ON DELETE CASCADE,
     CONSTRAINT hold_kind_known CHECK (kind IN ('operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'))
 );
-COMMENT ON TABLE outbox.hold IS 'One row per sync and kind of hold, so that one that ends never lifts another. outbox.sync shows the strongest.';
+COMMENT ON TABLE outbox.hold IS 'One row per sync, scope and kind of hold, so that one that ends never lifts another. outbox.sync shows the strongest of the whole sync.';
+COMMENT ON COLUMN outbox.hold.scope IS 'The destination that gets nothing for now: a host, or what limits.per of the sync says. Empty: the whole sync.';
 COMMENT ON COLUMN outbox.hold.until IS 'End of a throttle or window; next probe of an auth or breaker hold; null until somebody lifts it.';
 COMMENT ON COLUMN outbox.hold.untried_at IS 'When an auth hold may be probed with a delivery that was not tried yet, which may be before until; null for other kinds.';
 COMMENT ON COLUMN outbox.hold.untried_probes IS 'Probes with such deliveries; the pause between them grows with it.';
@@ -165,13 +169,16 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     changed text := coalesce(NEW.sync, OLD.sync);
 BEGIN
+    IF coalesce(NEW.scope, OLD.scope) <> '' THEN
+        RETURN NULL;
+    END IF;
     -- The sync's row is locked first: two holds that change at once must not each overlook the other.
     PERFORM FROM outbox.sync WHERE name = changed FOR NO KEY UPDATE;
     UPDATE outbox.sync s
        SET hold_kind = h.kind, hold_until = h.until, hold_reason = h.reason, hold_by = h.by
       FROM (SELECT 1) AS always
       LEFT JOIN (SELECT * FROM outbox.hold
-                  WHERE sync = changed
+                  WHERE sync = changed AND scope = ''
                   ORDER BY array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
                   LIMIT 1) AS h ON true
      WHERE s.name = changed;
@@ -263,6 +270,7 @@ CREATE TABLE outbox.lane (
         autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.05,
         autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE outbox.lane IS 'The queue of one key in one sync: who may send its first delivery, and when somebody may.';
+COMMENT ON COLUMN outbox.lane.scope IS 'The destination of its first delivery, as far as a relay has found it out: it is written when the delivery is put off or given back for a hold. Empty: not known, or the sync has one destination.';
 COMMENT ON COLUMN outbox.lane.due_at IS 'When it may be claimed: of a claimed lane, when the lease ends. Infinity: its first delivery has failed, or waits for a backfill.';
 COMMENT ON COLUMN outbox.lane.lost_claim IS 'An earlier claim whose lease ended without a word; null otherwise.';
 COMMENT ON COLUMN outbox.lane.crashes IS 'Claims in a row whose relay never came back. From the second on the lane is sent while nothing else of its sync is in flight; after five its first delivery fails.';
@@ -599,6 +607,19 @@ END
 $$;
 -- +goose StatementEnd
 
+-- +goose StatementBegin
+CREATE FUNCTION outbox.check_scope(scope text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF length(scope) > 200 OR scope ~ '[\u0001-\u001F\u007F-\u009F]' THEN
+        RAISE EXCEPTION 'a scope has at most 200 characters and no control characters'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is a host, or what limits.per of the sync says, such as a court''s code.';
+    END IF;
+    RETURN coalesce(scope, '');
+END
+$$;
+-- +goose StatementEnd
+
 -- Logs what a person did to one delivery.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.log_action(d outbox.delivery, outcome text, reason text) RETURNS void
@@ -791,37 +812,46 @@ $$;
 COMMENT ON FUNCTION outbox.replay(text, uuid, text) IS 'Sends a finished event to a sync once more, at the end of its key''s lane, with the Idempotency-Key "<id>:<n>".';
 
 -- +goose StatementBegin
-CREATE FUNCTION outbox.pause(sync text, reason text) RETURNS void
+CREATE FUNCTION outbox.pause(sync text, reason text, scope text DEFAULT '') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
+DECLARE
+    part text := outbox.check_scope(pause.scope);
 BEGIN
     PERFORM outbox.check_sync(pause.sync);
-    INSERT INTO outbox.hold (sync, kind, reason, by)
-    VALUES (pause.sync, 'operator', outbox.check_reason(pause.reason), outbox.actor())
+    INSERT INTO outbox.hold (sync, scope, kind, reason, by)
+    VALUES (pause.sync, part, 'operator', outbox.check_reason(pause.reason), outbox.actor())
     ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE SET reason = excluded.reason, by = excluded.by;
     INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
-    VALUES (pause.sync, 'paused', outbox.actor(), outbox.check_reason(pause.reason));
+    VALUES (pause.sync, 'paused', outbox.actor(), left(CASE part WHEN '' THEN '' ELSE format('scope %s: ', part) END || outbox.check_reason(pause.reason), 1000));
 END
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION outbox.pause(text, text) IS 'Puts a sync on the operator''s hold: nothing more is sent until outbox.resume.';
+COMMENT ON FUNCTION outbox.pause(text, text, text) IS 'Puts a sync, or one scope of it, on the operator''s hold: nothing more is sent until outbox.resume.';
 
 -- +goose StatementBegin
-CREATE FUNCTION outbox.resume(sync text) RETURNS void
+CREATE FUNCTION outbox.resume(sync text, scope text DEFAULT '') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
+DECLARE
+    part   text := outbox.check_scope(resume.scope);
+    paused text;
 BEGIN
     PERFORM outbox.check_sync(resume.sync);
-    DELETE FROM outbox.hold AS h WHERE h.sync = resume.sync AND h.kind = 'operator';
+    DELETE FROM outbox.hold AS h WHERE h.sync = resume.sync AND h.scope = part AND h.kind = 'operator';
     IF NOT FOUND THEN
-        RAISE NOTICE 'sync "%" was not paused by an operator', resume.sync;
+        SELECT string_agg(CASE h.scope WHEN '' THEN 'the whole sync' ELSE format('scope %s', h.scope) END, ', ' ORDER BY h.scope) INTO paused
+          FROM (SELECT o.scope FROM outbox.hold AS o WHERE o.sync = resume.sync AND o.kind = 'operator' ORDER BY o.scope LIMIT 10) AS h;
+        RAISE NOTICE 'sync "%"% was not paused by an operator%', resume.sync, CASE part WHEN '' THEN '' ELSE format(', scope %s', part) END,
+            coalesce(', but this was: ' || paused, '');
         RETURN;
     END IF;
-    INSERT INTO outbox.delivery_log (sync, outcome, actor) VALUES (resume.sync, 'resumed', outbox.actor());
+    INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
+    VALUES (resume.sync, 'resumed', outbox.actor(), CASE WHEN part <> '' THEN format('scope %s', part) END);
 END
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION outbox.resume(text) IS 'Lifts the operator''s hold of a sync, and no other.';
+COMMENT ON FUNCTION outbox.resume(text, text) IS 'Lifts the operator''s hold of a sync, or of one scope of it, and no other.';
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.retire(sync text, reason text) RETURNS void
@@ -963,22 +993,29 @@ WITH delivery AS ( -- what outbox.open_delivery and outbox.blocked_key say, for 
       FROM delivery
      GROUP BY sync
 ), held AS (
-    SELECT DISTINCT ON (sync) sync, kind, until, reason, by
+    SELECT DISTINCT ON (sync, scope) sync, scope, kind, until, reason, by
       FROM outbox.hold
      WHERE kind NOT IN ('throttle', 'window') OR until IS NULL OR until > clock_timestamp()
-     ORDER BY sync, array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
+     ORDER BY sync, scope, array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
+), held_scope AS (
+    SELECT sync, jsonb_agg(jsonb_build_object('scope', scope, 'hold', kind, 'until', until, 'reason', reason, 'by', by) ORDER BY scope) AS holds
+      FROM held
+     WHERE scope <> ''
+     GROUP BY sync
 )
 SELECT s.name AS sync, h.kind AS hold,
        coalesce(o.due_now, 0) AS due_now, coalesce(o.pending, 0) AS pending, coalesce(o.queued, 0) AS queued,
        coalesce(o.retry, 0) AS retry, coalesce(o.sending, 0) AS sending, coalesce(o.failed, 0) AS failed,
        coalesce(o.blocked_keys, 0) AS blocked_keys, o.oldest_pending_age, s.last_delivered_at,
-       h.until AS hold_until, h.reason AS hold_reason, h.by AS hold_by, s.retired_at, s.backfill_reason AS backfill
+       h.until AS hold_until, h.reason AS hold_reason, h.by AS hold_by, s.retired_at, s.backfill_reason AS backfill,
+       coalesce(c.holds, '[]') AS scope_holds
   FROM outbox.sync AS s
-  LEFT JOIN held AS h ON h.sync = s.name
+  LEFT JOIN held AS h ON h.sync = s.name AND h.scope = ''
+  LEFT JOIN held_scope AS c ON c.sync = s.name
   LEFT JOIN open AS o ON o.sync = s.name
 UNION ALL
-SELECT NULL, NULL, 0, (SELECT count(*) FROM outbox.unmatched), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
-COMMENT ON VIEW outbox.status IS 'One row per sync; backfill says what the addition of events waits for or does. In the row without a sync, pending counts the events that no sync matched.';
+SELECT NULL, NULL, 0, (SELECT count(*) FROM outbox.unmatched), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, '[]';
+COMMENT ON VIEW outbox.status IS 'One row per sync; hold is about the whole sync, scope_holds lists its scopes that are on hold; backfill says what the addition of events waits for or does. In the row without a sync, pending counts the events that no sync matched.';
 
 -- Says in one sentence what an open delivery waits for, apart from its key and its sync's holds.
 -- +goose StatementBegin
@@ -1051,9 +1088,11 @@ BEGIN
             END IF;
             FOR h IN SELECT * FROM outbox.hold AS o
                       WHERE o.sync = s.name AND (o.kind NOT IN ('throttle', 'window') OR o.until IS NULL OR o.until > clock_timestamp())
-                      ORDER BY array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], o.kind::text) LOOP
-                said := said || format('; the sync is on hold (%s) by %s since %s%s: %s', h.kind, h."by", h.since,
-                    CASE WHEN h.until IS NULL THEN CASE h.kind WHEN 'operator' THEN ' until outbox.resume' ELSE '' END
+                        AND (o.scope = '' OR o.scope = (SELECT n.scope FROM outbox.lane AS n WHERE n.sync = d.sync AND n.key = d.key))
+                      ORDER BY o.scope, array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], o.kind::text) LOOP
+                said := said || format('; %s is on hold (%s) by %s since %s%s: %s',
+                    CASE h.scope WHEN '' THEN 'the sync' ELSE format('destination %s of sync %s', h.scope, s.name) END, h.kind, h."by", h.since,
+                    CASE WHEN h.until IS NULL THEN CASE h.kind WHEN 'operator' THEN ' until outbox.resume' || CASE h.scope WHEN '' THEN '' ELSE ' of that scope' END ELSE '' END
                          WHEN h.kind IN ('auth', 'breaker') THEN format(', next probe at %s', h.until)
                          ELSE format(' until %s', h.until) END, h.reason);
             END LOOP;
@@ -1412,7 +1451,7 @@ GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[]), outbox.older_writers(), 
 
 GRANT UPDATE (state) ON outbox.delivery TO outbox_operator;
 GRANT EXECUTE ON FUNCTION outbox.requeue(text, text, uuid, text), outbox.discard(text, uuid, text), outbox.replay(text, uuid, text),
-    outbox.pause(text, text), outbox.resume(text), outbox.retire(text, text) TO outbox_operator;
+    outbox.pause(text, text, text), outbox.resume(text, text), outbox.retire(text, text) TO outbox_operator;
 
 -- +goose Down
 SET LOCAL lock_timeout = '1s';
@@ -1436,7 +1475,7 @@ DROP VIEW outbox.status, outbox.blocked_key, outbox.failed, outbox.open_delivery
 DROP TABLE outbox.delivery_log, outbox.external_ref, outbox.retention, outbox.hold, outbox.unmatched, outbox.event CASCADE;
 DROP FUNCTION outbox.oldest_relay, outbox.log_action, outbox.why_not_delivered, outbox.maintain, outbox.older_writers, outbox.requeue,
     outbox.discard, outbox.replay, outbox.pause, outbox.resume, outbox.retire, outbox.emit, outbox.actor, outbox.check_sync,
-    outbox.check_reason, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold;
+    outbox.check_reason, outbox.check_scope, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold;
 DROP TABLE outbox.delivery, outbox.lane, outbox.sync CASCADE;
 DROP FUNCTION outbox.complete_requeue, outbox.like_patterns, outbox.clean, outbox.sign_log_row, outbox.check_log_claims,
     outbox.log_sync_change, outbox.keep_registration, outbox.refuse_restored_event, outbox.keep_operators_hold, outbox.lock_holder;
