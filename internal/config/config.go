@@ -63,8 +63,9 @@ type Sync struct {
 	Mapping     relay.Mapping
 	OnFailed    string // block or supersede
 	Retry       Retry
-	Concurrency int     // deliveries in flight of this sync
-	Rate        float64 // deliveries per second; 0 means no limit
+	Per         string  // expression that names an event's destination; empty means the host
+	Concurrency int     // deliveries in flight of this sync, with Per to each destination
+	Rate        float64 // deliveries per second, with Per to each destination; 0 means no limit
 
 	// Put is what ${…} put into the condition, the mapping and the computed
 	// fields: it may be a secret, and is part of what is sent.

@@ -59,6 +59,7 @@ type retrySpec struct {
 }
 
 type limitsSpec struct {
-	Concurrency int  `yaml:"concurrency" default:"@workers" min:"1" max:"10000" doc:"Deliveries of this sync in flight; by default relay.workers."`
-	Rate        rate `yaml:"rate" default:"0" doc:"Deliveries per second (20/s), minute (600/m) or hour; 0 is no limit."`
+	Per         string `yaml:"per" doc:"Expression that names the destination of an event, such as event.court: concurrency and rate are for each destination then, and one that is in trouble does not stop the others. By default the host, where the URL takes it from data."`
+	Concurrency int    `yaml:"concurrency" default:"@workers" min:"1" max:"10000" doc:"Deliveries of this sync in flight, or with per to each destination; by default relay.workers."`
+	Rate        rate   `yaml:"rate" default:"0" doc:"Deliveries per second (20/s), minute (600/m) or hour, with per to each destination; 0 is no limit."`
 }

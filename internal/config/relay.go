@@ -46,6 +46,7 @@ func (s Sync) relay() relay.Sync {
 			Initial: s.Retry.Initial, Max: s.Retry.Max, Jitter: jitter,
 			MaxAge: s.Retry.MaxAge, Attempts: s.Retry.Attempts,
 		},
+		Per:         s.Per,
 		Concurrency: s.Concurrency,
 		Rate:        s.Rate,
 	}

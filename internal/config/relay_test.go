@@ -24,7 +24,7 @@ syncs:
     mapping: {a: b}
     on_failed: supersede
     retry: {initial: 2s, max: 3s, jitter: 0%, max_age: 4h, attempts: 5}
-    limits: {concurrency: 3, rate: 20/s}
+    limits: {per: event.court, concurrency: 3, rate: 20/s}
 `)
 	got := f.RelayConfig()
 	want := relay.Config{
@@ -33,8 +33,8 @@ syncs:
 		Syncs: []relay.Sync{{
 			Name: "Court", Events: []string{"a:*", "b"}, When: `key != ""`, From: "now", Notify: true,
 			Mapping: relay.Mapping{Fields: []relay.Field{{From: "a", To: "b"}}}, OnFailed: "supersede",
-			Retry:       relay.Retry{Initial: 2 * time.Second, Max: 3 * time.Second, Jitter: -1, MaxAge: 4 * time.Hour, Attempts: 5},
-			Concurrency: 3, Rate: 20,
+			Retry: relay.Retry{Initial: 2 * time.Second, Max: 3 * time.Second, Jitter: -1, MaxAge: 4 * time.Hour, Attempts: 5},
+			Per:   "event.court", Concurrency: 3, Rate: 20,
 		}},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(relay.Sync{}, "Adapter")); diff != "" {

@@ -46,6 +46,7 @@ func (d *decoder) build(root *node, spec fileSpec) *File {
 
 func (d *decoder) sync(n *node, path string, s syncSpec) Sync {
 	d.checkCondition(n, path, s.When)
+	d.checkPer(n, path, s.Limits.Per)
 	d.checkFrom(n, path, s.From)
 	if s.Retry.Max > 0 && s.Retry.Max < s.Retry.Initial {
 		at, full := nearest(n, path, "retry", "max")
@@ -67,9 +68,10 @@ func (d *decoder) sync(n *node, path string, s syncSpec) Sync {
 			Initial: s.Retry.Initial, Max: s.Retry.Max, Jitter: float64(s.Retry.Jitter),
 			MaxAge: s.Retry.MaxAge, Attempts: s.Retry.Attempts,
 		},
+		Per:         s.Limits.Per,
 		Concurrency: s.Limits.Concurrency,
 		Rate:        float64(s.Limits.Rate),
-		Put:         slices.Concat(n.get("when").puts(), n.get("mapping").puts(), n.get("compute").puts()),
+		Put:         slices.Concat(n.get("when").puts(), n.get("mapping").puts(), n.get("compute").puts(), n.get("limits").puts()),
 		AdapterPut:  n.get("adapter").puts(),
 	}
 }
@@ -166,6 +168,25 @@ func (d *decoder) checkCondition(n *node, path, when string) {
 		return
 	}
 	if _, err := relay.CompileFilter(when); err != nil {
+		d.at(at, path, "%s", d.redactExpression(at, err.Error()))
+	}
+}
+
+func (d *decoder) checkPer(n *node, path, per string) {
+	limits := n.get("limits")
+	if limits == nil {
+		return
+	}
+	at := limits.get("per")
+	if at == nil || at.broken || at.kind != kindText {
+		return
+	}
+	path = join(join(path, "limits"), "per")
+	if strings.TrimSpace(per) == "" {
+		d.at(at, path, "is empty: write an expression such as event.court, or remove the key")
+		return
+	}
+	if _, err := relay.CompileScope(per); err != nil {
 		d.at(at, path, "%s", d.redactExpression(at, err.Error()))
 	}
 }
