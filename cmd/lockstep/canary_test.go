@@ -386,7 +386,8 @@ func (c *cage) lookAtHTTP(address string) {
 // why_not_delivered says, and what the program's sessions did.
 func (c *cage) lookAtDatabase() {
 	c.t.Helper()
-	unsearched := map[string]string{"event": " - 'payload' - 'headers'", "delivery": " - 'body'"}
+	// A scope is what the operator's URL or limits.per makes of an event: here it is a host made of a field.
+	unsearched := map[string]string{"event": " - 'payload' - 'headers'", "delivery": " - 'body'", "lane": " - 'scope'"}
 	relations := ask[[]string](c.world, `SELECT array_agg(relname::text) FROM pg_class
  WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'p', 'v', 'm') AND NOT relispartition`)
 	for _, relation := range relations {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 
 	"github.com/jackc/pgx/v5"
@@ -42,42 +43,83 @@ func (w *who) onBehalf(a *app) string {
 	return w.actor
 }
 
+// scopeFlag takes a scope for pause and resume.
+func scopeFlag(c *cobra.Command, scope *string) {
+	c.Flags().StringVar(scope, "scope", "", "only this destination: `SCOPE` is a host, with its port if the URL has one, or what limits.per of the sync says, such as a court's code")
+}
+
+// checkScope refuses an empty --scope: a variable that is not set must not pause the
+// whole sync.
+func checkScope(cmd *cobra.Command, scope string) error {
+	if cmd.Flags().Changed("scope") && scope == "" {
+		return usagef("--scope is empty: name a destination, or leave it out for the whole sync")
+	}
+	return nil
+}
+
+// named is a sync, or a scope of it, for messages.
+func named(sync, scope string) string {
+	if scope == "" {
+		return sync
+	}
+	return fmt.Sprintf("%s, scope %s,", sync, console.Clean(scope))
+}
+
 func (a *app) pauseCommand() *cobra.Command {
 	var w who
+	var scope string
 	c := &cobra.Command{
 		Use:   "pause SYNC",
 		Short: "Stop sending to one external system until resume",
 		Long: `Stop sending to one external system until resume. It takes effect within one
 poll; requests under way are finished. Events are still collected, and no retry
-budget is used up. The login needs outbox_operator.`,
-		Example: `  lockstep pause CourtCalendarSync --reason "court maintenance until 18:00"`,
-		Args:    cobra.ExactArgs(1),
+budget is used up. With --scope only one destination of the sync is paused, and
+the others get their events. The login needs outbox_operator.`,
+		Example: `  lockstep pause CourtCalendarSync --reason "court maintenance until 18:00"
+  lockstep pause CourtCalendarSync --scope ny07.courts.example.gov --reason "moves house"`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := w.needsReason(); err != nil {
 				return err
 			}
-			return a.holdOrRelease(cmd, &w, args[0], `SELECT outbox.pause($1, $2)`, "is paused until: lockstep resume "+args[0])
+			if err := checkScope(cmd, scope); err != nil {
+				return err
+			}
+			undo := "lockstep resume " + args[0]
+			if scope != "" {
+				undo += " --scope " + console.Clean(scope)
+			}
+			return a.holdOrRelease(cmd, &w, args[0], &scope, `SELECT outbox.pause($1, $3, $2)`, "is paused until: "+undo)
 		},
 	}
 	w.actorFlag(c)
 	w.reasonFlag(c, reasonRequired)
+	scopeFlag(c, &scope)
 	return c
 }
 
 func (a *app) resumeCommand() *cobra.Command {
 	var w who
+	var scope string
 	c := &cobra.Command{
 		Use:   "resume SYNC",
 		Short: "Lift a pause",
 		Long: `Lift a pause, and no other hold: one for bad credentials ends when a probe
-succeeds, a throttle when its time is up. The login needs outbox_operator.`,
-		Example: `  lockstep resume CourtCalendarSync`,
-		Args:    cobra.ExactArgs(1),
+succeeds, a throttle when its time is up. A pause of one destination is lifted
+with the same --scope, and one of the whole sync without it. The login needs
+outbox_operator.`,
+		Example: `  lockstep resume CourtCalendarSync
+  lockstep resume CourtCalendarSync --scope ny07.courts.example.gov`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.holdOrRelease(cmd, &w, args[0], `SELECT outbox.resume($1)`, "")
+			if err := checkScope(cmd, scope); err != nil {
+				return err
+			}
+			return a.holdOrRelease(cmd, &w, args[0], &scope, `SELECT outbox.resume($1, $2)`, "")
 		},
 	}
 	w.actorFlag(c)
+	scopeFlag(c, &scope)
 	return c
 }
 
@@ -94,7 +136,7 @@ lockstep sync apply NAME brings it back. The login needs outbox_operator.`,
 			if err := w.needsReason(); err != nil {
 				return err
 			}
-			return a.holdOrRelease(cmd, &w, args[0], `SELECT outbox.retire($1, $2)`, "gets no further events")
+			return a.holdOrRelease(cmd, &w, args[0], nil, `SELECT outbox.retire($1, $2)`, "gets no further events")
 		},
 	}
 	w.actorFlag(c)
@@ -102,15 +144,20 @@ lockstep sync apply NAME brings it back. The login needs outbox_operator.`,
 	return c
 }
 
-// holdOrRelease calls one of the database's functions for a sync.
-func (a *app) holdOrRelease(cmd *cobra.Command, w *who, sync, call, done string) error {
+// holdOrRelease calls one of the database's functions for a sync, or for a scope of it.
+// scope is nil where the function takes none.
+func (a *app) holdOrRelease(cmd *cobra.Command, w *who, sync string, scope *string, call, done string) error {
 	ctx := cmd.Context()
 	db, err := a.connect(ctx, nil, cmd.Name(), roleOperator)
 	if err != nil {
 		return err
 	}
 	defer db.close()
-	parameters := []any{sync}
+	parameters, part := []any{sync}, ""
+	if scope != nil {
+		part = *scope
+		parameters = append(parameters, part)
+	}
 	if w.reason != "" {
 		parameters = append(parameters, w.reason)
 	}
@@ -119,24 +166,30 @@ func (a *app) holdOrRelease(cmd *cobra.Command, w *who, sync, call, done string)
 		if _, err := tx.Exec(ctx, call, parameters...); err != nil {
 			return err
 		}
-		const strongest = `SELECT hold_kind || ': ' || hold_reason FROM outbox.sync WHERE name = $1`
-		return tx.QueryRow(ctx, strongest, sync).Scan(&hold)
+		const strongest = `-- lockstep: strongest hold
+SELECT (SELECT CASE WHEN h.scope <> $2 THEN 'the whole sync, ' ELSE '' END || h.kind || ': ' || h.reason
+          FROM outbox.hold AS h
+         WHERE h.sync = $1 AND h.scope IN ('', $2) AND (h.kind NOT IN ('throttle', 'window') OR h.until > clock_timestamp())
+         ORDER BY h.scope DESC, array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], h.kind::text)
+         LIMIT 1)`
+		return tx.QueryRow(ctx, strongest, sync, part).Scan(&hold)
 	})
 	if err != nil {
 		return err
 	}
 	switch {
 	case done != "":
-		a.say("%s %s", sync, done)
+		a.say("%s %s", named(sync, part), done)
 	case hold != nil:
-		a.say("%s is still on hold (%s)", sync, *hold)
+		a.say("%s is still on hold (%s)", named(sync, part), *hold)
 	default:
-		a.say("%s is not on hold", sync)
+		a.say("%s is not on hold", named(sync, part))
 	}
 	result := struct {
-		Sync string  `json:"sync"`
-		Done string  `json:"done"`
-		Hold *string `json:"hold"`
-	}{sync, cmd.Name(), hold}
+		Sync  string  `json:"sync"`
+		Scope string  `json:"scope,omitempty"`
+		Done  string  `json:"done"`
+		Hold  *string `json:"hold"`
+	}{sync, part, cmd.Name(), hold}
 	return console.Object(a.stdout, a.format, result, func(io.Writer) error { return nil }) // said above
 }

@@ -36,6 +36,7 @@ type preview struct {
 	Notes          []string        `json:"notes"`
 	Method         string          `json:"method,omitempty"`
 	URL            string          `json:"url,omitempty"`
+	Scope          string          `json:"scope,omitempty"` // the destination, where the sync keeps several apart
 	IdempotencyKey string          `json:"idempotency_key,omitempty"`
 	MappingVersion string          `json:"mapping_version"`
 	Body           json.RawMessage `json:"body,omitempty"`         // the mapped fields
@@ -239,6 +240,10 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	if err != nil {
 		return p, err
 	}
+	scope, err := relay.CompileScope(sync.Per)
+	if err != nil {
+		return p, err
+	}
 	p.MappingVersion = mapper.Version()
 	matches := x.event.Type == ""
 	for _, pattern := range sync.Events {
@@ -272,6 +277,15 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 		msg.IdempotencyKey = fmt.Sprintf("%s:%d", x.event.ID, x.revision)
 	}
 	p.IdempotencyKey = msg.IdempotencyKey
+	if sync.Per != "" && wanted {
+		if p.Scope, err = scope.Of(x.event); err != nil {
+			return p, fmt.Errorf("the delivery would fail with class mapping: %w", err)
+		}
+	} else if a, ok := sync.Adapter.(adapters.Addresser); ok {
+		if destination := a.Destination(); destination != nil {
+			p.Scope = destination(msg)
+		}
+	}
 	if tells, ok := sync.Adapter.(adapters.Previewer); ok {
 		would, err := tells.Preview(msg)
 		if err != nil {
@@ -298,6 +312,7 @@ var jsonString = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 // request, because the operator wants to see where that goes.
 func (p *preview) mask(put, adapterPut []adapters.Secret) {
 	hide := masker(put)
+	p.Scope = hide.Replace(p.Scope)
 	p.URL, p.Request = hide.Replace(p.URL), masker(slices.Concat(put, adapterPut)).Replace(p.Request)
 	for i := range p.Notes {
 		p.Notes[i] = hide.Replace(p.Notes[i])
@@ -342,6 +357,7 @@ func (p preview) text(w io.Writer) error {
 	}
 	line("sync", p.Sync+" ("+p.Adapter+")")
 	line("request", strings.TrimSpace(p.Method+" "+p.URL))
+	line("scope", p.Scope)
 	line("idempotency key", p.IdempotencyKey)
 	line("mapping version", p.MappingVersion)
 	for _, note := range p.Notes {

@@ -356,3 +356,29 @@ func TestAges(t *testing.T) {
 		}
 	}
 }
+
+func TestPauseOfOneDestination(t *testing.T) {
+	w := newWorld(t)
+	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NULL)`)
+	operator := w.as(roleOperator)
+	operator.run("pause", "CourtCalendarSync", "--scope", "", "--reason", "r").wants(t, exitUsage, "--scope is empty")
+	operator.run("resume", "CourtCalendarSync", "--scope", "").wants(t, exitUsage, "--scope is empty")
+	operator.run("pause", "CourtCalendarSync", "--scope", strings.Repeat("x", 201), "--reason", "r").wants(t, exitFailed, "at most 200 characters")
+	operator.run("pause", "CourtCalendarSync", "--scope", "ny07", "--reason", "moves house").
+		wants(t, 0, "CourtCalendarSync, scope ny07, is paused until: lockstep resume CourtCalendarSync --scope ny07")
+	auditor := w.as(roleAuditor)
+	auditor.env["COURT_TOKEN"] = "x"
+	auditor.run("status").wants(t, 0, "1 of its scopes", "scope ny07 on hold by", "moves house")
+	rows := decode[[]statusRow](t, auditor.run("status", "-o", "json").wants(t, 0))
+	if rows[0].Hold != nil || len(rows[0].ScopeHolds) != 1 || rows[0].ScopeHolds[0].Scope != "ny07" || rows[0].ScopeHolds[0].Hold != "operator" {
+		t.Errorf("got %+v", rows)
+	}
+	operator.run("resume", "CourtCalendarSync").wants(t, 0, "CourtCalendarSync is not on hold")
+	operator.run("pause", "CourtCalendarSync", "--reason", "all of it").wants(t, 0, "CourtCalendarSync is paused until: lockstep resume CourtCalendarSync")
+	operator.run("resume", "CourtCalendarSync", "--scope", "ny07").wants(t, 0, "CourtCalendarSync, scope ny07, is still on hold (the whole sync, operator: all of it)")
+	operator.run("resume", "CourtCalendarSync", "--scope", "ny08").wants(t, 0, "still on hold (the whole sync, operator")
+	operator.run("resume", "CourtCalendarSync").wants(t, 0, "CourtCalendarSync is not on hold")
+	if n := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome IN ('paused', 'resumed')`); n != 4 {
+		t.Errorf("%d rows in the log, want 4", n)
+	}
+}

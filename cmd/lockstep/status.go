@@ -17,23 +17,24 @@ import (
 // statusRow is a line of status. In the row without a sync, pending counts the
 // events that no sync matches.
 type statusRow struct {
-	Sync          *string    `json:"sync"`
-	Hold          *string    `json:"hold"`
-	HoldUntil     *time.Time `json:"hold_until"`
-	HoldReason    *string    `json:"hold_reason"`
-	HoldBy        *string    `json:"hold_by"`
-	DueNow        int64      `json:"due_now"`
-	Pending       int64      `json:"pending"`
-	Queued        int64      `json:"queued"`
-	Retry         int64      `json:"retry"`
-	Sending       int64      `json:"sending"`
-	Failed        int64      `json:"failed"`
-	BlockedKeys   int64      `json:"blocked_keys"`
-	OldestSeconds *float64   `json:"oldest_pending_age_seconds"`
-	LastDelivered *time.Time `json:"last_delivered_at"`
-	RetiredAt     *time.Time `json:"retired_at"`
-	Backfill      *string    `json:"backfill"`
-	Note          string     `json:"note,omitempty"`
+	Sync          *string            `json:"sync"`
+	Hold          *string            `json:"hold"`
+	HoldUntil     *time.Time         `json:"hold_until"`
+	HoldReason    *string            `json:"hold_reason"`
+	HoldBy        *string            `json:"hold_by"`
+	DueNow        int64              `json:"due_now"`
+	Pending       int64              `json:"pending"`
+	Queued        int64              `json:"queued"`
+	Retry         int64              `json:"retry"`
+	Sending       int64              `json:"sending"`
+	Failed        int64              `json:"failed"`
+	BlockedKeys   int64              `json:"blocked_keys"`
+	OldestSeconds *float64           `json:"oldest_pending_age_seconds"`
+	LastDelivered *time.Time         `json:"last_delivered_at"`
+	RetiredAt     *time.Time         `json:"retired_at"`
+	Backfill      *string            `json:"backfill"`
+	ScopeHolds    []outbox.ScopeHold `json:"scope_holds"`
+	Note          string             `json:"note,omitempty"`
 }
 
 func (s statusRow) Cells() []string {
@@ -49,28 +50,42 @@ func (s statusRow) Cells() []string {
 		notes = append(notes, s.Note)
 	}
 	if s.Hold != nil {
-		notes = append(notes, s.holdNote())
+		notes = append(notes, holdNote(*s.Hold, deref(s.HoldBy), s.HoldUntil, deref(s.HoldReason)))
+	}
+	for i, h := range s.ScopeHolds {
+		if i == mostScopesShown {
+			notes = append(notes, fmt.Sprintf("%d more scopes on hold, see: SELECT * FROM outbox.hold", len(s.ScopeHolds)-i))
+			break
+		}
+		notes = append(notes, fmt.Sprintf("scope %s %s", h.Scope, holdNote(h.Hold, h.By, h.Until, h.Reason)))
 	}
 	if s.Backfill != nil && deref(s.Hold) != string(outbox.HoldBackfill) { // that hold says the same
 		notes = append(notes, "events are being added: "+*s.Backfill)
 	}
+	hold := deref(s.Hold)
+	if n := len(s.ScopeHolds); n > 0 {
+		hold = strings.TrimPrefix(fmt.Sprintf("%s, %d of its scopes", hold, n), ", ")
+	}
 	n := func(v int64) string { return fmt.Sprint(v) }
 	return []string{
-		name, deref(s.Hold), n(s.DueNow), n(s.Pending), n(s.Queued), n(s.Retry), n(s.Sending), n(s.Failed), n(s.BlockedKeys),
+		name, hold, n(s.DueNow), n(s.Pending), n(s.Queued), n(s.Retry), n(s.Sending), n(s.Failed), n(s.BlockedKeys),
 		oldest, clock(s.LastDelivered), strings.Join(notes, "; "),
 	}
 }
 
-func (s statusRow) holdNote() string {
-	text := "on hold by " + deref(s.HoldBy)
-	if s.HoldUntil != nil {
-		until := "until"
-		if k := *s.Hold; k == string(outbox.HoldAuth) || k == string(outbox.HoldBreaker) {
-			until = "next probe"
+// mostScopesShown is how many scopes on hold the table names. JSON has them all.
+const mostScopesShown = 5
+
+func holdNote(kind, by string, until *time.Time, reason string) string {
+	text := "on hold by " + by
+	if until != nil {
+		word := "until"
+		if kind == string(outbox.HoldAuth) || kind == string(outbox.HoldBreaker) {
+			word = "next probe"
 		}
-		text += ", " + until + " " + clock(s.HoldUntil)
+		text += ", " + word + " " + clock(until)
 	}
-	return text + ": " + deref(s.HoldReason)
+	return text + ": " + reason
 }
 
 // statusRows joins what the database counts with what the file says.
@@ -80,7 +95,7 @@ func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Re
 	for _, s := range listSyncs(f, known) {
 		notes[s.Name] = s.Note
 		if !s.Registered {
-			missing = append(missing, statusRow{Sync: &s.Name, Note: s.Note})
+			missing = append(missing, statusRow{Sync: &s.Name, Note: s.Note, ScopeHolds: []outbox.ScopeHold{}})
 		}
 	}
 	var rows []statusRow
@@ -91,7 +106,7 @@ func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Re
 		row := statusRow{
 			Sync: s.Sync, Hold: s.Hold, HoldUntil: s.HoldUntil, HoldReason: s.HoldReason, HoldBy: s.HoldBy,
 			DueNow: s.DueNow, Pending: s.Pending, Queued: s.Queued, Retry: s.Retry, Sending: s.Sending, Failed: s.Failed,
-			BlockedKeys: s.BlockedKeys, LastDelivered: s.LastDeliveredAt, RetiredAt: s.RetiredAt, Backfill: s.Backfill, Note: notes[deref(s.Sync)],
+			BlockedKeys: s.BlockedKeys, LastDelivered: s.LastDeliveredAt, RetiredAt: s.RetiredAt, Backfill: s.Backfill, ScopeHolds: s.ScopeHolds, Note: notes[deref(s.Sync)],
 		}
 		if s.OldestPendingAge != nil {
 			seconds := s.OldestPendingAge.Seconds()
@@ -135,7 +150,7 @@ func (a *app) statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the syncs stand",
-		Long: `Show how the syncs stand: hold, open deliveries by state, keys that are blocked
+		Long: `Show how the syncs stand: hold, scopes on hold (destinations, such as hosts), open deliveries by state, keys that are blocked
 by a failed or retried event, the age of the oldest delivery that is neither
 finished nor failed, and what the addition of events to a sync waits for. Syncs of the database that are not in the configuration
 file are named orphaned. Times are UTC. The login needs outbox_auditor.

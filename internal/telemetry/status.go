@@ -141,6 +141,10 @@ func pausedDesc() *prometheus.Desc {
 	return prometheus.NewDesc("lockstep_sync_paused", "1 for a sync on hold; kind is the strongest hold, such as operator, auth or throttle.", []string{"sync", "kind"}, nil)
 }
 
+func scopesPausedDesc() *prometheus.Desc {
+	return prometheus.NewDesc("lockstep_scopes_paused", "Scopes of a sync that are on hold, such as its hosts; kind is their strongest hold. outbox.status names them.", []string{"sync", "kind"}, nil)
+}
+
 func unmatchedDesc() *prometheus.Desc {
 	return prometheus.NewDesc("lockstep_unmatched_events", "Retained events that no sync matches.", nil, nil)
 }
@@ -155,6 +159,7 @@ func (s *Status) Describe(ch chan<- *prometheus.Desc) {
 		ch <- g.desc
 	}
 	ch <- pausedDesc()
+	ch <- scopesPausedDesc()
 	ch <- unmatchedDesc()
 	ch <- upDesc()
 }
@@ -182,6 +187,13 @@ func (s *Status) Collect(ch chan<- prometheus.Metric) {
 		}
 		if row.Hold != nil {
 			ch <- prometheus.MustNewConstMetric(pausedDesc(), prometheus.GaugeValue, 1, *row.Sync, *row.Hold)
+		}
+		scopes := map[string]float64{} // by kind: the scopes themselves are as many as data makes them
+		for _, h := range row.ScopeHolds {
+			scopes[h.Hold]++
+		}
+		for kind, n := range scopes {
+			ch <- prometheus.MustNewConstMetric(scopesPausedDesc(), prometheus.GaugeValue, n, *row.Sync, kind)
 		}
 	}
 }

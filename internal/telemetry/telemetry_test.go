@@ -82,6 +82,7 @@ func standing() []outbox.Status {
 		{
 			Sync: &court, Hold: &hold, Pending: 1, Queued: 2, Retry: 3, Sending: 4, Failed: 5, BlockedKeys: 6,
 			OldestPendingAge: &age, LastDeliveredAt: &at,
+			ScopeHolds: []outbox.ScopeHold{{Scope: "a.example", Hold: "breaker"}, {Scope: "b.example", Hold: "breaker"}, {Scope: "c.example", Hold: "operator"}},
 		},
 		{Pending: 8},
 	}
@@ -96,7 +97,8 @@ func TestStandingOfTheSyncs(t *testing.T) {
 		`lockstep_pending{sync="Court"} 1`, `lockstep_queued{sync="Court"} 2`, `lockstep_retry{sync="Court"} 3`,
 		`lockstep_sending{sync="Court"} 4`, `lockstep_failed{sync="Court"} 5`, `lockstep_blocked_keys{sync="Court"} 6`,
 		`lockstep_oldest_pending_age_seconds{sync="Court"} 90`, `lockstep_last_delivered_timestamp_seconds{sync="Court"} 1.8e+09`,
-		`lockstep_sync_paused{kind="throttle",sync="Court"} 1`, `lockstep_unmatched_events 8`, `lockstep_status_up 1`)
+		`lockstep_sync_paused{kind="throttle",sync="Court"} 1`,
+		`lockstep_scopes_paused{kind="breaker",sync="Court"} 2`, `lockstep_scopes_paused{kind="operator",sync="Court"} 1`, `lockstep_unmatched_events 8`, `lockstep_status_up 1`)
 }
 
 func TestScrapesShareAReading(t *testing.T) {
