@@ -248,8 +248,8 @@ var mutants = []mutant{
 	},
 	{
 		"a throttle costs budget",
-		[]edit{{file: judgment, old: `		p.holdSync(outbox.HoldThrottle,`, new: `		p.retry(w, result, asked)
-		p.holdSync(outbox.HoldThrottle,`}},
+		[]edit{{file: judgment, old: `		p.putOnHold(w.to, outbox.HoldThrottle,`, new: `		p.retry(w, result, asked)
+		p.putOnHold(w.to, outbox.HoldThrottle,`}},
 		relay, "TestThrottleHoldsTheSyncAndOthersFlow",
 	},
 	{
@@ -329,8 +329,69 @@ var mutants = []mutant{
 		outbox, "TestModel",
 	},
 	{
+		"a hold of one scope that holds all",
+		[]edit{{file: outbox, in: "Store.Hold", old: `SELECT name, $6, $2::text`, new: `SELECT name, left($6::text, 0), $2::text`}},
+		relay, "TestAThrottleHoldsItsScopeOnly",
+	},
+	{
+		"a lift of one scope that lifts all",
+		[]edit{{file: outbox, in: "Store.Lift", old: `scope = $2`, new: `$2::text IS NOT NULL`}},
+		outbox, "TestHoldsOfScopesAreKeptApart",
+	},
+	{
+		"a throttle that ends in one scope ends in all",
+		[]edit{{file: outbox, in: "Store.EndHolds", old: `h.scope = over.scope AND `, times: 2}},
+		outbox, "TestHoldsOfScopesAreKeptApart",
+	},
+	{
+		"a scope that is forgotten when the lane is given back",
+		[]edit{{file: outbox, in: "lanesToSettle.add", old: `if r.Scope != nil {`, new: `if false {`}},
+		outbox, "TestClaimsLeaveScopesOnHold",
+	},
+	{
+		"a relay that gives a lane back without its scope",
+		[]edit{
+			{file: deliver, in: "pipeline.finish", old: `result.Scope = &w.to`, new: `_ = w.to`},
+			{file: deliver, in: "pipeline.place", old: `released.Scope = &w.to`, new: `_ = w.to`},
+		},
+		relay, "TestAScopeIsPausedAndResumed",
+	},
+	{
+		"a probe of another scope",
+		[]edit{
+			{file: outbox, in: "Store.Probe", old: `l.scope = $5 AND l.due_at <= now()`, new: `l.due_at <= now()`, times: 2},
+			{file: outbox, in: "Store.Probe", old: `(coalesce(l.scope, '') = $5 OR NOT EXISTS`, new: `(true OR NOT EXISTS`},
+		},
+		outbox, "TestAProbeIsMadeInItsScope",
+	},
+	{
+		"a scope that is probed while the whole sync is on hold",
+		[]edit{{file: outbox, in: "Store.Probe", old: `OR o.kind IN ('auth', 'breaker') AND o.scope <> $5`}},
+		outbox, "TestAProbeIsMadeInItsScope",
+	},
+	{
+		"a probe of a scope that lifts the hold of the whole sync",
+		[]edit{{file: judgment, in: "pipeline.probed", old: `p.relay.store.Lift(ctx, p.sync.Name, w.probe.of)`, new: `p.relay.store.Lift(ctx, p.sync.Name, "")`}},
+		relay, "TestAProbeIsSentToItsScope",
+	},
+	{
+		"a destination that takes all slots beside others",
+		[]edit{{file: "relay/destinations.go", in: "destinations.allowed", old: `most = slots / 2`, new: `most = slots`}},
+		relay, "TestDestinations",
+	},
+	{
+		"a destination on hold that leaves the others half of the slots",
+		[]edit{{file: "relay/destinations.go", in: "destinations.hold", old: `d.open--`}},
+		relay, "TestDestinations",
+	},
+	{
+		"a breaker that counts all scopes together",
+		[]edit{{file: judgment, in: "pipeline.retry", old: `p.healths.of(w.to).fail`, new: `p.healths.of("").fail`}},
+		relay, "TestADestinationAloneTripsItsBreaker",
+	},
+	{
 		"a rejection that does not clear the breaker's count",
-		[]edit{{file: relay, in: "pipeline.failed", old: `p.health.answered()`}},
+		[]edit{{file: relay, in: "pipeline.failed", old: `p.healths.of(w.to).answered()`}},
 		relay, "TestARejectionShowsThatTheReceiverIsUp",
 	},
 	{
@@ -380,7 +441,7 @@ var mutants = []mutant{
 	},
 	{
 		"a probe that costs budget",
-		[]edit{{file: relay, in: "pipeline.retry", old: `if w.probe || p.hold.Load() != nil {`, new: `if false {`}},
+		[]edit{{file: relay, in: "pipeline.retry", old: `if w.probe.granted() || p.held(w.to) {`, new: `if false {`}},
 		relay, "TestNoRowPaysForAProbe",
 	},
 	{
