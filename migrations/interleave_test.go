@@ -523,7 +523,7 @@ func (i *interleaving) neverTwo(sending *outbox.Delivery) {
 		i.t.Errorf("the lane is %s, want claimed", got)
 	}
 	i.looks("while another of the key is being sent")
-	c, err := i.relay.Claim(i.t.Context(), outbox.ClaimRequest{Sync: "court", Room: 1, Lease: time.Minute, Keys: []string{"k"}}, nil)
+	c, err := i.relay.ClaimOne(i.t.Context(), outbox.OneRequest{Sync: "court", Lease: time.Minute, Key: "k"})
 	if err != nil || len(c.Deliveries) != 0 {
 		i.t.Errorf("claimed %d of the key while another is being sent, %v", len(c.Deliveries), err)
 	}

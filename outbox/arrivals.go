@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 )
@@ -244,7 +243,7 @@ type database interface {
 // look claims lanes that are due, then opens new ones as far as there is room, in one
 // round trip and one transaction. It returns the keys of those that were claimed; if it
 // fails there are none, and nothing was learnt.
-func (a *Arrivals) look(ctx context.Context, on database, r ClaimRequest, token uuid.UUID, relay string, c *Claims, held *bool) ([]string, error) {
+func (a *Arrivals) look(ctx context.Context, on database, r ClaimRequest, c *claim, probe bool) ([]string, error) {
 	if a.floor == "" || time.Since(a.listed) > max(floorEvery, floorShare*a.took) {
 		began := time.Now()
 		if err := on.QueryRow(ctx, listScopes, r.Sync, floorBehind).Scan(&a.scopes, &a.floor); err != nil {
@@ -265,9 +264,9 @@ func (a *Arrivals) look(ctx context.Context, on database, r ClaimRequest, token 
 	var keys []string
 	var found arrived
 	batch := &pgx.Batch{}
-	batch.Queue(claimLanes, r.Sync, r.Probe, token, relay, r.Lease, min(r.Lanes, r.Room), scopes, a.floor).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&keys, &c.Suspects, held, &c.Held, &c.Due, nil) })
-	batch.Queue(openLanes, r.Sync, r.Probe, token, relay, r.Lease, r.Room, fresh,
+	batch.Queue(claimLanes, r.Sync, probe, c.token, c.store.relay, r.Lease, min(r.Lanes, r.Room), scopes, a.floor).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&keys, &c.Suspects, &c.held, &c.Held, &c.Due, nil) })
+	batch.Queue(openLanes, r.Sync, probe, c.token, c.store.relay, r.Lease, r.Room, fresh,
 		nullable(a.since), a.change, a.seq, page, again.keys, again.claims, again.places, arrivalPage).
 		QueryRow(found.scan)
 	if err := on.SendBatch(ctx, batch).Close(); err != nil {

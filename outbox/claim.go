@@ -17,26 +17,32 @@ import (
 
 // ClaimRequest asks for lanes of one sync.
 type ClaimRequest struct {
-	Sync  string
-	Room  int           // most lanes to claim
-	Lanes int           // of these, the most that are there already
-	Fresh int           // of the others, how many are for the latest deliveries before the oldest have the rest
-	Lease time.Duration // how long the claims hold
-	Probe bool          // claim in spite of an auth or breaker hold
-	Keys  []string      // claim lanes of these keys only, if they are due; nil means all
-	Busy  []string      // scopes whose lanes are left for now
+	Sync   string
+	Lease  time.Duration    // how long the claims hold
+	Wanted func(Event) bool // see OneRequest
 
-	// Suspects has one lane claimed during whose claims two or more relays died,
-	// and no other. Else such lanes are left.
-	Suspects bool
+	Room  int      // most lanes to claim
+	Lanes int      // of these, the most that are there already
+	Fresh int      // of the others, how many are for the latest deliveries before the oldest have the rest
+	Busy  []string // scopes whose lanes are left for now
+}
+
+// OneRequest asks for one lane of a sync.
+type OneRequest struct {
+	Sync  string
+	Lease time.Duration // how long the claim holds
 
 	// Wanted reports whether the sync sends an event, which its filter decides:
 	// only such an event supersedes a failed one. Nil means all. It is called by
 	// one goroutine and must not panic.
 	Wanted func(Event) bool
+
+	Key     string // of the lane; empty for the one that has been due longest
+	Suspect bool   // of lanes during whose claims two or more relays died, which else are left
+	Probe   bool   // claim in spite of an auth or breaker hold
 }
 
-// Claims is the answer to a [ClaimRequest].
+// Claims is the answer to a [ClaimRequest] or a [OneRequest].
 type Claims struct {
 	Deliveries []*Delivery // first deliveries of claimed lanes, to be sent
 	Idle       []Result    // lanes that have none to be sent now, to be recorded as they are
@@ -99,37 +105,29 @@ WITH held AS MATERIALIZED (
                        LIMIT 1) AS l) AS due,
        set_config('lockstep.claimed', (SELECT count(*) FROM picked)::text, true)`
 
-// claimKeys claims lanes of the given keys that are due; where none is, it opens one.
-const claimKeys = `-- lockstep: claim lanes of keys` + `
+// claimKey claims the lane of a key if it is due; where there is none, it opens one.
+const claimKey = `-- lockstep: claim the lane of a key` + `
 WITH held AS MATERIALIZED (
     SELECT scope` + holdsInForce + `
 ), picked AS MATERIALIZED (
-    SELECT l.tid
-      FROM unnest($7::text[]) WITH ORDINALITY AS k (key, n)
-     CROSS JOIN LATERAL (
-           SELECT l.ctid AS tid
-             FROM outbox.lane AS l
-            WHERE l.sync = $1 AND l.key = k.key AND l.scope NOT IN (SELECT scope FROM held) AND '' NOT IN (SELECT scope FROM held) AND l.due_at <= now()
-              AND l.crashes + (l.claim IS NOT NULL)::int < 2
-              FOR UPDATE SKIP LOCKED) AS l
-     ORDER BY k.n
-     LIMIT $6::bigint
+    SELECT l.ctid AS tid
+      FROM outbox.lane AS l
+     WHERE l.sync = $1 AND l.key = $6 AND l.due_at <= now() AND l.crashes + (l.claim IS NOT NULL)::int < 2
+       AND l.scope NOT IN (SELECT scope FROM held) AND '' NOT IN (SELECT scope FROM held)
+       FOR UPDATE SKIP LOCKED
 ), opened AS (
     INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by)
-    SELECT $1, k.key, now() + $5::interval, $3, $4
-      FROM unnest($7::text[]) AS k (key)
-     WHERE (SELECT count(*) FROM picked) < $6::bigint
-       AND '' NOT IN (SELECT scope FROM held)
-       AND NOT EXISTS (SELECT FROM outbox.lane AS l WHERE l.sync = $1 AND l.key = k.key OFFSET 0)
-       AND EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = k.key AND d.due_at <= now() OFFSET 0)
-     LIMIT 1
+    SELECT $1, $6, now() + $5::interval, $3, $4
+     WHERE '' NOT IN (SELECT scope FROM held)
+       AND NOT EXISTS (SELECT FROM outbox.lane AS l WHERE l.sync = $1 AND l.key = $6)
+       AND EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = $6 AND d.due_at <= now())
     ON CONFLICT DO NOTHING
     RETURNING key
 )` + claimPicked + `
 SELECT ARRAY(SELECT key FROM claimed UNION ALL SELECT key FROM opened) AS keys,` + claimAnswerRest
 
-// claimSuspects claims the suspect that has been due longest.
-const claimSuspects = `-- lockstep: claim a suspect` + `
+// claimSuspect claims the suspect that has been due longest.
+const claimSuspect = `-- lockstep: claim a suspect` + `
 WITH held AS MATERIALIZED (
     SELECT scope` + holdsInForce + `
 ), picked AS MATERIALIZED (
@@ -222,81 +220,104 @@ const claimedTables = `
  ORDER BY c.event_seq`
 
 // Claim takes up to Room lanes and returns their first deliveries. The relay that
-// holds them sends these before the lease ends, or releases them. Lanes for
-// new deliveries are opened if a is given. Together with an error there may be
-// deliveries, and lanes that are to be given back.
+// holds them sends these before the lease ends, or releases them. Lanes are opened for
+// what has arrived. Together with an error there may be deliveries, and lanes that are
+// to be given back.
 func (s *Store) Claim(ctx context.Context, r ClaimRequest, a *Arrivals) (Claims, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	if a != nil && r.Keys == nil && !r.Suspects {
-		if err := s.prepare(ctx, r.Sync, a); err != nil {
-			return Claims{}, s.judge(ctx, err)
-		}
+	c := claim{store: s, sync: r.Sync, token: uuid.New(), wanted: r.Wanted}
+	keys, err := c.lanes(ctx, s.pool, r, a, false)
+	return c.finish(ctx, keys, err)
+}
+
+// ClaimOne takes one lane and returns its first delivery, as [Store.Claim] does.
+func (s *Store) ClaimOne(ctx context.Context, r OneRequest) (Claims, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	c := claim{store: s, sync: r.Sync, token: uuid.New(), wanted: r.Wanted, probe: r.Probe}
+	var keys []string
+	var err error
+	told := []any{&keys, &c.Suspects, &c.held, &c.Held}
+	switch {
+	case r.Suspect:
+		err = s.pool.QueryRow(ctx, claimSuspect, r.Sync, r.Probe, c.token, s.relay, r.Lease).Scan(told...)
+	case r.Key != "":
+		err = s.pool.QueryRow(ctx, claimKey, r.Sync, r.Probe, c.token, s.relay, r.Lease, r.Key).Scan(told...)
+	default:
+		keys, err = c.lanes(ctx, s.pool, ClaimRequest{Sync: r.Sync, Lease: r.Lease, Room: 1, Lanes: 1}, &Arrivals{}, r.Probe)
 	}
-	token := uuid.New()
-	c, held, empty, err := s.claimLanes(ctx, s.pool, r, a, token)
-	var superseding []string
-	for _, e := range empty {
-		if e.failed {
-			superseding = append(superseding, e.key)
-			continue
-		}
-		c.Idle = append(c.Idle, idle(r.Sync, e.key, token))
+	return c.finish(ctx, keys, err)
+}
+
+// claim is a claim that is being made.
+type claim struct {
+	Claims
+	store  *Store
+	sync   string
+	token  uuid.UUID
+	probe  bool
+	wanted func(Event) bool
+	held   bool // the whole sync is on hold
+}
+
+// lanes claims lanes that are due and opens new ones, and returns their keys.
+func (c *claim) lanes(ctx context.Context, on database, r ClaimRequest, a *Arrivals, probe bool) ([]string, error) {
+	if err := c.store.prepare(ctx, r.Sync, a); err != nil {
+		return nil, err
 	}
+	keys, err := a.look(ctx, on, r, c, probe)
+	c.Unopened = a.behind
+	return keys, err
+}
+
+// finish reads the first deliveries of the lanes that were claimed, and closes failed
+// ones that are superseded.
+func (c *claim) finish(ctx context.Context, keys []string, err error) (Claims, error) {
+	if err != nil {
+		return Claims{}, c.store.judge(ctx, err)
+	}
+	superseding, err := c.first(ctx, c.store.pool, keys)
 	if len(superseding) > 0 {
-		more, left, failed := s.supersede(ctx, r.Sync, superseding, token, r.Wanted)
+		more, left, failed := c.store.supersede(ctx, c.sync, superseding, c.token, c.wanted)
 		c.Deliveries = append(c.Deliveries, more...)
-		for _, key := range left {
-			c.Idle = append(c.Idle, idle(r.Sync, key, token))
-		}
+		c.giveBack(left...)
 		err = errors.Join(err, failed)
 	}
-	if held && err == nil {
-		c.Hold, err = s.strongestHold(ctx, r.Sync, r.Probe)
+	if c.held && err == nil {
+		c.Hold, err = c.store.strongestHold(ctx, c.sync, c.probe)
 	}
-	return c, s.judge(ctx, err)
+	return c.Claims, c.store.judge(ctx, err)
 }
 
-// claimLanes claims lanes and reads their first deliveries. The claim is committed
-// before: while payloads are on their way to a relay that is stopped, other relays
-// wait for nothing of it.
-func (s *Store) claimLanes(ctx context.Context, on database, r ClaimRequest, a *Arrivals, token uuid.UUID) (c Claims, held bool, empty []emptyLane, err error) {
-	var keys []string
-	told := []any{&keys, &c.Suspects, &held, &c.Held}
-	switch {
-	case r.Suspects:
-		err = on.QueryRow(ctx, claimSuspects, r.Sync, r.Probe, token, s.relay, r.Lease).Scan(told...)
-	case r.Keys != nil:
-		err = on.QueryRow(ctx, claimKeys, r.Sync, r.Probe, token, s.relay, r.Lease, r.Room, r.Keys).Scan(told...)
-	default:
-		keys, err = a.look(ctx, on, r, token, s.relay, &c, &held)
-		c.Unopened = a.behind
+// first reads the first deliveries of lanes that were claimed, after the claim was
+// committed: while payloads are on their way to a relay that is stopped, other relays
+// wait for nothing of it. It returns the keys of lanes whose first delivery has failed.
+// Lanes that have nothing to be sent are given back, and all of them if it fails.
+func (c *claim) first(ctx context.Context, on database, keys []string) (failed []string, err error) {
+	if len(keys) == 0 {
+		return nil, nil
 	}
-	if err != nil || len(keys) == 0 {
-		return c, held, nil, err
+	rows, err := on.Query(ctx, firstDeliveries, c.sync, c.token, keys)
+	if err != nil {
+		c.giveBack(keys...)
+		return nil, err
 	}
-	rows, err := on.Query(ctx, firstDeliveries, r.Sync, token, keys)
-	if err == nil {
-		c.Deliveries, empty, err = scanFirst(rows, r.Sync, token)
+	claimed, empty, failed, err := scanFirst(rows, c.sync, c.token)
+	if err != nil {
+		c.giveBack(keys...)
+		return nil, err
 	}
-	if err != nil { // they are given back
-		c.Deliveries, empty = nil, nil
-		for _, key := range keys {
-			empty = append(empty, emptyLane{key: key})
-		}
-	}
-	return c, held, empty, err
+	c.Deliveries = claimed
+	c.giveBack(empty...)
+	return failed, nil
 }
 
-// emptyLane is a claimed lane that has nothing to be sent now.
-type emptyLane struct {
-	key    string
-	failed bool // its first delivery has failed
-}
-
-// idle gives a claimed lane back.
-func idle(sync, key string, token uuid.UUID) Result {
-	return Result{Delivery: &Delivery{Sync: sync, Key: key, token: pgtype.UUID{Bytes: token, Valid: true}, Claim: token.String()}}
+// giveBack adds lanes that have nothing to be sent now.
+func (c *claim) giveBack(keys ...string) {
+	for _, key := range keys {
+		c.Idle = append(c.Idle, Result{Delivery: &Delivery{Sync: c.sync, Key: key, token: pgtype.UUID{Bytes: c.token, Valid: true}, Claim: c.token.String()}})
+	}
 }
 
 // strongestHold is nil when the hold has ended meanwhile.

@@ -50,10 +50,11 @@ SELECT CASE WHEN l.claim IS NOT NULL THEN 2 WHEN f.state IS NULL THEN 4 ELSE 3 E
 
 // ClaimIn claims in a transaction that the caller ends.
 func (s *Store) ClaimIn(ctx context.Context, tx pgx.Tx, r ClaimRequest, a *Arrivals) ([]*Delivery, error) {
-	if err := s.prepare(ctx, r.Sync, a); err != nil {
-		return nil, err
+	c := claim{store: s, sync: r.Sync, token: uuid.New(), wanted: r.Wanted}
+	keys, err := c.lanes(ctx, tx, r, a, false)
+	if err == nil {
+		_, err = c.first(ctx, tx, keys)
 	}
-	c, _, _, err := s.claimLanes(ctx, tx, r, a, uuid.New())
 	return c.Deliveries, err
 }
 

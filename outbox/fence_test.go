@@ -126,7 +126,7 @@ func (d *desk) claim(s *outbox.Store) (claimed []*outbox.Delivery) {
 // suspect claims a lane during whose claims relays died.
 func (d *desk) suspect(s *outbox.Store) []*outbox.Delivery {
 	d.t.Helper()
-	c, err := s.Claim(d.t.Context(), outbox.ClaimRequest{Sync: sync, Room: 1, Lease: time.Minute, Suspects: true}, nil)
+	c, err := s.ClaimOne(d.t.Context(), outbox.OneRequest{Sync: sync, Lease: time.Minute, Suspect: true})
 	if err != nil {
 		d.t.Fatal(err)
 	}

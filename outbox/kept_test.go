@@ -124,7 +124,7 @@ func TestASuspectIsLeftToBeSentAlone(t *testing.T) {
 	if len(c.Deliveries) != 0 || !c.Suspects {
 		t.Errorf("claimed %v among others, suspects: %t", numbers(c.Deliveries), c.Suspects)
 	}
-	if named, err := d.b.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 1, Lease: time.Minute, Keys: []string{"H-1"}}, nil); err != nil || len(named.Deliveries) != 0 {
+	if named, err := d.b.ClaimOne(t.Context(), outbox.OneRequest{Sync: sync, Lease: time.Minute, Key: "H-1"}); err != nil || len(named.Deliveries) != 0 {
 		t.Errorf("claimed %v by its key, %v", numbers(named.Deliveries), err)
 	}
 	alone := d.suspect(d.b)
@@ -161,7 +161,7 @@ func TestAReplayWaitsForWhatIsUnderWay(t *testing.T) {
 	if err := operator.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c, err := d.b.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 1, Lease: time.Minute, Keys: []string{"H-1"}}, nil)
+	c, err := d.b.ClaimOne(t.Context(), outbox.OneRequest{Sync: sync, Lease: time.Minute, Key: "H-1"})
 	if err != nil || len(c.Deliveries) != 0 {
 		t.Errorf("claimed %d beside the one under way, %v", len(c.Deliveries), err)
 	}

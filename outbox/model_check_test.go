@@ -363,7 +363,7 @@ func (m *model) drain(t *rapid.T) {
 			r := outbox.ClaimRequest{Sync: sync, Room: enough, Lanes: enough, Lease: forever, Wanted: wanted}
 			m.claim(t, by, r)
 			for range keys {
-				m.claimOnce(t, by, outbox.ClaimRequest{Sync: sync, Room: 1, Lease: forever, Suspects: true, Wanted: wanted}, nil)
+				m.claimOne(t, by, outbox.OneRequest{Sync: sync, Lease: forever, Suspect: true, Wanted: wanted})
 			}
 		}
 		for len(m.held) > 0 {

@@ -48,12 +48,12 @@ func (m *model) sendable(o *open) bool {
 }
 
 // due says what a claim may bring.
-func (m *model) due(r outbox.ClaimRequest) []*open {
+func (m *model) due(r outbox.OneRequest) []*open {
 	if m.onHold(r.Sync, r.Probe) {
 		return nil
 	}
 	return m.filter(func(o *open) bool {
-		return o.sync == r.Sync && m.sendable(o) && m.claimable(o.line, r.Suspects) && (r.Keys == nil || slices.Contains(r.Keys, o.key))
+		return o.sync == r.Sync && m.sendable(o) && m.claimable(o.line, r.Suspect) && (r.Key == "" || r.Key == o.key)
 	})
 }
 
@@ -73,7 +73,7 @@ func (m *model) claimSome(t *rapid.T) { m.claim(t, m.relay(t), m.request(t)) }
 
 // claimSuspect claims a lane during whose claims relays died.
 func (m *model) claimSuspect(t *rapid.T) {
-	m.claimOnce(t, m.relay(t), outbox.ClaimRequest{Sync: pick(t, "sync", syncs), Room: 1, Lease: forever, Suspects: true, Wanted: wanted}, nil)
+	m.claimOne(t, m.relay(t), outbox.OneRequest{Sync: pick(t, "sync", syncs), Lease: forever, Suspect: true, Wanted: wanted})
 }
 
 // claim looks once or, where there is room for everything, twice, and then everything
@@ -88,15 +88,15 @@ func (m *model) claim(t *rapid.T, by *relay, r outbox.ClaimRequest) {
 	m.claimOnce(t, by, r, known)
 	known.LookAtUnsure()
 	c := m.claimOnce(t, by, r, known)
-	if c.Unopened || m.onHold(r.Sync, r.Probe) {
+	all := outbox.OneRequest{Sync: r.Sync}
+	if c.Unopened || m.onHold(r.Sync, false) {
 		return
 	}
-	if left := m.due(r); len(left) > 0 {
+	if left := m.due(all); len(left) > 0 {
 		t.Fatalf("%s has looked at all of %s twice, and left %v", by.name, r.Sync, left)
 	}
-	suspects := r
-	suspects.Suspects = true
-	if left := m.due(suspects); len(left) > 0 && !c.Suspects {
+	all.Suspect = true
+	if left := m.due(all); len(left) > 0 && !c.Suspects {
 		t.Fatalf("%s is not told of the suspects %v", by.name, left)
 	}
 	m.nothingLeftToSupersede(t, r.Sync)
@@ -104,19 +104,35 @@ func (m *model) claim(t *rapid.T, by *relay, r outbox.ClaimRequest) {
 }
 
 // claimOnce claims and checks what came.
-func (m *model) claimOnce(t *rapid.T, by *relay, r outbox.ClaimRequest, known *outbox.Arrivals) outbox.Claims {
-	onHold := m.onHold(r.Sync, r.Probe)
-	var c outbox.Claims
+func (m *model) claimOnce(t *rapid.T, by *relay, r outbox.ClaimRequest, known *outbox.Arrivals) (c outbox.Claims) {
 	within(t, by.name+" claims", func(ctx context.Context) (err error) {
 		c, err = by.store.Claim(ctx, r, known)
 		return err
 	})
-	m.say("%s claims of %s (room %d, lanes %d, fresh %d, suspects %t, probe %t): %s and %d idle",
-		by.name, r.Sync, r.Room, r.Lanes, r.Fresh, r.Suspects, r.Probe, list(c.Deliveries), len(c.Idle))
+	m.say("%s claims of %s (room %d, lanes %d, fresh %d): %s and %d idle", by.name, r.Sync, r.Room, r.Lanes, r.Fresh, list(c.Deliveries), len(c.Idle))
+	m.claimed(t, by, outbox.OneRequest{Sync: r.Sync}, r.Room, c)
+	return c
+}
+
+// claimOne does so for a single lane, and reports whether there was one.
+func (m *model) claimOne(t *rapid.T, by *relay, r outbox.OneRequest) bool {
+	var c outbox.Claims
+	within(t, by.name+" claims one", func(ctx context.Context) (err error) {
+		c, err = by.store.ClaimOne(ctx, r)
+		return err
+	})
+	m.say("%s claims one of %s (key %q, suspect %t, probe %t): %s and %d idle", by.name, r.Sync, r.Key, r.Suspect, r.Probe, list(c.Deliveries), len(c.Idle))
+	m.claimed(t, by, r, 1, c)
+	return len(c.Deliveries) > 0
+}
+
+// claimed checks what came, for which there was so much room.
+func (m *model) claimed(t *rapid.T, by *relay, r outbox.OneRequest, room int, c outbox.Claims) {
+	onHold := m.onHold(r.Sync, r.Probe)
 	if onHold != (c.Hold != nil) {
 		t.Fatalf("claim says hold %+v, want a hold: %t", c.Hold, onHold)
 	}
-	if onHold && len(c.Deliveries)+len(c.Idle) > 0 || len(c.Deliveries)+len(c.Idle) > r.Room {
+	if onHold && len(c.Deliveries)+len(c.Idle) > 0 || len(c.Deliveries)+len(c.Idle) > room {
 		t.Fatalf("claimed %s and %d idle, on hold: %t", list(c.Deliveries), len(c.Idle), onHold)
 	}
 	m.notice(t)
@@ -130,11 +146,10 @@ func (m *model) claimOnce(t *rapid.T, by *relay, r outbox.ClaimRequest, known *o
 	if len(idle) > 0 && rapid.IntRange(0, 3).Draw(t, "gives back") > 0 {
 		m.record(t, idle)
 	}
-	return c
 }
 
 // take checks a claimed delivery and gives it to the relay.
-func (m *model) take(t *rapid.T, by *relay, r outbox.ClaimRequest, d *outbox.Delivery) {
+func (m *model) take(t *rapid.T, by *relay, r outbox.OneRequest, d *outbox.Delivery) {
 	may := m.due(r)
 	i := slices.IndexFunc(may, func(o *open) bool { return o.sync == d.Sync && int64(o.place) == d.Place })
 	if i < 0 {
@@ -161,10 +176,10 @@ func (m *model) take(t *rapid.T, by *relay, r outbox.ClaimRequest, d *outbox.Del
 }
 
 // takeIdle checks a claimed lane of which nothing can be sent.
-func (m *model) takeIdle(t *rapid.T, by *relay, r outbox.ClaimRequest, result *outbox.Result) *held {
+func (m *model) takeIdle(t *rapid.T, by *relay, r outbox.OneRequest, result *outbox.Result) *held {
 	h := &held{relay: by, d: result.Delivery, result: result}
 	lane, first := m.lane(h.line()), m.first(h.line())
-	if !m.claimable(h.line(), r.Suspects) || first != nil && m.sendable(first) {
+	if !m.claimable(h.line(), r.Suspect) || first != nil && m.sendable(first) {
 		t.Fatalf("%s claimed the lane %s and says that nothing of it can be sent; it is %+v, and its first is %+v", by.name, h.line(), lane, first)
 	}
 	m.takeLane(lane, h.d.Claim)
@@ -528,8 +543,10 @@ func (m *model) probe(t *rapid.T, free []string) {
 			h.due = false
 		}
 	}
-	if len(probe.With) > 0 {
-		m.claimOnce(t, by, outbox.ClaimRequest{Sync: sync, Room: 1, Lease: forever, Probe: true, Keys: probe.With, Wanted: wanted}, nil)
+	for _, key := range append(probe.With, "") {
+		if m.claimOne(t, by, outbox.OneRequest{Sync: sync, Lease: forever, Key: key, Probe: true, Wanted: wanted}) {
+			break
+		}
 	}
 	if rapid.Bool().Draw(t, "again") {
 		within(t, by.name+" probes again", func(ctx context.Context) error {

@@ -21,7 +21,7 @@ func (d *desk) probe(s *outbox.Store) (number int, keys string) {
 	// Each is claimed as a relay claims it, and given back.
 	var proposed []string
 	for _, key := range p.With {
-		c, err := s.Claim(d.t.Context(), outbox.ClaimRequest{Sync: sync, Room: 1, Lease: time.Minute, Probe: true, Keys: []string{key}}, nil)
+		c, err := s.ClaimOne(d.t.Context(), outbox.OneRequest{Sync: sync, Lease: time.Minute, Probe: true, Key: key})
 		if err != nil {
 			d.t.Fatal(err)
 		}

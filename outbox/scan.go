@@ -10,7 +10,7 @@ import (
 )
 
 // scanFirst reads the answer of firstDeliveries.
-func scanFirst(rows pgx.Rows, sync string, token uuid.UUID) (claimed []*Delivery, empty []emptyLane, err error) {
+func scanFirst(rows pgx.Rows, sync string, token uuid.UUID) (claimed []*Delivery, empty, failed []string, err error) {
 	defer rows.Close()
 	d := claimedRow{sync: sync}
 	var key string
@@ -20,15 +20,18 @@ func scanFirst(rows pgx.Rows, sync string, token uuid.UUID) (claimed []*Delivery
 	claim := token.String()
 	for rows.Next() {
 		if err := rows.Scan(fields...); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
-		if d.place.Valid {
+		switch {
+		case d.place.Valid:
 			claimed = append(claimed, d.delivery(key, given, claim))
-		} else {
-			empty = append(empty, emptyLane{key: key, failed: stands.String == "failed"})
+		case stands.String == "failed":
+			failed = append(failed, key)
+		default:
+			empty = append(empty, key)
 		}
 	}
-	return claimed, empty, rows.Err()
+	return claimed, empty, failed, rows.Err()
 }
 
 // scanNext reads the answer of settleLanes. Lanes keep their claims.

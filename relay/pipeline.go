@@ -226,20 +226,18 @@ func (p *pipeline) sendProbe(ctx, attempts context.Context, scope string) error 
 		return err
 	}
 	right := probe{of: scope, number: granted.Number}
-	request := outbox.ClaimRequest{Sync: p.sync.Name, Room: 1, Lanes: 1, Lease: lease, Probe: true, Wanted: p.wanted()}
+	keys := granted.With
+	if scope == "" {
+		keys = append(keys, "") // or whatever is due
+	}
 	suspects := false
-	for i := 0; i <= len(granted.With) && ctx.Err() == nil; i++ {
-		var arrivals *outbox.Arrivals
-		if request.Keys = nil; i < len(granted.With) {
-			request.Keys = granted.With[i : i+1]
-		} else if scope != "" {
+	for _, key := range keys {
+		if ctx.Err() != nil {
 			break
-		} else {
-			arrivals = new(outbox.Arrivals)
 		}
 		p.claiming.begin()
 		asked := time.Now()
-		claims, err := store.Claim(attempts, request, arrivals)
+		claims, err := store.ClaimOne(attempts, outbox.OneRequest{Sync: p.sync.Name, Lease: lease, Wanted: p.wanted(), Key: key, Probe: true})
 		p.noteHeld(asked, claims.Held)
 		p.probing.Add(int64(len(claims.Deliveries)))
 		p.accept(claims.Deliveries, work{leaseEnd: asked.Add(lease), claimed: asked, probe: right})
@@ -341,9 +339,7 @@ func (p *pipeline) sendSuspect(attempts context.Context, right probe, patience t
 		return true, nil
 	}
 	lease, started := p.relay.config.Lease, time.Now()
-	claims, err := p.relay.store.Claim(attempts, outbox.ClaimRequest{
-		Sync: p.sync.Name, Room: 1, Lease: lease, Suspects: true, Probe: right.granted(), Wanted: p.wanted(),
-	}, nil)
+	claims, err := p.relay.store.ClaimOne(attempts, outbox.OneRequest{Sync: p.sync.Name, Lease: lease, Wanted: p.wanted(), Suspect: true, Probe: right.granted()})
 	p.noteHeld(started, claims.Held)
 	p.giveBack(claims.Idle)
 	if claimed = len(claims.Deliveries) > 0; !claimed {

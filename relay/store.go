@@ -13,6 +13,7 @@ type Store interface {
 	// The path of a delivery.
 
 	Claim(context.Context, outbox.ClaimRequest, *outbox.Arrivals) (outbox.Claims, error)
+	ClaimOne(context.Context, outbox.OneRequest) (outbox.Claims, error)
 	Record(ctx context.Context, sync string, results []outbox.Result) outbox.Recorded
 
 	// Holds and the slow housekeeping of a sync.

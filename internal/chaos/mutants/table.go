@@ -74,7 +74,7 @@ var mutants = []mutant{
 		"a lease that has always ended",
 		[]edit{
 			{file: outbox, in: "claimPicked", old: `now() + $5::interval`, new: `now() + 0 * $5::interval`},
-			{file: outbox, in: "claimKeys", old: `now() + $5::interval`, new: `now() + 0 * $5::interval`},
+			{file: outbox, in: "claimKey", old: `now() + $5::interval`, new: `now() + 0 * $5::interval`},
 			{file: outbox, in: "openLanes", old: `now() + $5::interval`, new: `now() + 0 * $5::interval`},
 		},
 		chaos, "TestFault01KilledBeforeSending/one_delivery",
@@ -96,7 +96,7 @@ var mutants = []mutant{
 	},
 	{
 		"lanes whose deliveries could not be read are kept",
-		[]edit{{file: outbox, in: "Store.claimLanes", old: `empty = append(empty, emptyLane{key: key})`, new: `_ = key`}},
+		[]edit{{file: outbox, in: "claim.first", old: `c.giveBack(keys...)`, new: `_ = keys`, times: 2}},
 		outbox, "TestAClaimThatFailsLosesNothing",
 	},
 	{
@@ -146,7 +146,7 @@ var mutants = []mutant{
 		"one death that makes a suspect",
 		[]edit{
 			{file: outbox, in: "dueLanes", old: `(l.claim IS NOT NULL)::int < 2`, new: `(l.claim IS NOT NULL)::int < 1`},
-			{file: outbox, in: "claimSuspects", old: `AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2`, new: `AND l.crashes + (l.claim IS NOT NULL)::int >= 1`},
+			{file: outbox, in: "claimSuspect", old: `AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2`, new: `AND l.crashes + (l.claim IS NOT NULL)::int >= 1`},
 			{file: outbox, in: "claimAnswerRest", old: `AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2`, new: `AND l.crashes + (l.claim IS NOT NULL)::int >= 1`},
 		},
 		relay, "TestDeliveriesOfOneDeadRelayGoTogether",

@@ -1,4 +1,4 @@
--- lockstep: claim lanes of keys
+-- lockstep: claim the lane of a key
 WITH held AS MATERIALIZED (
     SELECT scope
       FROM outbox.hold
@@ -6,25 +6,17 @@ WITH held AS MATERIALIZED (
        AND (kind NOT IN ('throttle', 'window') OR until > clock_timestamp())
        AND NOT ($2 AND kind IN ('auth', 'breaker'))
 ), picked AS MATERIALIZED (
-    SELECT l.tid
-      FROM unnest($7::text[]) WITH ORDINALITY AS k (key, n)
-     CROSS JOIN LATERAL (
-           SELECT l.ctid AS tid
-             FROM outbox.lane AS l
-            WHERE l.sync = $1 AND l.key = k.key AND l.scope NOT IN (SELECT scope FROM held) AND '' NOT IN (SELECT scope FROM held) AND l.due_at <= now()
-              AND l.crashes + (l.claim IS NOT NULL)::int < 2
-              FOR UPDATE SKIP LOCKED) AS l
-     ORDER BY k.n
-     LIMIT $6::bigint
+    SELECT l.ctid AS tid
+      FROM outbox.lane AS l
+     WHERE l.sync = $1 AND l.key = $6 AND l.due_at <= now() AND l.crashes + (l.claim IS NOT NULL)::int < 2
+       AND l.scope NOT IN (SELECT scope FROM held) AND '' NOT IN (SELECT scope FROM held)
+       FOR UPDATE SKIP LOCKED
 ), opened AS (
     INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by)
-    SELECT $1, k.key, now() + $5::interval, $3, $4
-      FROM unnest($7::text[]) AS k (key)
-     WHERE (SELECT count(*) FROM picked) < $6::bigint
-       AND '' NOT IN (SELECT scope FROM held)
-       AND NOT EXISTS (SELECT FROM outbox.lane AS l WHERE l.sync = $1 AND l.key = k.key OFFSET 0)
-       AND EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = k.key AND d.due_at <= now() OFFSET 0)
-     LIMIT 1
+    SELECT $1, $6, now() + $5::interval, $3, $4
+     WHERE '' NOT IN (SELECT scope FROM held)
+       AND NOT EXISTS (SELECT FROM outbox.lane AS l WHERE l.sync = $1 AND l.key = $6)
+       AND EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = $6 AND d.due_at <= now())
     ON CONFLICT DO NOTHING
     RETURNING key
 ), claimed AS (
