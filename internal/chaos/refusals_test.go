@@ -91,8 +91,9 @@ SELECT count(*) = $2 FROM outbox.failed WHERE sync = $1 AND error_class = 'perma
 	})
 }
 
-// Data names the host. One of two hosts refuses everything. The other has few
-// hearings, so each may meet a hold. They all arrive.
+// Data names the host. One of two hosts refuses everything: it alone is on hold, and
+// none of its hearings fails. Those of the other arrive at once. When the first accepts
+// again, its hearings arrive.
 func TestFault27bOneHostOfTwoRefuses(t *testing.T) {
 	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
@@ -111,6 +112,7 @@ func TestFault27bOneHostOfTwoRefuses(t *testing.T) {
 					r.Fatal(err)
 				}
 				w.courts[theSync] = everywhere
+				scope := bad + ":" + at.Port()
 				w.start(relaySpec{Syncs: []syncSpec{{
 					Name: theSync, Court: "http://{fields.courtroom}:" + at.Port(), Hosts: []string{bad, good}, Attempts: 3,
 				}}})
@@ -123,7 +125,7 @@ VALUES ('scheduling:updated', $1::text, jsonb_build_object('hearingId', $1::text
 				for _, key := range refused {
 					book(bad, key)
 				}
-				w.until("the sync is held", `SELECT EXISTS (SELECT FROM outbox.sync WHERE hold_kind = 'auth')`)
+				w.until("the host is on hold", `SELECT EXISTS (SELECT FROM outbox.hold WHERE kind = 'auth' AND scope = $1)`, scope)
 				// For as long as it would take, if only a probe that is due by time found the other host well.
 				w.exec(`UPDATE outbox.hold SET until = clock_timestamp() + interval '1 hour'`)
 				began := ask[time.Time](w, `SELECT clock_timestamp()`)
@@ -132,7 +134,12 @@ VALUES ('scheduling:updated', $1::text, jsonb_build_object('hearingId', $1::text
 					book(good, key)
 					w.until(key+" is delivered", `SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE key = $1 AND outcome = 'delivered')`, key)
 				}
-				w.drain(expected{failed: len(refused)})
+				if got := ask[string](w, `SELECT coalesce(string_agg(kind || ' ' || scope, ', '), '') FROM outbox.hold`); got != "auth "+scope {
+					r.Errorf("on hold: %s, want auth %s alone", got, scope)
+				}
+				everywhere.faults(r)
+				w.exec(`UPDATE outbox.hold SET until = clock_timestamp()`)
+				w.drain(expected{})
 				p99 := w.p99(theSync, began)
 				r.Logf("p99 of the other host's hearings %s", p99)
 				if p99 > 5*time.Second {
