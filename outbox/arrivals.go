@@ -20,11 +20,11 @@ import (
 // The zero value is the beginning: all open deliveries. It is not safe for
 // concurrent use.
 type Arrivals struct {
-	since  string    // pg_snapshot: what it shows was looked at, but for what lies behind the place
-	change string    // the place: a transaction
+	since  string    // pg_snapshot: what it shows was looked at, but for what comes after the cursor
+	change string    // the cursor: a transaction
 	seq    int64     // and the last delivery of it that was looked at
-	behind bool      // there was more behind the place than could be looked at
-	page   int       // deliveries to read there, where those before brought few keys without a lane
+	behind bool      // there was more after the cursor than could be looked at
+	page   int       // deliveries to read next: more after a page that had few keys without a lane
 	resets int64     // of the store: after a failover the numbers may mean something else
 	began  time.Time // when everything was looked at from the beginning last
 
@@ -54,7 +54,7 @@ func (a *Arrivals) Know(scopes []string) {
 }
 
 // unsure is what is known of a key that is looked at again: the claim on its lane, and
-// the earliest delivery that was found.
+// the sequence number of the earliest delivery that was found.
 type unsure struct {
 	claim pgtype.UUID
 	place int64
@@ -74,11 +74,12 @@ const (
 // have none. As far as there is room they are opened claimed. A delivery that waits
 // for a backfill is none of them: it becomes ready when that is complete.
 //
-// First come those behind the place ($9, $10), the oldest first; then, where there
-// are more of them than can be looked at, a share of the latest ($7); then those of
-// transactions that ran at the time of the snapshot ($8) and have ended since; then
-// keys of which the relay was not sure ($12, $13). What was not opened for lack of room
-// stays behind the place.
+// First come those after the cursor ($9, $10), the oldest first, at most $11; then, where
+// there are more of them than can be looked at, the latest, of which $7 keys have the
+// first right to the room; then those of transactions that ran at the time of the snapshot
+// ($8) and have ended since, at most $15 of each; then keys of which the relay was not
+// sure ($12 to $14). The room is $6, less what claimLanes has claimed in this transaction.
+// The cursor stops before the first key for which there was none.
 //
 // A lane that is there, and waits for a later time or because its first delivery has
 // failed, becomes due when a delivery came in front of that one, or when one came that may
@@ -175,7 +176,7 @@ WITH held AS MATERIALIZED (
       FROM early AS e
      WHERE l.ctid = e.tid
     RETURNING l.key
-), cut AS MATERIALIZED ( -- the first of the oldest for which there was no room
+), cut AS MATERIALIZED ( -- the first key for which there was no room: the cursor stops before it
     SELECT min(c.oldest) AS n FROM chosen AS c WHERE c.part < 3 AND NOT c.claims
 ), unsure AS (
     SELECT k.key, k.has AS claim, k.place
@@ -199,8 +200,8 @@ SELECT ARRAY(SELECT key FROM opened WHERE claim IS NOT NULL) AS keys,
  CROSS JOIN (SELECT array_agg(key) AS keys, array_agg(claim) AS claims, array_agg(place) AS places FROM unsure) AS u`
 
 // listScopes lists the scopes of a sync's lanes, one after the other by the index, and
-// says since when one of them may be due. Lanes of transactions that are not over yet,
-// which nobody sees, become due later than $2 ago.
+// says since when one of them may be due. Lanes that are not committed yet, which nobody
+// sees, are due no earlier than $2 ago.
 const listScopes = `-- lockstep: list scopes` + `
 WITH RECURSIVE listed (name) AS (
     (SELECT l.scope FROM outbox.lane AS l WHERE l.sync = $1 AND l.due_at < 'infinity' ORDER BY l.scope LIMIT 1)
@@ -310,10 +311,10 @@ func (a *Arrivals) again() (u unsureKeys) {
 type arrived struct {
 	keys     []string    // of lanes that were opened claimed
 	since    string      // the snapshot
-	change   pgtype.Text // the last delivery behind the place for which there was room
+	change   pgtype.Text // the last delivery after the cursor for which there was room
 	seq      pgtype.Int8
 	more     bool        // there are more
-	starved  bool        // there was room for more than were found
+	starved  bool        // fewer keys without a lane were found than there was room for
 	moreLate pgtype.Text // a transaction of the snapshot before that was too large for one look
 	unsure   unsureKeys
 }
@@ -322,7 +323,7 @@ func (f *arrived) scan(row pgx.Row) error {
 	return row.Scan(&f.keys, &f.since, &f.change, &f.seq, &f.more, &f.starved, &f.moreLate, &f.unsure.keys, &f.unsure.claims, &f.unsure.places)
 }
 
-// learn goes on to the place up to which everything was looked at.
+// learn moves the cursor to where everything was looked at.
 func (a *Arrivals) learn(found arrived) {
 	if a.unsure == nil {
 		a.unsure = map[string]unsure{}

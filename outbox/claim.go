@@ -22,8 +22,8 @@ type ClaimRequest struct {
 	Wanted func(Event) bool // see OneRequest
 
 	Room  int      // most lanes to claim
-	Lanes int      // of these, the most that are there already
-	Fresh int      // of the others, how many are for the latest deliveries before the oldest have the rest
+	Lanes int      // of these, the most that are there already; the rest is for keys without a lane
+	Fresh int      // of those keys, so many are taken from the latest deliveries first, the others from the oldest
 	Busy  []string // scopes whose lanes are left for now
 }
 
@@ -37,7 +37,7 @@ type OneRequest struct {
 	// one goroutine and must not panic.
 	Wanted func(Event) bool
 
-	Key     string // of the lane; empty for the one that has been due longest
+	Key     string // of the lane, which is opened if there is none; empty for any, the one that has been due longest first
 	Suspect bool   // of lanes during whose claims two or more relays died, which else are left
 	Probe   bool   // claim in spite of an auth or breaker hold
 }
@@ -49,7 +49,7 @@ type Claims struct {
 	Hold       *Hold       // strongest hold of the whole sync in force; then nothing was claimed
 	Held       []string    // scopes on hold
 	Due        bool        // more lanes are due than were claimed
-	Unopened   bool        // there are deliveries that were not looked at
+	Unopened   bool        // there are deliveries that were not looked at, or whose keys found no room
 	Suspects   bool        // lanes are due during whose claims two or more relays died
 }
 
@@ -69,9 +69,9 @@ const strongestHold = `-- lockstep: hold
      ORDER BY array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
      LIMIT 1`
 
-// dueLanes are those of a scope s that became due since a time: under a transaction
-// that is open for long, the index keeps every lane that was closed since, and a look
-// from the beginning would go over all of them. See [Arrivals].
+// dueLanes are those of a scope s that became due at $8 or later. Lanes that were closed
+// stay in the index for as long as an old transaction is open; $8 passes over them. See
+// [Arrivals].
 const dueLanes = `
              SELECT l.ctid AS tid, l.due_at
                FROM outbox.lane AS l
@@ -80,8 +80,8 @@ const dueLanes = `
               ORDER BY l.due_at`
 
 // claimLanes claims lanes that are due, those that have been due longest first. Those
-// that somebody has locked are left for the next look. It tells openLanes how many
-// there were.
+// that somebody has locked are left for the next look. The setting lockstep.claimed tells
+// openLanes, in the same transaction, how many there were.
 const claimLanes = `-- lockstep: claim lanes` + `
 WITH held AS MATERIALIZED (
     SELECT scope` + holdsInForce + `
@@ -158,13 +158,14 @@ SELECT ARRAY(SELECT key FROM claimed) AS keys,` + claimAnswerRest
 
 const claimAnswerRest = `
        EXISTS (SELECT FROM outbox.lane AS l
-                WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2) AS suspects,
+                WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2
+                  AND l.scope NOT IN (SELECT scope FROM held)) AS suspects,
        EXISTS (SELECT FROM held WHERE scope = '') AS held,
        (SELECT array_agg(DISTINCT scope) FROM held WHERE scope <> '') AS scopes`
 
 // unlocked leaves out rows that somebody has locked, such as one who is discarding
-// them. Hardly ever is there a reason to look: a row that was never locked says so
-// itself. Who discards locks the row first, then waits for the transactions that may have
+// them. Hardly ever is there a reason to look: the xmax of a row that was never locked
+// is 0. Who discards locks the row first, then waits for the transactions that may have
 // read it before, and then looks whether it was claimed.
 const unlocked = `(d.xmax = '0' OR EXISTS (SELECT FROM outbox.delivery AS o WHERE o.ctid = d.ctid FOR UPDATE SKIP LOCKED))`
 
@@ -173,7 +174,7 @@ const unlocked = `(d.xmax = '0' OR EXISTS (SELECT FROM outbox.delivery AS o WHER
 const firstDeliveries = `-- lockstep: first deliveries` + `
 WITH mine AS MATERIALIZED (
     SELECT l.*, f.tid, f.alone, f.state,
-           CASE WHEN f.state <> 'failed' AND f.due_at <= clock_timestamp() THEN f.tid END AS sends -- nothing else is locked below
+           CASE WHEN f.state <> 'failed' AND f.due_at <= clock_timestamp() THEN f.tid END AS sends -- only what is to be sent is locked below
       FROM unnest($3::text[]) AS k (key)
      CROSS JOIN LATERAL (
            SELECT l.ctid AS lane, l.key, l.crashes, l.scope, l.lost_claim, l.lost_by
@@ -205,9 +206,18 @@ WITH mine AS MATERIALIZED (
            'the relay that was sending it did not come back before its lease ended', c.revision, c.event_seq, c.lost_claim, c.lost_by
       FROM counted AS c
       LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
+), told AS ( -- not again, should the answer of this statement be lost
+    UPDATE outbox.lane AS l
+       SET lost_claim = NULL, lost_by = NULL
+      FROM counted AS c
+     WHERE l.ctid = c.lane
+    RETURNING c.lane AS was, l.ctid AS lane, c.tid
 )
 SELECT c.of_key, c.stands, ` + claimedColumns + `
-  FROM (SELECT f.*, coalesce(k.tid, f.was) AS tid FROM first AS f LEFT JOIN counted AS k ON k.lane = f.lane) AS c` + claimedTables
+  FROM (SELECT f.of_key, f.stands, coalesce(t.lane, f.lane) AS lane, coalesce(t.tid, f.was) AS tid, f.alone, f.crashes, f.scope, f.lost_claim,
+               f.sync, f.key, f.event_seq, f.event_id, f.attempts, f.total_attempts, f.charged, f.spent_ms, f.revision, f.error_class, f.body, f.body_sha256, f.mapping_version
+          FROM first AS f
+          LEFT JOIN told AS t ON t.was = f.lane) AS c` + claimedTables
 
 // claimedColumns are what a relay is told of a delivery c that it is to send.
 const claimedColumns = `c.lane, c.tid, c.alone, c.crashes, c.scope, c.event_seq, c.event_id, c.attempts + (c.lost_claim IS NOT NULL)::int, c.total_attempts + (c.lost_claim IS NOT NULL)::int,
@@ -219,8 +229,8 @@ const claimedTables = `
   LEFT JOIN LATERAL (SELECT * FROM outbox.external_ref WHERE sync = c.sync AND key = c.key OFFSET 0) AS r ON true
  ORDER BY c.event_seq`
 
-// Claim takes up to Room lanes and returns their first deliveries. The relay that
-// holds them sends these before the lease ends, or releases them. Lanes are opened for
+// Claim takes up to Room lanes and returns their first deliveries. The relay that has
+// the claim sends these before the lease ends, or releases them. Lanes are opened for
 // what has arrived. Together with an error there may be deliveries, and lanes that are
 // to be given back.
 func (s *Store) Claim(ctx context.Context, r ClaimRequest, a *Arrivals) (Claims, error) {

@@ -10,8 +10,13 @@
 // key before it inserts the event; outbox.emit takes a lock for writers that
 // have no such row.
 //
+// A key with open work has one row in outbox.lane: its queue. Who has the claim on a
+// lane may send its first delivery.
+//
 // [Store] is the relay's side: all SQL of the hot path stands in this package,
-// beside the function that runs it. Every write about a delivery carries the
+// beside the function that runs it, and whole in testdata. arrivals.go finds what is new
+// and opens lanes, claim.go claims them, record.go writes down what came of it and
+// closes them. Every write about a delivery carries the
 // token of the claim, so whoever lost its claim changes nothing. Due times and
 // leases are computed by the database's clock.
 package outbox

@@ -58,6 +58,18 @@ func (s *Store) ClaimIn(ctx context.Context, tx pgx.Tx, r ClaimRequest, a *Arriv
 	return c.Deliveries, err
 }
 
+// ClaimWithoutAnswer claims, but what the claimed lanes have is lost on the way. It
+// returns what gives the lanes back.
+func (s *Store) ClaimWithoutAnswer(ctx context.Context, r ClaimRequest, a *Arrivals) ([]Result, error) {
+	c := claim{store: s, sync: r.Sync, token: uuid.New()}
+	keys, err := c.lanes(ctx, s.pool, r, a, false)
+	if err == nil {
+		_, err = s.pool.Exec(ctx, firstDeliveries, r.Sync, c.token, keys)
+	}
+	c.giveBack(keys...)
+	return c.Idle, err
+}
+
 // RecordIn records in a transaction that the caller ends.
 func (s *Store) RecordIn(ctx context.Context, tx pgx.Tx, sync string, results []Result) (Recorded, error) {
 	r := Recorded{Done: make([]bool, len(results)), Lost: make([]bool, len(results))}

@@ -413,6 +413,44 @@ func TestReleaseLeavesTheDeliveryAsItWas(t *testing.T) {
 	}
 }
 
+// A release whose answer was lost is none that another relay has taken over.
+func TestAReleaseThatIsRepeatedIsDone(t *testing.T) {
+	d := newDesk(t)
+	d.emit("H-1", 1)
+	release := []outbox.Result{{Delivery: d.claim(d.a)[0]}}
+	for range 2 {
+		if r := d.a.Record(t.Context(), sync, release); r.Err != nil || !r.Done[0] || r.Lost[0] {
+			t.Errorf("release: %+v", r)
+		}
+	}
+}
+
+// What became of a claim whose relay died is logged once, also where the answer that
+// says so is lost on its way to the next relay.
+func TestUnknownIsLoggedOnce(t *testing.T) {
+	d := newDesk(t)
+	d.emit("H-1", 1)
+	d.claim(d.a)
+	d.endLease()
+	idle, err := d.b.ClaimWithoutAnswer(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 9, Lanes: 9, Lease: time.Minute}, d.known(d.b))
+	if err != nil || len(idle) != 1 {
+		t.Fatalf("%d lanes, %v", len(idle), err)
+	}
+	if r := d.b.Record(t.Context(), sync, idle); r.Err != nil || !r.Done[0] {
+		t.Fatalf("given back: %+v", r)
+	}
+	again := d.claim(d.b)
+	if len(again) != 1 || again[0].Attempts != 1 {
+		t.Fatalf("claimed %+v, want one with the attempt of the relay that died", again)
+	}
+	if r := d.record(d.b, outbox.Delivered, again...); r.Err != nil || !r.Done[0] {
+		t.Fatalf("recorded %+v", r)
+	}
+	if got := d.log(); got != "a unknown, b delivered" {
+		t.Errorf("log: %s", got)
+	}
+}
+
 // An answer that comes after the lease shows that the relay lives: the claim that it
 // lost was no crash.
 func TestALateAnswerTakesACrashOffTheCount(t *testing.T) {

@@ -147,7 +147,7 @@ func rows(args []any, columns []column, results []Result, places []int) []any {
 
 // recordFinished removes finished deliveries, writes their log rows and their
 // references, all or none of a row, if the claim is still there. Rows are looked
-// up where the claim left them. One that somebody else has locked, or has changed
+// up by the ctid that the claim returned. One that somebody else has locked, or has changed
 // since, is left for the next try. A lane in which nothing else stands is closed
 // with it; a delivery that this does not see yet has the lane opened again (see
 // Arrivals). The answer lists what was recorded.
@@ -212,7 +212,7 @@ SELECT n FROM removed`
 
 // recordUnfinished puts deliveries off: for the next attempt, or as failed. With an
 // empty outcome nothing was sent, and the delivery stays as it is. The lane gets
-// another claim, by which settleLanes knows what was recorded here.
+// another claim, of this recording alone, by which settleLanes knows what was recorded here.
 var recordUnfinished = `-- lockstep: record unfinished
 WITH held AS MATERIALIZED (
     SELECT i.*, l.lane, d.tid, d.event_id, d.total_attempts
@@ -270,9 +270,9 @@ SELECT n FROM held`
 // lane is due again soon: a discard that began before the lane was opened does
 // not make it due.
 //
-// A row with a place is about a delivery that was finished. It counts once that
-// delivery is gone. With a place below 0 the claim was for nothing: what became of the
-// claim before it is still to be logged.
+// The place of a delivery that was finished is above 0; the row counts once that delivery
+// is gone. It is 0 where the delivery was put off or given back, and -1 where nothing was
+// read of the lane: then what became of the claim before it is still to be logged.
 const settleLanes = `-- lockstep: settle lanes
 WITH held AS MATERIALIZED (
     SELECT scope` + holdsInForce + `
@@ -313,7 +313,7 @@ WITH held AS MATERIALIZED (
     DELETE FROM outbox.lane AS l
      USING first AS f
      WHERE l.ctid = f.lane AND f.tid IS NULL
-), policy AS MATERIALIZED ( -- read where a delivery has failed only; Store.Apply waits for it, or it is looked at again
+), policy AS MATERIALIZED ( -- read only if a delivery has failed; Store.Apply waits for it, or it is looked at again
     SELECT s.on_failed FROM outbox.sync AS s WHERE s.name = $1 FOR KEY SHARE SKIP LOCKED
 ), settled AS (
     UPDATE outbox.lane AS l
@@ -398,8 +398,8 @@ type Recorded struct {
 
 // Record writes results of one sync in one round trip, no two of one key, each
 // fenced by its claim. Lanes whose result says Stay go on with their next delivery
-// under the same claim, unless the sync or the lane's scope is on hold: then, and
-// without Stay, the lane is given back. What is neither done nor lost afterwards may
+// under the same claim, unless the sync or the lane's scope is on hold or the lane is a
+// suspect: then, and without Stay, the lane is given back. What is neither done nor lost afterwards may
 // be recorded again: a recording whose answer was lost is found in the log.
 func (s *Store) Record(ctx context.Context, sync string, results []Result) Recorded {
 	ctx, cancel := s.deadline(ctx)
@@ -522,23 +522,25 @@ func (s *Store) whatBecame(ctx context.Context, sync string, results []Result, m
 	var n int
 	var recorded bool
 	var lane, row pgtype.TID
-	var lost []int
+	var lost, settled []int
 	var stayed lanesToSettle
 	tokens := map[string]pgtype.UUID{}
 	_, err = pgx.ForEachRow(found, []any{&n, &recorded, &lane, &row}, func() error {
 		i := missing[n-1]
 		d := results[i].Delivery
+		known := slices.ContainsFunc(r.Next, func(next *Delivery) bool { return next.Key == d.Key })
 		switch {
+		case recorded && lane.Valid && results[i].Outcome.Finished() && !known: // the lane stays claimed, as the lost answer said
+			stayed.add(&results[i], d.token, d.Place)
+			stayed.lanes[len(stayed.lanes)-1] = lane
+			tokens[d.Key] = d.token
+			settled = append(settled, i)
 		case recorded:
 			r.Done[i] = true
-			known := slices.ContainsFunc(r.Next, func(next *Delivery) bool { return next.Key == d.Key })
-			if lane.Valid && results[i].Outcome.Finished() && !known { // it stays claimed, which the lost answer said
-				stayed.add(&results[i], d.token, d.Place)
-				stayed.lanes[len(stayed.lanes)-1] = lane
-				tokens[d.Key] = d.token
-			}
 		case lane.Valid && (row.Valid || d.Place == 0):
 			d.lane, d.row = lane, row
+		case results[i].Outcome == "":
+			r.Done[i] = true // it was given back, or is somebody else's: nothing was sent
 		case !results[i].Attempt:
 			r.Lost[i] = true // nothing was sent: nothing to say
 		default:
@@ -546,12 +548,15 @@ func (s *Store) whatBecame(ctx context.Context, sync string, results []Result, m
 		}
 		return nil
 	})
-	if err == nil && len(stayed.keys) > 0 {
+	if err == nil && len(settled) > 0 {
 		var rows pgx.Rows
 		if rows, err = s.pool.Query(ctx, settleLanes, stayed.args(sync)...); err == nil {
 			var next []*Delivery
 			next, err = scanNext(rows, sync, tokens)
 			r.Next = append(r.Next, next...)
+		}
+		for _, i := range settled {
+			r.Done[i] = err == nil // else it is asked for again
 		}
 	}
 	if err != nil || len(lost) == 0 {

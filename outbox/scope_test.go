@@ -169,6 +169,19 @@ func TestClaimsLeaveScopesOnHold(t *testing.T) {
 	}
 }
 
+// A suspect of a scope on hold is not proposed to be sent: nothing of its sync is to wait for it.
+func TestASuspectOfAScopeOnHoldWaits(t *testing.T) {
+	d := newDesk(t)
+	d.scoped("a/A1", "b/B1")
+	d.exec(`UPDATE outbox.lane SET crashes = 2`)
+	for _, scope := range []string{"a", "b"} {
+		d.holdScope(scope, outbox.HoldBreaker, time.Hour)
+		if c := d.look(d.a, 9, time.Minute); c.Suspects != (scope == "a") {
+			t.Errorf("on hold: %s; there are suspects: %t", d.holds(), c.Suspects)
+		}
+	}
+}
+
 func TestPauseRefusesScopesThatCannotBe(t *testing.T) {
 	d := newDesk(t)
 	for _, scope := range []string{strings.Repeat("x", 201), "a\nb"} {

@@ -38,9 +38,9 @@ func (p *pipeline) handle(attempts context.Context, w work, doing *step) (result
 	if w.placed {
 		slots := p.slots.usable()
 		p.placing.Lock()
-		full := p.destinations.full
+		full := p.destinations.overflowing
 		next = p.destinations.ended(time.Now(), w.to, result.Outcome.Finished() && result.Attempt, slots)
-		freed := p.destinations.full < full
+		freed := p.destinations.overflowing < full
 		p.placing.Unlock()
 		if freed {
 			p.wake() // lanes of that destination may be claimed again

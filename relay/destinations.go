@@ -20,31 +20,31 @@ type destinations struct {
 	each int     // most in flight to one; 0 is no bound of its own
 	rate float64 // attempts per second to one; 0 is no limit
 
-	by     map[string]*destination
-	open   int             // of these, how many are not on hold
-	full   int             // of these, how many have had deliveries given back
-	parked int             // deliveries that wait, to all
-	bytes  int             // of their payloads and bodies
-	known  map[string]bool // scopes that lanes were given back into since they were asked for
+	by          map[string]*destination
+	open        int             // of these, how many are not on hold
+	overflowing int             // of these, how many have had deliveries given back for lack of room, and no lanes claimed since
+	parked      int             // deliveries that wait, to all
+	bytes       int             // of their payloads and bodies
+	known       map[string]bool // scopes that lanes were given back into since they were asked for
 }
 
 // destination is what is known of one.
 type destination struct {
-	inFlight int
-	parked   []work
-	limit    int           // most in flight since a hold has ended, one more with each success; 0 without a bound
-	tokens   *rate.Limiter // nil without a limit
-	seen     time.Time     // when something of it was claimed last
-	hold     *outbox.Hold  // nil if it is not on hold
-	heldAt   time.Duration // when that was known, since the relay began; claims asked for earlier know nothing of it
-	low      int           // no lanes of it are claimed while more than these are parked; -1 otherwise
-	room     int           // how many may be parked: twice as many each time they run out although some were given back
-	refused  bool          // some were given back for lack of room since that changed
+	inFlight   int
+	parked     []work
+	limit      int           // most in flight since a hold has ended, one more with each success; 0 without a bound
+	tokens     *rate.Limiter // nil without a limit
+	seen       time.Time     // when something of it was claimed last
+	hold       *outbox.Hold  // nil if it is not on hold
+	heldAt     time.Duration // when that was known, since the relay began; what a claim asked for earlier says of it does not count
+	resumeAt   int           // no lanes of it are claimed while more than these are parked; -1 otherwise
+	parkLimit  int           // how many may be parked: twice as many each time they run out although some were given back
+	overflowed bool          // some were given back for lack of room since that changed
 }
 
 const (
 	// forgetAfter is how long a destination without work counts beside the others:
-	// so long they have half of the slots each. Half of it makes a destination with
+	// until then the others have half of the slots at most. Half of it makes a destination with
 	// an event a minute find all slots taken by a dead one more often, twice of it has
 	// a busy destination wait longer for the other half.
 	forgetAfter = time.Minute
@@ -72,7 +72,7 @@ func (d *destinations) of(now time.Time, scope string) *destination {
 		if len(d.by) >= mostDestinations {
 			d.forget(now, 0)
 		}
-		x = &destination{low: -1, room: leastParked}
+		x = &destination{resumeAt: -1, parkLimit: leastParked}
 		if d.by == nil {
 			d.by = map[string]*destination{}
 		}
@@ -148,10 +148,10 @@ func (d *destinations) begin(now time.Time, w work, slots int) placement {
 		return leaves
 	case len(x.parked) == 0 && d.take(now, x, slots):
 		return starts
-	case len(x.parked) >= x.room || d.parked >= maxPrefetch || d.bytes+w.size() > maxPrefetchBytes:
-		if x.refused = true; x.low < 0 {
-			x.low = len(x.parked) / 2
-			d.full++
+	case len(x.parked) >= x.parkLimit || d.parked >= maxPrefetch || d.bytes+w.size() > maxPrefetchBytes:
+		if x.overflowed = true; x.resumeAt < 0 {
+			x.resumeAt = len(x.parked) / 2
+			d.overflowing++
 		}
 		return leaves
 	}
@@ -180,12 +180,12 @@ func (d *destinations) start(now time.Time, x *destination, slots int) (starting
 		starting = append(starting, d.unpark(x, 1)...)
 	}
 	idle := len(x.parked) == 0 && x.inFlight < d.allowed(x, slots)
-	if x.low >= 0 && len(x.parked) <= x.low && (len(x.parked) > 0 || idle) {
-		x.low = -1
-		d.full--
+	if x.resumeAt >= 0 && len(x.parked) <= x.resumeAt && (len(x.parked) > 0 || idle) {
+		x.resumeAt = -1
+		d.overflowing--
 	}
-	if idle && x.refused {
-		x.room, x.refused = min(2*x.room, mostParked), false
+	if idle && x.overflowed {
+		x.parkLimit, x.overflowed = min(2*x.parkLimit, mostParked), false
 	}
 	return starting
 }
@@ -207,7 +207,7 @@ func (d *destinations) unpark(x *destination, n int) []work {
 // ready returns the parked deliveries that may start by now, and those whose lease
 // is too short for an attempt, which takes so long.
 func (d *destinations) ready(now time.Time, slots int, attempt time.Duration) (starting, late []work) {
-	if d.parked == 0 && d.full == 0 {
+	if d.parked == 0 && d.overflowing == 0 {
 		return nil, nil
 	}
 	for _, x := range d.by {
@@ -217,7 +217,7 @@ func (d *destinations) ready(now time.Time, slots int, attempt time.Duration) (s
 		}
 		if n > 0 {
 			late = append(late, d.unpark(x, n)...)
-			x.room = leastParked
+			x.parkLimit = leastParked
 		}
 		starting = append(starting, d.start(now, x, slots)...)
 	}
@@ -234,11 +234,11 @@ func (d *destinations) all() (parked []work) {
 
 // busy are the scopes whose lanes are not to be claimed for now.
 func (d *destinations) busy() (scopes []string) {
-	if d.full == 0 {
+	if d.overflowing == 0 {
 		return nil
 	}
 	for scope, x := range d.by {
-		if x.low >= 0 {
+		if x.resumeAt >= 0 {
 			scopes = append(scopes, scope)
 		}
 	}
@@ -327,8 +327,8 @@ func (d *destinations) forget(now time.Time, unseen time.Duration) {
 		case x.inFlight > 0, len(x.parked) > 0, x.hold != nil, now.Sub(x.seen) < unseen:
 		case unseen > 0 && x.tokens != nil && x.tokens.TokensAt(now) < float64(x.tokens.Burst()):
 		default:
-			if x.low >= 0 {
-				d.full--
+			if x.resumeAt >= 0 {
+				d.overflowing--
 			}
 			delete(d.by, scope)
 			d.open--

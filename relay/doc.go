@@ -1,6 +1,6 @@
 // Package relay takes events from the outbox to external systems: it claims
-// due deliveries, maps them, lets an adapter make one attempt and records what
-// came of it.
+// lanes, maps the first delivery of each, lets an adapter make one attempt and records
+// what came of it.
 //
 // A delivery is the open work for one event and one sync. Its states live in
 // the database; a relay holds nothing that another could not take over:
@@ -25,7 +25,8 @@
 // A lane is the queue of one key in one sync. A relay claims lanes, and who has a
 // lane's claim may send its first delivery. So at most one delivery of a key is in
 // flight, and the next is sent only after the one before is recorded as finished.
-// A lane is kept while nobody else waits, or for a turn; then it is given back. A
+// A lane is kept while nobody else waits, or for a turn; then it is given back. Under a
+// rate limit of the sync it is given back after each delivery. A
 // claim ends by itself after the lease; every write carries the claim's token, so a
 // relay that was away too long changes nothing. What is claimed next, and for how
 // long it is kept, is decided in schedule.go.
@@ -34,10 +35,9 @@
 // what two relays died of, two record. A court that hangs holds only its own
 // senders, and syncs that are busy share the workers equally. The destinations
 // of a sync, such as its hosts, are kept apart in the same way, see destinations.go.
-// [Relay.Reload] replaces a pipeline's settings between two deliveries.
-//
-// [Relay.Reload] gives a running relay other mappings, adapters and limits. An
-// attempt under way ends with those that it began with.
+// [Relay.Reload] gives a running relay other mappings, adapters and limits: it replaces
+// a pipeline's settings between two deliveries. An attempt under way ends with those
+// that it began with.
 //
 // While the database is away, loops pause for up to two seconds after each error,
 // and the log counts repetitions instead of repeating them.

@@ -17,8 +17,8 @@ type schedule struct {
 	asked    time.Time // when lanes were asked for last
 	waiting  bool      // the last answer: somebody waits for a lane to be given back
 	unopened bool      // the last answer: new keys wait that have no lane yet
-	second   bool      // whose turn it is where there is room for one lane only
-	credit   float64   // lanes that the latest deliveries may have before older ones
+	second   bool      // who gets the lane that is left over where the room is odd
+	credit   float64   // lanes that the latest deliveries may have before older ones, saved up
 }
 
 // load is what a sync has under way.
@@ -46,8 +46,8 @@ const (
 	// events of a megabyte claimed in fours, twice of it costs memory.
 	maxPrefetchBytes = 8 << 20
 
-	// patience is for how long a claim waits for more room than a quarter, while
-	// senders have work. Half of it makes twice as many small claims, twice of it
+	// patience is for how long a claim waits while less than a quarter of the lanes is
+	// free and senders have work. Half of it makes twice as many small claims, twice of it
 	// leaves senders of a fast receiver idle.
 	patience = 20 * time.Millisecond
 
@@ -60,7 +60,7 @@ const (
 	// freshOneIn is the share of the lanes that are claimed for the latest deliveries while
 	// older ones wait. Half of it (one in eight) halves the rate of new hearings that
 	// are sent at once after an outage; twice of it (one in two) has the backlog
-	// take twice as long meanwhile.
+	// take half as long again meanwhile.
 	freshOneIn = 4
 )
 
@@ -93,7 +93,7 @@ func (s *schedule) next(now time.Time, l load, r *outbox.ClaimRequest) {
 	}
 	r.Room = max(room, 0)
 	r.Lanes, r.Fresh = r.Room, 0
-	if s.unopened { // new keys and lanes that are there have half each
+	if s.unopened { // new keys and lanes that are there have half each: with less, one kind waits for the other
 		if r.Lanes = r.Room / 2; r.Room%2 == 1 && s.second {
 			r.Lanes++
 		}
