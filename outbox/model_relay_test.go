@@ -335,10 +335,10 @@ func (m *model) recorded(h *held) (next *open, done, lost bool) {
 				l.lost = lostBefore // of that nothing was told
 			}
 			return nil, true, false
-		case ours && (h.d.Place == 0 || o != nil):
+		case ours:
 			return nil, false, false
 		}
-		return nil, false, true
+		return nil, true, false // it is given back, or somebody else's
 	}
 	e := m.events[number(h.d.Event.ID)]
 	row := entry{sync: h.d.Sync, event: e.n, outcome: string(r.Outcome), revision: h.d.Revision, claim: h.d.Claim, relay: true}

@@ -537,7 +537,7 @@ func (s *Store) whatBecame(ctx context.Context, sync string, results []Result, m
 			settled = append(settled, i)
 		case recorded:
 			r.Done[i] = true
-		case lane.Valid && (row.Valid || d.Place == 0):
+		case lane.Valid && (row.Valid || results[i].Outcome == ""):
 			d.lane, d.row = lane, row
 		case results[i].Outcome == "":
 			r.Done[i] = true // it was given back, or is somebody else's: nothing was sent

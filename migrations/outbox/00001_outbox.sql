@@ -248,6 +248,9 @@ COMMENT ON COLUMN outbox.delivery.revision IS 'n of the Idempotency-Key "<id>:<n
 -- What has become ready to be sent since a relay last looked, by the transaction that made it so.
 CREATE INDEX delivery_changed ON outbox.delivery (sync, changed_in, event_seq);
 
+-- What waits for an operator, or for a newer event.
+CREATE INDEX delivery_failed ON outbox.delivery (sync, key) WHERE state = 'failed';
+
 -- What waits for the end of a backfill: nothing, mostly.
 CREATE INDEX delivery_backfill ON outbox.delivery (sync, event_seq) WHERE error_class = 'backfill';
 

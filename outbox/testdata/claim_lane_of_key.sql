@@ -30,6 +30,7 @@ WITH held AS MATERIALIZED (
 )
 SELECT ARRAY(SELECT key FROM claimed UNION ALL SELECT key FROM opened) AS keys,
        EXISTS (SELECT FROM outbox.lane AS l
-                WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2) AS suspects,
+                WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2
+                  AND l.scope NOT IN (SELECT scope FROM held)) AS suspects,
        EXISTS (SELECT FROM held WHERE scope = '') AS held,
        (SELECT array_agg(DISTINCT scope) FROM held WHERE scope <> '') AS scopes;

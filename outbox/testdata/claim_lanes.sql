@@ -34,7 +34,8 @@ WITH held AS MATERIALIZED (
 )
 SELECT ARRAY(SELECT key FROM claimed) AS keys,
        EXISTS (SELECT FROM outbox.lane AS l
-                WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2) AS suspects,
+                WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2
+                  AND l.scope NOT IN (SELECT scope FROM held)) AS suspects,
        EXISTS (SELECT FROM held WHERE scope = '') AS held,
        (SELECT array_agg(DISTINCT scope) FROM held WHERE scope <> '') AS scopes,
        EXISTS (SELECT FROM scope AS s

@@ -1,7 +1,7 @@
 -- lockstep: first deliveries
 WITH mine AS MATERIALIZED (
     SELECT l.*, f.tid, f.alone, f.state,
-           CASE WHEN f.state <> 'failed' AND f.due_at <= clock_timestamp() THEN f.tid END AS sends -- nothing else is locked below
+           CASE WHEN f.state <> 'failed' AND f.due_at <= clock_timestamp() THEN f.tid END AS sends -- only what is to be sent is locked below
       FROM unnest($3::text[]) AS k (key)
      CROSS JOIN LATERAL (
            SELECT l.ctid AS lane, l.key, l.crashes, l.scope, l.lost_claim, l.lost_by
@@ -33,11 +33,20 @@ WITH mine AS MATERIALIZED (
            'the relay that was sending it did not come back before its lease ended', c.revision, c.event_seq, c.lost_claim, c.lost_by
       FROM counted AS c
       LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
+), told AS ( -- not again, should the answer of this statement be lost
+    UPDATE outbox.lane AS l
+       SET lost_claim = NULL, lost_by = NULL
+      FROM counted AS c
+     WHERE l.ctid = c.lane
+    RETURNING c.lane AS was, l.ctid AS lane, c.tid
 )
 SELECT c.of_key, c.stands, c.lane, c.tid, c.alone, c.crashes, c.scope, c.event_seq, c.event_id, c.attempts + (c.lost_claim IS NOT NULL)::int, c.total_attempts + (c.lost_claim IS NOT NULL)::int,
        c.charged, c.spent_ms, c.revision, c.error_class, c.body, c.body_sha256, c.mapping_version,
        e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version, r.event_seq
-  FROM (SELECT f.*, coalesce(k.tid, f.was) AS tid FROM first AS f LEFT JOIN counted AS k ON k.lane = f.lane) AS c
+  FROM (SELECT f.of_key, f.stands, coalesce(t.lane, f.lane) AS lane, coalesce(t.tid, f.was) AS tid, f.alone, f.crashes, f.scope, f.lost_claim,
+               f.sync, f.key, f.event_seq, f.event_id, f.attempts, f.total_attempts, f.charged, f.spent_ms, f.revision, f.error_class, f.body, f.body_sha256, f.mapping_version
+          FROM first AS f
+          LEFT JOIN told AS t ON t.was = f.lane) AS c
   LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true
   LEFT JOIN LATERAL (SELECT * FROM outbox.external_ref WHERE sync = c.sync AND key = c.key OFFSET 0) AS r ON true
  ORDER BY c.event_seq;

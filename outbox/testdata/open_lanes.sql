@@ -45,25 +45,39 @@ WITH held AS MATERIALIZED (
              FROM outbox.lane AS l
             WHERE l.sync = $1 AND l.key = k.key
             OFFSET 0) AS l ON true
+), failing AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.state = 'failed') AS found
+), policy AS MATERIALIZED ( -- read only if a delivery has failed, see settleLanes
+    SELECT s.on_failed FROM outbox.sync AS s WHERE s.name = $1 FOR KEY SHARE SKIP LOCKED
 ), missing AS MATERIALIZED (
-    SELECT k.key, k.part, k.oldest, row_number() OVER (PARTITION BY least(k.part, 3) ORDER BY CASE k.part WHEN 1 THEN k.oldest WHEN 2 THEN k.latest END) AS rank
-      FROM key AS k
-     WHERE k.tid IS NULL
-       AND (k.part < 4 OR EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = k.key AND d.due_at < 'infinity' OFFSET 0))
+    SELECT k.*, row_number() OVER (PARTITION BY k.waits, least(k.part, 3) ORDER BY CASE k.part WHEN 1 THEN k.oldest WHEN 2 THEN k.latest END) AS rank
+      FROM (SELECT k.key, k.part, k.oldest, k.latest,
+                   (SELECT f.found FROM failing AS f) -- what is behind a failed one needs no room
+                   AND coalesce((SELECT d.state = 'failed' AND (d.untouched OR EXISTS (SELECT FROM outbox.delivery AS o WHERE o.ctid = d.tid FOR UPDATE SKIP LOCKED))
+                                   FROM (SELECT o.ctid AS tid, o.xmax = '0' AS untouched, o.state
+                                           FROM outbox.delivery AS o
+                                          WHERE o.sync = $1 AND o.key = k.key
+                                          ORDER BY o.event_seq
+                                          LIMIT 1) AS d), false) -- nobody is just discarding it
+                   AND coalesce((SELECT on_failed = 'block' FROM policy), false) AS waits
+              FROM key AS k
+             WHERE k.tid IS NULL
+               AND (k.part < 4 OR EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = k.key AND d.due_at < 'infinity' OFFSET 0))) AS k
 ), room AS MATERIALIZED ( -- what transactions left and the latest have their share before the oldest
     SELECT c.n, least(c.late, c.n) AS late, greatest(0, least(c.latest, c.n - c.late, greatest($7::bigint, c.n - c.late - c.old))) AS latest
       FROM (SELECT CASE WHEN EXISTS (SELECT FROM held) THEN 0 ELSE $6::bigint - current_setting('lockstep.claimed')::bigint END AS n,
                    count(*) FILTER (WHERE part > 2) AS late, count(*) FILTER (WHERE part = 2) AS latest, count(*) FILTER (WHERE part = 1) AS old
-              FROM missing) AS c
+              FROM missing
+             WHERE NOT waits) AS c
 ), chosen AS MATERIALIZED (
-    SELECT m.key, m.part, m.oldest, m.rank <= CASE m.part WHEN 1 THEN r.n - r.late - r.latest WHEN 2 THEN r.latest ELSE r.n END AS claims
+    SELECT m.key, m.part, m.oldest, m.waits, NOT m.waits AND m.rank <= CASE m.part WHEN 1 THEN r.n - r.late - r.latest WHEN 2 THEN r.latest ELSE r.n END AS claims
       FROM missing AS m
      CROSS JOIN room AS r
 ), opened AS (
     INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by)
-    SELECT $1, c.key, CASE WHEN c.claims THEN now() + $5::interval ELSE now() END, CASE WHEN c.claims THEN $3::uuid END, CASE WHEN c.claims THEN $4 END
+    SELECT $1, c.key, CASE WHEN c.claims THEN now() + $5::interval WHEN c.waits THEN 'infinity' ELSE now() END, CASE WHEN c.claims THEN $3::uuid END, CASE WHEN c.claims THEN $4 END
       FROM chosen AS c
-     WHERE c.claims OR c.part > 2
+     WHERE c.claims OR c.waits OR c.part > 2
      ORDER BY c.key
     ON CONFLICT DO NOTHING
     RETURNING key, claim
@@ -93,8 +107,8 @@ WITH held AS MATERIALIZED (
       FROM early AS e
      WHERE l.ctid = e.tid
     RETURNING l.key
-), cut AS MATERIALIZED ( -- the first of the oldest for which there was no room
-    SELECT min(c.oldest) AS n FROM chosen AS c WHERE c.part < 3 AND NOT c.claims
+), cut AS MATERIALIZED ( -- the first key for which there was no room: the cursor stops before it
+    SELECT min(c.oldest) AS n FROM chosen AS c WHERE c.part < 3 AND NOT c.claims AND NOT c.waits
 ), unsure AS (
     SELECT k.key, k.has AS claim, k.place
       FROM key AS k

@@ -42,7 +42,7 @@ WITH held AS MATERIALIZED (
     DELETE FROM outbox.lane AS l
      USING first AS f
      WHERE l.ctid = f.lane AND f.tid IS NULL
-), policy AS MATERIALIZED ( -- read where a delivery has failed only; Store.Apply waits for it, or it is looked at again
+), policy AS MATERIALIZED ( -- read only if a delivery has failed; Store.Apply waits for it, or it is looked at again
     SELECT s.on_failed FROM outbox.sync AS s WHERE s.name = $1 FOR KEY SHARE SKIP LOCKED
 ), settled AS (
     UPDATE outbox.lane AS l
