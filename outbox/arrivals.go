@@ -81,6 +81,10 @@ const (
 // sure ($12 to $14). The room is $6, less what claimLanes has claimed in this transaction.
 // The cursor stops before the first key for which there was none.
 //
+// Of a key whose first delivery has failed the lane is opened as one that waits, without a
+// claim, so that many of them keep no new key from its room. That is left to the usual way
+// where somebody has that delivery locked, or failed ones are superseded.
+//
 // A lane that is there, and waits for a later time or because its first delivery has
 // failed, becomes due when a delivery came in front of that one, or when one came that may
 // supersede it. A lane that is claimed is looked at again, see
