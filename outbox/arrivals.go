@@ -122,7 +122,7 @@ WITH held AS MATERIALIZED (
       FROM unnest($12::text[], $13::uuid[], $14::bigint[]) AS u (key, claim, place)
 ), key AS MATERIALIZED ( -- each once, with what stands about it
     SELECT k.*, l.tid, l.claim AS has, l.due_at AS lane_due, l.judged
-      FROM (SELECT k.key, max(k.part) AS part, min(k.event_seq) AS place, max(k.claim::text)::uuid AS claim,
+      FROM (SELECT k.key, max(k.part) AS part, bool_or(k.part = 3) AS late, min(k.event_seq) AS place, max(k.claim::text)::uuid AS claim,
                    min(k.n) FILTER (WHERE k.part = 1) AS oldest, min(k.n) FILTER (WHERE k.part = 2) AS latest -- its first place among these
               FROM looked AS k
              WHERE k.due_at < 'infinity'
@@ -201,7 +201,7 @@ WITH held AS MATERIALIZED (
       FROM key AS k
      CROSS JOIN cut
      WHERE k.has <> $3::uuid -- what is visible here is visible to whoever closes a lane that was just claimed
-       AND (k.part = 3 OR k.has = k.claim OR k.oldest < coalesce(cut.n, k.oldest + 1)) -- it is looked at for the last time
+       AND (k.late OR k.has = k.claim OR k.oldest < coalesce(cut.n, k.oldest + 1)) -- it is looked at for the last time
         OR k.judged >= k.place AND (k.has IS NOT NULL OR k.lane_due <= now())
     UNION ALL
     SELECT e.key, NULL, e.place FROM early AS e WHERE e.key NOT IN (SELECT key FROM woken)
@@ -347,7 +347,11 @@ func (a *Arrivals) learn(found arrived) {
 		a.unsure = map[string]unsure{}
 	}
 	for i, key := range found.unsure.keys {
-		a.unsure[key] = unsure{found.unsure.claims[i], found.unsure.places[i]}
+		place := found.unsure.places[i]
+		if about, known := a.unsure[key]; known { // not looked at again yet: the earlier delivery may be the one that supersedes
+			place = min(place, about.place)
+		}
+		a.unsure[key] = unsure{found.unsure.claims[i], place}
 	}
 	a.since, a.behind = found.since, found.more
 	switch {

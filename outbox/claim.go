@@ -39,6 +39,7 @@ type OneRequest struct {
 
 	Key     string // of the lane, which is opened if there is none; empty for any, the one that has been due longest first
 	Suspect bool   // of lanes during whose claims two or more relays died, which else are left
+	Scope   string // of such lanes those of this scope only; empty is any
 	Probe   bool   // claim in spite of an auth or breaker hold
 }
 
@@ -90,14 +91,19 @@ WITH held AS MATERIALIZED (
       FROM unnest($7::text[]) AS s (name)
      WHERE s.name NOT IN (SELECT scope FROM held)
        AND '' NOT IN (SELECT scope FROM held)
-), picked AS MATERIALIZED (
-    SELECT l.tid
-      FROM scope AS s
-     CROSS JOIN LATERAL (` + dueLanes + `
-              LIMIT $6::bigint
-                FOR UPDATE SKIP LOCKED) AS l
+), picked AS MATERIALIZED ( -- twice as many are looked at, since others may have some locked; only those that are taken are locked
+    SELECT l.ctid AS tid
+      FROM (SELECT l.tid
+              FROM scope AS s
+             CROSS JOIN LATERAL (` + dueLanes + `
+                      LIMIT 2 * $6::bigint) AS l
+             ORDER BY l.due_at
+             LIMIT 2 * $6::bigint) AS o
+      JOIN outbox.lane AS l ON l.ctid = o.tid
+     WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes + (l.claim IS NOT NULL)::int < 2
      ORDER BY l.due_at
      LIMIT $6::bigint
+       FOR UPDATE OF l SKIP LOCKED
 )` + claimPicked + claimAnswer + `,
        EXISTS (SELECT FROM scope AS s
                 CROSS JOIN LATERAL (` + dueLanes + `
@@ -135,6 +141,7 @@ WITH held AS MATERIALIZED (
       FROM outbox.lane AS l
      WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2
        AND l.scope NOT IN (SELECT scope FROM held) AND '' NOT IN (SELECT scope FROM held)
+       AND ($6 = '' OR l.scope = $6)
      ORDER BY l.due_at
      LIMIT 1
        FOR UPDATE SKIP LOCKED
@@ -145,7 +152,7 @@ WITH held AS MATERIALIZED (
 const claimPicked = `, claimed AS (
     UPDATE outbox.lane AS l
        SET due_at = now() + $5::interval, claim = $3, claimed_by = $4,
-           lost_claim = coalesce(l.claim, l.lost_claim), lost_by = CASE WHEN l.claim IS NOT NULL THEN l.claimed_by ELSE l.lost_by END,
+           lost_claim = coalesce(l.lost_claim, l.claim), lost_by = CASE WHEN l.lost_claim IS NULL THEN l.claimed_by ELSE l.lost_by END, -- while one is to be logged, nothing was sent under those after it
            crashes = l.crashes + (l.claim IS NOT NULL)::int
       FROM picked AS p
      WHERE l.ctid = p.tid
@@ -193,7 +200,8 @@ WITH mine AS MATERIALIZED (
       LEFT JOIN LATERAL (
            SELECT d.*
              FROM outbox.delivery AS d
-            WHERE d.ctid = m.sends AND ` + unlocked + `) AS d ON true
+            WHERE d.ctid = m.sends AND ` + unlocked + `
+              AND (m.lost_claim IS NULL OR EXISTS (SELECT FROM outbox.lane AS o WHERE o.ctid = m.lane FOR UPDATE SKIP LOCKED))) AS d ON true -- somebody may be discarding what is behind it
 ), counted AS (
     UPDATE outbox.delivery AS d
        SET attempts = d.attempts + 1, total_attempts = d.total_attempts + 1
@@ -251,7 +259,7 @@ func (s *Store) ClaimOne(ctx context.Context, r OneRequest) (Claims, error) {
 	told := []any{&keys, &c.Suspects, &c.held, &c.Held}
 	switch {
 	case r.Suspect:
-		err = s.pool.QueryRow(ctx, claimSuspect, r.Sync, r.Probe, c.token, s.relay, r.Lease).Scan(told...)
+		err = s.pool.QueryRow(ctx, claimSuspect, r.Sync, r.Probe, c.token, s.relay, r.Lease, r.Scope).Scan(told...)
 	case r.Key != "":
 		err = s.pool.QueryRow(ctx, claimKey, r.Sync, r.Probe, c.token, s.relay, r.Lease, r.Key).Scan(told...)
 	default:

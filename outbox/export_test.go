@@ -76,3 +76,10 @@ func (s *Store) RecordIn(ctx context.Context, tx pgx.Tx, sync string, results []
 	err := s.recordBatch(ctx, tx, sync, results, &r)
 	return r, err
 }
+
+// ClaimLanes claims lanes and stops there; the rest of the claim is what it returns.
+func (s *Store) ClaimLanes(ctx context.Context, r ClaimRequest, a *Arrivals) (func(context.Context) (Claims, error), error) {
+	c := claim{store: s, sync: r.Sync, token: uuid.New(), wanted: r.Wanted}
+	keys, err := c.lanes(ctx, s.pool, r, a, false)
+	return func(ctx context.Context) (Claims, error) { return c.finish(ctx, keys, err) }, err
+}

@@ -53,6 +53,8 @@ ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE
 type Probe struct {
 	Number int      // how many the hold has had, this one included; 0 if it was not granted
 	With   []string // keys with a first delivery that tells most, the best first
+
+	Suspects bool // lanes of the scope are due during whose claims two or more relays died
 }
 
 // Probe asks for the right to send one delivery in spite of an auth or breaker
@@ -121,7 +123,10 @@ WITH held AS MATERIALIZED (
                                   AND NOT (o.kind = 'auth' AND t.untried AND coalesce(o.untried_at <= clock_timestamp(), false))))
     RETURNING h.probes
 )
-SELECT g.probes, c.key
+SELECT g.probes, c.key,
+       EXISTS (SELECT FROM outbox.lane AS l
+                WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2
+                  AND ($5 = '' OR l.scope = $5))
   FROM (SELECT max(probes) AS probes FROM granted) AS g
   LEFT JOIN candidate AS c ON true
  WHERE g.probes IS NOT NULL
@@ -132,7 +137,7 @@ SELECT g.probes, c.key
 		return Probe{}, s.judge(ctx, err)
 	}
 	var key *string
-	_, err = pgx.ForEachRow(rows, []any{&p.Number, &key}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&p.Number, &key, &p.Suspects}, func() error {
 		if key != nil {
 			p.With = append(p.With, *key)
 		}

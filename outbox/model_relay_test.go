@@ -1,6 +1,7 @@
 package outbox_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -190,7 +191,7 @@ func (m *model) takeIdle(t *rapid.T, by *relay, r outbox.OneRequest, result *out
 func (m *model) takeLane(l *lane, claim string) {
 	if l.claim != "" {
 		l.crashes++
-		l.lost = l.claim
+		l.lost = cmp.Or(l.lost, l.claim) // while one is to be told, nothing was sent under those after it
 	}
 	l.claim, l.sends, l.expired = claim, nil, false
 }
@@ -343,7 +344,7 @@ func (m *model) recorded(h *held) (next *open, done, lost bool) {
 	e := m.events[number(h.d.Event.ID)]
 	row := entry{sync: h.d.Sync, event: e.n, outcome: string(r.Outcome), revision: h.d.Revision, claim: h.d.Claim, relay: true}
 	before := slices.ContainsFunc(m.log, func(l entry) bool {
-		return l.relay && l.claim == h.d.Claim && l.event == e.n && l.outcome != "lease_lost"
+		return l.relay && l.claim == h.d.Claim && l.event == e.n && l.outcome != "lease_lost" && l.revision == h.d.Revision
 	})
 	if ours && o != nil && !o.locked && !l.locked {
 		m.attempted(h, o, e, row)
@@ -353,10 +354,12 @@ func (m *model) recorded(h *held) (next *open, done, lost bool) {
 		}
 		return m.settle(h, place), true, false
 	}
-	if ours && o == nil && !l.locked && r.Outcome.Finished() { // recorded before, or discarded
+	if ours && o == nil && !l.locked { // recorded before, or discarded
 		next = m.settle(h, int(h.d.Place))
 	}
 	switch {
+	case before && ours && o == nil && l.locked:
+		return nil, false, false
 	case before:
 		return next, true, false
 	case ours && o != nil:

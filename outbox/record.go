@@ -347,7 +347,7 @@ SELECT c.key, ` + claimedColumns + `
 var whatBecame = `-- lockstep: what became of results
 SELECT i.n,
        EXISTS (SELECT FROM outbox.delivery_log AS l
-                WHERE l.event_id = i.event_id AND l.claim = i.claim
+                WHERE l.event_id = i.event_id AND l.claim = i.claim AND l.event_seq = i.event_seq -- a replay may be sent under the claim of the delivery before
                   -- an unknown without a duration was written by whoever took the claim over
                   AND (l.outcome NOT IN ('unknown', 'lease_lost') OR l.outcome = 'unknown' AND l.took_ms IS NOT NULL)) AS recorded,
        (SELECT l.ctid FROM outbox.lane AS l
@@ -355,6 +355,12 @@ SELECT i.n,
        (SELECT d.ctid FROM outbox.delivery AS d
          WHERE d.sync = $1 AND d.key = i.key AND d.event_seq = i.event_seq) AS tid
   FROM ` + rowsOf(askedColumns, 2)
+
+// stillClaimed are those of some lanes that still have the given claims.
+const stillClaimed = `-- lockstep: lanes still claimed
+SELECT coalesce(array_agg(l.key), '{}')
+  FROM unnest($2::text[], $3::uuid[]) AS i (key, claim)
+  JOIN outbox.lane AS l ON l.sync = $1 AND l.key = i.key AND l.claim = i.claim`
 
 // recordLost writes down what is known of attempts whose claim is gone. The lane
 // belongs to somebody else now; only the count of crashes is put right, since this
@@ -529,6 +535,11 @@ func (s *Store) whatBecame(ctx context.Context, sync string, results []Result, m
 		i := missing[n-1]
 		d := results[i].Delivery
 		known := slices.ContainsFunc(r.Next, func(next *Delivery) bool { return next.Key == d.Key })
+		if !recorded && lane.Valid && !row.Valid && d.Place > 0 && !known { // it was discarded: an earlier one had come in front
+			stayed.add(&results[i], d.token, d.Place)
+			stayed.lanes[len(stayed.lanes)-1] = lane
+			tokens[d.Key] = d.token
+		}
 		switch {
 		case recorded && lane.Valid && results[i].Outcome.Finished() && !known: // the lane stays claimed, as the lost answer said
 			stayed.add(&results[i], d.token, d.Place)
@@ -548,17 +559,27 @@ func (s *Store) whatBecame(ctx context.Context, sync string, results []Result, m
 		}
 		return nil
 	})
-	if err == nil && len(settled) > 0 {
+	var kept []string // lanes that somebody else had locked are still claimed
+	if err == nil && len(stayed.keys) > 0 {
 		var rows pgx.Rows
 		if rows, err = s.pool.Query(ctx, settleLanes, stayed.args(sync)...); err == nil {
 			var next []*Delivery
 			next, err = scanNext(rows, sync, tokens)
 			r.Next = append(r.Next, next...)
 		}
+		if err == nil {
+			err = s.pool.QueryRow(ctx, stillClaimed, sync, stayed.keys, stayed.claims).Scan(&kept)
+		}
 		for _, i := range settled {
-			r.Done[i] = err == nil // else it is asked for again
+			key := results[i].Delivery.Key
+			goesOn := slices.ContainsFunc(r.Next, func(next *Delivery) bool { return next.Key == key })
+			r.Done[i] = goesOn || err == nil && !slices.Contains(kept, key) // else it is asked for again
 		}
 	}
+	lost = slices.DeleteFunc(lost, func(i int) bool { // asked for again
+		key := results[i].Delivery.Key
+		return slices.Contains(kept, key) && !slices.ContainsFunc(r.Next, func(next *Delivery) bool { return next.Key == key })
+	})
 	if err != nil || len(lost) == 0 {
 		return err
 	}

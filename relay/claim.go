@@ -104,14 +104,14 @@ func (p *pipeline) claim(ctx, attempts context.Context, arrivals *outbox.Arrival
 	if claims.Hold != nil || int64(asked.Sub(began)) > p.heldAt.Load() {
 		p.setHold(claims.Hold)
 	}
+	if err := p.readScopes(ctx, attempts, asked, claims.Held, news); err != nil {
+		return foundNone, err
+	}
 	if claims.Hold != nil {
 		if claims.Hold.ProbeDue && p.slots.workers() > 0 {
 			return foundNone, p.sendProbe(ctx, attempts, "")
 		}
 		return foundNone, nil
-	}
-	if err := p.readScopes(ctx, attempts, asked, claims.Held, news); err != nil {
-		return foundNone, err
 	}
 	if claims.Suspects {
 		p.suspect(probe{})

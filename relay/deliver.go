@@ -87,7 +87,10 @@ func (p *pipeline) place(attempts context.Context, w *work, doing *step) (placem
 	w.to, w.located = scope, true
 	released.Scope = &w.to
 	switch {
-	case w.probe.granted() && w.probe.of != "" && w.probe.of != scope, p.heldApart(*w): // it tells nothing about the hold that is probed
+	case w.probe.granted() && w.probe.of != "" && w.probe.of != scope: // it tells nothing about the hold that is probed
+		p.elsewhere.Store(true)
+		return leaves, released
+	case p.heldApart(*w):
 		return leaves, released
 	case !p.scoped():
 		return starts, released
@@ -133,6 +136,9 @@ func (p *pipeline) heldApart(w work) bool {
 	}
 	p.placing.Lock()
 	defer p.placing.Unlock()
+	if w.probe.granted() && w.probe.of == "" { // where all are on hold, one of them must do
+		return p.destinations.heldFirmly(w.to)
+	}
 	return p.destinations.held(w.to)
 }
 

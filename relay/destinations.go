@@ -251,6 +251,12 @@ func (d *destinations) held(scope string) bool {
 	return x != nil && x.hold != nil
 }
 
+// heldFirmly reports whether a scope has a hold that no probe ends, or one whose kind is not known yet.
+func (d *destinations) heldFirmly(scope string) bool {
+	x := d.by[scope]
+	return x != nil && x.hold != nil && x.hold.Kind != outbox.HoldAuth && x.hold.Kind != outbox.HoldBreaker
+}
+
 // hold notes that a scope is on hold, as was known at the given time, and returns what
 // was parked for it, to be given back. It reports whether that is new. A hold without
 // a kind is one of which only the scope is known yet.

@@ -47,7 +47,8 @@ type state struct {
 
 	placing      sync.Mutex
 	destinations destinations
-	scopesRead   time.Time // when the claimer read the holds of scopes last
+	elsewhere    atomic.Bool // a probe's lane has turned out to be another scope's: the next is tried at once
+	scopesRead   time.Time   // when the claimer read the holds of scopes last
 
 	scheduling  sync.Mutex
 	schedule    schedule
@@ -230,7 +231,6 @@ func (p *pipeline) sendProbe(ctx, attempts context.Context, scope string) error 
 	if scope == "" {
 		keys = append(keys, "") // or whatever is due
 	}
-	suspects := false
 	for _, key := range keys {
 		if ctx.Err() != nil {
 			break
@@ -245,9 +245,8 @@ func (p *pipeline) sendProbe(ctx, attempts context.Context, scope string) error 
 		if err != nil || len(claims.Deliveries) > 0 {
 			return err
 		}
-		suspects = claims.Suspects
 	}
-	if suspects && p.suspect(right) {
+	if granted.Suspects && p.suspect(right) {
 		return nil
 	}
 	return p.nothingToProbeWith(attempts, right)
@@ -339,7 +338,7 @@ func (p *pipeline) sendSuspect(attempts context.Context, right probe, patience t
 		return true, nil
 	}
 	lease, started := p.relay.config.Lease, time.Now()
-	claims, err := p.relay.store.ClaimOne(attempts, outbox.OneRequest{Sync: p.sync.Name, Lease: lease, Wanted: p.wanted(), Suspect: true, Probe: right.granted()})
+	claims, err := p.relay.store.ClaimOne(attempts, outbox.OneRequest{Sync: p.sync.Name, Lease: lease, Wanted: p.wanted(), Suspect: true, Probe: right.granted(), Scope: right.of})
 	p.noteHeld(started, claims.Held)
 	p.giveBack(claims.Idle)
 	if claimed = len(claims.Deliveries) > 0; !claimed {

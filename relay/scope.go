@@ -66,6 +66,8 @@ func (s *Scope) of(ev outbox.Event, e *evaluation) (string, error) {
 		reason = fmt.Sprintf("the scope is longer than %d characters for this event", maxScope)
 	case strings.ContainsFunc(scope, unicode.IsControl):
 		reason = "the scope has a control character for this event"
+	case !utf8.ValidString(scope): // cut in the middle of a character, for instance
+		reason = "the scope is not UTF-8 for this event"
 	default:
 		return scope, nil
 	}
@@ -113,7 +115,7 @@ func (p *pipeline) host(d *outbox.Delivery) (host string) {
 			host = ""
 		}
 	}()
-	if host = p.destination(p.message(d)); utf8.RuneCountInString(host) > maxScope || strings.ContainsFunc(host, unicode.IsControl) {
+	if host = p.destination(p.message(d)); utf8.RuneCountInString(host) > maxScope || strings.ContainsFunc(host, unicode.IsControl) || !utf8.ValidString(host) {
 		return ""
 	}
 	return host
@@ -145,7 +147,7 @@ func (p *pipeline) readScopes(ctx, attempts context.Context, asked time.Time, he
 		p.log.InfoContext(ctx, "hold ended", "scope", h.Scope, "kind", h.Kind)
 		p.healths.of(h.Scope).released()
 	}
-	if len(held) == 0 || !news && time.Since(p.scopesRead) < scopesEvery {
+	if news = p.elsewhere.Swap(false) || news; len(held) == 0 || !news && time.Since(p.scopesRead) < scopesEvery {
 		return nil
 	}
 	p.scopesRead = time.Now()
@@ -155,9 +157,12 @@ func (p *pipeline) readScopes(ctx, attempts context.Context, asked time.Time, he
 			p.log.InfoContext(ctx, "scope on hold", "scope", h.Scope, "kind", h.Kind, "reason", h.Reason)
 		}
 	}
-	for _, h := range holds {
-		if h.ProbeDue && ctx.Err() == nil && p.slots.workers() > 0 && p.probing.Load() < int64(max(1, p.slots.usable()/4)) {
-			err = errors.Join(err, p.sendProbe(ctx, attempts, h.Scope))
+	// Those that have been due longest come first: many that do not answer must not take every probe from the others.
+	slices.SortFunc(holds, func(a, b outbox.Hold) int { return a.Until.Compare(b.Until) })
+	for most, asked := max(1, p.slots.usable()/4), 0; len(holds) > 0 && asked < most; holds = holds[1:] {
+		if holds[0].ProbeDue && p.hold.Load() == nil && ctx.Err() == nil && p.slots.workers() > 0 && p.probing.Load() < int64(most) {
+			asked++ // also where nothing is found to be sent: the claimer does nothing else meanwhile
+			err = errors.Join(err, p.sendProbe(ctx, attempts, holds[0].Scope))
 		}
 	}
 	return err

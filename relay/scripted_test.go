@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,17 +145,17 @@ func runs(t *testing.T, s *scripted, workers int, r receiver, do func()) {
 
 // A relay asks for as many lanes as it has workers free, and no more.
 func TestScriptedClaimsAreWhatThereIsRoomFor(t *testing.T) {
-	given := 0
+	var given atomic.Int64 // added to by the claim loop alone
 	s := &scripted{}
 	s.claim = func(r outbox.ClaimRequest) (outbox.Claims, error) {
-		n := min(r.Room, 10-given)
-		given += n
-		return outbox.Claims{Deliveries: deliveries(given, n), Due: given < 10}, nil
+		n := min(r.Room, 10-int(given.Load()))
+		all := int(given.Add(int64(n)))
+		return outbox.Claims{Deliveries: deliveries(all, n), Due: all < 10}, nil
 	}
 	runs(t, s, 4, func(context.Context, adapters.Message) error { time.Sleep(time.Second); return nil }, func() {
 		time.Sleep(100 * time.Millisecond)
-		if given != 4 {
-			t.Errorf("%d lanes are claimed while 4 workers are busy, want 4", given)
+		if n := given.Load(); n != 4 {
+			t.Errorf("%d lanes are claimed while 4 workers are busy, want 4", n)
 		}
 		for i, r := range s.requests() {
 			if most := 4; i == 0 && r.Room != most || i > 0 && r.Room != 0 {
@@ -249,7 +250,8 @@ func TestScriptedErrorsAreNotRepeatedAtOnce(t *testing.T) {
 // A recording that fails is made again, and nothing is sent twice for it.
 func TestScriptedRecordingIsRepeated(t *testing.T) {
 	s := &scripted{}
-	sent, tries := 0, 0
+	var sent atomic.Int64
+	tries := 0
 	s.claim = func(outbox.ClaimRequest) (outbox.Claims, error) {
 		if len(s.requests()) > 1 {
 			return outbox.Claims{}, nil
@@ -267,10 +269,10 @@ func TestScriptedRecordingIsRepeated(t *testing.T) {
 		}
 		return answer
 	}
-	runs(t, s, 4, func(context.Context, adapters.Message) error { sent++; return nil }, func() {
+	runs(t, s, 4, func(context.Context, adapters.Message) error { sent.Add(1); return nil }, func() {
 		time.Sleep(time.Minute)
-		if n := len(s.results()); n != 3 || sent != 3 {
-			t.Errorf("%d sent, %d recorded, want 3 and 3", sent, n)
+		if n := len(s.results()); n != 3 || sent.Load() != 3 {
+			t.Errorf("%d sent, %d recorded, want 3 and 3", sent.Load(), n)
 		}
 	})
 }

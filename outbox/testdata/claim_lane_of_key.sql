@@ -22,7 +22,7 @@ WITH held AS MATERIALIZED (
 ), claimed AS (
     UPDATE outbox.lane AS l
        SET due_at = now() + $5::interval, claim = $3, claimed_by = $4,
-           lost_claim = coalesce(l.claim, l.lost_claim), lost_by = CASE WHEN l.claim IS NOT NULL THEN l.claimed_by ELSE l.lost_by END,
+           lost_claim = coalesce(l.lost_claim, l.claim), lost_by = CASE WHEN l.lost_claim IS NULL THEN l.claimed_by ELSE l.lost_by END, -- while one is to be logged, nothing was sent under those after it
            crashes = l.crashes + (l.claim IS NOT NULL)::int
       FROM picked AS p
      WHERE l.ctid = p.tid

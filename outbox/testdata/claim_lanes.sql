@@ -10,23 +10,28 @@ WITH held AS MATERIALIZED (
       FROM unnest($7::text[]) AS s (name)
      WHERE s.name NOT IN (SELECT scope FROM held)
        AND '' NOT IN (SELECT scope FROM held)
-), picked AS MATERIALIZED (
-    SELECT l.tid
-      FROM scope AS s
-     CROSS JOIN LATERAL (
+), picked AS MATERIALIZED ( -- twice as many are looked at, since others may have some locked; only those that are taken are locked
+    SELECT l.ctid AS tid
+      FROM (SELECT l.tid
+              FROM scope AS s
+             CROSS JOIN LATERAL (
              SELECT l.ctid AS tid, l.due_at
                FROM outbox.lane AS l
               WHERE l.sync = $1 AND l.scope = s.name AND l.due_at >= $8::text::timestamptz AND l.due_at <= now() AND l.due_at < 'infinity'
                 AND l.crashes + (l.claim IS NOT NULL)::int < 2
               ORDER BY l.due_at
-              LIMIT $6::bigint
-                FOR UPDATE SKIP LOCKED) AS l
+                      LIMIT 2 * $6::bigint) AS l
+             ORDER BY l.due_at
+             LIMIT 2 * $6::bigint) AS o
+      JOIN outbox.lane AS l ON l.ctid = o.tid
+     WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes + (l.claim IS NOT NULL)::int < 2
      ORDER BY l.due_at
      LIMIT $6::bigint
+       FOR UPDATE OF l SKIP LOCKED
 ), claimed AS (
     UPDATE outbox.lane AS l
        SET due_at = now() + $5::interval, claim = $3, claimed_by = $4,
-           lost_claim = coalesce(l.claim, l.lost_claim), lost_by = CASE WHEN l.claim IS NOT NULL THEN l.claimed_by ELSE l.lost_by END,
+           lost_claim = coalesce(l.lost_claim, l.claim), lost_by = CASE WHEN l.lost_claim IS NULL THEN l.claimed_by ELSE l.lost_by END, -- while one is to be logged, nothing was sent under those after it
            crashes = l.crashes + (l.claim IS NOT NULL)::int
       FROM picked AS p
      WHERE l.ctid = p.tid

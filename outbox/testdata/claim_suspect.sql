@@ -10,13 +10,14 @@ WITH held AS MATERIALIZED (
       FROM outbox.lane AS l
      WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2
        AND l.scope NOT IN (SELECT scope FROM held) AND '' NOT IN (SELECT scope FROM held)
+       AND ($6 = '' OR l.scope = $6)
      ORDER BY l.due_at
      LIMIT 1
        FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE outbox.lane AS l
        SET due_at = now() + $5::interval, claim = $3, claimed_by = $4,
-           lost_claim = coalesce(l.claim, l.lost_claim), lost_by = CASE WHEN l.claim IS NOT NULL THEN l.claimed_by ELSE l.lost_by END,
+           lost_claim = coalesce(l.lost_claim, l.claim), lost_by = CASE WHEN l.lost_claim IS NULL THEN l.claimed_by ELSE l.lost_by END, -- while one is to be logged, nothing was sent under those after it
            crashes = l.crashes + (l.claim IS NOT NULL)::int
       FROM picked AS p
      WHERE l.ctid = p.tid

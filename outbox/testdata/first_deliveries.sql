@@ -20,7 +20,8 @@ WITH mine AS MATERIALIZED (
       LEFT JOIN LATERAL (
            SELECT d.*
              FROM outbox.delivery AS d
-            WHERE d.ctid = m.sends AND (d.xmax = '0' OR EXISTS (SELECT FROM outbox.delivery AS o WHERE o.ctid = d.ctid FOR UPDATE SKIP LOCKED))) AS d ON true
+            WHERE d.ctid = m.sends AND (d.xmax = '0' OR EXISTS (SELECT FROM outbox.delivery AS o WHERE o.ctid = d.ctid FOR UPDATE SKIP LOCKED))
+              AND (m.lost_claim IS NULL OR EXISTS (SELECT FROM outbox.lane AS o WHERE o.ctid = m.lane FOR UPDATE SKIP LOCKED))) AS d ON true -- somebody may be discarding what is behind it
 ), counted AS (
     UPDATE outbox.delivery AS d
        SET attempts = d.attempts + 1, total_attempts = d.total_attempts + 1

@@ -35,7 +35,7 @@ WITH held AS MATERIALIZED (
       FROM unnest($12::text[], $13::uuid[], $14::bigint[]) AS u (key, claim, place)
 ), key AS MATERIALIZED ( -- each once, with what stands about it
     SELECT k.*, l.tid, l.claim AS has, l.due_at AS lane_due, l.judged
-      FROM (SELECT k.key, max(k.part) AS part, min(k.event_seq) AS place, max(k.claim::text)::uuid AS claim,
+      FROM (SELECT k.key, max(k.part) AS part, bool_or(k.part = 3) AS late, min(k.event_seq) AS place, max(k.claim::text)::uuid AS claim,
                    min(k.n) FILTER (WHERE k.part = 1) AS oldest, min(k.n) FILTER (WHERE k.part = 2) AS latest -- its first place among these
               FROM looked AS k
              WHERE k.due_at < 'infinity'
@@ -114,7 +114,7 @@ WITH held AS MATERIALIZED (
       FROM key AS k
      CROSS JOIN cut
      WHERE k.has <> $3::uuid -- what is visible here is visible to whoever closes a lane that was just claimed
-       AND (k.part = 3 OR k.has = k.claim OR k.oldest < coalesce(cut.n, k.oldest + 1)) -- it is looked at for the last time
+       AND (k.late OR k.has = k.claim OR k.oldest < coalesce(cut.n, k.oldest + 1)) -- it is looked at for the last time
         OR k.judged >= k.place AND (k.has IS NOT NULL OR k.lane_due <= now())
     UNION ALL
     SELECT e.key, NULL, e.place FROM early AS e WHERE e.key NOT IN (SELECT key FROM woken)

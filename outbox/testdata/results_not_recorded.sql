@@ -1,7 +1,7 @@
 -- lockstep: what became of results
 SELECT i.n,
        EXISTS (SELECT FROM outbox.delivery_log AS l
-                WHERE l.event_id = i.event_id AND l.claim = i.claim
+                WHERE l.event_id = i.event_id AND l.claim = i.claim AND l.event_seq = i.event_seq -- a replay may be sent under the claim of the delivery before
                   -- an unknown without a duration was written by whoever took the claim over
                   AND (l.outcome NOT IN ('unknown', 'lease_lost') OR l.outcome = 'unknown' AND l.took_ms IS NOT NULL)) AS recorded,
        (SELECT l.ctid FROM outbox.lane AS l
