@@ -58,7 +58,7 @@ func wholeAndAllScopesOnHold(t *testing.T, restarts bool) {
 	})
 	if restarts {
 		_ = r.stop()
-		r = w.start("again", config)
+		w.start("again", config)
 		time.Sleep(time.Second)
 	}
 	healed.Store(true)
