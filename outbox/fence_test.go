@@ -294,6 +294,37 @@ func TestOnlyTheHeadOfAKeyIsClaimed(t *testing.T) {
 	}
 }
 
+// The first delivery of a lane is the one whose event has the lowest number, however
+// often it was tried, whenever it was requeued, and whichever transaction began first.
+func TestTheFirstOfALaneHasTheLowestNumber(t *testing.T) {
+	d := newDesk(t)
+	d.emit("H-1", 1)
+	older := d.begin(`SELECT pg_current_xact_id()`)
+	d.emit("H-1", 2)
+	if _, err := older.Exec(t.Context(), `INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'H-1', '{"n": 3}')`); err != nil {
+		t.Fatal(err)
+	}
+	d.end(older, `COMMIT`)
+	next := func(want int64) []*outbox.Delivery {
+		t.Helper()
+		claimed := d.claim(d.a)
+		if got := numbers(claimed); !slices.Equal(got, []int64{want}) {
+			t.Fatalf("claimed %v, want %d", got, want)
+		}
+		return claimed
+	}
+	d.record(d.a, outbox.Retry, next(1)...)
+	first := next(1)
+	r := d.a.Record(t.Context(), sync, []outbox.Result{{Delivery: first[0], Outcome: outbox.Delivered, Attempt: true, Stay: true}})
+	if got := numbers(r.Next); r.Err != nil || !slices.Equal(got, []int64{2}) {
+		t.Fatalf("went on with %v, want 2: %v", got, r.Err)
+	}
+	d.record(d.a, outbox.Retry, r.Next...)
+	d.fail(`event_seq = 2`)
+	d.exec(`UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'`)
+	next(2)
+}
+
 // A relay that finishes a delivery gets the next of its key in the same round trip,
 // if it asks for it. Else the lane is given back, and is due.
 func TestRecordGoesOnWithTheNextOfTheKey(t *testing.T) {

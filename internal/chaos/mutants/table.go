@@ -58,12 +58,12 @@ var mutants = []mutant{
 			{file: outbox, in: "firstDeliveries", old: `ORDER BY d.event_seq LIMIT 2`, new: `ORDER BY d.changed_in LIMIT 2`},
 			{file: outbox, in: "settleLanes", old: `ORDER BY d.event_seq LIMIT 1`, new: `ORDER BY d.changed_in LIMIT 1`},
 		},
-		chaos, "TestFault07RelaysKilledAtRandom",
+		outbox, "TestTheFirstOfALaneHasTheLowestNumber",
 	},
 	{
 		"the first delivery is the first that was not tried",
 		[]edit{{file: outbox, in: "firstDeliveries", old: `WHERE d.sync = $1 AND d.key = l.key ORDER BY`, new: `WHERE d.sync = $1 AND d.key = l.key AND d.state = 'pending' ORDER BY`}},
-		chaos, "TestFault07RelaysKilledAtRandom",
+		outbox, "TestTheFirstOfALaneHasTheLowestNumber",
 	},
 	{
 		"a lease that never ends",
