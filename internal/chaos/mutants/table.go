@@ -114,7 +114,10 @@ var mutants = []mutant{
 	},
 	{
 		"suspects are claimed with the others",
-		[]edit{{file: outbox, in: "dueLanes", old: `AND l.crashes + (l.claim IS NOT NULL)::int < 2`}},
+		[]edit{
+			{file: outbox, in: "dueLanes", old: `AND l.crashes + (l.claim IS NOT NULL)::int < 2`},
+			{file: outbox, in: "claimLanes", old: `AND l.crashes + (l.claim IS NOT NULL)::int < 2`},
+		},
 		relay, "TestSuspectIsSentAloneAndStopsNobody",
 	},
 	{
