@@ -145,7 +145,7 @@ func TestInsertBesideTheCloseOfItsLane(t *testing.T) {
 	})
 }
 
-// Who has the lane locked is not waited for: the result is given again.
+// A recording does not wait for a lane that somebody has locked: the result is given again.
 func TestRecordingBesideSomebodyWhoHasTheLaneLocked(t *testing.T) {
 	i := newInterleaving(t, 2)
 	other := i.admin.event("other")

@@ -20,7 +20,7 @@ import (
 // The zero value is the beginning: all open deliveries. It is not safe for
 // concurrent use.
 type Arrivals struct {
-	since  string    // pg_snapshot: what it shows was looked at, but for what comes after the cursor
+	since  string    // pg_snapshot: what it shows was looked at, except what comes after the cursor
 	change string    // the cursor: a transaction
 	seq    int64     // and the last delivery of it that was looked at
 	behind bool      // there was more after the cursor than could be looked at
@@ -29,9 +29,9 @@ type Arrivals struct {
 	began  time.Time // when everything was looked at from the beginning last
 
 	// Keys to look at again, with the claim that somebody had on the lane when a
-	// delivery was found. Who has it may close the lane without having seen that
-	// delivery; then it is opened once more. When the claim is another one, or
-	// none, whoever closes the lane has seen it.
+	// delivery was found. The relay that has it may close the lane without having
+	// seen that delivery; then it is opened once more. When the claim is another
+	// one, or none, the relay that closes the lane has seen it.
 	unsure map[string]unsure
 	looked time.Time // when those were looked at last
 

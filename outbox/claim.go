@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// A lane is the queue of one key in one sync (outbox.lane). Who has its claim may
-// send its first delivery. A relay claims lanes in two ways: those that are due,
+// A lane is the queue of one key in one sync (outbox.lane). Only the relay that
+// has its claim may send its first delivery. A relay claims lanes in two ways: those that are due,
 // and those it opens for deliveries whose key has none yet. Another statement reads
 // the first deliveries: it must see what others recorded before the claim was had.
 

@@ -10,8 +10,8 @@
 // key before it inserts the event; outbox.emit takes a lock for writers that
 // have no such row.
 //
-// A key with open work has one row in outbox.lane: its queue. Who has the claim on a
-// lane may send its first delivery.
+// A key with open work has one row in outbox.lane: its queue. Only the relay that
+// has the claim on a lane may send its first delivery.
 //
 // [Store] is the relay's side: all SQL of the hot path stands in this package,
 // beside the function that runs it, and whole in testdata. arrivals.go finds what is new

@@ -631,3 +631,24 @@ func TestAClaimThatFailsLosesNothing(t *testing.T) {
 	}
 	d.lanesAreWhole()
 }
+
+// What is behind failed deliveries takes no room of a claim: its lanes are opened as ones
+// that wait.
+func TestWhatIsBehindFailedOnesTakesNoRoom(t *testing.T) {
+	d := newDesk(t)
+	for n := range 5 {
+		d.emit(fmt.Sprint("Q-", n), 1)
+	}
+	d.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent'`)
+	d.emit("Z-1", 1)
+	for n := range 5 {
+		d.emit(fmt.Sprint("Q-", n), 2)
+	}
+	c := d.look(d.a, 1, time.Minute)
+	if len(c.Deliveries) != 1 || c.Deliveries[0].Key != "Z-1" {
+		t.Errorf("claimed %v and %d idle, want Z-1", numbers(c.Deliveries), len(c.Idle))
+	}
+	if got := d.text(`SELECT count(*)::text FROM outbox.lane WHERE claim IS NULL AND due_at = 'infinity'`); got != "5" {
+		t.Errorf("%s lanes wait for a failed delivery, want 5", got)
+	}
+}

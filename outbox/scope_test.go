@@ -169,6 +169,21 @@ func TestClaimsLeaveScopesOnHold(t *testing.T) {
 	}
 }
 
+// A claim locks the lanes that it takes, and none of the others that are due, in however
+// many scopes.
+func TestAClaimLocksOnlyWhatItTakes(t *testing.T) {
+	d := newDesk(t)
+	d.scoped("a/A1", "a/A2", "a/A3", "b/B1", "b/B2", "b/B3")
+	tx := d.begin()
+	claimed, err := d.a.ClaimIn(t.Context(), tx, outbox.ClaimRequest{Sync: sync, Room: 2, Lanes: 2, Lease: time.Minute}, &outbox.Arrivals{})
+	if err != nil || len(claimed) != 2 {
+		t.Fatalf("claimed %d, %v", len(claimed), err)
+	}
+	if got := d.text(`SELECT count(*)::text FROM (SELECT FROM outbox.lane FOR UPDATE SKIP LOCKED) AS free`); got != "4" {
+		t.Errorf("%s of 6 lanes are left to others, want 4", got)
+	}
+}
+
 // A suspect of a scope on hold is not proposed to be sent: nothing of its sync is to wait for it.
 func TestASuspectOfAScopeOnHoldWaits(t *testing.T) {
 	d := newDesk(t)

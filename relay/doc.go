@@ -22,8 +22,8 @@
 //	 ▼
 //	gone: delivered, duplicate, accepted or filtered, with its row in the log
 //
-// A lane is the queue of one key in one sync. A relay claims lanes, and who has a
-// lane's claim may send its first delivery. So at most one delivery of a key is in
+// A lane is the queue of one key in one sync. A relay claims lanes. Only the relay
+// that has a lane's claim may send its first delivery. So at most one delivery of a key is in
 // flight, and the next is sent only after the one before is recorded as finished.
 // A lane is kept while nobody else waits, or for a turn; then it is given back. Under a
 // rate limit of the sync it is given back after each delivery. A

@@ -58,8 +58,9 @@ func wholeAndAllScopesOnHold(t *testing.T, restarts bool) {
 	})
 	if restarts {
 		_ = r.stop()
+		probes := query[int](w, `SELECT sum(probes) FROM outbox.hold`)
 		w.start("again", config)
-		time.Sleep(time.Second)
+		w.eventually("it probes", func() bool { return query[int](w, `SELECT sum(probes) FROM outbox.hold`) > probes })
 	}
 	healed.Store(true)
 	defer func() {

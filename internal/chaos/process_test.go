@@ -45,8 +45,8 @@ SELECT 'scheduling:updated', 'B-' || n, jsonb_build_object('hearingId', 'B-' || 
   FROM generate_series(1, $1::int) AS n`, n)
 }
 
-// delivers waits until a relay has delivered something: it has looked at what is
-// open by then, and must find what becomes due later all the same.
+// delivers waits until a relay has delivered something. By then it has looked at what is
+// open; what becomes due later it must find, too.
 func (w *world) delivers(p *process) {
 	w.t.Helper()
 	w.within(patience, p.spec.Name+" delivers", func() bool {

@@ -254,8 +254,8 @@ CREATE INDEX delivery_failed ON outbox.delivery (sync, key) WHERE state = 'faile
 -- What waits for the end of a backfill: nothing, mostly.
 CREATE INDEX delivery_backfill ON outbox.delivery (sync, event_seq) WHERE error_class = 'backfill';
 
--- One row per sync and key with open deliveries that a relay knows of. Who has its claim may send the first of them,
--- and nobody else may. Relays open lanes and close them. Writers never touch one, and of people only outbox.discard does.
+-- One row per sync and key with open deliveries that a relay knows of. Only the relay that has its claim may send the
+-- first of them. Relays open lanes and close them. Writers never touch one, and of people only outbox.discard does.
 CREATE TABLE outbox.lane (
     sync        text        COLLATE "C" NOT NULL,
     key         text        COLLATE "C" NOT NULL,

@@ -95,6 +95,21 @@ var mutants = []mutant{
 		chaos, "TestFault17bEventWhileTheLaneIsClosed",
 	},
 	{
+		"what is behind a failed delivery takes room",
+		[]edit{{file: outbox, in: "openLanes", old: `(SELECT f.found FROM failing AS f)`, new: `false`}},
+		outbox, "TestWhatIsBehindFailedOnesTakesNoRoom",
+	},
+	{
+		"a claim that locks lanes which it does not take",
+		[]edit{{file: outbox, in: "claimLanes", old: `LIMIT 2 * $6::bigint) AS l`, new: `LIMIT 2 * $6::bigint FOR UPDATE SKIP LOCKED) AS l`}},
+		outbox, "TestAClaimLocksOnlyWhatItTakes",
+	},
+	{
+		"of two deliveries that came while a lane was claimed the later one is remembered",
+		[]edit{{file: outbox, in: "Arrivals.learn", old: `place = min(place, about.place)`, new: `_ = about`}},
+		outbox, "TestTheEarlierOfTwoDeliveriesIsJudged",
+	},
+	{
 		"lanes whose deliveries could not be read are kept",
 		[]edit{{file: outbox, in: "claim.first", old: `c.giveBack(keys...)`, new: `_ = keys`, times: 2}},
 		outbox, "TestAClaimThatFailsLosesNothing",
