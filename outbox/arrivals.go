@@ -137,7 +137,8 @@ WITH held AS MATERIALIZED (
 ), policy AS MATERIALIZED ( -- read only if a delivery has failed, see settleLanes
     SELECT s.on_failed FROM outbox.sync AS s WHERE s.name = $1 FOR KEY SHARE SKIP LOCKED
 ), missing AS MATERIALIZED (
-    SELECT k.*, row_number() OVER (PARTITION BY k.waits, least(k.part, 3) ORDER BY CASE k.part WHEN 1 THEN k.oldest WHEN 2 THEN k.latest END) AS rank
+    SELECT k.*, row_number() OVER (PARTITION BY k.waits, k.part > 2 ORDER BY k.oldest) AS by_age,
+           row_number() OVER (PARTITION BY k.waits, k.part > 2 ORDER BY k.latest) AS by_news
       FROM (SELECT k.key, k.part, k.oldest, k.latest,
                    (SELECT f.found FROM failing AS f) -- what is behind a failed one needs no room
                    AND coalesce((SELECT d.state = 'failed' AND (d.untouched OR EXISTS (SELECT FROM outbox.delivery AS o WHERE o.ctid = d.tid FOR UPDATE SKIP LOCKED))
@@ -153,11 +154,13 @@ WITH held AS MATERIALIZED (
 ), room AS MATERIALIZED ( -- what transactions left and the latest have their share before the oldest
     SELECT c.n, least(c.late, c.n) AS late, greatest(0, least(c.latest, c.n - c.late, greatest($7::bigint, c.n - c.late - c.old))) AS latest
       FROM (SELECT CASE WHEN EXISTS (SELECT FROM held) THEN 0 ELSE $6::bigint - current_setting('lockstep.claimed')::bigint END AS n,
-                   count(*) FILTER (WHERE part > 2) AS late, count(*) FILTER (WHERE part = 2) AS latest, count(*) FILTER (WHERE part = 1) AS old
+                   count(*) FILTER (WHERE part > 2) AS late, count(latest) FILTER (WHERE part < 3) AS latest, count(oldest) FILTER (WHERE part < 3) AS old
               FROM missing
              WHERE NOT waits) AS c
 ), chosen AS MATERIALIZED (
-    SELECT m.key, m.part, m.oldest, m.waits, NOT m.waits AND m.rank <= CASE m.part WHEN 1 THEN r.n - r.late - r.latest WHEN 2 THEN r.latest ELSE r.n END AS claims
+    SELECT m.key, m.part, m.oldest, m.waits,
+           NOT m.waits AND CASE WHEN m.part > 2 THEN m.by_age <= r.n
+                                ELSE m.oldest IS NOT NULL AND m.by_age <= r.n - r.late - r.latest OR m.latest IS NOT NULL AND m.by_news <= r.latest END AS claims
       FROM missing AS m
      CROSS JOIN room AS r
 ), opened AS (

@@ -652,3 +652,19 @@ func TestWhatIsBehindFailedOnesTakesNoRoom(t *testing.T) {
 		t.Errorf("%s lanes wait for a failed delivery, want 5", got)
 	}
 }
+
+// The oldest of few new keys come first, also where all of them are among the latest: a
+// steady stream of new keys must not keep one of them waiting.
+func TestTheOldestNewKeysComeFirst(t *testing.T) {
+	d := newDesk(t)
+	for n := range 6 {
+		d.emit(fmt.Sprint("H-", n+1), 1)
+	}
+	c, err := d.a.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 4, Fresh: 1, Lease: time.Minute}, d.known(d.a))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := numbers(c.Deliveries); !slices.Equal(got, []int64{1, 2, 3, 6}) {
+		t.Errorf("claimed %v, want the three oldest and the latest", got)
+	}
+}
