@@ -74,12 +74,17 @@ const (
 // have none. As far as there is room they are opened claimed. A delivery that waits
 // for a backfill is none of them: it becomes ready when that is complete.
 //
-// First come those after the cursor ($9, $10), the oldest first, at most $11; then, where
-// there are more of them than can be looked at, the latest, of which $7 keys have the
+// First come those after the cursor ($12, $13), the oldest first, at most $14; then, where
+// there are more of them than can be looked at, the latest, of which $10 keys have the
 // first right to the room; then those of transactions that ran at the time of the snapshot
-// ($8) and have ended since, at most $15 of each; then keys of which the relay was not
-// sure ($12 to $14). The room is $6, less what claimLanes has claimed in this transaction.
-// The cursor stops before the first key for which there was none.
+// ($11) and have ended since, at most $18 of each; then keys of which the relay was not
+// sure ($15 to $17). The room is $9, less what claimLanes will claim in this transaction:
+// the lanes that are due, $6 at most. The cursor stops before the first key for which
+// there was none.
+//
+// An insertion waits for a transaction that has the lane of the same key. While this one
+// waits, it has no claim that others wait for: claimLanes, which waits for nobody, comes
+// after it. The setting lockstep.opened tells claimLanes how many were opened claimed.
 //
 // Of a key whose first delivery has failed the lane is opened as one that waits, without a
 // claim, so that many of them keep no new key from its room. That is left to the usual way
@@ -90,36 +95,33 @@ const (
 // supersede it. A lane that is claimed is looked at again, see
 // [Arrivals].
 const openLanes = `-- lockstep: open lanes` + `
-WITH held AS MATERIALIZED (
-    SELECT scope` + holdsInForce + `
-       AND scope = ''
-), looked AS MATERIALIZED (
+WITH ` + scopesToClaim + `, looked AS MATERIALIZED (
     SELECT 1 AS part, row_number() OVER (ORDER BY d.changed_in, d.event_seq) AS n, d.*
       FROM (SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid AS claim
               FROM outbox.delivery AS d
-             WHERE d.sync = $1 AND (d.changed_in, d.event_seq) > ($9::text::xid8, $10)
+             WHERE d.sync = $1 AND (d.changed_in, d.event_seq) > ($12::text::xid8, $13)
              ORDER BY d.changed_in, d.event_seq
-             LIMIT CASE WHEN EXISTS (SELECT FROM held) THEN 1 ELSE $11::bigint END) AS d
+             LIMIT CASE WHEN '' IN (SELECT scope FROM held) THEN 1 ELSE $14::bigint END) AS d
     UNION ALL
     SELECT 2, row_number() OVER (ORDER BY d.changed_in DESC, d.event_seq DESC), d.*
       FROM (SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid
               FROM outbox.delivery AS d
-             WHERE d.sync = $1 AND d.changed_in >= $9::text::xid8
+             WHERE d.sync = $1 AND d.changed_in >= $12::text::xid8
              ORDER BY d.changed_in DESC, d.event_seq DESC
-             LIMIT CASE WHEN $7::bigint < 0 THEN 0 ELSE least(greatest(4 * $7::bigint, 200), $15::bigint) END) AS d
+             LIMIT CASE WHEN $10::bigint < 0 THEN 0 ELSE least(greatest(4 * $10::bigint, 200), $18::bigint) END) AS d
     UNION ALL
     SELECT 3, row_number() OVER (PARTITION BY x.xid), d.*
-      FROM pg_snapshot_xip($8::text::pg_snapshot) AS x (xid)
+      FROM pg_snapshot_xip($11::text::pg_snapshot) AS x (xid)
      CROSS JOIN LATERAL (
            SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid
              FROM outbox.delivery AS d
             WHERE d.sync = $1 AND d.changed_in = x.xid
             ORDER BY d.event_seq
-            LIMIT $15::bigint) AS d
+            LIMIT $18::bigint) AS d
      WHERE pg_visible_in_snapshot(x.xid, pg_current_snapshot())
     UNION ALL
     SELECT 4, 0, u.key, u.place, NULL, now(), u.claim
-      FROM unnest($12::text[], $13::uuid[], $14::bigint[]) AS u (key, claim, place)
+      FROM unnest($15::text[], $16::uuid[], $17::bigint[]) AS u (key, claim, place)
 ), key AS MATERIALIZED ( -- each once, with what stands about it
     SELECT k.*, l.tid, l.claim AS has, l.due_at AS lane_due, l.judged
       FROM (SELECT k.key, max(k.part) AS part, bool_or(k.part = 3) AS late, min(k.event_seq) AS place, max(k.claim::text)::uuid AS claim,
@@ -151,9 +153,16 @@ WITH held AS MATERIALIZED (
               FROM key AS k
              WHERE k.tid IS NULL
                AND (k.part < 4 OR EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = k.key AND d.due_at < 'infinity' OFFSET 0))) AS k
+), due AS MATERIALIZED ( -- claimLanes will claim them
+    SELECT count(*) AS n
+      FROM (SELECT
+              FROM scope AS s
+             CROSS JOIN LATERAL (` + dueLanes + `
+                      LIMIT $6::bigint) AS l
+             LIMIT $6::bigint) AS l
 ), room AS MATERIALIZED ( -- what transactions left and the latest have their share before the oldest
-    SELECT c.n, least(c.late, c.n) AS late, greatest(0, least(c.latest, c.n - c.late, greatest($7::bigint, c.n - c.late - c.old))) AS latest
-      FROM (SELECT CASE WHEN EXISTS (SELECT FROM held) THEN 0 ELSE $6::bigint - current_setting('lockstep.claimed')::bigint END AS n,
+    SELECT c.n, least(c.late, c.n) AS late, greatest(0, least(c.latest, c.n - c.late, greatest($10::bigint, c.n - c.late - c.old))) AS latest
+      FROM (SELECT CASE WHEN '' IN (SELECT scope FROM held) THEN 0 ELSE $9::bigint - (SELECT n FROM due) END AS n,
                    count(*) FILTER (WHERE part > 2) AS late, count(latest) FILTER (WHERE part < 3) AS latest, count(oldest) FILTER (WHERE part < 3) AS old
               FROM missing
              WHERE NOT waits) AS c
@@ -213,10 +222,11 @@ SELECT ARRAY(SELECT key FROM opened WHERE claim IS NOT NULL) AS keys,
        pg_current_snapshot()::text AS since,
        (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 1 AND k.n < coalesce(cut.n, k.n + 1) ORDER BY k.n DESC LIMIT 1) AS change,
        (SELECT k.event_seq FROM looked AS k WHERE k.part = 1 AND k.n < coalesce(cut.n, k.n + 1) ORDER BY k.n DESC LIMIT 1) AS seq,
-       cut.n IS NOT NULL OR (SELECT count(*) FROM looked AS k WHERE k.part = 1) >= CASE WHEN EXISTS (SELECT FROM held) THEN 1 ELSE $11::bigint END AS more,
+       cut.n IS NOT NULL OR (SELECT count(*) FROM looked AS k WHERE k.part = 1) >= CASE WHEN '' IN (SELECT scope FROM held) THEN 1 ELSE $14::bigint END AS more,
        cut.n IS NULL AS starved,
-       (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 3 AND k.n >= $15::bigint ORDER BY k.changed_in LIMIT 1) AS more_late,
-       u.keys, u.claims, u.places
+       (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 3 AND k.n >= $18::bigint ORDER BY k.changed_in LIMIT 1) AS more_late,
+       u.keys, u.claims, u.places,
+       set_config('lockstep.opened', (SELECT count(*) FROM opened WHERE claim IS NOT NULL)::text, true)
   FROM cut
  CROSS JOIN (SELECT array_agg(key) AS keys, array_agg(claim) AS claims, array_agg(place) AS places FROM unsure) AS u`
 
@@ -262,8 +272,8 @@ type database interface {
 	sender
 }
 
-// look claims lanes that are due, then opens new ones as far as there is room, in one
-// round trip and one transaction. It returns the keys of those that were claimed; if it
+// look opens lanes as far as there is room beside those that are due, then claims these,
+// in one round trip and one transaction. It returns the keys of those that were claimed; if it
 // fails there are none, and nothing was learnt.
 func (a *Arrivals) look(ctx context.Context, on database, r ClaimRequest, c *claim, probe bool) ([]string, error) {
 	if a.floor == "" || time.Since(a.listed) > max(floorEvery, floorShare*a.took) {
@@ -281,16 +291,17 @@ func (a *Arrivals) look(ctx context.Context, on database, r ClaimRequest, c *cla
 	if a.behind {
 		fresh = r.Fresh
 	}
+	lanes := min(r.Lanes, r.Room)
 	page := max(a.page, min(r.Room, arrivalPage), 1)
 	again := a.again()
 	var keys []string
 	var found arrived
 	batch := &pgx.Batch{}
-	batch.Queue(claimLanes, r.Sync, probe, c.token, c.store.relay, r.Lease, min(r.Lanes, r.Room), scopes, a.floor).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&keys, &c.Suspects, &c.held, &c.Held, &c.Due, nil) })
-	batch.Queue(openLanes, r.Sync, probe, c.token, c.store.relay, r.Lease, r.Room, fresh,
+	batch.Queue(openLanes, r.Sync, probe, c.token, c.store.relay, r.Lease, lanes, scopes, a.floor, r.Room, fresh,
 		nullable(a.since), a.change, a.seq, page, again.keys, again.claims, again.places, arrivalPage).
 		QueryRow(found.scan)
+	batch.Queue(claimLanes, r.Sync, probe, c.token, c.store.relay, r.Lease, lanes, scopes, a.floor, r.Room).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&keys, &c.Suspects, &c.held, &c.Held, &c.Due) })
 	if err := on.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, err
 	}
@@ -341,7 +352,7 @@ type arrived struct {
 }
 
 func (f *arrived) scan(row pgx.Row) error {
-	return row.Scan(&f.keys, &f.since, &f.change, &f.seq, &f.more, &f.starved, &f.moreLate, &f.unsure.keys, &f.unsure.claims, &f.unsure.places)
+	return row.Scan(&f.keys, &f.since, &f.change, &f.seq, &f.more, &f.starved, &f.moreLate, &f.unsure.keys, &f.unsure.claims, &f.unsure.places, nil)
 }
 
 // learn moves the cursor to where everything was looked at.

@@ -3,9 +3,11 @@ package outbox_test
 import (
 	"context"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
+	"github.com/hms-mkt/lockstep/internal/waiting"
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -260,4 +262,54 @@ func TestALaneWhoseDeliveryIsDiscardedWhileItIsSentGoesOn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Two relays open lanes of the same keys. Who waits for the other has claimed nothing that
+// the other waits for.
+//
+//	operator: has a lane of m …                                                      rolls back
+//	b:                          opens b, waits for m                                              opens m, finds x: commits
+//	opener:                                          opens x, gives it back
+//	a:                                                        opens b: waits for b                                           claims x
+//
+// Were lanes that are due claimed before others are opened, then a would have x while it
+// waits for b, and b would wait for x.
+func TestWhoWaitsToOpenALaneHasClaimedNone(t *testing.T) {
+	d := newDesk(t)
+	for _, s := range []*outbox.Store{d.a, d.b} {
+		d.look(s, 9, time.Minute) // so that connections are made, and statements prepared
+	}
+	for i, key := range []string{"b", "m", "x"} {
+		d.emit(key, i+1)
+	}
+	waiters := func(n int) func() bool {
+		return func() bool {
+			return d.text(`SELECT count(*)::text FROM pg_stat_activity
+ WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%lockstep: open lanes%'`) == strconv.Itoa(n)
+		}
+	}
+	look := func(s *outbox.Store) <-chan outbox.Claims {
+		done := make(chan outbox.Claims, 1)
+		go func() {
+			c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 9, Lanes: 9, Lease: time.Minute}, d.known(s))
+			if err != nil {
+				t.Errorf("claim: %v", err)
+			}
+			done <- c
+		}()
+		return done
+	}
+	operator := d.begin(`INSERT INTO outbox.lane (sync, key, due_at) VALUES ('CourtCalendarSync', 'm', now())`)
+	b := look(d.b)
+	waiting.For(t, 10*time.Second, "b waits", waiters(1))
+	d.exec(`INSERT INTO outbox.lane (sync, key, due_at) VALUES ('CourtCalendarSync', 'x', now())`)
+	a := look(d.a)
+	waiting.For(t, 10*time.Second, "a waits", waiters(2))
+	d.end(operator, "ROLLBACK")
+	claimed := append(numbers((<-a).Deliveries), numbers((<-b).Deliveries)...)
+	slices.Sort(claimed)
+	if !slices.Equal(claimed, []int64{1, 2, 3}) {
+		t.Errorf("claimed %v", claimed)
+	}
+	d.lanesAreWhole()
 }

@@ -80,36 +80,40 @@ const dueLanes = `
                 AND l.crashes + (l.claim IS NOT NULL)::int < 2
               ORDER BY l.due_at`
 
-// claimLanes claims lanes that are due, those that have been due longest first. Those
-// that somebody has locked are left for the next look. The setting lockstep.claimed tells
-// openLanes, in the same transaction, how many there were.
-const claimLanes = `-- lockstep: claim lanes` + `
-WITH held AS MATERIALIZED (
+// scopesToClaim are those of the scopes $7 that are not on hold.
+const scopesToClaim = `held AS MATERIALIZED (
     SELECT scope` + holdsInForce + `
 ), scope AS MATERIALIZED (
     SELECT s.name
       FROM unnest($7::text[]) AS s (name)
      WHERE s.name NOT IN (SELECT scope FROM held)
        AND '' NOT IN (SELECT scope FROM held)
+)`
+
+// claimLanes claims lanes that are due, those that have been due longest first: $6 at
+// most, and as many as there is room for ($9) beside those that openLanes has opened in
+// this transaction. Lanes that somebody has locked are left for the next look.
+const claimLanes = `-- lockstep: claim lanes` + `
+WITH ` + scopesToClaim + `, room AS MATERIALIZED (
+    SELECT least($6::bigint, $9::bigint - current_setting('lockstep.opened')::bigint) AS n
 ), picked AS MATERIALIZED ( -- twice as many are looked at, since others may have some locked; only those that are taken are locked
     SELECT l.ctid AS tid
       FROM (SELECT l.tid
               FROM scope AS s
              CROSS JOIN LATERAL (` + dueLanes + `
-                      LIMIT 2 * $6::bigint) AS l
+                      LIMIT (SELECT 2 * n FROM room)) AS l
              ORDER BY l.due_at
-             LIMIT 2 * $6::bigint) AS o
+             LIMIT (SELECT 2 * n FROM room)) AS o
       JOIN outbox.lane AS l ON l.ctid = o.tid
      WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes + (l.claim IS NOT NULL)::int < 2
      ORDER BY l.due_at
-     LIMIT $6::bigint
+     LIMIT (SELECT n FROM room)
        FOR UPDATE OF l SKIP LOCKED
 )` + claimPicked + claimAnswer + `,
        EXISTS (SELECT FROM scope AS s
                 CROSS JOIN LATERAL (` + dueLanes + `
                       OFFSET (SELECT count(*) FROM picked)
-                       LIMIT 1) AS l) AS due,
-       set_config('lockstep.claimed', (SELECT count(*) FROM picked)::text, true)`
+                       LIMIT 1) AS l) AS due`
 
 // claimKey claims the lane of a key if it is due; where there is none, it opens one.
 const claimKey = `-- lockstep: claim the lane of a key` + `

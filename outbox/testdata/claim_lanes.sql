@@ -10,6 +10,8 @@ WITH held AS MATERIALIZED (
       FROM unnest($7::text[]) AS s (name)
      WHERE s.name NOT IN (SELECT scope FROM held)
        AND '' NOT IN (SELECT scope FROM held)
+), room AS MATERIALIZED (
+    SELECT least($6::bigint, $9::bigint - current_setting('lockstep.opened')::bigint) AS n
 ), picked AS MATERIALIZED ( -- twice as many are looked at, since others may have some locked; only those that are taken are locked
     SELECT l.ctid AS tid
       FROM (SELECT l.tid
@@ -20,13 +22,13 @@ WITH held AS MATERIALIZED (
               WHERE l.sync = $1 AND l.scope = s.name AND l.due_at >= $8::text::timestamptz AND l.due_at <= now() AND l.due_at < 'infinity'
                 AND l.crashes + (l.claim IS NOT NULL)::int < 2
               ORDER BY l.due_at
-                      LIMIT 2 * $6::bigint) AS l
+                      LIMIT (SELECT 2 * n FROM room)) AS l
              ORDER BY l.due_at
-             LIMIT 2 * $6::bigint) AS o
+             LIMIT (SELECT 2 * n FROM room)) AS o
       JOIN outbox.lane AS l ON l.ctid = o.tid
      WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes + (l.claim IS NOT NULL)::int < 2
      ORDER BY l.due_at
-     LIMIT $6::bigint
+     LIMIT (SELECT n FROM room)
        FOR UPDATE OF l SKIP LOCKED
 ), claimed AS (
     UPDATE outbox.lane AS l
@@ -51,5 +53,4 @@ SELECT ARRAY(SELECT key FROM claimed) AS keys,
                 AND l.crashes + (l.claim IS NOT NULL)::int < 2
               ORDER BY l.due_at
                       OFFSET (SELECT count(*) FROM picked)
-                       LIMIT 1) AS l) AS due,
-       set_config('lockstep.claimed', (SELECT count(*) FROM picked)::text, true);
+                       LIMIT 1) AS l) AS due;

@@ -5,34 +5,38 @@ WITH held AS MATERIALIZED (
      WHERE sync = $1
        AND (kind NOT IN ('throttle', 'window') OR until > clock_timestamp())
        AND NOT ($2 AND kind IN ('auth', 'breaker'))
-       AND scope = ''
+), scope AS MATERIALIZED (
+    SELECT s.name
+      FROM unnest($7::text[]) AS s (name)
+     WHERE s.name NOT IN (SELECT scope FROM held)
+       AND '' NOT IN (SELECT scope FROM held)
 ), looked AS MATERIALIZED (
     SELECT 1 AS part, row_number() OVER (ORDER BY d.changed_in, d.event_seq) AS n, d.*
       FROM (SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid AS claim
               FROM outbox.delivery AS d
-             WHERE d.sync = $1 AND (d.changed_in, d.event_seq) > ($9::text::xid8, $10)
+             WHERE d.sync = $1 AND (d.changed_in, d.event_seq) > ($12::text::xid8, $13)
              ORDER BY d.changed_in, d.event_seq
-             LIMIT CASE WHEN EXISTS (SELECT FROM held) THEN 1 ELSE $11::bigint END) AS d
+             LIMIT CASE WHEN '' IN (SELECT scope FROM held) THEN 1 ELSE $14::bigint END) AS d
     UNION ALL
     SELECT 2, row_number() OVER (ORDER BY d.changed_in DESC, d.event_seq DESC), d.*
       FROM (SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid
               FROM outbox.delivery AS d
-             WHERE d.sync = $1 AND d.changed_in >= $9::text::xid8
+             WHERE d.sync = $1 AND d.changed_in >= $12::text::xid8
              ORDER BY d.changed_in DESC, d.event_seq DESC
-             LIMIT CASE WHEN $7::bigint < 0 THEN 0 ELSE least(greatest(4 * $7::bigint, 200), $15::bigint) END) AS d
+             LIMIT CASE WHEN $10::bigint < 0 THEN 0 ELSE least(greatest(4 * $10::bigint, 200), $18::bigint) END) AS d
     UNION ALL
     SELECT 3, row_number() OVER (PARTITION BY x.xid), d.*
-      FROM pg_snapshot_xip($8::text::pg_snapshot) AS x (xid)
+      FROM pg_snapshot_xip($11::text::pg_snapshot) AS x (xid)
      CROSS JOIN LATERAL (
            SELECT d.key, d.event_seq, d.changed_in, d.due_at, NULL::uuid
              FROM outbox.delivery AS d
             WHERE d.sync = $1 AND d.changed_in = x.xid
             ORDER BY d.event_seq
-            LIMIT $15::bigint) AS d
+            LIMIT $18::bigint) AS d
      WHERE pg_visible_in_snapshot(x.xid, pg_current_snapshot())
     UNION ALL
     SELECT 4, 0, u.key, u.place, NULL, now(), u.claim
-      FROM unnest($12::text[], $13::uuid[], $14::bigint[]) AS u (key, claim, place)
+      FROM unnest($15::text[], $16::uuid[], $17::bigint[]) AS u (key, claim, place)
 ), key AS MATERIALIZED ( -- each once, with what stands about it
     SELECT k.*, l.tid, l.claim AS has, l.due_at AS lane_due, l.judged
       FROM (SELECT k.key, max(k.part) AS part, bool_or(k.part = 3) AS late, min(k.event_seq) AS place, max(k.claim::text)::uuid AS claim,
@@ -64,9 +68,21 @@ WITH held AS MATERIALIZED (
               FROM key AS k
              WHERE k.tid IS NULL
                AND (k.part < 4 OR EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = k.key AND d.due_at < 'infinity' OFFSET 0))) AS k
+), due AS MATERIALIZED ( -- claimLanes will claim them
+    SELECT count(*) AS n
+      FROM (SELECT
+              FROM scope AS s
+             CROSS JOIN LATERAL (
+             SELECT l.ctid AS tid, l.due_at
+               FROM outbox.lane AS l
+              WHERE l.sync = $1 AND l.scope = s.name AND l.due_at >= $8::text::timestamptz AND l.due_at <= now() AND l.due_at < 'infinity'
+                AND l.crashes + (l.claim IS NOT NULL)::int < 2
+              ORDER BY l.due_at
+                      LIMIT $6::bigint) AS l
+             LIMIT $6::bigint) AS l
 ), room AS MATERIALIZED ( -- what transactions left and the latest have their share before the oldest
-    SELECT c.n, least(c.late, c.n) AS late, greatest(0, least(c.latest, c.n - c.late, greatest($7::bigint, c.n - c.late - c.old))) AS latest
-      FROM (SELECT CASE WHEN EXISTS (SELECT FROM held) THEN 0 ELSE $6::bigint - current_setting('lockstep.claimed')::bigint END AS n,
+    SELECT c.n, least(c.late, c.n) AS late, greatest(0, least(c.latest, c.n - c.late, greatest($10::bigint, c.n - c.late - c.old))) AS latest
+      FROM (SELECT CASE WHEN '' IN (SELECT scope FROM held) THEN 0 ELSE $9::bigint - (SELECT n FROM due) END AS n,
                    count(*) FILTER (WHERE part > 2) AS late, count(latest) FILTER (WHERE part < 3) AS latest, count(oldest) FILTER (WHERE part < 3) AS old
               FROM missing
              WHERE NOT waits) AS c
@@ -126,9 +142,10 @@ SELECT ARRAY(SELECT key FROM opened WHERE claim IS NOT NULL) AS keys,
        pg_current_snapshot()::text AS since,
        (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 1 AND k.n < coalesce(cut.n, k.n + 1) ORDER BY k.n DESC LIMIT 1) AS change,
        (SELECT k.event_seq FROM looked AS k WHERE k.part = 1 AND k.n < coalesce(cut.n, k.n + 1) ORDER BY k.n DESC LIMIT 1) AS seq,
-       cut.n IS NOT NULL OR (SELECT count(*) FROM looked AS k WHERE k.part = 1) >= CASE WHEN EXISTS (SELECT FROM held) THEN 1 ELSE $11::bigint END AS more,
+       cut.n IS NOT NULL OR (SELECT count(*) FROM looked AS k WHERE k.part = 1) >= CASE WHEN '' IN (SELECT scope FROM held) THEN 1 ELSE $14::bigint END AS more,
        cut.n IS NULL AS starved,
-       (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 3 AND k.n >= $15::bigint ORDER BY k.changed_in LIMIT 1) AS more_late,
-       u.keys, u.claims, u.places
+       (SELECT k.changed_in::text FROM looked AS k WHERE k.part = 3 AND k.n >= $18::bigint ORDER BY k.changed_in LIMIT 1) AS more_late,
+       u.keys, u.claims, u.places,
+       set_config('lockstep.opened', (SELECT count(*) FROM opened WHERE claim IS NOT NULL)::text, true)
   FROM cut
  CROSS JOIN (SELECT array_agg(key) AS keys, array_agg(claim) AS claims, array_agg(place) AS places FROM unsure) AS u;

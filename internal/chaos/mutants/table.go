@@ -101,7 +101,7 @@ var mutants = []mutant{
 	},
 	{
 		"a claim that locks lanes which it does not take",
-		[]edit{{file: outbox, in: "claimLanes", old: `LIMIT 2 * $6::bigint) AS l`, new: `LIMIT 2 * $6::bigint FOR UPDATE SKIP LOCKED) AS l`}},
+		[]edit{{file: outbox, in: "claimLanes", old: `LIMIT (SELECT 2 * n FROM room)) AS l`, new: `LIMIT (SELECT 2 * n FROM room) FOR UPDATE SKIP LOCKED) AS l`}},
 		outbox, "TestAClaimLocksOnlyWhatItTakes",
 	},
 	{
@@ -147,7 +147,7 @@ var mutants = []mutant{
 	},
 	{
 		"lanes are opened claimed during a hold",
-		[]edit{{file: outbox, in: "openLanes", old: `EXISTS (SELECT FROM held) THEN 0`, new: `false THEN 0`}},
+		[]edit{{file: outbox, in: "openLanes", old: `'' IN (SELECT scope FROM held) THEN 0`, new: `false THEN 0`}},
 		chaos, "TestFault17PauseClaimsNothing",
 	},
 	{
