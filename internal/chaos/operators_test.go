@@ -111,7 +111,8 @@ func TestFault16TransactionsLeftOpen(t *testing.T) {
 		w := newWorld(r)
 		second := "SecondSync"
 		w.addCourt(second)
-		p := w.start(relaySpec{Syncs: []syncSpec{{Name: theSync, Attempts: 3}}})
+		const timeout, lease = 10 * time.Second, 21 * time.Second // a machine that stalls for a second fails no attempt
+		p := w.start(relaySpec{Lease: lease, Syncs: []syncSpec{{Name: theSync, Attempts: 3, Timeout: timeout}}})
 		w.registered()
 
 		reader := w.tx(`BEGIN ISOLATION LEVEL REPEATABLE READ`)
@@ -132,7 +133,10 @@ func TestFault16TransactionsLeftOpen(t *testing.T) {
 			r.Errorf("claims took %s, and %s with %d dead rows that the reader keeps", before, after, dead)
 		}
 
-		other := w.start(relaySpec{Syncs: []syncSpec{{Name: theSync, Attempts: 3}, {Name: second, From: "beginning", Attempts: 3}}})
+		other := w.start(relaySpec{Lease: lease, Syncs: []syncSpec{
+			{Name: theSync, Attempts: 3, Timeout: timeout},
+			{Name: second, From: "beginning", Attempts: 3, Timeout: timeout},
+		}})
 		names := func(s *session) {
 			r.Helper()
 			w.until("the new sync's hold names who it waits for",
