@@ -45,9 +45,9 @@ const (
 type verdict int
 
 const (
-	undecided verdict = iota // try again
-	ofAll                    // the receiver refuses everything: nothing is to be sent for now
-	ofOne                    // it is this record alone
+	undecided     verdict = iota // try again
+	refusesAll                   // the receiver refuses everything: nothing is to be sent for now
+	refusesRecord                // it is this record alone
 )
 
 // healths are those of a sync's scopes. It is safe for concurrent use.
@@ -111,8 +111,8 @@ func (h *healths) released() {
 // accepted, shows that the receiver and the credentials are well. What had begun
 // earlier shows nothing: a token may have been renewed in between.
 type health struct {
-	patience time.Duration // least time between doubtful answers that condemn a record
-	doubts   int           // most keys to remember with doubtful answers
+	minSpan time.Duration // least time between doubtful answers that condemn a record
+	doubts  int           // most keys to remember with doubtful answers
 
 	mu       sync.Mutex
 	failed   map[string]struct{} // keys that failed since the last success
@@ -139,7 +139,7 @@ type acceptance struct {
 
 func newHealth(firstDelay time.Duration) *health {
 	return &health{
-		patience: min(aloneFor*firstDelay, aloneMost), doubts: mostDoubts,
+		minSpan: min(aloneFor*firstDelay, aloneMost), doubts: mostDoubts,
 		failed: map[string]struct{}{}, doubted: map[string]*doubt{}, refused: map[string]struct{}{},
 	}
 }
@@ -221,7 +221,7 @@ func (h *health) refuse(key string, began, answered time.Time) (about verdict, t
 		h.refused[key] = struct{}{}
 	}
 	if len(h.refused) >= refusedKeys || d.times >= refusedTimes {
-		return ofAll, d.times
+		return refusesAll, d.times
 	}
 	return undecided, d.times
 }
@@ -232,7 +232,7 @@ func (h *health) unexplained(key string, answered time.Time) (alone bool, times 
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	d, others := h.doubt(key, answered)
-	return others && h.judge(d, answered) == ofOne, d.times
+	return others && h.judge(d, answered) == refusesRecord, d.times
 }
 
 // doubt counts a doubtful answer for key and reports whether another key was
@@ -260,8 +260,8 @@ func (h *health) doubt(key string, answered time.Time) (d *doubt, others bool) {
 
 // judge says whether d is about one record. The caller holds the lock.
 func (h *health) judge(d *doubt, answered time.Time) verdict {
-	if d.alone >= aloneTimes && answered.Sub(d.since) >= h.patience {
-		return ofOne
+	if d.alone >= aloneTimes && answered.Sub(d.since) >= h.minSpan {
+		return refusesRecord
 	}
 	return undecided
 }

@@ -25,20 +25,20 @@ func TestWhomARefusalIsAbout(t *testing.T) {
 		want    verdict // about the last of them
 	}{
 		"the first":                             {[]reported{no("A", 0, 1)}, undecided},
-		"others were accepted before":           {[]reported{yes("B", 0, 1), no("A", 2, 3), no("A", 10, 11), no("A", 20, 21)}, ofAll},
-		"others were accepted since":            {[]reported{no("A", 0, 1), yes("B", 2, 3), no("A", 10, 11), no("A", 20, 21)}, ofOne},
+		"others were accepted before":           {[]reported{yes("B", 0, 1), no("A", 2, 3), no("A", 10, 11), no("A", 20, 21)}, refusesAll},
+		"others were accepted since":            {[]reported{no("A", 0, 1), yes("B", 2, 3), no("A", 10, 11), no("A", 20, 21)}, refusesRecord},
 		"too often in too short a time":         {[]reported{no("A", 0, 1), yes("B", 2, 3), no("A", 4, 5), no("A", 6, 7)}, undecided},
 		"once more is not enough":               {[]reported{no("A", 0, 1), yes("B", 2, 3), no("A", 30, 31)}, undecided},
 		"healed after an hour, but not at once": {[]reported{no("A", 0, 1), no("A", 1000, 1001), yes("B", 3600, 3601), no("A", 3601, 3602), no("A", 3603, 3604)}, undecided},
-		"an old token's success":                {[]reported{no("A", 1, 2), yes("B", 0, 3), no("A", 10, 11), no("A", 20, 21)}, ofAll},
+		"an old token's success":                {[]reported{no("A", 1, 2), yes("B", 0, 3), no("A", 10, 11), no("A", 20, 21)}, refusesAll},
 		"its own success ends the doubt":        {[]reported{no("A", 0, 1), yes("B", 2, 3), no("A", 10, 11), yes("A", 12, 13), no("A", 20, 21)}, undecided},
-		"only its own key was accepted":         {[]reported{no("A", 0, 1), yes("A", 2, 3), no("A", 4, 5), no("A", 14, 15), no("A", 24, 25)}, ofAll},
-		"a key's later success hides none":      {[]reported{no("A", 0, 1), yes("B", 2, 3), yes("A", 4, 5), no("A", 6, 7), yes("B", 8, 9), no("A", 18, 19), no("A", 28, 29)}, ofOne},
-		"three keys one after the other":        {[]reported{no("A", 0, 1), no("B", 2, 3), no("C", 4, 5), no("D", 6, 7)}, ofAll},
+		"only its own key was accepted":         {[]reported{no("A", 0, 1), yes("A", 2, 3), no("A", 4, 5), no("A", 14, 15), no("A", 24, 25)}, refusesAll},
+		"a key's later success hides none":      {[]reported{no("A", 0, 1), yes("B", 2, 3), yes("A", 4, 5), no("A", 6, 7), yes("B", 8, 9), no("A", 18, 19), no("A", 28, 29)}, refusesRecord},
+		"three keys one after the other":        {[]reported{no("A", 0, 1), no("B", 2, 3), no("C", 4, 5), no("D", 6, 7)}, refusesAll},
 		"many at once, with one token":          {[]reported{no("A", 0, 1), no("B", 0, 2), no("C", 0, 2), no("D", 0, 2), no("E", 0, 3), no("F", 0, 3)}, undecided},
 		"a success between":                     {[]reported{no("A", 0, 1), no("B", 2, 3), yes("X", 2, 3), no("C", 4, 5), no("D", 6, 7)}, undecided},
 		"the credentials have expired since":    {[]reported{no("A", 0, 1), yes("B", 2, 3), no("A", 10, 11), no("C", 10, 11), no("D", 12, 13), no("E", 14, 15), no("F", 16, 17), no("A", 20, 21)}, undecided},
-		"those that were known to be refused":   {[]reported{no("A", 0, 1), no("B", 0, 1), no("C", 0, 1), no("D", 0, 1), yes("X", 2, 3), no("A", 10, 11), no("B", 12, 13), no("C", 14, 15), no("D", 16, 17), no("A", 20, 21)}, ofOne},
+		"those that were known to be refused":   {[]reported{no("A", 0, 1), no("B", 0, 1), no("C", 0, 1), no("D", 0, 1), yes("X", 2, 3), no("A", 10, 11), no("B", 12, 13), no("C", 14, 15), no("D", 16, 17), no("A", 20, 21)}, refusesRecord},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHealth(time.Second)
@@ -71,7 +71,7 @@ func TestATokenThatIsChangedMeanwhileBlamesNoRecord(t *testing.T) {
 					continue
 				}
 				key := fmt.Sprint("new-", sender, "-", n%20)
-				if about, _ := h.refuse(key, changed.Add(time.Millisecond), changed.Add(time.Duration(n+2)*time.Millisecond)); about == ofOne {
+				if about, _ := h.refuse(key, changed.Add(time.Millisecond), changed.Add(time.Duration(n+2)*time.Millisecond)); about == refusesRecord {
 					t.Errorf("%s is blamed", key)
 				}
 			}

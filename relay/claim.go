@@ -8,31 +8,31 @@ import (
 )
 
 const (
-	busyPoll  = 2 * time.Millisecond // pause between polls while there is work
-	tendEvery = time.Second          // pause between housekeeping
+	busyPoll       = 2 * time.Millisecond // pause between polls while there is work
+	housekeepEvery = time.Second          // pause between housekeeping
 )
 
 // claimLoop claims lanes until ctx ends. attempts outlives it.
 func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 	var (
-		arrivals outbox.Arrivals
-		tended   time.Time
-		checked  string // key of the last lane whose times were looked at
-		calls    = p.relay.caller("claim deliveries", p.sync.Name)
-		pause    = busyPoll
+		arrivals  outbox.Arrivals
+		housekept time.Time
+		checked   string // key of the last lane whose times were looked at
+		calls     = p.relay.caller("claim deliveries", p.sync.Name)
+		pause     = busyPoll
 	)
 	defer p.claiming.end()
 	for ctx.Err() == nil {
 		p = p.now()
 		p.claiming.begin()
 		p.unpark()
-		p.full.Store(true) // before the room is counted: a recording in between must not go unnoticed
+		p.atCapacity.Store(true) // before the room is counted: a recording in between must not go unnoticed
 		found, err := p.claim(ctx, attempts, &arrivals)
-		if err == nil && time.Since(tended) > tendEvery {
-			tended = time.Now()
-			err = p.tend(ctx, &checked)
+		if err == nil && time.Since(housekept) > housekeepEvery {
+			housekept = time.Now()
+			err = p.housekeep(ctx, &checked)
 		}
-		p.full.Store(err == nil && found == foundFull)
+		p.atCapacity.Store(err == nil && found == foundFull)
 		p.claiming.end()
 		if err != nil {
 			// Nothing shortens this pause, whoever would wake the loop.
@@ -50,7 +50,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 				pause = min(5*busyPoll, p.relay.config.Poll) // writers say when there is more
 			}
 		case foundFull:
-			pause = min(patience, p.relay.config.Poll) // a recording wakes the loop, a rate limit does not
+			pause = min(smallClaimWait, p.relay.config.Poll) // a recording wakes the loop, a rate limit does not
 			if p.rate != nil || p.parked() > 0 {
 				pause = min(pause, 4*busyPoll)
 			}
@@ -81,10 +81,10 @@ const (
 func (p *pipeline) claim(ctx, attempts context.Context, arrivals *outbox.Arrivals) (findings, error) {
 	request := outbox.ClaimRequest{Sync: p.sync.Name, Lease: p.relay.config.Lease, Wanted: p.wanted()}
 	asked := time.Now()
-	p.scheduling.Lock()
+	p.scheduleMu.Lock()
 	p.schedule.next(asked, p.load(), &request)
 	idle := asked.Sub(p.schedule.asked)
-	p.scheduling.Unlock()
+	p.scheduleMu.Unlock()
 	p.tellScopes(&request, arrivals)
 	if request.Room == 0 && idle < p.relay.config.Poll {
 		return foundFull, nil
@@ -97,11 +97,11 @@ func (p *pipeline) claim(ctx, attempts context.Context, arrivals *outbox.Arrival
 	if err != nil {
 		return foundNone, err
 	}
-	p.scheduling.Lock()
+	p.scheduleMu.Lock()
 	p.schedule.answered(time.Now(), request, claims)
-	p.scheduling.Unlock()
+	p.scheduleMu.Unlock()
 	p.relay.config.Observer.Claim(p.sync.Name, len(claims.Deliveries), time.Since(asked))
-	if claims.Hold != nil || int64(asked.Sub(began)) > p.heldAt.Load() {
+	if claims.Hold != nil || int64(asked.Sub(processStart)) > p.heldAt.Load() {
 		p.setHold(claims.Hold)
 	}
 	if err := p.readScopes(ctx, attempts, asked, claims.Held, news); err != nil {
@@ -141,9 +141,9 @@ func (p *pipeline) load() load {
 	return l
 }
 
-// tend is the slow housekeeping of a sync: what waited for a backfill, times of a
+// housekeep is the slow housekeeping of a sync: what waited for a backfill, times of a
 // clock that was set back, holds that ended, the time of the last delivery.
-func (p *pipeline) tend(ctx context.Context, checked *string) error {
+func (p *pipeline) housekeep(ctx context.Context, checked *string) error {
 	if _, err := p.relay.store.ReleaseBackfilled(ctx, p.sync.Name, 1000); err != nil {
 		return err
 	}
@@ -155,9 +155,9 @@ func (p *pipeline) tend(ctx context.Context, checked *string) error {
 	if err := p.relay.store.EndHolds(ctx, p.sync.Name, max(p.relay.config.Lease, probeMost)); err != nil {
 		return err
 	}
-	p.placing.Lock()
+	p.destinationsMu.Lock()
 	p.destinations.forget(time.Now(), forgetAfter)
-	p.placing.Unlock()
+	p.destinationsMu.Unlock()
 	_, err = p.noteDelivery(ctx)
 	return err
 }

@@ -26,22 +26,22 @@ func (p *pipeline) handle(attempts context.Context, w work, doing *step) (result
 	if !w.placed {
 		at, done := p.place(attempts, &w, doing)
 		switch at {
-		case waits:
+		case isParked:
 			return outbox.Result{}, nil
-		case leaves:
+		case isReturned:
 			p.finish(w, done)
 			return done, nil
-		case starts:
+		case startsNow:
 		}
 	}
 	result = p.deliver(attempts, w, doing)
 	if w.placed {
 		slots := p.slots.usable()
-		p.placing.Lock()
+		p.destinationsMu.Lock()
 		full := p.destinations.overflowing
 		next = p.destinations.ended(time.Now(), w.to, result.Outcome.Finished() && result.Attempt, slots)
 		freed := p.destinations.overflowing < full
-		p.placing.Unlock()
+		p.destinationsMu.Unlock()
 		if freed {
 			p.wake() // lanes of that destination may be claimed again
 		}
@@ -62,44 +62,11 @@ func (p *pipeline) finish(w work, result outbox.Result) {
 		result.Scope = &w.to
 	}
 	if result.Scope != nil && *result.Scope != "" {
-		p.placing.Lock()
-		p.destinations.note(*result.Scope)
-		p.placing.Unlock()
+		p.destinationsMu.Lock()
+		p.destinations.noteReturned(*result.Scope)
+		p.destinationsMu.Unlock()
 	}
-	p.answered(w, result)
-}
-
-// place finds out where a delivery goes, and whether it may start.
-func (p *pipeline) place(attempts context.Context, w *work, doing *step) (placement, outbox.Result) {
-	released := outbox.Result{Delivery: w.Delivery}
-	if !p.scoped() && w.Scope == "" && w.probe.of == "" {
-		return starts, released
-	}
-	if !p.mayStart(*w) {
-		return leaves, released
-	}
-	doing.begin()
-	scope, done, ok := p.scopeOf(attempts, *w)
-	doing.end()
-	if !ok {
-		return leaves, done
-	}
-	w.to, w.located = scope, true
-	released.Scope = &w.to
-	switch {
-	case w.probe.granted() && w.probe.of != "" && w.probe.of != scope: // it tells nothing about the hold that is probed
-		p.elsewhere.Store(true)
-		return leaves, released
-	case p.heldApart(*w):
-		return leaves, released
-	case !p.scoped():
-		return starts, released
-	}
-	slots := p.slots.usable()
-	p.placing.Lock()
-	defer p.placing.Unlock()
-	w.placed = true
-	return p.destinations.begin(time.Now(), *w, slots), released
+	p.submit(w, result)
 }
 
 // deliver waits for a slot and makes the attempt, unless there is a reason to
@@ -126,25 +93,6 @@ func (p *pipeline) mayStart(w work) bool {
 		return false
 	}
 	return w.probe.granted() || !p.held(w.to)
-}
-
-// heldApart reports whether the scope of a delivery is on hold, which is no probe of
-// that scope.
-func (p *pipeline) heldApart(w work) bool {
-	if w.to == "" || w.probe.granted() && w.probe.of == w.to {
-		return false
-	}
-	p.placing.Lock()
-	defer p.placing.Unlock()
-	if w.probe.granted() && w.probe.of == "" { // where all are on hold, one of them must do
-		return p.destinations.heldFirmly(w.to)
-	}
-	return p.destinations.held(w.to)
-}
-
-// held reports whether the sync, or that scope of it, is on hold.
-func (p *pipeline) held(scope string) bool {
-	return p.hold.Load() != nil || p.heldApart(work{to: scope})
 }
 
 // attempt renders the message, lets the adapter make one attempt and judges it.

@@ -17,15 +17,15 @@ import (
 // It has no goroutines, no clock and no database: it is told what happened and
 // when, and answers. It is not safe for concurrent use.
 type destinations struct {
-	each int     // most in flight to one; 0 is no bound of its own
-	rate float64 // attempts per second to one; 0 is no limit
+	perDestination int     // most in flight to one; 0 is no bound of its own
+	rate           float64 // attempts per second to one; 0 is no limit
 
-	by          map[string]*destination
+	byScope     map[string]*destination
 	open        int             // of these, how many are not on hold
 	overflowing int             // of these, how many have had deliveries given back for lack of room, and no lanes claimed since
 	parked      int             // deliveries that wait, to all
 	bytes       int             // of their payloads and bodies
-	known       map[string]bool // scopes that lanes were given back into since they were asked for
+	returned    map[string]bool // scopes that lanes were given back into since they were asked for
 }
 
 // destination is what is known of one.
@@ -49,6 +49,12 @@ const (
 	// a busy destination wait longer for the other half.
 	forgetAfter = time.Minute
 
+	// busyOneIn is the share of the slots that one destination may have while others
+	// have work. With one in four, a busy destination next to an idle one has half the
+	// throughput. With three in four, one that does not answer leaves the others a
+	// quarter.
+	busyOneIn = 2
+
 	// leastParked is how many may wait for a destination at first. With half of it a
 	// destination that answers in a millisecond waits for claims longer, until its room
 	// has grown; with twice of it what waits for one that takes some seconds reaches
@@ -65,18 +71,18 @@ const (
 	mostDestinations = 10_000
 )
 
-// of is the destination of a scope.
-func (d *destinations) of(now time.Time, scope string) *destination {
-	x := d.by[scope]
+// get is the destination get a scope.
+func (d *destinations) get(now time.Time, scope string) *destination {
+	x := d.byScope[scope]
 	if x == nil {
-		if len(d.by) >= mostDestinations {
+		if len(d.byScope) >= mostDestinations {
 			d.forget(now, 0)
 		}
 		x = &destination{resumeAt: -1, parkLimit: leastParked}
-		if d.by == nil {
-			d.by = map[string]*destination{}
+		if d.byScope == nil {
+			d.byScope = map[string]*destination{}
 		}
-		d.by[scope] = x
+		d.byScope[scope] = x
 		d.open++
 	}
 	return x
@@ -85,11 +91,11 @@ func (d *destinations) of(now time.Time, scope string) *destination {
 // configure sets the bounds, also of the destinations that are there.
 func (d *destinations) configure(each int, perSecond float64) {
 	if d.rate != perSecond {
-		for _, x := range d.by {
+		for _, x := range d.byScope {
 			x.tokens = nil
 		}
 	}
-	d.each, d.rate = each, perSecond
+	d.perDestination, d.rate = each, perSecond
 }
 
 // allowed is how many deliveries to x may be in flight: half of the slots while other
@@ -97,11 +103,11 @@ func (d *destinations) configure(each int, perSecond float64) {
 func (d *destinations) allowed(x *destination, slots int) int {
 	most := slots - 1
 	if d.open > 1 {
-		most = slots / 2
+		most = slots / busyOneIn
 	}
 	most = max(1, most)
-	if d.each > 0 {
-		most = min(most, d.each)
+	if d.perDestination > 0 {
+		most = min(most, d.perDestination)
 	}
 	if x.limit > 0 {
 		most = min(most, x.limit)
@@ -130,41 +136,41 @@ func (d *destinations) take(now time.Time, x *destination, slots int) bool {
 type placement int
 
 const (
-	starts placement = iota
-	waits            // parked
-	leaves           // given back: the destination is on hold, or too many wait for it
+	startsNow  placement = iota
+	isParked             // parked
+	isReturned           // given back: the destination is on hold, or too many wait for it
 )
 
 // begin places a delivery that was claimed. slots are those that the sync can count
 // on. A probe starts in spite of a hold.
 func (d *destinations) begin(now time.Time, w work, slots int) placement {
-	x := d.of(now, w.to)
+	x := d.get(now, w.to)
 	x.seen = now
 	switch {
 	case w.probe.granted():
 		x.inFlight++
-		return starts
+		return startsNow
 	case x.hold != nil:
-		return leaves
+		return isReturned
 	case len(x.parked) == 0 && d.take(now, x, slots):
-		return starts
+		return startsNow
 	case len(x.parked) >= x.parkLimit || d.parked >= maxPrefetch || d.bytes+w.size() > maxPrefetchBytes:
 		if x.overflowed = true; x.resumeAt < 0 {
 			x.resumeAt = len(x.parked) / 2
 			d.overflowing++
 		}
-		return leaves
+		return isReturned
 	}
 	x.parked = append(x.parked, w)
 	d.parked++
 	d.bytes += w.size()
-	return waits
+	return isParked
 }
 
 // ended notes that an attempt is over, and returns the deliveries that may start
 // for it.
 func (d *destinations) ended(now time.Time, scope string, accepted bool, slots int) []work {
-	x := d.of(now, scope)
+	x := d.get(now, scope)
 	x.inFlight = max(0, x.inFlight-1)
 	if accepted && x.limit > 0 {
 		if x.limit++; x.limit >= slots {
@@ -210,7 +216,7 @@ func (d *destinations) ready(now time.Time, slots int, attempt time.Duration) (s
 	if d.parked == 0 && d.overflowing == 0 {
 		return nil, nil
 	}
-	for _, x := range d.by {
+	for _, x := range d.byScope {
 		n := 0
 		for n < len(x.parked) && x.parked[n].leaseEnd.Sub(now) < attempt {
 			n++
@@ -226,7 +232,7 @@ func (d *destinations) ready(now time.Time, slots int, attempt time.Duration) (s
 
 // all takes out everything that is parked.
 func (d *destinations) all() (parked []work) {
-	for _, x := range d.by {
+	for _, x := range d.byScope {
 		parked = append(parked, d.unpark(x, len(x.parked))...)
 	}
 	return parked
@@ -237,7 +243,7 @@ func (d *destinations) busy() (scopes []string) {
 	if d.overflowing == 0 {
 		return nil
 	}
-	for scope, x := range d.by {
+	for scope, x := range d.byScope {
 		if x.resumeAt >= 0 {
 			scopes = append(scopes, scope)
 		}
@@ -247,13 +253,13 @@ func (d *destinations) busy() (scopes []string) {
 
 // held reports whether a scope is on hold.
 func (d *destinations) held(scope string) bool {
-	x := d.by[scope]
+	x := d.byScope[scope]
 	return x != nil && x.hold != nil
 }
 
 // heldFirmly reports whether a scope has a hold that no probe ends, or one whose kind is not known yet.
 func (d *destinations) heldFirmly(scope string) bool {
-	x := d.by[scope]
+	x := d.byScope[scope]
 	return x != nil && x.hold != nil && x.hold.Kind != outbox.HoldAuth && x.hold.Kind != outbox.HoldBreaker
 }
 
@@ -261,7 +267,7 @@ func (d *destinations) heldFirmly(scope string) bool {
 // was parked for it, to be given back. It reports whether that is new. A hold without
 // a kind is one of which only the scope is known yet.
 func (d *destinations) hold(now time.Time, h outbox.Hold, at time.Duration) (fresh bool, parked []work) {
-	x := d.of(now, h.Scope)
+	x := d.get(now, h.Scope)
 	if x.hold == nil {
 		d.open--
 	} else if h.Kind == "" {
@@ -274,7 +280,7 @@ func (d *destinations) hold(now time.Time, h outbox.Hold, at time.Duration) (fre
 
 // settled sets the time from which on claims know of a hold.
 func (d *destinations) settled(scope string, at time.Duration) {
-	if x := d.by[scope]; x != nil && x.hold != nil {
+	if x := d.byScope[scope]; x != nil && x.hold != nil {
 		x.heldAt = at
 	}
 }
@@ -283,14 +289,14 @@ func (d *destinations) settled(scope string, at time.Duration) {
 // any more, and returns them. A destination that was at its limit starts with one
 // in flight.
 func (d *destinations) release(asked time.Duration, held []string) (ended []outbox.Hold) {
-	if len(d.by) == d.open {
+	if len(d.byScope) == d.open {
 		return nil
 	}
 	still := make(map[string]bool, len(held))
 	for _, scope := range held {
 		still[scope] = true
 	}
-	for scope, x := range d.by {
+	for scope, x := range d.byScope {
 		if x.hold == nil || still[scope] || x.heldAt >= asked {
 			continue
 		}
@@ -308,7 +314,7 @@ func (d *destinations) release(asked time.Duration, held []string) (ended []outb
 
 // holds are those in force.
 func (d *destinations) holds() (holds []outbox.Hold) {
-	for _, x := range d.by {
+	for _, x := range d.byScope {
 		if x.hold != nil {
 			holds = append(holds, *x.hold)
 		}
@@ -316,19 +322,19 @@ func (d *destinations) holds() (holds []outbox.Hold) {
 	return holds
 }
 
-// note remembers that a lane was given back into a scope.
-func (d *destinations) note(scope string) {
-	if d.known == nil {
-		d.known = map[string]bool{}
+// noteReturned remembers that a lane was given back into a scope.
+func (d *destinations) noteReturned(scope string) {
+	if d.returned == nil {
+		d.returned = map[string]bool{}
 	}
-	if len(d.known) < mostDestinations {
-		d.known[scope] = true
+	if len(d.returned) < mostDestinations {
+		d.returned[scope] = true
 	}
 }
 
 // forget drops the destinations without work that were not seen for so long.
 func (d *destinations) forget(now time.Time, unseen time.Duration) {
-	for scope, x := range d.by {
+	for scope, x := range d.byScope {
 		switch {
 		case x.inFlight > 0, len(x.parked) > 0, x.hold != nil, now.Sub(x.seen) < unseen:
 		case unseen > 0 && x.tokens != nil && x.tokens.TokensAt(now) < float64(x.tokens.Burst()):
@@ -336,7 +342,7 @@ func (d *destinations) forget(now time.Time, unseen time.Duration) {
 			if x.resumeAt >= 0 {
 				d.overflowing--
 			}
-			delete(d.by, scope)
+			delete(d.byScope, scope)
 			d.open--
 		}
 	}

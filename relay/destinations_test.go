@@ -165,10 +165,10 @@ func TestDestinationsAreBounded(t *testing.T) {
 		d.begin(at(0), work{Delivery: &outbox.Delivery{}, to: scope}, 4)
 		d.ended(at(0), scope, true, 4)
 	}
-	if len(d.by) > mostDestinations || d.open != len(d.by) {
-		t.Errorf("%d destinations are kept, %d of them open", len(d.by), d.open)
+	if len(d.byScope) > mostDestinations || d.open != len(d.byScope) {
+		t.Errorf("%d destinations are kept, %d of them open", len(d.byScope), d.open)
 	}
-	d = destinations{each: 1}
+	d = destinations{perDestination: 1}
 	big := &outbox.Delivery{Event: outbox.Event{Payload: make([]byte, 1<<20)}}
 	for i := range 40 {
 		d.begin(at(0), work{Delivery: big, to: fmt.Sprint(i % 2)}, 32)

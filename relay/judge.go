@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -128,10 +127,10 @@ func (p *pipeline) refused(w work, class adapters.Class, result *outbox.Result) 
 	about, times := p.healths.of(w.to).refuse(d.Key, startOf(result), result.AnsweredAt)
 	switch {
 	case w.probe.granted() || p.held(w.to): // the pauses between probes are its delay
-	case about == ofAll:
+	case about == refusesAll:
 		result.Class = string(adapters.ClassAuth)
 		p.putOnHold(w.to, outbox.HoldAuth, probeFirst, result.Error)
-	case about == ofOne:
+	case about == refusesRecord:
 		p.singledOut(w, result, fmt.Sprintf("the receiver refuses this record with %s, the last %d times, while it accepts others", result.Code, times))
 	case class == adapters.ClassAuth && d.Class != string(adapters.ClassAuth): // the adapter has just dropped its token
 	default:
@@ -206,51 +205,6 @@ const (
 	probeMost  = 30 * time.Second // longest pause between probes
 	localMost  = 30 * time.Second // longest delay for a fault of our own side
 )
-
-// putOnHold puts a scope on hold for all relays, and for this one at once. An empty
-// scope is the whole sync.
-func (p *pipeline) putOnHold(scope string, kind outbox.HoldKind, d time.Duration, reason string) {
-	hold := outbox.Hold{Scope: scope, Kind: kind, Until: time.Now().Add(d), Reason: reason}
-	if scope == "" {
-		p.heldAt.Store(math.MaxInt64)
-		defer func() { p.heldAt.Store(sinceBegan()) }()
-		p.hold.CompareAndSwap(nil, &hold)
-		p.log.Warn("sync put on hold", "kind", kind, "for", d, "reason", reason)
-	} else {
-		p.setScopeHold(hold, math.MaxInt64)
-		defer func() {
-			p.placing.Lock()
-			defer p.placing.Unlock()
-			p.destinations.settled(scope, time.Duration(sinceBegan()))
-		}()
-		p.log.Warn("scope put on hold", "scope", scope, "kind", kind, "for", d, "reason", reason)
-	}
-	p.inDatabase("put the sync on hold", func(ctx context.Context) error {
-		return p.relay.store.Hold(ctx, p.sync.Name, scope, kind, d, reason)
-	})
-}
-
-// probed draws the conclusion from a probe: an answer that is about the message
-// ends the hold, a failure makes the next probe wait longer, and a delivery
-// that was not sent after all says nothing.
-func (p *pipeline) probed(w work, r outbox.Result) {
-	p.probing.Add(-1)
-	again, untried := time.Duration(0), false
-	switch {
-	case r.Outcome.Finished() && r.Attempt, r.Outcome == outbox.Failed && r.Attempt:
-		p.inDatabase("lift the hold", func(ctx context.Context) error { return p.relay.store.Lift(ctx, p.sync.Name, w.probe.of) })
-		p.wake()
-		return
-	case r.Outcome == outbox.Retry, r.Outcome == outbox.Unknown:
-		again, untried = min(probeMost, time.Second<<min(w.probe.number, 5)), r.Delivery.Class == ""
-		if p != p.now() {
-			again, untried = 0, false // it tried what a reload has replaced
-		}
-	}
-	p.inDatabase("set the next probe", func(ctx context.Context) error {
-		return p.relay.store.ProbeAgain(ctx, p.sync.Name, w.probe.of, w.probe.number, again, untried)
-	})
-}
 
 func (p *pipeline) inDatabase(what string, do func(context.Context) error) {
 	ctx := context.Background() // bounded by the store; a stop must not lose it

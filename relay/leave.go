@@ -112,7 +112,7 @@ func bounded[T any](ctx context.Context, p *pipeline, m adapters.Message, call f
 	}
 	grace := time.NewTimer(returnGrace)
 	if !errors.Is(context.Cause(ctx), errLeaseEnds) {
-		grace.Reset(lastWords) // the relay stops
+		grace.Reset(stopGrace) // the relay stops
 	}
 	defer grace.Stop()
 	select {

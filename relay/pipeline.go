@@ -37,20 +37,20 @@ type state struct {
 	left    leftBehind
 	current atomic.Pointer[pipeline]
 
-	queue   chan work
-	results chan answer
-	piled   chan struct{} // so many results wait that a second recording pays
-	woken   chan struct{}
-	resized chan struct{} // a reload has changed the concurrency
+	queue        chan work
+	results      chan answer
+	resultsPiled chan struct{} // so many results wait that a second recording pays
+	woken        chan struct{}
+	resized      chan struct{} // a reload has changed the concurrency
 
 	suspects chan probe // there is one to be sent; the zero probe: as any other delivery
 
-	placing      sync.Mutex
-	destinations destinations
-	elsewhere    atomic.Bool // a probe's lane has turned out to be another scope's: the next is tried at once
-	scopesRead   time.Time   // when the claimer read the holds of scopes last
+	destinationsMu sync.Mutex
+	destinations   destinations
+	probeMisplaced atomic.Bool // a probe's lane has turned out to be another scope's: the next is tried at once
+	scopesRead     time.Time   // when the claimer read the holds of scopes last
 
-	scheduling  sync.Mutex
+	scheduleMu  sync.Mutex
 	schedule    schedule
 	claiming    *step
 	recording   [2]*step
@@ -62,7 +62,7 @@ type state struct {
 	delivered   atomic.Int64 // sinceBegan of the last success not yet noted in the database
 	probing     atomic.Int64 // probes under way
 	draining    atomic.Bool
-	full        atomic.Bool   // the claimer counts the room, or waits for it
+	atCapacity  atomic.Bool   // the claimer counts the room, or waits for it
 	stop        chan struct{} // closed when draining begins
 }
 
@@ -78,24 +78,15 @@ type work struct {
 	placed  bool // its destination counts it as in flight or parked
 }
 
-// probe is the right to send one delivery in spite of an auth or breaker hold, to find
-// out whether that can end. The zero probe is none.
-type probe struct {
-	of     string // the scope that is on hold; empty is the whole sync
-	number int    // probes of the hold, by all relays, this one included
-}
-
-func (p probe) granted() bool { return p.number > 0 }
-
 // size is the memory that a parked delivery takes.
 func (w work) size() int { return len(w.Event.Payload) + len(w.Body) }
 
 const (
-	maxBatch      = 500                    // most results in one recording, and waiting for it
-	helpAt        = 200                    // results that wait when a second recording is begun beside the first
-	lastWords     = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
-	leastPatience = time.Second            // for what is in flight to end before a suspect is sent
-	leaseMargin   = 500 * time.Millisecond // left of a lease after the longest attempt, for recording it
+	maxBatch         = 500                    // most results in one recording, and waiting for it
+	secondRecorderAt = 200                    // results that wait when a second recording is begun beside the first
+	stopGrace        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
+	firstAloneWait   = time.Second            // for what is in flight to end before a suspect is sent
+	leaseMargin      = 500 * time.Millisecond // left of a lease after the longest attempt, for recording it
 )
 
 func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
@@ -105,13 +96,13 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 	}
 	p.state = &state{
 		relay: r, slots: slots,
-		log:     r.log.With("sync", s.Name),
-		queue:   make(chan work, 2*(maxPrefetch+max(s.Concurrency, r.config.Workers))), // twice: what is parked has room too
-		results: make(chan answer, maxBatch),
-		piled:   make(chan struct{}, 1),
-		woken:   make(chan struct{}, 1),
-		resized: make(chan struct{}, 1),
-		stop:    make(chan struct{}),
+		log:          r.log.With("sync", s.Name),
+		queue:        make(chan work, 2*(maxPrefetch+max(s.Concurrency, r.config.Workers))), // twice: what is parked has room too
+		results:      make(chan answer, maxBatch),
+		resultsPiled: make(chan struct{}, 1),
+		woken:        make(chan struct{}, 1),
+		resized:      make(chan struct{}, 1),
+		stop:         make(chan struct{}),
 
 		suspects: make(chan probe, 1),
 	}
@@ -147,17 +138,6 @@ func compileSync(s Sync) (*pipeline, error) {
 	return p, nil
 }
 
-// bound sets what a destination may have in flight.
-func (p *pipeline) bound() {
-	p.placing.Lock()
-	defer p.placing.Unlock()
-	if p.scope.expr != nil {
-		p.destinations.configure(p.sync.Concurrency, p.sync.Rate)
-	} else {
-		p.destinations.configure(0, 0)
-	}
-}
-
 // senders is how many deliveries the sync may have in flight.
 func (p *pipeline) senders() int { return p.sync.inFlight(p.relay.config.Workers) }
 
@@ -187,127 +167,12 @@ func (p *pipeline) accept(deliveries []*outbox.Delivery, w work) {
 	}
 }
 
-// setHold remembers what the database said last. When a hold ends, traffic
-// starts again with a single delivery.
-func (p *pipeline) setHold(h *outbox.Hold) {
-	before := p.hold.Swap(h)
-	switch {
-	case h != nil && before == nil:
-		until := "lifted"
-		if !h.Until.IsZero() {
-			until = h.Until.UTC().Format(time.RFC3339)
-		}
-		p.log.Info("sync on hold", "kind", h.Kind, "until", until, "reason", h.Reason)
-	case h == nil && before != nil:
-		p.log.Info("hold ended", "kind", before.Kind)
-		p.healths.released()
-		switch before.Kind {
-		case outbox.HoldBreaker, outbox.HoldThrottle, outbox.HoldWindow:
-			p.slots.slow()
-		case outbox.HoldOperator, outbox.HoldBackfill, outbox.HoldAuth: // the receiver was not at its limit
-		}
-	}
-}
-
 // wanted is the sync's filter for [outbox.ClaimRequest], nil without a condition.
 func (p *pipeline) wanted() func(outbox.Event) bool {
 	if p.filter.expr == nil {
 		return nil
 	}
 	return p.wants
-}
-
-// sendProbe sends one delivery in spite of an auth or breaker hold of a scope, if no
-// other relay is just doing that: of those that the database proposes the first that
-// can be claimed, and else any, if the whole sync is on hold.
-func (p *pipeline) sendProbe(ctx, attempts context.Context, scope string) error {
-	store, lease := p.relay.store, p.relay.config.Lease
-	granted, err := store.Probe(attempts, p.sync.Name, scope, lease)
-	if err != nil || granted.Number == 0 {
-		return err
-	}
-	right := probe{of: scope, number: granted.Number}
-	keys := granted.With
-	if scope == "" {
-		keys = append(keys, "") // or whatever is due
-	}
-	for _, key := range keys {
-		if ctx.Err() != nil {
-			break
-		}
-		p.claiming.begin()
-		asked := time.Now()
-		claims, err := store.ClaimOne(attempts, outbox.OneRequest{Sync: p.sync.Name, Lease: lease, Wanted: p.wanted(), Key: key, Probe: true})
-		p.noteHeld(asked, claims.Held)
-		p.probing.Add(int64(len(claims.Deliveries)))
-		p.accept(claims.Deliveries, work{leaseEnd: asked.Add(lease), claimed: asked, probe: right})
-		p.giveBack(claims.Idle)
-		if err != nil || len(claims.Deliveries) > 0 {
-			return err
-		}
-	}
-	if granted.Suspects && p.suspect(right) {
-		return nil
-	}
-	return p.nothingToProbeWith(attempts, right)
-}
-
-// nothingToProbeWith has the next probe made soon, when something may be due. A hold
-// of a scope for which nothing waits is lifted.
-func (p *pipeline) nothingToProbeWith(ctx context.Context, right probe) error {
-	if right.of != "" {
-		if lifted, err := p.relay.store.LiftUnused(ctx, p.sync.Name, right.of); lifted || err != nil {
-			return err
-		}
-	}
-	return p.relay.store.ProbeAgain(ctx, p.sync.Name, right.of, right.number, time.Second, false)
-}
-
-// suspect asks for a suspect to be sent, as a probe in spite of a hold. It
-// reports false when the request before this one is still open.
-func (p *pipeline) suspect(right probe) bool {
-	select {
-	case p.suspects <- right:
-		return true
-	default:
-		return false
-	}
-}
-
-// suspectLoop sends suspects: deliveries during which two or more relays died.
-// Each is sent while nothing else of its sync is in flight in this process, so
-// that the next death tells which one it was, and no suspect of another sync is.
-// After each the sync has as much time for its other deliveries. Where attempts
-// take too long to end within a moment, the sync continues for four times as long
-// and the next wait is longer.
-func (p *pipeline) suspectLoop(attempts context.Context) {
-	doing := p.relay.steps.add("a suspect of sync "+p.sync.Name, 2*p.sync.AttemptTimeout()+recordBound)
-	defer doing.end()
-	patience, calls := leastPatience, p.relay.caller("claim suspects", p.sync.Name)
-	for {
-		var right probe
-		select {
-		case right = <-p.suspects:
-		case <-p.stop:
-			return
-		}
-		p = p.now()
-		began := time.Now()
-		doing.begin()
-		alone, err := p.sendSuspect(attempts, right, patience)
-		doing.end()
-		switch took := time.Since(began); {
-		case err != nil:
-			p.rest(calls.failed(attempts, err))
-		case alone:
-			calls.worked(attempts)
-			patience = leastPatience
-			p.rest(took)
-		default:
-			patience = min(2*patience, p.sync.AttemptTimeout())
-			p.rest(4 * took)
-		}
-	}
 }
 
 // rest pauses, unless the relay stops.
@@ -318,47 +183,6 @@ func (p *pipeline) rest(d time.Duration) {
 	case <-p.stop:
 	case <-t.C:
 	}
-}
-
-// sendSuspect claims one suspect and sends it, unless what is in flight does not
-// end in time.
-func (p *pipeline) sendSuspect(attempts context.Context, right probe, patience time.Duration) (alone bool, err error) {
-	claimed := false
-	defer func() {
-		if right.granted() && !claimed && err == nil {
-			p.inDatabase("set the next probe", func(ctx context.Context) error { return p.nothingToProbeWith(ctx, right) })
-		}
-	}()
-	if alone = p.slots.acquireAlone(patience); !alone {
-		return false, nil
-	}
-	defer p.slots.releaseAlone()
-	p = p.now() // a reload may have come while it waited
-	if p.draining.Load() || p.slots.workers() == 0 {
-		return true, nil
-	}
-	lease, started := p.relay.config.Lease, time.Now()
-	claims, err := p.relay.store.ClaimOne(attempts, outbox.OneRequest{Sync: p.sync.Name, Lease: lease, Wanted: p.wanted(), Suspect: true, Probe: right.granted(), Scope: right.of})
-	p.noteHeld(started, claims.Held)
-	p.giveBack(claims.Idle)
-	if claimed = len(claims.Deliveries) > 0; !claimed {
-		return true, err
-	}
-	p.outstanding.Add(1)
-	w := work{Delivery: claims.Deliveries[0], leaseEnd: started.Add(lease), probe: right}
-	if right.granted() {
-		p.probing.Add(1)
-	}
-	scope, result, ok := p.scopeOf(attempts, w)
-	switch w.to, w.located = scope, ok; {
-	case !ok:
-	case w.probe.granted() && w.probe.of != "" && w.probe.of != scope, p.heldApart(w):
-		result = outbox.Result{Delivery: w.Delivery, Scope: &w.to}
-	default:
-		result = p.attempt(attempts, w)
-	}
-	p.finish(w, result)
-	return true, nil
 }
 
 // send runs the senders and the recorders until drain was called and everything
@@ -386,7 +210,7 @@ func (p *pipeline) send(attempts context.Context) {
 	}
 	sending.Wait()
 	close(p.results)
-	close(p.piled)
+	close(p.resultsPiled)
 	recording.Wait()
 	p.releaseQueue(context.WithoutCancel(attempts))
 	p.noteLast(context.WithoutCancel(attempts))
@@ -399,7 +223,7 @@ func (p *pipeline) noteDelivery(ctx context.Context) (bool, error) {
 	if last == 0 {
 		return true, nil
 	}
-	noted, err := p.relay.store.NoteDelivery(ctx, p.sync.Name, began.Add(time.Duration(last)))
+	noted, err := p.relay.store.NoteDelivery(ctx, p.sync.Name, processStart.Add(time.Duration(last)))
 	if noted && err == nil {
 		p.delivered.CompareAndSwap(last, 0) // unless there is a later one
 	}
@@ -470,17 +294,17 @@ func (p *pipeline) releaseQueue(ctx context.Context) {
 		w := <-p.queue
 		unsent = append(unsent, answer{outbox.Result{Delivery: w.Delivery}, w})
 	}
-	p.placing.Lock()
+	p.destinationsMu.Lock()
 	for _, w := range p.destinations.all() {
 		unsent = append(unsent, answer{outbox.Result{Delivery: w.Delivery, Scope: &w.to}, w})
 	}
-	p.placing.Unlock()
+	p.destinationsMu.Unlock()
 	if len(unsent) == 0 {
 		return
 	}
 	calls := p.relay.caller("release deliveries", p.sync.Name)
 	// Left to themselves they would wait for the end of their lease, as if the relay had died.
-	for until := time.Now().Add(lastWords); len(unsent) > 0 && time.Now().Before(until); {
+	for until := time.Now().Add(stopGrace); len(unsent) > 0 && time.Now().Before(until); {
 		var err error
 		if unsent, err = p.record(ctx, unsent); err != nil {
 			sleep(ctx, calls.failed(ctx, err))

@@ -63,7 +63,7 @@ func (p *pipeline) collect(waiting []answer, open bool, pause time.Duration, hel
 		time.Sleep(pause)
 		return waiting, false
 	}
-	first, pile := p.results, p.piled
+	first, pile := p.results, p.resultsPiled
 	if helps {
 		first = nil
 	} else {
@@ -105,12 +105,12 @@ type answer struct {
 	work work
 }
 
-// answered hands a result to the recorders.
-func (p *pipeline) answered(w work, r outbox.Result) {
+// submit hands a result to the recorders.
+func (p *pipeline) submit(w work, r outbox.Result) {
 	p.results <- answer{r, w}
-	if len(p.results) >= helpAt {
+	if len(p.results) >= secondRecorderAt {
 		select {
-		case p.piled <- struct{}{}:
+		case p.resultsPiled <- struct{}{}:
 		default:
 		}
 	}
@@ -120,7 +120,7 @@ func (p *pipeline) answered(w work, r outbox.Result) {
 func (p *pipeline) giveBack(idle []outbox.Result) {
 	p.outstanding.Add(int64(len(idle)))
 	for _, r := range idle {
-		p.answered(work{}, r)
+		p.submit(work{}, r)
 	}
 }
 
@@ -143,7 +143,7 @@ func (p *pipeline) record(ctx context.Context, answers []answer) (left []answer,
 	stay := !p.draining.Load() && p.hold.Load() == nil && p.rate == nil
 	now, results := time.Now(), make([]outbox.Result, len(answers))
 	lanes := make(map[string]work, len(answers))
-	p.scheduling.Lock()
+	p.scheduleMu.Lock()
 	for i, a := range answers {
 		results[i] = a.Result
 		a.work.probe = probe{} // what follows in the lane is none
@@ -152,7 +152,7 @@ func (p *pipeline) record(ctx context.Context, answers []answer) (left []answer,
 			lanes[a.Delivery.Key] = a.work
 		}
 	}
-	p.scheduling.Unlock()
+	p.scheduleMu.Unlock()
 	recorded := p.relay.store.Record(ctx, p.sync.Name, results)
 	for _, d := range recorded.Next {
 		p.accept([]*outbox.Delivery{d}, lanes[d.Key])
@@ -163,7 +163,7 @@ func (p *pipeline) record(ctx context.Context, answers []answer) (left []answer,
 		case recorded.Done[i]:
 			finished++
 			if results[i].Outcome.Finished() {
-				p.delivered.Store(sinceBegan())
+				p.delivered.Store(sinceStart())
 			}
 		case recorded.Lost[i]:
 			finished++
@@ -176,7 +176,7 @@ func (p *pipeline) record(ctx context.Context, answers []answer) (left []answer,
 	}
 	p.outstanding.Add(int64(-finished))
 	p.recorded.Add(int64(finished))
-	if finished > len(recorded.Next) && p.full.Load() {
+	if finished > len(recorded.Next) && p.atCapacity.Load() {
 		p.wake()
 	}
 	return left, recorded.Err

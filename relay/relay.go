@@ -128,7 +128,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	case <-attempts.Done():
 		select {
 		case <-sent:
-		case <-time.After(2 * lastWords):
+		case <-time.After(2 * stopGrace):
 			r.log.ErrorContext(ctx, "an adapter does not return although its context has ended: leaving it behind")
 		}
 	}

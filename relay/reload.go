@@ -81,17 +81,6 @@ func (r *Relay) Reload(config Config) (left []string, err error) {
 	return left, nil
 }
 
-// holds are those of the sync and of its scopes that this relay knows of.
-func (s *state) holds() []outbox.Hold {
-	s.placing.Lock()
-	defer s.placing.Unlock()
-	holds := s.destinations.holds()
-	if hold := s.hold.Load(); hold != nil {
-		holds = append(holds, *hold)
-	}
-	return holds
-}
-
 // fixed names the settings of the relay itself in which next differs.
 func (c Config) fixed(next Config) (names []string) {
 	for _, s := range []struct {

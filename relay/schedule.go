@@ -7,66 +7,71 @@ import (
 )
 
 // schedule decides how many lanes of a sync are claimed next, of which kind, and
-// for how long a lane is kept. It has no goroutines, no clock and no database: it is
-// told what happened and when, and answers. It is not safe for concurrent use.
+// for how long a lane is kept. It has no goroutines, no clock and no database: its
+// caller says what happened and when. It is not safe for concurrent use.
 type schedule struct {
-	at       time.Time // when the pace was measured last
-	recorded int64     // deliveries by then
-	ahead    float64   // lanes to have claimed beyond those in flight
+	at       time.Time // when the pace was last measured
+	recorded int64     // deliveries recorded by then
+	ahead    float64   // lanes to claim beyond those in flight
 
-	asked    time.Time // when lanes were asked for last
-	waiting  bool      // the last answer: somebody waits for a lane to be given back
-	unopened bool      // the last answer: new keys wait that have no lane yet
-	second   bool      // who gets the lane that is left over where the room is odd
-	credit   float64   // lanes that the latest deliveries may have before older ones, saved up
+	asked         time.Time // when lanes were last asked for
+	othersWait    bool      // the last answer: others wait for a lane to be given back
+	unopened      bool      // the last answer: keys wait that have no lane yet
+	extraForLanes bool      // where the number of lanes to claim is odd: the extra one is a lane that exists
+	credit        float64   // lanes that the latest deliveries may have before older ones
 }
 
-// load is what a sync has under way.
+// load is the work of a sync that is under way.
 type load struct {
 	slots    int   // deliveries that may be in flight now
 	starting bool  // a hold has just ended: nothing is claimed ahead
 	claimed  int   // lanes claimed and not yet given back
 	queued   int   // of these, deliveries that wait for a sender
 	recorded int64 // deliveries ever recorded
-	payload  int64 // bytes of a payload, on average lately
-	tokens   int   // attempts that the rate limit allows now, -1 without a limit
+	payload  int64 // recent average size of a payload, in bytes
+	tokens   int   // attempts that the rate limit allows now; -1 without a limit
 }
 
 const (
-	// prefetchFor is for how long there is work in the queue. Half of it leaves
-	// senders idle while the next claim is made on a slow database, twice of it
-	// doubles what a relay that is killed leaves behind unsent.
+	// prefetchFor is how long the queue lasts while the next claim is made. With half,
+	// senders are idle while a slow database answers. With double, a relay that is
+	// killed leaves twice as many unsent deliveries behind.
 	prefetchFor = 50 * time.Millisecond
 
-	// maxPrefetch bounds the same in deliveries. Half of it costs throughput with
-	// receivers that answer at once, twice of it the same as above.
+	// maxPrefetch bounds the deliveries that are claimed ahead. With half, receivers
+	// that answer at once get less. With double, a killed relay leaves more behind.
 	maxPrefetch = 1000
 
-	// maxPrefetchBytes bounds the payloads that are claimed ahead. Half of it has
-	// events of a megabyte claimed in fours, twice of it costs memory.
+	// maxPrefetchBytes bounds their payloads. With half, events of a megabyte are
+	// claimed in fours. With double, they take twice the memory.
 	maxPrefetchBytes = 8 << 20
 
-	// patience is for how long a claim waits while less than a quarter of the lanes is
-	// free and senders have work. Half of it makes twice as many small claims, twice of it
-	// leaves senders of a fast receiver idle.
-	patience = 20 * time.Millisecond
+	// smallClaimWait is the shortest time between claims that would take less than a
+	// quarter of the capacity, while senders have work. With half, there are twice as
+	// many small claims. With double, senders of a fast receiver are idle.
+	smallClaimWait = 20 * time.Millisecond
 
-	// turn is how long a lane is kept while others wait. With half of it lanes with many
-	// events are given back and claimed twice as often, which costs the database;
-	// twice of it has a new key wait twice as long where more keys are busy than there
-	// are workers.
+	// turn is how long a lane is kept while others wait. With half, lanes with many
+	// events are given back and claimed twice as often, which costs the database. With
+	// double, a new key waits twice as long where more keys are busy than there are
+	// workers.
 	turn = 250 * time.Millisecond
 
-	// freshOneIn is the share of the lanes that are claimed for the latest deliveries while
-	// older ones wait. Half of it (one in eight) halves the rate of new hearings that
-	// are sent at once after an outage; twice of it (one in two) has the backlog
-	// take half as long again meanwhile.
-	freshOneIn = 4
+	// latestOneIn is the share of lanes that are claimed for the latest deliveries while
+	// older ones wait: one in four. With one in eight, half as many new hearings are
+	// sent at once after an outage. With one in two, the backlog takes half as long
+	// again.
+	latestOneIn = 4
+
+	// newKeysOneIn is the share of lanes that are claimed for keys without a lane, while
+	// such keys wait. The others are lanes that exist. With one in four, new keys wait
+	// behind retries and busy keys. With three in four, those wait behind new keys.
+	newKeysOneIn = 2
 )
 
 // capacity is how many lanes the sync should have claimed.
 func (s *schedule) capacity(now time.Time, l load) int {
-	if passed := now.Sub(s.at); passed > patience {
+	if passed := now.Sub(s.at); passed > smallClaimWait {
 		measured := float64(l.recorded-s.recorded) * float64(prefetchFor) / float64(passed)
 		s.ahead = max(measured, s.ahead*3/4) // it falls slowly, since results are recorded in bursts
 		s.at, s.recorded = now, l.recorded
@@ -81,44 +86,44 @@ func (s *schedule) capacity(now time.Time, l load) int {
 	return l.slots + ahead
 }
 
-// next fills in how many lanes to ask for, 0 for none now.
+// next sets how many lanes to ask for; 0 is none for now.
 func (s *schedule) next(now time.Time, l load, r *outbox.ClaimRequest) {
-	most := s.capacity(now, l)
-	room := most - l.claimed
-	if room < most/4 && l.queued > 0 && now.Sub(s.asked) < patience {
-		room = 0
+	capacity := s.capacity(now, l)
+	free := capacity - l.claimed
+	if free < capacity/4 && l.queued > 0 && now.Sub(s.asked) < smallClaimWait {
+		free = 0
 	}
 	if l.tokens >= 0 {
-		room = min(room, l.tokens)
+		free = min(free, l.tokens)
 	}
-	r.Room = max(room, 0)
+	r.Room = max(free, 0)
 	r.Lanes, r.Fresh = r.Room, 0
-	if s.unopened { // new keys and lanes that are there have half each: with less, one kind waits for the other
-		if r.Lanes = r.Room / 2; r.Room%2 == 1 && s.second {
+	if s.unopened {
+		if r.Lanes = r.Room / newKeysOneIn; r.Room%newKeysOneIn != 0 && s.extraForLanes {
 			r.Lanes++
 		}
 		r.Fresh = min(r.Room, int(s.credit))
 	}
 }
 
-// answered takes the answer of a claim for which next was asked.
+// answered takes the answer to the request that next has filled in.
 func (s *schedule) answered(now time.Time, r outbox.ClaimRequest, c outbox.Claims) {
 	s.asked = now
-	if r.Room%2 == 1 {
-		s.second = !s.second
+	if r.Room%newKeysOneIn != 0 {
+		s.extraForLanes = !s.extraForLanes
 	}
 	s.unopened = c.Unopened
-	s.waiting = c.Unopened || c.Due
+	s.othersWait = c.Unopened || c.Due
 	claimed := len(c.Deliveries)
 	given := min(r.Fresh, claimed)
-	s.credit = min(s.credit-float64(given)+float64(claimed)/freshOneIn, float64(r.Room)/freshOneIn+1)
-	if claimed < r.Room { // older ones do not miss it
+	s.credit = min(s.credit-float64(given)+float64(claimed)/latestOneIn, float64(r.Room)/latestOneIn+1)
+	if claimed < r.Room { // there was more than enough for older ones
 		s.credit = max(s.credit, 1)
 	}
 }
 
-// stays reports whether a lane that was claimed at the given time goes on with
-// its next delivery, when the one that was just finished took so long.
+// stays reports whether the relay keeps a lane for its next delivery. The lane was
+// claimed at the given time, and the delivery just finished took so long.
 func (s *schedule) stays(now, claimed time.Time, took time.Duration) bool {
-	return !s.waiting || now.Sub(claimed)+took <= turn
+	return !s.othersWait || now.Sub(claimed)+took <= turn
 }

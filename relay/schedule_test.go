@@ -77,10 +77,10 @@ func TestNextClaim(t *testing.T) {
 		"a rate limit that allows more":            {schedule{}, 5, load{slots: 16, claimed: 8, tokens: 100}, 8, 8, 0},
 		"half for keys that have no lane":          {schedule{unopened: true}, 5, load{slots: 16, tokens: -1}, 16, 8, 0},
 		"of an odd number lanes have less":         {schedule{unopened: true}, 5, load{slots: 15, tokens: -1}, 15, 7, 0},
-		"and the next time more":                   {schedule{unopened: true, second: true}, 5, load{slots: 15, tokens: -1}, 15, 8, 0},
-		"an even number has no such turns":         {schedule{unopened: true, second: true}, 5, load{slots: 16, tokens: -1}, 16, 8, 0},
+		"and the next time more":                   {schedule{unopened: true, extraForLanes: true}, 5, load{slots: 15, tokens: -1}, 15, 8, 0},
+		"an even number has no such turns":         {schedule{unopened: true, extraForLanes: true}, 5, load{slots: 16, tokens: -1}, 16, 8, 0},
 		"room for one goes to keys without a lane": {schedule{unopened: true}, 5, load{slots: 1, tokens: -1}, 1, 0, 0},
-		"and the next time to lanes":               {schedule{unopened: true, second: true}, 5, load{slots: 1, tokens: -1}, 1, 1, 0},
+		"and the next time to lanes":               {schedule{unopened: true, extraForLanes: true}, 5, load{slots: 1, tokens: -1}, 1, 1, 0},
 		"the latest have their share":              {schedule{unopened: true, credit: 4.75}, 5, load{slots: 16, tokens: -1}, 16, 8, 4},
 		"no more than there is room":               {schedule{unopened: true, credit: 4}, 5, load{slots: 2, tokens: -1}, 2, 1, 2},
 		"and none where nothing older waits":       {schedule{credit: 4}, 5, load{slots: 16, tokens: -1}, 16, 16, 0},
@@ -171,13 +171,13 @@ func TestAnswered(t *testing.T) {
 		"an odd number takes turns": {15, outbox.Claims{}, false, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := schedule{waiting: !test.waiting, unopened: !test.unopened}
+			s := schedule{othersWait: !test.waiting, unopened: !test.unopened}
 			s.answered(ms(7), outbox.ClaimRequest{Room: test.room}, test.claims)
-			if s.waiting != test.waiting || s.unopened != test.unopened || s.second != test.second || s.asked != ms(7) {
+			if s.othersWait != test.waiting || s.unopened != test.unopened || s.extraForLanes != test.second || s.asked != ms(7) {
 				t.Errorf("%+v, want waiting %t, unopened %t, second %t", s, test.waiting, test.unopened, test.second)
 			}
 			s.answered(ms(8), outbox.ClaimRequest{Room: test.room}, test.claims)
-			if s.second {
+			if s.extraForLanes {
 				t.Error("the turn does not change back")
 			}
 		})
@@ -201,7 +201,7 @@ func TestStays(t *testing.T) {
 		"two short ones are within a turn": {true, 120, 120 * time.Millisecond, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := schedule{waiting: test.waiting}
+			s := schedule{othersWait: test.waiting}
 			if got := s.stays(ms(test.kept), ms(0), test.took); got != test.want {
 				t.Errorf("stays: %t, want %t", got, test.want)
 			}

@@ -21,8 +21,11 @@ import (
 type scripted struct {
 	Store // the rest is not called
 
-	claim  func(outbox.ClaimRequest) (outbox.Claims, error)
-	record func([]outbox.Result) outbox.Recorded
+	claim    func(outbox.ClaimRequest) (outbox.Claims, error)
+	record   func([]outbox.Result) outbox.Recorded
+	holds    func() []outbox.Hold                  // of scopes
+	probe    func(scope string) outbox.Probe       // a grant
+	claimOne func(outbox.OneRequest) outbox.Claims // of a probe
 
 	mu       sync.Mutex
 	asked    []outbox.ClaimRequest
@@ -60,6 +63,22 @@ func (s *scripted) Record(_ context.Context, _ string, results []outbox.Result) 
 	}
 	return answer
 }
+
+func (s *scripted) ScopeHolds(context.Context, string) ([]outbox.Hold, error) { return s.holds(), nil }
+
+func (s *scripted) Probe(_ context.Context, _, scope string, _ time.Duration) (outbox.Probe, error) {
+	return s.probe(scope), nil
+}
+
+func (s *scripted) ClaimOne(_ context.Context, r outbox.OneRequest) (outbox.Claims, error) {
+	return s.claimOne(r), nil
+}
+
+func (s *scripted) ProbeAgain(context.Context, string, string, int, time.Duration, bool) error {
+	return nil
+}
+
+func (s *scripted) LiftUnused(context.Context, string, string) (bool, error) { return false, nil }
 
 func (s *scripted) requests() []outbox.ClaimRequest {
 	s.mu.Lock()
@@ -120,15 +139,16 @@ func deliveries(from, n int) []*outbox.Delivery {
 	return list
 }
 
-// runs runs a relay with one sync and so many workers on a scripted store, in a
-// time of its own, until do returns.
-func runs(t *testing.T, s *scripted, workers int, r receiver, do func()) {
+// runs runs a relay with one sync and so many workers on a scripted store, on a fake
+// clock, until do returns. The settings change the sync.
+func runs(t *testing.T, s *scripted, workers int, r receiver, do func(), settings ...func(*Sync)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		relay, err := New(s, Config{
-			Workers: workers, Logger: slog.New(slog.DiscardHandler),
-			Syncs: []Sync{{Name: "court", Events: []string{"*"}, Adapter: r}},
-		})
+		sync := Sync{Name: "court", Events: []string{"*"}, Adapter: r}
+		for _, set := range settings {
+			set(&sync)
+		}
+		relay, err := New(s, Config{Workers: workers, Logger: slog.New(slog.DiscardHandler), Syncs: []Sync{sync}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -304,4 +324,72 @@ func TestScriptedStopReleases(t *testing.T) {
 	if sent != 2 || released != 3 {
 		t.Errorf("%d delivered and %d released, want 2 and 3", sent, released)
 	}
+}
+
+func perCourt(s *Sync) { s.Per = "event.court" }
+
+// Each round of probes asks for as many as a quarter of the workers: the claimer does
+// nothing else meanwhile, and many destinations that are down leave the others theirs.
+func TestScriptedRoundOfProbesIsBounded(t *testing.T) {
+	const workers, scopes = 16, 64
+	held := make([]string, scopes)
+	for i := range held {
+		held[i] = fmt.Sprint("court-", i)
+	}
+	s := &scripted{}
+	round, most, all := 0, 0, 0
+	s.claim = func(outbox.ClaimRequest) (outbox.Claims, error) {
+		round = 0
+		return outbox.Claims{Held: held}, nil
+	}
+	s.holds = func() (holds []outbox.Hold) {
+		for _, scope := range held {
+			holds = append(holds, outbox.Hold{Scope: scope, Kind: outbox.HoldBreaker, Until: time.Now(), ProbeDue: true})
+		}
+		return holds
+	}
+	s.probe = func(string) outbox.Probe {
+		round, all = round+1, all+1
+		most = max(most, round)
+		return outbox.Probe{Number: 1}
+	}
+	s.claimOne = func(outbox.OneRequest) outbox.Claims { return outbox.Claims{} }
+	runs(t, s, workers, func(context.Context, adapters.Message) error { return nil }, func() { time.Sleep(10 * time.Second) }, perCourt)
+	if most != workers/4 || all < scopes {
+		t.Errorf("%d probes in a round and %d in all, want %d and at least %d", most, all, workers/4, scopes)
+	}
+}
+
+// After a change of limits.per, lanes have scopes that no event has any more. A probe of
+// such a scope finds that its delivery goes elsewhere, and the next lane is tried at
+// once: the others do not wait for the next look at the holds.
+func TestScriptedLanesLeaveAScopeThatNoEventHas(t *testing.T) {
+	const lanes = 100
+	s := &scripted{}
+	left := lanes
+	s.claim = func(outbox.ClaimRequest) (outbox.Claims, error) { return outbox.Claims{Held: []string{"old"}}, nil }
+	s.holds = func() []outbox.Hold {
+		return []outbox.Hold{{Scope: "old", Kind: outbox.HoldBreaker, Until: time.Now(), ProbeDue: true}}
+	}
+	s.probe = func(string) outbox.Probe { return outbox.Probe{Number: 1, With: []string{"H"}} }
+	s.claimOne = func(outbox.OneRequest) (c outbox.Claims) {
+		if left > 0 {
+			c.Deliveries = deliveries(left, 1)
+			c.Deliveries[0].Scope, c.Deliveries[0].Event.Payload = "old", []byte(`{"court": "new"}`)
+			left--
+		}
+		return c
+	}
+	runs(t, s, 4, func(context.Context, adapters.Message) error { return nil }, func() {
+		time.Sleep(lanes * scopesEvery / 2)
+		moved := 0
+		for _, r := range s.results() {
+			if r.Outcome == "" && r.Scope != nil && *r.Scope == "new" {
+				moved++
+			}
+		}
+		if moved != lanes {
+			t.Errorf("%d of %d lanes have left the scope in half of the time that one a look would take", moved, lanes)
+		}
+	}, perCourt)
 }

@@ -13,12 +13,12 @@ import (
 // single slot and gains one per success, so that a system that just came back is
 // not overrun.
 type slots struct {
-	mu     sync.Mutex
-	total  int
-	shared int // free ones
-	shares []*share
-	alone  []*lone // the first sends a suspect, or its sync's slots are kept free for it
-	closed bool
+	mu        sync.Mutex
+	total     int
+	shared    int // free ones
+	shares    []*share
+	exclusive []*exclusiveWaiter // the first sends a suspect, or its sync's slots are kept free for it
+	closed    bool
 }
 
 func newSlots(workers, syncs int) (all *slots, reserve int) {
@@ -61,7 +61,7 @@ func (s *share) acquire() bool {
 		return false
 	}
 	s.waiting = append(s.waiting, w)
-	a.handOut()
+	a.grant()
 	a.mu.Unlock()
 	return <-w.got
 }
@@ -72,7 +72,7 @@ func (s *share) release() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s.free()
-	a.handOut()
+	a.grant()
 }
 
 // take and free count a slot as used and as free.
@@ -90,12 +90,12 @@ func (s *share) free() {
 	s.used--
 }
 
-// handOut gives free slots to those who wait.
-func (a *slots) handOut() {
-	if len(a.alone) > 0 && !a.alone[0].has && a.alone[0].share.used == 0 {
-		a.alone[0].has = true
-		a.alone[0].share.take()
-		a.alone[0].got <- true
+// grant gives free slots to those who wait.
+func (a *slots) grant() {
+	if len(a.exclusive) > 0 && !a.exclusive[0].has && a.exclusive[0].share.used == 0 {
+		a.exclusive[0].has = true
+		a.exclusive[0].share.take()
+		a.exclusive[0].got <- true
 	}
 	for {
 		next := a.next()
@@ -115,7 +115,7 @@ func (a *slots) next() *share {
 	var next *share
 	for _, s := range a.shares {
 		switch {
-		case len(s.waiting) == 0, len(a.alone) > 0 && a.alone[0].share == s, s.used >= s.allowed(), s.used >= s.reserve && a.shared == 0:
+		case len(s.waiting) == 0, len(a.exclusive) > 0 && a.exclusive[0].share == s, s.used >= s.allowed(), s.used >= s.reserve && a.shared == 0:
 		case next == nil, s.used < next.used, s.used == next.used && s.waiting[0].since.Before(next.waiting[0].since):
 			next = s
 		}
@@ -123,29 +123,29 @@ func (a *slots) next() *share {
 	return next
 }
 
-// lone waits for the slots of its sync to be free, to send a suspect.
-type lone struct {
+// exclusiveWaiter waits for the slots of its sync to be free, to send a suspect.
+type exclusiveWaiter struct {
 	share *share
 	has   bool
 	got   chan bool
 }
 
-// acquireAlone waits until nothing else of the sync is in flight and takes a
+// acquireExclusive waits until nothing else of the sync is in flight and takes a
 // slot; until releaseAlone no other delivery of the sync gets one. One sync at a
 // time has that right, in the order in which they ask. It reports false when
-// waiting takes longer than patience; then the sync sends as before.
-func (s *share) acquireAlone(patience time.Duration) bool {
+// waiting takes longer than timeout; then the sync sends as before.
+func (s *share) acquireExclusive(timeout time.Duration) bool {
 	a := s.all
-	l := &lone{share: s, got: make(chan bool, 1)}
+	l := &exclusiveWaiter{share: s, got: make(chan bool, 1)}
 	a.mu.Lock()
 	if a.closed {
 		a.mu.Unlock()
 		return false
 	}
-	a.alone = append(a.alone, l)
-	a.handOut()
+	a.exclusive = append(a.exclusive, l)
+	a.grant()
 	a.mu.Unlock()
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
 	case got := <-l.got:
@@ -157,19 +157,19 @@ func (s *share) acquireAlone(patience time.Duration) bool {
 	if l.has {
 		return true
 	}
-	a.alone = slices.DeleteFunc(a.alone, func(other *lone) bool { return other == l })
-	a.handOut()
+	a.exclusive = slices.DeleteFunc(a.exclusive, func(other *exclusiveWaiter) bool { return other == l })
+	a.grant()
 	return false
 }
 
-// releaseAlone gives the slot of acquireAlone back.
-func (s *share) releaseAlone() {
+// releaseExclusive gives the slot of acquireAlone back.
+func (s *share) releaseExclusive() {
 	a := s.all
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s.free()
-	a.alone = slices.Delete(a.alone, 0, 1)
-	a.handOut()
+	a.exclusive = slices.Delete(a.exclusive, 0, 1)
+	a.grant()
 }
 
 // slow goes back to a single slot; grow adds one, up to the sync's concurrency.
@@ -184,7 +184,7 @@ func (s *share) grow() {
 	defer s.all.mu.Unlock()
 	if s.limit < s.most {
 		s.limit++
-		s.all.handOut()
+		s.all.grant()
 	}
 }
 
@@ -222,7 +222,7 @@ func (s *share) lose(n int) {
 // changed acts on a change of most or lost. The caller holds the lock.
 func (s *share) changed() {
 	if s.allowed() == 0 {
-		s.turnAway()
+		s.refuseWaiters()
 	}
 	switch h := s.hanging; {
 	case h == nil:
@@ -231,11 +231,11 @@ func (s *share) changed() {
 	case h.since.Load() == 0:
 		h.begin()
 	}
-	s.all.handOut()
+	s.all.grant()
 }
 
-// turnAway tells all who wait for a slot of the sync that they get none.
-func (s *share) turnAway() {
+// refuseWaiters tells all who wait for a slot of the sync that they get none.
+func (s *share) refuseWaiters() {
 	for _, w := range s.waiting {
 		w.got <- false
 	}
@@ -255,9 +255,9 @@ func (a *slots) close() {
 	defer a.mu.Unlock()
 	a.closed = true
 	for _, s := range a.shares {
-		s.turnAway()
+		s.refuseWaiters()
 	}
-	a.alone = slices.DeleteFunc(a.alone, func(l *lone) bool {
+	a.exclusive = slices.DeleteFunc(a.exclusive, func(l *exclusiveWaiter) bool {
 		if !l.has {
 			l.got <- false
 		}

@@ -17,7 +17,7 @@ func TestSlotsAloneWaitForWhatIsInFlight(t *testing.T) {
 		}
 		next := make(chan bool, 1)
 		alone := make(chan bool, 1)
-		go func() { alone <- s.acquireAlone(time.Second) }()
+		go func() { alone <- s.acquireExclusive(time.Second) }()
 		synctest.Wait()
 		go func() { next <- s.acquire() }()
 		synctest.Wait()
@@ -38,7 +38,7 @@ func TestSlotsAloneWaitForWhatIsInFlight(t *testing.T) {
 			t.Error("the sync does not send as before")
 		}
 
-		go func() { alone <- s.acquireAlone(time.Minute) }()
+		go func() { alone <- s.acquireExclusive(time.Minute) }()
 		synctest.Wait()
 		s.release()
 		s.release()
@@ -46,18 +46,18 @@ func TestSlotsAloneWaitForWhatIsInFlight(t *testing.T) {
 			t.Error("not alone although nothing is in flight")
 		}
 		elsewhere := make(chan bool, 1)
-		go func() { elsewhere <- other.acquireAlone(time.Minute) }()
+		go func() { elsewhere <- other.acquireExclusive(time.Minute) }()
 		other.release()
 		synctest.Wait()
 		if len(elsewhere) > 0 {
 			t.Error("suspects of two syncs are in flight at a time")
 		}
-		s.releaseAlone()
+		s.releaseExclusive()
 		if !<-elsewhere {
 			t.Error("the other sync's suspect had no turn")
 		}
-		other.releaseAlone()
-		if all.shared != 2 || s.used+other.used != 0 || s.acquireAlone(0) != true {
+		other.releaseExclusive()
+		if all.shared != 2 || s.used+other.used != 0 || s.acquireExclusive(0) != true {
 			t.Errorf("in the end %d shared slots are free and %d are used", all.shared, s.used+other.used)
 		}
 	})

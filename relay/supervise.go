@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// began is the origin of this package's times: differences to it are taken on
+// processStart is the origin of this package's times: differences to it are taken on
 // the monotonic clock, so that a wall clock that is set misleads nobody.
-var began = time.Now()
+var processStart = time.Now()
 
-func sinceBegan() int64 { return int64(time.Since(began)) }
+func sinceStart() int64 { return int64(time.Since(processStart)) }
 
 // step is what a loop does at the moment, to be noticed when it takes too long.
 // The zero step is idle.
@@ -25,13 +25,13 @@ type step struct {
 	told  bool         // that it is stuck; the watcher's own
 }
 
-func (s *step) begin() { s.since.Store(sinceBegan()) }
+func (s *step) begin() { s.since.Store(sinceStart()) }
 func (s *step) end()   { s.since.Store(0) }
 
 // stuck tells for how long the step has taken longer than its bound.
 func (s *step) stuck() (time.Duration, bool) {
 	since := s.since.Load()
-	took := time.Duration(sinceBegan() - since)
+	took := time.Duration(sinceStart() - since)
 	return took, since != 0 && took > s.bound
 }
 

@@ -157,7 +157,7 @@ var mutants = []mutant{
 	},
 	{
 		"new keys have no share beside lanes that are due",
-		[]edit{{file: relay, in: "schedule.next", old: `r.Lanes = r.Room / 2`, new: `r.Lanes = r.Room`}},
+		[]edit{{file: relay, in: "schedule.next", old: `r.Lanes = r.Room / newKeysOneIn`, new: `r.Lanes = r.Room`}},
 		relay, "TestFreshKeyBesideManyBusyKeysOnFewWorkers",
 	},
 	{
@@ -188,7 +188,7 @@ var mutants = []mutant{
 	},
 	{
 		"a lane is kept although others wait",
-		[]edit{{file: relay, in: "schedule.stays", old: `!s.waiting ||`, new: `true ||`}},
+		[]edit{{file: relay, in: "schedule.stays", old: `!s.othersWait ||`, new: `true ||`}},
 		relay, "TestStays",
 	},
 	{
@@ -370,7 +370,7 @@ var mutants = []mutant{
 		"a relay that gives a lane back without its scope",
 		[]edit{
 			{file: deliver, in: "pipeline.finish", old: `result.Scope = &w.to`, new: `_ = w.to`},
-			{file: deliver, in: "pipeline.place", old: `released.Scope = &w.to`, new: `_ = w.to`},
+			{file: relay, in: "pipeline.place", old: `released.Scope = &w.to`, new: `_ = w.to`},
 		},
 		relay, "TestAScopeIsPausedAndResumed",
 	},
@@ -389,12 +389,12 @@ var mutants = []mutant{
 	},
 	{
 		"a probe of a scope that lifts the hold of the whole sync",
-		[]edit{{file: judgment, in: "pipeline.probed", old: `p.relay.store.Lift(ctx, p.sync.Name, w.probe.of)`, new: `p.relay.store.Lift(ctx, p.sync.Name, "")`}},
+		[]edit{{file: relay, in: "pipeline.probed", old: `p.relay.store.Lift(ctx, p.sync.Name, w.probe.of)`, new: `p.relay.store.Lift(ctx, p.sync.Name, "")`}},
 		relay, "TestAProbeIsSentToItsScope",
 	},
 	{
 		"a destination that takes all slots beside others",
-		[]edit{{file: "relay/destinations.go", in: "destinations.allowed", old: `most = slots / 2`, new: `most = slots`}},
+		[]edit{{file: "relay/destinations.go", in: "destinations.allowed", old: `most = slots / busyOneIn`, new: `most = slots`}},
 		relay, "TestDestinations",
 	},
 	{
@@ -509,7 +509,7 @@ var mutants = []mutant{
 	},
 	{
 		"suspects that are not alone",
-		[]edit{{file: "relay/slots.go", old: `a.alone[0].share.used == 0`, new: `true`}},
+		[]edit{{file: "relay/slots.go", old: `a.exclusive[0].share.used == 0`, new: `true`}},
 		relay, "TestSuspectIsSentAloneAndStopsNobody",
 	},
 }
