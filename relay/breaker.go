@@ -35,9 +35,9 @@ const (
 	mostDoubts      = 10_000
 	mostScopeDoubts = 100
 
-	// mostHealths is of how many scopes it is remembered how they answered. With half
-	// of it a scope that fails now and then is forgotten earlier where there are many;
-	// twice of it costs memory.
+	// mostHealths is the number of scopes whose answers are remembered. With half, a
+	// scope that fails now and then is forgotten earlier where there are many. Double
+	// costs memory.
 	mostHealths = 1000
 )
 
@@ -102,14 +102,14 @@ func (h *healths) released() {
 	}
 }
 
-// health remembers how a sync's receiver, or one scope of it, answered lately, to this relay. It is
-// safe for concurrent use.
+// health remembers the latest answers of a receiver, or of one scope of it, to this
+// relay. It is safe for concurrent use.
 //
-// A refusal (401, 403) and an answer without a reason (a 404 that a gateway may
-// have said) can be about one record or about all. Requests of other keys that
-// are accepted tell: what began after a doubtful answer had come, and was
-// accepted, shows that the receiver and the credentials are well. What had begun
-// earlier shows nothing: a token may have been renewed in between.
+// A refusal (401, 403) and an answer without a reason (a 404 that may come from a
+// gateway) can be about one record or about all. Accepted requests of other keys tell
+// which. A request that began after the doubtful answer and was accepted shows that
+// the receiver and the credentials work. A request that began earlier shows nothing:
+// a token may have been renewed in between.
 type health struct {
 	minSpan time.Duration // least time between doubtful answers that condemn a record
 	doubts  int           // most keys to remember with doubtful answers
@@ -201,14 +201,14 @@ func (h *health) fail(key string) bool {
 }
 
 // refuse notes that a request for key, which began and was answered at the given
-// times, was refused, and says whom the refusal is about, as far as that can be
-// known. times is how often in a row that happened to key.
+// times, was refused. It reports what the refusal is about, as far as that can be
+// known, and how often in a row it happened to key.
 func (h *health) refuse(key string, began, answered time.Time) (about verdict, times int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	d, others := h.doubt(key, answered)
 	if others {
-		// The credentials were good after the first refusal: this one says nothing new about them.
+		// The credentials were good after the first refusal: this refusal is no news about them.
 		if len(h.refused) >= refusedKeys {
 			return undecided, d.times
 		}
@@ -258,7 +258,7 @@ func (h *health) doubt(key string, answered time.Time) (d *doubt, others bool) {
 	return d, others
 }
 
-// judge says whether d is about one record. The caller holds the lock.
+// judge reports whether d is about one record. The caller holds the lock.
 func (h *health) judge(d *doubt, answered time.Time) verdict {
 	if d.alone >= aloneTimes && answered.Sub(d.since) >= h.minSpan {
 		return refusesRecord
@@ -276,8 +276,8 @@ func (h *health) othersAccepted(key string, after time.Time) bool {
 	return latest.began.After(after)
 }
 
-// forget ends the doubts about a key: its record has failed, and the next one is
-// judged anew.
+// forget ends the doubts about a key. Its record has failed; the next record starts
+// without doubts.
 func (h *health) forget(key string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

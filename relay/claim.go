@@ -35,7 +35,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		p.atCapacity.Store(err == nil && found == foundFull)
 		p.claiming.end()
 		if err != nil {
-			// Nothing shortens this pause, whoever would wake the loop.
+			// A wake does not shorten this pause.
 			sleep(ctx, calls.failed(ctx, err))
 			pause = busyPoll
 			continue

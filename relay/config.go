@@ -20,7 +20,7 @@ type Config struct {
 	KeepEvents outbox.Retention // finished events are removed after this; default "90 days"
 	KeepLog    outbox.Retention // log partitions are dropped after this; default "84 months"
 	Logger     *slog.Logger     // default slog.Default()
-	Observer   Observer         // default: nobody
+	Observer   Observer         // default: none
 }
 
 // Sync connects event types to an external system.
@@ -57,8 +57,8 @@ type Retry struct {
 	Attempts int           // most attempts that count; 0 is no bound
 }
 
-// Observer is told what happens, for metrics. Its methods are called from many
-// goroutines and must return at once.
+// Observer receives what happens, for metrics. Many goroutines call its methods, which
+// must return at once.
 type Observer interface {
 	Attempt(sync, outcome string, took time.Duration)
 	Claim(sync string, claimed int, took time.Duration)
@@ -132,8 +132,8 @@ type timed interface {
 	AttemptTimeout() time.Duration
 }
 
-// AttemptTimeout is how long an attempt of the sync may take: what the adapter
-// says, or 15 seconds. A lease must be at least twice as long.
+// AttemptTimeout is how long an attempt of the sync may take: the adapter's own
+// AttemptTimeout, or 15 seconds. A lease must be at least twice as long.
 func (s Sync) AttemptTimeout() time.Duration {
 	if t, ok := s.Adapter.(timed); ok {
 		return t.AttemptTimeout()
@@ -193,7 +193,7 @@ func (s Sync) registration() outbox.Registration {
 	return outbox.Registration{Name: s.Name, Patterns: s.Events, OnFailed: s.OnFailed, Notify: s.Notify, From: s.From}
 }
 
-// Registrations returns the syncs as the database is told of them.
+// Registrations returns the syncs in the form in which they are registered in the database.
 func (c Config) Registrations() []outbox.Registration {
 	var regs []outbox.Registration
 	for _, s := range c.withDefaults().Syncs {

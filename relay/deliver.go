@@ -19,9 +19,8 @@ import (
 // is given up.
 const maxCrashes = 5
 
-// handle takes a delivery to its end, or parks it until its destination has room.
-// It returns the result, and the deliveries that may start for it. doing is the
-// sender's step.
+// handle sends a delivery, or parks it until its destination has capacity. It returns
+// the result, and the parked deliveries that may start now. doing is the sender's step.
 func (p *pipeline) handle(attempts context.Context, w work, doing *step) (result outbox.Result, next []work) {
 	if !w.placed {
 		at, done := p.place(attempts, &w, doing)
@@ -50,9 +49,8 @@ func (p *pipeline) handle(attempts context.Context, w work, doing *step) (result
 	return result, next
 }
 
-// finish hands the result of a delivery to the recorders. A lane that is not kept
-// is given back into the scope of its delivery, if that is in trouble or was
-// written down wrongly.
+// finish hands the result of a delivery to the recorders. A lane that is given back
+// gets the scope of its delivery, if that scope is in trouble or the lane has another.
 func (p *pipeline) finish(w work, result outbox.Result) {
 	if w.probe.granted() {
 		p.probed(w, result)
@@ -117,9 +115,9 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	}
 	switch {
 	case p.slots.workers() == 0:
-		return outbox.Result{Delivery: d} // also where nobody asks for a slot
+		return outbox.Result{Delivery: d} // a suspect does not ask for a slot
 	case p.left.has(d.Event.ID):
-		// Nothing is sent, and it is our own side's fault: that uses up no budget and says nothing about the receiver.
+		// Nothing is sent, and the fault is ours: it costs no budget and is no sign of the receiver's health.
 		result = outbox.Result{
 			Delivery: d, Outcome: outbox.Retry, Delay: max(p.sync.Retry.delay(d.Charged+1), p.relay.config.Lease/4),
 			Class: string(adapters.ClassUnknown), Error: "waits for an earlier attempt in this relay, which has not returned",
@@ -132,7 +130,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 			return done
 		}
 		if time.Until(w.leaseEnd) < leaseMargin {
-			return outbox.Result{Delivery: d} // somebody else may have it soon
+			return outbox.Result{Delivery: d} // another relay may take it over soon
 		}
 	}
 	if d.BodySHA256 != "" && d.BodySHA256 != digest(d.Body) {
@@ -169,8 +167,8 @@ func digest(body []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// prepare decides whether the sync wants the event, and renders it. What was
-// rendered before stays. It returns what limits.per says of the event.
+// prepare decides whether the sync wants the event, renders it unless an earlier
+// attempt did, and returns its scope by limits.per.
 func (p *pipeline) prepare(ctx context.Context, w work) (scope string, _ outbox.Result, ok bool) {
 	d := w.Delivery
 	var r rendered

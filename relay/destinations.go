@@ -8,14 +8,14 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// destinations bound what is in flight to each destination of a sync, so that one
-// that does not answer leaves the others theirs. A destination is named by its
-// scope. A delivery that may not start yet is parked, in order, under its claim.
-// Where too many are parked, further ones are given back, and no lanes of that
-// destination are claimed until half of them have started.
+// destinations bound the deliveries in flight to each destination of a sync. One that
+// does not answer leaves slots for the others. The scope is the destination's name. A
+// delivery that may not start yet is parked: it waits in order, under its claim. When
+// too many are parked, further ones are given back, and no lanes of that destination
+// are claimed until half of the parked ones have started.
 //
-// It has no goroutines, no clock and no database: it is told what happened and
-// when, and answers. It is not safe for concurrent use.
+// It has no goroutines, no clock and no database: its caller says what happened and
+// when. It is not safe for concurrent use.
 type destinations struct {
 	perDestination int     // most in flight to one; 0 is no bound of its own
 	rate           float64 // attempts per second to one; 0 is no limit
@@ -36,17 +36,17 @@ type destination struct {
 	tokens     *rate.Limiter // nil without a limit
 	seen       time.Time     // when something of it was claimed last
 	hold       *outbox.Hold  // nil if it is not on hold
-	heldAt     time.Duration // when that was known, since the relay began; what a claim asked for earlier says of it does not count
+	heldAt     time.Duration // when that was known, since the process started; claims asked for earlier do not know it
 	resumeAt   int           // no lanes of it are claimed while more than these are parked; -1 otherwise
 	parkLimit  int           // how many may be parked: twice as many each time they run out although some were given back
 	overflowed bool          // some were given back for lack of room since that changed
 }
 
 const (
-	// forgetAfter is how long a destination without work counts beside the others:
-	// until then the others have half of the slots at most. Half of it makes a destination with
-	// an event a minute find all slots taken by a dead one more often, twice of it has
-	// a busy destination wait longer for the other half.
+	// forgetAfter is how long a destination without work keeps others from more than
+	// their share of the slots. With half, a destination with one event a minute finds
+	// all slots taken by a dead one more often. With double, a busy destination waits
+	// longer for the rest.
 	forgetAfter = time.Minute
 
 	// busyOneIn is the share of the slots that one destination may have while others
@@ -55,14 +55,14 @@ const (
 	// quarter.
 	busyOneIn = 2
 
-	// leastParked is how many may wait for a destination at first. With half of it a
-	// destination that answers in a millisecond waits for claims longer, until its room
-	// has grown; with twice of it what waits for one that takes some seconds reaches
-	// the end of its lease.
+	// leastParked is how many may be parked for a destination at first. With half, a
+	// destination that answers in a millisecond waits for claims until the number has
+	// grown. With double, deliveries to one that answers in seconds reach the end of
+	// their lease.
 	leastParked = 8
 
-	// mostParked is how far that grows. Half of it slows down the fastest receivers;
-	// with twice of it two of them leave no room for others.
+	// mostParked is how far that number grows. Half slows down the fastest receivers.
+	// With double, two of them take the whole capacity.
 	mostParked = maxPrefetch / 4
 
 	// mostDestinations is how many are remembered without work under way. With half
@@ -98,8 +98,8 @@ func (d *destinations) configure(each int, perSecond float64) {
 	d.perDestination, d.rate = each, perSecond
 }
 
-// allowed is how many deliveries to x may be in flight: half of the slots while other
-// destinations have work, and else all but one, for the next that comes.
+// allowed is how many deliveries to x may be in flight: its share of the slots while
+// other destinations have work, and otherwise all but one, for the next destination.
 func (d *destinations) allowed(x *destination, slots int) int {
 	most := slots - 1
 	if d.open > 1 {

@@ -9,19 +9,19 @@ import (
 
 const (
 	// Expressions see a payload as a tree of Go values, which takes up to forty
-	// times the memory of its text. So many bytes of text are a tree at a time in
-	// a process. Half as many would leave processors idle while large events are
-	// evaluated one by one, twice as many would take twice the memory.
+	// times the memory of its text. A process evaluates this many bytes of text at a
+	// time. Half would leave processors idle while large events are evaluated one by
+	// one. Double takes twice the memory.
 	decodedAtATime = 2 << 20
 
 	// Payloads up to this size do not ask: 32 workers with them need less than
-	// one event of 1 MiB. Half of it would make ordinary events wait for large
-	// ones, twice of it would be twice the memory for each worker.
+	// one event of 1 MiB. With half, ordinary events would wait for large ones.
+	// Double is twice the memory for each worker.
 	smallPayload = 16 << 10
 )
 
-// gate bounds the memory that evaluations take by the payloads under way. Who
-// came first goes first.
+// gate bounds the memory that evaluations take, by the size of the payloads under way.
+// The order of acquire calls is kept.
 type gate struct{ bytes *semaphore.Weighted }
 
 func newGate() gate { return gate{semaphore.NewWeighted(decodedAtATime)} }

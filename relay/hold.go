@@ -75,7 +75,7 @@ func (p *pipeline) readScopes(ctx, attempts context.Context, asked time.Time, he
 	slices.SortFunc(holds, func(a, b outbox.Hold) int { return a.Until.Compare(b.Until) })
 	for most, asked := max(1, p.slots.usable()/4), 0; len(holds) > 0 && asked < most; holds = holds[1:] {
 		if holds[0].ProbeDue && p.hold.Load() == nil && ctx.Err() == nil && p.slots.workers() > 0 && p.probing.Load() < int64(most) {
-			asked++ // also where nothing is found to be sent: the claimer does nothing else meanwhile
+			asked++ // counts even if no lane can be claimed: the claimer is busy meanwhile
 			err = errors.Join(err, p.sendProbe(ctx, attempts, holds[0].Scope))
 		}
 	}
@@ -83,7 +83,7 @@ func (p *pipeline) readScopes(ctx, attempts context.Context, asked time.Time, he
 }
 
 // setScopeHold remembers the hold of a scope, as it was known at the given time, and
-// reports whether it is news. What was parked for it is given back.
+// reports whether it is new. Deliveries that were parked for it are given back.
 func (p *pipeline) setScopeHold(h outbox.Hold, at time.Duration) (news bool) {
 	p.destinationsMu.Lock()
 	news, parked := p.destinations.hold(time.Now(), h, at)
@@ -93,8 +93,8 @@ func (p *pipeline) setScopeHold(h outbox.Hold, at time.Duration) (news bool) {
 }
 
 // scopesEvery is the pause between looks at the holds of scopes while there are any,
-// to probe those that are due. Half of it asks the database twice as often for as long
-// as a host is down; twice of it has probes come that much later.
+// to probe those that are due. With half, the database is asked twice as often while a
+// host is down. With double, probes come that much later.
 const scopesEvery = 250 * time.Millisecond
 
 // held reports whether the sync, or that scope of it, is on hold.

@@ -42,7 +42,7 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 		}
 	}
 	if adapters.IsCommon(err) {
-		w.to = "" // it says nothing about the destination
+		w.to = "" // it is no sign of the destination's health
 	}
 	result.Outcome = outbox.Retry
 	result.Class, result.Error = string(adapters.ClassOf(err)), clean(redact(err.Error(), d.Event.Payload), maxError)
@@ -56,7 +56,7 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 			p.slots.grow()
 		}
 	case adapters.ClassThrottled:
-		result.Attempt = result.Code != "" // else it was the token endpoint that asked for quiet
+		result.Attempt = result.Code != "" // without a code it was the token endpoint that asked to slow down
 		result.Delay = asked
 		if result.Delay <= 0 {
 			result.Delay = p.sync.Retry.delay(d.Attempts + 1)
@@ -111,10 +111,10 @@ func (p *pipeline) retry(w work, result *outbox.Result, asked time.Duration) {
 	}
 }
 
-// refused handles an answer that refuses the credentials, or this record to these
-// credentials. The receiver's answers to other keys tell which. Where it refuses
-// everything, the scope is held and probed, and no row fails for it. Where it
-// accepts others, this record fails.
+// refused handles an answer that refuses the credentials, or refuses this record to
+// these credentials. The receiver's answers to other keys tell which. If it refuses
+// everything, the scope is put on hold and probed, and no delivery fails. If it accepts
+// others, this delivery fails.
 func (p *pipeline) refused(w work, class adapters.Class, result *outbox.Result) {
 	d := w.Delivery
 	if result.Attempt = result.Code != ""; !result.Attempt {
@@ -162,7 +162,7 @@ func (p *pipeline) singledOut(w work, result *outbox.Result, why string) {
 func startOf(result *outbox.Result) time.Time { return result.AnsweredAt.Add(-result.Took) }
 
 // cutOff records an attempt that a stop interrupted before there was an answer.
-// It is nobody's failure and costs no budget; the receiver may have seen it.
+// It is no failure and costs no budget. The receiver may have seen the request.
 func cutOff(result *outbox.Result, err error) {
 	result.Outcome, result.Class = outbox.Unknown, string(adapters.ClassUnknown)
 	result.Error = clean("cut off by the relay's stop: "+redact(err.Error(), result.Delivery.Event.Payload), maxError)

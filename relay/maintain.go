@@ -9,7 +9,7 @@ import (
 const (
 	maintainEvery  = 10 * time.Minute
 	maintainRetry  = 10 * time.Second // after an error
-	heldRetry      = 2 * time.Second  // behind somebody's lock
+	heldRetry      = 2 * time.Second  // while another session holds the lock
 	heldIsTrouble  = time.Minute      // another relay's maintenance takes less
 	sayHeldAgainIn = 10 * time.Minute
 )
@@ -57,7 +57,7 @@ func (r *Relay) maintainLoop(ctx context.Context) {
 	}
 }
 
-// compareRetention says, once, where the database keeps things longer than the
+// compareRetention logs, once, where the database keeps things longer than the
 // configuration asks. It reports whether the database answered.
 func (r *Relay) compareRetention(ctx context.Context, calls *caller) bool {
 	kept, err := r.store.KeptLonger(ctx, r.config.KeepEvents, r.config.KeepLog)
@@ -74,7 +74,7 @@ func (r *Relay) compareRetention(ctx context.Context, calls *caller) bool {
 }
 
 // checkLogAhead raises the alarm when next month's partition is missing. The
-// relay stays ready: rows go to the default partition, and deliveries go on.
+// relay stays ready: rows go to the default partition, and deliveries continue.
 func (r *Relay) checkLogAhead(ctx context.Context, calls *caller) {
 	months, err := r.store.LogMonthsAhead(ctx)
 	if err != nil {
@@ -89,10 +89,10 @@ func (r *Relay) checkLogAhead(ctx context.Context, calls *caller) {
 	}
 }
 
-// heldMaintenance is how long somebody's advisory lock has kept maintenance from
+// heldMaintenance is how long another session's advisory lock has kept maintenance from
 // its work.
 type heldMaintenance struct {
-	since time.Time // zero: nobody does
+	since time.Time // zero while no session does
 	said  time.Time
 }
 

@@ -83,7 +83,7 @@ func (w work) size() int { return len(w.Event.Payload) + len(w.Body) }
 
 const (
 	maxBatch         = 500                    // most results in one recording, and waiting for it
-	secondRecorderAt = 200                    // results that wait when a second recording is begun beside the first
+	secondRecorderAt = 200                    // results that wait when the second recorder starts to help
 	stopGrace        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
 	firstAloneWait   = time.Second            // for what is in flight to end before a suspect is sent
 	leaseMargin      = 500 * time.Millisecond // left of a lease after the longest attempt, for recording it
@@ -216,7 +216,7 @@ func (p *pipeline) send(attempts context.Context) {
 	p.noteLast(context.WithoutCancel(attempts))
 }
 
-// noteDelivery tells the database of the last success. It reports false where
+// noteDelivery writes the time of the last success to the database. It reports false where
 // that has to be tried again.
 func (p *pipeline) noteDelivery(ctx context.Context) (bool, error) {
 	last := p.delivered.Load()

@@ -32,7 +32,7 @@ func (p *pipeline) place(attempts context.Context, w *work, doing *step) (placem
 	w.to, w.located = scope, true
 	released.Scope = &w.to
 	switch {
-	case w.probe.granted() && w.probe.of != "" && w.probe.of != scope: // it tells nothing about the hold that is probed
+	case w.probe.granted() && w.probe.of != "" && w.probe.of != scope: // it is no probe of that hold
 		p.probeMisplaced.Store(true)
 		return isReturned, released
 	case p.heldApart(*w):
@@ -58,7 +58,7 @@ func (p *pipeline) scopeOf(ctx context.Context, w work) (scope string, done outb
 	case !p.scoped():
 		return "", done, true
 	case d.Missing, d.Crashes >= maxCrashes, p.left.has(d.Event.ID):
-		return d.Scope, done, true // the attempt says what is wrong, and sends nothing
+		return d.Scope, done, true // the attempt reports the reason, and sends nothing
 	}
 	if d.Body == nil || p.scope.expr != nil {
 		if scope, done, ok = p.prepare(ctx, w); !ok {
@@ -79,8 +79,8 @@ func (p *pipeline) locate(d *outbox.Delivery, e *evaluation) (r rendered) {
 	return r
 }
 
-// host asks the adapter which host the request goes to. What it does not say is
-// left to the attempt, which says what is wrong.
+// host asks the adapter for the host that the request goes to. It is empty when the
+// adapter cannot say: then the attempt reports the reason.
 func (p *pipeline) host(d *outbox.Delivery) (host string) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -119,8 +119,8 @@ func (p *pipeline) parked() int {
 	return p.destinations.parked
 }
 
-// tellScopes says in a request which destinations are busy, and of which scopes the
-// claim must know.
+// tellScopes adds the busy destinations to a request, and tells arrivals of the scopes
+// that lanes were given back into.
 func (p *pipeline) tellScopes(r *outbox.ClaimRequest, arrivals *outbox.Arrivals) {
 	p.destinationsMu.Lock()
 	defer p.destinationsMu.Unlock()

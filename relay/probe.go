@@ -16,9 +16,9 @@ type probe struct {
 
 func (p probe) granted() bool { return p.number > 0 }
 
-// sendProbe sends one delivery in spite of an auth or breaker hold of a scope, if no
-// other relay is just doing that: of those that the database proposes the first that
-// can be claimed, and else any, if the whole sync is on hold.
+// sendProbe sends one delivery in spite of an auth or breaker hold of a scope, unless
+// another relay is probing it. The database proposes keys: it takes the first that it
+// can claim. If the whole sync is on hold, any other key will do.
 func (p *pipeline) sendProbe(ctx, attempts context.Context, scope string) error {
 	store, lease := p.relay.store, p.relay.config.Lease
 	granted, err := store.Probe(attempts, p.sync.Name, scope, lease)
@@ -64,7 +64,7 @@ func (p *pipeline) nothingToProbeWith(ctx context.Context, right probe) error {
 
 // probed draws the conclusion from a probe: an answer that is about the message
 // ends the hold, a failure makes the next probe wait longer, and a delivery
-// that was not sent after all says nothing.
+// that was not sent after all changes nothing.
 func (p *pipeline) probed(w work, r outbox.Result) {
 	p.probing.Add(-1)
 	again, untried := time.Duration(0), false

@@ -8,14 +8,14 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// recordLoop records results as they come: whatever has come together since
-// the last recording goes in one. A row that somebody else keeps locked is set
-// aside and tried again without holding up the others; while the database is
-// away results wait here, bounded by the claims outstanding.
+// recordLoop records results as they come: all that have come since the last recording
+// go into one. A row that another session has locked is set aside and tried again; the
+// others do not wait for it. While the database is away results wait here. The lanes
+// claimed bound their number.
 //
-// There are two: the second helps when results come faster than one recording
-// after the other can take them. Which of them takes a result makes no
-// difference: the next of its lane is handed out only once it is recorded.
+// There are two recorders. The second helps when results come faster than the first can
+// record them. It does not matter which of them takes a result: the next delivery of a
+// lane is handed out only once the one before is recorded.
 func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool) {
 	var waiting []answer                                       // to be recorded
 	defer func() { p.outstanding.Add(int64(-len(waiting))) }() // not zero after a panic only: the leases end
@@ -41,13 +41,13 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 		switch {
 		case err != nil:
 			pause = calls.failed(context.WithoutCancel(attempts), err)
-			if !outbox.IsTemporary(err) || outbox.IsConflict(err) { // a row that is in somebody's way must not keep the others
+			if !outbox.IsTemporary(err) || outbox.IsConflict(err) { // one row that conflicts must not hold up the others
 				if waiting = p.recordEach(context.WithoutCancel(attempts), waiting, one); len(waiting) == 0 {
 					pause = 0
 				}
 			}
 		case len(waiting) > 0:
-			pause = 20 * time.Millisecond // locked by somebody
+			pause = 20 * time.Millisecond // locked by another session
 		default:
 			pause = 0
 			calls.worked(context.WithoutCancel(attempts))
@@ -56,8 +56,8 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 	}
 }
 
-// collect adds what has come in. It waits for the first result, or who helps
-// for a pile of them, or for the pause to pass when some are waiting already.
+// collect adds the results that have come in. It waits for the first result, the second
+// recorder for many of them, or for the pause to pass when some are waiting already.
 func (p *pipeline) collect(waiting []answer, open bool, pause time.Duration, helps bool) ([]answer, bool) {
 	if !open {
 		time.Sleep(pause)

@@ -36,8 +36,8 @@ type Relay struct {
 }
 
 // ErrNotDrained is returned by Run when deliveries were under way at the end
-// of the drain. They were cut off; what became of them is in the log or, if
-// the database was away too, found out by whoever takes them over.
+// of the drain. They were cut off. The log has their outcome; if the database
+// was away too, the relay that takes them over records it.
 var ErrNotDrained = errors.New("stopped before all deliveries under way were finished")
 
 // New checks the configuration and prepares a relay. It connects to nothing.
@@ -190,7 +190,7 @@ func (r *Relay) prepare(ctx context.Context) error {
 	}
 }
 
-// compare says where the file and the database's rows differ; the rows rule.
+// compare logs where the configuration and the database's rows differ. The rows win.
 func (r *Relay) compare(ctx context.Context, known map[string]outbox.Registered) {
 	for _, p := range r.pipelines {
 		if row := known[p.sync.Name]; !row.Matches(p.sync.registration()) {
@@ -247,8 +247,8 @@ func (r *Relay) registerLoop(ctx context.Context) {
 	}
 }
 
-// watchSchema returns when a migration has left this relay behind. It does not
-// hold and wait, for only another program can go on from there.
+// watchSchema returns an error when a migration has made this program too old. Only a
+// newer program can continue from there.
 func (r *Relay) watchSchema(ctx context.Context) error {
 	calls := r.caller("check the schema", "")
 	for ctx.Err() == nil {

@@ -14,7 +14,7 @@ import (
 // condition, mapping, adapter, retry and limits. Everything is checked first;
 // after an error nothing has changed. An attempt under way ends with the
 // adapter and the schedule that it began with, which may take as long as its
-// timeout; the next one takes the new. What was rendered before keeps its bytes.
+// timeout; the next one takes the new. A body that was rendered before keeps its bytes.
 //
 // Other changes do not take effect. Reload returns them, a sentence each. It is
 // safe for concurrent use, also before Run.

@@ -8,8 +8,8 @@ import (
 
 // slots bound the deliveries in flight. Each sync has some of its own, the rest
 // is shared. While several syncs wait for a slot, the next one goes to the sync
-// with the fewest, so that a slow receiver gets no more than its share; within a
-// sync, whoever came first is served first. After a hold a sync starts with a
+// with the fewest, so that a slow receiver gets no more than its share. Within a
+// sync, waiters are served in order. After a hold a sync starts with a
 // single slot and gains one per success, so that a system that just came back is
 // not overrun.
 type slots struct {
@@ -90,7 +90,7 @@ func (s *share) free() {
 	s.used--
 }
 
-// grant gives free slots to those who wait.
+// grant gives free slots to waiters.
 func (a *slots) grant() {
 	if len(a.exclusive) > 0 && !a.exclusive[0].has && a.exclusive[0].share.used == 0 {
 		a.exclusive[0].has = true
@@ -110,7 +110,7 @@ func (a *slots) grant() {
 
 // next is the sync that gets the next slot: of those that may have one the sync
 // with the fewest, and of several the one that has waited longest. It is nil
-// when nobody can be served.
+// when no waiter can be served.
 func (a *slots) next() *share {
 	var next *share
 	for _, s := range a.shares {
@@ -131,7 +131,7 @@ type exclusiveWaiter struct {
 }
 
 // acquireExclusive waits until nothing else of the sync is in flight and takes a
-// slot; until releaseAlone no other delivery of the sync gets one. One sync at a
+// slot; until releaseExclusive no other delivery of the sync gets one. One sync at a
 // time has that right, in the order in which they ask. It reports false when
 // waiting takes longer than timeout; then the sync sends as before.
 func (s *share) acquireExclusive(timeout time.Duration) bool {
@@ -162,7 +162,7 @@ func (s *share) acquireExclusive(timeout time.Duration) bool {
 	return false
 }
 
-// releaseExclusive gives the slot of acquireAlone back.
+// releaseExclusive gives the slot of acquireExclusive back.
 func (s *share) releaseExclusive() {
 	a := s.all
 	a.mu.Lock()
@@ -234,7 +234,7 @@ func (s *share) changed() {
 	s.all.grant()
 }
 
-// refuseWaiters tells all who wait for a slot of the sync that they get none.
+// refuseWaiters ends the wait for a slot of the sync: acquire reports false.
 func (s *share) refuseWaiters() {
 	for _, w := range s.waiting {
 		w.got <- false
@@ -249,7 +249,7 @@ func (s *share) workers() int {
 	return max(0, s.most-s.lost)
 }
 
-// close wakes everybody who waits.
+// close ends all waits: acquire and acquireExclusive report false.
 func (a *slots) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 )
 
 // processStart is the origin of this package's times: differences to it are taken on
-// the monotonic clock, so that a wall clock that is set misleads nobody.
+// the monotonic clock, so a change of the wall clock has no effect.
 var processStart = time.Now()
 
 func sinceStart() int64 { return int64(time.Since(processStart)) }
@@ -28,7 +28,7 @@ type step struct {
 func (s *step) begin() { s.since.Store(sinceStart()) }
 func (s *step) end()   { s.since.Store(0) }
 
-// stuck tells for how long the step has taken longer than its bound.
+// stuck returns how long the step has taken, and whether that is longer than its bound.
 func (s *step) stuck() (time.Duration, bool) {
 	since := s.since.Load()
 	took := time.Duration(sinceStart() - since)
@@ -66,7 +66,7 @@ func (w *steps) stuck() error {
 	return fmt.Errorf("stalled: %s", strings.Join(names, ", "))
 }
 
-// report calls tell for each step that got stuck or goes on again since the
+// report calls tell for each step that got stuck or resumed since the
 // last report.
 func (w *steps) report(tell func(name string, took time.Duration, stuck bool)) {
 	w.mu.Lock()
@@ -96,7 +96,7 @@ func (r *Relay) watchLoop(ctx context.Context) {
 			if stuck {
 				r.log.ErrorContext(ctx, "stalled, the relay is not ready", "loop", name, "for", took.Round(time.Second))
 			} else {
-				r.log.InfoContext(ctx, "goes on after a stall", "loop", name)
+				r.log.InfoContext(ctx, "resumed after a stall", "loop", name)
 			}
 		})
 		sleep(ctx, watchEvery)
@@ -104,8 +104,7 @@ func (r *Relay) watchLoop(ctx context.Context) {
 }
 
 // supervise runs a loop until it returns. A panic is logged with its stack and
-// the loop begins anew: what it had claimed is taken up again when its lease
-// has ended.
+// the loop starts again. Lanes that it had claimed become due when their lease ends.
 func (r *Relay) supervise(name string, loop func() error) error {
 	for pause := firstPause; ; pause = min(2*pause, mostPause) {
 		started := time.Now()
@@ -124,7 +123,7 @@ func (r *Relay) survive(name string, loop func() error) (panicked bool, err erro
 	defer func() {
 		if v := recover(); v != nil {
 			panicked = true
-			r.log.Error("panic, beginning anew", "loop", name, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			r.log.Error("panic, starting the loop again", "loop", name, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 		}
 	}()
 	return false, loop()

@@ -63,7 +63,7 @@ func TestPanicsInTheRelayAreLoggedAndStopNothing(t *testing.T) {
 	}
 	w.drained()
 	inOrder(t, c)
-	for _, said := range []string{"panic, beginning anew", "claim for sync CourtCalendarSync", "stack="} {
+	for _, said := range []string{"panic, starting the loop again", "claim for sync CourtCalendarSync", "stack="} {
 		if !log.contains(said) {
 			t.Errorf("the log does not say %q", said)
 		}
@@ -102,6 +102,6 @@ func TestAttemptThatNeverEndsMakesTheRelayNotReady(t *testing.T) {
 	w.eventually("it is logged", func() bool { return log.contains("stalled, the relay is not ready") })
 	close(a.until)
 	w.eventually("ready again", func() bool { return r.Ready(t.Context()) == nil })
-	w.eventually("that is logged too", func() bool { return log.contains("goes on after a stall") })
+	w.eventually("that is logged too", func() bool { return log.contains("resumed after a stall") })
 	w.drained()
 }

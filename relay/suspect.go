@@ -7,8 +7,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// suspect asks for a suspect to be sent, as a probe in spite of a hold. It
-// reports false when the request before this one is still open.
+// suspect asks the suspect loop to send a suspect, as a probe where right is granted. It
+// reports false when an earlier request is still open.
 func (p *pipeline) suspect(right probe) bool {
 	select {
 	case p.suspects <- right:
@@ -18,12 +18,11 @@ func (p *pipeline) suspect(right probe) bool {
 	}
 }
 
-// suspectLoop sends suspects: deliveries during which two or more relays died.
-// Each is sent while nothing else of its sync is in flight in this process, so
-// that the next death tells which one it was, and no suspect of another sync is.
-// After each the sync has as much time for its other deliveries. Where attempts
-// take too long to end within a moment, the sync continues for four times as long
-// and the next wait is longer.
+// suspectLoop sends suspects: deliveries during which two or more relays died. While it
+// sends one, this process sends nothing else of the sync, and no suspect of another
+// sync: the next death shows which delivery it was. After each the sync has as much time
+// for its other deliveries. If attempts under way do not end in time, the sync
+// continues for four times as long, and the next wait is longer.
 func (p *pipeline) suspectLoop(attempts context.Context) {
 	doing := p.relay.steps.add("a suspect of sync "+p.sync.Name, 2*p.sync.AttemptTimeout()+recordBound)
 	defer doing.end()

@@ -15,7 +15,7 @@ type caller struct {
 	troubles *troubles
 	what     string // such as "claim deliveries"
 	sync     string // empty for the relay's own loops
-	loop     string // tells callers with the same what apart
+	loop     string // distinguishes callers with the same what
 	says     string // the message of an error; empty is callFailed
 	pause    time.Duration
 }
@@ -66,7 +66,7 @@ const (
 	firstGap   = time.Second
 	mostGap    = time.Minute
 	mostCauses = 10              // further ones count as repetitions
-	forgotten  = 5 * time.Minute // a trouble without errors for so long is over, though nobody made the call since
+	forgotten  = 5 * time.Minute // a trouble without errors for so long is over, even if the call was not made since
 )
 
 func newTroubles(log *slog.Logger) *troubles {
