@@ -6,10 +6,9 @@ import (
 	"github.com/sethvargo/go-retry"
 )
 
-// delay is how long to wait after the n-th attempt that counts, n from 1. A
-// Backoff has state and the database has none of it, so it is replayed; past
-// 64 doublings it has reached its cap. The jitter lies outside the cap, so that
-// capped retries spread too.
+// delay is how long to wait after the n-th attempt that counts, n from 1. A Backoff has
+// state that the database does not keep, so it is replayed; after 64 doublings it has
+// reached its cap. Jitter is added after the cap, so that capped retries spread too.
 func (r Retry) delay(n int) time.Duration {
 	b := retry.WithCappedDuration(r.Max, retry.NewExponential(r.Initial))
 	if r.Jitter > 0 {

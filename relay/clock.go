@@ -7,12 +7,12 @@ import (
 
 const (
 	clockEvery     = 30 * time.Second // pause between comparisons of the clocks
-	clockTolerance = 2 * time.Second  // a difference that is worth a word
+	clockTolerance = 2 * time.Second  // a larger difference is logged
 )
 
-// clockLoop compares this machine's clock with the database's. Only the
-// database's decides: a difference does no harm to deliveries, but misleads
-// who reads the relay's own log beside the delivery log.
+// clockLoop compares this machine's clock with the database's. Only the database's
+// clock counts, so a difference does no harm to deliveries. It misleads a reader who
+// compares the relay's own log with the delivery log.
 func (r *Relay) clockLoop(ctx context.Context) {
 	differed := false
 	calls := r.caller("read the database's clock", "")

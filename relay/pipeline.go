@@ -58,11 +58,11 @@ type state struct {
 	recorded    atomic.Int64 // ever
 	payload     atomic.Int64 // bytes of a payload, on average lately
 	hold        atomic.Pointer[outbox.Hold]
-	heldAt      atomic.Int64 // sinceBegan; claims asked for earlier know nothing of the hold set here
-	delivered   atomic.Int64 // sinceBegan of the last success not yet noted in the database
+	heldAt      atomic.Int64 // sinceStart; claims asked for earlier do not know the hold set here
+	delivered   atomic.Int64 // sinceStart of the last success that is not in the database yet
 	probing     atomic.Int64 // probes under way
 	draining    atomic.Bool
-	atCapacity  atomic.Bool   // the claimer counts the room, or waits for it
+	atCapacity  atomic.Bool   // the claimer counts its free capacity, or waits for some
 	stop        chan struct{} // closed when draining begins
 }
 

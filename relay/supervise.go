@@ -21,7 +21,7 @@ func sinceStart() int64 { return int64(time.Since(processStart)) }
 type step struct {
 	name  string
 	bound time.Duration
-	since atomic.Int64 // sinceBegan, 0 when idle
+	since atomic.Int64 // sinceStart, 0 when idle
 	told  bool         // that it is stuck; the watcher's own
 }
 
