@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // careful is a relay whose deliveries fail at once if a fault of our own side
@@ -76,7 +77,7 @@ func TestFault10PostgresKilled(t *testing.T) {
 			if err := end(); err != nil {
 				r.Fatal(err)
 			}
-			time.Sleep(r.between(0, 300*time.Millisecond)) // a while without any server
+			waiting.StallFor(r.Context(), r.between(0, 300*time.Millisecond)) // without any server
 			if err := w.server.Boot(r.Context()); err != nil {
 				r.Fatal(err)
 			}

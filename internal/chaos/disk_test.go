@@ -15,6 +15,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // The disk fills up under traffic. What was acknowledged to writers survives;
@@ -61,7 +62,7 @@ func TestFault15DiskFull(t *testing.T) {
 		if !errors.Is(err, syscall.ENOSPC) {
 			r.Fatalf("the disk is not full: %v", err)
 		}
-		time.Sleep(r.between(500*time.Millisecond, time.Second)) // under traffic
+		waiting.StallFor(r.Context(), r.between(500*time.Millisecond, time.Second)) // under traffic
 		acknowledged := l.written.Load()
 
 		if err := os.Remove(filler); err != nil {

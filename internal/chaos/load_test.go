@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // load is a group of writers at work.
@@ -51,7 +53,7 @@ func (w *world) begin(s loadSpec) *load {
 					if ctx.Err() != nil {
 						return
 					}
-					time.Sleep(20 * time.Millisecond)
+					waiting.StallFor(ctx, 20*time.Millisecond) // as a writer would before it tries again
 				}
 			}
 		})

@@ -22,6 +22,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // watchedCourt is a court that takes a little time for each request and reports
@@ -72,7 +73,7 @@ func (c *watchedCourt) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.most = max(c.most, len(c.inFlight))
 	pause := time.Duration(c.random.IntN(6000)) * time.Microsecond
 	c.mu.Unlock()
-	time.Sleep(pause)
+	waiting.StallFor(r.Context(), pause)
 	c.mu.Lock()
 	// Before the answer: whoever gets it may send the next at once.
 	if c.inFlight[key] == r.Context() {
@@ -233,9 +234,7 @@ func (o *operator) transaction(ctx context.Context) error {
 			return err
 		}
 	}
-	if _, err := tx.Exec(ctx, `SELECT pg_sleep($1)`, o.linger.Seconds()*o.random.Float64()); err != nil {
-		return err
-	}
+	waiting.StallFor(ctx, time.Duration(float64(o.linger)*o.random.Float64()))
 	if o.random.IntN(3) == 0 {
 		return tx.Rollback(ctx)
 	}
@@ -282,7 +281,7 @@ func (w *world) operate(n int, keys []string, linger time.Duration, levels ...st
 					w.t.Errorf("an operator's transaction: %v", err)
 					return
 				}
-				time.Sleep(time.Duration(o.random.IntN(20)) * time.Millisecond)
+				waiting.StallFor(ctx, time.Duration(o.random.IntN(20))*time.Millisecond) // between two transactions
 			}
 		})
 	}
@@ -303,14 +302,14 @@ func (w *world) pauses() (stop func()) {
 		for n := 0; ctx.Err() == nil; n++ {
 			s.exec(`BEGIN`)
 			s.exec(`SELECT outbox.pause($1, 'looking at it')`, theSync)
-			s.exec(`SELECT pg_sleep(0.2)`)
+			waiting.StallFor(ctx, 200*time.Millisecond)
 			s.exec([]string{`COMMIT`, `ROLLBACK`}[n%2])
-			s.exec(`SELECT pg_sleep(0.1)`)
+			waiting.StallFor(ctx, 100*time.Millisecond)
 			s.exec(`BEGIN`)
 			s.exec(`SELECT outbox.resume($1)`, theSync)
-			s.exec(`SELECT pg_sleep(0.1)`)
+			waiting.StallFor(ctx, 100*time.Millisecond)
 			s.exec(`COMMIT`)
-			s.exec(`SELECT pg_sleep(0.3)`)
+			waiting.StallFor(ctx, 300*time.Millisecond)
 		}
 	}()
 	stop = func() { cancel(); <-done }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // PostgreSQL refuses connections for a while. A relay that is idle then, or busy
@@ -36,7 +38,7 @@ func TestFault29DatabaseRefusesConnections(t *testing.T) {
 				r.figures.kills++
 				p.struggles(w, anything)
 				before := p.uses()
-				time.Sleep(outage) // the fault
+				waiting.StallFor(r.Context(), outage)
 				used := p.uses().less(before)
 				if err := w.server.Boot(r.Context()); err != nil {
 					r.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hms-mkt/lockstep/internal/courtsim"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 	"github.com/hms-mkt/lockstep/relay"
 )
 
@@ -38,7 +39,7 @@ func TestFault07RelaysKilledAtRandom(t *testing.T) {
 			switch dice := r.random.IntN(10); {
 			case dice < 2:
 				relays[i].stall()
-				time.Sleep(r.between(lease, lease+time.Second)) // the fault: others take over meanwhile
+				waiting.StallFor(r.Context(), r.between(lease, lease+time.Second)) // others take over meanwhile
 				relays[i].signal(syscall.SIGCONT)
 				continue
 			case dice < 4:

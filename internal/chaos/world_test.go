@@ -297,8 +297,8 @@ SELECT 'scheduling:updated', $1, version, jsonb_build_object('hearingId', $1::te
 		if linger == 0 {
 			return nil
 		}
-		_, err := tx.Exec(ctx, `SELECT pg_sleep($1)`, linger.Seconds())
-		return err
+		waiting.StallFor(ctx, linger)
+		return ctx.Err()
 	})
 }
 

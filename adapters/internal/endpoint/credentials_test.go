@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 func TestStaticCredentials(t *testing.T) {
@@ -228,10 +229,10 @@ func TestTokenEndpointThatWantsQuietIsLeftAlone(t *testing.T) {
 		t.Errorf("%d requests", n)
 	}
 	l.answer = give
-	for wait := time.Duration(1); wait > 0; time.Sleep(wait) { // as long as the endpoint asked for
+	waiting.For(t, time.Minute, "the quiet that the endpoint asked for is over", func() bool {
 		_, err := a.Deliver(t.Context(), message())
-		wait = adapters.RetryDelay(err)
-	}
+		return adapters.RetryDelay(err) == 0
+	})
 	if c.request == nil {
 		t.Error("the court got no request once the quiet was over")
 	}
