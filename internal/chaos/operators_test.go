@@ -153,11 +153,7 @@ func TestFault16TransactionsLeftOpen(t *testing.T) {
 			r.Errorf("%d log rows of the new sync before its registration was complete", n)
 		}
 		writer.exec(`COMMIT`)
-		began := time.Now()
-		w.within(15*time.Second, "the late row is found and delivered", func() bool {
-			return w.logged(`sync = $1 AND key = 'H-late' AND outcome = 'delivered'`, theSync) == 1
-		})
-		r.Logf("the late row was delivered after %s", time.Since(began))
+		w.delivered("the late row is found and delivered", "H-late")
 		w.drain(expected{})
 		if failures := ask[string](w, `SELECT coalesce(string_agg(concat_ws(' ', outcome, sync, key, at, error), E'\n'), '') FROM outbox.delivery_log WHERE outcome IN ('retry', 'unknown', 'failed')`); failures != "" {
 			r.Errorf("attempts failed:\n%s", failures)

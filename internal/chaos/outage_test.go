@@ -56,9 +56,6 @@ func TestFault29DatabaseRefusesConnections(t *testing.T) {
 				w.book("after the outage")
 				w.until("it delivers again", `SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE outcome = 'delivered' AND at > $1)`, back)
 				r.Logf("delivers again %s after the server is back", time.Since(back).Round(10*time.Millisecond))
-				if took := time.Since(back); took > 15*time.Second {
-					r.Errorf("it delivered again only %s after the server was back", took)
-				}
 				w.drain(expected{})
 				p.struggles(w, `msg="database call works again" to="claim deliveries" after=`)
 				p.struggles(w, `msg="database call works again" to=listen after=`)
