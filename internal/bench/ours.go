@@ -118,6 +118,9 @@ func relayChild(ctx context.Context, c childConfig, r *reporter) error {
 	for _, name := range append(c.Syncs, courtSync)[:max(len(c.Syncs), 1)] {
 		s := syncNamed(name)
 		s.Adapter, s.Notify = counting{adapter, r, timeout}, c.Notify
+		if c.Slow == "" || name == c.Slow {
+			s.Rate = c.Rate
+		}
 		if name == c.Slow {
 			s.Adapter = counting{noop{c.SlowDelay}, &reporter{}, timeout}
 		}
