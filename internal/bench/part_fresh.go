@@ -137,7 +137,7 @@ func (l *lab) freshKeys(ctx context.Context, c freshCase) (_ float64, err error)
 	if err := g.reach(ctx, 1, d); err != nil {
 		return 0, err
 	}
-	lasts := l.lasting(30*time.Second) + time.Second
+	lasts := l.lasting(30*time.Second) + 500*time.Millisecond
 	flowing, cancel := context.WithTimeout(ctx, lasts)
 	defer cancel()
 	paused := make(chan error, 1)
