@@ -144,10 +144,8 @@ type noop struct{ delay time.Duration }
 
 func (n noop) Deliver(ctx context.Context, _ adapters.Message) (adapters.Receipt, error) {
 	if n.delay > 0 {
-		select {
-		case <-time.After(n.delay):
-		case <-ctx.Done():
-			return adapters.Receipt{}, ctx.Err()
+		if err := waitFor(ctx, n.delay); err != nil {
+			return adapters.Receipt{}, err
 		}
 	}
 	return adapters.Receipt{Code: "HTTP 200"}, nil

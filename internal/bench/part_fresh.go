@@ -80,7 +80,7 @@ func freshCases() []freshCase {
 }
 
 // freshPart measures how long an event of a new key waits while a relay is busy
-// with other keys. What it waits behind a million rows of failed keys is a figure of
+// with other keys. How long it waits with a million rows of failed keys is a figure of
 // failedPart.
 func freshPart() part {
 	cases := freshCases()
@@ -91,12 +91,10 @@ func freshPart() part {
 		})
 	}
 	p.round = func(ctx context.Context, l *lab) ([]sample, error) {
-		samples := make([]sample, len(cases))
-		var turns []func() error
-		for i, c := range cases {
-			turns = append(turns, func() (err error) { samples[i].Ours, err = l.freshKeys(ctx, c); return err })
-		}
-		return samples, l.inTurn(turns...)
+		return l.samples(len(cases), func(i int) (sample, error) {
+			p99, err := l.freshKeys(ctx, cases[i])
+			return sample{Ours: p99}, err
+		})
 	}
 	return p
 }
@@ -186,16 +184,6 @@ func insertFresh(ctx context.Context, pool *pgxpool.Pool, n int64, later time.Du
 		return err
 	}
 	return tx.Commit(ctx)
-}
-
-// waitFor waits that long, unless ctx ends before.
-func waitFor(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // pause stops the first of two children or more for a while, as a machine does that
