@@ -265,7 +265,7 @@ func TestFault13CommitAnswerLost(t *testing.T) {
 }
 
 // A relay is frozen in the middle of a transaction and holds its locks: the
-// database ends its session, and another relay goes on.
+// database ends its session, and another relay takes over.
 func TestFault13FrozenInATransaction(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -384,7 +384,7 @@ CREATE TRIGGER refuse BEFORE INSERT ON outbox.delivery_log FOR EACH ROW WHEN (NE
 	})
 }
 
-// A backup is restored that is older than the latest deliveries. What was
+// A backup is restored that is older than the latest deliveries. Everything that was
 // delivered since is sent again, with the same key and bytes; nothing of the
 // backup is missing, and new events have new ids and numbers.
 func TestFault26RestoredBackup(t *testing.T) {

@@ -33,7 +33,7 @@ type loadSpec struct {
 	rate    float64 // events per second in all; 0 is no limit
 }
 
-// begin lets writers write. What the database refuses is tried again: outages
+// begin lets writers write. A write that the database refuses is tried again: outages
 // are the relay's subject, not theirs.
 func (w *world) begin(s loadSpec) *load {
 	w.t.Helper()

@@ -75,7 +75,7 @@ func (c *watchedCourt) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Unlock()
 	waiting.StallFor(r.Context(), pause)
 	c.mu.Lock()
-	// Before the answer: whoever gets it may send the next at once.
+	// Before the answer: the relay that gets it may send the next at once.
 	if c.inFlight[key] == r.Context() {
 		delete(c.inFlight, key)
 	}
@@ -104,7 +104,7 @@ func (w *world) delivered(what string, keys ...string) {
 }
 
 // Transactions of strangers stay open: a long reader, a writer of an event of
-// its own key, a forgotten BEGIN. Claims go on and stay as quick as they were,
+// its own key, a forgotten BEGIN. Claims stay as quick as they were,
 // late rows are found after their commit. Only the registration of another sync
 // waits, and says for whom.
 func TestFault16TransactionsLeftOpen(t *testing.T) {
@@ -190,7 +190,7 @@ $$`)
 }
 
 // operator does what operators do, at random, in transactions that linger and
-// then commit or roll back. What the database refuses is part of the game.
+// then commit or roll back. The database may refuse some of it.
 type operator struct {
 	w      *world
 	s      *session
@@ -349,7 +349,7 @@ func TestFault17OperatorsDuringDeliveries(t *testing.T) {
 		w.start(relaySpec{Syncs: syncs})
 		w.registered()
 
-		// An operator's open transaction about one key keeps nobody else waiting.
+		// An operator's open transaction about one key makes nobody wait.
 		w.book("H-0", "H-0")
 		w.until("the court refuses", `SELECT EXISTS (SELECT FROM outbox.failed WHERE key = 'H-0')`)
 		for _, level := range []string{"READ COMMITTED", "REPEATABLE READ"} {
@@ -490,7 +490,7 @@ func TestFault17DiscardBesideAClaim(t *testing.T) {
 }
 
 // While a sync is paused relays claim nothing of it, neither lanes that are there nor
-// new ones, and another sync goes on.
+// new ones, and another sync delivers.
 func TestFault17PauseClaimsNothing(t *testing.T) {
 	scenario(t, func(r *run) {
 		const other = "other"
@@ -521,8 +521,7 @@ CREATE TRIGGER note_claimed AFTER INSERT OR UPDATE ON outbox.lane FOR EACH ROW W
 }
 
 // Two relays have different files: the database's row rules, and the one that
-// differs says so. What it maps differently it does not change for an event
-// that was sent once.
+// differs says so. An event that was sent once keeps its mapping.
 func TestFault17cRelaysWithDifferentFiles(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -561,7 +560,7 @@ func TestFault17cRelaysWithDifferentFiles(t *testing.T) {
 }
 
 // A sync is registered while writers of every isolation level are open, one of
-// them prepared, and others go on: no event is missed and none is sent twice.
+// them prepared, and others deliver: no event is missed and none is sent twice.
 func TestFault17cSyncRegisteredBesideOpenWriters(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)

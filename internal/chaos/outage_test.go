@@ -14,7 +14,7 @@ import (
 )
 
 // PostgreSQL refuses connections for a while. A relay that is idle then, or busy
-// with a backlog, takes hardly any CPU, says little, and goes on by itself soon
+// with a backlog, takes hardly any CPU, says little, and continues by itself soon
 // after the server is back.
 func TestFault29DatabaseRefusesConnections(t *testing.T) {
 	for name, busy := range map[string]bool{"idle": false, "busy": true} {

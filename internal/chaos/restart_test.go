@@ -57,9 +57,9 @@ func TestFault07RelaysKilledAtRandom(t *testing.T) {
 }
 
 // A relay that is told to stop finishes what it has sent and gives back what it
-// has not, so that others go on at once. What is cut off, because the drain is
+// has not, so that others send it at once. An attempt that is cut off, because the drain is
 // too short or a second signal comes, costs no budget. The exit codes of the
-// program are shown beside it, in cmd/lockstep.
+// program are shown in cmd/lockstep.
 func TestFault08Stopped(t *testing.T) {
 	const workers, fast = 8, 300
 	for name, test := range map[string]struct {

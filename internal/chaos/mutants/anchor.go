@@ -86,7 +86,7 @@ func (e edit) apply(root string, edited map[string]string) error {
 	return nil
 }
 
-// anyName is _ where it stands alone.
+// anyName is _ where it is a word of its own.
 var anyName = regexp.MustCompile(`\b_\b`)
 
 // loose is a regular expression for a text in which names may differ where it has _,
