@@ -207,7 +207,7 @@ func TestNotifyWakesOncePerTransactionAndOnlyForSyncsThatWantIt(t *testing.T) {
 			(db{admin.Conn, t}).do("NOTIFY outbox, 'end'")
 			var got []string
 			for {
-				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				n, err := listener.WaitForNotification(ctx)
 				cancel()
 				if err != nil {

@@ -359,7 +359,7 @@ func TestRelaysOpenLanesInOneOrder(t *testing.T) {
 			}
 			return len(c.Deliveries)
 		}))
-		waiting.For(t, 10*time.Second, "they wait", func() bool {
+		waiting.For(t, time.Minute, "they wait", func() bool {
 			return d.text(`SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == fmt.Sprint(len(claims))
 		})
 	}
