@@ -306,7 +306,7 @@ func (m *model) rules() []rule {
 		{"the model", "the references are those of the model", m.referencesAgree},
 		{"1. Nothing is lost", "an event is, for each sync, open or finished: once, and once more for each replay", m.nothingIsLost},
 		{"2. Order", "nothing is sent while an earlier delivery of its lane is open that was there when it was claimed", m.orderIsKept},
-		{"2. Order", "a claim ends", m.claimsEnd},
+		{"2. Order", "a claim has an end, after which the lane may be claimed again", m.claimsEnd},
 		{"3. At least once", "the attempts of an event are numbered in the log without a gap", m.attemptsAreNumbered},
 		{"3. At least once", "a reference never goes back to that of an older event", m.referencesNeverGoBack},
 		{"the model", "the log has the rows of the model and no others", m.logAgrees},
