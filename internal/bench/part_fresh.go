@@ -192,9 +192,7 @@ func (g *group) pause(ctx context.Context, delay, lasts time.Duration) error {
 	if len(g.children) < 2 {
 		return nil
 	}
-	if waitFor(ctx, delay) != nil {
-		return nil
-	}
+	_ = waitFor(ctx, delay) // if the traffic ends before, it is paused for a moment
 	process := g.children[0].cmd.Process
 	if err := process.Signal(syscall.SIGSTOP); err != nil {
 		return err

@@ -26,6 +26,7 @@ WITH mine AS MATERIALIZED (
     SELECT FROM outbox.lane AS x WHERE x.claim = $1
 )` + "`" + `
 `
+
 const sqlFile = `CREATE FUNCTION outbox.pause(sync text) RETURNS void AS $$ SELECT now() $$;
 -- +goose StatementEnd
 CREATE FUNCTION outbox.resume(sync text) RETURNS void AS $$ SELECT now() $$;
