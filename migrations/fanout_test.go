@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 func TestFanOutFollowsPatterns(t *testing.T) {
@@ -160,9 +161,10 @@ func TestDeliveryIsDueWhenInsertedNotWhenItsTransactionBegan(t *testing.T) {
 	d := connect(t, pgtest.New(t))
 	d.sync("court")
 	d.do("BEGIN")
-	d.do("SELECT pg_sleep(0.02)") // the transaction has to be older than its insert
+	started := one[time.Time](d, "SELECT now()")
+	waiting.For(t, time.Minute, "the transaction is older than its insert", func() bool { return one[time.Time](d, "SELECT clock_timestamp()").After(started) })
 	d.event("k")
-	if !one[bool](d, "SELECT due_at >= now() + interval '20 milliseconds' AND created_at = due_at FROM outbox.delivery") {
+	if !one[bool](d, "SELECT due_at > now() AND created_at = due_at FROM outbox.delivery") {
 		t.Error("due_at is the transaction's start: a relay's walk would have passed it")
 	}
 	d.do("COMMIT")
@@ -205,7 +207,7 @@ func TestNotifyWakesOncePerTransactionAndOnlyForSyncsThatWantIt(t *testing.T) {
 			(db{admin.Conn, t}).do("NOTIFY outbox, 'end'")
 			var got []string
 			for {
-				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				n, err := listener.WaitForNotification(ctx)
 				cancel()
 				if err != nil {

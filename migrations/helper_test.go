@@ -44,7 +44,7 @@ func connect(t testing.TB, url string) db {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		_ = conn.Close(ctx)
 	})
@@ -226,7 +226,7 @@ func (d db) waits(pid uint32) {
 // until asks a question until the answer is yes.
 func (d db) until(what, sql string, args ...any) {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(d.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(d.t.Context(), time.Minute)
 	defer cancel()
 	for {
 		var yes bool
@@ -238,7 +238,7 @@ func (d db) until(what, sql string, args ...any) {
 		}
 		select {
 		case <-ctx.Done():
-			d.t.Fatalf("not within 10 s: %s", what)
+			d.t.Fatalf("not within a minute: %s", what)
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
@@ -260,8 +260,8 @@ func (d db) ended(c <-chan error) error {
 	select {
 	case err := <-c:
 		return err
-	case <-time.After(10 * time.Second):
-		d.t.Fatal("the statement did not end within 10 s")
+	case <-time.After(time.Minute):
+		d.t.Fatal("the statement did not end within a minute")
 		return nil
 	}
 }

@@ -14,7 +14,7 @@ import (
 // order of the key's events. It fails when a delivery is never claimed.
 func finishesAll(t *testing.T, d db, s *relay, key string) []string {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); d.states(key) != ""; {
+	for end := time.Now().Add(time.Minute); d.states(key) != ""; {
 		if time.Now().After(end) {
 			t.Fatalf("never claimed: %s, lane %s", d.states(key), d.lane(key))
 		}

@@ -186,7 +186,7 @@ func (w *widener) deliverSome() (some bool) {
 }
 
 func (w *widener) complete() {
-	for end := time.Now().Add(20 * time.Second); ; {
+	for end := time.Now().Add(time.Minute); ; {
 		complete, _, err := w.fills[0].Step(w.t.Context(), 2000)
 		if err != nil || complete {
 			if err != nil {

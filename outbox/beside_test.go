@@ -121,7 +121,7 @@ func TestFirstDeliveriesWaitForNoOperator(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.begin(`SELECT outbox.discard(sync, event_id, 'not wanted') FROM outbox.delivery WHERE event_seq = 2`)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	began := time.Now()
 	c, err := rest(ctx)
@@ -301,10 +301,10 @@ func TestWhoWaitsToOpenALaneHasClaimedNone(t *testing.T) {
 	}
 	operator := d.begin(`INSERT INTO outbox.lane (sync, key, due_at) VALUES ('CourtCalendarSync', 'm', now())`)
 	b := look(d.b)
-	waiting.For(t, 10*time.Second, "b waits", waiters(1))
+	waiting.For(t, time.Minute, "b waits", waiters(1))
 	d.exec(`INSERT INTO outbox.lane (sync, key, due_at) VALUES ('CourtCalendarSync', 'x', now())`)
 	a := look(d.a)
-	waiting.For(t, 10*time.Second, "a waits", waiters(2))
+	waiting.For(t, time.Minute, "a waits", waiters(2))
 	d.end(operator, "ROLLBACK")
 	claimed := append(numbers((<-a).Deliveries), numbers((<-b).Deliveries)...)
 	slices.Sort(claimed)

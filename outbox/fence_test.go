@@ -557,7 +557,7 @@ func TestClaimLeavesWhatOthersHaveLocked(t *testing.T) {
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	d.exec(`SELECT pg_sleep(0.06)`) // a lane that was claimed in vain waits a moment
+	d.afterAMoment()
 	got = numbers(d.claim(d.b))
 	slices.Sort(got)
 	if !slices.Equal(got, []int64{1, 2, 4}) {

@@ -32,12 +32,23 @@ func (d *desk) begin(statements ...string) pgx.Tx {
 	return tx
 }
 
+// afterAMoment makes due what is due in 60 ms: a lane of which something was locked
+// waits for 50 ms.
+func (d *desk) afterAMoment() {
+	d.t.Helper()
+	d.exec(`
+UPDATE outbox.lane SET due_at = clock_timestamp()
+ WHERE ctid IN (SELECT ctid FROM outbox.lane
+                 WHERE claim IS NULL AND due_at BETWEEN clock_timestamp() AND clock_timestamp() + interval '60 milliseconds'
+                   FOR UPDATE SKIP LOCKED)`)
+}
+
 func (d *desk) end(tx pgx.Tx, how string) {
 	d.t.Helper()
 	if _, err := tx.Exec(d.t.Context(), how); err != nil {
 		d.t.Fatalf("%s: %v", how, err)
 	}
-	d.exec(`SELECT pg_sleep(0.06)`) // a lane whose first delivery was locked is due again in 50 ms
+	d.afterAMoment()
 }
 
 // blocked starts do and waits until a session waits in a statement that contains
@@ -46,7 +57,7 @@ func blocked[T any](d *desk, part string, do func() T) (result func() T) {
 	d.t.Helper()
 	done := make(chan T, 1)
 	go func() { done <- do() }()
-	waiting.For(d.t, 10*time.Second, "somebody waits in "+part, func() bool {
+	waiting.For(d.t, time.Minute, "somebody waits in "+part, func() bool {
 		return d.text(fmt.Sprintf(`
 SELECT EXISTS (SELECT FROM pg_stat_activity
                 WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%%%s%%'
@@ -348,7 +359,7 @@ func TestRelaysOpenLanesInOneOrder(t *testing.T) {
 			}
 			return len(c.Deliveries)
 		}))
-		waiting.For(t, 10*time.Second, "they wait", func() bool {
+		waiting.For(t, time.Minute, "they wait", func() bool {
 			return d.text(`SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == fmt.Sprint(len(claims))
 		})
 	}

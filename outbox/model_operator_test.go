@@ -12,7 +12,9 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// What an operator may write, each way to requeue among them.
+// The actions of operators.
+
+// What an operator may write, with each way to requeue.
 const (
 	requeueUpdate = `UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed' AND sync = $1 AND key = $2`
 	requeueKey    = `SELECT outbox.requeue($1, key => $2)`
@@ -25,24 +27,26 @@ const (
 	lockLane      = `SELECT FROM outbox.lane WHERE sync = $1 AND key = $2 FOR UPDATE`
 )
 
-// Refusals: of a change that the state does not allow, of one by a transaction
-// whose snapshot is too old.
+// Codes of refusals: the state does not allow a change, or the snapshot of the
+// transaction is too old for it.
 const (
 	notInState    = "55000"
 	noSuchRow     = "P0002"
 	serialization = "40001"
 )
 
-// busy reports whether the open operator has written about a key: another one
-// would wait for him.
+// busy reports whether the open operator has locked something of a key: another
+// operator would wait for that.
 func (m *model) busy(key string) bool { return m.operator != nil && m.operator.keys[key] }
 
-func (m *model) undisturbed(list []*open) []*open {
-	return slices.DeleteFunc(list, func(o *open) bool { return m.busy(o.key) })
+// undisturbed are those of keys that the open operator leaves alone.
+func (m *model) undisturbed(list []*delivery) []*delivery {
+	return slices.DeleteFunc(list, func(o *delivery) bool { return m.busy(o.key) })
 }
 
+// requeueNow requeues a failed delivery in one of three ways.
 func (m *model) requeueNow(t *rapid.T) {
-	failed := m.undisturbed(m.filter(func(o *open) bool { return o.state == "failed" }))
+	failed := m.undisturbed(m.filter(func(o *delivery) bool { return o.state == "failed" }))
 	if len(failed) == 0 {
 		t.SkipNow() // nothing has failed
 	}
@@ -50,13 +54,13 @@ func (m *model) requeueNow(t *rapid.T) {
 	switch pick(t, "by", []string{"update", "key", "event"}) {
 	case "update":
 		m.sql(t, requeueUpdate, o.sync, o.key)
-		failed = slices.DeleteFunc(failed, func(other *open) bool { return other.line != o.line })
+		failed = slices.DeleteFunc(failed, func(other *delivery) bool { return other.laneID != o.laneID })
 	case "key":
 		m.sql(t, requeueKey, o.sync, o.key)
-		failed = slices.DeleteFunc(failed, func(other *open) bool { return other.line != o.line })
+		failed = slices.DeleteFunc(failed, func(other *delivery) bool { return other.laneID != o.laneID })
 	default:
 		m.sql(t, requeueEvent, o.sync, id(o.event))
-		failed = []*open{o}
+		failed = []*delivery{o}
 	}
 	m.say("requeue of %v", failed)
 	for _, o := range failed {
@@ -64,13 +68,13 @@ func (m *model) requeueNow(t *rapid.T) {
 	}
 }
 
-func (m *model) requeued(o *open) {
-	m.log = append(m.log, entry{sync: o.sync, event: o.event, outcome: "requeued", attempt: o.total, revision: o.revision})
-	o.state, o.later = "waiting", false
+func (m *model) requeued(o *delivery) {
+	m.log = append(m.log, logRow{sync: o.sync, event: o.event, outcome: "requeued", attempt: o.total, revision: o.revision})
+	o.state, o.notDue = "waiting", false
 	o.attempts, o.charged = 0, 0
 }
 
-// discardNow gives one up; refused while it is being sent.
+// discardNow discards a delivery. That is refused while it is being sent.
 func (m *model) discardNow(t *rapid.T) {
 	list := m.undisturbed(slices.Clone(m.open))
 	if len(list) == 0 {
@@ -78,23 +82,23 @@ func (m *model) discardNow(t *rapid.T) {
 	}
 	o := pick(t, "open", list)
 	m.say("discard of %s, which is %s", o, o.state)
-	if m.lane(o.line).claim != "" && o.state != "failed" && m.first(o.line) == o {
+	if m.lane(o.laneID).claim != "" && o.state != "failed" && m.first(o.laneID) == o {
 		m.refused(t, notInState, discard, o.sync, id(o.event))
 		return
 	}
 	m.sql(t, discard, o.sync, id(o.event))
-	if l := m.lane(o.line); l.claim == "" && m.first(o.line) == o {
+	if l := m.lane(o.laneID); l.claim == "" && m.first(o.laneID) == o {
 		l.crashes = 0
 	}
 	m.discarded(o)
 }
 
-func (m *model) discarded(o *open) {
-	m.log = append(m.log, entry{sync: o.sync, event: o.event, outcome: "discarded", attempt: o.total, revision: o.revision})
+func (m *model) discarded(o *delivery) {
+	m.log = append(m.log, logRow{sync: o.sync, event: o.event, outcome: "discarded", attempt: o.total, revision: o.revision})
 	m.remove(o)
 }
 
-// replayNow sends a finished event once more; refused while it is open.
+// replayNow replays an event. That is refused while a delivery of it is open.
 func (m *model) replayNow(t *rapid.T) {
 	l, e, ok := m.anyEvent(t)
 	if !ok {
@@ -108,12 +112,12 @@ func (m *model) replayNow(t *rapid.T) {
 	}
 	m.sql(t, replay, l.sync, id(e.n))
 	o, row := m.replayed(l, e)
-	o.seen = m.step
+	o.committed = m.step
 	m.open, m.log = append(m.open, o), append(m.log, row)
 }
 
 // anyEvent draws a committed event of a key that the open operator leaves alone.
-func (m *model) anyEvent(t *rapid.T) (line, *event, bool) {
+func (m *model) anyEvent(t *rapid.T) (laneID, *event, bool) {
 	var list []*event
 	for n := 1; n <= m.seq; n++ {
 		if e := m.events[n]; e != nil && !m.busy(e.key) {
@@ -121,23 +125,23 @@ func (m *model) anyEvent(t *rapid.T) (line, *event, bool) {
 		}
 	}
 	if len(list) == 0 {
-		return line{}, nil, false
+		return laneID{}, nil, false
 	}
 	e := pick(t, "event", list)
-	return line{pick(t, "sync", syncs), e.key}, e, true
+	return laneID{pick(t, "sync", syncs), e.key}, e, true
 }
 
-// replayed draws the next number for the end of the line.
-func (m *model) replayed(l line, e *event) (*open, entry) {
+// replayed draws the next number, for the end of the lane.
+func (m *model) replayed(l laneID, e *event) (*delivery, logRow) {
 	m.seq++
-	o := &open{line: l, event: e.n, place: m.seq, state: "waiting"}
+	o := &delivery{laneID: l, event: e.n, place: m.seq, state: "waiting"}
 	for _, row := range m.log {
 		if row.sync == l.sync && row.event == e.n {
 			o.total, o.revision = max(o.total, row.attempt), max(o.revision, row.revision)
 		}
 	}
 	o.revision++
-	return o, entry{sync: l.sync, event: e.n, outcome: "replayed", attempt: o.total, revision: o.revision}
+	return o, logRow{sync: l.sync, event: e.n, outcome: "replayed", attempt: o.total, revision: o.revision}
 }
 
 // pauseNow pauses a sync, or resumes it.
@@ -156,15 +160,15 @@ func (m *model) pauseNow(t *rapid.T) {
 
 func (m *model) paused(sync string) {
 	m.holds[sync][outbox.HoldOperator] = &hold{}
-	m.log = append(m.log, entry{sync: sync, outcome: "paused"})
+	m.log = append(m.log, logRow{sync: sync, outcome: "paused"})
 }
 
 func (m *model) resumed(sync string) {
 	delete(m.holds[sync], outbox.HoldOperator)
-	m.log = append(m.log, entry{sync: sync, outcome: "resumed"})
+	m.log = append(m.log, logRow{sync: sync, outcome: "resumed"})
 }
 
-// operate takes the operator's open transaction one step further.
+// operate takes a step of the operator's open transaction.
 func (m *model) operate(t *rapid.T) {
 	if m.operator == nil {
 		level := pick(t, "level", []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead})
@@ -201,8 +205,8 @@ func (m *model) operatorEnds(t *rapid.T) {
 	m.momentPasses(t)
 }
 
-// momentPasses makes due what was left for a moment since the operator had the first
-// delivery locked.
+// momentPasses makes due the lanes whose first delivery the operator had locked: they
+// wait for a moment.
 func (m *model) momentPasses(t *rapid.T) {
 	m.sql(t, `UPDATE outbox.lane SET due_at = clock_timestamp() WHERE claim IS NULL AND due_at BETWEEN clock_timestamp() AND clock_timestamp() + interval '10 seconds'`)
 }
@@ -217,12 +221,12 @@ func (m *model) unlock() {
 	}
 }
 
-// tell runs a statement in the operator's transaction and reports whether it
-// found anything. A refusal, which only an old snapshot may earn here, ends it.
+// tell runs a statement in the operator's transaction, and reports whether it found
+// anything. Only an old snapshot may be refused here, and that ends the transaction.
 func (m *model) tell(t *rapid.T, statement string, args ...any) bool {
 	var refusal *pgconn.PgError
 	var tag pgconn.CommandTag
-	within(t, statement, func(ctx context.Context) (err error) {
+	nobodyWaits(t, statement, func(ctx context.Context) (err error) {
 		tag, err = m.operator.tx.Exec(ctx, statement, args...)
 		if errors.As(err, &refusal) && m.operator.snapshot && slices.Contains([]string{serialization, notInState, noSuchRow}, refusal.Code) {
 			return nil
@@ -239,17 +243,17 @@ func (m *model) tell(t *rapid.T, statement string, args ...any) bool {
 	return false
 }
 
-// untouched lists what the operator has not written about yet.
-func (m *model) untouched(keep func(*open) bool) []*open {
-	return m.filter(func(o *open) bool { return !m.operator.touched[o.String()] && keep(o) })
+// untouched are the deliveries that the open operator has not changed yet.
+func (m *model) untouched(keep func(*delivery) bool) []*delivery {
+	return m.filter(func(o *delivery) bool { return !m.operator.touched[o.String()] && keep(o) })
 }
 
-func (m *model) touch(o *open) {
+func (m *model) touch(o *delivery) {
 	m.operator.keys[o.key], m.operator.touched[o.String()] = true, true
 }
 
 func (m *model) openRequeue(t *rapid.T) {
-	list := m.untouched(func(o *open) bool { return o.state == "failed" })
+	list := m.untouched(func(o *delivery) bool { return o.state == "failed" })
 	if len(list) == 0 {
 		t.SkipNow() // nothing has failed
 	}
@@ -265,14 +269,14 @@ func (m *model) openRequeue(t *rapid.T) {
 
 func (m *model) openDiscard(t *rapid.T) {
 	op := m.operator
-	list := m.untouched(func(o *open) bool {
-		return m.lane(o.line).claim == "" || o.state == "failed" || op.first(m, o.line) != o.place
+	list := m.untouched(func(o *delivery) bool {
+		return m.lane(o.laneID).claim == "" || o.state == "failed" || op.first(m, o.laneID) != o.place
 	})
 	if len(list) == 0 {
 		t.SkipNow() // nothing can be discarded
 	}
 	o := pick(t, "open", list)
-	leads := op.first(m, o.line) == o.place
+	leads := op.first(m, o.laneID) == o.place
 	m.say("in the operator's transaction: discard of %s, which is %s", o, o.state)
 	if !m.tell(t, discard, o.sync, id(o.event)) {
 		return
@@ -283,8 +287,8 @@ func (m *model) openDiscard(t *rapid.T) {
 	m.touch(o)
 	op.touched["gone "+o.String()] = true
 	o.locked = true
-	l := m.lane(o.line)
-	l.locked = l.locked || m.hasLane(t, o.line)
+	l := m.lane(o.laneID)
+	l.locked = l.locked || m.hasLane(t, o.laneID)
 	clears := l.locked && leads && l.claim == ""
 	op.commit = append(op.commit, func() {
 		m.discarded(o)
@@ -294,9 +298,9 @@ func (m *model) openDiscard(t *rapid.T) {
 	})
 }
 
-// first is the first place of a line as the session sees it: without what it has
+// first is the first place of a lane as the session sees it: without what it has
 // discarded, and with its own replays.
-func (s *session) first(m *model, l line) int {
+func (s *session) first(m *model, l laneID) int {
 	first := 0
 	for _, o := range m.of(l) {
 		if !s.touched["gone "+o.String()] {
@@ -312,7 +316,7 @@ func (s *session) first(m *model, l line) int {
 	return first
 }
 
-func (m *model) hasLane(t *rapid.T, l line) (has bool) {
+func (m *model) hasLane(t *rapid.T, l laneID) (has bool) {
 	const statement = `SELECT EXISTS (SELECT FROM outbox.lane WHERE sync = $1 AND key = $2)`
 	if err := m.pool.QueryRow(t.Context(), statement, l.sync, l.key).Scan(&has); err != nil {
 		t.Fatal(err)
@@ -340,7 +344,7 @@ func (m *model) openReplay(t *rapid.T) {
 	o, row := m.replayed(l, e)
 	op.replays[l] = append(op.replays[l], o.place)
 	op.commit = append(op.commit, func() {
-		o.seen = m.step
+		o.committed = m.step
 		m.open, m.log = append(m.open, o), append(m.log, row)
 	})
 }
@@ -349,7 +353,7 @@ func (m *model) openPause(t *rapid.T) {
 	sync, op := pick(t, "sync", m.freeSyncs(t)), m.operator
 	paused := m.holds[sync][outbox.HoldOperator] != nil
 	if op.snapshot && paused != op.paused[sync] {
-		t.SkipNow() // he sees an older state, and does what fits that
+		t.SkipNow() // the session sees an older state
 	}
 	statement, effect := pause, m.paused
 	if paused {
@@ -363,9 +367,9 @@ func (m *model) openPause(t *rapid.T) {
 	op.commit = append(op.commit, func() { effect(sync) })
 }
 
-// openLock is SELECT … FOR UPDATE, of which the database knows nothing more.
+// openLock locks a delivery, as a person in psql may.
 func (m *model) openLock(t *rapid.T) {
-	list := m.untouched(func(*open) bool { return true })
+	list := m.untouched(func(*delivery) bool { return true })
 	if len(list) == 0 {
 		t.SkipNow() // nothing is open
 	}
@@ -378,9 +382,9 @@ func (m *model) openLock(t *rapid.T) {
 	o.locked = true
 }
 
-// openLockLane is the same of a lane.
+// openLockLane locks a lane.
 func (m *model) openLockLane(t *rapid.T) {
-	l := line{pick(t, "sync", syncs), pick(t, "key", keys)}
+	l := laneID{pick(t, "sync", syncs), pick(t, "key", keys)}
 	if !m.hasLane(t, l) {
 		t.SkipNow() // there is none
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
+// The actions of relays, of time and of holds.
+
 // onHold reports whether a sync sends nothing.
 func (m *model) onHold(sync string, probe bool) bool {
 	for kind, h := range m.holds[sync] {
@@ -34,27 +36,27 @@ func (m *model) onHold(sync string, probe bool) bool {
 
 // claimable reports whether a relay may claim a lane: nobody has it, or its lease
 // has ended.
-func (m *model) claimable(l line, suspects bool) bool {
+func (m *model) claimable(l laneID, suspects bool) bool {
 	lane := m.lane(l)
 	crashes := lane.crashes
-	if lane.expired {
+	if lane.leaseEnded {
 		crashes++
 	}
-	return (lane.claim == "" || lane.expired) && !lane.locked && (crashes > 1) == suspects
+	return (lane.claim == "" || lane.leaseEnded) && !lane.locked && (crashes > 1) == suspects
 }
 
 // sendable reports whether o is the first of its lane and may be sent.
-func (m *model) sendable(o *open) bool {
-	return m.first(o.line) == o && o.state != "failed" && !o.later && !o.locked
+func (m *model) sendable(o *delivery) bool {
+	return m.first(o.laneID) == o && o.state != "failed" && !o.notDue && !o.locked
 }
 
-// due says what a claim may bring.
-func (m *model) due(r outbox.OneRequest) []*open {
+// due are the deliveries that a claim may bring.
+func (m *model) due(r outbox.OneRequest) []*delivery {
 	if m.onHold(r.Sync, r.Probe) {
 		return nil
 	}
-	return m.filter(func(o *open) bool {
-		return o.sync == r.Sync && m.sendable(o) && m.claimable(o.line, r.Suspect) && (r.Key == "" || r.Key == o.key)
+	return m.filter(func(o *delivery) bool {
+		return o.sync == r.Sync && m.sendable(o) && m.claimable(o.laneID, r.Suspect) && (r.Key == "" || r.Key == o.key)
 	})
 }
 
@@ -70,15 +72,15 @@ func (m *model) request(t *rapid.T) outbox.ClaimRequest {
 	return r
 }
 
-func (m *model) claimSome(t *rapid.T) { m.claim(t, m.relay(t), m.request(t)) }
+func (m *model) claimLanes(t *rapid.T) { m.claim(t, m.relay(t), m.request(t)) }
 
 // claimSuspect claims a lane during whose claims relays died.
 func (m *model) claimSuspect(t *rapid.T) {
 	m.claimOne(t, m.relay(t), outbox.OneRequest{Sync: pick(t, "sync", syncs), Lease: forever, Suspect: true, Wanted: wanted})
 }
 
-// claim looks once or, where there is room for everything, twice, and then everything
-// must have come.
+// claim looks once. Where there is room for everything it looks twice, since the first
+// look may find only that a lane which waits is due. Then everything must have come.
 func (m *model) claim(t *rapid.T, by *relay, r outbox.ClaimRequest) {
 	known := by.known(r.Sync)
 	if r.Room < enough {
@@ -89,24 +91,29 @@ func (m *model) claim(t *rapid.T, by *relay, r outbox.ClaimRequest) {
 	m.claimOnce(t, by, r, known)
 	known.LookAtUnsure()
 	c := m.claimOnce(t, by, r, known)
-	all := outbox.OneRequest{Sync: r.Sync}
-	if c.Unopened || m.onHold(r.Sync, false) {
-		return
+	if !c.Unopened && !m.onHold(r.Sync, false) {
+		m.everythingDueIsClaimed(t, by, r.Sync, c)
 	}
+}
+
+// everythingDueIsClaimed checks what a relay has left that had room for all and has
+// looked twice.
+func (m *model) everythingDueIsClaimed(t *rapid.T, by *relay, sync string, c outbox.Claims) {
+	all := outbox.OneRequest{Sync: sync}
 	if left := m.due(all); len(left) > 0 {
-		t.Fatalf("%s has looked at all of %s twice, and left %v", by.name, r.Sync, left)
+		t.Fatalf("%s has looked at all of %s twice, and left %v", by.name, sync, left)
 	}
 	all.Suspect = true
 	if left := m.due(all); len(left) > 0 && !c.Suspects {
 		t.Fatalf("%s is not told of the suspects %v", by.name, left)
 	}
-	m.nothingLeftToSupersede(t, r.Sync)
-	m.noLaneIsBroken(t, func(l line) bool { return l.sync == r.Sync && !m.busy(l.key) })
+	m.nothingIsLeftToSupersede(t, sync)
+	m.noLaneIsBroken(t, func(l laneID) bool { return l.sync == sync && !m.busy(l.key) })
 }
 
-// claimOnce claims and checks what came.
+// claimOnce claims, and checks what came.
 func (m *model) claimOnce(t *rapid.T, by *relay, r outbox.ClaimRequest, known *outbox.Arrivals) (c outbox.Claims) {
-	within(t, by.name+" claims", func(ctx context.Context) (err error) {
+	nobodyWaits(t, by.name+" claims", func(ctx context.Context) (err error) {
 		c, err = by.store.Claim(ctx, r, known)
 		return err
 	})
@@ -115,10 +122,10 @@ func (m *model) claimOnce(t *rapid.T, by *relay, r outbox.ClaimRequest, known *o
 	return c
 }
 
-// claimOne does so for a single lane, and reports whether there was one.
+// claimOne claims a single lane, and reports whether there was one.
 func (m *model) claimOne(t *rapid.T, by *relay, r outbox.OneRequest) bool {
 	var c outbox.Claims
-	within(t, by.name+" claims one", func(ctx context.Context) (err error) {
+	nobodyWaits(t, by.name+" claims one", func(ctx context.Context) (err error) {
 		c, err = by.store.ClaimOne(ctx, r)
 		return err
 	})
@@ -127,7 +134,7 @@ func (m *model) claimOne(t *rapid.T, by *relay, r outbox.OneRequest) bool {
 	return len(c.Deliveries) > 0
 }
 
-// claimed checks what came, for which there was so much room.
+// claimed checks what came of a claim with that much room.
 func (m *model) claimed(t *rapid.T, by *relay, r outbox.OneRequest, room int, c outbox.Claims) {
 	onHold := m.onHold(r.Sync, r.Probe)
 	if onHold != (c.Hold != nil) {
@@ -136,11 +143,11 @@ func (m *model) claimed(t *rapid.T, by *relay, r outbox.OneRequest, room int, c 
 	if onHold && len(c.Deliveries)+len(c.Idle) > 0 || len(c.Deliveries)+len(c.Idle) > room {
 		t.Fatalf("claimed %s and %d idle, on hold: %t", list(c.Deliveries), len(c.Idle), onHold)
 	}
-	m.notice(t)
+	m.superseded(t)
 	for _, d := range c.Deliveries {
 		m.take(t, by, r, d)
 	}
-	var idle []*held
+	var idle []*heldClaim
 	for i := range c.Idle {
 		idle = append(idle, m.takeIdle(t, by, r, &c.Idle[i]))
 	}
@@ -149,51 +156,52 @@ func (m *model) claimed(t *rapid.T, by *relay, r outbox.OneRequest, room int, c 
 	}
 }
 
-// take checks a claimed delivery and gives it to the relay.
+// take checks a claimed delivery, and lets the relay remember it.
 func (m *model) take(t *rapid.T, by *relay, r outbox.OneRequest, d *outbox.Delivery) {
 	may := m.due(r)
-	i := slices.IndexFunc(may, func(o *open) bool { return o.sync == d.Sync && int64(o.place) == d.Place })
+	i := slices.IndexFunc(may, func(o *delivery) bool { return o.sync == d.Sync && int64(o.place) == d.Place })
 	if i < 0 {
 		t.Fatalf("claimed %s, which could not be claimed; only %v", list([]*outbox.Delivery{d}), may)
 	}
 	o := may[i]
-	lane := m.lane(o.line)
+	lane := m.lane(o.laneID)
 	m.takeLane(lane, d.Claim)
-	if lane.lost != "" { // of a relay that did not come back
+	if lane.unreported != "" { // the log says that the outcome of that claim is unknown
 		o.attempts++
 		o.total++
-		m.log = append(m.log, entry{sync: o.sync, event: o.event, outcome: "unknown", attempt: o.total, revision: o.revision, claim: lane.lost})
-		lane.lost = ""
+		m.log = append(m.log, logRow{sync: o.sync, event: o.event, outcome: "unknown", attempt: o.total, revision: o.revision, claim: lane.unreported})
+		lane.unreported = ""
 	}
-	lane.sends, lane.claimed = o, m.step
+	lane.sends, lane.since = o, m.step
 	if d.Event.ID != id(o.event) || d.Key != o.key || d.Attempts != o.attempts || d.Total != o.total || d.Charged != o.charged ||
 		d.Crashes != lane.crashes || d.Revision != o.revision || d.Missing || d.Event.Seq != int64(m.events[o.event].seq) {
 		t.Fatalf("claimed %+v, want %+v, crashes %d", *d, *o, lane.crashes)
 	}
-	if ref := m.refs[o.line]; d.Ref.ExternalID != ref.externalID || !equal(d.Ref.Version, ref.version) {
+	if ref := m.refs[o.laneID]; d.Ref.ExternalID != ref.externalID || !equal(d.Ref.Version, ref.version) {
 		t.Fatalf("claimed %s with reference %+v, want %+v", o, d.Ref, ref)
 	}
-	m.held = append(m.held, &held{relay: by, d: d})
+	m.claims = append(m.claims, &heldClaim{relay: by, d: d})
 }
 
-// takeIdle checks a claimed lane of which nothing can be sent.
-func (m *model) takeIdle(t *rapid.T, by *relay, r outbox.OneRequest, result *outbox.Result) *held {
-	h := &held{relay: by, d: result.Delivery, result: result}
-	lane, first := m.lane(h.line()), m.first(h.line())
-	if !m.claimable(h.line(), r.Suspect) || first != nil && m.sendable(first) {
-		t.Fatalf("%s claimed the lane %s and says that nothing of it can be sent; it is %+v, and its first is %+v", by.name, h.line(), lane, first)
+// takeIdle checks a claimed lane of which nothing can be sent: the relay gives it back.
+func (m *model) takeIdle(t *rapid.T, by *relay, r outbox.OneRequest, result *outbox.Result) *heldClaim {
+	h := &heldClaim{relay: by, d: result.Delivery, result: result}
+	lane, first := m.lane(h.laneID()), m.first(h.laneID())
+	if !m.claimable(h.laneID(), r.Suspect) || first != nil && m.sendable(first) {
+		t.Fatalf("%s claimed the lane %s and says that nothing of it can be sent; it is %+v, and its first is %+v", by.name, h.laneID(), lane, first)
 	}
 	m.takeLane(lane, h.d.Claim)
-	m.held = append(m.held, h)
+	m.claims = append(m.claims, h)
 	return h
 }
 
+// takeLane gives the lane to a claim. If somebody had it, that relay counts as dead.
 func (m *model) takeLane(l *lane, claim string) {
 	if l.claim != "" {
 		l.crashes++
-		l.lost = cmp.Or(l.lost, l.claim) // while one is to be told, nothing was sent under those after it
+		l.unreported = cmp.Or(l.unreported, l.claim) // while one is unreported, nothing was sent under those after it
 	}
-	l.claim, l.sends, l.expired = claim, nil, false
+	l.claim, l.sends, l.leaseEnded = claim, nil, false
 }
 
 func equal(a, b *int64) bool { return a == nil && b == nil || a != nil && b != nil && *a == *b }
@@ -206,7 +214,7 @@ func list(ds []*outbox.Delivery) string {
 	return "[" + strings.Join(names, " ") + "]"
 }
 
-// What a relay says of an attempt.
+// results are what a relay may say of an attempt.
 var results = []outbox.Result{
 	{Outcome: outbox.Delivered, Attempt: true, Ref: &outbox.Ref{}},
 	{Outcome: outbox.Delivered, Attempt: true},
@@ -219,21 +227,21 @@ var results = []outbox.Result{
 	{Outcome: outbox.Failed, Failed: true},
 	{Outcome: outbox.Unknown, Attempt: true, Charge: true},
 	{Outcome: outbox.Unknown, Attempt: true, Failed: true},
-	{}, // release
+	{}, // nothing was sent: the claim is given back
 }
 
-// recordSome records something about a claim, and perhaps about the relay's
-// other claims of that sync with it.
+// recordSome records a result of one claim, and perhaps of the relay's other claims of
+// that sync with it.
 func (m *model) recordSome(t *rapid.T) {
-	news := slices.DeleteFunc(slices.Clone(m.held), func(h *held) bool { return h.recorded })
+	news := slices.DeleteFunc(slices.Clone(m.claims), func(h *heldClaim) bool { return h.recorded })
 	if len(news) == 0 {
 		t.SkipNow() // nothing is claimed
 	}
-	batch := []*held{pick(t, "claim", news)}
+	batch := []*heldClaim{pick(t, "claim", news)}
 	if rapid.Bool().Draw(t, "batch") {
 		for _, h := range news {
 			if h.relay.name == batch[0].relay.name && h.d.Sync == batch[0].d.Sync &&
-				!slices.ContainsFunc(batch, func(b *held) bool { return b.d.Key == h.d.Key }) {
+				!slices.ContainsFunc(batch, func(b *heldClaim) bool { return b.d.Key == h.d.Key }) {
 				batch = append(batch, h)
 			}
 		}
@@ -252,31 +260,32 @@ func (m *model) recordSome(t *rapid.T) {
 	m.record(t, batch)
 }
 
-// recordTwice gives a result again, as after a lost answer: then the relay does not
-// know either what it was to go on with.
+// recordTwice records a result again, as after a lost answer: with the answer, the
+// relay has lost the next delivery of the lane.
 func (m *model) recordTwice(t *rapid.T) {
-	old := slices.DeleteFunc(slices.Clone(m.held), func(h *held) bool { return !h.recorded })
+	old := slices.DeleteFunc(slices.Clone(m.claims), func(h *heldClaim) bool { return !h.recorded })
 	if len(old) == 0 {
 		t.SkipNow() // nothing is recorded
 	}
 	h := pick(t, "recorded", old)
-	m.held = slices.DeleteFunc(m.held, func(o *held) bool { return o != h && o.line() == h.line() && o.d.Claim == h.d.Claim })
-	m.record(t, []*held{h})
+	m.claims = slices.DeleteFunc(m.claims, func(o *heldClaim) bool { return o != h && o.laneID() == h.laneID() && o.d.Claim == h.d.Claim })
+	m.record(t, []*heldClaim{h})
 }
 
-func (m *model) record(t *rapid.T, batch []*held) {
+// record records results of one relay and sync, and checks what the database answers.
+func (m *model) record(t *rapid.T, batch []*heldClaim) {
 	by, sync := batch[0].relay, batch[0].d.Sync
 	given := make([]outbox.Result, len(batch))
 	for i, h := range batch {
 		given[i] = *h.result
 	}
 	var got outbox.Recorded
-	within(t, by.name+" records", func(ctx context.Context) error {
+	nobodyWaits(t, by.name+" records", func(ctx context.Context) error {
 		got = by.store.Record(ctx, sync, given)
 		return got.Err
 	})
 	m.recordMoved(t, by, sync, given, &got)
-	var next []*open
+	var next []*delivery
 	for i, h := range batch {
 		o, done, lost := m.recorded(h)
 		m.say("%s records %q (failed %t, stay %t) of %s: done %t, lost %t", by.name, h.result.Outcome, h.result.Failed, h.result.Stay, h, got.Done[i], got.Lost[i])
@@ -288,22 +297,22 @@ func (m *model) record(t *rapid.T, batch []*held) {
 			next = append(next, o)
 		}
 	}
-	m.say("and goes on with %s", list(got.Next))
+	m.say("the lanes go on with %s", list(got.Next))
 	for _, d := range got.Next {
-		i := slices.IndexFunc(next, func(o *open) bool { return int64(o.place) == d.Place && o.key == d.Key })
-		if i < 0 || m.lane(next[i].line).claim != d.Claim {
+		i := slices.IndexFunc(next, func(o *delivery) bool { return int64(o.place) == d.Place && o.key == d.Key })
+		if i < 0 || m.lane(next[i].laneID).claim != d.Claim {
 			t.Fatalf("goes on with %s, want %v", list(got.Next), next)
 		}
 		next = slices.Delete(next, i, i+1)
-		m.held = append(m.held, &held{relay: by, d: d})
+		m.claims = append(m.claims, &heldClaim{relay: by, d: d})
 	}
 	if len(next) > 0 {
 		t.Fatalf("goes on with %s, and not with %v", list(got.Next), next)
 	}
 }
 
-// recordMoved gives again what was left, as a relay does: a lane that was changed
-// since it was claimed is found at the second try.
+// recordMoved records again what was not recorded, as a relay does: a lane that has
+// been changed since the claim is found at the second try.
 func (m *model) recordMoved(t *rapid.T, by *relay, sync string, given []outbox.Result, got *outbox.Recorded) {
 	var left []outbox.Result
 	var places []int
@@ -312,7 +321,7 @@ func (m *model) recordMoved(t *rapid.T, by *relay, sync string, given []outbox.R
 			left, places = append(left, given[i]), append(places, i)
 		}
 	}
-	within(t, by.name+" records again", func(ctx context.Context) error {
+	nobodyWaits(t, by.name+" records again", func(ctx context.Context) error {
 		again := by.store.Record(ctx, sync, left)
 		for n, i := range places {
 			got.Done[i], got.Lost[i] = again.Done[n], again.Lost[n]
@@ -322,28 +331,28 @@ func (m *model) recordMoved(t *rapid.T, by *relay, sync string, given []outbox.R
 	})
 }
 
-// recorded applies a result to the model, if its claim is still there. Next is what
-// the relay goes on with.
-func (m *model) recorded(h *held) (next *open, done, lost bool) {
-	r, l := h.result, m.lane(h.line())
+// recorded applies a result to the model. If its claim is not valid any more, it
+// changes no delivery. Next is the delivery that the lane goes on with.
+func (m *model) recorded(h *heldClaim) (next *delivery, done, lost bool) {
+	r, l := h.result, m.lane(h.laneID())
 	ours, o := l.claim == h.d.Claim, m.at(h.d.Sync, h.d.Place)
-	if h.d.Place == 0 || r.Outcome == "" { // gives the lane back
+	if h.d.Place == 0 || r.Outcome == "" { // the relay gives the lane back
 		switch {
 		case ours && !l.locked:
-			lostBefore := l.lost
+			unreported := l.unreported
 			m.settle(h, 0)
-			if h.d.Place == 0 && m.first(h.line()) != nil {
-				l.lost = lostBefore // of that nothing was told
+			if h.d.Place == 0 && m.first(h.laneID()) != nil {
+				l.unreported = unreported // this result says nothing of it
 			}
 			return nil, true, false
 		case ours:
 			return nil, false, false
 		}
-		return nil, true, false // it is given back, or somebody else's
+		return nil, true, false // it has been given back, or somebody else has it
 	}
 	e := m.events[number(h.d.Event.ID)]
-	row := entry{sync: h.d.Sync, event: e.n, outcome: string(r.Outcome), revision: h.d.Revision, claim: h.d.Claim, relay: true}
-	before := slices.ContainsFunc(m.log, func(l entry) bool {
+	row := logRow{sync: h.d.Sync, event: e.n, outcome: string(r.Outcome), revision: h.d.Revision, claim: h.d.Claim, relay: true}
+	before := slices.ContainsFunc(m.log, func(l logRow) bool {
 		return l.relay && l.claim == h.d.Claim && l.event == e.n && l.outcome != "lease_lost" && l.revision == h.d.Revision
 	})
 	if ours && o != nil && !o.locked && !l.locked {
@@ -354,7 +363,7 @@ func (m *model) recorded(h *held) (next *open, done, lost bool) {
 		}
 		return m.settle(h, place), true, false
 	}
-	if ours && o == nil && !l.locked { // recorded before, or discarded
+	if ours && o == nil && !l.locked { // it was recorded before, or is discarded
 		next = m.settle(h, int(h.d.Place))
 	}
 	switch {
@@ -371,15 +380,15 @@ func (m *model) recorded(h *held) (next *open, done, lost bool) {
 		l.crashes = max(l.crashes-1, 0)
 	}
 	row.outcome = "lease_lost"
-	if !slices.ContainsFunc(m.log, func(l entry) bool { return l.sync == h.d.Sync && l.event == e.n && l.claim == h.d.Claim }) {
-		row.claim = "" // nothing was logged of it yet
+	if !slices.ContainsFunc(m.log, func(l logRow) bool { return l.sync == h.d.Sync && l.event == e.n && l.claim == h.d.Claim }) {
+		row.claim = "" // the log has no row of it yet
 	}
 	m.log = append(m.log, row)
 	return next, false, true
 }
 
-// attempted applies what is said of a delivery.
-func (m *model) attempted(h *held, o *open, e *event, row entry) {
+// attempted applies a result to its delivery.
+func (m *model) attempted(h *heldClaim, o *delivery, e *event, row logRow) {
 	r := h.result
 	if r.Attempt {
 		row.attempt = o.total + 1
@@ -391,18 +400,18 @@ func (m *model) attempted(h *held, o *open, e *event, row entry) {
 	m.log = append(m.log, row)
 	if r.Outcome.Finished() {
 		m.remove(o)
-		if old, known := m.refs[o.line]; r.Ref != nil {
+		if old, known := m.refs[o.laneID]; r.Ref != nil {
 			newer := e.seq >= old.seq
 			if old.version != nil && e.version != nil {
 				newer = *e.version >= *old.version
 			}
 			if !known || newer {
-				m.refs[o.line] = reference{r.Ref.ExternalID, e.version, e.seq}
+				m.refs[o.laneID] = reference{r.Ref.ExternalID, e.version, e.seq}
 			}
 		}
 		return
 	}
-	o.later = r.Delay > 0
+	o.notDue = r.Delay > 0
 	switch {
 	case r.Failed:
 		o.state = "failed"
@@ -413,69 +422,69 @@ func (m *model) attempted(h *held, o *open, e *event, row entry) {
 	}
 }
 
-// settle says what becomes of a lane: its claim stays for the next delivery, or
-// is given back. Place is that of the delivery that was finished, 0 if none was.
-func (m *model) settle(h *held, place int) (next *open) {
-	l, first := m.lane(h.line()), m.first(h.line())
+// settle keeps the lane's claim for the next delivery, or gives it back. Place is that
+// of the delivery that was finished, 0 if none was.
+func (m *model) settle(h *heldClaim, place int) (next *delivery) {
+	l, first := m.lane(h.laneID()), m.first(h.laneID())
 	stays := h.result.Stay && place > 0 && l.crashes < 2 && !m.onHold(h.d.Sync, false)
 	if place > 0 || first == nil || first.state == "failed" {
 		l.crashes = 0
 	}
-	l.lost = ""
+	l.unreported = ""
 	if stays && first != nil && m.sendable(first) {
-		l.sends, l.claimed = first, m.step
+		l.sends, l.since = first, m.step
 		return first
 	}
 	l.release()
 	return nil
 }
 
-// crash makes a relay forget its claims, and what it knows of new deliveries.
-func (m *model) crash(t *rapid.T) {
+// die makes a relay forget its claims, and what it knows of new deliveries.
+func (m *model) die(t *rapid.T) {
 	by := m.relay(t)
-	m.say("%s crashes", by.name)
-	m.held = slices.DeleteFunc(m.held, func(h *held) bool { return h.relay.name == by.name })
+	m.say("%s dies", by.name)
+	m.claims = slices.DeleteFunc(m.claims, func(h *heldClaim) bool { return h.relay.name == by.name })
 	by.arrivals = nil
 }
 
 // Time -------------------------------------------------------------------
 
-func (m *model) expire(t *rapid.T) {
-	var claimed []line
+func (m *model) aLeaseEnds(t *rapid.T) {
+	var claimed []laneID
 	for _, sync := range syncs {
 		for _, key := range keys {
-			if l := m.lane(line{sync, key}); l.claim != "" && !l.expired && !l.locked {
-				claimed = append(claimed, line{sync, key})
+			if l := m.lane(laneID{sync, key}); l.claim != "" && !l.leaseEnded && !l.locked {
+				claimed = append(claimed, laneID{sync, key})
 			}
 		}
 	}
 	if len(claimed) == 0 {
 		t.SkipNow() // nothing is claimed
 	}
-	m.expireOne(t, pick(t, "claimed", claimed))
+	m.leaseEnds(t, pick(t, "claimed", claimed))
 }
 
-func (m *model) expireOne(t *rapid.T, l line) {
+func (m *model) leaseEnds(t *rapid.T, l laneID) {
 	m.say("the lease of %s ends", l)
 	m.sql(t, `UPDATE outbox.lane SET due_at = clock_timestamp() - interval '1 second' WHERE sync = $1 AND key = $2`, l.sync, l.key)
-	m.lane(l).expired = true
+	m.lane(l).leaseEnded = true
 }
 
-func (m *model) becomeDue(t *rapid.T) {
-	waiting := m.filter(func(o *open) bool { return o.later && !o.locked && !m.lane(o.line).locked })
+func (m *model) aDelayEnds(t *rapid.T) {
+	waiting := m.filter(func(o *delivery) bool { return o.notDue && !o.locked && !m.lane(o.laneID).locked })
 	if len(waiting) == 0 {
 		t.SkipNow() // nothing waits for its time
 	}
-	m.becomeDueOne(t, pick(t, "waiting", waiting))
+	m.becomeDue(t, pick(t, "waiting", waiting))
 }
 
-func (m *model) becomeDueOne(t *rapid.T, o *open) {
+func (m *model) becomeDue(t *rapid.T, o *delivery) {
 	m.say("%s is due", o)
 	m.sql(t, `UPDATE outbox.delivery SET due_at = clock_timestamp() WHERE sync = $1 AND key = $2 AND event_seq = $3`, o.sync, o.key, o.place)
-	if m.first(o.line) == o { // then its lane waits for the same time
+	if m.first(o.laneID) == o { // then its lane waits for the same time
 		m.sql(t, `UPDATE outbox.lane SET due_at = clock_timestamp() WHERE sync = $1 AND key = $2 AND claim IS NULL AND due_at > clock_timestamp() AND due_at < 'infinity'`, o.sync, o.key)
 	}
-	o.later = false
+	o.notDue = false
 }
 
 // Holds ------------------------------------------------------------------
@@ -499,13 +508,13 @@ func (m *model) hold(t *rapid.T, free []string) {
 	sync := pick(t, "sync", free)
 	by, kind := m.relay(t), pick(t, "kind", []outbox.HoldKind{outbox.HoldAuth, outbox.HoldBreaker, outbox.HoldThrottle})
 	m.say("%s holds %s by %s", by.name, sync, kind)
-	within(t, by.name+" holds", func(ctx context.Context) error { return by.store.Hold(ctx, sync, "", kind, forever, "r") })
+	nobodyWaits(t, by.name+" holds", func(ctx context.Context) error { return by.store.Hold(ctx, sync, "", kind, forever, "r") })
 	m.holds[sync][kind] = &hold{}
 	m.untriedWait(t, sync)
 }
 
-// untriedWait leaves the earlier probes with deliveries that were not tried yet
-// out of the model: when they are due is a matter of milliseconds.
+// untriedWait leaves the earlier probes, with deliveries that were not tried yet, out
+// of the model: they are due within milliseconds.
 func (m *model) untriedWait(t *rapid.T, sync string) {
 	m.sql(t, `UPDATE outbox.hold SET untried_at = 'infinity' WHERE sync = $1 AND kind = 'auth'`, sync)
 }
@@ -519,7 +528,7 @@ func (m *model) holdEnds(t *rapid.T, free []string) {
 	}
 }
 
-// probe asks for a probe and sends it.
+// probe asks for a probe, and claims a delivery for it.
 func (m *model) probe(t *rapid.T, free []string) {
 	sync, by := pick(t, "sync", free), m.relay(t)
 	granted, again := false, false
@@ -529,7 +538,7 @@ func (m *model) probe(t *rapid.T, free []string) {
 	}
 	granted = granted && !again
 	var probe outbox.Probe
-	within(t, by.name+" probes", func(ctx context.Context) (err error) {
+	nobodyWaits(t, by.name+" probes", func(ctx context.Context) (err error) {
 		probe, err = by.store.Probe(ctx, sync, "", forever)
 		return err
 	})
@@ -552,7 +561,7 @@ func (m *model) probe(t *rapid.T, free []string) {
 		}
 	}
 	if rapid.Bool().Draw(t, "again") {
-		within(t, by.name+" probes again", func(ctx context.Context) error {
+		nobodyWaits(t, by.name+" probes again", func(ctx context.Context) error {
 			return by.store.ProbeAgain(ctx, sync, "", probe.Number, forever, true)
 		})
 		m.untriedWait(t, sync)
@@ -562,18 +571,18 @@ func (m *model) probe(t *rapid.T, free []string) {
 func (m *model) lift(t *rapid.T, free []string) {
 	sync, by := pick(t, "sync", free), m.relay(t)
 	m.say("%s lifts the holds of %s", by.name, sync)
-	within(t, by.name+" lifts", func(ctx context.Context) error { return by.store.Lift(ctx, sync, "") })
+	nobodyWaits(t, by.name+" lifts", func(ctx context.Context) error { return by.store.Lift(ctx, sync, "") })
 	delete(m.holds[sync], outbox.HoldAuth)
 	delete(m.holds[sync], outbox.HoldBreaker)
 }
 
-// endHolds does what must not wait even for an operator who is changing the
-// sync's holds: it leaves them for the next time.
+// endHolds removes holds that have ended, and notes a delivery. Neither waits for the
+// open operator: where that has changed a hold of the sync, the next time does it.
 func (m *model) endHolds(t *rapid.T, _ []string) {
 	sync, by := pick(t, "sync", syncs), m.relay(t)
 	m.say("%s removes ended holds of %s", by.name, sync)
-	within(t, by.name+" removes ended holds", func(ctx context.Context) error { return by.store.EndHolds(ctx, sync, forever) })
-	within(t, by.name+" notes a delivery", func(ctx context.Context) error {
+	nobodyWaits(t, by.name+" removes ended holds", func(ctx context.Context) error { return by.store.EndHolds(ctx, sync, forever) })
+	nobodyWaits(t, by.name+" notes a delivery", func(ctx context.Context) error {
 		_, err := by.store.NoteDelivery(ctx, sync, time.Now())
 		return err
 	})

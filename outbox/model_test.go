@@ -1,448 +1,349 @@
 package outbox_test
 
 import (
-	"cmp"
-	"context"
-	"errors"
-	"flag"
 	"fmt"
-	"slices"
-	"strconv"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"pgregory.net/rapid"
 
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// Relays, writers and operators in any order, against a model in memory that
-// says what may be claimed, what each delivery looks like and which rows the log
-// has. Nothing runs at once: an operator's and a writer's transaction stay open
-// over what the others do instead, and none of it may wait for them. Time is
-// moved by changing due times and leases.
+// TestModel is the specification of the path of a delivery, and runs it: a model in
+// memory says what the database may answer. It takes random actions of relays, writers
+// and operators in any order, applies each to the model and to the database, and checks
+// after each that the two agree and that the rules hold.
 //
-// A relay that looks at a sync twice, with enough room, must find all that may be sent:
-// the first look may find only that a lane which waits is due.
+// Read it in this order:
+//
+//  1. the state, which is [model] and the types before it,
+//  2. [model.actions], what may happen: when, and what is true afterwards,
+//  3. [model.rules], what is true whatever has happened, by the guarantees of
+//     docs/guarantees.md.
+//
+// Nothing runs at the same time. Instead, one transaction of an operator and one of a
+// writer stay open over what the others do, and nobody may wait for them. Time passes
+// by actions that change due times and leases.
+//
+// A failure prints what happened, step by step.
 func TestModel(t *testing.T) {
 	tune(t, "rapid.checks", "60")
 	tune(t, "rapid.steps", "40")
 	d := newDesk(t,
 		outbox.Registration{Name: "blocks", Patterns: []string{"*"}, OnFailed: "block"},
 		outbox.Registration{Name: "supersedes", Patterns: []string{"*"}, OnFailed: "supersede", From: "beginning"})
-	d.exec(`DO $$
-DECLARE guarded regclass;
-BEGIN
-    FOR guarded IN SELECT tgrelid FROM pg_trigger WHERE tgname = 'append_only' LOOP
-        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER append_only', guarded); -- emptied between the runs
-    END LOOP;
-END $$`)
+	d.logMayBeEmptied()
 	rapid.Check(t, func(t *rapid.T) {
-		d.exec(`TRUNCATE outbox.event, outbox.delivery, outbox.lane, outbox.delivery_log, outbox.external_ref, outbox.hold, outbox.unmatched RESTART IDENTITY`)
-		d.exec(`UPDATE outbox.sync SET hold_kind = NULL, hold_until = NULL, hold_reason = NULL, hold_by = NULL`)
+		d.empty()
 		m := &model{
-			desk: d, refs: map[line]reference{}, newest: map[line]int{}, holds: map[string]map[outbox.HoldKind]*hold{"blocks": {}, "supersedes": {}},
-			events: map[int]*event{}, lanes: map[line]*lane{},
+			desk: d, events: map[int]*event{}, lanes: map[laneID]*lane{}, refs: map[laneID]reference{}, newest: map[laneID]int{},
+			holds:  map[string]map[outbox.HoldKind]*hold{"blocks": {}, "supersedes": {}},
 			relays: []*relay{{name: "a", store: d.a}, {name: "b", store: d.b}},
 		}
 		defer m.close(t)
-		t.Repeat(m.actions())
-		m.drain(t)
+		t.Repeat(m.steps())
+		m.everythingDrains(t)
 	})
 }
 
-// tune sets a flag of rapid's unless the command line does.
-func tune(t *testing.T, name, value string) {
-	t.Helper()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == name })
-	if given {
-		return
-	}
-	before := flag.Lookup(name).Value.String()
-	if err := flag.Set(name, value); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = flag.Set(name, before) })
-}
+// 1. The state -----------------------------------------------------------
 
-// line is what keeps an order.
-type line struct{ sync, key string }
+// Two syncs take every event, of two keys. One blocks a key behind its failed event,
+// the other one supersedes it.
+var (
+	syncs = []string{"blocks", "supersedes"}
+	keys  = []string{"k1", "k2"}
+)
 
-func (l line) String() string { return l.sync + "/" + l.key }
-
+// event is what a writer has committed.
 type event struct {
-	n, seq  int
+	n, seq  int // its number in the trace and its id, and its place in the order
 	key     string
 	version *int64
-	wanted  bool // by the filter of both syncs
+	wanted  bool // the filter of both syncs leaves it in
 }
 
-// id is an event's; its number is easier to read in a trace.
-func id(n int) string { return fmt.Sprintf("00000000-0000-0000-0000-%012d", n) }
+// delivery is an open one: a finished delivery is in the log and nowhere else.
+type delivery struct {
+	laneID
+	event, place int    // whose it is, and where it is in its lane
+	state        string // waiting, retry or failed
+	notDue       bool   // its delay has not ended
 
-func number(id string) int {
-	n, _ := strconv.Atoi(id[strings.LastIndex(id, "-")+1:])
-	return n
+	attempts, total int // in this life, and ever
+	charged         int // attempts that count for the budget
+	revision        int // of its idempotency key
+
+	committed int  // step from which on others see it
+	locked    bool // by the operator's open transaction
 }
 
-// open is an unfinished delivery.
-type open struct {
-	line
-	event, place int
-	state        string // waiting, retry, failed
-	later        bool   // not due yet
+func (o *delivery) String() string { return fmt.Sprintf("e%d>%s", o.event, o.laneID) }
 
-	attempts, total, charged, revision int
+// laneID names a lane: the queue of a key in a sync.
+type laneID struct{ sync, key string }
 
-	seen   int  // step at which it was committed
-	locked bool // by the operator's open transaction
-}
+func (l laneID) String() string { return l.sync + "/" + l.key }
 
-func (o *open) String() string { return fmt.Sprintf("e%d>%s", o.event, o.line) }
-
-// lane is that of a line, whether or not the database has a row for it.
+// lane is a lane, whether or not the database has a row for it.
 type lane struct {
-	claim   string // "" while nobody has it
-	sends   *open  // what its claim is for, nil if nothing could be sent
-	claimed int    // step at which that was claimed
-	expired bool   // the lease has ended
-	crashes int
-	lost    string // a claim that ended without a word, of which no delivery was told yet
-	locked  bool   // by the operator's open transaction
+	claim      string    // its token; empty while nobody has the lane
+	sends      *delivery // what is sent under the claim; nil if nothing can be
+	since      int       // step at which that was claimed
+	leaseEnded bool
+	crashes    int    // claims in a row that ended without a word
+	unreported string // the first of them, until the log says of a delivery that its outcome is unknown
+	locked     bool   // by the operator's open transaction
 }
 
-// release gives the claim back.
-func (l *lane) release() { l.claim, l.sends, l.expired = "", nil, false }
+// heldClaim is a claim that a relay remembers, whether or not it is still valid.
+type heldClaim struct {
+	relay    *relay
+	d        *outbox.Delivery
+	result   *outbox.Result // what the relay has recorded, or has tried to
+	recorded bool
+}
 
-// entry is a row of the log.
-type entry struct {
+// relay is what one process remembers of the arrivals of each sync. Its claims are
+// those of the model that name it.
+type relay struct {
+	name     string
+	store    *outbox.Store
+	arrivals map[string]*outbox.Arrivals
+}
+
+// hold is why a sync sends nothing. When its time has come, a throttle has ended, and
+// an auth or breaker hold may be probed.
+type hold struct{ due bool }
+
+// logRow is a row of the delivery log.
+type logRow struct {
 	sync              string
 	event             int
 	outcome           string
 	attempt, revision int
 	claim             string
-	relay             bool // written by a relay about an attempt of its own
+	relay             bool // it is about an attempt of the relay that wrote it
 }
 
+// reference is what the receiver has called its copy for a key.
 type reference struct {
 	externalID string
 	version    *int64
-	seq        int
+	seq        int // of the event that it was answered to
 }
 
-// hold keeps whether its time has come: the end of a throttle, the next probe
-// of the others.
-type hold struct{ due bool }
-
-// held is a claim that a relay remembers.
-type held struct {
-	relay    *relay
-	d        *outbox.Delivery
-	result   *outbox.Result // what it recorded, or tried to
-	recorded bool
-}
-
-func (h *held) String() string {
-	if h.d.Place == 0 {
-		return fmt.Sprintf("%s:%s/%s", h.relay.name, h.d.Sync, h.d.Key)
-	}
-	return fmt.Sprintf("%s:e%d>%s", h.relay.name, number(h.d.Event.ID), h.d.Sync)
-}
-
-func (h *held) line() line { return line{h.d.Sync, h.d.Key} }
-
-type relay struct {
-	name     string
-	store    *outbox.Store
-	arrivals map[string]*outbox.Arrivals // by sync
-}
-
-func (r *relay) known(sync string) *outbox.Arrivals {
-	if r.arrivals == nil {
-		r.arrivals = map[string]*outbox.Arrivals{}
-	}
-	if r.arrivals[sync] == nil {
-		r.arrivals[sync] = &outbox.Arrivals{}
-	}
-	return r.arrivals[sync]
-}
-
-// session is a transaction that stays open over several steps.
+// session is a transaction of an operator or a writer that stays open over several
+// steps. Nobody sees what it has done before it commits.
 type session struct {
 	tx       pgx.Tx
-	snapshot bool            // REPEATABLE READ
-	keys     map[string]bool // those it has written about
-	syncs    map[string]bool // those whose hold it has changed
-	touched  map[string]bool // the deliveries
-	paused   map[string]bool // the syncs that were paused when it began
-	replays  map[line][]int  // places of its replays, which only it sees
-	commit   []func()        // what becomes true with it
+	snapshot bool             // it is at REPEATABLE READ, and sees what was true when it began
+	keys     map[string]bool  // of which it has locked or written something
+	syncs    map[string]bool  // whose hold it has changed
+	touched  map[string]bool  // deliveries that it has changed, and the words "gone" and one that it has discarded
+	paused   map[string]bool  // syncs that were paused when it began
+	replays  map[laneID][]int // places of its replays
+	commit   []func()         // what becomes true with its commit
 }
 
+// model is the whole state.
 type model struct {
-	*desk
-	step     int
-	trace    []string
-	seq      int
-	open     []*open
-	log      []entry
-	refs     map[line]reference
-	newest   map[line]int // event of the newest reference seen
-	holds    map[string]map[outbox.HoldKind]*hold
-	events   map[int]*event
-	held     []*held
-	lanes    map[line]*lane
-	operator *session
-	writer   *session
-	begun    []pgx.Tx
+	*desk // the database
+
+	seq    int // the last number drawn, by an event or a replay
+	events map[int]*event
+	open   []*delivery
+	lanes  map[laneID]*lane
+	holds  map[string]map[outbox.HoldKind]*hold // by sync
+	log    []logRow
+	refs   map[laneID]reference
+	newest map[laneID]int // seq of the newest reference that was there
+
 	relays   []*relay
+	claims   []*heldClaim
+	operator *session // nil while none is open
+	writer   *session
+
+	step  int
+	trace []string
+	begun []pgx.Tx // all sessions, to be ended with the test
 }
 
-var (
-	keys    = []string{"k1", "k2"}
-	syncs   = []string{"blocks", "supersedes"}
-	forever = time.Hour
-)
+// 2. The actions ---------------------------------------------------------
 
-// actions are what may happen, each as often as its weight says.
-func (m *model) actions() map[string]func(*rapid.T) {
-	actions := map[string]func(*rapid.T){}
-	for _, a := range []struct {
-		name   string
-		weight int
-		do     func(*rapid.T)
-	}{
-		{"insert", 3, m.insert},
-		{"writer", 2, m.write},
-		{"claim", 5, m.claimSome},
-		{"suspect", 1, m.claimSuspect},
-		{"record", 6, m.recordSome},
-		{"record twice", 1, m.recordTwice},
-		{"crash", 1, m.crash},
-		{"expire", 2, m.expire},
-		{"become due", 2, m.becomeDue},
-		{"requeue", 1, m.requeueNow},
-		{"discard", 1, m.discardNow},
-		{"replay", 1, m.replayNow},
-		{"pause", 1, m.pauseNow},
-		{"operator", 5, m.operate},
-		{"hold", 1, m.anyHold},
-	} {
-		for n := range a.weight {
-			actions[fmt.Sprintf("%s %d", a.name, n+1)] = func(t *rapid.T) {
+// action is something that may happen.
+type action struct {
+	name  string
+	often int    // how often it is drawn, compared with the others
+	needs string // what must be true before; if it is not, another action is drawn
+	then  string // what is true afterwards, besides the rules
+	do    func(*rapid.T)
+}
+
+func (m *model) actions() []action {
+	return []action{
+		// Writers, in model_writer_test.go.
+		{
+			"a writer inserts an event", 3,
+			"a key about which the open writer has not written",
+			"the event has a waiting delivery for each sync, at the end of its lane",
+			m.insert,
+		},
+		{
+			"the open writer takes a step", 2, "",
+			"it has begun, or has written one more event, or has ended; its events are there with its commit, at the places that they had drawn before",
+			m.write,
+		},
+		// Relays, in model_relay_test.go.
+		{
+			"a relay claims lanes", 5, "",
+			"of a sync on hold nothing is claimed; else at most as many lanes as there is room for, each with its first delivery, which is due, has not failed and is locked by nobody; with room for all of them, no such lane is left",
+			m.claimLanes,
+		},
+		{
+			"a relay claims a suspect", 1, "",
+			"the same for one lane during whose claims two relays or more have died",
+			m.claimSuspect,
+		},
+		{
+			"a relay records results", 6,
+			"a claim of which nothing is recorded",
+			"if the claim is valid: a finished delivery is gone, another is put off or has failed, and the lane is kept for its next delivery or given back; if not: no delivery has changed, and the log says lease_lost where an attempt was made",
+			m.recordSome,
+		},
+		{
+			"a relay records a result once more", 1,
+			"a result that is recorded",
+			"nothing is recorded twice",
+			m.recordTwice,
+		},
+		{
+			"a relay dies", 1, "",
+			"it has forgotten its claims and what it knew of arrivals; the database does not know yet",
+			m.die,
+		},
+		// Time, in model_relay_test.go.
+		{
+			"a lease ends", 2,
+			"a lane that is claimed",
+			"another relay may claim it: then one more has died, and the log says that the outcome is unknown",
+			m.aLeaseEnds,
+		},
+		{
+			"a delay ends", 2,
+			"a delivery that is not due",
+			"it is due",
+			m.aDelayEnds,
+		},
+		// Operators, in model_operator_test.go.
+		{
+			"an operator requeues", 1,
+			"a failed delivery of a key that the open operator leaves alone",
+			"it waits again, in its place, with a new budget; so do the others that have failed of its key, if the key was named",
+			m.requeueNow,
+		},
+		{
+			"an operator discards", 1,
+			"an open delivery of a key that the open operator leaves alone",
+			"it is gone; but the database refuses that while it is being sent",
+			m.discardNow,
+		},
+		{
+			"an operator replays", 1,
+			"an event of a key that the open operator leaves alone",
+			"it has a delivery at the end of its lane, with the next revision; but the database refuses that while one is open",
+			m.replayNow,
+		},
+		{
+			"an operator pauses or resumes", 1,
+			"a sync whose hold the open operator has not changed",
+			"the sync is paused, or is not any more",
+			m.pauseNow,
+		},
+		{
+			"the open operator takes a step", 5, "",
+			"it has begun, or has done one of these, or has locked a delivery or a lane, or has ended; what it did is true with its commit; a transaction with an old snapshot may be refused",
+			m.operate,
+		},
+		// Holds, in model_relay_test.go.
+		{
+			"a relay does something about a hold", 1,
+			"a sync whose hold the open operator has not changed",
+			"the sync is put on hold, or its holds come to their time, or it is probed with one delivery, or holds are lifted, or those that have ended are removed",
+			m.anyHold,
+		},
+	}
+}
+
+// 3. The rules -----------------------------------------------------------
+
+// rule is something that is true after every step.
+type rule struct {
+	guarantee string // its number and name in docs/guarantees.md
+	says      string
+	holds     func(*rapid.T, database)
+}
+
+// These rules are in model_rules_test.go. Others are checked in the steps that they
+// are about:
+//
+//   - 2, order: a failed event gives way to a newer one that is sent, where the sync
+//     supersedes: [model.superseded], [model.nothingIsLeftToSupersede];
+//   - 3, at least once: a result is recorded once: [model.recordTwice];
+//   - 4, fencing: a claim that has ended changes nothing: [model.recorded];
+//   - 5, our own faults: a lane whose relays died is claimed as a suspect only:
+//     [model.claimable];
+//   - 6, a healed fault drains by itself: [model.everythingDrains];
+//   - 7, nobody waits for an open transaction: [nobodyWaits];
+//   - 9, fairness: with room for all, all that is due is claimed:
+//     [model.everythingDueIsClaimed].
+func (m *model) rules() []rule {
+	return []rule{
+		{"the model", "the deliveries are those of the model, in its states", m.deliveriesAgree},
+		{"the model", "the lanes are those of the model, with its claims", m.lanesAgree},
+		{"the model", "the holds are those of the model, and the sync shows the strongest", m.holdsAgree},
+		{"the model", "the references are those of the model", m.referencesAgree},
+		{"1. Nothing is lost", "an event is, for each sync, open or finished: once, and once more for each replay", m.nothingIsLost},
+		{"2. Order", "nothing is sent while an earlier delivery of its lane is open that was there when it was claimed", m.orderIsKept},
+		{"2. Order", "a claim has an end, after which the lane may be claimed again", m.claimsEnd},
+		{"3. At least once", "the attempts of an event are numbered in the log without a gap", m.attemptsAreNumbered},
+		{"3. At least once", "a reference never goes back to that of an older event", m.referencesNeverGoBack},
+		{"the model", "the log has the rows of the model and no others", m.logAgrees},
+	}
+}
+
+// steps are the actions as they are drawn, each followed by the check of the rules.
+func (m *model) steps() map[string]func(*rapid.T) {
+	steps := map[string]func(*rapid.T){}
+	for _, a := range m.actions() {
+		for n := range a.often {
+			steps[fmt.Sprintf("%s (%d)", a.name, n+1)] = func(t *rapid.T) {
 				m.step++
+				defer func() {
+					if t.Failed() {
+						t.Logf("step %d: %s\nneeds: %s\nthen: %s", m.step, a.name, a.needs, a.then)
+					}
+				}()
 				a.do(t)
-				m.compare(t)
+				m.rulesHold(t)
 			}
 		}
 	}
-	return actions
+	return steps
 }
 
-// say adds a line to the trace that a failure prints.
-func (m *model) say(format string, args ...any) {
-	m.trace = append(m.trace, fmt.Sprintf("%3d  "+format, append([]any{m.step}, args...)...))
-}
-
-// pick draws one of a list, which must not be empty.
-func pick[T any](t *rapid.T, label string, list []T) T {
-	return list[rapid.IntRange(0, len(list)-1).Draw(t, label)]
-}
-
-func (m *model) relay(t *rapid.T) *relay {
-	return pick(t, "relay", m.relays)
-}
-
-// within bounds what nobody may wait for.
-func within(t *rapid.T, what string, do func(ctx context.Context) error) {
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, errors.New("it waited for somebody's open transaction"))
-	defer cancel()
-	if err := do(ctx); err != nil {
-		t.Fatalf("%s: %v (%v)", what, err, context.Cause(ctx))
-	}
-}
-
-func (m *model) sql(t *rapid.T, statement string, args ...any) {
-	within(t, statement, func(ctx context.Context) error {
-		_, err := m.pool.Exec(ctx, statement, args...)
-		return err
-	})
-}
-
-// refused runs what the database must refuse.
-func (m *model) refused(t *rapid.T, code, statement string, args ...any) {
-	_, err := m.pool.Exec(t.Context(), statement, args...)
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); !ok || pgErr.Code != code {
-		t.Fatalf("%s %v: %v, want it refused with %s", statement, args, err, code)
-	}
-}
-
-// of lists a line's open deliveries in order.
-func (m *model) of(l line) []*open {
-	var list []*open
-	for _, o := range m.open {
-		if o.line == l {
-			list = append(list, o)
-		}
-	}
-	slices.SortFunc(list, func(a, b *open) int { return cmp.Compare(a.place, b.place) })
-	return list
-}
-
-// first is the first of a line, nil if there is none.
-func (m *model) first(l line) *open {
-	if row := m.of(l); len(row) > 0 {
-		return row[0]
-	}
-	return nil
-}
-
-func (m *model) lane(l line) *lane {
-	if m.lanes[l] == nil {
-		m.lanes[l] = &lane{}
-	}
-	return m.lanes[l]
-}
-
-func (m *model) filter(keep func(*open) bool) []*open {
-	var list []*open
-	for _, o := range m.open {
-		if keep(o) {
-			list = append(list, o)
-		}
-	}
-	return list
-}
-
-func (m *model) remove(o *open) {
-	m.open = slices.DeleteFunc(m.open, func(other *open) bool { return other == o })
-}
-
-// at is the delivery at a place, nil if it is gone.
-func (m *model) at(sync string, place int64) *open {
-	for _, o := range m.open {
-		if o.sync == sync && int64(o.place) == place {
-			return o
-		}
-	}
-	return nil
-}
-
-func (m *model) find(sync string, event int) *open {
-	for _, o := range m.open {
-		if o.sync == sync && o.event == event {
-			return o
-		}
-	}
-	return nil
-}
-
-// Writers ----------------------------------------------------------------
-
-const (
-	plain = `INSERT INTO outbox.event (type, key, payload, version, id) VALUES ($4, $1, '{}', $2, $3)`
-	emit  = `SELECT outbox.emit($4, $1, '{}', $2, id => $3)`
-)
-
-// add writes an event; what it returns makes the event's deliveries visible.
-func (m *model) add(t *rapid.T, exec func(context.Context, string, ...any) (pgconn.CommandTag, error), key string) (commit func()) {
-	m.seq++
-	e := &event{n: m.seq, seq: m.seq, key: key, wanted: rapid.IntRange(0, 2).Draw(t, "wanted") > 0}
-	typ := "unwanted"
-	if e.wanted {
-		typ = "t"
-	}
-	if rapid.IntRange(0, 4).Draw(t, "version") > 0 {
-		e.version = new(int64(e.seq))
-	}
-	within(t, "insert", func(ctx context.Context) error {
-		_, err := exec(ctx, pick(t, "by", []string{plain, emit}), key, e.version, id(e.n), typ)
-		return err
-	})
-	m.say("e%d of %s is written, wanted %t", e.n, key, e.wanted)
-	return func() {
-		m.events[e.n] = e
-		for _, sync := range syncs {
-			m.open = append(m.open, &open{line: line{sync, key}, event: e.n, place: e.seq, state: "waiting", revision: 1, seen: m.step})
-		}
-	}
-}
-
-// freeKeys are those that no other writer is busy with: a writer changes its
-// own row of the key first, and so waits for the other.
-func (m *model) freeKeys() []string {
-	if m.writer == nil {
-		return keys
-	}
-	return slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return m.writer.keys[k] })
-}
-
-func (m *model) insert(t *rapid.T) {
-	free := m.freeKeys()
-	if len(free) == 0 {
-		t.SkipNow() // the open writer has every key
-	}
-	m.add(t, m.pool.Exec, pick(t, "key", free))()
-}
-
-// write takes a writer's transaction one step further.
-func (m *model) write(t *rapid.T) {
-	if m.writer == nil {
-		m.writer = m.begin(t, pgx.TxOptions{})
-		m.say("a writer begins")
-	}
-	switch w := m.writer; rapid.IntRange(0, 3).Draw(t, "writer") {
-	case 0:
-		m.writer = nil
-		m.end(t, w, "the writer")
-	default:
-		key := pick(t, "key", keys)
-		w.keys[key] = true
-		w.commit = append(w.commit, m.add(t, w.tx.Exec, key))
-	}
-}
-
-func (m *model) begin(t *rapid.T, options pgx.TxOptions) *session {
-	tx, err := m.pool.BeginTx(context.WithoutCancel(t.Context()), options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.begun = append(m.begun, tx)
-	return &session{
-		tx: tx, snapshot: options.IsoLevel == pgx.RepeatableRead,
-		keys: map[string]bool{}, syncs: map[string]bool{}, touched: map[string]bool{}, paused: map[string]bool{},
-		replays: map[line][]int{},
-	}
-}
-
-// end commits or rolls back a session.
-func (m *model) end(t *rapid.T, s *session, who string) {
-	if rapid.IntRange(0, 2).Draw(t, "end") == 0 {
-		m.say("%s rolls back", who)
-		if err := s.tx.Rollback(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	m.say("%s commits", who)
-	if err := s.tx.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range s.commit {
-		f()
-	}
-}
-
-// close ends what a failed run left open, and tells what it did.
-func (m *model) close(t *rapid.T) {
-	if t.Failed() {
-		t.Logf("what happened, by step:\n%s", strings.Join(m.trace, "\n"))
-	}
-	for _, tx := range m.begun {
-		_ = tx.Rollback(context.Background())
+// rulesHold checks the rules.
+func (m *model) rulesHold(t *rapid.T) {
+	d := m.read(t)
+	for _, r := range m.rules() {
+		func() {
+			defer func() {
+				if t.Failed() {
+					t.Logf("this breaks a rule of %q: %s", r.guarantee, r.says)
+				}
+			}()
+			r.holds(t, d)
+		}()
 	}
 }

@@ -73,7 +73,7 @@ func (l *keyLine) open(function string, n int64) (end func(how string)) {
 		if _, err := tx.Exec(l.t.Context(), how); err != nil {
 			l.t.Fatal(err)
 		}
-		l.exec(`SELECT pg_sleep(0.06)`) // a lane whose first delivery was locked is due again in 50 ms
+		l.afterAMoment()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -37,6 +38,7 @@ func TestAFailedDeliveryBlocksItsKeyOnly(t *testing.T) {
 	w.start("relay-1", sync1(c))
 	w.eventually("H-2 delivered and H-1 blocked", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`) == 3 &&
+			query[int](w, `SELECT count(*) FROM outbox.failed WHERE key = 'H-1'`) == 1 &&
 			query[int](w, `SELECT count(*) FROM outbox.open_delivery WHERE key = 'H-1' AND state = 'queued'`) == 2
 	})
 	if got := query[string](w, `SELECT key || ' ' || behind FROM outbox.blocked_key`); got != "H-1 2" {
@@ -220,9 +222,7 @@ func TestAuthHoldsTheSyncAndProbes(t *testing.T) {
 	if got := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'failed'`); got != 0 {
 		t.Errorf("%d failed: rows never fail for credentials", got)
 	}
-	if got := query[int](w, `SELECT count(*) FROM outbox.hold`); got != 0 {
-		t.Errorf("%d holds left", got)
-	}
+	w.noHolds()
 }
 
 func TestForbiddenForOneRowFailsIt(t *testing.T) {
@@ -352,29 +352,30 @@ func TestPauseTakesEffectAndResumes(t *testing.T) {
 func TestStopDrainsAndReleases(t *testing.T) {
 	w := newWorld(t)
 	entered := make(chan struct{}, 1000)
-	leave := make(chan struct{})
-	c := newCourt(func(ctx context.Context, _ adapters.Message, _ int) (adapters.Receipt, error) {
-		entered <- struct{}{}
-		select {
-		case <-leave:
-			return adapters.Receipt{Code: "HTTP 200"}, nil
-		case <-ctx.Done():
-			return adapters.Receipt{}, adapters.Unknown(ctx.Err())
-		}
-	})
-	for n := range 100 {
-		w.emit(fmt.Sprint("H-", n), map[string]any{"n": n})
+	answersWhen := func(leave <-chan struct{}) *court {
+		return newCourt(func(ctx context.Context, _ adapters.Message, _ int) (adapters.Receipt, error) {
+			entered <- struct{}{}
+			select {
+			case <-leave:
+				return adapters.Receipt{Code: "HTTP 200"}, nil
+			case <-ctx.Done():
+				return adapters.Receipt{}, adapters.Unknown(ctx.Err())
+			}
+		})
 	}
 	t.Run("in time", func(t *testing.T) {
-		r := w.start("relay-1", sync1(c, func(s *relay.Sync) { s.Concurrency = 4 }))
+		w.bulk(100)
+		leave, log := make(chan struct{}), &logBuffer{}
+		c := answersWhen(leave)
+		config := sync1(c, func(s *relay.Sync) { s.Concurrency = 4 })
+		config.Logger = slog.New(slog.NewTextHandler(log, nil))
+		r := w.start("relay-1", config)
 		for range 4 {
 			<-entered
 		}
-		time.AfterFunc(200*time.Millisecond, func() {
-			for range 4 {
-				leave <- struct{}{}
-			}
-		})
+		r.cancel()
+		w.eventually("the relay stops", func() bool { return log.contains("relay stopping") })
+		close(leave)
 		if err := r.stop(); err != nil {
 			t.Errorf("Run returned %v, want nil", err)
 		}
@@ -383,7 +384,11 @@ func TestStopDrainsAndReleases(t *testing.T) {
 		}
 	})
 	t.Run("not in time", func(t *testing.T) {
-		config := sync1(c, func(s *relay.Sync) { s.Concurrency = 4 })
+		w.bulk(100)
+		for len(entered) > 0 {
+			<-entered
+		}
+		config := sync1(answersWhen(nil), func(s *relay.Sync) { s.Concurrency = 4 })
 		config.Drain = 100 * time.Millisecond
 		r := w.start("relay-2", config)
 		for range 4 {

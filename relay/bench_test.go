@@ -33,10 +33,7 @@ SELECT 'scheduling:updated', 'H-' || n % greatest($1 / 4, 1), jsonb_build_object
 	w.exec(`VACUUM ANALYZE outbox.delivery`)
 	b.ResetTimer()
 	w.start("relay-1", config)
-	w.within(5*time.Minute, "drained", func() bool {
-		time.Sleep(20 * time.Millisecond)
-		return !query[bool](w, `SELECT EXISTS (SELECT FROM outbox.delivery)`)
-	})
+	w.drainedWithin(5 * time.Minute)
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }

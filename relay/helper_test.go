@@ -140,6 +140,12 @@ func (w *world) startAt(url, name string, config relay.Config) *running {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return w.startOn(store, store.Close, config)
+}
+
+// startOn starts a relay on a store, which closed closes after the relay's end.
+func (w *world) startOn(store relay.Store, closed func(), config relay.Config) *running {
+	w.t.Helper()
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	}
@@ -152,7 +158,7 @@ func (w *world) startAt(url, name string, config relay.Config) *running {
 	go func() { run.done <- r.Run(ctx) }()
 	w.t.Cleanup(func() {
 		_ = run.stop()
-		store.Close()
+		closed()
 	})
 	return run
 }
@@ -203,7 +209,39 @@ func sync1(a adapters.Adapter, change ...func(*relay.Sync)) relay.Config {
 	for _, c := range change {
 		c(&s)
 	}
-	return relay.Config{Syncs: []relay.Sync{s}, Workers: 16, Poll: 20 * time.Millisecond, Drain: 5 * time.Second}
+	return relay.Config{Syncs: []relay.Sync{s}, Workers: 16, Poll: 20 * time.Millisecond, Drain: patience}
+}
+
+// makeDue ends the delay of what a key has to retry.
+func (w *world) makeDue(key string) {
+	w.t.Helper()
+	w.exec(`UPDATE outbox.delivery SET due_at = clock_timestamp() WHERE key = $1 AND state = 'retry'`, key)
+	w.exec(`UPDATE outbox.lane SET due_at = clock_timestamp() WHERE key = $1 AND claim IS NULL`, key)
+}
+
+// endLeases ends the leases of what a relay has claimed, as if their time were over.
+func (w *world) endLeases(relay string) {
+	w.t.Helper()
+	w.exec(`UPDATE outbox.lane SET due_at = clock_timestamp() - interval '1 second' WHERE claimed_by = $1`, relay)
+}
+
+// extendLeases keeps claims from being taken over for their age, so that a busy
+// machine may be late with a recording.
+func (w *world) extendLeases() {
+	w.t.Helper()
+	w.exec(`UPDATE outbox.lane SET due_at = clock_timestamp() + interval '1 minute' WHERE claim IS NOT NULL AND due_at < clock_timestamp() + interval '30 seconds'`)
+}
+
+// counts waits until a query says the number.
+func (w *world) counts(what string, want int, sql string, args ...any) {
+	w.t.Helper()
+	w.eventually(fmt.Sprint(what, ": ", want), func() bool { return query[int](w, sql, args...) == want })
+}
+
+// noHolds waits until holds that have ended are removed.
+func (w *world) noHolds() {
+	w.t.Helper()
+	w.counts("holds", 0, `SELECT count(*) FROM outbox.hold`)
 }
 
 // eventually waits until the condition holds.
@@ -220,6 +258,10 @@ func (w *world) within(bound time.Duration, what string, holds func() bool) {
 	waiting.For(w.t, bound, what, holds, w.dump)
 }
 
+// drained waits until every delivery is finished. The last row of the log, the
+// reference and the lane of a delivery are written together with its end. What follows
+// in a transaction of its own, such as the end of a hold or the time of the last
+// delivery, is to be waited for.
 func (w *world) drained() {
 	w.t.Helper()
 	w.drainedWithin(patience)

@@ -26,23 +26,18 @@ func badOnes(code string, err error) *court {
 }
 
 // traffic writes events of keys of their own, one after the other has been
-// delivered, until the condition holds. It returns how long the slowest took.
-func (w *world) traffic(what string, holds func() bool) (slowest time.Duration) {
+// delivered, until the condition holds.
+func (w *world) traffic(what string, holds func() bool) {
 	w.t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
-	for n := 0; !holds(); n++ {
+	for n, deadline := 0, time.Now().Add(2*patience); !holds(); n++ {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("still not: %s\n%s", what, w.dump())
 		}
-		began := time.Now()
 		id := w.emit(fmt.Sprint("good-", n), map[string]any{"n": n})
 		w.eventually("another hearing is delivered", func() bool {
 			return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE event_id = $1 AND outcome = 'delivered')`, id)
 		})
-		slowest = max(slowest, time.Since(began))
 	}
-	w.t.Logf("%s; the slowest of the others took %s", what, slowest)
-	return slowest
 }
 
 func (w *world) failed() int {
@@ -64,10 +59,7 @@ func TestARecordThatIsRefusedWhileOthersAreAcceptedFails(t *testing.T) {
 				for n := range bad {
 					w.emit(fmt.Sprint("bad-", n), map[string]any{"n": n})
 				}
-				slowest := w.traffic("all that are refused have failed", func() bool { return w.failed() == bad })
-				if slowest > 5*time.Second {
-					t.Errorf("another hearing waited for %s", slowest)
-				}
+				w.traffic("all that are refused have failed", func() bool { return w.failed() == bad })
 				says := query[string](w, `SELECT DISTINCT regexp_replace(error, '\d+ times', 'N times') FROM outbox.failed`)
 				if want := "the receiver refuses this record with " + name + ", the last N times, while it accepts others: " + refusal.Error(); says != want {
 					t.Errorf("reason %q, want %q", says, want)
@@ -75,9 +67,7 @@ func TestARecordThatIsRefusedWhileOthersAreAcceptedFails(t *testing.T) {
 				if n := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'failed' AND key NOT LIKE 'bad%'`); n > 0 {
 					t.Errorf("%d others failed", n)
 				}
-				if n := query[int](w, `SELECT count(*) FROM outbox.hold`); n > 0 {
-					t.Errorf("%d holds are left", n)
-				}
+				w.traffic("no hold is left", func() bool { return query[int](w, `SELECT count(*) FROM outbox.hold`) == 0 })
 			})
 		}
 	}
@@ -96,9 +86,14 @@ func TestAHoldForRefusalsLetsTheFirstOfOthersThrough(t *testing.T) {
 		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.hold WHERE kind = 'auth' AND until > clock_timestamp() + interval '7 seconds' AND probes > 1)
 			AND NOT EXISTS (SELECT FROM outbox.lane WHERE claim IS NOT NULL)`)
 	})
-	w.exec(`UPDATE outbox.hold SET until = clock_timestamp() + interval '1 hour'`)
+	w.exec(`UPDATE outbox.hold SET until = clock_timestamp() + $1::interval`, laterThanTestsWait)
 	w.traffic("all that are refused have failed", func() bool { return w.failed() == 12 })
 }
+
+// laterThanTestsWait is when a probe must be due that a test does without. A hold that
+// would last for more than a minute longer than a lease is taken for one of a clock
+// that was set back.
+const laterThanTestsWait = patience + 50*time.Second
 
 // Nothing is accepted: the credentials are bad, for however few keys that shows.
 func TestCredentialTroubleFailsNothing(t *testing.T) {

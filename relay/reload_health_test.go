@@ -21,13 +21,14 @@ func TestNewCredentialsAreJudgedAnew(t *testing.T) {
 		return adapters.Receipt{Code: "HTTP 401"}, refused
 	})
 	patient := func(s *relay.Sync) {
-		s.Retry = relay.Retry{Initial: time.Second, Max: time.Second, Jitter: -1} // a record is at fault after ten seconds
+		s.Retry = relay.Retry{Initial: time.Minute, Max: time.Minute} // a record is at fault after a minute
 	}
 	r := w.start("relay-1", sync1(badOnes("HTTP 401", refused), patient))
 	w.emit("good", map[string]any{"n": 1})
 	w.drained()
 	w.emit("bad", map[string]any{"n": 1})
 	for n := 0; query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE key = 'bad'`) < 3; n++ {
+		w.makeDue("bad")
 		w.emit(fmt.Sprint("good-", n), map[string]any{"n": n})
 		w.eventually("another is delivered", w.delivered(fmt.Sprint("good-", n)))
 	}
@@ -35,6 +36,7 @@ func TestNewCredentialsAreJudgedAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.eventually("the sync is on hold", func() bool {
+		w.makeDue("bad")
 		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.hold WHERE kind = 'auth')`)
 	})
 	if w.failed() > 0 {
@@ -65,7 +67,7 @@ func TestNewCredentialsAreTriedAfterAProbeWithTheOld(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(answer)
-	w.within(time.Minute, "the new credentials are tried", func() bool { return knows.count() > 0 })
+	w.eventually("the new credentials are tried", func() bool { return knows.count() > 0 })
 }
 
 // Waiting for an attempt that does not return uses up no budget.

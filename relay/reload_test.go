@@ -170,8 +170,7 @@ func TestReloadTriesNewCredentialsAtOnce(t *testing.T) {
 	r := w.start("relay-1", sync1(refuses))
 	w.emit("H-1", map[string]any{"n": 1})
 	w.eventually("on hold", func() bool { return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.hold WHERE kind = 'auth')`) })
-	w.exec(`UPDATE outbox.hold SET until = clock_timestamp() + interval '20 seconds'`)
-	began := time.Now()
+	w.exec(`UPDATE outbox.hold SET until = clock_timestamp() + $1::interval`, laterThanTestsWait)
 	knows := newCourt(accepts)
 	w.eventually("delivered", func() bool {
 		if _, err := r.Reload(sync1(knows)); err != nil {
@@ -179,9 +178,6 @@ func TestReloadTriesNewCredentialsAtOnce(t *testing.T) {
 		}
 		return knows.count() > 0
 	})
-	if took := time.Since(began); took > 15*time.Second {
-		t.Errorf("the new credentials were tried after %s", took)
-	}
 	w.drained()
 }
 

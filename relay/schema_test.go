@@ -32,7 +32,7 @@ func TestRelayEndsWhenASchemaNoLongerServesIt(t *testing.T) {
 		if !errors.Is(err, outbox.ErrSchema) {
 			t.Fatalf("Run returned %v, want ErrSchema", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the relay goes on")
 	}
 	if r.Ready(t.Context()) == nil {

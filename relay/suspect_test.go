@@ -91,8 +91,17 @@ func TestSuspectIsSentAloneAndStopsNobody(t *testing.T) {
 	const others, suspects = 300, 3
 	w := newWorld(t)
 	var f traffic
-	var alone atomic.Bool // a suspect is under way
-	other := newCourt(accepts)
+	var alone atomic.Bool                 // a suspect is under way
+	arrived := map[string]chan struct{}{} // closed when the other sync has sent an event of the key
+	for n := range suspects {
+		arrived[fmt.Sprint("suspect-", n)] = make(chan struct{})
+	}
+	other := newCourt(func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error) {
+		if nth == 1 {
+			close(arrived[m.Key])
+		}
+		return accepts(ctx, m, nth)
+	})
 	c := newCourt(func(ctx context.Context, m adapters.Message, nth int) (adapters.Receipt, error) {
 		n := f.begin()
 		defer f.end()
@@ -110,8 +119,9 @@ func TestSuspectIsSentAloneAndStopsNobody(t *testing.T) {
 		if _, err := w.pool.Exec(ctx, `SELECT outbox.emit('other', $1, '{}')`, m.Key); err != nil {
 			t.Error(err)
 		}
-		for !other.has(m.Key) && ctx.Err() == nil {
-			time.Sleep(time.Millisecond)
+		select {
+		case <-arrived[m.Key]:
+		case <-ctx.Done():
 		}
 		return accepts(ctx, m, nth)
 	})

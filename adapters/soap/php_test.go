@@ -68,7 +68,9 @@ var startPHP = sync.OnceValues(func() (*phpService, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	for range 1000 {
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for range 6000 {
 		said, err := os.ReadFile(s.stderr)
 		if err != nil {
 			return nil, err
@@ -77,7 +79,7 @@ var startPHP = sync.OnceValues(func() (*phpService, error) {
 			s.url = string(m[1])
 			return s, nil
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-look.C
 	}
 	return nil, fmt.Errorf("php does not listen; it said:\n%s", s.said())
 })

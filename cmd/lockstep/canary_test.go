@@ -348,7 +348,7 @@ func (c *cage) settled() string {
 // until waits for a condition, and watches what the program's sessions do.
 func (c *cage) until(condition string, relay *tape) {
 	c.t.Helper()
-	waiting.For(c.t, patience, condition, func() bool {
+	waiting.For(c.t, 3*patience, condition, func() bool { // of dozens of syncs, some of which are throttled
 		if ask[bool](c.world, condition) {
 			return true
 		}

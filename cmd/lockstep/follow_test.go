@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 	"github.com/hms-mkt/lockstep/migrations"
 )
 
@@ -135,7 +136,7 @@ func TestAFollowerThatIsResumedMissesNothing(t *testing.T) {
 					if _, err := tx.Exec(t.Context(), logged, fmt.Sprint("writer ", n)); err != nil {
 						t.Error(err)
 					}
-					time.Sleep(time.Duration(random.IntN(8)) * time.Millisecond)
+					waiting.StallFor(ctx, time.Duration(random.IntN(8))*time.Millisecond) // with the transaction open
 				}
 				if random.IntN(4) == 0 {
 					_ = tx.Rollback(t.Context())
@@ -203,11 +204,9 @@ func TestAFollowerSurvivesARestartOfTheDatabase(t *testing.T) {
 		if err := server.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(30 * time.Second); strings.Count(stderr.String(), "database is away, trying again") <= n; time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("does not say that the database is away: %s", stderr.String())
-			}
-		}
+		waiting.For(t, time.Minute, "it says that the database is away", func() bool {
+			return strings.Count(stderr.String(), "database is away, trying again") > n
+		}, stderr.String)
 		if err := server.Boot(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -196,7 +196,7 @@ func (c *court) count() int {
 
 const courtYAML = `
 database: {url: "${DATABASE_URL}"}
-relay: {poll: 20ms, drain: 10s, name: relay-1}
+relay: {poll: 20ms, drain: 1m, name: relay-1}
 listen: 127.0.0.1:0
 syncs:
   - name: CourtCalendarSync

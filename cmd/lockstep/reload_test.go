@@ -18,7 +18,7 @@ import (
 
 const reloadYAML = `
 database: {url: "${DATABASE_URL}"}
-relay: {poll: 5ms, drain: 10s, name: relay-1, workers: %[1]d}
+relay: {poll: 5ms, drain: 1m, name: relay-1, workers: %[1]d}
 listen: 127.0.0.1:0
 syncs:
   - name: CourtCalendarSync
@@ -86,6 +86,8 @@ func TestSIGHUPReloads(t *testing.T) {
 	}
 	defer conn.Close(context.Background())
 	writer.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
 		for n := 0; writing.Err() == nil; n++ {
 			if _, err := conn.Exec(t.Context(), `
 INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, jsonb_build_object('hearingId', $2::text, 'court', 'new york'))`,
@@ -93,7 +95,7 @@ INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, 
 				t.Error(err)
 				return
 			}
-			time.Sleep(time.Millisecond)
+			<-tick.C
 		}
 	})
 	slow, stale := w.emit("slow", `{"hearingId":"slow"}`), w.emit("stale", `{"hearingId":"stale"}`)

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -117,14 +118,13 @@ func waitForLock(t *testing.T, database string) {
 	}
 	defer conn.Close(context.WithoutCancel(t.Context()))
 	const sql = `SELECT EXISTS (SELECT FROM pg_stat_activity
-		WHERE datname = current_database() AND application_name = 'scheduling' AND wait_event_type = 'Lock'),
-		pg_sleep(0.01)`
-	for waiting := false; !waiting; {
-		var slept any
-		if err := conn.QueryRow(t.Context(), sql).Scan(&waiting, &slept); err != nil {
+		WHERE datname = current_database() AND application_name = 'scheduling' AND wait_event_type = 'Lock')`
+	waiting.For(t, time.Minute, "the service waits for a lock", func() (waits bool) {
+		if err := conn.QueryRow(t.Context(), sql).Scan(&waits); err != nil {
 			t.Fatal(err)
 		}
-	}
+		return waits
+	})
 }
 
 func TestStartsWithoutTheDatabase(t *testing.T) {

@@ -30,14 +30,15 @@ type childConfig struct {
 	Notify   bool          // the relay listens
 	Requests int           // of the client
 	Delay    time.Duration // of the answers of the sink, or of the relay's adapter
-	Slow     string        // a sync whose adapter answers after SlowDelay; its arrivals are not reported
+	Slow     string        // a sync that is slower than the others; its arrivals are not reported
 	Workers  int           // of the relay; default 32
 	Lease    time.Duration // of the relay's claims; default that of relays
 	Timeout  time.Duration // of an attempt; default 15 seconds
 	Numbered bool          // report when each numbered event arrived, at the last sync that it went to
 	Profile  string        // file for a CPU profile
 
-	SlowDelay time.Duration
+	SlowDelay time.Duration // of the answers of the slow sync's adapter
+	Rate      float64       // deliveries per second, of the slow sync if there is one, else of each
 }
 
 var roles = map[string]func(context.Context, childConfig, *reporter) error{

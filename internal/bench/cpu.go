@@ -57,7 +57,7 @@ func readStat(path string) (stat, bool) {
 	if err != nil {
 		return stat{}, false // it ended meanwhile
 	}
-	// The name stands in parentheses and may hold spaces.
+	// The name is in parentheses and may hold spaces.
 	text := string(raw)
 	end := strings.LastIndexByte(text, ')')
 	if end < 0 {

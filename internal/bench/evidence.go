@@ -38,7 +38,7 @@ func (l *lab) resetStatements(ctx context.Context) error {
 }
 
 // writeStatements writes on what the server spent its time in a database since
-// the reset. What runs within another statement counts for both.
+// the reset. A statement that runs within another counts for both.
 func (l *lab) writeStatements(ctx context.Context, d *database, what string) error {
 	if l.statements == "" {
 		return nil

@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// judgement is what a goal is held against.
+// judgement says which number is compared with the goal.
 type judgement string
 
 const (
@@ -63,7 +63,7 @@ func (r result) cpu() (ours, reference float64) {
 		median(each(r.Samples, func(s sample) float64 { return s.ReferenceCPU }))
 }
 
-// judged returns what the goal is held against, round by round.
+// judged returns what is compared with the goal, round by round.
 func (r result) judged() []float64 {
 	return each(r.Samples, func(s sample) float64 {
 		switch r.Judged {
@@ -96,7 +96,7 @@ func (r result) met(bound float64) bool {
 	return v >= bound
 }
 
-// verdict says in a word how the figure stands to its goal.
+// verdict says in a word whether the figure meets its goal.
 func (r result) verdict() string {
 	switch {
 	case r.met(r.Stretch):

@@ -138,8 +138,8 @@ func (g *group) address(ctx context.Context) (string, error) {
 	}
 }
 
-// patience bounds the wait for the next sign of progress.
-const patience = 2 * time.Minute
+// stalledAfter is how long a measurement may make no progress.
+const stalledAfter = 2 * time.Minute
 
 // reach waits until the children have done n together. When nothing moves for
 // some seconds it says what is open in the database, if there is one.
@@ -166,8 +166,8 @@ func (g *group) reach(ctx context.Context, n int, d *database) error {
 			return nil
 		case err != nil:
 			return err
-		case time.Since(last) > patience:
-			return fmt.Errorf("nothing more is done since %s: %d of %d", patience, now, n)
+		case time.Since(last) > stalledAfter:
+			return fmt.Errorf("nothing more is done since %s: %d of %d", stalledAfter, now, n)
 		}
 		select {
 		case <-ctx.Done():
@@ -239,8 +239,8 @@ type drained struct {
 }
 
 // drain runs children on a database until they have done n together and the
-// query says that everything is recorded, and stops them. What is to happen
-// meanwhile, if anything, runs first.
+// query says that everything is recorded, and stops them. meanwhile, if it is not nil,
+// runs first.
 func (l *lab) drain(ctx context.Context, d *database, n int, recorded string, meanwhile func() error, configs ...childConfig) (_ *drained, err error) {
 	for i := range configs {
 		configs[i].URL = d.url
@@ -321,7 +321,7 @@ func (r *drained) cpu() time.Duration {
 // each is a sum per delivery.
 func (r *drained) each(sum int64) float64 { return float64(sum) / float64(r.n) }
 
-// compare holds two drains against each other.
+// compare compares two drains.
 func compare(ours, reference *drained) sample {
 	return sample{
 		Ours: ours.perSecond(), Reference: reference.perSecond(),

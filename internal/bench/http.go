@@ -22,9 +22,9 @@ func sinkChild(ctx context.Context, c childConfig, r *reporter) error {
 	server := &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
-			_, _ = io.Copy(io.Discard, request.Body) // a client that goes away is no matter here
+			_, _ = io.Copy(io.Discard, request.Body) // a client may go away
 			if c.Delay > 0 {
-				time.Sleep(c.Delay)
+				_ = waitFor(request.Context(), c.Delay)
 			}
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusCreated)

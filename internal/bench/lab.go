@@ -103,6 +103,26 @@ func (l *lab) inTurn(steps ...func() error) error {
 	return nil
 }
 
+// samples measures n figures in turn.
+func (l *lab) samples(n int, measure func(i int) (sample, error)) ([]sample, error) {
+	list := make([]sample, n)
+	steps := make([]func() error, n)
+	for i := range steps {
+		steps[i] = func() (err error) { list[i], err = measure(i); return err }
+	}
+	return list, l.inTurn(steps...)
+}
+
+// waitFor waits that long, unless ctx ends before.
+func waitFor(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // database is one measurement's own.
 type database struct {
 	lab  *lab
@@ -111,8 +131,8 @@ type database struct {
 	conn *pgx.Conn
 }
 
-// database returns a fresh copy of the database that fill makes. What it holds
-// is its name: fill runs once for each, the copies are those of its files.
+// database returns a fresh copy of the database that fill makes. fill runs once for each
+// text that says what the database holds. The copies are those of its files.
 func (l *lab) database(ctx context.Context, holds string, fill func(context.Context, *database) error) (*database, error) {
 	template, ok := l.templates[holds]
 	if !ok {
@@ -173,15 +193,13 @@ func (d *database) wait(ctx context.Context, query string) error {
 		if err := d.conn.QueryRow(ctx, query).Scan(&is); err != nil || is {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(10 * time.Millisecond):
+		if err := waitFor(ctx, 10*time.Millisecond); err != nil {
+			return err
 		}
 	}
 }
 
-// tellOpen notes the first open deliveries, for a measurement that stands still.
+// tellOpen notes the first open deliveries, for a measurement that does not continue.
 func (d *database) tellOpen(ctx context.Context) {
 	conn, err := pgx.Connect(ctx, d.url)
 	if err != nil {
@@ -199,6 +217,6 @@ SELECT format('%s of key %s is %s, created %s ago, due %s, lane due %s, claimed 
 		return // it is River's
 	}
 	for _, row := range open {
-		d.lab.note("stands still: %s", row)
+		d.lab.note("nothing moves: %s", row)
 	}
 }

@@ -4,7 +4,7 @@
 // A part measures one figure or several that share their work. Each round runs
 // every chosen part once, ours and the reference in turn, each on a fresh
 // database and each relay, River client, HTTP client and sink as a process of
-// its own. What counts is the ratio within a round; the table shows the medians
+// its own. The ratio within a round counts; the table shows the medians
 // and the spread over the rounds. docs/performance.md explains the figures.
 //
 // Named JSON files of earlier runs are printed together instead of measuring.

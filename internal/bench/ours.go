@@ -118,6 +118,9 @@ func relayChild(ctx context.Context, c childConfig, r *reporter) error {
 	for _, name := range append(c.Syncs, courtSync)[:max(len(c.Syncs), 1)] {
 		s := syncNamed(name)
 		s.Adapter, s.Notify = counting{adapter, r, timeout}, c.Notify
+		if c.Slow == "" || name == c.Slow {
+			s.Rate = c.Rate
+		}
 		if name == c.Slow {
 			s.Adapter = counting{noop{c.SlowDelay}, &reporter{}, timeout}
 		}
@@ -141,10 +144,8 @@ type noop struct{ delay time.Duration }
 
 func (n noop) Deliver(ctx context.Context, _ adapters.Message) (adapters.Receipt, error) {
 	if n.delay > 0 {
-		select {
-		case <-time.After(n.delay):
-		case <-ctx.Done():
-			return adapters.Receipt{}, ctx.Err()
+		if err := waitFor(ctx, n.delay); err != nil {
+			return adapters.Receipt{}, err
 		}
 	}
 	return adapters.Receipt{Code: "HTTP 200"}, nil

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// failedPart looks at traffic beside ten thousand keys whose first event has
-// failed, with a million rows behind them.
+// failedPart measures traffic while the first events of ten thousand keys have failed,
+// with a million rows behind them.
 func failedPart() part {
 	return part{
 		name: "failed",
@@ -19,24 +19,28 @@ func failedPart() part {
 			{Name: "… while they are looked at: fresh traffic, p99 commit to adapter", Unit: "ms", Judged: byItself, Goal: 300, Stretch: 100, AtMost: true},
 		},
 		round: func(ctx context.Context, l *lab) ([]sample, error) {
-			var with, without besideFailed
+			var with, without busyWithFailed
 			err := l.inTurn(
-				func() (err error) { with, err = l.trafficBeside(ctx, l.size(10_000), l.size(1_000_000)); return err },
-				func() (err error) { without, err = l.trafficBeside(ctx, 0, 0); return err },
+				func() (err error) {
+					with, err = l.trafficWithFailed(ctx, l.size(10_000), l.size(1_000_000))
+					return err
+				},
+				func() (err error) { without, err = l.trafficWithFailed(ctx, 0, 0); return err },
 			)
 			return []sample{{Ours: with.claims, Reference: without.claims}, {Ours: with.delay}}, err
 		},
 	}
 }
 
-type besideFailed struct {
+// busyWithFailed is what traffic came to.
+type busyWithFailed struct {
 	claims float64 // p50 of those that find work, in the last seconds, in milliseconds
 	delay  float64 // p99 from commit to adapter before that, in milliseconds
 }
 
-// trafficBeside runs traffic while a relay looks at the rows behind failed heads,
+// trafficWithFailed runs traffic while a relay looks at the rows behind failed heads,
 // and for some seconds after that.
-func (l *lab) trafficBeside(ctx context.Context, heads, rows int) (_ besideFailed, err error) {
+func (l *lab) trafficWithFailed(ctx context.Context, heads, rows int) (_ busyWithFailed, err error) {
 	d, err := l.database(ctx, fmt.Sprintf("%d failed heads, %d rows behind them", heads, rows), func(ctx context.Context, d *database) error {
 		if err := d.register(ctx, courtSync); err != nil {
 			return err
@@ -44,7 +48,7 @@ func (l *lab) trafficBeside(ctx context.Context, heads, rows int) (_ besideFaile
 		if err := d.load(ctx, "scheduling:updated", "F-", heads, max(heads, 1)); err != nil {
 			return err
 		}
-		// As a relay would leave them; its own triggers stay out of it.
+		// As a relay would leave them; the triggers do not run.
 		_, err := d.conn.Exec(ctx, `
 SET session_replication_role = replica;
 UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', attempts = 1, total_attempts = 1, error_class = 'permanent', error = 'HTTP 422';
@@ -55,26 +59,26 @@ RESET session_replication_role`)
 		return d.load(ctx, "scheduling:updated", "F-", rows, max(heads, 1))
 	})
 	if err != nil {
-		return besideFailed{}, err
+		return busyWithFailed{}, err
 	}
 	pool, err := openPool(ctx, d.url, trafficWriters)
 	if err != nil {
-		return besideFailed{}, err
+		return busyWithFailed{}, err
 	}
 	defer pool.Close()
-	l.note("traffic beside %d failed heads", heads)
+	l.note("traffic with %d failed heads", heads)
 	g, err := l.start(ctx, childConfig{Role: "relay", URL: d.url, Numbered: true})
 	if err != nil {
-		return besideFailed{}, err
+		return busyWithFailed{}, err
 	}
 	defer g.stopInto(&err)
 
 	insert := insertEvent(pool)
 	if err := insert(ctx, 0); err != nil { // it has started when this one arrives
-		return besideFailed{}, err
+		return busyWithFailed{}, err
 	}
 	if err := g.reach(ctx, 1, d); err != nil {
-		return besideFailed{}, err
+		return busyWithFailed{}, err
 	}
 	t := newTraffic()
 	began := time.Now()
@@ -94,22 +98,20 @@ RESET session_replication_role`)
 		l.note("all lanes wait after %.1f s", time.Since(began).Seconds())
 		for _, d := range []time.Duration{30 * time.Second, 6 * time.Second} {
 			looked = time.Now()
-			select {
-			case <-time.After(l.lasting(d)):
-			case <-ctx.Done():
-				return ctx.Err()
+			if err := waitFor(ctx, l.lasting(d)); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
 	if err := group.Wait(); err != nil {
-		return besideFailed{}, err
+		return busyWithFailed{}, err
 	}
 	if err := g.reach(ctx, len(t.committed)+1, d); err != nil {
-		return besideFailed{}, err
+		return busyWithFailed{}, err
 	}
 	if err := g.stop(); err != nil {
-		return besideFailed{}, err
+		return busyWithFailed{}, err
 	}
 	last := g.last()
 	var claims []float64
@@ -119,10 +121,10 @@ RESET session_replication_role`)
 		}
 	}
 	if len(claims) == 0 {
-		return besideFailed{}, errors.New("no claim found work in the last seconds")
+		return busyWithFailed{}, errors.New("no claim found work in the last seconds")
 	}
 	pool.Close()
-	return besideFailed{
+	return busyWithFailed{
 		claims: median(claims),
 		delay:  percentile(t.delays(last.Arrivals, began, looked), 99),
 	}, d.drop(ctx)

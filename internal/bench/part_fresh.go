@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // freshCase is a relay that has much to do when events of new keys come.
@@ -14,39 +17,73 @@ type freshCase struct {
 	backlog       int     // events that wait
 	keys          int     // on so many keys
 	syncs         []string
-	rate          int // events of new keys per second
+	rate          int           // events of new keys per second
+	open          time.Duration // how long a writer keeps its transaction open after the insert
 	relay         childConfig
+	stopped       time.Duration // for so long one of two relays is stopped by SIGSTOP; 0: there is one relay
 }
 
-// freshPart measures how long an event of a new key waits while a relay is busy
-// with other keys. What it waits behind a million rows of failed keys is a figure of
-// failedPart.
-func freshPart() part {
-	const busyKeys, behindEach = 64, 200
-	var cases []freshCase
+// freshCases have the goals of docs/guarantees.md, guarantee 9.
+func freshCases() []freshCase {
+	const old = 200_000
+	var (
+		three = []string{courtSync, courtSync + "2", courtSync + "3"}
+		cases []freshCase
+	)
 	for _, c := range []struct {
 		workers       int
 		goal, stretch float64
 	}{{32, 1500, 500}, {16, 1500, 800}, {8, 4000, 2500}, {4, 4000, 3500}} {
+		const busyKeys, behindEach = 64, 200
 		cases = append(cases, freshCase{
 			what: fmt.Sprintf("64 busy keys, receiver of 200 ms, %d workers", c.workers), goal: c.goal, stretch: c.stretch,
 			backlog: busyKeys * behindEach, keys: busyKeys, rate: 2,
 			relay: childConfig{Workers: c.workers, Delay: 200 * time.Millisecond},
 		})
 	}
-	three := []string{courtSync, courtSync + "2", courtSync + "3"}
-	cases = append(cases,
+	return append(cases,
 		freshCase{
 			what: "200k old rows of other keys, receiver of 20 ms", goal: 2000, stretch: 200,
-			backlog: 200_000, keys: keysOf(200_000), rate: 20,
+			backlog: old, keys: keysOf(old), rate: 20,
 			relay: childConfig{Delay: 20 * time.Millisecond},
 		},
 		freshCase{
 			what: "three busy syncs on 16 workers, one answers after 5 s", goal: 3000, stretch: 1000,
 			backlog: 20_000, keys: keysOf(20_000), rate: 2, syncs: three,
-			relay: childConfig{Workers: 16, Delay: 50 * time.Millisecond, Syncs: three, Slow: three[2], SlowDelay: 5 * time.Second},
+			relay: childConfig{Workers: 16, Delay: 50 * time.Millisecond, Slow: three[2], SlowDelay: 5 * time.Second},
+		},
+		freshCase{
+			what: "200k old rows, committed 1 s after its insert", goal: 1000, stretch: 300,
+			backlog: old, keys: keysOf(old), rate: 3, open: time.Second,
+			relay: childConfig{Delay: 20 * time.Millisecond},
+		},
+		freshCase{
+			what: "a queue behind a rate limit of 20/s", goal: 2000, stretch: 1000,
+			backlog: old, keys: keysOf(old), rate: 2,
+			relay: childConfig{Rate: 20},
+		},
+		freshCase{
+			what: "three busy syncs on 16 workers, one behind a rate limit of 20/s", goal: 3000, stretch: 300,
+			backlog: 20_000, keys: keysOf(20_000), rate: 2, syncs: three,
+			relay: childConfig{Workers: 16, Delay: 50 * time.Millisecond, Slow: three[2], Rate: 20},
+		},
+		freshCase{
+			what: "one key with 100k events", goal: 2000, stretch: 200,
+			backlog: 100_000, keys: 1, rate: 20,
+		},
+		freshCase{
+			what: "200k old rows, one of two relays stopped for 8 s, leases of 6 s", goal: 8000, stretch: 2000,
+			backlog: old, keys: keysOf(old), rate: 20, stopped: 8 * time.Second,
+			relay: childConfig{Delay: 20 * time.Millisecond, Lease: 6 * time.Second, Timeout: 2500 * time.Millisecond},
 		},
 	)
+}
+
+// freshPart measures how long an event of a new key waits while a relay is busy
+// with other keys. How long it waits with a million rows of failed keys is a figure of
+// failedPart.
+func freshPart() part {
+	cases := freshCases()
 	p := part{name: "fresh"}
 	for _, c := range cases {
 		p.figures = append(p.figures, figure{
@@ -54,12 +91,10 @@ func freshPart() part {
 		})
 	}
 	p.round = func(ctx context.Context, l *lab) ([]sample, error) {
-		samples := make([]sample, len(cases))
-		var turns []func() error
-		for i, c := range cases {
-			turns = append(turns, func() (err error) { samples[i].Ours, err = l.freshKeys(ctx, c); return err })
-		}
-		return samples, l.inTurn(turns...)
+		return l.samples(len(cases), func(i int) (sample, error) {
+			p99, err := l.freshKeys(ctx, cases[i])
+			return sample{Ours: p99}, err
+		})
 	}
 	return p
 }
@@ -87,8 +122,12 @@ func (l *lab) freshKeys(ctx context.Context, c freshCase) (_ float64, err error)
 	}
 	defer pool.Close()
 	l.note("new keys beside %s", c.what)
-	c.relay.Role, c.relay.URL, c.relay.Numbered = "relay", d.url, true
-	g, err := l.start(ctx, c.relay)
+	c.relay.Role, c.relay.URL, c.relay.Syncs, c.relay.Numbered = "relay", d.url, c.syncs, true
+	relays := []childConfig{c.relay}
+	if c.stopped > 0 {
+		relays = append(relays, c.relay)
+	}
+	g, err := l.start(ctx, relays...)
 	if err != nil {
 		return 0, err
 	}
@@ -96,14 +135,15 @@ func (l *lab) freshKeys(ctx context.Context, c freshCase) (_ float64, err error)
 	if err := g.reach(ctx, 1, d); err != nil {
 		return 0, err
 	}
-	flowing, cancel := context.WithTimeout(ctx, l.lasting(30*time.Second)+2*time.Second)
+	lasts := l.lasting(30*time.Second) + 500*time.Millisecond
+	flowing, cancel := context.WithTimeout(ctx, lasts)
 	defer cancel()
+	paused := make(chan error, 1)
+	go func() { paused <- g.pause(flowing, lasts/3, l.lasting(c.stopped)) }()
 	t := newTraffic()
-	insert := insertFresh(pool)
-	// Their numbers are none of the backlog's.
-	after := int64(c.backlog)
-	err = t.flowAt(ctx, flowing, c.rate, func(ctx context.Context, n int64) error { return insert(ctx, after+n) })
-	if err != nil {
+	after := int64(c.backlog) // the numbers of new keys are none of the backlog's
+	err = t.flowAt(ctx, flowing, c.rate, func(ctx context.Context, n int64) error { return insertFresh(ctx, pool, after+n, c.open) })
+	if err := errors.Join(err, <-paused); err != nil {
 		return 0, err
 	}
 	for _, sync := range c.syncs {
@@ -117,9 +157,8 @@ func (l *lab) freshKeys(ctx context.Context, c freshCase) (_ float64, err error)
 	if err := g.stop(); err != nil {
 		return 0, err
 	}
-	last := g.last()
 	arrivals := map[int64]int64{}
-	for number, at := range last.Arrivals {
+	for number, at := range g.arrivals() {
 		arrivals[number-after] = at
 	}
 	if len(t.committed) == 0 {
@@ -127,4 +166,50 @@ func (l *lab) freshKeys(ctx context.Context, c freshCase) (_ float64, err error)
 	}
 	pool.Close()
 	return percentile(t.delays(arrivals, time.Time{}, time.Now()), 99), d.drop(ctx)
+}
+
+// insertFresh inserts one event of a key that has no other, and commits later.
+func insertFresh(ctx context.Context, pool *pgxpool.Pool, n int64, later time.Duration) error {
+	tx, err := pool.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(ctx) }() // after the commit it does nothing
+	_, err = tx.Exec(ctx, `INSERT INTO outbox.event (type, key, payload) VALUES ($1, $2, $3)`,
+		"scheduling:updated", fmt.Sprintf("fresh-%d", n), hearingNumber(n))
+	if err != nil {
+		return err
+	}
+	if err := waitFor(ctx, later); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
+}
+
+// pause stops the first of two children or more for a while, as a machine does that
+// has stopped. It begins after the delay.
+func (g *group) pause(ctx context.Context, delay, lasts time.Duration) error {
+	if len(g.children) < 2 {
+		return nil
+	}
+	_ = waitFor(ctx, delay) // if the traffic ends before, it is paused for a moment
+	process := g.children[0].cmd.Process
+	if err := process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	_ = waitFor(ctx, lasts)
+	return process.Signal(syscall.SIGCONT)
+}
+
+// arrivals returns when each numbered event came first, of children that have stopped.
+func (g *group) arrivals() map[int64]int64 {
+	first := map[int64]int64{}
+	for _, ch := range g.children {
+		for n, at := range ch.last.Arrivals {
+			if before, ok := first[n]; !ok || at < before {
+				first[n] = at
+			}
+		}
+	}
+	return first
 }

@@ -33,15 +33,10 @@ func heldPart() part {
 	}
 	p.round = func(ctx context.Context, l *lab) ([]sample, error) {
 		n := l.size(500_000)
-		samples := make([]sample, len(cases))
-		var turns []func() error
-		for i, c := range cases {
-			turns = append(turns, func() (err error) {
-				samples[i], err = l.drainHeld(ctx, n, max(1, int(float64(n)/c.perKey)), c.what, c.level, c.statement)
-				return err
-			})
-		}
-		return samples, l.inTurn(turns...)
+		return l.samples(len(cases), func(i int) (sample, error) {
+			c := cases[i]
+			return l.drainHeld(ctx, n, max(1, int(float64(n)/c.perKey)), c.what, c.level, c.statement)
+		})
 	}
 	return p
 }

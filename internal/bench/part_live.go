@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// livePart drains a backlog while a writer goes on inserting, as much for ours
+// livePart drains a backlog while a writer inserts, as much for ours
 // as for River: four events in a transaction, five hundred times a second.
 func livePart() part {
 	return part{

@@ -25,12 +25,10 @@ func recoveryPart() part {
 		})
 	}
 	p.round = func(ctx context.Context, l *lab) ([]sample, error) {
-		samples := make([]sample, len(receivers))
-		var turns []func() error
-		for i, r := range receivers {
-			turns = append(turns, func() (err error) { samples[i].Ours, err = l.recovery(ctx, r.delay); return err })
-		}
-		return samples, l.inTurn(turns...)
+		return l.samples(len(receivers), func(i int) (sample, error) {
+			seconds, err := l.recovery(ctx, receivers[i].delay)
+			return sample{Ours: seconds}, err
+		})
 	}
 	return p
 }

@@ -93,15 +93,6 @@ func insertEvent(pool *pgxpool.Pool) func(ctx context.Context, n int64) error {
 	}
 }
 
-// insertFresh inserts one event of a key that has no other.
-func insertFresh(pool *pgxpool.Pool) func(ctx context.Context, n int64) error {
-	return func(ctx context.Context, n int64) error {
-		_, err := pool.Exec(ctx, `INSERT INTO outbox.event (type, key, payload) VALUES ($1, $2, $3)`,
-			"scheduling:updated", fmt.Sprintf("fresh-%d", n), hearingNumber(n))
-		return err
-	}
-}
-
 // insertJob inserts one River job of traffic.
 func (i *riverInserter) insertJob(ctx context.Context, n int64) error {
 	_, err := i.client.Insert(ctx, hearingNumber(n), nil)

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // A backlog piles up while no relay runs. The relay that comes then works it
@@ -109,9 +111,9 @@ func TestSoak(t *testing.T) {
 			w.court().faults(r, unreliable()...)
 			heal = func() { w.court().faults(r) }
 		}
-		time.Sleep(r.between(200*time.Millisecond, 4*time.Second)) // the fault, now and then longer than a lease
+		waiting.StallFor(r.Context(), r.between(200*time.Millisecond, 4*time.Second)) // now and then longer than a lease
 		heal()
-		time.Sleep(r.between(0, time.Second))
+		waiting.StallFor(r.Context(), r.between(0, time.Second)) // without a fault
 		if time.Since(said) > 30*time.Second {
 			say()
 			said = time.Now()

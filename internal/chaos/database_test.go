@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // careful is a relay whose deliveries fail at once if a fault of our own side
@@ -76,7 +77,7 @@ func TestFault10PostgresKilled(t *testing.T) {
 			if err := end(); err != nil {
 				r.Fatal(err)
 			}
-			time.Sleep(r.between(0, 300*time.Millisecond)) // a while without any server
+			waiting.StallFor(r.Context(), r.between(0, 300*time.Millisecond)) // without any server
 			if err := w.server.Boot(r.Context()); err != nil {
 				r.Fatal(err)
 			}
@@ -264,7 +265,7 @@ func TestFault13CommitAnswerLost(t *testing.T) {
 }
 
 // A relay is frozen in the middle of a transaction and holds its locks: the
-// database ends its session, and another relay goes on.
+// database ends its session, and another relay takes over.
 func TestFault13FrozenInATransaction(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -383,7 +384,7 @@ CREATE TRIGGER refuse BEFORE INSERT ON outbox.delivery_log FOR EACH ROW WHEN (NE
 	})
 }
 
-// A backup is restored that is older than the latest deliveries. What was
+// A backup is restored that is older than the latest deliveries. Everything that was
 // delivered since is sent again, with the same key and bytes; nothing of the
 // backup is missing, and new events have new ids and numbers.
 func TestFault26RestoredBackup(t *testing.T) {

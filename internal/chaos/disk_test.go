@@ -15,9 +15,10 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
-// The disk fills up under traffic. What was acknowledged to writers survives;
+// The disk fills up under traffic. Everything that was acknowledged to writers survives;
 // the relay waits, and resumes when there is space again.
 func TestFault15DiskFull(t *testing.T) {
 	if !inMountNamespace(t) {
@@ -51,7 +52,7 @@ func TestFault15DiskFull(t *testing.T) {
 			for chunk := make([]byte, 1<<20); err == nil; {
 				_, err = file.Write(chunk)
 			}
-			// What PostgreSQL has in reserve is used up too.
+			// The reserve of PostgreSQL is used up too.
 			ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 			defer cancel()
 			_, _ = w.pool.Exec(ctx, `INSERT INTO ballast SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 20000)`)
@@ -61,7 +62,7 @@ func TestFault15DiskFull(t *testing.T) {
 		if !errors.Is(err, syscall.ENOSPC) {
 			r.Fatalf("the disk is not full: %v", err)
 		}
-		time.Sleep(r.between(500*time.Millisecond, time.Second)) // under traffic
+		waiting.StallFor(r.Context(), r.between(500*time.Millisecond, time.Second)) // under traffic
 		acknowledged := l.written.Load()
 
 		if err := os.Remove(filler); err != nil {
@@ -92,7 +93,7 @@ const envMounts = "LOCKSTEP_CHAOS_MOUNTS"
 
 // inMountNamespace reports whether the test may mount what nobody else sees. If
 // not, it runs the test again in a process that may. A user who is not root
-// gets a user namespace besides, and there the one capability it takes.
+// gets a user namespace too, and there the one capability it takes.
 func inMountNamespace(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(envMounts) != "" {

@@ -5,7 +5,7 @@
 // stopped and continued at named points; a PostgreSQL that can be killed, filled
 // up or made read-only; toxiproxy between relay and database and between relay
 // and court; and writers of the same keys that overlap and linger. The oracle
-// is the court's own ledger of every request it read, held against the events,
+// is the court's own ledger of every request it read, compared with the events,
 // the deliveries and the log: see verify.
 //
 // The names of the tests begin with the number that docs/guarantees.md gives

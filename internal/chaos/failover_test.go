@@ -197,7 +197,7 @@ SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AN
 }
 
 // A primary that was demoted and stays up: the relay says that it is not ready,
-// drops its connections, and goes on by itself when writes are accepted again.
+// drops its connections, and continues by itself when writes are accepted again.
 func TestFault11PrimaryDemoted(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newServer(r, pgtest.Options{})

@@ -25,7 +25,7 @@ import (
 )
 
 // front is a server before a court: for TLS, for answers that are no HTTP, and
-// to measure what goes on.
+// to measure what happens.
 type front struct {
 	*court
 	tls atomic.Pointer[tls.Config] // of the next handshake
@@ -58,7 +58,7 @@ func (w *world) addFront(sync string, config *tls.Config) *front {
 	}
 	f.url = server.URL
 	w.t.Cleanup(func() {
-		_ = f.Close() // lets go of whoever hangs
+		_ = f.Close() // ends the connections that hang
 		server.CloseClientConnections()
 		server.Close()
 	})

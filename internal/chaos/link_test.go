@@ -53,7 +53,7 @@ func (l *link) harm(kind, direction string, attributes map[string]any) {
 	}
 }
 
-// heal takes all faults away. What a fault had swallowed stays swallowed.
+// heal takes all faults away. Bytes that a fault has swallowed stay lost.
 func (l *link) heal() {
 	l.Toxics.ResetToxics(context.Background())
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // load is a group of writers at work.
@@ -31,7 +33,7 @@ type loadSpec struct {
 	rate    float64 // events per second in all; 0 is no limit
 }
 
-// begin lets writers write. What the database refuses is tried again: outages
+// begin lets writers write. A write that the database refuses is tried again: outages
 // are the relay's subject, not theirs.
 func (w *world) begin(s loadSpec) *load {
 	w.t.Helper()
@@ -51,7 +53,7 @@ func (w *world) begin(s loadSpec) *load {
 					if ctx.Err() != nil {
 						return
 					}
-					time.Sleep(20 * time.Millisecond)
+					waiting.StallFor(ctx, 20*time.Millisecond) // as a writer would before it tries again
 				}
 			}
 		})

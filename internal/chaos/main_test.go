@@ -70,7 +70,7 @@ type run struct {
 	figures figures
 }
 
-// scenario runs a scenario once for each seed, beside others. What it finds
+// scenario runs a scenario once for each seed, while others run. What it finds
 // goes into the table.
 func scenario(t *testing.T, do func(*run)) {
 	t.Helper()

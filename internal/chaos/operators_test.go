@@ -22,6 +22,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // watchedCourt is a court that takes a little time for each request and reports
@@ -72,9 +73,9 @@ func (c *watchedCourt) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.most = max(c.most, len(c.inFlight))
 	pause := time.Duration(c.random.IntN(6000)) * time.Microsecond
 	c.mu.Unlock()
-	time.Sleep(pause)
+	waiting.StallFor(r.Context(), pause)
 	c.mu.Lock()
-	// Before the answer: whoever gets it may send the next at once.
+	// Before the answer: the relay that gets it may send the next at once.
 	if c.inFlight[key] == r.Context() {
 		delete(c.inFlight, key)
 	}
@@ -103,7 +104,7 @@ func (w *world) delivered(what string, keys ...string) {
 }
 
 // Transactions of strangers stay open: a long reader, a writer of an event of
-// its own key, a forgotten BEGIN. Claims go on and stay as quick as they were,
+// its own key, a forgotten BEGIN. Claims stay as quick as they were,
 // late rows are found after their commit. Only the registration of another sync
 // waits, and says for whom.
 func TestFault16TransactionsLeftOpen(t *testing.T) {
@@ -152,11 +153,7 @@ func TestFault16TransactionsLeftOpen(t *testing.T) {
 			r.Errorf("%d log rows of the new sync before its registration was complete", n)
 		}
 		writer.exec(`COMMIT`)
-		began := time.Now()
-		w.within(15*time.Second, "the late row is found and delivered", func() bool {
-			return w.logged(`sync = $1 AND key = 'H-late' AND outcome = 'delivered'`, theSync) == 1
-		})
-		r.Logf("the late row was delivered after %s", time.Since(began))
+		w.delivered("the late row is found and delivered", "H-late")
 		w.drain(expected{})
 		if failures := ask[string](w, `SELECT coalesce(string_agg(concat_ws(' ', outcome, sync, key, at, error), E'\n'), '') FROM outbox.delivery_log WHERE outcome IN ('retry', 'unknown', 'failed')`); failures != "" {
 			r.Errorf("attempts failed:\n%s", failures)
@@ -193,7 +190,7 @@ $$`)
 }
 
 // operator does what operators do, at random, in transactions that linger and
-// then commit or roll back. What the database refuses is part of the game.
+// then commit or roll back. The database may refuse some of it.
 type operator struct {
 	w      *world
 	s      *session
@@ -233,9 +230,7 @@ func (o *operator) transaction(ctx context.Context) error {
 			return err
 		}
 	}
-	if _, err := tx.Exec(ctx, `SELECT pg_sleep($1)`, o.linger.Seconds()*o.random.Float64()); err != nil {
-		return err
-	}
+	waiting.StallFor(ctx, time.Duration(float64(o.linger)*o.random.Float64()))
 	if o.random.IntN(3) == 0 {
 		return tx.Rollback(ctx)
 	}
@@ -282,7 +277,7 @@ func (w *world) operate(n int, keys []string, linger time.Duration, levels ...st
 					w.t.Errorf("an operator's transaction: %v", err)
 					return
 				}
-				time.Sleep(time.Duration(o.random.IntN(20)) * time.Millisecond)
+				waiting.StallFor(ctx, time.Duration(o.random.IntN(20))*time.Millisecond) // between two transactions
 			}
 		})
 	}
@@ -303,14 +298,14 @@ func (w *world) pauses() (stop func()) {
 		for n := 0; ctx.Err() == nil; n++ {
 			s.exec(`BEGIN`)
 			s.exec(`SELECT outbox.pause($1, 'looking at it')`, theSync)
-			s.exec(`SELECT pg_sleep(0.2)`)
+			waiting.StallFor(ctx, 200*time.Millisecond)
 			s.exec([]string{`COMMIT`, `ROLLBACK`}[n%2])
-			s.exec(`SELECT pg_sleep(0.1)`)
+			waiting.StallFor(ctx, 100*time.Millisecond)
 			s.exec(`BEGIN`)
 			s.exec(`SELECT outbox.resume($1)`, theSync)
-			s.exec(`SELECT pg_sleep(0.1)`)
+			waiting.StallFor(ctx, 100*time.Millisecond)
 			s.exec(`COMMIT`)
-			s.exec(`SELECT pg_sleep(0.3)`)
+			waiting.StallFor(ctx, 300*time.Millisecond)
 		}
 	}()
 	stop = func() { cancel(); <-done }
@@ -354,7 +349,7 @@ func TestFault17OperatorsDuringDeliveries(t *testing.T) {
 		w.start(relaySpec{Syncs: syncs})
 		w.registered()
 
-		// An operator's open transaction about one key keeps nobody else waiting.
+		// An operator's open transaction about one key makes nobody wait.
 		w.book("H-0", "H-0")
 		w.until("the court refuses", `SELECT EXISTS (SELECT FROM outbox.failed WHERE key = 'H-0')`)
 		for _, level := range []string{"READ COMMITTED", "REPEATABLE READ"} {
@@ -495,7 +490,7 @@ func TestFault17DiscardBesideAClaim(t *testing.T) {
 }
 
 // While a sync is paused relays claim nothing of it, neither lanes that are there nor
-// new ones, and another sync goes on.
+// new ones, and another sync delivers.
 func TestFault17PauseClaimsNothing(t *testing.T) {
 	scenario(t, func(r *run) {
 		const other = "other"
@@ -526,8 +521,7 @@ CREATE TRIGGER note_claimed AFTER INSERT OR UPDATE ON outbox.lane FOR EACH ROW W
 }
 
 // Two relays have different files: the database's row rules, and the one that
-// differs says so. What it maps differently it does not change for an event
-// that was sent once.
+// differs says so. An event that was sent once keeps its mapping.
 func TestFault17cRelaysWithDifferentFiles(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -566,7 +560,7 @@ func TestFault17cRelaysWithDifferentFiles(t *testing.T) {
 }
 
 // A sync is registered while writers of every isolation level are open, one of
-// them prepared, and others go on: no event is missed and none is sent twice.
+// them prepared, and others deliver: no event is missed and none is sent twice.
 func TestFault17cSyncRegisteredBesideOpenWriters(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)

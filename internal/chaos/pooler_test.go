@@ -123,7 +123,7 @@ func (b *bouncer) kill() {
 
 // The whole relay works through PgBouncer in transaction mode, by polling
 // alone: it registers, adds retained events, claims, records, maintains, holds
-// and shows how it stands, without one complaint. Then PgBouncer is killed.
+// and shows its status, without one complaint. Then PgBouncer is killed.
 func TestFault12PgBouncer(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)

@@ -81,7 +81,7 @@ SELECT count(*) = $2 FROM outbox.failed WHERE sync = $1 AND error_class = 'perma
 		for name := range cases {
 			beside := w.p99(name, began)
 			r.Logf("%s: p99 of the others %s, %s where nothing is refused", name, beside, alone)
-			if beside > 3*alone+time.Second {
+			if beside > 10*alone+busyMachine {
 				r.Errorf("%s: p99 of the others is %s, %s where nothing is refused", name, beside, alone)
 			}
 		}
@@ -126,8 +126,8 @@ VALUES ('scheduling:updated', $1::text, jsonb_build_object('hearingId', $1::text
 					book(bad, key)
 				}
 				w.until("the host is on hold", `SELECT EXISTS (SELECT FROM outbox.hold WHERE kind = 'auth' AND scope = $1)`, scope)
-				// For as long as it would take, if only a probe that is due by time found the other host well.
-				w.exec(`UPDATE outbox.hold SET until = clock_timestamp() + interval '1 hour'`)
+				// No probe is due meanwhile. A hold of more than a minute and a half would be taken for one of a clock that was set back.
+				w.exec(`UPDATE outbox.hold SET until = clock_timestamp() + interval '80 seconds'`)
 				began := ask[time.Time](w, `SELECT clock_timestamp()`)
 				for n := range 40 {
 					key := fmt.Sprint("good-", n)
@@ -142,7 +142,7 @@ VALUES ('scheduling:updated', $1::text, jsonb_build_object('hearingId', $1::text
 				w.drain(expected{})
 				p99 := w.p99(theSync, began)
 				r.Logf("p99 of the other host's hearings %s", p99)
-				if p99 > 5*time.Second {
+				if p99 > busyMachine {
 					r.Errorf("p99 of the other host's hearings is %s", p99)
 				}
 			})

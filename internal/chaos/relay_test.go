@@ -63,7 +63,7 @@ type syncSpec struct {
 	Concurrency int
 }
 
-// stopSpec is where a relay process stops and tells of it. It goes on when it
+// stopSpec is where a relay process stops and tells of it. It continues when it
 // is told to.
 type stopSpec struct {
 	Point string // claimed: before the request is sent; answered: before the answer is recorded
@@ -409,8 +409,8 @@ func (p *process) status(field string) int {
 	return 0
 }
 
-// goOn lets the process go on from where it stopped.
-func (p *process) goOn() {
+// resume lets the process continue from where it stopped.
+func (p *process) resume() {
 	p.t.Helper()
 	if _, err := fmt.Fprintln(p.tell, "go"); err != nil {
 		p.t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hms-mkt/lockstep/internal/courtsim"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 	"github.com/hms-mkt/lockstep/relay"
 )
 
@@ -38,7 +39,7 @@ func TestFault07RelaysKilledAtRandom(t *testing.T) {
 			switch dice := r.random.IntN(10); {
 			case dice < 2:
 				relays[i].stall()
-				time.Sleep(r.between(lease, lease+time.Second)) // the fault: others take over meanwhile
+				waiting.StallFor(r.Context(), r.between(lease, lease+time.Second)) // others take over meanwhile
 				relays[i].signal(syscall.SIGCONT)
 				continue
 			case dice < 4:
@@ -56,9 +57,9 @@ func TestFault07RelaysKilledAtRandom(t *testing.T) {
 }
 
 // A relay that is told to stop finishes what it has sent and gives back what it
-// has not, so that others go on at once. What is cut off, because the drain is
+// has not, so that others send it at once. An attempt that is cut off, because the drain is
 // too short or a second signal comes, costs no budget. The exit codes of the
-// program are shown beside it, in cmd/lockstep.
+// program are shown in cmd/lockstep.
 func TestFault08Stopped(t *testing.T) {
 	const workers, fast = 8, 300
 	for name, test := range map[string]struct {

@@ -150,7 +150,7 @@ func TestFault22DatabaseClockJumps(t *testing.T) {
 	})
 }
 
-// holds reports whether a relay stands at its stop point with a key: it says so,
+// holds reports whether a relay is at its stop point with a key: it says so,
 // or the key's deliveries are finished by others.
 func (w *world) holds(p *process, key string) bool {
 	w.t.Helper()

@@ -21,6 +21,10 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
+// busyMachine is how much longer than promised something may take where other
+// scenarios run too.
+const busyMachine = 30 * time.Second
+
 // patience is how long a scenario waits for what must happen; see -patience.
 var patience = 90 * time.Second
 
@@ -146,7 +150,7 @@ func (w *world) fill(s relaySpec) relaySpec {
 	s.Connections = cmp.Or(s.Connections, 4)
 	s.DatabaseWait = cmp.Or(s.DatabaseWait, 3*time.Second)
 	s.Lease = cmp.Or(s.Lease, lease)
-	s.Drain = cmp.Or(s.Drain, 5*time.Second)
+	s.Drain = cmp.Or(s.Drain, 20*time.Second)
 	if s.Syncs == nil {
 		s.Syncs = []syncSpec{{Name: theSync}}
 	}
@@ -297,8 +301,8 @@ SELECT 'scheduling:updated', $1, version, jsonb_build_object('hearingId', $1::te
 		if linger == 0 {
 			return nil
 		}
-		_, err := tx.Exec(ctx, `SELECT pg_sleep($1)`, linger.Seconds())
-		return err
+		waiting.StallFor(ctx, linger)
+		return ctx.Err()
 	})
 }
 

@@ -1,7 +1,9 @@
-// Package waiting lets tests wait for a condition instead of for a time.
+// Package waiting lets tests wait for a condition instead of for a time, and lets the
+// faults that they inject last for a time.
 package waiting
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -44,5 +46,18 @@ func For(t testing.TB, bound time.Duration, what string, holds func() bool, deta
 		}
 		pause := min(max(time.Since(began)/share, shortest), longest)
 		time.Sleep(max(pause, 2*time.Since(looked)))
+	}
+}
+
+// StallFor lets a fault that a test has put into the world last for d, or until ctx
+// ends: a process that is stopped, a transaction that stays open, a server that is
+// away. Nothing tells its end but time, since other processes and the database do not
+// live by a test's clock. What follows from the fault is waited for with [For].
+func StallFor(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
 	}
 }

@@ -16,17 +16,22 @@ import (
 // edit replaces text. The place is found by what it is in, not by a line: code
 // around it may change, and a declaration may move to another file of its package.
 type edit struct {
-	// file is the path of the file, or of a package's directory: its files are
+	// file is the path of the file, or of a directory: its Go and SQL files are
 	// looked through then, but not its tests.
 	file string
 	// in is the declaration that the text is in: name, or Type.name for a method. In
-	// SQL it is the name of a function. Default: anywhere.
+	// a migration it is the name of a function.
 	in string
-	// old is the text. A run of white space in it stands for any run of white space.
+	// part is the common table expression that the text is in, in a statement. Default:
+	// anywhere in the declaration.
+	part string
+	// old is the text. A run of white space in it stands for any run of white space,
+	// and _ for any name, such as an alias of a table.
 	old string
 	// pattern is a regular expression to be found instead of old.
 	pattern string
-	// new is what the text becomes.
+	// new is what the text becomes. In it _1 is the first name that _ stood for, and so
+	// on.
 	new string
 	// times is how often the text must be there; default 1.
 	times int
@@ -50,8 +55,8 @@ func (e edit) apply(root string, edited map[string]string) error {
 		return err
 	}
 	type match struct {
-		path     string
-		from, to int
+		place
+		becomes string
 	}
 	var found []match
 	for _, p := range places {
@@ -59,25 +64,33 @@ func (e edit) apply(root string, edited map[string]string) error {
 		if err != nil {
 			return err
 		}
-		for _, at := range want.FindAllStringIndex(text[p.from:p.to], -1) {
-			found = append(found, match{p.path, p.from + at[0], p.from + at[1]})
+		within := text[p.from:p.to]
+		for _, at := range want.FindAllStringSubmatchIndex(within, -1) {
+			becomes := e.new
+			for n := 1; n < len(at)/2; n++ {
+				becomes = strings.ReplaceAll(becomes, fmt.Sprint("_", n), within[at[2*n]:at[2*n+1]])
+			}
+			found = append(found, match{place{p.path, p.from + at[0], p.from + at[1]}, becomes})
 		}
 	}
 	if n := max(e.times, 1); len(found) != n {
-		return fmt.Errorf("stale: %s has %d times, not %d: %q", strings.TrimSpace(e.file+" "+e.in), len(found), n, cmp.Or(e.pattern, e.old))
+		return fmt.Errorf("stale: %s has %d times, not %d: %q", strings.Join(strings.Fields(e.file+" "+e.in+" "+e.part), " "), len(found), n, cmp.Or(e.pattern, e.old))
 	}
 	for _, m := range slices.Backward(found) {
 		text, err := read(m.path, edited)
 		if err != nil {
 			return err
 		}
-		edited[m.path] = text[:m.from] + e.new + text[m.to:]
+		edited[m.path] = text[:m.from] + m.becomes + text[m.to:]
 	}
 	return nil
 }
 
-// loose is a regular expression for a text in which white space may differ, but
-// for spaces that are at either end of it.
+// anyName is _ where it is a word of its own.
+var anyName = regexp.MustCompile(`\b_\b`)
+
+// loose is a regular expression for a text in which names may differ where it has _,
+// and white space, except for spaces at either end of it.
 func loose(text string) string {
 	lead := text[:len(text)-len(strings.TrimLeft(text, " \t\n"))]
 	trail := text[len(strings.TrimRight(text, " \t\n")):]
@@ -86,7 +99,7 @@ func loose(text string) string {
 	}
 	words := strings.Fields(text)
 	for i, w := range words {
-		words[i] = regexp.QuoteMeta(w)
+		words[i] = anyName.ReplaceAllString(regexp.QuoteMeta(w), `(\w+)`)
 	}
 	return regexp.QuoteMeta(lead) + strings.Join(words, `\s+`) + regexp.QuoteMeta(trail)
 }
@@ -103,13 +116,17 @@ func read(path string, edited map[string]string) (string, error) {
 func (e edit) places(root string, edited map[string]string) ([]place, error) {
 	path := filepath.Join(root, e.file)
 	paths := []string{path}
-	if info, err := os.Stat(path); err != nil {
+	info, err := os.Stat(path)
+	if err != nil {
 		return nil, err
-	} else if info.IsDir() {
-		if paths, err = filepath.Glob(filepath.Join(path, "*.go")); err != nil {
+	}
+	if info.IsDir() {
+		if paths, err = filepath.Glob(filepath.Join(path, "*.*")); err != nil {
 			return nil, err
 		}
-		paths = slices.DeleteFunc(paths, func(p string) bool { return strings.HasSuffix(p, "_test.go") })
+		paths = slices.DeleteFunc(paths, func(p string) bool {
+			return strings.HasSuffix(p, "_test.go") || filepath.Ext(p) != ".go" && filepath.Ext(p) != ".sql"
+		})
 	}
 	var all []place
 	for _, p := range paths {
@@ -117,20 +134,38 @@ func (e edit) places(root string, edited map[string]string) ([]place, error) {
 		if err != nil {
 			return nil, err
 		}
-		switch {
-		case e.in == "":
-			all = append(all, place{p, 0, len(text)})
-		case strings.HasSuffix(p, ".sql"):
-			all = append(all, sqlFunctions(p, text, e.in)...)
-		default:
-			found, err := declarations(p, text, e.in)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, found...)
+		var found []place
+		if strings.HasSuffix(p, ".sql") {
+			found = sqlFunctions(p, text, e.in)
+		} else if found, err = declarations(p, text, e.in); err != nil {
+			return nil, err
 		}
+		if e.part != "" {
+			found = parts(text, found, e.part)
+		}
+		all = append(all, found...)
 	}
 	return all, nil
+}
+
+// parts are the common table expressions of a name, with their parentheses.
+func parts(text string, within []place, name string) (all []place) {
+	begins := regexp.MustCompile(`\b` + regexp.QuoteMeta(name) + `\s+AS\s+(MATERIALIZED\s+)?\(`)
+	for _, p := range within {
+		for _, at := range begins.FindAllStringIndex(text[p.from:p.to], -1) {
+			from, to := p.from+at[0], p.from+at[1]
+			for depth := 1; depth > 0 && to < p.to; to++ {
+				switch text[to] {
+				case '(':
+					depth++
+				case ')':
+					depth--
+				}
+			}
+			all = append(all, place{p.path, from, to})
+		}
+	}
+	return all
 }
 
 // declarations are those of a name in a Go file.

@@ -18,6 +18,13 @@ func (p *pipeline) wait() int {
 }
 
 func wait() int { return limit }
+
+const statement = ` + "`" + `
+WITH mine AS MATERIALIZED (
+    SELECT (l.claim) FROM outbox.lane AS l WHERE l.claim = $1
+), yours AS (
+    SELECT FROM outbox.lane AS x WHERE x.claim = $1
+)` + "`" + `
 `
 
 const sqlFile = `CREATE FUNCTION outbox.pause(sync text) RETURNS void AS $$ SELECT now() $$;
@@ -49,7 +56,9 @@ func TestEditsAreAnchored(t *testing.T) {
 		"a regular expression":               {edit{file: "relay/a.go", in: "wait", pattern: "limit|most", new: "0"}, "func wait() int { return 0 }"},
 		"several times":                      {edit{file: "relay", in: "pipeline.wait", old: "limit", new: "0", times: 2}, "0 +\n\t\t0"},
 		"a function in SQL":                  {edit{file: "schema.sql", in: "outbox.resume", old: "now()", new: "1"}, "SELECT now() $$;\n-- +goose StatementEnd\nCREATE FUNCTION outbox.resume(sync text) RETURNS void AS $$ SELECT 1"},
-		"twice, once wanted":                 {edit{file: "schema.sql", old: "now()", new: "1"}, "stale: schema.sql has 2 times, not 1"},
+		"a part of a statement":              {edit{file: "relay", in: "statement", part: "mine", old: " = $1", new: ""}, "WHERE l.claim\n), yours AS (\n    SELECT FROM outbox.lane AS x WHERE x.claim = $1"},
+		"whatever an alias is":               {edit{file: "relay", in: "statement", part: "yours", old: "WHERE _.claim = $1", new: "WHERE _1.key = $1"}, "WHERE x.key = $1"},
+		"twice, once wanted":                 {edit{file: "relay", in: "statement", old: "_.claim = $1"}, "stale: relay statement has 2 times, not 1"},
 		"a declaration that is gone":         {edit{file: "relay", in: "gone", old: "limit", new: "0"}, "stale: relay gone has 0 times"},
 	} {
 		t.Run(name, func(t *testing.T) {
