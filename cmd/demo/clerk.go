@@ -9,34 +9,18 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/hms-mkt/lockstep/internal/courtlist"
 )
 
 // clerks is how many work at the same time.
 const clerks = 6
 
 const wallTime = "2006-01-02T15:04"
-
-// hearings returns n hearings of the published sample lists.
-func hearings(n int) ([]courtlist.Hearing, error) {
-	list, err := courtlist.Load()
-	if err != nil {
-		return nil, fmt.Errorf("sample court lists: %w", err)
-	}
-	// The samples hold texts such as "This is a case number", which tell the eye nothing.
-	list = slices.DeleteFunc(list, func(h courtlist.Hearing) bool {
-		return strings.Contains(h.CaseNumber+h.CourtHouse+h.CourtRoom, "This is")
-	})
-	return courtlist.Expand(list, n), nil
-}
 
 // change is one thing that a clerk does.
 type change struct {
@@ -55,7 +39,7 @@ const (
 
 // plan draws what becomes of each hearing, mixed, each hearing's changes in
 // their order. The same seed gives the same plan.
-func plan(list []courtlist.Hearing, seed uint64) []change {
+func plan(list []listed, seed uint64) []change {
 	random := rand.New(rand.NewPCG(seed, 0x636c65726b))
 	lives := make([][]change, len(list))
 	var turns []int
@@ -81,11 +65,8 @@ func plan(list []courtlist.Hearing, seed uint64) []change {
 }
 
 // move gives a hearing another day, time and room than it had before.
-func move(h courtlist.Hearing, before change, random *rand.Rand) change {
-	day := h.Start.AddDate(0, 0, 1+random.IntN(40))
-	for day.Weekday() == time.Saturday || day.Weekday() == time.Sunday {
-		day = day.AddDate(0, 0, 1)
-	}
+func move(h listed, before change, random *rand.Rand) change {
+	day := workday(h.Start.AddDate(0, 0, 1+random.IntN(40)))
 	room := before.room
 	for room == before.room {
 		room = fmt.Sprintf("Court %d", 1+random.IntN(8))
@@ -98,14 +79,14 @@ func move(h courtlist.Hearing, before change, random *rand.Rand) change {
 type traffic struct {
 	url      string
 	client   *http.Client
-	list     []courtlist.Hearing
+	list     []listed
 	all      []change
 	versions []int64 // of each hearing; each is one clerk's alone
 	done     atomic.Int64
 	last     atomic.Pointer[string] // what was done last, without names
 }
 
-func newTraffic(url string, list []courtlist.Hearing, seed uint64) *traffic {
+func newTraffic(url string, list []listed, seed uint64) *traffic {
 	return &traffic{
 		url: url, list: list, all: plan(list, seed), versions: make([]int64, len(list)),
 		client: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: clerks}},
@@ -150,7 +131,7 @@ func (t *traffic) make(ctx context.Context, c change) error {
 		path = "/hearings"
 		body = map[string]any{
 			"id": h.ID, "case_number": h.CaseNumber, "case_name": h.CaseName, "hearing_type": h.HearingType,
-			"courthouse": h.CourtHouse, "courtroom": c.room, "local_start": c.start, "zone": courtlist.Zone,
+			"courthouse": h.CourtHouse, "courtroom": c.room, "local_start": c.start, "zone": londonZone,
 			"duration_minutes": int(h.Duration / time.Minute),
 		}
 	case moved:
