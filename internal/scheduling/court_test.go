@@ -40,7 +40,7 @@ func (c *clinic) court(sync string) scheduling.Knowledge {
 	return scheduling.Knowledge{}
 }
 
-func TestHasTheCourtGotIt(t *testing.T) {
+func TestEachHearingSaysWhetherTheCourtHasGotIt(t *testing.T) {
 	c := open(t)
 	c.register("CourtCalendarSync", "scheduling:*")
 	c.register("Clinic", "clinic:*")
@@ -90,7 +90,7 @@ func TestHasTheCourtGotIt(t *testing.T) {
 	}
 }
 
-func TestCourtAfterAReplayOfAnOlderVersion(t *testing.T) {
+func TestAReplayOfAnOlderVersionLeavesTheCourtBehind(t *testing.T) {
 	c := open(t)
 	c.register("Court", "scheduling:*")
 	c.book("H-1", nil).want(201)
@@ -107,7 +107,7 @@ func TestCourtAfterAReplayOfAnOlderVersion(t *testing.T) {
 	}
 }
 
-func TestCourtThatIsNotTold(t *testing.T) {
+func TestHearingsThatNoSyncCarries(t *testing.T) {
 	t.Run("no sync", func(t *testing.T) {
 		c := open(t)
 		c.book("H-1", nil).want(201)

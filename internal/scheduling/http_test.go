@@ -23,7 +23,7 @@ type problem struct {
 	CurrentVersion int64 `json:"current_version"`
 }
 
-func TestBook(t *testing.T) {
+func TestBookingWritesTheHearingAndOneEvent(t *testing.T) {
 	c := open(t)
 	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	a := c.call("POST", "/hearings", `{"case_number":"2027-CV-0042","case_name":"Roe v Doe","hearing_type":"Motion",
@@ -60,7 +60,7 @@ func TestBook(t *testing.T) {
 	}
 }
 
-func TestBookIDs(t *testing.T) {
+func TestBookingWithoutAnIDGetsTheNextFreeNumber(t *testing.T) {
 	c := open(t)
 	c.book("H-2027-000001", nil).want(201)
 	if h := decodeAs[hearing](c.book("", nil).want(201)); h.ID != "H-2027-000002" {
@@ -75,7 +75,7 @@ func TestBookIDs(t *testing.T) {
 	}
 }
 
-func TestBookRefuses(t *testing.T) {
+func TestBookingNamesEveryWrongField(t *testing.T) {
 	c := open(t)
 	tests := []struct {
 		name   string
@@ -177,7 +177,7 @@ func TestLifeOfAHearing(t *testing.T) {
 	}
 }
 
-func TestChangesAreRefused(t *testing.T) {
+func TestChangesThatCannotBeMadeAreRefused(t *testing.T) {
 	c := open(t)
 	c.book("H-1", nil).want(201)
 	tests := []struct {
@@ -207,7 +207,7 @@ func TestChangesAreRefused(t *testing.T) {
 	}
 }
 
-func TestIfMatch(t *testing.T) {
+func TestAChangeForAnotherVersionIsRefused(t *testing.T) {
 	c := open(t)
 	c.book("H-1", nil).want(201)
 	start := 10
@@ -284,7 +284,7 @@ func TestConcurrentChangesKeepVersionAndOrder(t *testing.T) {
 	}
 }
 
-func TestList(t *testing.T) {
+func TestListFiltersAndPages(t *testing.T) {
 	c := open(t)
 	for i := range 7 {
 		c.book(fmt.Sprint("H-", i), map[string]any{
@@ -353,7 +353,7 @@ func TestList(t *testing.T) {
 	}
 }
 
-func TestRequestsThatAreNotOne(t *testing.T) {
+func TestMalformedRequestsAreRefused(t *testing.T) {
 	c := open(t)
 	tests := []struct {
 		name, method, path, body, contentType string
@@ -384,7 +384,7 @@ func TestRequestsThatAreNotOne(t *testing.T) {
 	}
 }
 
-func TestHealth(t *testing.T) {
+func TestReadyNeedsBothSchemas(t *testing.T) {
 	c := open(t)
 	c.call("GET", "/livez", "").want(200)
 	c.call("GET", "/readyz", "").want(200)

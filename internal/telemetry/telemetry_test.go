@@ -205,7 +205,7 @@ func TestCloseEndsAReading(t *testing.T) {
 	})
 }
 
-func TestHealth(t *testing.T) {
+func TestReadyzSaysWhyARelayIsNotReady(t *testing.T) {
 	m := NewMetrics(Build{})
 	failing := func(context.Context) error { return errors.New("pipeline of sync \"Court\"\nhas not looked for work") }
 	for name, tc := range map[string]struct {
