@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// clerks is how many work at the same time.
+// clerks is how many clerks work at the same time.
 const clerks = 6
 
 const wallTime = "2006-01-02T15:04"
@@ -37,8 +37,8 @@ const (
 	cancelled = "cancelled"
 )
 
-// plan draws what becomes of each hearing, mixed, each hearing's changes in
-// their order. The same seed gives the same plan.
+// plan draws the changes of all hearings in one mixed order. Each hearing's own
+// changes stay in order. The same seed gives the same plan.
 func plan(list []listed, seed uint64) []change {
 	random := rand.New(rand.NewPCG(seed, 0x636c65726b))
 	lives := make([][]change, len(list))
@@ -64,7 +64,7 @@ func plan(list []listed, seed uint64) []change {
 	return all
 }
 
-// move gives a hearing another day, time and room than it had before.
+// move gives a hearing another day, time and room.
 func move(h listed, before change, random *rand.Rand) change {
 	day := workday(h.Start.AddDate(0, 0, 1+random.IntN(40)))
 	room := before.room
@@ -75,15 +75,15 @@ func move(h listed, before change, random *rand.Rand) change {
 	return change{before.hearing, moved, start.Format(wallTime), room}
 }
 
-// traffic is the clerks at work.
+// traffic is the work of the clerks.
 type traffic struct {
 	url      string
 	client   *http.Client
 	list     []listed
 	all      []change
-	versions []int64 // of each hearing; each is one clerk's alone
+	versions []int64 // of each hearing; only the hearing's clerk uses its element
 	done     atomic.Int64
-	last     atomic.Pointer[string] // what was done last, without names
+	last     atomic.Pointer[string] // the last change, without names
 }
 
 func newTraffic(url string, list []listed, seed uint64) *traffic {
@@ -143,13 +143,13 @@ func (t *traffic) make(ctx context.Context, c change) error {
 	}
 	version, err := t.post(ctx, path, t.versions[c.hearing], body)
 	if err != nil {
-		return fmt.Errorf("a clerk could not have %s %s: %w", h.ID, c.what, err)
+		return fmt.Errorf("hearing %s was not %s: %w", h.ID, c.what, err)
 	}
 	t.versions[c.hearing] = version
 	t.done.Add(1)
 	said := "case " + h.CaseNumber + " " + c.what
 	if c.start != "" {
-		at, _ := time.Parse(wallTime, c.start) // of our own making
+		at, _ := time.Parse(wallTime, c.start) // plan has made it
 		said += at.Format(", Mon 2 Jan 15:04, ") + "room " + strings.TrimPrefix(c.room, "Court ")
 	}
 	t.last.Store(&said)

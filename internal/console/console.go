@@ -43,8 +43,8 @@ func IsTerminal(w any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// width returns the columns of the terminal w, 0 if w is no terminal.
-func width(w any) int {
+// Width returns the columns of the terminal w, 0 if w is no terminal.
+func Width(w any) int {
 	f, ok := w.(*os.File)
 	if !ok {
 		return 0

@@ -33,7 +33,7 @@ func Rows[R Row](w io.Writer, format Format, rows ...R) error {
 // NewPrinter returns a printer for rows that come one after the other.
 func NewPrinter[R Row](w io.Writer, format Format) *Printer[R] {
 	var row R
-	p := &Printer[R]{w: w, format: format, header: row.Header(), columns: width(w)}
+	p := &Printer[R]{w: w, format: format, header: row.Header(), columns: Width(w)}
 	for _, h := range p.header {
 		p.widths = append(p.widths, utf8.RuneCountInString(h))
 	}
