@@ -71,7 +71,7 @@ syncs:
 	}
 }
 
-func TestPreview(t *testing.T) {
+func TestPreviewIsWhatARelayWouldSend(t *testing.T) {
 	sync := relay.Sync{
 		Name: "Court", Events: []string{"a"}, Adapter: telling{t},
 		Mapping: relay.Mapping{Fields: []relay.Field{{From: "n", To: "number"}}},

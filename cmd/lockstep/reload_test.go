@@ -41,7 +41,7 @@ func (r request) of(version string) bool {
 // SIGHUP under load, with a good file and with a broken one. Nothing is lost or
 // sent twice, what is under way ends as it began, and what was rendered before
 // keeps its bytes.
-func TestSIGHUPReloads(t *testing.T) {
+func TestSIGHUPReloadsTheConfiguration(t *testing.T) {
 	w := newWorld(t)
 	var mu sync.Mutex
 	var got []request

@@ -28,7 +28,7 @@ syncs:
 
 // A receiver that answers 410 gets no more but probes, and no delivery fails for
 // it; when it is back it gets what waited, as the log says.
-func TestWebhookThatIsGoneHoldsItsSync(t *testing.T) {
+func TestAWebhookThatIsGoneHoldsItsSync(t *testing.T) {
 	w := newWorld(t)
 	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	w.env["HOOK_SECRET"] = secret

@@ -1,6 +1,7 @@
 package courtsim
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -30,7 +31,7 @@ type calendar struct {
 	byCase map[string]*Booking
 	byID   map[string]*Booking
 	keys   map[string]seen
-	order  []string // keys, oldest first; only kept when keep is not 0
+	order  []string // keys, oldest first; empty if keep is 0
 	keep   int
 }
 
@@ -51,18 +52,18 @@ func (c *calendar) all() map[string]Booking {
 	return m
 }
 
-// caseOf names the case a request is about: by its body, else by its path.
+// find returns the booking with this id or case reference, nil if there is none.
+func (c *calendar) find(id string) *Booking {
+	return cmp.Or(c.byID[id], c.byCase[id])
+}
+
+// caseOf is the case reference of a request's body, or of the booking in its path.
 func (c *calendar) caseOf(req request) string {
-	if ref := caseReference(req.body); ref != "" {
-		return ref
-	}
-	if b := c.byID[req.id]; b != nil {
+	ref := caseReference(req.body)
+	if b := c.find(req.id); ref == "" && b != nil {
 		return b.CaseReference
 	}
-	if b := c.byCase[req.id]; b != nil {
-		return b.CaseReference
-	}
-	return ""
+	return ref
 }
 
 // apply does what req asks for.
@@ -92,18 +93,15 @@ func (c *calendar) read(req request) reply {
 		}
 		return jsonReply(http.StatusOK, map[string]any{"bookings": list})
 	}
-	b := c.byCase[req.id]
-	if b == nil {
-		b = c.byID[req.id]
-	}
+	b := c.find(req.id)
 	if b == nil {
 		return problem(http.StatusNotFound, "unknown-booking", "No booking has this case reference or id.")
 	}
 	return jsonReply(http.StatusOK, *b)
 }
 
-// repeated answers a key that was accepted before: the same body is a
-// duplicate, another one the caller's mistake (draft-ietf-httpapi-idempotency-key-header).
+// repeated answers a key that was accepted before. The same body is a duplicate,
+// another body is a mistake of the caller (draft-ietf-httpapi-idempotency-key-header).
 func repeated(old seen, req request, status int) reply {
 	if old.digest != req.digest {
 		return problem(http.StatusUnprocessableEntity, "key-reused", "This idempotency key was used before with another body.")
@@ -180,7 +178,7 @@ func (c *calendar) store(b *Booking, req request, status int) reply {
 	var v struct {
 		Status any `json:"status"`
 	}
-	_ = json.Unmarshal(req.body, &v) // checked to be an object
+	_ = json.Unmarshal(req.body, &v) // checkObject has checked it
 	b.Status = "booked"
 	if s, ok := v.Status.(string); ok && s != "" {
 		b.Status = s

@@ -56,7 +56,7 @@ func TestWhichRequestsAreStruck(t *testing.T) {
 	}
 }
 
-func TestSameSeedSameChances(t *testing.T) {
+func TestTheSameSeedStrikesTheSameRequests(t *testing.T) {
 	run := func(seed uint64) []int {
 		h := start(t, courtsim.Options{Seed: seed, Faults: script(t, `[{"match":{"probability":0.5},"do":{"status":503}}]`)})
 		var got []int
@@ -85,7 +85,7 @@ func TestFirstRuleThatStrikesDecides(t *testing.T) {
 	}
 }
 
-func TestAnswers(t *testing.T) {
+func TestEveryActionChangesTheAnswer(t *testing.T) {
 	tests := []struct {
 		name, do string
 		accepted bool
@@ -213,7 +213,7 @@ func TestHangEndsWithTheCallerAndWithTheCourt(t *testing.T) {
 	})
 }
 
-func TestFaultsOverHTTP(t *testing.T) {
+func TestTheScriptIsReadAndReplacedOverHTTP(t *testing.T) {
 	h := start(t, courtsim.Options{})
 	h.do(t.Context(), "POST", "/faults", "", `[{"match":{"first":1},"do":{"status":500,"hang":"1ms"}}]`).want(t, 200)
 	a := h.do(t.Context(), "GET", "/faults", "", "").want(t, 200)
@@ -229,7 +229,7 @@ func TestFaultsOverHTTP(t *testing.T) {
 	}
 }
 
-func TestBadScripts(t *testing.T) {
+func TestBadScriptsAreRefused(t *testing.T) {
 	tests := []struct{ name, script, want string }{
 		{"not JSON", `[`, "fault script"},
 		{"an object", `{}`, "array"},
@@ -241,8 +241,8 @@ func TestBadScripts(t *testing.T) {
 		{"bad fault", `[{"do":{"fault":"Servr"}}]`, `do.fault is "Servr", not one of Busy, Client,`},
 		{"bad drop", `[{"do":{"drop":"off"}}]`, `do.drop is "off"`},
 		{"bad probability", `[{"match":{"probability":2},"do":{"status":500}}]`, "probability"},
-		{"negative count", `[{"match":{"after":-1},"do":{"status":500}}]`, "not negative"},
-		{"negative wait", `[{"do":{"delay":"-1s"}}]`, "not negative"},
+		{"negative count", `[{"match":{"after":-1},"do":{"status":500}}]`, "not be negative"},
+		{"negative wait", `[{"do":{"delay":"-1s"}}]`, "not be negative"},
 		{"nothing to do, in the second", `[{"do":{"status":500}},{"match":{}}]`, "fault 2: do is empty"},
 	}
 	for _, tt := range tests {

@@ -167,7 +167,7 @@ func TestHearingLifeOverSOAP(t *testing.T) {
 	}
 }
 
-func TestRefusalsOverSOAP(t *testing.T) {
+func TestBadMessagesAreRefusedOverSOAP(t *testing.T) {
 	good := notify("H-1", "3A")
 	for _, tt := range []struct {
 		name, message string
@@ -310,7 +310,7 @@ func token(username, password, nonce string, created time.Time, more string) str
 		`</wsse:Password>` + fresh + `</wsse:UsernameToken></wsse:Security>`
 }
 
-func TestUsernameToken(t *testing.T) {
+func TestTheUsernameTokenIsRequired(t *testing.T) {
 	now := time.Now()
 	expires := func(at time.Time) string {
 		return "<wsu:Timestamp><wsu:Expires>" + at.UTC().Format(time.RFC3339) + "</wsu:Expires></wsu:Timestamp>"
