@@ -30,7 +30,7 @@ type change struct {
 	room    string
 }
 
-// What a clerk does.
+// The changes.
 const (
 	booked    = "booked"
 	moved     = "moved"

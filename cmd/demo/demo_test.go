@@ -34,8 +34,7 @@ func leftovers(t *testing.T) []string {
 	return names
 }
 
-// openTemp gives the test a TMPDIR of its own, through which PostgreSQL's
-// account gets too.
+// openTemp gives the test its own TMPDIR, which PostgreSQL's account may enter.
 func openTemp(t *testing.T) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "demo-test-") //nolint:usetesting // the parent of t.TempDir is closed to PostgreSQL's account
@@ -157,7 +156,7 @@ func noFileHolds(t *testing.T, dir, secret string) {
 	}
 }
 
-// meddle writes into a system's calendar past the relays.
+// meddle changes a system's calendar without the relays.
 func meddle(t *testing.T, sys *system, booking string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, sys.url+"/api/calendar", strings.NewReader(booking))
@@ -191,7 +190,7 @@ func TestAnInterruptedDemoCleansUp(t *testing.T) {
 
 // trigger does something once a text was written to it.
 type trigger struct {
-	text bytes.Buffer // not embedded: its WriteString would get past Write
+	text bytes.Buffer // not embedded: its WriteString would bypass Write
 	on   string
 	do   func()
 }
@@ -314,7 +313,7 @@ func TestHintsWorkWhenPasted(t *testing.T) {
 	}
 }
 
-// waitFor is a line of shell: a person would look twice.
+// waitFor is a line of shell that waits, as a person would before looking.
 func waitFor(w *world, condition string) string {
 	return `until [ "$(psql '` + w.databaseURL + `' -Atc "SELECT ` + condition + `")" = t ]; do sleep 0.1; done` + "\n"
 }

@@ -152,7 +152,7 @@ func (d *demo) killRelay(ctx context.Context) error {
 	if d.story.killed > 0 {
 		d.progress.say("relay 2 killed with %d in hand – relay 1 takes over when its leases end", d.story.killed)
 	} else {
-		d.progress.say("relay 2 killed with nothing in hand – relay 1 goes on alone")
+		d.progress.say("relay 2 killed with nothing in hand – relay 1 works alone")
 	}
 	if err := w.setFaults(unreliable); err != nil {
 		return err

@@ -11,9 +11,9 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-// truth is a hearing that was booked, moved once, and told to the court and the
-// clinic, the second time with an answer that was lost. The court is down when
-// it is booked, and told a second later than the clinic.
+// truth is a hearing that was booked and moved once. The court and the clinic got
+// both changes, the second one with a lost answer. The court was down when the
+// hearing was booked, and got the first change two seconds later than the clinic.
 func truth() (facts, story) {
 	at := time.Date(2027, 3, 29, 9, 0, 0, 0, time.UTC) // summer time in London
 	after := func(d time.Duration) *time.Time { return new(at.Add(d)) }

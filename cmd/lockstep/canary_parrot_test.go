@@ -17,8 +17,8 @@ import (
 	"testing"
 )
 
-// parrot is a receiver that repeats what it was sent, in every place of its
-// answers. What it does is said by the first step of the path.
+// parrot is a receiver that repeats the request that it got, in every place of
+// its answers. The first step of the path says what it does.
 type parrot struct {
 	*httptest.Server
 	birds   []canary
@@ -28,13 +28,13 @@ type parrot struct {
 	mu    sync.Mutex
 	turns map[string]int
 	heard map[string]bool // names of the canaries that arrived
-	most  int             // texts to be repeated in one request
+	most  int             // most texts to repeat in one request
 }
 
-// answer writes what the receiver says, as bytes of HTTP or not.
+// answer writes the receiver's bytes, which need not be HTTP.
 type answer func(conn *bufio.Writer, said speech)
 
-// speech is what there is to be repeated.
+// speech is what a receiver may repeat.
 type speech struct {
 	whole string   // the request as it came
 	cores []string // of the canaries in it
@@ -80,7 +80,7 @@ func (p *parrot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// listen notes what arrived, and decides what is repeated this time.
+// listen records a request, and decides what the answer repeats.
 func (p *parrot) listen(manner, whole, authorization string) speech {
 	found := map[string]bool{}
 	for s := range p.aviary.find(whole) {
@@ -119,8 +119,8 @@ func (p *parrot) missing() (names []string) {
 	return names
 }
 
-// objects answers with a status, and repeats what was said in its headers and in
-// a body of one of the shapes from which reasons are taken, or of none of them.
+// objects answers with a status. It repeats the request in its headers and in a
+// body, which may have one of the shapes from which adapters take reasons.
 func objects(status int, headers ...string) answer {
 	return func(w *bufio.Writer, said speech) {
 		bodies := []any{
@@ -142,8 +142,8 @@ func objects(status int, headers ...string) answer {
 	}
 }
 
-// faults answers with a SOAP fault of either version, in which everything
-// repeats what was said.
+// faults answers with a SOAP fault of either version, which repeats the request
+// everywhere.
 func faults(w *bufio.Writer, said speech) {
 	var whole, words strings.Builder
 	_ = xml.EscapeText(&whole, []byte(said.whole))
@@ -165,14 +165,15 @@ func accepts(w *bufio.Writer, said speech) {
 	fmt.Fprintf(w, "HTTP/1.1 201 %s\r\nConnection: close\r\nContent-Length: %d\r\nX-Heard: %[1]s\r\n\r\n%[3]s", strings.Join(said.cores, "-"), len(body), body)
 }
 
-// says answers with what is not HTTP, or not all of it; every % is what was said.
+// says answers with bytes that are not HTTP, or not a whole answer. Each % is
+// replaced with the request.
 func says(text string) answer {
 	return func(w *bufio.Writer, said speech) {
 		_, _ = w.WriteString(strings.ReplaceAll(text, "%", strings.Join(said.cores, "-")))
 	}
 }
 
-// issues answers as a token endpoint does that likes what it was sent.
+// issues answers like a token endpoint that accepts the request.
 func issues(token string) answer {
 	return func(w *bufio.Writer, _ speech) {
 		body, _ := json.Marshal(map[string]any{"access_token": token, "token_type": "Bearer", "expires_in": 3600})

@@ -14,12 +14,12 @@ import (
 	"testing"
 )
 
-// canary is a marker: a text that is in one place of the world, and nowhere
-// else unless something carried it there.
+// canary is a marker: a text that is in one place of the world. Anywhere
+// outside this place, the program has leaked it.
 type canary struct {
 	name   string
-	core   string // what is looked for; letters and digits, so that it is one word everywhere
-	secret bool   // a credential; else it is data of an event
+	core   string // the text to search for; letters and digits, so that it is one word everywhere
+	secret bool   // a credential, not data of an event
 }
 
 // word returns a core that cannot be guessed.
@@ -56,7 +56,7 @@ func newAviary(birds ...canary) *aviary {
 	for _, c := range birds {
 		a.add(c.core, sighting{c.name, "as it is"})
 		a.add(hex.EncodeToString([]byte(c.core)), sighting{c.name, "hexadecimal"})
-		for shift := range 3 { // what stands before it decides how base64 spells it
+		for shift := range 3 { // the bytes before it decide how base64 spells it
 			whole := []byte(strings.Repeat("x", shift) + c.core)
 			for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.URLEncoding} {
 				a.add(encoding.EncodeToString(whole)[(shift*8+5)/6:len(whole)*8/6], sighting{c.name, "base64"})
@@ -124,7 +124,7 @@ func (a *aviary) find(text string) map[sighting]string {
 
 var escapes = regexp.MustCompile(`%[0-9a-fA-F]{2}|\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}`)
 
-// unescaped undoes the escapes of URLs, JSON, Go and HTML, wherever they stand.
+// unescaped undoes all escapes of URLs, JSON, Go and HTML.
 func unescaped(text string) string {
 	text = escapes.ReplaceAllStringFunc(text, func(escape string) string {
 		n, err := strconv.ParseUint(strings.TrimLeft(escape, `%\xu`), 16, 32)
@@ -136,7 +136,7 @@ func unescaped(text string) string {
 	return html.UnescapeString(text)
 }
 
-// spellings are the ways in which receivers repeat what they were sent.
+// spellings are the ways in which receivers repeat a text.
 func spellings() []func(string) string {
 	each := func(format string) func(string) string {
 		return func(s string) string {
@@ -165,7 +165,7 @@ func spellings() []func(string) string {
 	}
 }
 
-// The canary test is worth what its search finds.
+// The canary test is worth no more than its search.
 func TestCanariesAreFoundHoweverTheyAreSpelled(t *testing.T) {
 	bird := canary{name: "token", core: word(letters+digits, 26)}
 	a := newAviary(bird, canary{name: "another", core: word(letters, 20)})

@@ -29,12 +29,12 @@ import (
 )
 
 // TestNoSecretAndNoPartyNameIsWritten plants canaries in every secret of a
-// configuration and in everything personal of an event, has them sent to
-// receivers that repeat what they hear in every way that HTTP offers, and
-// searches all that the program writes: logs, metrics, health, what each command
-// prints, the errors of configurations, and every column of the database but the
-// event's payload and headers, which its writer wrote, and the body that is kept
-// for the next attempt.
+// configuration and in everything personal of an event, and sends them to
+// receivers that repeat their requests in every way that HTTP offers. Then it
+// searches everything that the program writes: logs, metrics, health, the output
+// of each command, the errors of configurations, and every column of the
+// database. The exceptions are the event's payload and headers, which its writer
+// wrote, and the body that is kept for the next attempt.
 func TestNoSecretAndNoPartyNameIsWritten(t *testing.T) {
 	c := newCage(t)
 	program := program(t)
@@ -110,7 +110,7 @@ func newCage(t *testing.T) *cage {
 	return c
 }
 
-// core returns what the canary of that name is known by.
+// core returns the text of the canary of that name.
 func (c *cage) core(name string) string {
 	c.t.Helper()
 	i := slices.IndexFunc(c.birds, func(b canary) bool { return b.name == name })
@@ -150,14 +150,14 @@ type perch struct {
 	chatty  bool   // gets as many events as it takes to repeat everything in every spelling
 }
 
-// carries sends everything personal, and what the file says is secret.
+// carries sends everything personal and the secrets of the file.
 const carries = `mapping: {party.name: party.name, notes: notes, remarks: remarks, people: people, number: number, members: members, broken: broken,
       secret: {const: {deep: ["${CONSTANT}"]}}, absent: {to: absent, default: "${DEFAULT}"}}
     compute: {tenant: headers.tenant}`
 
-// furnish writes the configuration: a sync for each kind of adapter, way to
-// authorize, and manner to refuse, to break off, or not to get as far as a
-// request.
+// furnish writes the configuration: a sync for each kind of adapter, each kind of
+// auth, and each way in which a receiver refuses a request, cuts it off or does
+// not get it.
 func (c *cage) furnish() {
 	c.t.Helper()
 	dir, p := c.t.TempDir(), c.parrot
@@ -348,7 +348,7 @@ func (c *cage) settled() string {
 // until waits for a condition, and watches what the program's sessions do.
 func (c *cage) until(condition string, relay *tape) {
 	c.t.Helper()
-	waiting.For(c.t, patience, condition, func() bool {
+	waiting.For(c.t, waitTimeout, condition, func() bool {
 		if ask[bool](c.world, condition) {
 			return true
 		}
@@ -361,7 +361,7 @@ func (c *cage) until(condition string, relay *tape) {
 	}, relay.String)
 }
 
-// look searches what was written in one place.
+// look searches one place.
 func (c *cage) look(place, text string) { c.search(c.all, place, text) }
 
 func (c *cage) search(birds *aviary, place, text string) {
@@ -386,7 +386,7 @@ func (c *cage) lookAtHTTP(address string) {
 // why_not_delivered says, and what the program's sessions did.
 func (c *cage) lookAtDatabase() {
 	c.t.Helper()
-	// A scope is what the operator's URL or limits.per makes of an event: here it is a host made of a field.
+	// The operator's URL or limits.per makes the scope from an event: here, the host comes from a field.
 	unsearched := map[string]string{"event": " - 'payload' - 'headers'", "delivery": " - 'body'", "lane": " - 'scope'"}
 	relations := ask[[]string](c.world, `SELECT array_agg(relname::text) FROM pg_class
  WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'p', 'v', 'm') AND NOT relispartition`)
@@ -421,8 +421,8 @@ func (c *cage) lookAtDatabase() {
 // lookAtCommands runs every command, in each format.
 func (c *cage) lookAtCommands(program, address string, events []string) {
 	c.t.Helper()
-	// What is missing here fails the test: a new command needs a line. An empty
-	// one is a command that is tried elsewhere, or only holds others.
+	// A new command needs a line here. An empty line is for a command that is
+	// tried in another place, or that only holds others.
 	lines := map[string][]string{
 		"":        {""},
 		"run":     {},

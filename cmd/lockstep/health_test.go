@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Clients that say nothing, and clients that say it slowly, many more than the
-// process may have descriptors: a probe is answered soon, deliveries go on.
+// Many more idle and slow clients than the process may have descriptors: a probe
+// still gets its answer soon, and deliveries continue.
 func TestIdleAndSlowClientsOfTheHealthPortDisturbNobody(t *testing.T) {
 	w := newWorld(t)
 	const descriptors = 100
@@ -30,7 +30,7 @@ func TestIdleAndSlowClientsOfTheHealthPortDisturbNobody(t *testing.T) {
 		switch n % 3 {
 		case 1: // begins a request
 			_, _ = fmt.Fprint(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\n")
-		case 2: // asks for much and reads nothing of it
+		case 2: // sends many requests and reads no answer
 			for range 20 {
 				_, _ = fmt.Fprint(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
 			}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// refuses answers 422 to what concerns one of these hearings.
+// refuses answers 422 to requests about one of these hearings.
 func refuses(hearings ...string) func(*http.Request, string) int {
 	return func(_ *http.Request, body string) int {
 		if slices.ContainsFunc(hearings, func(h string) bool { return strings.Contains(body, `"`+h+`"`) }) {
@@ -88,7 +88,7 @@ syncs:
 	}
 }
 
-// What the filter leaves out is never sent: it does not make a failed event good.
+// A filtered event is never sent, so it does not supersede a failed one.
 func TestSyncApplyOfSupersedeAsksTheFilter(t *testing.T) {
 	w := newWorld(t)
 	w.court.answers(refuses("H-2", "H-3"))
@@ -214,7 +214,7 @@ func TestRolesAreEnforcedAndNamed(t *testing.T) {
 func TestDiscardEndsDeliveries(t *testing.T) {
 	w, h1, h2, behind, h3 := troubled(t)
 	operator := w.as(roleOperator)
-	// Whatever isolation level is the login's default: outbox.discard needs READ COMMITTED.
+	// outbox.discard needs READ COMMITTED, whatever the login's default is.
 	login, err := url.Parse(operator.env["DATABASE_URL"])
 	if err != nil {
 		t.Fatal(err)
@@ -260,7 +260,7 @@ func TestPauseResumeAndRetireSayWhatTheyDid(t *testing.T) {
 	w.run("status").wants(t, 0, "retired in the database")
 	operator.run("log", "--outcome", "paused,resumed,retired").wants(t, 0, "maintenance", "moved")
 
-	// It lives again, and the log says through whom.
+	// sync apply brings it back, and the log says on whose behalf.
 	relay := w.as(roleRelay)
 	relay.env["COURT_TOKEN"] = w.env["COURT_TOKEN"]
 	relay.run("sync", "apply", "--actor", "anna\u202e").wants(t, 0, "applied (differs: retired in the database)")

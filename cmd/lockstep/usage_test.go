@@ -39,7 +39,7 @@ func TestHelpOfEveryCommand(t *testing.T) {
 	golden(t, "help.golden", text.String())
 }
 
-// Examples are typed as they stand: each must be understood by its command.
+// People copy the examples, so each command must understand its own.
 func TestExamplesParse(t *testing.T) {
 	var visit func(c *cobra.Command)
 	visit = func(c *cobra.Command) {
@@ -188,7 +188,7 @@ func TestADatabaseThatRefusesConnectionsIsNamed(t *testing.T) {
 	s.run("status").wants(t, exitFailed, `database "calendar" at 127.0.0.1:1 cannot be reached`, "connection refused", "--database-url")
 }
 
-// A server that accepts and says nothing must not hang an operator.
+// A command must not hang when a server accepts the connection and does not answer.
 func TestADatabaseThatDoesNotAnswerIsGivenUp(t *testing.T) {
 	t.Chdir(t.TempDir())
 	l, err := net.Listen("tcp", "127.0.0.1:0")

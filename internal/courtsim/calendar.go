@@ -14,7 +14,7 @@ import (
 type Booking struct {
 	ID             string          `json:"id"` // the court's own id
 	CaseReference  string          `json:"case_reference"`
-	Status         string          `json:"status"`          // the body's own status, else booked; cancelled after DELETE or CancelHearing
+	Status         string          `json:"status"`          // of the body, or booked; cancelled after DELETE or CancelHearing
 	Changes        int             `json:"changes"`         // how often it was written
 	IdempotencyKey string          `json:"idempotency_key"` // of the last write; wsa:MessageID over SOAP
 	UpdatedAt      time.Time       `json:"updated_at"`

@@ -80,7 +80,7 @@ func TestFirstRuleThatStrikesDecides(t *testing.T) {
 	for i, want := range []int{503, 429, 201} {
 		h.post(fmt.Sprint("k", i), "H-1").want(t, want)
 		if e := h.last(); e.Fault != []int{1, 2, 0}[i] {
-			t.Errorf("request %d: rule %d stands in the ledger", i, e.Fault)
+			t.Errorf("request %d: the ledger has rule %d", i, e.Fault)
 		}
 	}
 }
@@ -174,7 +174,7 @@ func TestEveryActionChangesTheAnswer(t *testing.T) {
 			if a.status != e.Status {
 				t.Errorf("the ledger says %d, the caller saw %d", e.Status, a.status)
 			}
-			// The repetition finds what the first left behind.
+			// The repetition finds what the first request stored.
 			again := 201
 			if tt.accepted {
 				again = 409
@@ -184,7 +184,7 @@ func TestEveryActionChangesTheAnswer(t *testing.T) {
 	}
 }
 
-// signal is a ledger file that tells when a request was read.
+// signal is a ledger file that signals each request.
 type signal chan struct{}
 
 func (s signal) Write(b []byte) (int, error) {

@@ -13,8 +13,8 @@ func (c *clinic) register(name, pattern string) {
 	c.exec("INSERT INTO outbox.sync (name, patterns) VALUES ($1, ARRAY[$2])", name, pattern)
 }
 
-// answered does what a relay does with the first open event of hearing H-1 once
-// the court has answered: the log gets a row, the delivery is closed.
+// answered records an answer of the court to the first open event of hearing H-1,
+// like a relay: the log gets a row, the delivery is closed.
 func (c *clinic) answered(sync, outcome string) {
 	c.t.Helper()
 	c.exec(`WITH head AS (
@@ -103,7 +103,7 @@ func TestAReplayOfAnOlderVersionLeavesTheCourtBehind(t *testing.T) {
 	}
 	c.answered("Court", "delivered")
 	if k := c.court("Court"); k.GotIt || *k.Version != 1 || !strings.Contains(k.Says, "version 1 of 2") {
-		t.Errorf("the court was told the older version last, but the clerk reads %+v", k)
+		t.Errorf("the court got the older version last, but the clerk reads %+v", k)
 	}
 }
 

@@ -173,7 +173,7 @@ func TestLifeOfAHearing(t *testing.T) {
 	}
 	last := c.events("H-1")[3].Payload
 	if !strings.Contains(last, `"cancelReason": "settled"`) || strings.Contains(last, party) {
-		t.Errorf("the courts are told %s", last)
+		t.Errorf("the courts get %s", last)
 	}
 }
 
@@ -415,10 +415,10 @@ func TestPrivilegesThatAreEnough(t *testing.T) {
 	c.call("POST", "/hearings/"+id+"/reschedule", `{"local_start":"2027-11-15T14:30"}`).want(200)
 	h := decodeAs[hearing](c.call("GET", "/hearings/"+id, "").want(200))
 	if h.Court != nil || !strings.Contains(h.CourtAbsent, "grant it outbox_auditor") {
-		t.Errorf("a login that may not read deliveries is told %+v", h)
+		t.Errorf("a login that may not read deliveries gets %+v", h)
 	}
 	admin.exec("GRANT outbox_auditor TO " + role)
 	if h := decodeAs[hearing](c.call("GET", "/hearings/"+id, "").want(200)); len(h.Court) != 1 || h.CourtAbsent != "" {
-		t.Errorf("with outbox_auditor it is told %+v", h)
+		t.Errorf("with outbox_auditor it gets %+v", h)
 	}
 }

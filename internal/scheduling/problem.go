@@ -71,7 +71,7 @@ func existsAlready(h Hearing) error {
 func changedMeanwhile(h Hearing, wanted int64) error {
 	return problem{
 		Type: "urn:lockstep:scheduling:version", Title: "The hearing has changed meanwhile", Status: http.StatusPreconditionFailed, CurrentVersion: h.Version,
-		Detail: fmt.Sprintf("hearing %s is at version %d, not %d; read it again and decide anew", h.ID, h.Version, wanted),
+		Detail: fmt.Sprintf("hearing %s is at version %d, not %d; read it again, then decide", h.ID, h.Version, wanted),
 	}
 }
 
