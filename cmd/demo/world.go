@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
@@ -35,7 +36,7 @@ type world struct {
 	password      string // of the clinic
 
 	mu     sync.Mutex
-	relays []*relayProcess // running or ended
+	relays map[string]*relayProcess // by name; the last process of each
 	fail   context.CancelCauseFunc
 
 	closers []func() error
@@ -62,7 +63,7 @@ const dropTimeout = 10 * time.Second
 
 // startWorld starts everything. If it fails, it ends what it has started.
 func startWorld(ctx context.Context, seed uint64) (_ *world, err error) {
-	w := &world{court: newCourt(), clinic: newClinic(), password: rand.Text()}
+	w := &world{court: newCourt(), clinic: newClinic(), password: rand.Text(), relays: map[string]*relayProcess{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
@@ -180,8 +181,7 @@ func (w *world) startRelay(ctx context.Context, name string) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.relays = slices.DeleteFunc(w.relays, func(old *relayProcess) bool { return old.name == name })
-	w.relays = append(w.relays, p)
+	w.relays[name] = p
 	w.supervise(p)
 	return nil
 }
@@ -214,23 +214,16 @@ func (w *world) supervise(p *relayProcess) {
 func (w *world) relay(name string) *relayProcess {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, p := range w.relays {
-		if p.name == name {
-			return p
-		}
-	}
-	return nil
+	return w.relays[name]
 }
 
 // stopRelays stops the relays at the same time.
 func (w *world) stopRelays() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	errs := make([]error, len(w.relays))
-	var wg sync.WaitGroup
-	for i, p := range w.relays {
-		wg.Go(func() { errs[i] = p.stop() })
+	var group errgroup.Group
+	for _, p := range w.relays {
+		group.Go(p.stop)
 	}
-	wg.Wait()
-	return errors.Join(errs...)
+	return group.Wait()
 }

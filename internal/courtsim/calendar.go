@@ -116,72 +116,39 @@ func repeated(old seen, req request, status int) reply {
 	return rep
 }
 
+// write books, changes or cancels.
 func (c *calendar) write(req request) reply {
-	switch {
-	case req.method == http.MethodPost && req.id == "":
-		return c.post(req)
-	case req.method == http.MethodPut && req.id != "":
-		return c.put(req)
-	case req.method == http.MethodDelete && req.id != "":
-		return c.cancel(req)
+	b := c.byID[req.id]
+	post, put, del := req.method == http.MethodPost, req.method == http.MethodPut, req.method == http.MethodDelete
+	if !(post && req.id == "" || (put || del) && req.id != "") {
+		return problem(http.StatusMethodNotAllowed, "method", "POST goes to /api/calendar, PUT and DELETE to /api/calendar/{id}.")
 	}
-	return problem(http.StatusMethodNotAllowed, "method", "POST goes to /api/calendar, PUT and DELETE to /api/calendar/{id}.")
-}
-
-func (c *calendar) post(req request) reply {
-	if rep, ok := checkObject(req.body); !ok {
-		return rep
+	if !post && b == nil {
+		return problem(http.StatusNotFound, "unknown-booking", "No booking has this id.")
 	}
-	if req.caseRef == "" {
-		return problem(http.StatusUnprocessableEntity, "case-reference", "The field case_reference (a string) is missing.")
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(req.body, &object); (err != nil || object == nil) && !(del && len(req.body) == 0) {
+		return problem(http.StatusBadRequest, "not-json", "The body is not one JSON object.")
 	}
 	status := http.StatusOK
-	b := c.byCase[req.caseRef]
-	if b == nil {
-		status = http.StatusCreated
-		b = &Booking{ID: fmt.Sprintf("CAL-%06d", len(c.byCase)+1), CaseReference: req.caseRef}
-		c.byCase[b.CaseReference] = b
-		c.byID[b.ID] = b
-	}
-	return c.store(b, req, status)
-}
-
-func (c *calendar) put(req request) reply {
-	b := c.byID[req.id]
-	if b == nil {
-		return problem(http.StatusNotFound, "unknown-booking", "No booking has this id.")
-	}
-	if rep, ok := checkObject(req.body); !ok {
-		return rep
-	}
-	if req.caseRef != b.CaseReference {
+	switch {
+	case del:
+		b.Status = "cancelled"
+		return c.touch(b, req, status)
+	case put && req.caseRef != b.CaseReference:
 		return problem(http.StatusUnprocessableEntity, "case-reference", "case_reference is not the one of this booking.")
-	}
-	return c.store(b, req, http.StatusOK)
-}
-
-func (c *calendar) cancel(req request) reply {
-	b := c.byID[req.id]
-	if b == nil {
-		return problem(http.StatusNotFound, "unknown-booking", "No booking has this id.")
-	}
-	if len(req.body) > 0 {
-		if rep, ok := checkObject(req.body); !ok {
-			return rep
+	case post && req.caseRef == "":
+		return problem(http.StatusUnprocessableEntity, "case-reference", "The field case_reference (a string) is missing.")
+	case post:
+		if b = c.byCase[req.caseRef]; b == nil {
+			status = http.StatusCreated
+			b = &Booking{ID: fmt.Sprintf("CAL-%06d", len(c.byCase)+1), CaseReference: req.caseRef}
+			c.byCase[b.CaseReference], c.byID[b.ID] = b, b
 		}
 	}
-	b.Status = "cancelled"
-	return c.touch(b, req, http.StatusOK)
-}
-
-func (c *calendar) store(b *Booking, req request, status int) reply {
-	var v struct {
-		Status any `json:"status"`
-	}
-	_ = json.Unmarshal(req.body, &v) // checkObject has checked it
 	b.Status = "booked"
-	if s, ok := v.Status.(string); ok && s != "" {
-		b.Status = s
+	if text := ""; json.Unmarshal(object["status"], &text) == nil && text != "" {
+		b.Status = text
 	}
 	b.Fields = req.body
 	return c.touch(b, req, status)
@@ -215,12 +182,4 @@ func (c *calendar) remember(req request, id string) {
 		}
 		c.order = slices.Clone(c.order[old:])
 	}
-}
-
-func checkObject(body []byte) (reply, bool) {
-	var v map[string]json.RawMessage
-	if err := json.Unmarshal(body, &v); err != nil || v == nil {
-		return problem(http.StatusBadRequest, "not-json", "The body is not one JSON object."), false
-	}
-	return reply{}, true
 }
