@@ -136,6 +136,11 @@ type shell struct {
 
 func (s *shell) lookup(name string) (string, bool) { v, ok := s.env[name]; return v, ok }
 
+// run executes one command line and returns the exit code.
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) int {
+	return (&app{env: env, stdin: stdin, stdout: stdout, stderr: stderr}).run(ctx, args)
+}
+
 func (s *shell) run(args ...string) result {
 	s.t.Helper()
 	var stdout, stderr bytes.Buffer

@@ -6,22 +6,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/hms-mkt/lockstep/internal/config"
 	"github.com/hms-mkt/lockstep/internal/telemetry"
 	"github.com/hms-mkt/lockstep/relay"
 )
-
-// hangups returns a channel that gets SIGHUP. The signal does not end the process
-// until stop is called.
-func hangups() (signals chan os.Signal, stop func()) {
-	signals = make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGHUP)
-	return signals, func() { signal.Stop(signals) }
-}
 
 // reloader reads the configuration file again while a relay runs.
 type reloader struct {

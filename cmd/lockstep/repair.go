@@ -65,7 +65,7 @@ func (f *repairFilter) check() error {
 	narrowed := f.key != "" || f.event != "" || f.class != "" || f.since.set() || f.olderThan != 0
 	switch {
 	case f.all && narrowed:
-		return usagef("--all goes with no other filter than --sync")
+		return usagef("--all goes with no other filter than --sync: leave out --all or the other filters")
 	case !f.all && !narrowed:
 		return usagef("this would take everything: narrow it with --key, --event, --since, --older-than or --class if the command has it, or say --all")
 	}

@@ -32,10 +32,6 @@ type app struct {
 }
 
 // run executes one command line and returns the exit code.
-func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) int {
-	return (&app{env: env, stdin: stdin, stdout: stdout, stderr: stderr}).run(ctx, args)
-}
-
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	if i := slices.Index(args, "--log-format"); slices.Contains(args, "--log-format="+formatJSON) || i >= 0 && i+1 < len(args) && args[i+1] == formatJSON {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -44,8 +45,9 @@ empty listen turns them off. The login needs the role outbox_relay.`,
   lockstep run --config court.yaml --log-format json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			signals, stop := hangups()
-			defer stop()
+			signals := make(chan os.Signal, 1)
+			signal.Notify(signals, syscall.SIGHUP) // which would end the process otherwise
+			defer signal.Stop(signals)
 			f, err := a.load()
 			if err != nil {
 				return err
@@ -105,7 +107,7 @@ func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-c
 		server := telemetry.Serve(l, metrics.Handler(r.Ready), log)
 		defer func() {
 			if err := server.Close(); err != nil {
-				log.WarnContext(ctx, "health and metrics", "error", err)
+				log.WarnContext(ctx, "health and metrics did not stop cleanly", "error", err)
 			}
 		}()
 		log.InfoContext(ctx, "serving health and metrics", "address", l.Addr().String())
@@ -119,7 +121,7 @@ func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-c
 	err = r.Run(ctx)
 	switch sqlState(err) {
 	case insufficientPrivilege:
-		return fmt.Errorf("this login may not relay: %w; grant it the role %s", err, roleRelay)
+		return fmt.Errorf("this login may not relay: %w; an administrator must grant it the role %s", err, roleRelay)
 	case "3D000", "28P01", "28000": // no such database, wrong password, login refused
 		return fmt.Errorf("%w; check --database-url, DATABASE_URL or database.url", err)
 	}

@@ -18,7 +18,7 @@ import (
 type statusRow struct {
 	outbox.Status
 	OldestSeconds    *float64  `json:"oldest_pending_age_seconds"`
-	OldestPendingAge *struct{} `json:"oldest_pending_age,omitempty"` // leaves out the field of Status, which is in nanoseconds
+	OldestPendingAge *struct{} `json:"oldest_pending_age,omitempty"` // hides the field of Status, which is in nanoseconds
 	Note             string    `json:"note,omitempty"`
 }
 

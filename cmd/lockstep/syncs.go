@@ -255,12 +255,12 @@ func chosen(f *config.File, names []string, from string) ([]outbox.Registration,
 			return nil, usagef("--from %q: want beginning, now or a time such as 2027-01-31T00:00:00Z", from)
 		}
 		if len(names) == 0 {
-			return nil, usagef("--from adds events that relays may send at once: name the syncs that shall get them")
+			return nil, usagef("--from adds events that relays may send at once: name the syncs that are to get them")
 		}
 	}
 	all := f.RelayConfig().Registrations()
 	if len(all) == 0 {
-		return nil, usagef("the configuration has no syncs")
+		return nil, usagef("the configuration has no syncs: add one under syncs")
 	}
 	if len(names) == 0 {
 		return all, nil
