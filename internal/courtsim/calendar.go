@@ -120,14 +120,17 @@ func repeated(old seen, req request, status int) reply {
 func (c *calendar) write(req request) reply {
 	b := c.byID[req.id]
 	post, put, del := req.method == http.MethodPost, req.method == http.MethodPut, req.method == http.MethodDelete
-	if !(post && req.id == "" || (put || del) && req.id != "") {
+	switch {
+	case post && req.id == "", put && req.id != "", del && req.id != "":
+	default:
 		return problem(http.StatusMethodNotAllowed, "method", "POST goes to /api/calendar, PUT and DELETE to /api/calendar/{id}.")
 	}
 	if !post && b == nil {
 		return problem(http.StatusNotFound, "unknown-booking", "No booking has this id.")
 	}
 	var object map[string]json.RawMessage
-	if err := json.Unmarshal(req.body, &object); (err != nil || object == nil) && !(del && len(req.body) == 0) {
+	err := json.Unmarshal(req.body, &object)
+	if empty := len(req.body) == 0; (err != nil || object == nil) && (!del || !empty) {
 		return problem(http.StatusBadRequest, "not-json", "The body is not one JSON object.")
 	}
 	status := http.StatusOK
