@@ -37,8 +37,8 @@ const (
 	digits  = "0123456789"
 )
 
-// aviary finds canaries in texts.
-type aviary struct {
+// finder finds canaries in texts.
+type finder struct {
 	pieces map[string]sighting // by pieces of spellings, in lower case
 	starts [1 << 18]bool       // which pieces there can be, by their first bytes
 	runs   []string            // longer spellings that are found as a whole, and
@@ -51,9 +51,9 @@ type sighting struct{ name, form string }
 // piece is the length from which part of a canary is found.
 const piece = 12
 
-func newAviary(birds ...canary) *aviary {
-	a := &aviary{pieces: map[string]sighting{}}
-	for _, c := range birds {
+func newFinder(canaries ...canary) *finder {
+	a := &finder{pieces: map[string]sighting{}}
+	for _, c := range canaries {
 		a.add(c.core, sighting{c.name, "as it is"})
 		a.add(hex.EncodeToString([]byte(c.core)), sighting{c.name, "hexadecimal"})
 		for shift := range 3 { // the bytes before it decide how base64 spells it
@@ -68,7 +68,7 @@ func newAviary(birds ...canary) *aviary {
 	return a
 }
 
-func (a *aviary) add(spelling string, s sighting) {
+func (a *finder) add(spelling string, s sighting) {
 	spelling = strings.ToLower(spelling)
 	for i := range len(spelling) - piece + 1 {
 		if _, taken := a.pieces[spelling[i:i+piece]]; !taken {
@@ -93,7 +93,7 @@ func start(text string) int {
 }
 
 // find returns where in text which canaries are, each canary once per spelling.
-func (a *aviary) find(text string) map[sighting]string {
+func (a *finder) find(text string) map[sighting]string {
 	found := map[sighting]string{}
 	note := func(s sighting, text string, i int) {
 		if _, twice := found[s]; !twice {
@@ -167,17 +167,17 @@ func spellings() []func(string) string {
 
 // The canary test is worth no more than its search.
 func TestCanariesAreFoundHoweverTheyAreSpelled(t *testing.T) {
-	bird := canary{name: "token", core: word(letters+digits, 26)}
-	a := newAviary(bird, canary{name: "another", core: word(letters, 20)})
+	token := canary{name: "token", core: word(letters+digits, 26)}
+	a := newFinder(token, canary{name: "another", core: word(letters, 20)})
 	for i, spell := range append(spellings(), decimals) {
 		for _, around := range []string{"", "a", "ab", "abc", `"`, "é"} {
-			text := `level=INFO msg="` + spell(around+bird.core+around) + `"`
+			text := `level=INFO msg="` + spell(around+token.core+around) + `"`
 			found := a.find(text)
 			if len(found) == 0 {
 				t.Errorf("spelling %d: not found in %s", i, text)
 			}
 			for s := range found {
-				if s.name != bird.name {
+				if s.name != token.name {
 					t.Errorf("spelling %d: %s is taken for %s", i, text, s.name)
 				}
 			}
