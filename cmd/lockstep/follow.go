@@ -266,7 +266,7 @@ func (f *follower) lost(ctx context.Context, err error) time.Duration {
 	f.horizon.deciding = false
 	if f.pause == 0 {
 		f.lostAt = time.Now()
-		f.app.log.WarnContext(ctx, "database does not answer, trying again", "after_id", f.after, "error", err)
+		f.app.log.WarnContext(ctx, "database is away, trying again", "after_id", f.after, "error", err)
 	}
 	f.pause = min(max(2*f.pause, 100*time.Millisecond), reconnectMost)
 	return f.pause

@@ -203,9 +203,9 @@ func TestAFollowerSurvivesARestartOfTheDatabase(t *testing.T) {
 		if err := server.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(30 * time.Second); strings.Count(stderr.String(), "database does not answer, trying again") <= n; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); strings.Count(stderr.String(), "database is away, trying again") <= n; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("does not say that the database does not answer: %s", stderr.String())
+				t.Fatalf("does not say that the database is away: %s", stderr.String())
 			}
 		}
 		if err := server.Boot(t.Context()); err != nil {
@@ -213,8 +213,8 @@ func TestAFollowerSurvivesARestartOfTheDatabase(t *testing.T) {
 		}
 		connect()
 	}
-	if n := strings.Count(stderr.String(), "database does not answer"); n > 8 {
-		t.Errorf("says %d times that the database does not answer: %s", n, stderr.String())
+	if n := strings.Count(stderr.String(), "database is away"); n > 8 {
+		t.Errorf("says %d times that the database is away: %s", n, stderr.String())
 	}
 	stop()
 	if n, err := io.Copy(io.Discard, io.MultiReader(rows.Buffered(), out)); err != nil || n > 1 {
