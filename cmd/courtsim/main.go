@@ -1,4 +1,4 @@
-// Command courtsim runs a simulated court: a calendar over REST and over SOAP
+// Command courtsim serves a simulated court: a calendar over REST and over SOAP,
 // with scripted faults and a ledger of every request it read.
 package main
 
@@ -15,7 +15,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-const usage = `courtsim is a simulated court's calendar over REST and SOAP, for trying out a relay.
+const usage = `courtsim is the calendar of a simulated court over REST and SOAP, to try out a relay.
 
 Usage: courtsim [flags]
 
@@ -26,8 +26,8 @@ Usage: courtsim [flags]
   POST   /soap/calendar                 NotifyHearing (reference, start, room, status) and
                                         CancelHearing (reference) of urn:example:calendar,
                                         SOAP 1.1 and 1.2; repetitions by wsa:MessageID
-  GET    /ledger                        every request that was read
-  GET, POST /faults                     the fault script; POST replaces it, [] heals
+  GET    /ledger                        every request that the court read
+  GET, POST /faults                     the fault script; POST replaces it, [] removes all faults
   GET    /healthz
 
 Flags:
@@ -35,8 +35,8 @@ Flags:
 
 const example = `
 Environment:
-  COURT_TOKEN      bearer token to ask for (default of --token)
-  COURT_PASSWORD   password of the UsernameToken to ask for (default of --password)
+  COURT_TOKEN      required bearer token (default of --token)
+  COURT_PASSWORD   password of the required UsernameToken (default of --password)
 
 A fault script is a JSON array. The first rule that strikes decides.
   [
@@ -47,10 +47,10 @@ A fault script is a JSON array. The first rule that strikes decides.
 match: key (case reference or idempotency key), method, after, first, every, probability
 do:    status, fault (over SOAP: Server | Client | Busy | MustUnderstand | VersionMismatch |
        FailedAuthentication | MessageExpired; with the status, if one is given),
-       gateway (html | text | empty: answer as a gateway in front of the court does, with the
-       status, 404 if none is given), retry_after, redirect, body, repeat, gzip, delay, drip,
-       hang (say nothing, then cut), drop (before | after | during): "after" stores the
-       booking and cuts the connection without an answer
+       gateway (html | text | empty: answer like a gateway in front of the court, with the
+       status, default 404), retry_after, redirect, body, repeat, gzip, delay, drip,
+       hang (wait, then cut the connection), drop (before | after | during): "after" stores
+       the booking and cuts the connection without an answer
 `
 
 func main() {
@@ -85,11 +85,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 	var (
 		listen     = fs.String("listen", "127.0.0.1:8081", "`address` to listen on; port 0 picks one")
 		faultsFile = fs.String("faults", "", "`file` with the fault script")
-		token      = fs.String("token", getenv("COURT_TOKEN"), "bearer `token` to ask for; better given by the environment")
-		username   = fs.String("username", "agency", "`name` in the UsernameToken that is asked for over SOAP, with --password")
-		password   = fs.String("password", getenv("COURT_PASSWORD"), "`password` of the UsernameToken, as text or digest; better given by the environment")
-		seed       = fs.Uint64("seed", 1, "seed of the script's chances")
-		ledgerFile = fs.String("ledger", "", "`file` to append the ledger to, one JSON object a line")
+		token      = fs.String("token", getenv("COURT_TOKEN"), "required bearer `token`; other users cannot see it in the environment")
+		username   = fs.String("username", "agency", "required `name` in the UsernameToken over SOAP, with --password")
+		password   = fs.String("password", getenv("COURT_PASSWORD"), "required `password` of the UsernameToken, as text or digest; other users cannot see it in the environment")
+		seed       = fs.Uint64("seed", 1, "seed of the script's probabilities")
+		ledgerFile = fs.String("ledger", "", "`file` to which the ledger is appended, one JSON object per line")
 		keep       = fs.Int("keep", 100_000, "ledger entries and idempotency keys kept in memory; 0 keeps all")
 		duplicate  = fs.Int("duplicate-status", 409, "answer over REST to a repeated idempotency key: 409 or 200")
 	)
@@ -129,9 +129,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 	if *ledgerFile != "" {
 		f, err := os.OpenFile(*ledgerFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {
-			return fmt.Errorf("--ledger: %w", err)
+			return fmt.Errorf("--ledger: %w; name a file that this user may write", err)
 		}
-		defer f.Close() // each entry is one write; its error is kept by the court
+		defer f.Close() // the court keeps the errors of writes
 		o.Ledger = f
 	}
 	court := courtsim.New(o)

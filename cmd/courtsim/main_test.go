@@ -77,7 +77,7 @@ func postSOAP(t *testing.T, url, password string) string {
 	return string(b)
 }
 
-func TestServeOverSOAP(t *testing.T) {
+func TestTheCalendarIsServedOverSOAP(t *testing.T) {
 	url, stop := serve(t, env(map[string]string{"COURT_PASSWORD": "s3cret"}), "--username", "clinic")
 	for i, tt := range []struct{ password, want string }{
 		{"wrong", "FailedAuthentication"},
@@ -92,7 +92,7 @@ func TestServeOverSOAP(t *testing.T) {
 	}
 }
 
-func TestServe(t *testing.T) {
+func TestTheCalendarIsServedUntilASignal(t *testing.T) {
 	dir := t.TempDir()
 	faults, ledger := filepath.Join(dir, "faults.json"), filepath.Join(dir, "ledger.jsonl")
 	if err := os.WriteFile(faults, []byte(`[{"match":{"first":1},"do":{"status":503}}]`), 0o600); err != nil {

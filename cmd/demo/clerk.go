@@ -9,34 +9,18 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/hms-mkt/lockstep/internal/courtlist"
 )
 
-// clerks is how many work at the same time.
+// clerks is how many clerks work at the same time.
 const clerks = 6
 
 const wallTime = "2006-01-02T15:04"
-
-// hearings returns n hearings of the published sample lists.
-func hearings(n int) ([]courtlist.Hearing, error) {
-	list, err := courtlist.Load()
-	if err != nil {
-		return nil, fmt.Errorf("sample court lists: %w", err)
-	}
-	// The samples hold texts such as "This is a case number", which tell the eye nothing.
-	list = slices.DeleteFunc(list, func(h courtlist.Hearing) bool {
-		return strings.Contains(h.CaseNumber+h.CourtHouse+h.CourtRoom, "This is")
-	})
-	return courtlist.Expand(list, n), nil
-}
 
 // change is one thing that a clerk does.
 type change struct {
@@ -46,16 +30,16 @@ type change struct {
 	room    string
 }
 
-// What a clerk does.
+// The changes.
 const (
 	booked    = "booked"
 	moved     = "moved"
 	cancelled = "cancelled"
 )
 
-// plan draws what becomes of each hearing, mixed, each hearing's changes in
-// their order. The same seed gives the same plan.
-func plan(list []courtlist.Hearing, seed uint64) []change {
+// plan draws the changes of all hearings in one mixed order. Each hearing's own
+// changes stay in order. The same seed gives the same plan.
+func plan(list []listed, seed uint64) []change {
 	random := rand.New(rand.NewPCG(seed, 0x636c65726b))
 	lives := make([][]change, len(list))
 	var turns []int
@@ -80,12 +64,9 @@ func plan(list []courtlist.Hearing, seed uint64) []change {
 	return all
 }
 
-// move gives a hearing another day, time and room than it had before.
-func move(h courtlist.Hearing, before change, random *rand.Rand) change {
-	day := h.Start.AddDate(0, 0, 1+random.IntN(40))
-	for day.Weekday() == time.Saturday || day.Weekday() == time.Sunday {
-		day = day.AddDate(0, 0, 1)
-	}
+// move gives a hearing another day, time and room.
+func move(h listed, before change, random *rand.Rand) change {
+	day := workday(h.Start.AddDate(0, 0, 1+random.IntN(40)))
 	room := before.room
 	for room == before.room {
 		room = fmt.Sprintf("Court %d", 1+random.IntN(8))
@@ -94,18 +75,18 @@ func move(h courtlist.Hearing, before change, random *rand.Rand) change {
 	return change{before.hearing, moved, start.Format(wallTime), room}
 }
 
-// traffic is the clerks at work.
+// traffic is the work of the clerks.
 type traffic struct {
 	url      string
 	client   *http.Client
-	list     []courtlist.Hearing
+	list     []listed
 	all      []change
-	versions []int64 // of each hearing; each is one clerk's alone
+	versions []int64 // of each hearing; only the hearing's clerk uses its element
 	done     atomic.Int64
-	last     atomic.Pointer[string] // what was done last, without names
+	last     atomic.Pointer[string] // the last change, without names
 }
 
-func newTraffic(url string, list []courtlist.Hearing, seed uint64) *traffic {
+func newTraffic(url string, list []listed, seed uint64) *traffic {
 	return &traffic{
 		url: url, list: list, all: plan(list, seed), versions: make([]int64, len(list)),
 		client: &http.Client{Timeout: 15 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: clerks}},
@@ -150,7 +131,7 @@ func (t *traffic) make(ctx context.Context, c change) error {
 		path = "/hearings"
 		body = map[string]any{
 			"id": h.ID, "case_number": h.CaseNumber, "case_name": h.CaseName, "hearing_type": h.HearingType,
-			"courthouse": h.CourtHouse, "courtroom": c.room, "local_start": c.start, "zone": courtlist.Zone,
+			"courthouse": h.CourtHouse, "courtroom": c.room, "local_start": c.start, "zone": londonZone,
 			"duration_minutes": int(h.Duration / time.Minute),
 		}
 	case moved:
@@ -162,13 +143,13 @@ func (t *traffic) make(ctx context.Context, c change) error {
 	}
 	version, err := t.post(ctx, path, t.versions[c.hearing], body)
 	if err != nil {
-		return fmt.Errorf("a clerk could not have %s %s: %w", h.ID, c.what, err)
+		return fmt.Errorf("hearing %s was not %s: %w", h.ID, c.what, err)
 	}
 	t.versions[c.hearing] = version
 	t.done.Add(1)
 	said := "case " + h.CaseNumber + " " + c.what
 	if c.start != "" {
-		at, _ := time.Parse(wallTime, c.start) // of our own making
+		at, _ := time.Parse(wallTime, c.start) // plan has made it
 		said += at.Format(", Mon 2 Jan 15:04, ") + "room " + strings.TrimPrefix(c.room, "Court ")
 	}
 	t.last.Store(&said)

@@ -18,16 +18,15 @@ type demo struct {
 	story    story
 }
 
-// story is what happened on stage, for the report. Its times are by the
-// database's clock.
+// story is what happened, for the report. Its times are by the database's clock.
 type story struct {
-	calmUntil time.Time     // both systems were well for events before it
+	calmUntil time.Time     // both systems were well for events before this time
 	troubles  []trouble     // each of one system alone
-	killed    int           // deliveries that the killed relay had in hand
-	takeover  time.Duration // from the kill until none of them was its own any more
+	killed    int           // deliveries that the killed relay had claimed
+	takeover  time.Duration // from the kill until another relay had taken over all of them
 }
 
-// trouble is a time in which one system took nothing and the other one was well.
+// trouble is a time in which one system took nothing and the other was well.
 type trouble struct {
 	system, other *system
 	what          string // such as "down"
@@ -36,7 +35,7 @@ type trouble struct {
 
 func (t trouble) took() time.Duration { return t.until.Sub(t.from) }
 
-// during reports whether at is a time of the trouble.
+// during reports whether at is in the time of the trouble.
 func (t trouble) during(at time.Time) bool { return !at.Before(t.from) && at.Before(t.until) }
 
 func newDemo(o options, env func(string) (string, bool), stdout, stderr io.Writer) *demo {
@@ -57,7 +56,7 @@ func (d *demo) open(ctx context.Context) error {
 	return nil
 }
 
-// play performs the scenes, until both systems have been told everything.
+// play performs the scenes. It returns when both systems have every change.
 func (d *demo) play(ctx context.Context) error {
 	ctx = d.world.watchRelays(ctx)
 	watching, stopWatching := context.WithCancel(ctx)
@@ -71,7 +70,7 @@ func (d *demo) play(ctx context.Context) error {
 	<-watched
 	d.progress.clear()
 	if cause := context.Cause(ctx); cause != nil {
-		return cause // says more than what broke because of it
+		return cause // says more than the errors that it led to
 	}
 	return err
 }
@@ -80,7 +79,7 @@ func (d *demo) play(ctx context.Context) error {
 func (d *demo) conclude(ctx context.Context) (int, error) {
 	f, err := d.world.facts(ctx)
 	if err != nil {
-		return 1, fmt.Errorf("reading what there is to compare: %w", err)
+		return 1, fmt.Errorf("reading the calendars and the database: %w", err)
 	}
 	v := judge(f, d.story)
 	err = printReport(d.stdout, v, d.story, time.Since(d.began), d.progress.paint(d.stdout))
@@ -90,14 +89,15 @@ func (d *demo) conclude(ctx context.Context) (int, error) {
 	return 0, err
 }
 
-// stay leaves everything running until ctx ends, or a relay ends by itself.
+// stay prints what to try, and leaves everything running until ctx ends or a
+// relay ends by itself.
 func (d *demo) stay(ctx context.Context) error {
 	watched := d.world.watchRelays(ctx)
-	if err := printHints(d.stdout, d.world); err != nil {
+	if _, err := io.WriteString(d.stdout, d.world.fill(hints)); err != nil {
 		return err
 	}
 	<-watched.Done()
-	d.progress.say("stopping, and removing what was started")
+	d.progress.say("stopping and removing everything that was started")
 	if ctx.Err() == nil {
 		return context.Cause(watched)
 	}

@@ -34,8 +34,7 @@ func leftovers(t *testing.T) []string {
 	return names
 }
 
-// openTemp gives the test a TMPDIR of its own, through which PostgreSQL's
-// account gets too.
+// openTemp gives the test its own TMPDIR, which PostgreSQL's account may enter.
 func openTemp(t *testing.T) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "demo-test-") //nolint:usetesting // the parent of t.TempDir is closed to PostgreSQL's account
@@ -52,7 +51,7 @@ func openTemp(t *testing.T) {
 func TestTheDemoAgreesStaysAndLeavesNothing(t *testing.T) {
 	openTemp(t)
 	ctx, interrupt := context.WithCancel(t.Context())
-	stdout := &trigger{on: "All of it as SQL", do: interrupt}
+	stdout := &trigger{on: "The same in SQL", do: interrupt}
 	var stderr bytes.Buffer
 	code := run(ctx, []string{"--hearings", "15", "--seed", "3", "--keep"}, noEnv, stdout, &stderr)
 	if code != 0 {
@@ -86,7 +85,7 @@ func TestTheDemoAgreesStaysAndLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestADifferenceIsFoundAndFailsTheDemo(t *testing.T) {
+func TestADifferenceFailsTheDemo(t *testing.T) {
 	openTemp(t)
 	var stdout, stderr bytes.Buffer
 	d := newDemo(options{hearings: 6, seed: 1}, noEnv, &stdout, &stderr)
@@ -157,7 +156,7 @@ func noFileHolds(t *testing.T, dir, secret string) {
 	}
 }
 
-// meddle writes into a system's calendar past the relays.
+// meddle changes a system's calendar without the relays.
 func meddle(t *testing.T, sys *system, booking string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, sys.url+"/api/calendar", strings.NewReader(booking))
@@ -174,7 +173,7 @@ func meddle(t *testing.T, sys *system, booking string) {
 	}
 }
 
-func TestInterruptedDemoCleansUp(t *testing.T) {
+func TestAnInterruptedDemoCleansUp(t *testing.T) {
 	openTemp(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	stderr := &trigger{on: "court and clinic are well", do: interrupt}
@@ -191,7 +190,7 @@ func TestInterruptedDemoCleansUp(t *testing.T) {
 
 // trigger does something once a text was written to it.
 type trigger struct {
-	text bytes.Buffer // not embedded: its WriteString would get past Write
+	text bytes.Buffer // not embedded: its WriteString would bypass Write
 	on   string
 	do   func()
 }
@@ -241,7 +240,7 @@ func TestWithoutPostgreSQLItSaysHowToGetOne(t *testing.T) {
 	}
 }
 
-func TestUsage(t *testing.T) {
+func TestUsageAndItsMistakes(t *testing.T) {
 	for name, tc := range map[string]struct {
 		args           []string
 		code           int
@@ -264,8 +263,8 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestHintsWork pastes the lines of --keep into a shell.
-func TestHintsWork(t *testing.T) {
+// TestHintsWorkWhenPasted pastes the lines of --keep into a shell.
+func TestHintsWorkWhenPasted(t *testing.T) {
 	openTemp(t)
 	for _, program := range []string{"sh", "curl", "psql"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -287,7 +286,7 @@ func TestHintsWork(t *testing.T) {
 	}
 	var script strings.Builder
 	script.WriteString("set -eu\n")
-	for line := range strings.Lines(hintText(w)) {
+	for line := range strings.Lines(w.fill(hints)) {
 		if line, ok := strings.CutPrefix(line, "  "); ok {
 			script.WriteString(line)
 			if strings.HasPrefix(line, "curl") && strings.Contains(line, "/hearings ") {
@@ -307,14 +306,14 @@ func TestHintsWork(t *testing.T) {
 	if strings.Contains(string(out), w.password) {
 		t.Errorf("the output holds the clinic's password:\n%s", out)
 	}
-	for _, want := range []string{w.court.sync, w.clinic.sync, `"case_reference":"` + triedHearing + `"`, "HTTP 422", "requeued", `"room":"Court 3"`, "<cal:reference>" + triedHearing} {
+	for _, want := range []string{w.court.sync, w.clinic.sync, `"case_reference":"H-TRY-1"`, "HTTP 422", "requeued", `"room":"Court 3"`, "<cal:reference>H-TRY-1"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the output does not say %q:\n%s", want, out)
 		}
 	}
 }
 
-// waitFor is a line of shell: a person would look twice.
+// waitFor is a line of shell that waits, as a person would before looking.
 func waitFor(w *world, condition string) string {
 	return `until [ "$(psql '` + w.databaseURL + `' -Atc "SELECT ` + condition + `")" = t ]; do sleep 0.1; done` + "\n"
 }

@@ -1,10 +1,10 @@
 // Command demo shows Lockstep at work within a minute: a throw-away PostgreSQL,
 // the scheduling module, two relay processes, and two simulated systems that
-// fail each in its turn: a court over REST and a clinic over SOAP. In the end
-// both calendars are compared with the database, hearing by hearing.
+// fail one after the other, a court over REST and a clinic over SOAP. In the end
+// it compares both calendars with the database, hearing by hearing.
 //
-// Progress goes to stderr, the result to stdout. It exits with 1 if anything is
-// lost, out of order or different, and with 2 for a mistake on the command line.
+// Progress goes to stderr, the result to stdout. The exit code is 1 if anything
+// is lost, out of order or different, and 2 for a mistake on the command line.
 package main
 
 import (
@@ -19,12 +19,13 @@ import (
 )
 
 const usage = `demo shows Lockstep at work: clerks book, move and cancel hearings, and a court
-(REST) and a clinic (SOAP) are told. The court goes down, the clinic is busy, one
-of two relays is killed. In the end both calendars are compared with the
-database, hearing by hearing.
+(REST) and a clinic (SOAP) get each change. The court goes down, the clinic is
+busy, one of two relays is killed. In the end the demo compares both calendars
+with the database, hearing by hearing.
 
-It needs Go and a PostgreSQL: its programs on this machine, a Docker engine, or
-LOCKSTEP_TEST_DATABASE_URL. Everything it starts is gone when it ends.
+It needs Go and PostgreSQL: PostgreSQL's programs on this machine, a Docker
+engine, or LOCKSTEP_TEST_DATABASE_URL. At its end it removes everything that it
+has started.
 
 Usage: demo [flags]
 
@@ -34,11 +35,11 @@ Flags:
 const examples = `
 Examples:
   make demo
-  go run ./cmd/demo --keep                        # leave it running, to try things out
+  go run ./cmd/demo --keep                        # leave everything running, to try things out
   go run ./cmd/demo --hearings 1000 --seed 7
   go run ./cmd/demo 2>progress.txt                # only the result
 
-NO_COLOR turns colours off. Exit: 0 all hearings agree, 1 they do not or
+NO_COLOR turns colours off. Exit: 0 all hearings agree, 1 some do not or
 something failed, 2 wrong usage
 `
 
@@ -46,13 +47,13 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == relayMode {
 		os.Exit(relayMain(os.Args[2:], os.LookupEnv, os.Stdin, os.Stderr))
 	}
-	signal.Ignore(syscall.SIGPIPE) // a reader that leaves early must not keep us from cleaning up
+	signal.Ignore(syscall.SIGPIPE) // a reader that leaves early must not prevent the cleaning up
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
 }
 
-// maxHearings keeps the ledgers and the comparison in memory.
+// maxHearings bounds the memory for the ledgers and the comparison.
 const maxHearings = 20_000
 
 // options are what the command line says.
@@ -69,7 +70,7 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	fs.SetOutput(io.Discard) // errors are reported once, by run
 	fs.IntVar(&o.hearings, "hearings", 120, "book `N` hearings")
 	fs.Uint64Var(&o.seed, "seed", 1, "seed of the clerks' changes and of the systems' chances")
-	fs.BoolVar(&o.keep, "keep", false, "leave everything running until Ctrl-C and say what to try")
+	fs.BoolVar(&o.keep, "keep", false, "leave everything running until Ctrl-C, and print what to try")
 	fs.BoolVar(&o.plain, "plain", false, "plain lines even on a terminal")
 	err := fs.Parse(args)
 	switch {
@@ -112,7 +113,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	}
 	switch {
 	case err != nil && ctx.Err() != nil:
-		fmt.Fprintln(stderr, "demo: interrupted; everything it had started is gone")
+		fmt.Fprintln(stderr, "demo: interrupted; everything that it had started is removed")
 		return 1
 	case err != nil:
 		fmt.Fprintf(stderr, "demo: %v\n", err)

@@ -1,24 +1,22 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/term"
-
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
-// plainEvery is the pause between lines of status where none can be redrawn.
+// plainEvery is the pause between lines of status when they cannot be redrawn.
 const plainEvery = 2 * time.Second
 
-// progress tells what is happening. On a terminal the lines of status stay at
-// the bottom and are redrawn; elsewhere one is written now and then. It is safe
-// for concurrent use.
+// progress prints what is happening. On a terminal, the lines of status stay at
+// the bottom and are redrawn. Without a terminal, one of them is printed now and
+// then. It is safe for concurrent use.
 type progress struct {
 	out    io.Writer
 	live   bool
@@ -35,18 +33,12 @@ type progress struct {
 func newProgress(out io.Writer, plain bool, env func(string) (string, bool)) *progress {
 	dumb, _ := env("TERM")
 	noColour, _ := env("NO_COLOR") // https://no-color.org: set and not empty
-	p := &progress{out: out, began: time.Now(), last: time.Now(), width: func() int { return 80 }}
-	p.live = !plain && dumb != "dumb" && console.IsTerminal(out)
-	p.colour = !plain && dumb != "dumb" && noColour == ""
-	if f, ok := out.(*os.File); ok && p.live {
-		p.width = func() int {
-			if w, _, err := term.GetSize(int(f.Fd())); err == nil {
-				return w
-			}
-			return 80
-		}
+	fancy := !plain && dumb != "dumb"
+	return &progress{
+		out: out, began: time.Now(), last: time.Now(),
+		width: func() int { return cmp.Or(console.Width(out), 80) },
+		live:  fancy && console.IsTerminal(out), colour: fancy && noColour == "",
 	}
-	return p
 }
 
 // say writes a line that stays.
@@ -72,12 +64,12 @@ func (p *progress) show(lines []string) {
 	}
 	if len(lines) > 0 && time.Since(p.last) >= plainEvery {
 		p.last = time.Now()
-		_, line, _ := strings.Cut(lines[0], "  ") // a bar that does not move says nothing
+		_, line, _ := strings.Cut(lines[0], "  ") // without the bar, which is not redrawn
 		fmt.Fprintf(p.out, "%5.1fs  %s\n", time.Since(p.began).Seconds(), line)
 	}
 }
 
-// clear takes the lines of status off the screen.
+// clear removes the lines of status from the screen.
 func (p *progress) clear() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -32,7 +32,7 @@ func TestPlainProgressWritesALineNowAndThen(t *testing.T) {
 	}
 }
 
-func TestColours(t *testing.T) {
+func TestColoursCanBeTurnedOff(t *testing.T) {
 	if got := (palette{}).red("1"); got != "1" {
 		t.Errorf("without colours: %q", got)
 	}

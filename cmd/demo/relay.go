@@ -24,11 +24,11 @@ import (
 // itself again, so that a relay is a process that can be killed.
 const relayMode = "relay-process"
 
-// relayName is the environment variable that the configuration reads it from.
+// relayName is the variable from which the configuration takes the relay's name.
 const relayName = "LOCKSTEP_DEMO_RELAY"
 
-// relayMain relays until stdin ends, which it also does when the demo dies.
-// Signals of the terminal are the demo's business.
+// relayMain relays until stdin ends, which also happens when the demo dies.
+// The demo handles the signals of the terminal.
 func relayMain(args []string, env func(string) (string, bool), stdin io.Reader, stderr io.Writer) int {
 	signal.Ignore(os.Interrupt, syscall.SIGHUP)
 	ctx, stop := context.WithCancel(context.Background())
@@ -46,13 +46,13 @@ func relayMain(args []string, env func(string) (string, bool), stdin io.Reader, 
 
 func runRelay(ctx context.Context, args []string, env func(string) (string, bool), stderr io.Writer) error {
 	if len(args) != 1 {
-		return errors.New("wants one argument, the configuration file")
+		return errors.New("want one argument, the configuration file")
 	}
 	f, err := config.Load(args[0], env)
 	if err != nil {
 		return err
 	}
-	// Not ctx: the store outlasts the stop, which records what was under way.
+	// Not ctx: after the stop, the store still records the deliveries under way.
 	store, err := outbox.Open(context.WithoutCancel(ctx), f.Database.URL.Reveal(),
 		outbox.Options{MaxConnections: f.Database.MaxConnections, Name: f.Relay.Name})
 	if err != nil {
@@ -79,8 +79,8 @@ type relayProcess struct {
 	err      error         // how it ended; read after done
 }
 
-// startRelay starts a relay whose log goes to a file in dir. Secrets come to it
-// in its environment, as NAME=value.
+// startRelay starts a relay whose log goes to a file in dir. It gets secrets in
+// its environment, as NAME=value.
 func startRelay(ctx context.Context, name, dir, configFile string, secrets ...string) (*relayProcess, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -92,7 +92,7 @@ func startRelay(ctx context.Context, name, dir, configFile string, secrets ...st
 		return nil, err
 	}
 	defer log.Close() // the process has a descriptor of its own
-	// Not ctx: it is stopped by its stdin, so that it can finish what is under way.
+	// Not ctx: the end of stdin stops it, so that it can finish deliveries under way.
 	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), self, relayMode, configFile)
 	p.cmd.Env = append(append(os.Environ(), secrets...), relayName+"="+name)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
@@ -109,7 +109,7 @@ func startRelay(ctx context.Context, name, dir, configFile string, secrets ...st
 	return p, nil
 }
 
-// failure is why the process ended although nobody wanted it to; call it after done.
+// failure is why the process ended unexpectedly, nil if it was stopped. Call it after done.
 func (p *relayProcess) failure() error {
 	if p.expected.Load() {
 		return nil
@@ -129,7 +129,7 @@ func (p *relayProcess) kill() error {
 	return err
 }
 
-// stop lets the relay finish what is under way, up to its drain and a second.
+// stop lets the relay finish deliveries under way, for its drain and a second more.
 func (p *relayProcess) stop() error {
 	p.expected.Store(true)
 	_ = p.stdin.Close() // closed already if the process has ended

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// mostProblems is how many are printed.
+// mostProblems is how many problems are printed.
 const mostProblems = 10
 
 // printReport writes what the comparison found.
@@ -19,7 +19,7 @@ func printReport(w io.Writer, v verdict, s story, took time.Duration, c palette)
 	var b bytes.Buffer
 	b.WriteString("\n" + c.bold("Both calendars against the database, hearing by hearing") + "\n\n")
 	printFigures(&b, v, c)
-	b.WriteString("\n" + c.bold("While one of them took nothing, the other one went on") + "\n\n")
+	b.WriteString("\n" + c.bold("While one system took nothing, the other got its changes") + "\n\n")
 	for _, s := range v.Separations {
 		fmt.Fprintf(&b, "  %-24s %d changes made: the %s took %d, the %s %d",
 			fmt.Sprintf("%s %s for %s", s.system.name, s.what, seconds(s.took())), s.Made, s.system.name, s.Troubled, s.other.name, s.Other)
@@ -43,8 +43,8 @@ func printReport(w io.Writer, v verdict, s story, took time.Duration, c palette)
 	}
 	b.WriteString(`
 What to try next
-  go run ./cmd/demo --keep              leave it running: ask it, pause it, break the court yourself
-  go run ./cmd/demo --hearings 1000     more of it; --seed N for other changes and other faults
+  go run ./cmd/demo --keep              leave everything running: pause a sync, break the court yourself
+  go run ./cmd/demo --hearings 1000     more hearings; --seed N for other changes and other faults
   go run ./cmd/lockstep --help          the relay and the operator's commands
   docs/configuration.md                 connect your own events to your own systems
 `)
@@ -54,44 +54,49 @@ What to try next
 
 // printFigures writes a column for each system.
 func printFigures(b *bytes.Buffer, v verdict, c palette) {
-	line := func(name string, cells []string, remark string) {
-		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-21s%s   %s", name, strings.Join(cells, ""), remark), " ") + "\n")
-	}
-	cells := func(cell func(*account) string) []string {
-		var list []string
+	line := func(name, remark string, cell func(*account) string) {
+		fmt.Fprintf(b, "  %-21s", name)
 		for _, a := range v.Accounts {
-			list = append(list, cell(a))
+			b.WriteString(cell(a))
 		}
-		return list
+		b.WriteString(strings.TrimRight("   "+remark, " ") + "\n")
 	}
-	row := func(name string, n func(*account) int, remark string) {
-		line(name, cells(func(a *account) string { return fmt.Sprintf("%8d", n(a)) }), remark)
-	}
-	bad := func(name string, n func(*account) int, remark string) {
-		line(name, cells(func(a *account) string {
-			figure := fmt.Sprintf("%8d", n(a))
-			if n(a) == 0 {
-				return c.green(figure)
+	line("", "", func(a *account) string { return fmt.Sprintf("%8s", a.name) })
+	line("", "", func(a *account) string { return fmt.Sprintf("%8s", a.protocol) })
+	plain := func(s string) string { return s }
+	open := func(a *account) int { return a.Open }
+	for _, f := range []struct {
+		name, remark string
+		n            func(*account) int
+		bad          bool // unless it is 0
+	}{
+		{"hearings", fmt.Sprintf("%d of them cancelled", v.Cancelled), func(*account) int { return v.Hearings }, false},
+		{"events", "one for each change, written in the transaction of the change", func(a *account) int { return a.Events }, false},
+		{"attempts", "by the delivery log", func(a *account) int { return a.Attempts }, false},
+		{"retries", "attempts beyond the first of an event", func(a *account) int { return a.Retries }, false},
+		{"requests read", "by the system's ledger; the other attempts did not reach it", func(a *account) int { return a.Requests }, false},
+		{"no answer", "the connection was cut after the request had been read", func(a *account) int { return a.Answers[""] }, false},
+		{"duplicates absorbed", "sent again because the answer was lost; each was taken once", func(a *account) int { return a.Duplicates }, false},
+		{"lost", "", func(a *account) int { return a.Lost }, true},
+		{"out of order", "", func(a *account) int { return a.OutOfOrder }, true},
+		{"different", "time, room, status, version", func(a *account) int { return a.Different }, true},
+		{"not in the log", "requests against the delivery log", func(a *account) int { return a.Unlogged }, true},
+		{"sent needlessly", "again, although the answer had been recorded", func(a *account) int { return a.Needless }, true},
+		{"still open", "deliveries that are not finished", open, true},
+	} {
+		if f.name == "still open" && !slices.ContainsFunc(v.Accounts, func(a *account) bool { return open(a) > 0 }) {
+			continue
+		}
+		line(f.name, f.remark, func(a *account) string {
+			paint := plain
+			if f.bad {
+				paint = c.green
+				if f.n(a) > 0 {
+					paint = c.red
+				}
 			}
-			return c.red(figure)
-		}), remark)
-	}
-	line("", cells(func(a *account) string { return fmt.Sprintf("%8s", a.name) }), "")
-	line("", cells(func(a *account) string { return fmt.Sprintf("%8s", a.protocol) }), "")
-	row("hearings", func(*account) int { return v.Hearings }, fmt.Sprintf("%d of them cancelled", v.Cancelled))
-	row("events", func(a *account) int { return a.Events }, "one for each change, written in the transaction of the change")
-	row("attempts", func(a *account) int { return a.Attempts }, "by the delivery log")
-	row("retries", func(a *account) int { return a.Retries }, "attempts beyond the first of an event")
-	row("requests read", func(a *account) int { return a.Requests }, "by the system's ledger; the other attempts did not get through to it")
-	row("no answer", func(a *account) int { return a.Answers[""] }, "the connection was cut after the request had been read")
-	row("duplicates absorbed", func(a *account) int { return a.Duplicates }, "sent again because the answer was lost; each was taken once")
-	bad("lost", func(a *account) int { return a.Lost }, "")
-	bad("out of order", func(a *account) int { return a.OutOfOrder }, "")
-	bad("different", func(a *account) int { return a.Different }, "time, room, status, version")
-	bad("not in the log", func(a *account) int { return a.Unlogged }, "requests against the delivery log")
-	bad("sent needlessly", func(a *account) int { return a.Needless }, "again, although the answer had been recorded")
-	if slices.ContainsFunc(v.Accounts, func(a *account) bool { return a.Open > 0 }) {
-		bad("still open", func(a *account) int { return a.Open }, "deliveries that are not finished")
+			return paint(fmt.Sprintf("%8d", f.n(a)))
+		})
 	}
 	b.WriteString("\n")
 	for _, a := range v.Accounts {
@@ -122,10 +127,10 @@ func printTimes(b *bytes.Buffer, v verdict, s story) {
 		}
 		fmt.Fprintf(b, "   %d events\n", n)
 	}
-	fmt.Fprintf(b, "\n  The second line includes\n%s  The clock runs from the event's insert, just before the commit.\n", pauses(v, s))
+	fmt.Fprintf(b, "\n  The second line includes\n%s  The time starts at the event's insert, just before the commit.\n", pauses(v, s))
 }
 
-// answers counts what a system said, the most frequent first.
+// answers counts a system's answers, the most frequent first.
 func answers(by map[string]int) string {
 	texts := slices.SortedFunc(maps.Keys(by), func(a, b string) int {
 		return cmp.Or(cmp.Compare(by[b], by[a]), cmp.Compare(a, b))
@@ -139,7 +144,7 @@ func answers(by map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-// pauses names what made deliveries wait, a line each.
+// pauses names the reasons why deliveries waited, a line each.
 func pauses(v verdict, s story) string {
 	var list []string
 	for _, t := range s.troubles {

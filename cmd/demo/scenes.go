@@ -12,13 +12,13 @@ import (
 )
 
 const (
-	outage    = 3 * time.Second  // of the court
-	rush      = 2 * time.Second  // in which the clinic is busy
-	sceneMost = 20 * time.Second // how long a scene waits for what should happen
-	stalled   = time.Minute      // without a finished delivery the demo gives up
+	outage       = 3 * time.Second  // of the court
+	rush         = 2 * time.Second  // in which the clinic is busy
+	sceneTimeout = 20 * time.Second // how long a scene waits for what must happen
+	stallTimeout = time.Minute      // the demo gives up when no delivery finishes for this long
 )
 
-// scenes performs the whole play and returns when nothing is left to be told.
+// scenes performs the whole play. It returns when both systems have every change.
 func (d *demo) scenes(ctx context.Context) error {
 	t := d.traffic
 	calm := t.all[:len(t.all)/4]
@@ -37,17 +37,24 @@ func (d *demo) scenes(ctx context.Context) error {
 	}
 
 	d.progress.say("now both fail now and then: errors, slow answers, lost answers")
-	if err := d.world.setFaults(unreliable(), d.world.systems()...); err != nil {
+	if err := d.world.setFaults(unreliable); err != nil {
 		return err
 	}
 	group, during := errgroup.WithContext(ctx)
 	group.Go(func() error { return t.work(during, rest, spread(len(rest))) })
-	group.Go(func() error { return d.disasters(during, len(calm), len(rest)) })
+	group.Go(func() error {
+		// The disasters begin when the clerks have made some of the changes.
+		some := int64(len(calm) + len(rest)*15/100)
+		if err := until(during, stallTimeout, func() (bool, error) { return t.done.Load() >= some, nil }); err != nil {
+			return err
+		}
+		return d.disasters(during)
+	})
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	d.progress.say("the clerks are done and both are well again: what waits goes out")
-	if err := d.world.setFaults(nil, d.world.systems()...); err != nil {
+	d.progress.say("the clerks are done and both systems are well again: what waits is sent")
+	if err := d.world.setFaults(nil); err != nil {
 		return err
 	}
 	return d.drained(ctx)
@@ -59,78 +66,63 @@ func spread(n int) time.Duration {
 }
 
 // disasters takes the court down, makes the clinic busy and kills a relay, one
-// after the other, while the clerks make the changes from calm on.
-func (d *demo) disasters(ctx context.Context, calm, rest int) error {
-	if err := d.changesMade(ctx, calm+rest*15/100); err != nil {
+// after the other.
+func (d *demo) disasters(ctx context.Context) error {
+	court, clinic := d.world.court, d.world.clinic
+	d.progress.say("the court is down; the clerks still work, and the clinic gets their changes at once")
+	court.sim.Down(true)
+	defer court.sim.Down(false)
+	took, err := d.trouble(ctx, court, clinic, "down", outage)
+	if err != nil {
 		return err
 	}
-	if err := d.takeCourtDown(ctx); err != nil {
+	court.sim.Down(false)
+	d.progress.say("the court is back after %s", seconds(took))
+	if err := d.offHold(ctx, court); err != nil {
 		return err
 	}
-	if err := d.offHold(ctx, d.world.court); err != nil {
+
+	d.progress.say("the clinic is busy: a Fault that says so, or 503; the court gets the changes at once")
+	if err := clinic.sim.SetFaults(busy); err != nil {
 		return err
 	}
-	if err := d.makeClinicBusy(ctx); err != nil {
+	if took, err = d.trouble(ctx, clinic, court, "busy", rush); err != nil {
+		return err
+	}
+	d.progress.say("the clinic has time again after %s", seconds(took))
+	if err := clinic.sim.SetFaults(unreliable); err != nil {
+		return err
+	}
+	if err := d.offHold(ctx, court); err != nil {
 		return err
 	}
 	return d.killRelay(ctx)
 }
 
-func (d *demo) takeCourtDown(ctx context.Context) error {
-	court, clinic := d.world.court, d.world.clinic
-	d.progress.say("the court is down; the clerks go on working, and the clinic is told at once")
-	court.sim.Down(true)
-	defer court.sim.Down(false)
-	t, err := d.trouble(ctx, court, clinic, "down", outage)
-	if err != nil {
-		return err
-	}
-	court.sim.Down(false)
-	d.progress.say("the court is back after %s", seconds(t.took()))
-	return nil
-}
-
-func (d *demo) makeClinicBusy(ctx context.Context) error {
-	court, clinic := d.world.court, d.world.clinic
-	d.progress.say("the clinic is busy: a Fault that says so, or 503; the court is told at once")
-	if err := clinic.sim.SetFaults(busy()); err != nil {
-		return err
-	}
-	t, err := d.trouble(ctx, clinic, court, "busy", rush)
-	if err != nil {
-		return err
-	}
-	d.progress.say("the clinic has time again after %s", seconds(t.took()))
-	return clinic.sim.SetFaults(unreliable())
-}
-
-// trouble lets the time of a trouble pass, and notes it for the report.
-func (d *demo) trouble(ctx context.Context, sys, other *system, what string, long time.Duration) (trouble, error) {
+// trouble waits until the time of a trouble is over, and keeps it for the report.
+func (d *demo) trouble(ctx context.Context, sys, other *system, what string, long time.Duration) (took time.Duration, err error) {
 	t := trouble{system: sys, other: other, what: what}
-	var err error
 	if t.from, err = d.world.clock(ctx); err != nil {
-		return t, err
+		return 0, err
 	}
 	select {
 	case <-time.After(long):
 	case <-ctx.Done():
-		return t, context.Cause(ctx)
+		return 0, context.Cause(ctx)
 	}
-	if t.until, err = d.world.clock(ctx); err != nil {
-		return t, err
-	}
+	t.until, err = d.world.clock(ctx)
 	d.story.troubles = append(d.story.troubles, t)
-	return t, nil
+	return t.took(), err
 }
 
 // offHold waits until the relays send to the system.
 func (d *demo) offHold(ctx context.Context, sys *system) error {
-	err := until(ctx, sceneMost, func() (bool, error) {
-		s, err := d.world.standing(ctx)
+	err := until(ctx, sceneTimeout, func() (bool, error) {
+		s, err := d.world.state(ctx)
 		return s.Syncs[sys.sync].Hold == "", err
 	})
 	if err != nil {
-		return fmt.Errorf("waiting for %s to come off its hold: %w", sys.sync, err)
+		return fmt.Errorf("waiting for the end of the hold on %s: %w", sys.sync, err)
 	}
 	return nil
 }
@@ -139,15 +131,12 @@ func (d *demo) offHold(ctx context.Context, sys *system) error {
 // once relay 1 has taken over.
 func (d *demo) killRelay(ctx context.Context) error {
 	w := d.world
-	if err := d.offHold(ctx, w.court); err != nil {
+	if err := w.setFaults(slow); err != nil {
 		return err
 	}
-	if err := w.setFaults(slow(), w.systems()...); err != nil {
-		return err
-	}
-	// With little traffic it may have less in hand, or nothing; then it is killed so.
+	// With little traffic it may have claimed fewer deliveries, or none.
 	err := until(ctx, 2*time.Second, func() (bool, error) {
-		n, err := w.inHand(ctx, relay2)
+		n, err := w.claimed(ctx, relay2)
 		return n >= 4, err
 	})
 	if err != nil && !errors.Is(err, errTooLong) {
@@ -157,19 +146,19 @@ func (d *demo) killRelay(ctx context.Context) error {
 	if err := w.relay(relay2).kill(); err != nil {
 		return fmt.Errorf("kill %s: %w", relay2, err)
 	}
-	if d.story.killed, err = w.inHand(ctx, relay2); err != nil {
+	if d.story.killed, err = w.claimed(ctx, relay2); err != nil {
 		return err
 	}
 	if d.story.killed > 0 {
-		d.progress.say("relay 2 killed with %d in hand – relay 1 takes over when its leases of %s end", d.story.killed, lease)
+		d.progress.say("relay 2 killed with %d in hand – relay 1 takes over when its leases end", d.story.killed)
 	} else {
-		d.progress.say("relay 2 killed with nothing in hand – relay 1 goes on alone")
+		d.progress.say("relay 2 killed with nothing in hand – relay 1 works alone")
 	}
-	if err := w.setFaults(unreliable(), w.systems()...); err != nil {
+	if err := w.setFaults(unreliable); err != nil {
 		return err
 	}
-	err = until(ctx, sceneMost, func() (bool, error) {
-		n, err := w.inHand(ctx, relay2)
+	err = until(ctx, sceneTimeout, func() (bool, error) {
+		n, err := w.claimed(ctx, relay2)
 		return n == 0, err
 	})
 	if err != nil {
@@ -177,22 +166,34 @@ func (d *demo) killRelay(ctx context.Context) error {
 	}
 	d.story.takeover = time.Since(began)
 	if d.story.killed > 0 {
-		d.progress.say("relay 1 took over after %s; relay 2 is started again", seconds(d.story.takeover))
-	} else {
-		d.progress.say("relay 2 is started again")
+		d.progress.say("relay 1 took over after %s", seconds(d.story.takeover))
 	}
+	d.progress.say("relay 2 is started again")
 	return w.startRelay(ctx, relay2)
 }
 
-// setFaults gives the systems a script.
-func (w *world) setFaults(faults []courtsim.Fault, systems ...*system) error {
-	for _, sys := range systems {
-		if err := sys.sim.SetFaults(faults); err != nil {
-			return err
-		}
-	}
-	return nil
+// setFaults gives both systems a script.
+func (w *world) setFaults(faults []courtsim.Fault) error {
+	return errors.Join(w.court.sim.SetFaults(faults), w.clinic.sim.SetFaults(faults))
 }
+
+// The fault scripts of the systems.
+var (
+	// unreliable fails now and then. Over REST the Fault is a plain 500.
+	unreliable = []courtsim.Fault{
+		{Match: courtsim.Match{After: 4, First: 1}, Do: courtsim.Action{Drop: courtsim.DropAfter}},
+		{Match: courtsim.Match{Probability: 0.07}, Do: courtsim.Action{Fault: "Server"}},
+		{Match: courtsim.Match{Probability: 0.05}, Do: courtsim.Action{Drop: courtsim.DropAfter}},
+		{Match: courtsim.Match{Probability: 0.02}, Do: courtsim.Action{Delay: courtsim.Duration(600 * time.Millisecond)}},
+	}
+	// busy asks for a pause.
+	busy = []courtsim.Fault{
+		{Match: courtsim.Match{Every: 2}, Do: courtsim.Action{Status: 503, RetryAfter: "1"}},
+		{Do: courtsim.Action{Fault: "Busy", RetryAfter: "1"}},
+	}
+	// slow takes its time for every answer, so that a relay has deliveries in hand when it is killed.
+	slow = []courtsim.Fault{{Do: courtsim.Action{Delay: courtsim.Duration(700 * time.Millisecond)}}}
+)
 
 // clock is the time by the database's clock.
 func (w *world) clock(ctx context.Context) (at time.Time, err error) {
@@ -200,40 +201,10 @@ func (w *world) clock(ctx context.Context) (at time.Time, err error) {
 	return at, err
 }
 
-// unreliable is a system that fails now and then. Over REST the Fault is a
-// plain 500.
-func unreliable() []courtsim.Fault {
-	return []courtsim.Fault{
-		{Match: courtsim.Match{After: 4, First: 1}, Do: courtsim.Action{Drop: courtsim.DropAfter}},
-		{Match: courtsim.Match{Probability: 0.07}, Do: courtsim.Action{Fault: "Server"}},
-		{Match: courtsim.Match{Probability: 0.05}, Do: courtsim.Action{Drop: courtsim.DropAfter}},
-		{Match: courtsim.Match{Probability: 0.02}, Do: courtsim.Action{Delay: courtsim.Duration(600 * time.Millisecond)}},
-	}
-}
-
-// busy is a system that wants to be left alone.
-func busy() []courtsim.Fault {
-	return []courtsim.Fault{
-		{Match: courtsim.Match{Every: 2}, Do: courtsim.Action{Status: 503, RetryAfter: "1"}},
-		{Do: courtsim.Action{Fault: "Busy", RetryAfter: "1"}},
-	}
-}
-
-// slow is a system that takes its time for every answer, so that a relay has
-// something in hand when it is killed.
-func slow() []courtsim.Fault {
-	return []courtsim.Fault{{Do: courtsim.Action{Delay: courtsim.Duration(700 * time.Millisecond)}}}
-}
-
-// changesMade waits until the clerks have made n changes.
-func (d *demo) changesMade(ctx context.Context, n int) error {
-	return until(ctx, stalled, func() (bool, error) { return d.traffic.done.Load() >= int64(n), nil })
-}
-
 // drained waits until no delivery is open.
 func (d *demo) drained(ctx context.Context) error {
 	best, since := -1, time.Now()
-	return until(ctx, 10*stalled, func() (bool, error) {
+	return until(ctx, 10*stallTimeout, func() (bool, error) {
 		open, err := d.world.open(ctx)
 		if err != nil || open == 0 {
 			return true, err
@@ -241,17 +212,17 @@ func (d *demo) drained(ctx context.Context) error {
 		if best < 0 || open < best {
 			best, since = open, time.Now()
 		}
-		if time.Since(since) > stalled {
-			return true, fmt.Errorf("%d deliveries are still open and none was finished for %s; see --keep and lockstep explain", open, stalled)
+		if time.Since(since) > stallTimeout {
+			return true, fmt.Errorf("%d deliveries are still open and none was finished for %s; run with --keep and see: lockstep explain", open, stallTimeout)
 		}
 		return false, nil
 	})
 }
 
-// errTooLong means that something awaited did not happen in time.
+// errTooLong means that something did not happen in time.
 var errTooLong = errors.New("it took too long")
 
-// until asks again and again until ok, an error, or the end of the time.
+// until calls ok again and again, until it returns true or an error or the time is over.
 func until(ctx context.Context, most time.Duration, ok func() (bool, error)) error {
 	end := time.After(most)
 	tick := time.NewTicker(25 * time.Millisecond)

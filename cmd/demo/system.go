@@ -6,13 +6,13 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-// system is one that is told of every hearing.
+// system is an external system that gets every hearing.
 type system struct {
 	name     string // as people call it
 	protocol string
 	sync     string
-	zone     string // of the times that it is told
-	start    string // its fields
+	zone     string // of the times that it gets
+	start    string // its fields of a hearing
 	room     string
 
 	sim *courtsim.Court
@@ -35,7 +35,7 @@ func (s *system) run(o courtsim.Options) (err error) {
 	return err
 }
 
-// lastPause says how the system asked for a pause last.
+// lastPause is the last answer by which the system asked for a pause.
 func (s *system) lastPause() string {
 	for _, e := range slices.Backward(s.sim.Ledger()) {
 		if text := answered(e); pausing[text] {

@@ -17,7 +17,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-// facts is what the database and the systems hold when all is over.
+// facts is what the database and the systems hold at the end.
 type facts struct {
 	hearings []hearing
 	systems  []holding
@@ -41,34 +41,32 @@ type hearing struct {
 	EventID   string // event of that version
 }
 
-// event is an event with what the delivery log says of it and of one system.
+// event is an event, with what the delivery log says about it for one system.
 type event struct {
 	ID         string
 	Key        string
 	Version    int64
 	InsertedAt time.Time
 	Open       bool       // its delivery is not finished
-	Attempts   int        // rows of the log for requests that the system may have seen
-	Acks       int        // those that it acknowledged
-	AnsweredAt *time.Time // when it did first
-	SHA256     *string    // of what it acknowledged
+	Attempts   int        // rows of the log for requests that the system may have read
+	Acks       int        // requests that it acknowledged
+	AnsweredAt *time.Time // of the first acknowledgement
+	SHA256     *string    // of the request that it acknowledged
 }
 
 func (w *world) facts(ctx context.Context) (facts, error) {
 	var f facts
-	rows, err := w.pool.Query(ctx, `/* demo: hearings */
+	rows, _ := w.pool.Query(ctx, `/* demo: hearings */
 SELECT id, starts_at, courtroom, status, version, event_id::text
   FROM scheduling.hearing
- ORDER BY id`)
-	if err != nil {
-		return f, err
-	}
+ ORDER BY id`) // CollectRows returns its error
+	var err error
 	if f.hearings, err = pgx.CollectRows(rows, pgx.RowToStructByPos[hearing]); err != nil {
 		return f, err
 	}
 	for _, sys := range w.systems() {
 		h := holding{system: sys, calendar: sys.sim.Calendar(), ledger: sys.sim.Ledger()}
-		rows, err := w.pool.Query(ctx, `/* demo: events */
+		rows, _ := w.pool.Query(ctx, `/* demo: events */
 SELECT e.id::text, e.key, e.version, e.inserted_at,
        EXISTS (SELECT FROM outbox.delivery AS d WHERE d.event_id = e.id AND d.key = e.key AND d.sync = $1),
        count(l.id) FILTER (WHERE l.outcome IN ('delivered', 'duplicate', 'accepted', 'retry', 'unknown', 'failed', 'lease_lost')),
@@ -79,9 +77,6 @@ SELECT e.id::text, e.key, e.version, e.inserted_at,
   LEFT JOIN outbox.delivery_log AS l ON l.event_id = e.id AND l.sync = $1
  GROUP BY e.id
  ORDER BY e.seq`, sys.sync)
-		if err != nil {
-			return f, err
-		}
 		if h.events, err = pgx.CollectRows(rows, pgx.RowToStructByPos[event]); err != nil {
 			return f, err
 		}
@@ -104,13 +99,13 @@ type account struct {
 	Attempts   int            // by the delivery log
 	Retries    int            // attempts beyond the first of each event
 	Requests   int            // by the system's ledger
-	Answers    map[string]int // by what they said; "" is no answer
-	Duplicates int            // requests whose event the system had taken before
+	Answers    map[string]int // by their text; "" is no answer
+	Duplicates int            // requests for an event that the system had taken before
 
-	Lost       int // events that neither the system has nor a delivery is open for
+	Lost       int // events that the system does not have, without an open delivery
 	Open       int // deliveries that are not finished
-	OutOfOrder int // acceptances whose version is not above all before, per hearing
-	Different  int // hearings whose time, room, status or version is not the system's
+	OutOfOrder int // accepted requests whose version is not above all earlier ones of the hearing
+	Different  int // hearings whose time, room, status or version differs
 	Unlogged   int // requests without a row in the delivery log, and rows without their request
 	Needless   int // events sent again although their acknowledgement was recorded
 
@@ -124,13 +119,13 @@ type timing struct {
 	took time.Duration
 }
 
-// separation is what became of both systems while one was in trouble.
+// separation is what both systems got while one was in trouble.
 type separation struct {
 	trouble
 	Made            int      // changes made meanwhile
-	Troubled, Other int      // those of them that each acknowledged meanwhile
-	Times           []timing // until the other one's answer, of those due before the end
-	Problem         string   // "" if the other one went on
+	Troubled, Other int      // changes of these that each system acknowledged meanwhile
+	Times           []timing // until the other system's answer, for changes due before the end
+	Problem         string   // "" if the other system got its changes
 }
 
 func (v verdict) agrees() bool { return len(v.problems()) == 0 }
@@ -178,14 +173,14 @@ func judge(f facts, s story) verdict {
 	return v
 }
 
-// moments is how long after its commit a change must be at a system that is well.
+// moments is how soon after its commit a system that is well must have a change.
 const moments = time.Second
 
 // separate counts what both systems took of the changes made while one was in
 // trouble.
 func separate(t trouble, systems []holding) separation {
 	s := separation{trouble: t}
-	due := 0 // changes that the other one should have been told meanwhile
+	due := 0 // changes that the other system should have got meanwhile
 	for _, h := range systems {
 		for _, e := range h.events {
 			if !t.during(e.InsertedAt) {
@@ -208,7 +203,7 @@ func separate(t trouble, systems []holding) separation {
 		}
 	}
 	if due > 0 && s.Other == 0 {
-		s.Problem = fmt.Sprintf("while the %s was %s the %s was told nothing, though %d changes were due", t.system.name, t.what, t.other.name, due)
+		s.Problem = fmt.Sprintf("while the %s was %s, the %s got nothing, although %d changes were due", t.system.name, t.what, t.other.name, due)
 	}
 	return s
 }
@@ -220,14 +215,14 @@ func count(yes bool) int {
 	return 0
 }
 
-// sighting is what a system's ledger has of one event.
+// sighting is what a system's ledger has about one event.
 type sighting struct {
 	requests int
 	accepted int
-	digests  []string // of the requests that were accepted or known already
+	digests  []string // of the requests that were accepted or duplicates
 }
 
-// answered says in a word what a request was answered, "" without an answer.
+// answered is the answer to a request in a word, "" without an answer.
 func answered(e courtsim.Entry) string {
 	switch {
 	case e.Status == 0:
@@ -299,10 +294,10 @@ func (a *account) compareEvents(events []event, seen map[string]*sighting) {
 			a.add(&a.Unlogged, "%s: version %d was sent to the %s %d times, the delivery log has %d attempts", e.Key, e.Version, a.name, s.requests, e.Attempts)
 		}
 		if e.SHA256 != nil && !slices.Contains(s.digests, *e.SHA256) {
-			a.add(&a.Unlogged, "%s: the delivery log says that version %d was acknowledged, the %s's ledger has not got that request", e.Key, e.Version, a.name)
+			a.add(&a.Unlogged, "%s: the delivery log says that version %d was acknowledged, the %s's ledger does not have that request", e.Key, e.Version, a.name)
 		}
 		if e.Acks > 1 {
-			a.add(&a.Needless, "%s: version %d was sent to the %s again, though its acknowledgement was recorded", e.Key, e.Version, a.name)
+			a.add(&a.Needless, "%s: version %d was sent to the %s again, although its acknowledgement was recorded", e.Key, e.Version, a.name)
 		}
 		if e.AnsweredAt != nil {
 			a.Times = append(a.Times, timing{e.InsertedAt, e.AnsweredAt.Sub(e.InsertedAt)})
@@ -320,12 +315,12 @@ func (a *account) compareHearings(hearings []hearing, calendar map[string]courts
 	}
 	for _, ref := range slices.Sorted(maps.Keys(calendar)) {
 		if !ours[ref] {
-			a.add(&a.Different, "%s: the %s has it, the database has not", ref, a.name)
+			a.add(&a.Different, "%s: the %s has it, the database does not", ref, a.name)
 		}
 	}
 }
 
-// differs says in what the system's booking is not the hearing, "" if in nothing.
+// differs says how the system's booking differs from the hearing, "" if it does not.
 func (a *account) differs(h hearing, calendar map[string]courtsim.Booking, known map[string]*event) string {
 	b, ok := calendar[h.ID]
 	if !ok {
@@ -350,7 +345,7 @@ func (a *account) differs(h hearing, calendar map[string]courtsim.Booking, known
 	compare("the status", h.Status, b.Status)
 	id, _, _ := strings.Cut(b.IdempotencyKey, ":")
 	if id != h.EventID {
-		theirs := "one that is not ours"
+		theirs := "an unknown one"
 		if e := known[id]; e != nil {
 			theirs = fmt.Sprint(e.Version)
 		}

@@ -11,9 +11,9 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-// truth is a hearing that was booked, moved once, and told to the court and the
-// clinic, the second time with an answer that was lost. The court is down when
-// it is booked, and told a second later than the clinic.
+// truth is a hearing that was booked and moved once. The court and the clinic got
+// both changes, the second one with a lost answer. The court was down when the
+// hearing was booked, and got the first change two seconds later than the clinic.
 func truth() (facts, story) {
 	at := time.Date(2027, 3, 29, 9, 0, 0, 0, time.UTC) // summer time in London
 	after := func(d time.Duration) *time.Time { return new(at.Add(d)) }
@@ -47,8 +47,8 @@ func truth() (facts, story) {
 	return f, s
 }
 
-// TestJudge plants each disagreement in the court and then in the clinic.
-func TestJudge(t *testing.T) {
+// TestEveryDisagreementIsFound plants each disagreement in the court and then in the clinic.
+func TestEveryDisagreementIsFound(t *testing.T) {
 	book := func(h *holding, change func(*courtsim.Booking)) {
 		b := h.calendar["H-1"]
 		change(&b)
@@ -68,8 +68,8 @@ func TestJudge(t *testing.T) {
 		"all agrees":                   {func(*holding) {}, counts{}, ""},
 		"it never got the last":        {func(h *holding) { h.ledger = h.ledger[:1]; h.events[1].SHA256 = nil }, counts{lost: 1}, "H-1: version 2 is lost: the %s never"},
 		"the last is on its way":       {func(h *holding) { h.ledger = h.ledger[:1]; h.events[1].SHA256 = nil; h.events[1].Open = true }, counts{open: 1}, "still on its way to the %s"},
-		"the log claims a delivery":    {func(h *holding) { h.ledger = h.ledger[:1] }, counts{lost: 1, unlogged: 1}, "the %s's ledger has not got that request"},
-		"the log has another body":     {func(h *holding) { h.ledger[3].BodySHA256 = "d" }, counts{unlogged: 1}, "the %s's ledger has not got that request"},
+		"the log claims a delivery":    {func(h *holding) { h.ledger = h.ledger[:1] }, counts{lost: 1, unlogged: 1}, "the %s's ledger does not have that request"},
+		"the log has another body":     {func(h *holding) { h.ledger[3].BodySHA256 = "d" }, counts{unlogged: 1}, "the %s's ledger does not have that request"},
 		"a request is not in the log":  {func(h *holding) { h.events[1].Attempts = 1 }, counts{unlogged: 1}, "sent to the %s 2 times"},
 		"an older version came later":  {func(h *holding) { h.ledger[0], h.ledger[1] = h.ledger[1], h.ledger[0] }, counts{order: 1}, "the %s took version 1 after version 2"},
 		"an event was taken twice":     {func(h *holding) { h.ledger[3].Accepted = true }, counts{order: 1}, "the %s took version 2 after version 2"},
@@ -127,17 +127,17 @@ func TestFiguresAreCounted(t *testing.T) {
 	}
 }
 
-func TestTheOtherSystemMustGoOn(t *testing.T) {
+func TestATroubleOfOneSystemMustNotStopTheOther(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change          func(*facts, *story)
 		troubled, other int
 		says            string
 	}{
-		"it does":                  {func(*facts, *story) {}, 0, 1, ""},
-		"it is told late as well":  {func(f *facts, _ *story) { f.systems[1].events[0].AnsweredAt = f.systems[0].events[0].AnsweredAt }, 0, 0, "while the court was down the clinic was told nothing, though 1 changes were due"},
-		"it was never told":        {func(f *facts, _ *story) { f.systems[1].events[0].AnsweredAt = nil }, 0, 0, "the clinic was told nothing"},
-		"nothing was due yet":      {func(_ *facts, s *story) { s.troubles[0].until = s.troubles[0].from.Add(moments / 2) }, 0, 0, ""},
-		"the court took something": {func(f *facts, _ *story) { f.systems[0].events[0].AnsweredAt = f.systems[1].events[0].AnsweredAt }, 1, 1, ""},
+		"it gets them":              {func(*facts, *story) {}, 0, 1, ""},
+		"it gets them late as well": {func(f *facts, _ *story) { f.systems[1].events[0].AnsweredAt = f.systems[0].events[0].AnsweredAt }, 0, 0, "while the court was down, the clinic got nothing, although 1 changes were due"},
+		"it never got them":         {func(f *facts, _ *story) { f.systems[1].events[0].AnsweredAt = nil }, 0, 0, "the clinic got nothing"},
+		"nothing was due yet":       {func(_ *facts, s *story) { s.troubles[0].until = s.troubles[0].from.Add(moments / 2) }, 0, 0, ""},
+		"the court took something":  {func(f *facts, _ *story) { f.systems[0].events[0].AnsweredAt = f.systems[1].events[0].AnsweredAt }, 1, 1, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, s := truth()
@@ -154,7 +154,7 @@ func TestTheOtherSystemMustGoOn(t *testing.T) {
 	}
 }
 
-func TestPercentile(t *testing.T) {
+func TestPercentilesAreOfTheNearestRank(t *testing.T) {
 	var times []timing
 	for i := range 100 {
 		times = append(times, timing{took: time.Duration(100-i) * time.Millisecond})

@@ -12,86 +12,86 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// standing is what the database says at one moment.
-type standing struct {
-	Events int
-	Hands  map[string]int // deliveries in a relay's hands
-	Syncs  map[string]syncStanding
+// state is what the database says at one moment.
+type state struct {
+	Events  int
+	Claimed map[string]int // deliveries by the relay that has claimed them
+	Syncs   map[string]syncState
 }
 
-// syncStanding is how it stands with one system.
-type syncStanding struct {
-	Open int    // deliveries not finished
+// syncState is the state of the sync of one system.
+type syncState struct {
+	Open int    // deliveries that are not finished
 	Hold string // kind of the strongest hold, "" if none
 }
 
-func (w *world) standing(ctx context.Context) (standing, error) {
-	s := standing{Hands: map[string]int{}, Syncs: map[string]syncStanding{}}
+func (w *world) state(ctx context.Context) (state, error) {
+	s := state{Claimed: map[string]int{}, Syncs: map[string]syncState{}}
 	err := w.pool.QueryRow(ctx, "/* demo: events */ SELECT count(*) FROM outbox.event").Scan(&s.Events)
 	if err != nil {
 		return s, err
 	}
 	for _, sys := range w.systems() {
-		s.Syncs[sys.sync] = syncStanding{Open: s.Events} // until the relays have registered it
+		s.Syncs[sys.sync] = syncState{Open: s.Events} // until the relays have registered it
 	}
-	rows, err := w.pool.Query(ctx, `/* demo: progress */
+	rows, _ := w.pool.Query(ctx, `/* demo: progress */
 SELECT s.name, coalesce(s.hold_kind, ''), count(d.sync),
        count(d.sync) FILTER (WHERE d.claimed_by = $1 AND d.state = 'sending'),
        count(d.sync) FILTER (WHERE d.claimed_by = $2 AND d.state = 'sending')
   FROM outbox.sync AS s
   LEFT JOIN outbox.open_delivery AS d ON d.sync = s.name
- GROUP BY s.name, s.hold_kind`, relay1, relay2)
-	if err != nil {
-		return s, err
-	}
+ GROUP BY s.name, s.hold_kind`, relay1, relay2) // ForEachRow returns its error
 	var (
-		name         string
-		one          syncStanding
-		hand1, hand2 int
+		name               string
+		one                syncState
+		claimed1, claimed2 int
 	)
-	_, err = pgx.ForEachRow(rows, []any{&name, &one.Hold, &one.Open, &hand1, &hand2}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &one.Hold, &one.Open, &claimed1, &claimed2}, func() error {
 		if one.Hold == string(outbox.HoldBackfill) {
-			one.Open = s.Events // not all of them have a delivery yet
+			one.Open = s.Events // some of them have no delivery yet
 		}
 		s.Syncs[name] = one
-		s.Hands[relay1] += hand1
-		s.Hands[relay2] += hand2
+		s.Claimed[relay1] += claimed1
+		s.Claimed[relay2] += claimed2
 		return nil
 	})
 	return s, err
 }
 
-// told is how many changes the system has been told.
-func (s standing) told(sys *system) int { return max(0, s.Events-s.Syncs[sys.sync].Open) }
+// finished counts the changes that the system has got.
+func (s state) finished(sys *system) int { return max(0, s.Events-s.Syncs[sys.sync].Open) }
 
-// open counts what a system was not told yet. Events that were there before the
-// relays registered the syncs have no delivery at first: they are open too.
-func (w *world) open(ctx context.Context) (n int, err error) {
-	err = w.pool.QueryRow(ctx, `/* demo: open */
+// open counts the deliveries that are not finished. Events from before the
+// relays registered the syncs have no delivery at first, and count too.
+func (w *world) open(ctx context.Context) (int, error) {
+	return w.count(ctx, `/* demo: open */
 SELECT (SELECT count(*) FROM outbox.delivery)
      + (SELECT count(*) FROM outbox.unmatched)
-     + (SELECT count(*) FROM outbox.sync WHERE backfill_seq IS NOT NULL)`).Scan(&n)
+     + (SELECT count(*) FROM outbox.sync WHERE backfill_seq IS NOT NULL)`)
+}
+
+// claimed counts the deliveries that a relay has claimed.
+func (w *world) claimed(ctx context.Context, relay string) (int, error) {
+	return w.count(ctx, `/* demo: claimed */
+SELECT count(*) FROM outbox.open_delivery WHERE state = 'sending' AND claimed_by = $1`, relay)
+}
+
+func (w *world) count(ctx context.Context, sql string, args ...any) (n int, err error) {
+	err = w.pool.QueryRow(ctx, sql, args...).Scan(&n)
 	return n, err
 }
 
-// inHand counts the deliveries that a relay has claimed.
-func (w *world) inHand(ctx context.Context, relay string) (n int, err error) {
-	err = w.pool.QueryRow(ctx, `/* demo: in hand */
-SELECT count(*) FROM outbox.open_delivery WHERE state = 'sending' AND claimed_by = $1`, relay).Scan(&n)
-	return n, err
-}
-
-// watch keeps the progress up to date until ctx ends, and tells when holds
-// begin and end.
+// watch keeps the progress up to date until ctx ends, and says when holds begin
+// and end.
 func (d *demo) watch(ctx context.Context) {
 	tick := time.NewTicker(150 * time.Millisecond)
 	defer tick.Stop()
 	holds := map[string]string{}
 	for {
-		if s, err := d.world.standing(ctx); err == nil { // else the scenes meet the error too
+		if s, err := d.world.state(ctx); err == nil { // the scenes meet an error too
 			for _, sys := range d.world.systems() {
 				if one := s.Syncs[sys.sync]; one.Hold != holds[sys.sync] {
-					d.tellHold(sys, holds[sys.sync], one)
+					d.sayHold(sys, holds[sys.sync], one)
 					holds[sys.sync] = one.Hold
 				}
 			}
@@ -105,24 +105,24 @@ func (d *demo) watch(ctx context.Context) {
 	}
 }
 
-func (d *demo) tellHold(sys *system, before string, s syncStanding) {
+func (d *demo) sayHold(sys *system, before string, s syncState) {
 	switch {
 	case s.Hold == "throttle":
 		d.progress.say("the %s asks for a pause (%s with Retry-After): nothing is sent to it until then", sys.name, sys.lastPause())
 	case s.Hold == "breaker":
-		d.progress.say("the %s does not answer: the relays stop sending, and try one now and then (%d wait)", sys.name, s.Open)
+		d.progress.say("the %s does not answer: the relays stop sending and probe it now and then (%d wait)", sys.name, s.Open)
 	case s.Hold == "" && before == "breaker":
-		d.progress.say("the %s answered a try: %d waiting changes go out, in order", sys.name, s.Open)
+		d.progress.say("the %s answered a probe: %d waiting changes are sent, in order", sys.name, s.Open)
 	}
 }
 
-// statusLines say how things stand in a user's words.
-func (d *demo) statusLines(s standing) []string {
+// statusLines describe the state for the viewer.
+func (d *demo) statusLines(s state) []string {
 	all := len(d.traffic.all)
 	court, clinic := d.world.court, d.world.clinic
 	lines := []string{
 		fmt.Sprintf("%s  %d of %d changes made; the court has %d, the clinic %d",
-			bar(s.told(court)+s.told(clinic), 2*all), s.Events, all, s.told(court), s.told(clinic)),
+			bar(s.finished(court)+s.finished(clinic), 2*all), s.Events, all, s.finished(court), s.finished(clinic)),
 		fmt.Sprintf("court: %s   clinic: %s", court.now(s), clinic.now(s)),
 		fmt.Sprintf("relay 1: %s   relay 2: %s", d.relayNow(relay1, s), d.relayNow(relay2, s)),
 	}
@@ -133,13 +133,13 @@ func (d *demo) statusLines(s standing) []string {
 }
 
 // now describes the system by its newest answers.
-func (sys *system) now(s standing) string {
+func (sys *system) now(s state) string {
 	one := s.Syncs[sys.sync]
 	switch one.Hold {
 	case "throttle":
 		return fmt.Sprintf("answered %s, wants a pause (%d wait)", sys.lastPause(), one.Open)
 	case "breaker":
-		return fmt.Sprintf("no answer, tried now and then (%d wait)", one.Open)
+		return fmt.Sprintf("no answer, probed now and then (%d wait)", one.Open)
 	}
 	for _, e := range slices.Backward(sys.sim.Ledger()) {
 		switch {
@@ -154,8 +154,8 @@ func (sys *system) now(s standing) string {
 	return "answers"
 }
 
-func (d *demo) relayNow(name string, s standing) string {
-	inHand := s.Hands[name]
+func (d *demo) relayNow(name string, s state) string {
+	inHand := s.Claimed[name]
 	select {
 	case <-d.world.relay(name).done:
 		return fmt.Sprintf("killed, %d in hand", inHand)

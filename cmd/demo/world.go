@@ -3,11 +3,11 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	_ "embed"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
@@ -23,8 +24,8 @@ import (
 	"github.com/hms-mkt/lockstep/migrations"
 )
 
-// world is everything that runs: a database, the scheduling module, a court, a
-// clinic and two relays.
+// world is everything that the demo starts: a database, the scheduling module, a
+// court, a clinic and two relays.
 type world struct {
 	dir           string
 	configFile    string
@@ -35,19 +36,34 @@ type world struct {
 	password      string // of the clinic
 
 	mu     sync.Mutex
-	relays []*relayProcess // running or ended
+	relays map[string]*relayProcess // by name; the last process of each
 	fail   context.CancelCauseFunc
 
 	closers []func() error
 }
 
-// closeTimeout bounds each step of the cleaning up.
-const closeTimeout = 10 * time.Second
+// Texts with {{placeholders}} for what differs from run to run.
+var (
+	//go:embed lockstep.yaml
+	lockstepYAML string
+	//go:embed hints.txt
+	hints string // all its indented lines work when pasted into a shell, one after the other
+)
 
-// startWorld starts everything. What it had started before an error is gone
-// when it returns.
+// fill replaces the placeholders in a text.
+func (w *world) fill(text string) string {
+	return strings.NewReplacer(
+		"{{config}}", w.configFile, "{{dir}}", w.dir, "{{database}}", w.databaseURL, "{{password}}", w.password,
+		"{{court}}", w.court.url, "{{clinic}}", w.clinic.url, "{{scheduling}}", w.schedulingURL,
+	).Replace(text)
+}
+
+// dropTimeout bounds the removal of the database.
+const dropTimeout = 10 * time.Second
+
+// startWorld starts everything. If it fails, it ends what it has started.
 func startWorld(ctx context.Context, seed uint64) (_ *world, err error) {
-	w := &world{court: newCourt(), clinic: newClinic(), password: rand.Text()}
+	w := &world{court: newCourt(), clinic: newClinic(), password: rand.Text(), relays: map[string]*relayProcess{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
@@ -67,7 +83,7 @@ func startWorld(ctx context.Context, seed uint64) (_ *world, err error) {
 		return nil, err
 	}
 	w.configFile = filepath.Join(w.dir, "lockstep.yaml")
-	if err := os.WriteFile(w.configFile, []byte(lockstepYAML(w.court, w.clinic)), 0o600); err != nil {
+	if err := os.WriteFile(w.configFile, []byte(w.fill(lockstepYAML)), 0o600); err != nil {
 		return nil, err
 	}
 	w.atEnd(w.stopRelays)
@@ -79,10 +95,10 @@ func startWorld(ctx context.Context, seed uint64) (_ *world, err error) {
 	return w, nil
 }
 
-// atEnd has close call f, before what was given earlier.
+// atEnd makes close call f, before the functions that were given earlier.
 func (w *world) atEnd(f func() error) { w.closers = append(w.closers, f) }
 
-// close ends everything, the last started first. Calling it twice is allowed.
+// close ends everything, the last started first. It may be called twice.
 func (w *world) close() error {
 	var errs []error
 	for _, f := range slices.Backward(w.closers) {
@@ -102,9 +118,9 @@ func (w *world) startDatabase(ctx context.Context) error {
 	if err := server.CreateDatabase(ctx, name, ""); err != nil {
 		return err
 	}
-	if server.Route() == pgtest.URL { // that server stays
+	if server.Route() == pgtest.URL { // the user's server, which keeps running
 		w.atEnd(func() error {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
 			defer cancel()
 			return server.DropDatabase(ctx, name)
 		})
@@ -130,7 +146,7 @@ func (w *world) startSystems(seed uint64) error {
 		return err
 	}
 	w.atEnd(w.court.sim.Close)
-	if err := w.clinic.run(courtsim.Options{Seed: seed + 1, Username: clinicUser, Password: w.password}); err != nil {
+	if err := w.clinic.run(courtsim.Options{Seed: seed + 1, Username: "agency", Password: w.password}); err != nil {
 		return err
 	}
 	w.atEnd(w.clinic.sim.Close)
@@ -143,26 +159,10 @@ func (w *world) startScheduling(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("scheduling: %w", err)
 	}
-	quiet := slog.New(slog.DiscardHandler)
-	srv := &http.Server{
-		Handler:           scheduling.NewHandler(scheduling.New(w.pool), quiet),
-		ReadHeaderTimeout: 5 * time.Second,
-		ErrorLog:          slog.NewLogLogger(quiet.Handler(), slog.LevelWarn),
-	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
-	w.atEnd(func() error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-		defer cancel()
-		err := srv.Shutdown(ctx)
-		if err != nil {
-			_ = srv.Close() // cut off what is left
-		}
-		if end := <-served; !errors.Is(end, http.ErrServerClosed) {
-			err = errors.Join(err, end)
-		}
-		return err
-	})
+	go func() { served <- scheduling.Serve(ctx, ln, scheduling.New(w.pool), slog.New(slog.DiscardHandler)) }()
+	w.atEnd(func() error { stop(); return <-served })
 	w.schedulingURL = "http://" + ln.Addr().String()
 	return nil
 }
@@ -173,16 +173,15 @@ const (
 	relay2 = "relay-2"
 )
 
-// startRelay starts a relay, or one again that was killed.
+// startRelay starts a relay, or starts it again after it was killed.
 func (w *world) startRelay(ctx context.Context, name string) error {
-	p, err := startRelay(ctx, name, w.dir, w.configFile, "DATABASE_URL="+w.databaseURL, clinicPassword+"="+w.password)
+	p, err := startRelay(ctx, name, w.dir, w.configFile, "DATABASE_URL="+w.databaseURL, "CLINIC_PASSWORD="+w.password)
 	if err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.relays = slices.DeleteFunc(w.relays, func(old *relayProcess) bool { return old.name == name })
-	w.relays = append(w.relays, p)
+	w.relays[name] = p
 	w.supervise(p)
 	return nil
 }
@@ -205,7 +204,7 @@ func (w *world) supervise(p *relayProcess) {
 		return // not watched yet
 	}
 	go func() {
-		<-p.done // at the latest when the world is closed
+		<-p.done // ends at the latest when the world is closed
 		if err := p.failure(); err != nil {
 			fail(err)
 		}
@@ -215,23 +214,16 @@ func (w *world) supervise(p *relayProcess) {
 func (w *world) relay(name string) *relayProcess {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, p := range w.relays {
-		if p.name == name {
-			return p
-		}
-	}
-	return nil
+	return w.relays[name]
 }
 
 // stopRelays stops the relays at the same time.
 func (w *world) stopRelays() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	errs := make([]error, len(w.relays))
-	var wg sync.WaitGroup
-	for i, p := range w.relays {
-		wg.Go(func() { errs[i] = p.stop() })
+	var group errgroup.Group
+	for _, p := range w.relays {
+		group.Go(p.stop)
 	}
-	wg.Wait()
-	return errors.Join(errs...)
+	return group.Wait()
 }

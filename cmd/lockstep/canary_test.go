@@ -29,14 +29,14 @@ import (
 )
 
 // TestNoSecretAndNoPartyNameIsWritten plants canaries in every secret of a
-// configuration and in everything personal of an event, has them sent to
-// receivers that repeat what they hear in every way that HTTP offers, and
-// searches all that the program writes: logs, metrics, health, what each command
-// prints, the errors of configurations, and every column of the database but the
-// event's payload and headers, which its writer wrote, and the body that is kept
-// for the next attempt.
+// configuration and in everything personal of an event, and sends them to
+// receivers that repeat their requests in every way that HTTP offers. Then it
+// searches everything that the program writes: logs, metrics, health, the output
+// of each command, the errors of configurations, and every column of the
+// database. The exceptions are the event's payload and headers, which its writer
+// wrote, and the body that is kept for the next attempt.
 func TestNoSecretAndNoPartyNameIsWritten(t *testing.T) {
-	c := newCage(t)
+	c := newCanaryWorld(t)
 	program := program(t)
 	events := c.emitAll()
 
@@ -62,41 +62,41 @@ func TestNoSecretAndNoPartyNameIsWritten(t *testing.T) {
 	c.lookAtMistakes()
 	c.lookAtAppend()
 
-	if c.parrot.most > repeated {
-		t.Errorf("a request holds %d texts to be repeated: raise the number of events", c.parrot.most)
+	if c.repeater.most > repeated {
+		t.Errorf("a request holds %d texts to be repeated: raise the number of events", c.repeater.most)
 	}
-	if missing := c.parrot.missing(); !slices.Equal(missing, []string{"database password", "secret in a condition", "webhook secret", "webhook key"}) {
+	if missing := c.repeater.missing(); !slices.Equal(missing, []string{"database password", "secret in a condition", "webhook secret", "webhook key"}) {
 		t.Errorf("never sent to a receiver: %q: searching for these proves nothing", missing)
 	}
 }
 
-// cage is the world with the canaries in it.
-type cage struct {
+// canaryWorld is the world with the canaries in it.
+type canaryWorld struct {
 	*world
-	birds        []canary
-	all, secrets *aviary
-	parrot       *parrot
-	perches      []perch
+	canaries     []canary
+	all, secrets *finder
+	repeater     *repeater
+	targets      []target
 	found        map[string]bool
 	activity     map[string]bool // what the program's sessions were seen to do
 }
 
-func newCage(t *testing.T) *cage {
+func newCanaryWorld(t *testing.T) *canaryWorld {
 	t.Helper()
-	c := &cage{world: newWorld(t), found: map[string]bool{}, activity: map[string]bool{}}
+	c := &canaryWorld{world: newWorld(t), found: map[string]bool{}, activity: map[string]bool{}}
 	for _, name := range []string{
 		"database password", "bearer token", "basic password", "API key", "client secret", "access token",
 		"header", "header from a file", "URL query", "constant", "default value", "secret in a condition", "webhook secret", "webhook key", "SOAP password",
 	} {
-		c.birds = append(c.birds, canary{name: name, core: word(letters+digits, 32), secret: true})
+		c.canaries = append(c.canaries, canary{name: name, core: word(letters+digits, 32), secret: true})
 	}
 	for _, name := range []string{"party name", "notes", "remarks", "person in a list", "member name", "tenant"} {
-		c.birds = append(c.birds, canary{name: name, core: word(letters, 20)})
+		c.canaries = append(c.canaries, canary{name: name, core: word(letters, 20)})
 	}
-	c.birds = append(c.birds, canary{name: "case number", core: word(digits, 18)})
-	c.all = newAviary(c.birds...)
-	c.secrets = newAviary(slices.DeleteFunc(slices.Clone(c.birds), func(b canary) bool { return !b.secret })...)
-	c.parrot = newParrot(t, c.birds)
+	c.canaries = append(c.canaries, canary{name: "case number", core: word(digits, 18)})
+	c.all = newFinder(c.canaries...)
+	c.secrets = newFinder(slices.DeleteFunc(slices.Clone(c.canaries), func(b canary) bool { return !b.secret })...)
+	c.repeater = newRepeater(t, c.canaries)
 	c.logIn()
 	maps.Copy(c.env, map[string]string{
 		"BEARER": c.core("bearer token"), "PASSWORD": c.core("basic password") + `"é\`, "API_KEY": c.core("API key"),
@@ -106,22 +106,22 @@ func newCage(t *testing.T) *cage {
 		"SOAP_PASSWORD": c.core("SOAP password") + "<&é",
 		"HOOK_KEY":      "whsk_" + base64.StdEncoding.EncodeToString([]byte(c.core("webhook key"))),
 	})
-	c.furnish()
+	c.writeConfig()
 	return c
 }
 
-// core returns what the canary of that name is known by.
-func (c *cage) core(name string) string {
+// core returns the text of the canary of that name.
+func (c *canaryWorld) core(name string) string {
 	c.t.Helper()
-	i := slices.IndexFunc(c.birds, func(b canary) bool { return b.name == name })
+	i := slices.IndexFunc(c.canaries, func(b canary) bool { return b.name == name })
 	if i < 0 {
 		c.t.Fatalf("no canary is named %s", name)
 	}
-	return c.birds[i].core
+	return c.canaries[i].core
 }
 
 // logIn gives the program a login of its own, whose password is a canary.
-func (c *cage) logIn() {
+func (c *canaryWorld) logIn() {
 	c.t.Helper()
 	u, err := url.Parse(pgtest.AsRole(c.t, c.env["DATABASE_URL"], roleRelay))
 	if err != nil {
@@ -141,26 +141,26 @@ func (c *cage) logIn() {
 	c.env["DATABASE_URL"] = u.String()
 }
 
-// perch is one sync, and how its receiver answers.
-type perch struct {
-	name    string
-	adapter string // its section
-	sync    string // further keys of the sync; default: carries
-	answer  answer // nil for one that is never asked
-	chatty  bool   // gets as many events as it takes to repeat everything in every spelling
+// target is one sync, and how its receiver answers.
+type target struct {
+	name       string
+	adapter    string // its section
+	sync       string // further keys of the sync; default: carries
+	answer     answer // nil for one that is never asked
+	repeatsAll bool   // gets as many events as it takes to repeat everything in every spelling
 }
 
-// carries sends everything personal, and what the file says is secret.
+// carries sends everything personal and the secrets of the file.
 const carries = `mapping: {party.name: party.name, notes: notes, remarks: remarks, people: people, number: number, members: members, broken: broken,
       secret: {const: {deep: ["${CONSTANT}"]}}, absent: {to: absent, default: "${DEFAULT}"}}
     compute: {tenant: headers.tenant}`
 
-// furnish writes the configuration: a sync for each kind of adapter, way to
-// authorize, and manner to refuse, to break off, or not to get as far as a
-// request.
-func (c *cage) furnish() {
+// writeConfig writes the configuration: a sync for each kind of adapter, each kind of
+// auth, and each way in which a receiver refuses a request, cuts it off or does
+// not get it.
+func (c *canaryWorld) writeConfig() {
 	c.t.Helper()
-	dir, p := c.t.TempDir(), c.parrot
+	dir, p := c.t.TempDir(), c.repeater
 	secretFile, authority := filepath.Join(dir, "header.secret"), filepath.Join(dir, "ca.pem")
 	writeFile(c.t, secretFile, c.core("header from a file")+"\n")
 	stranger := p.secure(c.t, func(*httptest.Server) {})
@@ -171,7 +171,7 @@ func (c *cage) furnish() {
 	closed := httptest.NewServer(nil)
 	closed.Close()
 
-	add := func(p perch) { c.perches = append(c.perches, p) }
+	add := func(p target) { c.targets = append(c.targets, p) }
 	const bearer = `auth: {kind: bearer, token: "${BEARER}"}`
 	section := func(kind, base, name, more string) string {
 		return fmt.Sprintf(`{kind: %s, url: "%s/%s/{fields.notes}?of=${QUERY}", timeout: 2s,
@@ -182,14 +182,14 @@ func (c *cage) furnish() {
 		return fmt.Sprintf(`auth: {kind: oauth2_client_credentials, token_url: "%s/%s", client_id: agency, client_secret: "${CLIENT_SECRET}"}`, p.URL, endpoint)
 	}
 	p.answers["token"] = issues(c.core("access token"))
-	add(perch{name: "accepted", adapter: rest(p.URL, "accepted", bearer), answer: accepts})
+	add(target{name: "accepted", adapter: rest(p.URL, "accepted", bearer), answer: accepts})
 	for name, auth := range map[string]string{
 		"bearer": bearer, "none": `auth: {kind: none}`, "oauth": oauth("token"),
 		"basic":   `auth: {kind: basic, username: agency, password: "${PASSWORD}"}`,
 		"api-key": `auth: {kind: api_key, key: "${API_KEY}"}`,
 	} {
 		name = "rest-" + name
-		add(perch{name: name, adapter: rest(p.URL, name, auth), answer: objects(400), chatty: true})
+		add(target{name: name, adapter: rest(p.URL, name, auth), answer: objects(400), repeatsAll: true})
 	}
 	for name, a := range map[string]answer{
 		"302": objects(302), "401": objects(401), "403": objects(403), "409": objects(409), "422": objects(422), "429": objects(429),
@@ -205,14 +205,14 @@ func (c *cage) furnish() {
 		"cut":         says("HTTP/1.1 201 Created\r\nContent-Length: 9999\r\n\r\n{\"id\": \"%"),
 	} {
 		name = "rest-" + name
-		add(perch{name: name, adapter: rest(p.URL, name, bearer), answer: a})
+		add(target{name: name, adapter: rest(p.URL, name, bearer), answer: a})
 	}
 	for name, payload := range map[string]string{
 		"webhook": "standard", "webhook-fields": "fields",
 		"webhook-binary": "cloudevents_binary, source: /agency", "webhook-structured": "cloudevents_structured, source: /agency",
 	} {
 		more := `secrets: ["${HOOK_SECRET}", "${HOOK_KEY}"], payload: ` + payload + ", " + bearer
-		add(perch{name: name, adapter: section("webhook", p.URL, name, more), answer: objects(400), chatty: name == "webhook"})
+		add(target{name: name, adapter: section("webhook", p.URL, name, more), answer: objects(400), repeatsAll: name == "webhook"})
 	}
 	soap := func(name, more string) string {
 		return section("soap", p.URL, name, bearer+`, namespaces: {cal: "urn:example:calendar"}, action: "urn:example:calendar/{fields.remarks}", `+more)
@@ -222,12 +222,12 @@ func (c *cage) furnish() {
 	for version, password := range map[string]string{"1.1": "text", "1.2": "digest"} {
 		more := fmt.Sprintf(`version: %q, security: {kind: username_token, username: agency, password: "${SOAP_PASSWORD}", password_type: %s}, addressing: {}, %s`, version, password, body)
 		name := "soap-" + version
-		add(perch{name: name, adapter: soap(name, more), answer: faults, chatty: password == "text"})
-		add(perch{name: name + "-json", adapter: soap(name+"-json", more), answer: objects(500)})
-		add(perch{name: name + "-no-http", adapter: soap(name+"-no-http", more), answer: says("SORRY %\r\n\r\n")})
-		add(perch{name: name + "-bad-xml", adapter: soap(name+"-bad-xml", more), answer: says("HTTP/1.1 200 OK\r\nContent-Type: text/xml; charset=%\r\nConnection: close\r\n\r\n<!DOCTYPE %><%>&%;</%>")})
+		add(target{name: name, adapter: soap(name, more), answer: faults, repeatsAll: password == "text"})
+		add(target{name: name + "-json", adapter: soap(name+"-json", more), answer: objects(500)})
+		add(target{name: name + "-no-http", adapter: soap(name+"-no-http", more), answer: says("SORRY %\r\n\r\n")})
+		add(target{name: name + "-bad-xml", adapter: soap(name+"-bad-xml", more), answer: says("HTTP/1.1 200 OK\r\nContent-Type: text/xml; charset=%\r\nConnection: close\r\n\r\n<!DOCTYPE %><%>&%;</%>")})
 	}
-	add(perch{name: "soap-bad-value", adapter: soap("soap-bad-value", `body: '<cal:Notify>{fields.broken}</cal:Notify>'`)})
+	add(target{name: "soap-bad-value", adapter: soap("soap-bad-value", `body: '<cal:Notify>{fields.broken}</cal:Notify>'`)})
 	trusts := fmt.Sprintf(", tls: {ca_file: %s}", authority)
 	for name, adapter := range map[string]string{
 		"tls-stranger":   rest(stranger.URL, "tls-stranger", bearer),
@@ -241,15 +241,15 @@ func (c *cage) furnish() {
 		"bad-value":      rest(p.URL, "bad-value", bearer+`, routes: {"canary:*": {url: "`+p.URL+`/{fields.absent.inner}"}}`),
 		"bad-field":      strings.Replace(rest(p.URL, "bad-field", bearer), "{fields.remarks}", "{fields.broken}", 1),
 	} {
-		add(perch{name: name, adapter: adapter})
+		add(target{name: name, adapter: adapter})
 	}
 	for i, spell := range spellings() {
 		name := fmt.Sprint("token-refused-", i)
-		p.answers[name+"-endpoint"] = func(w *bufio.Writer, said speech) {
+		p.answers[name+"-endpoint"] = func(w *bufio.Writer, said material) {
 			said.turn, said.words = i, spell(c.core("client secret"))
 			objects(400)(w, said)
 		}
-		add(perch{name: name, adapter: rest(p.URL, name, oauth(name+"-endpoint"))})
+		add(target{name: name, adapter: rest(p.URL, name, oauth(name+"-endpoint"))})
 	}
 	for name, a := range map[string]answer{
 		"repeated": objects(401), "moved": objects(302), "empty": says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
@@ -258,7 +258,7 @@ func (c *cage) furnish() {
 	} {
 		name = "token-" + name
 		p.answers[name+"-endpoint"] = a
-		add(perch{name: name, adapter: rest(p.URL, name, oauth(name+"-endpoint"))})
+		add(target{name: name, adapter: rest(p.URL, name, oauth(name+"-endpoint"))})
 	}
 	for name, sync := range map[string]string{
 		"mapping-missing": `mapping: {nowhere: x}`,
@@ -281,26 +281,26 @@ func (c *cage) furnish() {
 		"when-text":       `when: event.notes`,
 		"when-secret":     `when: event.notes == "${CONDITION}"`,
 	} {
-		add(perch{name: name, adapter: fmt.Sprintf(`{kind: rest, url: "%s/%s?of=${QUERY}", %s}`, p.URL, name, bearer), sync: sync})
+		add(target{name: name, adapter: fmt.Sprintf(`{kind: rest, url: "%s/%s?of=${QUERY}", %s}`, p.URL, name, bearer), sync: sync})
 	}
 
 	yaml := "database: {url: \"${DATABASE_URL}\"}\nrelay: {poll: 1s, drain: 10s, name: relay-1}\nlisten: 127.0.0.1:0\nsyncs:\n"
-	for _, perch := range c.perches {
-		p.answers[perch.name] = perch.answer
-		sync, events := perch.sync, "canary:all"
+	for _, target := range c.targets {
+		p.answers[target.name] = target.answer
+		sync, events := target.sync, "canary:all"
 		if sync == "" {
 			sync = carries
 		}
-		if perch.chatty {
+		if target.repeatsAll {
 			events = "canary:*"
 		}
-		yaml += fmt.Sprintf("  - name: %s\n    event: %q\n    retry: {initial: 10ms, max: 50ms, attempts: 2}\n    adapter: %s\n    %s\n", perch.name, events, perch.adapter, sync)
+		yaml += fmt.Sprintf("  - name: %s\n    event: %q\n    retry: {initial: 10ms, max: 50ms, attempts: 2}\n    adapter: %s\n    %s\n", target.name, events, target.adapter, sync)
 	}
 	c.configure(yaml)
 }
 
 // payload is an event's, with everything personal in it.
-func (c *cage) payload() string {
+func (c *canaryWorld) payload() string {
 	c.t.Helper()
 	b, err := json.Marshal(map[string]any{
 		"party": map[string]any{"name": c.core("party name") + ` Núñez "Zed"`},
@@ -318,8 +318,8 @@ func (c *cage) payload() string {
 // repeated is how many texts of one request are repeated at most.
 const repeated = 15
 
-// emitAll writes events, enough for the chatty, and returns the ids of some.
-func (c *cage) emitAll() []string {
+// emitAll writes events, enough for the targets that repeat all, and returns the ids of some.
+func (c *canaryWorld) emitAll() []string {
 	c.t.Helper()
 	const emit = `WITH written AS (
     INSERT INTO outbox.event (type, key, payload, headers)
@@ -330,25 +330,25 @@ SELECT (array_agg(id::text ORDER BY seq))[1:6] FROM written`
 	return ask[[]string](c.world, emit, c.payload(), c.core("tenant"), repeated*len(spellings()))
 }
 
-// settled is true once every sync has tried, and the chatty ones are through.
-func (c *cage) settled() string {
-	var all, chatty []string
-	for _, p := range c.perches {
+// settled is true once every sync has tried, and the targets that repeat all are done.
+func (c *canaryWorld) settled() string {
+	var all, repeatsAll []string
+	for _, p := range c.targets {
 		all = append(all, "('"+p.name+"')")
-		if p.chatty {
-			chatty = append(chatty, "'"+p.name+"'")
+		if p.repeatsAll {
+			repeatsAll = append(repeatsAll, "'"+p.name+"'")
 		}
 	}
-	return `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync IN (` + strings.Join(chatty, ", ") + `) AND state <> 'failed')
+	return `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync IN (` + strings.Join(repeatsAll, ", ") + `) AND state <> 'failed')
    AND NOT EXISTS (SELECT FROM (VALUES ` + strings.Join(all, ", ") + `) AS p (name)
                     WHERE NOT EXISTS (SELECT FROM outbox.delivery_log WHERE sync = p.name AND outcome <> 'requeued')
                       AND NOT EXISTS (SELECT FROM outbox.sync WHERE name = p.name AND hold_kind <> 'backfill'))`
 }
 
 // until waits for a condition, and watches what the program's sessions do.
-func (c *cage) until(condition string, relay *tape) {
+func (c *canaryWorld) until(condition string, relay *relayRun) {
 	c.t.Helper()
-	waiting.For(c.t, 3*patience, condition, func() bool { // of dozens of syncs, some of which are throttled
+	waiting.For(c.t, 3*waitTimeout, condition, func() bool { // of dozens of syncs, some of which are throttled
 		if ask[bool](c.world, condition) {
 			return true
 		}
@@ -361,12 +361,12 @@ func (c *cage) until(condition string, relay *tape) {
 	}, relay.String)
 }
 
-// look searches what was written in one place.
-func (c *cage) look(place, text string) { c.search(c.all, place, text) }
+// look searches one place.
+func (c *canaryWorld) look(place, text string) { c.search(c.all, place, text) }
 
-func (c *cage) search(birds *aviary, place, text string) {
+func (c *canaryWorld) search(canaries *finder, place, text string) {
 	c.t.Helper()
-	for s, around := range birds.find(text) {
+	for s, around := range canaries.find(text) {
 		if once := place + s.name + s.form; !c.found[once] {
 			c.found[once] = true
 			c.t.Errorf("%s: the %s is in it, %s: …%s…", place, s.name, s.form, around)
@@ -374,7 +374,7 @@ func (c *cage) search(birds *aviary, place, text string) {
 	}
 }
 
-func (c *cage) lookAtHTTP(address string) {
+func (c *canaryWorld) lookAtHTTP(address string) {
 	c.t.Helper()
 	for _, path := range []string{"/metrics", "/readyz", "/livez", "/healthz", "/"} {
 		_, text := get(c.t, "http://"+address+path)
@@ -384,9 +384,9 @@ func (c *cage) lookAtHTTP(address string) {
 
 // lookAtDatabase searches each column of everything in the schema, what
 // why_not_delivered says, and what the program's sessions did.
-func (c *cage) lookAtDatabase() {
+func (c *canaryWorld) lookAtDatabase() {
 	c.t.Helper()
-	// A scope is what the operator's URL or limits.per makes of an event: here it is a host made of a field.
+	// The operator's URL or limits.per makes the scope from an event: here, the host comes from a field.
 	unsearched := map[string]string{"event": " - 'payload' - 'headers'", "delivery": " - 'body'", "lane": " - 'scope'"}
 	relations := ask[[]string](c.world, `SELECT array_agg(relname::text) FROM pg_class
  WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'p', 'v', 'm') AND NOT relispartition`)
@@ -419,10 +419,10 @@ func (c *cage) lookAtDatabase() {
 }
 
 // lookAtCommands runs every command, in each format.
-func (c *cage) lookAtCommands(program, address string, events []string) {
+func (c *canaryWorld) lookAtCommands(program, address string, events []string) {
 	c.t.Helper()
-	// What is missing here fails the test: a new command needs a line. An empty
-	// one is a command that is tried elsewhere, or only holds others.
+	// A new command needs a line here. An empty line is for a command that is
+	// tried in another place, or that only holds others.
 	lines := map[string][]string{
 		"":        {""},
 		"run":     {},
@@ -486,8 +486,8 @@ func (c *cage) lookAtCommands(program, address string, events []string) {
 			}
 		}
 	}
-	for i, p := range c.perches {
-		if !p.chatty && (strings.HasPrefix(p.name, "rest-") || strings.HasPrefix(p.name, "token-")) {
+	for i, p := range c.targets {
+		if !p.repeatsAll && (strings.HasPrefix(p.name, "rest-") || strings.HasPrefix(p.name, "token-")) {
 			continue // they differ in the answer, which map does not ask for
 		}
 		c.stdin = c.payload()
@@ -508,7 +508,7 @@ func (c *cage) lookAtCommands(program, address string, events []string) {
 }
 
 // server is the host of the database.
-func (c *cage) server() string {
+func (c *canaryWorld) server() string {
 	u, err := url.Parse(c.env["DATABASE_URL"])
 	if err != nil {
 		c.t.Fatal("the database URL cannot be parsed")
@@ -517,7 +517,7 @@ func (c *cage) server() string {
 }
 
 // lookAtMistakes writes secrets into places where they do not belong.
-func (c *cage) lookAtMistakes() {
+func (c *canaryWorld) lookAtMistakes() {
 	c.t.Helper()
 	literal := c.core("API key")
 	adapter := func(more string) string {
@@ -584,7 +584,7 @@ func (c *cage) lookAtMistakes() {
 }
 
 // lookAtAppend has the database refuse events, whose errors a writer logs.
-func (c *cage) lookAtAppend() {
+func (c *canaryWorld) lookAtAppend() {
 	c.t.Helper()
 	payload, private := c.payload(), c.core("notes")
 	for name, event := range map[string]outbox.Event{
@@ -606,40 +606,40 @@ func (c *cage) lookAtAppend() {
 	}
 }
 
-// tape is a relay as a process, and everything it writes.
-type tape struct {
+// relayRun is a relay as a process, and everything it writes.
+type relayRun struct {
 	cmd *exec.Cmd
 	mu  sync.Mutex
 	b   bytes.Buffer
 }
 
-func (t *tape) Write(b []byte) (int, error) {
+func (t *relayRun) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.b.Write(b)
 }
 
-func (t *tape) String() string {
+func (t *relayRun) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.b.String()
 }
 
-func (c *cage) relay(program, format string) *tape {
+func (c *canaryWorld) relay(program, format string) *relayRun {
 	c.t.Helper()
-	tape := &tape{cmd: exec.Command(program, "run", "--log-level", "debug", "--log-format", format)} //nolint:noctx // it is ended by a signal
-	tape.cmd.Env, tape.cmd.Stdout, tape.cmd.Stderr = c.environ(), tape, tape
-	if err := tape.cmd.Start(); err != nil {
+	run := &relayRun{cmd: exec.Command(program, "run", "--log-level", "debug", "--log-format", format)} //nolint:noctx // it is ended by a signal
+	run.cmd.Env, run.cmd.Stdout, run.cmd.Stderr = c.environ(), run, run
+	if err := run.cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
-	c.t.Cleanup(func() { _ = tape.cmd.Process.Kill() })
-	return tape
+	c.t.Cleanup(func() { _ = run.cmd.Process.Kill() })
+	return run
 }
 
 var serving = regexp.MustCompile(`serving health and metrics.*?(127\.0\.0\.1:\d+)`)
 
 // address is where the relay serves health and metrics.
-func (t *tape) address(tb testing.TB) string {
+func (t *relayRun) address(tb testing.TB) string {
 	tb.Helper()
 	m := serving.FindStringSubmatch(t.String())
 	if m == nil {
@@ -648,7 +648,7 @@ func (t *tape) address(tb testing.TB) string {
 	return m[1]
 }
 
-func (t *tape) stop(tb testing.TB) {
+func (t *relayRun) stop(tb testing.TB) {
 	tb.Helper()
 	if err := t.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		tb.Fatal(err)

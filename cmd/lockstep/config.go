@@ -41,14 +41,15 @@ func (a *app) configCheckCommand() *cobra.Command {
 		Short: "Find everything that is wrong with the configuration",
 		Long: `Find everything that is wrong with the configuration: unknown keys, missing
 variables, expressions that do not compile, limits that contradict each other.
-Nothing is connected to. Exits with 2 if the relay would refuse the file.`,
+The command connects to nothing. It exits with 2 if a relay would refuse the
+file.`,
 		Example: `  lockstep config check
   lockstep config check --config court.yaml --output json`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			f, err := a.load()
 			if err == nil {
-				// The relay's own judgement; it connects to nothing.
+				// What the relay refuses; it connects to nothing.
 				if _, refused := relay.New(nil, f.RelayConfig()); refused != nil {
 					err = usageError{refused}
 				}
@@ -107,10 +108,10 @@ func (a *app) configPrintCommand() *cobra.Command {
 	var defaults bool
 	c := &cobra.Command{
 		Use:   "print",
-		Short: "Print the configuration as it is understood, without secrets",
-		Long: `Print the configuration as it is understood, as YAML. Secrets are masked, and
-what ${…} put in is shown by that reference. With --defaults the values that
-the file leaves out are printed too; without a file, only the defaults are.`,
+		Short: "Print the configuration as a relay reads it, without secrets",
+		Long: `Print the configuration as a relay reads it, as YAML. Secrets are masked, and
+references ${…} are printed instead of their values. With --defaults, the values
+that the file leaves out are printed too; without a file, only the defaults.`,
 		Example: `  lockstep config print
   lockstep config print --defaults`,
 		Args: cobra.NoArgs,

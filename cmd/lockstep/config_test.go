@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestConfigCheck(t *testing.T) {
+func TestConfigCheckListsEveryProblem(t *testing.T) {
 	w := &world{shell: &shell{t: t, env: map[string]string{"COURT_TOKEN": "x", "DATABASE_URL": "postgres://a@b/c"}}}
 	w.configure(strings.ReplaceAll(courtYAML, "%s", "http://127.0.0.1:1"))
 	w.run("config", "check").wants(t, 0, "is valid: 1 sync (CourtCalendarSync)")
@@ -25,7 +25,7 @@ func TestConfigCheck(t *testing.T) {
 	w.run("run").wants(t, exitUsage, "no syncs")
 }
 
-func TestConfigPrintAndSchema(t *testing.T) {
+func TestConfigPrintHidesSecrets(t *testing.T) {
 	t.Chdir(t.TempDir())
 	w := &world{shell: &shell{t: t, env: map[string]string{"COURT_TOKEN": "canary", "DATABASE_URL": "postgres://a:canary@b/c"}}}
 	w.run("config", "print").wants(t, exitUsage, "no configuration")

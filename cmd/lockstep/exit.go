@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,13 +30,13 @@ func (e usageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// ranError marks what a command itself returned; cobra's own errors are usage.
+// ranError marks an error of a command itself. Errors of cobra are mistakes of usage.
 type ranError struct{ err error }
 
 func (e ranError) Error() string { return e.err.Error() }
 func (e ranError) Unwrap() error { return e.err }
 
-// errFound says that a check found something; what it is has been said.
+// errFound means that a check found something, which the command has printed already.
 var errFound = errors.New("the check found something")
 
 func exitCode(err error) int {
@@ -57,8 +58,8 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// report says what, why, and what to do: in words for a person or, with
-// --log-format json, as lines of the log.
+// report writes an error to stderr: what failed, why, and what to do. With
+// --log-format json, it writes lines of the log.
 func (a *app) report(command string, err error) {
 	var (
 		ran      ranError
@@ -74,7 +75,7 @@ func (a *app) report(command string, err error) {
 	}
 	text, hint := err.Error(), ""
 	if errors.As(err, &pgErr) && pgErr.Hint != "" {
-		// A refusal of our own functions, in words that need no code beside them.
+		// A refusal by our own functions needs no SQLSTATE.
 		text, hint = strings.ReplaceAll(text, pgErr.Error(), pgErr.Message), pgErr.Hint
 	}
 	switch {
@@ -106,10 +107,14 @@ func (a *app) reportProblems(problems config.Problems) {
 		return
 	}
 	log := jsonLog(a.stderr, slog.LevelInfo)
-	for _, p := range problems {
-		log.Error("configuration is wrong", "file", p.File, "line", p.Line, "column", p.Column, "path", p.Path, "error", p.Text)
-	}
+	logProblems(context.Background(), log, problems)
 	log.Error("lockstep failed", "error", plural(len(problems), "problem"), "exit_code", exitUsage)
+}
+
+func logProblems(ctx context.Context, log *slog.Logger, problems config.Problems) {
+	for _, p := range problems {
+		log.ErrorContext(ctx, "configuration is wrong", "file", p.File, "line", p.Line, "column", p.Column, "path", p.Path, "error", p.Text)
+	}
 }
 
 // plural counts things: "1 problem", "2 problems", "2 deliveries".

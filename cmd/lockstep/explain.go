@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,51 +15,51 @@ import (
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
-// explanation is what is known of one event. The payload is not in it.
+// explanation is all that is known of one event except its payload.
 type explanation struct {
-	Event      *eventFacts    `json:"event"` // null once the event is past its retention
-	Why        []string       `json:"why_not_delivered"`
-	Deliveries []deliveryFact `json:"open_deliveries"`
-	Log        []logRow       `json:"log"`
+	Event      *eventFacts   `json:"event"` // null after the event's retention
+	Why        []string      `json:"why_not_delivered"`
+	Deliveries []deliveryRow `json:"open_deliveries"`
+	Log        []logRow      `json:"log"`
 }
 
 type eventFacts struct {
-	ID           string    `json:"id" db:"id"`
-	Seq          int64     `json:"seq" db:"seq"`
-	Type         string    `json:"type" db:"type"`
-	Key          string    `json:"key" db:"key"`
-	Version      *int64    `json:"version" db:"version"`
-	OccurredAt   time.Time `json:"occurred_at" db:"occurred_at"`
-	InsertedAt   time.Time `json:"inserted_at" db:"inserted_at"`
-	PayloadBytes int64     `json:"payload_bytes" db:"payload_bytes"`
-	Headers      []string  `json:"header_names" db:"header_names"`
+	ID           string    `json:"id"`
+	Seq          int64     `json:"seq"`
+	Type         string    `json:"type"`
+	Key          string    `json:"key"`
+	Version      *int64    `json:"version"`
+	OccurredAt   time.Time `json:"occurred_at"`
+	InsertedAt   time.Time `json:"inserted_at"`
+	PayloadBytes int64     `json:"payload_bytes"`
+	HeaderNames  []string  `json:"header_names"`
 }
 
-// deliveryFact is an open delivery.
-type deliveryFact struct {
-	Sync       string     `json:"sync" db:"sync"`
-	Place      int64      `json:"event_seq" db:"event_seq"`
-	EventID    string     `json:"event_id" db:"event_id"`
-	EventType  *string    `json:"event_type" db:"event_type"`
-	Key        string     `json:"key" db:"key"`
-	State      string     `json:"state" db:"state"`
-	Attempts   int64      `json:"attempts" db:"attempts"`
-	DueAt      *time.Time `json:"due_at" db:"due_at"`
-	ClaimedBy  *string    `json:"claimed_by" db:"claimed_by"`
-	LeaseUntil *time.Time `json:"lease_until" db:"lease_until"`
-	ErrorClass *string    `json:"error_class" db:"error_class"`
-	Error      *string    `json:"error" db:"error"`
-	CreatedAt  time.Time  `json:"created_at" db:"created_at"`
+// deliveryRow is an open delivery.
+type deliveryRow struct {
+	Sync       string     `json:"sync"`
+	EventSeq   int64      `json:"event_seq"`
+	EventID    string     `json:"event_id"`
+	EventType  *string    `json:"event_type"`
+	Key        string     `json:"key"`
+	State      string     `json:"state"`
+	Attempts   int64      `json:"attempts"`
+	DueAt      *time.Time `json:"due_at"`
+	ClaimedBy  *string    `json:"claimed_by"`
+	LeaseUntil *time.Time `json:"lease_until"`
+	ErrorClass *string    `json:"error_class"`
+	Error      *string    `json:"error"`
+	CreatedAt  time.Time  `json:"created_at"`
 }
 
 const deliveryColumns = `d.sync, d.event_seq, d.event_id::text AS event_id, e.type AS event_type, d.key, d.state, d.attempts,
        CASE WHEN d.due_at < 'infinity' THEN d.due_at END AS due_at, d.claimed_by, d.lease_until, d.error_class, d.error, d.created_at`
 
-func deliveryHeader() []string {
+func (deliveryRow) Header() []string {
 	return []string{"SYNC", "KEY", "EVENT", "TYPE", "STATE", "TRIES", "SINCE", "DUE", "DETAIL"}
 }
 
-func (d deliveryFact) Cells() []string {
+func (d deliveryRow) Cells() []string {
 	detail := strings.TrimPrefix(deref(d.ErrorClass)+": "+deref(d.Error), ": ")
 	if d.State == "sending" {
 		detail = "by " + deref(d.ClaimedBy) + " until " + clock(d.LeaseUntil)
@@ -74,11 +74,11 @@ func (a *app) explainCommand() *cobra.Command {
 	var sync string
 	c := &cobra.Command{
 		Use:   "explain EVENT",
-		Short: "Say what became of an event, and why",
-		Long: `Say what became of an event: its facts (not its payload), for each sync in one
-sentence whether it was delivered or what it waits for, its open deliveries,
-and its rows of the delivery log, oldest first. Times are UTC. The login needs
-outbox_auditor.`,
+		Short: "Say what happened to an event, and why",
+		Long: `Say what happened to an event: its type, key and times, but not its payload.
+For each sync, one sentence says whether the event was delivered or what it
+waits for. Then come its open deliveries and its rows of the delivery log,
+oldest first. Times are UTC. The login needs the role outbox_auditor.`,
 		Example: `  lockstep explain 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d
   lockstep explain 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d --sync CourtCalendarSync`,
 		Args: cobra.ExactArgs(1),
@@ -86,22 +86,19 @@ outbox_auditor.`,
 			if err := eventID(args[0]); err != nil {
 				return err
 			}
-			db, err := a.connect(cmd.Context(), nil, "explain", roleAuditor)
-			if err != nil {
-				return err
-			}
-			defer db.close()
-			x, err := db.explanation(cmd.Context(), args[0], sync)
-			if err != nil {
-				return db.explain(err)
-			}
-			if err := console.Object(a.stdout, a.format, x, x.text); err != nil {
-				return err
-			}
-			if x.Event == nil && len(x.Log) == 0 {
-				return fmt.Errorf("event %s is not known here", args[0])
-			}
-			return nil
+			return a.with(cmd, nil, roleAuditor, func(ctx context.Context, db *database) error {
+				x, err := db.explanation(ctx, args[0], sync)
+				if err != nil {
+					return err
+				}
+				if err := console.Object(a.stdout, a.format, x, x.text); err != nil {
+					return err
+				}
+				if x.Event == nil && len(x.Log) == 0 {
+					return fmt.Errorf("event %s is not in this database: check the id and the database", args[0])
+				}
+				return nil
+			})
 		},
 	}
 	c.Flags().StringVar(&sync, "sync", "", "only about this `SYNC`")
@@ -109,25 +106,23 @@ outbox_auditor.`,
 }
 
 func (db *database) explanation(ctx context.Context, event, sync string) (x explanation, err error) {
-	// One snapshot, so that a delivery that is just being finished stands in one place.
-	err = pgx.BeginTxFunc(ctx, db.conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	// One snapshot, so that a delivery that ends meanwhile is either open or in the log.
+	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err = pgx.BeginTxFunc(ctx, db.conn, snapshot, func(tx pgx.Tx) error {
 		const facts = `-- lockstep explain: event
 SELECT id::text AS id, seq, type, key, version, occurred_at, inserted_at, octet_length(payload::text)::bigint AS payload_bytes,
        ARRAY(SELECT jsonb_object_keys(headers)) AS header_names
   FROM outbox.event
  WHERE id = $1::uuid`
-		rows, err := query[eventFacts](ctx, tx, facts, event)
+		events, err := query[eventFacts](ctx, tx, facts, event)
 		if err != nil {
 			return err
 		}
-		if len(rows) > 0 {
-			x.Event = &rows[0]
+		if len(events) > 0 {
+			x.Event = &events[0]
 		}
 		const why = `SELECT w FROM outbox.why_not_delivered($1::uuid, nullif($2, '')) AS w`
-		sentences, err := tx.Query(ctx, why, event, sync)
-		if err != nil {
-			return err
-		}
+		sentences, _ := tx.Query(ctx, why, event, sync) // CollectRows returns its error
 		if x.Why, err = pgx.CollectRows(sentences, pgx.RowTo[string]); err != nil {
 			return err
 		}
@@ -138,7 +133,7 @@ SELECT ` + deliveryColumns + `
   JOIN outbox.open_delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_id = e.id
  WHERE e.id = $1::uuid
  ORDER BY d.sync, d.event_seq`
-		if x.Deliveries, err = query[deliveryFact](ctx, tx, open, event, sync); err != nil {
+		if x.Deliveries, err = query[deliveryRow](ctx, tx, open, event, sync); err != nil {
 			return err
 		}
 		const log = `-- lockstep explain: log
@@ -153,42 +148,34 @@ SELECT ` + logColumns + `
 }
 
 // text writes x for a person.
-func (x explanation) text(w io.Writer) error {
+func (x explanation) text(out io.Writer) error {
 	if e := x.Event; e != nil {
 		version := "none"
 		if e.Version != nil {
 			version = fmt.Sprint(*e.Version)
 		}
-		fmt.Fprintf(w, "event     %s (seq %d)\ntype      %s\nkey       %s\nversion   %s\noccurred  %s\ninserted  %s\npayload   %d bytes\n",
+		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(w, "event\t%s (seq %d)\ntype\t%s\nkey\t%s\nversion\t%s\noccurred\t%s\ninserted\t%s\npayload\t%d bytes\n",
 			e.ID, e.Seq, console.Clean(e.Type), console.Clean(e.Key), version, clock(&e.OccurredAt), clock(&e.InsertedAt), e.PayloadBytes)
-		if len(e.Headers) > 0 {
-			fmt.Fprintf(w, "headers   %s\n", console.Clean(strings.Join(e.Headers, ", ")))
+		if len(e.HeaderNames) > 0 {
+			fmt.Fprintf(w, "headers\t%s\n", console.Clean(strings.Join(e.HeaderNames, ", ")))
 		}
-		fmt.Fprintln(w)
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		fmt.Fprintln(out)
 	}
 	for _, sentence := range x.Why {
-		fmt.Fprintln(w, console.Clean(sentence))
+		fmt.Fprintln(out, console.Clean(sentence))
 	}
 	var errs []error
 	if len(x.Deliveries) > 0 {
-		fmt.Fprintln(w)
-		p := console.NewPrinter[deliveryFact](w, console.Table, deliveryHeader()...)
-		errs = append(errs, p.Print(x.Deliveries...))
+		fmt.Fprintln(out)
+		errs = append(errs, console.Rows(out, console.Table, x.Deliveries...))
 	}
 	if len(x.Log) > 0 {
-		fmt.Fprintln(w)
-		p := console.NewPrinter[logRow](w, console.Table, logHeader()...)
-		errs = append(errs, p.Print(x.Log...))
+		fmt.Fprintln(out)
+		errs = append(errs, console.Rows(out, console.Table, x.Log...))
 	}
 	return errors.Join(errs...)
-}
-
-// MarshalJSON writes empty lists as such.
-func (x explanation) MarshalJSON() ([]byte, error) {
-	type plain explanation
-	p := plain(x)
-	p.Why = append([]string{}, p.Why...)
-	p.Deliveries = append([]deliveryFact{}, p.Deliveries...)
-	p.Log = append([]logRow{}, p.Log...)
-	return json.Marshal(p)
 }

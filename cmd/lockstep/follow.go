@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -14,34 +15,35 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// horizon finds out up to which id the log is complete: no row with that id or
-// a smaller one can appear any more. Ids are drawn before their transactions
-// commit, so a row may become visible after others with larger ids.
+// horizon finds out up to which id the log is complete, so that no row with that
+// id or a smaller one can appear any more. A transaction gets its ids before it
+// commits, so a row may become visible after rows with larger ids.
 //
-// On a primary, whoever inserts into the log holds its lock from before the id
-// is drawn until the commit. So once all who held the lock after an id was
-// visible have let go, the log is complete up to it. A standby does not show
-// these locks. There all transactions are waited for that the standby knows to
-// be open a second after the id was visible.
+// On a primary, a transaction that inserts into the log holds the lock of the
+// table from before it gets an id until it commits. So the log is complete up to
+// an id when all transactions have ended that held the lock after that id was
+// visible. A standby does not show these locks. There, the horizon waits for all
+// transactions that the standby knows to be open a second after the id was
+// visible.
 type horizon struct {
-	settled int64 // complete up to here
-	past    bool  // and there was nothing before until to come
+	settled int64 // the log is complete up to this id
+	past    bool  // and no row before --until can appear any more
 
-	target   int64
-	ends     bool // the target was read when until had passed
-	read     time.Time
-	waits    map[string]string // by transaction, who it is
-	xmax     int64             // of the standby
-	deciding bool              // target is not settled yet
+	target   int64             // the id that is to settle next
+	ends     bool              // --until had passed when target was read
+	read     time.Time         // when target was read
+	waits    map[string]string // on a primary: the transactions to wait for, and what they are
+	xmax     int64             // on a standby: the first transaction not to wait for, 0 if not known yet
+	deciding bool              // target has not settled yet
 }
 
-// standbyDelay is how long a transaction may take between drawing an id and
-// getting its number, which a standby sees.
+// standbyDelay is how long a transaction may take from getting an id to getting
+// its own number, which a standby sees.
 const standbyDelay = time.Second
 
 // advance looks once whether more has settled.
 func (h *horizon) advance(ctx context.Context, db *database, until instant) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %s", connectTimeout))
+	ctx, cancel := answerWithin(ctx, connectTimeout)
 	defer cancel()
 	if h.deciding {
 		if err := h.decide(ctx, db); err != nil || h.deciding {
@@ -51,20 +53,19 @@ func (h *horizon) advance(ctx context.Context, db *database, until instant) erro
 	const newest = `-- lockstep log: newest id
 SELECT coalesce(max(id), 0), coalesce(clock_timestamp() >= coalesce($1::timestamptz, clock_timestamp() - $2::interval), false), pg_is_in_recovery()
   FROM outbox.delivery_log`
-	at, ago := until.before()
 	var standby bool
-	if err := db.conn.QueryRow(ctx, newest, at, ago).Scan(&h.target, &h.ends, &standby); err != nil {
+	if err := db.conn.QueryRow(ctx, newest, until.at, until.ago.interval()).Scan(&h.target, &h.ends, &standby); err != nil {
 		return err
 	}
 	if h.target < h.settled && h.target > 0 && !standby {
-		return fmt.Errorf("the log ends at id %d, before id %d: this is another database, or one that was restored or lost its latest rows in a failover", h.target, h.settled)
+		return fmt.Errorf("the log ends at id %d, before id %d: this is another database, or it was restored or lost its latest rows in a failover; check the database, then continue with --after %[1]d", h.target, h.settled)
 	}
 	if h.target <= h.settled && !h.ends {
 		return nil
 	}
 	h.read, h.deciding, h.xmax, h.waits = time.Now(), true, 0, nil
 	if !standby {
-		writers, err := h.writers(ctx, db)
+		writers, err := db.logWriters(ctx)
 		if err != nil {
 			return err
 		}
@@ -73,11 +74,11 @@ SELECT coalesce(max(id), 0), coalesce(clock_timestamp() >= coalesce($1::timestam
 	return h.decide(ctx, db)
 }
 
-// decide looks whether target has settled.
+// decide looks whether the target has settled.
 func (h *horizon) decide(ctx context.Context, db *database) error {
 	if h.waits != nil { // a primary
 		if len(h.waits) > 0 {
-			now, err := h.writers(ctx, db)
+			now, err := db.logWriters(ctx)
 			if err != nil {
 				return err
 			}
@@ -107,12 +108,10 @@ func (h *horizon) settle(complete bool) {
 	}
 }
 
-// forget begins anew, after a connection was lost.
-func (h *horizon) forget() { h.deciding = false }
-
-// writers are the transactions that hold the log's lock for inserting.
-func (h *horizon) writers(ctx context.Context, db *database) (map[string]string, error) {
-	const statement = `-- lockstep log: who writes it
+// logWriters returns the transactions that hold the log's lock for inserting,
+// and what they are.
+func (db *database) logWriters(ctx context.Context) (map[string]string, error) {
+	const statement = `-- lockstep log: its writers
 SELECT l.virtualtransaction AS transaction,
        CASE WHEN l.pid IS NULL THEN 'a prepared transaction'
             ELSE format('pid %s (user %s, application %s)', l.pid, a.usename, coalesce(nullif(a.application_name, ''), 'unknown')) END AS who
@@ -121,10 +120,7 @@ SELECT l.virtualtransaction AS transaction,
  WHERE l.locktype = 'relation' AND l.granted AND l.mode = 'RowExclusiveLock'
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND l.relation IN (SELECT relid FROM pg_partition_tree('outbox.delivery_log'))`
-	type writer struct {
-		Transaction string `db:"transaction"`
-		Who         string `db:"who"`
-	}
+	type writer struct{ Transaction, Who string }
 	rows, err := query[writer](ctx, db.conn, statement)
 	all := map[string]string{}
 	for _, w := range rows {
@@ -133,40 +129,41 @@ SELECT l.virtualtransaction AS transaction,
 	return all, err
 }
 
-// who names those that are waited for.
-func (h *horizon) who() string {
+// blockers names the transactions that the horizon waits for.
+func (h *horizon) blockers() string {
 	if h.waits == nil {
 		return "transactions of the primary"
 	}
 	return strings.Join(slices.Sorted(maps.Values(h.waits)), ", ")
 }
 
-// follower hands the log on in the order of ids, each row once.
+// follower prints the log in the order of ids, each row once.
 type follower struct {
 	app     *app
+	name    string    // of its sessions
+	db      *database // nil while there is no connection
 	filter  logFilter
 	print   func(...logRow) error
-	db      *database // nil while the database is away
 	horizon horizon
-	after   int64         // printed up to here
-	newest  bool          // begin with the newest rows
-	pause   time.Duration // before the next try while the database is away
-	away    time.Time     // since when
-	said    time.Time     // when it was last said who is waited for
+	after   int64         // id up to which rows are printed
+	newest  bool          // print the newest rows first
+	pause   time.Duration // before the next try to connect, 0 while connected
+	lostAt  time.Time     // when the connection was lost
+	warned  time.Time     // when the last warning about held rows was logged
 }
 
 const (
-	followEvery = 500 * time.Millisecond
-	settleEvery = 20 * time.Millisecond
-	sayAfter    = 2 * time.Second // of waiting for a transaction
-	sayEvery    = time.Minute
-	followPage  = 1000
-	batchWait   = 5 * time.Second // how long log --after waits for open transactions
-	mostAway    = 2 * time.Second // longest pause between tries to connect
+	followEvery   = 500 * time.Millisecond
+	settleEvery   = 20 * time.Millisecond
+	warnAfter     = 2 * time.Second // of holding rows back
+	warnEvery     = time.Minute
+	followPage    = 1000
+	batchWait     = 5 * time.Second // how long log --after waits for open transactions
+	reconnectMost = 2 * time.Second // longest pause between tries to connect
 )
 
-// follow prints rows until ctx ends or, with --until, until nothing before that
-// can come any more. An outage of the database is waited for.
+// follow prints rows until ctx ends or, with --until, until no row before that
+// can appear any more. It survives an outage of the database.
 func (f *follower) follow(ctx context.Context) error {
 	defer func() {
 		if f.db != nil {
@@ -176,12 +173,13 @@ func (f *follower) follow(ctx context.Context) error {
 	for {
 		pause, err := f.round(ctx)
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, errors.Is(err, errLogEnds):
 			return nil
-		case errors.Is(err, errLogEnds):
-			return nil
-		case err != nil && !passes(err):
-			return f.explain(err)
+		case err != nil && !isOutage(err):
+			if f.db != nil {
+				err = f.db.explain(err)
+			}
+			return err
 		case err != nil:
 			pause = f.lost(ctx, err)
 		}
@@ -196,40 +194,40 @@ func (f *follower) follow(ctx context.Context) error {
 // errLogEnds ends a follower that has printed everything before --until.
 var errLogEnds = errors.New("the log is complete up to --until")
 
-// round prints what has settled.
+// round prints the rows that have settled.
 func (f *follower) round(ctx context.Context) (pause time.Duration, err error) {
 	if f.db == nil {
-		if f.db, err = f.app.connect(ctx, nil, "log", roleAuditor); err != nil {
+		if f.db, err = f.app.connect(ctx, nil, f.name, roleAuditor); err != nil {
 			f.db = nil
 			return 0, err
 		}
-		f.app.log.InfoContext(ctx, "database answers again", "after", time.Since(f.away).Round(time.Second))
+		f.app.log.InfoContext(ctx, "database answers again", "after", time.Since(f.lostAt).Round(time.Second))
 		f.pause = 0
 	}
 	if err := f.horizon.advance(ctx, f.db, f.filter.until); err != nil {
 		return 0, err
 	}
+	settled := f.horizon.settled
 	if f.newest && !f.horizon.deciding {
-		rows, err := f.db.newest(ctx, f.filter, f.horizon.settled)
+		rows, err := f.db.rows(ctx, f.filter, math.MinInt64, settled, newestFirst, f.filter.limit)
+		if err == nil {
+			err = f.printRows(rows)
+		}
 		if err != nil {
 			return 0, err
 		}
-		if err := f.print(rows...); err != nil {
-			return 0, printError{err}
-		}
-		f.newest, f.after = false, f.horizon.settled
+		f.newest, f.after = false, settled
 	}
-	for f.after < f.horizon.settled {
-		rows, err := f.db.rowsAfter(ctx, f.filter, f.after, f.horizon.settled, followPage)
+	for f.after < settled {
+		rows, err := f.db.rows(ctx, f.filter, f.after, settled, byID, followPage)
+		if err == nil {
+			err = f.printRows(rows)
+		}
 		if err != nil {
 			return 0, err
 		}
-		if err := f.print(rows...); err != nil {
-			return 0, printError{err}
-		}
-		if len(rows) < followPage {
-			f.after = f.horizon.settled
-		} else {
+		f.after = settled
+		if len(rows) == followPage {
 			f.after = rows[len(rows)-1].ID
 		}
 	}
@@ -237,74 +235,67 @@ func (f *follower) round(ctx context.Context) (pause time.Duration, err error) {
 		return 0, errLogEnds
 	}
 	if !f.horizon.deciding {
-		f.said = time.Time{}
+		f.warned = time.Time{}
 		return followEvery, nil
 	}
 	waited := time.Since(f.horizon.read)
 	if waited < time.Second {
 		return settleEvery, nil
 	}
-	if waited > sayAfter && time.Since(f.said) > sayEvery {
-		f.said = time.Now()
-		f.app.log.WarnContext(ctx, "rows are held back until open transactions end, which may still add some before them",
-			"after_id", f.after, "newest_id", f.horizon.target, "for", waited.Round(time.Second), "by", f.horizon.who())
+	if waited > warnAfter && time.Since(f.warned) > warnEvery {
+		f.warned = time.Now()
+		f.app.log.WarnContext(ctx, "rows are held back until open transactions end, which may still add rows before them",
+			"after_id", f.after, "newest_id", f.horizon.target, "for", waited.Round(time.Second), "by", f.horizon.blockers())
 	}
 	return followEvery, nil
 }
 
-// lost notes that the database is away, and returns how long to wait.
+func (f *follower) printRows(rows []logRow) error {
+	if err := f.print(rows...); err != nil {
+		return printError{err}
+	}
+	return nil
+}
+
+// lost notes that the connection is lost, and returns the pause before the next try.
 func (f *follower) lost(ctx context.Context, err error) time.Duration {
 	if f.db != nil {
 		f.db.close()
 		f.db = nil
 	}
-	f.horizon.forget()
+	f.horizon.deciding = false
 	if f.pause == 0 {
-		f.away = time.Now()
+		f.lostAt = time.Now()
 		f.app.log.WarnContext(ctx, "database is away, trying again", "after_id", f.after, "error", err)
 	}
-	f.pause = min(max(2*f.pause, 100*time.Millisecond), mostAway)
+	f.pause = min(max(2*f.pause, 100*time.Millisecond), reconnectMost)
 	return f.pause
 }
 
-func (f *follower) explain(err error) error {
-	if printing, ok := errors.AsType[printError](err); ok {
-		return printing.err
-	}
-	if f.db != nil {
-		return f.db.explain(err)
-	}
-	return err
-}
-
-// printError is an error of the output, which does not pass.
+// printError is an error of the output. It is no outage of the database.
 type printError struct{ err error }
 
 func (e printError) Error() string { return e.err.Error() }
 
-// passes reports whether an error is that of a database that is away.
-func passes(err error) bool {
-	if _, printing := errors.AsType[printError](err); printing {
-		return false
-	}
-	if _, answered := errors.AsType[*pgconn.PgError](err); answered {
-		return outbox.IsTemporary(err)
-	}
+// isOutage reports whether err means that the database does not answer for now.
+func isOutage(err error) bool {
+	_, printing := errors.AsType[printError](err)
+	_, answered := errors.AsType[*pgconn.PgError](err)
 	_, dialled := errors.AsType[dialError](err)
-	return dialled || outbox.IsTemporary(err)
+	return !printing && (outbox.IsTemporary(err) || dialled && !answered)
 }
 
-// await waits until the log is complete up to what is its newest row now.
+// await waits until the log is complete up to its current newest row.
 func (h *horizon) await(ctx context.Context, db *database, bound time.Duration) error {
 	for {
 		if err := h.advance(ctx, db, instant{}); err != nil {
-			return db.explain(err)
+			return err
 		}
 		if !h.deciding {
 			return nil
 		}
 		if waited := time.Since(h.read); waited > bound {
-			return fmt.Errorf("open transactions may still add rows before id %d: %s; nothing was printed, try again when they have ended", h.target, h.who())
+			return fmt.Errorf("open transactions may still add rows before id %d: %s; nothing was printed, try again when they have ended", h.target, h.blockers())
 		}
 		select {
 		case <-ctx.Done():
@@ -312,17 +303,4 @@ func (h *horizon) await(ctx context.Context, db *database, bound time.Duration) 
 		case <-time.After(settleEvery):
 		}
 	}
-}
-
-// rowsAfter returns the first rows with an id after one and up to another.
-func (db *database) rowsAfter(ctx context.Context, f logFilter, after, upTo int64, limit int) ([]logRow, error) {
-	const statement = `-- lockstep log: rows after an id
-SELECT ` + logColumns + `
-  FROM outbox.delivery_log
- WHERE id > $1
-   AND id <= $2
-   AND ` + logCondition + `
- ORDER BY id
- LIMIT $3`
-	return query[logRow](ctx, db.conn, statement, append([]any{after, upTo, limit}, f.args()...)...)
 }

@@ -72,8 +72,8 @@ func ids(t *testing.T, out string) (all []int64) {
 	return all
 }
 
-// A transaction has drawn the smaller id and commits later: its row is not
-// missed by those who go on after the last id that they have seen.
+// A transaction with a smaller id may commit later. A reader that continues after
+// the last id that it has seen does not miss its row.
 func TestRowsAreHeldBackForOpenTransactions(t *testing.T) {
 	w := newWorld(t)
 	first := ask[int64](w, logged, "before")
@@ -110,8 +110,8 @@ func TestRowsAreHeldBackForOpenTransactions(t *testing.T) {
 	}
 }
 
-// Writers overlap, linger and roll back. A follower that is stopped again and
-// again, and goes on after the last id that it printed, gets every row once and
+// Writers overlap, take long and roll back. A follower that is stopped again and
+// again, and continues after the last id that it printed, gets every row once and
 // in the order of ids.
 func TestAFollowerThatIsResumedMissesNothing(t *testing.T) {
 	w := newWorld(t)
@@ -154,7 +154,7 @@ func TestAFollowerThatIsResumedMissesNothing(t *testing.T) {
 			got = append(got, last)
 		}
 		f.stop(t, 0)
-		if n == 6 { // the one who asks now and then
+		if n == 6 { // a reader that asks now and then
 			batch := ids(t, w.run("log", "--after", fmt.Sprint(last), "--limit", "40", "--output", "jsonl").wants(t, 0).stdout)
 			if len(batch) > 0 {
 				got, last = append(got, batch...), batch[len(batch)-1]
@@ -170,7 +170,7 @@ func TestAFollowerThatIsResumedMissesNothing(t *testing.T) {
 	}
 }
 
-// The database is killed and comes back: the follower goes on where it was.
+// The database is killed and comes back. The follower continues after its last row.
 func TestAFollowerSurvivesARestartOfTheDatabase(t *testing.T) {
 	server, url := pgtest.Own(t, pgtest.Options{Fsync: true})
 	if err := migrations.Up(t.Context(), url, migrations.Outbox); err != nil {
@@ -222,7 +222,7 @@ func TestAFollowerSurvivesARestartOfTheDatabase(t *testing.T) {
 	if got := <-code; got != 0 {
 		t.Errorf("exit code %d: %s", got, stderr.String())
 	}
-	// A database that has forgotten rows is not taken for the same.
+	// A database that has lost rows is refused.
 	w.run("log", "--follow", "--after", "1000000", "--output", "jsonl").wants(t, exitFailed, "the log ends at id", "restored")
 }
 
@@ -254,7 +254,7 @@ func TestAFollowerEndsAtUntil(t *testing.T) {
 			t.Errorf("row %d, want %d", got, want)
 		}
 	}
-	late, _ := w.open("three") // begun in time, ends later
+	late, _ := w.open("three") // begins before --until, ends after it
 	w.eventually(fmt.Sprintf(`SELECT clock_timestamp() > '%s'::timestamptz + interval '1 second'`, ends))
 	ask[int64](w, logged, "too late")
 	if err := late.Commit(t.Context()); err != nil {
@@ -282,7 +282,7 @@ func (r *running) ends(t *testing.T, code int) {
 	r.code <- code
 }
 
-// A standby does not show who writes on the primary.
+// A standby does not show the writers of the primary.
 func TestRowsAreHeldBackOnAStandby(t *testing.T) {
 	server, url := pgtest.Own(t, pgtest.Options{})
 	if err := migrations.Up(t.Context(), url, migrations.Outbox); err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
-// Clients that say nothing, and clients that say it slowly, many more than the
-// process may have descriptors: a probe is answered soon, deliveries go on.
+// Many more idle and slow clients than the process may have descriptors: a probe
+// still gets its answer soon, and deliveries continue.
 func TestIdleAndSlowClientsOfTheHealthPortDisturbNobody(t *testing.T) {
 	w := newWorld(t)
 	const descriptors = 100
@@ -32,13 +32,13 @@ func TestIdleAndSlowClientsOfTheHealthPortDisturbNobody(t *testing.T) {
 		switch n % 3 {
 		case 1: // begins a request
 			_, _ = fmt.Fprint(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\n")
-		case 2: // asks for much and reads nothing of it
+		case 2: // sends many requests and reads no answer
 			for range 20 {
 				_, _ = fmt.Fprint(conn, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
 			}
 		}
 		if n%100 == 99 {
-			waiting.For(t, patience, fmt.Sprintf("with %d clients a probe is answered", n+1), func() bool {
+			waiting.For(t, waitTimeout, fmt.Sprintf("with %d clients a probe is answered", n+1), func() bool {
 				return w.run("healthcheck", "--url", "http://"+address+"/readyz").code == 0
 			})
 			w.emit(fmt.Sprint("H-", n), `{"hearingId":"H"}`)

@@ -19,9 +19,10 @@ func (a *app) healthcheckCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Ask a running relay whether it is ready, for probes of containers",
-		Long: `Ask a running relay whether it is ready: it runs, the database accepts writes,
-and each sync's deliveries were looked for lately. Asks /readyz at the listen
-address of the configuration, or at --url.`,
+		Long: `Ask a running relay whether it is ready. It is ready if the database accepts
+writes and the relay has looked for deliveries of each sync lately. The command
+asks /readyz at the listen address of the configuration, or --url. It exits
+with 1 if the relay is not ready or does not answer.`,
 		Example: `  lockstep healthcheck
   lockstep healthcheck --url http://127.0.0.1:9464/livez`,
 		Args: cobra.NoArgs,
@@ -32,18 +33,18 @@ address of the configuration, or at --url.`,
 					return err
 				}
 				if f.Listen == "" {
-					return usagef("listen is empty, so a relay of this configuration has no health endpoint")
+					return usagef("listen is empty, so a relay of this configuration has no health endpoint: give --url, or write an address into listen")
 				}
 				url = "http://" + local(f.Listen) + "/readyz"
 			}
 			return a.probe(cmd.Context(), url)
 		},
 	}
-	c.Flags().StringVar(&url, "url", "", "`URL` to ask instead")
+	c.Flags().StringVar(&url, "url", "", "`URL` to ask instead of /readyz at the listen address")
 	return c
 }
 
-// local is where a listener on addr is reached from its own machine.
+// local is the address under which its own machine reaches a listener on addr.
 func local(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -59,17 +60,17 @@ func local(addr string) string {
 }
 
 func (a *app) probe(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %s", connectTimeout))
+	ctx, cancel := answerWithin(ctx, connectTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return usagef("--url: %w", err)
 	}
-	// Not the default transport: a proxy of the environment knows nothing of this machine's ports.
+	// Not the default transport: a proxy from the environment cannot reach this machine's ports.
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: connectTimeout + time.Second}
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("no relay answers: %w", err)
+		return fmt.Errorf("no relay answers: %w; is it running, and is this its listen address?", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1024))

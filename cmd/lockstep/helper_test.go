@@ -29,15 +29,15 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// A test that listens where a relay does by default fails on every machine,
-	// not only on one where a relay runs.
+	// Take the default address of relays, so that a test that uses it fails on
+	// every machine, not only on one where a relay runs.
 	if l, err := net.Listen("tcp", config.Defaults().Listen); err == nil {
 		defer l.Close()
 	}
 	pgtest.Main(built{m})
 }
 
-// built is a test run with programs that are built once and removed in the end.
+// built is a test run whose programs are built once and removed at the end.
 type built struct{ m *testing.M }
 
 var programs struct {
@@ -99,7 +99,7 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// result is what a command line did.
+// result is the outcome of a command line.
 type result struct {
 	code           int
 	stdout, stderr string
@@ -135,6 +135,11 @@ type shell struct {
 }
 
 func (s *shell) lookup(name string) (string, bool) { v, ok := s.env[name]; return v, ok }
+
+// run executes one command line and returns the exit code.
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) int {
+	return (&app{env: env, stdin: stdin, stdout: stdout, stderr: stderr}).run(ctx, args)
+}
 
 func (s *shell) run(args ...string) result {
 	s.t.Helper()
@@ -207,15 +212,15 @@ syncs:
     retry: {initial: 10ms, max: 50ms}
 `
 
-// newWorld gives a world. Its test runs beside others: most of them wait for
-// something, most of the time.
+// newWorld returns a world. Its test runs in parallel with others, because most of
+// them wait most of the time.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	t.Parallel()
 	return newWorldAlone(t)
 }
 
-// newWorldAlone is a world for a test beside which no other may run.
+// newWorldAlone returns a world for a test that must run alone.
 func newWorldAlone(t *testing.T) *world {
 	t.Helper()
 	w := &world{shell: &shell{t: t, env: map[string]string{"DATABASE_URL": pgtest.New(t), "COURT_TOKEN": "court-token-canary"}}, court: &court{}}
@@ -289,11 +294,11 @@ func (w *world) relayUntil(condition string) {
 
 func (w *world) eventually(condition string) {
 	w.t.Helper()
-	waiting.For(w.t, patience, condition, func() bool { return ask[bool](w, condition) })
+	waiting.For(w.t, waitTimeout, condition, func() bool { return ask[bool](w, condition) })
 }
 
-// patience is how long tests wait for what must happen.
-const patience = time.Minute
+// waitTimeout is how long tests wait for what must happen.
+const waitTimeout = time.Minute
 
 func writeFile(t *testing.T, path, content string) {
 	t.Helper()
@@ -302,7 +307,7 @@ func writeFile(t *testing.T, path, content string) {
 	}
 }
 
-// running is a command that goes on until it is stopped.
+// running is a command that runs until it is stopped.
 type running struct {
 	lines  chan string
 	cancel context.CancelFunc
@@ -341,8 +346,8 @@ func (r *running) line(t *testing.T) string {
 			t.Fatal("the command ended")
 		}
 		return line
-	case <-time.After(patience):
-		t.Fatalf("no line for %s", patience)
+	case <-time.After(waitTimeout):
+		t.Fatalf("no line for %s", waitTimeout)
 	}
 	return ""
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -10,186 +11,163 @@ import (
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
-// who says on whose behalf a command acts, and why.
-type who struct {
-	actor, reason string
+// operator says on whose behalf a command acts, and why.
+type operator struct {
+	name, reason string
 }
 
-func (w *who) actorFlag(c *cobra.Command) {
-	c.Flags().StringVar(&w.actor, "actor", "", "who acts, where people share a login; the log has `NAME` as login/name [$LOCKSTEP_ACTOR]")
-}
-
-func (w *who) reasonFlag(c *cobra.Command, usage string) {
-	c.Flags().StringVar(&w.reason, "reason", "", usage)
-}
-
+// The help of --reason, for commands that require it and for those that do not.
 const (
-	reasonRequired = "why, for the delivery log; `TEXT` is required"
-	reasonOptional = "why, as `TEXT` for the delivery log"
+	reasonRequired = "reason for the delivery log; `TEXT` is required"
+	reasonOptional = "reason for the delivery log, as `TEXT`"
 )
 
-func (w *who) needsReason() error {
-	if w.reason == "" {
+// flags adds --actor and, unless its help is empty, --reason.
+func (o *operator) flags(c *cobra.Command, reasonUsage string) {
+	c.Flags().StringVar(&o.name, "actor", "", "name of the person, if several share a login; the log shows login/`NAME` [$LOCKSTEP_ACTOR]")
+	if reasonUsage != "" {
+		c.Flags().StringVar(&o.reason, "reason", "", reasonUsage)
+	}
+}
+
+// check requires a reason, and takes the name from the environment if no flag says it.
+func (o *operator) check(a *app, needsReason bool) error {
+	if needsReason && o.reason == "" {
 		return usagef("--reason is required: it goes into the delivery log")
 	}
-	return nil
-}
-
-// onBehalf fills what the flags left open.
-func (w *who) onBehalf(a *app) string {
-	if w.actor == "" {
-		return a.getenv("LOCKSTEP_ACTOR")
-	}
-	return w.actor
-}
-
-// scopeFlag takes a scope for pause and resume.
-func scopeFlag(c *cobra.Command, scope *string) {
-	c.Flags().StringVar(scope, "scope", "", "only this destination: `SCOPE` is a host, with its port if the URL has one, or what limits.per of the sync says, such as a court's code")
-}
-
-// checkScope refuses an empty --scope: a variable that is not set must not pause the
-// whole sync.
-func checkScope(cmd *cobra.Command, scope string) error {
-	if cmd.Flags().Changed("scope") && scope == "" {
-		return usagef("--scope is empty: name a destination, or leave it out for the whole sync")
+	if o.name == "" {
+		o.name = a.getenv("LOCKSTEP_ACTOR")
 	}
 	return nil
 }
 
-// named is a sync, or a scope of it, for messages.
-func named(sync, scope string) string {
-	if scope == "" {
-		return sync
-	}
-	return fmt.Sprintf("%s, scope %s,", sync, console.Clean(scope))
+// holdChange is one run of pause, resume or retire.
+type holdChange struct {
+	app         *app
+	call        string // of the database's function for a sync, and for its scope and the reason if it takes them
+	needsReason bool
+	done        string // message about the sync; "" says whether a hold is left
+
+	operator operator
+	sync     string
+	scoped   bool // the command has --scope
+	scope    string
 }
 
 func (a *app) pauseCommand() *cobra.Command {
-	var w who
-	var scope string
-	c := &cobra.Command{
+	h := &holdChange{app: a, call: `SELECT outbox.pause($1, $3, $2)`, needsReason: true, scoped: true, done: "is paused until: lockstep resume %s"}
+	return h.command(&cobra.Command{
 		Use:   "pause SYNC",
 		Short: "Stop sending to one external system until resume",
-		Long: `Stop sending to one external system until resume. It takes effect within one
-poll; requests under way are finished. Events are still collected, and no retry
-budget is used up. With --scope only one destination of the sync is paused, and
-the others get their events. The login needs outbox_operator.`,
+		Long: `Stop sending to one external system until resume. Relays stop within one poll
+and finish the requests that are under way. Events are still collected, and a
+pause uses up no retry budget. With --scope, only one destination of the sync is
+paused, and the others still get their events. The login needs the role
+outbox_operator.`,
 		Example: `  lockstep pause CourtCalendarSync --reason "court maintenance until 18:00"
   lockstep pause CourtCalendarSync --scope ny07.courts.example.gov --reason "moves house"`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := w.needsReason(); err != nil {
-				return err
-			}
-			if err := checkScope(cmd, scope); err != nil {
-				return err
-			}
-			undo := "lockstep resume " + args[0]
-			if scope != "" {
-				undo += " --scope " + console.Clean(scope)
-			}
-			return a.holdOrRelease(cmd, &w, args[0], &scope, `SELECT outbox.pause($1, $3, $2)`, "is paused until: "+undo)
-		},
-	}
-	w.actorFlag(c)
-	w.reasonFlag(c, reasonRequired)
-	scopeFlag(c, &scope)
-	return c
+	})
 }
 
 func (a *app) resumeCommand() *cobra.Command {
-	var w who
-	var scope string
-	c := &cobra.Command{
+	h := &holdChange{app: a, call: `SELECT outbox.resume($1, $2)`, scoped: true}
+	return h.command(&cobra.Command{
 		Use:   "resume SYNC",
 		Short: "Lift a pause",
-		Long: `Lift a pause, and no other hold: one for bad credentials ends when a probe
-succeeds, a throttle when its time is up. A pause of one destination is lifted
-with the same --scope, and one of the whole sync without it. The login needs
+		Long: `Lift a pause, and no other hold: a hold for bad credentials ends when a probe
+succeeds, a throttle when its time is up. A pause of one destination needs the
+same --scope, a pause of the whole sync needs none. The login needs the role
 outbox_operator.`,
 		Example: `  lockstep resume CourtCalendarSync
   lockstep resume CourtCalendarSync --scope ny07.courts.example.gov`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkScope(cmd, scope); err != nil {
-				return err
-			}
-			return a.holdOrRelease(cmd, &w, args[0], &scope, `SELECT outbox.resume($1, $2)`, "")
-		},
-	}
-	w.actorFlag(c)
-	scopeFlag(c, &scope)
-	return c
+	})
 }
 
 func (a *app) retireCommand() *cobra.Command {
-	var w who
-	c := &cobra.Command{
+	h := &holdChange{app: a, call: `SELECT outbox.retire($1, $2)`, needsReason: true, done: "gets no further events"}
+	return h.command(&cobra.Command{
 		Use:   "retire SYNC",
-		Short: "End a sync: no further events, open work is still delivered",
-		Long: `End a sync: it gets no further events, its open work is still delivered.
-lockstep sync apply NAME brings it back. The login needs outbox_operator.`,
+		Short: "End a sync: no further events, open deliveries are still sent",
+		Long: `End a sync: it gets no further events, and its open deliveries are still sent.
+lockstep sync apply NAME brings it back. The login needs the role
+outbox_operator.`,
 		Example: `  lockstep retire ClinicSync --reason "the clinic moved to FHIR"`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := w.needsReason(); err != nil {
-				return err
-			}
-			return a.holdOrRelease(cmd, &w, args[0], nil, `SELECT outbox.retire($1, $2)`, "gets no further events")
-		},
+	})
+}
+
+// command gives c its flags and what it runs.
+func (h *holdChange) command(c *cobra.Command) *cobra.Command {
+	c.Args = cobra.ExactArgs(1)
+	c.RunE = h.run
+	reasonUsage := ""
+	if h.needsReason {
+		reasonUsage = reasonRequired
 	}
-	w.actorFlag(c)
-	w.reasonFlag(c, reasonRequired)
+	h.operator.flags(c, reasonUsage)
+	if h.scoped {
+		c.Flags().StringVar(&h.scope, "scope", "", "only this destination: `SCOPE` is a host, with its port if the URL has one, or a value of limits.per of the sync, such as a court's code")
+	}
 	return c
 }
 
-// holdOrRelease calls one of the database's functions for a sync, or for a scope of it.
-// scope is nil where the function takes none.
-func (a *app) holdOrRelease(cmd *cobra.Command, w *who, sync string, scope *string, call, done string) error {
-	ctx := cmd.Context()
-	db, err := a.connect(ctx, nil, cmd.Name(), roleOperator)
-	if err != nil {
+func (h *holdChange) run(cmd *cobra.Command, args []string) error {
+	if err := h.operator.check(h.app, h.needsReason); err != nil {
 		return err
 	}
-	defer db.close()
-	parameters, part := []any{sync}, ""
-	if scope != nil {
-		part = *scope
-		parameters = append(parameters, part)
+	if h.scoped && h.scope == "" && cmd.Flags().Changed("scope") { // such as a variable that is not set
+		return usagef("--scope is empty: name a destination, or leave it out for the whole sync")
 	}
-	if w.reason != "" {
-		parameters = append(parameters, w.reason)
+	h.sync = args[0]
+	parameters := []any{h.sync}
+	if h.scoped {
+		parameters = append(parameters, h.scope)
+	}
+	if h.needsReason {
+		parameters = append(parameters, h.operator.reason)
 	}
 	var hold *string
-	err = db.act(ctx, w.onBehalf(a), w.reason, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, call, parameters...); err != nil {
-			return err
-		}
-		const strongest = `-- lockstep: strongest hold
+	err := h.app.with(cmd, nil, roleOperator, func(ctx context.Context, db *database) error {
+		return db.act(ctx, h.operator, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, h.call, parameters...); err != nil {
+				return err
+			}
+			const strongest = `-- lockstep: strongest hold
 SELECT (SELECT CASE WHEN h.scope <> $2 THEN 'the whole sync, ' ELSE '' END || h.kind || ': ' || h.reason
           FROM outbox.hold AS h
          WHERE h.sync = $1 AND h.scope IN ('', $2) AND (h.kind NOT IN ('throttle', 'window') OR h.until > clock_timestamp())
          ORDER BY h.scope DESC, array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], h.kind::text)
          LIMIT 1)`
-		return tx.QueryRow(ctx, strongest, sync, part).Scan(&hold)
+			return tx.QueryRow(ctx, strongest, h.sync, h.scope).Scan(&hold)
+		})
 	})
 	if err != nil {
 		return err
 	}
-	switch {
-	case done != "":
-		a.say("%s %s", named(sync, part), done)
-	case hold != nil:
-		a.say("%s is still on hold (%s)", named(sync, part), *hold)
-	default:
-		a.say("%s is not on hold", named(sync, part))
-	}
+	h.say(hold)
 	result := struct {
 		Sync  string  `json:"sync"`
 		Scope string  `json:"scope,omitempty"`
 		Done  string  `json:"done"`
 		Hold  *string `json:"hold"`
-	}{sync, part, cmd.Name(), hold}
-	return console.Object(a.stdout, a.format, result, func(io.Writer) error { return nil }) // said above
+	}{h.sync, h.scope, cmd.Name(), hold}
+	return console.Object(h.app.stdout, h.app.format, result, func(io.Writer) error { return nil }) // say has said it
+}
+
+// say tells the person at the terminal what was done.
+func (h *holdChange) say(hold *string) {
+	name, flags := h.sync, h.sync
+	if h.scope != "" {
+		scope := console.Clean(h.scope)
+		name, flags = fmt.Sprintf("%s, scope %s,", h.sync, scope), h.sync+" --scope "+scope
+	}
+	switch {
+	case h.scoped && h.done != "":
+		h.app.say("%s "+h.done, name, flags)
+	case h.done != "":
+		h.app.say("%s %s", name, h.done)
+	case hold != nil:
+		h.app.say("%s is still on hold (%s)", name, *hold)
+	default:
+		h.app.say("%s is not on hold", name)
+	}
 }

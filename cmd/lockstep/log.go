@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -15,46 +17,43 @@ import (
 
 // logRow is a row of outbox.delivery_log.
 type logRow struct {
-	ID             int64      `json:"id" db:"id"`
-	At             time.Time  `json:"at" db:"at"`
-	AnsweredAt     *time.Time `json:"answered_at,omitempty" db:"answered_at"`
-	Sync           string     `json:"sync" db:"sync"`
-	EventID        *string    `json:"event_id,omitempty" db:"event_id"`
-	EventType      *string    `json:"event_type,omitempty" db:"event_type"`
-	Key            *string    `json:"key,omitempty" db:"key"`
-	Version        *int64     `json:"version,omitempty" db:"version"`
-	Attempt        *int64     `json:"attempt,omitempty" db:"attempt"`
-	Outcome        string     `json:"outcome" db:"outcome"`
-	Code           *string    `json:"code,omitempty" db:"code"`
-	ErrorClass     *string    `json:"error_class,omitempty" db:"error_class"`
-	Error          *string    `json:"error,omitempty" db:"error"`
-	ExternalID     *string    `json:"external_id,omitempty" db:"external_id"`
-	RequestSHA256  *string    `json:"request_sha256,omitempty" db:"request_sha256"`
-	MappingVersion *string    `json:"mapping_version,omitempty" db:"mapping_version"`
-	TookMS         *int64     `json:"took_ms,omitempty" db:"took_ms"`
-	Claim          *string    `json:"claim,omitempty" db:"claim"`
-	Relay          *string    `json:"relay,omitempty" db:"relay"`
-	Actor          *string    `json:"actor,omitempty" db:"actor"`
-	Reason         *string    `json:"reason,omitempty" db:"reason"`
+	ID             int64      `json:"id"`
+	At             time.Time  `json:"at"`
+	AnsweredAt     *time.Time `json:"answered_at,omitempty"`
+	Sync           string     `json:"sync"`
+	EventID        *string    `json:"event_id,omitempty"`
+	EventType      *string    `json:"event_type,omitempty"`
+	Key            *string    `json:"key,omitempty"`
+	Version        *int64     `json:"version,omitempty"`
+	Attempt        *int64     `json:"attempt,omitempty"`
+	Outcome        string     `json:"outcome"`
+	Code           *string    `json:"code,omitempty"`
+	ErrorClass     *string    `json:"error_class,omitempty"`
+	Error          *string    `json:"error,omitempty"`
+	ExternalID     *string    `json:"external_id,omitempty"`
+	RequestSHA256  *string    `json:"request_sha256,omitempty"`
+	MappingVersion *string    `json:"mapping_version,omitempty"`
+	TookMS         *int64     `json:"took_ms,omitempty"`
+	Claim          *string    `json:"claim,omitempty"`
+	Relay          *string    `json:"relay,omitempty"`
+	Actor          *string    `json:"actor,omitempty"`
+	Reason         *string    `json:"reason,omitempty"`
 }
 
 const logColumns = `id, at, answered_at, sync, event_id::text AS event_id, event_type, key, version, attempt, outcome, code,
        error_class, error, external_id, request_sha256, mapping_version, took_ms, claim::text AS claim, relay, actor, reason`
 
-func logHeader() []string {
+func (logRow) Header() []string {
 	return []string{"AT", "SYNC", "KEY", "EVENT", "TRY", "OUTCOME", "CODE", "TOOK", "BY", "DETAIL"}
 }
 
 func (r logRow) Cells() []string {
-	attempt, took, by := "", "", deref(r.Relay)
+	attempt, took := "", ""
 	if r.Attempt != nil {
 		attempt = fmt.Sprint(*r.Attempt)
 	}
 	if r.TookMS != nil {
 		took = fmt.Sprintf("%dms", *r.TookMS)
-	}
-	if r.Actor != nil {
-		by = *r.Actor
 	}
 	var detail []string
 	for _, s := range []*string{r.ErrorClass, r.Error, r.Reason} {
@@ -64,7 +63,7 @@ func (r logRow) Cells() []string {
 	}
 	return []string{
 		r.At.UTC().Format("2006-01-02T15:04:05.000Z"), r.Sync, deref(r.Key), deref(r.EventID), attempt,
-		r.Outcome, deref(r.Code), took, by, strings.Join(detail, ": "),
+		r.Outcome, deref(r.Code), took, cmp.Or(deref(r.Actor), deref(r.Relay)), strings.Join(detail, ": "),
 	}
 }
 
@@ -99,42 +98,43 @@ func (f *logFilter) check() error {
 			return err
 		}
 	}
-	// The log of years is indexed by event, key and time.
+	// The log may span years, and its indexes are by event, key and time.
 	if f.event == "" && f.key == "" && !f.since.set() && f.after < 0 {
-		f.since.ago = 24 * time.Hour
+		f.since.ago = duration(24 * time.Hour)
 	}
 	return nil
 }
 
-// logCondition is what a row must meet, by the values of args.
-const logCondition = `($4::text = '' OR sync = $4)
-   AND ($5::text = '' OR key = $5)
-   AND ($6::text = '' OR event_id = nullif($6, '')::uuid)
-   AND (cardinality($7::text[]) = 0 OR outcome = ANY ($7))
-   AND at >= coalesce($8::timestamptz, clock_timestamp() - $9::interval, '-infinity')
-   AND at < coalesce($10::timestamptz, clock_timestamp() - $11::interval, 'infinity')`
-
-func (f *logFilter) args() []any {
-	from, fromAgo := f.since.before()
-	to, toAgo := f.until.before()
-	return []any{f.sync, f.key, f.event, append([]string{}, f.outcomes...), from, fromAgo, to, toAgo}
-}
-
-// newest returns the newest rows that the filter chooses, oldest first, with an
-// id of at most upTo.
-func (db *database) newest(ctx context.Context, f logFilter, upTo int64) ([]logRow, error) {
-	const statement = `-- lockstep log
+// rows returns the rows that the filter chooses, with an id of more than after
+// and at most upTo. There are at most limit of them: the newest ones, oldest
+// first, or by the order "id" the first ones.
+func (db *database) rows(ctx context.Context, f logFilter, after, upTo int64, order string, limit int) ([]logRow, error) {
+	statement := `-- lockstep log
 SELECT ` + logColumns + `
   FROM outbox.delivery_log
  WHERE id > $1
    AND id <= $2
-   AND ` + logCondition + `
- ORDER BY at DESC, id DESC
+   AND ($4::text = '' OR sync = $4)
+   AND ($5::text = '' OR key = $5)
+   AND ($6::text = '' OR event_id = nullif($6, '')::uuid)
+   AND (cardinality($7::text[]) = 0 OR outcome = ANY ($7))
+   AND at >= coalesce($8::timestamptz, clock_timestamp() - $9::interval, '-infinity')
+   AND at < coalesce($10::timestamptz, clock_timestamp() - $11::interval, 'infinity')
+ ORDER BY ` + order + `
  LIMIT $3`
-	rows, err := query[logRow](ctx, db.conn, statement, append([]any{int64(math.MinInt64), upTo, f.limit}, f.args()...)...)
-	slices.Reverse(rows)
-	return rows, db.explain(err)
+	rows, err := query[logRow](ctx, db.conn, statement, after, upTo, limit, f.sync, f.key, f.event, append([]string{}, f.outcomes...),
+		f.since.at, f.since.ago.interval(), f.until.at, f.until.ago.interval())
+	if order == newestFirst {
+		slices.Reverse(rows)
+	}
+	return rows, err
 }
+
+// The orders of [database.rows].
+const (
+	newestFirst = "at DESC, id DESC"
+	byID        = "id"
+)
 
 func (a *app) logCommand() *cobra.Command {
 	var (
@@ -145,19 +145,21 @@ func (a *app) logCommand() *cobra.Command {
 		Use:   "log",
 		Short: "Show the delivery log",
 		Long: `Show the delivery log: every attempt at every external system and everything
-operators did, oldest first. No payload is in it. Without --key, --event or
---since the last 24 hours are shown, and of these the newest --limit rows.
-Times are UTC. The login needs outbox_auditor.
+that operators did, oldest first. The log holds no payload. Without --key,
+--event or --since, the command shows the last 24 hours. It shows the newest
+--limit rows. Times are UTC. The login needs the role outbox_auditor.
 
-With --after the first --limit rows after that id are shown, in the order of
-ids; ids are in the JSON formats. --follow prints what is added later, and
-survives a restart of the database. Neither ever shows a row while one with a
-smaller id may still appear: rows are held back until the transactions have
-ended that were writing the log. A reader that continues with --after and the
-last id that he has got misses nothing and gets nothing twice. Without --follow
-such transactions are waited for up to 5 s, then the exit code is 1.
+With --after ID, it shows the first --limit rows after that id, in the order of
+ids. The JSON formats show ids. --follow prints rows as they are added, and
+survives a restart of the database.
 
-With --until, --follow ends when nothing before that time can appear any more.`,
+With --after or --follow, a row is held back as long as a row with a smaller id
+may still appear: until the transactions have ended that were writing the log.
+So a reader that continues with --after and its last id misses nothing and gets
+nothing twice. Without --follow, the command waits up to 5 s for such
+transactions and then exits with 1.
+
+With --until, --follow ends when no row before that time can appear any more.`,
 		Example: `  lockstep log --key H-2027-000007
   lockstep log --sync CourtCalendarSync --outcome failed --since 7d
   lockstep log --follow --output jsonl
@@ -176,21 +178,25 @@ With --until, --follow ends when nothing before that time can appear any more.`,
 			if err := f.check(); err != nil {
 				return err
 			}
-			db, err := a.connect(cmd.Context(), nil, "log", roleAuditor)
-			if err != nil {
-				return err
-			}
-			p := console.NewPrinter[logRow](a.stdout, a.format, logHeader()...)
+			p := console.NewPrinter[logRow](a.stdout, a.format)
 			if follow {
-				err = a.follow(cmd.Context(), db, f, p.Print)
-			} else {
-				err = db.show(cmd.Context(), f, p.Print)
-				db.close()
+				db, err := a.connect(cmd.Context(), nil, cmd.CommandPath(), roleAuditor)
+				if err != nil {
+					return err
+				}
+				w := &follower{app: a, name: cmd.CommandPath(), db: db, filter: f, print: p.Print, newest: f.after < 0, after: f.after, horizon: horizon{settled: f.after}}
+				if err := w.follow(cmd.Context()); err != nil {
+					return err
+				}
+				return p.Close()
 			}
-			if err != nil {
-				return err
-			}
-			return p.Close()
+			return a.with(cmd, nil, roleAuditor, func(ctx context.Context, db *database) error {
+				rows, err := db.show(ctx, f)
+				if err != nil {
+					return err
+				}
+				return errors.Join(p.Print(rows...), p.Close())
+			})
 		},
 	}
 	c.Flags().StringVar(&f.key, "key", "", "only rows about this `KEY`")
@@ -200,35 +206,20 @@ With --until, --follow ends when nothing before that time can appear any more.`,
 	c.Flags().Var(&f.until, "until", "only rows before `WHEN`")
 	c.Flags().Int64Var(&f.after, "after", 0, "only rows with a larger id than `ID`, the first --limit of them")
 	c.Flags().StringSliceVar(&f.outcomes, "outcome", nil, "only rows with this `OUTCOME`; may be given several times")
-	c.Flags().IntVar(&f.limit, "limit", 100, "show the newest `N` rows, with --after the first")
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "then wait for further rows")
+	c.Flags().IntVar(&f.limit, "limit", 100, "show the newest `N` rows, or with --after the first")
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "print rows as they are added")
 	_ = c.RegisterFlagCompletionFunc("outcome", cobra.FixedCompletions(outcomes(), cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
-// show prints what is there.
-func (db *database) show(ctx context.Context, f logFilter, print func(...logRow) error) error {
+// show returns the rows that are in the log now.
+func (db *database) show(ctx context.Context, f logFilter) ([]logRow, error) {
 	if f.after < 0 {
-		rows, err := db.newest(ctx, f, math.MaxInt64)
-		if err != nil {
-			return err
-		}
-		return print(rows...)
+		return db.rows(ctx, f, math.MinInt64, math.MaxInt64, newestFirst, f.limit)
 	}
 	complete := horizon{settled: f.after}
 	if err := complete.await(ctx, db, batchWait); err != nil {
-		return err
+		return nil, err
 	}
-	rows, err := db.rowsAfter(ctx, f, f.after, complete.settled, f.limit)
-	if err != nil {
-		return db.explain(err)
-	}
-	return print(rows...)
-}
-
-// follow prints what is there and what is added. It closes db.
-func (a *app) follow(ctx context.Context, db *database, f logFilter, print func(...logRow) error) error {
-	w := &follower{app: a, filter: f, print: print, db: db, after: f.after, horizon: horizon{settled: f.after}}
-	w.newest = f.after < 0
-	return w.follow(ctx)
+	return db.rows(ctx, f, f.after, complete.settled, byID, f.limit)
 }

@@ -25,7 +25,7 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// maxInput bounds what is read from a file, twice what an event may hold.
+// maxInput bounds what is read from a file. It is twice what an event may hold.
 const maxInput = 2 << 20
 
 // preview is what would be sent.
@@ -36,18 +36,18 @@ type preview struct {
 	Notes          []string        `json:"notes"`
 	Method         string          `json:"method,omitempty"`
 	URL            string          `json:"url,omitempty"`
-	Scope          string          `json:"scope,omitempty"` // the destination, where the sync keeps several apart
+	Scope          string          `json:"scope,omitempty"` // the destination, if the sync has several
 	IdempotencyKey string          `json:"idempotency_key,omitempty"`
 	MappingVersion string          `json:"mapping_version"`
 	Body           json.RawMessage `json:"body,omitempty"`         // the mapped fields
 	ContentType    string          `json:"content_type,omitempty"` // of Request
-	Request        string          `json:"request,omitempty"`      // what goes over the wire, where that is not Body
+	Request        string          `json:"request,omitempty"`      // the bytes on the wire, if they are not Body
 }
 
-// example is an event to be mapped, and what the database knows of it.
+// example is an event to be mapped, and what the database knows about it.
 type example struct {
 	event    outbox.Event
-	stored   bool // it comes from the database
+	stored   bool // the event is in the database
 	ref      adapters.Ref
 	revision int
 	attempts int
@@ -61,13 +61,12 @@ func (a *app) mapCommand() *cobra.Command {
 		Use:   "map SYNC EVENT|FILE",
 		Short: "Show what would be sent for an event, send nothing",
 		Long: `Show what would be sent for an event: the mapped fields, the request that the
-adapter makes of them (secrets are masked), the version of the mapping and the
+adapter makes from them (secrets are masked), the version of the mapping and the
 idempotency key. Nothing is sent or changed.
 
-The event is one of the database, named by its id (the login needs
-outbox_auditor), or comes from a file, - for standard input: a whole event with
-"type" and "payload", or a payload alone. This is the one command that prints
-payloads.`,
+EVENT is the id of an event of the database, and then the login needs the role
+outbox_auditor. FILE holds a whole event with "type" and "payload", or only a
+payload; - is standard input. This is the only command that prints payloads.`,
 		Example: `  lockstep map CourtCalendarSync 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d
   lockstep map CourtCalendarSync hearing.json --type scheduling:updated
   echo '{"hearingId":"H-7"}' | lockstep map CourtCalendarSync -`,
@@ -77,29 +76,22 @@ payloads.`,
 			if err != nil {
 				return err
 			}
-			named, sync, err := findSync(f, args[0])
+			i, err := findSync(f, args[0])
 			if err != nil {
 				return err
 			}
+			named, sync := f.Syncs[i], f.RelayConfig().Syncs[i]
 			var x example
 			if uuid.Validate(args[1]) == nil {
-				db, err := a.connect(cmd.Context(), f, "map", roleAuditor)
-				if err != nil {
+				err = a.with(cmd, f, roleAuditor, func(ctx context.Context, db *database) (err error) {
+					x, err = db.example(ctx, sync.Name, args[1])
 					return err
-				}
-				defer db.close()
-				x, err = db.example(cmd.Context(), sync.Name, args[1])
-				if err != nil {
-					return db.explain(err)
-				}
+				})
 			} else {
-				b, err := a.read(args[1])
-				if err != nil {
-					return err
-				}
-				if x.event, err = parseEvent(b); err != nil {
-					return fmt.Errorf("%s: %w", args[1], err)
-				}
+				x.event, err = a.readEvent(args[1])
+			}
+			if err != nil {
+				return err
 			}
 			x.complete(sync, typ, key)
 			p, err := x.preview(sync, named.AdapterKind)
@@ -115,25 +107,32 @@ payloads.`,
 	return c
 }
 
-// read returns the content of a file, of standard input for "-".
-func (a *app) read(name string) ([]byte, error) {
+// readEvent reads an event from a file, or from standard input for "-".
+func (a *app) readEvent(name string) (outbox.Event, error) {
 	in := a.stdin
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, usagef("%w; EVENT is a UUID, FILE a JSON file, or - for standard input", err)
+			return outbox.Event{}, usagef("%w; EVENT is a UUID, FILE a JSON file, or - for standard input", err)
 		}
 		defer f.Close()
 		in = f
 	}
 	b, err := io.ReadAll(io.LimitReader(in, maxInput+1))
-	if err == nil && len(b) > maxInput {
-		err = fmt.Errorf("%s: more than %d bytes, and so no event", name, maxInput)
+	if err != nil {
+		return outbox.Event{}, err
 	}
-	return b, err
+	if len(b) > maxInput {
+		return outbox.Event{}, fmt.Errorf("%s has more than %d bytes, more than an event may have", name, maxInput)
+	}
+	e, err := parseEvent(b)
+	if err != nil {
+		return e, fmt.Errorf("%s: %w", name, err)
+	}
+	return e, nil
 }
 
-// parseEvent reads a whole event, or a payload alone.
+// parseEvent reads a whole event, or only a payload.
 func parseEvent(b []byte) (outbox.Event, error) {
 	var whole struct {
 		ID         string            `json:"id"`
@@ -163,7 +162,7 @@ func parseEvent(b []byte) (outbox.Event, error) {
 	}, nil
 }
 
-// complete gives an event from a file what it lacks.
+// complete fills the fields that an event from a file lacks.
 func (x *example) complete(sync relay.Sync, typ, key string) {
 	if x.stored {
 		return
@@ -186,7 +185,7 @@ func (x *example) complete(sync relay.Sync, typ, key string) {
 	}
 }
 
-// example reads an event and what the relay would use besides.
+// example reads an event, and what a relay would use for it.
 func (db *database) example(ctx context.Context, sync, id string) (example, error) {
 	const statement = `-- lockstep map
 SELECT e.id::text, e.seq, e.type, e.key, e.version, e.payload::text, e.headers::text, e.occurred_at,
@@ -212,7 +211,7 @@ SELECT e.id::text, e.seq, e.type, e.key, e.version, e.payload::text, e.headers::
 	return x, nil
 }
 
-// texts reads the headers of an event; what is no text is kept as JSON.
+// texts reads the headers of an event. A value that is no text stays JSON.
 func texts(object string) map[string]string {
 	var values map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(object), &values); err != nil {
@@ -229,7 +228,7 @@ func texts(object string) map[string]string {
 	return m
 }
 
-// preview maps x as the relay would.
+// preview maps x like a relay.
 func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	p := preview{Sync: sync.Name, Adapter: kind, Send: true, Notes: []string{}}
 	filter, err := relay.CompileFilter(sync.When)
@@ -308,8 +307,8 @@ func (p *preview) not(format string, args ...any) {
 // jsonString matches a string of a JSON document.
 var jsonString = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 
-// mask hides what ${…} put into the sync; what it put into the adapter only in the
-// request, because the operator wants to see where that goes.
+// mask hides the values that ${…} put into the sync. Values in the adapter are
+// hidden only in the request, because the operator wants to see the URL.
 func (p *preview) mask(put, adapterPut []adapters.Secret) {
 	hide := masker(put)
 	p.Scope = hide.Replace(p.Scope)
@@ -320,8 +319,8 @@ func (p *preview) mask(put, adapterPut []adapters.Secret) {
 	p.Body = jsonString.ReplaceAllFunc(p.Body, func(s []byte) []byte { return []byte(hide.Replace(string(s))) })
 }
 
-// masker hides values, however they are escaped. Shorter ones than a secret can
-// have stay: they would blank out words.
+// masker hides values in every spelling. Values that are too short for a secret
+// stay, because hiding them would hide words.
 func masker(put []adapters.Secret) *strings.Replacer {
 	const shortest = 4
 	var pairs []string
@@ -337,7 +336,7 @@ func masker(put []adapters.Secret) *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }
 
-// inJSON is text as it stands between the quotes of a JSON string.
+// inJSON is text as in a JSON string, without the quotes.
 func inJSON(text string) string {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

@@ -15,7 +15,7 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// telling is an adapter that can tell where a message would go.
+// telling is an adapter that can preview its request.
 type telling struct{ t *testing.T }
 
 func (a telling) Deliver(context.Context, adapters.Message) (adapters.Receipt, error) {
@@ -33,7 +33,7 @@ func (telling) Preview(msg adapters.Message) (adapters.Preview, error) {
 	}, nil
 }
 
-// What ${…} put into a mapping or a condition is sent, and may be a secret.
+// A value that ${…} puts into a mapping or a condition may be a secret.
 func TestMapShowsNothingThatWasPutIn(t *testing.T) {
 	w := newWorld(t)
 	w.env["SECRET"], w.env["COMPUTED"], w.env["ROOM"] = `hunter2"<é`, "hunter3", "3A"
@@ -47,7 +47,7 @@ func TestMapShowsNothingThatWasPutIn(t *testing.T) {
 	}
 }
 
-// A service may want its credentials in the envelope, where no key says that they are secret.
+// A service may require credentials in the envelope, where no key says that they are secret.
 func TestMapShowsNothingThatWasPutIntoATemplate(t *testing.T) {
 	w := newWorld(t)
 	w.env["SECRET"], w.env["HOST"] = "hunter2&amp;3", "clinic.example"
@@ -71,7 +71,7 @@ syncs:
 	}
 }
 
-func TestPreview(t *testing.T) {
+func TestPreviewIsWhatARelayWouldSend(t *testing.T) {
 	sync := relay.Sync{
 		Name: "Court", Events: []string{"a"}, Adapter: telling{t},
 		Mapping: relay.Mapping{Fields: []relay.Field{{From: "n", To: "number"}}},

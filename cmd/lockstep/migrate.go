@@ -18,8 +18,8 @@ func (a *app) migrateCommand() *cobra.Command {
 		Use:   "migrate",
 		Short: "Create, change and remove the database schema",
 		Long: `Create, change and remove the database schema. The connection must be direct,
-not through a transaction pooler, and the login must own the schema or be
-allowed to create it.`,
+not through a transaction pooler. The login must own the schema or be allowed
+to create it.`,
 	},
 		a.migrateUpCommand(&name), a.migrateDownCommand(&name),
 		a.migrateStatusCommand(&name), a.migrateSQLCommand(&name))
@@ -36,24 +36,31 @@ func migrationSet(name string) (migrations.Set, error) {
 	return migrations.Set{}, usagef("--set %q: want outbox or scheduling", name)
 }
 
-// migrating finds the set and a database that answers.
-func (a *app) migrating(ctx context.Context, name string, does purpose) (migrations.Set, string, error) {
+// migrating calls do with a set and the URL of a database that answers.
+func (a *app) migrating(cmd *cobra.Command, name string, anyHost bool, do func(ctx context.Context, url string, set migrations.Set) error) error {
+	ctx := cmd.Context()
 	set, err := migrationSet(name)
 	if err != nil {
-		return set, "", err
+		return err
 	}
 	url, err := a.url(nil)
 	if err != nil {
-		return set, "", err
+		return err
 	}
-	conn, err := dial(ctx, url, "lockstep migrate", does, a)
+	conn, err := a.dial(ctx, url, "lockstep migrate", anyHost)
 	if err != nil {
-		return set, "", err
+		return err
 	}
-	return set, url, conn.Close(ctx)
+	if err := conn.Close(ctx); err != nil {
+		return err
+	}
+	if err := do(ctx, url, set); err != nil {
+		return fmt.Errorf("migrate %s: %w", set, err)
+	}
+	return nil
 }
 
-// tell says whose lock a migration waits for, and where it ends.
+// tell prints whose lock a migration waits for, and the version that it reached.
 func (a *app) tell() migrations.Option {
 	return migrations.Tell(func(sentence string) { a.say("%s", sentence) })
 }
@@ -61,26 +68,21 @@ func (a *app) tell() migrations.Option {
 func (a *app) migrateUpCommand(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "up",
-		Short: "Apply the migrations that are missing",
-		Long: `Apply the migrations that are missing. Running it again, or twice at once,
-does no harm. The group roles outbox_writer, outbox_relay, outbox_operator and
-outbox_auditor are created if the login may do so; else let an administrator
-run the output of: lockstep migrate sql --roles
+		Short: "Apply the missing migrations",
+		Long: `Apply the missing migrations. Running it again, or twice at once, does no
+harm. It creates the group roles outbox_writer, outbox_relay, outbox_operator
+and outbox_auditor if the login may create roles. Otherwise let an
+administrator run the output of: lockstep migrate sql --roles
 
-Relays and writers may go on meanwhile. A lock that somebody else holds is
-tried for in short waits, for five minutes; who holds it is said.`,
+Relays and writers may run meanwhile. If another session holds a lock, the
+command says which one and tries again in short waits, for up to five minutes.`,
 		Example: `  lockstep migrate up --database-url postgres://owner@db/agency
   lockstep migrate up --set scheduling`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			set, url, err := a.migrating(cmd.Context(), *name, writes)
-			if err != nil {
-				return err
-			}
-			if err := migrations.Up(cmd.Context(), url, set, a.tell()); err != nil {
-				return fmt.Errorf("migrate %s: %w", set, err)
-			}
-			return nil
+			return a.migrating(cmd, *name, false, func(ctx context.Context, url string, set migrations.Set) error {
+				return migrations.Up(ctx, url, set, a.tell())
+			})
 		},
 	}
 }
@@ -90,22 +92,20 @@ func (a *app) migrateDownCommand(name *string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "down",
 		Short: "Remove the schema and everything in it",
-		Long: `Remove the schema and everything in it: events, open deliveries, the log.
-A delivery log that is not empty is only dropped with --force. Roles stay,
-since they belong to the whole server.`,
+		Long: `Remove the schema and everything in it: events, open deliveries and the
+delivery log. If the log is not empty, this needs --force. Roles stay, because
+they belong to the whole server.`,
 		Example: `  lockstep migrate down
-  lockstep migrate down --force    # gives up the proof of what was delivered`,
+  lockstep migrate down --force    # drops the proof of what was delivered`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			set, url, err := a.migrating(cmd.Context(), *name, writes)
-			if err != nil {
-				return err
-			}
-			if err := migrations.Down(cmd.Context(), url, set, force, a.tell()); err != nil {
-				return fmt.Errorf("migrate %s: %w", set, err)
-			}
-			a.say("everything in schema %s is removed; the schema itself stays, empty but for the table of versions", set)
-			return nil
+			return a.migrating(cmd, *name, false, func(ctx context.Context, url string, set migrations.Set) error {
+				if err := migrations.Down(ctx, url, set, force, a.tell()); err != nil {
+					return err
+				}
+				a.say("everything in schema %s is removed; the schema stays, with only the table of versions in it", set)
+				return nil
+			})
 		},
 	}
 	c.Flags().BoolVar(&force, "force", false, "also drop a delivery log that is not empty")
@@ -119,6 +119,8 @@ type migration struct {
 	Applied bool   `json:"applied"`
 }
 
+func (migration) Header() []string { return []string{"VERSION", "NAME", "STATE"} }
+
 func (m migration) Cells() []string {
 	state := "missing"
 	if m.Applied {
@@ -131,34 +133,31 @@ func (a *app) migrateStatusCommand(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "List the migrations and whether they are applied",
-		Long: `List the migrations that this program knows and whether they are applied; and
-say which programs the schema serves, since it may be newer than this one.`,
+		Long: `List the migrations that this program knows and whether they are applied. The
+schema may be newer than this program, so the command also says which programs
+the schema serves.`,
 		Example: `  lockstep migrate status`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			set, url, err := a.migrating(cmd.Context(), *name, reads)
-			if err != nil {
-				return err
-			}
-			list, err := migrations.List(cmd.Context(), url, set)
-			if err != nil {
-				return fmt.Errorf("migrations of %s: %w", set, err)
-			}
-			p := console.NewPrinter[migration](a.stdout, a.format, "VERSION", "NAME", "STATE")
-			for _, m := range list {
-				if err := p.Print(migration(m)); err != nil {
+			return a.migrating(cmd, *name, true, func(ctx context.Context, url string, set migrations.Set) error {
+				list, err := migrations.List(ctx, url, set)
+				if err != nil {
 					return err
 				}
-			}
-			if err := p.Close(); err != nil || set != migrations.Outbox {
-				return err
-			}
-			return a.sayServed(cmd.Context(), url)
+				var rows []migration
+				for _, m := range list {
+					rows = append(rows, migration(m))
+				}
+				if err := console.Rows(a.stdout, a.format, rows...); err != nil || set != migrations.Outbox {
+					return err
+				}
+				return a.sayServed(ctx, url)
+			})
 		},
 	}
 }
 
-// sayServed says which programs the schema serves; it may be newer than this one.
+// sayServed says which programs the schema serves.
 func (a *app) sayServed(ctx context.Context, url string) error {
 	store, err := outbox.Open(ctx, url, outbox.Options{MaxConnections: 1, AnyHost: true, Name: "lockstep migrate"})
 	if err != nil {
@@ -178,21 +177,21 @@ func (a *app) migrateSQLCommand(name *string) *cobra.Command {
 		Use:   "sql",
 		Short: "Print the migrations as a script for psql",
 		Long: `Print the migrations as one script for psql, for an administrator who applies
-schema changes by hand. It notes the versions, so that migrate up finds nothing
-left to do. With --roles, print the statements that create the group roles.`,
+schema changes by hand. The script records the versions, so that migrate up has
+nothing left to do. With --roles, print the statements that create the group
+roles.`,
 		Example: `  lockstep migrate sql | psql agency
   lockstep migrate sql --roles | psql agency`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if roles {
-				_, err := io.WriteString(a.stdout, migrations.Roles())
-				return err
-			}
 			set, err := migrationSet(*name)
 			if err != nil {
 				return err
 			}
 			text, err := migrations.SQL(set)
+			if roles {
+				text, err = migrations.Roles(), nil
+			}
 			if err != nil {
 				return err
 			}

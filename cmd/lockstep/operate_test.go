@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// refuses answers 422 to what concerns one of these hearings.
+// refuses answers 422 to requests about one of these hearings.
 func refuses(hearings ...string) func(*http.Request, string) int {
 	return func(_ *http.Request, body string) int {
 		if slices.ContainsFunc(hearings, func(h string) bool { return strings.Contains(body, `"`+h+`"`) }) {
@@ -88,7 +88,7 @@ syncs:
 	}
 }
 
-// What the filter leaves out is never sent: it does not make a failed event good.
+// A filtered event is never sent, so it does not supersede a failed one.
 func TestSyncApplyOfSupersedeAsksTheFilter(t *testing.T) {
 	w := newWorld(t)
 	w.court.answers(refuses("H-2", "H-3"))
@@ -121,7 +121,7 @@ func TestStatusWithoutTheRelaysSecrets(t *testing.T) {
 	auditor.run("status").wants(t, 0, "lockstep.yaml is not valid, so the syncs are not compared with it")
 }
 
-func TestLog(t *testing.T) {
+func TestLogFiltersRows(t *testing.T) {
 	w, h1, h2, _, _ := troubled(t)
 	auditor := w.as(roleAuditor)
 	r := auditor.run("log").wants(t, 0, h1, h2, "HTTP 422", "mapping", "relay-1")
@@ -148,7 +148,7 @@ func TestLog(t *testing.T) {
 	}
 }
 
-func TestExplain(t *testing.T) {
+func TestExplainTellsAllButThePayload(t *testing.T) {
 	w, h1, h2, behind, _ := troubled(t)
 	auditor := w.as(roleAuditor)
 	auditor.run("explain", h1).wants(t, 0, "type      scheduling:created", "CourtCalendarSync: delivered at", "HTTP 201")
@@ -161,11 +161,11 @@ func TestExplain(t *testing.T) {
 	if x.Event.Key != "H-2" || len(x.Deliveries) != 1 || x.Deliveries[0].State != "failed" || len(x.Log) != 1 || len(x.Why) != 1 {
 		t.Errorf("got %+v", x)
 	}
-	auditor.run("explain", "0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d").wants(t, exitFailed, "does not exist", "is not known here")
+	auditor.run("explain", "0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d").wants(t, exitFailed, "does not exist", "is not in this database")
 	auditor.run("explain", h1, "--sync", "NoSync").wants(t, exitFailed, "is not registered", "hint: Registered: CourtCalendarSync")
 }
 
-func TestRequeue(t *testing.T) {
+func TestRequeueTakesWhatTheFilterChooses(t *testing.T) {
 	w, _, h2, _, h3 := troubled(t)
 	operator := w.as(roleOperator)
 	failed := func() int { return ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'failed'`) }
@@ -211,10 +211,10 @@ func TestRolesAreEnforcedAndNamed(t *testing.T) {
 	}
 }
 
-func TestDiscard(t *testing.T) {
+func TestDiscardEndsDeliveries(t *testing.T) {
 	w, h1, h2, behind, h3 := troubled(t)
 	operator := w.as(roleOperator)
-	// Whatever isolation level is the login's default: outbox.discard needs READ COMMITTED.
+	// outbox.discard needs READ COMMITTED, whatever the login's default is.
 	login, err := url.Parse(operator.env["DATABASE_URL"])
 	if err != nil {
 		t.Fatal(err)
@@ -232,7 +232,7 @@ func TestDiscard(t *testing.T) {
 	}
 }
 
-func TestReplay(t *testing.T) {
+func TestReplaySendsDeliveredEventsAgain(t *testing.T) {
 	w, h1, h2, _, _ := troubled(t)
 	operator := w.as(roleOperator)
 	operator.run("replay", "--event", h2, "--reason", "x").wants(t, exitFailed, "no delivered event to replay; see: lockstep explain")
@@ -247,7 +247,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-func TestPauseResumeRetire(t *testing.T) {
+func TestPauseResumeAndRetireSayWhatTheyDid(t *testing.T) {
 	w, _, _, _, _ := troubled(t)
 	operator := w.as(roleOperator)
 	operator.run("pause", "NoSync", "--reason", "x").wants(t, exitFailed, "lockstep: sync \"NoSync\" is not registered\nhint: Registered")
@@ -260,7 +260,7 @@ func TestPauseResumeRetire(t *testing.T) {
 	w.run("status").wants(t, 0, "retired in the database")
 	operator.run("log", "--outcome", "paused,resumed,retired").wants(t, 0, "maintenance", "moved")
 
-	// It lives again, and the log says through whom.
+	// sync apply brings it back, and the log says on whose behalf.
 	relay := w.as(roleRelay)
 	relay.env["COURT_TOKEN"] = w.env["COURT_TOKEN"]
 	relay.run("sync", "apply", "--actor", "anna\u202e").wants(t, 0, "applied (differs: retired in the database)")
@@ -271,7 +271,7 @@ func TestPauseResumeRetire(t *testing.T) {
 	}
 }
 
-func TestMap(t *testing.T) {
+func TestMapShowsTheRequestWithoutSecrets(t *testing.T) {
 	w, h1, h2, _, h3 := troubled(t)
 	auditor := w.as(roleAuditor)
 	auditor.env["COURT_TOKEN"] = "canary"
@@ -291,7 +291,7 @@ func TestMap(t *testing.T) {
 	}
 }
 
-func TestMapAFile(t *testing.T) {
+func TestMapReadsAnEventFromAFile(t *testing.T) {
 	w := &world{shell: &shell{t: t, env: map[string]string{"COURT_TOKEN": "x", "DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"}}}
 	w.configure(strings.ReplaceAll(courtYAML, "%s", "http://127.0.0.1:1"))
 	for name, tc := range map[string]struct {
@@ -346,7 +346,7 @@ func TestWatchShowsStatusAgain(t *testing.T) {
 	f.stop(t, 0)
 }
 
-func TestAges(t *testing.T) {
+func TestAgesHaveTwoUnits(t *testing.T) {
 	for want, d := range map[string]time.Duration{
 		"0s": -time.Second, "400ms": 412 * time.Millisecond, "59.9s": 59900 * time.Millisecond,
 		"5m2s": 5*time.Minute + 2*time.Second, "2h0m": 2 * time.Hour, "3d4h": 76 * time.Hour,

@@ -27,9 +27,9 @@ import (
 
 // TestDocumentedCommands goes through the README and the guides like a reader
 // with a terminal: it runs their shell, SQL and Go blocks in order, with the
-// real programs on one database, and holds what they print against the text
-// block that follows. Rewrite those with -update. Comments before a block are
-// stage directions:
+// real programs on one database, and compares their output with the text block
+// that follows. -update rewrites the text blocks. Comments before a block direct
+// the test:
 //
 //	<!-- run: not REASON -->     the block is shown only
 //	<!-- run: file NAME -->      it is written to a file
@@ -84,12 +84,12 @@ func TestDocumentedTestsExist(t *testing.T) {
 	}
 }
 
-// reader is who follows the documents.
+// reader follows the documents.
 type reader struct {
 	t        *testing.T
 	dir      string
 	database string
-	actual   *strings.Replacer // from what the documents say to what is free on this machine
+	actual   *strings.Replacer // from the addresses of the documents to free ones of this machine
 	shown    *strings.Replacer // and back
 	court    string
 }
@@ -172,8 +172,7 @@ func (r *reader) read(path string) {
 	}
 }
 
-// follow does what one block says and returns what it prints, unless there is
-// nothing to look at.
+// follow runs one block and returns its output, if it has one.
 func (r *reader) follow(where, directions, language, text string) (printed string, shown bool) {
 	r.t.Helper()
 	role, background := "", false
@@ -238,7 +237,7 @@ func (r *reader) command(ctx context.Context, name string, args ...string) *exec
 	return cmd
 }
 
-// sh runs a shell block; a command that exits with a code says so itself.
+// sh runs a shell block. The documents themselves print exit codes.
 func (r *reader) sh(where, text string) string {
 	r.t.Helper()
 	out, err := r.command(r.t.Context(), "sh", "-e", "-c", r.actual.Replace(text)).CombinedOutput()
@@ -308,7 +307,7 @@ func (r *reader) until(where, query string) {
 		r.t.Fatal(err)
 	}
 	defer conn.Close(context.Background())
-	waiting.For(r.t, patience, where+": "+query, func() (yes bool) {
+	waiting.For(r.t, waitTimeout, where+": "+query, func() (yes bool) {
 		if err := conn.QueryRow(ctx, query).Scan(&yes); err != nil {
 			r.t.Fatalf("%s: %v, waiting for %s", where, err, query)
 		}
@@ -316,7 +315,7 @@ func (r *reader) until(where, query string) {
 	})
 }
 
-// sql runs a block as psql does and prints what psql prints.
+// sql runs a block and prints its result like psql.
 func (r *reader) sql(role, text string) (string, error) {
 	ctx := r.t.Context()
 	conn, err := pgx.Connect(ctx, r.database)
@@ -407,7 +406,7 @@ var (
 	gap    = regexp.MustCompile(`[ -]+`)
 )
 
-// masked leaves out of an output what differs from run to run.
+// masked replaces the parts of an output that differ from run to run.
 func masked(s string) string {
 	s = moment.ReplaceAllString(s, "TIME")
 	s = span.ReplaceAllString(s, "SPAN")

@@ -6,8 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/hms-mkt/lockstep/internal/config"
@@ -15,23 +13,15 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// hangups returns a channel that gets SIGHUP. Until stop is called the signal
-// does not end the process.
-func hangups() (signals chan os.Signal, stop func()) {
-	signals = make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGHUP)
-	return signals, func() { signal.Stop(signals) }
-}
-
-// reloader takes the configuration file over again while a relay runs.
+// reloader reads the configuration file again while a relay runs.
 type reloader struct {
 	app     *app
 	relay   *relay.Relay
 	metrics *telemetry.Metrics
 	log     *slog.Logger
-	started *config.File // what the process was started with
+	started *config.File // with which the process started
 	url     string
-	current *config.File // what was taken over last
+	current *config.File // the last one that was taken over
 }
 
 // loop reloads at each signal until ctx ends.
@@ -52,16 +42,14 @@ func (r *reloader) reload(ctx context.Context) {
 	r.metrics.Reloaded(err == nil)
 	if err != nil {
 		if problems, ok := errors.AsType[config.Problems](err); ok {
-			for _, p := range problems {
-				r.log.ErrorContext(ctx, "configuration is wrong", "file", p.File, "line", p.Line, "column", p.Column, "path", p.Path, "error", p.Text)
-			}
+			logProblems(ctx, r.log, problems)
 			err = errors.New(plural(len(problems), "problem"))
 		}
 		r.log.ErrorContext(ctx, "configuration not reloaded, nothing has changed", "file", name, "error", err)
 		return
 	}
 	replaced := r.current.Syncs
-	time.AfterFunc(r.started.Relay.Lease, func() { // attempts under way with them have ended by then
+	time.AfterFunc(r.started.Relay.Lease, func() { // by then, no attempt uses them any more
 		for _, s := range replaced {
 			if c, ok := s.Adapter.(io.Closer); ok {
 				_ = c.Close()
@@ -75,8 +63,8 @@ func (r *reloader) reload(ctx context.Context) {
 	r.log.InfoContext(ctx, "configuration reloaded", "file", name, "not_taken_over", len(left))
 }
 
-// read reads and checks the file and gives it to the relay. It returns the
-// changes that were left out.
+// read reads and checks the file and gives it to the relay. left names the
+// changes that do not take effect.
 func (r *reloader) read() (next *config.File, left []string, err error) {
 	if next, err = r.app.load(); err != nil {
 		return nil, nil, err

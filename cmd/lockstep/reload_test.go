@@ -30,18 +30,18 @@ syncs:
     limits: {concurrency: %[5]d}
 `
 
-// request is what a court got.
+// request is a request that a court got.
 type request struct{ id, path, token, body string }
 
-// of tells whose request it is: that of one configuration, in all its parts.
+// of names the configuration that all parts of the request come from.
 func (r request) of(version string) bool {
 	return r.path == "/"+version && r.token == "Bearer token-of-"+version && strings.Contains(r.body, version+"_reference")
 }
 
 // SIGHUP under load, with a good file and with a broken one. Nothing is lost or
-// sent twice, what is under way ends as it began, and what was rendered before
-// keeps its bytes.
-func TestSIGHUPReloads(t *testing.T) {
+// sent twice. Requests under way end with the configuration with which they
+// began, and bodies that were mapped before keep their bytes.
+func TestSIGHUPReloadsTheConfiguration(t *testing.T) {
 	w := newWorld(t)
 	var mu sync.Mutex
 	var got []request
@@ -178,7 +178,7 @@ INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, 
 	}
 }
 
-// A supervisor signals the process and its group: two signals at once are one.
+// A supervisor signals the process and its group, so two signals at once count as one.
 func TestTwoSignalsAtOnceAreOne(t *testing.T) {
 	w := newWorld(t)
 	underWay, release := make(chan struct{}), make(chan struct{})

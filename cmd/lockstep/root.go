@@ -14,8 +14,8 @@ import (
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
-// app is what the commands share: the surroundings of the process and the
-// global flags.
+// app is what the commands share: the environment of the process and the global
+// flags.
 type app struct {
 	env            func(string) (string, bool)
 	stdin          io.Reader
@@ -32,14 +32,10 @@ type app struct {
 }
 
 // run executes one command line and returns the exit code.
-func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) int {
-	return (&app{env: env, stdin: stdin, stdout: stdout, stderr: stderr}).run(ctx, args)
-}
-
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	if i := slices.Index(args, "--log-format"); slices.Contains(args, "--log-format="+formatJSON) || i >= 0 && i+1 < len(args) && args[i+1] == formatJSON {
-		a.logFormat = formatJSON // also for mistakes before the flags are read
+		a.logFormat = formatJSON // also for mistakes before cobra has read the flags
 	}
 	root.SetArgs(args)
 	root.SetIn(a.stdin)
@@ -59,8 +55,8 @@ func (a *app) root() *cobra.Command {
 		Use:   "lockstep",
 		Short: "Keeps external calendars in lock-step with your own database",
 		Long: `Lockstep keeps the calendars of courts and clinics in lock-step with your own
-PostgreSQL database: it sends each event of the transactional outbox to the
-external systems that are configured for it, in order per key, at least once,
+PostgreSQL database. It sends each event of the transactional outbox to the
+external systems that are configured for it, in order per key and at least once,
 and keeps a log of every attempt.
 
 Exit codes: 0 ok · 1 failed · 2 usage or configuration · 3 a check found
@@ -68,8 +64,8 @@ something · 4 stopped before drained`,
 		Example: `  lockstep migrate up          # create the schema
   lockstep config check        # is lockstep.yaml valid?
   lockstep run                 # relay until stopped
-  lockstep status              # how do the syncs stand?
-  lockstep explain EVENT       # what became of an event, and why`,
+  lockstep status              # state of each sync
+  lockstep explain EVENT       # what happened to an event, and why`,
 		Version:       thisBuild().Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -79,10 +75,10 @@ something · 4 stopped before drained`,
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.configPath, "config", "", "configuration `FILE` [$LOCKSTEP_CONFIG, or lockstep.yaml if it exists]")
-	flags.StringVar(&a.databaseURL, "database-url", "", "PostgreSQL `URL`; goes before database.url of the file [$DATABASE_URL]")
+	flags.StringVar(&a.databaseURL, "database-url", "", "PostgreSQL `URL`; overrides database.url of the file [$DATABASE_URL]")
 	flags.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of data: table, json or jsonl")
 	flags.StringVar(&a.logFormat, "log-format", "text", "`FORMAT` of logs: text or json")
-	flags.StringVar(&a.logLevel, "log-level", "info", "least `LEVEL` that is logged: debug, info, warn or error")
+	flags.StringVar(&a.logLevel, "log-level", "info", "lowest `LEVEL` to log: debug, info, warn or error")
 
 	root.AddGroup(
 		&cobra.Group{ID: "relay", Title: "Relay:"},
@@ -103,7 +99,7 @@ something · 4 stopped before drained`,
 	return root
 }
 
-// mark wraps what commands run, so that their errors can be told from cobra's.
+// mark wraps the errors of commands, to tell them from cobra's.
 func mark(c *cobra.Command) {
 	if do := c.RunE; do != nil {
 		c.RunE = func(cmd *cobra.Command, args []string) error {
@@ -118,8 +114,8 @@ func mark(c *cobra.Command) {
 	}
 }
 
-// group makes a command that only holds others. Cobra would answer a mistyped
-// one with the help text and success.
+// group makes a command that only holds others. For a mistyped one, cobra would
+// print the help and exit with 0.
 func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	c.AddCommand(commands...)
 	c.SuggestionsMinimumDistance = 2
@@ -157,11 +153,11 @@ func (a *app) readGlobals() error {
 	return nil
 }
 
-// formatJSON is the --log-format of machines.
+// formatJSON is the --log-format for programs.
 const formatJSON = "json"
 
-// jsonLog writes durations as texts with a unit. By itself the handler writes
-// numbers of nanoseconds.
+// jsonLog writes durations as texts with a unit. The handler alone would write
+// nanoseconds.
 func jsonLog(w io.Writer, level slog.Level) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, at slog.Attr) slog.Attr {
 		if at.Value.Kind() == slog.KindDuration {

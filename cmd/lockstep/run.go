@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -24,28 +25,29 @@ func (a *app) runCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "run",
 		Short: "Relay events until stopped",
-		Long: `Relay events until stopped. Several relays may run on one database; they share
-the work. A database that is not there yet is waited for.
+		Long: `Relay events until stopped. Several relays may run on one database and share
+the work. The relay waits for a database that does not answer yet.
 
-SIGINT or SIGTERM stops: nothing more is claimed, deliveries under way get
-relay.drain to finish. Exits with 4 if that was not enough, and at once at a
-second signal that comes more than a second later. Exits with 1 when a
-migration leaves this program behind, and at the start when the database does
-not exist or refuses the login.
+SIGINT or SIGTERM stops the relay: it claims nothing more, and deliveries under
+way have relay.drain to finish. If that is not enough, it exits with 4. A second
+signal more than a second later ends it at once, also with 4. It exits with 1
+when a migration makes the schema too new for this program, or when at the start
+the database does not exist or refuses the login.
 
-SIGHUP reads the configuration again. If it is wrong, the log says what and
-where, and nothing changes. Otherwise conditions, mappings, adapters with their
-credentials and routes, retry and limits take effect with the next delivery.
-The log names what needs a restart or lockstep sync apply.
+SIGHUP reads the configuration again. If it is wrong, the log says what is wrong
+and where, and nothing changes. Otherwise conditions, mappings, adapters with
+their credentials and routes, retry and limits take effect with the next
+delivery. The log names changes that need a restart or lockstep sync apply.
 
-Health (/livez, /readyz) and metrics (/metrics) are served at listen; an empty
-listen turns them off. The login needs the role outbox_relay.`,
+The relay serves health (/livez, /readyz) and metrics (/metrics) at listen. An
+empty listen turns them off. The login needs the role outbox_relay.`,
 		Example: `  lockstep run
   lockstep run --config court.yaml --log-format json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			signals, stop := hangups()
-			defer stop()
+			signals := make(chan os.Signal, 1)
+			signal.Notify(signals, syscall.SIGHUP) // which would end the process otherwise
+			defer signal.Stop(signals)
 			f, err := a.load()
 			if err != nil {
 				return err
@@ -59,9 +61,9 @@ listen turns them off. The login needs the role outbox_relay.`,
 	}
 }
 
-// calmCollector lets twice as much garbage gather, unless GOGC says otherwise: a
-// relay keeps a few megabytes, for which the collector would run some fifty
-// times a second. It costs about 6 MiB and saves some 7 % of the relay's CPU.
+// calmCollector lets twice as much garbage gather, unless GOGC says otherwise. For
+// the few megabytes of a relay, the collector would run some fifty times a
+// second. This costs about 6 MiB and saves some 7 % of the relay's CPU.
 func calmCollector() {
 	const ordinary, calm = 100, 200
 	if before := debug.SetGCPercent(calm); before != ordinary {
@@ -69,7 +71,7 @@ func calmCollector() {
 	}
 }
 
-// relay runs a relay and what shows how it does.
+// relay runs a relay with its health and metrics.
 func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-chan os.Signal) error {
 	calmCollector()
 	name := f.Relay.Name
@@ -77,7 +79,7 @@ func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-c
 		name = relayName()
 	}
 	log := a.log.With("relay", name)
-	// Not ctx: the store outlasts the stop, which records what was under way.
+	// Not ctx: after the stop, the store still records the deliveries under way.
 	store, err := outbox.Open(context.WithoutCancel(ctx), url, outbox.Options{MaxConnections: f.Database.MaxConnections, Name: name})
 	if err != nil {
 		return usagef("the database URL cannot be used: want postgres://user@host:5432/database, or keywords such as host=… dbname=…")
@@ -105,7 +107,7 @@ func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-c
 		server := telemetry.Serve(l, metrics.Handler(r.Ready), log)
 		defer func() {
 			if err := server.Close(); err != nil {
-				log.WarnContext(ctx, "health and metrics", "error", err)
+				log.WarnContext(ctx, "health and metrics did not stop cleanly", "error", err)
 			}
 		}()
 		log.InfoContext(ctx, "serving health and metrics", "address", l.Addr().String())
@@ -119,15 +121,15 @@ func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-c
 	err = r.Run(ctx)
 	switch sqlState(err) {
 	case insufficientPrivilege:
-		return fmt.Errorf("this login may not relay: %w; grant it the role %s", err, roleRelay)
+		return fmt.Errorf("this login may not relay: %w; an administrator must grant it the role %s", err, roleRelay)
 	case "3D000", "28P01", "28000": // no such database, wrong password, login refused
 		return fmt.Errorf("%w; check --database-url, DATABASE_URL or database.url", err)
 	}
 	return err
 }
 
-// listen binds the address before anything is sent: two relays that were
-// started by mistake with one configuration shall say so.
+// listen binds the address before the relay sends anything, so that a second
+// relay started by mistake with the same configuration fails first.
 func listen(ctx context.Context, address string) (net.Listener, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {

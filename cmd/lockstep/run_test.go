@@ -87,7 +87,7 @@ func (w *world) environ() (all []string) {
 // says waits for a message in the log.
 func (p *process) says(t *testing.T, message string) map[string]any {
 	t.Helper()
-	began, timeout := time.Now(), time.After(patience)
+	began, timeout := time.Now(), time.After(waitTimeout)
 	for {
 		select {
 		case line, ok := <-p.events:
@@ -98,7 +98,7 @@ func (p *process) says(t *testing.T, message string) map[string]any {
 				return line
 			}
 		case <-timeout:
-			t.Fatalf("has not said %q for %s", message, patience)
+			t.Fatalf("has not said %q for %s", message, waitTimeout)
 		}
 	}
 }
@@ -138,7 +138,7 @@ func get(t *testing.T, url string) (int, string) {
 func TestRunRelaysAndDrainsAtSIGTERM(t *testing.T) {
 	w := newWorld(t)
 	superuser := w.env["DATABASE_URL"]
-	w.env["DATABASE_URL"] = pgtest.AsRole(t, superuser, roleRelay) // what the manual says is enough
+	w.env["DATABASE_URL"] = pgtest.AsRole(t, superuser, roleRelay) // the manual says that this role is enough
 	underWay, release := make(chan struct{}), make(chan struct{})
 	w.court.answers(func(_ *http.Request, body string) int {
 		if strings.Contains(body, `"slow"`) {

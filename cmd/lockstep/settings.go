@@ -11,8 +11,8 @@ import (
 // defaultFile is read when it exists and no other file is named.
 const defaultFile = "lockstep.yaml"
 
-// file returns the name of the configuration file and whether somebody named
-// it; "" if there is none.
+// file returns the name of the configuration file, "" if there is none, and
+// whether the user named it.
 func (a *app) file() (name string, named bool) {
 	if a.configPath != "" {
 		return a.configPath, true
@@ -39,7 +39,7 @@ func (a *app) load() (*config.File, error) {
 	return f, nil
 }
 
-// lookup lets --database-url stand in for the variable that files name.
+// lookup returns a variable for the configuration file. --database-url replaces DATABASE_URL.
 func (a *app) lookup(name string) (string, bool) {
 	if name == "DATABASE_URL" && a.databaseURL != "" {
 		return a.databaseURL, true
@@ -47,7 +47,7 @@ func (a *app) lookup(name string) (string, bool) {
 	return a.env(name)
 }
 
-// given returns the database's URL by flag or environment, "" if neither names it.
+// given returns the database's URL from the flag or the environment, "" if neither has it.
 func (a *app) given() string {
 	if a.databaseURL != "" {
 		return a.databaseURL
@@ -55,9 +55,9 @@ func (a *app) given() string {
 	return a.getenv("DATABASE_URL")
 }
 
-// url returns the database's URL: by flag, by environment, or by the file,
-// which is read only if it is needed, since it may want secrets that an
-// operator's machine has not got. f is the file where it is read already.
+// url returns the database's URL from the flag, the environment or the file. It
+// reads the file only if it must, because the file may refer to secrets that an
+// operator's machine does not have. f is the file if it is read already.
 func (a *app) url(f *config.File) (string, error) {
 	if url := a.given(); url != "" {
 		return url, nil

@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// sameSignal is how long a second signal counts as the first one: a supervisor
+// sameSignal is how long a second signal counts as the first one. A supervisor
 // that signals the process and its group sends it twice.
 const sameSignal = time.Second
 
-// stopSignals returns a context that the first SIGINT or SIGTERM ends. One that
-// comes more than a second later calls atOnce.
+// stopSignals returns a context that ends with the first SIGINT or SIGTERM. A
+// signal more than a second later calls atOnce.
 func stopSignals(ctx context.Context, atOnce func()) context.Context {
 	ctx, cancel := context.WithCancel(ctx)
 	signals := make(chan os.Signal, 2)

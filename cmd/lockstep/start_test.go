@@ -15,8 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// A mistake in the database's name or the login ends the start: no waiting
-// mends it. The message says what is wrong, without the password.
+// A mistake in the database's name or the login ends the start, because waiting
+// does not repair it. The message says what is wrong, without the password.
 func TestRunEndsWhenTheDatabaseOrTheLoginIsWrong(t *testing.T) {
 	w := newWorld(t)
 	there, err := url.Parse(w.env["DATABASE_URL"])
@@ -51,7 +51,7 @@ func TestRunEndsWhenTheDatabaseOrTheLoginIsWrong(t *testing.T) {
 	}
 }
 
-// A server that starts up, or is full, is waited for.
+// The relay waits for a server that starts up or is full.
 func TestRunWaitsForAServerThatStarts(t *testing.T) {
 	w := newWorld(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

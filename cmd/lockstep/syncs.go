@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,19 +14,18 @@ import (
 	"github.com/hms-mkt/lockstep/internal/config"
 	"github.com/hms-mkt/lockstep/internal/console"
 	"github.com/hms-mkt/lockstep/outbox"
-	"github.com/hms-mkt/lockstep/relay"
 )
 
 func (a *app) syncCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "sync",
-		Short: "Compare the syncs of the file with the database, and change the latter",
+		Short: "Compare the syncs of the file with the database, and update the database",
 	}, a.syncListCommand(), a.syncApplyCommand())
 }
 
 // optionalFile reads the configuration for a command that only compares with
-// it. A file that somebody named must be valid; without a valid one lying
-// around the command does without.
+// it. A file that the user named must be valid. Without one, the command also
+// works if the default file is not valid or does not exist.
 func (a *app) optionalFile() (*config.File, error) {
 	name, named := a.file()
 	if name == "" {
@@ -38,19 +39,7 @@ func (a *app) optionalFile() (*config.File, error) {
 	return f, err
 }
 
-// registrations are the syncs of the file by name.
-func registrations(f *config.File) map[string]outbox.Registration {
-	byName := map[string]outbox.Registration{}
-	if f == nil {
-		return byName
-	}
-	for _, r := range f.RelayConfig().Registrations() {
-		byName[r.Name] = r
-	}
-	return byName
-}
-
-// compare says how the file stands to the database's row, "" if they agree.
+// compare says how the file differs from the database's row, "" if they agree.
 func compare(wanted outbox.Registration, inFile bool, row outbox.Registered, inDatabase bool) string {
 	switch {
 	case !inDatabase:
@@ -59,7 +48,7 @@ func compare(wanted outbox.Registration, inFile bool, row outbox.Registered, inD
 		return "retired"
 	case !inFile:
 		return "orphaned: not in the file"
-	case wanted.Name == "" || row.Matches(wanted):
+	case row.Matches(wanted):
 		return ""
 	}
 	var differs []string
@@ -91,6 +80,8 @@ type syncRow struct {
 	Note        string   `json:"note,omitempty"`
 }
 
+func (syncRow) Header() []string { return []string{"NAME", "EVENTS", "ON FAILED", "NOTIFY", "NOTE"} }
+
 func (s syncRow) Cells() []string {
 	note := s.Note
 	if s.Backfilling {
@@ -99,45 +90,43 @@ func (s syncRow) Cells() []string {
 	return []string{s.Name, strings.Join(s.Events, ","), s.OnFailed, fmt.Sprint(s.Notify), note}
 }
 
+// listSyncs joins the syncs of the database with those of the file, which may be nil.
 func listSyncs(f *config.File, known map[string]outbox.Registered) []syncRow {
-	wanted := registrations(f)
-	names := slices.Sorted(maps.Keys(known))
-	for name := range wanted {
-		if _, ok := known[name]; !ok {
-			names = append(names, name)
+	wanted := map[string]outbox.Registration{}
+	rows := map[string]syncRow{}
+	if f != nil {
+		for _, w := range f.RelayConfig().Registrations() {
+			wanted[w.Name] = w
+			rows[w.Name] = syncRow{
+				Name: w.Name, Events: w.Patterns, OnFailed: w.OnFailed, Notify: w.Notify,
+				InFile: new(true), Note: compare(w, true, outbox.Registered{}, false),
+			}
 		}
 	}
-	slices.Sort(names)
-	var rows []syncRow
-	for _, name := range names {
-		row, registered := known[name]
-		w, inFile := wanted[name]
+	for name, row := range known {
 		s := syncRow{
 			Name: name, Events: row.Patterns, OnFailed: row.OnFailed, Notify: row.Notify,
-			Retired: row.Retired, Backfilling: row.Backfilling, Registered: registered,
+			Retired: row.Retired, Backfilling: row.Backfilling, Registered: true,
 		}
-		if !registered {
-			s.Events, s.OnFailed, s.Notify = w.Patterns, w.OnFailed, w.Notify
-		}
+		w, inFile := wanted[name]
 		if f != nil {
-			s.InFile = &inFile
-		}
-		s.Note = compare(w, inFile || f == nil, row, registered)
-		if f == nil && row.Retired {
+			s.InFile, s.Note = &inFile, compare(w, inFile, row, true)
+		} else if row.Retired {
 			s.Note = "retired"
 		}
-		rows = append(rows, s)
+		rows[name] = s
 	}
-	return rows
+	return slices.SortedFunc(maps.Values(rows), func(a, b syncRow) int { return strings.Compare(a.Name, b.Name) })
 }
 
 func (a *app) syncListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the syncs of the database and how the file differs",
-		Long: `List the syncs that are registered in the database, which is what relays obey,
-and how the configuration file differs: a sync of the database that is not in
-the file is orphaned, one of the file may not be registered yet, or differ.`,
+		Long: `List the syncs that are registered in the database, and how the configuration
+file differs. Relays obey the database. A sync of the database that is not in
+the file is orphaned. A sync of the file may differ from the database, or not be
+registered yet. The login needs the role outbox_auditor.`,
 		Example: `  lockstep sync list`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -145,17 +134,13 @@ the file is orphaned, one of the file may not be registered yet, or differ.`,
 			if err != nil {
 				return err
 			}
-			db, err := a.connect(cmd.Context(), f, "sync list", roleAuditor)
-			if err != nil {
-				return err
-			}
-			defer db.close()
-			known, err := db.store.Syncs(cmd.Context())
-			if err != nil {
-				return db.explain(err)
-			}
-			p := console.NewPrinter[syncRow](a.stdout, a.format, "NAME", "EVENTS", "ON FAILED", "NOTIFY", "NOTE")
-			return errors.Join(p.Print(listSyncs(f, known)...), p.Close())
+			return a.with(cmd, f, roleAuditor, func(ctx context.Context, db *database) error {
+				known, err := db.store.Syncs(ctx)
+				if err != nil {
+					return err
+				}
+				return console.Rows(a.stdout, a.format, listSyncs(f, known)...)
+			})
 		},
 	}
 }
@@ -168,30 +153,33 @@ type applied struct {
 	Note    string `json:"note"`
 }
 
+func (applied) Header() []string  { return []string{"NAME", "WHAT"} }
 func (r applied) Cells() []string { return []string{r.Name, r.Note} }
 
 func (a *app) syncApplyCommand() *cobra.Command {
 	var (
 		from   string
 		dryRun bool
-		w      who
+		o      operator
 	)
 	c := &cobra.Command{
 		Use:   "apply [NAME…]",
-		Short: "Make the database's syncs say what the file says",
-		Long: `Make the database's syncs say what the file says, all of them or those named.
-Changed event types hold for events from then on. While transactions are open
-that began before, events of added types wait; the sync's other events go on,
-and status says what is waited for. With --from, retained events that match and
-were not sent yet are added too; running relays do that, and hold the sync
-meanwhile. A retired sync lives again. Every change of a sync is a row of the
-delivery log, sync_changed.
+		Short: "Update the database's syncs from the file",
+		Long: `Update the database's syncs from the file: all of them, or those named. Changed
+event types hold for events from then on. Events of added types wait until the
+transactions have ended that began before the change. The other events of the
+sync are sent meanwhile, and lockstep status says what the added ones wait for.
 
-Where on_failed becomes supersede, running relays close failed deliveries with a
-newer event of their key that the sync's "when" matches.
+With --from, the sync also gets retained events that match and were not sent
+yet. Running relays add them, and the sync is on hold meanwhile. A retired sync
+gets events again. Each change of a sync is a row sync_changed of the delivery
+log.
 
-The file's own "from" counts only for a sync that is new to the database.
-The login needs the role outbox_relay.`,
+When on_failed becomes supersede, running relays close each failed delivery
+whose key has a newer event that the sync's "when" matches.
+
+The file's own "from" counts only for a sync that is new to the database. The
+login needs the role outbox_relay.`,
 		Example: `  lockstep sync apply --dry-run
   lockstep sync apply CourtCalendarSync --from 2027-01-31T00:00:00Z`,
 		RunE: func(cmd *cobra.Command, names []string) error {
@@ -203,44 +191,42 @@ The login needs the role outbox_relay.`,
 			if err != nil {
 				return err
 			}
-			db, err := a.connect(cmd.Context(), f, "sync apply", roleRelay)
-			if err != nil {
+			if err := o.check(a, false); err != nil {
 				return err
 			}
-			defer db.close()
-			known, err := db.store.Syncs(cmd.Context())
-			if err != nil {
-				return db.explain(err)
-			}
-			p := console.NewPrinter[applied](a.stdout, a.format, "NAME", "WHAT")
-			for _, r := range regs {
-				row, registered := known[r.Name]
-				r.Actor = w.onBehalf(a)
-				if registered {
-					r.From = from
-				} else if from != "" {
-					r.From = from
-				}
-				result := applied{Name: r.Name, DryRun: dryRun, Note: compare(r, true, row, registered)}
-				result.Changed = result.Note != "" || r.From != ""
-				if !dryRun {
-					if result.Changed, err = db.store.Apply(cmd.Context(), r); err != nil {
-						return errors.Join(p.Close(), db.explain(err))
-					}
-				} else if !registered && r.From == "" && len(known) > 0 {
-					return fmt.Errorf("sync %q is new to this database and %w", r.Name, outbox.ErrNeedsFrom)
-				}
-				result.Note = appliedNote(result, r)
-				if err := p.Print(result); err != nil {
+			return a.with(cmd, f, roleRelay, func(ctx context.Context, db *database) error {
+				known, err := db.store.Syncs(ctx)
+				if err != nil {
 					return err
 				}
-			}
-			return p.Close()
+				p := console.NewPrinter[applied](a.stdout, a.format)
+				for _, r := range regs {
+					row, registered := known[r.Name]
+					if registered || from != "" {
+						r.From = from
+					}
+					r.Actor = o.name
+					result := applied{Name: r.Name, DryRun: dryRun, Note: compare(r, true, row, registered)}
+					result.Changed = result.Note != "" || r.From != ""
+					if !dryRun {
+						if result.Changed, err = db.store.Apply(ctx, r); err != nil {
+							return errors.Join(p.Close(), err)
+						}
+					} else if !registered && r.From == "" && len(known) > 0 {
+						return fmt.Errorf("sync %q is new to this database and %w", r.Name, outbox.ErrNeedsFrom)
+					}
+					result.Note = appliedNote(result, r)
+					if err := p.Print(result); err != nil {
+						return err
+					}
+				}
+				return p.Close()
+			})
 		},
 	}
 	c.Flags().StringVar(&from, "from", "", "also add retained events: `WHEN` is beginning, now or an RFC 3339 time; needs NAMEs")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what would change, change nothing")
-	w.actorFlag(c)
+	o.flags(c, "")
 	return c
 }
 
@@ -263,58 +249,41 @@ func appliedNote(a applied, r outbox.Registration) string {
 
 // chosen returns the registrations of names, all if there are none.
 func chosen(f *config.File, names []string, from string) ([]outbox.Registration, error) {
-	if err := validFrom(from, names); err != nil {
-		return nil, err
+	if from != "" {
+		var i instant
+		if from != "beginning" && from != "now" && (i.Set(from) != nil || i.at == nil) {
+			return nil, usagef("--from %q: want beginning, now or a time such as 2027-01-31T00:00:00Z", from)
+		}
+		if len(names) == 0 {
+			return nil, usagef("--from adds events that relays may send at once: name the syncs that are to get them")
+		}
 	}
 	all := f.RelayConfig().Registrations()
 	if len(all) == 0 {
-		return nil, usagef("the configuration has no syncs")
+		return nil, usagef("the configuration has no syncs: add one under syncs")
 	}
 	if len(names) == 0 {
 		return all, nil
 	}
 	var some []outbox.Registration
 	for _, name := range names {
-		i := slices.IndexFunc(all, func(r outbox.Registration) bool { return r.Name == name })
-		if i < 0 {
-			return nil, usagef("sync %q is not in the configuration; it has %s", name, syncNames(f))
+		i, err := findSync(f, name)
+		if err != nil {
+			return nil, err
 		}
 		some = append(some, all[i])
 	}
 	return some, nil
 }
 
-func validFrom(from string, names []string) error {
-	if from == "" {
-		return nil
-	}
-	var i instant
-	if from != "beginning" && from != "now" && (i.Set(from) != nil || i.at.IsZero()) {
-		return usagef("--from %q: want beginning, now or a time such as 2027-01-31T00:00:00Z", from)
-	}
-	if len(names) == 0 {
-		return usagef("--from adds events that may be sent at once: name the syncs that are meant")
-	}
-	return nil
-}
-
-func syncNames(f *config.File) string {
+// findSync returns the place of a sync in the file.
+func findSync(f *config.File, name string) (int, error) {
 	var names []string
-	for _, s := range f.Syncs {
-		names = append(names, s.Name)
-	}
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, ", ")
-}
-
-// findSync returns a sync of the file.
-func findSync(f *config.File, name string) (config.Sync, relay.Sync, error) {
 	for i, s := range f.Syncs {
 		if s.Name == name {
-			return s, f.RelayConfig().Syncs[i], nil
+			return i, nil
 		}
+		names = append(names, s.Name)
 	}
-	return config.Sync{}, relay.Sync{}, usagef("sync %q is not in the configuration; it has %s", name, syncNames(f))
+	return 0, usagef("sync %q is not in the configuration; it has %s", name, cmp.Or(strings.Join(names, ", "), "none"))
 }

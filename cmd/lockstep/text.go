@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,7 +17,7 @@ func clock(t *time.Time) string {
 	return t.UTC().Format("2006-01-02T15:04:05Z")
 }
 
-// age writes a duration with two figures that matter: 3d4h, 5m2s, 0.4s.
+// age writes a duration with its two largest units: 3d4h, 5m2s, 0.4s.
 func age(d time.Duration) string {
 	const day = 24 * time.Hour
 	switch {
@@ -43,70 +44,57 @@ func (d *duration) String() string {
 }
 
 func (d *duration) Set(s string) error {
-	v, err := parseDuration(s)
-	*d = duration(v)
-	return err
-}
-func (*duration) Type() string { return "duration" }
-
-func parseDuration(s string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(s, "d"); ok {
-		var n int
-		if _, err := fmt.Sscanf(days, "%d", &n); err == nil && n >= 0 && n < 100_000 && fmt.Sprint(n) == days {
-			return time.Duration(n) * 24 * time.Hour, nil
+		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
+			*d = duration(time.Duration(n) * 24 * time.Hour)
+			return nil
 		}
 	}
 	v, err := time.ParseDuration(s)
 	if err != nil || v < 0 {
-		return 0, fmt.Errorf("want a duration such as 90s, 24h or 7d")
+		return fmt.Errorf("want a duration such as 90s, 24h or 7d")
 	}
-	return v, nil
+	*d = duration(v)
+	return nil
+}
+func (*duration) Type() string { return "duration" }
+
+// interval is the duration for a statement, nil if it is not set.
+func (d *duration) interval() *string {
+	if *d == 0 {
+		return nil
+	}
+	return new(fmt.Sprintf("%d microseconds", time.Duration(*d).Microseconds()))
 }
 
-// instant is a flag that names a time, by itself or as a duration before now.
-// The database's clock says what now is.
+// instant is a flag that names a time, or a duration before now by the
+// database's clock.
 type instant struct {
-	ago time.Duration
-	at  time.Time
+	at  *time.Time
+	ago duration
 }
 
-func (i *instant) set() bool { return i.ago != 0 || !i.at.IsZero() }
+func (i *instant) set() bool { return i.ago != 0 || i.at != nil }
 
 func (i *instant) String() string {
-	switch {
-	case i.ago != 0:
-		return i.ago.String()
-	case !i.at.IsZero():
+	if i.at != nil {
 		return i.at.Format(time.RFC3339)
 	}
-	return ""
+	return i.ago.String()
 }
 
 func (i *instant) Set(s string) error {
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
-		i.at = t
+		*i = instant{at: &t}
 		return nil
 	}
-	d, err := parseDuration(s)
-	if err != nil || d == 0 {
+	*i = instant{}
+	if err := i.ago.Set(s); err != nil || i.ago == 0 {
 		return fmt.Errorf("want a duration such as 90s, 24h or 7d, or a time such as 2027-01-31T08:00:00Z")
 	}
-	i.ago = d
 	return nil
 }
 func (*instant) Type() string { return "when" }
-
-// before returns the instant for a statement: a time or an age, the other one nil.
-func (i *instant) before() (at *time.Time, ago *string) {
-	switch {
-	case i.ago != 0:
-		text := fmt.Sprintf("%d microseconds", i.ago.Microseconds())
-		return nil, &text
-	case !i.at.IsZero():
-		return &i.at, nil
-	}
-	return nil, nil
-}
 
 // eventID checks the id of an event.
 func eventID(s string) error {

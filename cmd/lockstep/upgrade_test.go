@@ -14,8 +14,8 @@ import (
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
-// nextRelease builds lockstep as the next release will be: made for schema 2,
-// which has one migration more, a column that its predecessor does not know.
+// nextRelease builds lockstep like a next release: made for schema 2, which has
+// one more migration that adds a column.
 func nextRelease(t *testing.T) string {
 	t.Helper()
 	root, err := filepath.Abs(filepath.Join("..", ".."))
@@ -49,7 +49,7 @@ ALTER TABLE outbox.event DROP COLUMN note;
 	return program(t, "-overlay", filepath.Join(dir, "overlay.json"))
 }
 
-// named gives the relays that are spawned from now on a name.
+// named sets the name of relays that are spawned later.
 func (w *world) named(relay string) {
 	w.t.Helper()
 	w.configure(strings.ReplaceAll(fmt.Sprintf(courtYAML, w.court.URL), "name: relay-1", "name: "+relay))
@@ -64,7 +64,7 @@ func TestRollingUpgrade(t *testing.T) {
 	w.named("newer")
 	w.execute(newer, "run").wants(t, exitFailed, "it is version 1, this program needs 2; run: lockstep migrate up")
 
-	// First the schema, under the relay that runs, then a relay of the next release beside it.
+	// First the schema, while a relay runs, then a second relay of the next release.
 	w.execute(newer, "migrate", "up").wants(t, 0, "schema outbox is at version 2")
 	w.execute(newer, "migrate", "status").wants(t, 0, "00002_note.sql", "at version 2 and serves programs made for version 1 and newer; this one is made for 2")
 	w.execute(older, "migrate", "up").wants(t, 0, "schema outbox is at version 2") // there is nothing to do for it
@@ -83,7 +83,7 @@ func TestRollingUpgrade(t *testing.T) {
 		w.eventually(nothingOpen)
 	}
 
-	// A later migration ends the service for the older: it goes by itself, the newer stays.
+	// After a later migration, the older relay ends by itself and the newer one stays.
 	w.serves(2)
 	old.says(t, "schema has changed under this relay")
 	const left = "it is version 2, which serves programs made for version 2 and newer, and this one is made for 1; install a newer lockstep"
@@ -104,7 +104,7 @@ func TestRollingUpgrade(t *testing.T) {
 	successor.exits(t, 0)
 }
 
-// serves lets the schema serve programs of a version and newer, as a migration does.
+// serves sets the oldest version that the schema serves, like a migration.
 func (w *world) serves(oldest int) {
 	w.t.Helper()
 	_, err := w.conn.Exec(w.t.Context(), fmt.Sprintf(`CREATE OR REPLACE FUNCTION outbox.oldest_relay() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT %d::bigint'`, oldest))
@@ -132,8 +132,8 @@ func TestMigrateSaysWhoIsInTheWay(t *testing.T) {
 	p.exits(t, 0)
 }
 
-// Of several hosts, commands that write take the one that accepts writes, though
-// the first is good enough for others.
+// If the URL has several hosts, commands that write take the one that accepts
+// writes. Others take the first one.
 func TestCommandsThatWriteFindThePrimary(t *testing.T) {
 	primary, err := url.Parse(pgtest.Empty(t))
 	if err != nil {
@@ -173,5 +173,5 @@ ALTER DATABASE %s SET default_transaction_read_only = on`, login, password, pgx.
 	s.run("status").wants(t, exitFailed, `relation "outbox.status" does not exist`) // asked of the other, which has no schema
 	hosts.Host = fmt.Sprintf("%s:%d", standby.Host, standby.Port)
 	s.env["DATABASE_URL"] = hosts.String()
-	s.run("migrate", "up").wants(t, exitFailed, "no host given for database", "accepts writes", "name the primary too")
+	s.run("migrate", "up").wants(t, exitFailed, "no host in the URL accepts writes to database", "accepts writes", "add the primary to the URL")
 }

@@ -39,7 +39,7 @@ func TestHelpOfEveryCommand(t *testing.T) {
 	golden(t, "help.golden", text.String())
 }
 
-// Examples are typed as they stand: each must be understood by its command.
+// People copy the examples, so each command must understand its own.
 func TestExamplesParse(t *testing.T) {
 	var visit func(c *cobra.Command)
 	visit = func(c *cobra.Command) {
@@ -141,13 +141,13 @@ func TestGroupsShowTheirHelp(t *testing.T) {
 	}
 }
 
-func TestCompletion(t *testing.T) {
+func TestCompletionKnowsOutcomes(t *testing.T) {
 	s := &shell{t: t}
 	s.run("completion", "bash").wants(t, 0, "bash completion")
 	s.run("__complete", "log", "--outcome", "").wants(t, 0, "superseded")
 }
 
-func TestVersion(t *testing.T) {
+func TestVersionNamesTheSchema(t *testing.T) {
 	s := &shell{t: t}
 	s.run("version").wants(t, 0, "lockstep ", "schema 1")
 	if b := decode[build](t, s.run("version", "-o", "json")); b.Schema != 1 || b.Go == "" {
@@ -182,14 +182,14 @@ func TestPasswordIsNeverShown(t *testing.T) {
 	}
 }
 
-func TestDatabaseThatIsNotThere(t *testing.T) {
+func TestADatabaseThatRefusesConnectionsIsNamed(t *testing.T) {
 	t.Chdir(t.TempDir())
 	s := &shell{t: t, env: map[string]string{"DATABASE_URL": "postgres://agency@127.0.0.1:1/calendar"}}
 	s.run("status").wants(t, exitFailed, `database "calendar" at 127.0.0.1:1 cannot be reached`, "connection refused", "--database-url")
 }
 
-// A server that accepts and says nothing must not hang an operator.
-func TestDatabaseThatDoesNotAnswer(t *testing.T) {
+// A command must not hang when a server accepts the connection and does not answer.
+func TestADatabaseThatDoesNotAnswerIsGivenUp(t *testing.T) {
 	t.Chdir(t.TempDir())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -200,7 +200,7 @@ func TestDatabaseThatDoesNotAnswer(t *testing.T) {
 	s.run("status").wants(t, exitFailed, "no answer within 5s")
 }
 
-func TestDatabaseWithoutASchema(t *testing.T) {
+func TestADatabaseWithoutASchemaNeedsMigrateUp(t *testing.T) {
 	t.Chdir(t.TempDir())
 	s := &shell{t: t, env: map[string]string{"DATABASE_URL": pgtest.Empty(t)}}
 	for _, line := range []string{"status", "log", "explain 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d", "requeue --all", "pause A --reason x"} {
@@ -208,7 +208,7 @@ func TestDatabaseWithoutASchema(t *testing.T) {
 	}
 }
 
-func TestMigrate(t *testing.T) {
+func TestMigrateUpStatusDownAndSQL(t *testing.T) {
 	t.Chdir(t.TempDir())
 	s := &shell{t: t, env: map[string]string{"DATABASE_URL": pgtest.Empty(t)}}
 	s.run("migrate", "up").wants(t, 0, "schema outbox is at version 1")

@@ -40,7 +40,7 @@ func thisBuild() build {
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
-		Short:   "Print which program this is",
+		Short:   "Print the version of this program",
 		Example: `  lockstep version --output json`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {

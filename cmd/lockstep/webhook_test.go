@@ -26,9 +26,9 @@ syncs:
     retry: {initial: 10ms, max: 50ms}
 `
 
-// A receiver that answers 410 gets no more but probes, and no delivery fails for
-// it; when it is back it gets what waited, as the log says.
-func TestWebhookThatIsGoneHoldsItsSync(t *testing.T) {
+// A receiver that answers 410 gets only probes, and no delivery fails because of
+// it. When it is back, it gets everything that waited.
+func TestAWebhookThatIsGoneHoldsItsSync(t *testing.T) {
 	w := newWorld(t)
 	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	w.env["HOOK_SECRET"] = secret

@@ -1,8 +1,9 @@
-// Command scheduling runs the reference scheduling module: an HTTP API to book,
-// reschedule, cancel and list hearings.
+// Command scheduling serves the reference scheduling module: an HTTP API to
+// book, reschedule, cancel and list hearings.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -10,11 +11,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -22,7 +21,7 @@ import (
 )
 
 const usage = `scheduling is the reference scheduling module: it books, reschedules and cancels
-hearings over HTTP, and writes each change with its outbox event in one transaction.
+hearings over HTTP, and writes each change and its outbox event in one transaction.
 
 Usage: scheduling [flags]
 
@@ -33,11 +32,12 @@ Usage: scheduling [flags]
                                    "courthouse", "courtroom"}
   POST /hearings/{id}/cancel      {"reason": "settled"}
   GET  /hearings                  ?from=&to=&courthouse=&courtroom=&status=&limit=&after=
-  GET  /hearings/{id}             the hearing, and under "court" whether the courts have got it
+  GET  /hearings/{id}             the hearing, and under "court" which courts have got it
   GET  /livez, /readyz
 
-A change takes If-Match: "<version>". The schemas scheduling and outbox must have been migrated.
-There is no authentication: put it behind your own.
+A change may have If-Match: "<version>". The database needs the schemas scheduling and outbox:
+lockstep migrate up, and lockstep migrate up --set scheduling. There is no authentication: put
+the API behind yours.
 
 Flags:
 `
@@ -46,14 +46,8 @@ const environment = `
 Environment:
   DATABASE_URL   PostgreSQL URL (default of --database-url)
 
-Exit: 0 stopped when asked to, 1 failed, 2 wrong usage, 4 stopped before all requests were answered
+Exit: 0 stopped by a signal, 1 failed, 2 wrong usage, 4 stopped before all requests were answered
 `
-
-// drain is how long a stop waits for requests under way. No request takes longer.
-const drain = 12 * time.Second
-
-// errNotDrained means that requests were cut off by the stop.
-var errNotDrained = errors.New("stopped before all requests were answered")
 
 // usageError is a mistake on the command line or in the environment.
 type usageError struct{ error }
@@ -77,19 +71,19 @@ func exitCode(err error, stderr io.Writer) int {
 		return 2
 	}
 	fmt.Fprintf(stderr, "scheduling: %v\n", err)
-	if errors.Is(err, errNotDrained) {
+	if errors.Is(err, scheduling.ErrNotDrained) {
 		return 4
 	}
 	return 1
 }
 
-// run serves until ctx ends and then lets requests under way finish. The base
-// URL goes to stdout once it listens, the log to stderr.
+// run serves until ctx ends. The base URL goes to stdout once it listens, the log
+// to stderr.
 func run(ctx context.Context, args []string, getenv func(string) string, _ io.Reader, stdout, stderr io.Writer) error {
 	fs := flag.NewFlagSet("scheduling", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // errors are reported once, by exitCode
 	listen := fs.String("listen", "127.0.0.1:8080", "`address` to listen on; port 0 picks one")
-	database := fs.String("database-url", "", "PostgreSQL `URL`; better given by the environment, where other users cannot see it")
+	database := fs.String("database-url", "", "PostgreSQL `URL`; other users cannot see it in the environment")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		fmt.Fprint(stdout, usage)
 		fs.SetOutput(stdout)
@@ -102,73 +96,29 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 	if fs.NArg() > 0 {
 		return usageError{fmt.Errorf("unexpected argument %q; everything is a flag", fs.Arg(0))}
 	}
-	pool, err := openPool(ctx, *database, getenv("DATABASE_URL"))
+	pool, err := openPool(ctx, cmp.Or(*database, getenv("DATABASE_URL")))
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	return serve(ctx, *listen, pool, stdout, slog.New(slog.NewTextHandler(stderr, nil)))
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", *listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w; choose another address", err)
+	}
+	fmt.Fprintf(stdout, "http://%s\n", ln.Addr())
+	return scheduling.Serve(ctx, ln, scheduling.New(pool), slog.New(slog.NewTextHandler(stderr, nil)))
 }
 
-// openPool does not wait for the database: /readyz says when it is there.
-func openPool(ctx context.Context, flagURL, envURL string) (*pgxpool.Pool, error) {
-	url := flagURL
-	if url == "" {
-		url = envURL
-	}
+// openPool does not wait for the database. /readyz says when it answers.
+func openPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	if url == "" {
 		return nil, usageError{errors.New("no database: set DATABASE_URL or --database-url")}
 	}
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		// The parser's message may quote the URL, password and all.
+		// The parser's message may quote the URL with its password.
 		return nil, usageError{errors.New("the database URL cannot be read; expected postgres://user:password@host:port/database")}
 	}
 	config.ConnConfig.RuntimeParams["application_name"] = "scheduling"
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("database: %w", err)
-	}
-	return pool, nil
-}
-
-func serve(ctx context.Context, address string, pool *pgxpool.Pool, stdout io.Writer, log *slog.Logger) error {
-	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	if err != nil {
-		return fmt.Errorf("--listen: %w; choose another address", err)
-	}
-	srv := &http.Server{
-		Handler:           scheduling.NewHandler(scheduling.New(pool), log),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       15 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-	}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
-	fmt.Fprintf(stdout, "http://%s\n", ln.Addr())
-	log.InfoContext(ctx, "serving", "address", ln.Addr().String())
-
-	select {
-	case err := <-served:
-		return fmt.Errorf("serve: %w", err)
-	case <-ctx.Done():
-	}
-	log.InfoContext(ctx, "stopping", "drain", drain)
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
-	defer cancel()
-	err = srv.Shutdown(last)
-	if err != nil {
-		_ = srv.Close() // cut off what is left
-	}
-	if failed := <-served; !errors.Is(failed, http.ErrServerClosed) {
-		log.WarnContext(ctx, "server ended early", "error", failed)
-	}
-	if err != nil {
-		return errNotDrained
-	}
-	log.InfoContext(ctx, "stopped")
-	return nil
+	return pgxpool.NewWithConfig(ctx, config)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 	"github.com/hms-mkt/lockstep/internal/waiting"
+	"github.com/hms-mkt/lockstep/internal/scheduling"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -176,7 +177,7 @@ func TestExitCodes(t *testing.T) {
 			}
 		})
 	}
-	if code := exitCode(errNotDrained, io.Discard); code != 4 {
+	if code := exitCode(scheduling.ErrNotDrained, io.Discard); code != 4 {
 		t.Errorf("not drained exits %d, want 4", code)
 	}
 }

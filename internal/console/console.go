@@ -1,9 +1,9 @@
 // Package console writes a program's data for people and for programs: as a
 // table, as one JSON array, or as JSON lines.
 //
-// Text from outside is cleaned before it reaches a table, and escaped in JSON,
-// so that a key or an error message can neither move the cursor of the terminal
-// it is shown on nor turn round what stands beside it.
+// Text from outside is cleaned for tables and escaped in JSON, so that a key or
+// an error message can neither move the cursor of a terminal nor reverse the
+// text next to it.
 package console
 
 import (
@@ -43,8 +43,8 @@ func IsTerminal(w any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// width returns the columns of the terminal w, 0 if it is none.
-func width(w any) int {
+// Width returns the columns of the terminal w, 0 if w is no terminal.
+func Width(w any) int {
 	f, ok := w.(*os.File)
 	if !ok {
 		return 0
@@ -56,7 +56,7 @@ func width(w any) int {
 	return columns
 }
 
-// ClearScreen empties the terminal w; it does nothing elsewhere.
+// ClearScreen empties the terminal w. It writes nothing to what is no terminal.
 func ClearScreen(w io.Writer) error {
 	if !IsTerminal(w) {
 		return nil
@@ -79,10 +79,9 @@ func Clean(s string) string {
 	}, s)
 }
 
-// escape writes characters that do not print as \u escapes. encoding/json does
-// that only for the first 32. The
-// value that a program reads is the same. Outside of strings there are none but
-// line breaks.
+// escape writes characters that do not print as \u escapes, which encoding/json
+// does only for the first 32. The value that a program reads is the same.
+// Outside of strings, JSON has no such characters except line breaks.
 func escape(text []byte) []byte {
 	escaped := make([]byte, 0, len(text))
 	for len(text) > 0 {

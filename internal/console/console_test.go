@@ -2,7 +2,6 @@ package console
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,9 +15,10 @@ type delivery struct {
 	Error string `json:"error,omitempty"`
 }
 
+func (delivery) Header() []string  { return []string{"KEY", "ERROR"} }
 func (d delivery) Cells() []string { return []string{d.Key, d.Error} }
 
-func TestPrinter(t *testing.T) {
+func TestRowsInEveryFormat(t *testing.T) {
 	for name, tc := range map[string]struct {
 		format  Format
 		batches [][]delivery
@@ -35,7 +35,7 @@ func TestPrinter(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b strings.Builder
-			p := NewPrinter[delivery](&b, tc.format, "KEY", "ERROR")
+			p := NewPrinter[delivery](&b, tc.format)
 			for _, rows := range tc.batches {
 				if err := p.Print(rows...); err != nil {
 					t.Fatal(err)
@@ -51,16 +51,14 @@ func TestPrinter(t *testing.T) {
 	}
 }
 
-// JSON for a person at a terminal is as harmless as a table, and for a program it
-// says the same as before.
-func TestJSONHoldsNothingThatDoesNotPrint(t *testing.T) {
+// JSON does no harm to a terminal, and a program reads the same values.
+func TestJSONEscapesWhatDoesNotPrint(t *testing.T) {
 	hostile := "H\x1b[2J\x7f\u0085\u009b2J\u00ad\u061c\u200b\u202e\u2066\u2028\ufeff\U000e0041 é 庭 \"\\ <&>"
 	want := delivery{hostile, "a\nb"}
 	texts := map[string]string{}
 	for _, format := range []Format{JSON, JSONL} {
 		var b strings.Builder
-		p := NewPrinter[delivery](&b, format, "KEY", "ERROR")
-		if err := errors.Join(p.Print(want), p.Close()); err != nil {
+		if err := Rows(&b, format, want); err != nil {
 			t.Fatal(err)
 		}
 		texts["rows as "+string(format)] = strings.Trim(strings.TrimSpace(b.String()), "[]")
@@ -86,7 +84,7 @@ func TestJSONHoldsNothingThatDoesNotPrint(t *testing.T) {
 
 func TestLongLinesAreCutOnATerminal(t *testing.T) {
 	var b strings.Builder
-	p := NewPrinter[delivery](&b, Table, "KEY", "ERROR")
+	p := NewPrinter[delivery](&b, Table)
 	p.columns = 10
 	if err := p.Print(delivery{"H-1", "Gerichtstermin"}); err != nil {
 		t.Fatal(err)
@@ -96,7 +94,7 @@ func TestLongLinesAreCutOnATerminal(t *testing.T) {
 	}
 }
 
-func TestObject(t *testing.T) {
+func TestObjectsInEveryFormat(t *testing.T) {
 	text := func(w io.Writer) error { _, err := fmt.Fprintln(w, "as text"); return err }
 	for format, want := range map[Format]string{
 		Table: "as text\n",
@@ -110,7 +108,7 @@ func TestObject(t *testing.T) {
 	}
 }
 
-func TestParseFormat(t *testing.T) {
+func TestFormatsHaveNames(t *testing.T) {
 	for _, name := range []string{"table", "json", "jsonl"} {
 		if f, err := ParseFormat(name); err != nil || string(f) != name {
 			t.Errorf("%s: got %q, %v", name, f, err)

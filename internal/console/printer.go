@@ -2,15 +2,16 @@ package console
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"strings"
 	"unicode/utf8"
 )
 
-// Row is one line of a table; its JSON form is its fields.
+// Row is one line of a table, and one object in JSON.
 type Row interface {
-	// Cells returns the columns as text, as many as the table has.
-	Cells() []string
+	Header() []string // names of the columns
+	Cells() []string  // the columns as text, as many as the header has
 }
 
 // Printer writes rows as they come. Close ends the output.
@@ -23,38 +24,39 @@ type Printer[R Row] struct {
 	begun   bool
 }
 
-// NewPrinter returns a printer of rows under header.
-func NewPrinter[R Row](w io.Writer, format Format, header ...string) *Printer[R] {
-	p := &Printer[R]{w: w, format: format, header: header, columns: width(w)}
-	for _, h := range header {
+// Rows writes all rows of a table or a list.
+func Rows[R Row](w io.Writer, format Format, rows ...R) error {
+	p := NewPrinter[R](w, format)
+	return errors.Join(p.Print(rows...), p.Close())
+}
+
+// NewPrinter returns a printer for rows that come one after the other.
+func NewPrinter[R Row](w io.Writer, format Format) *Printer[R] {
+	var row R
+	p := &Printer[R]{w: w, format: format, header: row.Header(), columns: Width(w)}
+	for _, h := range p.header {
 		p.widths = append(p.widths, utf8.RuneCountInString(h))
 	}
 	return p
 }
 
-// Print writes rows. In a table they are aligned with each other and with those
-// printed before.
+// Print writes rows. In a table, they are aligned with each other and with the
+// rows before them.
 func (p *Printer[R]) Print(rows ...R) error {
 	if len(rows) == 0 {
 		return nil
 	}
 	var b strings.Builder
-	var err error
 	if p.format == Table {
 		p.table(&b, rows)
-	} else {
-		err = p.json(&b, rows)
-	}
-	if err != nil {
+	} else if err := p.json(&b, rows); err != nil {
 		return err
 	}
-	p.begun = true
-	_, err = io.WriteString(p.w, b.String())
+	_, err := io.WriteString(p.w, b.String())
 	return err
 }
 
-// Close writes what is still missing: the header of an empty table, the
-// brackets of a JSON array.
+// Close writes the header of an empty table, or the closing bracket of a JSON array.
 func (p *Printer[R]) Close() error {
 	var b strings.Builder
 	switch {
@@ -94,7 +96,7 @@ func (p *Printer[R]) json(b *strings.Builder, rows []R) error {
 func (p *Printer[R]) table(b *strings.Builder, rows []R) {
 	lines := make([][]string, 0, len(rows)+1)
 	if !p.begun {
-		lines = append(lines, p.header)
+		lines, p.begun = append(lines, p.header), true
 	}
 	for _, row := range rows {
 		cells := row.Cells()
@@ -109,9 +111,7 @@ func (p *Printer[R]) table(b *strings.Builder, rows []R) {
 	}
 }
 
-const gap = "  "
-
-// line writes one line. On a terminal it is cut rather than wrapped.
+// line writes one line, cut to the width of the terminal.
 func (p *Printer[R]) line(b *strings.Builder, cells []string) {
 	var line strings.Builder
 	for i, cell := range cells {
@@ -120,7 +120,7 @@ func (p *Printer[R]) line(b *strings.Builder, cells []string) {
 		}
 		line.WriteString(cell)
 		if i < len(cells)-1 {
-			line.WriteString(strings.Repeat(" ", p.widths[i]-min(p.widths[i], utf8.RuneCountInString(cell))) + gap)
+			line.WriteString(strings.Repeat(" ", p.widths[i]-min(p.widths[i], utf8.RuneCountInString(cell))) + "  ")
 		}
 	}
 	b.WriteString(cut(strings.TrimRight(line.String(), " "), p.columns))
@@ -134,7 +134,7 @@ func cut(s string, columns int) string {
 	return string([]rune(s)[:columns-1]) + "…"
 }
 
-// Object writes one value: as JSON in the JSON formats, else as text puts it.
+// Object writes one value as JSON. As a table, text writes it.
 func Object(w io.Writer, format Format, value any, text func(w io.Writer) error) error {
 	if format == Table {
 		return text(w)

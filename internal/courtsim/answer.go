@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// reply is an answer before a fault bends it.
+// reply is an answer before a fault changes it.
 type reply struct {
 	status      int
 	contentType string
 	header      map[string]string
 	body        []byte
 	detail      string // of a problem
-	result      string // what the SOAP message says: STORED, DUPLICATE, Fault Server …
+	result      string // of a SOAP message: STORED, DUPLICATE, Fault Server …
 
 	accepted  bool
 	duplicate bool
@@ -55,7 +55,7 @@ func writeReply(w http.ResponseWriter, rep reply) {
 		h.Set(k, v)
 	}
 	w.WriteHeader(rep.status)
-	_, _ = w.Write(rep.body) // the caller may be gone; the ledger has the entry
+	_, _ = w.Write(rep.body) // the caller may have left; the ledger has the entry
 }
 
 // answer writes rep as the fault wants it. It panics with
@@ -83,7 +83,7 @@ func (c *Court) answer(w http.ResponseWriter, r *http.Request, rep reply, do Act
 	}
 }
 
-// stream writes a body slowly, many times over or compressed.
+// stream writes a body slowly, several times or compressed.
 func (c *Court) stream(w http.ResponseWriter, r *http.Request, rep reply, do Action) {
 	body := rep.body
 	rep.body = nil
@@ -113,7 +113,7 @@ func (c *Court) stream(w http.ResponseWriter, r *http.Request, rep reply, do Act
 	}
 }
 
-// wait pauses for d; false means that the caller left or the court closed.
+// wait pauses for d. It returns false if the caller leaves or the court closes.
 func (c *Court) wait(r *http.Request, d Duration) bool {
 	if d <= 0 {
 		return true

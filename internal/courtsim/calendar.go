@@ -1,6 +1,7 @@
 package courtsim
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -13,7 +14,7 @@ import (
 type Booking struct {
 	ID             string          `json:"id"` // the court's own id
 	CaseReference  string          `json:"case_reference"`
-	Status         string          `json:"status"`          // the body's own status, else booked; cancelled after DELETE or CancelHearing
+	Status         string          `json:"status"`          // of the body, or booked; cancelled after DELETE or CancelHearing
 	Changes        int             `json:"changes"`         // how often it was written
 	IdempotencyKey string          `json:"idempotency_key"` // of the last write; wsa:MessageID over SOAP
 	UpdatedAt      time.Time       `json:"updated_at"`
@@ -30,7 +31,7 @@ type calendar struct {
 	byCase map[string]*Booking
 	byID   map[string]*Booking
 	keys   map[string]seen
-	order  []string // keys, oldest first; only kept when keep is not 0
+	order  []string // keys, oldest first; empty if keep is 0
 	keep   int
 }
 
@@ -51,18 +52,18 @@ func (c *calendar) all() map[string]Booking {
 	return m
 }
 
-// caseOf names the case a request is about: by its body, else by its path.
+// find returns the booking with this id or case reference, nil if there is none.
+func (c *calendar) find(id string) *Booking {
+	return cmp.Or(c.byID[id], c.byCase[id])
+}
+
+// caseOf is the case reference of a request's body, or of the booking in its path.
 func (c *calendar) caseOf(req request) string {
-	if ref := caseReference(req.body); ref != "" {
-		return ref
-	}
-	if b := c.byID[req.id]; b != nil {
+	ref := caseReference(req.body)
+	if b := c.find(req.id); ref == "" && b != nil {
 		return b.CaseReference
 	}
-	if b := c.byCase[req.id]; b != nil {
-		return b.CaseReference
-	}
-	return ""
+	return ref
 }
 
 // apply does what req asks for.
@@ -92,18 +93,15 @@ func (c *calendar) read(req request) reply {
 		}
 		return jsonReply(http.StatusOK, map[string]any{"bookings": list})
 	}
-	b := c.byCase[req.id]
-	if b == nil {
-		b = c.byID[req.id]
-	}
+	b := c.find(req.id)
 	if b == nil {
 		return problem(http.StatusNotFound, "unknown-booking", "No booking has this case reference or id.")
 	}
 	return jsonReply(http.StatusOK, *b)
 }
 
-// repeated answers a key that was accepted before: the same body is a
-// duplicate, another one the caller's mistake (draft-ietf-httpapi-idempotency-key-header).
+// repeated answers a key that was accepted before. The same body is a duplicate,
+// another body is a mistake of the caller (draft-ietf-httpapi-idempotency-key-header).
 func repeated(old seen, req request, status int) reply {
 	if old.digest != req.digest {
 		return problem(http.StatusUnprocessableEntity, "key-reused", "This idempotency key was used before with another body.")
@@ -118,72 +116,42 @@ func repeated(old seen, req request, status int) reply {
 	return rep
 }
 
+// write books, changes or cancels.
 func (c *calendar) write(req request) reply {
+	b := c.byID[req.id]
+	post, put, del := req.method == http.MethodPost, req.method == http.MethodPut, req.method == http.MethodDelete
 	switch {
-	case req.method == http.MethodPost && req.id == "":
-		return c.post(req)
-	case req.method == http.MethodPut && req.id != "":
-		return c.put(req)
-	case req.method == http.MethodDelete && req.id != "":
-		return c.cancel(req)
+	case post && req.id == "", put && req.id != "", del && req.id != "":
+	default:
+		return problem(http.StatusMethodNotAllowed, "method", "POST goes to /api/calendar, PUT and DELETE to /api/calendar/{id}.")
 	}
-	return problem(http.StatusMethodNotAllowed, "method", "POST goes to /api/calendar, PUT and DELETE to /api/calendar/{id}.")
-}
-
-func (c *calendar) post(req request) reply {
-	if rep, ok := checkObject(req.body); !ok {
-		return rep
+	if !post && b == nil {
+		return problem(http.StatusNotFound, "unknown-booking", "No booking has this id.")
 	}
-	if req.caseRef == "" {
-		return problem(http.StatusUnprocessableEntity, "case-reference", "The field case_reference (a string) is missing.")
+	var object map[string]json.RawMessage
+	err := json.Unmarshal(req.body, &object)
+	if empty := len(req.body) == 0; (err != nil || object == nil) && (!del || !empty) {
+		return problem(http.StatusBadRequest, "not-json", "The body is not one JSON object.")
 	}
 	status := http.StatusOK
-	b := c.byCase[req.caseRef]
-	if b == nil {
-		status = http.StatusCreated
-		b = &Booking{ID: fmt.Sprintf("CAL-%06d", len(c.byCase)+1), CaseReference: req.caseRef}
-		c.byCase[b.CaseReference] = b
-		c.byID[b.ID] = b
-	}
-	return c.store(b, req, status)
-}
-
-func (c *calendar) put(req request) reply {
-	b := c.byID[req.id]
-	if b == nil {
-		return problem(http.StatusNotFound, "unknown-booking", "No booking has this id.")
-	}
-	if rep, ok := checkObject(req.body); !ok {
-		return rep
-	}
-	if req.caseRef != b.CaseReference {
+	switch {
+	case del:
+		b.Status = "cancelled"
+		return c.touch(b, req, status)
+	case put && req.caseRef != b.CaseReference:
 		return problem(http.StatusUnprocessableEntity, "case-reference", "case_reference is not the one of this booking.")
-	}
-	return c.store(b, req, http.StatusOK)
-}
-
-func (c *calendar) cancel(req request) reply {
-	b := c.byID[req.id]
-	if b == nil {
-		return problem(http.StatusNotFound, "unknown-booking", "No booking has this id.")
-	}
-	if len(req.body) > 0 {
-		if rep, ok := checkObject(req.body); !ok {
-			return rep
+	case post && req.caseRef == "":
+		return problem(http.StatusUnprocessableEntity, "case-reference", "The field case_reference (a string) is missing.")
+	case post:
+		if b = c.byCase[req.caseRef]; b == nil {
+			status = http.StatusCreated
+			b = &Booking{ID: fmt.Sprintf("CAL-%06d", len(c.byCase)+1), CaseReference: req.caseRef}
+			c.byCase[b.CaseReference], c.byID[b.ID] = b, b
 		}
 	}
-	b.Status = "cancelled"
-	return c.touch(b, req, http.StatusOK)
-}
-
-func (c *calendar) store(b *Booking, req request, status int) reply {
-	var v struct {
-		Status any `json:"status"`
-	}
-	_ = json.Unmarshal(req.body, &v) // checked to be an object
 	b.Status = "booked"
-	if s, ok := v.Status.(string); ok && s != "" {
-		b.Status = s
+	if text := ""; json.Unmarshal(object["status"], &text) == nil && text != "" {
+		b.Status = text
 	}
 	b.Fields = req.body
 	return c.touch(b, req, status)
@@ -217,12 +185,4 @@ func (c *calendar) remember(req request, id string) {
 		}
 		c.order = slices.Clone(c.order[old:])
 	}
-}
-
-func checkObject(body []byte) (reply, bool) {
-	var v map[string]json.RawMessage
-	if err := json.Unmarshal(body, &v); err != nil || v == nil {
-		return problem(http.StatusBadRequest, "not-json", "The body is not one JSON object."), false
-	}
-	return reply{}, true
 }

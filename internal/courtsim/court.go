@@ -1,14 +1,29 @@
+// Package courtsim simulates a court: a calendar, over REST and over SOAP, that
+// does what its fault script says, and a ledger of every request it read.
+//
+// Tests judge by the ledger. The court appends an entry before it writes the
+// answer, so a request whose answer was lost is in the ledger too. A request
+// counts as accepted once the calendar holds it, whatever the answer was. At most
+// one request of an idempotency key is ever accepted.
+//
+// Over SOAP 1.1 and 1.2, at /soap/calendar, the court takes the operations
+// NotifyHearing and CancelHearing of the namespace urn:example:calendar. It knows
+// a message by its wsa:MessageID and answers a repetition with the result
+// DUPLICATE.
+//
+// The package uses only the standard library and keeps everything in memory. It
+// is for tests and demonstrations.
 package courtsim
 
 import (
 	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
@@ -18,16 +33,16 @@ import (
 // maxBody is the largest request the court reads, in bytes.
 const maxBody = 1 << 20
 
-// Options configure a [Court]. The zero value is a court that is well and
+// Options configure a [Court]. The zero value is a court without faults that
 // accepts everything.
 type Options struct {
-	Token           string    // bearer token that is asked for; default none
-	Username        string    // UsernameToken that is asked for over SOAP besides, with Password
-	Password        string    // default none is asked for
+	Token           string    // required bearer token; default none
+	Username        string    // required in the UsernameToken over SOAP, with Password
+	Password        string    // required in the UsernameToken over SOAP; default no UsernameToken
 	Faults          []Fault   // script at the start; default none
-	Seed            uint64    // seed of the script's chances; the same seed, the same chances
-	DuplicateStatus int       // answer over REST to a repeated idempotency key: 409 or 200; default 409
-	Keep            int       // ledger entries and idempotency keys remembered; 0 keeps all
+	Seed            uint64    // seed of the script's probabilities; default 0
+	DuplicateStatus int       // answer over REST to a repeated idempotency key, 409 or 200; default 409
+	Keep            int       // number of ledger entries and idempotency keys in memory; default all
 	Ledger          io.Writer // gets each ledger entry as one JSON line; default none
 }
 
@@ -37,7 +52,7 @@ type Court struct {
 	token     string
 	duplicate int
 	mux       *http.ServeMux
-	closing   chan struct{} // closed by Close: whoever hangs lets go
+	closing   chan struct{} // closed by Close, to end requests that hang
 
 	mu       sync.Mutex // guards what follows
 	down     bool
@@ -49,8 +64,8 @@ type Court struct {
 	srv serverState
 }
 
-// New returns a court. It panics if DuplicateStatus or a fault is not valid:
-// check a script that comes from outside with [ParseFaults].
+// New returns a court. It panics if DuplicateStatus or a fault is not valid. Use
+// [ParseFaults] for a script that comes from outside.
 func New(o Options) *Court {
 	if o.DuplicateStatus == 0 {
 		o.DuplicateStatus = http.StatusConflict
@@ -62,7 +77,7 @@ func New(o Options) *Court {
 		token:     o.Token,
 		duplicate: o.DuplicateStatus,
 		closing:   make(chan struct{}),
-		script:    newScript(o.Seed),
+		script:    &script{rand: rand.New(rand.NewPCG(o.Seed, 0x6c6f636b))},
 		guard:     &guard{username: o.Username, password: o.Password},
 		calendar:  newCalendar(o.Keep),
 		ledger:    &ledger{keep: o.Keep, out: o.Ledger},
@@ -83,8 +98,8 @@ func New(o Options) *Court {
 // ServeHTTP answers one request.
 func (c *Court) ServeHTTP(w http.ResponseWriter, r *http.Request) { c.mux.ServeHTTP(w, r) }
 
-// SetFaults replaces the script; nil heals the court. The counters of the
-// script begin anew. An invalid script changes nothing.
+// SetFaults replaces the script and starts its counters at zero. Without faults,
+// the court is well. An invalid script changes nothing.
 func (c *Court) SetFaults(faults []Fault) error {
 	if err := checkFaults(faults); err != nil {
 		return err
@@ -95,9 +110,9 @@ func (c *Court) SetFaults(faults []Fault) error {
 	return nil
 }
 
-// Down takes the court off the network, or back: while it is down it cuts
-// every connection to its calendar without reading the request, which then
-// stands in no ledger.
+// Down takes the court off the network, or back. A court that is down cuts every
+// connection to its calendar without reading the request, so the ledger does not
+// have the request.
 func (c *Court) Down(down bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -125,34 +140,33 @@ type request struct {
 	key          string // idempotency key without its quotes, or wsa:MessageID
 	caseRef      string
 	body         []byte
-	digest       string // SHA-256, hex, of what a repetition of the key must have in common
+	digest       string // SHA-256, hex, of the part that repetitions of the key have in common
 	soap         *call  // nil over REST
 }
 
 func (c *Court) serveCalendar(w http.ResponseWriter, r *http.Request) {
 	if c.isDown() {
-		panic(http.ErrAbortHandler) // net/http cuts the connection and says nothing
+		panic(http.ErrAbortHandler) // net/http cuts the connection without an answer
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	tooLarge := false
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); !ok {
-			return // the caller went away in the middle: nothing was read
+			return // the caller left before the end of the request
 		}
 		tooLarge = true
 	}
-	sum := sha256.Sum256(body)
-	digest := hex.EncodeToString(sum[:])
 	req := request{
 		method: r.Method,
 		path:   r.URL.Path,
 		key:    unquote(r.Header.Get("Idempotency-Key")),
 		body:   body,
-		digest: digest,
+		digest: fmt.Sprintf("%x", sha256.Sum256(body)),
 	}
-	if rest, ok := strings.CutPrefix(r.URL.Path, "/api/calendar/"); ok {
-		req.id = rest
+	if id, ok := strings.CutPrefix(r.URL.Path, "/api/calendar/"); ok {
+		req.id = id
 	}
+	digest := req.digest // readSOAP replaces that of the request
 	if r.URL.Path == soapPath {
 		readSOAP(r, &req)
 	}
@@ -177,19 +191,19 @@ func (c *Court) serveCalendar(w http.ResponseWriter, r *http.Request) {
 	c.answer(w, r, ans, fault.Do)
 }
 
-// decide processes req, or lets the fault answer in its place. Caller holds mu.
+// decide processes req, or answers as the fault wants. The caller holds mu.
 func (c *Court) decide(r *http.Request, req request, do Action, tooLarge bool) reply {
 	const scripted = "The fault script of this court asked for this answer."
 	switch {
 	case do.Drop == DropBefore || do.Hang > 0 && !do.answers():
 		return reply{}
-	case do.Redirect != "":
+	case do.Redirect != "" || do.Gateway != "":
+		usual := http.StatusNotFound
+		if do.Redirect != "" {
+			usual = http.StatusTemporaryRedirect
+		}
 		rep := gateways[do.Gateway]
-		rep.status = cmp.Or(do.Status, http.StatusTemporaryRedirect)
-		return rep
-	case do.Gateway != "":
-		rep := gateways[do.Gateway]
-		rep.status = cmp.Or(do.Status, http.StatusNotFound)
+		rep.status = cmp.Or(do.Status, usual)
 		return rep
 	case do.Fault != "" && req.soap != nil:
 		return req.soap.fault(do.Fault, scripted, do.Status)
@@ -210,7 +224,7 @@ func (c *Court) decide(r *http.Request, req request, do Action, tooLarge bool) r
 	return req.soap.process(c.calendar, req)
 }
 
-// refuse answers outside of the calendar, in the form of the caller's protocol.
+// refuse is an answer in the caller's protocol without asking the calendar.
 func (req request) refuse(status int, kind, detail string) reply {
 	if req.soap != nil {
 		return plain(status, detail)
@@ -232,7 +246,7 @@ func (c *Court) authorized(r *http.Request) bool {
 	return subtle.ConstantTimeCompare(got, []byte("Bearer "+c.token)) == 1
 }
 
-// admin guards the court's own pages with the same token as its calendar.
+// admin protects the ledger and the faults with the token of the calendar.
 func (c *Court) admin(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !c.authorized(r) {
@@ -279,8 +293,8 @@ func (c *Court) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	writeReply(w, jsonReply(http.StatusOK, map[string]string{"status": "ok"}))
 }
 
-// unquote takes the quotes off an idempotency key. The header is a structured
-// string (RFC 8941), but many callers send it bare.
+// unquote removes the quotes of an idempotency key. The header is a structured
+// string (RFC 8941), but many callers send it without quotes.
 func unquote(s string) string {
 	if len(s) >= 2 && s[0] == '"' && s[len(s)-1] == '"' {
 		return s[1 : len(s)-1]
@@ -288,7 +302,7 @@ func unquote(s string) string {
 	return s
 }
 
-// caseReference reads the field case_reference of a JSON object, "" without one.
+// caseReference is the field case_reference of a JSON object, "" without one.
 func caseReference(body []byte) string {
 	var v struct {
 		CaseReference string `json:"case_reference"`

@@ -98,7 +98,7 @@ func (h *harness) last() courtsim.Entry {
 	return l[len(l)-1]
 }
 
-func TestBookingLife(t *testing.T) {
+func TestBookingsAreStoredChangedAndCancelled(t *testing.T) {
 	h := start(t, courtsim.Options{})
 	a := h.post("k1", "H-1").want(t, 201)
 	var got struct{ ID string }
@@ -137,7 +137,7 @@ func TestBookingLife(t *testing.T) {
 	}
 }
 
-func TestRefusals(t *testing.T) {
+func TestBadRequestsAreRefused(t *testing.T) {
 	h := start(t, courtsim.Options{})
 	h.post("first", "H-1").want(t, 201)
 	tests := []struct {
@@ -176,7 +176,7 @@ func TestRefusals(t *testing.T) {
 	h.post("k", "H-2").want(t, 201) // a refused request does not use up its key
 }
 
-func TestIdempotencyKey(t *testing.T) {
+func TestARepeatedKeyIsADuplicate(t *testing.T) {
 	tests := []struct {
 		name   string
 		option int
@@ -209,7 +209,7 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 }
 
-func TestToken(t *testing.T) {
+func TestTheTokenIsRequired(t *testing.T) {
 	h := start(t, courtsim.Options{Token: "open sesame"})
 	a := h.post("k", "H-1").want(t, 401)
 	if a.header.Get("WWW-Authenticate") != "Bearer" {
@@ -237,7 +237,7 @@ func TestToken(t *testing.T) {
 	}
 }
 
-func TestDown(t *testing.T) {
+func TestACourtThatIsDownReadsNothing(t *testing.T) {
 	h := start(t, courtsim.Options{})
 	h.court.Down(true)
 	h.post("k", "H-1").wantCut(t)
@@ -284,7 +284,7 @@ func TestLedgerWriteErrorIsReported(t *testing.T) {
 	}
 }
 
-func TestStart(t *testing.T) {
+func TestACourtServesUntilClosed(t *testing.T) {
 	court := courtsim.New(courtsim.Options{})
 	url, err := court.Start("127.0.0.1:0")
 	if err != nil {

@@ -14,34 +14,34 @@ import (
 	"time"
 )
 
-// Fault is one rule of a script: what the court does to which requests to its
-// calendar. The first rule that strikes decides; every rule counts all
-// requests of its key and method, also those that another rule took.
+// Fault is one rule of a script: for which requests to its calendar the court does
+// what. The first rule that strikes decides. Every rule counts all requests of its
+// key and method, also those that an earlier rule has struck.
 type Fault struct {
 	Match Match  `json:"match"`
 	Do    Action `json:"do"`
 }
 
-// Match chooses requests. Its conditions are joined by "and"; the zero value
-// chooses all.
+// Match chooses the requests that meet all its conditions. The zero value chooses
+// all requests.
 type Match struct {
 	Key         string  `json:"key,omitempty"`         // case reference or idempotency key
 	Method      string  `json:"method,omitempty"`      // such as POST
-	After       int     `json:"after,omitempty"`       // leave the first n in peace
-	First       int     `json:"first,omitempty"`       // then strike at most n in a row of counting
+	After       int     `json:"after,omitempty"`       // skip the first n requests
+	First       int     `json:"first,omitempty"`       // then strike only the next n requests
 	Every       int     `json:"every,omitempty"`       // only each n-th of them
 	Probability float64 `json:"probability,omitempty"` // 0 to 1; 0 means always
 }
 
 // Action is what the court does. Without status, fault, gateway, redirect, hang or
-// drop "before" the request is processed as usual and only its answer suffers.
+// drop "before", it processes the request as usual and changes only the answer.
 type Action struct {
 	Status     int      `json:"status,omitempty"`      // answer this, process nothing
 	Fault      string   `json:"fault,omitempty"`       // answer a SOAP Fault of this kind, with status if given, process nothing; over REST status 500
-	RetryAfter string   `json:"retry_after,omitempty"` // header Retry-After, as it stands
-	Gateway    string   `json:"gateway,omitempty"`     // answer like a gateway in front of the court, with status (404 unless given), process nothing: html, text or empty
-	Redirect   string   `json:"redirect,omitempty"`    // header Location, status 307 unless given; process nothing
-	Hang       Duration `json:"hang,omitempty"`        // process nothing, say nothing, then cut the connection (or answer status or fault)
+	RetryAfter string   `json:"retry_after,omitempty"` // header Retry-After
+	Gateway    string   `json:"gateway,omitempty"`     // answer like a gateway in front of the court: html, text or empty, with status (default 404); process nothing
+	Redirect   string   `json:"redirect,omitempty"`    // header Location, with status (default 307); process nothing
+	Hang       Duration `json:"hang,omitempty"`        // process nothing, wait, then cut the connection (or answer status or fault)
 	Delay      Duration `json:"delay,omitempty"`       // process, wait, answer
 	Drip       Duration `json:"drip,omitempty"`        // answer one byte at a time with this pause
 	Drop       string   `json:"drop,omitempty"`        // cut the connection: before or after processing, or during the answer
@@ -52,13 +52,13 @@ type Action struct {
 
 // Values of [Action.Drop].
 const (
-	DropBefore = "before" // read the request, then forget it
-	DropAfter  = "after"  // accept and store, then say nothing: the lost answer
-	DropDuring = "during" // accept and store, then cut in the middle of the answer
+	DropBefore = "before" // read the request, store nothing, give no answer
+	DropAfter  = "after"  // store, give no answer
+	DropDuring = "during" // store, cut the connection in the middle of the answer
 )
 
-// gateways are the answers of what stands in front of a court and knows nothing
-// of its protocol, by the values of [Action.Gateway].
+// gateways are the answers of a gateway that does not know the court's protocol,
+// by the values of [Action.Gateway].
 var gateways = map[string]reply{
 	"html": {
 		contentType: "text/html; charset=utf-8",
@@ -98,7 +98,7 @@ func ParseFaults(b []byte) ([]Fault, error) {
 		return nil, fmt.Errorf("fault script: %w; expected a JSON array of {\"match\": {…}, \"do\": {…}}", err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("fault script: something follows the array")
+		return nil, errors.New("fault script: something follows the array; expected one JSON array")
 	}
 	return faults, checkFaults(faults)
 }
@@ -112,7 +112,7 @@ func checkFaults(faults []Fault) error {
 		}
 		m, do := f.Match, f.Do
 		if m.After < 0 || m.First < 0 || m.Every < 0 {
-			bad("match: after, first and every are counts, not negative")
+			bad("match: after, first and every must not be negative")
 		}
 		if !(m.Probability >= 0 && m.Probability <= 1) {
 			bad("match.probability is %v, not between 0 and 1", m.Probability)
@@ -130,7 +130,7 @@ func checkFaults(faults []Fault) error {
 			bad("do.drop is %q, not before, after or during", do.Drop)
 		}
 		if do.Hang < 0 || do.Delay < 0 || do.Drip < 0 || do.Repeat < 0 {
-			bad("do: hang, delay, drip and repeat are not negative")
+			bad("do: hang, delay, drip and repeat must not be negative")
 		}
 		if do == (Action{}) {
 			bad("do is empty; say what the court should do, such as {\"status\": 503}")
@@ -150,10 +150,6 @@ type rule struct {
 	count int // requests of this key and method so far
 }
 
-func newScript(seed uint64) *script {
-	return &script{rand: rand.New(rand.NewPCG(seed, 0x6c6f636b))}
-}
-
 func (s *script) set(faults []Fault) {
 	s.rules = nil
 	for _, f := range faults {
@@ -169,7 +165,7 @@ func (s *script) faults() []Fault {
 	return faults
 }
 
-// pick returns the fault for req with its number from 1, or 0.
+// pick returns the fault for req with its number from 1, or 0 for none.
 func (s *script) pick(req request) (int, Fault) {
 	number, picked := 0, Fault{}
 	for i := range s.rules {

@@ -56,7 +56,7 @@ func TestWhichRequestsAreStruck(t *testing.T) {
 	}
 }
 
-func TestSameSeedSameChances(t *testing.T) {
+func TestTheSameSeedStrikesTheSameRequests(t *testing.T) {
 	run := func(seed uint64) []int {
 		h := start(t, courtsim.Options{Seed: seed, Faults: script(t, `[{"match":{"probability":0.5},"do":{"status":503}}]`)})
 		var got []int
@@ -80,12 +80,12 @@ func TestFirstRuleThatStrikesDecides(t *testing.T) {
 	for i, want := range []int{503, 429, 201} {
 		h.post(fmt.Sprint("k", i), "H-1").want(t, want)
 		if e := h.last(); e.Fault != []int{1, 2, 0}[i] {
-			t.Errorf("request %d: rule %d stands in the ledger", i, e.Fault)
+			t.Errorf("request %d: the ledger has rule %d", i, e.Fault)
 		}
 	}
 }
 
-func TestAnswers(t *testing.T) {
+func TestEveryActionChangesTheAnswer(t *testing.T) {
 	tests := []struct {
 		name, do string
 		accepted bool
@@ -174,7 +174,7 @@ func TestAnswers(t *testing.T) {
 			if a.status != e.Status {
 				t.Errorf("the ledger says %d, the caller saw %d", e.Status, a.status)
 			}
-			// The repetition finds what the first left behind.
+			// The repetition finds what the first request stored.
 			again := 201
 			if tt.accepted {
 				again = 409
@@ -184,7 +184,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// signal is a ledger file that tells when a request was read.
+// signal is a ledger file that signals each request.
 type signal chan struct{}
 
 func (s signal) Write(b []byte) (int, error) {
@@ -213,7 +213,7 @@ func TestHangEndsWithTheCallerAndWithTheCourt(t *testing.T) {
 	})
 }
 
-func TestFaultsOverHTTP(t *testing.T) {
+func TestTheScriptIsReadAndReplacedOverHTTP(t *testing.T) {
 	h := start(t, courtsim.Options{})
 	h.do(t.Context(), "POST", "/faults", "", `[{"match":{"first":1},"do":{"status":500,"hang":"1ms"}}]`).want(t, 200)
 	a := h.do(t.Context(), "GET", "/faults", "", "").want(t, 200)
@@ -229,7 +229,7 @@ func TestFaultsOverHTTP(t *testing.T) {
 	}
 }
 
-func TestBadScripts(t *testing.T) {
+func TestBadScriptsAreRefused(t *testing.T) {
 	tests := []struct{ name, script, want string }{
 		{"not JSON", `[`, "fault script"},
 		{"an object", `{}`, "array"},
@@ -241,8 +241,8 @@ func TestBadScripts(t *testing.T) {
 		{"bad fault", `[{"do":{"fault":"Servr"}}]`, `do.fault is "Servr", not one of Busy, Client,`},
 		{"bad drop", `[{"do":{"drop":"off"}}]`, `do.drop is "off"`},
 		{"bad probability", `[{"match":{"probability":2},"do":{"status":500}}]`, "probability"},
-		{"negative count", `[{"match":{"after":-1},"do":{"status":500}}]`, "not negative"},
-		{"negative wait", `[{"do":{"delay":"-1s"}}]`, "not negative"},
+		{"negative count", `[{"match":{"after":-1},"do":{"status":500}}]`, "not be negative"},
+		{"negative wait", `[{"do":{"delay":"-1s"}}]`, "not be negative"},
 		{"nothing to do, in the second", `[{"do":{"status":500}},{"match":{}}]`, "fault 2: do is empty"},
 	}
 	for _, tt := range tests {

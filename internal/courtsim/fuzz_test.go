@@ -10,8 +10,8 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-// FuzzParseFaults: a script is refused with a reason, or it is one that the
-// court shows in a form which means the same.
+// FuzzParseFaults: a script is refused with a reason, or the court shows it in a
+// form with the same meaning.
 func FuzzParseFaults(f *testing.F) {
 	for _, s := range []string{
 		`[]`, `null`, `{}`, `[`, `[] []`, `[{}]`, `[{"do":{"status":503},"also":1}]`, `[{"do":{"status":600}}]`,

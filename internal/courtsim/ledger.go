@@ -16,16 +16,16 @@ type Entry struct {
 	Path           string    `json:"path"`
 	Operation      string    `json:"operation,omitempty"`       // over SOAP
 	IdempotencyKey string    `json:"idempotency_key,omitempty"` // without quotes; over SOAP wsa:MessageID without urn:uuid:
-	CaseReference  string    `json:"case_reference,omitempty"`  // from the body, else by the id in the path
+	CaseReference  string    `json:"case_reference,omitempty"`  // from the body, or of the booking in the path
 	BodySHA256     string    `json:"body_sha256"`               // hex
 	Status         int       `json:"status"`                    // answered; 0 if the connection was cut without one
-	Result         string    `json:"result,omitempty"`          // what a SOAP message answered: STORED, DUPLICATE, Fault Server …
+	Result         string    `json:"result,omitempty"`          // of a SOAP answer: STORED, DUPLICATE, Fault Server …
 	Accepted       bool      `json:"accepted"`                  // the calendar changed because of it
 	Duplicate      bool      `json:"duplicate"`                 // its idempotency key had been accepted before
 	Fault          int       `json:"fault,omitempty"`           // number of the script's rule that struck, from 1
 }
 
-// ledger keeps entries, the newest keep of them if keep is not 0.
+// ledger keeps the newest entries, as many as keep, or all if keep is 0.
 type ledger struct {
 	keep    int
 	seq     int64
@@ -38,7 +38,7 @@ func (l *ledger) append(e Entry) {
 	l.seq++
 	e.Seq = l.seq
 	l.entries = append(l.entries, e)
-	// Trimmed in halves: the cost of copying spreads over keep requests.
+	// It trims by half, so that the cost of copying spreads over many requests.
 	if l.keep > 0 && len(l.entries) >= 2*l.keep {
 		l.entries = slices.Clone(l.entries[len(l.entries)-l.keep:])
 	}

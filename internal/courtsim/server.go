@@ -34,7 +34,7 @@ func (c *Court) Start(addr string) (string, error) {
 		Handler:           c,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       time.Minute,
-		ErrorLog:          log.New(io.Discard, "", 0), // it would only report the scripted cuts
+		ErrorLog:          log.New(io.Discard, "", 0), // it would report only the scripted cuts
 	}
 	c.srv.done = make(chan struct{})
 	go func() {
@@ -46,13 +46,13 @@ func (c *Court) Start(addr string) (string, error) {
 	return "http://" + ln.Addr().String(), nil
 }
 
-// Done is closed when a started court has stopped serving, also by itself.
+// Done is closed when a started court has stopped serving.
 func (c *Court) Done() <-chan struct{} { return c.srv.done }
 
-// Close lets go of every request that hangs, stops serving and returns the
-// first error of the listener or of writing the ledger. Call it also when the
-// court is served by somebody else, such as an httptest.Server, before that
-// one is closed. Later calls change nothing.
+// Close ends every request that hangs, stops serving and returns the first error
+// of the listener or of writing the ledger. If another server serves the court,
+// such as an httptest.Server, call Close before closing that server. Later calls
+// change nothing.
 func (c *Court) Close() error {
 	c.srv.once.Do(func() { close(c.closing) })
 	var err error
@@ -60,7 +60,7 @@ func (c *Court) Close() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		if c.srv.server.Shutdown(ctx) != nil {
-			err = c.srv.server.Close() // a caller that keeps a request open does not hold us
+			err = c.srv.server.Close() // does not wait for callers that keep a request open
 		}
 		<-c.srv.done
 		err = errors.Join(err, c.srv.err)

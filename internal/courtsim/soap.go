@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
@@ -13,7 +12,7 @@ import (
 	"strings"
 )
 
-// soapPath is where the calendar is spoken to over SOAP.
+// soapPath is the path of the calendar over SOAP.
 const soapPath = "/soap/calendar"
 
 // SOAPNamespace is the namespace of the calendar's operations over SOAP.
@@ -41,7 +40,7 @@ type call struct {
 	operation string
 	security  *security
 	fields    []byte // of the operation, as a JSON object
-	refusal   *reply // why it goes no further, nil if it does
+	refusal   *reply // answer to a message that cannot be processed, nil for others
 }
 
 // envelope is what the court reads of a SOAP message.
@@ -66,7 +65,7 @@ type envelope struct {
 	} `xml:"Body"`
 }
 
-// readSOAP reads a message into req, or says why that cannot be done.
+// readSOAP reads a message into req. A message that cannot be processed gets a refusal.
 func readSOAP(r *http.Request, req *request) {
 	m := &call{version: soap11}
 	req.soap = m
@@ -130,12 +129,11 @@ func readSOAP(r *http.Request, req *request) {
 	if m.fields, err = json.Marshal(fields); err != nil {
 		refuse("Server", "The message could not be kept as JSON.")
 	}
-	// Not of the message: its token and its time are new in every attempt.
-	sum := sha256.Sum256(append([]byte(m.operation), m.fields...))
-	req.digest = hex.EncodeToString(sum[:])
+	// Not of the whole message, whose token and time are new in every attempt.
+	req.digest = fmt.Sprintf("%x", sha256.Sum256(append([]byte(m.operation), m.fields...)))
 }
 
-// process does what the message asks for.
+// process changes the calendar as the message asks.
 func (m *call) process(cal *calendar, req request) reply {
 	switch m.operation {
 	case cancelHearing:
@@ -163,14 +161,14 @@ func (m *call) process(cal *calendar, req request) reply {
 	return answer
 }
 
-// soapFault is a kind of Fault, as the two versions of SOAP write it.
+// soapFault is a kind of Fault in both versions of SOAP.
 type soapFault struct {
 	code11, code12, subcode string
-	code                    string // in the detail, which faults about the header have not
+	code                    string // in the detail; faults about the header have none
 	retryable               bool
 }
 
-// soapFaults are the kinds that this calendar knows, also for its script.
+// soapFaults are the kinds that the calendar and its script know.
 var soapFaults = map[string]soapFault{
 	"Server":               {code11: "soap:Server", code12: "soap:Receiver", code: "INTERNAL", retryable: true},
 	"Client":               {code11: "soap:Client", code12: "soap:Sender", code: "REFUSED"},
@@ -181,40 +179,35 @@ var soapFaults = map[string]soapFault{
 	"MessageExpired":       {code11: "wsu:MessageExpired", code12: "soap:Sender", subcode: "wsu:MessageExpired"},
 }
 
-// fault is the answer that something went wrong; status 0 is what SOAP's
-// binding to HTTP says.
+// fault is an answer with a Fault. Status 0 means the status of SOAP's binding to
+// HTTP.
 func (m *call) fault(kind, reason string, status int) reply {
 	f := soapFaults[kind]
-	detail := ""
-	if f.code != "" {
-		detail = fmt.Sprintf("<cal:CalendarFault><cal:code>%s</cal:code><cal:retryable>%t</cal:retryable></cal:CalendarFault>", f.code, f.retryable)
-	}
-	var rep reply
+	tag, detail, subcode := "detail", "", ""
 	if m.version == soap12 {
-		if f.subcode != "" {
-			f.subcode = "<soap:Subcode><soap:Value>" + f.subcode + "</soap:Value></soap:Subcode>"
-		}
-		if detail != "" {
-			detail = "<soap:Detail>" + detail + "</soap:Detail>"
-		}
-		rep = m.message(fmt.Sprintf(`<soap:Fault><soap:Code><soap:Value>%s</soap:Value>%s</soap:Code><soap:Reason><soap:Text xml:lang="en">%s</soap:Text></soap:Reason>%s</soap:Fault>`,
-			f.code12, f.subcode, escape(reason), detail))
-	} else {
-		if detail != "" {
-			detail = "<detail>" + detail + "</detail>"
-		}
-		rep = m.message(fmt.Sprintf("<soap:Fault><faultcode>%s</faultcode><faultstring>%s</faultstring>%s</soap:Fault>",
-			f.code11, escape(reason), detail))
+		tag = "soap:Detail"
 	}
-	rep.status = http.StatusInternalServerError
-	if m.version == soap12 && f.code12 == "soap:Sender" {
-		rep.status = http.StatusBadRequest
+	if f.code != "" {
+		detail = fmt.Sprintf("<%[1]s><cal:CalendarFault><cal:code>%[2]s</cal:code><cal:retryable>%[3]t</cal:retryable></cal:CalendarFault></%[1]s>", tag, f.code, f.retryable)
 	}
-	rep.status, rep.result = cmp.Or(status, rep.status), "Fault "+kind
+	if f.subcode != "" {
+		subcode = "<soap:Subcode><soap:Value>" + f.subcode + "</soap:Value></soap:Subcode>"
+	}
+	usual := http.StatusInternalServerError
+	body := fmt.Sprintf("<soap:Fault><faultcode>%s</faultcode><faultstring>%s</faultstring>%s</soap:Fault>", f.code11, escape(reason), detail)
+	if m.version == soap12 {
+		body = fmt.Sprintf(`<soap:Fault><soap:Code><soap:Value>%s</soap:Value>%s</soap:Code><soap:Reason><soap:Text xml:lang="en">%s</soap:Text></soap:Reason>%s</soap:Fault>`,
+			f.code12, subcode, escape(reason), detail)
+		if f.code12 == "soap:Sender" {
+			usual = http.StatusBadRequest
+		}
+	}
+	rep := m.message(body)
+	rep.status, rep.result = cmp.Or(status, usual), "Fault "+kind
 	return rep
 }
 
-// message is an answer with the given content of its Body.
+// message is an answer with this content of its Body.
 func (m *call) message(body string) reply {
 	contentType := "text/xml; charset=utf-8"
 	if m.version == soap12 {
@@ -225,7 +218,7 @@ func (m *call) message(body string) reply {
 		m.version, SOAPNamespace, wsse, wsu, body)}
 }
 
-// plain is an answer without a SOAP message, as a proxy in front would give it.
+// plain is an answer without a SOAP message, like that of a proxy.
 func plain(status int, text string) reply {
 	return reply{status: status, contentType: "text/plain; charset=utf-8", body: []byte(text + "\n")}
 }

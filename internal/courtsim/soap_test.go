@@ -35,7 +35,7 @@ func cancel(reference string) string {
 	return "<cal:CancelHearing><cal:reference>" + reference + "</cal:reference></cal:CancelHearing>"
 }
 
-// send posts a message. Headers are pairs; a value of "-" leaves one out.
+// send posts a message. Headers are pairs, and the value "-" removes one.
 func (h *harness) send(message string, headers ...string) answer {
 	h.t.Helper()
 	req, err := http.NewRequestWithContext(h.t.Context(), "POST", h.url+"/soap/calendar", strings.NewReader(message))
@@ -63,7 +63,7 @@ func (h *harness) send(message string, headers ...string) answer {
 	return answer{status: res.StatusCode, header: res.Header, body: string(b), err: err}
 }
 
-// said is what an answer holds, of either version.
+// said is the content of an answer, of either version.
 type said struct {
 	XMLName xml.Name
 	Body    struct {
@@ -159,7 +159,7 @@ func TestHearingLifeOverSOAP(t *testing.T) {
 			if b := h.court.Calendar()["H-1"]; b.Changes != 3 || b.Status != "cancelled" || !strings.Contains(string(b.Fields), "room") {
 				t.Errorf("after the cancellation the booking is %+v", b)
 			}
-			// Both faces speak to one calendar.
+			// REST and SOAP share one calendar.
 			if a := h.do(t.Context(), "GET", "/api/calendar/H-1", "", "").want(t, 200); !strings.Contains(a.body, `"cancelled"`) {
 				t.Errorf("over REST it is %s", a.body)
 			}
@@ -167,7 +167,7 @@ func TestHearingLifeOverSOAP(t *testing.T) {
 	}
 }
 
-func TestRefusalsOverSOAP(t *testing.T) {
+func TestBadMessagesAreRefusedOverSOAP(t *testing.T) {
 	good := notify("H-1", "3A")
 	for _, tt := range []struct {
 		name, message string
@@ -310,7 +310,7 @@ func token(username, password, nonce string, created time.Time, more string) str
 		`</wsse:Password>` + fresh + `</wsse:UsernameToken></wsse:Security>`
 }
 
-func TestUsernameToken(t *testing.T) {
+func TestTheUsernameTokenIsRequired(t *testing.T) {
 	now := time.Now()
 	expires := func(at time.Time) string {
 		return "<wsu:Timestamp><wsu:Expires>" + at.UTC().Format(time.RFC3339) + "</wsu:Expires></wsu:Timestamp>"

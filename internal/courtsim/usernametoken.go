@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// security is the header block of WS-Security 1.0, as far as it is read here.
+// security is the part of the header block of WS-Security 1.0 that the court reads.
 type security struct {
 	Token *struct {
 		Username string
@@ -24,26 +24,26 @@ type security struct {
 	}
 }
 
-// freshness is how old a token may be, or its clock ahead.
+// freshness is how far a token's time may be from now.
 const freshness = 5 * time.Minute
 
-// guard asks for a UsernameToken. The Court's lock guards its nonces.
+// guard requires a UsernameToken. The Court's lock protects its nonces.
 type guard struct {
-	username, password string // no password: nothing is asked for
+	username, password string // without a password, no token is required
 
 	began      time.Time // of the young ones
 	young, old map[string]bool
 }
 
-// refuses returns the kind of Fault for a message that may not pass, "" for one
-// that may, and the reason.
+// refuses returns the kind of Fault and the reason for a message that is refused,
+// "" for others.
 func (g *guard) refuses(s *security, now time.Time) (kind, reason string) {
 	if g.password == "" {
 		return "", ""
 	}
 	const failed = "FailedAuthentication"
 	if s == nil || s.Token == nil {
-		return failed, "A UsernameToken is asked for."
+		return failed, "A UsernameToken is required."
 	}
 	t := s.Token
 	given, wanted := t.Password.Text, g.password
@@ -61,7 +61,7 @@ func (g *guard) refuses(s *security, now time.Time) (kind, reason string) {
 	}
 	if s.Timestamp != nil {
 		if end, err := time.Parse(time.RFC3339, s.Timestamp.Expires); err != nil || now.After(end) {
-			return "MessageExpired", "The message's time is over."
+			return "MessageExpired", "The message has expired."
 		}
 	}
 	if !digest {

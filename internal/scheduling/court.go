@@ -2,7 +2,6 @@ package scheduling
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -11,13 +10,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Knowledge answers for one sync: has the court got the hearing as it is now?
+// Knowledge says for one sync what its court knows of a hearing.
 type Knowledge struct {
 	Sync    string     `json:"sync,omitempty"`    // "" if no sync carries hearings
-	GotIt   bool       `json:"got_it"`            // the last thing the court acknowledged is the newest version
+	GotIt   bool       `json:"got_it"`            // the court acknowledged the newest version last
 	State   string     `json:"state"`             // of the newest version: delivered, accepted, waiting, sending, failed, filtered, discarded, superseded, not_sent
-	Version *int64     `json:"version,omitempty"` // what the court acknowledged last
-	At      *time.Time `json:"at,omitempty"`      // when it did
+	Version *int64     `json:"version,omitempty"` // the version that the court acknowledged last
+	At      *time.Time `json:"at,omitempty"`      // time of that acknowledgement
 	Says    string     `json:"says"`              // a sentence for the clerk
 }
 
@@ -50,34 +49,26 @@ SELECT coalesce(s.name, ''),
         ORDER BY id DESC LIMIT 1) AS held ON true
  ORDER BY s.name`
 
-// Court answers, for each sync that carries h, whether the court has got it.
-// The answer is about the version in h.
+// Court says, for each sync that carries h, whether the court has got the
+// version in h.
 func (s *Service) Court(ctx context.Context, h Hearing) ([]Knowledge, error) {
-	rows, err := s.pool.Query(ctx, courtSQL, h.eventID, h.ID)
-	if err != nil {
-		return nil, courtError(err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Knowledge, error) {
-		var k Knowledge
-		err := row.Scan(&k.Sync, &k.GotIt, &k.State, &k.Version, &k.At, &k.Says)
-		return k, err
-	})
-	if err != nil {
-		return nil, courtError(err)
+	const insufficientPrivilege = "42501"
+	rows, _ := s.pool.Query(ctx, courtSQL, h.EventID, h.ID) // CollectRows returns its error
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Knowledge])
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == insufficientPrivilege {
+		return nil, errMayNotRead
 	}
 	for i := range list {
 		list[i].explain(h.Version)
 	}
-	return list, nil
+	return list, err
 }
 
-// explain adds what the sentence of the outbox cannot know: the court may hold
-// an older version of the same hearing.
+// explain adds to the sentence of the outbox which version the court has.
 func (k *Knowledge) explain(newest int64) {
 	switch {
 	case k.At != nil:
-		utc := k.At.UTC()
-		k.At = &utc
+		k.At = new(k.At.UTC())
 		if !k.GotIt && k.Version != nil {
 			k.Says += fmt.Sprintf("; the receiver holds version %d of %d", *k.Version, newest)
 		}
@@ -88,35 +79,3 @@ func (k *Knowledge) explain(newest int64) {
 
 // errMayNotRead means that the login is not a member of outbox_auditor.
 var errMayNotRead = errors.New("the service's database login may not read the deliveries; grant it outbox_auditor")
-
-func courtError(err error) error {
-	const insufficientPrivilege = "42501"
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == insufficientPrivilege {
-		return errMayNotRead
-	}
-	return fmt.Errorf("court: %w", err)
-}
-
-// hearingView is a hearing with what the courts know of it.
-type hearingView struct {
-	Hearing      Hearing
-	Court        []Knowledge
-	CourtUnknown string // why Court is not known
-}
-
-// MarshalJSON adds the field court to those of the hearing.
-func (v hearingView) MarshalJSON() ([]byte, error) {
-	hearing, err := json.Marshal(v.Hearing)
-	if err != nil {
-		return nil, err
-	}
-	rest, err := json.Marshal(struct {
-		Court        []Knowledge `json:"court"`
-		CourtUnknown string      `json:"court_unknown,omitempty"`
-	}{v.Court, v.CourtUnknown})
-	if err != nil {
-		return nil, err
-	}
-	return append(append(hearing[:len(hearing)-1], ','), rest[1:]...), nil
-}

@@ -13,8 +13,8 @@ func (c *clinic) register(name, pattern string) {
 	c.exec("INSERT INTO outbox.sync (name, patterns) VALUES ($1, ARRAY[$2])", name, pattern)
 }
 
-// answered does what a relay does with the first open event of hearing H-1 once
-// the court has answered: the log gets a row, the delivery is closed.
+// answered records an answer of the court to the first open event of hearing H-1,
+// like a relay: the log gets a row, the delivery is closed.
 func (c *clinic) answered(sync, outcome string) {
 	c.t.Helper()
 	c.exec(`WITH head AS (
@@ -40,7 +40,7 @@ func (c *clinic) court(sync string) scheduling.Knowledge {
 	return scheduling.Knowledge{}
 }
 
-func TestHasTheCourtGotIt(t *testing.T) {
+func TestEachHearingSaysWhetherTheCourtHasGotIt(t *testing.T) {
 	c := open(t)
 	c.register("CourtCalendarSync", "scheduling:*")
 	c.register("Clinic", "clinic:*")
@@ -90,7 +90,7 @@ func TestHasTheCourtGotIt(t *testing.T) {
 	}
 }
 
-func TestCourtAfterAReplayOfAnOlderVersion(t *testing.T) {
+func TestAReplayOfAnOlderVersionLeavesTheCourtBehind(t *testing.T) {
 	c := open(t)
 	c.register("Court", "scheduling:*")
 	c.book("H-1", nil).want(201)
@@ -103,11 +103,11 @@ func TestCourtAfterAReplayOfAnOlderVersion(t *testing.T) {
 	}
 	c.answered("Court", "delivered")
 	if k := c.court("Court"); k.GotIt || *k.Version != 1 || !strings.Contains(k.Says, "version 1 of 2") {
-		t.Errorf("the court was told the older version last, but the clerk reads %+v", k)
+		t.Errorf("the court got the older version last, but the clerk reads %+v", k)
 	}
 }
 
-func TestCourtThatIsNotTold(t *testing.T) {
+func TestHearingsThatNoSyncCarries(t *testing.T) {
 	t.Run("no sync", func(t *testing.T) {
 		c := open(t)
 		c.book("H-1", nil).want(201)

@@ -87,7 +87,7 @@ type answer struct {
 	log    *logBuffer
 }
 
-// call sends a JSON body; header lists names and values by turns.
+// call sends a JSON body. header has names and values in turn.
 func (c *clinic) call(method, path, body string, header ...string) answer {
 	c.t.Helper()
 	r := httptest.NewRequestWithContext(c.t.Context(), method, path, strings.NewReader(body))
@@ -122,7 +122,7 @@ func decodeAs[T any](a answer) T {
 	return v
 }
 
-// hearing is what a client reads of a hearing.
+// hearing is a hearing as clients read it.
 type hearing struct {
 	ID          string
 	Status      string
@@ -134,7 +134,7 @@ type hearing struct {
 	CourtAbsent string `json:"court_unknown"`
 }
 
-// book books a hearing with an id; change overrides or, with nil, removes fields.
+// book books a hearing with an id. change overrides fields, or removes them with nil.
 func (c *clinic) book(id string, change map[string]any) answer {
 	c.t.Helper()
 	fields := map[string]any{

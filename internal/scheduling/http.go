@@ -11,7 +11,7 @@ import (
 // requestTimeout bounds the work for one request, in the database included.
 const requestTimeout = 10 * time.Second
 
-// api is the HTTP face of a [Service].
+// api serves a [Service] over HTTP.
 type api struct {
 	service *Service
 	log     *slog.Logger
@@ -24,22 +24,40 @@ type api struct {
 //	POST /hearings/{id}/reschedule  change the start (If-Match: "<version>" is optional)
 //	POST /hearings/{id}/cancel      cancel, with a reason (If-Match is optional)
 //	GET  /hearings                  list: from, to, courthouse, courtroom, status, limit, after
-//	GET  /hearings/{id}             one hearing, and what the courts know of it
+//	GET  /hearings/{id}             one hearing, and which courts have got it
 //	GET  /livez, /readyz
 //
-// Errors are application/problem+json (RFC 9457). It has no authentication of
-// its own: it belongs behind whatever the agency uses. Each request leaves one
-// log line, without its query and body.
+// Errors are application/problem+json (RFC 9457). The API has no authentication:
+// put it behind that of the agency. Each request is one log line, without its
+// query and body.
 func NewHandler(s *Service, log *slog.Logger) http.Handler {
 	a := &api{service: s, log: log, mux: http.NewServeMux()}
-	a.mux.HandleFunc("POST /hearings", a.book)
-	a.mux.HandleFunc("POST /hearings/{id}/reschedule", a.reschedule)
-	a.mux.HandleFunc("POST /hearings/{id}/cancel", a.cancel)
-	a.mux.HandleFunc("GET /hearings", a.list)
-	a.mux.HandleFunc("GET /hearings/{id}", a.get)
-	a.mux.HandleFunc("GET /livez", a.livez)
-	a.mux.HandleFunc("GET /readyz", a.readyz)
+	a.handle("POST /hearings", a.book)
+	a.handle("POST /hearings/{id}/reschedule", changing(s.Reschedule))
+	a.handle("POST /hearings/{id}/cancel", changing(s.Cancel))
+	a.handle("GET /hearings", a.list)
+	a.handle("GET /hearings/{id}", a.get)
+	a.handle("GET /livez", func(w http.ResponseWriter, _ *http.Request) error {
+		return writeOK(w, map[string]string{"status": "ok"})
+	})
+	a.handle("GET /readyz", a.readyz)
 	return a
+}
+
+// handler answers a request, or returns why it cannot.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+func (a *api) handle(pattern string, h handler) {
+	a.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			p := problemOf(err)
+			if p.Status >= http.StatusInternalServerError {
+				a.log.LogAttrs(r.Context(), slog.LevelError, "request failed",
+					slog.String("route", r.Pattern), slog.String("error", loggable(err)))
+			}
+			writeProblem(w, p)
+		}
+	})
 }
 
 // ServeHTTP answers one request within [requestTimeout].
@@ -63,163 +81,100 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		slog.Duration("took", time.Since(began)))
 }
 
-// noRoute says in our form what the mux would say as plain text: 404, or 405
-// with the methods that are allowed.
+// noRoute gives the mux's own answer as a problem: 404, or 405 with the methods
+// that are allowed.
 func (a *api) noRoute(w http.ResponseWriter, r *http.Request, handler http.Handler) {
-	said := headerOnly{header: http.Header{}}
-	handler.ServeHTTP(&said, r)
+	plain := headerOnly{header: http.Header{}}
+	handler.ServeHTTP(&plain, r)
 	detail := "There is nothing at this path."
-	if said.status == http.StatusMethodNotAllowed {
-		allow := said.header.Get("Allow")
+	if plain.status == http.StatusMethodNotAllowed {
+		allow := plain.header.Get("Allow")
 		w.Header().Set("Allow", allow)
 		detail = "This path takes " + allow + "."
 	}
-	writeProblem(w, newProblem(said.status, detail))
+	writeProblem(w, newProblem(plain.status, detail))
 }
 
-func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
-	p := problemOf(err)
-	if p.Status >= http.StatusInternalServerError {
-		a.log.LogAttrs(r.Context(), slog.LevelError, "request failed",
-			slog.String("route", r.Pattern), slog.String("error", loggable(err)))
+func (a *api) book(w http.ResponseWriter, r *http.Request) error {
+	var b Booking
+	if err := decode(w, r, &b); err != nil {
+		return err
 	}
-	writeProblem(w, p)
-}
-
-// startFields are the fields that say when.
-type startFields struct {
-	LocalStart string `json:"local_start"`
-	Zone       string `json:"zone"`
-	Fold       Fold   `json:"fold"`
-}
-
-func (a *api) book(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		ID          string `json:"id"`
-		CaseNumber  string `json:"case_number"`
-		CaseName    string `json:"case_name"`
-		HearingType string `json:"hearing_type"`
-		Courthouse  string `json:"courthouse"`
-		Courtroom   string `json:"courtroom"`
-		startFields
-		DurationMinutes int `json:"duration_minutes"`
-	}
-	if err := decode(w, r, &in); err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	h, err := a.service.Book(r.Context(), Booking{
-		ID: in.ID, CaseNumber: in.CaseNumber, CaseName: in.CaseName, HearingType: in.HearingType,
-		Courthouse: in.Courthouse, Courtroom: in.Courtroom,
-		LocalStart: in.LocalStart, Zone: in.Zone, Fold: in.Fold, DurationMinutes: in.DurationMinutes,
-		Headers: eventHeaders(r.Header),
-	})
+	h, err := a.service.Book(r.Context(), b, eventHeaders(r.Header))
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return err
 	}
 	w.Header().Set("Location", "/hearings/"+h.ID)
-	writeHearing(w, http.StatusCreated, h)
+	w.Header().Set("ETag", etag(h.Version))
+	writeJSON(w, "application/json", http.StatusCreated, h)
+	return nil
 }
 
-func (a *api) reschedule(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		startFields
-		DurationMinutes int    `json:"duration_minutes"`
-		Courthouse      string `json:"courthouse"`
-		Courtroom       string `json:"courtroom"`
+// changing handles requests for a change of a hearing.
+func changing[R any](change func(context.Context, Target, R) (Hearing, error)) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		version, err := ifMatch(r.Header)
+		if err != nil {
+			return err
+		}
+		var in R
+		if err := decode(w, r, &in); err != nil {
+			return err
+		}
+		h, err := change(r.Context(), Target{ID: r.PathValue("id"), IfVersion: version, Headers: eventHeaders(r.Header)}, in)
+		if err != nil {
+			return err
+		}
+		w.Header().Set("ETag", etag(h.Version))
+		return writeOK(w, h)
 	}
-	version, err := ifMatch(r.Header)
-	if err == nil {
-		err = decode(w, r, &in)
-	}
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	h, err := a.service.Reschedule(r.Context(), Rescheduling{
-		ID: r.PathValue("id"), IfVersion: version,
-		LocalStart: in.LocalStart, Zone: in.Zone, Fold: in.Fold, DurationMinutes: in.DurationMinutes,
-		Courthouse: in.Courthouse, Courtroom: in.Courtroom, Headers: eventHeaders(r.Header),
-	})
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeHearing(w, http.StatusOK, h)
 }
 
-func (a *api) cancel(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		Reason string `json:"reason"`
-	}
-	version, err := ifMatch(r.Header)
-	if err == nil {
-		err = decode(w, r, &in)
-	}
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	h, err := a.service.Cancel(r.Context(), Cancellation{
-		ID: r.PathValue("id"), IfVersion: version, Reason: in.Reason, Headers: eventHeaders(r.Header),
-	})
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	writeHearing(w, http.StatusOK, h)
-}
-
-func (a *api) list(w http.ResponseWriter, r *http.Request) {
+func (a *api) list(w http.ResponseWriter, r *http.Request) error {
 	f, err := parseFilter(r.URL.Query())
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return err
 	}
 	page, err := a.service.List(r.Context(), f)
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return err
 	}
-	writeJSON(w, "application/json", http.StatusOK, page)
+	return writeOK(w, page)
 }
 
-func (a *api) get(w http.ResponseWriter, r *http.Request) {
+func (a *api) get(w http.ResponseWriter, r *http.Request) error {
 	h, err := a.service.Get(r.Context(), r.PathValue("id"))
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return err
 	}
-	view := hearingView{Hearing: h}
+	view := struct {
+		Hearing
+		Court        []Knowledge `json:"court"`
+		CourtUnknown string      `json:"court_unknown,omitempty"` // why court is not known
+	}{Hearing: h}
 	view.Court, err = a.service.Court(r.Context(), h)
 	switch {
 	case errors.Is(err, errMayNotRead):
 		view.CourtUnknown = err.Error() // the hearing itself is still worth showing
 	case err != nil:
-		a.fail(w, r, err)
-		return
+		return err
 	}
 	w.Header().Set("ETag", etag(h.Version))
-	writeJSON(w, "application/json", http.StatusOK, view)
+	return writeOK(w, view)
 }
 
-func (a *api) livez(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, "application/json", http.StatusOK, map[string]string{"status": "ok"})
-}
-
-func (a *api) readyz(w http.ResponseWriter, r *http.Request) {
+func (a *api) readyz(w http.ResponseWriter, r *http.Request) error {
 	if err := a.service.Ready(r.Context()); err != nil {
 		a.log.LogAttrs(r.Context(), slog.LevelWarn, "not ready", slog.String("error", loggable(err)))
 		writeProblem(w, newProblem(http.StatusServiceUnavailable, "The database cannot be used now, or its schema is not migrated."))
-		return
+		return nil
 	}
-	writeJSON(w, "application/json", http.StatusOK, map[string]string{"status": "ready"})
+	return writeOK(w, map[string]string{"status": "ready"})
 }
 
-func writeHearing(w http.ResponseWriter, status int, h Hearing) {
-	w.Header().Set("ETag", etag(h.Version))
-	writeJSON(w, "application/json", status, h)
+func writeOK(w http.ResponseWriter, v any) error {
+	writeJSON(w, "application/json", http.StatusOK, v)
+	return nil
 }
 
 // statusWriter remembers the status for the log.

@@ -23,7 +23,7 @@ type problem struct {
 	CurrentVersion int64 `json:"current_version"`
 }
 
-func TestBook(t *testing.T) {
+func TestBookingWritesTheHearingAndOneEvent(t *testing.T) {
 	c := open(t)
 	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	a := c.call("POST", "/hearings", `{"case_number":"2027-CV-0042","case_name":"Roe v Doe","hearing_type":"Motion",
@@ -60,7 +60,7 @@ func TestBook(t *testing.T) {
 	}
 }
 
-func TestBookIDs(t *testing.T) {
+func TestBookingWithoutAnIDGetsTheNextFreeNumber(t *testing.T) {
 	c := open(t)
 	c.book("H-2027-000001", nil).want(201)
 	if h := decodeAs[hearing](c.book("", nil).want(201)); h.ID != "H-2027-000002" {
@@ -75,7 +75,7 @@ func TestBookIDs(t *testing.T) {
 	}
 }
 
-func TestBookRefuses(t *testing.T) {
+func TestBookingNamesEveryWrongField(t *testing.T) {
 	c := open(t)
 	tests := []struct {
 		name   string
@@ -173,11 +173,11 @@ func TestLifeOfAHearing(t *testing.T) {
 	}
 	last := c.events("H-1")[3].Payload
 	if !strings.Contains(last, `"cancelReason": "settled"`) || strings.Contains(last, party) {
-		t.Errorf("the courts are told %s", last)
+		t.Errorf("the courts get %s", last)
 	}
 }
 
-func TestChangesAreRefused(t *testing.T) {
+func TestChangesThatCannotBeMadeAreRefused(t *testing.T) {
 	c := open(t)
 	c.book("H-1", nil).want(201)
 	tests := []struct {
@@ -207,7 +207,7 @@ func TestChangesAreRefused(t *testing.T) {
 	}
 }
 
-func TestIfMatch(t *testing.T) {
+func TestAChangeForAnotherVersionIsRefused(t *testing.T) {
 	c := open(t)
 	c.book("H-1", nil).want(201)
 	start := 10
@@ -284,7 +284,7 @@ func TestConcurrentChangesKeepVersionAndOrder(t *testing.T) {
 	}
 }
 
-func TestList(t *testing.T) {
+func TestListFiltersAndPages(t *testing.T) {
 	c := open(t)
 	for i := range 7 {
 		c.book(fmt.Sprint("H-", i), map[string]any{
@@ -353,7 +353,7 @@ func TestList(t *testing.T) {
 	}
 }
 
-func TestRequestsThatAreNotOne(t *testing.T) {
+func TestMalformedRequestsAreRefused(t *testing.T) {
 	c := open(t)
 	tests := []struct {
 		name, method, path, body, contentType string
@@ -384,7 +384,7 @@ func TestRequestsThatAreNotOne(t *testing.T) {
 	}
 }
 
-func TestHealth(t *testing.T) {
+func TestReadyNeedsBothSchemas(t *testing.T) {
 	c := open(t)
 	c.call("GET", "/livez", "").want(200)
 	c.call("GET", "/readyz", "").want(200)
@@ -415,10 +415,10 @@ func TestPrivilegesThatAreEnough(t *testing.T) {
 	c.call("POST", "/hearings/"+id+"/reschedule", `{"local_start":"2027-11-15T14:30"}`).want(200)
 	h := decodeAs[hearing](c.call("GET", "/hearings/"+id, "").want(200))
 	if h.Court != nil || !strings.Contains(h.CourtAbsent, "grant it outbox_auditor") {
-		t.Errorf("a login that may not read deliveries is told %+v", h)
+		t.Errorf("a login that may not read deliveries gets %+v", h)
 	}
 	admin.exec("GRANT outbox_auditor TO " + role)
 	if h := decodeAs[hearing](c.call("GET", "/hearings/"+id, "").want(200)); len(h.Court) != 1 || h.CourtAbsent != "" {
-		t.Errorf("with outbox_auditor it is told %+v", h)
+		t.Errorf("with outbox_auditor it gets %+v", h)
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
-	_ "time/tzdata" // the zones are there on machines without a zone database
+	_ "time/tzdata" // the zones are known on machines without a zone database
 )
 
 // localLayout is how wall times are written; hearings start on a whole minute.
@@ -20,54 +20,41 @@ const (
 	FoldSecond Fold = "second"
 )
 
-// Choice is a valid start that is offered in place of one that was refused.
+// Choice is a valid start that is offered in place of a refused one.
 type Choice struct {
 	LocalStart string `json:"local_start"`
 	Fold       Fold   `json:"fold,omitempty"` // to be sent with an ambiguous LocalStart
 	StartsAt   string `json:"starts_at"`      // RFC 3339 with the zone's offset then
 }
 
-// start is a wall time with its meaning.
-type start struct {
-	wall time.Time // the digits of the wall clock, in UTC
-	zone string
-	at   time.Time // the instant, in the zone
-}
-
-// resolve finds the instant of a wall time in a zone. What is wrong with the
-// three fields is reported in one list.
-func resolve(local, zone string, fold Fold) (start, []FieldError) {
-	var bad []FieldError
+// resolve returns the instant of a wall time in a zone, in that zone. What is
+// wrong with the three fields comes back in one list.
+func resolve(local, zone string, fold Fold) (time.Time, []FieldError) {
+	var bad checks
 	wall, detail := parseLocal(local)
 	if detail != "" {
-		bad = append(bad, FieldError{Field: "local_start", Detail: detail})
+		bad.add("local_start", "%s", detail)
 	}
 	loc, detail := loadZone(zone)
 	if detail != "" {
-		bad = append(bad, FieldError{Field: "zone", Detail: detail})
+		bad.add("zone", "%s", detail)
 	}
 	if fold != "" && fold != FoldFirst && fold != FoldSecond {
-		bad = append(bad, FieldError{Field: "fold", Detail: `is neither "first" nor "second"`})
+		bad.add("fold", `is neither "first" nor "second"`)
 	}
 	if len(bad) > 0 {
-		return start{}, bad
+		return time.Time{}, bad
 	}
-
 	instants := instantsOf(wall, loc)
-	var at time.Time
 	switch {
 	case len(instants) == 0:
-		return start{}, []FieldError{doesNotExist(wall, loc)}
-	case len(instants) == 1:
-		at = instants[0]
-	case fold == FoldFirst:
-		at = instants[0]
+		return time.Time{}, []FieldError{doesNotExist(wall, loc)}
+	case len(instants) > 1 && fold == "":
+		return time.Time{}, []FieldError{isAmbiguous(wall, loc, instants)}
 	case fold == FoldSecond:
-		at = instants[len(instants)-1]
-	default:
-		return start{}, []FieldError{isAmbiguous(wall, loc, instants)}
+		return instants[len(instants)-1], nil
 	}
-	return start{wall: wall, zone: zone, at: at}, nil
+	return instants[0], nil
 }
 
 func parseLocal(s string) (wall time.Time, detail string) {
@@ -108,7 +95,7 @@ func loadZone(name string) (loc *time.Location, detail string) {
 
 // period is a span in which a zone keeps one offset.
 type period struct {
-	from   time.Time // zero: since ever
+	from   time.Time // zero for the first span of the zone
 	offset int       // seconds east of UTC
 }
 
@@ -145,7 +132,7 @@ func doesNotExist(wall time.Time, loc *time.Location) FieldError {
 	e := FieldError{
 		Field:  "local_start",
 		Code:   CodeNonexistent,
-		Detail: fmt.Sprintf("%s does not exist in %s: the clocks are put forward over it", wall.Format(localLayout), loc),
+		Detail: fmt.Sprintf("%s does not exist in %s: the clocks skip it", wall.Format(localLayout), loc),
 	}
 	list := periods(wall, loc)
 	for i := 1; i < len(list); i++ {

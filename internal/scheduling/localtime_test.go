@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestResolve(t *testing.T) {
+func TestWallTimesAndTheirInstants(t *testing.T) {
 	const ny = "America/New_York"
 	tests := []struct {
 		name, local, zone string
@@ -31,21 +31,21 @@ func TestResolve(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s, bad := resolve(tt.local, tt.zone, tt.fold)
+			at, bad := resolve(tt.local, tt.zone, tt.fold)
 			if bad != nil {
 				t.Fatalf("refused: %+v", bad)
 			}
-			if got := s.at.Format(time.RFC3339); got != tt.want {
+			if got := at.Format(time.RFC3339); got != tt.want {
 				t.Errorf("it starts at %s, want %s", got, tt.want)
 			}
-			if got := s.wall.Format(localLayout); !strings.HasPrefix(tt.local, got) || s.zone != tt.zone {
-				t.Errorf("wall time %s in %s, want %s in %s", got, s.zone, tt.local, tt.zone)
+			if got := at.Format(localLayout); !strings.HasPrefix(tt.local, got) || at.Location().String() != tt.zone {
+				t.Errorf("wall time %s in %s, want %s in %s", got, at.Location(), tt.local, tt.zone)
 			}
 		})
 	}
 }
 
-func TestResolveRefusesTimesThatAreNotOne(t *testing.T) {
+func TestSkippedAndAmbiguousWallTimesAreRefused(t *testing.T) {
 	tests := []struct {
 		name, local, zone string
 		field, code       string
@@ -66,7 +66,7 @@ func TestResolveRefusesTimesThatAreNotOne(t *testing.T) {
 				{LocalStart: "2027-03-28T00:59", StartsAt: "2027-03-28T00:59:00Z"},
 				{LocalStart: "2027-03-28T02:00", StartsAt: "2027-03-28T02:00:00+01:00"},
 			},
-			"put forward",
+			"clocks skip it",
 		},
 		{
 			"a whole day that was left out", "2011-12-30T12:00", "Pacific/Apia", "local_start", CodeNonexistent,
@@ -106,16 +106,16 @@ func TestResolveRefusesTimesThatAreNotOne(t *testing.T) {
 				t.Errorf("choices (-want +got):\n%s", diff)
 			}
 			for _, c := range bad[0].Choices {
-				s, bad := resolve(c.LocalStart, tt.zone, c.Fold)
-				if bad != nil || s.at.Format(time.RFC3339) != c.StartsAt {
-					t.Errorf("the choice %+v gives %s, %+v", c, s.at, bad)
+				at, bad := resolve(c.LocalStart, tt.zone, c.Fold)
+				if bad != nil || at.Format(time.RFC3339) != c.StartsAt {
+					t.Errorf("the choice %+v gives %s, %+v", c, at, bad)
 				}
 			}
 		})
 	}
 }
 
-func TestResolveRefusesMistakes(t *testing.T) {
+func TestMistakesInAStartAreNamed(t *testing.T) {
 	tests := []struct {
 		name, local, zone string
 		fold              Fold
@@ -146,16 +146,16 @@ func TestResolveRefusesMistakes(t *testing.T) {
 	}
 }
 
-// TestEveryQuarterOfAYearResolves checks the arithmetic against the zone itself:
+// TestEveryQuarterOfAYearHasTheRightInstants checks the arithmetic against the zone itself:
 // a wall time has one meaning unless it is skipped or comes twice.
-func TestEveryQuarterOfAYearResolves(t *testing.T) {
+func TestEveryQuarterOfAYearHasTheRightInstants(t *testing.T) {
 	for _, zone := range []string{"America/New_York", "Europe/London", "Australia/Lord_Howe", "Africa/Casablanca", "Pacific/Chatham"} {
 		t.Run(zone, func(t *testing.T) {
 			loc, err := time.LoadLocation(zone)
 			if err != nil {
 				t.Fatal(err)
 			}
-			// How often each wall time is shown, by walking through the instants.
+			// How often each wall time is shown, counted instant by instant.
 			shown := map[time.Time]int{}
 			year := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
 			for at := year.Add(-48 * time.Hour); at.Year() < 2028 || at.YearDay() < 3; at = at.Add(15 * time.Minute) {

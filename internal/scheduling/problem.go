@@ -4,13 +4,29 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// problem is an error answer of RFC 9457.
+// Codes of [FieldError] that a program may want to act on.
+const (
+	CodeNonexistent = "nonexistent-local-time" // the clocks skip it
+	CodeAmbiguous   = "ambiguous-local-time"   // it comes twice; send fold
+)
+
+// FieldError is what is wrong with one field. It never quotes a case name.
+type FieldError struct {
+	Field   string   `json:"field"`
+	Detail  string   `json:"detail"`
+	Code    string   `json:"code,omitempty"`
+	Choices []Choice `json:"choices,omitempty"` // valid starts near the refused one
+}
+
+// problem is the error of a refused request, and its answer as in RFC 9457.
 type problem struct {
 	Type           string       `json:"type"`
 	Title          string       `json:"title"`
@@ -20,44 +36,57 @@ type problem struct {
 	CurrentVersion int64        `json:"current_version,omitempty"`
 }
 
+func (p problem) Error() string { return p.Detail }
+
 func newProblem(status int, detail string) problem {
 	return problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail}
 }
 
-// Error makes a problem usable as the error of a request that is refused
-// before it reaches the service.
-func (p problem) Error() string { return p.Detail }
+func notFound() error { return newProblem(http.StatusNotFound, "No hearing has this id.") }
 
-// problemOf turns an error of the service into an answer.
+// invalid refuses a request for all that is wrong with its fields, nil for nothing.
+func invalid(fields []FieldError) error {
+	if len(fields) == 0 {
+		return nil
+	}
+	parts := make([]string, 0, len(fields))
+	for _, f := range fields {
+		parts = append(parts, f.Field+" "+f.Detail)
+	}
+	return problem{
+		Type: "urn:lockstep:scheduling:invalid", Title: "The request is not valid", Status: http.StatusUnprocessableEntity,
+		Detail: strings.Join(parts, "; "), Errors: fields,
+	}
+}
+
+// existsAlready refuses a booking whose id is that of h.
+func existsAlready(h Hearing) error {
+	return problem{
+		Type: "urn:lockstep:scheduling:exists", Title: "The hearing exists already", Status: http.StatusConflict, CurrentVersion: h.Version,
+		Detail: fmt.Sprintf("hearing %s exists already (version %d); if this repeats an earlier request, that one was successful", h.ID, h.Version),
+	}
+}
+
+// changedMeanwhile refuses a change whose caller has not seen the current version.
+func changedMeanwhile(h Hearing, wanted int64) error {
+	return problem{
+		Type: "urn:lockstep:scheduling:version", Title: "The hearing has changed meanwhile", Status: http.StatusPreconditionFailed, CurrentVersion: h.Version,
+		Detail: fmt.Sprintf("hearing %s is at version %d, not %d; read it again, then decide", h.ID, h.Version, wanted),
+	}
+}
+
+// refused refuses a change that the hearing's status does not allow.
+func refused(h Hearing, reason string) error {
+	return problem{
+		Type: "urn:lockstep:scheduling:state", Title: "The hearing's status does not allow this", Status: http.StatusConflict,
+		Detail: "hearing " + h.ID + " " + reason,
+	}
+}
+
+// problemOf is the answer to a request that failed with err.
 func problemOf(err error) problem {
-	var (
-		ready   problem
-		invalid *InvalidError
-		exists  *ExistsError
-		version *VersionError
-		state   *StateError
-	)
-	switch {
-	case errors.As(err, &ready):
-		return ready
-	case errors.As(err, &invalid):
-		p := newProblem(http.StatusUnprocessableEntity, invalid.Error())
-		p.Type, p.Title, p.Errors = "urn:lockstep:scheduling:invalid", "The request is not valid", invalid.Fields
+	if p, ok := errors.AsType[problem](err); ok {
 		return p
-	case errors.As(err, &exists):
-		p := newProblem(http.StatusConflict, exists.Error())
-		p.Type, p.Title, p.CurrentVersion = "urn:lockstep:scheduling:exists", "The hearing exists already", exists.Version
-		return p
-	case errors.As(err, &version):
-		p := newProblem(http.StatusPreconditionFailed, version.Error())
-		p.Type, p.Title, p.CurrentVersion = "urn:lockstep:scheduling:version", "The hearing has changed meanwhile", version.Current
-		return p
-	case errors.As(err, &state):
-		p := newProblem(http.StatusConflict, state.Error())
-		p.Type, p.Title = "urn:lockstep:scheduling:state", "The hearing's status does not allow this"
-		return p
-	case errors.Is(err, ErrNotFound):
-		return newProblem(http.StatusNotFound, "No hearing has this id.")
 	}
 	return newProblem(http.StatusServiceUnavailable,
 		"The database did not answer as expected. Try again; if this was a change, look first whether it was made.")
@@ -81,7 +110,7 @@ func writeJSON(w http.ResponseWriter, contentType string, status int, v any) {
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(status)
-	_, _ = w.Write(append(b, '\n')) // the caller may be gone
+	_, _ = w.Write(append(b, '\n')) // the caller may have left
 }
 
 func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
@@ -89,14 +118,12 @@ func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + 
 // loggable describes an error of the database without the values of a row: the
 // detail of a PostgreSQL error quotes whole rows, names of parties included.
 func loggable(err error) string {
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		s := "SQLSTATE " + pg.Code
-		if pg.ConstraintName != "" {
-			s += " constraint " + pg.ConstraintName
-		}
-		return s
-	}
+	pg, ok := errors.AsType[*pgconn.PgError](err)
 	switch {
+	case ok && pg.ConstraintName != "":
+		return "SQLSTATE " + pg.Code + " constraint " + pg.ConstraintName
+	case ok:
+		return "SQLSTATE " + pg.Code
 	case errors.Is(err, context.DeadlineExceeded):
 		return "deadline exceeded"
 	case errors.Is(err, context.Canceled):

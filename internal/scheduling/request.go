@@ -1,6 +1,7 @@
 package scheduling
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,50 +26,43 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 	}
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	dec.DisallowUnknownFields()
-	err := dec.Decode(into)
-	if err == nil {
-		if _, err = dec.Token(); errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err == nil || !isTooLarge(err) {
-			return newProblem(http.StatusBadRequest, "Something follows the JSON object.")
-		}
+	if err := dec.Decode(into); err != nil {
+		return explainDecode(err)
 	}
-	return explainDecode(err)
-}
-
-func isTooLarge(err error) bool {
-	var tooLarge *http.MaxBytesError
-	return errors.As(err, &tooLarge)
+	_, err := dec.Token()
+	switch _, tooLarge := errors.AsType[*http.MaxBytesError](err); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case tooLarge:
+		return explainDecode(err)
+	}
+	return newProblem(http.StatusBadRequest, "Something follows the JSON object.")
 }
 
 // explainDecode names the field or place. It never quotes a value.
 func explainDecode(err error) error {
-	var kind *json.UnmarshalTypeError
-	var syntax *json.SyntaxError
-	switch {
-	case isTooLarge(err):
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return newProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("The body is larger than %d bytes.", maxBody))
-	case errors.As(err, &kind) && kind.Field != "":
-		// The path leads through embedded structs, of which the caller knows nothing.
-		name := kind.Field[strings.LastIndexByte(kind.Field, '.')+1:]
-		return &InvalidError{Fields: []FieldError{{Field: name, Detail: "is not a " + kindName(kind.Type.Kind().String())}}}
-	case errors.As(err, &syntax):
+	}
+	var c checks
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
+		kind := wrong.Type.Kind().String()
+		if strings.HasPrefix(kind, "int") {
+			kind = "whole number"
+		}
+		c.add(wrong.Field, "is not a %s", kind)
+		return invalid(c)
+	}
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return newProblem(http.StatusBadRequest, fmt.Sprintf("The body is not JSON: error at byte %d.", syntax.Offset))
 	}
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		if name, err := strconv.Unquote(field); err == nil {
-			return &InvalidError{Fields: []FieldError{{Field: shorten(name), Detail: "is not a field of this request"}}}
+			c.add(shorten(name), "is not a field of this request")
+			return invalid(c)
 		}
 	}
 	return newProblem(http.StatusBadRequest, "The body is not one JSON object.")
-}
-
-func kindName(kind string) string {
-	if strings.HasPrefix(kind, "int") {
-		return "whole number"
-	}
-	return kind
 }
 
 func shorten(s string) string {
@@ -85,24 +79,46 @@ func ifMatch(h http.Header) (*int64, error) {
 	if len(values) == 0 || len(values) == 1 && values[0] == "*" {
 		return nil, nil
 	}
-	if len(values) == 1 && len(values[0]) > 2 {
-		s := values[0]
-		n, err := strconv.ParseInt(strings.Trim(s, `"`), 10, 64)
-		if err == nil && s == etag(n) {
-			return &n, nil
-		}
+	n, err := strconv.ParseInt(strings.Trim(values[0], `"`), 10, 64)
+	if err != nil || len(values) > 1 || values[0] != etag(n) {
+		return nil, newProblem(http.StatusBadRequest, `If-Match is not one version in quotes, such as "3", nor *.`)
 	}
-	return nil, newProblem(http.StatusBadRequest, `If-Match is not one version in quotes, such as "3", nor *.`)
+	return &n, nil
 }
 
 var traceparentForm = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
 
-// eventHeaders passes the caller's trace on to the event (W3C Trace Context).
+// eventHeaders passes the caller's trace to the event (W3C Trace Context).
 func eventHeaders(h http.Header) map[string]string {
 	if tp := h.Get("traceparent"); traceparentForm.MatchString(tp) {
 		return map[string]string{"traceparent": tp}
 	}
 	return nil
+}
+
+// DefaultLimit and MaxLimit bound a page of [Service.List].
+const (
+	DefaultLimit = 100
+	MaxLimit     = 500
+)
+
+// Filter chooses hearings.
+type Filter struct {
+	From, To   Bound // From is included, To is not
+	Courthouse string
+	Courtroom  string
+	Status     Status
+	Limit      int // 1 to [MaxLimit]
+
+	afterStart *time.Time // of the last hearing of the page before, nil for the first page
+	afterID    string
+}
+
+// Bound is one end of a span of starts: an instant, or a wall time, which every
+// courthouse reads off its own clock. The zero value is no bound.
+type Bound struct {
+	Instant *time.Time
+	Wall    *time.Time // in UTC, which means nothing
 }
 
 // parseFilter reads the query of a list.
@@ -119,19 +135,28 @@ func parseFilter(q url.Values) (Filter, error) {
 	}
 	slices.SortFunc(c, func(a, b FieldError) int { return strings.Compare(a.Field, b.Field) })
 	f := Filter{
-		Courthouse: q.Get("courthouse"), Courtroom: q.Get("courtroom"),
-		Status: Status(q.Get("status")), After: q.Get("after"),
+		From: c.bound("from", q.Get("from")), To: c.bound("to", q.Get("to")),
+		Courthouse: q.Get("courthouse"), Courtroom: q.Get("courtroom"), Status: Status(q.Get("status")), Limit: DefaultLimit,
 	}
-	f.From = c.bound("from", q.Get("from"))
-	f.To = c.bound("to", q.Get("to"))
+	c.text("courthouse", f.Courthouse, maxText)
+	c.text("courtroom", f.Courtroom, maxText)
+	if f.Status != "" && f.Status != Booked && f.Status != Cancelled {
+		c.add("status", "is neither booked nor cancelled")
+	}
 	if s := q.Get("limit"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 {
+		var err error
+		if f.Limit, err = strconv.Atoi(s); err != nil || f.Limit < 1 || f.Limit > MaxLimit {
 			c.add("limit", "is not between 1 and %d", MaxLimit)
 		}
-		f.Limit = n
 	}
-	return f, c.err()
+	if s := q.Get("after"); s != "" {
+		at, id, ok := parseCursor(s)
+		if !ok {
+			c.add("after", "is not the next of an earlier page")
+		}
+		f.afterStart, f.afterID = &at, id
+	}
+	return f, invalid(c)
 }
 
 // bound reads an instant (RFC 3339), or a day or time on the courthouse's clock.
@@ -141,13 +166,28 @@ func (c *checks) bound(field, s string) Bound {
 	}
 	// A + that was not escaped arrives as a space; no valid form has one.
 	if t, err := time.Parse(time.RFC3339, strings.ReplaceAll(s, " ", "+")); err == nil {
-		return Bound{Instant: t}
+		return Bound{Instant: &t}
 	}
 	for _, layout := range []string{time.DateOnly, localLayout} {
 		if t, err := time.Parse(layout, s); err == nil {
-			return Bound{Wall: t}
+			return Bound{Wall: &t}
 		}
 	}
 	c.add(field, "is neither a day (2027-03-15), a wall time (2027-03-15T10:00) nor an instant (2027-03-15T10:00:00-04:00)")
 	return Bound{}
+}
+
+// cursor is the place of a hearing in a list, for the parameter after.
+func cursor(h Hearing) string {
+	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d %s", h.StartsAt.UnixMicro(), h.ID))
+}
+
+func parseCursor(s string) (at time.Time, id string, ok bool) {
+	b, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil {
+		return at, "", false
+	}
+	micros, id, ok := strings.Cut(string(b), " ")
+	n, err := strconv.ParseInt(micros, 10, 64)
+	return time.UnixMicro(n).UTC(), id, ok && err == nil && idForm.MatchString(id)
 }

@@ -7,25 +7,25 @@ import (
 	"time"
 )
 
-// maxClients is how many connections the server holds at most. It leaves
-// descriptors for deliveries, also where a process may have only 256.
+// maxClients is how many connections the server has at most. It leaves
+// descriptors for deliveries, even if the process may have only 256.
 const maxClients = 50
 
-// clients are the connections of a server. Where there are too many, one is
-// closed for each that comes: the one that has sent nothing for longest or,
-// where all are being served, the one that takes longest. So neither idle nor
-// slow clients keep a probe out.
+// clients are the connections of a server. When there are too many, each new one
+// closes an old one: the one that has been idle longest or, if all are being
+// served, the one that takes longest. So neither idle nor slow clients keep a
+// probe out.
 type clients struct {
 	mu  sync.Mutex
 	all map[net.Conn]client
 }
 
 type client struct {
-	busy  bool // it has sent something that is not answered yet
+	busy  bool // it has sent a request that is not answered yet
 	since time.Time
 }
 
-// before reports whether c is closed rather than d.
+// before reports whether c is to be closed before d.
 func (c client) before(d client) bool {
 	if c.busy != d.busy {
 		return !c.busy
@@ -33,7 +33,7 @@ func (c client) before(d client) bool {
 	return c.since.Before(d.since)
 }
 
-// note is a server's ConnState.
+// note implements http.Server.ConnState.
 func (c *clients) note(conn net.Conn, state http.ConnState) {
 	if victim := c.update(conn, state); victim != nil {
 		_ = victim.Close()

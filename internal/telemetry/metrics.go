@@ -1,3 +1,9 @@
+// Package telemetry serves a relay's Prometheus metrics and health endpoints.
+//
+// [Metrics] counts what the relay reports and adds, at each scrape, the state of
+// the syncs in the database. All scrapes within some seconds share one reading,
+// and a reading has a deadline, so /metrics also answers while the database
+// does not.
 package telemetry
 
 import (
@@ -7,10 +13,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// Metrics is a registry of its own with the relay's metrics. It implements
-// relay.Observer and is safe for concurrent use.
+// Metrics are the relay's metrics with a registry of their own. They implement
+// relay.Observer and are safe for concurrent use.
 type Metrics struct {
 	registry *prometheus.Registry
 	attempts *prometheus.CounterVec
@@ -32,62 +39,44 @@ type Build struct {
 
 // NewMetrics returns metrics with everything at zero.
 func NewMetrics(build Build) *Metrics {
-	m := &Metrics{
-		registry: prometheus.NewRegistry(),
-		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "lockstep_attempts_total",
-			Help: "Attempts made by this process, by outcome as in the delivery log.",
-		}, []string{"sync", "outcome"}),
-		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "lockstep_attempt_seconds",
-			Help:    "Duration of attempts, from the request to the answer.",
-			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 15, 30, 60},
-		}, []string{"sync"}),
-		claims: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "lockstep_claim_seconds",
-			Help:    "Duration of the statements that claim deliveries.",
-			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5},
-		}, []string{"sync"}),
-		claimed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "lockstep_claimed_total",
-			Help: "Deliveries claimed by this process.",
-		}, []string{"sync"}),
-		lost: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "lockstep_leases_lost_total",
-			Help: "Deliveries that another relay took over before this one had recorded them.",
-		}, []string{"sync"}),
-		clock: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "lockstep_database_clock_ahead_seconds",
-			Help: "By how much the database's clock is ahead of this machine's; negative is behind.",
-		}),
-		logAhead: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "lockstep_log_months_ahead",
-			Help: "For how many months after this one the delivery log has its partition: 3 is well, 0 and -1 are an alarm.",
-		}),
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metric := promauto.With(registry)
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return metric.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
-	m.logAhead.Set(math.NaN()) // not known yet: no alarm
-	m.reloadOK = prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "lockstep_config_last_reload_successful",
-		Help: "1 if the configuration that was read last is the one in force, 0 if it was refused.",
-	})
-	m.reloaded = prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "lockstep_config_last_reload_success_timestamp_seconds",
-		Help: "When the configuration in force was read, in Unix time.",
-	})
+	histogram := func(name, help string, buckets ...float64) *prometheus.HistogramVec {
+		return metric.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, []string{"sync"})
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return metric.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	}
+	m := &Metrics{
+		registry: registry,
+		attempts: counter("lockstep_attempts_total", "Attempts made by this process, by outcome as in the delivery log.", "sync", "outcome"),
+		took: histogram("lockstep_attempt_seconds", "Duration of attempts, from the request to the answer.",
+			.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 15, 30, 60),
+		claims: histogram("lockstep_claim_seconds", "Duration of the statements that claim deliveries.",
+			.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5),
+		claimed:  counter("lockstep_claimed_total", "Deliveries claimed by this process.", "sync"),
+		lost:     counter("lockstep_leases_lost_total", "Deliveries that another relay took over before this one had recorded them.", "sync"),
+		clock:    gauge("lockstep_database_clock_ahead_seconds", "Seconds that the database's clock is ahead of this machine's; negative is behind."),
+		logAhead: gauge("lockstep_log_months_ahead", "Months after this one for which the delivery log has its partition: 3 is normal, 0 and -1 are an alarm."),
+		reloadOK: gauge("lockstep_config_last_reload_successful", "1 if the configuration that was read last is in force, 0 if it was refused."),
+		reloaded: gauge("lockstep_config_last_reload_success_timestamp_seconds", "When the configuration in force was read, in Unix time."),
+	}
+	m.logAhead.Set(math.NaN()) // not known yet, so no alarm
 	m.Reloaded(true)
-	info := prometheus.NewGauge(prometheus.GaugeOpts{
+	metric.NewGauge(prometheus.GaugeOpts{
 		Name:        "lockstep_build_info",
 		Help:        "Always 1; the labels say which program runs.",
 		ConstLabels: prometheus.Labels{"version": build.Version, "revision": build.Revision, "goversion": runtime.Version()},
-	})
-	info.Set(1)
-	m.registry.MustRegister(m.attempts, m.took, m.claims, m.claimed, m.lost, m.clock, m.logAhead, m.reloadOK, m.reloaded, info,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}).Set(1)
 	return m
 }
 
-// Expect makes the metrics of these syncs appear before anything happened, so
-// that a rate over the first event is not lost.
+// Expect makes the metrics of these syncs appear before their first event, so
+// that a rate includes it.
 func (m *Metrics) Expect(syncs ...string) {
 	for _, s := range syncs {
 		for _, outcome := range []string{"delivered", "retry", "failed", "unknown"} {
@@ -110,11 +99,11 @@ func (m *Metrics) Claim(sync string, claimed int, took time.Duration) {
 	m.claimed.WithLabelValues(sync).Add(float64(claimed))
 }
 
-// LeaseLost counts a delivery that was taken over.
+// LeaseLost counts a delivery that another relay took over.
 func (m *Metrics) LeaseLost(sync string) { m.lost.WithLabelValues(sync).Inc() }
 
-// Reloaded notes that the configuration was read, at the start or later, and
-// whether it was taken over.
+// Reloaded records that the configuration was read, at the start or later, and
+// whether it is in force.
 func (m *Metrics) Reloaded(ok bool) {
 	if !ok {
 		m.reloadOK.Set(0)
@@ -124,8 +113,8 @@ func (m *Metrics) Reloaded(ok bool) {
 	m.reloaded.SetToCurrentTime()
 }
 
-// Clock notes by how much the database's clock is ahead.
+// Clock records how far the database's clock is ahead of this machine's.
 func (m *Metrics) Clock(ahead time.Duration) { m.clock.Set(ahead.Seconds()) }
 
-// LogAhead notes for how many months after this one the log has its partition.
+// LogAhead records for how many months after this one the delivery log has its partition.
 func (m *Metrics) LogAhead(months int) { m.logAhead.Set(float64(months)) }

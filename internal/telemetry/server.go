@@ -18,9 +18,9 @@ import (
 // readyDeadline bounds the work of one /readyz.
 const readyDeadline = 3 * time.Second
 
-// Handler serves /livez (the process answers), /readyz (ready says nil, else
-// 503 with the reason) and /metrics. Requests for /readyz that come at the same
-// time share one call of ready.
+// Handler serves /livez (the process answers), /readyz (200 if ready returns nil,
+// 503 with the reason if not) and /metrics. Simultaneous requests for /readyz
+// share one call of ready.
 func (m *Metrics) Handler(ready func(context.Context) error) http.Handler {
 	mux := http.NewServeMux()
 	var checks singleflight.Group
@@ -59,7 +59,7 @@ type Server struct {
 	clients clients
 }
 
-// Serve serves h on l, which it owns from then on.
+// Serve serves h on l, which [Server.Close] closes.
 func Serve(l net.Listener, h http.Handler, log *slog.Logger) *Server {
 	s := &Server{
 		http: &http.Server{
@@ -78,7 +78,7 @@ func Serve(l net.Listener, h http.Handler, log *slog.Logger) *Server {
 	return s
 }
 
-// Close waits a moment for answers under way, then cuts them off.
+// Close waits two seconds for answers under way, then cuts them off.
 func (s *Server) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()

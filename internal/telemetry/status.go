@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -12,42 +13,82 @@ import (
 )
 
 const (
-	fresh     = 10 * time.Second // a reading serves all scrapes for this long
-	deadline  = 8 * time.Second  // of one reading
-	patience  = time.Second      // how long a scrape waits for a new reading
-	worthless = time.Minute      // an older reading is not shown any more
-	restraint = 10               // the pause between readings is at least this many times a reading's duration
+	sharedFor   = 10 * time.Second // a reading serves all scrapes for this long
+	readTimeout = 8 * time.Second
+	scrapeWait  = time.Second // how long a scrape waits for a new reading
+	shownFor    = time.Minute // an older reading is not shown any more
+	pauseFactor = 10          // the pause between readings is at least this many times the duration of the last one
 )
 
-// Read returns how the syncs stand, as outbox.Store.Status does.
+// Read returns the state of the syncs, as outbox.Store.Status does.
 type Read func(ctx context.Context) ([]outbox.Status, error)
 
-// Status is the part of the metrics that is read from the database. Close
-// waits for a reading under way.
+// Status is the part of the metrics that comes from the database.
 type Status struct {
 	read Read
 	log  *slog.Logger
 	ctx  context.Context // ends readings at Close
 	end  context.CancelFunc
 
+	up, paused, scopesPaused, unmatched *prometheus.Desc
+	gauges                              []gauge
+
 	mu      sync.Mutex
 	rows    []outbox.Status
-	at      time.Time     // of rows
-	next    time.Time     // no reading before
-	reading chan struct{} // closed at the end of the reading under way, else nil
-	failed  bool          // the last reading
+	at      time.Time     // when rows were read
+	next    time.Time     // no reading before this time
+	reading chan struct{} // closed when the current reading ends, nil without one
+	failed  bool          // the last reading failed
 }
 
-// Watch adds the syncs' standing to m. Close the result when read may not be
-// called any more.
+// gauge is a metric of each sync. A value that is not known is NaN.
+type gauge struct {
+	desc  *prometheus.Desc
+	value func(outbox.Status) float64
+}
+
+// Watch adds the state of the syncs to m. Close the result before read must not
+// be called any more.
 func (m *Metrics) Watch(read Read, log *slog.Logger) *Status {
 	ctx, end := context.WithCancel(context.Background())
-	s := &Status{read: read, log: log, ctx: ctx, end: end}
+	metric := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	bySync := func(name, help string, value func(outbox.Status) float64) gauge {
+		return gauge{metric(name, help, "sync"), value}
+	}
+	s := &Status{
+		read: read, log: log, ctx: ctx, end: end,
+		up:           metric("lockstep_status_up", "1 if the last reading of the syncs' state succeeded, 0 if not."),
+		paused:       metric("lockstep_sync_paused", "1 for a sync on hold; kind is the strongest hold, such as operator, auth or throttle.", "sync", "kind"),
+		scopesPaused: metric("lockstep_scopes_paused", "Scopes of a sync that are on hold, such as its hosts; kind is their strongest hold. outbox.status names them.", "sync", "kind"),
+		unmatched:    metric("lockstep_unmatched_events", "Retained events that no sync matches."),
+		gauges: []gauge{
+			bySync("lockstep_pending", "Deliveries that can be claimed once due.", func(s outbox.Status) float64 { return float64(s.Pending) }),
+			bySync("lockstep_queued", "Deliveries behind an earlier event of their key.", func(s outbox.Status) float64 { return float64(s.Queued) }),
+			bySync("lockstep_retry", "Deliveries that wait for their next attempt.", func(s outbox.Status) float64 { return float64(s.Retry) }),
+			bySync("lockstep_sending", "Deliveries claimed by a relay.", func(s outbox.Status) float64 { return float64(s.Sending) }),
+			bySync("lockstep_failed", "Deliveries that wait for an operator.", func(s outbox.Status) float64 { return float64(s.Failed) }),
+			bySync("lockstep_blocked_keys", "Keys whose first unfinished event is failed or in retry and has others behind it.", func(s outbox.Status) float64 { return float64(s.BlockedKeys) }),
+			bySync("lockstep_oldest_pending_age_seconds", "Age of the oldest delivery that is neither finished nor failed; 0 when there is none.", func(s outbox.Status) float64 {
+				if s.OldestPendingAge == nil {
+					return 0
+				}
+				return s.OldestPendingAge.Seconds()
+			}),
+			bySync("lockstep_last_delivered_timestamp_seconds", "When something was delivered last, in Unix time.", func(s outbox.Status) float64 {
+				if s.LastDeliveredAt == nil {
+					return math.NaN()
+				}
+				return float64(s.LastDeliveredAt.UnixNano()) / float64(time.Second)
+			}),
+		},
+	}
 	m.registry.MustRegister(s)
 	return s
 }
 
-// Close ends the reading under way and prevents further ones.
+// Close ends the current reading, waits for its end and prevents further ones.
 func (s *Status) Close() {
 	s.end()
 	s.mu.Lock()
@@ -68,11 +109,9 @@ func (s *Status) latest() (rows []outbox.Status, at time.Time, ok bool) {
 	reading := s.reading
 	s.mu.Unlock()
 	if reading != nil {
-		t := time.NewTimer(patience)
-		defer t.Stop()
 		select {
 		case <-reading:
-		case <-t.C:
+		case <-time.After(scrapeWait):
 		}
 	}
 	s.mu.Lock()
@@ -81,7 +120,7 @@ func (s *Status) latest() (rows []outbox.Status, at time.Time, ok bool) {
 }
 
 func (s *Status) refresh(done chan struct{}) {
-	ctx, cancel := context.WithTimeout(s.ctx, deadline)
+	ctx, cancel := context.WithTimeout(s.ctx, readTimeout)
 	defer cancel()
 	began := time.Now()
 	rows, err := s.read(ctx)
@@ -91,109 +130,59 @@ func (s *Status) refresh(done chan struct{}) {
 	defer s.mu.Unlock()
 	defer close(done)
 	if err != nil && !s.failed && s.ctx.Err() == nil {
-		s.log.WarnContext(ctx, "metrics: cannot read how the syncs stand", "error", err)
+		s.log.WarnContext(ctx, "metrics: cannot read the state of the syncs", "error", err)
 	}
 	if s.failed = err != nil; !s.failed {
 		s.rows, s.at = rows, time.Now()
 	}
-	s.next = time.Now().Add(max(fresh, restraint*took))
+	s.next = time.Now().Add(max(sharedFor, pauseFactor*took))
 	s.reading = nil
-}
-
-// gauge is a metric of each sync.
-type gauge struct {
-	desc  *prometheus.Desc
-	value func(outbox.Status) (float64, bool)
-}
-
-func bySync(name, help string, value func(outbox.Status) (float64, bool)) gauge {
-	return gauge{prometheus.NewDesc("lockstep_"+name, help, []string{"sync"}, nil), value}
-}
-
-func count(of func(outbox.Status) int64) func(outbox.Status) (float64, bool) {
-	return func(s outbox.Status) (float64, bool) { return float64(of(s)), true }
-}
-
-func gauges() []gauge {
-	return []gauge{
-		bySync("pending", "Deliveries that can be claimed once due.", count(func(s outbox.Status) int64 { return s.Pending })),
-		bySync("queued", "Deliveries behind an earlier event of their key.", count(func(s outbox.Status) int64 { return s.Queued })),
-		bySync("retry", "Deliveries that wait for their next attempt.", count(func(s outbox.Status) int64 { return s.Retry })),
-		bySync("sending", "Deliveries claimed by a relay.", count(func(s outbox.Status) int64 { return s.Sending })),
-		bySync("failed", "Deliveries that wait for an operator.", count(func(s outbox.Status) int64 { return s.Failed })),
-		bySync("blocked_keys", "Keys whose first unfinished event is failed or in retry and has others behind it.", count(func(s outbox.Status) int64 { return s.BlockedKeys })),
-		bySync("oldest_pending_age_seconds", "Age of the oldest delivery that is neither finished nor failed; 0 when there is none.", func(s outbox.Status) (float64, bool) {
-			if s.OldestPendingAge == nil {
-				return 0, true
-			}
-			return s.OldestPendingAge.Seconds(), true
-		}),
-		bySync("last_delivered_timestamp_seconds", "When something was delivered last, in Unix time.", func(s outbox.Status) (float64, bool) {
-			if s.LastDeliveredAt == nil {
-				return 0, false
-			}
-			return float64(s.LastDeliveredAt.UnixNano()) / float64(time.Second), true
-		}),
-	}
-}
-
-func pausedDesc() *prometheus.Desc {
-	return prometheus.NewDesc("lockstep_sync_paused", "1 for a sync on hold; kind is the strongest hold, such as operator, auth or throttle.", []string{"sync", "kind"}, nil)
-}
-
-func scopesPausedDesc() *prometheus.Desc {
-	return prometheus.NewDesc("lockstep_scopes_paused", "Scopes of a sync that are on hold, such as its hosts; kind is their strongest hold. outbox.status names them.", []string{"sync", "kind"}, nil)
-}
-
-func unmatchedDesc() *prometheus.Desc {
-	return prometheus.NewDesc("lockstep_unmatched_events", "Retained events that no sync matches.", nil, nil)
-}
-
-func upDesc() *prometheus.Desc {
-	return prometheus.NewDesc("lockstep_status_up", "1 if the last reading of the syncs' standing succeeded, else 0.", nil, nil)
 }
 
 // Describe implements [prometheus.Collector].
 func (s *Status) Describe(ch chan<- *prometheus.Desc) {
-	for _, g := range gauges() {
+	for _, g := range s.gauges {
 		ch <- g.desc
 	}
-	ch <- pausedDesc()
-	ch <- scopesPausedDesc()
-	ch <- unmatchedDesc()
-	ch <- upDesc()
+	ch <- s.up
+	ch <- s.paused
+	ch <- s.scopesPaused
+	ch <- s.unmatched
 }
 
 // Collect implements [prometheus.Collector].
 func (s *Status) Collect(ch chan<- prometheus.Metric) {
-	rows, at, ok := s.latest()
-	up := 0.0
-	if ok && !at.IsZero() {
-		up = 1
+	send := func(desc *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
-	ch <- prometheus.MustNewConstMetric(upDesc(), prometheus.GaugeValue, up)
-	if at.IsZero() || time.Since(at) > worthless {
+	rows, at, ok := s.latest()
+	if ok && !at.IsZero() {
+		send(s.up, 1)
+	} else {
+		send(s.up, 0)
+	}
+	if time.Since(at) > shownFor {
 		return
 	}
 	for _, row := range rows {
 		if row.Sync == nil {
-			ch <- prometheus.MustNewConstMetric(unmatchedDesc(), prometheus.GaugeValue, float64(row.Pending))
+			send(s.unmatched, float64(row.Pending))
 			continue
 		}
-		for _, g := range gauges() {
-			if v, ok := g.value(row); ok {
-				ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, v, *row.Sync)
+		for _, g := range s.gauges {
+			if v := g.value(row); !math.IsNaN(v) {
+				send(g.desc, v, *row.Sync)
 			}
 		}
 		if row.Hold != nil {
-			ch <- prometheus.MustNewConstMetric(pausedDesc(), prometheus.GaugeValue, 1, *row.Sync, *row.Hold)
+			send(s.paused, 1, *row.Sync, *row.Hold)
 		}
-		scopes := map[string]float64{} // by kind: the scopes themselves are as many as data makes them
+		scopes := map[string]float64{} // counted by kind: data decides how many scopes there are
 		for _, h := range row.ScopeHolds {
 			scopes[h.Hold]++
 		}
 		for kind, n := range scopes {
-			ch <- prometheus.MustNewConstMetric(scopesPausedDesc(), prometheus.GaugeValue, n, *row.Sync, kind)
+			send(s.scopesPaused, n, *row.Sync, kind)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func has(t *testing.T, metrics string, lines ...string) {
 	}
 }
 
-func TestObserver(t *testing.T) {
+func TestReportsOfTheRelayAreCounted(t *testing.T) {
 	m := NewMetrics(Build{Version: "v1.2.3", Revision: "abc"})
 	m.Expect("Court")
 	m.Attempt("Court", "delivered", 20*time.Millisecond)
@@ -88,7 +88,7 @@ func standing() []outbox.Status {
 	}
 }
 
-func TestStandingOfTheSyncs(t *testing.T) {
+func TestStateOfTheSyncsIsShown(t *testing.T) {
 	m := NewMetrics(Build{})
 	s := m.Watch(func(context.Context) ([]outbox.Status, error) { return standing(), nil }, quiet())
 	defer s.Close()
@@ -101,7 +101,7 @@ func TestStandingOfTheSyncs(t *testing.T) {
 		`lockstep_scopes_paused{kind="breaker",sync="Court"} 2`, `lockstep_scopes_paused{kind="operator",sync="Court"} 1`, `lockstep_unmatched_events 8`, `lockstep_status_up 1`)
 }
 
-func TestScrapesShareAReading(t *testing.T) {
+func TestScrapesShareOneReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMetrics(Build{})
 		var reads atomic.Int32
@@ -159,14 +159,14 @@ func TestMetricsAnswerWhileTheDatabaseIsAway(t *testing.T) {
 		ask(m, ready, "/metrics")
 
 		mode.Store(1)
-		time.Sleep(fresh)
+		time.Sleep(sharedFor)
 		began := time.Now()
 		_, text := ask(m, ready, "/metrics")
-		if took := time.Since(began); took != patience {
-			t.Errorf("the scrape took %s, want %s", took, patience)
+		if took := time.Since(began); took != scrapeWait {
+			t.Errorf("the scrape took %s, want %s", took, scrapeWait)
 		}
 		has(t, text, `lockstep_pending{sync="Court"} 1`) // the last reading
-		time.Sleep(deadline)
+		time.Sleep(readTimeout)
 		_, text = ask(m, ready, "/metrics")
 		has(t, text, `lockstep_status_up 0`)
 
@@ -205,7 +205,7 @@ func TestCloseEndsAReading(t *testing.T) {
 	})
 }
 
-func TestHealth(t *testing.T) {
+func TestReadyzSaysWhyARelayIsNotReady(t *testing.T) {
 	m := NewMetrics(Build{})
 	failing := func(context.Context) error { return errors.New("pipeline of sync \"Court\"\nhas not looked for work") }
 	for name, tc := range map[string]struct {

@@ -10,27 +10,26 @@ import (
 )
 
 const (
-	shortest = 5 * time.Millisecond // pause between two looks
+	shortest = 5 * time.Millisecond // pause between two checks
 	longest  = 50 * time.Millisecond
 	share    = 10          // a pause is this part of the time waited so far
-	long     = time.Second // a wait that is worth a line in the test's log
+	long     = time.Second // a longer wait gets a line in the test's log
 )
 
-// For waits until the condition holds. It looks every few milliseconds at first, and
-// less often the longer it waits or where a look takes long, so that looking does not
-// take what the others need.
-// It looks once more when the bound is over: one slow look does not fail the test. A
-// wait that fails says what it waited for, for how long, how often it looked, and
-// what each of details returns. One that took longer than a second is logged.
+// For waits until the condition holds. It checks every few milliseconds at first,
+// and less often the longer it waits or the longer a check takes, so that the
+// checks leave the machine to the others. After the bound it checks once more, so
+// that one slow check does not fail the test.
 //
-// The bound is no measure of how fast something should be. It is long enough for
-// a machine with much else to do.
+// A wait that fails says what it waited for, for how long, how often it checked,
+// and what each of details returns. The bound does not measure how fast something
+// should be. Make it long enough for a machine that is busy with other work.
 func For(t testing.TB, bound time.Duration, what string, holds func() bool, details ...func() string) {
 	t.Helper()
 	began := time.Now()
-	for looks := 1; ; looks++ {
-		looked := time.Now()
-		over := looked.Sub(began) > bound
+	for checks := 1; ; checks++ {
+		checked := time.Now()
+		over := checked.Sub(began) > bound
 		if holds() {
 			if took := time.Since(began); took > long {
 				t.Logf("waited %s: %s", took.Round(time.Millisecond), what)
@@ -42,10 +41,10 @@ func For(t testing.TB, bound time.Duration, what string, holds func() bool, deta
 			for _, detail := range details {
 				text.WriteString("\n" + detail())
 			}
-			t.Fatalf("waited %s in vain (bound %s, looked %d times): %s%s", time.Since(began).Round(time.Millisecond), bound, looks, what, text.String())
+			t.Fatalf("waited %s in vain (bound %s, checked %d times): %s%s", time.Since(began).Round(time.Millisecond), bound, checks, what, text.String())
 		}
 		pause := min(max(time.Since(began)/share, shortest), longest)
-		time.Sleep(max(pause, 2*time.Since(looked)))
+		time.Sleep(max(pause, 2*time.Since(checked)))
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// recorder is a test that keeps what it is told.
+// recorder is a test that keeps its log and its failure.
 type recorder struct {
 	testing.TB
 	said   string
@@ -48,7 +48,7 @@ func TestAWaitSaysHowLongItTook(t *testing.T) {
 		"at once": {0, false, nil},
 		"soon":    {500 * time.Millisecond, false, nil},
 		"late":    {3 * time.Second, false, []string{"waited 3.0", ": the court answers"}},
-		"never":   {time.Hour, true, []string{"waited 10.0", "in vain", "bound 10s", "looked 226 times", "the court answers", "2 deliveries"}},
+		"never":   {time.Hour, true, []string{"waited 10.0", "in vain", "bound 10s", "checked 226 times", "the court answers", "2 deliveries"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -66,13 +66,13 @@ func TestAWaitSaysHowLongItTook(t *testing.T) {
 	}
 }
 
-// A look that takes longer than the bound is followed by another.
-func TestASlowLookIsNotTheLast(t *testing.T) {
+// A check that takes longer than the bound is followed by another.
+func TestASlowCheckIsNotTheLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		looks := 0
+		checks := 0
 		r := waits(time.Second, func() bool {
-			looks++
-			if looks == 1 {
+			checks++
+			if checks == 1 {
 				time.Sleep(time.Minute)
 				return false
 			}

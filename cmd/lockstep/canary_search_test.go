@@ -14,12 +14,12 @@ import (
 	"testing"
 )
 
-// canary is a marker: a text that is in one place of the world, and nowhere
-// else unless something carried it there.
+// canary is a marker: a text that is in one place of the world. Anywhere
+// outside this place, the program has leaked it.
 type canary struct {
 	name   string
-	core   string // what is looked for; letters and digits, so that it is one word everywhere
-	secret bool   // a credential; else it is data of an event
+	core   string // the text to search for; letters and digits, so that it is one word everywhere
+	secret bool   // a credential, not data of an event
 }
 
 // word returns a core that cannot be guessed.
@@ -37,8 +37,8 @@ const (
 	digits  = "0123456789"
 )
 
-// aviary finds canaries in texts.
-type aviary struct {
+// finder finds canaries in texts.
+type finder struct {
 	pieces map[string]sighting // by pieces of spellings, in lower case
 	starts [1 << 18]bool       // which pieces there can be, by their first bytes
 	runs   []string            // longer spellings that are found as a whole, and
@@ -51,12 +51,12 @@ type sighting struct{ name, form string }
 // piece is the length from which part of a canary is found.
 const piece = 12
 
-func newAviary(birds ...canary) *aviary {
-	a := &aviary{pieces: map[string]sighting{}}
-	for _, c := range birds {
+func newFinder(canaries ...canary) *finder {
+	a := &finder{pieces: map[string]sighting{}}
+	for _, c := range canaries {
 		a.add(c.core, sighting{c.name, "as it is"})
 		a.add(hex.EncodeToString([]byte(c.core)), sighting{c.name, "hexadecimal"})
-		for shift := range 3 { // what stands before it decides how base64 spells it
+		for shift := range 3 { // the bytes before it decide how base64 spells it
 			whole := []byte(strings.Repeat("x", shift) + c.core)
 			for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.URLEncoding} {
 				a.add(encoding.EncodeToString(whole)[(shift*8+5)/6:len(whole)*8/6], sighting{c.name, "base64"})
@@ -68,7 +68,7 @@ func newAviary(birds ...canary) *aviary {
 	return a
 }
 
-func (a *aviary) add(spelling string, s sighting) {
+func (a *finder) add(spelling string, s sighting) {
 	spelling = strings.ToLower(spelling)
 	for i := range len(spelling) - piece + 1 {
 		if _, taken := a.pieces[spelling[i:i+piece]]; !taken {
@@ -93,7 +93,7 @@ func start(text string) int {
 }
 
 // find returns where in text which canaries are, each canary once per spelling.
-func (a *aviary) find(text string) map[sighting]string {
+func (a *finder) find(text string) map[sighting]string {
 	found := map[sighting]string{}
 	note := func(s sighting, text string, i int) {
 		if _, twice := found[s]; !twice {
@@ -124,7 +124,7 @@ func (a *aviary) find(text string) map[sighting]string {
 
 var escapes = regexp.MustCompile(`%[0-9a-fA-F]{2}|\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}`)
 
-// unescaped undoes the escapes of URLs, JSON, Go and HTML, wherever they stand.
+// unescaped undoes all escapes of URLs, JSON, Go and HTML.
 func unescaped(text string) string {
 	text = escapes.ReplaceAllStringFunc(text, func(escape string) string {
 		n, err := strconv.ParseUint(strings.TrimLeft(escape, `%\xu`), 16, 32)
@@ -136,7 +136,7 @@ func unescaped(text string) string {
 	return html.UnescapeString(text)
 }
 
-// spellings are the ways in which receivers repeat what they were sent.
+// spellings are the ways in which receivers repeat a text.
 func spellings() []func(string) string {
 	each := func(format string) func(string) string {
 		return func(s string) string {
@@ -165,19 +165,19 @@ func spellings() []func(string) string {
 	}
 }
 
-// The canary test is worth what its search finds.
+// The canary test is worth no more than its search.
 func TestCanariesAreFoundHoweverTheyAreSpelled(t *testing.T) {
-	bird := canary{name: "token", core: word(letters+digits, 26)}
-	a := newAviary(bird, canary{name: "another", core: word(letters, 20)})
+	token := canary{name: "token", core: word(letters+digits, 26)}
+	a := newFinder(token, canary{name: "another", core: word(letters, 20)})
 	for i, spell := range append(spellings(), decimals) {
 		for _, around := range []string{"", "a", "ab", "abc", `"`, "é"} {
-			text := `level=INFO msg="` + spell(around+bird.core+around) + `"`
+			text := `level=INFO msg="` + spell(around+token.core+around) + `"`
 			found := a.find(text)
 			if len(found) == 0 {
 				t.Errorf("spelling %d: not found in %s", i, text)
 			}
 			for s := range found {
-				if s.name != bird.name {
+				if s.name != token.name {
 					t.Errorf("spelling %d: %s is taken for %s", i, text, s.name)
 				}
 			}

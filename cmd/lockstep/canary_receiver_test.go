@@ -17,41 +17,41 @@ import (
 	"testing"
 )
 
-// parrot is a receiver that repeats what it was sent, in every place of its
-// answers. What it does is said by the first step of the path.
-type parrot struct {
+// repeater is a receiver that repeats the request that it got, in every place of
+// its answers. The first step of the path says what it does.
+type repeater struct {
 	*httptest.Server
-	birds   []canary
-	aviary  *aviary
-	answers map[string]answer
+	canaries []canary
+	finder   *finder
+	answers  map[string]answer
 
-	mu    sync.Mutex
-	turns map[string]int
-	heard map[string]bool // names of the canaries that arrived
-	most  int             // texts to be repeated in one request
+	mu      sync.Mutex
+	turns   map[string]int
+	arrived map[string]bool // names of the canaries that arrived
+	most    int             // most texts to repeat in one request
 }
 
-// answer writes what the receiver says, as bytes of HTTP or not.
-type answer func(conn *bufio.Writer, said speech)
+// answer writes the receiver's bytes, which need not be HTTP.
+type answer func(conn *bufio.Writer, said material)
 
-// speech is what there is to be repeated.
-type speech struct {
+// material is what a receiver may repeat.
+type material struct {
 	whole string   // the request as it came
 	cores []string // of the canaries in it
 	words string   // one of them, spelled in one way
 	turn  int      // rises with each request
 }
 
-func newParrot(t *testing.T, birds []canary) *parrot {
+func newRepeater(t *testing.T, canaries []canary) *repeater {
 	t.Helper()
-	p := &parrot{birds: birds, aviary: newAviary(birds...), answers: map[string]answer{}, turns: map[string]int{}, heard: map[string]bool{}}
+	p := &repeater{canaries: canaries, finder: newFinder(canaries...), answers: map[string]answer{}, turns: map[string]int{}, arrived: map[string]bool{}}
 	p.Server = httptest.NewServer(p)
 	t.Cleanup(p.Close)
 	return p
 }
 
 // secure returns a second, TLS, address of the receiver.
-func (p *parrot) secure(t *testing.T, adjust func(*httptest.Server)) *httptest.Server {
+func (p *repeater) secure(t *testing.T, adjust func(*httptest.Server)) *httptest.Server {
 	t.Helper()
 	s := httptest.NewUnstartedServer(p)
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -61,39 +61,39 @@ func (p *parrot) secure(t *testing.T, adjust func(*httptest.Server)) *httptest.S
 	return s
 }
 
-func (p *parrot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *repeater) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	dump, err := httputil.DumpRequest(r, true)
 	if err != nil {
 		panic(http.ErrAbortHandler) // nobody listens any more
 	}
 	manner, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
-	speak := p.answers[manner]
+	respond := p.answers[manner]
 	conn, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil || speak == nil {
+	if err != nil || respond == nil {
 		panic(http.ErrAbortHandler)
 	}
 	defer conn.Close()
-	speak(buffered.Writer, p.listen(manner, string(dump), r.Header.Get("Authorization")))
+	respond(buffered.Writer, p.listen(manner, string(dump), r.Header.Get("Authorization")))
 	_ = buffered.Flush()
 	if c, ok := conn.(*net.TCPConn); ok {
 		_ = c.CloseWrite()
 	}
 }
 
-// listen notes what arrived, and decides what is repeated this time.
-func (p *parrot) listen(manner, whole, authorization string) speech {
+// listen records a request, and decides what the answer repeats.
+func (p *repeater) listen(manner, whole, authorization string) material {
 	found := map[string]bool{}
-	for s := range p.aviary.find(whole) {
+	for s := range p.finder.find(whole) {
 		found[s.name] = true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	said := speech{whole: whole, turn: p.turns[manner]}
+	said := material{whole: whole, turn: p.turns[manner]}
 	p.turns[manner]++
-	for _, bird := range p.birds {
-		if found[bird.name] {
-			p.heard[bird.name] = true
-			said.cores = append(said.cores, bird.core)
+	for _, canary := range p.canaries {
+		if found[canary.name] {
+			p.arrived[canary.name] = true
+			said.cores = append(said.cores, canary.core)
 		}
 	}
 	texts := said.cores
@@ -108,21 +108,21 @@ func (p *parrot) listen(manner, whole, authorization string) speech {
 	return said
 }
 
-func (p *parrot) missing() (names []string) {
+func (p *repeater) missing() (names []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, bird := range p.birds {
-		if !p.heard[bird.name] {
-			names = append(names, bird.name)
+	for _, canary := range p.canaries {
+		if !p.arrived[canary.name] {
+			names = append(names, canary.name)
 		}
 	}
 	return names
 }
 
-// objects answers with a status, and repeats what was said in its headers and in
-// a body of one of the shapes from which reasons are taken, or of none of them.
+// objects answers with a status. It repeats the request in its headers and in a
+// body, which may have one of the shapes from which adapters take reasons.
 func objects(status int, headers ...string) answer {
-	return func(w *bufio.Writer, said speech) {
+	return func(w *bufio.Writer, said material) {
 		bodies := []any{
 			map[string]any{"title": said.words, "type": "https://" + said.words, "instance": "/" + said.words, "detail": said.whole},
 			map[string]any{"errCode": "1", "errorDesc": said.words, "errLinkId": said.words},
@@ -142,9 +142,9 @@ func objects(status int, headers ...string) answer {
 	}
 }
 
-// faults answers with a SOAP fault of either version, in which everything
-// repeats what was said.
-func faults(w *bufio.Writer, said speech) {
+// faults answers with a SOAP fault of either version, which repeats the request
+// everywhere.
+func faults(w *bufio.Writer, said material) {
 	var whole, words strings.Builder
 	_ = xml.EscapeText(&whole, []byte(said.whole))
 	_ = xml.EscapeText(&words, []byte(said.words))
@@ -160,21 +160,22 @@ func faults(w *bufio.Writer, said speech) {
 }
 
 // accepts answers 201 with an id.
-func accepts(w *bufio.Writer, said speech) {
+func accepts(w *bufio.Writer, said material) {
 	body, _ := json.Marshal(map[string]any{"id": fmt.Sprint("C-", said.turn), "you_said": said.whole})
 	fmt.Fprintf(w, "HTTP/1.1 201 %s\r\nConnection: close\r\nContent-Length: %d\r\nX-Heard: %[1]s\r\n\r\n%[3]s", strings.Join(said.cores, "-"), len(body), body)
 }
 
-// says answers with what is not HTTP, or not all of it; every % is what was said.
+// says answers with bytes that are not HTTP, or not a whole answer. Each % is
+// replaced with the request.
 func says(text string) answer {
-	return func(w *bufio.Writer, said speech) {
+	return func(w *bufio.Writer, said material) {
 		_, _ = w.WriteString(strings.ReplaceAll(text, "%", strings.Join(said.cores, "-")))
 	}
 }
 
-// issues answers as a token endpoint does that likes what it was sent.
+// issues answers like a token endpoint that accepts the request.
 func issues(token string) answer {
-	return func(w *bufio.Writer, _ speech) {
+	return func(w *bufio.Writer, _ material) {
 		body, _ := json.Marshal(map[string]any{"access_token": token, "token_type": "Bearer", "expires_in": 3600})
 		fmt.Fprintf(w, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	}
