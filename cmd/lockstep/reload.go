@@ -63,7 +63,7 @@ func (r *reloader) reload(ctx context.Context) {
 	replaced := r.current.Syncs
 	time.AfterFunc(r.started.Relay.Lease, func() { // attempts under way with them have ended by then
 		for _, s := range replaced {
-			if c, ok := s.Adapter.(io.Closer); ok {
+			if c, ok := s.Adapter.Adapter.(io.Closer); ok {
 				_ = c.Close()
 			}
 		}

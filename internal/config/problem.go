@@ -44,29 +44,31 @@ func (ps Problems) Unwrap() []error {
 	return errs
 }
 
-// report collects problems.
-type report struct {
-	file     string
-	problems Problems
-}
-
-func (r *report) add(line, column int, path, format string, args ...any) {
-	r.problems = append(r.problems, Problem{
-		File: r.file, Line: line, Column: column, Path: path, Text: fmt.Sprintf(format, args...),
+func (d *decoder) add(line, column int, path, format string, args ...any) {
+	d.problems = append(d.problems, Problem{
+		File: d.name, Line: line, Column: column, Path: path, Text: fmt.Sprintf(format, args...),
 	})
 }
 
-func (r *report) at(n *node, path, format string, args ...any) {
-	r.add(n.line, n.column, path, format, args...)
+// at reports what is wrong with the value n.
+func (d *decoder) at(n *node, format string, args ...any) {
+	d.add(n.line, n.column, n.path, format, args...)
+	n.fail()
+}
+
+// atKey reports what is wrong with the key of n.
+func (d *decoder) atKey(n *node, format string, args ...any) {
+	d.add(n.keyLine, n.keyColumn, n.path, format, args...)
+	n.fail()
 }
 
 // err returns the problems, sorted, without repetitions; nil if there are none.
-func (r *report) err() error {
-	if len(r.problems) == 0 {
+func (d *decoder) err() error {
+	if len(d.problems) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(r.problems, func(a, b Problem) int {
+	slices.SortStableFunc(d.problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	return slices.Compact(r.problems)
+	return slices.Compact(d.problems)
 }
