@@ -99,18 +99,9 @@ func escapeDollars(s string) string {
 	return misread.ReplaceAllStringFunc(s, func(run string) string { return strings.ReplaceAll(run, "$", "$$") })
 }
 
-// sensitive says whether values under this key are likely credentials.
-func sensitive(key string) bool {
-	key = strings.ToLower(key)
-	for _, word := range []string{"auth", "token", "secret", "passw", "key", "cookie", "signature", "credential"} {
-		if strings.Contains(key, word) {
-			return true
-		}
-	}
-	return false
-}
-
 var (
+	// sensitive finds the keys whose values are likely credentials.
+	sensitive   = regexp.MustCompile(`(?i)auth|token|secret|passw|key|cookie|signature|credential`)
 	urlPassword = regexp.MustCompile(`(://[^/?#@\s:]*:)[^/?#\s]*@`)
 	urlQuery    = regexp.MustCompile(`(?i)([?&][^=&#\s]*(?:auth|token|secret|passw|key|signature|sig)[^=&#\s]*=)[^&#\s]*`)
 	dsnPassword = regexp.MustCompile(`(?i)(\b(?:ssl)?pass(?:word|file)\s*=\s*)\S+`)
@@ -140,7 +131,7 @@ func maskDatabase(s string) string {
 		}
 		q := u.Query()
 		for key := range q {
-			if sensitive(key) {
+			if sensitive.MatchString(key) {
 				q.Set(key, masked)
 			}
 		}

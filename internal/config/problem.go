@@ -2,9 +2,9 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // Problem is one thing wrong with a configuration.
@@ -27,13 +27,7 @@ func (p Problem) Error() string {
 // Problems is everything that was found wrong, in the order of the file.
 type Problems []Problem
 
-func (ps Problems) Error() string {
-	lines := make([]string, len(ps))
-	for i, p := range ps {
-		lines[i] = p.Error()
-	}
-	return strings.Join(lines, "\n")
-}
+func (ps Problems) Error() string { return errors.Join(ps.Unwrap()...).Error() }
 
 // Unwrap lets errors.As find each Problem.
 func (ps Problems) Unwrap() []error {
