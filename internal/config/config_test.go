@@ -435,6 +435,14 @@ func TestJSONSurrogates(t *testing.T) {
 	}
 }
 
+// A message is one line, also where it repeats a value of several.
+func TestMessagesAreOneLine(t *testing.T) {
+	_, err := Parse("t.yaml", []byte(`syncs: [{name: A, event: a, adapter: {kind: rest, url: "https://h/{fields.x}"}, mapping: {a: "b\n\tc"}}]`), testEnv)
+	if err == nil || strings.ContainsAny(err.Error(), "\n\t") || !strings.Contains(err.Error(), "(b  c)") {
+		t.Errorf("got %q", err)
+	}
+}
+
 func TestInterval(t *testing.T) {
 	for want, p := range map[string]Period{
 		"84 months 0 microseconds":            {Months: 84},
@@ -489,7 +497,7 @@ func TestTags(t *testing.T) {
 				t.Error(err)
 			}
 			d.check(f.Tag.Get("check"), &node{kind: kindText}) // panics if there is no such check
-			_, reads := reflect.New(f.Type).Interface().(special)
+			_, reads := reflect.TypeAssert[special](reflect.New(f.Type))
 			if _, ok := scalars[f.Type]; ok || reads {
 				continue
 			}

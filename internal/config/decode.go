@@ -79,7 +79,7 @@ func (d *decoder) object(n *node, v reflect.Value, also ...string) *yaml.Node {
 // field decodes one value, or its default.
 func (d *decoder) field(tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
 	text := tag.Get("default")
-	_, reads := v.Addr().Interface().(special)
+	_, reads := reflect.TypeAssert[special](v.Addr())
 	switch {
 	case n.kind != kindAbsent, v.Kind() == reflect.Struct && text == "" && !reads:
 		return d.value(tag, n, v)
@@ -99,7 +99,7 @@ func (d *decoder) field(tag reflect.StructTag, n *node, v reflect.Value) *yaml.N
 
 // value decodes n into v.
 func (d *decoder) value(tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
-	raw, isJSON := v.Addr().Interface().(*json.RawMessage)
+	raw, isJSON := reflect.TypeAssert[*json.RawMessage](v.Addr())
 	nothing := n.kind == kindNull && (v.Kind() == reflect.Slice || v.Kind() == reflect.Map)
 	switch {
 	case isJSON:
@@ -107,7 +107,7 @@ func (d *decoder) value(tag reflect.StructTag, n *node, v reflect.Value) *yaml.N
 	case n.kind == kindBroken, nothing:
 		return nil
 	}
-	if p, ok := v.Addr().Interface().(special); ok {
+	if p, ok := reflect.TypeAssert[special](v.Addr()); ok {
 		return p.decode(d, n)
 	}
 	if s, ok := scalars[v.Type()]; ok {

@@ -149,6 +149,7 @@ func (d *decoder) json(n *node, raw *json.RawMessage) *yaml.Node {
 	case kindText:
 		*raw = quoteJSON(n.text)
 		return showText(n, false)
+	default:
 	}
 	out, between := mapping(), "{}"
 	if n.kind == kindList {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"unicode"
 )
 
 // Problem is one thing wrong with a configuration.
@@ -38,10 +40,15 @@ func (ps Problems) Unwrap() []error {
 	return errs
 }
 
+// add reports a problem in one line, also where a value of the file has several.
 func (d *decoder) add(line, column int, path, format string, args ...any) {
-	d.problems = append(d.problems, Problem{
-		File: d.name, Line: line, Column: column, Path: path, Text: fmt.Sprintf(format, args...),
-	})
+	text := strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, fmt.Sprintf(format, args...))
+	d.problems = append(d.problems, Problem{File: d.name, Line: line, Column: column, Path: path, Text: text})
 }
 
 // at reports what is wrong with the value n.

@@ -26,23 +26,23 @@ type scalar struct {
 }
 
 var scalars = map[reflect.Type]scalar{
-	reflect.TypeFor[bool](): {kindBool, "true or false", []string{"boolean", "string"}, "",
-		func(text string) (any, error) { return strconv.ParseBool(text) }},
-	reflect.TypeFor[float64](): {kindNumber, "a number", []string{"number", "string"}, "",
-		func(text string) (any, error) { return strconv.ParseFloat(text, 64) }},
-	reflect.TypeFor[int](): {kindNumber, "a whole number", []string{"integer", "string"}, "",
-		func(text string) (any, error) {
-			i, err := strconv.ParseInt(text, 10, 32)
-			return int(i), err
-		}},
-	reflect.TypeFor[time.Duration](): {kindText, "a duration such as 15s", "string",
-		`^(0|([0-9]+d)?([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))*|.*\$\{.*)$`, parseDuration},
-	reflect.TypeFor[Period](): {kindText, "a period such as 90d or 84mo", "string",
-		`^([0-9]+mo|([0-9]+d)?([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))*|.*\$\{.*)$`, parsePeriod},
-	reflect.TypeFor[Percent](): {kindText, "a percentage such as 20%", []string{"string", "integer"},
-		`^([0-9]+(\.[0-9]+)?%|0|.*\$\{.*)$`, parsePercent},
-	reflect.TypeFor[Rate](): {kindText, "a rate such as 20/s, or 0", []string{"string", "integer"},
-		`^([0-9]+(\.[0-9]+)?/[smh]|0|.*\$\{.*)$`, parseRate},
+	reflect.TypeFor[bool]():          {kindBool, "true or false", []string{"boolean", "string"}, "", parseBool},
+	reflect.TypeFor[float64]():       {kindNumber, "a number", []string{"number", "string"}, "", parseFloat},
+	reflect.TypeFor[int]():           {kindNumber, "a whole number", []string{"integer", "string"}, "", parseInt},
+	reflect.TypeFor[time.Duration](): {kindText, "a duration such as 15s", "string", `^(0|` + durationPattern + `|.*\$\{.*)$`, parseDuration},
+	reflect.TypeFor[Period]():        {kindText, "a period such as 90d or 84mo", "string", `^([0-9]+mo|` + durationPattern + `|.*\$\{.*)$`, parsePeriod},
+	reflect.TypeFor[Percent]():       {kindText, "a percentage such as 20%", []string{"string", "integer"}, `^([0-9]+(\.[0-9]+)?%|0|.*\$\{.*)$`, parsePercent},
+	reflect.TypeFor[Rate]():          {kindText, "a rate such as 20/s, or 0", []string{"string", "integer"}, `^([0-9]+(\.[0-9]+)?/[smh]|0|.*\$\{.*)$`, parseRate},
+}
+
+const durationPattern = `([0-9]+d)?([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))*`
+
+func parseBool(text string) (any, error)  { return strconv.ParseBool(text) }
+func parseFloat(text string) (any, error) { return strconv.ParseFloat(text, 64) }
+
+func parseInt(text string) (any, error) {
+	i, err := strconv.ParseInt(text, 10, 32)
+	return int(i), err
 }
 
 // within compares by a common measure of bounded values. The bounds are tags.

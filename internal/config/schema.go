@@ -60,7 +60,7 @@ func fieldSchema(f reflect.StructField) map[string]any {
 }
 
 func typeSchema(t reflect.Type) map[string]any {
-	if p, ok := reflect.New(t).Interface().(special); ok {
+	if p, ok := reflect.TypeAssert[special](reflect.New(t)); ok {
 		return p.schema()
 	}
 	if s, ok := scalars[t]; ok {
