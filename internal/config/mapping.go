@@ -102,6 +102,10 @@ func (c *Compute) schema() map[string]any {
 	return map[string]any{"type": "object", "additionalProperties": map[string]any{"type": "string"}}
 }
 
+func (s Sync) mapping() relay.Mapping {
+	return relay.Mapping{Fields: s.Mapping, Compute: s.Compute}
+}
+
 // compileMapping reports each problem of the sync's mapping where it is. It
 // returns the names that the mapping makes.
 func (d *decoder) compileMapping(n *node, s *Sync) (made []string) {
@@ -109,7 +113,7 @@ func (d *decoder) compileMapping(n *node, s *Sync) (made []string) {
 		return slices.DeleteFunc(slices.Clone(n.at(key).items), func(item *node) bool { return item.failed })
 	}
 	fields, computed := entries("mapping"), entries("compute")
-	m := relay.Mapping{Fields: s.Mapping, Compute: s.Compute}
+	m := s.mapping()
 	_, err := m.Compile()
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range joined.Unwrap() {

@@ -44,7 +44,7 @@ func (s Sync) relay() relay.Sync {
 		From:     s.From,
 		Notify:   s.Notify,
 		Adapter:  s.Adapter.Adapter,
-		Mapping:  relay.Mapping{Fields: s.Mapping, Compute: s.Compute},
+		Mapping:  s.mapping(),
 		OnFailed: s.OnFailed,
 		Retry: relay.Retry{
 			Initial: s.Retry.Initial, Max: s.Retry.Max, Jitter: jitter,
