@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/rest"
@@ -45,7 +45,7 @@ outcomes: {409: duplicate}
 		ExternalID: "/id", IfMatch: true, Outcomes: map[int]string{409: "duplicate"},
 	}
 	var got rest.Config
-	if err := yaml.UnmarshalWithOptions([]byte(text), &got, yaml.Strict()); err != nil {
+	if err := yaml.Load([]byte(text), &got, yaml.WithKnownFields()); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/soap"
@@ -56,7 +56,7 @@ allow: {hosts: [clinic.example.gov], networks: [10.0.0.0/8]}
 		Allow:    adapters.Allow{Hosts: []string{"clinic.example.gov"}, Networks: []string{"10.0.0.0/8"}},
 	}
 	var got soap.Config
-	if err := yaml.UnmarshalWithOptions([]byte(text), &got, yaml.Strict()); err != nil {
+	if err := yaml.Load([]byte(text), &got, yaml.WithKnownFields()); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/goccy/go-yaml"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/hms-mkt/lockstep/adapters"
 )
@@ -32,7 +32,7 @@ func TestGuideShowsACompleteConfiguration(t *testing.T) {
 			Config `yaml:",inline"`
 		} `yaml:"adapter"`
 	}
-	if err := yaml.UnmarshalWithOptions([]byte(text), &file, yaml.Strict()); err != nil {
+	if err := yaml.Load([]byte(text), &file, yaml.WithKnownFields()); err != nil {
 		t.Fatal(err)
 	}
 	a := fixed(t, file.Adapter.Config)

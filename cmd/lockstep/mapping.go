@@ -94,11 +94,11 @@ payload; - is standard input. This is the only command that prints payloads.`,
 				return err
 			}
 			x.complete(sync, typ, key)
-			p, err := x.preview(sync, named.AdapterKind)
+			p, err := x.preview(sync, named.Adapter.Kind)
 			if err != nil {
 				return err
 			}
-			p.mask(named.Put, named.AdapterPut)
+			p.mask(named.Put, named.Adapter.Put)
 			return console.Object(a.stdout, a.format, p, p.text)
 		},
 	}

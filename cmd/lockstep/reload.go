@@ -51,7 +51,7 @@ func (r *reloader) reload(ctx context.Context) {
 	replaced := r.current.Syncs
 	time.AfterFunc(r.started.Relay.Lease, func() { // by then, no attempt uses them any more
 		for _, s := range replaced {
-			if c, ok := s.Adapter.(io.Closer); ok {
+			if c, ok := s.Adapter.Adapter.(io.Closer); ok {
 				_ = c.Close()
 			}
 		}

@@ -15,8 +15,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
-	"github.com/hms-mkt/lockstep/internal/waiting"
 	"github.com/hms-mkt/lockstep/internal/scheduling"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }

@@ -2,94 +2,88 @@ package config
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+
+	"go.yaml.in/yaml/v4"
 
 	"github.com/hms-mkt/lockstep/adapters"
-	"github.com/hms-mkt/lockstep/relay"
+	"github.com/hms-mkt/lockstep/adapters/rest"
+	"github.com/hms-mkt/lockstep/adapters/soap"
+	"github.com/hms-mkt/lockstep/adapters/webhook"
 )
+
+// kinds are the adapters that a configuration can name: one line each.
+func kinds() map[string]adapterKind {
+	return map[string]adapterKind{
+		"rest":    kindOf(rest.New),
+		"soap":    kindOf(soap.New),
+		"webhook": kindOf(webhook.New),
+	}
+}
 
 // adapterKind knows how to read and build one kind of adapter.
 type adapterKind struct {
 	config reflect.Type
-	build  func(d *decoder, n *node, path string) (adapters.Adapter, *shown)
+	build  func(config reflect.Value) (adapters.Adapter, error)
 }
 
 // kindOf makes an adapterKind of an adapter's constructor. Its configuration is
 // decoded strictly by yaml tags; errors of the constructor that begin with a
 // field's path and a colon are reported at that field.
 func kindOf[C any, A adapters.Adapter](build func(C) (A, error)) adapterKind {
-	return adapterKind{
-		config: reflect.TypeFor[C](),
-		build: func(d *decoder, n *node, path string) (adapters.Adapter, *shown) {
-			var config C
-			before := len(d.problems)
-			s := d.object(n, reflect.ValueOf(&config).Elem(), path, "kind")
-			if len(d.problems) > before || brokenBelow(n) {
-				return nil, s
-			}
-			adapter, err := build(config)
-			if err != nil {
-				for _, e := range flatten(err) {
-					d.adapterProblem(n, path, e.Error(), fieldsOf(reflect.TypeFor[C]()))
-				}
-				return nil, s
-			}
-			return adapter, s
-		},
-	}
+	return adapterKind{reflect.TypeFor[C](), func(config reflect.Value) (adapters.Adapter, error) {
+		return build(config.Interface().(C))
+	}}
 }
 
-// adapterSpec is the adapter section of a sync.
-type adapterSpec struct {
-	kind    string
-	adapter adapters.Adapter
-	node    *node
+// Adapter is the adapter section of a sync.
+type Adapter struct {
+	adapters.Adapter
+	Kind string
+	Put  []adapters.Secret // what ${…} put into it
 }
 
-func (a *adapterSpec) decode(d *decoder, n *node, path string) *shown {
-	known := kinds()
-	if d.kinds != nil {
-		known = d.kinds
-	}
-	names := slices.Sorted(maps.Keys(known))
+func (a *Adapter) decode(d *decoder, n *node) *yaml.Node {
 	if n.kind != kindMap {
-		d.wrong(n, path, "a mapping with the key kind")
-		return nil
+		return d.wrong(n, "a mapping with the key kind")
 	}
-	a.node = n
-	kind := n.get("kind")
+	names := strings.Join(slices.Sorted(maps.Keys(d.kinds)), ", ")
+	kind := n.at("kind")
+	known, ok := d.kinds[kind.text]
 	switch {
-	case kind == nil:
-		d.at(n, join(path, "kind"), "is missing: write one of %s", strings.Join(names, ", "))
-		return nil
-	case kind.broken:
+	case kind.kind == kindAbsent:
+		d.at(kind, "is missing: write one of %s", names)
 		return nil
 	case kind.kind != kindText:
-		d.wrong(kind, join(path, "kind"), "one of "+strings.Join(names, ", "))
+		return d.wrong(kind, "one of "+names)
+	case !ok:
+		d.at(kind, "%s is not a kind of adapter: write one of %s%s", d.quote(kind), names, kind.suggest(strings.Split(names, ", ")))
 		return nil
 	}
-	k, ok := known[kind.text]
-	if !ok {
-		d.at(kind, join(path, "kind"), "%s is not a kind of adapter: write one of %s%s", d.quote(kind), strings.Join(names, ", "), d.suggest(kind, names))
+	a.Kind = kind.text
+	config := reflect.New(known.config).Elem()
+	out := d.object(n, config, "kind")
+	out.Content = append([]*yaml.Node{text("kind"), text(a.Kind)}, out.Content...)
+	if n.failed {
 		return nil
 	}
-	adapter, s := k.build(d, n, path)
-	a.kind, a.adapter = kind.text, adapter
-	if s != nil {
-		s.keys = append([]string{"kind"}, s.keys...)
-		s.items = append([]*shown{{text: kind.text}}, s.items...)
+	adapter, err := known.build(config)
+	if err == nil {
+		a.Adapter = adapter
+		return out
 	}
-	return s
+	for _, text := range flatten(err, "") {
+		d.adapterProblem(n, text, fieldsOf(known.config))
+	}
+	return nil
 }
 
-func (a *adapterSpec) schema() map[string]any {
+func (a *Adapter) schema() map[string]any {
 	var variants []any
 	known := kinds()
 	for _, name := range slices.Sorted(maps.Keys(known)) {
@@ -101,103 +95,43 @@ func (a *adapterSpec) schema() map[string]any {
 	return map[string]any{"oneOf": variants}
 }
 
-// timeout returns how long the relay takes an attempt to last, 0 if there is no
-// adapter.
-func (a *adapterSpec) timeout() time.Duration {
-	if a.adapter == nil {
-		return 0
-	}
-	return relay.Sync{Adapter: a.adapter}.AttemptTimeout()
-}
+var (
+	fieldPath = regexp.MustCompile(`^([A-Za-z0-9_-]+)(?:\.[A-Za-z0-9_-]+|\[\d+\]|\["(?:[^"\\]|\\.)*"\])*$`)
+	quotedKey = regexp.MustCompile(`\["([A-Za-z0-9_-]+)"\]`)
+)
 
 // adapterProblem reports an error of an adapter at the field it names, which is
-// the first of fields that stands in front of a colon.
-func (d *decoder) adapterProblem(n *node, path, text string, fields []field) {
+// the first of fields that begins a path in front of a colon.
+func (d *decoder) adapterProblem(n *node, text string, fields []reflect.StructField) {
 	for rest, ok := text, true; ok; {
 		var names string
 		names, rest, ok = strings.Cut(rest, ": ")
 		name, _, _ := strings.Cut(names, ", ")
-		first := pathStep.FindStringSubmatch(name)
-		if first == nil || !slices.ContainsFunc(fields, func(f field) bool { return f.key == first[1] }) {
+		m := fieldPath.FindStringSubmatch(name)
+		if !ok || m == nil || !slices.ContainsFunc(fields, func(f reflect.StructField) bool { return keyOf(f) == m[1] }) {
 			continue
 		}
-		if at, full, found := locate(n, path, name); ok && found {
-			d.at(at, full, "%s", d.redact(at, rest))
-			return
-		}
+		path := n.path + "." + quotedKey.ReplaceAllString(name, ".$1")
+		at := *n.find(path)
+		at.path = path
+		d.at(&at, "%s", d.redact(&at, rest))
+		return
 	}
-	d.at(n, path, "%s", d.redact(n, text))
+	d.at(n, "%s", d.redact(n, text))
 }
 
-var pathStep = regexp.MustCompile(`^\.?([A-Za-z0-9_-]+)|^\[(\d+)\]|^\[("(?:[^"\\]|\\.)*")\]`)
-
-// locate finds the value that name, such as routes["a"].url, speaks of: itself
-// or the nearest one around it.
-func locate(n *node, path, name string) (*node, string, bool) {
-	found := n
-	for name != "" {
-		m := pathStep.FindStringSubmatch(name)
-		if m == nil {
-			return n, path, false
-		}
-		name = name[len(m[0]):]
-		key := m[1]
-		if m[3] != "" {
-			if unquoted, err := strconv.Unquote(m[3]); err == nil {
-				key = unquoted
-			}
-		}
-		var next *node
-		if m[2] != "" {
-			path += m[0]
-			if i, err := strconv.Atoi(m[2]); err == nil && found != nil && i < len(found.items) {
-				next = found.items[i]
-			}
-		} else {
-			path = join(path, key)
-			if found != nil {
-				next = found.get(key)
-			}
-		}
-		if next != nil {
-			n = next
-		}
-		found = next
+// flatten returns the errors that err joins, with what is around them.
+func flatten(err error, before string) (all []string) {
+	joined, ok := errors.AsType[interface {
+		error
+		Unwrap() []error
+	}](err)
+	if !ok {
+		return []string{before + err.Error()}
 	}
-	return n, path, true
-}
-
-func brokenBelow(n *node) bool {
-	if n.broken {
-		return true
-	}
-	for _, e := range n.entries {
-		if brokenBelow(e.value) {
-			return true
-		}
-	}
-	return slices.ContainsFunc(n.items, brokenBelow)
-}
-
-// flatten returns the errors that err joins. Text around joined errors is put
-// before each of them.
-func flatten(err error) []error {
-	var joined interface{ Unwrap() []error }
-	if err == nil {
-		return nil
-	}
-	if !errors.As(err, &joined) {
-		return []error{err}
-	}
-	var all []error
+	before += strings.TrimSuffix(err.Error(), joined.Error())
 	for _, e := range joined.Unwrap() {
-		all = append(all, flatten(e)...)
-	}
-	if text, ok := joined.(error); ok && text.Error() != err.Error() {
-		before := strings.TrimSuffix(err.Error(), text.Error())
-		for i, e := range all {
-			all[i] = fmt.Errorf("%s%w", before, e)
-		}
+		all = append(all, flatten(e, before)...)
 	}
 	return all
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,7 +73,7 @@ func parseYAML(t *testing.T, text string) *File {
 func ignoreBuilt() cmp.Option {
 	return cmp.Options{
 		cmpopts.IgnoreUnexported(File{}),
-		cmpopts.IgnoreFields(Sync{}, "Adapter", "AdapterPut"),
+		cmpopts.IgnoreFields(Adapter{}, "Adapter", "Put"),
 		cmp.Comparer(func(a, b adapters.Secret) bool { return a.Reveal() == b.Reveal() }),
 		cmp.Transformer("json", func(r json.RawMessage) string { return string(r) }),
 	}
@@ -89,29 +90,27 @@ func TestExample(t *testing.T) {
 		Listen:    "127.0.0.1:9464",
 		Retention: Retention{Events: Period{Duration: 90 * 24 * time.Hour}, Log: Period{Months: 84}},
 		Syncs: []Sync{{
-			Name:        "CourtCalendarSync",
-			Patterns:    []string{"scheduling:*"},
-			When:        `event.court == "NY-07"`,
-			From:        "beginning",
-			AdapterKind: "rest",
-			Mapping: relay.Mapping{
-				Fields: []relay.Field{
-					{From: "hearingId", To: "case_reference"},
-					{From: "scheduledAt", To: "start_time", Time: &relay.TimeFormat{Zone: "America/New_York", Format: "RFC3339"}},
-					{From: "location", To: "courtroom", Values: map[string]string{"3A": "ROOM-3A"}, Default: json.RawMessage(`"TBD"`)},
-					{From: "notes", To: "remarks", Optional: true},
-				},
-				Compute: []relay.Computed{{To: "title", Expr: `"Hearing " + event.hearingId`}},
+			Name:    "CourtCalendarSync",
+			Events:  []string{"scheduling:*"},
+			When:    `event.court == "NY-07"`,
+			From:    "beginning",
+			Adapter: Adapter{Kind: "rest"},
+			Mapping: Fields{
+				{From: "hearingId", To: "case_reference"},
+				{From: "scheduledAt", To: "start_time", Time: &relay.TimeFormat{Zone: "America/New_York", Format: "RFC3339"}},
+				{From: "location", To: "courtroom", Values: map[string]string{"3A": "ROOM-3A"}, Default: json.RawMessage(`"TBD"`)},
+				{From: "notes", To: "remarks", Optional: true},
 			},
-			OnFailed:    "block",
-			Retry:       Retry{Initial: time.Second, Max: 15 * time.Minute, Jitter: 0.2, MaxAge: 72 * time.Hour},
-			Concurrency: 32,
+			Compute:  Compute{{To: "title", Expr: `"Hearing " + event.hearingId`}},
+			OnFailed: "block",
+			Retry:    Retry{Initial: time.Second, Max: 15 * time.Minute, Jitter: 0.2, MaxAge: 72 * time.Hour},
+			Limits:   Limits{Concurrency: 32},
 		}},
 	}
 	if diff := cmp.Diff(want, f, ignoreBuilt()); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
-	if f.Syncs[0].Adapter == nil {
+	if f.Syncs[0].Adapter.Adapter == nil {
 		t.Error("no adapter was built")
 	}
 }
@@ -124,15 +123,15 @@ func TestJSON(t *testing.T) {
 	retry := Retry{Initial: time.Second, Max: 15 * time.Minute, Jitter: 0.2, MaxAge: 72 * time.Hour}
 	want := []Sync{
 		{
-			Name: "Clinic-1", Patterns: []string{"scheduling:updated"}, From: "2027-01-01T00:00:00Z", AdapterKind: "rest",
-			Mapping: relay.Mapping{Fields: []relay.Field{
+			Name: "Clinic-1", Event: "scheduling:updated", From: "2027-01-01T00:00:00Z", Adapter: Adapter{Kind: "rest"},
+			Mapping: Fields{
 				{From: "b", To: "x"},
 				{From: "a", To: "y.z", Default: json.RawMessage(`1.50`)},
 				{To: "kind", Const: json.RawMessage(`{"b":[1,2.0],"a":null}`)},
-			}},
-			OnFailed: "block", Retry: retry, Concurrency: 4, Rate: 10,
+			},
+			OnFailed: "block", Retry: retry, Limits: Limits{Concurrency: 4, Rate: 10},
 		},
-		{Name: "Clinic-2", Patterns: []string{"*"}, AdapterKind: "rest", OnFailed: "block", Retry: retry, Concurrency: 4},
+		{Name: "Clinic-2", Events: []string{"*"}, Adapter: Adapter{Kind: "rest"}, OnFailed: "block", Retry: retry, Limits: Limits{Concurrency: 4}},
 	}
 	if diff := cmp.Diff(want, f.Syncs, ignoreBuilt()); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
@@ -151,8 +150,8 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("-want +got\n%s", diff)
 	}
 	f := parseYAML(t, "relay: {workers: 5}\n"+oneSync)
-	if f.Syncs[0].Concurrency != 5 {
-		t.Errorf("concurrency is %d, want that of the workers, 5", f.Syncs[0].Concurrency)
+	if f.Syncs[0].Limits.Concurrency != 5 {
+		t.Errorf("concurrency is %d, want that of the workers, 5", f.Syncs[0].Limits.Concurrency)
 	}
 }
 
@@ -176,7 +175,7 @@ func TestBad(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = parseWith(filepath.Base(path), data, testEnv, nil)
+			_, err = Parse(filepath.Base(path), data, testEnv)
 			if err == nil {
 				t.Fatal("was accepted")
 			}
@@ -290,7 +289,7 @@ func TestSubstitutionIsNotStructure(t *testing.T) {
       c: {const: "${SEALED}"}
       d: {const: ["${WORKERS}", 16]}
 `)
-	fields := f.Syncs[0].Mapping.Fields
+	fields := f.Syncs[0].Mapping
 	if got, want := string(fields[0].Default), `"a: [b, {c: d}]\nsyncs: none"`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -307,7 +306,7 @@ func TestSubstitutionIsNotStructure(t *testing.T) {
 
 func TestSubstitutedNumbers(t *testing.T) {
 	f := parseYAML(t, "relay: {workers: \"${WORKERS}\", poll: \"${NOPE:-20ms}\"}\n"+oneSync+"    notify: ${NOPE:-true}\n")
-	if f.Relay.Workers != 16 || f.Relay.Poll != 20*time.Millisecond || !f.Syncs[0].Notify || f.Syncs[0].Concurrency != 16 {
+	if f.Relay.Workers != 16 || f.Relay.Poll != 20*time.Millisecond || !f.Syncs[0].Notify || f.Syncs[0].Limits.Concurrency != 16 {
 		t.Errorf("got %+v, %+v", f.Relay, f.Syncs[0])
 	}
 }
@@ -331,11 +330,7 @@ func TestScalars(t *testing.T) {
 			}
 		}
 	}
-	run("duration", func(s string) (any, error) {
-		var d duration
-		err := d.parse(s)
-		return time.Duration(d), err
-	}, []test{
+	run("duration", parseDuration, []test{
 		{"50ms", 50 * time.Millisecond},
 		{"0", time.Duration(0)},
 		{"0s", time.Duration(0)},
@@ -357,11 +352,7 @@ func TestScalars(t *testing.T) {
 		{"9999999h", nil},
 		{"+1s", nil},
 	})
-	run("period", func(s string) (any, error) {
-		var p Period
-		err := p.parse(s)
-		return p, err
-	}, []test{
+	run("period", parsePeriod, []test{
 		{"84mo", Period{Months: 84}},
 		{"90d", Period{Duration: 90 * 24 * time.Hour}},
 		{"1h", Period{Duration: time.Hour}},
@@ -372,9 +363,9 @@ func TestScalars(t *testing.T) {
 		{"1mo3d", nil},
 	})
 	run("percent", func(s string) (any, error) {
-		var p percent
-		err := p.parse(s)
-		return float64(p), err
+		p, err := parsePercent(s)
+		share, _ := p.(Percent)
+		return float64(share), err
 	}, []test{
 		{"20%", 0.2},
 		{"0%", 0.0},
@@ -389,9 +380,9 @@ func TestScalars(t *testing.T) {
 		{"%", nil},
 	})
 	run("rate", func(s string) (any, error) {
-		var r rate
-		err := r.parse(s)
-		return float64(r), err
+		r, err := parseRate(s)
+		perSecond, _ := r.(Rate)
+		return float64(perSecond), err
 	}, []test{
 		{"20/s", 20.0},
 		{"0", 0.0},
@@ -406,6 +397,50 @@ func TestScalars(t *testing.T) {
 		{"Inf/s", nil},
 		{"1/s/s", nil},
 	})
+}
+
+// TestPlainScalars says what text without quotes is.
+func TestPlainScalars(t *testing.T) {
+	for text, want := range map[string]kind{
+		"null": kindNull, "~": kindNull, "": kindNull,
+		"true": kindBool, "False": kindBool, "yes": kindText, "NO": kindText, "on": kindText, "y": kindText,
+		"007": kindNumber, "08": kindText, "0x1F": kindNumber, "0o17": kindNumber, "0b11": kindNumber, "1_000": kindNumber, "-5": kindNumber,
+		"1.5": kindNumber, ".5": kindNumber, "1.5e3": kindNumber, "1e3": kindText, ".inf": kindNumber, ".nan": kindNumber, "1.2.3": kindText,
+		"18446744073709551615": kindNumber, "18446744073709551616": kindText,
+		"2027-03-01": kindText, "2027-03-01T00:00:00Z": kindText, "12:30": kindText, "5s": kindText, "${X}": kindText,
+	} {
+		d := &decoder{sub: substitution{env: func(string) (string, bool) { return "5", true }}}
+		if root := d.read([]byte("a: " + text)); root == nil || root.at("a").kind != want {
+			t.Errorf("%s is read as %+v, want kind %s, %v", text, root, want, d.err())
+		}
+	}
+}
+
+// A colon ends a key without quotes only in front of a space.
+func TestKeysWithColons(t *testing.T) {
+	f := parseYAML(t, oneSync+`    mapping: {x:y: a, "b":c, 'd:e': {"to":f}}`)
+	want := Fields{{From: "x:y", To: "a"}, {From: "b", To: "c"}, {From: "d:e", To: "f"}}
+	if diff := cmp.Diff(want, f.Syncs[0].Mapping); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+// JSON writes characters beyond U+FFFF as two escapes, of which YAML knows none.
+func TestJSONSurrogates(t *testing.T) {
+	for _, text := range []string{"\uFEFF", ""} {
+		f := parseYAML(t, text+`{"relay": {"name": "\ud83d\ude00 \\ud83d\\ude00 \\\uD83D\uDE00"}}`)
+		if want := "😀 \\ud83d\\ude00 \\😀"; f.Relay.Name != want {
+			t.Errorf("got %q, want %q", f.Relay.Name, want)
+		}
+	}
+}
+
+// A message is one line, also where it repeats a value of several.
+func TestMessagesAreOneLine(t *testing.T) {
+	_, err := Parse("t.yaml", []byte(`syncs: [{name: A, event: a, adapter: {kind: rest, url: "https://h/{fields.x}"}, mapping: {a: "b\n\tc"}}]`), testEnv)
+	if err == nil || strings.ContainsAny(err.Error(), "\n\t") || !strings.Contains(err.Error(), "(b  c)") {
+		t.Errorf("got %q", err)
+	}
 }
 
 func TestInterval(t *testing.T) {
@@ -427,7 +462,7 @@ func TestSuggest(t *testing.T) {
 	} {
 		got := suggest(word, known)
 		if want != "" {
-			want = " Did you mean " + want + "?"
+			want = ". Did you mean " + want + "?"
 		}
 		if got != want {
 			t.Errorf("%s: got %q, want %q", word, got, want)
@@ -440,34 +475,42 @@ func TestTags(t *testing.T) {
 	var walk func(reflect.Type)
 	walk = func(typ reflect.Type) {
 		for _, f := range fieldsOf(typ) {
-			if f.doc == "" {
-				t.Errorf("%s.%s has no doc", typ, f.key)
+			if f.Tag.Get("doc") == "" {
+				t.Errorf("%s.%s has no doc", typ, f.Name)
 			}
-			for _, text := range []string{f.def, f.min, f.max} {
-				if text == "" || text == "@workers" {
-					continue
-				}
-				r := &report{}
-				d := &decoder{report: r, sub: &substitution{}, workers: "1"}
-				d.field(field{def: text, typ: f.typ, oneof: f.oneof}, nil, reflect.New(f.typ).Elem(), f.key)
-				if err := r.err(); err != nil {
-					t.Error(err)
+			d := &decoder{file: &File{Relay: RelaySettings{Workers: 1}}}
+			def, low, high := f.Tag.Get("default"), f.Tag.Get("min"), f.Tag.Get("max")
+			for _, text := range []string{def, low, high} {
+				if text != "" {
+					d.field(reflect.StructTag(fmt.Sprintf("default:%q", text)), &node{path: f.Name}, reflect.New(f.Type).Elem())
 				}
 			}
-			switch reflect.New(f.typ).Interface().(type) {
-			case special, scalar:
+			if words, ok := f.Tag.Lookup("oneof"); ok && !slices.Contains(strings.Split(words, "|"), def) {
+				t.Errorf("%s.%s: the default %s is not one of %s", typ, f.Name, def, words)
+			}
+			if low != "" && def != "@workers" {
+				if x, err := scalars[f.Type].parse(def); err != nil || !scalars[f.Type].within(x, low, high) {
+					t.Errorf("%s.%s: the default %s is out of bounds, %v", typ, f.Name, def, err)
+				}
+			}
+			if err := d.err(); err != nil {
+				t.Error(err)
+			}
+			d.check(f.Tag.Get("check"), &node{kind: kindText}) // panics if there is no such check
+			_, reads := reflect.TypeAssert[special](reflect.New(f.Type))
+			if _, ok := scalars[f.Type]; ok || reads {
 				continue
 			}
-			for f.typ.Kind() == reflect.Slice || f.typ.Kind() == reflect.Pointer {
-				f.typ = f.typ.Elem()
+			for f.Type.Kind() == reflect.Slice || f.Type.Kind() == reflect.Pointer {
+				f.Type = f.Type.Elem()
 			}
-			if f.typ.Kind() == reflect.Struct {
-				walk(f.typ)
+			if f.Type.Kind() == reflect.Struct {
+				walk(f.Type)
 			}
 		}
 	}
-	walk(reflect.TypeFor[fileSpec]())
-	walk(reflect.TypeFor[fieldSpec]())
+	walk(reflect.TypeFor[File]())
+	walk(reflect.TypeFor[longField]())
 }
 
 // fakeConfig has a field of every type that an adapter may use.
@@ -555,11 +598,11 @@ func TestAdapterFields(t *testing.T) {
 		Secrets: map[string]adapters.Secret{"a": "x"}, Codes: map[int]string{409: "duplicate"},
 		Routes: map[string]fakeItem{"a:b": {A: "x"}}, Pointer: &fakeItem{B: 3},
 	}
-	if got := f.Syncs[0].Adapter.(*fakeAdapter).config; !reflect.DeepEqual(got, want) {
+	if got := f.Syncs[0].Adapter.Adapter.(*fakeAdapter).config; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	if f.Syncs[0].AdapterKind != "fake" {
-		t.Errorf("kind is %q", f.Syncs[0].AdapterKind)
+	if f.Syncs[0].Adapter.Kind != "fake" {
+		t.Errorf("kind is %q", f.Syncs[0].Adapter.Kind)
 	}
 }
 

@@ -1,13 +1,16 @@
 package config
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+
+	"go.yaml.in/yaml/v4"
 
 	"github.com/hms-mkt/lockstep/adapters"
 )
@@ -15,360 +18,232 @@ import (
 // A field of a decoded struct is described by its tags: yaml (the key), default
 // (the value of an absent key, in the file's own notation; @workers means the
 // value of relay.workers), min and max (bounds, in the same notation), oneof
-// (the words allowed, split by |), required, and doc.
+// (the words allowed, split by |), check (a case of [decoder.check]), required,
+// and doc.
 
-// scalar is a type with a notation of its own. parse reports what is wrong and
-// what to write instead, without repeating the text.
-type scalar interface {
-	parse(text string) error
-	schema() map[string]any
-}
-
-// special is a type that reads a node by itself.
+// special is a type that reads a node by itself. What it returns is printed.
 type special interface {
-	decode(d *decoder, n *node, path string) *shown
+	decode(d *decoder, n *node) *yaml.Node
 	schema() map[string]any
 }
 
 // decoder turns nodes into Go values and reports what does not fit.
 type decoder struct {
-	*report
-	sub     *substitution
-	workers string                 // what @workers means
-	kinds   map[string]adapterKind // in place of kinds(), for tests
+	name     string // of the file, in messages
+	file     *File
+	kinds    map[string]adapterKind
+	sub      substitution
+	problems Problems
 }
 
-// field is what the tags of a struct field say.
-type field struct {
-	key, def, min, max string
-	oneof              []string
-	required           bool
-	doc                string
-	index              []int
-	typ                reflect.Type
+// fieldsOf lists the fields of a struct that are keys, embedded ones in place.
+func fieldsOf(t reflect.Type) []reflect.StructField {
+	return slices.DeleteFunc(reflect.VisibleFields(t), func(f reflect.StructField) bool {
+		return keyOf(f) == "" || keyOf(f)[0] == ','
+	})
 }
 
-// fieldsOf lists the keys of a struct in their order, embedded ones in place.
-func fieldsOf(t reflect.Type) []field {
-	var fields []field
-	for i := range t.NumField() {
-		f := t.Field(i)
-		key, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-		if strings.Contains(options, "inline") || f.Anonymous && key == "" {
-			for _, inner := range fieldsOf(f.Type) {
-				inner.index = append([]int{i}, inner.index...)
-				fields = append(fields, inner)
-			}
-			continue
-		}
-		if key == "" || key == "-" || !f.IsExported() {
-			continue
-		}
-		var oneof []string
-		if words := f.Tag.Get("oneof"); words != "" {
-			oneof = strings.Split(words, "|")
-		}
-		fields = append(fields, field{
-			key: key, def: f.Tag.Get("default"), min: f.Tag.Get("min"), max: f.Tag.Get("max"),
-			oneof: oneof, required: f.Tag.Get("required") == "true", doc: f.Tag.Get("doc"),
-			index: []int{i}, typ: f.Type,
-		})
-	}
-	return fields
-}
+func keyOf(f reflect.StructField) string { return f.Tag.Get("yaml") }
 
 // object decodes a mapping into the struct v. Keys in also are known but read
-// elsewhere. A nil n stands for a mapping without keys.
-func (d *decoder) object(n *node, v reflect.Value, path string, also ...string) *shown {
-	if n != nil && n.kind != kindMap && n.kind != kindNull {
-		d.wrong(n, path, "a mapping of keys to values")
-		return nil
+// elsewhere. Of an absent mapping v takes the defaults.
+func (d *decoder) object(n *node, v reflect.Value, also ...string) *yaml.Node {
+	if n.kind != kindMap && n.kind != kindNull && n.kind != kindAbsent {
+		return d.wrong(n, "a mapping of keys to values")
 	}
 	fields := fieldsOf(v.Type())
 	known := slices.Clone(also)
 	for _, f := range fields {
-		known = append(known, f.key)
+		known = append(known, keyOf(f))
 	}
-	if n != nil {
-		for _, e := range n.entries {
-			if !slices.Contains(known, e.key) {
-				d.add(e.line, e.column, join(path, e.key), "is not a known key.%s Known here: %s",
-					suggest(e.key, known), strings.Join(known, ", "))
-			}
+	for _, item := range n.items {
+		if !slices.Contains(known, item.key) {
+			d.atKey(item, "is not a known key%s Known here: %s", cmp.Or(suggest(item.key, known), "."), strings.Join(known, ", "))
 		}
 	}
-	out := &shown{object: true, byDefault: n == nil}
+	out := mapping()
+	if n.kind == kindAbsent {
+		out.LineComment = byDefault
+	}
 	for _, f := range fields {
-		var value *node
-		if n != nil {
-			value = n.get(f.key)
-		}
-		if value == nil && f.required {
-			if n != nil {
-				d.at(n, join(path, f.key), "is missing: %s", f.doc)
-			}
+		value := n.at(keyOf(f))
+		if f.Tag.Get("required") != "" && value.kind == kindAbsent {
+			d.at(value, "is missing: %s", f.Tag.Get("doc"))
 			continue
 		}
-		out.put(f.key, d.field(f, value, v.FieldByIndex(f.index), join(path, f.key)))
+		put(out, keyOf(f), d.field(f.Tag, value, v.FieldByIndex(f.Index)))
 	}
 	return out
 }
 
 // field decodes one value, or its default.
-func (d *decoder) field(f field, n *node, v reflect.Value, path string) *shown {
-	switch v.Addr().Interface().(type) {
-	case special, scalar:
-	default:
-		if n == nil && v.Kind() == reflect.Struct {
-			return d.object(nil, v, path)
-		}
+func (d *decoder) field(tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
+	text := tag.Get("default")
+	_, reads := reflect.TypeAssert[special](v.Addr())
+	switch {
+	case n.kind != kindAbsent, v.Kind() == reflect.Struct && text == "" && !reads:
+		return d.value(tag, n, v)
+	case text == "":
+		return nil
+	case text == "@workers":
+		text = strconv.Itoa(d.file.Relay.Workers)
 	}
-	if n == nil {
-		if f.def == "" {
-			return nil
-		}
-		given := &node{kind: kindText, text: d.resolve(f.def)}
-		switch v.Kind() {
-		case reflect.Int:
-			given.kind = kindInt
-		case reflect.Bool:
-			given.kind = kindBool
-		default:
-		}
-		out := d.value(f, given, v, path)
-		out.byDefault = true
-		return out
+	given := &node{path: n.path, kind: kindText, text: text}
+	if s, ok := scalars[v.Type()]; ok {
+		given.kind = s.kind
 	}
-	return d.value(f, n, v, path)
+	out := d.value("", given, v) // a test checks defaults against their tags
+	out.LineComment = byDefault
+	return out
 }
 
-func (d *decoder) resolve(def string) string {
-	if def == "@workers" {
-		return d.workers
-	}
-	return def
-}
-
-// value decodes n, which is there, into v.
-func (d *decoder) value(f field, n *node, v reflect.Value, path string) *shown {
-	if n.broken {
+// value decodes n into v.
+func (d *decoder) value(tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
+	raw, isJSON := reflect.TypeAssert[*json.RawMessage](v.Addr())
+	nothing := n.kind == kindNull && (v.Kind() == reflect.Slice || v.Kind() == reflect.Map)
+	switch {
+	case isJSON:
+		return d.json(n, raw)
+	case n.kind == kindBroken, nothing:
 		return nil
 	}
-	switch p := v.Addr().Interface().(type) {
-	case special:
-		return p.decode(d, n, path)
-	case scalar:
-		return d.scalar(f, n, v, path, p)
-	case *time.Duration:
-		return d.scalar(f, n, v, path, (*duration)(p))
+	if p, ok := reflect.TypeAssert[special](v.Addr()); ok {
+		return p.decode(d, n)
+	}
+	if s, ok := scalars[v.Type()]; ok {
+		return d.scalar(s, tag, n, v)
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		return d.object(n, v, path)
+		return d.object(n, v)
 	case reflect.Slice:
-		return d.list(f, n, v, path)
+		return d.list(tag, n, v)
 	case reflect.Map:
-		return d.table(f, n, v, path)
+		return d.table(tag, n, v)
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
-		return d.value(f, n, v.Elem(), path)
+		return d.value(tag, n, v.Elem())
 	case reflect.String:
-		return d.text(f, n, v, path)
-	case reflect.Bool, reflect.Int, reflect.Int64, reflect.Float64:
-		return d.plain(f, n, v, path)
+		return d.text(tag, n, v)
 	default:
-		panic(fmt.Sprintf("config: %s has the type %s, which the decoder does not know", path, v.Type()))
+		panic(fmt.Sprintf("config: %s has the type %s, which the decoder does not know", n.path, v.Type()))
 	}
 }
 
-func (d *decoder) list(f field, n *node, v reflect.Value, path string) *shown {
-	if n.kind == kindNull {
-		return nil
-	}
+func (d *decoder) list(tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
 	if n.kind != kindList {
-		want := "a list, such as [a, b]"
 		if v.Type().Elem().Kind() == reflect.Struct {
-			want = "a list, each entry behind a -"
+			return d.wrong(n, "a list, each entry behind a -")
 		}
-		d.wrong(n, path, want)
-		return nil
+		return d.wrong(n, "a list, such as [a, b]")
 	}
-	out := &shown{array: true}
+	out := &yaml.Node{Kind: yaml.SequenceNode}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.items), len(n.items)))
 	for i, item := range n.items {
-		out.items = append(out.items, d.value(f, item, v.Index(i), fmt.Sprintf("%s[%d]", path, i)))
+		if s := d.value(tag, item, v.Index(i)); s != nil {
+			out.Content = append(out.Content, s)
+		}
 	}
 	return out
 }
 
-func (d *decoder) table(f field, n *node, v reflect.Value, path string) *shown {
-	if n.kind == kindNull {
-		return nil
-	}
+func (d *decoder) table(tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
 	if n.kind != kindMap {
-		d.wrong(n, path, "a mapping of keys to values")
-		return nil
+		return d.wrong(n, "a mapping of keys to values")
 	}
-	out := &shown{object: true}
-	v.Set(reflect.MakeMapWithSize(v.Type(), len(n.entries)))
-	for _, e := range n.entries {
-		key := reflect.New(v.Type().Key()).Elem()
-		if key.Kind() == reflect.Int {
-			i, err := strconv.Atoi(e.key)
-			if err != nil {
-				d.add(e.line, e.column, join(path, e.key), "the key is not a number: write one such as 409")
-				continue
-			}
-			key.SetInt(int64(i))
+	out := mapping()
+	v.Set(reflect.MakeMapWithSize(v.Type(), len(n.items)))
+	for _, item := range n.items {
+		key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		if key.Kind() == reflect.String {
+			key.SetString(item.key)
+		} else if i, err := strconv.ParseInt(item.key, 10, 0); err == nil {
+			key.SetInt(i)
 		} else {
-			key.SetString(e.key)
+			d.atKey(item, "the key is not a number: write one such as 409")
+			continue
 		}
-		value := reflect.New(v.Type().Elem()).Elem()
-		s := d.value(f, e.value, value, join(path, e.key))
+		s := d.value(tag, item, value)
 		v.SetMapIndex(key, value)
-		if s != nil && sensitive(e.key) && e.value.kind == kindText && e.value.ref == "" {
-			s.text = masked
+		if s != nil && sensitive.MatchString(item.key) && item.kind == kindText && item.ref == "" {
+			s.Value = masked
 		}
-		out.put(e.key, s)
+		put(out, item.key, s)
 	}
 	return out
 }
 
-func (d *decoder) text(f field, n *node, v reflect.Value, path string) *shown {
-	if n.kind != kindText {
-		want := "text"
-		if n.kind == kindInt || n.kind == kindFloat || n.kind == kindBool {
-			want = `text: put it in quotes, "` + n.text + `", if it is meant as text`
-			if isSecret(v) {
-				want = "text: put it in quotes"
-			}
-		}
-		d.wrong(n, path, want)
-		return nil
+func (d *decoder) text(tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
+	secret := v.Type() == reflect.TypeFor[adapters.Secret]()
+	scalar := n.kind == kindNumber || n.kind == kindBool
+	switch {
+	case scalar && secret:
+		return d.wrong(n, "text: put it in quotes")
+	case scalar:
+		return d.wrong(n, `text: put it in quotes, "`+n.text+`", if it is meant as text`)
+	case n.kind != kindText:
+		return d.wrong(n, "text")
 	}
-	if len(f.oneof) > 0 && !slices.Contains(f.oneof, n.text) {
-		d.at(n, path, "%s is not one of %s%s", d.quote(n), strings.Join(f.oneof, ", "), d.suggest(n, f.oneof))
-		return nil
+	words := strings.Split(tag.Get("oneof"), "|")
+	if words[0] != "" && !slices.Contains(words, n.text) {
+		d.at(n, "%s is not one of %s%s", d.quote(n), strings.Join(words, ", "), n.suggest(words))
 	}
 	v.SetString(n.text)
-	return showText(n, isSecret(v))
-}
-
-func isSecret(v reflect.Value) bool { return v.Type() == reflect.TypeFor[adapters.Secret]() }
-
-// plain decodes booleans and numbers. What comes from outside is text and may
-// stand for any of them.
-func (d *decoder) plain(f field, n *node, v reflect.Value, path string) *shown {
-	put := n.kind == kindText && n.ref != ""
-	switch v.Kind() {
-	case reflect.Bool:
-		b, err := strconv.ParseBool(n.text)
-		if err != nil || !put && n.kind != kindBool {
-			d.wrong(n, path, "true or false")
-			return nil
-		}
-		v.SetBool(b)
-		return &shown{text: strconv.FormatBool(b), bare: true}
-	case reflect.Float64:
-		x, err := strconv.ParseFloat(n.text, 64)
-		if err != nil || !put && n.kind != kindFloat && n.kind != kindInt {
-			d.wrong(n, path, "a number")
-			return nil
-		}
-		v.SetFloat(x)
-		return &shown{text: strconv.FormatFloat(x, 'g', -1, 64), bare: true}
-	default:
-		return d.whole(f, n, v, path, put)
+	d.check(tag.Get("check"), n)
+	if tag.Get("check") == "database" {
+		return text(maskDatabase(n.text))
 	}
+	return showText(n, secret)
 }
 
-func (d *decoder) whole(f field, n *node, v reflect.Value, path string, put bool) *shown {
-	i, err := strconv.ParseInt(n.text, 10, 32)
-	if err != nil || !put && n.kind != kindInt {
-		want := "a whole number"
-		if f.min != "" {
-			want = fmt.Sprintf("a whole number from %s to %s", f.min, f.max)
-		}
-		if n.kind == kindText && err == nil {
-			want += ", without quotes"
-		}
-		d.wrong(n, path, want)
+// scalar decodes booleans, numbers and what has a notation of its own. What
+// comes from outside is text and may stand for any of them.
+func (d *decoder) scalar(s scalar, tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
+	want, low, high := s.want, tag.Get("min"), tag.Get("max")
+	if s.kind == kindNumber && low != "" {
+		want += fmt.Sprintf(" from %s to %s", low, high)
+	}
+	value, err := s.parse(n.text)
+	fits := n.kind == s.kind || n.kind == kindText && n.ref != "" || n.kind == kindNumber && s.kind == kindText
+	switch {
+	case !fits && n.kind == kindText && err == nil:
+		return d.wrong(n, want+", without quotes")
+	case !fits, err != nil && s.kind != kindText:
+		return d.wrong(n, want)
+	case errors.Is(err, errNoUnit) && n.ref == "":
+		d.at(n, "%s has no unit: write for example %ss", d.quote(n), n.text)
+		return nil
+	case err != nil:
+		d.at(n, "%s %s", d.quote(n), err)
 		return nil
 	}
-	v.SetInt(i)
-	if low, high := atoi(f.min), atoi(f.max); f.min != "" && (i < low || i > high) {
-		d.at(n, path, "%s is out of bounds: write a whole number from %s to %s", d.quote(n), f.min, f.max)
-	}
-	return &shown{text: strconv.FormatInt(i, 10), bare: true}
-}
-
-func atoi(s string) int64 {
-	i, _ := strconv.ParseInt(s, 10, 64) // a tag; checked by a test
-	return i
-}
-
-func (d *decoder) scalar(f field, n *node, v reflect.Value, path string, p scalar) *shown {
-	if n.kind == kindMap || n.kind == kindList || n.kind == kindNull || n.kind == kindBool {
-		d.wrong(n, path, notation(p))
-		return nil
-	}
-	if err := p.parse(n.text); err != nil {
-		if errors.Is(err, errNoUnit) && n.ref == "" {
-			err = fmt.Errorf("has no unit: write for example %ss", n.text)
+	v.Set(reflect.ValueOf(value))
+	if low != "" && !s.within(value, low, high) {
+		if s.kind == kindText {
+			want = fmt.Sprintf("a value from %s to %s", low, high)
 		}
-		d.at(n, path, "%s %s", d.quote(n), err)
-		return nil
+		d.at(n, "%s is out of bounds: write %s", d.quote(n), want)
 	}
-	if f.min != "" && !within(v, f.min, f.max) {
-		d.at(n, path, "%s is out of bounds: write a value from %s to %s", d.quote(n), f.min, f.max)
+	if s.kind != kindText {
+		return plain(fmt.Sprint(value))
 	}
-	return &shown{text: n.text, bare: n.text == "0"}
-}
-
-// within compares by a common measure of scalars.
-func within(v reflect.Value, low, high string) bool {
-	measure := func(v reflect.Value) float64 {
-		switch x := v.Interface().(type) {
-		case time.Duration:
-			return float64(x)
-		case duration:
-			return float64(x)
-		case Period:
-			return float64(x.Duration) + float64(x.Months)*30*24*float64(time.Hour)
-		case percent:
-			return float64(x)
-		case rate:
-			return float64(x)
-		}
-		return 0
-	}
-	bound := func(text string) float64 {
-		b := reflect.New(v.Type())
-		switch p := b.Interface().(type) {
-		case scalar:
-			_ = p.parse(text) // a tag; checked by a test
-		case *time.Duration:
-			_ = (*duration)(p).parse(text)
-		}
-		return measure(b.Elem())
-	}
-	x := measure(v)
-	return x >= bound(low) && x <= bound(high)
+	return plain(n.text)
 }
 
 // wrong reports a value of another type than the key needs.
-func (d *decoder) wrong(n *node, path, want string) {
+func (d *decoder) wrong(n *node, want string) *yaml.Node {
 	switch {
-	case n.broken:
+	case n.kind == kindBroken:
 	case n.kind == kindNull:
-		d.at(n, path, "has no value: write %s, or remove the key", want)
+		d.at(n, "has no value: write %s, or remove the key", want)
 	case n.ref != "":
-		d.at(n, path, "%s does not fit: it must be %s", d.quote(n), want)
+		d.at(n, "%s does not fit: it must be %s", d.quote(n), want)
 	case n.kind == kindText:
-		d.at(n, path, "is text, and must be %s", want)
+		d.at(n, "is text, and must be %s", want)
 	default:
-		d.at(n, path, "is %s, and must be %s", n.kind, want)
+		d.at(n, "is %s, and must be %s", n.kind, want)
 	}
+	return nil
 }
 
 // quote shows a value of the file, shortened, or where it comes from.
@@ -383,12 +258,10 @@ func (d *decoder) quote(n *node) string {
 	return strconv.Quote(string(s))
 }
 
-func (d *decoder) suggest(n *node, known []string) string {
+// suggest is the function of that name for text that may be shown.
+func (n *node) suggest(known []string) string {
 	if n.ref != "" {
 		return ""
 	}
-	if s := suggest(n.text, known); s != "" {
-		return "." + s
-	}
-	return ""
+	return suggest(n.text, known)
 }

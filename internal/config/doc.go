@@ -5,7 +5,7 @@
 // is put in can never become structure. The tree is decoded into structs whose
 // tags hold every key's default, bounds and description; the JSON Schema, the
 // printed configuration and the defaults come from the same tags. Then each sync
-// is built: its mapping and expressions compiled, its adapter made.
+// is checked as a whole, and its mapping compiled.
 //
 // All problems that can be found are reported at once, as [Problems], each with
 // file, line and column and what to do. Values that were put in from outside

@@ -62,8 +62,8 @@ func TestDocumentedExamples(t *testing.T) {
 }
 
 func syncKey(key string) bool {
-	for _, f := range fieldsOf(reflect.TypeFor[syncSpec]()) {
-		if f.key == key {
+	for _, f := range fieldsOf(reflect.TypeFor[Sync]()) {
+		if keyOf(f) == key {
 			return true
 		}
 	}
@@ -75,19 +75,20 @@ func syncKey(key string) bool {
 func TestDocumentedKeys(t *testing.T) {
 	doc := readDoc(t)
 	for _, typ := range []reflect.Type{
-		reflect.TypeFor[databaseSpec](), reflect.TypeFor[relaySpec](), reflect.TypeFor[retentionSpec](), reflect.TypeFor[syncSpec](),
-		reflect.TypeFor[retrySpec](), reflect.TypeFor[limitsSpec](), reflect.TypeFor[fieldSpec](),
+		reflect.TypeFor[Database](), reflect.TypeFor[RelaySettings](), reflect.TypeFor[Retention](), reflect.TypeFor[Sync](),
+		reflect.TypeFor[Retry](), reflect.TypeFor[Limits](), reflect.TypeFor[longField](),
 	} {
 		for _, f := range fieldsOf(typ) {
-			row := regexp.MustCompile("(?m)^\\| `(?:retention\\.)?"+f.key+"` \\|.*$").FindAllString(doc, -1)
+			key, def, low, high := keyOf(f), f.Tag.Get("default"), f.Tag.Get("min"), f.Tag.Get("max")
+			row := regexp.MustCompile("(?m)^\\| `(?:retention\\.)?"+key+"` \\|.*$").FindAllString(doc, -1)
 			found := false
 			for _, r := range row {
-				def := f.def == "" || f.def[0] == '@' || strings.Contains(r, "| `"+f.def+"` |")
-				bounds := f.min == "" || strings.Contains(r, "| "+f.min+" to "+f.max+" |")
-				found = found || def && bounds
+				hasDefault := def == "" || def[0] == '@' || strings.Contains(r, "| `"+def+"` |")
+				hasBounds := low == "" || strings.Contains(r, "| "+low+" to "+high+" |")
+				found = found || hasDefault && hasBounds
 			}
 			if !found {
-				t.Errorf("%s: no row with default %q and bounds %q to %q; rows: %q", f.key, f.def, f.min, f.max, row)
+				t.Errorf("%s: no row with default %q and bounds %q to %q; rows: %q", key, def, low, high, row)
 			}
 		}
 	}

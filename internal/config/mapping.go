@@ -1,212 +1,187 @@
 package config
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
+
+	"go.yaml.in/yaml/v4"
 
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// mappingSpec is the mapping of a sync, in the order of the file.
-type mappingSpec struct {
-	fields []relay.Field
-	nodes  []*node
-	paths  []string
-}
+// Fields is the mapping of a sync, in the order of the file.
+type Fields []relay.Field
 
-// fieldSpec is the long form of one entry.
-type fieldSpec struct {
+// longField is the long form of one entry.
+type longField struct {
 	To       string            `yaml:"to" doc:"Name at the receiver; dots make objects."`
-	Time     *timeSpec         `yaml:"time" doc:"The value is a time: convert and format it."`
+	Time     *timeFormat       `yaml:"time" doc:"The value is a time: convert and format it."`
 	Values   map[string]string `yaml:"values" doc:"The value is a code: look it up."`
-	Default  anySpec           `yaml:"default" doc:"Sent when the source is missing or null, or not in values."`
-	Const    anySpec           `yaml:"const" doc:"Always sent; the key is the name at the receiver."`
+	Default  json.RawMessage   `yaml:"default" doc:"Sent when the source is missing or null, or not in values."`
+	Const    json.RawMessage   `yaml:"const" doc:"Always sent; the key is the name at the receiver."`
 	Optional bool              `yaml:"optional" doc:"Leave the field out when the source is missing or null."`
 }
 
-type timeSpec struct {
+type timeFormat struct {
 	Zone   string `yaml:"zone" doc:"IANA zone such as America/New_York; by default the offset of the source is kept."`
 	Format string `yaml:"format" doc:"A named format or a Go layout; by default RFC3339."`
 }
 
-func (m *mappingSpec) decode(d *decoder, n *node, path string) *shown {
-	if n.kind == kindNull {
-		return nil
-	}
+func (m *Fields) decode(d *decoder, n *node) *yaml.Node {
 	if n.kind != kindMap {
-		d.wrong(n, path, "a mapping of source fields to target fields, such as hearingId: case_reference")
-		return nil
+		return d.wrong(n, "a mapping of source fields to target fields, such as hearingId: case_reference")
 	}
-	out := &shown{object: true}
-	for _, e := range n.entries {
-		at := join(path, e.key)
-		f := relay.Field{From: e.key}
-		switch e.value.kind {
+	out := mapping()
+	for _, item := range n.items {
+		f := relay.Field{From: item.key, To: item.text}
+		switch item.kind {
 		case kindText:
-			f.To = e.value.text
-			out.put(e.key, showText(e.value, false))
+			put(out, item.key, showText(item, false))
 		case kindMap:
-			s, ok := longField(d, e, at, &f)
-			out.put(e.key, s)
-			if !ok {
-				continue
-			}
+			put(out, item.key, d.longField(item, &f))
 		default:
-			d.wrong(e.value, at, "the name of the target field, or a mapping with the key to")
-			continue
+			d.wrong(item, "the name of the target field, or a mapping with the key to")
 		}
-		if e.value.broken {
-			continue
+		if !item.failed {
+			*m = append(*m, f)
 		}
-		m.fields = append(m.fields, f)
-		m.nodes = append(m.nodes, e.value)
-		m.paths = append(m.paths, at)
 	}
 	return out
 }
 
-func longField(d *decoder, e entry, path string, f *relay.Field) (*shown, bool) {
-	var spec fieldSpec
-	before := len(d.problems)
-	s := d.object(e.value, reflect.ValueOf(&spec).Elem(), path)
+func (d *decoder) longField(n *node, f *relay.Field) *yaml.Node {
+	var long longField
+	out := d.object(n, reflect.ValueOf(&long).Elem())
+	f.To, f.Values, f.Default, f.Const, f.Optional = long.To, long.Values, long.Default, long.Const, long.Optional
+	if long.Time != nil {
+		f.Time = &relay.TimeFormat{Zone: long.Time.Zone, Format: long.Time.Format}
+	}
 	switch {
-	case spec.Const.raw != nil && spec.To != "":
-		d.at(e.value, path, "has both to and const: a constant has no source, so its key is the target name; remove to")
-	case spec.Const.raw != nil:
-		f.From, f.To = "", e.key
-	case spec.To == "":
-		d.at(e.value, path, "has no target name: add to: NAME")
-	default:
-		f.To = spec.To
+	case f.Const != nil && f.To != "":
+		d.at(n, "has both to and const: a constant has no source, so its key is the target name; remove to")
+	case f.Const != nil:
+		f.From, f.To = "", n.key
+	case f.To == "":
+		d.at(n, "has no target name: add to: NAME")
 	}
-	if spec.Time != nil {
-		f.Time = &relay.TimeFormat{Zone: spec.Time.Zone, Format: spec.Time.Format}
-	}
-	f.Values, f.Default, f.Const, f.Optional = spec.Values, spec.Default.raw, spec.Const.raw, spec.Optional
-	return s, len(d.problems) == before
+	return out
 }
 
-func (m *mappingSpec) schema() map[string]any {
+func (m *Fields) schema() map[string]any {
 	return map[string]any{
 		"type": "object",
 		"additionalProperties": map[string]any{
-			"anyOf": []any{map[string]any{"type": "string"}, objectSchema(reflect.TypeFor[fieldSpec]())},
+			"anyOf": []any{map[string]any{"type": "string"}, objectSchema(reflect.TypeFor[longField]())},
 		},
 	}
 }
 
-// computeSpec is the compute section of a sync, in the order of the file.
-type computeSpec struct {
-	fields []relay.Computed
-	nodes  []*node
-	paths  []string
-}
+// Compute is the compute section of a sync, in the order of the file.
+type Compute []relay.Computed
 
-func (c *computeSpec) decode(d *decoder, n *node, path string) *shown {
-	if n.kind == kindNull {
-		return nil
-	}
+func (c *Compute) decode(d *decoder, n *node) *yaml.Node {
 	if n.kind != kindMap {
-		d.wrong(n, path, `a mapping of target fields to expressions, such as title: '"Hearing " + event.hearingId'`)
-		return nil
+		return d.wrong(n, `a mapping of target fields to expressions, such as title: '"Hearing " + event.hearingId'`)
 	}
-	out := &shown{object: true}
-	for _, e := range n.entries {
-		at := join(path, e.key)
-		if e.value.kind != kindText {
-			d.wrong(e.value, at, "an expression, as text in quotes")
+	out := mapping()
+	for _, item := range n.items {
+		if item.kind != kindText {
+			d.wrong(item, "an expression, as text in quotes")
 			continue
 		}
-		out.put(e.key, showText(e.value, false))
-		if e.value.broken {
-			continue
-		}
-		c.fields = append(c.fields, relay.Computed{To: e.key, Expr: e.value.text})
-		c.nodes = append(c.nodes, e.value)
-		c.paths = append(c.paths, at)
+		put(out, item.key, showText(item, false))
+		*c = append(*c, relay.Computed{To: item.key, Expr: item.text})
 	}
 	return out
 }
 
-func (c *computeSpec) schema() map[string]any {
+func (c *Compute) schema() map[string]any {
 	return map[string]any{"type": "object", "additionalProperties": map[string]any{"type": "string"}}
 }
 
-// compileMapping compiles what m and c say, and reports each problem where it is.
-func compileMapping(d *decoder, m *mappingSpec, c *computeSpec) relay.Mapping {
-	mapping := relay.Mapping{Fields: m.fields, Compute: c.fields}
-	_, err := mapping.Compile()
-	for _, err := range flatten(err) {
-		var e *relay.MappingError
-		if !errors.As(err, &e) {
-			continue
-		}
-		if e.Computed {
-			n, path := c.nodes[e.Index], c.paths[e.Index]
-			d.at(n, path, "%s", d.redactExpression(n, e.Err.Error()))
-			continue
-		}
-		n, path := m.nodes[e.Index], m.paths[e.Index]
-		d.at(n, path, "%s", d.redact(n, e.Err.Error()))
-	}
-	return mapping
+func (s Sync) mapping() relay.Mapping {
+	return relay.Mapping{Fields: s.Mapping, Compute: s.Compute}
 }
 
-// anySpec is any JSON value, with its digits as written.
-type anySpec struct{ raw json.RawMessage }
-
-func (a *anySpec) decode(d *decoder, n *node, path string) *shown {
-	raw, ok := d.json(n, path)
-	if !ok {
-		return nil
+// compileMapping reports each problem of the sync's mapping where it is. It
+// returns the names that the mapping makes.
+func (d *decoder) compileMapping(n *node, s *Sync) (made []string) {
+	entries := func(key string) []*node { // those that were decoded
+		return slices.DeleteFunc(slices.Clone(n.at(key).items), func(item *node) bool { return item.failed })
 	}
-	a.raw = raw
-	return showJSON(n)
+	fields, computed := entries("mapping"), entries("compute")
+	m := s.mapping()
+	_, err := m.Compile()
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			e, _ := errors.AsType[*relay.MappingError](err)
+			switch {
+			case e == nil:
+			case e.Computed:
+				d.at(computed[e.Index], "%s", d.redactExpression(computed[e.Index], e.Err.Error()))
+			default:
+				d.at(fields[e.Index], "%s", d.redact(fields[e.Index], e.Err.Error()))
+			}
+		}
+	}
+	for _, f := range m.Fields {
+		made = append(made, f.To)
+	}
+	for _, c := range m.Compute {
+		made = append(made, c.To)
+	}
+	return made
 }
 
-func (a *anySpec) schema() map[string]any { return map[string]any{} }
-
-// json renders n as JSON in the order of the file.
-func (d *decoder) json(n *node, path string) (json.RawMessage, bool) {
+// json decodes any value, with its digits as written and in the order of the file.
+func (d *decoder) json(n *node, raw *json.RawMessage) *yaml.Node {
 	switch n.kind {
+	case kindBroken:
+		return nil
 	case kindNull:
-		return json.RawMessage("null"), !n.broken
-	case kindBool:
-		return json.RawMessage(n.text), true
-	case kindInt, kindFloat:
-		if !json.Valid([]byte(n.text)) {
-			d.at(n, path, "%s is not a number that JSON can hold: write decimal digits, or put it in quotes", d.quote(n))
-			return nil, false
+		*raw = json.RawMessage("null")
+		return plain("null")
+	case kindBool, kindNumber:
+		*raw = json.RawMessage(n.text)
+		if !json.Valid(*raw) {
+			d.at(n, "%s is not JSON: write decimal digits, true or false, or put it in quotes", d.quote(n))
 		}
-		return json.RawMessage(n.text), true
+		return plain(n.text)
 	case kindText:
-		return quoteJSON(n.text), !n.broken
-	case kindList:
-		out := []byte{'['}
-		for i, item := range n.items {
-			raw, ok := d.json(item, path)
-			if !ok {
-				return nil, false
-			}
-			if i > 0 {
-				out = append(out, ',')
-			}
-			out = append(out, raw...)
-		}
-		return append(out, ']'), true
-	case kindMap:
+		*raw = quoteJSON(n.text)
+		return showText(n, false)
+	default:
 	}
-	out := []byte{'{'}
-	for i, e := range n.entries {
-		raw, ok := d.json(e.value, join(path, e.key))
-		if !ok {
-			return nil, false
-		}
+	out, between := mapping(), "{}"
+	if n.kind == kindList {
+		out.Kind, between = yaml.SequenceNode, "[]"
+	}
+	*raw = append(*raw, between[0])
+	for i, item := range n.items {
 		if i > 0 {
-			out = append(out, ',')
+			*raw = append(*raw, ',')
 		}
-		out = append(append(append(out, quoteJSON(e.key)...), ':'), raw...)
+		if n.kind == kindMap {
+			*raw = append(append(*raw, quoteJSON(item.key)...), ':')
+			out.Content = append(out.Content, text(item.key))
+		}
+		var value json.RawMessage
+		out.Content = append(out.Content, d.json(item, &value))
+		*raw = append(*raw, value...)
 	}
-	return append(out, '}'), true
+	*raw = append(*raw, between[1])
+	return out
+}
+
+func quoteJSON(s string) []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(s); err != nil {
+		panic(err) // a string always encodes
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

@@ -1,17 +1,18 @@
 package config
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
+	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/hms-mkt/lockstep/adapters"
 )
@@ -25,41 +26,64 @@ const (
 type kind int
 
 const (
-	kindNull kind = iota
+	kindAbsent kind = iota // the file has no such key
+	kindBroken             // a problem was reported in its place
+	kindNull
 	kindText
-	kindInt
-	kindFloat
+	kindNumber
 	kindBool
 	kindMap
 	kindList
 )
 
 func (k kind) String() string {
-	return [...]string{"nothing", "text", "a number", "a number", "true or false", "a mapping", "a list"}[k]
+	return [...]string{"nothing", "nothing", "nothing", "text", "a number", "true or false", "a mapping", "a list"}[k]
 }
 
 // node is a value of the file, after substitution.
 type node struct {
-	line, column int
 	kind         kind
+	path         string // such as syncs[0].adapter.timeout
+	line, column int
+	parent       *node
+	items        []*node // of a list or a mapping
+	key          string  // its name in a mapping
+	keyLine      int
+	keyColumn    int
 	text         string   // of a scalar
 	ref          string   // as written in the file, when something was put in
 	put          []string // what was put in
-	broken       bool     // a problem was reported; say nothing more about it
-	entries      []entry
-	items        []*node
+	failed       bool     // a problem was reported here or below
+}
+
+// at returns the value under keys. One that the file does not have is of
+// kindAbsent, in the place of the nearest value around it.
+func (n *node) at(keys ...string) *node {
+	for _, key := range keys {
+		i := slices.IndexFunc(n.items, func(c *node) bool { return n.kind == kindMap && c.key == key })
+		if i >= 0 {
+			n = n.items[i]
+		} else {
+			n = &node{parent: n, path: join(n.path, key), line: n.line, column: n.column}
+		}
+	}
+	return n
+}
+
+// find returns the deepest value around path.
+func (n *node) find(path string) *node {
+	for _, c := range n.items {
+		if rest, ok := strings.CutPrefix(path, c.path); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+			return c.find(path)
+		}
+	}
+	return n
 }
 
 // puts lists what ${…} put into n and below.
 func (n *node) puts() (all []adapters.Secret) {
-	if n == nil {
-		return nil
-	}
 	for _, value := range n.put {
 		all = append(all, adapters.Secret(value))
-	}
-	for _, e := range n.entries {
-		all = append(all, e.value.puts()...)
 	}
 	for _, item := range n.items {
 		all = append(all, item.puts()...)
@@ -67,181 +91,197 @@ func (n *node) puts() (all []adapters.Secret) {
 	return all
 }
 
-type entry struct {
-	key          string
-	line, column int
-	value        *node
-}
+var plainKey = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
-func (n *node) get(key string) *node {
-	for _, e := range n.entries {
-		if e.key == key {
-			return e.value
-		}
+func join(path, key string) string {
+	switch {
+	case !plainKey.MatchString(key):
+		return fmt.Sprintf("%s[%q]", path, key)
+	case path == "":
+		return key
 	}
-	return nil
+	return path + "." + key
 }
 
-// parse reads data into a tree; nil means that there is none.
-func parse(r *report, data []byte, sub *substitution) *node {
+// surrogates are JSON's notation of a character that YAML writes as \U; the
+// first alternative keeps a backslash that is escaped itself from being taken
+// for the beginning of one.
+var surrogates = regexp.MustCompile(`\\\\|(?i:\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})`)
+
+// read reads data into a tree; nil means that there is none.
+func (d *decoder) read(data []byte) *node {
+	data = bytes.TrimPrefix(data, []byte("\uFEFF"))
 	switch {
 	case len(data) > maxFileSize:
-		r.add(1, 1, "", "the file is larger than 1 MiB: a configuration of that size is a mistake")
+		d.add(1, 1, "", "the file is larger than 1 MiB: a configuration of that size is a mistake")
 		return nil
 	case !utf8.Valid(data):
-		r.add(1, 1, "", "the file is not UTF-8: save it as UTF-8")
+		d.add(1, 1, "", "the file is not UTF-8: save it as UTF-8")
 		return nil
-	}
-	tokens := lexer.Tokenize(string(data))
-	if deep := tooDeep(tokens); deep != nil {
-		r.add(deep.Position.Line, deep.Position.Column, "", "is nested deeper than %d levels: a configuration of that depth is a mistake", maxDepth)
-		return nil
-	}
-	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
-	if err != nil {
-		var syntax *yaml.SyntaxError
-		if errors.As(err, &syntax) && syntax.Token != nil {
-			// A message may quote the file, and so a secret.
-			r.add(syntax.Token.Position.Line, syntax.Token.Position.Column, "", "not valid YAML: %s%s",
-				quotedText.ReplaceAllString(syntax.Message, `"…"`), hint(data, syntax))
-		} else {
-			r.add(1, 1, "", "not valid YAML: check the indentation, brackets and quotes")
-		}
-		return nil
-	}
-	var docs []*ast.DocumentNode
-	for _, d := range file.Docs {
-		if d.Body != nil {
-			docs = append(docs, d)
-		}
-	}
-	switch len(docs) {
-	case 0:
-		r.add(1, 1, "", "the file is empty: it needs at least database and syncs")
-		return nil
-	case 1:
-	default:
-		line, column := position(docs[1].Body)
-		r.add(line, column, "", "a second document begins here: a configuration is one document, remove the line ---")
-		return nil
-	}
-	t := treeReader{report: r, sub: sub}
-	return t.read(docs[0].Body, "", 0)
-}
-
-// tooDeep finds brackets and dashes that open more levels than a configuration
-// has. The parser's time and memory grow with the square of their number.
-// Levels that are made by indentation cost as many bytes themselves.
-func tooDeep(tokens token.Tokens) *token.Token {
-	brackets, dashes, line := 0, 0, 0
-	for _, t := range tokens {
-		switch t.Type {
-		case token.MappingStartType, token.SequenceStartType:
-			brackets++
-		case token.MappingEndType, token.SequenceEndType:
-			brackets--
-		case token.SequenceEntryType:
-			if t.Position.Line != line {
-				dashes, line = 0, t.Position.Line
+	case json.Valid(data):
+		data = surrogates.ReplaceAllFunc(data, func(pair []byte) []byte {
+			var s string
+			if json.Unmarshal(slices.Concat([]byte{'"'}, pair, []byte{'"'}), &s) != nil || s == `\` {
+				return pair
 			}
-			dashes++
-		default:
-		}
-		if max(brackets, dashes) > maxDepth {
-			return t
+			r, _ := utf8.DecodeRuneInString(s)
+			return fmt.Appendf(nil, `\U%08X`, r)
+		})
+	}
+	loader, err := yaml.NewLoader(bytes.NewReader(data))
+	var docs []*yaml.Node
+	for err == nil && len(docs) < 2 {
+		var doc yaml.Node
+		if err = loader.Load(&doc); err == nil && doc.Content[0].Tag != "!!null" {
+			docs = append(docs, doc.Content[0])
 		}
 	}
-	return nil
-}
-
-// hint explains the commonest syntax errors: what needs quotes.
-func hint(data []byte, err *yaml.SyntaxError) string {
-	lines := strings.Split(string(data), "\n")
-	at := err.Token.Position.Line
 	switch {
-	case at < 1 || at > len(lines):
-	case strings.Contains(err.Message, "must be specified") && strings.Contains(lines[at-1], "${"):
-		return `; between { } and [ ] a ${NAME} needs quotes: "${NAME}"`
-	case strings.Contains(err.Message, "not allowed in this context") && strings.Contains(lines[at-1], ": "):
-		return "; text in which a colon is followed by a space needs quotes around it, and the keys of one section begin in the same column"
+	case err != nil && !errors.Is(err, io.EOF):
+		d.syntax(data, err)
+		return nil
+	case len(docs) == 0:
+		d.add(1, 1, "", "the file is empty: it needs at least database and syncs")
+		return nil
+	case len(docs) == 2:
+		d.add(docs[1].Line, docs[1].Column, "", "a second document begins here: a configuration is one document, remove the line ---")
+		return nil
 	}
-	return ""
+	root := &node{}
+	d.tree(docs[0], root, 0)
+	return root
 }
 
-type treeReader struct {
-	report *report
-	sub    *substitution
+// hints explain the commonest syntax errors: a part of the message, a part of
+// the line, and what to do.
+var hints = []struct{ message, line, hint string }{
+	{"',' or", "${", `; between { } and [ ] a ${NAME} needs quotes: "${NAME}"`},
+	{"',' or", ":[", "; a colon needs a space behind it"},
+	{"mapping values are not allowed", ": ", "; text in which a colon is followed by a space needs quotes around it, and the keys of one section begin in the same column"},
+	{"expected key", "", "; the keys of one section begin in the same column"},
+	{"expected ':'", "", "; a key needs a colon with a space behind it"},
+	{"cannot start any token", "\t", "; indent with spaces, not with tabs"},
+	{"cannot start any token", "", "; text that begins with @, `, % or - needs quotes around it"},
+	{"Unicode character escape", "", "; write the character itself"},
+	{"an alias", "*", "; text that begins with * needs quotes around it"},
+	{"unknown anchor", "", "; anchors (&) and aliases (*) are not supported, and text that begins with * needs quotes around it"},
 }
 
-func (t *treeReader) read(a ast.Node, path string, depth int) *node {
-	line, column := position(a)
-	n := &node{line: line, column: column}
+// syntax reports why data is not YAML.
+func (d *decoder) syntax(data []byte, err error) {
+	syntax, ok := errors.AsType[*yaml.LoadError](err)
+	if !ok {
+		d.add(1, 1, "", "not valid YAML: check the indentation, brackets and quotes")
+		return
+	}
+	at, text := syntax.Mark, syntax.Message
+	switch {
+	case strings.Contains(text, "max depth"):
+		d.add(at.Line, at.Column, "", tooDeep, maxDepth)
+		return
+	case syntax.Stage == yaml.ReaderStage: // it has no position
+		i := max(0, bytes.IndexFunc(data, func(r rune) bool { return unicode.IsControl(r) && !strings.ContainsRune("\t\r\n", r) }))
+		line := data[bytes.LastIndexByte(data[:i], '\n')+1 : i]
+		at.Line, at.Column = 1+bytes.Count(data[:i], []byte{'\n'}), 1+utf8.RuneCount(line)
+	case strings.HasPrefix(text, "unknown anchor"):
+		text = "unknown anchor" // its name may be a secret without quotes
+	}
+	if syntax.ContextMsg != "" {
+		text += " " + syntax.ContextMsg
+	}
+	if from := syntax.ContextMark; from.Line > 0 && (from.Line != at.Line || from.Column != at.Column) {
+		text += fmt.Sprintf(" that begins in line %d, column %d", from.Line, from.Column)
+	}
+	var line string
+	if lines := strings.Split(string(data), "\n"); at.Line > 0 && at.Line <= len(lines) {
+		line = lines[at.Line-1]
+	}
+	for _, h := range hints {
+		if strings.Contains(text, h.message) && strings.Contains(line, h.line) {
+			text += h.hint
+			break
+		}
+	}
+	d.add(max(at.Line, 1), max(at.Column, 1), "", "not valid YAML: %s", text)
+}
+
+const tooDeep = "is nested deeper than %d levels: a configuration of that depth is a mistake"
+
+// tree reads y into n.
+func (d *decoder) tree(y *yaml.Node, n *node, depth int) {
+	n.kind, n.line, n.column = kindBroken, y.Line, y.Column
 	if depth > maxDepth {
-		t.report.at(n, path, "is nested deeper than %d levels: a configuration of that depth is a mistake", maxDepth)
-		n.broken = true
-		return n
+		d.at(n, tooDeep, maxDepth)
+		return
 	}
-	switch a := a.(type) {
-	case *ast.NullNode:
-	case *ast.BoolNode:
-		n.kind, n.text = kindBool, a.Token.Value
-	case *ast.IntegerNode:
-		n.kind, n.text = kindInt, a.Token.Value
-	case *ast.FloatNode:
-		n.kind, n.text = kindFloat, a.Token.Value
-	case *ast.InfinityNode, *ast.NanNode:
-		n.kind, n.text = kindFloat, a.GetToken().Value
-	case *ast.StringNode:
-		n.kind, n.text = kindText, a.Value
-		t.substitute(n, path)
-	case *ast.LiteralNode:
-		n.kind, n.text = kindText, a.Value.Value
-		t.substitute(n, path)
-	case *ast.SequenceNode:
+	if why := unsupported(y); why != "" {
+		d.at(n, "%s: write the value out", why)
+		return
+	}
+	switch y.Kind {
+	case yaml.SequenceNode:
 		n.kind = kindList
-		for i, v := range a.Values {
-			n.items = append(n.items, t.read(v, fmt.Sprintf("%s[%d]", path, i), depth+1))
+		for i, item := range y.Content {
+			c := &node{parent: n, path: fmt.Sprintf("%s[%d]", n.path, i)}
+			n.items = append(n.items, c)
+			d.tree(item, c, depth+1)
 		}
-	case *ast.MappingNode:
+	case yaml.MappingNode:
 		n.kind = kindMap
-		t.entries(n, a.Values, path, depth)
-	case *ast.MappingValueNode:
-		n.kind = kindMap
-		t.entries(n, []*ast.MappingValueNode{a}, path, depth)
+		first := make(map[string]int)
+		for pair := range slices.Chunk(y.Content, 2) {
+			key, path := pair[0], join(n.path, pair[0].Value)
+			problem := func(path, format string, args ...any) { d.add(key.Line, key.Column, path, format, args...) }
+			name, _, colon := strings.Cut(key.Value, ":")
+			line, twice := first[key.Value]
+			switch why := unsupported(key); {
+			case why != "":
+				problem(n.path, "%s: write the keys out", why)
+			case key.Kind != yaml.ScalarNode:
+				problem(n.path, "keys that are lists or mappings are not supported: write the keys out")
+			case colon && key.Style == 0 && pair[1].Tag == "!!null" && pair[1].Value == "":
+				// What is behind the colon may be a secret.
+				problem(join(n.path, name), "ends at a colon without a space behind it: put a space there, or, where the colon is part of the key, quotes around the key, such as \"scheduling:updated\"")
+			case twice:
+				problem(path, "is given twice, first in line %d: remove one of them", line)
+			default:
+				first[key.Value] = key.Line
+				c := &node{parent: n, path: path, key: key.Value, keyLine: key.Line, keyColumn: key.Column}
+				n.items = append(n.items, c)
+				d.tree(pair[1], c, depth+1)
+			}
+		}
 	default:
-		t.report.at(n, path, "%s: write the value out", unsupported(a))
-		n.broken = true
-	}
-	return n
-}
-
-func (t *treeReader) entries(n *node, values []*ast.MappingValueNode, path string, depth int) {
-	first := make(map[string]int)
-	for _, v := range values {
-		key, ok := keyText(v.Key)
-		line, column := position(v.Key)
-		if !ok {
-			t.report.add(line, column, path, "%s: write the keys out", unsupported(v.Key))
-			continue
+		n.kind, n.text = scalarKind(y), y.Value
+		if n.kind == kindText {
+			d.substitute(n)
 		}
-		if at, twice := first[key]; twice {
-			t.report.add(line, column, join(path, key), "is given twice, first in line %d: remove one of them", at)
-			continue
-		}
-		if splits(v) {
-			t.report.add(line, column, join(path, key), "ends at a colon without a space behind it: put a space there, or, where the colon is part of the key, quotes around the key, such as \"scheduling:updated\"")
-			continue
-		}
-		first[key] = line
-		n.entries = append(n.entries, entry{key: key, line: line, column: column, value: t.read(v.Value, join(path, key), depth+1)})
 	}
 }
 
-func (t *treeReader) substitute(n *node, path string) {
-	out, put, err := t.sub.replace(n.text)
+// scalarKind takes numbers from YAML's core schema, but no whole ones beyond 64
+// bits, and an exponent only behind a point. Dates are text.
+func scalarKind(y *yaml.Node) kind {
+	switch y.Tag {
+	case "!!null":
+		return kindNull
+	case "!!bool":
+		return kindBool
+	case "!!int":
+		return kindNumber
+	case "!!float":
+		if strings.Contains(y.Value, ".") {
+			return kindNumber
+		}
+	}
+	return kindText
+}
+
+func (d *decoder) substitute(n *node) {
+	out, put, err := d.sub.replace(n.text)
 	if err != nil {
-		t.report.at(n, path, "%s", err)
-		n.broken = true
+		n.kind = kindBroken
+		d.at(n, "%s", err)
 		return
 	}
 	if put != nil {
@@ -250,70 +290,18 @@ func (t *treeReader) substitute(n *node, path string) {
 	n.text = out
 }
 
-// splits tells whether a key without quotes, between braces, ends at a colon
-// that YAML takes as a part of the key, and the parser does not:
-// {scheduling:updated: x}.
-func splits(v *ast.MappingValueNode) bool {
-	colon := v.Start
-	if colon == nil || colon.Next == nil {
-		return false
-	}
-	switch v.Key.GetToken().Type {
-	case token.SingleQuoteType, token.DoubleQuoteType:
-		return false
-	default:
-	}
-	switch colon.Next.Type {
-	case token.MappingStartType, token.MappingEndType, token.SequenceStartType, token.SequenceEndType, token.CollectEntryType:
-		return false
-	default:
-	}
-	at, next := colon.Position, colon.Next.Position
-	return at.Line == next.Line && at.Column+1 == next.Column
-}
-
-func keyText(k ast.MapKeyNode) (string, bool) {
-	switch k := k.(type) {
-	case *ast.StringNode:
-		return k.Value, true
-	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.NullNode:
-		return k.GetToken().Value, true
-	}
-	return "", false
-}
-
-func unsupported(a ast.Node) string {
-	switch a.(type) {
-	case *ast.AnchorNode, *ast.AliasNode, *ast.MergeKeyNode:
+func unsupported(y *yaml.Node) string {
+	switch {
+	case y.Kind == yaml.AliasNode, y.Anchor != "", y.Tag == "!!merge":
 		return "anchors (&), aliases (*) and merges (<<) are not supported"
-	case *ast.TagNode:
+	case y.Style&yaml.TaggedStyle != 0:
 		return "tags (!) are not supported"
 	}
-	return "this kind of YAML is not supported"
+	return ""
 }
 
-// position finds where a starts. The token of a block mapping is its first colon.
-func position(a ast.Node) (line, column int) {
-	switch m := a.(type) {
-	case *ast.MappingNode:
-		if !m.IsFlowStyle && len(m.Values) > 0 {
-			a = m.Values[0].Key
-		}
-	case *ast.MappingValueNode:
-		a = m.Key
+func (n *node) fail() {
+	for ; n != nil; n = n.parent {
+		n.failed = true
 	}
-	p := a.GetToken().Position
-	return p.Line, p.Column
-}
-
-var plainKey = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
-
-func join(path, key string) string {
-	if !plainKey.MatchString(key) {
-		return fmt.Sprintf("%s[%q]", path, key)
-	}
-	if path == "" {
-		return key
-	}
-	return path + "." + key
 }

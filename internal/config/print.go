@@ -1,32 +1,43 @@
 package config
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
 	"regexp"
 	"strings"
+
+	"go.yaml.in/yaml/v4"
 )
 
 const masked = "***"
 
-// shown is a value as it may be printed.
-type shown struct {
-	text      string
-	bare      bool // a number or boolean: no quotes
-	object    bool
-	array     bool
-	keys      []string
-	items     []*shown
-	byDefault bool
+// byDefault marks what the file leaves out.
+const byDefault = "# default"
+
+// mapping returns an empty mapping, as it is printed.
+func mapping() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode} }
+
+// put adds what is printed behind key, unless there is nothing.
+func put(m *yaml.Node, key string, value *yaml.Node) {
+	if value != nil {
+		m.Content = append(m.Content, text(key), value)
+	}
 }
 
-func (s *shown) put(key string, v *shown) {
-	if v != nil {
-		s.keys, s.items = append(s.keys, key), append(s.items, v)
+// plain is a scalar that is printed as it is: a number, true, 15s.
+func plain(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Value: s} }
+
+// olderBool is what YAML 1.1 takes for a boolean, and so other programs may.
+var olderBool = regexp.MustCompile(`^(?i:y|n|yes|no|on|off)$`)
+
+// text is printed so that it is read back as text.
+func text(s string) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
+	if olderBool.MatchString(s) {
+		n.Style = yaml.DoubleQuotedStyle
 	}
+	return n
 }
 
 // Print writes the effective configuration as YAML. Secrets are masked; text
@@ -34,150 +45,50 @@ func (s *shown) put(key string, v *shown) {
 // which is shown without its password. With withDefaults, values that the file
 // leaves out are printed too, marked as defaults.
 func (f *File) Print(w io.Writer, withDefaults bool) error {
-	var b bytes.Buffer
-	f.shown.print(&b, 0, withDefaults)
-	_, err := w.Write(b.Bytes())
+	b, err := yaml.Dump(visible(f.shown, withDefaults), yaml.WithCompactSeqIndent(false), yaml.WithLineWidth(-1), yaml.WithQuotePreference(yaml.QuoteDouble))
+	if err != nil {
+		return fmt.Errorf("configuration cannot be printed: %w", err)
+	}
+	_, err = w.Write(b)
 	return err
 }
 
-// visible says whether s is printed.
-func (s *shown) visible(withDefaults bool) bool {
-	if s == nil || s.byDefault && s.object && !s.any(withDefaults) {
-		return false
+// visible returns n as it is printed, with or without defaults; nil if it is
+// one, or has nothing in it but them.
+func visible(n *yaml.Node, withDefaults bool) *yaml.Node {
+	out := *n
+	if n.Kind == yaml.ScalarNode {
+		if n.LineComment == byDefault && !withDefaults {
+			return nil
+		}
+		return &out
 	}
-	return withDefaults || !s.byDefault
-}
-
-func (s *shown) print(b *bytes.Buffer, indent int, withDefaults bool) {
-	pad := strings.Repeat("  ", indent)
-	for i, key := range s.keys {
-		v := s.items[i]
-		if !v.visible(withDefaults) {
-			continue
-		}
-		fmt.Fprintf(b, "%s%s:", pad, yamlKey(key))
-		v.printValue(b, indent, withDefaults)
-	}
-}
-
-// printValue writes what stands behind a colon.
-func (s *shown) printValue(b *bytes.Buffer, indent int, withDefaults bool) {
-	pad := strings.Repeat("  ", indent+1)
-	switch {
-	case s.object && !s.any(withDefaults):
-		b.WriteString(" {}\n")
-	case s.object:
-		b.WriteByte('\n')
-		s.print(b, indent+1, withDefaults)
-	case s.array && !s.any(withDefaults):
-		b.WriteString(" []\n")
-	case s.array:
-		b.WriteByte('\n')
-		for _, item := range s.items {
-			if item == nil {
-				continue
-			}
-			if !item.object || !item.any(withDefaults) {
-				b.WriteString(pad + "-")
-				item.printValue(b, indent+1, withDefaults)
-				continue
-			}
-			var inner bytes.Buffer
-			item.print(&inner, indent+2, withDefaults)
-			b.WriteString(pad + "- " + strings.TrimPrefix(inner.String(), pad+"  "))
-		}
-	default:
-		text := s.text
-		if !s.bare {
-			text = yamlText(text)
-		}
-		b.WriteString(" " + text)
-		if s.byDefault {
-			b.WriteString(" # default")
-		}
-		b.WriteByte('\n')
-	}
-}
-
-func (s *shown) any(withDefaults bool) bool {
-	for _, item := range s.items {
-		if item.visible(withDefaults) {
-			return true
+	out.Content, out.LineComment = nil, ""
+	for i, c := range n.Content {
+		switch c = visible(c, withDefaults); {
+		case c != nil:
+			out.Content = append(out.Content, c)
+		case n.Kind == yaml.MappingNode && i%2 == 1:
+			out.Content = out.Content[:len(out.Content)-1] // the key
 		}
 	}
-	return false
-}
-
-var (
-	plainWord = regexp.MustCompile(`^[A-Za-z_/][A-Za-z0-9_./-]*$`)
-	plainText = regexp.MustCompile(`^[A-Za-z_/][A-Za-z0-9_./-]*(:[A-Za-z0-9_./-]+)*$|^[0-9.]+:[0-9]+$|^[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h|d|mo|%|/s|/m|/h)$`)
-)
-
-// yamlKey writes a key.
-func yamlKey(s string) string {
-	if plainWord.MatchString(s) {
-		return yamlText(s)
+	if n.LineComment == byDefault && len(out.Content) == 0 {
+		return nil
 	}
-	return string(quoteJSON(s))
-}
-
-// yamlText writes s so that it is read back as the same text.
-func yamlText(s string) string {
-	switch strings.ToLower(s) {
-	case "true", "false", "null", "yes", "no", "on", "off", "y", "n":
-		return `"` + s + `"`
-	}
-	if plainText.MatchString(s) {
-		return s
-	}
-	return string(quoteJSON(s))
-}
-
-func quoteJSON(s string) []byte {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(s); err != nil {
-		panic(err) // a string always encodes
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	return &out
 }
 
 var onlyReferences = regexp.MustCompile(`^(\$\{(file:[^}]*|[A-Za-z_][A-Za-z0-9_]*)\})+$`)
 
 // showText is text as it may be printed.
-func showText(n *node, secret bool) *shown {
+func showText(n *node, secret bool) *yaml.Node {
 	switch {
 	case n.ref != "" && (!secret || onlyReferences.MatchString(n.ref)):
-		return &shown{text: maskURL(n.ref)}
+		return text(maskURL(n.ref))
 	case secret && n.text != "":
-		return &shown{text: masked}
+		return text(masked)
 	}
-	return &shown{text: escapeDollars(maskURL(n.text))}
-}
-
-// showJSON is any value as it may be printed.
-func showJSON(n *node) *shown {
-	switch n.kind {
-	case kindList:
-		out := &shown{array: true}
-		for _, item := range n.items {
-			out.items = append(out.items, showJSON(item))
-		}
-		return out
-	case kindMap:
-		out := &shown{object: true}
-		for _, e := range n.entries {
-			out.put(e.key, showJSON(e.value))
-		}
-		return out
-	case kindText:
-		return showText(n, false)
-	case kindNull:
-		return &shown{text: "null", bare: true}
-	default:
-		return &shown{text: n.text, bare: true}
-	}
+	return text(escapeDollars(maskURL(n.text)))
 }
 
 // misread are the dollars that do not stand for themselves.
@@ -188,18 +99,9 @@ func escapeDollars(s string) string {
 	return misread.ReplaceAllStringFunc(s, func(run string) string { return strings.ReplaceAll(run, "$", "$$") })
 }
 
-// sensitive says whether values under this key are likely credentials.
-func sensitive(key string) bool {
-	key = strings.ToLower(key)
-	for _, word := range []string{"auth", "token", "secret", "passw", "key", "cookie", "signature", "credential"} {
-		if strings.Contains(key, word) {
-			return true
-		}
-	}
-	return false
-}
-
 var (
+	// sensitive finds the keys whose values are likely credentials.
+	sensitive   = regexp.MustCompile(`(?i)auth|token|secret|passw|key|cookie|signature|credential`)
 	urlPassword = regexp.MustCompile(`(://[^/?#@\s:]*:)[^/?#\s]*@`)
 	urlQuery    = regexp.MustCompile(`(?i)([?&][^=&#\s]*(?:auth|token|secret|passw|key|signature|sig)[^=&#\s]*=)[^&#\s]*`)
 	dsnPassword = regexp.MustCompile(`(?i)(\b(?:ssl)?pass(?:word|file)\s*=\s*)\S+`)
@@ -229,7 +131,7 @@ func maskDatabase(s string) string {
 		}
 		q := u.Query()
 		for key := range q {
-			if sensitive(key) {
+			if sensitive.MatchString(key) {
 				q.Set(key, masked)
 			}
 		}

@@ -2,9 +2,11 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Problem is one thing wrong with a configuration.
@@ -27,13 +29,7 @@ func (p Problem) Error() string {
 // Problems is everything that was found wrong, in the order of the file.
 type Problems []Problem
 
-func (ps Problems) Error() string {
-	lines := make([]string, len(ps))
-	for i, p := range ps {
-		lines[i] = p.Error()
-	}
-	return strings.Join(lines, "\n")
-}
+func (ps Problems) Error() string { return errors.Join(ps.Unwrap()...).Error() }
 
 // Unwrap lets errors.As find each Problem.
 func (ps Problems) Unwrap() []error {
@@ -44,29 +40,36 @@ func (ps Problems) Unwrap() []error {
 	return errs
 }
 
-// report collects problems.
-type report struct {
-	file     string
-	problems Problems
+// add reports a problem in one line, also where a value of the file has several.
+func (d *decoder) add(line, column int, path, format string, args ...any) {
+	text := strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, fmt.Sprintf(format, args...))
+	d.problems = append(d.problems, Problem{File: d.name, Line: line, Column: column, Path: path, Text: text})
 }
 
-func (r *report) add(line, column int, path, format string, args ...any) {
-	r.problems = append(r.problems, Problem{
-		File: r.file, Line: line, Column: column, Path: path, Text: fmt.Sprintf(format, args...),
-	})
+// at reports what is wrong with the value n.
+func (d *decoder) at(n *node, format string, args ...any) {
+	d.add(n.line, n.column, n.path, format, args...)
+	n.fail()
 }
 
-func (r *report) at(n *node, path, format string, args ...any) {
-	r.add(n.line, n.column, path, format, args...)
+// atKey reports what is wrong with the key of n.
+func (d *decoder) atKey(n *node, format string, args ...any) {
+	d.add(n.keyLine, n.keyColumn, n.path, format, args...)
+	n.fail()
 }
 
 // err returns the problems, sorted, without repetitions; nil if there are none.
-func (r *report) err() error {
-	if len(r.problems) == 0 {
+func (d *decoder) err() error {
+	if len(d.problems) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(r.problems, func(a, b Problem) int {
+	slices.SortStableFunc(d.problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	return slices.Compact(r.problems)
+	return slices.Compact(d.problems)
 }

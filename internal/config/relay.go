@@ -29,25 +29,29 @@ func (f *File) RelayConfig() relay.Config {
 }
 
 func (s Sync) relay() relay.Sync {
-	jitter := s.Retry.Jitter
+	events := s.Events
+	if s.Event != "" {
+		events = []string{s.Event}
+	}
+	jitter := float64(s.Retry.Jitter)
 	if jitter == 0 {
 		jitter = -1 // none is a choice here, and the default there
 	}
 	return relay.Sync{
 		Name:     s.Name,
-		Events:   s.Patterns,
+		Events:   events,
 		When:     s.When,
 		From:     s.From,
 		Notify:   s.Notify,
-		Adapter:  s.Adapter,
-		Mapping:  s.Mapping,
+		Adapter:  s.Adapter.Adapter,
+		Mapping:  s.mapping(),
 		OnFailed: s.OnFailed,
 		Retry: relay.Retry{
 			Initial: s.Retry.Initial, Max: s.Retry.Max, Jitter: jitter,
 			MaxAge: s.Retry.MaxAge, Attempts: s.Retry.Attempts,
 		},
-		Per:         s.Per,
-		Concurrency: s.Concurrency,
-		Rate:        s.Rate,
+		Per:         s.Limits.Per,
+		Concurrency: s.Limits.Concurrency,
+		Rate:        float64(s.Limits.Rate),
 	}
 }

@@ -2,7 +2,9 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"math"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -11,134 +13,122 @@ import (
 
 const maxDuration = 100 * 365 * 24 * time.Hour
 
-// duration is Go's notation and days: 50ms, 1h30m, 3d, 1d12h.
-type duration time.Duration
+// scalar is how the values of a type are written.
+type scalar struct {
+	kind    kind   // kindText has a notation of its own, whose 0 may be a number
+	want    string // what to write, such as "a duration such as 15s"
+	types   any    // of the schema
+	pattern string // of the schema; by default what has a ${
 
-var errNoUnit = errors.New("has no unit: write for example 15s")
+	// parse returns a value of the type. It says what is wrong and what to write
+	// instead, without repeating the text.
+	parse func(text string) (any, error)
+}
+
+var scalars = map[reflect.Type]scalar{
+	reflect.TypeFor[bool]():          {kindBool, "true or false", []string{"boolean", "string"}, "", parseBool},
+	reflect.TypeFor[float64]():       {kindNumber, "a number", []string{"number", "string"}, "", parseFloat},
+	reflect.TypeFor[int]():           {kindNumber, "a whole number", []string{"integer", "string"}, "", parseInt},
+	reflect.TypeFor[time.Duration](): {kindText, "a duration such as 15s", "string", `^(0|` + durationPattern + `|.*\$\{.*)$`, parseDuration},
+	reflect.TypeFor[Period]():        {kindText, "a period such as 90d or 84mo", "string", `^([0-9]+mo|` + durationPattern + `|.*\$\{.*)$`, parsePeriod},
+	reflect.TypeFor[Percent]():       {kindText, "a percentage such as 20%", []string{"string", "integer"}, `^([0-9]+(\.[0-9]+)?%|0|.*\$\{.*)$`, parsePercent},
+	reflect.TypeFor[Rate]():          {kindText, "a rate such as 20/s, or 0", []string{"string", "integer"}, `^([0-9]+(\.[0-9]+)?/[smh]|0|.*\$\{.*)$`, parseRate},
+}
+
+const durationPattern = `([0-9]+d)?([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))*`
+
+func parseBool(text string) (any, error)  { return strconv.ParseBool(text) }
+func parseFloat(text string) (any, error) { return strconv.ParseFloat(text, 64) }
+
+func parseInt(text string) (any, error) {
+	i, err := strconv.ParseInt(text, 10, 32)
+	return int(i), err
+}
+
+// within compares by a common measure of bounded values. The bounds are tags.
+func (s scalar) within(value any, low, high string) bool {
+	measure := func(value any) float64 {
+		switch x := value.(type) {
+		case Period:
+			return float64(x.Duration) + float64(x.Months)*30*24*float64(time.Hour)
+		case time.Duration:
+			return float64(x)
+		default:
+			return float64(x.(int))
+		}
+	}
+	least, _ := s.parse(low)
+	most, _ := s.parse(high)
+	return measure(least) <= measure(value) && measure(value) <= measure(most)
+}
+
+var (
+	errNoUnit  = errors.New("has no unit: write for example 15s")
+	errTooLong = errors.New("is longer than 100 years")
+)
 
 var durationText = regexp.MustCompile(`^(?:(\d+)d)?((?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))*)$`)
 
-func (d *duration) parse(text string) error {
-	bad := errors.New("is not a duration: write a number with a unit, such as 500ms, 15s, 5m, 2h or 3d")
+// parseDuration reads Go's notation and days: 50ms, 1h30m, 3d, 1d12h.
+func parseDuration(text string) (any, error) {
+	m := durationText.FindStringSubmatch(text)
+	_, notNumber := strconv.ParseFloat(text, 64)
 	switch {
 	case text == "0":
-		*d = 0
-		return nil
+		return time.Duration(0), nil
 	case strings.HasPrefix(text, "-"):
-		return errors.New("is negative: a duration is 0 or more, such as 15s")
+		return nil, errors.New("is negative: a duration is 0 or more, such as 15s")
+	case notNumber == nil:
+		return nil, errNoUnit
+	case m == nil || text == "":
+		return nil, errors.New("is not a duration: write a number with a unit, such as 500ms, 15s, 5m, 2h or 3d")
 	}
-	m := durationText.FindStringSubmatch(text)
-	if m == nil || text == "" {
-		if _, err := strconv.ParseFloat(text, 64); err == nil {
-			return errNoUnit
-		}
-		return bad
+	days, tooMany := strconv.ParseInt("0"+m[1], 10, 32)
+	total, tooLong := time.ParseDuration(fmt.Sprintf("%dh%s", 24*days, m[2]))
+	if tooMany != nil || tooLong != nil || total > maxDuration {
+		return nil, errTooLong
 	}
-	var total time.Duration
-	if m[1] != "" {
-		days, err := strconv.ParseInt(m[1], 10, 64)
-		if err != nil || days > int64(maxDuration/(24*time.Hour)) {
-			return errors.New("is longer than 100 years")
-		}
-		total = time.Duration(days) * 24 * time.Hour
-	}
-	if m[2] != "" {
-		rest, err := time.ParseDuration(m[2])
-		if err != nil {
-			return bad
-		}
-		total += rest
-	}
-	if total < 0 || total > maxDuration {
-		return errors.New("is longer than 100 years")
-	}
-	*d = duration(total)
-	return nil
+	return total, nil
 }
 
-func (d *duration) schema() map[string]any {
-	return map[string]any{"type": "string", "pattern": `^(0|([0-9]+d)?([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))*|.*\$\{.*)$`}
-}
-
-var periodText = regexp.MustCompile(`^(\d{1,5})mo$`)
-
-// parse reads a duration, or calendar months as 84mo.
-func (p *Period) parse(text string) error {
-	if m := periodText.FindStringSubmatch(text); m != nil {
-		months, err := strconv.Atoi(m[1])
-		if err != nil || months > 1200 {
-			return errors.New("is longer than 100 years")
+// parsePeriod reads a duration, or calendar months as 84mo.
+func parsePeriod(text string) (any, error) {
+	if digits, ok := strings.CutSuffix(text, "mo"); ok {
+		if months, err := strconv.ParseUint(digits, 10, 32); err == nil && months <= 1200 {
+			return Period{Months: int(months)}, nil
+		} else if err == nil {
+			return nil, errTooLong
 		}
-		*p = Period{Months: months}
-		return nil
 	}
-	var d duration
-	if err := d.parse(text); err != nil {
-		if strings.HasPrefix(err.Error(), "is not") || errors.Is(err, errNoUnit) {
-			return errors.New("is not a period: write days or months, such as 90d or 84mo")
-		}
-		return err
+	d, err := parseDuration(text)
+	switch {
+	case err == nil:
+		return Period{Duration: d.(time.Duration)}, nil
+	case strings.HasPrefix(err.Error(), "is not"), errors.Is(err, errNoUnit):
+		return nil, errors.New("is not a period: write days or months, such as 90d or 84mo")
 	}
-	*p = Period{Duration: time.Duration(d)}
-	return nil
+	return nil, err
 }
 
-func (p *Period) schema() map[string]any {
-	return map[string]any{"type": "string", "pattern": `^([0-9]+mo|([0-9]+d)?([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))*|.*\$\{.*)$`}
-}
-
-// percent is a share: 20% is 0.2.
-type percent float64
-
-func (p *percent) parse(text string) error {
+func parsePercent(text string) (any, error) {
 	digits, ok := strings.CutSuffix(text, "%")
 	x, err := strconv.ParseFloat(digits, 64)
-	if text == "0" {
-		ok, err = true, nil
+	if !ok && text != "0" || err != nil || math.IsNaN(x) || x < 0 || x > 100 {
+		return nil, errors.New("is not a share: write a percentage from 0% to 100%, such as 20%")
 	}
-	if !ok || err != nil || math.IsNaN(x) || x < 0 || x > 100 {
-		return errors.New("is not a share: write a percentage from 0% to 100%, such as 20%")
-	}
-	*p = percent(x / 100)
-	return nil
+	return Percent(x / 100), nil
 }
 
-func (p *percent) schema() map[string]any {
-	return map[string]any{"type": []string{"string", "integer"}, "pattern": `^([0-9]+(\.[0-9]+)?%|0|.*\$\{.*)$`}
-}
-
-// rate is a number per second: 20/s, 600/m, 1000/h; 0 is no limit.
-type rate float64
-
-func (r *rate) parse(text string) error {
-	bad := errors.New("is not a rate: write a number per second, minute or hour, such as 20/s, 600/m or 1000/h, or 0 for no limit")
+// parseRate reads 20/s, 600/m, 1000/h, or 0.
+func parseRate(text string) (any, error) {
 	if text == "0" {
-		*r = 0
-		return nil
+		return Rate(0), nil
 	}
 	count, unit, _ := strings.Cut(text, "/")
 	per := map[string]float64{"s": 1, "m": 60, "h": 3600}[unit]
 	x, err := strconv.ParseFloat(count, 64)
 	if err != nil || per == 0 || math.IsNaN(x) || x <= 0 || x > 1e6 {
-		return bad
+		return nil, errors.New("is not a rate: write a number per second, minute or hour, such as 20/s, 600/m or 1000/h, or 0 for no limit")
 	}
-	*r = rate(x / per)
-	return nil
-}
-
-func (r *rate) schema() map[string]any {
-	return map[string]any{"type": []string{"string", "integer"}, "pattern": `^([0-9]+(\.[0-9]+)?/[smh]|0|.*\$\{.*)$`}
-}
-
-// notation says what to write for p.
-func notation(p scalar) string {
-	switch p.(type) {
-	case *duration:
-		return "a duration such as 15s"
-	case *Period:
-		return "a period such as 90d or 84mo"
-	case *percent:
-		return "a percentage such as 20%"
-	}
-	return "a rate such as 20/s, or 0"
+	return Rate(x / per), nil
 }

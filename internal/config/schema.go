@@ -1,18 +1,18 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"reflect"
-	"strconv"
-	"time"
+	"strings"
 )
 
 // Schema returns a JSON Schema (draft 2020-12) of the file, for editors. It
 // knows keys, types, words, defaults and descriptions; what needs more than one
 // key or the environment is checked by [Parse] only.
 func Schema() ([]byte, error) {
-	s := objectSchema(reflect.TypeFor[fileSpec]())
+	s := objectSchema(reflect.TypeFor[File]())
 	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	s["title"] = "Lockstep configuration"
 	b, err := json.MarshalIndent(s, "", "  ")
@@ -26,9 +26,9 @@ func objectSchema(t reflect.Type) map[string]any {
 	properties := make(map[string]any)
 	var required []string
 	for _, f := range fieldsOf(t) {
-		properties[f.key] = fieldSchema(f)
-		if f.required {
-			required = append(required, f.key)
+		properties[keyOf(f)] = fieldSchema(f)
+		if f.Tag.Get("required") != "" {
+			required = append(required, keyOf(f))
 		}
 	}
 	s := map[string]any{"type": "object", "properties": properties, "additionalProperties": false}
@@ -38,60 +38,45 @@ func objectSchema(t reflect.Type) map[string]any {
 	return s
 }
 
-func fieldSchema(f field) map[string]any {
-	s := typeSchema(f.typ)
-	if f.doc != "" {
-		s["description"] = f.doc
+func fieldSchema(f reflect.StructField) map[string]any {
+	s := typeSchema(f.Type)
+	if doc := f.Tag.Get("doc"); doc != "" {
+		s["description"] = doc
 	}
-	if f.oneof != nil {
-		s["enum"] = f.oneof
+	if words, ok := f.Tag.Lookup("oneof"); ok {
+		s["enum"] = strings.Split(words, "|")
 	}
-	if f.def != "" && f.def[0] != '@' {
-		s["default"] = defaultValue(f)
+	known, ok := scalars[f.Type]
+	unquoted := ok && known.kind != kindText
+	if def := f.Tag.Get("default"); unquoted && def != "" && def[0] != '@' {
+		s["default"] = json.RawMessage(def)
+	} else if def != "" && def[0] != '@' {
+		s["default"] = def
 	}
-	if f.typ.Kind() == reflect.Int && f.min != "" {
-		// Bounds count for numbers only; ${NAME} is text.
-		s["minimum"], s["maximum"] = atoi(f.min), atoi(f.max)
+	if low := f.Tag.Get("min"); unquoted && low != "" { // bounds count for numbers only: ${NAME} is text
+		s["minimum"], s["maximum"] = json.RawMessage(low), json.RawMessage(f.Tag.Get("max"))
 	}
 	return s
 }
 
-func defaultValue(f field) any {
-	switch f.typ.Kind() {
-	case reflect.Int:
-		return atoi(f.def)
-	case reflect.Bool:
-		b, _ := strconv.ParseBool(f.def) // a tag; checked by a test
-		return b
-	default:
-		return f.def
-	}
-}
-
 func typeSchema(t reflect.Type) map[string]any {
-	switch p := reflect.New(t).Interface().(type) {
-	case special:
+	if p, ok := reflect.TypeAssert[special](reflect.New(t)); ok {
 		return p.schema()
-	case scalar:
-		return p.schema()
-	case *time.Duration:
-		return (*duration)(p).schema()
 	}
-	switch t.Kind() {
-	case reflect.Pointer:
+	if s, ok := scalars[t]; ok {
+		return map[string]any{"type": s.types, "pattern": cmp.Or(s.pattern, `\$\{`)}
+	}
+	switch {
+	case t == reflect.TypeFor[json.RawMessage]():
+		return map[string]any{}
+	case t.Kind() == reflect.Pointer:
 		return typeSchema(t.Elem())
-	case reflect.Struct:
+	case t.Kind() == reflect.Struct:
 		return objectSchema(t)
-	case reflect.Slice:
+	case t.Kind() == reflect.Slice:
 		return map[string]any{"type": "array", "items": typeSchema(t.Elem())}
-	case reflect.Map:
+	case t.Kind() == reflect.Map:
 		return map[string]any{"type": "object", "additionalProperties": typeSchema(t.Elem())}
-	case reflect.Bool:
-		return map[string]any{"type": []string{"boolean", "string"}, "pattern": `\$\{`}
-	case reflect.Int, reflect.Int64:
-		return map[string]any{"type": []string{"integer", "string"}, "pattern": `\$\{`}
-	case reflect.Float64:
-		return map[string]any{"type": []string{"number", "string"}, "pattern": `\$\{`}
 	default:
 		return map[string]any{"type": "string"}
 	}

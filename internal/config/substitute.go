@@ -15,7 +15,10 @@ import (
 // maxSecretSize bounds a file that ${file:…} names.
 const maxSecretSize = 64 << 10
 
-var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+var (
+	dollars      = regexp.MustCompile(`\$\$|(?s)\$\{[^}]*\}?`)
+	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+)
 
 // substitution puts values from outside into scalars.
 type substitution struct {
@@ -24,51 +27,34 @@ type substitution struct {
 }
 
 // replace returns text with ${…} replaced and $$ made a single dollar. A dollar
-// in front of anything else stands for itself; put is what was put in, nil if
-// nothing was replaced. Errors name the variable or file, never a value.
+// in front of anything else stays; put is what was put in, nil if nothing was
+// replaced. Errors name the variable or file, never a value.
 func (s *substitution) replace(text string) (out string, put []string, err error) {
-	if !strings.Contains(text, "$") {
-		return text, nil, nil
-	}
-	var b strings.Builder
-	for {
-		i := strings.IndexByte(text, '$')
-		if i < 0 || i == len(text)-1 {
-			b.WriteString(text)
-			return b.String(), put, nil
+	out = dollars.ReplaceAllStringFunc(text, func(found string) string {
+		if found == "$$" || err != nil {
+			return "$"
 		}
-		b.WriteString(text[:i])
-		switch text[i+1] {
-		case '$':
-			b.WriteByte('$')
-			text = text[i+2:]
-		case '{':
-			body, rest, closed := strings.Cut(text[i+2:], "}")
-			if !closed {
-				return "", nil, errors.New("a ${ has no closing brace: write ${NAME}, or $${ for the characters themselves")
-			}
-			value, err := s.lookup(body)
-			if err != nil {
-				return "", nil, err
-			}
+		var value string
+		if value, err = s.lookup(found[2:]); err == nil {
 			put = append(put, value)
-			s.remember(value)
-			b.WriteString(value)
-			text = rest
-		default:
-			b.WriteByte('$')
-			text = text[i+1:]
+			if value != "" && !slices.Contains(s.values, value) {
+				s.values = append(s.values, value)
+			}
 		}
+		return value
+	})
+	if err != nil {
+		return "", nil, err
 	}
+	return out, put, nil
 }
 
-func (s *substitution) remember(value string) {
-	if value != "" && !slices.Contains(s.values, value) {
-		s.values = append(s.values, value)
+// lookup returns the value of what follows ${.
+func (s *substitution) lookup(reference string) (string, error) {
+	body, closed := strings.CutSuffix(reference, "}")
+	if !closed {
+		return "", errors.New("a ${ has no closing brace: write ${NAME}, or $${ for the characters themselves")
 	}
-}
-
-func (s *substitution) lookup(body string) (string, error) {
 	if path, ok := strings.CutPrefix(body, "file:"); ok {
 		return readSecret(path)
 	}
@@ -93,15 +79,10 @@ func readSecret(path string) (string, error) {
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf("${file:%s} is not an absolute path: write ${file:/path/to/file}", path)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("${file:%s} cannot be read: %w; check that it exists and that this user may read it", path, cause(err))
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, maxSecretSize+1))
+	b, err := readFile(path, maxSecretSize)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("${file:%s} cannot be read: %w", path, cause(err))
+		return "", fmt.Errorf("${file:%s} cannot be read: %w; check that it exists and that this user may read it", path, err)
 	case len(b) > maxSecretSize:
 		return "", fmt.Errorf("${file:%s} is larger than 64 KiB: it is not a secret", path)
 	case !utf8.Valid(b):
@@ -110,10 +91,17 @@ func readSecret(path string) (string, error) {
 	return strings.TrimRight(string(b), "\r\n"), nil
 }
 
-// cause leaves out the path, which the message names already.
-func cause(err error) error {
-	if p, ok := errors.AsType[*os.PathError](err); ok {
-		return p.Err
+// readFile reads a file, but no more of it than one byte over limit. Its errors
+// leave the path to the caller.
+func readFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	var b []byte
+	if err == nil {
+		defer func() { _ = f.Close() }()
+		b, err = io.ReadAll(io.LimitReader(f, limit+1))
 	}
-	return err
+	if p, ok := errors.AsType[*os.PathError](err); ok {
+		err = p.Err
+	}
+	return b, err
 }

@@ -2,7 +2,7 @@ package config
 
 import "strings"
 
-// suggest returns " Did you mean x?" for the known word nearest to word, or ""
+// suggest returns ". Did you mean x?" for the known word nearest to word, or ""
 // when none is near.
 func suggest(word string, known []string) string {
 	best, at := "", len(word)/3+2
@@ -14,7 +14,7 @@ func suggest(word string, known []string) string {
 	if best == "" {
 		return ""
 	}
-	return " Did you mean " + best + "?"
+	return ". Did you mean " + best + "?"
 }
 
 // distance is the Levenshtein distance of a and b.
@@ -24,15 +24,14 @@ func distance(a, b string) int {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
+		diagonal := i
 		row[0] = i + 1
 		for j := range len(b) {
-			substitution := diagonal
+			replaced := diagonal
 			if a[i] != b[j] {
-				substitution++
+				replaced++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(substitution, row[j]+1, row[j+1]+1)
+			diagonal, row[j+1] = row[j+1], min(replaced, row[j]+1, row[j+1]+1)
 		}
 	}
 	return row[len(b)]

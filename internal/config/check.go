@@ -1,0 +1,170 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/relay"
+)
+
+// maxTypeLen is the longest event type that the outbox takes, in bytes.
+const maxTypeLen = 200
+
+var syncName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,63}$`)
+
+// check judges text of the file by the check tag of its field.
+func (d *decoder) check(tag string, n *node) {
+	switch tag {
+	case "":
+	case "address":
+		_, port, err := net.SplitHostPort(n.text)
+		if _, portErr := strconv.ParseUint(port, 10, 16); n.text != "" && (err != nil || portErr != nil) { // empty: no health and metrics
+			d.at(n, "%s is not an address: write host:port, such as 127.0.0.1:9464, or :9464 for all interfaces", d.quote(n))
+		}
+	case "database":
+		d.checkDatabase(n)
+	case "name":
+		if !syncName.MatchString(n.text) {
+			d.at(n, "%s cannot be a sync's name: use 1 to 63 characters of A-Z a-z 0-9 _ . -", d.quote(n))
+		}
+	case "event":
+		switch {
+		case n.text == "":
+			d.at(n, "is empty: name an event type such as scheduling:updated, or * for all")
+		case len(n.text) > maxTypeLen:
+			d.at(n, "is longer than %d bytes, and so is no event type: shorten it", maxTypeLen)
+		case strings.ContainsFunc(n.text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
+			d.at(n, "%s contains space or control characters: an event type is a word such as scheduling:updated; write several as a list in events", d.quote(n))
+		}
+	case "condition":
+		_, err := relay.CompileFilter(n.text)
+		d.checkExpression(n, err, "a condition, or remove the key to send every event")
+	case "scope":
+		_, err := relay.CompileScope(n.text)
+		d.checkExpression(n, err, "an expression such as event.court, or remove the key")
+	case "from":
+		if _, err := time.Parse(time.RFC3339, n.text); err != nil && n.text != "beginning" && n.text != "now" {
+			d.at(n, "%s is neither beginning, now nor a time with an offset such as 2027-03-01T00:00:00Z%s",
+				d.quote(n), n.suggest([]string{"beginning", "now"}))
+		}
+	default:
+		panic("config: no check is called " + tag)
+	}
+}
+
+func (d *decoder) checkExpression(n *node, err error, want string) {
+	if strings.TrimSpace(n.text) == "" {
+		d.at(n, "is empty: write %s", want)
+	} else if err != nil {
+		d.at(n, "%s", d.redactExpression(n, err.Error()))
+	}
+}
+
+func (d *decoder) checkDatabase(n *node) {
+	const hint = "write postgres://user@host:5432/database, or keywords such as host=… dbname=…; the value is not shown, because it may contain a password"
+	u, err := url.Parse(n.text)
+	isURL := strings.Contains(n.text, "://")
+	switch {
+	case n.text == "":
+		d.at(n, "is empty: %s", hint)
+	case isURL && (err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql"):
+		d.at(n, "is not a PostgreSQL URL: %s", hint)
+	case !isURL && !strings.Contains(n.text, "="):
+		d.at(n, "is neither a URL nor keywords: %s", hint)
+	}
+}
+
+// checkSyncs checks what concerns more than one key.
+func (d *decoder) checkSyncs(root *node) {
+	lines := make(map[string]int)
+	for i := range d.file.Syncs {
+		s, n := &d.file.Syncs[i], root.at("syncs").items[i]
+		if n.kind != kindMap {
+			continue // reported
+		}
+		if name := n.at("name"); !name.failed && name.kind == kindText {
+			if line, twice := lines[s.Name]; twice {
+				d.at(name, "%s is the name of two syncs, the other one in line %d: rename one of them", d.quote(name), line)
+			} else {
+				lines[s.Name] = name.line
+			}
+		}
+		d.checkEvents(n, s.Events)
+		d.checkLease(root, n, s)
+		if s.Retry.Max > 0 && s.Retry.Max < s.Retry.Initial {
+			d.at(n.at("retry", "max"), "is shorter than retry.initial (%s): raise max or lower initial", s.Retry.Initial)
+		}
+		d.checkMapping(n, s)
+		for _, key := range []string{"when", "mapping", "compute", "limits"} {
+			s.Put = append(s.Put, n.at(key).puts()...)
+		}
+		s.Adapter.Put = n.at("adapter").puts()
+	}
+}
+
+func (d *decoder) checkEvents(n *node, events []string) {
+	one, many := n.at("event"), n.at("events")
+	switch {
+	case one.kind != kindAbsent && many.kind != kindAbsent:
+		d.at(many, "is given as well as event: keep one of them, events takes a list")
+	case one.kind == kindAbsent && many.kind == kindAbsent:
+		d.at(one, `is missing: name the event types of this sync, such as event: scheduling:updated, or events: ["scheduling:*"]`)
+	case many.kind == kindNull || many.kind == kindList && len(events) == 0:
+		d.at(many, `is empty: name the event types of this sync, such as ["scheduling:*"]`)
+	default:
+		for i, event := range events {
+			if event != "" && slices.Index(events, event) < i {
+				d.at(many.items[i], "is in the list already: remove it")
+			}
+		}
+	}
+}
+
+// checkLease refuses a lease that could end before an attempt does.
+func (d *decoder) checkLease(root, n *node, s *Sync) {
+	lease := d.file.Relay.Lease
+	if s.Adapter.Adapter == nil || lease == 0 {
+		return
+	}
+	timeout := relay.Sync{Adapter: s.Adapter.Adapter}.AttemptTimeout()
+	if lease >= 2*timeout {
+		return
+	}
+	at := root.at("relay", "lease")
+	if at.kind == kindAbsent {
+		at = n.at("adapter", "timeout")
+	}
+	name := s.Name
+	if ref := n.at("name").ref; ref != "" {
+		name = variables(ref)
+	}
+	d.at(at, "a lease of %s is shorter than twice the timeout of sync %s (%s), so an attempt could outlive its claim: raise relay.lease to at least %s, or lower the adapter's timeout",
+		lease, name, timeout, 2*timeout)
+}
+
+// checkMapping compiles the mapping. It also refuses an adapter that asks for a
+// field which the mapping never makes: each of its deliveries would fail. Without
+// a mapping the payload itself is sent, of which nothing is known.
+func (d *decoder) checkMapping(n *node, s *Sync) {
+	made := d.compileMapping(n, s)
+	user, ok := s.Adapter.Adapter.(adapters.FieldUser)
+	if !ok || len(made) == 0 {
+		return
+	}
+	within := func(inner, outer string) bool { return inner == outer || strings.HasPrefix(inner, outer+".") }
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(user.Fields()))) {
+		if !slices.ContainsFunc(made, func(to string) bool { return within(name, to) || within(to, name) }) {
+			at := n.at("adapter")
+			d.at(at, "%s", d.redact(at, fmt.Sprintf(
+				"asks for {fields.%s}, which the mapping does not make: write one of its fields (%s), or map it", name, strings.Join(made, ", "))))
+		}
+	}
+}
