@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
@@ -82,7 +81,7 @@ payloads.`,
 				return err
 			}
 			var x example
-			if uuid.Validate(args[1]) == nil {
+			if uuid.MatchString(args[1]) {
 				db, err := a.connect(cmd.Context(), f, "map", roleAuditor)
 				if err != nil {
 					return err
@@ -170,7 +169,7 @@ func (x *example) complete(sync relay.Sync, typ, key string) {
 	}
 	x.revision = 1
 	if x.event.ID == "" {
-		x.event.ID = uuid.Nil.String() // the database would give it one
+		x.event.ID = "00000000-0000-0000-0000-000000000000" // the database would give it one
 	}
 	if typ != "" {
 		x.event.Type = typ

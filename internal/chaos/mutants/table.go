@@ -323,8 +323,7 @@ var mutants = []mutant{
 	},
 	{
 		"a MessageID for each attempt",
-		[]edit{{file: "adapters/soap/addressing.go", old: `	id, err := uuid.Parse(key)`, new: `	id, err := uuid.Parse(key)
-	return uuid.NewString()`}},
+		[]edit{{file: "adapters/soap/envelope.go", old: `v.message.Msg.IdempotencyKey, o.action`, new: `fmt.Sprint(v.message.Msg.IdempotencyKey, v.message.Msg.Attempt), o.action`}},
 		soap, "TestPHPKnowsAMessageAgain",
 	},
 	{
