@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
@@ -35,12 +36,12 @@ type tokens struct {
 	hide    func() []string                                                // what no text may show; hidden from fmt, as Secret explains
 	host    string                                                         // of the token endpoint, for errors
 
-	mu       sync.Mutex
-	current  *oauth2.Token // nil before the first fetch and after a refusal
-	fetching *fetch        // nil when no delivery is fetching
-	quiet    quiet
+	fetches singleflight.Group
+	style   oauth2.AuthStyle // the one that worked; only a fetch uses it
 
-	style oauth2.AuthStyle // the one that worked; the fetching delivery's own
+	mu      sync.Mutex
+	current *oauth2.Token // nil before the first fetch and after a refusal
+	quiet   quiet
 }
 
 // quiet is a time for which a token endpoint wants no requests.
@@ -48,14 +49,6 @@ type quiet struct {
 	until time.Time
 	why   string
 	asked int // times in a row that it asked for quiet
-}
-
-// fetch is one request to the token endpoint; its fields are set before done closes.
-type fetch struct {
-	done      chan struct{}
-	token     *oauth2.Token
-	err       error
-	abandoned bool // the delivery that made it was stopped
 }
 
 func newTokens(a adapters.Credentials, client *exchange.Client) *tokens {
@@ -104,71 +97,74 @@ func (t *tokens) drop(token *oauth2.Token) {
 	}
 }
 
-// get returns a valid token. The first to need one fetches it, in its own
-// goroutine and time; the others wait for that, and share a failure too, so that
-// a token endpoint that is down is not asked once for each waiting delivery.
+// get returns a valid token. The first delivery to need one has it fetched in its
+// own time. The others wait for it and share a failure too, so that a token endpoint
+// that is down is not asked once for each waiting delivery. When the first delivery
+// is stopped, another one has the token fetched.
 func (t *tokens) get(ctx context.Context) (*oauth2.Token, error) {
-	bounded, cancel := exchange.WithTimeout(ctx, tokenTimeout)
+	ctx, cancel := exchange.WithTimeout(ctx, tokenTimeout)
 	defer cancel()
 	for {
-		t.mu.Lock()
-		if t.current.Valid() {
-			defer t.mu.Unlock()
-			return t.current, nil
+		if token, err := t.kept(); token != nil || err != nil {
+			return token, err
 		}
-		if wait := time.Until(t.quiet.until); wait > 0 {
-			defer t.mu.Unlock()
-			return nil, adapters.Throttled(errors.New(t.quiet.why), wait)
+		if ctx.Err() != nil {
+			return nil, t.without(ctx, ctx.Err())
 		}
-		f := t.fetching
-		if f == nil {
-			f = &fetch{done: make(chan struct{})}
-			t.fetching = f
-			t.mu.Unlock()
-			t.run(bounded, f)
-			return f.token, f.err
-		}
-		t.mu.Unlock()
 		select {
-		case <-bounded.Done():
-			return nil, t.without(bounded, bounded.Err())
-		case <-f.done:
-			if !f.abandoned {
-				return f.token, f.err
+		case <-ctx.Done():
+		case result := <-t.fetches.DoChan("", func() (any, error) { return t.fetch(ctx), nil }):
+			switch got := result.Val.(fetched); {
+			case got.panicked != nil:
+				panic(got.panicked)
+			case !got.stopped:
+				return got.token, got.err
 			}
 		}
 	}
 }
 
-// run fetches a token for f, and ends f also when that panics. When ctx ended by
-// its timeout, that is the endpoint's failure; otherwise the delivery was stopped.
-func (t *tokens) run(ctx context.Context, f *fetch) {
-	defer func() {
-		f.abandoned = f.token == nil && ctx.Err() != nil && !exchange.TimedOut(ctx)
-		t.mu.Lock()
-		t.fetching = nil
-		if f.token != nil {
-			t.current = f.token
-		}
-		t.mu.Unlock()
-		close(f.done)
-	}()
-	f.token, f.err = t.fetch(ctx)
+// kept returns the token if it is valid, an error while the endpoint wants quiet,
+// and neither if a token is to be fetched.
+func (t *tokens) kept() (*oauth2.Token, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.current.Valid() {
+		return t.current, nil
+	}
+	if wait := time.Until(t.quiet.until); wait > 0 {
+		return nil, adapters.Throttled(errors.New(t.quiet.why), wait)
+	}
+	return nil, nil
 }
 
-func (t *tokens) fetch(ctx context.Context) (*oauth2.Token, error) {
-	token, err := t.ask(ctx)
-	var refusal *oauth2.RetrieveError
-	switch {
-	case err == nil && placeholder.Plain(token.AccessToken+token.TokenType) != nil:
-		return nil, adapters.Auth(fmt.Errorf("token endpoint %s: the token has control characters", t.host))
-	case err == nil:
-		t.calm()
-		return token, nil
-	case errors.As(err, &refusal):
-		return nil, t.refusal(refusal)
+// fetched is what became of a fetch.
+type fetched struct {
+	token    *oauth2.Token
+	err      error
+	stopped  bool // the delivery that asked for it was stopped
+	panicked any  // is to panic where the relay recovers: in the deliveries that wait
+}
+
+// fetch fetches a token, unless another fetch has just ended. When ctx ended by its
+// timeout, that is the endpoint's failure; otherwise the delivery was stopped.
+func (t *tokens) fetch(ctx context.Context) (f fetched) {
+	defer func() { f.panicked = recover() }()
+	if f.token, f.err = t.kept(); f.token != nil || f.err != nil {
+		return f
 	}
-	return nil, t.without(ctx, err)
+	f.token, f.err = t.ask(ctx)
+	refusal, refused := errors.AsType[*oauth2.RetrieveError](f.err)
+	switch {
+	case f.err == nil && placeholder.Plain(f.token.AccessToken+f.token.TokenType) != nil:
+		return fetched{err: adapters.Auth(fmt.Errorf("token endpoint %s: the token has control characters", t.host))}
+	case f.err == nil:
+		t.keep(f.token)
+		return f
+	case refused:
+		return fetched{err: t.refusal(refusal)}
+	}
+	return fetched{err: t.without(ctx, f.err), stopped: ctx.Err() != nil && !exchange.TimedOut(ctx)}
 }
 
 // ask asks for a token with the secret where the endpoint took it before. As long
@@ -221,11 +217,11 @@ func (t *tokens) hush(wait time.Duration, why string) time.Duration {
 	return wait
 }
 
-// calm forgets that the endpoint asked for quiet.
-func (t *tokens) calm() {
+// keep keeps a new token, and forgets that the endpoint asked for quiet.
+func (t *tokens) keep(token *oauth2.Token) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.quiet = quiet{}
+	t.current, t.quiet = token, quiet{}
 }
 
 // without classifies the lack of a token. No message is at fault, so it is auth
