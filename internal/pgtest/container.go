@@ -28,7 +28,7 @@ const (
 	pullTimeout   = time.Minute     // for an image to be pulled
 )
 
-// errNoEngine says that there is no Docker engine, which is no news worth printing.
+// errNoEngine says that there is no Docker engine. It is not printed.
 var errNoEngine = errors.New("pgtest: no Docker engine answers")
 
 // container is a server in a Docker container. Its port on the host is fixed,
@@ -111,7 +111,7 @@ func fields[T any](option func(func(*T)) testcontainers.CustomizeRequestOption, 
 func connectDocker(ctx context.Context) (*testcontainers.DockerProvider, error) {
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
-	// testcontainers greets every engine on stderr, by a logger of its package.
+	// testcontainers writes about every engine to stderr.
 	log.SetDefault(log.NewNoopLogger())
 	// The provider's constructor takes no context. This one tells within the
 	// deadline whether an engine answers.
