@@ -51,13 +51,29 @@ func FuzzPointer(f *testing.F) {
 		if ok && (!storable(id) || len(id) > maxRef) {
 			t.Errorf("%s found %q", text, id)
 		}
-		if ok && json.Valid(body) && !slices.Contains(exchange.Strings(body), id) {
+		if ok && json.Valid(body) && !slices.Contains(texts(body), id) {
 			t.Errorf("%s found %q, which is not in %s", text, id, body)
 		}
 		if _, found := p.find(exchange.Answer{Status: 201, Body: body, Partial: true}); found {
 			t.Errorf("%s found something in an answer that is not whole", text)
 		}
 	})
+}
+
+// texts returns the strings and numbers of a JSON document.
+func texts(document []byte) (all []string) {
+	d := json.NewDecoder(bytes.NewReader(document))
+	d.UseNumber()
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return all
+		}
+		switch token.(type) {
+		case string, json.Number:
+			all = append(all, fmt.Sprint(token))
+		}
+	}
 }
 
 func storable(s string) bool {

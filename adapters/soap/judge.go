@@ -1,6 +1,7 @@
 package soap
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -18,7 +19,7 @@ func (a *Adapter) judge(req exchange.Request, ans exchange.Answer, msg adapters.
 		return a.without(req, ans, err)
 	}
 	class, reason := a.meaning(m, ans)
-	receipt, err := exchange.Result(class, req, ans, func() string { return exchange.Presentable(reason, req.Hidden()) })
+	receipt, err := exchange.Result(class, req, ans, func() string { return req.Redact(reason) })
 	if m.fault != nil {
 		receipt.Code += " " + shortCode(m.fault.codes[0].code(a.known), req)
 	}
@@ -83,11 +84,7 @@ func (a *Adapter) without(req exchange.Request, ans exchange.Answer, why error) 
 		why = errors.New("its end was cut off")
 	}
 	return exchange.Result(class, req, ans, func() string {
-		hide := req.Hidden()
-		if reason := exchange.Reason(ans.Body, hide); reason != "" {
-			return reason
-		}
-		return exchange.Presentable("no SOAP message: "+why.Error(), hide)
+		return req.Redact(cmp.Or(exchange.Reason(ans.Body), "no SOAP message: "+why.Error()))
 	})
 }
 
@@ -95,11 +92,7 @@ func (a *Adapter) without(req exchange.Request, ans exchange.Answer, why error) 
 const maxCode = 80
 
 func shortCode(code string, req exchange.Request) string {
-	code = exchange.Clean(exchange.Presentable(code, req.Hidden()), maxCode)
-	if code == "" {
-		return "fault"
-	}
-	return code
+	return cmp.Or(adapters.Clean(req.Redact(code), maxCode), "fault")
 }
 
 // maxRef bounds what is kept of an answer for the next request, in bytes.

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
@@ -160,14 +161,14 @@ func (x explanation) text(w io.Writer) error {
 			version = fmt.Sprint(*e.Version)
 		}
 		fmt.Fprintf(w, "event     %s (seq %d)\ntype      %s\nkey       %s\nversion   %s\noccurred  %s\ninserted  %s\npayload   %d bytes\n",
-			e.ID, e.Seq, console.Clean(e.Type), console.Clean(e.Key), version, clock(&e.OccurredAt), clock(&e.InsertedAt), e.PayloadBytes)
+			e.ID, e.Seq, adapters.Clean(e.Type, 0), adapters.Clean(e.Key, 0), version, clock(&e.OccurredAt), clock(&e.InsertedAt), e.PayloadBytes)
 		if len(e.Headers) > 0 {
-			fmt.Fprintf(w, "headers   %s\n", console.Clean(strings.Join(e.Headers, ", ")))
+			fmt.Fprintf(w, "headers   %s\n", adapters.Clean(strings.Join(e.Headers, ", "), 0))
 		}
 		fmt.Fprintln(w)
 	}
 	for _, sentence := range x.Why {
-		fmt.Fprintln(w, console.Clean(sentence))
+		fmt.Fprintln(w, adapters.Clean(sentence, 0))
 	}
 	var errs []error
 	if len(x.Deliveries) > 0 {

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
@@ -62,7 +63,7 @@ func named(sync, scope string) string {
 	if scope == "" {
 		return sync
 	}
-	return fmt.Sprintf("%s, scope %s,", sync, console.Clean(scope))
+	return fmt.Sprintf("%s, scope %s,", sync, adapters.Clean(scope, 0))
 }
 
 func (a *app) pauseCommand() *cobra.Command {
@@ -87,7 +88,7 @@ the others get their events. The login needs outbox_operator.`,
 			}
 			undo := "lockstep resume " + args[0]
 			if scope != "" {
-				undo += " --scope " + console.Clean(scope)
+				undo += " --scope " + adapters.Clean(scope, 0)
 			}
 			return a.holdOrRelease(cmd, &w, args[0], &scope, `SELECT outbox.pause($1, $3, $2)`, "is paused until: "+undo)
 		},

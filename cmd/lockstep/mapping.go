@@ -351,7 +351,7 @@ func inJSON(text string) string {
 func (p preview) text(w io.Writer) error {
 	line := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(w, "%-16s %s\n", name, console.Clean(value))
+			fmt.Fprintf(w, "%-16s %s\n", name, adapters.Clean(value, 0))
 		}
 	}
 	line("sync", p.Sync+" ("+p.Adapter+")")
@@ -370,7 +370,7 @@ func (p preview) text(w io.Writer) error {
 	if p.Request != "" {
 		fmt.Fprintf(w, "\nsent as %s:\n\n", p.ContentType)
 		for line := range strings.Lines(p.Request) {
-			fmt.Fprintln(w, console.Clean(strings.TrimRight(line, "\r\n")))
+			fmt.Fprintln(w, adapters.Clean(strings.TrimRight(line, "\r\n"), 0))
 		}
 	}
 	return nil

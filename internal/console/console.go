@@ -1,16 +1,15 @@
 // Package console writes a program's data for people and for programs: as a
 // table, as one JSON array, or as JSON lines.
 //
-// Text from outside is cleaned before it reaches a table, and escaped in JSON,
-// so that a key or an error message can neither move the cursor of the terminal
-// it is shown on nor turn round what stands beside it.
+// Text from outside is cleaned before it reaches a table, and escaped in JSON, so that
+// a key or an error message can neither move the terminal's cursor nor reverse the
+// text next to it.
 package console
 
 import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -65,24 +64,9 @@ func ClearScreen(w io.Writer) error {
 	return err
 }
 
-// Clean makes s safe for a line on a terminal: line breaks become spaces, other
-// characters that do not print become U+FFFD.
-func Clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\r' || r == '\t':
-			return ' '
-		case !unicode.IsGraphic(r):
-			return unicode.ReplacementChar
-		}
-		return r
-	}, s)
-}
-
-// escape writes characters that do not print as \u escapes. encoding/json does
-// that only for the first 32. The
-// value that a program reads is the same. Outside of strings there are none but
-// line breaks.
+// escape writes characters that do not print as \u escapes, of which encoding/json
+// escapes the first 32 only. A program reads the same value. Outside of strings, JSON
+// has no such characters but line breaks.
 func escape(text []byte) []byte {
 	escaped := make([]byte, 0, len(text))
 	for len(text) > 0 {

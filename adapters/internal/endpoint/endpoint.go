@@ -129,12 +129,12 @@ func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, h http
 		return exchange.Request{}, err
 	}
 	return exchange.Request{
-		Method: method,
-		URL:    u,
-		Target: to.Target(),
-		Header: h,
-		Body:   body,
-		Hide:   func() []string { return exchange.Strings(v.Msg.Body) },
+		Method:  method,
+		URL:     u,
+		Target:  to.Target(),
+		Header:  h,
+		Body:    body,
+		Payload: v.Msg.Body,
 	}, nil
 }
 

@@ -22,6 +22,9 @@ import (
 // tokenTimeout bounds how long a delivery waits for a token.
 const tokenTimeout = 10 * time.Second
 
+// maxReason bounds the reason that a token endpoint gives, in bytes.
+const maxReason = 200
+
 // For how long a token endpoint that asks for quiet is left alone, where it does
 // not say for how long: twice as long each time.
 const (
@@ -33,7 +36,7 @@ const (
 // fetch among all deliveries that wait for it.
 type tokens struct {
 	request func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) // asks the token endpoint
-	hide    func() []string                                                // what no text may show; hidden from fmt, as Secret explains
+	secrets func() []string                                                // what no text may show; a function, so that fmt does not see them
 	host    string                                                         // of the token endpoint, for errors
 
 	fetches singleflight.Group
@@ -67,7 +70,7 @@ func newTokens(a adapters.Credentials, client *exchange.Client) *tokens {
 			}
 			return config.Token(context.WithValue(ctx, oauth2.HTTPClient, endpoint))
 		},
-		hide: func() []string {
+		secrets: func() []string {
 			id, secret := url.QueryEscape(a.ClientID), url.QueryEscape(a.ClientSecret.Reveal())
 			// An endpoint may say what it was sent: the form's value, or the header's (RFC 6749, 2.3.1).
 			return []string{a.ClientSecret.Reveal(), secret, base64.StdEncoding.EncodeToString([]byte(id + ":" + secret))}
@@ -193,7 +196,7 @@ func (t *tokens) ask(ctx context.Context) (*oauth2.Token, error) {
 // refusal classifies an answer of the token endpoint that holds no token. The
 // texts of oauth2's errors are not used: they hold the whole answer.
 func (t *tokens) refusal(e *oauth2.RetrieveError) error {
-	reason := exchange.Reason(e.Body, t.hide())
+	reason := adapters.Redact(exchange.Reason(e.Body), maxReason, nil, t.secrets()...)
 	if reason == "" {
 		reason = "without a reason that can be shown"
 	}

@@ -90,10 +90,12 @@ type Request struct {
 	Header http.Header // not changed
 	Body   []byte      // not changed
 
-	// Hide returns the values that a reason taken from the answer must not
-	// repeat, beside those of Header and of the URL's query. It is called for
-	// failures only, and may be nil.
-	Hide func() []string
+	// Payload holds, as JSON, the values that a text from the answer must not repeat.
+	Payload []byte
+
+	// Secrets returns more values that it must not repeat; those of Header and of the
+	// URL's query are known. It is called for failures only, and may be nil.
+	Secrets func() []string
 }
 
 // Preview tells what r asks of the receiver. What the configuration puts into

@@ -102,7 +102,7 @@ func describe(err error) string {
 	)
 	switch {
 	case errors.As(err, &dns):
-		return "DNS: " + Clean(dns.Err, maxReason)
+		return "DNS: " + adapters.Clean(dns.Err, maxReason)
 	case errors.As(err, &wrongHost):
 		return "TLS: the receiver's certificate is for another host name"
 	case errors.As(err, &expired) && expired.Reason == x509.Expired:
@@ -114,7 +114,7 @@ func describe(err error) string {
 	case errors.As(err, &record):
 		return "TLS: the receiver does not speak TLS on this port"
 	case errors.As(err, &op) && op.Op == remoteError:
-		return "TLS: the receiver broke off: " + Clean(op.Err.Error(), maxReason)
+		return "TLS: the receiver broke off: " + adapters.Clean(op.Err.Error(), maxReason)
 	case errors.As(err, &errno):
 		return errno.Error()
 	case errors.As(err, &protocol), strings.Contains(err.Error(), "malformed"):

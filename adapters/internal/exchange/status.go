@@ -148,7 +148,7 @@ func aboutCertificate(body []byte) bool {
 // Judge turns the answer to r into the result of an attempt. The receipt has its
 // Code in any case; Ref is the caller's.
 func (o Outcomes) Judge(r Request, a Answer) (adapters.Receipt, error) {
-	return Result(o.Class(a), r, a, func() string { return Reason(a.Body, r.Hidden()) })
+	return Result(o.Class(a), r, a, func() string { return r.Redact(Reason(a.Body)) })
 }
 
 // Result is the result of an attempt whose answer has the given class. The
@@ -174,7 +174,7 @@ func fail(class adapters.Class, r Request, a Answer, reason string) error {
 	text := fmt.Sprintf("%s %s: answered %s", r.Method, r.Target, a.Code())
 	switch {
 	case a.Status/100 == 3:
-		text += redirect(a.Header, r.Hidden())
+		text += r.redirect(a.Header)
 	case reason != "":
 		text += ": " + reason
 	default:
@@ -197,16 +197,16 @@ func fail(class adapters.Class, r Request, a Answer, reason string) error {
 
 // redirect names the host that an answer points to, and nothing else of it; a
 // receiver may have written into it what it was sent.
-func redirect(h http.Header, hide []string) string {
+func (r Request) redirect(h http.Header) string {
 	to := "elsewhere"
 	if u, err := url.Parse(h.Get("Location")); err == nil && u.Host != "" {
-		to = "to " + Clean(redact(Clean(u.Host, MaxAnswer), hide), maxReason)
+		to = "to " + r.Redact(u.Host)
 	}
 	return ", a redirect " + to + ", which is not followed: set the url to where the receiver is"
 }
 
-// Hidden are the values that no reason may repeat.
-func (r Request) Hidden() []string {
+// secrets are the values besides those of the payload that no text may repeat.
+func (r Request) secrets() []string {
 	var values []string
 	for name, all := range r.Header {
 		if harmless[name] {
@@ -228,8 +228,8 @@ func (r Request) Hidden() []string {
 			values = append(values, all...)
 		}
 	}
-	if r.Hide != nil {
-		values = append(values, r.Hide()...)
+	if r.Secrets != nil {
+		values = append(values, r.Secrets()...)
 	}
 	return values
 }
