@@ -14,7 +14,8 @@ var ansi = regexp.MustCompile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x0
 // Clean makes text from outside safe to store and to show in one line. Line breaks
 // and tabs become spaces. Escape sequences of terminals, invalid UTF-8 and all
 // characters that do not print, such as NUL and right-to-left overrides, are removed.
-// What is longer than limit bytes is cut at a character and ends in "…"; 0 is no limit.
+// A text longer than limit bytes is cut at a character and ends in "…". A limit of 0
+// is none.
 func Clean(text string, limit int) string {
 	text = ansi.ReplaceAllString(strings.ToValidUTF8(text, ""), "")
 	text = strings.Map(func(r rune) rune {

@@ -25,19 +25,19 @@ const (
 	maxRun      = 256      // bytes of a run of characters that are decoded
 )
 
-// Redact makes text that may repeat what was sent fit for a log, a delivery log or a
-// screen. It is cleaned and cut as [Clean] does it, its white space is folded, and
-// "***" stands for what tells a secret or a value of payload, a JSON document:
+// Redact makes text from a receiver or an error safe for a log, the delivery log or a
+// screen: such text may repeat what was sent. payload is a JSON document. Redact
+// cleans and cuts the text as [Clean] does, joins its white space, and writes "***"
+// for
 //
-//   - the value itself in any case and any escape of URLs, JSON or HTML
-//   - a longer piece of it inside a word, and what is such a piece in base64 or
-//     hexadecimal
-//   - each word of a payload's value, and each longer number that is part of one
+//   - a secret or a value of the payload, in any case and in any escape of URLs, JSON
+//     or HTML
+//   - a word that holds a longer piece of one, plain or in base64 or hexadecimal
+//   - each word of a value of the payload, and each longer number that is part of one
 //
-// Of a payload's values those words stay that name nobody, such as "courtroom", and
-// the values that have no others. A receiver may repeat who a hearing is about, and
-// the delivery log holds no names (docs/auditors.md). An error of an adapter is to be
-// made with Redact. The relay applies it again with the payload before the mapping.
+// An allow-list has words that name nobody, such as "courtroom". They stay if they
+// come from the payload. No other word of the payload is shown: it may be the name of
+// a party, and the delivery log must hold none.
 func Redact(text string, limit int, payload []byte, secrets ...string) string {
 	named := slices.DeleteFunc(texts(payload), plain)
 	hidden := forms(slices.Concat(secrets, named))
@@ -45,8 +45,7 @@ func Redact(text string, limit int, payload []byte, secrets ...string) string {
 	return Clean(withoutWords(text, named), limit)
 }
 
-// plain reports whether value tells nobody's name: its words are among plainWords
-// and it has no longer number.
+// plain reports whether all words of value are plainWords and it has no longer number.
 func plain(value string) bool {
 	digits := 0
 	for token := range tokens(value) {
@@ -60,8 +59,8 @@ func plain(value string) bool {
 	return digits < minDigits
 }
 
-// plainWords stand in reasons and in payloads alike. Masking them would only hide
-// what is wrong.
+// plainWords is the allow-list: words that reasons and payloads have in common.
+// Masking them would only hide what is wrong.
 var plainWords = wordSet(`a an and are as at be been by can cannot could for from has have in into is it its must no not of off
 on one or that the this to was were will with
 accepted already answer api available bad body booked busy calendar cancelled case civil closed code conflict court courthouse courtroom
@@ -79,9 +78,9 @@ func wordSet(words string) map[string]bool {
 	return set
 }
 
-// texts returns every string and number of a JSON document, and names of members that
-// are more likely a person's than a field's: those below the top that are not written
-// like an identifier.
+// texts returns every string and number of a JSON document. It returns names of members
+// too, if they are below the top and not written like an identifier: such a name is
+// more likely a person's than a field's.
 func texts(document []byte) []string {
 	d := json.NewDecoder(bytes.NewReader(document))
 	d.UseNumber()
@@ -229,9 +228,8 @@ func withoutPieces(text string, values []string) string {
 	return b.String()
 }
 
-// decodings calls yield with everything that run, or an end of it behind a
-// slash, may be an encoding of. Where base64 begins within it decides about
-// every byte.
+// decodings calls yield with everything that run, or an end of it after a slash, may
+// be an encoding of. Base64 may begin at any character of it.
 func decodings(run string, yield func(decoded string)) {
 	for from := 0; ; {
 		for skip := range min(4, len(run)-from) {
@@ -255,8 +253,8 @@ func decodings(run string, yield func(decoded string)) {
 	}
 }
 
-// withoutWords masks the words of the values, but for plain ones, and the longer
-// numbers that are part of one, whatever stands between its digits.
+// withoutWords masks the words of the values, except plain ones, and longer numbers
+// that are part of a value once all other characters are taken out of it.
 func withoutWords(text string, values []string) string {
 	named := map[string]bool{}
 	var numbers strings.Builder
@@ -313,8 +311,8 @@ func tokens(text string) func(yield func(string) bool) {
 
 var escapes = regexp.MustCompile(`%[0-9a-fA-F]{2}|\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}`)
 
-// unescape undoes the escapes of URLs, JSON and HTML, wherever they stand and
-// however often. A receiver that quotes what it was sent escapes it.
+// unescape undoes the escapes of URLs, JSON and HTML anywhere in text, up to four
+// times. A receiver that quotes what it was sent escapes it.
 func unescape(text string) string {
 	const most = 4
 	for range most {

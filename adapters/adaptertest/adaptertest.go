@@ -83,7 +83,7 @@ func DefaultClasses() map[int]adapters.Class {
 	return m
 }
 
-// canary stands for everything that must not come back in an error.
+// canary is in everything that must not come back in an error.
 const canary = "canary-7f3a9c"
 
 const (

@@ -39,8 +39,8 @@ func (s suite) statuses(t *testing.T) {
 	})
 }
 
-// gateways: what stands in front of a receiver answers in its place, and knows
-// nothing of the protocol.
+// gateways: a gateway in front of a receiver answers in its place and knows nothing
+// of the protocol.
 func (s suite) gateways(t *testing.T) {
 	for name, answer := range map[string]struct{ contentType, body string }{
 		"a page":  {"text/html", "<!DOCTYPE html>\n<html><head><title>Maintenance</title></head><body>We will be back.</body></html>"},

@@ -193,7 +193,7 @@ func namespaces(c Config, known *scope, parts ...compiled) []string {
 	return all
 }
 
-// checkAction allows what can stand between quotes in a header: the ASCII of URIs.
+// checkAction allows what a quoted string of a header can hold: the ASCII of URIs.
 func checkAction(action string) error {
 	if i := strings.IndexFunc(action, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }); i >= 0 {
 		return errors.New("is not a URI: it has a space, a quote, a backslash, or a character that is not printable ASCII")

@@ -151,7 +151,7 @@ func (a *Adapter) attempt() *token {
 	return a.token()
 }
 
-// request builds the request of one attempt, but for authorization.
+// request builds the request of one attempt, without authorization.
 func (a *Adapter) request(o operation, msg adapters.Message, t *token) (exchange.Request, error) {
 	if o.body == nil {
 		return exchange.Request{}, adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: no body is configured for events of this type", o.url.Target()))

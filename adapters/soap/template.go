@@ -46,8 +46,8 @@ type compiled struct {
 	prefixes map[string]bool // that it needs declared
 }
 
-// parseTemplate reads the elements of one key of the configuration. All that is
-// wrong is told with line and column.
+// parseTemplate reads the elements of one key of the configuration. Its error tells
+// everything that is wrong with line and column.
 func parseTemplate(source string, known *scope) (compiled, error) {
 	roots, err := parseXML(source, known, true)
 	if err != nil {
@@ -97,8 +97,8 @@ func (t *template) leftOut() bool {
 	return false
 }
 
-// literals returns the texts of t that are not from data, but for namespaces.
-// Some are credentials.
+// literals returns the texts of t that are not from data, without namespaces. Some are
+// credentials.
 func (t *template) literals() []string {
 	var all []string
 	add := func(text textTemplate) {

@@ -25,7 +25,7 @@ func itemName(name string) bool {
 	return name == "item" || below && !strings.Contains("."+path+".", "..")
 }
 
-// values are what the placeholders of one message stand for.
+// values are the values of the placeholders for one message.
 type values struct {
 	message *placeholder.Values
 	item    any // of the innermost lockstep:each

@@ -243,7 +243,7 @@ func (s *Server) buildTemplate(ctx context.Context) (string, error) {
 			return "", errors.Join(err, s.DropDatabase(ctx, name))
 		}
 	}
-	// CREATE DATABASE refuses a template that somebody is connected to.
+	// CREATE DATABASE refuses a template that has a connection.
 	return name, s.exec(ctx, "ALTER DATABASE "+pgx.Identifier{name}.Sanitize()+" ALLOW_CONNECTIONS false")
 }
 

@@ -96,7 +96,7 @@ func (p *process) kill() {
 	if p.ended() {
 		return // the number may be another process's by now
 	}
-	// Stopped first, so that it can neither fork nor react to a child's death.
+	// A stopped postmaster can neither fork nor react to a child's death.
 	_ = syscall.Kill(p.pid, syscall.SIGSTOP)
 	pids := append([]int{p.pid}, children(p.pid)...)
 	for _, pid := range pids {
@@ -116,7 +116,7 @@ func (p *process) interrupt(ctx context.Context) error {
 	}
 }
 
-// quit ends the server at once, for good: its data is removed afterwards.
+// quit ends the server at once. Its data is removed afterwards.
 func (p *process) quit() {
 	if p.ended() {
 		return

@@ -15,7 +15,7 @@ import (
 type Answer struct {
 	Status int
 	Header http.Header
-	Body   []byte // at most MaxAnswer bytes; what came from outside, not cleaned
+	Body   []byte // at most MaxAnswer bytes; neither cleaned nor redacted
 
 	// Partial says that Body is not the whole body: it was longer than
 	// MaxAnswer, could not be decompressed, or was cut.
@@ -27,7 +27,7 @@ type Answer struct {
 	Cut error
 }
 
-// Code returns the status as it stands in a receipt, such as "HTTP 201".
+// Code returns the status for a receipt, such as "HTTP 201".
 func (a Answer) Code() string { return "HTTP " + strconv.Itoa(a.Status) }
 
 // OK tells whether the status is one of the 2xx.

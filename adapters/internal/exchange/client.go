@@ -193,7 +193,7 @@ func (p *progress) sent(ctx context.Context) bool {
 
 // alert returns the TLS alert that ended the connection, otherwise err. net/http
 // reports what failed first, which may be the write after the alert was read; a
-// broken tls.Conn gives its error again to whoever reads.
+// broken tls.Conn returns its error again from Read.
 func (p *progress) alert(err error) error {
 	conn := p.conn.Load()
 	if conn == nil {

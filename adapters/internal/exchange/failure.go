@@ -74,9 +74,9 @@ func Exhaustion(why error) error {
 // lookupNeeds are the errors of a machine that lacks what a name lookup needs.
 var lookupNeeds = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM}
 
-// Describe says what went wrong on the way, in words that are safe to store. It
-// wraps the error of a context that ended, and nothing else: the texts of
-// net/http's errors hold URLs, and bytes from the receiver as they came.
+// Describe returns an error whose text is safe to store. It wraps the error of a
+// context that ended and no other: the texts of net/http's errors hold URLs, and bytes
+// from the receiver.
 func Describe(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		var timeout *timeoutError

@@ -151,8 +151,8 @@ func (o Outcomes) Judge(r Request, a Answer) (adapters.Receipt, error) {
 	return Result(o.Class(a), r, a, func() string { return r.Redact(Reason(a.Body)) })
 }
 
-// Result is the result of an attempt whose answer has the given class. The
-// reason is asked for if the attempt failed, and must be clean.
+// Result returns the result of an attempt whose answer has the given class. reason is
+// called if the attempt failed, and returns a redacted text.
 func Result(class adapters.Class, r Request, a Answer, reason func() string) (adapters.Receipt, error) {
 	receipt := adapters.Receipt{Code: a.Code()}
 	switch class { //nolint:exhaustive // the other classes are errors
@@ -195,8 +195,8 @@ func fail(class adapters.Class, r Request, a Answer, reason string) error {
 	}
 }
 
-// redirect names the host that an answer points to, and nothing else of it; a
-// receiver may have written into it what it was sent.
+// redirect names the host of a redirect and no more of its URL, into which a receiver
+// may have written what it was sent.
 func (r Request) redirect(h http.Header) string {
 	to := "elsewhere"
 	if u, err := url.Parse(h.Get("Location")); err == nil && u.Host != "" {
