@@ -41,8 +41,8 @@ const (
 func Redact(text string, limit int, payload []byte, secrets ...string) string {
 	named := slices.DeleteFunc(texts(payload), plain)
 	hidden := forms(slices.Concat(secrets, named))
-	text = withoutPieces(shorten(without(fold(unescape(fold(text))), hidden)), hidden)
-	return Clean(withoutWords(text, named), limit)
+	text = maskPieces(shorten(maskValues(fold(unescape(fold(text))), hidden)), hidden)
+	return Clean(maskWords(text, named), limit)
 }
 
 // plain reports whether all words of value are plainWords and it has no longer number.
@@ -136,8 +136,8 @@ func forms(values []string) []string {
 	return slices.Compact(all)
 }
 
-// without masks the values, which are in lower case.
-func without(text string, values []string) string {
+// maskValues masks the values, which are in lower case.
+func maskValues(text string, values []string) string {
 	folded := lower(text)
 	for _, v := range values {
 		if !strings.Contains(folded, v) {
@@ -186,9 +186,9 @@ var (
 	runs  = regexp.MustCompile(`[A-Za-z0-9+/_-]{8,}`) // what base64 and hexadecimal are written in
 )
 
-// withoutPieces masks words that share a longer piece with one of the values, which
+// maskPieces masks words that share a longer piece with one of the values, which
 // are in lower case, and runs that do so once decoded.
-func withoutPieces(text string, values []string) string {
+func maskPieces(text string, values []string) string {
 	type span struct{ from, to int }
 	suspects := map[int]map[string][]span{minPiece: {}, minDecoded: {}} // by the length of the pieces
 	note := func(length int, piece string, s span) {
@@ -253,9 +253,9 @@ func decodings(run string, yield func(decoded string)) {
 	}
 }
 
-// withoutWords masks the words of the values, except plain ones, and longer numbers
+// maskWords masks the words of the values, except plain ones, and longer numbers
 // that are part of a value once all other characters are taken out of it.
-func withoutWords(text string, values []string) string {
+func maskWords(text string, values []string) string {
 	named := map[string]bool{}
 	var numbers strings.Builder
 	for _, v := range values {

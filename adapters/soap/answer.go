@@ -62,15 +62,15 @@ func readMessage(ans exchange.Answer) (*message, error) {
 			m.fault = readFault(e)
 		}
 	}
-	if !m.whole && !m.told() {
+	if !m.whole && !m.decided() {
 		return nil, errors.New("it was not read to its end")
 	}
 	return m, nil
 }
 
-// told reports whether a message that was not read to its end shows whether it is a
+// decided reports whether a message that was not read to its end shows whether it is a
 // fault, and its code.
-func (m *message) told() bool {
+func (m *message) decided() bool {
 	if m.fault != nil {
 		return m.fault.codes[0] != name{}
 	}

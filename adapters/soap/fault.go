@@ -120,7 +120,7 @@ func (f *fault) class() adapters.Class {
 	return adapters.ClassTransient
 }
 
-// has tells whether one of the codes is one of those locals of WS-Security.
+// has reports whether one of the codes is one of those locals of WS-Security.
 func (f *fault) has(locals ...string) bool {
 	return slices.ContainsFunc(f.codes, func(c name) bool {
 		known := c.space == "" || c.space == nsWSU || strings.Contains(c.space, "secext") // of any version

@@ -16,7 +16,7 @@ import (
 func (a *Adapter) judge(req exchange.Request, ans exchange.Answer, msg adapters.Message) (adapters.Receipt, error) {
 	m, err := readMessage(ans)
 	if err != nil {
-		return a.without(req, ans, err)
+		return a.judgeOther(req, ans, err)
 	}
 	class, reason := a.meaning(m, ans)
 	receipt, err := exchange.Result(class, req, ans, func() string { return req.Redact(reason) })
@@ -71,8 +71,8 @@ func (a *Adapter) meaning(m *message, ans exchange.Answer) (class adapters.Class
 	return class, reason
 }
 
-// without judges an answer that is no SOAP message; why says why not.
-func (a *Adapter) without(req exchange.Request, ans exchange.Answer, why error) (adapters.Receipt, error) {
+// judgeOther judges an answer that is no SOAP message, for the reason why.
+func (a *Adapter) judgeOther(req exchange.Request, ans exchange.Answer, why error) (adapters.Receipt, error) {
 	class := a.outcomes.Class(ans)
 	if _, ok := a.configured[ans.Status]; ans.OK() && !ok {
 		oneWay := ans.Status == http.StatusAccepted && len(ans.Body) == 0 && ans.Cut == nil

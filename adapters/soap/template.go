@@ -87,7 +87,7 @@ func parseOperation(source string, known *scope) (compiled, error) {
 	return c, nil
 }
 
-// leftOut tells whether a missing value takes the whole element away.
+// leftOut reports whether a missing value takes the whole element away.
 func (t *template) leftOut() bool {
 	for _, c := range t.children {
 		if c.element == nil && slices.ContainsFunc(c.text, func(p piece) bool { return p.optional }) {
@@ -160,7 +160,7 @@ func (c *compiler) wrong(offset int, format string, args ...any) {
 }
 
 // element compiles e. declared are the prefixes that elements around it declare
-// in the template itself; item tells whether one of them is repeated.
+// in the template itself; item reports whether one of them is repeated.
 func (c *compiler) element(e *element, declared map[string]bool, item bool) *template {
 	t := &template{tag: tag(e.prefix, e.name.local)}
 	declared = maps.Clone(declared)

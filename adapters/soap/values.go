@@ -9,13 +9,13 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
-// knownName tells whether a template may ask for a value of that name; item
-// tells whether the place is inside an element with lockstep:each.
+// knownName reports whether a template may ask for a value of that name; item
+// reports whether the place is inside an element with lockstep:each.
 func knownName(name string, item bool) bool {
 	return (placeholder.Any(name) || item && itemName(name)) && !strings.Contains(name, "?")
 }
 
-// listName tells whether name can be a list: a field of the message or the item.
+// listName reports whether name can be a list: a field of the message or the item.
 func listName(name string, item bool) bool {
 	return (placeholder.Field(name) || item && itemName(name)) && !strings.Contains(name, "?")
 }

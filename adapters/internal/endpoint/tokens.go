@@ -25,11 +25,11 @@ const tokenTimeout = 10 * time.Second
 // maxReason bounds the reason that a token endpoint gives, in bytes.
 const maxReason = 200
 
-// For how long a token endpoint that asks for quiet is left alone, where it does
-// not say for how long: twice as long each time.
+// A token endpoint that asks for a pause and does not say how long gets no requests for
+// firstPause, and for twice as long each time after that.
 const (
-	quietFirst = time.Second
-	quietMost  = time.Minute
+	firstPause   = time.Second
+	longestPause = time.Minute
 )
 
 // tokens keeps the access token of a client credentials grant and shares one
@@ -44,14 +44,14 @@ type tokens struct {
 
 	mu      sync.Mutex
 	current *oauth2.Token // nil before the first fetch and after a refusal
-	quiet   quiet
+	pause   pause
 }
 
-// quiet is a time for which a token endpoint wants no requests.
-type quiet struct {
+// pause is a time for which a token endpoint wants no requests.
+type pause struct {
 	until time.Time
 	why   string
-	asked int // times in a row that it asked for quiet
+	asked int // pauses in a row
 }
 
 func newTokens(a adapters.Credentials, client *exchange.Client) *tokens {
@@ -112,7 +112,7 @@ func (t *tokens) get(ctx context.Context) (*oauth2.Token, error) {
 			return token, err
 		}
 		if ctx.Err() != nil {
-			return nil, t.without(ctx, ctx.Err())
+			return nil, t.noToken(ctx, ctx.Err())
 		}
 		select {
 		case <-ctx.Done():
@@ -127,7 +127,7 @@ func (t *tokens) get(ctx context.Context) (*oauth2.Token, error) {
 	}
 }
 
-// kept returns the token if it is valid, an error while the endpoint wants quiet,
+// kept returns the token if it is valid, an error while the endpoint wants a pause,
 // and neither if a token is to be fetched.
 func (t *tokens) kept() (*oauth2.Token, error) {
 	t.mu.Lock()
@@ -135,8 +135,8 @@ func (t *tokens) kept() (*oauth2.Token, error) {
 	if t.current.Valid() {
 		return t.current, nil
 	}
-	if wait := time.Until(t.quiet.until); wait > 0 {
-		return nil, adapters.Throttled(errors.New(t.quiet.why), wait)
+	if wait := time.Until(t.pause.until); wait > 0 {
+		return nil, adapters.Throttled(errors.New(t.pause.why), wait)
 	}
 	return nil, nil
 }
@@ -167,7 +167,7 @@ func (t *tokens) fetch(ctx context.Context) (f fetched) {
 	case refused:
 		return fetched{err: t.refusal(refusal)}
 	}
-	return fetched{err: t.without(ctx, f.err), stopped: ctx.Err() != nil && !exchange.TimedOut(ctx)}
+	return fetched{err: t.noToken(ctx, f.err), stopped: ctx.Err() != nil && !exchange.TimedOut(ctx)}
 }
 
 // ask asks for a token with the secret where the endpoint took it before. As long
@@ -203,34 +203,34 @@ func (t *tokens) refusal(e *oauth2.RetrieveError) error {
 	err := fmt.Errorf("token endpoint %s: answered HTTP %d: %s", t.host, e.Response.StatusCode, reason)
 	wait, said := exchange.RetryAfter(e.Response.Header, time.Now)
 	if said && wait > 0 || e.Response.StatusCode == http.StatusTooManyRequests {
-		return adapters.Throttled(err, t.hush(wait, err.Error()))
+		return adapters.Throttled(err, t.pauseFor(wait, err.Error()))
 	}
 	return adapters.Auth(err)
 }
 
-// hush leaves the endpoint alone for wait, or for longer each time where that is
+// pauseFor leaves the endpoint alone for wait, or for longer each time where that is
 // 0, and returns for how long.
-func (t *tokens) hush(wait time.Duration, why string) time.Duration {
+func (t *tokens) pauseFor(wait time.Duration, why string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if wait <= 0 {
-		wait = min(quietMost, quietFirst<<min(t.quiet.asked, 10))
+		wait = min(longestPause, firstPause<<min(t.pause.asked, 10))
 	}
-	t.quiet = quiet{until: time.Now().Add(wait), why: why, asked: t.quiet.asked + 1}
+	t.pause = pause{until: time.Now().Add(wait), why: why, asked: t.pause.asked + 1}
 	return wait
 }
 
-// keep keeps a new token, and forgets that the endpoint asked for quiet.
+// keep keeps a new token, and forgets that the endpoint asked for a pause.
 func (t *tokens) keep(token *oauth2.Token) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.current, t.quiet = token, quiet{}
+	t.current, t.pause = token, pause{}
 }
 
-// without classifies the lack of a token. No message is at fault, so it is auth
+// noToken classifies the lack of a token. No message is at fault, so it is auth
 // and holds the sync, whether the endpoint refuses or is down. A delivery that was
 // stopped, and a machine without a descriptor left, say nothing about the endpoint.
-func (t *tokens) without(ctx context.Context, err error) error {
+func (t *tokens) noToken(ctx context.Context, err error) error {
 	why := exchange.Describe(ctx, err)
 	if ctx.Err() == nil && exchange.Exhausted(err) {
 		return adapters.Local(fmt.Errorf("token endpoint %s: no token, nothing was sent to the receiver: %w", t.host, exchange.Exhaustion(why)))

@@ -194,7 +194,7 @@ func escapeQuery(value string) (string, error) {
 	return url.QueryEscape(value), nil
 }
 
-// dotted tells whether a path has a segment that servers resolve instead of
+// dotted reports whether a path has a segment that servers resolve instead of
 // passing it on. Some decode %2F and %5C before they do, so both divide.
 func dotted(path string) bool {
 	for segment := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == '\\' }) {

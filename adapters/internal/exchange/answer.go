@@ -30,7 +30,7 @@ type Answer struct {
 // Code returns the status for a receipt, such as "HTTP 201".
 func (a Answer) Code() string { return "HTTP " + strconv.Itoa(a.Status) }
 
-// OK tells whether the status is one of the 2xx.
+// OK reports whether the status is one of the 2xx.
 func (a Answer) OK() bool { return a.Status >= 200 && a.Status <= 299 }
 
 func readAnswer(ctx context.Context, res *http.Response) Answer {
@@ -54,7 +54,7 @@ func readAnswer(ctx context.Context, res *http.Response) Answer {
 	return a
 }
 
-// garbled tells whether err comes from the decompression of a body that arrived.
+// garbled reports whether err comes from the decompression of a body that arrived.
 func garbled(err error) bool {
 	var corrupt flate.CorruptInputError
 	return errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.As(err, &corrupt)

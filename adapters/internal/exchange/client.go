@@ -184,7 +184,7 @@ func (p *progress) trace() *httptrace.ClientTrace {
 	}
 }
 
-// sent tells whether the receiver may have a request to act upon: its headers
+// sent reports whether the receiver may have a request to act upon: its headers
 // were complete. When ctx ended, the write may be under way in another
 // goroutine, so a connection is enough.
 func (p *progress) sent(ctx context.Context) bool {

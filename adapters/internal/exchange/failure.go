@@ -30,7 +30,7 @@ func WithTimeout(ctx context.Context, d time.Duration) (context.Context, context
 	return context.WithTimeoutCause(ctx, d, &timeoutError{after: d})
 }
 
-// TimedOut tells whether a timeout of [WithTimeout] ended ctx.
+// TimedOut reports whether a timeout of [WithTimeout] ended ctx.
 func TimedOut(ctx context.Context) bool {
 	var timeout *timeoutError
 	return errors.As(context.Cause(ctx), &timeout)
@@ -135,7 +135,7 @@ func describe(err error) string {
 // alert from the other side; the alert's own type is not exported.
 const remoteError = "remote error"
 
-// refused tells whether err is a TLS alert about our certificate. With TLS 1.3
+// refused reports whether err is a TLS alert about our certificate. With TLS 1.3
 // it comes after the request was written (RFC 8446, 6.2), and the request was
 // not acted upon. With TLS 1.2 the lack of one is a mere handshake failure
 // (RFC 5246, 7.4.6).

@@ -31,7 +31,7 @@ func Reason(body []byte) string {
 	return shape(fields)
 }
 
-// Explained tells whether the body has a form in which an API gives its reasons:
+// Explained reports whether the body has a form in which an API gives its reasons:
 // JSON or XML. Gateways answer for a receiver that is away with a page, with
 // plain text, or with nothing.
 func (a Answer) Explained() bool {

@@ -25,13 +25,13 @@ func Address(name string) bool {
 	return Field(name)
 }
 
-// Field tells whether name is {fields.NAME}; a dotted NAME reaches into objects.
+// Field reports whether name is {fields.NAME}; a dotted NAME reaches into objects.
 func Field(name string) bool {
 	field, ok := strings.CutPrefix(name, fieldPrefix)
 	return ok && !strings.Contains("."+field+".", "..")
 }
 
-// Any tells whether name is a placeholder at all: those of [Address], {type} and
+// Any reports whether name is a placeholder at all: those of [Address], {type} and
 // {occurred_at}.
 func Any(name string) bool {
 	return Address(name) || name == "type" || name == "occurred_at"
