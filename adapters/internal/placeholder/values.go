@@ -37,9 +37,9 @@ func Any(name string) bool {
 	return Address(name) || name == "type" || name == "occurred_at"
 }
 
-// Hint says how fields are written, to go behind a message about a name that is
+// hint says how fields are written, to go behind a message about a name that is
 // no placeholder anywhere.
-func Hint(name string) string {
+func hint(name string) string {
 	if Any(name) || strings.HasPrefix(name, fieldPrefix) {
 		return ""
 	}
