@@ -7,5 +7,5 @@
 //
 // Any other adapter brings a [Receiver] of its own, one that can be looked into
 // and taken out of reach, and calls [RunWith]. That checks what holds for every
-// protocol, and no more: how this one can fail is its own tests' business.
+// protocol. The adapter's own tests check how it can fail.
 package adaptertest

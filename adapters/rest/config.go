@@ -64,7 +64,7 @@ type Route struct {
 	URL    string `yaml:"url"`    // default: Config.URL
 }
 
-// withDefaults returns c with its gaps filled.
+// withDefaults returns c with its defaults filled in.
 func (c Config) withDefaults() Config {
 	if c.Method == "" {
 		c.Method = DefaultMethod

@@ -161,7 +161,7 @@ type Answer struct {
 	Class string `yaml:"class"`
 }
 
-// withDefaults returns c with its gaps filled.
+// withDefaults returns c with its defaults filled in.
 func (c Config) withDefaults() Config {
 	if c.Version == "" {
 		c.Version = Version11

@@ -9,7 +9,6 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
-	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
 // judge says what an answer to msg means.
@@ -95,16 +94,11 @@ func shortCode(code string, req exchange.Request) string {
 	return cmp.Or(adapters.Clean(req.Redact(code), maxCode), "fault")
 }
 
-// maxRef bounds what is kept of an answer for the next request, in bytes.
-const maxRef = 512
-
 // ref returns what the answer to msg changes in the reference of its key, nil for
 // nothing.
 func (a *Adapter) ref(m *message, msg adapters.Message) *adapters.Ref {
 	found := m.find(a.externalID)
-	i := slices.IndexFunc(found, func(id string) bool {
-		return id != "" && len(id) <= maxRef && placeholder.Plain(id) == nil
-	})
+	i := slices.IndexFunc(found, exchange.IsRef)
 	if i < 0 || found[i] == msg.Ref.ExternalID {
 		return nil
 	}

@@ -61,7 +61,7 @@ type Config struct {
 	Outcomes map[int]string `yaml:"outcomes"`
 }
 
-// withDefaults returns c with its gaps filled.
+// withDefaults returns c with its defaults filled in.
 func (c Config) withDefaults() Config {
 	c.Payload = cmp.Or(c.Payload, Standard)
 	return c
