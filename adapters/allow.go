@@ -9,8 +9,8 @@ type Allow struct {
 	// name any host; then the configuration must have no credentials to send.
 	Hosts []string `yaml:"hosts"`
 
-	// Networks are prefixes such as 10.20.0.0/16 in which those hosts may
-	// be; public addresses are always allowed. Loopback, private, link-local and metadata
+	// Networks are prefixes such as 10.20.0.0/16 in which those hosts may be. Public
+	// addresses are always allowed. Loopback, private, link-local and metadata
 	// addresses are refused at the moment of connecting unless they are in one.
 	Networks []string `yaml:"networks"`
 }

@@ -26,7 +26,7 @@ const (
 )
 
 // Redact makes text from a receiver or an error safe for a log, the delivery log or a
-// screen: such text may repeat what was sent. payload is a JSON document. Redact
+// screen: such text may repeat what was sent. payload is a JSON document, or nil. Redact
 // cleans and cuts the text as [Clean] does, joins its white space, and writes "***"
 // for
 //

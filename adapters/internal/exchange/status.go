@@ -96,22 +96,18 @@ var selfExplained = []int{
 	http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge,
 }
 
-// Class returns what a means. What the table calls permanent is unexplained if
-// the answer has no reason in a form that an API gives: then it may come from
-// something in front of the receiver, see [Answer.Explained].
+// Class returns what a means. What the table calls permanent is unexplained if the
+// answer has no reason in a form that an API gives: then it may come from something in
+// front of the receiver, see [Answer.Explained].
 func (o Outcomes) Class(a Answer) adapters.Class {
-	if class, ok := o.overrides[a.Status]; ok {
+	class := o.ClassOfStatus(a)
+	if _, ok := o.overrides[a.Status]; ok || class != adapters.ClassPermanent || slices.Contains(selfExplained, a.Status) || a.Explained() {
 		return class
 	}
-	class := byStatus(a)
-	if class == adapters.ClassPermanent && !slices.Contains(selfExplained, a.Status) && !a.Explained() {
-		return adapters.ClassUnexplained
-	}
-	return class
+	return adapters.ClassUnexplained
 }
 
-// ClassOfStatus returns what a means where its body is known to be the
-// receiver's.
+// ClassOfStatus returns what a means if its body is known to be the receiver's.
 func (o Outcomes) ClassOfStatus(a Answer) adapters.Class {
 	if class, ok := o.overrides[a.Status]; ok {
 		return class
