@@ -11,17 +11,18 @@ import (
 
 // Adapter speaks one external system's protocol.
 //
-// Deliver makes one attempt: at most one state-changing request. It never
-// loops, retries or sleeps; the relay does that, so that every attempt stands
-// in the delivery log. Token fetches and read-backs are not attempts.
+// Deliver makes one attempt: at most one state-changing request. It never loops,
+// retries or sleeps. The relay does that, so that the delivery log has every attempt.
+// Token fetches and read-backs are not attempts.
 //
-// A nil error means that the receiver itself said that it has the message: the
+// A nil error means that the receiver itself said that it has the message. The
 // Receipt tells how. Any other result is an error, whose class (see [ClassOf])
-// decides what the relay does next; an error without a class is transient.
-// Receipt.Code is set with an error too when the receiver answered.
+// decides what the relay does next. An error without a class is transient. When the
+// receiver answered, Receipt.Code is set with an error too.
 //
-// Deliver is called from many goroutines at once and must return soon after
-// ctx ends. It must not keep, change or log msg.Body.
+// Deliver is called from many goroutines at once and must return soon after ctx
+// ends. It must not keep, change or log msg.Body. The text of an error goes to logs
+// and the delivery log: what the receiver said must go through [Redact] first.
 type Adapter interface {
 	Deliver(ctx context.Context, msg Message) (Receipt, error)
 }
@@ -37,23 +38,23 @@ type Reader interface {
 // Addresser is implemented by adapters whose requests may go to different hosts.
 // The relay keeps the hosts apart: one that is down does not stop the others.
 type Addresser interface {
-	// Destination returns the function that names the host a message's request goes
-	// to, with its port if the URL has one. That is empty where the operator wrote
-	// the host, or where the message cannot be sent. Destination returns nil if the
-	// operator wrote all hosts. The function is safe for concurrent use, and sends
+	// Destination returns a function that names the host to which a message's request
+	// goes, with its port if the URL has one. The name is empty if the operator wrote
+	// the host, or if the message cannot be sent. Destination returns nil if the
+	// operator wrote all hosts. The function is safe for concurrent use and sends
 	// nothing.
 	Destination() func(Message) string
 }
 
-// Standing is how the receiver's copy stands to a message.
+// Standing compares the receiver's copy with a message.
 type Standing int
 
 // The results of a read-back.
 const (
-	Older   Standing = iota // an earlier state of ours, or none: send once more
-	Equal                   // what the message says: it counts as delivered
-	Newer                   // a later state of ours
-	Foreign                 // somebody else changed it
+	Older   Standing = iota // the receiver has an earlier state of ours, or none: send once more
+	Equal                   // the receiver has what the message says: it counts as delivered
+	Newer                   // the receiver has a later state of ours
+	Foreign                 // somebody else changed the receiver's copy
 )
 
 // Message is one event, mapped for one receiver.
@@ -86,11 +87,12 @@ type Ref struct {
 type Receipt struct {
 	Code      string // protocol status, such as "HTTP 201"
 	Duplicate bool   // the receiver already had this message
-	Accepted  bool   // the receiver took it for later processing (202 and its kin)
+	Accepted  bool   // the receiver took it for later processing (202 and the like)
 	Ref       *Ref   // new reference for the key; nil leaves it as it is
 
-	// SHA256 is the digest of the bytes that were sent, in hexadecimal, set with
-	// an error too. The delivery log keeps it. Empty stands for Message.Body.
+	// SHA256 is the digest of the bytes that were sent, in hexadecimal. It is set with
+	// an error too, and the delivery log keeps it. Empty means that Message.Body was
+	// sent.
 	SHA256 string
 }
 
@@ -108,7 +110,7 @@ const (
 	ClassAuth      Class = "auth"      // tried again with new credentials; then the destination is held, or the row fails if it alone is refused
 	ClassForbidden Class = "forbidden" // the same, but the credentials were understood
 	ClassPermanent Class = "permanent" // failed at once
-	ClassConflict  Class = "conflict"  // read back where possible, else permanent
+	ClassConflict  Class = "conflict"  // read back where possible, otherwise permanent
 	ClassUnknown   Class = "unknown"   // the receiver may have it: logged so, then as transient
 
 	// ClassUnexplained is transient, until one key alone gets such answers again

@@ -10,7 +10,7 @@ import (
 // classified marks an error with the class that decides what happens next.
 type classified struct {
 	class Class
-	after time.Duration // receiver's wish, 0 if it named none
+	after time.Duration // that the receiver asked to wait; 0 if it did not ask
 	err   error
 }
 
@@ -28,7 +28,7 @@ func classify(class Class, err error, after time.Duration) error {
 // from a table; the named functions read better elsewhere.
 func Classify(class Class, err error) error { return classify(class, err, 0) }
 
-// RetryAfter marks a transient error of which the receiver said when to try again.
+// RetryAfter marks a transient error after which the receiver asked to wait for d.
 func RetryAfter(err error, d time.Duration) error { return classify(ClassTransient, err, d) }
 
 // common marks an error that is about all destinations.
@@ -86,9 +86,9 @@ func Conflict(err error) error { return classify(ClassConflict, err, 0) }
 // Unknown says that the request may have reached the receiver, but no answer came.
 func Unknown(err error) error { return classify(ClassUnknown, err, 0) }
 
-// ClassOf returns the class of err: [ClassDelivered] for nil; for an error
-// without a mark [ClassLocal] if this machine lacked something, and else
-// [ClassTransient]. The outermost mark counts.
+// ClassOf returns the class of err, and [ClassDelivered] for nil. The outermost mark
+// counts. An error without a mark is [ClassLocal] if this machine lacked something,
+// otherwise [ClassTransient].
 func ClassOf(err error) Class {
 	if err == nil {
 		return ClassDelivered

@@ -2,9 +2,8 @@ package adapters
 
 import "strings"
 
-// MatchType tells whether eventType is pattern, in which * stands for any
-// characters, none included. Configurations name event types so, for a sync and
-// for the routes of an adapter.
+// MatchType reports whether eventType matches pattern, in which * is any number of
+// characters. Syncs and the routes of adapters name event types by such patterns.
 func MatchType(pattern, eventType string) bool {
 	first, rest, wild := strings.Cut(pattern, "*")
 	if !wild {

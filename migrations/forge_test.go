@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/uuid"
-
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 	"github.com/hms-mkt/lockstep/migrations"
 	"github.com/hms-mkt/lockstep/outbox"
@@ -33,7 +31,7 @@ func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 	row := func(event, key, outcome, claim string) string {
 		return fmt.Sprintf(columns+"('court', '%s', '%s', '%s', '%s', 'relay-1')", event, key, outcome, claim)
 	}
-	invented := uuid.NewString()
+	invented := one[string](admin, "SELECT gen_random_uuid()::text")
 	for name, tt := range map[string]struct {
 		statement string
 		words     []string
@@ -47,7 +45,7 @@ func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 		"invented claim, pending":      {row(pending, "pending", "delivered", invented), []string{"not claimed with " + invented}},
 		"invented claim, sending":      {row(claimed, "claimed", "delivered", invented), []string{"not claimed with"}},
 		"invented claim, finished":     {row(finished, "finished", "delivered", invented), []string{"not claimed with"}},
-		"invented claim, no event":     {row(uuid.NewString(), "k", "delivered", invented), []string{"not claimed with"}},
+		"invented claim, no event":     {row(invented, "k", "delivered", invented), []string{"not claimed with"}},
 		"invented claim, unknown":      {row(pending, "pending", "unknown", invented), []string{`"unknown"`, "not claimed with"}},
 		"invented claim, lease lost":   {row(pending, "pending", "lease_lost", invented), []string{`"lease_lost"`, "not claimed with"}},
 		"another delivery's claim":     {row(pending, "pending", "delivered", d.Claim), []string{"not claimed with"}},

@@ -2,10 +2,10 @@ package outbox
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 )
@@ -248,7 +248,7 @@ const claimedTables = `
 func (s *Store) Claim(ctx context.Context, r ClaimRequest, a *Arrivals) (Claims, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	c := claim{store: s, sync: r.Sync, token: uuid.New(), wanted: r.Wanted}
+	c := claim{store: s, sync: r.Sync, token: newToken(), wanted: r.Wanted}
 	keys, err := c.lanes(ctx, s.pool, r, a, false)
 	return c.finish(ctx, keys, err)
 }
@@ -257,7 +257,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest, a *Arrivals) (Claims,
 func (s *Store) ClaimOne(ctx context.Context, r OneRequest) (Claims, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	c := claim{store: s, sync: r.Sync, token: uuid.New(), wanted: r.Wanted, probe: r.Probe}
+	c := claim{store: s, sync: r.Sync, token: newToken(), wanted: r.Wanted, probe: r.Probe}
 	var keys []string
 	var err error
 	told := []any{&keys, &c.Suspects, &c.held, &c.Held}
@@ -277,10 +277,17 @@ type claim struct {
 	Claims
 	store  *Store
 	sync   string
-	token  uuid.UUID
+	token  pgtype.UUID
 	probe  bool
 	wanted func(Event) bool
 	held   bool // the whole sync is on hold
+}
+
+// newToken returns the random token of a new claim.
+func newToken() pgtype.UUID {
+	token := pgtype.UUID{Valid: true}
+	_, _ = rand.Read(token.Bytes[:]) // never fails
+	return token
 }
 
 // lanes claims lanes that are due and opens new ones, and returns their keys.
@@ -338,7 +345,7 @@ func (c *claim) first(ctx context.Context, on database, keys []string) (failed [
 // giveBack adds lanes that have nothing to be sent now.
 func (c *claim) giveBack(keys ...string) {
 	for _, key := range keys {
-		c.Idle = append(c.Idle, Result{Delivery: &Delivery{Sync: c.sync, Key: key, token: pgtype.UUID{Bytes: c.token, Valid: true}, Claim: c.token.String()}})
+		c.Idle = append(c.Idle, Result{Delivery: &Delivery{Sync: c.sync, Key: key, token: c.token, Claim: c.token.String()}})
 	}
 }
 

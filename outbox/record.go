@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 )
@@ -440,7 +439,7 @@ type sender interface {
 func (s *Store) recordBatch(ctx context.Context, on sender, sync string, results []Result, r *Recorded) error {
 	var finished, unfinished []int
 	var lanes lanesToSettle
-	recording := pgtype.UUID{Bytes: uuid.New(), Valid: true}
+	recording := newToken()
 	tokens := make(map[string]pgtype.UUID, len(results))
 	for i := range results {
 		result := &results[i]

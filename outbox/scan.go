@@ -4,19 +4,17 @@ import (
 	"encoding/json"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // scanFirst reads the answer of firstDeliveries.
-func scanFirst(rows pgx.Rows, sync string, token uuid.UUID) (claimed []*Delivery, empty, failed []string, err error) {
+func scanFirst(rows pgx.Rows, sync string, token pgtype.UUID) (claimed []*Delivery, empty, failed []string, err error) {
 	defer rows.Close()
 	d := claimedRow{sync: sync}
 	var key string
 	var stands pgtype.Text
 	fields := append([]any{&key, &stands}, d.fields()...)
-	given := pgtype.UUID{Bytes: token, Valid: true}
 	claim := token.String()
 	for rows.Next() {
 		if err := rows.Scan(fields...); err != nil {
@@ -24,7 +22,7 @@ func scanFirst(rows pgx.Rows, sync string, token uuid.UUID) (claimed []*Delivery
 		}
 		switch {
 		case d.place.Valid:
-			claimed = append(claimed, d.delivery(key, given, claim))
+			claimed = append(claimed, d.delivery(key, token, claim))
 		case stands.String == "failed":
 			failed = append(failed, key)
 		default:
@@ -45,7 +43,7 @@ func scanNext(rows pgx.Rows, sync string, tokens map[string]pgtype.UUID) (next [
 			return nil, err
 		}
 		token := tokens[key]
-		next = append(next, d.delivery(key, token, uuid.UUID(token.Bytes).String()))
+		next = append(next, d.delivery(key, token, token.String()))
 	}
 	return next, rows.Err()
 }

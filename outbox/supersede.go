@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 )
@@ -96,7 +95,7 @@ const (
 // events that wanted accepts, and settles the lanes. It returns what is to be sent
 // now, and with an error the keys whose lanes are still claimed. What there was no
 // time to judge is judged when the lane is claimed again.
-func (s *Store) supersede(ctx context.Context, sync string, keys []string, token uuid.UUID, wanted func(Event) bool) (next []*Delivery, left []string, err error) {
+func (s *Store) supersede(ctx context.Context, sync string, keys []string, token pgtype.UUID, wanted func(Event) bool) (next []*Delivery, left []string, err error) {
 	until := time.Now().Add(judgingLimit)
 	size := unfilteredKeys
 	if wanted != nil {
@@ -110,16 +109,15 @@ func (s *Store) supersede(ctx context.Context, sync string, keys []string, token
 				return next, keys, err
 			}
 		}
-		claim := pgtype.UUID{Bytes: token, Valid: true}
 		lanes, tokens := lanesToSettle{}, make(map[string]pgtype.UUID, len(some))
 		for _, key := range some {
-			tokens[key] = claim
-			lanes.keys, lanes.claims, lanes.places = append(lanes.keys, key), append(lanes.claims, claim), append(lanes.places, 0)
+			tokens[key] = token
+			lanes.keys, lanes.claims, lanes.places = append(lanes.keys, key), append(lanes.claims, token), append(lanes.places, 0)
 			lanes.stay, lanes.scopes, lanes.lanes = append(lanes.stay, true), append(lanes.scopes, pgtype.Text{}), append(lanes.lanes, pgtype.TID{})
 		}
 		batch := &pgx.Batch{}
 		if len(j.keys) > 0 {
-			batch.Queue(supersedeFailed, sync, s.relay, j.keys, j.places, j.seqs, claim)
+			batch.Queue(supersedeFailed, sync, s.relay, j.keys, j.places, j.seqs, token)
 		}
 		var more []*Delivery
 		batch.Queue(settleLanes, lanes.args(sync)...).Query(func(rows pgx.Rows) (err error) {

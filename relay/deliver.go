@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/outbox"
@@ -143,7 +141,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	receipt, err := p.call(ctx, p.message(d))
 	answered := time.Now()
 	result = outbox.Result{
-		Delivery: d, Attempt: true, Code: clean(receipt.Code, 100), SHA256: clean(receipt.SHA256, hex.EncodedLen(sha256.Size)),
+		Delivery: d, Attempt: true, Code: adapters.Clean(receipt.Code, 100), SHA256: adapters.Clean(receipt.SHA256, hex.EncodedLen(sha256.Size)),
 		AnsweredAt: answered, Took: answered.Sub(started),
 	}
 	if result.SHA256 == "" {
@@ -231,41 +229,11 @@ func reference(r *adapters.Ref, d *outbox.Delivery) *outbox.Ref {
 		// The receiver names nothing new: the reference stays, and is the newer event's from now on.
 		return &outbox.Ref{ExternalID: d.Ref.ExternalID, ETag: d.Ref.ETag, Version: d.Event.Version}
 	}
-	return &outbox.Ref{ExternalID: clean(r.ExternalID, 500), ETag: clean(r.ETag, 500), Version: d.Event.Version}
+	return &outbox.Ref{ExternalID: adapters.Clean(r.ExternalID, 500), ETag: adapters.Clean(r.ETag, 500), Version: d.Event.Version}
 }
 
 // giveUp fails a delivery of which nothing was sent.
 func (p *pipeline) giveUp(d *outbox.Delivery, class, reason string) outbox.Result {
 	p.log.Error("delivery failed", "event", d.Event.ID, "key", d.Key, "class", class, "error", reason)
-	return outbox.Result{Delivery: d, Outcome: outbox.Failed, Failed: true, Class: class, Error: clean(reason, maxError)}
-}
-
-// maxError bounds the text of an error in the database, in bytes.
-const maxError = 1000
-
-// clean makes a text from outside fit for the log: no control characters, no
-// invalid UTF-8, bounded.
-func clean(s string, most int) string {
-	s = visible(s)
-	if len(s) <= most {
-		return s
-	}
-	cut := most - len("…")
-	for cut > 0 && s[cut]&0xC0 == 0x80 {
-		cut--
-	}
-	return s[:cut] + "…"
-}
-
-// visible leaves out of s what nobody sees or no database takes.
-func visible(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t' || r == '\r':
-			return ' '
-		case r == unicode.ReplacementChar || !unicode.IsGraphic(r):
-			return -1
-		}
-		return r
-	}, s)
+	return outbox.Result{Delivery: d, Outcome: outbox.Failed, Failed: true, Class: class, Error: adapters.Clean(reason, maxError)}
 }

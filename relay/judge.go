@@ -45,7 +45,7 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 		w.to = "" // it is no sign of the destination's health
 	}
 	result.Outcome = outbox.Retry
-	result.Class, result.Error = string(adapters.ClassOf(err)), clean(redact(err.Error(), d.Event.Payload), maxError)
+	result.Class, result.Error = string(adapters.ClassOf(err)), redact(err.Error(), d.Event.Payload)
 	asked := min(adapters.RetryDelay(err), time.Hour)
 
 	switch class {
@@ -98,10 +98,10 @@ func (p *pipeline) retry(w work, result *outbox.Result, asked time.Duration) {
 	switch {
 	case budget.Attempts > 0 && d.Charged+1 >= budget.Attempts:
 		result.Failed = true
-		result.Error = clean(fmt.Sprintf("gave up after %d attempts: %s", d.Charged+1, result.Error), maxError)
+		result.Error = adapters.Clean(fmt.Sprintf("gave up after %d attempts: %s", d.Charged+1, result.Error), maxError)
 	case spent >= budget.MaxAge:
 		result.Failed = true
-		result.Error = clean(fmt.Sprintf("gave up after %s of retries: %s", budget.MaxAge, result.Error), maxError)
+		result.Error = adapters.Clean(fmt.Sprintf("gave up after %s of retries: %s", budget.MaxAge, result.Error), maxError)
 	default:
 		result.Delay = min(result.Delay, budget.MaxAge-spent)
 		result.Spend = result.Took + result.Delay
@@ -154,7 +154,7 @@ func (p *pipeline) unexplained(w work, result *outbox.Result, asked time.Duratio
 // singledOut fails a record that is at fault itself.
 func (p *pipeline) singledOut(w work, result *outbox.Result, why string) {
 	result.Outcome, result.Failed, result.Class = outbox.Failed, true, string(adapters.ClassPermanent)
-	result.Error = clean(why+": "+result.Error, maxError)
+	result.Error = adapters.Clean(why+": "+result.Error, maxError)
 	p.healths.of(w.to).forget(result.Delivery.Key)
 }
 
@@ -165,7 +165,7 @@ func startOf(result *outbox.Result) time.Time { return result.AnsweredAt.Add(-re
 // It is no failure and costs no budget. The receiver may have seen the request.
 func cutOff(result *outbox.Result, err error) {
 	result.Outcome, result.Class = outbox.Unknown, string(adapters.ClassUnknown)
-	result.Error = clean("cut off by the relay's stop: "+redact(err.Error(), result.Delivery.Event.Payload), maxError)
+	result.Error = adapters.Clean("cut off by the relay's stop: "+redact(err.Error(), result.Delivery.Event.Payload), maxError)
 }
 
 // readBack asks the receiver what it holds after a conflict, where the protocol

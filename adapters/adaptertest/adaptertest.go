@@ -39,7 +39,7 @@ type Harness struct {
 	// Key returns the idempotency key that a request carries. Required.
 	Key func(r *http.Request, body []byte) string
 
-	// Stable returns what of a request's body is the same on every attempt.
+	// Stable returns the part of a request's body that is the same on every attempt.
 	// Default: all of it.
 	Stable func(body []byte) []byte
 
@@ -56,16 +56,15 @@ type Harness struct {
 	BodyDecides bool
 }
 
-// Setup is what the suite wants of an adapter under test.
+// Setup configures an adapter under test.
 type Setup struct {
 	URL     string          // of the receiver, used as it is
 	Timeout time.Duration   // of one attempt
 	Secret  adapters.Secret // credential to send, in whatever way the protocol has
 }
 
-// DefaultClasses returns the classes of statuses that the suite tries, as they
-// are for adapters without exceptions and for answers with a reason. 2xx are not
-// among them.
+// DefaultClasses returns the class of each status that the suite tries, without 2xx:
+// for adapters without exceptions, and for answers with a reason.
 func DefaultClasses() map[int]adapters.Class {
 	m := map[int]adapters.Class{}
 	for class, statuses := range map[adapters.Class][]int{
@@ -83,7 +82,7 @@ func DefaultClasses() map[int]adapters.Class {
 	return m
 }
 
-// canary stands for everything that must not come back in an error.
+// canary is in everything that must not come back in an error.
 const canary = "canary-7f3a9c"
 
 const (
@@ -93,7 +92,7 @@ const (
 	maxErrorText = 1024            // bytes
 )
 
-// Run runs the suite.
+// Run runs the suite for an adapter that speaks HTTP.
 func Run(t *testing.T, h Harness) {
 	if h.Stable == nil {
 		h.Stable = func(body []byte) []byte { return body }
@@ -137,7 +136,7 @@ func hearing() adapters.Message {
 	}
 }
 
-// suite is a harness with its gaps filled.
+// suite is a harness with its defaults filled in.
 type suite struct {
 	Harness
 	classes map[int]adapters.Class
@@ -283,23 +282,18 @@ func read(t *testing.T, r *http.Request) []byte {
 
 // ledger is what a receiver has read.
 type ledger struct {
-	mu      sync.Mutex
-	entries []entry
+	mu   sync.Mutex
+	read []Held
 }
 
-type entry struct {
-	key  string
-	body []byte
-}
-
-func (l *ledger) add(e entry) {
+func (l *ledger) add(h Held) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.entries = append(l.entries, e)
+	l.read = append(l.read, h)
 }
 
-func (l *ledger) all() []entry {
+func (l *ledger) all() []Held {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.entries
+	return l.read
 }

@@ -39,8 +39,8 @@ func (s suite) statuses(t *testing.T) {
 	})
 }
 
-// gateways: what stands in front of a receiver answers in its place, and knows
-// nothing of the protocol.
+// gateways: a gateway in front of a receiver answers in its place and knows nothing
+// of the protocol.
 func (s suite) gateways(t *testing.T) {
 	for name, answer := range map[string]struct{ contentType, body string }{
 		"a page":  {"text/html", "<!DOCTYPE html>\n<html><head><title>Maintenance</title></head><body>We will be back.</body></html>"},
@@ -114,7 +114,7 @@ func (s suite) requests(t *testing.T) {
 		var seen ledger
 		b := s.with(t, longTimeout, func(w http.ResponseWriter, r *http.Request) {
 			body := read(t, r)
-			seen.add(entry{key: s.Key(r, body), body: s.Stable(body)})
+			seen.add(Held{Key: s.Key(r, body), Body: s.Stable(body)})
 			if len(seen.all()) == 1 {
 				s.Refuse(w, 500, "try again")
 				return
@@ -135,11 +135,11 @@ func (s suite) requests(t *testing.T) {
 			t.Fatalf("the receiver saw %d requests for 3 attempts", len(got))
 		}
 		for i, e := range got {
-			if e.key != msg.IdempotencyKey {
-				t.Errorf("attempt %d has idempotency key %q, want %q", i+1, e.key, msg.IdempotencyKey)
+			if e.Key != msg.IdempotencyKey {
+				t.Errorf("attempt %d has idempotency key %q, want %q", i+1, e.Key, msg.IdempotencyKey)
 			}
-			if len(e.body) == 0 || string(e.body) != string(got[0].body) {
-				t.Errorf("attempt %d has another body than attempt 1, or none: %s", i+1, e.body)
+			if len(e.Body) == 0 || string(e.Body) != string(got[0].Body) {
+				t.Errorf("attempt %d has another body than attempt 1, or none: %s", i+1, e.Body)
 			}
 		}
 	})
@@ -153,7 +153,7 @@ func (s suite) requests(t *testing.T) {
 			var seen ledger
 			b := s.with(t, longTimeout, func(w http.ResponseWriter, r *http.Request) {
 				body := read(t, r)
-				seen.add(entry{body: body})
+				seen.add(Held{Body: body})
 				answer(w, r, body)
 			})
 			receipt, _ := b.deliver(t.Context(), t, s.Message)
@@ -162,7 +162,7 @@ func (s suite) requests(t *testing.T) {
 				t.Fatalf("%s: the receiver saw %d requests", name, len(got))
 			}
 			told := cmp.Or(receipt.SHA256, digest(s.Message.Body))
-			if want := digest(got[0].body); told != want {
+			if want := digest(got[0].Body); told != want {
 				t.Errorf("%s: the receipt's digest is %s, what was sent has %s", name, told, want)
 			}
 		}
@@ -172,13 +172,13 @@ func (s suite) requests(t *testing.T) {
 		var seen ledger
 		b := s.with(t, longTimeout, func(w http.ResponseWriter, r *http.Request) {
 			body := read(t, r)
-			seen.add(entry{key: s.Key(r, body)})
+			seen.add(Held{Key: s.Key(r, body)})
 			s.Accept(w, r, body)
 		})
 		want := b.deliverMany(t, s.Message)
 		count := map[string]int{}
 		for _, e := range seen.all() {
-			count[e.key]++
+			count[e.Key]++
 		}
 		if len(count) != want {
 			t.Errorf("the receiver saw %d keys, want %d", len(count), want)

@@ -41,7 +41,7 @@ type Config struct {
 	Allow adapters.Allow `yaml:"allow"`
 
 	// Routes give event types a method and URL of their own. The key is a type,
-	// or a pattern in which * stands for any characters; the pattern with the
+	// or a pattern in which * is any number of characters; the pattern with the
 	// most other characters wins, an exact type always.
 	Routes map[string]Route `yaml:"routes"`
 
@@ -64,7 +64,7 @@ type Route struct {
 	URL    string `yaml:"url"`    // default: Config.URL
 }
 
-// withDefaults returns c with its gaps filled.
+// withDefaults returns c with its defaults filled in.
 func (c Config) withDefaults() Config {
 	if c.Method == "" {
 		c.Method = DefaultMethod

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
-	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
 // pointer is a JSON Pointer (RFC 6901); nil points nowhere.
@@ -66,5 +65,5 @@ func (p pointer) find(ans exchange.Answer) (string, bool) {
 	case json.Number:
 		id = v.String()
 	}
-	return id, id != "" && len(id) <= maxRef && placeholder.Plain(id) == nil
+	return id, exchange.IsRef(id)
 }

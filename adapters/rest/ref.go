@@ -7,15 +7,12 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
 
-// maxRef bounds what is kept of an answer for the next request, in bytes.
-const maxRef = 512
-
 var etag = regexp.MustCompile(`^(W/)?"[\x21\x23-\x7e]*"$`) // RFC 9110, 8.8.3, ASCII only
 
-func validETag(s string) bool { return len(s) <= maxRef && etag.MatchString(s) }
+func validETag(s string) bool { return len(s) <= exchange.MaxRef && etag.MatchString(s) }
 
-// ref returns what the answer to msg changes in the reference of its key, nil
-// for nothing. An accepted change without a new ETag makes the old one stale.
+// ref returns the new reference of the message's key, or nil if the answer changes
+// nothing in it. An accepted change without a new ETag makes the old one stale.
 func (a *Adapter) ref(msg adapters.Message, ans exchange.Answer) *adapters.Ref {
 	ref := adapters.Ref{ExternalID: msg.Ref.ExternalID, ETag: msg.Ref.ETag, Version: msg.Version}
 	if ans.OK() {

@@ -121,7 +121,7 @@ func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
 	return req.Preview(), nil
 }
 
-// request builds the request of one attempt, but for authorization.
+// request builds the request of one attempt, without authorization.
 func (a *Adapter) request(to target, msg adapters.Message) (exchange.Request, error) {
 	req, err := a.endpoint.Request(to.method, to.url, &placeholder.Values{Msg: msg}, http.Header{
 		"Accept":       {"application/json"},

@@ -62,23 +62,23 @@ func readMessage(ans exchange.Answer) (*message, error) {
 			m.fault = readFault(e)
 		}
 	}
-	if !m.whole && !m.told() {
+	if !m.whole && !m.decided() {
 		return nil, errors.New("it was not read to its end")
 	}
 	return m, nil
 }
 
-// told tells whether a message that was not read to its end says whether it is a
-// fault, and of which code.
-func (m *message) told() bool {
+// decided reports whether a message that was not read to its end shows whether it is a
+// fault, and its code.
+func (m *message) decided() bool {
 	if m.fault != nil {
 		return m.fault.codes[0] != name{}
 	}
 	return len(m.body.elements()) > 0
 }
 
-// first returns the root element; text and a second root beside it are no XML,
-// but harmless.
+// first returns the root element. Text and a second root next to it are not XML, but
+// harmless.
 func first(roots []node) *element {
 	for _, n := range roots {
 		if n.element != nil {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/text/encoding/unicode"
 )
 
-// charsets are the encodings of answers that are read, beside UTF-8.
+// charsets are the encodings of answers that are read.
 var charsets = map[string]encoding.Encoding{
 	"utf-8":        encoding.Nop,
 	"utf8":         encoding.Nop,

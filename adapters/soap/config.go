@@ -53,7 +53,7 @@ type Config struct {
 	Security Security `yaml:"security"`
 
 	// Routes give event types an action, body and URL of their own. The key is a
-	// type, or a pattern in which * stands for any characters; the pattern with
+	// type, or a pattern in which * is any number of characters; the pattern with
 	// the most other characters wins, an exact type always.
 	Routes map[string]Route `yaml:"routes"`
 
@@ -70,7 +70,7 @@ type Config struct {
 	Outcomes map[int]string `yaml:"outcomes"`
 
 	// Headers are sent with every HTTP request. Values may hold the placeholders
-	// of Body but {item}. They are never printed.
+	// of Body except {item}. They are never printed.
 	Headers map[string]adapters.Secret `yaml:"headers"`
 
 	// Auth authorizes the HTTP request. Default: not at all.
@@ -121,8 +121,8 @@ type Security struct {
 	Username string          `yaml:"username"`
 	Password adapters.Secret `yaml:"password"`
 
-	// PasswordType is digest or text. Text shows the password to whoever reads
-	// the envelope. Default: digest.
+	// PasswordType is digest or text. With text, everybody who reads the
+	// envelope sees the password. Default: digest.
 	PasswordType string `yaml:"password_type"`
 
 	// Timestamp is how long the envelope is valid: it adds a wsu:Timestamp, which
@@ -139,17 +139,17 @@ const (
 // Answer says what some answers mean. All its conditions must hold; at least one
 // is required.
 type Answer struct {
-	// Code is the code of a fault, such as Client or cal:Busy. Without a prefix
-	// the namespace does not matter. Client stands for Sender too, Server for
-	// Receiver, and both ways round; a code also stands for those that a dot makes
-	// more special, such as Client.Authentication.
+	// Code is the code of a fault, such as Client or cal:Busy. Without a prefix the
+	// namespace does not matter. Client and Sender mean the same, and so do Server and
+	// Receiver. A code includes those that a dot makes more special, such as
+	// Client.Authentication.
 	Code string `yaml:"code"`
 
 	// Subcode is one of the subcodes of a SOAP 1.2 fault, written as Code.
 	Subcode string `yaml:"subcode"`
 
 	// Path leads to an element that must be there. In a fault it starts inside
-	// soap:Fault, where detail stands for SOAP 1.2's Detail too; otherwise inside
+	// soap:Fault, where detail also finds SOAP 1.2's Detail; otherwise inside
 	// soap:Body.
 	Path string `yaml:"path"`
 
@@ -161,7 +161,7 @@ type Answer struct {
 	Class string `yaml:"class"`
 }
 
-// withDefaults returns c with its gaps filled.
+// withDefaults returns c with its defaults filled in.
 func (c Config) withDefaults() Config {
 	if c.Version == "" {
 		c.Version = Version11

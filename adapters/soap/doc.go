@@ -8,9 +8,9 @@
 //
 // The answer is read for a fault first, whatever its HTTP status. It may be in
 // either version, in UTF-8, UTF-16, ISO-8859-1 or windows-1252; a DTD, attachments
-// and elements nested deeper than 64 are refused. What faults and statuses mean is
-// described in docs/adapters/soap.md.
+// and elements nested deeper than 64 are refused. docs/adapters/soap.md says
+// what faults and statuses mean.
 //
-// Every attempt has the same envelope, but for a UsernameToken, whose nonce and
-// time of creation are fresh. Signatures, X.509 tokens and MTOM are not there.
+// Every attempt has the same envelope, except for the nonce and the time of creation
+// of a UsernameToken. Signatures, X.509 tokens and MTOM are not supported.
 package soap

@@ -88,7 +88,7 @@ func parseOperations(c Config, known *scope) (route.Table[operation], error) {
 	header, err := parseTemplate(c.Header, known)
 	check("header", err)
 	for _, block := range header.elements {
-		if why := written(c, block.tag); why != "" {
+		if why := writtenBy(c, block.tag); why != "" {
 			check("header", fmt.Errorf("<%s> is written by %s", block.tag, why))
 		}
 	}
@@ -157,8 +157,8 @@ func parseOperations(c Config, known *scope) (route.Table[operation], error) {
 	return route.New(routes, fallback), errors.Join(errs...)
 }
 
-// written tells which option writes a header block of that name already.
-func written(c Config, tag string) string {
+// writtenBy returns the option that writes a header block of that name, or "".
+func writtenBy(c Config, tag string) string {
 	switch {
 	case tag == "wsse:Security" && c.Security.Kind != NoSecurity:
 		return "security"
@@ -193,7 +193,7 @@ func namespaces(c Config, known *scope, parts ...compiled) []string {
 	return all
 }
 
-// checkAction allows what can stand between quotes in a header: the ASCII of URIs.
+// checkAction allows what a quoted string of a header can hold: the ASCII of URIs.
 func checkAction(action string) error {
 	if i := strings.IndexFunc(action, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }); i >= 0 {
 		return errors.New("is not a URI: it has a space, a quote, a backslash, or a character that is not printable ASCII")

@@ -60,8 +60,8 @@ func english(reason *element) *element {
 	return texts[0]
 }
 
-// qualified reads a qualified name that stands as text in e. Where its prefix is
-// missing or not declared it has no namespace.
+// qualified reads the text of e as a qualified name. Without a declared prefix it has
+// no namespace.
 func qualified(e *element) name {
 	text := e.content()
 	prefix, local, ok := strings.Cut(text, ":")
@@ -120,7 +120,7 @@ func (f *fault) class() adapters.Class {
 	return adapters.ClassTransient
 }
 
-// has tells whether one of the codes is one of those locals of WS-Security.
+// has reports whether one of the codes is one of those locals of WS-Security.
 func (f *fault) has(locals ...string) bool {
 	return slices.ContainsFunc(f.codes, func(c name) bool {
 		known := c.space == "" || c.space == nsWSU || strings.Contains(c.space, "secext") // of any version
@@ -142,7 +142,7 @@ func (n name) code(known *scope) string {
 	return n.local
 }
 
-// text says in one line what f says, but for its detail.
+// text returns what f says in one line, without its detail.
 func (f *fault) text(known *scope) string {
 	var b strings.Builder
 	b.WriteString(cmp.Or(f.codes[0].code(known), "a fault without a code"))

@@ -194,7 +194,7 @@ func TestReasonsOfFaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := fixed(t, hearings())
-			req := exchange.Request{Method: "POST", Target: "clinic", Hide: func() []string { return asSent(exchange.Strings(secret.Body)) }}
+			req := exchange.Request{Method: "POST", Target: "clinic", Payload: secret.Body}
 			receipt, err := a.judge(req, exchange.Answer{Status: 500, Header: http.Header{}, Body: []byte(tc.body)}, secret)
 			if err == nil || err.Error() != tc.want {
 				t.Errorf("got  %v\nwant %s", err, tc.want)
@@ -215,7 +215,7 @@ func TestReasonsThatWereCutOff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := fixed(t, hearings())
 			msg := hearing(`{"who":"Jane Doe"}`)
-			req := exchange.Request{Method: "POST", Target: "clinic", Hide: func() []string { return exchange.Strings(msg.Body) }}
+			req := exchange.Request{Method: "POST", Target: "clinic", Payload: msg.Body}
 			ans := exchange.Answer{Status: 500, Header: http.Header{}, Body: []byte(answer[:strings.Index(answer, "oe</")]), Partial: true, Cut: errors.New("closed")}
 			receipt, err := a.judge(req, ans, msg)
 			if err == nil || strings.Contains(err.Error(), "Jane") || !strings.HasPrefix(receipt.Code, "HTTP 500 soap:") {

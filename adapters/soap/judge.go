@@ -1,6 +1,7 @@
 package soap
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -8,17 +9,16 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
-	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
 // judge says what an answer to msg means.
 func (a *Adapter) judge(req exchange.Request, ans exchange.Answer, msg adapters.Message) (adapters.Receipt, error) {
 	m, err := readMessage(ans)
 	if err != nil {
-		return a.without(req, ans, err)
+		return a.judgeOther(req, ans, err)
 	}
 	class, reason := a.meaning(m, ans)
-	receipt, err := exchange.Result(class, req, ans, func() string { return exchange.Presentable(reason, req.Hidden()) })
+	receipt, err := exchange.Result(class, req, ans, func() string { return req.Redact(reason) })
 	if m.fault != nil {
 		receipt.Code += " " + shortCode(m.fault.codes[0].code(a.known), req)
 	}
@@ -70,8 +70,8 @@ func (a *Adapter) meaning(m *message, ans exchange.Answer) (class adapters.Class
 	return class, reason
 }
 
-// without judges an answer that is no SOAP message; why says why not.
-func (a *Adapter) without(req exchange.Request, ans exchange.Answer, why error) (adapters.Receipt, error) {
+// judgeOther judges an answer that is no SOAP message, for the reason why.
+func (a *Adapter) judgeOther(req exchange.Request, ans exchange.Answer, why error) (adapters.Receipt, error) {
 	class := a.outcomes.Class(ans)
 	if _, ok := a.configured[ans.Status]; ans.OK() && !ok {
 		oneWay := ans.Status == http.StatusAccepted && len(ans.Body) == 0 && ans.Cut == nil
@@ -83,11 +83,7 @@ func (a *Adapter) without(req exchange.Request, ans exchange.Answer, why error) 
 		why = errors.New("its end was cut off")
 	}
 	return exchange.Result(class, req, ans, func() string {
-		hide := req.Hidden()
-		if reason := exchange.Reason(ans.Body, hide); reason != "" {
-			return reason
-		}
-		return exchange.Presentable("no SOAP message: "+why.Error(), hide)
+		return req.Redact(cmp.Or(exchange.Reason(ans.Body), "no SOAP message: "+why.Error()))
 	})
 }
 
@@ -95,23 +91,14 @@ func (a *Adapter) without(req exchange.Request, ans exchange.Answer, why error) 
 const maxCode = 80
 
 func shortCode(code string, req exchange.Request) string {
-	code = exchange.Clean(exchange.Presentable(code, req.Hidden()), maxCode)
-	if code == "" {
-		return "fault"
-	}
-	return code
+	return cmp.Or(adapters.Clean(req.Redact(code), maxCode), "fault")
 }
-
-// maxRef bounds what is kept of an answer for the next request, in bytes.
-const maxRef = 512
 
 // ref returns what the answer to msg changes in the reference of its key, nil for
 // nothing.
 func (a *Adapter) ref(m *message, msg adapters.Message) *adapters.Ref {
 	found := m.find(a.externalID)
-	i := slices.IndexFunc(found, func(id string) bool {
-		return id != "" && len(id) <= maxRef && placeholder.Plain(id) == nil
-	})
+	i := slices.IndexFunc(found, exchange.IsRef)
 	if i < 0 || found[i] == msg.Ref.ExternalID {
 		return nil
 	}

@@ -92,8 +92,8 @@ func checkNamespaces(configured map[string]string) []error {
 	return errs
 }
 
-// parseName reads a name such as cal:Busy. Without a prefix it stands for that
-// name in any namespace, and any is true.
+// parseName reads a name such as cal:Busy. Without a prefix it means that name in any
+// namespace, and anySpace is true.
 func parseName(text string, known *scope) (n name, anySpace bool, err error) {
 	prefix, local, prefixed := strings.Cut(text, ":")
 	if !prefixed {
@@ -112,7 +112,7 @@ func parseName(text string, known *scope) (n name, anySpace bool, err error) {
 	return name{space: uri, local: local}, false, nil
 }
 
-// ofEnvelope tells whether n is what stands around an operation or header block.
+// ofEnvelope reports whether n is an element around an operation or header block.
 func ofEnvelope(n name) bool {
 	return (n.space == soap11 || n.space == soap12) && (n.local == "Envelope" || n.local == "Header" || n.local == "Body")
 }

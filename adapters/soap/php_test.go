@@ -21,11 +21,11 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
-	"github.com/google/uuid"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/soap"
@@ -209,6 +209,9 @@ func newPHPAdapter(t *testing.T, c soap.Config) *soap.Adapter {
 	return a
 }
 
+// events counts the messages, each of which has an id of its own.
+var events atomic.Int64
+
 // phpHearing is a message of a hearing with these fields beside the required ones.
 func phpHearing(t *testing.T, fields map[string]any) adapters.Message {
 	t.Helper()
@@ -218,7 +221,7 @@ func phpHearing(t *testing.T, fields map[string]any) adapters.Message {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := uuid.NewString()
+	id := fmt.Sprintf("0198f6a2-7d3e-4c1a-9b52-%012x", events.Add(1))
 	return adapters.Message{ID: id, IdempotencyKey: id, Type: "scheduling:updated", Key: "hearing-7", Attempt: 1, Body: body}
 }
 

@@ -51,15 +51,15 @@ func (w *writer) element(tag, text string, attrs ...string) {
 
 // render writes t once, or as often as lockstep:each says.
 func (t *template) render(w *writer, v values) error {
-	if t.each == nil {
+	if t.each == "" {
 		return t.renderOne(w, v)
 	}
-	items, err := v.list(t.each)
+	items, err := v.list(t.each, t.ifThere)
 	if err != nil {
 		return err
 	}
 	if w.items += len(items); w.items > maxItems {
-		return fmt.Errorf("lockstep:each: %s: the lists of the envelope have more than %d items", t.each.name, maxItems)
+		return fmt.Errorf("lockstep:each: %s: the lists of the envelope have more than %d items", t.each, maxItems)
 	}
 	for _, v.item = range items {
 		if err := t.renderOne(w, v); err != nil {
@@ -81,8 +81,10 @@ func (t *template) renderOne(w *writer, v values) error {
 	texts := make([]string, len(t.children))
 	for i, c := range t.children {
 		if c.element == nil {
-			text, there, err := c.text.expand(v)
-			if err != nil || !there {
+			text, err := c.text.Fill(v.text)
+			if errors.Is(err, placeholder.ErrLeftOut) {
+				return nil
+			} else if err != nil {
 				return err
 			}
 			texts[i] = text
@@ -90,13 +92,13 @@ func (t *template) renderOne(w *writer, v values) error {
 	}
 	w.raw("<" + t.tag)
 	for _, a := range t.attrs {
-		value, there, err := a.value.expand(v)
-		if err != nil {
+		value, err := a.value.Fill(v.text)
+		if errors.Is(err, placeholder.ErrLeftOut) {
+			continue
+		} else if err != nil {
 			return err
 		}
-		if there {
-			w.attr(a.tag, value)
-		}
+		w.attr(a.tag, value)
 	}
 	w.raw(">")
 	for i, c := range t.children {
@@ -111,21 +113,4 @@ func (t *template) renderOne(w *writer, v values) error {
 		return fmt.Errorf("the envelope gets longer than %d bytes", maxEnvelope)
 	}
 	return nil
-}
-
-// expand fills the placeholders. There is no text if an optional one is missing.
-func (t textTemplate) expand(v values) (text string, there bool, err error) {
-	var b strings.Builder
-	for _, p := range t {
-		if p.name == "" {
-			b.WriteString(p.literal)
-			continue
-		}
-		value, there, err := v.text(p)
-		if err != nil || !there {
-			return "", false, err
-		}
-		b.WriteString(value)
-	}
-	return b.String(), true, nil
 }

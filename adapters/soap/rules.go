@@ -78,7 +78,7 @@ func (p *pattern) matches(code name) bool {
 }
 
 func (r rule) matches(m *message) bool {
-	if !r.blames(m) {
+	if !r.matchesCodes(m) {
 		return false
 	}
 	if r.path == nil {
@@ -88,10 +88,10 @@ func (r rule) matches(m *message) bool {
 	return len(found) > 0 && (r.value == "" || slices.Contains(found, r.value))
 }
 
-// undecided tells whether r might change what m means if m had been read to its
+// undecided reports whether r might change what m means if m had been read to its
 // end: what its path leads to did not come.
 func (r rule) undecided(m *message) bool {
-	if r.path == nil || !r.blames(m) || len(m.find(r.path)) > 0 {
+	if r.path == nil || !r.matchesCodes(m) || len(m.find(r.path)) > 0 {
 		return false
 	}
 	if m.fault != nil {
@@ -101,8 +101,8 @@ func (r rule) undecided(m *message) bool {
 	return !m.body.closed && !slices.Contains(success, r.class)
 }
 
-// blames tells whether the codes of m are those that r asks for.
-func (r rule) blames(m *message) bool {
+// matchesCodes reports whether m has the codes that r asks for.
+func (r rule) matchesCodes(m *message) bool {
 	if (r.code != nil || r.subcode != nil) && m.fault == nil {
 		return false
 	}

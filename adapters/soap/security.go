@@ -24,8 +24,8 @@ const timeFormat = "2006-01-02T15:04:05.000Z"
 
 const masked = "***"
 
-// token is the UsernameToken of one attempt, nil for none: receivers remember the nonces they
-// saw and refuse a second use.
+// token is the UsernameToken of one attempt, nil for none. Receivers remember the
+// nonces that they saw and refuse a second use.
 type token struct {
 	username, kind, password string // password as it is sent
 	nonce                    string // base64

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -127,8 +126,7 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 	if err != nil {
 		return adapters.Receipt{}, err
 	}
-	hide := req.Hide
-	req.Hide = func() []string { return asSent(slices.Concat(hide(), t.secrets(), o.literals())) }
+	req.Secrets = func() []string { return append(t.secrets(), o.literals()...) }
 	return a.endpoint.Deliver(ctx, o.url, req, func(ans exchange.Answer) (adapters.Receipt, error) {
 		return a.judge(req, ans, msg)
 	})
@@ -153,7 +151,7 @@ func (a *Adapter) attempt() *token {
 	return a.token()
 }
 
-// request builds the request of one attempt, but for authorization.
+// request builds the request of one attempt, without authorization.
 func (a *Adapter) request(o operation, msg adapters.Message, t *token) (exchange.Request, error) {
 	if o.body == nil {
 		return exchange.Request{}, adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: no body is configured for events of this type", o.url.Target()))
@@ -174,16 +172,4 @@ func (a *Adapter) request(o operation, msg adapters.Message, t *token) (exchange
 		return req, adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: %w", o.url.Target(), err))
 	}
 	return req, nil
-}
-
-// asSent adds to values what stands for them in an envelope.
-func asSent(values []string) []string {
-	for _, v := range slices.Clone(values) {
-		for _, escaped := range []string{escapeText.Replace(v), escapeAttr.Replace(v)} {
-			if escaped != v {
-				values = append(values, escaped)
-			}
-		}
-	}
-	return values
 }

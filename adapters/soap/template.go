@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -16,28 +15,21 @@ import (
 type template struct {
 	tag      string // as it was written, such as cal:NotifyHearing
 	attrs    []attrTemplate
-	each     *piece // lockstep:each
+	each     string // lockstep:each, the name of a list
+	ifThere  bool   // the list is optional
 	when     string // lockstep:if, the placeholder's name
 	children []child
 }
 
 type attrTemplate struct {
 	tag   string
-	value textTemplate
+	value placeholder.Template
 }
 
 // child is an element, or text where element is nil.
 type child struct {
 	element *template
-	text    textTemplate
-}
-
-type textTemplate []piece
-
-// piece is literal text, or the name of a placeholder.
-type piece struct {
-	literal, name string
-	optional      bool // {name?}
+	text    placeholder.Template
 }
 
 // compiled is a template of several elements.
@@ -46,8 +38,8 @@ type compiled struct {
 	prefixes map[string]bool // that it needs declared
 }
 
-// parseTemplate reads the elements of one key of the configuration. All that is
-// wrong is told with line and column.
+// parseTemplate reads the elements of one key of the configuration. Its error tells
+// everything that is wrong with line and column.
 func parseTemplate(source string, known *scope) (compiled, error) {
 	roots, err := parseXML(source, known, true)
 	if err != nil {
@@ -81,41 +73,31 @@ func parseOperation(source string, known *scope) (compiled, error) {
 		return c, fmt.Errorf("holds %d elements; write one, the operation", len(c.elements))
 	}
 	op := c.elements[0]
-	if op.each != nil || op.when != "" || op.leftOut() {
+	if op.each != "" || op.when != "" || op.leftOut() {
 		return c, fmt.Errorf("<%s> may be repeated or left out, but the operation is sent exactly once: put ?, lockstep:each and lockstep:if on elements inside it", op.tag)
 	}
 	return c, nil
 }
 
-// leftOut tells whether a missing value takes the whole element away.
+// leftOut reports whether a missing value takes the whole element away.
 func (t *template) leftOut() bool {
-	for _, c := range t.children {
-		if c.element == nil && slices.ContainsFunc(c.text, func(p piece) bool { return p.optional }) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(t.children, func(c child) bool { return c.element == nil && c.text.Optional() })
 }
 
-// literals returns the texts of t that are not from data, but for namespaces.
-// Some are credentials.
+// literals returns the texts of t that are not from data, without namespaces. Some are
+// credentials.
 func (t *template) literals() []string {
 	var all []string
-	add := func(text textTemplate) {
-		for _, p := range text {
-			all = append(all, p.literal)
-		}
-	}
 	for _, a := range t.attrs {
 		if a.tag != "xmlns" && !strings.HasPrefix(a.tag, "xmlns:") {
-			add(a.value)
+			all = append(all, a.value.Literals()...)
 		}
 	}
 	for _, c := range t.children {
 		if c.element != nil {
 			all = append(all, c.element.literals()...)
 		} else {
-			add(c.text)
+			all = append(all, c.text.Literals()...)
 		}
 	}
 	return all
@@ -123,27 +105,19 @@ func (t *template) literals() []string {
 
 // fields appends the mapped fields that t asks for to names.
 func (t *template) fields(names []string) []string {
-	add := func(placeholder string) {
-		if field, ok := strings.CutPrefix(placeholder, "fields."); ok {
+	for _, name := range []string{t.each, t.when} {
+		if field, ok := strings.CutPrefix(name, "fields."); ok {
 			names = append(names, field)
 		}
 	}
-	if t.each != nil {
-		add(t.each.name)
-	}
-	add(t.when)
 	for _, a := range t.attrs {
-		for _, p := range a.value {
-			add(p.name)
-		}
+		names = append(names, a.value.Fields()...)
 	}
 	for _, c := range t.children {
 		if c.element != nil {
 			names = c.element.fields(names)
 		}
-		for _, p := range c.text {
-			add(p.name)
-		}
+		names = append(names, c.text.Fields()...)
 	}
 	return names
 }
@@ -160,7 +134,7 @@ func (c *compiler) wrong(offset int, format string, args ...any) {
 }
 
 // element compiles e. declared are the prefixes that elements around it declare
-// in the template itself; item tells whether one of them is repeated.
+// in the template itself; item reports whether one of them is repeated.
 func (c *compiler) element(e *element, declared map[string]bool, item bool) *template {
 	t := &template{tag: tag(e.prefix, e.name.local)}
 	declared = maps.Clone(declared)
@@ -183,8 +157,8 @@ func (c *compiler) element(e *element, declared map[string]bool, item bool) *tem
 	use(e.prefix)
 
 	if list := c.directive(e, "each"); list != "" {
-		t.each = &piece{name: strings.TrimSuffix(list, "?"), optional: strings.HasSuffix(list, "?")}
-		if !listName(t.each.name, item) {
+		t.each, t.ifThere = strings.CutSuffix(list, "?")
+		if !listName(t.each, item) {
 			c.wrong(e.offset, "lockstep:each=%q: write the name of a list, such as fields.parties", list)
 		}
 		item = true
@@ -245,49 +219,22 @@ func (c *compiler) attribute(e *element, a attribute, item bool) attrTemplate {
 		c.wrong(e.offset, "%s declares no namespace", t.tag)
 	case declaration && strings.ContainsAny(a.value, "{}"):
 		c.wrong(e.offset, "%s holds a placeholder; a namespace never comes from data", t.tag)
-	case declaration:
-		t.value = textTemplate{{literal: a.value}}
 	default:
 		t.value = c.text(a.value, e.offset, e.end, item)
 	}
 	return t
 }
 
-var placeholderText = regexp.MustCompile(`\{([^{}]*)\}`)
-
-// text splits text at its placeholders. It stood in the source between start and
-// end, escaped.
-func (c *compiler) text(text string, start, end int, item bool) textTemplate {
-	find := func(s string) int {
-		if i := strings.Index(c.source[start:end], s); i >= 0 {
-			return start + i
+// text parses text, which is between start and end of the source, escaped.
+func (c *compiler) text(text string, start, end int, item bool) placeholder.Template {
+	t, err := placeholder.Parse(text, func(name string) bool { return knownName(strings.TrimSuffix(name, "?"), item) })
+	for _, e := range flatten(err) {
+		var m placeholder.Mistake
+		if errors.As(e, &m) && strings.HasPrefix(strings.Trim(m.At, "{?}")+".", "item.") {
+			e = fmt.Errorf("%s stands outside of an element with lockstep:each", m.At)
 		}
-		return start // it was written with a character reference
+		// The source has it elsewhere if it was written with a character reference.
+		c.wrong(start+max(0, strings.Index(c.source[start:end], m.At)), "%w", e)
 	}
-	var t textTemplate
-	literal := func(s string) {
-		if i := strings.IndexAny(s, "{}"); i >= 0 {
-			c.wrong(find(s[i:i+1]), "a brace does not belong to a placeholder such as {key}")
-		}
-		if s != "" {
-			t = append(t, piece{literal: s})
-		}
-	}
-	after := 0
-	for _, m := range placeholderText.FindAllStringSubmatchIndex(text, -1) {
-		literal(text[after:m[0]])
-		after = m[1]
-		p := piece{name: text[m[2]:m[3]]}
-		p.name, p.optional = strings.CutSuffix(p.name, "?")
-		if !knownName(p.name, item) {
-			why := "is not a placeholder that can stand here" + placeholder.Hint(p.name)
-			if strings.HasPrefix(p.name+".", "item.") {
-				why = "stands outside of an element with lockstep:each"
-			}
-			c.wrong(find(text[m[0]:m[1]]), "{%s} %s", text[m[2]:m[3]], why)
-		}
-		t = append(t, p)
-	}
-	literal(text[after:])
 	return t
 }

@@ -88,8 +88,8 @@ func (e *element) content() string {
 // and refuses a DTD.
 type parser struct {
 	source string
-	// template makes it stricter: a prefix must be declared, and neither a
-	// declaration nor a processing instruction may stand in the text.
+	// template makes it stricter: a prefix must be declared, and the text must have
+	// neither a declaration nor a processing instruction.
 	template bool
 
 	roots []node
@@ -97,8 +97,8 @@ type parser struct {
 	scope *scope // outside of all elements
 }
 
-// parseXML returns what stands in source, in order. With an error it returns what
-// was read until there. Errors tell line and column.
+// parseXML returns the elements and texts of source in their order. With an error it
+// returns what it read until then. Errors tell line and column.
 func parseXML(source string, known *scope, template bool) ([]node, error) {
 	p := &parser{source: source, template: template, scope: known}
 	d := xml.NewDecoder(strings.NewReader(source))

@@ -9,13 +9,13 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
-// knownName tells whether a template may ask for a value of that name; item
-// tells whether the place is inside an element with lockstep:each.
+// knownName reports whether a template may ask for a value of that name; item
+// reports whether the place is inside an element with lockstep:each.
 func knownName(name string, item bool) bool {
 	return (placeholder.Any(name) || item && itemName(name)) && !strings.Contains(name, "?")
 }
 
-// listName tells whether name can be a list: a field of the message or the item.
+// listName reports whether name can be a list: a field of the message or the item.
 func listName(name string, item bool) bool {
 	return (placeholder.Field(name) || item && itemName(name)) && !strings.Contains(name, "?")
 }
@@ -25,7 +25,7 @@ func itemName(name string) bool {
 	return name == "item" || below && !strings.Contains("."+path+".", "..")
 }
 
-// values are what the placeholders of one message stand for.
+// values are the values of the placeholders for one message.
 type values struct {
 	message *placeholder.Values
 	item    any // of the innermost lockstep:each
@@ -52,10 +52,10 @@ func (v values) get(name string) (any, error) {
 	return v.message.Get(name)
 }
 
-// list returns the items of a list.
-func (v values) list(p *piece) ([]any, error) {
-	value, err := v.get(p.name)
-	if p.optional && errors.Is(err, placeholder.ErrNotKnown) {
+// list returns the items of a list, none if an optional one is missing.
+func (v values) list(name string, optional bool) ([]any, error) {
+	value, err := v.get(name)
+	if optional && errors.Is(err, placeholder.ErrNotKnown) {
 		return nil, nil
 	}
 	items, ok := value.([]any)
@@ -63,25 +63,20 @@ func (v values) list(p *piece) ([]any, error) {
 		err = errors.New("is not a list")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("lockstep:each: %s %w", p.name, err)
+		return nil, fmt.Errorf("lockstep:each: %s %w", name, err)
 	}
 	return items, nil
 }
 
 // text returns the text of a placeholder, which XML can carry.
-func (v values) text(p piece) (text string, there bool, err error) {
-	value, err := v.get(p.name)
-	if p.optional && errors.Is(err, placeholder.ErrNotKnown) {
-		return "", false, nil
-	}
-	if err == nil {
-		text, err = placeholder.Text(value)
-	}
-	if err == nil {
-		err = xmlText(text)
-	}
+func (v values) text(name string) (string, error) {
+	value, err := v.get(name)
 	if err != nil {
-		return "", false, fmt.Errorf("{%s} %w", p.name, err)
+		return "", err
 	}
-	return text, true, nil
+	text, err := placeholder.Text(value)
+	if err != nil {
+		return "", err
+	}
+	return text, xmlText(text)
 }

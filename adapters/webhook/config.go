@@ -21,10 +21,10 @@ type Config struct {
 	// Credentials belong in Auth. Required.
 	URL string `yaml:"url"`
 
-	// Secrets are what requests are signed with, each with every one: whsec_ and
-	// the base64 of 24 to 64 bytes for HMAC-SHA256 (v1), or whsk_ and the base64
-	// of an ed25519 key (v1a), its seed alone or followed by the public key. At
-	// least one is required.
+	// Secrets sign the requests; each request has a signature by every secret. One is
+	// whsec_ and the base64 of 24 to 64 bytes for HMAC-SHA256 (v1), or whsk_ and the
+	// base64 of an ed25519 key (v1a), its seed alone or followed by the public key.
+	// At least one is required.
 	Secrets []adapters.Secret `yaml:"secrets"`
 
 	// Payload is the form of the body. Default: standard.
@@ -35,7 +35,7 @@ type Config struct {
 	Source string `yaml:"source"`
 
 	// Types are the receiver's names of event types. The key is a type, or a
-	// pattern in which * stands for any characters; the pattern with the most
+	// pattern in which * is any number of characters; the pattern with the most
 	// other characters wins, an exact type always. Default: the event's type.
 	Types map[string]string `yaml:"types"`
 
@@ -43,8 +43,8 @@ type Config struct {
 	// never printed, because some are credentials.
 	Headers map[string]adapters.Secret `yaml:"headers"`
 
-	// Auth says how requests are authorized beside their signatures. Default: not
-	// at all.
+	// Auth says how requests are authorized in addition to their signatures.
+	// Default: not at all.
 	Auth adapters.Credentials `yaml:"auth"`
 
 	// TLS says whom to trust and which client certificate to show.
@@ -61,7 +61,7 @@ type Config struct {
 	Outcomes map[int]string `yaml:"outcomes"`
 }
 
-// withDefaults returns c with its gaps filled.
+// withDefaults returns c with its defaults filled in.
 func (c Config) withDefaults() Config {
 	c.Payload = cmp.Or(c.Payload, Standard)
 	return c

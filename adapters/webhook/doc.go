@@ -5,9 +5,9 @@
 // same on every attempt; webhook-timestamp is the time of the attempt;
 // webhook-signature holds one signature for each secret, over the two and the
 // body, so that either side can change secrets without a gap. The body is the
-// same bytes on every attempt, and the mapped fields stand in it byte for byte.
-// It has one of four forms, two of them CloudEvents 1.0: see [Payload].
+// same bytes on every attempt, and holds the mapped fields byte for byte. It has one of
+// four forms, two of them CloudEvents 1.0: see [Payload].
 //
-// What statuses mean is described in docs/adapters/webhook.md. There is no read-back,
-// and nothing is kept of an answer.
+// docs/adapters/webhook.md says what statuses mean. There is no read-back, and nothing
+// of an answer is kept.
 package webhook

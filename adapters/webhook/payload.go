@@ -9,7 +9,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// Payload is a form of the body. In each the mapped fields stand byte for byte.
+// Payload is a form of the body. Each holds the mapped fields byte for byte.
 type Payload string
 
 // The forms of the body.
@@ -61,8 +61,8 @@ func (p Payload) render(msg adapters.Message, eventType, source string) ([]byte,
 	}
 }
 
-// envelope returns a JSON object of the attributes, in their order, and data as
-// it is. encoding/json would compact it, and change what was said before.
+// envelope returns a JSON object of the attributes, in their order, and data as it is.
+// encoding/json would compact data, and an attempt would differ from the one before.
 func envelope(data []byte, attributes []attribute) []byte {
 	b := []byte{'{'}
 	for _, a := range attributes {

@@ -26,8 +26,8 @@ const (
 	maxHMACKey = 64
 )
 
-// signer signs with one secret, and gives the signature as it stands in the
-// header. It keeps the key inside a function, where fmt cannot see it.
+// signer signs with one secret and returns the signature as the header has it. The
+// key is inside a function, where fmt cannot see it.
 type signer func(content []byte) string
 
 // parseSecrets returns a signer for each secret. Its errors show none.
@@ -110,8 +110,8 @@ func content(id string, at time.Time, body []byte) []byte {
 
 func timestamp(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }
 
-// checkID refuses an id that could be read in two ways: signed content is told
-// apart by full stops, and HTTP trims white space off the ends of a header.
+// checkID refuses an id that could be read in two ways: full stops separate the parts
+// of signed content, and HTTP trims white space at the ends of a header.
 func checkID(id string) error {
 	for _, b := range []byte(id) {
 		switch {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -34,7 +33,7 @@ type Adapter struct {
 	source   string
 	types    route.Table[string]
 	signers  []signer
-	secrets  func() []string // to be hidden; in a function, where fmt cannot see them
+	secrets  func() []string // what no text may show; a function, so that fmt does not see them
 	outcomes exchange.Outcomes
 	now      func() time.Time
 }
@@ -124,7 +123,7 @@ func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
 	return req.Preview(), nil
 }
 
-// request builds the request of one attempt, but for authorization.
+// request builds the request of one attempt, without authorization.
 func (a *Adapter) request(msg adapters.Message) (exchange.Request, error) {
 	if err := checkID(msg.IdempotencyKey); err != nil {
 		return exchange.Request{}, adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: header webhook-id: the key %w", a.url.Target(), err))
@@ -147,7 +146,6 @@ func (a *Adapter) request(msg adapters.Message) (exchange.Request, error) {
 	req.Header.Set("Webhook-Id", msg.IdempotencyKey)
 	req.Header.Set("Webhook-Timestamp", timestamp(at))
 	req.Header.Set("Webhook-Signature", strings.Join(signatures, " "))
-	values := req.Hide
-	req.Hide = func() []string { return slices.Concat(values(), signatures, a.secrets()) }
+	req.Secrets = func() []string { return append(a.secrets(), signatures...) }
 	return req, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
@@ -156,9 +157,9 @@ func (x explanation) text(out io.Writer) error {
 		}
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		fmt.Fprintf(w, "event\t%s (seq %d)\ntype\t%s\nkey\t%s\nversion\t%s\noccurred\t%s\ninserted\t%s\npayload\t%d bytes\n",
-			e.ID, e.Seq, console.Clean(e.Type), console.Clean(e.Key), version, clock(&e.OccurredAt), clock(&e.InsertedAt), e.PayloadBytes)
+			e.ID, e.Seq, adapters.Clean(e.Type, 0), adapters.Clean(e.Key, 0), version, clock(&e.OccurredAt), clock(&e.InsertedAt), e.PayloadBytes)
 		if len(e.HeaderNames) > 0 {
-			fmt.Fprintf(w, "headers\t%s\n", console.Clean(strings.Join(e.HeaderNames, ", ")))
+			fmt.Fprintf(w, "headers\t%s\n", adapters.Clean(strings.Join(e.HeaderNames, ", "), 0))
 		}
 		if err := w.Flush(); err != nil {
 			return err
@@ -166,7 +167,7 @@ func (x explanation) text(out io.Writer) error {
 		fmt.Fprintln(out)
 	}
 	for _, sentence := range x.Why {
-		fmt.Fprintln(out, console.Clean(sentence))
+		fmt.Fprintln(out, adapters.Clean(sentence, 0))
 	}
 	var errs []error
 	if len(x.Deliveries) > 0 {

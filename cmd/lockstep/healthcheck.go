@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/adapters"
 )
 
 func (a *app) healthcheckCommand() *cobra.Command {
@@ -77,7 +77,7 @@ func (a *app) probe(ctx context.Context, url string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", url, err)
 	}
-	text := console.Clean(string(bytes.TrimSpace(body)))
+	text := adapters.Clean(string(bytes.TrimSpace(body)), 0)
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %s: %s", url, resp.Status, text)
 	}

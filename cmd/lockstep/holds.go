@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
@@ -157,7 +158,7 @@ SELECT (SELECT CASE WHEN h.scope <> $2 THEN 'the whole sync, ' ELSE '' END || h.
 func (h *holdChange) say(hold *string) {
 	name, flags := h.sync, h.sync
 	if h.scope != "" {
-		scope := console.Clean(h.scope)
+		scope := adapters.Clean(h.scope, 0)
 		name, flags = fmt.Sprintf("%s, scope %s,", h.sync, scope), h.sync+" --scope "+scope
 	}
 	switch {

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
@@ -82,7 +81,7 @@ payload; - is standard input. This is the only command that prints payloads.`,
 			}
 			named, sync := f.Syncs[i], f.RelayConfig().Syncs[i]
 			var x example
-			if uuid.Validate(args[1]) == nil {
+			if uuid.MatchString(args[1]) {
 				err = a.with(cmd, f, roleAuditor, func(ctx context.Context, db *database) (err error) {
 					x, err = db.example(ctx, sync.Name, args[1])
 					return err
@@ -169,7 +168,7 @@ func (x *example) complete(sync relay.Sync, typ, key string) {
 	}
 	x.revision = 1
 	if x.event.ID == "" {
-		x.event.ID = uuid.Nil.String() // the database would give it one
+		x.event.ID = "00000000-0000-0000-0000-000000000000" // the database would give it one
 	}
 	if typ != "" {
 		x.event.Type = typ
@@ -351,7 +350,7 @@ func inJSON(text string) string {
 func (p preview) text(w io.Writer) error {
 	line := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(w, "%-16s %s\n", name, console.Clean(value))
+			fmt.Fprintf(w, "%-16s %s\n", name, adapters.Clean(value, 0))
 		}
 	}
 	line("sync", p.Sync+" ("+p.Adapter+")")
@@ -370,7 +369,7 @@ func (p preview) text(w io.Writer) error {
 	if p.Request != "" {
 		fmt.Fprintf(w, "\nsent as %s:\n\n", p.ContentType)
 		for line := range strings.Lines(p.Request) {
-			fmt.Fprintln(w, console.Clean(strings.TrimRight(line, "\r\n")))
+			fmt.Fprintln(w, adapters.Clean(strings.TrimRight(line, "\r\n"), 0))
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
@@ -169,7 +170,7 @@ func jsonLog(w io.Writer, level slog.Level) *slog.Logger {
 
 // say tells the person at the terminal what was done.
 func (a *app) say(format string, args ...any) {
-	fmt.Fprintln(a.stderr, console.Clean(fmt.Sprintf(format, args...)))
+	fmt.Fprintln(a.stderr, adapters.Clean(fmt.Sprintf(format, args...), 0))
 }
 
 // getenv returns a variable, or "".

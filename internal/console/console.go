@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -65,23 +64,9 @@ func ClearScreen(w io.Writer) error {
 	return err
 }
 
-// Clean makes s safe for a line on a terminal: line breaks become spaces, other
-// characters that do not print become U+FFFD.
-func Clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\r' || r == '\t':
-			return ' '
-		case !unicode.IsGraphic(r):
-			return unicode.ReplacementChar
-		}
-		return r
-	}, s)
-}
-
-// escape writes characters that do not print as \u escapes, which encoding/json
-// does only for the first 32. The value that a program reads is the same.
-// Outside of strings, JSON has no such characters except line breaks.
+// escape writes characters that do not print as \u escapes, of which encoding/json
+// escapes the first 32 only. A program reads the same value. Outside of strings, JSON
+// has no such characters but line breaks.
 func escape(text []byte) []byte {
 	escaped := make([]byte, 0, len(text))
 	for len(text) > 0 {

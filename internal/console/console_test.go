@@ -31,7 +31,7 @@ func TestRowsInEveryFormat(t *testing.T) {
 		"empty json":                         {JSON, nil, "[]\n"},
 		"jsonl":                              {JSONL, [][]delivery{{{"H-1", "x"}, {"H-2", ""}}}, "{\"key\":\"H-1\",\"error\":\"x\"}\n{\"key\":\"H-2\"}\n"},
 		"empty jsonl":                        {JSONL, nil, ""},
-		"nothing moves the cursor":           {Table, [][]delivery{{{"H\x1b[2J", "a\nb\u202e"}}}, "KEY    ERROR\nH\ufffd[2J  a b\ufffd\n"},
+		"nothing moves the cursor":           {Table, [][]delivery{{{"H\x1b[2J", "a\nb\u202e"}}}, "KEY  ERROR\nH    a b\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b strings.Builder

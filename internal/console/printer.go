@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/hms-mkt/lockstep/adapters"
 )
 
 // Row is one line of a table, and one object in JSON.
@@ -101,7 +103,7 @@ func (p *Printer[R]) table(b *strings.Builder, rows []R) {
 	for _, row := range rows {
 		cells := row.Cells()
 		for i, cell := range cells {
-			cells[i] = Clean(cell)
+			cells[i] = adapters.Clean(cell, 0)
 			p.widths[i] = max(p.widths[i], utf8.RuneCountInString(cells[i]))
 		}
 		lines = append(lines, cells)

@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// kept is the cluster from which this test binary's servers are copied. It is a
+// kept is the cluster that this test binary's servers are copied from. It is a
 // package variable for the same reason as [binary].
 var kept cluster
 
@@ -44,9 +44,6 @@ func (c *cluster) origin(ctx context.Context, bin string, user account) (*local,
 			return nil, err
 		}
 		c.made = made
-	}
-	if c.made.bin != bin {
-		return nil, nil // another version's
 	}
 	return c.made, nil
 }

@@ -4,21 +4,18 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net"
-	"net/netip"
 	"net/url"
 	"os"
 	"slices"
 	"strconv"
 	"time"
 
-	moby "github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/network"
-	"github.com/moby/moby/client"
 	"github.com/testcontainers/testcontainers-go"
 	"github.com/testcontainers/testcontainers-go/log"
 )
@@ -31,7 +28,7 @@ const (
 	pullTimeout   = time.Minute     // for an image to be pulled
 )
 
-// errNoEngine says that there is no Docker engine, which is no news worth printing.
+// errNoEngine says that there is no Docker engine. It is not printed.
 var errNoEngine = errors.New("pgtest: no Docker engine answers")
 
 // container is a server in a Docker container. Its port on the host is fixed,
@@ -70,16 +67,14 @@ func startContainer(ctx context.Context, opts Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	internal := network.MustParsePort("5432/tcp")
-	publish := network.PortBinding{HostPort: strconv.Itoa(port)}
+	address := ""
 	if host == "localhost" { // not to be reached from elsewhere
-		publish.HostIP = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		host = publish.HostIP.String()
+		address, host = "127.0.0.1", "127.0.0.1"
 	}
 	password := rand.Text()
 	admin := url.URL{
 		Scheme: "postgres", User: url.UserPassword("postgres", password),
-		Host: net.JoinHostPort(host, publish.HostPort), Path: "/postgres", RawQuery: "sslmode=disable",
+		Host: net.JoinHostPort(host, strconv.Itoa(port)), Path: "/postgres", RawQuery: "sslmode=disable",
 	}
 	c.admin = admin.String()
 
@@ -91,11 +86,10 @@ func startContainer(ctx context.Context, opts Options) (_ *Server, err error) {
 	c.container, err = testcontainers.Run(ctx, image,
 		testcontainers.WithLogger(log.NewNoopLogger()),
 		testcontainers.WithEnv(map[string]string{"POSTGRES_PASSWORD": password, "POSTGRES_USER": "postgres", "POSTGRES_DB": "postgres"}),
-		testcontainers.WithExposedPorts(internal.String()),
-		testcontainers.WithHostConfigModifier(func(hc *moby.HostConfig) {
-			hc.PortBindings = network.PortMap{internal: {publish}}
-		}),
+		testcontainers.WithExposedPorts("5432/tcp"),
+		fields(testcontainers.WithHostConfigModifier, fmt.Sprintf(`{"PortBindings": {"5432/tcp": [{"HostIp": %q, "HostPort": "%d"}]}}`, address, port)),
 		testcontainers.WithCmd(args...),
+		fields(testcontainers.WithConfigModifier, `{"StopSignal": "SIGKILL"}`), // see kill
 	)
 	if err != nil {
 		return nil, err
@@ -107,23 +101,31 @@ func startContainer(ctx context.Context, opts Options) (_ *Server, err error) {
 	return &Server{route: Container, admin: admin, engine: c}, nil
 }
 
+// fields sets fields of a type of Docker's API by their JSON names, so that this
+// module needs no package of Docker's.
+func fields[T any](option func(func(*T)) testcontainers.CustomizeRequestOption, values string) testcontainers.CustomizeRequestOption {
+	return option(func(t *T) { _ = json.Unmarshal([]byte(values), t) })
+}
+
 // connectDocker returns a client of the Docker engine, or [errNoEngine].
 func connectDocker(ctx context.Context) (*testcontainers.DockerProvider, error) {
 	ctx, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
-	// testcontainers greets every engine on stderr, by a logger of its package.
+	// testcontainers writes about every engine to stderr.
 	log.SetDefault(log.NewNoopLogger())
-	// The provider's own constructor takes no context; this one settles, within
-	// the deadline, whether there is an engine at all.
-	probe, err := testcontainers.NewDockerClientWithOpts(ctx)
+	// The provider's constructor takes no context. This one tells within the
+	// deadline whether an engine answers.
+	if _, err := testcontainers.NewDockerClientWithOpts(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoEngine, err)
+	}
+	docker, err := testcontainers.NewDockerProvider(testcontainers.Generic2DockerOptions(testcontainers.WithLogger(log.NewNoopLogger()))...)
+	if err == nil {
+		err = docker.Health(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoEngine, err)
 	}
-	defer func() { _ = probe.Close() }()
-	if _, err := probe.Ping(ctx, client.PingOptions{}); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoEngine, err)
-	}
-	return testcontainers.NewDockerProvider(testcontainers.Generic2DockerOptions(testcontainers.WithLogger(log.NewNoopLogger()))...)
+	return docker, nil
 }
 
 // haveImage makes sure that the image is there, or fails within [pullTimeout].
@@ -160,34 +162,46 @@ func (c *container) logTail() string {
 	return tail(said)
 }
 
-func (c *container) kill(ctx context.Context) error     { return c.end(ctx, "SIGKILL") }
-func (c *container) shutdown(ctx context.Context) error { return c.end(ctx, "SIGINT") }
-
-// end sends the postmaster a signal and waits for its end.
-func (c *container) end(ctx context.Context, signal string) error {
+// kill sends the stop signal, which is SIGKILL.
+func (c *container) kill(ctx context.Context) error {
 	if !c.runs {
 		return errNotRunning
 	}
-	id := c.container.GetContainerID()
-	docker := c.docker.Client()
-	ended := docker.ContainerWait(ctx, id, client.ContainerWaitOptions{})
-	if _, err := docker.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: signal}); err != nil {
+	err := c.container.Stop(ctx, nil)
+	c.runs = err != nil
+	return err
+}
+
+// shutdown sends the postmaster SIGINT and waits for its end.
+func (c *container) shutdown(ctx context.Context) error {
+	if !c.runs {
+		return errNotRunning
+	}
+	if _, _, err := c.container.Exec(ctx, []string{"sh", "-c", "kill -INT 1"}); err != nil {
 		return err
 	}
-	select {
-	case <-ended.Result:
-	case err := <-ended.Error:
-		return err
+	for pause := time.NewTicker(20 * time.Millisecond); ; {
+		state, err := c.container.State(ctx)
+		if err != nil {
+			return err
+		}
+		if !state.Running {
+			c.runs = false
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-pause.C:
+		}
 	}
-	c.runs = false
-	return nil
 }
 
 func (c *container) boot(ctx context.Context) error {
 	if c.runs || c.container == nil {
 		return errors.New("only a server that was ended can be booted")
 	}
-	if _, err := c.docker.Client().ContainerStart(ctx, c.container.GetContainerID(), client.ContainerStartOptions{}); err != nil {
+	if err := c.container.Start(ctx); err != nil {
 		return err
 	}
 	c.runs = true

@@ -3,14 +3,10 @@
 package pgtest
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
 )
@@ -18,8 +14,8 @@ import (
 // dirPrefix begins the names of the local route's directories.
 const dirPrefix = "lockstep-pgtest-"
 
-// makeDir makes a server's directory and locks it. The lock ends with our
-// process, and tells a later [sweep] that nobody needs the directory any more.
+// makeDir makes a server's directory and locks it. The lock ends with our process.
+// Then a later [sweep] knows that nobody needs the directory any more.
 func makeDir(parent string) (dir string, lock io.Closer, err error) {
 	dir, err = os.MkdirTemp(parent, dirPrefix)
 	if err != nil {
@@ -30,7 +26,7 @@ func makeDir(parent string) (dir string, lock io.Closer, err error) {
 			_ = os.RemoveAll(dir)
 		}
 	}()
-	// The server's account has to get through to its data.
+	// The server's account must reach its data.
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return "", nil, err
 	}
@@ -45,13 +41,15 @@ func makeDir(parent string) (dir string, lock io.Closer, err error) {
 	return dir, f, nil
 }
 
-// sweep removes what killed processes have left behind. It keeps quiet about
-// what it cannot remove: that is another user's.
-func sweep(ctx context.Context, parent string) {
+// sweep removes what killed processes have left behind, and passes over what it
+// cannot remove, which is another user's. A server that still runs in a directory,
+// because the system did not end it together with its parent, ends itself within a
+// minute: PostgreSQL looks for its lock file.
+func sweep(parent string) {
 	locks, _ := filepath.Glob(filepath.Join(parent, dirPrefix+"*", "lock"))
 	for _, path := range locks {
 		info, err := os.Lstat(path)
-		// A young lock may stand in a directory that is just being made.
+		// A directory with a young lock may be in the making.
 		if err != nil || time.Since(info.ModTime()) < time.Minute {
 			continue
 		}
@@ -60,29 +58,8 @@ func sweep(ctx context.Context, parent string) {
 			continue
 		}
 		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-			dir := filepath.Dir(path)
-			endOrphan(ctx, dir)
-			_ = os.RemoveAll(dir)
+			_ = os.RemoveAll(filepath.Dir(path))
 		}
 		_ = f.Close()
-	}
-}
-
-// endOrphan ends the server that still runs in dir, where the system could not
-// end it together with its parent.
-func endOrphan(ctx context.Context, dir string) {
-	pidFile, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
-	if err != nil {
-		return
-	}
-	first, _, _ := bytes.Cut(pidFile, []byte("\n"))
-	pid, err := strconv.Atoi(string(first))
-	if err != nil || pid <= 1 {
-		return
-	}
-	// The number may be another process's by now: its command line tells.
-	out, err := exec.CommandContext(ctx, "ps", "-o", "command=", "-p", strconv.Itoa(pid)).Output()
-	if err == nil && bytes.Contains(out, []byte(dir)) {
-		_ = syscall.Kill(pid, syscall.SIGQUIT)
 	}
 }

@@ -46,7 +46,7 @@ func startLocal(ctx context.Context, opts Options) (*Server, error) {
 		return nil, err
 	}
 	parent := opts.parent()
-	sweep(ctx, parent)
+	sweep(parent)
 
 	password := cmp.Or(kept.password, rand.Text())
 	l := &local{bin: bin, user: user, env: opts.Env}
@@ -71,9 +71,8 @@ func startLocal(ctx context.Context, opts Options) (*Server, error) {
 // A few servers with a dozen databases each need less than half of it.
 const leastFree = 4 << 30
 
-// parent is where a server's directory is made. Memory is more than ten times
-// quicker at creating databases than most disks. A server with fsync is one
-// whose disk matters.
+// parent is where a server's directory is made. Databases are created more than ten
+// times faster in memory than on most disks. For a server with fsync the disk matters.
 func (o Options) parent() string {
 	dir := cmp.Or(o.Dir, os.Getenv(EnvDir))
 	if dir == "" && !o.Fsync {
@@ -82,8 +81,8 @@ func (o Options) parent() string {
 	return cmp.Or(dir, os.TempDir())
 }
 
-// standby copies the cluster of a running server into a directory beside its
-// own and starts it as a standby.
+// standby copies the cluster of a running server into a directory next to
+// its own and starts it as a standby.
 func (l *local) standby(ctx context.Context, primary url.URL) (*Server, error) {
 	password, _ := primary.User.Password()
 	s := &local{bin: l.bin, user: l.user}
@@ -97,8 +96,8 @@ func (l *local) standby(ctx context.Context, primary url.URL) (*Server, error) {
 	})
 }
 
-// start makes a directory, lets fill put a cluster of that superuser's password
-// into it, and starts its server.
+// start makes a directory, lets fill put a cluster into it, whose superuser has that
+// password, and starts its server.
 func (l *local) start(ctx context.Context, parent, password string, fill func(context.Context) error) (_ *Server, err error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -128,7 +127,7 @@ func (l *local) start(ctx context.Context, parent, password string, fill func(co
 		if err == nil {
 			return &Server{route: Local, admin: admin, engine: l}, nil
 		}
-		// Somebody may have taken the port since it was found free.
+		// Another process may have taken the port meanwhile.
 		if !errors.Is(err, errPortTaken) || ctx.Err() != nil {
 			return nil, err
 		}
@@ -138,9 +137,6 @@ func (l *local) start(ctx context.Context, parent, password string, fill func(co
 // makeData makes the server's directory, with an empty one for its data.
 func (l *local) makeData(parent string) (err error) {
 	if l.dir, l.lock, err = makeDir(parent); err != nil {
-		return err
-	}
-	if err := l.user.canEnter(l.dir); err != nil {
 		return err
 	}
 	if err := os.Mkdir(l.data(), 0o700); err != nil {
@@ -267,7 +263,7 @@ func (l *local) boot(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		// A backend that was busy when its postmaster was killed may hold on for a moment.
+		// A backend that was busy when its postmaster was killed may live for a moment.
 		busy := errors.Is(err, errPortTaken) || strings.Contains(err.Error(), "pre-existing shared memory block")
 		if !busy {
 			return err

@@ -25,8 +25,7 @@ import (
 const cleanupTimeout = 30 * time.Second
 
 // binary is the server that the tests of this binary share. It is a package
-// variable because there is exactly one test binary, and testing offers no
-// other place between TestMain and the tests.
+// variable because testing offers no other place between TestMain and the tests.
 var binary shared
 
 // shared is a server started once, with a template migrated once.
@@ -40,11 +39,11 @@ type shared struct {
 	templateErr error
 }
 
-// Main runs the tests of a package, a [testing.M] or what stands around one,
-// stops the server they shared, and ends the process with the tests' exit code.
-// A goroutine that outlives its tests is an error, unless a goleak option names
-// it. Tests that call t.Parallel run three to a processor, unless -parallel says
-// otherwise: tests with a database wait, most of the time.
+// Main runs the tests of a package, stops the server they shared, and ends the
+// process with the tests' exit code. m is a [testing.M], or a type that wraps one. A
+// goroutine that outlives its tests is an error, unless a goleak option names it.
+// Three tests that call t.Parallel run on each processor at once, unless -parallel
+// says otherwise: tests with a database wait most of the time.
 func Main(m interface{ Run() int }, ignored ...goleak.Option) {
 	flag.Parse()
 	if err := AtOnce(3); err != nil {
@@ -66,8 +65,8 @@ func Main(m interface{ Run() int }, ignored ...goleak.Option) {
 	os.Exit(code)
 }
 
-// AtOnce runs so many tests to a processor at once, unless -parallel says otherwise
-// or it was called before.
+// AtOnce lets so many parallel tests run on each processor. It does nothing if
+// -parallel was given or AtOnce was called before.
 func AtOnce(perProcessor int) error {
 	const parallel = "test.parallel"
 	given := false
@@ -78,8 +77,8 @@ func AtOnce(perProcessor int) error {
 	return flag.Set(parallel, strconv.Itoa(perProcessor*runtime.GOMAXPROCS(0)))
 }
 
-// reaperConnection names the goroutine by which testcontainers tells its reaper
-// that this process lives: it has to last until the end.
+// reaperConnection names the goroutine that tells the reaper of testcontainers that
+// this process lives. It lasts until the process ends.
 func reaperConnection() goleak.Option {
 	return goleak.IgnoreAnyFunction("github.com/testcontainers/testcontainers-go.(*Reaper).connect.func1")
 }
@@ -88,19 +87,42 @@ func reaperConnection() goleak.Option {
 // when the test ends. The URL is a superuser's; see [AsRole].
 func New(t testing.TB) string {
 	t.Helper()
-	s := binary.get(t)
-	binary.migrate.Do(func() { binary.template, binary.templateErr = s.buildTemplate(context.Background()) })
-	if binary.templateErr != nil {
-		t.Fatalf("template database: %v", binary.templateErr)
-	}
-	return s.database(t, binary.template)
+	return fresh(t, true)
 }
 
 // Empty returns the URL of a fresh database without any schema of ours, dropped
 // when the test ends.
 func Empty(t testing.TB) string {
 	t.Helper()
-	return binary.get(t).database(t, "")
+	return fresh(t, false)
+}
+
+func fresh(t testing.TB, migrated bool) string {
+	t.Helper()
+	databaseURL, drop, err := binary.database(t.Context(), migrated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := drop(); err != nil {
+			t.Errorf("a database is left behind: %v", err)
+		}
+	})
+	return databaseURL
+}
+
+// ForExample is [New] for Example functions, which have no testing.TB: the
+// caller drops the database. Without a database the process ends.
+func ForExample() (databaseURL string, drop func()) {
+	must := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	databaseURL, dropIt, err := binary.database(context.Background(), true)
+	must(err)
+	return databaseURL, func() { must(dropIt()) }
 }
 
 // Own starts a server for this test alone, which may harm it, and stops it when the
@@ -121,12 +143,6 @@ func Own(t testing.TB, opts Options) (s *Server, database string) {
 		t.Fatal(err)
 	}
 	return s, s.URL(name)
-}
-
-// SharedRoute tells how the server of this test binary was had.
-func SharedRoute(t testing.TB) Route {
-	t.Helper()
-	return binary.get(t).Route()
 }
 
 // AsRole creates a login role that is a member of groupRole, such as
@@ -161,15 +177,32 @@ func AsRole(t testing.TB, databaseURL, groupRole string) string {
 	return u.String()
 }
 
-// get returns the shared server and starts it for the first that asks.
-func (b *shared) get(t testing.TB) *Server {
-	t.Helper()
-	// Not the test's context: the server outlives the test that asked first.
+// database creates a database on the shared server, which the first caller starts:
+// a copy of the template, or an empty database.
+func (b *shared) database(ctx context.Context, migrated bool) (databaseURL string, drop func() error, err error) {
+	// Not the caller's context: the server outlives the test that asked first.
 	b.start.Do(func() { b.server, b.err = Start(context.Background(), Options{}) })
 	if b.err != nil {
-		t.Fatal(b.err)
+		return "", nil, b.err
 	}
-	return b.server
+	template := ""
+	if migrated {
+		b.migrate.Do(func() { b.template, b.templateErr = b.server.buildTemplate(context.Background()) })
+		if b.templateErr != nil {
+			return "", nil, fmt.Errorf("template database: %w", b.templateErr)
+		}
+		template = b.template
+	}
+	name := databaseName()
+	if err := b.server.CreateDatabase(ctx, name, template); err != nil {
+		return "", nil, err
+	}
+	drop = func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+		defer cancel()
+		return b.server.DropDatabase(ctx, name)
+	}
+	return b.server.URL(name), drop, nil
 }
 
 func (b *shared) stop() error {
@@ -180,31 +213,14 @@ func (b *shared) stop() error {
 	defer cancel()
 	var err error
 	if b.template != "" && b.server.Route() == URL {
-		err = b.server.dropTemplate(ctx, b.template)
+		err = b.server.DropDatabase(ctx, b.template)
 	}
 	return errors.Join(err, b.server.Stop())
 }
 
-// database creates a database for one test.
-func (s *Server) database(t testing.TB, template string) string {
-	t.Helper()
-	name := databaseName()
-	if err := s.CreateDatabase(t.Context(), name, template); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
-		defer cancel()
-		if err := s.DropDatabase(ctx, name); err != nil {
-			t.Errorf("database %s is left behind: %v", name, err)
-		}
-	})
-	return s.URL(name)
-}
-
 // buildTemplate creates the migrated database that the others are cloned from.
-// Each test binary builds its own: one kept on a shared server could be of
-// other migrations than those at hand.
+// Each test binary builds its own, because binaries that share a server may have
+// different migrations.
 func (s *Server) buildTemplate(ctx context.Context) (string, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -213,12 +229,11 @@ func (s *Server) buildTemplate(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer func() { _ = lock.Close(ctx) }()
-	// The group roles belong to the whole server: two binaries that create them
-	// at once would get in each other's way. The end of the session unlocks.
+	// The group roles belong to the whole server, and two binaries cannot create them
+	// at once. The end of the session unlocks.
 	if _, err := lock.Exec(ctx, "SELECT pg_advisory_lock(hashtextextended('lockstep pgtest template', 0))"); err != nil {
 		return "", err
 	}
-	sweepDatabases(ctx, s, lock)
 	name := databaseName()
 	if err := s.CreateDatabase(ctx, name, ""); err != nil {
 		return "", err
@@ -228,45 +243,11 @@ func (s *Server) buildTemplate(ctx context.Context) (string, error) {
 			return "", errors.Join(err, s.DropDatabase(ctx, name))
 		}
 	}
-	// Nobody may connect: CREATE DATABASE refuses a template that is in use.
-	return name, s.exec(ctx, "ALTER DATABASE "+pgx.Identifier{name}.Sanitize()+" IS_TEMPLATE true ALLOW_CONNECTIONS false")
+	// CREATE DATABASE refuses a template that has a connection.
+	return name, s.exec(ctx, "ALTER DATABASE "+pgx.Identifier{name}.Sanitize()+" ALLOW_CONNECTIONS false")
 }
 
-func (s *Server) dropTemplate(ctx context.Context, name string) error {
-	return errors.Join(
-		s.exec(ctx, "ALTER DATABASE "+pgx.Identifier{name}.Sanitize()+" IS_TEMPLATE false"),
-		s.DropDatabase(ctx, name))
-}
-
-const (
-	databasePrefix = "lockstep_test_"
-	databaseTime   = "20060102150405"
-)
-
-// databaseName makes up a name that no other test binary makes up, and that
-// tells when it was made.
-func databaseName() string {
-	return databasePrefix + time.Now().UTC().Format(databaseTime) + "_" + token()
-}
+// databaseName makes up a name that no other test binary makes up.
+func databaseName() string { return "lockstep_test_" + token() }
 
 func token() string { return strings.ToLower(rand.Text()[:10]) }
-
-// sweepDatabases drops what test binaries that were killed a day ago or more
-// have left on a shared server. What it cannot drop it leaves to the next.
-func sweepDatabases(ctx context.Context, s *Server, conn *pgx.Conn) {
-	if s.route != URL {
-		return
-	}
-	rows, _ := conn.Query(ctx, "SELECT datname FROM pg_database WHERE starts_with(datname, $1)", databasePrefix)
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return
-	}
-	for _, name := range names {
-		stamp, _, _ := strings.Cut(strings.TrimPrefix(name, databasePrefix), "_")
-		made, err := time.Parse(databaseTime, stamp)
-		if err == nil && time.Since(made) > 24*time.Hour {
-			_ = s.dropTemplate(ctx, name)
-		}
-	}
-}

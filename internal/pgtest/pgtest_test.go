@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -60,14 +59,6 @@ func TestDatabaseIsDroppedWithItsTest(t *testing.T) {
 	}
 }
 
-func TestTemplateIsOfToday(t *testing.T) {
-	New(t)
-	stamp := strings.TrimPrefix(binary.template, databasePrefix)
-	if len(stamp) < len(databaseTime)+1 || stamp[len(databaseTime)] != '_' {
-		t.Errorf("template %q does not tell when it was made; stale ones would never be swept", binary.template)
-	}
-}
-
 func TestAsRole(t *testing.T) {
 	database := New(t)
 	const insert = "INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:created', 'k', '{}')"
@@ -99,13 +90,13 @@ func TestAsRole(t *testing.T) {
 	left := queryOne[int64](t, connect(t, database),
 		"SELECT count(*) FROM pg_auth_members WHERE roleid IN ('outbox_writer'::regrole, 'outbox_auditor'::regrole, 'outbox_relay'::regrole) AND pg_get_userbyid(member) LIKE 'outbox_%'")
 	// Another binary on the same server may be running this very test.
-	if left != 0 && SharedRoute(t) != URL {
+	if left != 0 && sharedRoute(t) != URL {
 		t.Errorf("%d roles are left behind", left)
 	}
 }
 
 func TestRouteIsTheOneAskedFor(t *testing.T) {
-	got := SharedRoute(t)
+	got := sharedRoute(t)
 	want := Route(os.Getenv(EnvRoute))
 	switch {
 	case want != "" && got != want:
@@ -130,6 +121,13 @@ func BenchmarkNew(b *testing.B) {
 		}
 		b.StartTimer()
 	}
+}
+
+// sharedRoute tells how the server of this test binary was had.
+func sharedRoute(t *testing.T) Route {
+	t.Helper()
+	Empty(t)
+	return binary.server.Route()
 }
 
 // connect opens a connection that lasts as long as the test.

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"syscall"
@@ -17,7 +16,6 @@ import (
 
 // account is the user that runs the server's programs; PostgreSQL refuses root.
 type account struct {
-	name       string
 	credential *syscall.Credential // nil: ourselves
 }
 
@@ -36,7 +34,7 @@ func serverAccount() (account, error) {
 		if err := errors.Join(err1, err2); err != nil {
 			return account{}, fmt.Errorf("pgtest: user %s: %w", name, err)
 		}
-		return account{name, &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, nil
+		return account{&syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, nil
 	}
 	return account{}, errors.New("pgtest: PostgreSQL does not run as root, and there is neither a user postgres nor nobody to run it as")
 }
@@ -47,25 +45,6 @@ func (a account) own(path string) error {
 		return nil
 	}
 	return os.Chown(path, int(a.credential.Uid), int(a.credential.Gid))
-}
-
-// canEnter finds out whether the account gets through to dir.
-func (a account) canEnter(dir string) error {
-	if a.credential == nil {
-		return nil
-	}
-	for at := filepath.Dir(dir); ; at = filepath.Dir(at) {
-		info, err := os.Stat(at)
-		if err != nil {
-			return err
-		}
-		if info.Mode().Perm()&0o001 == 0 {
-			return fmt.Errorf("%s is closed to user %s, as whom PostgreSQL has to run: set TMPDIR to a directory open to all", at, a.name)
-		}
-		if at == filepath.Dir(at) {
-			return nil
-		}
-	}
 }
 
 // run lets cmd run as the account.
@@ -86,8 +65,8 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 	p := &process{done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		// The kernel takes the thread that forked for the parent, so that
-		// thread has to live as long as the child.
+		// The kernel takes the thread that forked for the parent. That thread must
+		// live as long as the child.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -96,7 +75,7 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 		}
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() // how it ended stands in its log
+			_ = cmd.Wait() // its log says how it ended
 		}
 	}()
 	return p, <-started
@@ -117,7 +96,7 @@ func (p *process) kill() {
 	if p.ended() {
 		return // the number may be another process's by now
 	}
-	// Stopped first, so that it can neither fork nor react to a child's death.
+	// A stopped postmaster can neither fork nor react to a child's death.
 	_ = syscall.Kill(p.pid, syscall.SIGSTOP)
 	pids := append([]int{p.pid}, children(p.pid)...)
 	for _, pid := range pids {
@@ -137,7 +116,7 @@ func (p *process) interrupt(ctx context.Context) error {
 	}
 }
 
-// quit ends the server at once, for good: its data is removed afterwards.
+// quit ends the server at once. Its data is removed afterwards.
 func (p *process) quit() {
 	if p.ended() {
 		return

@@ -20,7 +20,7 @@ var errNoPostgres = errors.New(`pgtest: no PostgreSQL to be had. Do one of these
   - name a running server whose user may create databases and roles:
       export ` + EnvURL + `=postgres://user:password@host:5432/postgres`)
 
-// debianPrograms is where Debian and its kin keep what is not on PATH.
+// debianPrograms is where Debian and systems made from it keep the programs.
 const debianPrograms = "/usr/lib/postgresql/*/bin"
 
 // findPrograms returns the directory that holds initdb and postgres: the one
@@ -32,7 +32,7 @@ func findPrograms(ctx context.Context, pattern string) (string, error) {
 	}
 	if path, err := exec.LookPath("initdb"); err == nil {
 		dirs = append(dirs, filepath.Dir(path))
-		// initdb looks for its libraries beside the file, not beside a link to it.
+		// initdb finds its libraries by the place of the file, not of a link to it.
 		if real, err := filepath.EvalSymlinks(path); err == nil {
 			dirs = append(dirs, filepath.Dir(real))
 		}

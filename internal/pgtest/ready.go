@@ -33,7 +33,7 @@ func awaitReady(ctx context.Context, databaseURL string, gone <-chan struct{}) e
 }
 
 func answers(ctx context.Context, databaseURL string) error {
-	// A container's port can accept before there is anybody behind it.
+	// A container's port may accept connections before the server does.
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, databaseURL)
@@ -44,10 +44,9 @@ func answers(ctx context.Context, databaseURL string) error {
 	return conn.Ping(ctx)
 }
 
-// freePort returns a port below the range from which systems draw ports for
-// outgoing connections: while a server is down, a client that keeps dialling a
-// port of that range on the loopback ends up connected to itself, and the port
-// is taken.
+// freePort returns a port below the range that systems take for outgoing
+// connections. A client that keeps dialling a port of that range on the loopback,
+// while the server is down, ends up connected to itself, and the port is taken.
 func freePort(ctx context.Context) (int, error) {
 	const first, last = 15000, 29999
 	var lc net.ListenConfig

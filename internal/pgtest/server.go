@@ -23,10 +23,10 @@ const (
 // startTimeout bounds a start or boot whose context has no deadline.
 const startTimeout = time.Minute
 
-// Route is the way by which a server was had.
+// Route is where a server comes from.
 type Route string
 
-// The routes, in the order in which they are tried.
+// The routes, in the order in which Start tries them.
 const (
 	URL       Route = "url"       // it ran already
 	Container Route = "container" // Docker, through testcontainers-go
@@ -34,9 +34,9 @@ const (
 )
 
 // Options says what kind of server is wanted. The zero value takes the first
-// route that can be had.
+// route that works.
 type Options struct {
-	Route    Route             // the only route to take; default: LOCKSTEP_TEST_ROUTE, else the first that can be had
+	Route    Route             // the only route to take; default: LOCKSTEP_TEST_ROUTE, or the first that works
 	Settings map[string]string // lines for postgresql.conf, such as max_connections: 20; the URL route is passed over
 	Fsync    bool              // run with fsync, for benchmarks; default: off. The URL route is passed over
 	Env      []string          // variables such as LD_PRELOAD=… of the server process, on the local route only
@@ -83,9 +83,9 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	}
 }
 
-// startFirst takes the first route that can be had.
+// startFirst takes the first route that works.
 func startFirst(ctx context.Context, opts Options) (*Server, error) {
-	// The settings of a server that others use as well are not ours to change.
+	// We do not change the settings of a server that others use.
 	if os.Getenv(EnvURL) != "" && len(opts.Settings) == 0 && !opts.Fsync {
 		return startURL(ctx)
 	}
@@ -99,7 +99,7 @@ func startFirst(ctx context.Context, opts Options) (*Server, error) {
 	return startLocal(ctx, opts)
 }
 
-// Route tells how the server was had.
+// Route returns where the server comes from.
 func (s *Server) Route() Route { return s.route }
 
 // URL returns a superuser's URL of the named database. It stays the same when
@@ -118,8 +118,8 @@ func (s *Server) CreateDatabase(ctx context.Context, name, template string) erro
 		sql += " TEMPLATE " + pgx.Identifier{template}.Sanitize()
 	}
 	if s.route != URL {
-		// Less work than by the log, but two checkpoints, which are no favour to
-		// other users of a server.
+		// Faster than copying through the log, but it makes two checkpoints, which slow
+		// down other users of a server.
 		sql += " STRATEGY FILE_COPY"
 	}
 	return s.exec(ctx, sql)
@@ -133,52 +133,31 @@ func (s *Server) DropDatabase(ctx context.Context, name string) error {
 // Kill ends the server as a crash would: SIGKILL for all its processes. The
 // data stays for [Server.Boot]. On the URL route it is an error that wraps
 // [errors.ErrUnsupported].
-func (s *Server) Kill() error {
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.engine.kill(ctx); err != nil {
-		return fmt.Errorf("pgtest: kill: %w", err)
-	}
-	return nil
-}
+func (s *Server) Kill() error { return s.do(context.Background(), "kill", s.engine.kill) }
 
-// Shutdown ends the server as an administrator does, by a fast shutdown:
-// sessions are ended, then it writes a checkpoint. The data stays for
-// [Server.Boot]. On the URL route it is an error that wraps
-// [errors.ErrUnsupported].
-func (s *Server) Shutdown(ctx context.Context) error {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.engine.shutdown(ctx); err != nil {
-		return fmt.Errorf("pgtest: shutdown: %w", err)
-	}
-	return nil
-}
+// Shutdown ends the server by a fast shutdown, as an administrator does: sessions
+// are ended, then it writes a checkpoint. The data stays for [Server.Boot]. On the
+// URL route it is an error that wraps [errors.ErrUnsupported].
+func (s *Server) Shutdown(ctx context.Context) error { return s.do(ctx, "shutdown", s.engine.shutdown) }
 
 // Boot starts a server that was killed, shut down or crashed again, on the same
 // data and port, and returns when it has recovered and accepts connections.
-func (s *Server) Boot(ctx context.Context) error {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.engine.boot(ctx); err != nil {
-		return fmt.Errorf("pgtest: boot: %w", err)
-	}
-	return nil
-}
+func (s *Server) Boot(ctx context.Context) error { return s.do(ctx, "boot", s.engine.boot) }
 
 // Stop ends the server and removes its data; a server on the URL route is left
 // alone. Stopping twice is allowed.
 func (s *Server) Stop() error {
+	return s.do(context.Background(), "stop", func(context.Context) error { return s.engine.stop() })
+}
+
+// do calls a method of the engine, one at a time.
+func (s *Server) do(ctx context.Context, what string, call func(context.Context) error) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.engine.stop(); err != nil {
-		return fmt.Errorf("pgtest: stop: %w", err)
+	if err := call(ctx); err != nil {
+		return fmt.Errorf("pgtest: %s: %w", what, err)
 	}
 	return nil
 }

@@ -185,24 +185,6 @@ func TestStartFailureTellsWhy(t *testing.T) {
 	}
 }
 
-func TestClosedDirectoryIsNamed(t *testing.T) {
-	user, err := serverAccount()
-	if err != nil {
-		t.Fatal(err)
-	}
-	parent := filepath.Join(openDir(t), "closed")
-	if err := os.Mkdir(parent, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	err = user.canEnter(filepath.Join(parent, "dir"))
-	if other := user.credential != nil; (err != nil) != other {
-		t.Errorf("got %v for another account: %t", err, other)
-	}
-	if err != nil && !strings.Contains(err.Error(), parent+" ") {
-		t.Errorf("got %v, want an error that names %s", err, parent)
-	}
-}
-
 func TestForeignServerIsNotKilled(t *testing.T) {
 	own := start(t, Options{Route: Local})
 	t.Setenv(EnvURL, own.URL("postgres"))
@@ -278,7 +260,7 @@ func TestFindPrograms(t *testing.T) {
 func routesHere(t *testing.T) []Route {
 	t.Helper()
 	routes := []Route{Local}
-	if SharedRoute(t) == Container {
+	if sharedRoute(t) == Container {
 		routes = append(routes, Container)
 	}
 	return routes

@@ -25,7 +25,7 @@ func startURL(ctx context.Context) (*Server, error) {
 	return s, nil
 }
 
-// foreign is the engine of a server that is not ours to kill or stop.
+// foreign is the engine of a server that others own: we neither kill nor stop it.
 type foreign struct{}
 
 func (foreign) kill(context.Context) error     { return errForeign }

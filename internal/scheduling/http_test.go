@@ -1,6 +1,7 @@
 package scheduling_test
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -9,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/uuid"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 	"github.com/hms-mkt/lockstep/internal/scheduling"
@@ -398,7 +398,7 @@ func TestReadyNeedsBothSchemas(t *testing.T) {
 func TestPrivilegesThatAreEnough(t *testing.T) {
 	url := pgtest.New(t)
 	admin := openAs(t, url, "")
-	role := "clerk_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	role := "clerk_" + strings.ToLower(rand.Text())
 	admin.exec("CREATE ROLE " + role + " NOLOGIN IN ROLE outbox_writer")
 	admin.exec("GRANT USAGE ON SCHEMA scheduling TO " + role)
 	admin.exec("GRANT SELECT, INSERT, UPDATE ON scheduling.hearing TO " + role)

@@ -15,12 +15,14 @@ package scheduling
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/hms-mkt/lockstep/outbox"
@@ -208,8 +210,15 @@ func appendEvent(ctx context.Context, tx pgx.Tx, event string, h Hearing, header
 	})
 }
 
-// newEventID draws a time-ordered UUID, which keeps the event table's index in order.
-func newEventID() string { return uuid.Must(uuid.NewV7()).String() }
+// newEventID draws a time-ordered UUID, which keeps the event table's index in order:
+// milliseconds since 1970, then random bits (RFC 9562, 5.7).
+func newEventID() string {
+	id := pgtype.UUID{Valid: true}
+	_, _ = rand.Read(id.Bytes[:]) // never fails
+	copy(id.Bytes[:6], binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixMilli()))[2:])
+	id.Bytes[6], id.Bytes[8] = id.Bytes[6]&0x0f|0x70, id.Bytes[8]&0x3f|0x80
+	return id.String()
+}
 
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)

@@ -19,7 +19,7 @@ import (
 // the receiver did not take them. An error of an authorizer has its class.
 type authorizer func(ctx context.Context, h http.Header) (refused func(), err error)
 
-// withDefaults returns c with its gaps filled.
+// withDefaults returns c with its defaults filled in.
 func withDefaults(c adapters.Credentials) adapters.Credentials {
 	c.Kind = cmp.Or(c.Kind, adapters.NoCredentials)
 	if c.Kind == adapters.APIKey {

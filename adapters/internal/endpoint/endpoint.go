@@ -108,10 +108,9 @@ func (e *Endpoint) Fields() []string {
 // Close closes idle connections. Deliveries under way are not disturbed.
 func (e *Endpoint) Close() error { return errors.Join(e.client.Close(), e.guarded.Close()) }
 
-// Request builds the request of one attempt, but for authorization. It takes
-// over h, which must not be nil and in which configured headers replace what is
-// there. An error is permanent: nothing can be sent
-// for this message.
+// Request builds the request of one attempt, without authorization. It takes over h,
+// which must not be nil; configured headers replace those in h. An error is permanent:
+// nothing can be sent for this message.
 func (e *Endpoint) Request(method string, to *URL, v *placeholder.Values, h http.Header, body []byte) (exchange.Request, error) {
 	r, err := e.request(method, to, v, h, body)
 	if err != nil {
@@ -129,12 +128,12 @@ func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, h http
 		return exchange.Request{}, err
 	}
 	return exchange.Request{
-		Method: method,
-		URL:    u,
-		Target: to.Target(),
-		Header: h,
-		Body:   body,
-		Hide:   func() []string { return exchange.Strings(v.Msg.Body) },
+		Method:  method,
+		URL:     u,
+		Target:  to.Target(),
+		Header:  h,
+		Body:    body,
+		Payload: v.Msg.Body,
 	}, nil
 }
 

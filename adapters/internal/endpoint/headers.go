@@ -83,7 +83,7 @@ func parseHeaders(o Options) ([]header, error) {
 	return headers, errors.Join(errs...)
 }
 
-// header completes the headers of a request, but for authorization.
+// header completes the headers of a request, without authorization.
 func (e *Endpoint) header(v *placeholder.Values, h http.Header) error {
 	h.Set("User-Agent", userAgent)
 	for _, configured := range e.headers {

@@ -59,7 +59,7 @@ func parseHosts(o Options) (hosts, error) {
 	return h, errors.Join(errs...)
 }
 
-// has tells whether data may name host.
+// has reports whether data may name host.
 func (h hosts) has(host string) bool {
 	return slices.ContainsFunc(h, func(allowed string) bool {
 		suffix, below := strings.CutPrefix(allowed, "*")

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
@@ -21,41 +22,36 @@ import (
 // tokenTimeout bounds how long a delivery waits for a token.
 const tokenTimeout = 10 * time.Second
 
-// For how long a token endpoint that asks for quiet is left alone, where it does
-// not say for how long: twice as long each time.
+// maxReason bounds the reason that a token endpoint gives, in bytes.
+const maxReason = 200
+
+// A token endpoint that asks for a pause and does not say how long gets no requests for
+// firstPause, and for twice as long each time after that.
 const (
-	quietFirst = time.Second
-	quietMost  = time.Minute
+	firstPause   = time.Second
+	longestPause = time.Minute
 )
 
 // tokens keeps the access token of a client credentials grant and shares one
 // fetch among all deliveries that wait for it.
 type tokens struct {
 	request func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) // asks the token endpoint
-	hide    func() []string                                                // what no text may show; hidden from fmt, as Secret explains
+	secrets func() []string                                                // what no text may show; a function, so that fmt does not see them
 	host    string                                                         // of the token endpoint, for errors
 
-	mu       sync.Mutex
-	current  *oauth2.Token // nil before the first fetch and after a refusal
-	fetching *fetch        // nil when no delivery is fetching
-	quiet    quiet
+	fetches singleflight.Group
+	style   oauth2.AuthStyle // the one that worked; only a fetch uses it
 
-	style oauth2.AuthStyle // the one that worked; the fetching delivery's own
+	mu      sync.Mutex
+	current *oauth2.Token // nil before the first fetch and after a refusal
+	pause   pause
 }
 
-// quiet is a time for which a token endpoint wants no requests.
-type quiet struct {
+// pause is a time for which a token endpoint wants no requests.
+type pause struct {
 	until time.Time
 	why   string
-	asked int // times in a row that it asked for quiet
-}
-
-// fetch is one request to the token endpoint; its fields are set before done closes.
-type fetch struct {
-	done      chan struct{}
-	token     *oauth2.Token
-	err       error
-	abandoned bool // the delivery that made it was stopped
+	asked int // pauses in a row
 }
 
 func newTokens(a adapters.Credentials, client *exchange.Client) *tokens {
@@ -74,7 +70,7 @@ func newTokens(a adapters.Credentials, client *exchange.Client) *tokens {
 			}
 			return config.Token(context.WithValue(ctx, oauth2.HTTPClient, endpoint))
 		},
-		hide: func() []string {
+		secrets: func() []string {
 			id, secret := url.QueryEscape(a.ClientID), url.QueryEscape(a.ClientSecret.Reveal())
 			// An endpoint may say what it was sent: the form's value, or the header's (RFC 6749, 2.3.1).
 			return []string{a.ClientSecret.Reveal(), secret, base64.StdEncoding.EncodeToString([]byte(id + ":" + secret))}
@@ -104,71 +100,74 @@ func (t *tokens) drop(token *oauth2.Token) {
 	}
 }
 
-// get returns a valid token. The first to need one fetches it, in its own
-// goroutine and time; the others wait for that, and share a failure too, so that
-// a token endpoint that is down is not asked once for each waiting delivery.
+// get returns a valid token. The first delivery to need one has it fetched in its
+// own time. The others wait for it and share a failure too, so that a token endpoint
+// that is down is not asked once for each waiting delivery. When the first delivery
+// is stopped, another one has the token fetched.
 func (t *tokens) get(ctx context.Context) (*oauth2.Token, error) {
-	bounded, cancel := exchange.WithTimeout(ctx, tokenTimeout)
+	ctx, cancel := exchange.WithTimeout(ctx, tokenTimeout)
 	defer cancel()
 	for {
-		t.mu.Lock()
-		if t.current.Valid() {
-			defer t.mu.Unlock()
-			return t.current, nil
+		if token, err := t.kept(); token != nil || err != nil {
+			return token, err
 		}
-		if wait := time.Until(t.quiet.until); wait > 0 {
-			defer t.mu.Unlock()
-			return nil, adapters.Throttled(errors.New(t.quiet.why), wait)
+		if ctx.Err() != nil {
+			return nil, t.noToken(ctx, ctx.Err())
 		}
-		f := t.fetching
-		if f == nil {
-			f = &fetch{done: make(chan struct{})}
-			t.fetching = f
-			t.mu.Unlock()
-			t.run(bounded, f)
-			return f.token, f.err
-		}
-		t.mu.Unlock()
 		select {
-		case <-bounded.Done():
-			return nil, t.without(bounded, bounded.Err())
-		case <-f.done:
-			if !f.abandoned {
-				return f.token, f.err
+		case <-ctx.Done():
+		case result := <-t.fetches.DoChan("", func() (any, error) { return t.fetch(ctx), nil }):
+			switch got := result.Val.(fetched); {
+			case got.panicked != nil:
+				panic(got.panicked)
+			case !got.stopped:
+				return got.token, got.err
 			}
 		}
 	}
 }
 
-// run fetches a token for f, and ends f also when that panics. When ctx ended by
-// its timeout, that is the endpoint's failure; otherwise the delivery was stopped.
-func (t *tokens) run(ctx context.Context, f *fetch) {
-	defer func() {
-		f.abandoned = f.token == nil && ctx.Err() != nil && !exchange.TimedOut(ctx)
-		t.mu.Lock()
-		t.fetching = nil
-		if f.token != nil {
-			t.current = f.token
-		}
-		t.mu.Unlock()
-		close(f.done)
-	}()
-	f.token, f.err = t.fetch(ctx)
+// kept returns the token if it is valid, an error while the endpoint wants a pause,
+// and neither if a token is to be fetched.
+func (t *tokens) kept() (*oauth2.Token, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.current.Valid() {
+		return t.current, nil
+	}
+	if wait := time.Until(t.pause.until); wait > 0 {
+		return nil, adapters.Throttled(errors.New(t.pause.why), wait)
+	}
+	return nil, nil
 }
 
-func (t *tokens) fetch(ctx context.Context) (*oauth2.Token, error) {
-	token, err := t.ask(ctx)
-	var refusal *oauth2.RetrieveError
-	switch {
-	case err == nil && placeholder.Plain(token.AccessToken+token.TokenType) != nil:
-		return nil, adapters.Auth(fmt.Errorf("token endpoint %s: the token has control characters", t.host))
-	case err == nil:
-		t.calm()
-		return token, nil
-	case errors.As(err, &refusal):
-		return nil, t.refusal(refusal)
+// fetched is what became of a fetch.
+type fetched struct {
+	token    *oauth2.Token
+	err      error
+	stopped  bool // the delivery that asked for it was stopped
+	panicked any  // is to panic where the relay recovers: in the deliveries that wait
+}
+
+// fetch fetches a token, unless another fetch has just ended. When ctx ended by its
+// timeout, that is the endpoint's failure; otherwise the delivery was stopped.
+func (t *tokens) fetch(ctx context.Context) (f fetched) {
+	defer func() { f.panicked = recover() }()
+	if f.token, f.err = t.kept(); f.token != nil || f.err != nil {
+		return f
 	}
-	return nil, t.without(ctx, err)
+	f.token, f.err = t.ask(ctx)
+	refusal, refused := errors.AsType[*oauth2.RetrieveError](f.err)
+	switch {
+	case f.err == nil && placeholder.Plain(f.token.AccessToken+f.token.TokenType) != nil:
+		return fetched{err: adapters.Auth(fmt.Errorf("token endpoint %s: the token has control characters", t.host))}
+	case f.err == nil:
+		t.keep(f.token)
+		return f
+	case refused:
+		return fetched{err: t.refusal(refusal)}
+	}
+	return fetched{err: t.noToken(ctx, f.err), stopped: ctx.Err() != nil && !exchange.TimedOut(ctx)}
 }
 
 // ask asks for a token with the secret where the endpoint took it before. As long
@@ -197,41 +196,41 @@ func (t *tokens) ask(ctx context.Context) (*oauth2.Token, error) {
 // refusal classifies an answer of the token endpoint that holds no token. The
 // texts of oauth2's errors are not used: they hold the whole answer.
 func (t *tokens) refusal(e *oauth2.RetrieveError) error {
-	reason := exchange.Reason(e.Body, t.hide())
+	reason := adapters.Redact(exchange.Reason(e.Body), maxReason, nil, t.secrets()...)
 	if reason == "" {
 		reason = "without a reason that can be shown"
 	}
 	err := fmt.Errorf("token endpoint %s: answered HTTP %d: %s", t.host, e.Response.StatusCode, reason)
 	wait, said := exchange.RetryAfter(e.Response.Header, time.Now)
 	if said && wait > 0 || e.Response.StatusCode == http.StatusTooManyRequests {
-		return adapters.Throttled(err, t.hush(wait, err.Error()))
+		return adapters.Throttled(err, t.pauseFor(wait, err.Error()))
 	}
 	return adapters.Auth(err)
 }
 
-// hush leaves the endpoint alone for wait, or for longer each time where that is
+// pauseFor leaves the endpoint alone for wait, or for longer each time where that is
 // 0, and returns for how long.
-func (t *tokens) hush(wait time.Duration, why string) time.Duration {
+func (t *tokens) pauseFor(wait time.Duration, why string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if wait <= 0 {
-		wait = min(quietMost, quietFirst<<min(t.quiet.asked, 10))
+		wait = min(longestPause, firstPause<<min(t.pause.asked, 10))
 	}
-	t.quiet = quiet{until: time.Now().Add(wait), why: why, asked: t.quiet.asked + 1}
+	t.pause = pause{until: time.Now().Add(wait), why: why, asked: t.pause.asked + 1}
 	return wait
 }
 
-// calm forgets that the endpoint asked for quiet.
-func (t *tokens) calm() {
+// keep keeps a new token, and forgets that the endpoint asked for a pause.
+func (t *tokens) keep(token *oauth2.Token) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.quiet = quiet{}
+	t.current, t.pause = token, pause{}
 }
 
-// without classifies the lack of a token. No message is at fault, so it is auth
+// noToken classifies the lack of a token. No message is at fault, so it is auth
 // and holds the sync, whether the endpoint refuses or is down. A delivery that was
 // stopped, and a machine without a descriptor left, say nothing about the endpoint.
-func (t *tokens) without(ctx context.Context, err error) error {
+func (t *tokens) noToken(ctx context.Context, err error) error {
 	why := exchange.Describe(ctx, err)
 	if ctx.Err() == nil && exchange.Exhausted(err) {
 		return adapters.Local(fmt.Errorf("token endpoint %s: no token, nothing was sent to the receiver: %w", t.host, exchange.Exhaustion(why)))

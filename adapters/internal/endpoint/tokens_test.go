@@ -24,7 +24,7 @@ func TestAFailedFetchIsShared(t *testing.T) {
 		down := &oauth2.RetrieveError{Response: &http.Response{StatusCode: 503}}
 		tokens := &tokens{
 			request: func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) { calls++; <-release; return nil, down },
-			hide:    func() []string { return nil },
+			secrets: func() []string { return nil },
 		}
 		const deliveries = 16
 		results := make(chan error, deliveries)
@@ -86,7 +86,7 @@ func TestATokenEndpointIsAskedLessAndLess(t *testing.T) {
 		busy := &oauth2.RetrieveError{Response: &http.Response{StatusCode: http.StatusTooManyRequests}}
 		tokens := &tokens{
 			request: func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) { asked++; return nil, busy },
-			hide:    func() []string { return nil },
+			secrets: func() []string { return nil },
 		}
 		began := time.Now()
 		for time.Since(began) < time.Hour {

@@ -75,7 +75,7 @@ func ParseURL(text string) (*URL, error) {
 	return t, err
 }
 
-// FromData tells whether data has a say in the host.
+// FromData reports whether the host has a placeholder.
 func (t *URL) FromData() bool { return len(t.host.Names()) > 0 }
 
 // Destination is the host that msg's request goes to, if data names it. It is empty
@@ -102,8 +102,8 @@ func (t *URL) Fields() []string {
 // Target is what errors call the URL: host and path, nothing that came from data.
 func (t *URL) Target() string { return t.target }
 
-// escapeLiteral escapes what cannot stand in a URL as it is. Otherwise net/url
-// would escape the whole path anew, and turn the %2F of a value into a slash.
+// escapeLiteral escapes characters that a URL cannot hold. Otherwise net/url would
+// escape the whole path anew, and turn the %2F of a value into a slash.
 func escapeLiteral(text string) string {
 	var b strings.Builder
 	for _, c := range []byte(text) {
@@ -166,7 +166,7 @@ func (t *URL) expandHost(v *placeholder.Values, allowed hosts) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	host, _, _ := strings.Cut(hostport, ":") // a port stands in the template; a value with a colon is no name
+	host, _, _ := strings.Cut(hostport, ":") // the port is in the template; a value with a colon is no name
 	written, _, _ := strings.Cut(t.host.Text(), ":")
 	if strings.Count(hostport, ":") != strings.Count(t.host.Text(), ":") || !name.MatchString(host) || len(host) > maxName {
 		return "", fmt.Errorf("the values of %s make no host name (a name beyond ASCII is written as xn--…)", written)
@@ -194,7 +194,7 @@ func escapeQuery(value string) (string, error) {
 	return url.QueryEscape(value), nil
 }
 
-// dotted tells whether a path has a segment that servers resolve instead of
+// dotted reports whether a path has a segment that servers resolve instead of
 // passing it on. Some decode %2F and %5C before they do, so both divide.
 func dotted(path string) bool {
 	for segment := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == '\\' }) {

@@ -9,13 +9,15 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
 // Answer is what a receiver said.
 type Answer struct {
 	Status int
 	Header http.Header
-	Body   []byte // at most MaxAnswer bytes; what came from outside, not cleaned
+	Body   []byte // at most MaxAnswer bytes; neither cleaned nor redacted
 
 	// Partial says that Body is not the whole body: it was longer than
 	// MaxAnswer, could not be decompressed, or was cut.
@@ -27,10 +29,10 @@ type Answer struct {
 	Cut error
 }
 
-// Code returns the status as it stands in a receipt, such as "HTTP 201".
+// Code returns the status for a receipt, such as "HTTP 201".
 func (a Answer) Code() string { return "HTTP " + strconv.Itoa(a.Status) }
 
-// OK tells whether the status is one of the 2xx.
+// OK reports whether the status is one of the 2xx.
 func (a Answer) OK() bool { return a.Status >= 200 && a.Status <= 299 }
 
 func readAnswer(ctx context.Context, res *http.Response) Answer {
@@ -54,7 +56,13 @@ func readAnswer(ctx context.Context, res *http.Response) Answer {
 	return a
 }
 
-// garbled tells whether err comes from the decompression of a body that arrived.
+// MaxRef bounds an id or ETag that is kept of an answer, in bytes.
+const MaxRef = 512
+
+// IsRef reports whether an id of an answer can be stored and sent back.
+func IsRef(id string) bool { return id != "" && len(id) <= MaxRef && placeholder.Plain(id) == nil }
+
+// garbled reports whether err comes from the decompression of a body that arrived.
 func garbled(err error) bool {
 	var corrupt flate.CorruptInputError
 	return errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.As(err, &corrupt)

@@ -90,10 +90,12 @@ type Request struct {
 	Header http.Header // not changed
 	Body   []byte      // not changed
 
-	// Hide returns the values that a reason taken from the answer must not
-	// repeat, beside those of Header and of the URL's query. It is called for
-	// failures only, and may be nil.
-	Hide func() []string
+	// Payload holds, as JSON, the values that a text from the answer must not repeat.
+	Payload []byte
+
+	// Secrets returns more values that it must not repeat; those of Header and of the
+	// URL's query are known. It is called for failures only, and may be nil.
+	Secrets func() []string
 }
 
 // Preview tells what r asks of the receiver. What the configuration puts into
@@ -182,7 +184,7 @@ func (p *progress) trace() *httptrace.ClientTrace {
 	}
 }
 
-// sent tells whether the receiver may have a request to act upon: its headers
+// sent reports whether the receiver may have a request to act upon: its headers
 // were complete. When ctx ended, the write may be under way in another
 // goroutine, so a connection is enough.
 func (p *progress) sent(ctx context.Context) bool {
@@ -191,7 +193,7 @@ func (p *progress) sent(ctx context.Context) bool {
 
 // alert returns the TLS alert that ended the connection, otherwise err. net/http
 // reports what failed first, which may be the write after the alert was read; a
-// broken tls.Conn gives its error again to whoever reads.
+// broken tls.Conn returns its error again from Read.
 func (p *progress) alert(err error) error {
 	conn := p.conn.Load()
 	if conn == nil {

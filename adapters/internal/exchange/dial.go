@@ -7,22 +7,22 @@ import (
 	"syscall"
 )
 
-// dial connects as net/http does by default, but for the patience of the connection.
+// dial connects as net/http does by default. The connection outlives a failed write.
 func dial(ctx context.Context, dialer *net.Dialer, network, address string) (net.Conn, error) {
 	conn, err := dialer.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	return patientConn{conn}, nil
+	return readableConn{conn}, nil
 }
 
-// patientConn does not fail a write because the other side has hung up: what it
-// said before is still to be read, and tells more than "broken pipe". It may be
-// the TLS alert that refuses our certificate, or an early answer such as 413.
-// If there is nothing, the next read fails in the same way.
-type patientConn struct{ net.Conn }
+// readableConn reports no failed write when the other side has closed the connection.
+// The last bytes from there are still to be read, and tell more than "broken pipe":
+// the TLS alert that refuses our certificate, or an early answer such as 413. If there
+// are none, the next read fails in the same way.
+type readableConn struct{ net.Conn }
 
-func (c patientConn) Write(p []byte) (int, error) {
+func (c readableConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
 		return len(p), nil

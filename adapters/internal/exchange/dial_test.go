@@ -30,7 +30,7 @@ func TestWriteLeavesAHangUpToTheReader(t *testing.T) {
 		"another":     {err: other, n: 1, want: other},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n, err := patientConn{brokenConn{err: tc.err}}.Write([]byte("text"))
+			n, err := readableConn{brokenConn{err: tc.err}}.Write([]byte("text"))
 			if n != tc.n || !errors.Is(err, tc.want) {
 				t.Errorf("got %d, %v, want %d, %v", n, err, tc.n, tc.want)
 			}

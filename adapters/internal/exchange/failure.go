@@ -30,7 +30,7 @@ func WithTimeout(ctx context.Context, d time.Duration) (context.Context, context
 	return context.WithTimeoutCause(ctx, d, &timeoutError{after: d})
 }
 
-// TimedOut tells whether a timeout of [WithTimeout] ended ctx.
+// TimedOut reports whether a timeout of [WithTimeout] ended ctx.
 func TimedOut(ctx context.Context) bool {
 	var timeout *timeoutError
 	return errors.As(context.Cause(ctx), &timeout)
@@ -74,9 +74,9 @@ func Exhaustion(why error) error {
 // lookupNeeds are the errors of a machine that lacks what a name lookup needs.
 var lookupNeeds = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM}
 
-// Describe says what went wrong on the way, in words that are safe to store. It
-// wraps the error of a context that ended, and nothing else: the texts of
-// net/http's errors hold URLs, and bytes from the receiver as they came.
+// Describe returns an error whose text is safe to store. It wraps the error of a
+// context that ended and no other: the texts of net/http's errors hold URLs, and bytes
+// from the receiver.
 func Describe(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		var timeout *timeoutError
@@ -102,7 +102,7 @@ func describe(err error) string {
 	)
 	switch {
 	case errors.As(err, &dns):
-		return "DNS: " + Clean(dns.Err, maxReason)
+		return "DNS: " + adapters.Clean(dns.Err, maxReason)
 	case errors.As(err, &wrongHost):
 		return "TLS: the receiver's certificate is for another host name"
 	case errors.As(err, &expired) && expired.Reason == x509.Expired:
@@ -114,7 +114,7 @@ func describe(err error) string {
 	case errors.As(err, &record):
 		return "TLS: the receiver does not speak TLS on this port"
 	case errors.As(err, &op) && op.Op == remoteError:
-		return "TLS: the receiver broke off: " + Clean(op.Err.Error(), maxReason)
+		return "TLS: the receiver broke off: " + adapters.Clean(op.Err.Error(), maxReason)
 	case errors.As(err, &errno):
 		return errno.Error()
 	case errors.As(err, &protocol), strings.Contains(err.Error(), "malformed"):
@@ -135,7 +135,7 @@ func describe(err error) string {
 // alert from the other side; the alert's own type is not exported.
 const remoteError = "remote error"
 
-// refused tells whether err is a TLS alert about our certificate. With TLS 1.3
+// refused reports whether err is a TLS alert about our certificate. With TLS 1.3
 // it comes after the request was written (RFC 8446, 6.2), and the request was
 // not acted upon. With TLS 1.2 the lack of one is a mere handshake failure
 // (RFC 5246, 7.4.6).

@@ -43,7 +43,7 @@ func judge(address string, allowed []netip.Prefix) error {
 	return &addressError{ip}
 }
 
-// public tells whether ip is an address of the internet at large.
+// public reports whether ip is an address of the internet at large.
 func public(ip netip.Addr) bool {
 	return !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(ip) })
 }

@@ -6,30 +6,32 @@ import (
 	"mime"
 	"regexp"
 	"strings"
+
+	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// maxReason bounds a reason taken from an answer, in bytes.
+// maxReason bounds a text taken from an answer, in bytes.
 const maxReason = 200
 
-// Reason returns what an answer's body says about a failure, cleaned and short,
-// without the values in hide, see [Presentable]; "" if it is not one of the known
-// shapes. Free text of unknown shape is not repeated: it may hold the payload.
+// Reason returns what an answer's body says about a failure, or "" if it has none of
+// the known shapes. The text is to be redacted. Free text of unknown shape is not
+// repeated: it may hold the payload.
 //
 //   - RFC 9457 problem details: title, type and instance, not detail
 //   - HMCTS validation: errCode, errorDesc, errLinkId
 //   - Azure AD and RFC 6749: error, error_codes, error_description
 //   - HMCTS gateway: statusCode, message
-func Reason(body []byte, hide []string) string {
+func Reason(body []byte) string {
 	var fields map[string]any
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	if err := d.Decode(&fields); err != nil {
 		return ""
 	}
-	return Presentable(shape(fields), hide)
+	return shape(fields)
 }
 
-// Explained tells whether the body has a form in which an API gives its reasons:
+// Explained reports whether the body has a form in which an API gives its reasons:
 // JSON or XML. Gateways answer for a receiver that is away with a page, with
 // plain text, or with nothing.
 func (a Answer) Explained() bool {
@@ -58,11 +60,9 @@ func isXML(media string) bool {
 // page matches what begins like an HTML page, whatever Content-Type it has.
 var page = regexp.MustCompile(`(?i)^(?:<\?[^>]*>|<!--(?s:.*?)-->|\s)*(?:<!doctype html|<html)`)
 
-// Presentable makes text from an answer fit to be stored and shown: cleaned,
-// short, and with "***" in place of every value in hide, in whatever case, of
-// longer pieces of one, and of what tells one in base64 or hexadecimal.
-func Presentable(text string, hide []string) string {
-	return Clean(redact(Clean(text, MaxAnswer), hide), maxReason)
+// Redact is [adapters.Redact] for a text about r, short enough for an error.
+func (r Request) Redact(text string) string {
+	return adapters.Redact(text, maxReason, r.Payload, r.secrets()...)
 }
 
 func shape(fields map[string]any) string {
@@ -82,7 +82,7 @@ func shape(fields map[string]any) string {
 func scalar(v any) string {
 	switch v := v.(type) {
 	case string:
-		return Clean(v, MaxAnswer)
+		return adapters.Clean(v, MaxAnswer)
 	case json.Number:
 		return v.String()
 	case []any:
@@ -118,44 +118,3 @@ func withoutQuery(uri string) string {
 	before, _, _ := strings.Cut(uri, "?")
 	return before
 }
-
-// Strings returns the text of every string and number in a JSON document, for
-// [Request.Hide], and names of members that are more likely a person's than a
-// field's: those below the top that are not written like an identifier.
-func Strings(document []byte) []string {
-	var values []string
-	d := json.NewDecoder(bytes.NewReader(document))
-	d.UseNumber()
-	var v any
-	if d.Decode(&v) != nil {
-		return nil
-	}
-	depth := 0
-	var walk func(any)
-	walk = func(v any) {
-		switch v := v.(type) {
-		case string:
-			values = append(values, v)
-		case json.Number:
-			values = append(values, v.String())
-		case []any:
-			for _, e := range v {
-				walk(e)
-			}
-		case map[string]any:
-			depth++
-			for name, e := range v {
-				if depth > 1 && !identifier.MatchString(name) {
-					values = append(values, name)
-				}
-				walk(e)
-			}
-			depth--
-		}
-	}
-	walk(v)
-	return values
-}
-
-// identifier matches names that a program gives: camelCase and snake_case.
-var identifier = regexp.MustCompile(`^[a-z][A-Za-z0-9_]*$`)

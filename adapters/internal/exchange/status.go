@@ -96,22 +96,18 @@ var selfExplained = []int{
 	http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge,
 }
 
-// Class returns what a means. What the table calls permanent is unexplained if
-// the answer has no reason in a form that an API gives: then it may come from
-// something in front of the receiver, see [Answer.Explained].
+// Class returns what a means. What the table calls permanent is unexplained if the
+// answer has no reason in a form that an API gives: then it may come from something in
+// front of the receiver, see [Answer.Explained].
 func (o Outcomes) Class(a Answer) adapters.Class {
-	if class, ok := o.overrides[a.Status]; ok {
+	class := o.ClassOfStatus(a)
+	if _, ok := o.overrides[a.Status]; ok || class != adapters.ClassPermanent || slices.Contains(selfExplained, a.Status) || a.Explained() {
 		return class
 	}
-	class := byStatus(a)
-	if class == adapters.ClassPermanent && !slices.Contains(selfExplained, a.Status) && !a.Explained() {
-		return adapters.ClassUnexplained
-	}
-	return class
+	return adapters.ClassUnexplained
 }
 
-// ClassOfStatus returns what a means where its body is known to be the
-// receiver's.
+// ClassOfStatus returns what a means if its body is known to be the receiver's.
 func (o Outcomes) ClassOfStatus(a Answer) adapters.Class {
 	if class, ok := o.overrides[a.Status]; ok {
 		return class
@@ -148,11 +144,11 @@ func aboutCertificate(body []byte) bool {
 // Judge turns the answer to r into the result of an attempt. The receipt has its
 // Code in any case; Ref is the caller's.
 func (o Outcomes) Judge(r Request, a Answer) (adapters.Receipt, error) {
-	return Result(o.Class(a), r, a, func() string { return Reason(a.Body, r.Hidden()) })
+	return Result(o.Class(a), r, a, func() string { return r.Redact(Reason(a.Body)) })
 }
 
-// Result is the result of an attempt whose answer has the given class. The
-// reason is asked for if the attempt failed, and must be clean.
+// Result returns the result of an attempt whose answer has the given class. reason is
+// called if the attempt failed, and returns a redacted text.
 func Result(class adapters.Class, r Request, a Answer, reason func() string) (adapters.Receipt, error) {
 	receipt := adapters.Receipt{Code: a.Code()}
 	switch class { //nolint:exhaustive // the other classes are errors
@@ -174,7 +170,7 @@ func fail(class adapters.Class, r Request, a Answer, reason string) error {
 	text := fmt.Sprintf("%s %s: answered %s", r.Method, r.Target, a.Code())
 	switch {
 	case a.Status/100 == 3:
-		text += redirect(a.Header, r.Hidden())
+		text += r.redirect(a.Header)
 	case reason != "":
 		text += ": " + reason
 	default:
@@ -195,18 +191,18 @@ func fail(class adapters.Class, r Request, a Answer, reason string) error {
 	}
 }
 
-// redirect names the host that an answer points to, and nothing else of it; a
-// receiver may have written into it what it was sent.
-func redirect(h http.Header, hide []string) string {
+// redirect names the host of a redirect and no more of its URL, into which a receiver
+// may have written what it was sent.
+func (r Request) redirect(h http.Header) string {
 	to := "elsewhere"
 	if u, err := url.Parse(h.Get("Location")); err == nil && u.Host != "" {
-		to = "to " + Clean(redact(Clean(u.Host, MaxAnswer), hide), maxReason)
+		to = "to " + r.Redact(u.Host)
 	}
 	return ", a redirect " + to + ", which is not followed: set the url to where the receiver is"
 }
 
-// Hidden are the values that no reason may repeat.
-func (r Request) Hidden() []string {
+// secrets are the values besides those of the payload that no text may repeat.
+func (r Request) secrets() []string {
 	var values []string
 	for name, all := range r.Header {
 		if harmless[name] {
@@ -228,8 +224,8 @@ func (r Request) Hidden() []string {
 			values = append(values, all...)
 		}
 	}
-	if r.Hide != nil {
-		values = append(values, r.Hide()...)
+	if r.Secrets != nil {
+		values = append(values, r.Secrets()...)
 	}
 	return values
 }

@@ -85,36 +85,36 @@ type stamp struct {
 func (p *keyPair) current() (*tls.Certificate, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.refresh(); err != nil && p.cert == nil {
+		return nil, err
+	}
+	return p.cert, nil
+}
+
+// refresh reads the files if they have changed.
+func (p *keyPair) refresh() error {
 	var now [2]stamp
 	for i, name := range []string{p.certFile, p.keyFile} {
 		info, err := os.Stat(name)
 		if err != nil {
-			return p.orLast(err)
+			return err
 		}
 		now[i] = stamp{modified: info.ModTime(), size: info.Size()}
 	}
 	if p.cert != nil && now == p.read {
-		return p.cert, nil
+		return nil
 	}
 	certPEM, err := readPEM(p.certFile)
 	if err != nil {
-		return p.orLast(err)
+		return err
 	}
 	keyPEM, err := readPEM(p.keyFile)
 	if err != nil {
-		return p.orLast(err)
+		return err
 	}
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		return p.orLast(err)
+	if err == nil {
+		p.cert, p.read = &cert, now
 	}
-	p.cert, p.read = &cert, now
-	return p.cert, nil
-}
-
-func (p *keyPair) orLast(err error) (*tls.Certificate, error) {
-	if p.cert != nil {
-		return p.cert, nil
-	}
-	return nil, err
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -14,18 +15,31 @@ type Template struct {
 }
 
 // part is a piece of text, or the name of a placeholder.
-type part struct{ literal, name string }
+type part struct {
+	literal, name string
+	optional      bool // {name?}
+}
+
+// Mistake is what is wrong with one brace or placeholder of a text.
+type Mistake struct {
+	At string // the brace, or the placeholder with its braces
+	error
+}
+
+// ErrLeftOut says that an optional value is missing, and so its text is left out.
+var ErrLeftOut = errors.New("is left out")
 
 var pattern = regexp.MustCompile(`\{([^{}]*)\}`)
 
-// Parse splits text at its placeholders and refuses names that known does not
-// know, and braces that belong to none.
+// Parse splits text at its placeholders. It refuses names that known does not know,
+// and braces that belong to none. A name that ends in ? is optional, if known knows it.
+// The error joins one [Mistake] for each.
 func Parse(text string, known func(name string) bool) (Template, error) {
 	t := Template{text: text}
 	var errs []error
 	literal := func(s string) {
-		if strings.ContainsAny(s, "{}") {
-			errs = append(errs, errors.New("a brace does not belong to a placeholder such as {key}"))
+		if i := strings.IndexAny(s, "{}"); i >= 0 {
+			errs = append(errs, Mistake{s[i : i+1], errors.New("a brace does not belong to a placeholder such as {key}")})
 		}
 		if s != "" {
 			t.parts = append(t.parts, part{literal: s})
@@ -36,9 +50,11 @@ func Parse(text string, known func(name string) bool) (Template, error) {
 		literal(text[end:m[0]])
 		name := text[m[2]:m[3]]
 		if !known(name) {
-			errs = append(errs, fmt.Errorf("{%s} is not a placeholder that can stand here%s", name, Hint(name)))
+			at := text[m[0]:m[1]]
+			errs = append(errs, Mistake{at, fmt.Errorf("%s is not a placeholder that can stand here%s", at, hint(name))})
 		}
-		t.parts = append(t.parts, part{name: name})
+		name, optional := strings.CutSuffix(name, "?")
+		t.parts = append(t.parts, part{name: name, optional: optional})
 		end = m[1]
 	}
 	literal(text[end:])
@@ -70,28 +86,56 @@ func (t Template) Fields() []string {
 	return names
 }
 
+// Literals are the texts of t between its placeholders.
+func (t Template) Literals() []string {
+	var texts []string
+	for _, p := range t.parts {
+		if p.name == "" {
+			texts = append(texts, p.literal)
+		}
+	}
+	return texts
+}
+
+// Optional reports whether t has an optional placeholder.
+func (t Template) Optional() bool {
+	return slices.ContainsFunc(t.parts, func(p part) bool { return p.optional })
+}
+
 // MapLiterals returns t with everything that is no placeholder changed by f.
 func (t Template) MapLiterals(f func(string) string) Template {
 	parts := make([]part, len(t.parts))
 	for i, p := range t.parts {
-		parts[i] = part{literal: f(p.literal), name: p.name}
+		parts[i] = part{f(p.literal), p.name, p.optional}
 	}
 	return Template{text: t.text, parts: parts}
 }
 
-// Expand fills the placeholders; escape gets each value.
+// Expand fills the placeholders with the values of v, each escaped.
 func (t Template) Expand(v *Values, escape func(string) (string, error)) (string, error) {
+	return t.Fill(func(name string) (string, error) {
+		value, err := v.Get(name)
+		if err != nil {
+			return "", err
+		}
+		return escape(value)
+	})
+}
+
+// Fill fills the placeholders with what get returns for their names. It fails with
+// [ErrLeftOut] if get answers [ErrNotKnown] for an optional one.
+func (t Template) Fill(get func(name string) (string, error)) (string, error) {
 	var b strings.Builder
 	for _, p := range t.parts {
 		if p.name == "" {
 			b.WriteString(p.literal)
 			continue
 		}
-		value, err := v.Get(p.name)
-		if err == nil {
-			value, err = escape(value)
-		}
-		if err != nil {
+		value, err := get(p.name)
+		switch {
+		case p.optional && errors.Is(err, ErrNotKnown):
+			return "", ErrLeftOut
+		case err != nil:
 			return "", fmt.Errorf("{%s} %w", p.name, err)
 		}
 		b.WriteString(value)

@@ -15,8 +15,8 @@ import (
 
 const fieldPrefix = "fields."
 
-// Address tells whether name identifies something, so that it may stand in a
-// URL: {ref.external_id}, {key}, {id}, {version} or {fields.NAME}.
+// Address reports whether name identifies something and so is allowed in a URL:
+// {ref.external_id}, {key}, {id}, {version} or {fields.NAME}.
 func Address(name string) bool {
 	switch name {
 	case "ref.external_id", "key", "id", "version":
@@ -25,29 +25,29 @@ func Address(name string) bool {
 	return Field(name)
 }
 
-// Field tells whether name is {fields.NAME}; a dotted NAME reaches into objects.
+// Field reports whether name is {fields.NAME}; a dotted NAME reaches into objects.
 func Field(name string) bool {
 	field, ok := strings.CutPrefix(name, fieldPrefix)
 	return ok && !strings.Contains("."+field+".", "..")
 }
 
-// Any tells whether name is a placeholder at all: those of [Address], {type} and
+// Any reports whether name is a placeholder at all: those of [Address], {type} and
 // {occurred_at}.
 func Any(name string) bool {
 	return Address(name) || name == "type" || name == "occurred_at"
 }
 
-// Hint says how fields are written, to go behind a message about a name that is
+// hint says how fields are written, to go behind a message about a name that is
 // no placeholder anywhere.
-func Hint(name string) string {
+func hint(name string) string {
 	if Any(name) || strings.HasPrefix(name, fieldPrefix) {
 		return ""
 	}
 	return "; a mapped field is written {fields.NAME}"
 }
 
-// Values are what the placeholders of one message stand for. Use one for all
-// texts of an attempt; it is not safe for concurrent use.
+// Values are the values of the placeholders for one message. Use one for all texts
+// of an attempt. It is not safe for concurrent use.
 type Values struct {
 	Msg    adapters.Message
 	fields map[string]any // decoded when first needed
@@ -99,8 +99,7 @@ func (v *Values) Get(name string) (string, error) {
 	return value, nil
 }
 
-// Lookup returns what stands at {fields.NAME}, [ErrNotKnown] if there is nothing
-// or null.
+// Lookup returns the value of {fields.NAME}, or [ErrNotKnown] if it is missing or null.
 func (v *Values) Lookup(name string) (any, error) {
 	if v.fields == nil {
 		fields, err := v.Msg.Fields()
@@ -116,7 +115,7 @@ func (v *Values) Lookup(name string) (any, error) {
 	return value, err
 }
 
-// Below returns what stands at a dotted path in a decoded JSON value.
+// Below returns the value at a dotted path in a decoded JSON value.
 func Below(at any, path string) (any, error) {
 	for name := range strings.SplitSeq(path, ".") {
 		object, _ := at.(map[string]any)

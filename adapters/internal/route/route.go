@@ -10,8 +10,8 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// Table gives event types a T. A key is a type, or a pattern in which * stands
-// for any characters. The zero value is empty.
+// Table gives event types a T. A key is a type, or a pattern in which * is
+// any number of characters. The zero value is empty.
 type Table[T any] struct {
 	entries  []entry[T] // the most specific first
 	fallback T
@@ -33,8 +33,8 @@ func New[T any](routes map[string]T, fallback T) Table[T] {
 	return t
 }
 
-// Find returns the T of eventType: of the exact type, else of the pattern with
-// the most characters beside its *, else the fallback.
+// Find returns the T of eventType. The exact type goes first, then the pattern with
+// the most characters other than *, then the fallback.
 func (t Table[T]) Find(eventType string) T {
 	for _, e := range t.entries {
 		if adapters.MatchType(e.pattern, eventType) {

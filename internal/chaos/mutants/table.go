@@ -300,7 +300,7 @@ var mutants = []mutant{
 	},
 	{
 		"a MessageID for each attempt",
-		[]edit{{file: soap, in: "messageID", old: `uuid.Parse(key)`, new: `uuid.Parse(uuid.NewString())`}},
+		[]edit{{file: soap, old: `v.message.Msg.IdempotencyKey, o.action`, new: `fmt.Sprint(v.message.Msg.IdempotencyKey, v.message.Msg.Attempt), o.action`}},
 		soap, "TestPHPKnowsAMessageAgain",
 	},
 	{

@@ -1,4 +1,4 @@
-package exchange
+package adapters
 
 import (
 	"regexp"
@@ -11,23 +11,23 @@ import (
 // two-character ones.
 var ansi = regexp.MustCompile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[@-Z\\\\^_])")
 
-// Clean makes text from outside safe to store and to show in one line: escape
-// sequences, control and format characters (NUL, right-to-left overrides) and
-// invalid UTF-8 are removed, white space is folded, and what is longer than
-// limit bytes is cut at a character and ends in "…".
+// Clean makes text from outside safe to store and to show in one line. Line breaks
+// and tabs become spaces. Escape sequences of terminals, invalid UTF-8 and all
+// characters that do not print, such as NUL and right-to-left overrides, are removed.
+// A text longer than limit bytes is cut at a character and ends in "…". A limit of 0
+// is none.
 func Clean(text string, limit int) string {
 	text = ansi.ReplaceAllString(strings.ToValidUTF8(text, ""), "")
 	text = strings.Map(func(r rune) rune {
 		switch {
 		case unicode.IsSpace(r), r == '\u2028', r == '\u2029':
 			return ' '
-		case unicode.IsControl(r), unicode.Is(unicode.Cf, r), r == utf8.RuneError:
+		case r == utf8.RuneError, !unicode.IsGraphic(r):
 			return -1
 		}
 		return r
 	}, text)
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) <= limit {
+	if limit <= 0 || len(text) <= limit {
 		return text
 	}
 	const ellipsis = "…"
