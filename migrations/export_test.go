@@ -6,7 +6,7 @@ import (
 )
 
 // Files are the embedded migrations of all sets.
-var Files fs.FS = files
+var Files = files
 
 // WithFiles takes the migrations from other files.
 func WithFiles(files fs.FS) Option { return func(m *migrator) { m.files = files } }

@@ -16,7 +16,7 @@ import (
 // edit replaces text. The place is found by what it is in, not by a line: code
 // around it may change, and a declaration may move to another file of its package.
 type edit struct {
-	// file is the path of the file, or of a package's directory: its files are
+	// file is the path of the file, or of a directory: its Go and SQL files are
 	// looked through then, but not its tests.
 	file string
 	// in is the declaration that the text is in: name, or Type.name for a method. In
@@ -106,10 +106,12 @@ func (e edit) places(root string, edited map[string]string) ([]place, error) {
 	if info, err := os.Stat(path); err != nil {
 		return nil, err
 	} else if info.IsDir() {
-		if paths, err = filepath.Glob(filepath.Join(path, "*.go")); err != nil {
+		if paths, err = filepath.Glob(filepath.Join(path, "*.*")); err != nil {
 			return nil, err
 		}
-		paths = slices.DeleteFunc(paths, func(p string) bool { return strings.HasSuffix(p, "_test.go") })
+		paths = slices.DeleteFunc(paths, func(p string) bool {
+			return strings.HasSuffix(p, "_test.go") || filepath.Ext(p) != ".go" && filepath.Ext(p) != ".sql"
+		})
 	}
 	var all []place
 	for _, p := range paths {

@@ -15,7 +15,7 @@ const (
 const (
 	claim    = "outbox/claim.go"
 	record   = "outbox/record.go"
-	schema   = "migrations/outbox/00001_outbox.sql"
+	schema   = "migrations/outbox/00001_outbox"
 	deliver  = "relay/deliver.go"
 	judgment = "relay/judge.go"
 	recorder = "relay/record.go"
