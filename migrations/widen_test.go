@@ -279,7 +279,7 @@ func TestNobodyWakesWhatWaitsForABackfill(t *testing.T) {
 		next = r.Next
 	}
 	if len(next) > 0 || w.admin.lane("k") != "stopped" {
-		t.Errorf("a recording goes on with %+v, lane %s; want nothing and the lane stopped", next, w.admin.lane("k"))
+		t.Errorf("the recording returned %+v to be sent next, and the lane is %s; want nothing to be sent and the lane stopped", next, w.admin.lane("k"))
 	}
 	const want = "k-3 queued backfill, k-4 queued"
 	w.expect("after the recording", want)

@@ -1,7 +1,7 @@
 -- +goose Up
 SET LOCAL lock_timeout = '1s';
 
--- Group roles are cluster-wide, so another database may have made them already.
+-- Group roles belong to the whole cluster: the migration of another database may have made them.
 -- +goose StatementBegin
 DO $$
 DECLARE
@@ -15,7 +15,7 @@ BEGIN
             EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
         EXCEPTION
             WHEN duplicate_object OR unique_violation THEN
-                NULL; -- another database's migration was faster
+                NULL; -- the migration of another database was faster
             WHEN insufficient_privilege THEN
                 RAISE EXCEPTION 'role "%" does not exist and "%" may not create roles', wanted, current_user
                     USING HINT = 'Let an administrator run the output of: lockstep migrate sql --roles';
@@ -28,12 +28,12 @@ $$;
 CREATE SCHEMA IF NOT EXISTS outbox;
 GRANT USAGE ON SCHEMA outbox TO outbox_writer, outbox_relay, outbox_operator, outbox_auditor;
 
--- A migration that older programs cannot work with replaces this function: CREATE OR REPLACE keeps its privileges.
--- STABLE, not IMMUTABLE: a prepared statement must not keep the answer.
+-- A later migration replaces this function if older programs cannot work with it: CREATE OR REPLACE keeps the privileges.
+-- It is STABLE, since a prepared statement must not keep the result of an IMMUTABLE one.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.oldest_relay() RETURNS bigint
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT 1::bigint
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION outbox.oldest_relay() IS 'The oldest schema version whose programs work with this schema. Programs made for an older one refuse to.';
+COMMENT ON FUNCTION outbox.oldest_relay() IS 'The oldest schema version whose programs work with this schema. A program made for an older version refuses to run.';

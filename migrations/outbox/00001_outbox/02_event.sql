@@ -1,5 +1,5 @@
 CREATE TABLE outbox.event (
-    -- A time-ordered UUID (version 7, RFC 9562): random ones touch a random index page per insert.
+    -- A UUID in order of time (version 7, RFC 9562). Each random UUID would touch another page of the index.
     id          uuid        NOT NULL DEFAULT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
                                 placing substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3)
                                 FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid,
@@ -18,18 +18,18 @@ CREATE TABLE outbox.event (
     CONSTRAINT event_key_not_empty CHECK (key <> ''),
     CONSTRAINT event_key_size CHECK (octet_length(key) <= 512),
     CONSTRAINT event_payload_is_object CHECK (jsonb_typeof(payload) = 'object'),
-    -- By its text, which is what relays read: a stored form of some bytes may write out to a megabyte (1e131071).
+    -- The size of the text, which relays read: a stored form of some bytes may have a text of a megabyte (1e131071).
     CONSTRAINT event_payload_size CHECK (octet_length(payload::text) <= 1048576),
     CONSTRAINT event_headers_is_object CHECK (jsonb_typeof(headers) = 'object'),
     CONSTRAINT event_headers_size CHECK (octet_length(headers::text) <= 16384)
 );
-COMMENT ON TABLE outbox.event IS 'Facts, insert-only. INSERT INTO outbox.event (type, key, payload) in your own transaction is a complete integration.';
+COMMENT ON TABLE outbox.event IS 'Facts, insert only. INSERT INTO outbox.event (type, key, payload) in your own transaction is a complete integration.';
 COMMENT ON COLUMN outbox.event.key IS 'What the event is about; events of one key are delivered in order.';
 COMMENT ON COLUMN outbox.event.version IS 'Rising per key, from the writer''s own row.';
 COMMENT ON COLUMN outbox.event.inserted_at IS 'Database clock at insertion; occurred_at may be given by the writer.';
 
--- Writers cannot give inserted_at. A row that brings another time comes from a backup of the data alone, and each such
--- event would be sent again. The WHEN clause costs a writer next to nothing. It is judged row by row, right after the default.
+-- Writers cannot set inserted_at. A row with another time comes from a backup of the data alone, and its event would be
+-- sent again. The WHEN clause of the trigger costs a writer next to nothing: it is evaluated right after the default.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.refuse_restored_event() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -45,7 +45,7 @@ CREATE TRIGGER refuse_restored BEFORE INSERT ON outbox.event
     WHEN (NEW.inserted_at < clock_timestamp() - interval '1 minute' OR NEW.inserted_at > clock_timestamp() + interval '1 minute')
     EXECUTE FUNCTION outbox.refuse_restored_event();
 
--- Events that no sync took, kept apart so that outbox.status can count them without reading every event.
+-- Events that no sync takes: outbox.status counts them without reading all events.
 CREATE TABLE outbox.unmatched (
     event_seq bigint NOT NULL,
     event_id  uuid   NOT NULL,

@@ -19,17 +19,17 @@ CREATE TABLE outbox.sync (
     registered_by     text        NOT NULL DEFAULT session_user,
     retired_at        timestamptz,
     last_delivered_at timestamptz,
-    -- Work list of a registration that is still adding retained events, null when there is none:
-    -- events inserted at or after backfill_from, or numbered in backfill_unseen, above backfill_seq.
+    -- What a backfill has still to add, null without a backfill: retained events with a seq above backfill_seq that were
+    -- inserted at or after backfill_from, or whose seq is in backfill_unseen.
     backfill_from     timestamptz,
     backfill_unseen   int8multirange,
     backfill_seq      bigint,
-    -- It begins when the transactions have ended that may not see the latest change of the patterns.
+    -- Whether the backfill still waits for transactions that may not see the latest change of the patterns.
     backfill_waits    boolean     NOT NULL DEFAULT false,
     backfill_round    int         NOT NULL DEFAULT 0,
     backfill_reason   text,
-    -- While patterns are being added to a running sync: those of which every open transaction knows. Deliveries of
-    -- other types wait. Null when none are being added, or when a hold keeps back everything.
+    -- While patterns are being added to a running sync: those that every open transaction sees. Deliveries of other types
+    -- wait. Null when no patterns are being added, or when the whole sync is on hold meanwhile.
     settled           text[],
     likes             text[]      NOT NULL GENERATED ALWAYS AS (outbox.like_patterns(patterns)) STORED,
     settled_likes     text[]      NOT NULL GENERATED ALWAYS AS (outbox.like_patterns(settled)) STORED,
@@ -38,16 +38,16 @@ CREATE TABLE outbox.sync (
     CONSTRAINT sync_patterns_not_empty CHECK (cardinality(patterns) > 0),
     CONSTRAINT sync_on_failed_known CHECK (on_failed IN ('block', 'supersede'))
 );
-COMMENT ON TABLE outbox.sync IS 'Registered connections and the strongest reason why each sends nothing for now.';
-COMMENT ON COLUMN outbox.sync.backfill_reason IS 'What the addition of events waits for or does, such as the oldest transaction''s pid; null when none is under way.';
-COMMENT ON COLUMN outbox.sync.backfill_round IS 'Counts the changes of the patterns whose end is waited for: a relay that waits for an older one begins anew.';
+COMMENT ON TABLE outbox.sync IS 'Registered connections, each with its strongest hold: the reason why it sends nothing for now.';
+COMMENT ON COLUMN outbox.sync.backfill_reason IS 'What the backfill does or waits for, such as the pid of the oldest transaction; null without a backfill.';
+COMMENT ON COLUMN outbox.sync.backfill_round IS 'Counts the changes of the patterns. A relay that waits for transactions begins again after another change.';
 
--- Relays' logins and commands change outbox.sync directly. Each change of what a receiver is told gets a row in the log.
+-- Relays and commands change outbox.sync directly. Each change of what a receiver gets has rows in the log.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.log_sync_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- A row for each type and attribute: none is cut off, however many there are.
+    -- A row for each pattern and each attribute: a long list is not cut off.
     INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
     SELECT NEW.name, 'sync_changed', outbox.actor(), left(outbox.clean(c.said), 1000)
       FROM (SELECT format('events: %s removed', p.pattern) AS said, 1 AS part, p.pattern
@@ -78,7 +78,7 @@ CREATE TRIGGER log_change AFTER UPDATE ON outbox.sync
     EXECUTE FUNCTION outbox.log_sync_change();
 
 
--- The row of a sync says who registered it, and when. That cannot be changed.
+-- The row of a sync says when and by whom it was registered. This cannot be changed.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.keep_registration() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -100,9 +100,9 @@ CREATE TRIGGER keep_registration BEFORE UPDATE ON outbox.sync
     WHEN (NEW.name <> OLD.name OR NEW.registered_at IS DISTINCT FROM OLD.registered_at OR NEW.registered_by IS DISTINCT FROM OLD.registered_by)
     EXECUTE FUNCTION outbox.keep_registration();
 
--- Transactions that may still insert events without seeing a sync that was committed before this call:
--- those that hold a snapshot, or a lock on outbox.event (prepared ones included). It is a definer's function
--- because other users' snapshots are hidden from a plain role.
+-- Transactions that may still insert events without seeing a sync that was committed before this call: those with a
+-- snapshot, or with a lock on outbox.event. The latter may be prepared. It runs with the rights of its owner, because a
+-- plain role does not see the snapshots of other users.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.older_writers() RETURNS TABLE (transaction text, pid int, since timestamptz)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -112,7 +112,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
      WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid()
        AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())
        AND coalesce(a.backend_type, 'client backend') NOT IN ('autovacuum worker', 'autovacuum launcher', 'walsender')
-       -- Without pg_read_all_stats the snapshot of another user's backend cannot be seen: then wait for it.
+       -- Without pg_read_all_stats the owner does not see the snapshot of another user's session either: then wait for it.
        AND (a.backend_xmin IS NOT NULL OR a.xact_start IS NULL)
     UNION
     SELECT l.virtualtransaction, l.pid, a.xact_start

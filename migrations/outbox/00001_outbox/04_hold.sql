@@ -11,16 +11,21 @@ CREATE TABLE outbox.hold (
     untried_probes int NOT NULL DEFAULT 0,
     CONSTRAINT hold_pkey PRIMARY KEY (sync, scope, kind),
     CONSTRAINT hold_scope_form CHECK (length(scope) <= 200 AND scope !~ '[\u0001-\u001F\u007F-\u009F]'),
-    -- These are for the whole sync.
+    -- These kinds hold the whole sync.
     CONSTRAINT hold_scope_of_kind CHECK (scope = '' OR kind NOT IN ('backfill', 'window')),
     CONSTRAINT hold_sync_fkey FOREIGN KEY (sync) REFERENCES outbox.sync (name) ON DELETE CASCADE,
     CONSTRAINT hold_kind_known CHECK (kind IN ('operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'))
 );
-COMMENT ON TABLE outbox.hold IS 'One row per sync, scope and kind of hold, so that one that ends never lifts another. outbox.sync shows the strongest of the whole sync.';
-COMMENT ON COLUMN outbox.hold.scope IS 'The destination that gets nothing for now: a host, or what limits.per of the sync says. Empty: the whole sync.';
-COMMENT ON COLUMN outbox.hold.until IS 'End of a throttle or window; next probe of an auth or breaker hold; null until somebody lifts it.';
-COMMENT ON COLUMN outbox.hold.untried_at IS 'When an auth hold may be probed with a delivery that was not tried yet, which may be before until; null for other kinds.';
+COMMENT ON TABLE outbox.hold IS 'One row per sync, scope and kind, so that a hold that ends never lifts another. outbox.sync shows the strongest hold of the whole sync.';
+COMMENT ON COLUMN outbox.hold.scope IS 'The destination that gets nothing for now: a host, or the value of limits.per of the sync. Empty: the whole sync.';
+COMMENT ON COLUMN outbox.hold.until IS 'End of a throttle or window; next probe of an auth or breaker hold; null: until it is lifted.';
+COMMENT ON COLUMN outbox.hold.untried_at IS 'When an auth hold may be probed with a delivery that was not tried yet, perhaps before until; null for other kinds.';
 COMMENT ON COLUMN outbox.hold.untried_probes IS 'Probes with such deliveries; the pause between them grows with it.';
+
+-- The strongest kind of hold has rank 1. Go has the same order: outbox.HoldKind.
+CREATE FUNCTION outbox.hold_rank(kind text) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind);
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.show_strongest_hold() RETURNS trigger
@@ -31,14 +36,14 @@ BEGIN
     IF coalesce(NEW.scope, OLD.scope) <> '' THEN
         RETURN NULL;
     END IF;
-    -- The sync's row is locked first: two holds that change at once must not each overlook the other.
+    -- Lock the sync's row first: two holds that change at the same time must not overlook each other.
     PERFORM FROM outbox.sync WHERE name = changed FOR NO KEY UPDATE;
     UPDATE outbox.sync s
        SET hold_kind = h.kind, hold_until = h.until, hold_reason = h.reason, hold_by = h.by
       FROM (SELECT 1) AS always
       LEFT JOIN (SELECT * FROM outbox.hold
                   WHERE sync = changed AND scope = ''
-                  ORDER BY array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
+                  ORDER BY outbox.hold_rank(kind)
                   LIMIT 1) AS h ON true
      WHERE s.name = changed;
     RETURN NULL;
@@ -48,13 +53,13 @@ $$;
 CREATE TRIGGER show_strongest AFTER INSERT OR UPDATE OR DELETE ON outbox.hold
     FOR EACH ROW EXECUTE FUNCTION outbox.show_strongest_hold();
 
--- An operator's hold is put and lifted by outbox.pause and outbox.resume, which log it; relays have their own kinds.
+-- Only outbox.pause and outbox.resume, which log it, change the operator's hold. Relays change the other kinds.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.keep_operators_hold() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT (SELECT pg_has_role(current_user, c.relowner, 'USAGE') FROM pg_class AS c WHERE c.oid = TG_RELID) THEN
-        RAISE EXCEPTION 'the operator''s hold of sync "%" is not changed by hand', coalesce(NEW.sync, OLD.sync)
+        RAISE EXCEPTION 'the operator''s hold of sync "%" cannot be changed by hand', coalesce(NEW.sync, OLD.sync)
             USING ERRCODE = 'insufficient_privilege', HINT = 'Use outbox.pause and outbox.resume, which log it.';
     END IF;
     RETURN coalesce(NEW, OLD);

@@ -26,10 +26,10 @@ CREATE TABLE outbox.delivery_log (
     CONSTRAINT delivery_log_outcome_known CHECK (outcome = ANY (
         '{delivered, duplicate, accepted, filtered, retry, failed, unknown, lease_lost, superseded,
           requeued, replayed, discarded, paused, resumed, retired, sync_changed}'::text[])),
-    -- A relay that could not reach the database for longer leaves answered_at out.
+    -- If the database was away for longer, the relay leaves answered_at out.
     CONSTRAINT delivery_log_answered_before CHECK (answered_at BETWEEN at - interval '7 days' AND at + interval '1 minute'),
-    -- Every row names the claim that it was recorded with, or who wrote it. A relay closes superseded deliveries, which
-    -- nobody claims, and may come back to a database that does not know its claim (lease_lost).
+    -- Every row names its claim or its actor. Two kinds of rows of relays have no claim: superseded deliveries, which
+    -- nobody claims, and lease_lost if the database does not know the claim.
     CONSTRAINT delivery_log_claim_or_actor CHECK (
         CASE WHEN claim IS NULL THEN actor IS NOT NULL OR relay IS NOT NULL AND outcome = ANY ('{superseded, lease_lost}'::text[])
              ELSE actor IS NULL AND outcome <> ALL ('{requeued, replayed, discarded, paused, resumed, retired, sync_changed}'::text[]) END)
@@ -37,15 +37,20 @@ CREATE TABLE outbox.delivery_log (
 ALTER SEQUENCE outbox.delivery_log_id_seq OWNED BY outbox.delivery_log.id;
 CREATE INDEX delivery_log_event ON outbox.delivery_log (event_id);
 CREATE INDEX delivery_log_key ON outbox.delivery_log (key);
--- For those who ship the log: what is new since a row.
+-- For programs that copy the log: what is new since a row.
 CREATE INDEX delivery_log_id ON outbox.delivery_log (id);
 CREATE INDEX delivery_log_at ON outbox.delivery_log USING brin (at);
-COMMENT ON TABLE outbox.delivery_log IS 'Append-only. Every request that a receiver may have seen has a row; no payload, secret or party name is in it.';
+COMMENT ON TABLE outbox.delivery_log IS 'Append only. Every request that a receiver may have seen has a row. It contains no payload, secret or name of a party.';
 COMMENT ON COLUMN outbox.delivery_log.at IS 'When this row was recorded; answered_at is when the receiver answered, both by the database clock.';
 COMMENT ON COLUMN outbox.delivery_log.attempt IS 'Number of the attempt for this event and sync; never reset.';
 COMMENT ON COLUMN outbox.delivery_log.request_sha256 IS 'SHA-256 of the request body, in hexadecimal.';
 COMMENT ON COLUMN outbox.delivery_log.event_seq IS 'Place of the delivery in its key''s lane, as in outbox.delivery.';
-COMMENT ON COLUMN outbox.delivery_log.actor IS 'Who wrote the row, set by the database: the login, or login/name; null for what relays record.';
+COMMENT ON COLUMN outbox.delivery_log.actor IS 'Who wrote the row: the login, or login/name. The database sets it. Null for rows of relays.';
+
+-- Whether a row with this outcome is the end of its delivery.
+CREATE FUNCTION outbox.ends_delivery(outcome text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN outcome = ANY ('{delivered, duplicate, accepted, filtered, superseded, discarded}'::text[]);
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.refuse_log_change() RETURNS trigger
@@ -61,7 +66,7 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON outbox.deliver
     FOR EACH STATEMENT EXECUTE FUNCTION outbox.refuse_log_change();
 ALTER TABLE outbox.delivery_log ENABLE ALWAYS TRIGGER append_only;
 
--- Statement triggers of the parent do not guard a partition that is addressed directly.
+-- The trigger of the parent does not fire for a statement on a partition: each partition has its own.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.guard_log_partition(partition regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -74,7 +79,7 @@ END
 $$;
 -- +goose StatementEnd
 
--- Text from people, fit for one line: no control characters, none that turns the direction of what follows or hides.
+-- Text from people for one line: without control characters and characters that are invisible or change the direction of text.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.clean(said text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -90,9 +95,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 -- +goose StatementEnd
 
--- The database sets at and actor, whoever inserts. A row that a relay records with its claim needs no look, and the WHEN
--- clause keeps it from the function; at is what the default gave.
--- What people do is logged by the functions they do it with, which run as the owner.
+-- The database sets at and actor, whoever inserts. A row that a relay records with its claim is right as it is: the WHEN
+-- clause of the trigger skips the function. What people do is logged by outbox.requeue and so on, which run as the owner.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.sign_log_row() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -100,7 +104,7 @@ DECLARE
     owner     boolean := (SELECT pg_has_role(current_user, c.relowner, 'USAGE') FROM pg_class AS c WHERE c.oid = TG_RELID);
     by_people boolean := NEW.outcome = ANY ('{requeued, replayed, discarded, paused, resumed, retired, sync_changed}'::text[]);
 BEGIN
-    IF NEW.at NOT BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp() + interval '1 minute' THEN -- perhaps of another partition
+    IF NEW.at NOT BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp() + interval '1 minute' THEN -- it may belong to another partition
         RAISE EXCEPTION 'a row of the delivery log cannot be dated %: the database sets at', NEW.at
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Leave at out. To load a backup, see docs/operators.md: with session_replication_role = replica the rows keep their time.';
@@ -115,7 +119,7 @@ BEGIN
             USING ERRCODE = 'insufficient_privilege',
                   HINT = 'A relay records what it has claimed, in the statement that ends the claim.';
     END IF;
-    IF NEW.at < statement_timestamp() OR NEW.at > clock_timestamp() THEN -- else the default: at a month's end the row stays in its partition
+    IF NEW.at < statement_timestamp() OR NEW.at > clock_timestamp() THEN -- the default may stay: a new time may belong to the next month's partition
         NEW.at := clock_timestamp();
     END IF;
     NEW.actor := NULL;
@@ -133,16 +137,16 @@ CREATE TRIGGER sign BEFORE INSERT ON outbox.delivery_log
     WHEN (NEW.claim IS NULL OR NEW.actor IS NOT NULL OR NEW.at < statement_timestamp() OR NEW.at > clock_timestamp())
     EXECUTE FUNCTION outbox.sign_log_row();
 
--- What a relay records is about a delivery that its claim was on when the statement began. STABLE is what makes that
--- possible: the function sees the tables as they were before the statement, so what it removed is still there.
--- The owner may write corrections without a claim. They bear the owner's name.
+-- A relay may only record deliveries that its claim was on when the statement began. The function is STABLE, so it sees the
+-- tables as they were before the statement, which may have removed the delivery. The owner may write corrections without a
+-- claim. The log names the owner as their actor.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.check_log_claims() RETURNS trigger
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     wrong record;
 BEGIN
-    -- The rule, and nothing else: a relay waits for it at each recording.
+    -- Fast path: every recording of a relay waits for this check.
     PERFORM FROM new_row AS n
       WHERE NOT EXISTS (SELECT FROM outbox.lane AS l
                          JOIN outbox.delivery AS d ON d.sync = l.sync AND d.key = l.key
@@ -164,8 +168,8 @@ BEGIN
            WHEN 'superseded' THEN NOT EXISTS (SELECT FROM outbox.delivery AS d
                                                WHERE d.sync = n.sync AND d.key = n.key AND d.event_id = n.event_id AND d.state = 'failed'
                                               OFFSET 0)
-           -- The relay that took the claim over logged it. A database that was restored or has failed over may not know
-           -- the claim; then it is null.
+           -- The relay that took over the lane has logged the claim. A database that was restored or has failed over may not
+           -- know it, then it is null.
            WHEN 'lease_lost' THEN n.event_id IS NULL OR NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.name = n.sync)
                                   OR n.claim IS NOT NULL
                                      AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l

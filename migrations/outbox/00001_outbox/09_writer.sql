@@ -1,6 +1,6 @@
--- It only inserts: it decides nothing about order and locks nothing, so writers never meet the relay.
--- While types are being added to a running sync, their deliveries wait in their lanes: transactions that do not know of
--- the change may still write earlier events of them.
+-- Adds a delivery for each sync that takes the event. It only inserts, and locks nothing: writers never wait for relays.
+-- While types are being added to a running sync, their deliveries wait: transactions that do not see the change may still
+-- write earlier events of these types.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.fan_out() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -17,8 +17,8 @@ BEGIN
       JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes)
      CROSS JOIN LATERAL (SELECT s.backfill_seq IS NOT NULL AND s.settled IS NOT NULL AND NOT e.type LIKE ANY (s.settled_likes) AS waits) AS w;
     matched := FOUND;
-    -- Every writer waits for this function, and starting a statement is most of its cost. One event that went
-    -- somewhere is not unmatched; only several may be mixed.
+    -- Every writer waits for this function, and most of its cost is to start a statement. A single event with a delivery is
+    -- matched. Of several events, some may be unmatched.
     SELECT EXISTS (SELECT FROM new_event OFFSET 1), EXISTS (SELECT FROM outbox.sync AS s WHERE s.notify AND s.retired_at IS NULL)
       INTO several, listening;
     IF several OR NOT matched THEN
@@ -53,7 +53,7 @@ DECLARE
     known      boolean;
     written    uuid;
 BEGIN
-    -- Locks are counted only when there may be too many of them: reading pg_locks on each call is slow.
+    -- Count the locks only when there may be too many: to read pg_locks at each call would be slow.
     IF calls >= most THEN
         SELECT count(*), coalesce(bool_or(l.objid::bigint = (hashtext(emit.key)::bigint & 4294967295)), false)
           INTO held, known
@@ -81,4 +81,4 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION outbox.emit(text, text, jsonb, bigint, jsonb, uuid) IS 'Writes an event for writers that have no row of the key to lock: the key''s order is the order of these calls.';
+COMMENT ON FUNCTION outbox.emit(text, text, jsonb, bigint, jsonb, uuid) IS 'Writes an event, for writers without a row of the key to lock. The order of a key is the order of these calls.';

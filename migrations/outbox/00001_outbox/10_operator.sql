@@ -47,8 +47,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 -- +goose StatementEnd
 
--- The relay changes due_at together with state; an UPDATE that changes state alone is hand-made, and so is every
--- UPDATE of a failed row.
+-- A relay changes due_at together with state. An UPDATE of state alone was made by hand, and so was every UPDATE of a
+-- failed row.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.complete_requeue() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -62,14 +62,14 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Only failed deliveries can be requeued: UPDATE outbox.delivery SET state = ''pending'' WHERE state = ''failed'' AND … . To give one up, use outbox.discard; to stop a sync, outbox.pause.';
     END IF;
-    NEW.changed_in := pg_current_xact_id(); -- relays find it by this, and then its lane is due
+    NEW.changed_in := pg_current_xact_id(); -- relays find it by this, and make its lane due
     NEW.due_at := clock_timestamp();
     NEW.attempts := 0;
     NEW.charged := 0;
     NEW.spent_ms := 0;
     NEW.error_class := NULL;
     NEW.error := NULL;
-    NEW.body := NULL; -- rendered anew: the mapping may have been repaired
+    NEW.body := NULL; -- to be rendered again: the mapping may have been repaired
     NEW.mapping_version := NULL;
     PERFORM outbox.log_action(OLD, 'requeued', left(outbox.clean(nullif(current_setting('lockstep.reason', true), '')), 1000));
     RETURN NEW;
@@ -141,10 +141,10 @@ BEGIN
         RAISE EXCEPTION 'event % has no open delivery to "%"', discard.event_id, discard.sync
             USING ERRCODE = 'no_data_found', HINT = 'Ask outbox.why_not_delivered what became of it.';
     END IF;
-    -- A relay that claims a lane leaves a first delivery that is locked. One that read it before it was locked here has
-    -- not committed its claim yet, perhaps. It keeps a lock on outbox.lane until it has, so wait until those are gone who
-    -- have one now: then either the claim is seen, or nobody sends what is discarded. Other calls of this function claim
-    -- nothing, and are known by their advisory lock.
+    -- A relay does not send a first delivery that is locked. But a relay that read it before it was locked here may not have
+    -- committed its claim yet. Until it commits, it has a lock on outbox.lane. So wait for the transactions that have such
+    -- a lock now: afterwards either their claim is visible, or none of them sends this delivery. Other calls of this
+    -- function claim nothing. Their advisory lock tells them apart.
     PERFORM pg_try_advisory_xact_lock_shared(discards);
     deadline := clock_timestamp() + interval '2 seconds';
     LOOP
@@ -164,9 +164,9 @@ BEGIN
            AND NOT EXISTS (SELECT FROM pg_locks AS a
                             WHERE a.locktype = 'advisory' AND a.database = l.database AND a.virtualtransaction = l.virtualtransaction
                               AND (a.classid::bigint << 32 | a.objid::bigint) = discards AND a.objsubid = 1);
-        CONTINUE WHEN others = '{}'; -- and look at the claims once more
+        CONTINUE WHEN others = '{}'; -- and look at the claims again
         IF clock_timestamp() > deadline THEN
-            RAISE EXCEPTION 'event % cannot be discarded now: another transaction has been at work on the lanes for two seconds', d.event_id
+            RAISE EXCEPTION 'event % cannot be discarded now: another transaction has been changing lanes for two seconds', d.event_id
                 USING ERRCODE = 'lock_not_available', HINT = 'Try again. See pg_locks for relation outbox.lane.';
         END IF;
         PERFORM pg_sleep(0.002);
@@ -174,7 +174,7 @@ BEGIN
     leads := NOT EXISTS (SELECT FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq < d.event_seq);
     PERFORM outbox.log_action(d, 'discarded', outbox.check_reason(discard.reason));
     DELETE FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq;
-    -- What stands behind it may be sent now. A relay that has the lane looks again when it records: it cannot do that
+    -- The delivery behind it may be sent now. If a relay has the claim, it looks again when it records, which it cannot do
     -- before this transaction ends.
     UPDATE outbox.lane AS l
        SET due_at = CASE WHEN l.claim IS NULL THEN clock_timestamp() ELSE l.due_at END,
@@ -197,8 +197,8 @@ DECLARE
 BEGIN
     PERFORM outbox.check_sync(replay.sync);
     PERFORM outbox.check_reason(replay.reason);
-    -- The lock keeps retention from removing the event meanwhile, and a second replay from the same revision. It is
-    -- an update that changes nothing, so that a transaction whose snapshot hides an earlier replay is refused.
+    -- The lock prevents that retention removes the event, and that another replay gets the same revision. It is an update
+    -- that changes nothing, so that a transaction whose snapshot hides an earlier replay is refused.
     UPDATE outbox.event AS o SET headers = o.headers WHERE o.id = replay.event_id RETURNING * INTO e;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'event % does not exist or is past its retention', replay.event_id USING ERRCODE = 'no_data_found';
@@ -209,7 +209,7 @@ BEGIN
         RAISE EXCEPTION 'event % is still % for "%": there is nothing to replay yet', e.id, found_state, replay.sync
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'A failed delivery is sent again with outbox.requeue.';
     END IF;
-    -- The new revision stands for whatever body is sent now, so no digest of an older one goes with it.
+    -- A new revision may have a new body: the digest of the old one is left out.
     SELECT max(l.attempt), max(l.revision) + 1
       INTO d.total_attempts, d.revision
       FROM outbox.delivery_log AS l

@@ -14,7 +14,7 @@ SELECT d.sync, d.event_seq, d.event_id, d.key,
        OFFSET 0) AS f
   LEFT JOIN outbox.lane AS l ON l.sync = d.sync AND l.key = d.key
  CROSS JOIN LATERAL (SELECT f.leads AND d.state <> 'failed' AND l.claim IS NOT NULL AS sends) AS s;
-COMMENT ON VIEW outbox.open_delivery IS 'Open deliveries as they stand: sending is the first of a lane that a relay has claimed, queued waits behind another of its key or for a backfill. Bodies are in outbox.delivery only.';
+COMMENT ON VIEW outbox.open_delivery IS 'Open deliveries with their state: sending is the first delivery of a lane that a relay has claimed, queued is behind another of its key or waits for a backfill. Bodies are in outbox.delivery only.';
 
 CREATE VIEW outbox.failed AS
 SELECT d.sync, d.key, d.event_id, e.type AS event_type, e.version, d.attempts, d.total_attempts, d.error_class, d.error,
@@ -37,7 +37,7 @@ SELECT d.sync, d.key, d.event_id, d.event_seq, d.state, behind.behind, d.attempt
 COMMENT ON VIEW outbox.blocked_key IS 'Keys whose first unfinished event is failed or in retry, and how many events wait behind it.';
 
 CREATE VIEW outbox.status AS
-WITH delivery AS ( -- what outbox.open_delivery and outbox.blocked_key say, for all deliveries at once
+WITH delivery AS ( -- the states of outbox.open_delivery and the keys of outbox.blocked_key, in one scan
     SELECT d.sync, d.created_at, d.due_at, d.state AS stored, d.first AND d.next_seq IS NOT NULL AS blocks,
            CASE WHEN d.state = 'failed' THEN 'failed'
                 WHEN NOT d.first OR d.error_class = 'backfill' THEN 'queued'
@@ -64,7 +64,7 @@ WITH delivery AS ( -- what outbox.open_delivery and outbox.blocked_key say, for 
     SELECT DISTINCT ON (sync, scope) sync, scope, kind, until, reason, by
       FROM outbox.hold
      WHERE kind NOT IN ('throttle', 'window') OR until IS NULL OR until > clock_timestamp()
-     ORDER BY sync, scope, array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind::text)
+     ORDER BY sync, scope, outbox.hold_rank(kind)
 ), held_scope AS (
     SELECT sync, jsonb_agg(jsonb_build_object('scope', scope, 'hold', kind, 'until', until, 'reason', reason, 'by', by) ORDER BY scope) AS holds
       FROM held
@@ -83,4 +83,4 @@ SELECT s.name AS sync, h.kind AS hold,
   LEFT JOIN open AS o ON o.sync = s.name
 UNION ALL
 SELECT NULL, NULL, 0, (SELECT count(*) FROM outbox.unmatched), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, '[]';
-COMMENT ON VIEW outbox.status IS 'One row per sync; hold is about the whole sync, scope_holds lists its scopes that are on hold; backfill says what the addition of events waits for or does. In the row without a sync, pending counts the events that no sync matched.';
+COMMENT ON VIEW outbox.status IS 'One row per sync. hold is about the whole sync, scope_holds lists its scopes on hold, backfill says what a backfill does or waits for. In the row without a sync, pending counts the events that no sync matched.';

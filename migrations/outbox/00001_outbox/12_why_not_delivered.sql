@@ -1,4 +1,4 @@
--- Says in one sentence what an open delivery waits for, apart from its key and its sync's holds.
+-- Says in one sentence what an open delivery waits for, without holds and without what is before it.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.describe(d outbox.open_delivery) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -70,7 +70,7 @@ BEGIN
             FOR h IN SELECT * FROM outbox.hold AS o
                       WHERE o.sync = s.name AND (o.kind NOT IN ('throttle', 'window') OR o.until IS NULL OR o.until > clock_timestamp())
                         AND (o.scope = '' OR o.scope = (SELECT n.scope FROM outbox.lane AS n WHERE n.sync = d.sync AND n.key = d.key))
-                      ORDER BY o.scope, array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], o.kind::text) LOOP
+                      ORDER BY o.scope, outbox.hold_rank(o.kind) LOOP
                 said := said || format('; %s is on hold (%s) by %s since %s%s: %s',
                     CASE h.scope WHEN '' THEN 'the sync' ELSE format('destination %s of sync %s', h.scope, s.name) END, h.kind, h."by", h.since,
                     CASE WHEN h.until IS NULL THEN CASE h.kind WHEN 'operator' THEN ' until outbox.resume' || CASE h.scope WHEN '' THEN '' ELSE ' of that scope' END ELSE '' END
@@ -85,7 +85,7 @@ BEGIN
         END IF;
         SELECT g.* INTO l FROM outbox.delivery_log AS g
          WHERE g.event_id = why_not_delivered.event_id AND g.sync = s.name
-           AND g.outcome IN ('delivered', 'duplicate', 'accepted', 'filtered', 'superseded', 'discarded')
+           AND outbox.ends_delivery(g.outcome)
          ORDER BY g.id DESC LIMIT 1;
         IF FOUND THEN
             known := true;

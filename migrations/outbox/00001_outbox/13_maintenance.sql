@@ -8,8 +8,8 @@ CREATE TABLE outbox.retention (
 INSERT INTO outbox.retention (what, keep) VALUES ('events', '90 days'), ('log', '84 months');
 COMMENT ON TABLE outbox.retention IS 'How long finished events and the delivery log are kept at least. Only the owner changes it: UPDATE outbox.retention SET keep = ''120 months'' WHERE what = ''log''.';
 
--- Names the sessions that hold an advisory lock, for messages of those that wait for it. It is a definer's function
--- because other users' sessions are hidden from a plain role.
+-- Names the sessions that hold an advisory lock, for the messages of others that wait for it. It runs with the rights of
+-- its owner, because a plain role does not see the sessions of other users.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.lock_holder(lock bigint) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -23,21 +23,21 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
        AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = lock_holder.lock
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION outbox.lock_holder(bigint) IS 'Names the holders of an advisory lock: 1869967988 is that of outbox.maintain, 1869967989 that of retention, 1869967990 that of registrations.';
+COMMENT ON FUNCTION outbox.lock_holder(bigint) IS 'Names the holders of an advisory lock: 1869967988 is the lock of outbox.maintain, 1869967989 of retention, 1869967990 of registrations.';
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.maintain(keep_events interval DEFAULT '1 hour', keep_log interval DEFAULT '1 month')
 RETURNS TABLE (done text, n bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
-    -- Bounds of partitions are written as text and patterns are read as text: the caller's settings must not change them.
+    -- The function writes and reads bounds and patterns as text: settings of the caller must not change their form.
     SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET standard_conforming_strings = on AS $$
 DECLARE
-    -- The longer one counts. A retention that somebody deleted is the one that this migration set.
+    -- The longer retention counts. If somebody has deleted the row, the default of this migration counts.
     log_kept interval := greatest(keep_log, coalesce((SELECT r.keep FROM outbox.retention AS r WHERE r.what = 'log'), '84 months'));
-    -- Read once: a bound that may change keeps the planner from leaving out the log's old partitions.
+    -- A constant for the planner: with it, old partitions of the log are not read.
     recent timestamptz := clock_timestamp() - greatest(keep_events, coalesce((SELECT r.keep FROM outbox.retention AS r WHERE r.what = 'events'), '90 days'));
     expired timestamptz := clock_timestamp() - log_kept;
-    -- Months before and after these are no months that this database lived through.
+    -- No row of the log can belong to a month before or after these.
     first_month timestamptz := (date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') - interval '1200 months') AT TIME ZONE 'UTC';
     after_last  timestamptz := (date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') + interval '4 months') AT TIME ZONE 'UTC';
     months timestamp[];
@@ -63,16 +63,16 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Each step fails alone, so that trouble in one does not keep next month's partition from being made.
-    -- Events go when nothing about them is open and nothing was recorded about them since. A page is locked first and
-    -- judged in a statement of its own, so that a replay that was faster is seen. While retained events are being
-    -- added to a sync, none is removed. The partitions come after it: their locks would keep relays from the log.
+    -- Each step catches its own errors, so that next month's partition is made anyway.
+    -- First events are removed, if nothing about them is open and nothing was logged about them recently. A page is locked
+    -- in a statement of its own, so that the next statement sees a replay that was faster. During a backfill no event is
+    -- removed. Partitions come later, because relays must wait for their locks.
     IF NOT pg_try_advisory_xact_lock(1869967989) THEN
         done := 'held: the removal of events waits for ' || coalesce(outbox.lock_holder(1869967989), 'a session that has just ended'); n := 0;
         RETURN NEXT;
     ELSIF NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.backfill_seq IS NOT NULL AND s.retired_at IS NULL) THEN
         BEGIN
-            -- Bounded: a line of old events that cannot go yet must not keep the partitions from being made.
+            -- Bounded, for old events that cannot be removed yet must not delay the partitions.
             WHILE total < 20000 AND clock_timestamp() < now() + interval '5 seconds' LOOP
                 SELECT array_agg(p.seq) FILTER (WHERE p.inserted_at < recent), max(p.seq)
                   INTO page, last
@@ -87,7 +87,7 @@ BEGIN
                                      JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_seq = e.seq)
                    AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
                                     WHERE l.event_id = e.id AND l.at >= recent)
-                   -- An open replay stands at another place of its key's lane.
+                   -- An open replay has another event_seq.
                    AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
                                      JOIN outbox.delivery AS d ON d.sync = l.sync AND d.key = e.key AND d.event_id = e.id
                                     WHERE l.event_id = e.id AND l.outcome = 'replayed');
@@ -103,9 +103,9 @@ BEGIN
         RETURN NEXT;
     END IF;
 
-    -- References go when nothing of their key is open and nothing was logged about it for as long as the log is kept:
-    -- then nothing in this database knows the key any more. A call looks at some blocks of the table, chosen by chance, so
-    -- that it is bounded and needs no index that each recording would have to keep.
+    -- A reference is removed if nothing of its key is open and nothing was logged about it for as long as the log is kept:
+    -- then the database knows nothing else of the key. A call reads a random range of the table: this bounds the call, and
+    -- needs no index that each recording would have to update.
     BEGIN
         blocks := pg_relation_size('outbox.external_ref') / current_setting('block_size')::bigint;
         block := floor(random() * ceil(blocks / 1000.0)) * 1000;
@@ -128,7 +128,7 @@ BEGIN
         RETURN NEXT;
     END;
 
-    -- A restore with triggers off puts a guard back as an ordinary trigger, which a replica's session passes by.
+    -- A restore with triggers off makes a guard an ordinary trigger, which does not fire in the session of a replica.
     FOR old IN SELECT c.oid::regclass AS name
                  FROM pg_class AS c
                  LEFT JOIN pg_trigger AS t ON t.tgrelid = c.oid AND t.tgname = 'append_only'
@@ -148,9 +148,9 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 
-    -- This month and three ahead, by UTC, and those of rows that fell into the default partition while nobody called.
-    -- A partition is filled and guarded before it is attached; the attach waits at most lock_timeout for an auditor's
-    -- query, and the next call tries again.
+    -- Partitions for this month and the next three, in UTC, and for rows that are in the default partition because nobody
+    -- called this function in time. A partition is filled and guarded before it is attached. ATTACH waits at most
+    -- lock_timeout for the query of an auditor, and the next call tries again.
     SELECT array_agg(m.first ORDER BY m.first) INTO months
       FROM (SELECT date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') + make_interval(months => i)
               FROM generate_series(0, 3) AS i
@@ -176,7 +176,7 @@ BEGIN
             done := 'partition created: ' || part; n := 1;
             RETURN NEXT;
         EXCEPTION
-            WHEN lock_not_available OR check_violation THEN -- the latter: a row came into the default partition meanwhile
+            WHEN lock_not_available OR check_violation THEN -- check_violation: a row came into the default partition meanwhile
                 done := 'partition deferred, the log is in use: ' || part; n := 0;
                 RETURN NEXT;
                 EXIT;
@@ -213,8 +213,8 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 
-    -- Events that the trigger did not see, written with triggers off or by a logical subscription, have no trace: no
-    -- delivery, no row of the log, and they do not count as unmatched. The latest are looked at.
+    -- Events that were written with triggers off or by a logical subscription have no delivery, no row in the log, and do
+    -- not count as unmatched. The latest events are checked for that.
     FOR old IN SELECT count(*) AS events, min(e.inserted_at) AS first, max(e.inserted_at) AS last
                  FROM (SELECT o.seq, o.id, o.key, o.type, o.inserted_at FROM outbox.event AS o ORDER BY o.seq DESC LIMIT 2000) AS e
                 WHERE e.inserted_at >= expired AND e.inserted_at < clock_timestamp() - interval '1 minute'
@@ -230,7 +230,7 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 
-    -- Triggers that are switched off, for instance after a restore that broke off: events would get no deliveries.
+    -- Triggers that are off, for instance after a restore that was interrupted: events would get no deliveries.
     FOR old IN SELECT t.tgname AS name, t.tgrelid::regclass AS place
                  FROM pg_trigger AS t
                  JOIN pg_class AS c ON c.oid = t.tgrelid
@@ -242,6 +242,6 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION outbox.maintain(interval, interval) IS 'Makes the log''s partitions three months ahead, drops those past retention, removes finished events and references. What is kept longer counts: the arguments or outbox.retention. Relays call it; it may be called at any time.';
+COMMENT ON FUNCTION outbox.maintain(interval, interval) IS 'Makes the log''s partitions three months ahead, drops those past retention, removes finished events and references. Arguments that are shorter than outbox.retention have no effect. Relays call it. It may be called at any time.';
 
 SELECT * FROM outbox.maintain();

@@ -15,11 +15,11 @@ GRANT EXECUTE ON FUNCTION outbox.emit(text, text, jsonb, bigint, jsonb, uuid) TO
 
 GRANT SELECT ON outbox.event, outbox.unmatched, outbox.sync, outbox.hold, outbox.delivery, outbox.lane, outbox.open_delivery, outbox.delivery_log, outbox.external_ref, outbox.retention,
     outbox.status, outbox.failed, outbox.blocked_key, outbox.goose_db_version TO outbox_relay, outbox_operator, outbox_auditor;
-GRANT EXECUTE ON FUNCTION outbox.oldest_relay(), outbox.why_not_delivered(uuid, text), outbox.describe(outbox.open_delivery), outbox.check_sync(text)
+GRANT EXECUTE ON FUNCTION outbox.oldest_relay(), outbox.hold_rank(text), outbox.ends_delivery(text), outbox.why_not_delivered(uuid, text), outbox.describe(outbox.open_delivery), outbox.check_sync(text)
     TO outbox_relay, outbox_operator, outbox_auditor;
 
 GRANT INSERT, UPDATE, DELETE ON outbox.delivery, outbox.lane TO outbox_relay;
--- Not id, at and actor: the database sets them.
+-- The database sets id, at and actor.
 GRANT INSERT (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, error_class, error, external_id,
     request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay, reason) ON outbox.delivery_log TO outbox_relay;
 GRANT USAGE ON SEQUENCE outbox.delivery_log_id_seq TO outbox_relay;
