@@ -29,9 +29,10 @@ type Delivery struct {
 
 	Ref Ref
 
-	lane, row pgtype.TID // where they stood last; hints
-	alone     bool       // nothing else of its lane was to be seen
-	token     pgtype.UUID
+	lane    pgtype.TID // where the lane's row was last
+	tid     pgtype.TID // where the delivery's row was last
+	isAlone bool       // no other delivery of its lane was visible
+	token   pgtype.UUID
 }
 
 // Ref is what the external system answered last for a key.

@@ -31,8 +31,8 @@ var mutants = []mutant{
 			// A lane that was claimed since is another row, and so is its delivery: where they are is a token too.
 			{file: outbox, in: "recordFinished", old: `WHERE l.ctid = i.lane AND l.sync`, new: `WHERE l.sync`},
 			{file: outbox, in: "recordFinished", old: `WHERE d.ctid = i.tid AND d.sync`, new: `WHERE d.sync`},
-			{file: outbox, in: "recordFinished", old: `i.last AND l.ctid = i.lane`, new: `i.last AND l.sync = $1 AND l.key = i.key`, times: 2},
-			{file: outbox, in: "recordFinished", old: `WHERE d.ctid = h.tid`, new: `WHERE d.sync = $1 AND d.key = h.key AND d.event_seq = h.event_seq`},
+			{file: outbox, in: "recordFinished", old: `i.is_last AND l.ctid = i.lane`, new: `i.is_last AND l.sync = $1 AND l.key = i.key`, times: 2},
+			{file: outbox, in: "recordFinished", old: `WHERE d.ctid = i.tid RETURNING`, new: `WHERE d.sync = $1 AND d.key = i.key AND d.event_seq = i.event_seq RETURNING`},
 		},
 		chaos, "TestFault04StalledWithAnAnswerInHand/late_success,_being_sent",
 	},
@@ -67,7 +67,7 @@ var mutants = []mutant{
 	},
 	{
 		"a lease that never ends",
-		[]edit{{file: outbox, in: "dueLanes", old: `AND l.crashes + (l.claim IS NOT NULL)::int < 2`, new: `AND l.claim IS NULL`}},
+		[]edit{{file: outbox, in: "dueLanes", old: "` + noSuspect + `", new: `l.claim IS NULL`}},
 		chaos, "TestFault01KilledBeforeSending/one_delivery",
 	},
 	{
@@ -91,12 +91,12 @@ var mutants = []mutant{
 	},
 	{
 		"keys that were found while their lane was claimed are forgotten",
-		[]edit{{file: outbox, in: "Arrivals.learn", old: `a.unsure[key] = unsure{found.unsure.claims[i], place}`, new: `_ = place`}},
+		[]edit{{file: outbox, in: "Arrivals.learn", old: `a.check[key] = keyToCheck{found.check.claims[i], seq}`, new: `_ = seq`}},
 		chaos, "TestFault17bEventWhileTheLaneIsClosed",
 	},
 	{
 		"what is behind a failed delivery takes room",
-		[]edit{{file: outbox, in: "openLanes", old: `(SELECT f.found FROM failing AS f)`, new: `false`}},
+		[]edit{{file: outbox, in: "openLanes", old: `(SELECT f.found FROM any_failed AS f)`, new: `false`}},
 		outbox, "TestWhatIsBehindFailedOnesTakesNoRoom",
 	},
 	{
@@ -106,19 +106,19 @@ var mutants = []mutant{
 	},
 	{
 		"of two deliveries that came while a lane was claimed the later one is remembered",
-		[]edit{{file: outbox, in: "Arrivals.learn", old: `place = min(place, about.place)`, new: `_ = about`}},
+		[]edit{{file: outbox, in: "Arrivals.learn", old: `seq = min(seq, known.seq)`, new: `_ = known`}},
 		outbox, "TestTheEarlierOfTwoDeliveriesIsJudged",
 	},
 	{
 		"lanes whose deliveries could not be read are kept",
-		[]edit{{file: outbox, in: "claim.first", old: `c.giveBack(keys...)`, new: `_ = keys`, times: 2}},
+		[]edit{{file: outbox, in: "claim.first", old: `c.Deliveries, failed, idle = nil, nil, keys`, new: `c.Deliveries, failed, idle = nil, nil, nil`}},
 		outbox, "TestAClaimThatFailsLosesNothing",
 	},
 	{
 		"a lane is closed although another delivery is there",
 		[]edit{
-			{file: outbox, in: "settleLanes", old: `WHERE l.ctid = f.lane AND f.tid IS NULL`, new: `WHERE l.ctid = f.lane AND (f.tid IS NULL OR NOT f.may)`},
-			{file: outbox, in: "settleLanes", old: `f.tid IS NOT NULL AND f.lane NOT IN`, new: `f.may AND f.tid IS NOT NULL AND f.lane NOT IN`},
+			{file: outbox, in: "settleLanes", old: `WHERE l.ctid = f.lane AND f.tid IS NULL`, new: `WHERE l.ctid = f.lane AND (f.tid IS NULL OR NOT f.may_stay)`},
+			{file: outbox, in: "settleLanes", old: `f.tid IS NOT NULL AND f.lane NOT IN`, new: `f.may_stay AND f.tid IS NOT NULL AND f.lane NOT IN`},
 		},
 		outbox, "TestAFinishedKeyLeavesNoLane",
 	},
@@ -130,8 +130,8 @@ var mutants = []mutant{
 	{
 		"suspects are claimed with the others",
 		[]edit{
-			{file: outbox, in: "dueLanes", old: `AND l.crashes + (l.claim IS NOT NULL)::int < 2`},
-			{file: outbox, in: "claimLanes", old: `AND l.crashes + (l.claim IS NOT NULL)::int < 2`},
+			{file: outbox, in: "dueLanes", old: "AND ` + noSuspect + `"},
+			{file: outbox, in: "claimLanes", old: "AND ` + noSuspect + `"},
 		},
 		relay, "TestSuspectIsSentAloneAndStopsNobody",
 	},
@@ -147,7 +147,7 @@ var mutants = []mutant{
 	},
 	{
 		"lanes are opened claimed during a hold",
-		[]edit{{file: outbox, in: "openLanes", old: `'' IN (SELECT scope FROM held) THEN 0`, new: `false THEN 0`}},
+		[]edit{{file: outbox, in: "openLanes", old: `'' IN (SELECT scope FROM scope_on_hold) THEN 0`, new: `false THEN 0`}},
 		chaos, "TestFault17PauseClaimsNothing",
 	},
 	{
@@ -163,9 +163,8 @@ var mutants = []mutant{
 	{
 		"one death that makes a suspect",
 		[]edit{
-			{file: outbox, in: "dueLanes", old: `(l.claim IS NOT NULL)::int < 2`, new: `(l.claim IS NOT NULL)::int < 1`},
-			{file: outbox, in: "claimSuspect", old: `AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2`, new: `AND l.crashes + (l.claim IS NOT NULL)::int >= 1`},
-			{file: outbox, in: "claimAnswerRest", old: `AND l.crashes > 0 AND l.crashes + (l.claim IS NOT NULL)::int >= 2`, new: `AND l.crashes + (l.claim IS NOT NULL)::int >= 1`},
+			{file: outbox, in: "noSuspect", old: ` < 2`, new: ` < 1`},
+			{file: outbox, in: "isSuspect", old: "`l.crashes > 0 AND ` + crashes + ` >= 2`", new: "crashes + ` >= 1`"},
 		},
 		relay, "TestDeliveriesOfOneDeadRelayGoTogether",
 	},
@@ -194,8 +193,8 @@ var mutants = []mutant{
 	{
 		"recording in two transactions",
 		[]edit{
-			{file: outbox, in: "recordFinished", old: `  FROM removed AS h
-)`, new: `  FROM removed AS h
+			{file: outbox, in: "recordFinished", old: `  FROM removed AS r
+)`, new: `  FROM removed AS r
      WHERE false
 )`},
 			{file: outbox, in: "Store.Record", old: `	var missing []int
@@ -226,7 +225,7 @@ var mutants = []mutant{
 	},
 	{
 		"a body that is not kept for the next attempt",
-		[]edit{{file: record, old: `body = coalesce(h.body, d.body),`, new: `body = d.body,`}},
+		[]edit{{file: record, old: `body = coalesce(r.body, d.body),`, new: `body = d.body,`}},
 		relay, "TestRetryKeepsBytesOverAChangedMapping",
 	},
 	{
@@ -251,7 +250,7 @@ var mutants = []mutant{
 	},
 	{
 		"crashes that are not counted",
-		[]edit{{file: outbox, in: "claimPicked", old: `crashes = l.crashes + (l.claim IS NOT NULL)::int`, new: `crashes = l.crashes`}},
+		[]edit{{file: outbox, in: "claimPicked", old: "crashes = ` + crashes + `", new: `crashes = l.crashes`}},
 		chaos, "TestFault06EventThatKillsRelays",
 	},
 	{
@@ -358,12 +357,12 @@ var mutants = []mutant{
 	},
 	{
 		"a throttle that ends in one scope ends in all",
-		[]edit{{file: outbox, in: "Store.EndHolds", old: `h.scope = over.scope AND `, times: 2}},
+		[]edit{{file: outbox, in: "Store.EndHolds", old: `h.scope = o.scope AND `, times: 2}},
 		outbox, "TestHoldsOfScopesAreKeptApart",
 	},
 	{
 		"a scope that is forgotten when the lane is given back",
-		[]edit{{file: outbox, in: "lanesToSettle.add", old: `if r.Scope != nil {`, new: `if false {`}},
+		[]edit{{file: outbox, in: "Result.laneScope", old: `r.Scope == nil`, new: `true`}},
 		outbox, "TestClaimsLeaveScopesOnHold",
 	},
 	{
@@ -414,7 +413,7 @@ var mutants = []mutant{
 	},
 	{
 		"a backfill that brings back what was discarded",
-		[]edit{{file: outbox, old: `'superseded', 'discarded')`, new: `'superseded')`}},
+		[]edit{{file: schema, in: "outbox.ends_delivery", old: `superseded, discarded}`, new: `superseded}`}},
 		outbox, "TestABackfillBringsNothingBack",
 	},
 	{
@@ -469,7 +468,7 @@ var mutants = []mutant{
 	},
 	{
 		"a finish that claims during a hold",
-		[]edit{{file: outbox, in: "settleLanes", old: ` AND NOT EXISTS (SELECT FROM held AS h WHERE h.scope IN ('', l.in_scope))`}},
+		[]edit{{file: outbox, in: "settleLanes", old: ` AND NOT EXISTS (SELECT FROM scope_on_hold AS h WHERE h.scope IN ('', l.lane_scope))`}},
 		outbox, "TestAFinishGoesOnWithNothingDuringAHold",
 	},
 	{
@@ -494,7 +493,7 @@ var mutants = []mutant{
 	},
 	{
 		"a reference that goes back",
-		[]edit{{file: outbox, in: "recordReferences", old: `excluded.version >= r.version`, new: `excluded.version <> r.version`}},
+		[]edit{{file: outbox, in: "recordReferences", old: `excluded.version >= old.version`, new: `excluded.version <> old.version`}},
 		relay, "TestReferenceNeverGoesBack",
 	},
 	{
