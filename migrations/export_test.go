@@ -12,4 +12,4 @@ var Files = files
 func WithFiles(files fs.FS) Option { return func(m *migrator) { m.files = files } }
 
 // Within waits for locks for no longer than d.
-func Within(d time.Duration) Option { return func(m *migrator) { m.patience = d } }
+func Within(d time.Duration) Option { return func(m *migrator) { m.lockWait = d } }

@@ -193,7 +193,7 @@ func TestChangesOfASyncAreLogged(t *testing.T) {
 	operator.Do("SELECT outbox.retire('court', 'again')")
 	logged()
 
-	// Who registered it stands in its row, and stays.
+	// Its row says who registered it, and cannot be changed.
 	login.Do("INSERT INTO outbox.sync (name, patterns, registered_by, registered_at) VALUES ('other', '{*}', 'judge', '2020-01-01')")
 	if got := outboxtest.One[string](admin, "SELECT registered_by || ' ' || (registered_at > now() - interval '1 hour')::text FROM outbox.sync WHERE name = 'other'"); got != relayLogin+" true" {
 		t.Errorf("registered by %s, want %s true", got, relayLogin)
@@ -205,7 +205,7 @@ func TestChangesOfASyncAreLogged(t *testing.T) {
 
 // What a relay may choose of a row is bounded: a time or a number that nobody
 // could read would be there for ever.
-func TestWhatARelayRecordsIsBounded(t *testing.T) {
+func TestRowsThatARelayRecordsAreBounded(t *testing.T) {
 	url := pgtest.New(t)
 	admin, relay, login := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url), outboxtest.As(t, url, "outbox_relay")
 	admin.Sync("court")
@@ -402,7 +402,7 @@ func TestMaintainTakesTheLongerRetention(t *testing.T) {
 }
 
 // No row of the log, and no other trouble, keeps the next months from being made.
-func TestMaintainGoesOnBesideTrouble(t *testing.T) {
+func TestMaintainContinuesAfterTrouble(t *testing.T) {
 	url := pgtest.New(t)
 	d, relay := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay")
 	for _, at := range []string{"infinity", "-infinity", "1800-01-01", "2300-01-01"} {

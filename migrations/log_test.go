@@ -128,7 +128,7 @@ func TestMaintainDoesNotWaitForAnAuditor(t *testing.T) {
 	if got := months(d); !slices.Equal(got, this[:2]) {
 		t.Errorf("partitions %v, want %v and no half-made one", got, this[:2])
 	}
-	d.Do("INSERT INTO outbox.delivery_log (sync, outcome) VALUES ('court', 'delivered')") // the log goes on meanwhile
+	d.Do("INSERT INTO outbox.delivery_log (sync, outcome) VALUES ('court', 'delivered')") // the log grows meanwhile
 	auditor.Do("COMMIT")
 	maintain(relay)
 	if got := months(d); !slices.Equal(got, this) {

@@ -296,7 +296,7 @@ func TestMigratingRoleWithoutCreateRole(t *testing.T) {
 	psql(t, server.URL(name), migrations.Roles())
 	up(t, u.String(), migrations.Outbox)
 
-	// Everything that runs with the owner's rights works though he is no superuser.
+	// Everything that runs with the owner's rights works though the owner is no superuser.
 	plain := outboxtest.Connect(t, u.String())
 	plain.Sync("court")
 	id := plain.Event("k")

@@ -57,12 +57,11 @@ type Status struct {
 	Applied bool
 }
 
-// Up applies what is missing. Concurrent calls wait for each other. A lock that
-// somebody else holds is waited for in short tries, so that writers get through
-// between them, and given up after five minutes with an error that names who
-// holds it; what was applied by then stays. The connection must be direct: a
-// transaction pooler breaks the session lock. Of several hosts the one that
-// accepts writes is taken.
+// Up applies the migrations that are missing. Concurrent calls wait for each other. If
+// others hold a lock that it needs, it tries for five minutes, with pauses in which
+// writers get through, and then fails with an error that names the session. What was
+// applied by then stays. The connection must be direct: a transaction pooler breaks the
+// session lock. Of several hosts it takes the one that accepts writes.
 func Up(ctx context.Context, databaseURL string, set Set, options ...Option) error {
 	return change(ctx, databaseURL, set, options, func(ctx context.Context, m *migrator, p *goose.Provider) error {
 		if _, err := p.Up(ctx); err != nil {
@@ -76,9 +75,9 @@ func Up(ctx context.Context, databaseURL string, set Set, options ...Option) err
 	})
 }
 
-// Down takes all migrations of the set back. It refuses to drop a delivery log
-// that is not empty unless force is set. Roles stay: they belong to the cluster.
-// It waits for locks as [Up] does.
+// Down reverts all migrations of the set. Without force it refuses to drop a delivery log
+// that is not empty. Roles stay: they belong to the cluster. It waits for locks as [Up]
+// does.
 func Down(ctx context.Context, databaseURL string, set Set, force bool, options ...Option) error {
 	if force {
 		options = append(options, func(m *migrator) { m.config.RuntimeParams["lockstep.force"] = "on" })
@@ -89,8 +88,8 @@ func Down(ctx context.Context, databaseURL string, set Set, force bool, options 
 	})
 }
 
-// List returns the state of each migration of the set that this program knows,
-// oldest first. It changes nothing, and does not wait for a migrator at work.
+// List returns the state of each migration of the set that this program knows, oldest
+// first. It changes nothing, and does not wait for a migration in progress.
 func List(ctx context.Context, databaseURL string, set Set) ([]Status, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, fmt.Errorf("database did not answer within %s", listTimeout))
 	defer cancel()
@@ -153,8 +152,8 @@ func SQL(set Set) (string, error) {
 	return b.String(), nil
 }
 
-// Roles returns the statements that create the group roles, for an
-// administrator who has the privilege when the migrating role has not.
+// Roles returns the statements that create the group roles, for an administrator, if the
+// migrating role may not create roles.
 func Roles() string { return roles }
 
 const uniqueViolation = "23505"
@@ -164,20 +163,20 @@ func (s Set) versions() string { return s.schema + ".goose_db_version" }
 // Option changes how [Up] and [Down] work.
 type Option func(*migrator)
 
-// Tell has say called with a sentence when somebody's lock is waited for, and
-// with the version that Up ends at.
+// Tell makes [Up] and [Down] call say with a sentence when they wait for a lock, and with
+// the version at the end of Up.
 func Tell(say func(sentence string)) Option { return func(m *migrator) { m.tell = say } }
 
-// migrator is one call's way to the database.
+// migrator is one call of Up, Down or List.
 type migrator struct {
 	config   *pgx.ConnConfig
 	set      Set
 	files    fs.FS
-	patience time.Duration // how long locks are waited for
+	lockWait time.Duration // longest wait for locks, over all tries
 	tell     func(sentence string)
 
 	pid     atomic.Uint32          // of the session that migrates
-	blocker atomic.Pointer[string] // who holds what it waited for last
+	blocker atomic.Pointer[string] // which session held the lock that it waited for last
 }
 
 func newMigrator(databaseURL string, set Set) (*migrator, error) {
@@ -189,7 +188,7 @@ func newMigrator(databaseURL string, set Set) (*migrator, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}
-	return &migrator{config: config, set: set, files: files, patience: 5 * time.Minute, tell: func(string) {}}, nil
+	return &migrator{config: config, set: set, files: files, lockWait: 5 * time.Minute, tell: func(string) {}}, nil
 }
 
 // Bounds on calls to the database. A migration itself may take as long as it takes.
@@ -198,7 +197,7 @@ const (
 	listTimeout    = 30 * time.Second
 )
 
-// change runs do until nobody's lock is in its way.
+// change runs do, and repeats it while others hold a lock that it needs.
 func change(ctx context.Context, databaseURL string, set Set, options []Option, do func(context.Context, *migrator, *goose.Provider) error) error {
 	m, err := newMigrator(databaseURL, set)
 	if err != nil {
@@ -265,7 +264,7 @@ func ensureSchema(ctx context.Context, db *sql.DB, set Set) error {
 	return nil
 }
 
-// explain puts the database's hint behind its message: goose shows only the message.
+// explain adds the database's hint to its message: goose shows only the message.
 func explain(err error) error {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && pgErr.Hint != "" {

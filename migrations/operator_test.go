@@ -107,7 +107,7 @@ func TestHandMadeTransitionsAreRefused(t *testing.T) {
 	}
 }
 
-func TestOperatorIsRefusedWhatIsNotHis(t *testing.T) {
+func TestOperatorIsRefusedEverythingElse(t *testing.T) {
 	url := pgtest.New(t)
 	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
 	admin.Sync("court")
@@ -386,7 +386,7 @@ func TestRetireEndsFanOutAndKeepsOpenWork(t *testing.T) {
 	}
 }
 
-func TestActorIsTheLoginAndAtMostANameBesides(t *testing.T) {
+func TestActorIsTheLoginAndAtMostOneName(t *testing.T) {
 	url := pgtest.New(t)
 	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
 	admin.Sync("court")

@@ -82,7 +82,7 @@ func guarded(d outboxtest.Session) {
 	d.Do("RESET session_replication_role")
 }
 
-func TestRestoredBackupIsWhatItWas(t *testing.T) {
+func TestRestoredBackupIsUnchanged(t *testing.T) {
 	source, was := lived(t)
 	dir := t.TempDir()
 	outboxtest.Must(t, os.Chmod(dir, 0o755))
@@ -176,7 +176,7 @@ func TestDataAloneIsRefusedWithTriggersOn(t *testing.T) {
 	if err == nil {
 		t.Errorf("it was taken:\n%s", out)
 	}
-	out, _ = pgProgram(t, nil, "psql", "--dbname="+url, "--file="+dump) // whoever does not stop at errors
+	out, _ = pgProgram(t, nil, "psql", "--dbname="+url, "--file="+dump) // does not stop at errors
 	for _, word := range []string{"each would be sent again", "docs/operators.md", "session_replication_role=replica", "cannot be dated"} {
 		if !strings.Contains(out, word) {
 			t.Errorf("psql did not say %q:\n%s", word, out)

@@ -115,7 +115,7 @@ func TestMigrationBehindALongTransaction(t *testing.T) {
 	}
 }
 
-func TestMigrationGivesUpAndNamesWhoIsInTheWay(t *testing.T) {
+func TestMigrationGivesUpAndNamesTheBlocker(t *testing.T) {
 	tests := map[string]struct{ hold, release, want string }{
 		"a session that reads": {"SELECT count(*) FROM outbox.event", "COMMIT", "application psql, idle in transaction, transaction since "},
 		"a prepared transaction": {
@@ -184,7 +184,7 @@ func TestDownWaitsForLocksToo(t *testing.T) {
 	}
 }
 
-func TestStatusAnswersBesideAMigration(t *testing.T) {
+func TestStatusAnswersDuringAMigration(t *testing.T) {
 	url := pgtest.New(t)
 	admin, long := outboxtest.Connect(t, url), outboxtest.Connect(t, url)
 	long.Do("BEGIN")

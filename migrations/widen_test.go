@@ -129,7 +129,7 @@ func (w *widening) delivers(when string, want ...string) {
 	}
 }
 
-func TestWiderPatternsBesideOpenWriters(t *testing.T) {
+func TestWiderPatternsWhileWritersAreOpen(t *testing.T) {
 	for _, level := range []string{"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"} {
 		t.Run(level, func(t *testing.T) {
 			w := newWidening(t)
@@ -260,7 +260,7 @@ func TestRelayThatDiesDuringABackfill(t *testing.T) {
 	last.Do("COMMIT")
 }
 
-func TestNobodyWakesWhatWaitsForABackfill(t *testing.T) {
+func TestNobodyWakesDeliveriesThatWaitForABackfill(t *testing.T) {
 	w := newWidening(t)
 	older := w.writer("REPEATABLE READ")
 	w.apply("", "old:*", "new:*")
@@ -294,7 +294,7 @@ func TestNobodyWakesWhatWaitsForABackfill(t *testing.T) {
 	w.delivers("at the end", "k-3", "k-4")
 }
 
-func TestOperatorAndWhatWaitsForABackfill(t *testing.T) {
+func TestOperatorAndDeliveriesThatWaitForABackfill(t *testing.T) {
 	event := func(w *widening, name string) string {
 		return outboxtest.One[string](w.admin, "SELECT id::text FROM outbox.event WHERE headers ->> 'name' = $1", name)
 	}
@@ -375,7 +375,7 @@ func TestWriterThatCommitsAfterTheEndOfABackfill(t *testing.T) {
 	w.delivers("at the end", "k-1", "k-2")
 }
 
-func TestRetiredSyncThatLivesAgainGoesOnWithItsOpenWork(t *testing.T) {
+func TestRetiredSyncThatLivesAgainSendsItsOpenWork(t *testing.T) {
 	w := newWidening(t)
 	write(w.admin, "old:a", "k-1")
 	w.operator.Do("SELECT outbox.retire('court', 'r')")

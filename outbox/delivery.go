@@ -69,7 +69,7 @@ func (o Outcome) Finished() bool {
 type Result struct {
 	Delivery *Delivery
 	Outcome  Outcome // empty releases the claim unrecorded: nothing was sent
-	Stay     bool    // once it is finished, go on with the next delivery of the lane
+	Stay     bool    // keep the claim of the lane for its next delivery, once this one is finished
 	Scope    *string // the lane is given back to this scope; nil leaves it
 
 	Delay   time.Duration // until the next attempt; for Retry and Unknown

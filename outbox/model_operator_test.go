@@ -34,7 +34,7 @@ const (
 )
 
 // busy reports whether the open operator has written about a key: another one
-// would wait for him.
+// would wait for it.
 func (m *model) busy(key string) bool { return m.operator != nil && m.operator.keys[key] }
 
 func (m *model) undisturbed(list []*open) []*open {
@@ -349,7 +349,7 @@ func (m *model) openPause(t *rapid.T) {
 	sync, op := pick(t, "sync", m.freeSyncs(t)), m.operator
 	paused := m.holds[sync][outbox.HoldOperator] != nil
 	if op.snapshot && paused != op.paused[sync] {
-		t.SkipNow() // he sees an older state, and does what fits that
+		t.SkipNow() // it sees an older state, and acts on that
 	}
 	statement, effect := pause, m.paused
 	if paused {

@@ -97,7 +97,7 @@ var mutants = []mutant{
 	{
 		"what is behind a failed delivery takes room",
 		[]edit{{file: outbox, in: "openLanes", old: `(SELECT f.found FROM any_failed AS f)`, new: `false`}},
-		outbox, "TestWhatIsBehindFailedOnesTakesNoRoom",
+		outbox, "TestLanesBehindFailedDeliveriesTakeNoRoom",
 	},
 	{
 		"a claim that locks lanes which it does not take",
@@ -419,7 +419,7 @@ var mutants = []mutant{
 	{
 		"a backfill that leaves out what open writers insert",
 		[]edit{{file: outbox, old: `OR s.backfill_unseen @> p.seq`, new: `OR false`}},
-		outbox, "TestABackfillFromNowAddsWhatWasNotCommitted",
+		outbox, "TestABackfillFromNowAddsUncommittedEvents",
 	},
 	{
 		"a fan-out to syncs that are retired",
@@ -469,7 +469,7 @@ var mutants = []mutant{
 	{
 		"a finish that claims during a hold",
 		[]edit{{file: outbox, in: "settleLanes", old: ` AND NOT EXISTS (SELECT FROM scope_on_hold AS h WHERE h.scope IN ('', l.lane_scope))`}},
-		outbox, "TestAFinishGoesOnWithNothingDuringAHold",
+		outbox, "TestRecordReturnsNothingDuringAHold",
 	},
 	{
 		"a takeover's row taken for the recording",
