@@ -233,7 +233,7 @@ func TestSettingsOfTheSessionChangeNothing(t *testing.T) {
 	want := months()
 	admin.Do("DROP TABLE outbox." + outboxtest.One[string](admin, "SELECT max(relname) FROM pg_class WHERE relname ~ '^delivery_log_[0-9]' AND relkind = 'r'"))
 	login.Do("SET timezone = 'Asia/Kolkata'; SET datestyle = 'SQL, DMY'; SET standard_conforming_strings = off; SET escape_string_warning = off")
-	login.Do("SELECT * FROM maintain(outbox)")
+	login.Do("SELECT * FROM outbox.maintain()")
 	if got := months(); !slices.Equal(got, want) {
 		t.Errorf("partitions %v, want %v", got, want)
 	}
@@ -360,7 +360,7 @@ func TestMaintainTakesTheLongerRetention(t *testing.T) {
 	old := old(d, 40)
 	event := d.Event("k")
 	d.Do("UPDATE outbox.event SET inserted_at = now() - interval '50 days' WHERE id = $1", event)
-	d.Do("SELECT maintain(outbox)")
+	d.Do("SELECT outbox.maintain()")
 	there := func() string {
 		return fmt.Sprint(slices.Contains(months(d), old), outboxtest.One[int](d, "SELECT count(*)::int FROM outbox.event"))
 	}
@@ -409,13 +409,13 @@ func TestMaintainContinuesAfterTrouble(t *testing.T) {
 		d.Past("INSERT INTO outbox.delivery_log (at, sync, outcome, claim) VALUES ($1::text::timestamptz, 'court', 'delivered', gen_random_uuid())", at)
 	}
 	expired := old(d, 90)
-	d.Do("SELECT maintain(outbox)") // gives it a partition of its own, and drops it
+	d.Do("SELECT outbox.maintain()") // gives it a partition of its own, and drops it
 	if slices.Contains(months(d), expired) {
 		t.Fatal("an expired month stays")
 	}
 	expired = old(d, 90)
 	d.Do("UPDATE outbox.retention SET keep = '1200 months' WHERE what = 'log'")
-	d.Do("SELECT maintain(outbox)")
+	d.Do("SELECT outbox.maintain()")
 	d.Do("UPDATE outbox.retention SET keep = '84 months' WHERE what = 'log'")
 	d.Do("CREATE VIEW public.somebodys AS SELECT * FROM outbox.delivery_log_" + expired)
 	d.Do("ALTER TABLE outbox.event DISABLE TRIGGER fan_out")

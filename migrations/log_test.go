@@ -235,9 +235,9 @@ func TestReplayAndRetentionDoNotOverlookEachOther(t *testing.T) {
 		d, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
 		operator.Do("BEGIN")
 		operator.Do(replay, id)
-		d.Do("SELECT * FROM maintain(outbox)")
+		d.Do("SELECT * FROM outbox.maintain()")
 		operator.Do("COMMIT")
-		d.Do("SELECT * FROM maintain(outbox)")
+		d.Do("SELECT * FROM outbox.maintain()")
 		if got := outboxtest.One[int](d, "SELECT count(*)::int FROM outbox.event JOIN outbox.delivery ON event_id = id"); got != 1 {
 			t.Errorf("%d events with a delivery, want 1", got)
 		}
@@ -246,7 +246,7 @@ func TestReplayAndRetentionDoNotOverlookEachOther(t *testing.T) {
 		url, id := arrange(t)
 		d, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
 		d.Do("BEGIN")
-		d.Do("SELECT * FROM maintain(outbox)")
+		d.Do("SELECT * FROM outbox.maintain()")
 		late := operator.Begin(replay, id)
 		outboxtest.Connect(t, url).Blocked(operator.PgConn().PID())
 		d.Do("COMMIT")
@@ -261,7 +261,7 @@ func TestMaintainersAtOnce(t *testing.T) {
 	url := pgtest.New(t)
 	first, second := outboxtest.Connect(t, url), outboxtest.Connect(t, url)
 	first.Do("BEGIN")
-	first.Do("SELECT * FROM maintain(outbox)")
+	first.Do("SELECT * FROM outbox.maintain()")
 	got := maintain(second)
 	if want := fmt.Sprintf("held: maintenance waits for pid %d of ", first.PgConn().PID()); len(got) != 1 || !strings.HasPrefix(got[0], want) {
 		t.Errorf("a second maintainer did %v beside the first, want nothing, no waiting, and %q", got, want)

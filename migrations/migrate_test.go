@@ -304,7 +304,7 @@ func TestMigratingRoleWithoutCreateRole(t *testing.T) {
 	for _, statement := range []string{
 		"SELECT outbox.requeue('court')",
 		"SELECT outbox.discard('court', (SELECT event_id FROM outbox.delivery), 'r')",
-		"SELECT * FROM maintain(outbox)",
+		"SELECT * FROM outbox.maintain()",
 		"SELECT * FROM outbox.older_writers()",
 	} {
 		plain.Do(statement)

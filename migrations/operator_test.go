@@ -132,7 +132,7 @@ func TestOperatorIsRefusedEverythingElse(t *testing.T) {
 		"INSERT INTO outbox.lane (sync, key, due_at) VALUES ('court', 'k', now())",
 		"UPDATE outbox.lane SET due_at = now()",
 		"DELETE FROM outbox.lane",
-		"SELECT maintain(outbox)",
+		"SELECT outbox.maintain()",
 		"SELECT outbox.log_action(d, 'delivered', 'r') FROM outbox.delivery AS d",
 		"SELECT outbox.emit('t', 'k', '{}')",
 	}

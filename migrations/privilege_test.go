@@ -153,7 +153,7 @@ func TestAuditorChangesNothing(t *testing.T) {
 		"UPDATE outbox.sync SET notify = true",
 		"SELECT outbox.requeue('court')",
 		"SELECT outbox.pause('court', 'r')",
-		"SELECT * FROM maintain(outbox)",
+		"SELECT * FROM outbox.maintain()",
 		"SELECT nextval('outbox.delivery_log_id_seq')",
 	} {
 		auditor.Refuses(denied, statement, nil)

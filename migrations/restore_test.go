@@ -49,7 +49,7 @@ func lived(t *testing.T) (url string, d outboxtest.Session) {
 	d.Do("INSERT INTO outbox.external_ref (sync, key, external_id, event_seq) VALUES ('court', 'a', 'CAL-1', 2)")
 	d.Do("UPDATE outbox.retention SET keep = '120 months' WHERE what = 'log'")
 	old(d, 7)
-	d.Do("SELECT maintain(outbox)")
+	d.Do("SELECT outbox.maintain()")
 	return url, d
 }
 

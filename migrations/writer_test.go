@@ -73,7 +73,7 @@ func TestWriterIsRefusedEverythingElse(t *testing.T) {
 		{"discard", denied, "SELECT outbox.discard('court', gen_random_uuid(), 'r')"},
 		{"replay", denied, "SELECT outbox.replay('court', gen_random_uuid(), 'r')"},
 		{"pause", denied, "SELECT outbox.pause('court', 'r')"},
-		{"maintain", denied, "SELECT maintain(outbox)"},
+		{"maintain", denied, "SELECT outbox.maintain()"},
 		{"drawing numbers", denied, "SELECT nextval('outbox.event_seq_seq')"},
 		{"making tables", denied, "CREATE TABLE outbox.mine ()"},
 	}

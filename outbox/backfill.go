@@ -129,50 +129,41 @@ ON CONFLICT ON CONSTRAINT hold_pkey DO NOTHING`
 // round before the list of transactions: one that is not in the list began after the
 // change of that round, and sees it.
 func (b *Backfill) waitForWriters(ctx context.Context) (bool, error) {
-	ctx, cancel := b.store.deadline(ctx)
-	defer cancel()
 	var waits bool
 	var round int
-	err := b.store.pool.QueryRow(ctx, `SELECT backfill_waits, backfill_round FROM outbox.sync WHERE name = $1`, b.sync).Scan(&waits, &round)
+	err := b.store.scan(ctx, []any{&waits, &round}, `SELECT backfill_waits, backfill_round FROM outbox.sync WHERE name = $1`, b.sync)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && !waits {
 		return false, nil
 	}
 	if err != nil {
-		return false, b.store.judge(ctx, err)
+		return false, err
 	}
 	if round != b.round {
 		b.round, b.begun, b.open = round, false, nil
-	}
-	rows, err := b.store.pool.Query(ctx, `SELECT transaction, coalesce(pid, 0), coalesce(since, now()) FROM outbox.older_writers()`)
-	if err != nil {
-		return false, b.store.judge(ctx, err)
 	}
 	type writer struct {
 		Transaction string
 		PID         int
 		Since       time.Time
 	}
-	writers, err := pgx.CollectRows(rows, pgx.RowToStructByPos[writer])
+	writers, err := list[writer](ctx, b.store, `SELECT transaction, coalesce(pid, 0), coalesce(since, now()) FROM outbox.older_writers()`)
 	if err != nil {
-		return false, b.store.judge(ctx, err)
+		return false, err
 	}
-	var still []writer
-	for _, w := range writers {
-		if !b.begun || slices.Contains(b.open, w.Transaction) {
-			still = append(still, w)
-		}
+	if b.begun {
+		writers = slices.DeleteFunc(writers, func(w writer) bool { return !slices.Contains(b.open, w.Transaction) })
 	}
 	b.begun, b.open = true, nil
-	for _, w := range still {
+	for _, w := range writers {
 		b.open = append(b.open, w.Transaction)
 	}
 	reason := addsEvents
-	if len(still) > 0 {
-		oldest := slices.MinFunc(still, func(x, y writer) int { return x.Since.Compare(y.Since) })
+	if len(writers) > 0 {
+		oldest := slices.MinFunc(writers, func(x, y writer) int { return x.Since.Compare(y.Since) })
 		reason = fmt.Sprintf("waits for %d transaction(s) that may not have seen the change, the oldest: pid %d since %s",
-			len(still), oldest.PID, oldest.Since.UTC().Format(time.RFC3339))
+			len(writers), oldest.PID, oldest.Since.UTC().Format(time.RFC3339))
 		if oldest.PID == 0 {
-			reason = fmt.Sprintf("waits for %d transaction(s) that may not have seen the change, one of them prepared (see pg_prepared_xacts)", len(still))
+			reason = fmt.Sprintf("waits for %d transaction(s) that may not have seen the change, one of them prepared (see pg_prepared_xacts)", len(writers))
 		}
 	}
 	const note = `-- lockstep: backfill waits
@@ -182,8 +173,8 @@ WITH changed AS (
     RETURNING name
 )
 UPDATE outbox.hold AS h SET reason = $3 FROM changed AS c WHERE h.sync = c.name AND h.kind = 'backfill'`
-	_, err = b.store.pool.Exec(ctx, note, b.sync, round, reason, len(still) > 0)
-	return len(still) > 0, b.store.judge(ctx, err)
+	_, err = b.store.exec(ctx, note, b.sync, round, reason, len(writers) > 0)
+	return len(writers) > 0, err
 }
 
 // addPage adds the missing deliveries of a page of events. What was finished or discarded

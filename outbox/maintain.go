@@ -58,20 +58,13 @@ type Kept struct {
 // KeptLonger lists what the database keeps longer than asked, since outbox.retention,
 // which only the owner changes, says so.
 func (s *Store) KeptLonger(ctx context.Context, keepEvents, keepLog Retention) ([]Kept, error) {
-	ctx, cancel := s.deadline(ctx)
-	defer cancel()
 	const statement = `
 SELECT r.what, r.keep::text, a.asked
   FROM (VALUES ('events', $1::text), ('log', $2::text)) AS a (what, asked)
   JOIN outbox.retention AS r ON r.what = a.what
  WHERE r.keep > a.asked::interval
  ORDER BY r.what`
-	rows, err := s.pool.Query(ctx, statement, string(keepEvents), string(keepLog))
-	if err != nil {
-		return nil, s.judge(ctx, err)
-	}
-	kept, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Kept])
-	return kept, s.judge(ctx, err)
+	return list[Kept](ctx, s, statement, string(keepEvents), string(keepLog))
 }
 
 // LogMonthsAhead returns for how many months after this one the log has partitions,

@@ -20,62 +20,62 @@ import (
 // and the types of these come from the columns.
 type column struct {
 	name, typ string
-	array     func([]Result, []int, time.Time) any
+	array     func(results []Result, places []int) any
 }
 
-func columnOf[T any](name, typ string, value func(*Result, time.Time) T) column {
-	return column{name, typ, func(results []Result, places []int, now time.Time) any {
+func columnOf[T any](name, typ string, value func(*Result) T) column {
+	return column{name, typ, func(results []Result, places []int) any {
 		values := make([]T, len(places))
 		for i, place := range places {
-			values[i] = value(&results[place], now)
+			values[i] = value(&results[place])
 		}
 		return values
 	}}
 }
 
 var (
-	columnKey      = columnOf("key", "text", func(r *Result, _ time.Time) string { return r.Delivery.Key })
-	columnPlace    = columnOf("event_seq", "bigint", func(r *Result, _ time.Time) int64 { return r.Delivery.Place })
-	columnClaim    = columnOf("claim", "uuid", func(r *Result, _ time.Time) pgtype.UUID { return r.Delivery.token })
-	columnEvent    = columnOf("event_id", "uuid", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.Delivery.Event.ID) })
-	columnOutcome  = columnOf("outcome", "text", func(r *Result, _ time.Time) string { return string(r.Outcome) })
-	columnAttempt  = columnOf("attempt", "boolean", func(r *Result, _ time.Time) bool { return r.Attempt })
-	columnRevision = columnOf("revision", "bigint", func(r *Result, _ time.Time) int64 { return int64(r.Delivery.Revision) })
-	columnSHA256   = columnOf("sha256", "text", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.SHA256) })
-	columnClass    = columnOf("class", "text", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.Class) })
-	columnError    = columnOf("error", "text", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.Error) })
+	columnKey      = columnOf("key", "text", func(r *Result) string { return r.Delivery.Key })
+	columnPlace    = columnOf("event_seq", "bigint", func(r *Result) int64 { return r.Delivery.Place })
+	columnClaim    = columnOf("claim", "uuid", func(r *Result) pgtype.UUID { return r.Delivery.token })
+	columnEvent    = columnOf("event_id", "uuid", func(r *Result) pgtype.Text { return nullable(r.Delivery.Event.ID) })
+	columnOutcome  = columnOf("outcome", "text", func(r *Result) string { return string(r.Outcome) })
+	columnAttempt  = columnOf("attempt", "boolean", func(r *Result) bool { return r.Attempt })
+	columnRevision = columnOf("revision", "bigint", func(r *Result) int64 { return int64(r.Delivery.Revision) })
+	columnSHA256   = columnOf("sha256", "text", func(r *Result) pgtype.Text { return nullable(r.SHA256) })
+	columnClass    = columnOf("class", "text", func(r *Result) pgtype.Text { return nullable(r.Class) })
+	columnError    = columnOf("error", "text", func(r *Result) pgtype.Text { return nullable(r.Error) })
 
-	columnLane = columnOf("lane", "tid", func(r *Result, _ time.Time) pgtype.TID { return r.Delivery.lane })
-	columnTID  = columnOf("tid", "tid", func(r *Result, _ time.Time) pgtype.TID { return r.Delivery.tid })
+	columnLane = columnOf("lane", "tid", func(r *Result) pgtype.TID { return r.Delivery.lane })
+	columnTID  = columnOf("tid", "tid", func(r *Result) pgtype.TID { return r.Delivery.tid })
 
 	// What the log says of an attempt, whatever its outcome.
 	logColumns = []column{
 		columnKey, columnPlace, columnClaim, columnOutcome, columnAttempt, columnRevision, columnSHA256,
-		columnOf("event_type", "text", func(r *Result, _ time.Time) string { return r.Delivery.Event.Type }),
-		columnOf("version", "bigint", func(r *Result, _ time.Time) *int64 { return r.Delivery.Event.Version }),
-		columnOf("code", "text", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.Code) }),
+		columnOf("event_type", "text", func(r *Result) string { return r.Delivery.Event.Type }),
+		columnOf("version", "bigint", func(r *Result) *int64 { return r.Delivery.Event.Version }),
+		columnOf("code", "text", func(r *Result) pgtype.Text { return nullable(r.Code) }),
 		columnOf("answered_ms", "bigint", answeredBefore),
-		columnOf("took_ms", "bigint", func(r *Result, _ time.Time) int64 { return r.Took.Milliseconds() }),
+		columnOf("took_ms", "bigint", func(r *Result) int64 { return r.Took.Milliseconds() }),
 		columnOf("mapping_version", "text", mappingUsed),
 	}
 	referenceColumns = []column{
-		columnOf("has_ref", "boolean", func(r *Result, _ time.Time) bool { return r.Ref != nil }),
-		columnOf("external_id", "text", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.reference().ExternalID) }),
-		columnOf("etag", "text", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.reference().ETag) }),
-		columnOf("seq", "bigint", func(r *Result, _ time.Time) int64 { return r.Delivery.Event.Seq }),
+		columnOf("has_ref", "boolean", func(r *Result) bool { return r.Ref != nil }),
+		columnOf("external_id", "text", func(r *Result) pgtype.Text { return nullable(r.reference().ExternalID) }),
+		columnOf("etag", "text", func(r *Result) pgtype.Text { return nullable(r.reference().ETag) }),
+		columnOf("seq", "bigint", func(r *Result) int64 { return r.Delivery.Event.Seq }),
 	}
 	retryColumns = []column{
 		columnClass, columnError,
-		columnOf("failed", "boolean", func(r *Result, _ time.Time) bool { return r.Failed }),
-		columnOf("delay_ms", "bigint", func(r *Result, _ time.Time) int64 { return r.Delay.Milliseconds() }),
-		columnOf("charge", "boolean", func(r *Result, _ time.Time) bool { return r.Charge }),
-		columnOf("spend_ms", "bigint", func(r *Result, _ time.Time) int64 { return r.Spend.Milliseconds() }),
+		columnOf("failed", "boolean", func(r *Result) bool { return r.Failed }),
+		columnOf("delay_ms", "bigint", func(r *Result) int64 { return r.Delay.Milliseconds() }),
+		columnOf("charge", "boolean", func(r *Result) bool { return r.Charge }),
+		columnOf("spend_ms", "bigint", func(r *Result) int64 { return r.Spend.Milliseconds() }),
 		columnOf("body", "bytea", bodySent),
 	}
 
 	finishedColumns = slices.Concat(logColumns, referenceColumns, []column{
 		columnLane, columnTID,
-		columnOf("is_alone", "boolean", func(r *Result, _ time.Time) bool { return r.Delivery.isAlone }),
+		columnOf("is_alone", "boolean", func(r *Result) bool { return r.Delivery.isAlone }),
 	})
 	unfinishedColumns = slices.Concat(logColumns, referenceColumns, retryColumns)
 	lostColumns       = slices.Concat(logColumns, []column{columnEvent, columnClass, columnError})
@@ -91,8 +91,8 @@ func (r *Result) reference() Ref {
 }
 
 // answeredBefore is how long ago the receiver answered, in milliseconds.
-func answeredBefore(r *Result, now time.Time) pgtype.Int8 {
-	age := now.Sub(r.AnsweredAt)
+func answeredBefore(r *Result) pgtype.Int8 {
+	age := time.Since(r.AnsweredAt)
 	if r.AnsweredAt.IsZero() || age >= mostAnswerAge {
 		return pgtype.Int8{}
 	}
@@ -104,7 +104,7 @@ func answeredBefore(r *Result, now time.Time) pgtype.Int8 {
 const mostAnswerAge = 6 * 24 * time.Hour
 
 // mappingUsed is null for what was given back: even if it was rendered, it was not sent.
-func mappingUsed(r *Result, _ time.Time) pgtype.Text {
+func mappingUsed(r *Result) pgtype.Text {
 	if r.Outcome == "" {
 		return pgtype.Text{}
 	}
@@ -112,7 +112,7 @@ func mappingUsed(r *Result, _ time.Time) pgtype.Text {
 }
 
 // bodySent is what the next attempt sends again, byte for byte.
-func bodySent(r *Result, _ time.Time) []byte {
+func bodySent(r *Result) []byte {
 	if r.Attempt && !r.Outcome.Finished() {
 		return r.Delivery.Body
 	}
@@ -144,9 +144,8 @@ func namesOf(columns []column, first int) string {
 
 // rows adds the arguments of rowsOf to args: the results at these places.
 func rows(args []any, columns []column, results []Result, places []int) []any {
-	now := time.Now()
 	for _, c := range columns {
-		args = append(args, c.array(results, places, now))
+		args = append(args, c.array(results, places))
 	}
 	return args
 }

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,15 +31,9 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	if o.MaxConnections <= 0 {
-		o.MaxConnections = 8
-	}
-	if o.Timeout <= 0 {
-		o.Timeout = 10 * time.Second
-	}
-	if o.Name == "" {
-		o.Name = "lockstep"
-	}
+	o.MaxConnections = cmp.Or(max(o.MaxConnections, 0), 8)
+	o.Timeout = cmp.Or(max(o.Timeout, 0), 10*time.Second)
+	o.Name = cmp.Or(o.Name, "lockstep")
 	return o
 }
 
@@ -175,6 +170,18 @@ func (s *Store) scan(ctx context.Context, into []any, statement string, args ...
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	return s.judge(ctx, s.pool.QueryRow(ctx, statement, args...).Scan(into...))
+}
+
+// list reads the rows of a statement as structs.
+func list[T any](ctx context.Context, s *Store, statement string, args ...any) ([]T, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	rows, err := s.pool.Query(ctx, statement, args...)
+	if err != nil {
+		return nil, s.judge(ctx, err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[T])
+	return all, s.judge(ctx, err)
 }
 
 // inTx runs do in a transaction that may take twelve times as long as another call. Each

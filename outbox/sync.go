@@ -20,13 +20,12 @@ type Registration struct {
 
 // Registered is a sync as the database has it, which is what relays obey.
 type Registered struct {
-	Name         string
-	Patterns     []string
-	OnFailed     string
-	Notify       bool
-	Retired      bool
-	Backfilling  bool
-	LastDelivery *time.Time
+	Name        string
+	Patterns    []string
+	OnFailed    string
+	Notify      bool
+	Retired     bool
+	Backfilling bool
 }
 
 // Matches reports whether the database's row says the same as r.
@@ -44,7 +43,7 @@ func (s *Store) Syncs(ctx context.Context) (map[string]Registered, error) {
 
 func listSyncs(ctx context.Context, on database) (map[string]Registered, error) {
 	const list = `
-SELECT name, patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq IS NOT NULL, last_delivered_at
+SELECT name, patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq IS NOT NULL
   FROM outbox.sync`
 	rows, err := on.Query(ctx, list)
 	if err != nil {
