@@ -38,7 +38,10 @@ func Connect(t testing.TB, url string) Session {
 }
 
 // With returns the session for a subtest.
-func (d Session) With(t testing.TB) Session { return Session{d.Conn, t} }
+func (d Session) With(t testing.TB) Session {
+	t.Helper()
+	return Session{d.Conn, t}
+}
 
 // As opens a session of a login that is a member of one group role.
 func As(t testing.TB, url, role string) Session {
