@@ -7,9 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
@@ -35,7 +32,7 @@ func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 	row := func(event, key, outcome, claim string) string {
 		return fmt.Sprintf(columns+"('court', '%s', '%s', '%s', '%s', 'relay-1')", event, key, outcome, claim)
 	}
-	invented := uuid.NewString()
+	invented := outboxtest.One[string](admin, "SELECT gen_random_uuid()::text")
 	for name, tt := range map[string]struct {
 		statement string
 		words     []string
@@ -49,7 +46,7 @@ func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 		"invented claim, pending":      {row(pending, "pending", "delivered", invented), []string{"not claimed with " + invented}},
 		"invented claim, sending":      {row(claimed, "claimed", "delivered", invented), []string{"not claimed with"}},
 		"invented claim, finished":     {row(finished, "finished", "delivered", invented), []string{"not claimed with"}},
-		"invented claim, no event":     {row(uuid.NewString(), "k", "delivered", invented), []string{"not claimed with"}},
+		"invented claim, no event":     {row(invented, "k", "delivered", invented), []string{"not claimed with"}},
 		"invented claim, unknown":      {row(pending, "pending", "unknown", invented), []string{`"unknown"`, "not claimed with"}},
 		"invented claim, lease lost":   {row(pending, "pending", "lease_lost", invented), []string{`"lease_lost"`, "not claimed with"}},
 		"another delivery's claim":     {row(pending, "pending", "delivered", d.Claim), []string{"not claimed with"}},
@@ -521,11 +518,7 @@ func TestReferencesHaveRetention(t *testing.T) {
 	recording.Do("COMMIT")
 	recording.Do("BEGIN")
 	recording.Do("UPDATE outbox.external_ref SET updated_at = now() WHERE sync = 'other'")
-	began := time.Now()
-	maintain(relay)
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("maintain took %s behind a recording", took)
-	}
+	maintain(relay) // while the recording is open
 	recording.Do("COMMIT")
 	if got, want := outboxtest.List[string](d, "SELECT key FROM outbox.external_ref ORDER BY key"), []string{"k", "logged lately", "open", "updated lately"}; !slices.Equal(got, want) {
 		t.Errorf("references %v, want %v", got, want)

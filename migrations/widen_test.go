@@ -81,7 +81,7 @@ func (w *widening) waits(b *outbox.Backfill) {
 // completes steps until the end, and returns at how many steps the sync was on hold.
 func (w *widening) completes(b *outbox.Backfill, page int) (held int) {
 	w.t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; {
+	for end := time.Now().Add(time.Minute); ; {
 		complete, _, err := b.Step(w.t.Context(), page)
 		outboxtest.Must(w.t, err)
 		if complete {
@@ -91,7 +91,7 @@ func (w *widening) completes(b *outbox.Backfill, page int) (held int) {
 			held++
 		}
 		if time.Now().After(end) {
-			w.t.Fatalf("the backfill is not complete after 10 s: %s", outboxtest.One[string](w.admin, "SELECT coalesce(backfill_reason, 'no reason') FROM outbox.sync"))
+			w.t.Fatalf("the backfill is not complete after a minute: %s", outboxtest.One[string](w.admin, "SELECT coalesce(backfill_reason, 'no reason') FROM outbox.sync"))
 		}
 	}
 	if outboxtest.One[bool](w.admin, "SELECT backfill_reason IS NOT NULL OR settled IS NOT NULL OR hold_kind IS NOT NULL FROM outbox.sync") {
@@ -105,8 +105,8 @@ func (w *widening) completes(b *outbox.Backfill, page int) (held int) {
 func (w *widening) deliver() []string {
 	w.t.Helper()
 	var names []string
-	for last := time.Now(); time.Since(last) < 120*time.Millisecond; {
-		for claims := outboxtest.Claim(w.t, w.relay); len(claims) > 0; last = time.Now() {
+	for last, idle := time.Now(), 0; idle < 3 || time.Since(last) < 120*time.Millisecond; idle++ {
+		for claims := outboxtest.Claim(w.t, w.relay); len(claims) > 0; last, idle = time.Now(), 0 {
 			var results []outbox.Result
 			for _, d := range claims {
 				names = append(names, d.Event.Headers["name"])

@@ -2,10 +2,10 @@ package outbox
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
@@ -201,8 +201,12 @@ func (c *claim) first(ctx context.Context, on database, keys []string) (failed [
 	return failed, err
 }
 
-// newToken draws the token of a claim.
-func newToken() pgtype.UUID { return pgtype.UUID{Bytes: uuid.New(), Valid: true} }
+// newToken returns the random token of a new claim.
+func newToken() pgtype.UUID {
+	token := pgtype.UUID{Valid: true}
+	_, _ = rand.Read(token.Bytes[:]) // never fails
+	return token
+}
 
 // giveBack adds lanes that have nothing to send now.
 func (c *claim) giveBack(keys ...string) {

@@ -30,7 +30,7 @@ func Connect(t testing.TB, url string) Session {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		_ = conn.Close(ctx)
 	})
@@ -219,7 +219,7 @@ func (d Session) Waits(pid uint32) {
 // Until asks a question until the answer is yes.
 func (d Session) Until(what, sql string, args ...any) {
 	d.T.Helper()
-	ctx, cancel := context.WithTimeout(d.T.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(d.T.Context(), time.Minute)
 	defer cancel()
 	for {
 		var yes bool
@@ -231,7 +231,7 @@ func (d Session) Until(what, sql string, args ...any) {
 		}
 		select {
 		case <-ctx.Done():
-			d.T.Fatalf("not within 10 s: %s", what)
+			d.T.Fatalf("not within a minute: %s", what)
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
@@ -254,8 +254,8 @@ func (d Session) Ended(c <-chan error) error {
 	select {
 	case err := <-c:
 		return err
-	case <-time.After(10 * time.Second):
-		d.T.Fatal("the statement did not end within 10 s")
+	case <-time.After(time.Minute):
+		d.T.Fatal("the statement did not end within a minute")
 		return nil
 	}
 }
@@ -296,9 +296,9 @@ func Claim(t testing.TB, s *Relay) []*outbox.Delivery {
 func Only(t testing.TB, s *Relay) *outbox.Delivery {
 	t.Helper()
 	var d []*outbox.Delivery
-	for end := time.Now().Add(10 * time.Second); len(d) == 0; {
+	for end := time.Now().Add(time.Minute); len(d) == 0; {
 		if time.Now().After(end) {
-			t.Fatal("claimed nothing for 10 s, want one delivery")
+			t.Fatal("claimed nothing for a minute, want one delivery")
 		}
 		d = Claim(t, s)
 	}
@@ -330,21 +330,21 @@ func Record(t testing.TB, s *Relay, r outbox.Result) bool {
 func Backfill(t testing.TB, s *Relay) {
 	t.Helper()
 	b := s.NewBackfill("court")
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		complete, _, err := b.Step(t.Context(), 100)
 		Must(t, err)
 		if complete {
 			return
 		}
 	}
-	t.Fatal("the registration is not complete after 10 s")
+	t.Fatal("the registration is not complete after a minute")
 }
 
 // DeliverAll delivers whatever comes until nothing of a key is left, and returns its
 // events in the order of delivery. It fails if a delivery is never claimed.
 func DeliverAll(t *testing.T, d Session, s *Relay, key string) []string {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); d.States(key) != ""; {
+	for end := time.Now().Add(time.Minute); d.States(key) != ""; {
 		if time.Now().After(end) {
 			t.Fatalf("never claimed: %s, lane %s", d.States(key), d.Lane(key))
 		}
