@@ -51,7 +51,7 @@ func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 		"invented claim, lease lost":   {row(pending, "pending", "lease_lost", invented), []string{`"lease_lost"`, "not claimed with"}},
 		"another delivery's claim":     {row(pending, "pending", "delivered", d.Claim), []string{"not claimed with"}},
 		"another key":                  {row(claimed, "pending", "delivered", d.Claim), []string{"not claimed with"}},
-		"a true row beside a false":    {row(claimed, "claimed", "delivered", d.Claim) + fmt.Sprintf(", ('court', '%s', 'pending', 'failed', '%s', 'relay-1')", pending, d.Claim), []string{`"failed" of event ` + pending}},
+		"a true row with a false one":    {row(claimed, "claimed", "delivered", d.Claim) + fmt.Sprintf(", ('court', '%s', 'pending', 'failed', '%s', 'relay-1')", pending, d.Claim), []string{`"failed" of event ` + pending}},
 		"superseded, nothing open":     {fmt.Sprintf(columns+"('court', '%s', 'finished', 'superseded', NULL, 'relay-1')", finished), []string{`"superseded"`}},
 		"superseded by nobody":         {fmt.Sprintf(columns+"('court', '%s', 'pending', 'superseded', NULL, NULL)", pending), nil},
 		"claimed and recorded at once": {fmt.Sprintf("WITH c AS (INSERT INTO outbox.lane (sync, key, due_at, claim) VALUES ('court', 'pending', now(), '%s')) ", invented) + row(pending, "pending", "delivered", invented), []string{"not claimed with"}},

@@ -259,7 +259,7 @@ func TestMaintainersAtOnce(t *testing.T) {
 	first.Do("SELECT * FROM outbox.maintain()")
 	got := maintain(second)
 	if want := fmt.Sprintf("held: maintenance waits for pid %d of ", first.PgConn().PID()); len(got) != 1 || !strings.HasPrefix(got[0], want) {
-		t.Errorf("a second maintainer did %v beside the first, want nothing, no waiting, and %q", got, want)
+		t.Errorf("a second maintainer did %v while the first works, want nothing, no waiting, and %q", got, want)
 	}
 	first.Do("COMMIT")
 }

@@ -421,6 +421,6 @@ func TestHoldsThatChangeAtOnceDoNotOverlookEachOther(t *testing.T) {
 	operator.Do("COMMIT")
 	outboxtest.Must(t, relay.Ended(ends))
 	if got := outboxtest.One[string](admin, "SELECT coalesce(hold_kind, 'none') FROM outbox.sync"); got != "operator" {
-		t.Errorf("outbox.sync shows %s after a throttle that ended beside a pause, want operator", got)
+		t.Errorf("outbox.sync shows %s after a throttle that ended during a pause, want operator", got)
 	}
 }

@@ -149,8 +149,8 @@ func TestWiderPatternsWhileWritersAreOpen(t *testing.T) {
 			write(w.admin, "old:a", "d-2")
 			write(w.admin, "old:a", "e-1")
 			w.waits(b)
-			w.delivers("beside the open writers", "c-2", "e-1")
-			w.expect("beside the open writers", "d-1 queued backfill, d-2 queued")
+			w.delivers("during the open writers", "c-2", "e-1")
+			w.expect("during the open writers", "d-1 queued backfill, d-2 queued")
 			pid := outboxtest.One[string](older, "SELECT pg_backend_pid()::text")
 			if why := outboxtest.One[string](w.operator, "SELECT backfill FROM outbox.status WHERE hold IS NULL AND sync = 'court'"); !strings.Contains(why, "pid "+pid) {
 				t.Errorf("status says %q, want it to name pid %s", why, pid)
@@ -338,13 +338,13 @@ func TestOperatorAndDeliveriesThatWaitForABackfill(t *testing.T) {
 		w.operator.Refuses(wrongState, "UPDATE outbox.delivery SET state = 'pending' WHERE event_id = $1", []string{"Only failed"}, event(w, "k-2"))
 	})
 	for _, end := range []string{"COMMIT", "ROLLBACK"} {
-		t.Run("an open discard beside the end, "+end, func(t *testing.T) {
+		t.Run("an open discard at the end, "+end, func(t *testing.T) {
 			w, b, older := begin(t)
 			w.operator.Do("BEGIN")
 			w.operator.Do("SELECT outbox.discard('court', $1, 'r')", event(w, "k-4"))
 			older.Do("COMMIT")
 			w.completes(b, 1)
-			w.expect("beside the open discard", "k-1 sending, k-2 queued, k-3 queued, k-4 queued backfill")
+			w.expect("during the open discard", "k-1 sending, k-2 queued, k-3 queued, k-4 queued backfill")
 			w.operator.Do(end)
 			released, err := w.relay.ReleaseBackfilled(t.Context(), "court", 100)
 			outboxtest.Must(t, err)
@@ -386,7 +386,7 @@ func TestRetiredSyncThatLivesAgainSendsItsOpenWork(t *testing.T) {
 	write(w.admin, "old:a", "k-4")
 	b := w.relay.NewBackfill("court")
 	w.waits(b)
-	w.delivers("beside the open writer", "k-1")
+	w.delivers("during the open writer", "k-1")
 	older.Do("COMMIT")
 	w.completes(b, 100)
 	w.delivers("at the end", "k-3", "k-4")
@@ -418,7 +418,7 @@ func TestOlderEventsHoldTheSyncOnlyWhileTheyAreAdded(t *testing.T) {
 		write(w.admin, "old:a", "k-2")
 		b := w.relay.NewBackfill("court")
 		w.waits(b)
-		w.delivers("beside the open writer", "k-2")
+		w.delivers("during the open writer", "k-2")
 		write(w.admin, "old:a", "k-3")
 		older.Do("COMMIT")
 		if held := w.completes(b, 1); held == 0 {

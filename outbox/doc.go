@@ -12,16 +12,10 @@
 //
 // # Relays
 //
-// [Store] is the side of the relay. Package relay uses it as follows:
-//
-//	store, err := outbox.Open(ctx, url, outbox.Options{})
-//	syncs, err := store.Register(ctx, registrations)  // and a Backfill for each new sync
-//	var arrivals outbox.Arrivals                       // what is new, one per sync
-//	for {
-//		claims, err := store.Claim(ctx, request, &arrivals)
-//		// send claims.Deliveries to the receiver
-//		recorded := store.Record(ctx, sync, results)  // and send recorded.Next
-//	}
+// [Store] is the side of the relay; its example shows the whole way. The relay registers
+// its syncs, and completes a [Backfill] for each new one. Then it claims deliveries, sends
+// them and records the results, again and again. An [Arrivals] for each sync keeps what
+// is new. A recording may return the next deliveries of the same keys.
 //
 // A key with open deliveries has one row in outbox.lane, its queue. Only the relay that
 // has the claim of a lane may send its first delivery, until the lease ends. Each write

@@ -107,8 +107,8 @@ func TestInsertWhileItsLaneIsClosed(t *testing.T) {
 			outboxtest.Only(t, i.relay)
 			finish := i.finishBegins()
 			second := i.admin.Event("k")
-			i.looks("beside an open close")
-			i.expect("beside an open close", "sending queued", "claimed")
+			i.looks("during an open close")
+			i.expect("during an open close", "sending queued", "claimed")
 			finish.Do(end)
 			if end == "ROLLBACK" {
 				i.looks("while the claim holds")
@@ -180,7 +180,7 @@ func TestClaimDuringADiscardOfTheFirst(t *testing.T) {
 					}
 					i.operator.Do("BEGIN")
 					i.operator.Do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
-					i.looks("beside an open discard")
+					i.looks("during an open discard")
 					i.operator.Do(end)
 					if end == "COMMIT" {
 						i.drains(i.e[1])
@@ -206,7 +206,7 @@ func TestDiscardOfTheSecondWhileTheFirstIsRecorded(t *testing.T) {
 		i.operator.Do("BEGIN")
 		i.operator.Do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
 		if r := i.relay.Record(t.Context(), "court", []outbox.Result{outboxtest.Delivered(first)}); r.Done[0] || r.Lost[0] || r.Err != nil {
-			t.Errorf("recorded %+v beside the discard, want it left for the next try", r)
+			t.Errorf("recorded %+v during the discard, want it left for the next try", r)
 		}
 		i.operator.Do("COMMIT")
 		if !outboxtest.Record(t, i.relay, outboxtest.Delivered(first)) {
@@ -238,7 +238,7 @@ func TestDiscardOfTheSecondWhileTheFirstIsRecorded(t *testing.T) {
 		i.operator.Do("COMMIT")
 		outboxtest.Must(t, other.Ended(late))
 		if r := i.relay.Record(t.Context(), "court", []outbox.Result{outboxtest.Delivered(first)}); r.Done[0] || r.Lost[0] || r.Err != nil {
-			t.Errorf("recorded %+v beside the second discard, want it left for the next try", r)
+			t.Errorf("recorded %+v during the second discard, want it left for the next try", r)
 		}
 		other.Do("COMMIT")
 		if !outboxtest.Record(t, i.relay, outboxtest.Delivered(first)) {
@@ -259,9 +259,9 @@ func TestOperatorsOpenTransactionHoldsOneKeyOnly(t *testing.T) {
 			i.operator.Do("UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'")
 			// Nobody waits for the operator: the other key is sent, and this key keeps its order.
 			if d := outboxtest.Only(t, i.relay); d.Event.ID != other || !outboxtest.Record(t, i.relay, outboxtest.Delivered(d)) {
-				t.Errorf("claimed %+v beside the open requeue, want the other key's event, recorded", d)
+				t.Errorf("claimed %+v during the open requeue, want the other key's event, recorded", d)
 			}
-			i.looks("beside an open requeue")
+			i.looks("during an open requeue")
 			i.operator.Do(end)
 			if end == "ROLLBACK" {
 				i.looks("after the rollback")
@@ -282,7 +282,7 @@ func TestClaimDoesNotWaitForADiscardOfTwoOfAKey(t *testing.T) {
 	i.operator.Do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
 	third, other := i.admin.Event("k"), i.admin.Event("other")
 	if d := outboxtest.Only(t, i.relay); d.Event.ID != other {
-		t.Errorf("claimed %s beside the open discards, want the other key's event", d.Event.ID)
+		t.Errorf("claimed %s during the open discards, want the other key's event", d.Event.ID)
 	}
 	i.operator.Do("COMMIT")
 	i.drains(third)
@@ -296,9 +296,9 @@ func TestClaimDoesNotWaitForARequeueAndADiscardOfOneDelivery(t *testing.T) {
 	i.operator.Do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
 	second, other := i.admin.Event("k"), i.admin.Event("other")
 	if d := outboxtest.Only(t, i.relay); d.Event.ID != other {
-		t.Errorf("claimed %s beside the open discard, want the other key's event", d.Event.ID)
+		t.Errorf("claimed %s during the open discard, want the other key's event", d.Event.ID)
 	}
-	i.looks("beside the open discard")
+	i.looks("during the open discard")
 	i.operator.Do("COMMIT")
 	i.drains(second)
 }
@@ -388,7 +388,7 @@ func TestSupersedeDuringARequeueOfTheFailedRow(t *testing.T) {
 			i.operator.Do("BEGIN")
 			i.operator.Do("SELECT outbox.requeue('court')")
 			newer := i.admin.Event("k")
-			i.looks("beside an open requeue of the failed one")
+			i.looks("during an open requeue of the failed one")
 			i.operator.Do(end)
 			if end == "COMMIT" {
 				i.drains(i.e[0], newer)
@@ -495,7 +495,7 @@ func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 		i.admin.Until("the claim waits for the other", `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'relay-1' AND datname = current_database() AND wait_event_type = 'Lock')`)
 		claimer.Do("COMMIT")
 		if d := <-late; len(d) != 0 {
-			t.Fatalf("claimed %d beside another claim of the key", len(d))
+			t.Fatalf("claimed %d while another relay has the claim", len(d))
 		}
 		i.looks("while the claim holds")
 		i.admin.Dies()
@@ -583,9 +583,9 @@ func TestOpenDiscardFurtherBehindLeavesTheNextAlone(t *testing.T) {
 	i := newInterleaving(t, 3)
 	i.operator.Do("BEGIN")
 	i.operator.Do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
-	const free = "SELECT event_seq FROM outbox.delivery ORDER BY event_seq FOR UPDATE SKIP LOCKED"
-	if got := outboxtest.List[int64](i.admin, free); !slices.Equal(got, []int64{1, 3}) {
-		t.Errorf("free beside the open discard: %v, want the first and the third", got)
+	const unlocked = "SELECT event_seq FROM outbox.delivery ORDER BY event_seq FOR UPDATE SKIP LOCKED"
+	if got := outboxtest.List[int64](i.admin, unlocked); !slices.Equal(got, []int64{1, 3}) {
+		t.Errorf("not locked during the open discard: %v, want the first and the third", got)
 	}
 	i.operator.Do("COMMIT")
 	i.drains(i.e[0], i.e[2])
