@@ -51,7 +51,7 @@ func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 		"invented claim, lease lost":   {row(pending, "pending", "lease_lost", invented), []string{`"lease_lost"`, "not claimed with"}},
 		"another delivery's claim":     {row(pending, "pending", "delivered", d.Claim), []string{"not claimed with"}},
 		"another key":                  {row(claimed, "pending", "delivered", d.Claim), []string{"not claimed with"}},
-		"a true row with a false one":    {row(claimed, "claimed", "delivered", d.Claim) + fmt.Sprintf(", ('court', '%s', 'pending', 'failed', '%s', 'relay-1')", pending, d.Claim), []string{`"failed" of event ` + pending}},
+		"a true row with a false one":  {row(claimed, "claimed", "delivered", d.Claim) + fmt.Sprintf(", ('court', '%s', 'pending', 'failed', '%s', 'relay-1')", pending, d.Claim), []string{`"failed" of event ` + pending}},
 		"superseded, nothing open":     {fmt.Sprintf(columns+"('court', '%s', 'finished', 'superseded', NULL, 'relay-1')", finished), []string{`"superseded"`}},
 		"superseded by nobody":         {fmt.Sprintf(columns+"('court', '%s', 'pending', 'superseded', NULL, NULL)", pending), nil},
 		"claimed and recorded at once": {fmt.Sprintf("WITH c AS (INSERT INTO outbox.lane (sync, key, due_at, claim) VALUES ('court', 'pending', now(), '%s')) ", invented) + row(pending, "pending", "delivered", invented), []string{"not claimed with"}},
@@ -314,8 +314,8 @@ func TestEventsWrittenWithTriggersOffAreFound(t *testing.T) {
 	}
 }
 
-// A name or a reason can neither move a terminal's cursor nor turn round what
-// stands beside it, in any encoding of the database.
+// A name or a reason can neither move the cursor of a terminal nor turn round the text
+// around it, in any encoding of the database.
 func TestNamesAndReasonsAreClean(t *testing.T) {
 	const dirty = "a\x1b[2J\tb\u202ec\u2066d\u200be\ufefff\u0085g"
 	for encoding, want := range map[string]string{"UTF8": "a?[2J b?c?d?e?f?g é", "LATIN1": "a?[2J b?g é"} {
