@@ -8,10 +8,11 @@ import (
 // A lane is the queue of one key in one sync: a row of outbox.lane. Only the relay that
 // has its claim may send its first delivery.
 //
-//	no lane ──open──▶ claimed ──settle──▶ claimed, with the next delivery
-//	                   ▲    │ ──settle──▶ no lane: nothing is left
-//	                 claim  └──settle──▶ waits until due_at, or for an operator
-//	                   └──────────────────────┘
+//	          open             settle
+//	no lane ────────▶ claimed ────────▶ claimed, with the next delivery
+//	                     ▲              no lane: nothing is left
+//	                     │              waiting until due_at
+//	                     └─── claim ◀──────┘
 //
 // A relay opens lanes for deliveries whose key has none (openLanes), claims lanes that
 // are due (claimLanes, claimKey, claimSuspect), and after each recording says what is
@@ -25,8 +26,8 @@ const crashes = `l.crashes + (l.claim IS NOT NULL)::int`
 // A lane is a suspect after two crashes: its delivery may kill relays. It is sent alone.
 // The index of lanes with crashes serves isSuspect.
 const (
-	isSuspect = `l.crashes > 0 AND ` + crashes + ` >= 2`
-	noSuspect = crashes + ` < 2`
+	isSuspect  = `l.crashes > 0 AND ` + crashes + ` >= 2`
+	notSuspect = crashes + ` < 2`
 )
 
 // isClaimable is whether neither the scope of the lane l nor its whole sync is on hold.
@@ -38,7 +39,7 @@ const dueLanes = `
              SELECT l.ctid AS tid, l.due_at
                FROM outbox.lane AS l
               WHERE l.sync = $1 AND l.scope = s.name AND l.due_at >= $8::text::timestamptz AND l.due_at <= now() AND l.due_at < 'infinity'
-                AND ` + noSuspect + `
+                AND ` + notSuspect + `
               ORDER BY l.due_at`
 
 // claimableScopes are those of the scopes $7 that are not on hold.
@@ -234,7 +235,7 @@ WITH ` + claimableScopes + `, room AS MATERIALIZED (
              ORDER BY l.due_at
              LIMIT (SELECT 2 * n FROM room)) AS o
       JOIN outbox.lane AS l ON l.ctid = o.tid
-     WHERE l.sync = $1 AND l.due_at <= now() AND ` + noSuspect + `
+     WHERE l.sync = $1 AND l.due_at <= now() AND ` + notSuspect + `
      ORDER BY l.due_at
      LIMIT (SELECT n FROM room)
        FOR UPDATE OF l SKIP LOCKED
@@ -251,7 +252,7 @@ const claimKey = `-- lockstep: claim the lane of a key
 WITH ` + scopesOnHold + `, picked_lane AS MATERIALIZED (
     SELECT l.ctid AS tid
       FROM outbox.lane AS l
-     WHERE l.sync = $1 AND l.key = $6 AND l.due_at <= now() AND ` + noSuspect + `
+     WHERE l.sync = $1 AND l.key = $6 AND l.due_at <= now() AND ` + notSuspect + `
        AND ` + isClaimable + `
        FOR UPDATE SKIP LOCKED
 ), opened_lane AS (

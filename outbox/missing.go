@@ -24,10 +24,9 @@ SELECT i.n,
   FROM ` + rowsOf(missingColumns, 2)
 
 // recordLost logs what is known of attempts whose claim was lost. The lane is another
-// relay's now: nothing of it changes but the count of crashes, since this relay did not
-// crash. The column claim of the log holds only claims that the log knows. Another one
-// comes from a database that has failed over or was restored since, and is named in the
-// reason.
+// relay's now. Only its count of crashes changes, since this relay did not crash. If the
+// database has failed over or was restored, the log may not know the claim: then it goes
+// into the reason, since the column claim of the log has only known claims.
 var recordLost = `-- lockstep: lease lost
 -- $1 sync, $2 relay, of each result ` + namesOf(lostColumns, 3) + `
 WITH result AS MATERIALIZED (
@@ -62,7 +61,7 @@ func (s *Store) findMissing(ctx context.Context, sync string, results []Result, 
 	if err != nil {
 		return err
 	}
-	goesOn := func(i int) bool {
+	hasNext := func(i int) bool {
 		return slices.ContainsFunc(r.Next, func(next *Delivery) bool { return next.Key == results[i].Delivery.Key })
 	}
 	var n int
@@ -74,7 +73,7 @@ func (s *Store) findMissing(ctx context.Context, sync string, results []Result, 
 		i := missing[n-1]
 		result := &results[i]
 		d := result.Delivery
-		stillOurs := lane.Valid && !goesOn(i)
+		stillOurs := lane.Valid && !hasNext(i)
 		switch {
 		case recorded && stillOurs && result.Outcome.Finished(): // the answer that was lost said that the lane stays claimed
 			lanes.addFinished(result, lane)
@@ -104,7 +103,7 @@ func (s *Store) findMissing(ctx context.Context, sync string, results []Result, 
 		if err = s.pool.SendBatch(ctx, batch).Close(); err == nil {
 			r.Next = append(r.Next, next...)
 			for _, i := range settled { // what is not done is asked for again
-				r.Done[i] = goesOn(i) || !slices.Contains(claimed, results[i].Delivery.Key)
+				r.Done[i] = hasNext(i) || !slices.Contains(claimed, results[i].Delivery.Key)
 			}
 		}
 	}
@@ -112,7 +111,7 @@ func (s *Store) findMissing(ctx context.Context, sync string, results []Result, 
 		return err
 	}
 	lost = slices.DeleteFunc(lost, func(i int) bool { // asked for again
-		return slices.Contains(claimed, results[i].Delivery.Key) && !goesOn(i)
+		return slices.Contains(claimed, results[i].Delivery.Key) && !hasNext(i)
 	})
 	if len(lost) == 0 {
 		return nil

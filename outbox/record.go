@@ -278,10 +278,10 @@ type Recorded struct {
 }
 
 // Record writes results of one sync in one round trip, no two of one key, each only if
-// its claim is still there. A lane whose result says Stay keeps its claim for the
-// next delivery, unless the sync or the lane's scope is on hold or the lane is a
-// suspect. All other lanes are given back. What is neither done nor lost may be recorded
-// again: a recording whose answer was lost is found in the log.
+// its claim is still there. A lane whose result says Stay keeps its claim for the next
+// delivery, unless the sync or the lane's scope is on hold or the lane is a suspect. All
+// other lanes are given back. A result that is neither done nor lost may be recorded
+// again: if the answer of a recording was lost, the log shows what it did.
 func (s *Store) Record(ctx context.Context, sync string, results []Result) Recorded {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()

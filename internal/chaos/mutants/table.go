@@ -67,7 +67,7 @@ var mutants = []mutant{
 	},
 	{
 		"a lease that never ends",
-		[]edit{{file: outbox, in: "dueLanes", old: "` + noSuspect + `", new: `l.claim IS NULL`}},
+		[]edit{{file: outbox, in: "dueLanes", old: "` + notSuspect + `", new: `l.claim IS NULL`}},
 		chaos, "TestFault01KilledBeforeSending/one_delivery",
 	},
 	{
@@ -130,8 +130,8 @@ var mutants = []mutant{
 	{
 		"suspects are claimed with the others",
 		[]edit{
-			{file: outbox, in: "dueLanes", old: "AND ` + noSuspect + `"},
-			{file: outbox, in: "claimLanes", old: "AND ` + noSuspect + `"},
+			{file: outbox, in: "dueLanes", old: "AND ` + notSuspect + `"},
+			{file: outbox, in: "claimLanes", old: "AND ` + notSuspect + `"},
 		},
 		relay, "TestSuspectIsSentAloneAndStopsNobody",
 	},
@@ -163,7 +163,7 @@ var mutants = []mutant{
 	{
 		"one death that makes a suspect",
 		[]edit{
-			{file: outbox, in: "noSuspect", old: ` < 2`, new: ` < 1`},
+			{file: outbox, in: "notSuspect", old: ` < 2`, new: ` < 1`},
 			{file: outbox, in: "isSuspect", old: "`l.crashes > 0 AND ` + crashes + ` >= 2`", new: "crashes + ` >= 1`"},
 		},
 		relay, "TestDeliveriesOfOneDeadRelayGoTogether",
