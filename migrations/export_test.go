@@ -6,10 +6,10 @@ import (
 )
 
 // Files are the embedded migrations of all sets.
-var Files fs.FS = files
+var Files = files
 
 // WithFiles takes the migrations from other files.
 func WithFiles(files fs.FS) Option { return func(m *migrator) { m.files = files } }
 
 // Within waits for locks for no longer than d.
-func Within(d time.Duration) Option { return func(m *migrator) { m.patience = d } }
+func Within(d time.Duration) Option { return func(m *migrator) { m.lockWait = d } }

@@ -10,22 +10,23 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 func TestFanOutFollowsPatterns(t *testing.T) {
 	url := pgtest.New(t)
-	admin, w := connect(t, url), as(t, url, "outbox_writer")
-	admin.sync("all", "*")
-	admin.sync("scheduling", "scheduling:*")
-	admin.sync("two", "scheduling:created", "data:*")
-	admin.sync("percent", "100%")
-	admin.sync("underscore", "a_b")
-	admin.sync("backslash", `c:\*`)
-	admin.sync("middle", "x*z")
-	admin.sync("retired", "*")
-	admin.do("SELECT outbox.retire('retired', 'moved')")
+	admin, w := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_writer")
+	admin.Sync("all", "*")
+	admin.Sync("scheduling", "scheduling:*")
+	admin.Sync("two", "scheduling:created", "data:*")
+	admin.Sync("percent", "100%")
+	admin.Sync("underscore", "a_b")
+	admin.Sync("backslash", `c:\*`)
+	admin.Sync("middle", "x*z")
+	admin.Sync("retired", "*")
+	admin.Do("SELECT outbox.retire('retired', 'moved')")
 	tests := []struct{ typ, want string }{
 		{"scheduling:created", "all scheduling two"},
 		{"scheduling:updated", "all scheduling"},
@@ -43,8 +44,8 @@ func TestFanOutFollowsPatterns(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.typ, func(t *testing.T) {
-			id := one[string](db{w.Conn, t}, "INSERT INTO outbox.event (type, key, payload) VALUES ($1, 'k', '{}') RETURNING id::text", tt.typ)
-			got := list[string](db{admin.Conn, t}, "SELECT sync FROM outbox.delivery WHERE event_id = $1::text::uuid AND state = 'pending' ORDER BY sync", id)
+			id := outboxtest.One[string](w.With(t), "INSERT INTO outbox.event (type, key, payload) VALUES ($1, 'k', '{}') RETURNING id::text", tt.typ)
+			got := outboxtest.List[string](admin.With(t), "SELECT sync FROM outbox.delivery WHERE event_id = $1::text::uuid AND state = 'pending' ORDER BY sync", id)
 			if strings.Join(got, " ") != tt.want {
 				t.Errorf("type %q went to %v, want %s", tt.typ, got, tt.want)
 			}
@@ -54,32 +55,32 @@ func TestFanOutFollowsPatterns(t *testing.T) {
 
 func TestFanOutOfEveryWayToInsert(t *testing.T) {
 	url := pgtest.New(t)
-	admin, w := connect(t, url), as(t, url, "outbox_writer")
-	admin.sync("court", "scheduling:*")
-	admin.sync("archive", "*:created")
+	admin, w := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_writer")
+	admin.Sync("court", "scheduling:*")
+	admin.Sync("archive", "*:created")
 	tests := []struct {
 		name               string
-		insert             func(t *testing.T, w db)
+		insert             func(t *testing.T, w outboxtest.Session)
 		deliveries, orphan int
 	}{
-		{"several rows of mixed types", func(_ *testing.T, w db) {
-			w.do(`INSERT INTO outbox.event (type, key, payload)
+		{"several rows of mixed types", func(_ *testing.T, w outboxtest.Session) {
+			w.Do(`INSERT INTO outbox.event (type, key, payload)
 			      VALUES ('scheduling:created', 'a', '{}'), ('scheduling:updated', 'a', '{}'), ('data:created', 'b', '{}'), ('data:updated', 'b', '{}'), ('x', 'c', '{}')`)
 		}, 4, 2},
-		{"no row", func(_ *testing.T, w db) {
-			w.do("INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:created', 'k', '{}' WHERE false")
+		{"no row", func(_ *testing.T, w outboxtest.Session) {
+			w.Do("INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:created', 'k', '{}' WHERE false")
 		}, 0, 0},
-		{"a subtransaction that is rolled back and one that stays", func(_ *testing.T, w db) {
-			w.do("BEGIN")
-			w.do("SAVEPOINT s")
-			w.do("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:created', 'k', '{}'), ('x', 'k', '{}')")
-			w.do("ROLLBACK TO s")
-			w.do("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'k', '{}')")
-			w.do("RELEASE s")
-			w.do("COMMIT")
+		{"a subtransaction that is rolled back and one that stays", func(_ *testing.T, w outboxtest.Session) {
+			w.Do("BEGIN")
+			w.Do("SAVEPOINT s")
+			w.Do("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:created', 'k', '{}'), ('x', 'k', '{}')")
+			w.Do("ROLLBACK TO s")
+			w.Do("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'k', '{}')")
+			w.Do("RELEASE s")
+			w.Do("COMMIT")
 		}, 1, 0},
-		{"a block with an exception handler", func(_ *testing.T, w db) {
-			w.do(`DO $$ BEGIN
+		{"a block with an exception handler", func(_ *testing.T, w outboxtest.Session) {
+			w.Do(`DO $$ BEGIN
 			        INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'k', '{}');
 			        BEGIN
 			          INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', '', '{}');
@@ -87,7 +88,7 @@ func TestFanOutOfEveryWayToInsert(t *testing.T) {
 			        END;
 			      END $$`)
 		}, 1, 0},
-		{"COPY", func(t *testing.T, w db) {
+		{"COPY", func(t *testing.T, w outboxtest.Session) {
 			n, err := w.CopyFrom(t.Context(), pgx.Identifier{"outbox", "event"}, []string{"type", "key", "payload"}, pgx.CopyFromRows([][]any{
 				{"scheduling:created", "a", map[string]any{"n": 1}}, {"scheduling:updated", "b", map[string]any{"n": 2}}, {"x", "b", map[string]any{}},
 			}))
@@ -95,18 +96,18 @@ func TestFanOutOfEveryWayToInsert(t *testing.T) {
 				t.Fatalf("COPY of 3 rows: %d, %v", n, err)
 			}
 		}, 3, 1},
-		{"a conflicting id passed over", func(_ *testing.T, w db) {
-			w.do(`INSERT INTO outbox.event (id, type, key, payload)
+		{"a conflicting id passed over", func(_ *testing.T, w outboxtest.Session) {
+			w.Do(`INSERT INTO outbox.event (id, type, key, payload)
 			      SELECT '018f0000-0000-7000-8000-00000000000a', 'scheduling:updated', 'k', '{}' FROM generate_series(1, 3) ON CONFLICT DO NOTHING`)
 		}, 1, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			const count = "SELECT (SELECT count(*) FROM outbox.delivery)::int * 1000 + (SELECT pending FROM outbox.status WHERE sync IS NULL)::int"
-			d := db{admin.Conn, t}
-			before := one[int](d, count)
-			tt.insert(t, db{w.Conn, t})
-			got := one[int](d, count) - before
+			d := admin.With(t)
+			before := outboxtest.One[int](d, count)
+			tt.insert(t, w.With(t))
+			got := outboxtest.One[int](d, count) - before
 			if want := tt.deliveries*1000 + tt.orphan; got != want {
 				t.Errorf("%d deliveries and %d unmatched, want %d and %d", got/1000, got%1000, tt.deliveries, tt.orphan)
 			}
@@ -118,13 +119,13 @@ func TestFanOutOfEveryWayToInsert(t *testing.T) {
 // number of deliveries does not say whether each event has one.
 func TestUnmatchedAreExactlyTheEventsThatNoSyncTook(t *testing.T) {
 	url := pgtest.New(t)
-	admin, w := connect(t, url), as(t, url, "outbox_writer")
+	admin, w := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_writer")
 	for _, court := range []string{"court1", "court2", "court3"} {
-		admin.sync(court, "scheduling:*")
+		admin.Sync(court, "scheduling:*")
 	}
-	admin.sync("archive", "*:created")
-	admin.sync("retired", "*")
-	admin.do("SELECT outbox.retire('retired', 'moved')")
+	admin.Sync("archive", "*:created")
+	admin.Sync("retired", "*")
+	admin.Do("SELECT outbox.retire('retired', 'moved')")
 	tests := []struct {
 		name       string
 		types      []string
@@ -142,14 +143,14 @@ func TestUnmatchedAreExactlyTheEventsThatNoSyncTook(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			d := db{admin.Conn, t}
-			d.do("DELETE FROM outbox.delivery")
-			d.do("DELETE FROM outbox.unmatched")
-			(db{w.Conn, t}).do("INSERT INTO outbox.event (type, key, payload) SELECT type, 'k', '{}' FROM unnest($1::text[]) AS type", tt.types)
-			if n := one[int](d, "SELECT count(*)::int FROM outbox.delivery"); n != tt.deliveries {
+			d := admin.With(t)
+			d.Do("DELETE FROM outbox.delivery")
+			d.Do("DELETE FROM outbox.unmatched")
+			w.With(t).Do("INSERT INTO outbox.event (type, key, payload) SELECT type, 'k', '{}' FROM unnest($1::text[]) AS type", tt.types)
+			if n := outboxtest.One[int](d, "SELECT count(*)::int FROM outbox.delivery"); n != tt.deliveries {
 				t.Errorf("%d deliveries, want %d", n, tt.deliveries)
 			}
-			got := list[string](d, "SELECT e.type FROM outbox.unmatched AS u JOIN outbox.event AS e ON e.seq = u.event_seq AND e.id = u.event_id ORDER BY e.type")
+			got := outboxtest.List[string](d, "SELECT e.type FROM outbox.unmatched AS u JOIN outbox.event AS e ON e.seq = u.event_seq AND e.id = u.event_id ORDER BY e.type")
 			if !slices.Equal(got, tt.unmatched) {
 				t.Errorf("unmatched %v, want %v", got, tt.unmatched)
 			}
@@ -158,28 +159,30 @@ func TestUnmatchedAreExactlyTheEventsThatNoSyncTook(t *testing.T) {
 }
 
 func TestDeliveryIsDueWhenInsertedNotWhenItsTransactionBegan(t *testing.T) {
-	d := connect(t, pgtest.New(t))
-	d.sync("court")
-	d.do("BEGIN")
-	started := one[time.Time](d, "SELECT now()")
-	waiting.For(t, time.Minute, "the transaction is older than its insert", func() bool { return one[time.Time](d, "SELECT clock_timestamp()").After(started) })
-	d.event("k")
-	if !one[bool](d, "SELECT due_at > now() AND created_at = due_at FROM outbox.delivery") {
-		t.Error("due_at is the transaction's start: a relay's walk would have passed it")
+	d := outboxtest.Connect(t, pgtest.New(t))
+	d.Sync("court")
+	d.Do("BEGIN")
+	started := outboxtest.One[time.Time](d, "SELECT now()")
+	waiting.For(t, time.Minute, "the transaction is older than its insert", func() bool {
+		return outboxtest.One[time.Time](d, "SELECT clock_timestamp()").After(started)
+	})
+	d.Event("k")
+	if !outboxtest.One[bool](d, "SELECT due_at > now() AND created_at = due_at FROM outbox.delivery") {
+		t.Error("due_at is the start of the transaction: a relay would not look for it")
 	}
-	d.do("COMMIT")
+	d.Do("COMMIT")
 }
 
 func TestNotifyWakesOncePerTransactionAndOnlyForSyncsThatWantIt(t *testing.T) {
 	url := pgtest.New(t)
-	admin, w, listener := connect(t, url), as(t, url, "outbox_writer"), as(t, url, "outbox_relay")
-	admin.sync("quiet", "*")
-	admin.sync("loud", "scheduling:*")
-	admin.sync("louder", "scheduling:created")
-	admin.sync("retired", "*")
-	admin.do("UPDATE outbox.sync SET notify = true WHERE name <> 'quiet'")
-	admin.do("SELECT outbox.retire('retired', 'moved')")
-	listener.do("LISTEN outbox")
+	admin, w, listener := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_writer"), outboxtest.As(t, url, "outbox_relay")
+	admin.Sync("quiet", "*")
+	admin.Sync("loud", "scheduling:*")
+	admin.Sync("louder", "scheduling:created")
+	admin.Sync("retired", "*")
+	admin.Do("UPDATE outbox.sync SET notify = true WHERE name <> 'quiet'")
+	admin.Do("SELECT outbox.retire('retired', 'moved')")
+	listener.Do("LISTEN outbox")
 	const (
 		created = "INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:created', 'k', '{}')"
 		updated = "INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'k', '{}')"
@@ -198,13 +201,13 @@ func TestNotifyWakesOncePerTransactionAndOnlyForSyncsThatWantIt(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := db{w.Conn, t}
-			w.do("BEGIN")
+			w := w.With(t)
+			w.Do("BEGIN")
 			for _, statement := range tt.statements {
-				w.do(statement)
+				w.Do(statement)
 			}
-			w.do("COMMIT")
-			(db{admin.Conn, t}).do("NOTIFY outbox, 'end'")
+			w.Do("COMMIT")
+			admin.With(t).Do("NOTIFY outbox, 'end'")
 			var got []string
 			for {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 	"github.com/hms-mkt/lockstep/migrations"
 	"github.com/hms-mkt/lockstep/outbox"
@@ -18,20 +19,20 @@ import (
 // not claimed.
 func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 	url := pgtest.New(t)
-	admin, relay, login := connect(t, url), store(t, url), as(t, url, "outbox_relay")
-	admin.sync("court")
-	claimed := admin.event("claimed")
-	d := only(t, relay)
-	pending := admin.event("pending")
-	finished := admin.event("finished")
-	admin.deliver(finished)
-	before := one[int](admin, "SELECT count(*)::int FROM outbox.delivery_log")
+	admin, relay, login := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url), outboxtest.As(t, url, "outbox_relay")
+	admin.Sync("court")
+	claimed := admin.Event("claimed")
+	d := outboxtest.Only(t, relay)
+	pending := admin.Event("pending")
+	finished := admin.Event("finished")
+	admin.Deliver(finished)
+	before := outboxtest.One[int](admin, "SELECT count(*)::int FROM outbox.delivery_log")
 
 	const columns = "INSERT INTO outbox.delivery_log (sync, event_id, key, outcome, claim, relay) VALUES "
 	row := func(event, key, outcome, claim string) string {
 		return fmt.Sprintf(columns+"('court', '%s', '%s', '%s', '%s', 'relay-1')", event, key, outcome, claim)
 	}
-	invented := one[string](admin, "SELECT gen_random_uuid()::text")
+	invented := outboxtest.One[string](admin, "SELECT gen_random_uuid()::text")
 	for name, tt := range map[string]struct {
 		statement string
 		words     []string
@@ -50,12 +51,12 @@ func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 		"invented claim, lease lost":   {row(pending, "pending", "lease_lost", invented), []string{`"lease_lost"`, "not claimed with"}},
 		"another delivery's claim":     {row(pending, "pending", "delivered", d.Claim), []string{"not claimed with"}},
 		"another key":                  {row(claimed, "pending", "delivered", d.Claim), []string{"not claimed with"}},
-		"a true row beside a false":    {row(claimed, "claimed", "delivered", d.Claim) + fmt.Sprintf(", ('court', '%s', 'pending', 'failed', '%s', 'relay-1')", pending, d.Claim), []string{`"failed" of event ` + pending}},
+		"a true row with a false one":  {row(claimed, "claimed", "delivered", d.Claim) + fmt.Sprintf(", ('court', '%s', 'pending', 'failed', '%s', 'relay-1')", pending, d.Claim), []string{`"failed" of event ` + pending}},
 		"superseded, nothing open":     {fmt.Sprintf(columns+"('court', '%s', 'finished', 'superseded', NULL, 'relay-1')", finished), []string{`"superseded"`}},
 		"superseded by nobody":         {fmt.Sprintf(columns+"('court', '%s', 'pending', 'superseded', NULL, NULL)", pending), nil},
 		"claimed and recorded at once": {fmt.Sprintf("WITH c AS (INSERT INTO outbox.lane (sync, key, due_at, claim) VALUES ('court', 'pending', now(), '%s')) ", invented) + row(pending, "pending", "delivered", invented), []string{"not claimed with"}},
 	} {
-		t.Run(name, func(t *testing.T) { (db{login.Conn, t}).refuses(denied, tt.statement, tt.words) })
+		t.Run(name, func(t *testing.T) { login.With(t).Refuses(denied, tt.statement, tt.words) })
 	}
 	for _, outcome := range []string{"requeued", "replayed", "discarded", "paused", "resumed", "retired", "sync_changed"} {
 		for claim, text := range map[string]string{"with its claim": "'" + d.Claim + "'", "without a claim": "NULL"} {
@@ -64,14 +65,14 @@ func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 				if text != "NULL" {
 					condition, words = "delivery_log_claim_or_actor", nil
 				}
-				(db{login.Conn, t}).refuses(condition, fmt.Sprintf(columns+"('court', '%s', 'claimed', '%s', %s, 'relay-1')", claimed, outcome, text), words)
+				login.With(t).Refuses(condition, fmt.Sprintf(columns+"('court', '%s', 'claimed', '%s', %s, 'relay-1')", claimed, outcome, text), words)
 			})
 		}
 	}
-	if after := one[int](admin, "SELECT count(*)::int FROM outbox.delivery_log"); after != before {
+	if after := outboxtest.One[int](admin, "SELECT count(*)::int FROM outbox.delivery_log"); after != before {
 		t.Errorf("%d rows were forged", after-before)
 	}
-	if !record(t, relay, delivered(d)) {
+	if !outboxtest.Record(t, relay, outboxtest.Delivered(d)) {
 		t.Error("what is true was not recorded")
 	}
 }
@@ -80,26 +81,26 @@ func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 // gone.
 func TestRelayLoginLogsLostLeases(t *testing.T) {
 	url := pgtest.New(t)
-	admin, late := connect(t, url), store(t, url)
-	admin.sync("court")
+	admin, late := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url)
+	admin.Sync("court")
 	lost := func() *outbox.Delivery {
 		t.Helper()
-		admin.event("k")
-		return only(t, late)
+		admin.Event("k")
+		return outboxtest.Only(t, late)
 	}
 	d := lost()
-	admin.dies()
-	again := only(t, store(t, url))
-	r := late.Record(t.Context(), "court", []outbox.Result{delivered(d)})
-	if must(t, r.Err); !r.Lost[0] {
+	admin.Dies()
+	again := outboxtest.Only(t, outboxtest.OpenRelay(t, url))
+	r := late.Record(t.Context(), "court", []outbox.Result{outboxtest.Delivered(d)})
+	if outboxtest.Must(t, r.Err); !r.Lost[0] {
 		t.Fatalf("a claim that was taken over was recorded: %+v", r)
 	}
-	if got, want := list[string](admin, "SELECT outcome || ' ' || claim FROM outbox.delivery_log ORDER BY id"), []string{"unknown " + d.Claim, "lease_lost " + d.Claim}; !slices.Equal(got, want) {
+	if got, want := outboxtest.List[string](admin, "SELECT outcome || ' ' || claim FROM outbox.delivery_log ORDER BY id"), []string{"unknown " + d.Claim, "lease_lost " + d.Claim}; !slices.Equal(got, want) {
 		t.Errorf("log %v, want %v", got, want)
 	}
-	later, recorded := store(t, url), false
+	later, recorded := outboxtest.OpenRelay(t, url), false
 	for range 2 { // the late relay has touched the row: the first time finds where it is now
-		recorded = recorded || record(t, later, delivered(again))
+		recorded = recorded || outboxtest.Record(t, later, outboxtest.Delivered(again))
 	}
 	if !recorded {
 		t.Error("the later claim was not recorded")
@@ -107,12 +108,12 @@ func TestRelayLoginLogsLostLeases(t *testing.T) {
 
 	// A database that has failed over, or was restored, knows nothing of the claim.
 	d = lost()
-	admin.do("UPDATE outbox.lane SET claim = NULL, claimed_by = NULL, due_at = clock_timestamp()")
-	r = late.Record(t.Context(), "court", []outbox.Result{delivered(d)})
-	if must(t, r.Err); !r.Lost[0] {
+	admin.Do("UPDATE outbox.lane SET claim = NULL, claimed_by = NULL, due_at = clock_timestamp()")
+	r = late.Record(t.Context(), "court", []outbox.Result{outboxtest.Delivered(d)})
+	if outboxtest.Must(t, r.Err); !r.Lost[0] {
 		t.Fatalf("a claim that nobody knows was recorded: %+v", r)
 	}
-	got := one[string](admin, "SELECT concat_ws('|', outcome, claim, actor, reason) FROM outbox.delivery_log ORDER BY id DESC LIMIT 1")
+	got := outboxtest.One[string](admin, "SELECT concat_ws('|', outcome, claim, actor, reason) FROM outbox.delivery_log ORDER BY id DESC LIMIT 1")
 	if want := "lease_lost|the answer came after the lease: delivered; this database does not know the claim " + d.Claim; got != want {
 		t.Errorf("log row %s, want %s", got, want)
 	}
@@ -121,11 +122,11 @@ func TestRelayLoginLogsLostLeases(t *testing.T) {
 // Whoever inserts, the database says when, and who.
 func TestDatabaseSetsTimeAndActorOfALogRow(t *testing.T) {
 	url := pgtest.New(t)
-	d := connect(t, url)
-	d.do("SET lockstep.actor = 'clerk'")
+	d := outboxtest.Connect(t, url)
+	d.Do("SET lockstep.actor = 'clerk'")
 	who := login(t, url) + "/clerk"
 	for _, outcome := range []string{"paused", "sync_changed", "delivered"} {
-		got := one[string](d, `INSERT INTO outbox.delivery_log (at, sync, outcome, actor)
+		got := outboxtest.One[string](d, `INSERT INTO outbox.delivery_log (at, sync, outcome, actor)
 			VALUES (clock_timestamp() - interval '20 seconds', 'court', $1, 'judge')
 			RETURNING concat_ws(' ', actor, (clock_timestamp() - at < interval '10 seconds')::text)`, outcome)
 		if want := who + " true"; got != want {
@@ -133,13 +134,13 @@ func TestDatabaseSetsTimeAndActorOfALogRow(t *testing.T) {
 		}
 	}
 	// What relays record bears no name; a claim does not let anybody else's in.
-	if got := one[string](d, `INSERT INTO outbox.delivery_log (sync, outcome, actor, claim, relay)
+	if got := outboxtest.One[string](d, `INSERT INTO outbox.delivery_log (sync, outcome, actor, claim, relay)
 		VALUES ('court', 'delivered', 'judge', gen_random_uuid(), 'relay-1') RETURNING coalesce(actor, '')`); got != "" {
 		t.Errorf("a relay's row is signed %q", got)
 	}
 	for _, at := range []string{"now() - interval '1 month'", "now() - interval '2 minutes'", "now() + interval '1 day'", "'infinity'", "'-infinity'"} {
 		for _, more := range []string{"actor) VALUES (%s, 'court', 'paused', 'judge')", "claim) VALUES (%s, 'court', 'delivered', gen_random_uuid())"} {
-			d.refuses(wrongState, fmt.Sprintf("INSERT INTO outbox.delivery_log (at, sync, outcome, "+more, at), []string{"cannot be dated", "docs/operators.md"})
+			d.Refuses(wrongState, fmt.Sprintf("INSERT INTO outbox.delivery_log (at, sync, outcome, "+more, at), []string{"cannot be dated", "docs/operators.md"})
 		}
 	}
 }
@@ -148,23 +149,23 @@ func TestDatabaseSetsTimeAndActorOfALogRow(t *testing.T) {
 // command or by a statement of the relay's login.
 func TestChangesOfASyncAreLogged(t *testing.T) {
 	url := pgtest.New(t)
-	admin, relay, login := connect(t, url), store(t, url), as(t, url, "outbox_relay")
-	admin.sync("court", "a:*")
-	relayLogin := one[string](login, "SELECT session_user::text")
+	admin, relay, login := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url), outboxtest.As(t, url, "outbox_relay")
+	admin.Sync("court", "a:*")
+	relayLogin := outboxtest.One[string](login, "SELECT session_user::text")
 	var seen int64 // of the log
 	logged := func(want ...string) {
 		t.Helper()
-		got := list[string](admin, `SELECT concat_ws('|', outcome, actor, regexp_replace(reason, '\d{4}-\S+ \S+', 'T', 'g'))
+		got := outboxtest.List[string](admin, `SELECT concat_ws('|', outcome, actor, regexp_replace(reason, '\d{4}-\S+ \S+', 'T', 'g'))
 			FROM outbox.delivery_log WHERE sync = 'court' AND id > $1 ORDER BY id`, seen)
 		if !slices.Equal(got, want) {
 			t.Errorf("log %q, want %q", got, want)
 		}
-		seen = one[int64](admin, "SELECT coalesce(max(id), 0) FROM outbox.delivery_log")
+		seen = outboxtest.One[int64](admin, "SELECT coalesce(max(id), 0) FROM outbox.delivery_log")
 	}
 
 	_, err := relay.Apply(t.Context(), outbox.Registration{Name: "court", Patterns: []string{"a:*", "b:*"}, OnFailed: "supersede", Notify: true, Actor: "clerk\u202e"})
-	must(t, err)
-	storeLogin := one[string](admin, "SELECT DISTINCT split_part(actor, '/', 1) FROM outbox.delivery_log")
+	outboxtest.Must(t, err)
+	storeLogin := outboxtest.One[string](admin, "SELECT DISTINCT split_part(actor, '/', 1) FROM outbox.delivery_log")
 	by := "sync_changed|" + storeLogin + "/clerk?|"
 	logged(by+"events: b:* added", by+"on_failed: block to supersede", by+"notify: f to t")
 	if _, err := relay.Apply(t.Context(), outbox.Registration{Name: "court", Patterns: []string{"a:*", "b:*"}, OnFailed: "supersede", Notify: true}); err != nil {
@@ -172,48 +173,48 @@ func TestChangesOfASyncAreLogged(t *testing.T) {
 	}
 	logged()
 
-	login.do("UPDATE outbox.sync SET patterns = '{*}'")
+	login.Do("UPDATE outbox.sync SET patterns = '{*}'")
 	by = "sync_changed|" + relayLogin + "|"
 	logged(by+"events: a:* removed", by+"events: b:* removed", by+"events: * added")
-	login.do("UPDATE outbox.sync SET retired_at = now()")
+	login.Do("UPDATE outbox.sync SET retired_at = now()")
 	logged("retired|" + relayLogin)
-	login.do("UPDATE outbox.sync SET retired_at = NULL, on_failed = 'block'")
+	login.Do("UPDATE outbox.sync SET retired_at = NULL, on_failed = 'block'")
 	logged(by+"on_failed: supersede to block", by+"retired: since T to no")
-	login.do("UPDATE outbox.sync SET last_delivered_at = now(), hold_reason = 'r', backfill_seq = 0")
+	login.Do("UPDATE outbox.sync SET last_delivered_at = now(), hold_reason = 'r', backfill_seq = 0")
 	logged()
 
-	operator := as(t, url, "outbox_operator")
-	operator.do("SELECT outbox.retire('court', 'the court moved')")
-	operatorLogin := one[string](operator, "SELECT session_user::text")
+	operator := outboxtest.As(t, url, "outbox_operator")
+	operator.Do("SELECT outbox.retire('court', 'the court moved')")
+	operatorLogin := outboxtest.One[string](operator, "SELECT session_user::text")
 	logged("retired|" + operatorLogin + "|the court moved")
-	operator.do("SELECT outbox.retire('court', 'again')")
+	operator.Do("SELECT outbox.retire('court', 'again')")
 	logged()
 
-	// Who registered it stands in its row, and stays.
-	login.do("INSERT INTO outbox.sync (name, patterns, registered_by, registered_at) VALUES ('other', '{*}', 'judge', '2020-01-01')")
-	if got := one[string](admin, "SELECT registered_by || ' ' || (registered_at > now() - interval '1 hour')::text FROM outbox.sync WHERE name = 'other'"); got != relayLogin+" true" {
+	// Its row says who registered it, and cannot be changed.
+	login.Do("INSERT INTO outbox.sync (name, patterns, registered_by, registered_at) VALUES ('other', '{*}', 'judge', '2020-01-01')")
+	if got := outboxtest.One[string](admin, "SELECT registered_by || ' ' || (registered_at > now() - interval '1 hour')::text FROM outbox.sync WHERE name = 'other'"); got != relayLogin+" true" {
 		t.Errorf("registered by %s, want %s true", got, relayLogin)
 	}
 	for _, change := range []string{"registered_by = 'judge'", "registered_at = '2020-01-01'", "name = 'another'"} {
-		login.refuses(wrongState, "UPDATE outbox.sync SET "+change+" WHERE name = 'other'", []string{`"other"`, "cannot be changed"})
+		login.Refuses(wrongState, "UPDATE outbox.sync SET "+change+" WHERE name = 'other'", []string{`"other"`, "cannot be changed"})
 	}
 }
 
 // What a relay may choose of a row is bounded: a time or a number that nobody
 // could read would be there for ever.
-func TestWhatARelayRecordsIsBounded(t *testing.T) {
+func TestRowsThatARelayRecordsAreBounded(t *testing.T) {
 	url := pgtest.New(t)
-	admin, relay, login := connect(t, url), store(t, url), as(t, url, "outbox_relay")
-	admin.sync("court")
-	admin.event("k")
-	d := only(t, relay)
+	admin, relay, login := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url), outboxtest.As(t, url, "outbox_relay")
+	admin.Sync("court")
+	admin.Event("k")
+	d := outboxtest.Only(t, relay)
 	const row = `INSERT INTO outbox.delivery_log (sync, event_id, event_seq, key, outcome, claim, relay, revision, answered_at)
 		SELECT sync, event_id, event_seq, key, 'retry', claim, 'relay-1', %s, %s FROM outbox.open_delivery`
 	for _, at := range []string{"'infinity'", "'-infinity'", "now() - interval '1 month'", "now() + interval '1 hour'"} {
-		login.refuses(checkFailed, fmt.Sprintf(row, "1", at), []string{"delivery_log_answered_before"})
+		login.Refuses(checkFailed, fmt.Sprintf(row, "1", at), []string{"delivery_log_answered_before"})
 	}
-	login.refuses(denied, fmt.Sprintf(row, "2147483647", "now()"), []string{"not claimed"})
-	if !record(t, relay, delivered(d)) {
+	login.Refuses(denied, fmt.Sprintf(row, "2147483647", "now()"), []string{"not claimed"})
+	if !outboxtest.Record(t, relay, outboxtest.Delivered(d)) {
 		t.Error("what is true was not recorded")
 	}
 }
@@ -221,20 +222,20 @@ func TestWhatARelayRecordsIsBounded(t *testing.T) {
 // Settings of the caller's session change neither partitions nor patterns.
 func TestSettingsOfTheSessionChangeNothing(t *testing.T) {
 	url := pgtest.New(t)
-	admin, login := connect(t, url), as(t, url, "outbox_relay")
+	admin, login := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay")
 	months := func() []string {
-		return list[string](admin, `SELECT pg_get_expr(c.relpartbound, c.oid) FROM pg_class AS c
+		return outboxtest.List[string](admin, `SELECT pg_get_expr(c.relpartbound, c.oid) FROM pg_class AS c
 			WHERE c.relname ~ '^delivery_log_[0-9]' AND c.relkind = 'r' ORDER BY c.relname`)
 	}
 	want := months()
-	admin.do("DROP TABLE outbox." + one[string](admin, "SELECT max(relname) FROM pg_class WHERE relname ~ '^delivery_log_[0-9]' AND relkind = 'r'"))
-	login.do("SET timezone = 'Asia/Kolkata'; SET datestyle = 'SQL, DMY'; SET standard_conforming_strings = off; SET escape_string_warning = off")
-	login.do("SELECT * FROM outbox.maintain()")
+	admin.Do("DROP TABLE outbox." + outboxtest.One[string](admin, "SELECT max(relname) FROM pg_class WHERE relname ~ '^delivery_log_[0-9]' AND relkind = 'r'"))
+	login.Do("SET timezone = 'Asia/Kolkata'; SET datestyle = 'SQL, DMY'; SET standard_conforming_strings = off; SET escape_string_warning = off")
+	login.Do("SELECT * FROM outbox.maintain()")
 	if got := months(); !slices.Equal(got, want) {
 		t.Errorf("partitions %v, want %v", got, want)
 	}
-	login.do("INSERT INTO outbox.sync (name, patterns) VALUES ('court', '{a_b}')")
-	if got := one[string](admin, "SELECT likes::text FROM outbox.sync"); got != `{"a\\_b"}` {
+	login.Do("INSERT INTO outbox.sync (name, patterns) VALUES ('court', '{a_b}')")
+	if got := outboxtest.One[string](admin, "SELECT likes::text FROM outbox.sync"); got != `{"a\\_b"}` {
 		t.Errorf("patterns %s", got)
 	}
 }
@@ -243,11 +244,11 @@ func TestSettingsOfTheSessionChangeNothing(t *testing.T) {
 func encoded(t *testing.T, encoding string) string {
 	t.Helper()
 	u, err := url.Parse(pgtest.Empty(t))
-	must(t, err)
-	admin := connect(t, u.String())
+	outboxtest.Must(t, err)
+	admin := outboxtest.Connect(t, u.String())
 	u.Path += "_" + strings.ToLower(encoding)
 	name := strings.TrimPrefix(u.Path, "/")
-	admin.do("CREATE DATABASE " + name + " TEMPLATE template0 LOCALE 'C' ENCODING '" + encoding + "'")
+	admin.Do("CREATE DATABASE " + name + " TEMPLATE template0 LOCALE 'C' ENCODING '" + encoding + "'")
 	t.Cleanup(func() {
 		_, err := admin.Exec(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)")
 		if err != nil {
@@ -261,11 +262,11 @@ func encoded(t *testing.T, encoding string) string {
 // Nobody stops or continues a sync in an operator's place.
 func TestRelayLoginCannotTouchAnOperatorsHold(t *testing.T) {
 	url := pgtest.New(t)
-	admin, login, operator := connect(t, url), as(t, url, "outbox_relay"), as(t, url, "outbox_operator")
-	admin.sync("court")
-	admin.sync("other")
-	operator.do("SELECT outbox.pause('court', 'r')")
-	login.do("INSERT INTO outbox.hold (sync, kind, reason, by) VALUES ('court', 'auth', 'r', 'relay-1')")
+	admin, login, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay"), outboxtest.As(t, url, "outbox_operator")
+	admin.Sync("court")
+	admin.Sync("other")
+	operator.Do("SELECT outbox.pause('court', 'r')")
+	login.Do("INSERT INTO outbox.hold (sync, kind, reason, by) VALUES ('court', 'auth', 'r', 'relay-1')")
 	for _, statement := range []string{
 		"DELETE FROM outbox.hold WHERE kind = 'operator'",
 		"DELETE FROM outbox.hold",
@@ -274,11 +275,11 @@ func TestRelayLoginCannotTouchAnOperatorsHold(t *testing.T) {
 		"UPDATE outbox.hold SET kind = 'operator', sync = 'other' WHERE kind = 'auth'",
 		"INSERT INTO outbox.hold (sync, kind, reason, by) VALUES ('other', 'operator', 'r', 'judge')",
 	} {
-		login.refuses(denied, statement, []string{"outbox.pause and outbox.resume"})
+		login.Refuses(denied, statement, []string{"outbox.pause and outbox.resume"})
 	}
-	login.do("DELETE FROM outbox.hold WHERE kind = 'auth'")
-	operator.do("SELECT outbox.resume('court')")
-	if n := one[int](admin, "SELECT count(*)::int FROM outbox.hold"); n != 0 {
+	login.Do("DELETE FROM outbox.hold WHERE kind = 'auth'")
+	operator.Do("SELECT outbox.resume('court')")
+	if n := outboxtest.One[int](admin, "SELECT count(*)::int FROM outbox.hold"); n != 0 {
 		t.Errorf("%d holds are left", n)
 	}
 }
@@ -286,26 +287,26 @@ func TestRelayLoginCannotTouchAnOperatorsHold(t *testing.T) {
 // Events that the trigger did not see are found and said, and can be added.
 func TestEventsWrittenWithTriggersOffAreFound(t *testing.T) {
 	url := pgtest.New(t)
-	d, relay := connect(t, url), store(t, url)
-	d.sync("court", "scheduling:*")
-	d.do("INSERT INTO outbox.event (type, key, payload) VALUES ('nobody:listens', 'k', '{}')")
-	d.deliver(d.event("delivered"))
-	d.event("open")
-	d.past("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'unseen', '{}'), ('nobody:listens', 'unseen', '{}')")
-	d.do("UPDATE outbox.event SET inserted_at = inserted_at - interval '2 minutes'")
+	d, relay := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url)
+	d.Sync("court", "scheduling:*")
+	d.Do("INSERT INTO outbox.event (type, key, payload) VALUES ('nobody:listens', 'k', '{}')")
+	d.Deliver(d.Event("delivered"))
+	d.Event("open")
+	d.Past("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'unseen', '{}'), ('nobody:listens', 'unseen', '{}')")
+	d.Do("UPDATE outbox.event SET inserted_at = inserted_at - interval '2 minutes'")
 	trouble := func() []string {
 		t.Helper()
 		m, err := relay.Maintain(t.Context(), "90 days", "84 months")
-		must(t, err)
+		outboxtest.Must(t, err)
 		return m.Trouble
 	}
 	if got := trouble(); len(got) != 1 || !strings.HasPrefix(got[0], "1 event(s) inserted from ") || !strings.Contains(got[0], "lockstep sync apply NAME --from") {
 		t.Errorf("maintain found %q, want the event that no trigger saw", got)
 	}
 	_, err := relay.Apply(t.Context(), outbox.Registration{Name: "court", Patterns: []string{"scheduling:*"}, OnFailed: "block", From: "beginning"})
-	must(t, err)
-	backfill(t, relay)
-	if got := d.states("unseen"); got != "pending" {
+	outboxtest.Must(t, err)
+	outboxtest.Backfill(t, relay)
+	if got := d.States("unseen"); got != "pending" {
 		t.Errorf("its delivery is %q, want pending", got)
 	}
 	if got := trouble(); got != nil {
@@ -313,8 +314,8 @@ func TestEventsWrittenWithTriggersOffAreFound(t *testing.T) {
 	}
 }
 
-// A name or a reason can neither move a terminal's cursor nor turn round what
-// stands beside it, in any encoding of the database.
+// A name or a reason can neither move the cursor of a terminal nor turn round the text
+// around it, in any encoding of the database.
 func TestNamesAndReasonsAreClean(t *testing.T) {
 	const dirty = "a\x1b[2J\tb\u202ec\u2066d\u200be\ufefff\u0085g"
 	for encoding, want := range map[string]string{"UTF8": "a?[2J b?c?d?e?f?g é", "LATIN1": "a?[2J b?g é"} {
@@ -327,21 +328,21 @@ func TestNamesAndReasonsAreClean(t *testing.T) {
 			if encoding != "UTF8" {
 				url = encoded(t, encoding)
 			}
-			d := connect(t, url)
-			d.do("SET client_encoding = 'UTF8'")
-			d.sync("court")
-			d.do("SELECT set_config('lockstep.actor', $1, false)", text)
-			d.do("SELECT outbox.pause('court', $1)", text)
-			d.fail(d.event("k"))
-			d.do("SELECT outbox.requeue('court', reason => $1)", text)
-			d.do("SELECT set_config('lockstep.reason', $1, false)", text)
-			d.fail(d.event("k2"))
-			d.do("UPDATE outbox.delivery SET state = 'pending' WHERE key = 'k2' AND state = 'failed'")
-			got := list[string](d, "SELECT DISTINCT concat_ws('|', split_part(actor, '/', 2), reason) FROM outbox.delivery_log")
+			d := outboxtest.Connect(t, url)
+			d.Do("SET client_encoding = 'UTF8'")
+			d.Sync("court")
+			d.Do("SELECT set_config('lockstep.actor', $1, false)", text)
+			d.Do("SELECT outbox.pause('court', $1)", text)
+			d.Fail(d.Event("k"))
+			d.Do("SELECT outbox.requeue('court', reason => $1)", text)
+			d.Do("SELECT set_config('lockstep.reason', $1, false)", text)
+			d.Fail(d.Event("k2"))
+			d.Do("UPDATE outbox.delivery SET state = 'pending' WHERE key = 'k2' AND state = 'failed'")
+			got := outboxtest.List[string](d, "SELECT DISTINCT concat_ws('|', split_part(actor, '/', 2), reason) FROM outbox.delivery_log")
 			if w := want + "|" + want; len(got) != 1 || got[0] != w {
 				t.Errorf("log says %q, want %q", got, w)
 			}
-			if got := one[string](d, "SELECT concat_ws('|', split_part(by, '/', 2), reason) FROM outbox.hold"); got != want+"|"+want {
+			if got := outboxtest.One[string](d, "SELECT concat_ws('|', split_part(by, '/', 2), reason) FROM outbox.hold"); got != want+"|"+want {
 				t.Errorf("the hold says %q", got)
 			}
 		})
@@ -352,16 +353,16 @@ func TestNamesAndReasonsAreClean(t *testing.T) {
 // for less; the owner can have it kept for less.
 func TestMaintainTakesTheLongerRetention(t *testing.T) {
 	url := pgtest.New(t)
-	d, relay := connect(t, url), as(t, url, "outbox_relay")
-	old := d.old(40)
-	event := d.event("k")
-	d.do("UPDATE outbox.event SET inserted_at = now() - interval '50 days' WHERE id = $1", event)
-	d.do("SELECT outbox.maintain()")
+	d, relay := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay")
+	old := old(d, 40)
+	event := d.Event("k")
+	d.Do("UPDATE outbox.event SET inserted_at = now() - interval '50 days' WHERE id = $1", event)
+	d.Do("SELECT outbox.maintain()")
 	there := func() string {
-		return fmt.Sprint(slices.Contains(months(d), old), one[int](d, "SELECT count(*)::int FROM outbox.event"))
+		return fmt.Sprint(slices.Contains(months(d), old), outboxtest.One[int](d, "SELECT count(*)::int FROM outbox.event"))
 	}
-	relay.maintain("'1 hour'", "'1 month'")
-	relay.maintain()
+	maintain(relay, "'1 hour'", "'1 month'")
+	maintain(relay)
 	if got := there(); got != "true 1" {
 		t.Errorf("what the owner keeps was dropped at the relay's word: %s", got)
 	}
@@ -369,65 +370,65 @@ func TestMaintainTakesTheLongerRetention(t *testing.T) {
 		"UPDATE outbox.retention SET keep = '1 month'", "DELETE FROM outbox.retention", "INSERT INTO outbox.retention VALUES ('log', '1 month')", "TRUNCATE outbox.retention",
 	} {
 		for _, role := range []string{"outbox_relay", "outbox_operator", "outbox_auditor"} {
-			as(t, url, role).refuses(denied, statement, nil)
+			outboxtest.As(t, url, role).Refuses(denied, statement, nil)
 		}
 	}
-	d.do("DELETE FROM outbox.retention") // an accident
-	relay.maintain("'1 hour'", "'1 month'")
+	d.Do("DELETE FROM outbox.retention") // an accident
+	maintain(relay, "'1 hour'", "'1 month'")
 	if got := there(); got != "true 1" {
 		t.Errorf("without rows in outbox.retention: %s", got)
 	}
-	d.do("INSERT INTO outbox.retention VALUES ('events', '1 hour'), ('log', '3 years')")
-	relay.maintain("'100 days'", "'84 months'")
+	d.Do("INSERT INTO outbox.retention VALUES ('events', '1 hour'), ('log', '3 years')")
+	maintain(relay, "'100 days'", "'84 months'")
 	if got := there(); got != "true 1" {
 		t.Errorf("what the relay keeps longer was dropped: %s", got)
 	}
-	relay.maintain()
+	maintain(relay)
 	if got := there(); got != "false 0" {
 		t.Errorf("past both retentions it stays: %s", got)
 	}
 	for _, keep := range []string{"'1 day'", "'1201 months'", "'-1 month'"} {
-		d.refuses("retention_bounds", "UPDATE outbox.retention SET keep = "+keep+" WHERE what = 'log'", nil)
+		d.Refuses("retention_bounds", "UPDATE outbox.retention SET keep = "+keep+" WHERE what = 'log'", nil)
 	}
 
-	kept, err := store(t, url).KeptLonger(t.Context(), "30 days", "1 month")
-	must(t, err)
+	kept, err := outboxtest.OpenRelay(t, url).KeptLonger(t.Context(), "30 days", "1 month")
+	outboxtest.Must(t, err)
 	if len(kept) != 1 || kept[0].What != "log" || kept[0].Keep != "3 years" || kept[0].Asked != "1 month" {
 		t.Errorf("kept longer than asked: %+v", kept)
 	}
 }
 
 // No row of the log, and no other trouble, keeps the next months from being made.
-func TestMaintainGoesOnBesideTrouble(t *testing.T) {
+func TestMaintainContinuesAfterTrouble(t *testing.T) {
 	url := pgtest.New(t)
-	d, relay := connect(t, url), as(t, url, "outbox_relay")
+	d, relay := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay")
 	for _, at := range []string{"infinity", "-infinity", "1800-01-01", "2300-01-01"} {
-		d.past("INSERT INTO outbox.delivery_log (at, sync, outcome, claim) VALUES ($1::text::timestamptz, 'court', 'delivered', gen_random_uuid())", at)
+		d.Past("INSERT INTO outbox.delivery_log (at, sync, outcome, claim) VALUES ($1::text::timestamptz, 'court', 'delivered', gen_random_uuid())", at)
 	}
-	expired := d.old(90)
-	d.do("SELECT outbox.maintain()") // gives it a partition of its own, and drops it
+	expired := old(d, 90)
+	d.Do("SELECT outbox.maintain()") // gives it a partition of its own, and drops it
 	if slices.Contains(months(d), expired) {
 		t.Fatal("an expired month stays")
 	}
-	expired = d.old(90)
-	d.do("UPDATE outbox.retention SET keep = '1200 months' WHERE what = 'log'")
-	d.do("SELECT outbox.maintain()")
-	d.do("UPDATE outbox.retention SET keep = '84 months' WHERE what = 'log'")
-	d.do("CREATE VIEW public.somebodys AS SELECT * FROM outbox.delivery_log_" + expired)
-	d.do("ALTER TABLE outbox.event DISABLE TRIGGER fan_out")
-	d.do("CREATE FUNCTION public.broken() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''somebody''''s trigger''; END'")
-	d.do("CREATE TRIGGER broken BEFORE DELETE ON outbox.event FOR EACH ROW EXECUTE FUNCTION public.broken()")
-	d.event("k")
-	d.do("UPDATE outbox.event SET inserted_at = now() - interval '100 days'")
+	expired = old(d, 90)
+	d.Do("UPDATE outbox.retention SET keep = '1200 months' WHERE what = 'log'")
+	d.Do("SELECT outbox.maintain()")
+	d.Do("UPDATE outbox.retention SET keep = '84 months' WHERE what = 'log'")
+	d.Do("CREATE VIEW public.somebodys AS SELECT * FROM outbox.delivery_log_" + expired)
+	d.Do("ALTER TABLE outbox.event DISABLE TRIGGER fan_out")
+	d.Do("CREATE FUNCTION public.broken() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''somebody''''s trigger''; END'")
+	d.Do("CREATE TRIGGER broken BEFORE DELETE ON outbox.event FOR EACH ROW EXECUTE FUNCTION public.broken()")
+	d.Event("k")
+	d.Do("UPDATE outbox.event SET inserted_at = now() - interval '100 days'")
 	next := ahead(d, 3)[1:]
 	for _, month := range next {
-		d.do("DROP TABLE outbox.delivery_log_" + month)
+		d.Do("DROP TABLE outbox.delivery_log_" + month)
 	}
-	if n, err := store(t, url).LogMonthsAhead(t.Context()); err != nil || n != 0 {
+	if n, err := outboxtest.OpenRelay(t, url).LogMonthsAhead(t.Context()); err != nil || n != 0 {
 		t.Errorf("%d months ahead, %v; want 0", n, err)
 	}
 
-	got := strings.Join(relay.maintain(), "\n")
+	got := strings.Join(maintain(relay), "\n")
 	for _, want := range []string{
 		"trouble: events were not removed: somebody's trigger",
 		"trouble: delivery_log_M could not be dropped: ",
@@ -441,10 +442,10 @@ func TestMaintainGoesOnBesideTrouble(t *testing.T) {
 	if m := months(d); !slices.Equal(m[len(m)-3:], next) {
 		t.Errorf("months %v, want them to end with %v", m, next)
 	}
-	if n, err := store(t, url).LogMonthsAhead(t.Context()); err != nil || n != 3 {
+	if n, err := outboxtest.OpenRelay(t, url).LogMonthsAhead(t.Context()); err != nil || n != 3 {
 		t.Errorf("%d months ahead, %v; want 3", n, err)
 	}
-	if n := one[int](d, "SELECT count(*)::int FROM outbox.delivery_log_default"); n != 4 {
+	if n := outboxtest.One[int](d, "SELECT count(*)::int FROM outbox.delivery_log_default"); n != 4 {
 		t.Errorf("%d rows in the default partition, want the 4 without a possible time", n)
 	}
 }
@@ -453,42 +454,42 @@ func TestMaintainGoesOnBesideTrouble(t *testing.T) {
 // by whom.
 func TestHoldersOfAdvisoryLocksAreNamed(t *testing.T) {
 	url := pgtest.New(t)
-	d, stranger := connect(t, url), as(t, url, "outbox_auditor")
-	relay := store(t, url)
-	d.sync("court")
-	stranger.do("SET application_name = E'their report\\033'")
-	name := fmt.Sprintf("pid %d of %s (their report?)", stranger.PgConn().PID(), one[string](stranger, "SELECT session_user::text"))
+	d, stranger := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_auditor")
+	relay := outboxtest.OpenRelay(t, url)
+	d.Sync("court")
+	stranger.Do("SET application_name = E'their report\\033'")
+	name := fmt.Sprintf("pid %d of %s (their report?)", stranger.PgConn().PID(), outboxtest.One[string](stranger, "SELECT session_user::text"))
 
-	stranger.do("SELECT pg_advisory_lock(1869967988)")
+	stranger.Do("SELECT pg_advisory_lock(1869967988)")
 	m, err := relay.Maintain(t.Context(), "90 days", "84 months")
-	must(t, err)
+	outboxtest.Must(t, err)
 	if len(m.Held) != 1 || !strings.Contains(m.Held[0], name) || len(m.Done) != 0 {
 		t.Errorf("behind a stranger's lock maintain came to %+v, want it to name %s", m, name)
 	}
-	stranger.do("SELECT pg_advisory_unlock_all()")
+	stranger.Do("SELECT pg_advisory_unlock_all()")
 
-	stranger.do("SELECT pg_advisory_lock(1869967989)")
-	d.do("DROP TABLE outbox.delivery_log_" + ahead(d, 3)[3])
+	stranger.Do("SELECT pg_advisory_lock(1869967989)")
+	d.Do("DROP TABLE outbox.delivery_log_" + ahead(d, 3)[3])
 	m, err = relay.Maintain(t.Context(), "90 days", "84 months")
-	must(t, err)
+	outboxtest.Must(t, err)
 	if len(m.Held) != 1 || !strings.Contains(m.Held[0], "the removal of events waits for "+name) || len(m.Done) != 1 {
 		t.Errorf("behind a stranger's lock on retention maintain came to %+v, want the partition made, and %s named", m, name)
 	}
-	d.do("UPDATE outbox.sync SET backfill_seq = 0, backfill_from = '-infinity', backfill_unseen = '{}'")
+	d.Do("UPDATE outbox.sync SET backfill_seq = 0, backfill_from = '-infinity', backfill_unseen = '{}'")
 	_, _, err = relay.NewBackfill("court").Step(t.Context(), 100)
 	if err == nil || !strings.Contains(err.Error(), "1869967989 is held by "+name) || !outbox.IsTemporary(err) {
 		t.Errorf("a backfill behind it: %v", err)
 	}
-	stranger.do("SELECT pg_advisory_unlock_all()")
+	stranger.Do("SELECT pg_advisory_unlock_all()")
 
-	stranger.do("SELECT pg_advisory_lock(1869967990)")
+	stranger.Do("SELECT pg_advisory_lock(1869967990)")
 	_, err = relay.Register(t.Context(), []outbox.Registration{{Name: "other", Patterns: []string{"*"}, OnFailed: "block", From: "now"}})
 	if err == nil || !strings.Contains(err.Error(), "1869967990 is held by "+name) || !outbox.IsTemporary(err) {
 		t.Errorf("a registration behind it: %v", err)
 	}
-	stranger.do("SELECT pg_advisory_unlock_all()")
+	stranger.Do("SELECT pg_advisory_unlock_all()")
 	m, err = relay.Maintain(t.Context(), "90 days", "84 months")
-	must(t, err)
+	outboxtest.Must(t, err)
 	if len(m.Held) != 0 {
 		t.Errorf("held by %v although nobody holds it", m.Held)
 	}
@@ -497,37 +498,37 @@ func TestHoldersOfAdvisoryLocksAreNamed(t *testing.T) {
 // A reference goes once nothing in the database knows its key.
 func TestReferencesHaveRetention(t *testing.T) {
 	url := pgtest.New(t)
-	d, relay := connect(t, url), as(t, url, "outbox_relay")
-	d.sync("court")
-	d.do("UPDATE outbox.retention SET keep = '2 months' WHERE what = 'log'")
+	d, relay := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay")
+	d.Sync("court")
+	d.Do("UPDATE outbox.retention SET keep = '2 months' WHERE what = 'log'")
 	for _, key := range []string{"forgotten", "open", "logged lately", "updated lately"} {
-		d.do("INSERT INTO outbox.external_ref (sync, key, external_id, event_seq, updated_at) VALUES ('court', $1, 'X', 1, now() - interval '100 days')", key)
+		d.Do("INSERT INTO outbox.external_ref (sync, key, external_id, event_seq, updated_at) VALUES ('court', $1, 'X', 1, now() - interval '100 days')", key)
 	}
-	d.do("UPDATE outbox.external_ref SET updated_at = now() WHERE key = 'updated lately'")
-	d.event("open")
-	d.past("INSERT INTO outbox.delivery_log (at, sync, key, outcome, claim) VALUES (now() - interval '50 days', 'court', 'logged lately', 'filtered', gen_random_uuid())")
-	d.past("INSERT INTO outbox.delivery_log (at, sync, key, outcome, claim) VALUES (now(), 'other', 'forgotten', 'delivered', gen_random_uuid())")
+	d.Do("UPDATE outbox.external_ref SET updated_at = now() WHERE key = 'updated lately'")
+	d.Event("open")
+	d.Past("INSERT INTO outbox.delivery_log (at, sync, key, outcome, claim) VALUES (now() - interval '50 days', 'court', 'logged lately', 'filtered', gen_random_uuid())")
+	d.Past("INSERT INTO outbox.delivery_log (at, sync, key, outcome, claim) VALUES (now(), 'other', 'forgotten', 'delivered', gen_random_uuid())")
 	// Somebody records a reference meanwhile: it is left alone, and waited for by nobody.
-	recording := connect(t, url)
-	recording.do("BEGIN")
-	recording.do("INSERT INTO outbox.external_ref (sync, key, external_id, event_seq, updated_at) VALUES ('other', 'k', 'X', 1, now() - interval '100 days')")
-	if got := relay.maintain(); !slices.Contains(got, "references removed 1") {
+	recording := outboxtest.Connect(t, url)
+	recording.Do("BEGIN")
+	recording.Do("INSERT INTO outbox.external_ref (sync, key, external_id, event_seq, updated_at) VALUES ('other', 'k', 'X', 1, now() - interval '100 days')")
+	if got := maintain(relay); !slices.Contains(got, "references removed 1") {
 		t.Errorf("maintain did %v", got)
 	}
-	recording.do("COMMIT")
-	recording.do("BEGIN")
-	recording.do("UPDATE outbox.external_ref SET updated_at = now() WHERE sync = 'other'")
-	relay.maintain() // while the recording is open
-	recording.do("COMMIT")
-	if got, want := list[string](d, "SELECT key FROM outbox.external_ref ORDER BY key"), []string{"k", "logged lately", "open", "updated lately"}; !slices.Equal(got, want) {
+	recording.Do("COMMIT")
+	recording.Do("BEGIN")
+	recording.Do("UPDATE outbox.external_ref SET updated_at = now() WHERE sync = 'other'")
+	maintain(relay) // while the recording is open
+	recording.Do("COMMIT")
+	if got, want := outboxtest.List[string](d, "SELECT key FROM outbox.external_ref ORDER BY key"), []string{"k", "logged lately", "open", "updated lately"}; !slices.Equal(got, want) {
 		t.Errorf("references %v, want %v", got, want)
 	}
 	// All of a large table are found in time, a bounded piece at each call.
-	d.do("INSERT INTO outbox.external_ref (sync, key, external_id, event_seq, updated_at) SELECT 'court', 'many ' || n, repeat('x', 400), 1, now() - interval '100 days' FROM generate_series(1, 5000) AS n")
-	for n := 0; one[int](d, "SELECT count(*)::int FROM outbox.external_ref WHERE key LIKE 'many %'") > 0; n++ {
+	d.Do("INSERT INTO outbox.external_ref (sync, key, external_id, event_seq, updated_at) SELECT 'court', 'many ' || n, repeat('x', 400), 1, now() - interval '100 days' FROM generate_series(1, 5000) AS n")
+	for n := 0; outboxtest.One[int](d, "SELECT count(*)::int FROM outbox.external_ref WHERE key LIKE 'many %'") > 0; n++ {
 		if n == 20 {
 			t.Fatal("after 20 calls some of 5000 references are left")
 		}
-		relay.maintain()
+		maintain(relay)
 	}
 }

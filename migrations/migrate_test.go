@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 	"github.com/hms-mkt/lockstep/migrations"
 )
@@ -60,7 +61,7 @@ ORDER BY line`
 
 func describe(t *testing.T, url string) []string {
 	t.Helper()
-	return list[string](connect(t, url), catalog)
+	return outboxtest.List[string](outboxtest.Connect(t, url), catalog)
 }
 
 func sets() []migrations.Set { return []migrations.Set{migrations.Outbox, migrations.Scheduling} }
@@ -82,7 +83,7 @@ func TestUpDownUpGivesTheSameSchema(t *testing.T) {
 			if err := migrations.Down(t.Context(), url, set, false); err != nil {
 				t.Fatalf("down: %v", err)
 			}
-			left := list[string](connect(t, url), `SELECT c.oid::regclass::text FROM pg_class AS c
+			left := outboxtest.List[string](outboxtest.Connect(t, url), `SELECT c.oid::regclass::text FROM pg_class AS c
 			   WHERE c.relnamespace = to_regnamespace($1) AND c.relname NOT LIKE 'goose_db_version%'
 			   UNION ALL SELECT p.oid::regprocedure::text FROM pg_proc AS p WHERE p.pronamespace = to_regnamespace($1)`, set.String())
 			if len(left) > 0 {
@@ -107,9 +108,9 @@ func TestUpTwiceFindsNothingToDo(t *testing.T) {
 
 func TestDownRefusesALogThatIsNotEmptyWithoutForce(t *testing.T) {
 	url := pgtest.New(t)
-	d := connect(t, url)
-	d.sync("court")
-	d.do("SELECT outbox.pause('court', 'maintenance')")
+	d := outboxtest.Connect(t, url)
+	d.Sync("court")
+	d.Do("SELECT outbox.pause('court', 'maintenance')")
 	err := migrations.Down(t.Context(), url, migrations.Outbox, false)
 	if err == nil {
 		t.Fatal("down dropped a log with a row in it")
@@ -119,13 +120,13 @@ func TestDownRefusesALogThatIsNotEmptyWithoutForce(t *testing.T) {
 			t.Errorf("the refusal %q does not say %q", err, word)
 		}
 	}
-	if got := one[int](d, "SELECT count(*)::int FROM outbox.delivery_log"); got != 1 {
+	if got := outboxtest.One[int](d, "SELECT count(*)::int FROM outbox.delivery_log"); got != 1 {
 		t.Errorf("%d log rows after the refusal, want 1", got)
 	}
 	if err := migrations.Down(t.Context(), url, migrations.Outbox, true); err != nil {
 		t.Fatalf("down with force: %v", err)
 	}
-	if one[bool](d, "SELECT to_regclass('outbox.delivery_log') IS NOT NULL") {
+	if outboxtest.One[bool](d, "SELECT to_regclass('outbox.delivery_log') IS NOT NULL") {
 		t.Error("down with force left the log")
 	}
 }
@@ -141,7 +142,7 @@ func TestMigratorsAtOnceBothSucceed(t *testing.T) {
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
-	applied := one[int](connect(t, url), "SELECT count(*)::int FROM outbox.goose_db_version WHERE version_id = 1")
+	applied := outboxtest.One[int](outboxtest.Connect(t, url), "SELECT count(*)::int FROM outbox.goose_db_version WHERE version_id = 1")
 	if applied != 1 {
 		t.Errorf("migration 1 was applied %d times", applied)
 	}
@@ -208,7 +209,7 @@ func TestScriptAppliedTwiceChangesNothing(t *testing.T) {
 	before := describe(t, url)
 	// What psql sends, without its own commands; the first error ends the transaction.
 	script = strings.TrimPrefix(script, "\\set ON_ERROR_STOP on\n")
-	if _, err := connect(t, url).Exec(t.Context(), script); err == nil {
+	if _, err := outboxtest.Connect(t, url).Exec(t.Context(), script); err == nil {
 		t.Error("a second application succeeded")
 	}
 	if diff := cmp.Diff(before, describe(t, url)); diff != "" {
@@ -220,7 +221,7 @@ func TestRolesScriptMayBeRunTwice(t *testing.T) {
 	url := pgtest.Empty(t)
 	psql(t, url, migrations.Roles())
 	psql(t, url, migrations.Roles())
-	got := list[string](connect(t, url), `SELECT rolname::text FROM pg_roles
+	got := outboxtest.List[string](outboxtest.Connect(t, url), `SELECT rolname::text FROM pg_roles
 	   WHERE rolname IN ('outbox_writer', 'outbox_relay', 'outbox_operator', 'outbox_auditor')
 	     AND NOT rolcanlogin AND NOT rolsuper AND NOT rolcreaterole ORDER BY 1`)
 	if want := []string{"outbox_auditor", "outbox_operator", "outbox_relay", "outbox_writer"}; !slices.Equal(got, want) {
@@ -251,7 +252,7 @@ func TestList(t *testing.T) {
 						t.Errorf("migration %d is %+v, want applied %t", i+1, m, applied)
 					}
 				}
-				if there := one[bool](connect(t, url), "SELECT to_regnamespace($1) IS NOT NULL", set.String()); there != applied {
+				if there := outboxtest.One[bool](outboxtest.Connect(t, url), "SELECT to_regnamespace($1) IS NOT NULL", set.String()); there != applied {
 					t.Errorf("the schema is there: %t; a look must not create it", there)
 				}
 			}
@@ -266,14 +267,14 @@ func TestMigratingRoleWithoutCreateRole(t *testing.T) {
 	if err := server.CreateDatabase(t.Context(), name, ""); err != nil {
 		t.Fatal(err)
 	}
-	admin := connect(t, server.URL(name))
+	admin := outboxtest.Connect(t, server.URL(name))
 	t.Cleanup(func() {
 		if err := server.DropDatabase(context.Background(), name); err != nil {
 			t.Error(err)
 		}
 	})
-	admin.do("CREATE ROLE " + name + " LOGIN PASSWORD 'plain'")
-	admin.do("GRANT CREATE ON DATABASE " + name + " TO " + name)
+	admin.Do("CREATE ROLE " + name + " LOGIN PASSWORD 'plain'")
+	admin.Do("GRANT CREATE ON DATABASE " + name + " TO " + name)
 	u, err := url.Parse(server.URL(name))
 	if err != nil {
 		t.Fatal(err)
@@ -281,7 +282,7 @@ func TestMigratingRoleWithoutCreateRole(t *testing.T) {
 	u.User = url.UserPassword(name, "plain")
 
 	// On a server that other tests share, they are there already.
-	if !one[bool](admin, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'outbox_writer')") {
+	if !outboxtest.One[bool](admin, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'outbox_writer')") {
 		err = migrations.Up(t.Context(), u.String(), migrations.Outbox)
 		if err == nil {
 			t.Fatal("a role without CREATEROLE created roles")
@@ -295,25 +296,25 @@ func TestMigratingRoleWithoutCreateRole(t *testing.T) {
 	psql(t, server.URL(name), migrations.Roles())
 	up(t, u.String(), migrations.Outbox)
 
-	// Everything that runs with the owner's rights works though he is no superuser.
-	plain := connect(t, u.String())
-	plain.sync("court")
-	id := plain.event("k")
-	plain.fail(id)
+	// Everything that runs with the owner's rights works though the owner is no superuser.
+	plain := outboxtest.Connect(t, u.String())
+	plain.Sync("court")
+	id := plain.Event("k")
+	plain.Fail(id)
 	for _, statement := range []string{
 		"SELECT outbox.requeue('court')",
 		"SELECT outbox.discard('court', (SELECT event_id FROM outbox.delivery), 'r')",
 		"SELECT * FROM outbox.maintain()",
 		"SELECT * FROM outbox.older_writers()",
 	} {
-		plain.do(statement)
+		plain.Do(statement)
 	}
-	plain.refuses(denied, "DELETE FROM outbox.delivery_log", []string{"append-only"})
+	plain.Refuses(denied, "DELETE FROM outbox.delivery_log", []string{"append-only"})
 	if err := migrations.Down(t.Context(), u.String(), migrations.Outbox, true); err != nil {
 		t.Errorf("down: %v", err)
 	}
-	admin.do("DROP OWNED BY " + name)
-	admin.do("DROP ROLE " + name)
+	admin.Do("DROP OWNED BY " + name)
+	admin.Do("DROP ROLE " + name)
 }
 
 func TestDownRefusesUndeliveredEventsWithoutForce(t *testing.T) {
@@ -325,14 +326,14 @@ func TestDownRefusesUndeliveredEventsWithoutForce(t *testing.T) {
 	for name, typ := range tests {
 		t.Run(name, func(t *testing.T) {
 			url := pgtest.New(t)
-			d := connect(t, url)
-			d.do("INSERT INTO outbox.sync (name, patterns) VALUES ('court', '{court:*}')")
-			d.do("INSERT INTO outbox.event (type, key, payload) VALUES ($1, 'k', '{}')", typ)
+			d := outboxtest.Connect(t, url)
+			d.Do("INSERT INTO outbox.sync (name, patterns) VALUES ('court', '{court:*}')")
+			d.Do("INSERT INTO outbox.event (type, key, payload) VALUES ($1, 'k', '{}')", typ)
 			err := migrations.Down(t.Context(), url, migrations.Outbox, false)
 			if err == nil || !strings.Contains(err.Error(), "not delivered yet") || !strings.Contains(err.Error(), "--force") {
 				t.Errorf("down said %v", err)
 			}
-			if got := one[int](d, "SELECT count(*)::int FROM outbox.event"); got != 1 {
+			if got := outboxtest.One[int](d, "SELECT count(*)::int FROM outbox.event"); got != 1 {
 				t.Errorf("%d events after the refusal, want 1", got)
 			}
 		})

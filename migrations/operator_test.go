@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
@@ -23,43 +24,43 @@ func login(t testing.TB, databaseURL string) string {
 
 func TestUpdateOfStateIsACompleteRequeue(t *testing.T) {
 	url := pgtest.New(t)
-	admin := connect(t, url)
+	admin := outboxtest.Connect(t, url)
 	operatorURL := pgtest.AsRole(t, url, "outbox_operator")
-	operator := connect(t, operatorURL)
-	relay := store(t, url)
-	admin.sync("court")
-	first := admin.event("k")
-	admin.event("k")
-	admin.fail(first)
-	if d := claim(t, relay); len(d) != 0 || admin.lane("k") != "stopped" {
-		t.Fatalf("claimed %d behind a failed one, lane %s", len(d), admin.lane("k"))
+	operator := outboxtest.Connect(t, operatorURL)
+	relay := outboxtest.OpenRelay(t, url)
+	admin.Sync("court")
+	first := admin.Event("k")
+	admin.Event("k")
+	admin.Fail(first)
+	if d := outboxtest.Claim(t, relay); len(d) != 0 || admin.Lane("k") != "stopped" {
+		t.Fatalf("claimed %d behind a failed one, lane %s", len(d), admin.Lane("k"))
 	}
-	before := one[string](admin, "SELECT concat(event_seq, key, created_at, revision, body_sha256, total_attempts) FROM outbox.delivery WHERE event_id = $1::text::uuid", first)
+	before := outboxtest.One[string](admin, "SELECT concat(event_seq, key, created_at, revision, body_sha256, total_attempts) FROM outbox.delivery WHERE event_id = $1::text::uuid", first)
 
-	operator.do("SET lockstep.actor = 'Ada'")
-	operator.do("SET lockstep.reason = 'courtroom added'")
-	if n := operator.do("UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed' AND error_class = 'permanent'"); n != 1 {
+	operator.Do("SET lockstep.actor = 'Ada'")
+	operator.Do("SET lockstep.reason = 'courtroom added'")
+	if n := operator.Do("UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed' AND error_class = 'permanent'"); n != 1 {
 		t.Fatalf("%d rows requeued, want 1", n)
 	}
 
-	if !one[bool](admin, `SELECT state = 'pending' AND attempts = 0 AND charged = 0 AND spent_ms = 0 AND crashes = 0
+	if !outboxtest.One[bool](admin, `SELECT state = 'pending' AND attempts = 0 AND charged = 0 AND spent_ms = 0 AND crashes = 0
 	       AND due_at BETWEEN now() - interval '1 minute' AND now()
 	       AND num_nulls(error_class, error, claim, claimed_by, lease_until, mapping_version) = 6
 	       AND (SELECT d.body IS NULL FROM outbox.delivery AS d WHERE d.event_id = o.event_id)
 	  FROM outbox.open_delivery AS o WHERE event_id = $1::text::uuid`, first) {
 		t.Error("the requeued row kept something of its old life")
 	}
-	after := one[string](admin, "SELECT concat(event_seq, key, created_at, revision, body_sha256, total_attempts) FROM outbox.delivery WHERE event_id = $1::text::uuid", first)
+	after := outboxtest.One[string](admin, "SELECT concat(event_seq, key, created_at, revision, body_sha256, total_attempts) FROM outbox.delivery WHERE event_id = $1::text::uuid", first)
 	if after != before {
 		t.Errorf("place, age, digest and count of all attempts: %s, before %s", after, before)
 	}
-	if got := admin.states("k"); got != "pending queued" {
+	if got := admin.States("k"); got != "pending queued" {
 		t.Errorf("states of the key: %s", got)
 	}
-	if d := only(t, relay); d.Event.ID != first || d.Attempts != 0 || d.Body != nil {
+	if d := outboxtest.Only(t, relay); d.Event.ID != first || d.Attempts != 0 || d.Body != nil {
 		t.Errorf("claimed %+v, want the requeued one with a new life", d)
 	}
-	got := one[string](admin, `SELECT concat_ws('|', outcome, actor, reason, event_id, event_type, key, attempt, error_class, error) FROM outbox.delivery_log`)
+	got := outboxtest.One[string](admin, `SELECT concat_ws('|', outcome, actor, reason, event_id, event_type, key, attempt, error_class, error) FROM outbox.delivery_log`)
 	want := "requeued|" + login(t, operatorURL) + "/Ada|courtroom added|" + first + "|scheduling:updated|k|3|permanent|HTTP 422: no such courtroom"
 	if got != want {
 		t.Errorf("log row %s, want %s", got, want)
@@ -68,24 +69,24 @@ func TestUpdateOfStateIsACompleteRequeue(t *testing.T) {
 
 func TestHandMadeTransitionsAreRefused(t *testing.T) {
 	url := pgtest.New(t)
-	admin, operator := connect(t, url), as(t, url, "outbox_operator")
-	admin.sync("court")
+	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
+	admin.Sync("court")
 	put := map[string]struct {
 		arrange func(id string)
 		want    string // states of the key
 	}{
 		"pending": {func(string) {}, "pending"},
-		"sending": {admin.send, "sending"},
-		"failed":  {admin.fail, "failed"},
+		"sending": {admin.Send, "sending"},
+		"failed":  {admin.Fail, "failed"},
 		"queued":  {func(string) {}, "pending queued"},
 		"retry": {func(id string) {
-			admin.do("UPDATE outbox.delivery SET state = 'retry', due_at = now() + interval '1 hour' WHERE event_id = $1", id)
+			admin.Do("UPDATE outbox.delivery SET state = 'retry', due_at = now() + interval '1 hour' WHERE event_id = $1", id)
 		}, "retry"},
 	}
 	for from, put := range put {
-		id := admin.event(from)
+		id := admin.Event(from)
 		if from == "queued" {
-			id = admin.event(from)
+			id = admin.Event(from)
 		}
 		put.arrange(id)
 		for _, to := range []string{"pending", "queued", "sending", "retry", "failed", "done"} {
@@ -95,10 +96,10 @@ func TestHandMadeTransitionsAreRefused(t *testing.T) {
 			t.Run(from+" to "+to, func(t *testing.T) {
 				const update = "UPDATE outbox.delivery SET state = $2 WHERE event_id = $1"
 				words := []string{id, `"court"`, "is " + from, `"` + to + `"`, "Only failed deliveries can be requeued", "outbox.discard", "outbox.pause"}
-				(db{operator.Conn, t}).refuses(wrongState, update, words, id, to)
+				operator.With(t).Refuses(wrongState, update, words, id, to)
 				// Neither may the owner: the trigger guards, not the privileges.
-				(db{admin.Conn, t}).refuses(wrongState, update, nil, id, to)
-				if got := (db{admin.Conn, t}).states(from); got != put.want {
+				admin.With(t).Refuses(wrongState, update, nil, id, to)
+				if got := admin.With(t).States(from); got != put.want {
 					t.Errorf("after the refusal: %s, want %s", got, put.want)
 				}
 			})
@@ -106,11 +107,11 @@ func TestHandMadeTransitionsAreRefused(t *testing.T) {
 	}
 }
 
-func TestOperatorIsRefusedWhatIsNotHis(t *testing.T) {
+func TestOperatorIsRefusedEverythingElse(t *testing.T) {
 	url := pgtest.New(t)
-	admin, operator := connect(t, url), as(t, url, "outbox_operator")
-	admin.sync("court")
-	admin.fail(admin.event("k"))
+	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
+	admin.Sync("court")
+	admin.Fail(admin.Event("k"))
 	statements := []string{
 		"DELETE FROM outbox.delivery",
 		"TRUNCATE outbox.delivery",
@@ -135,22 +136,22 @@ func TestOperatorIsRefusedWhatIsNotHis(t *testing.T) {
 		"SELECT outbox.log_action(d, 'delivered', 'r') FROM outbox.delivery AS d",
 		"SELECT outbox.emit('t', 'k', '{}')",
 	}
-	for _, column := range list[string](admin, "SELECT attname::text FROM pg_attribute WHERE attrelid = 'outbox.delivery'::regclass AND attnum > 0 AND attname <> 'state' AND attgenerated = ''") {
+	for _, column := range outboxtest.List[string](admin, "SELECT attname::text FROM pg_attribute WHERE attrelid = 'outbox.delivery'::regclass AND attnum > 0 AND attname <> 'state' AND attgenerated = ''") {
 		statements = append(statements, fmt.Sprintf("UPDATE outbox.delivery SET %s = %[1]s", column), fmt.Sprintf("UPDATE outbox.delivery SET state = 'pending', %s = %[1]s", column))
 	}
 	for _, statement := range statements {
-		t.Run(statement, func(t *testing.T) { (db{operator.Conn, t}).refuses(denied, statement, nil) })
+		t.Run(statement, func(t *testing.T) { operator.With(t).Refuses(denied, statement, nil) })
 	}
 }
 
 func TestOperatorsFunctionsRefuse(t *testing.T) {
 	url := pgtest.New(t)
-	admin, operator := connect(t, url), as(t, url, "outbox_operator")
-	admin.sync("court")
-	pending, sending, failed := admin.event("p"), admin.event("s"), admin.event("f")
-	admin.send(sending)
-	admin.fail(failed)
-	admin.do("INSERT INTO outbox.sync (name, patterns) VALUES ('later', '{*}')") // takes none of these events
+	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
+	admin.Sync("court")
+	pending, sending, failed := admin.Event("p"), admin.Event("s"), admin.Event("f")
+	admin.Send(sending)
+	admin.Fail(failed)
+	admin.Do("INSERT INTO outbox.sync (name, patterns) VALUES ('later', '{*}')") // takes none of these events
 	tests := []struct {
 		name, condition, call string
 		words                 []string
@@ -180,20 +181,20 @@ func TestOperatorsFunctionsRefuse(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			(db{operator.Conn, t}).refuses(tt.condition, "SELECT outbox."+tt.call, tt.words)
+			operator.With(t).Refuses(tt.condition, "SELECT outbox."+tt.call, tt.words)
 		})
 	}
-	if n := one[int](admin, "SELECT count(*)::int FROM outbox.delivery_log"); n != 0 {
+	if n := outboxtest.One[int](admin, "SELECT count(*)::int FROM outbox.delivery_log"); n != 0 {
 		t.Errorf("%d log rows about refused actions", n)
 	}
 }
 
 func TestRequeueChoosesBySyncKeyAndEvent(t *testing.T) {
 	url := pgtest.New(t)
-	admin, operator := connect(t, url), as(t, url, "outbox_operator")
-	admin.sync("court")
-	admin.sync("clinic")
-	a, b := admin.event("a"), admin.event("b")
+	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
+	admin.Sync("court")
+	admin.Sync("clinic")
+	a, b := admin.Event("a"), admin.Event("b")
 	tests := []struct {
 		name, call, want string // deliveries that are pending afterwards
 		n                int64
@@ -206,20 +207,20 @@ func TestRequeueChoosesBySyncKeyAndEvent(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			admin, operator := db{admin.Conn, t}, db{operator.Conn, t}
-			admin.do("BEGIN")
-			admin.fail(a)
-			admin.fail(b)
-			admin.do("COMMIT")
-			logged := one[int](admin, "SELECT count(*)::int FROM outbox.delivery_log")
-			if n := one[int64](operator, "SELECT outbox."+tt.call); n != tt.n {
+			admin, operator := admin.With(t), operator.With(t)
+			admin.Do("BEGIN")
+			admin.Fail(a)
+			admin.Fail(b)
+			admin.Do("COMMIT")
+			logged := outboxtest.One[int](admin, "SELECT count(*)::int FROM outbox.delivery_log")
+			if n := outboxtest.One[int64](operator, "SELECT outbox."+tt.call); n != tt.n {
 				t.Errorf("requeued %d, want %d", n, tt.n)
 			}
-			got := strings.Join(list[string](admin, "SELECT sync || '/' || key FROM outbox.delivery WHERE state = 'pending' ORDER BY sync DESC, key"), " ")
+			got := strings.Join(outboxtest.List[string](admin, "SELECT sync || '/' || key FROM outbox.delivery WHERE state = 'pending' ORDER BY sync DESC, key"), " ")
 			if got != tt.want {
 				t.Errorf("pending are %s, want %s", got, tt.want)
 			}
-			rows := list[string](admin, "SELECT outcome || coalesce(' ' || reason, '') FROM outbox.delivery_log ORDER BY id OFFSET $1", logged)
+			rows := outboxtest.List[string](admin, "SELECT outcome || coalesce(' ' || reason, '') FROM outbox.delivery_log ORDER BY id OFFSET $1", logged)
 			if int64(len(rows)) != tt.n {
 				t.Errorf("log rows %v, want %d", rows, tt.n)
 			}
@@ -232,114 +233,101 @@ func TestRequeueChoosesBySyncKeyAndEvent(t *testing.T) {
 					t.Errorf("log row %q, want %q", row, want)
 				}
 			}
-			admin.do("UPDATE outbox.delivery SET state = 'retry', due_at = now() WHERE state = 'pending'")
+			admin.Do("UPDATE outbox.delivery SET state = 'retry', due_at = now() WHERE state = 'pending'")
 		})
 	}
-	if got := one[string](operator, "SELECT coalesce(current_setting('lockstep.reason', true), '')"); got != "" {
+	if got := outboxtest.One[string](operator, "SELECT coalesce(current_setting('lockstep.reason', true), '')"); got != "" {
 		t.Errorf("a requeue's reason %q stays for the statements after it", got)
 	}
 }
 
 func TestDiscardGivesUpForGoodAndLetsTheNextGo(t *testing.T) {
 	url := pgtest.New(t)
-	admin, operator := connect(t, url), as(t, url, "outbox_operator")
-	admin.sync("court")
-	first, second := admin.event("k"), admin.event("k")
-	admin.fail(first)
-	claim(t, store(t, url))
-	if states, lane := admin.states("k"), admin.lane("k"); states != "failed queued" || lane != "stopped" {
+	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
+	admin.Sync("court")
+	first, second := admin.Event("k"), admin.Event("k")
+	admin.Fail(first)
+	outboxtest.Claim(t, outboxtest.OpenRelay(t, url))
+	if states, lane := admin.States("k"), admin.Lane("k"); states != "failed queued" || lane != "stopped" {
 		t.Fatalf("states %q, lane %s; want the second to wait behind the failed one", states, lane)
 	}
-	operator.do("SELECT outbox.discard('court', $1, 'hearing was in error')", first)
-	if states, lane := admin.states("k"), admin.lane("k"); states != "pending" || lane != "due" {
+	operator.Do("SELECT outbox.discard('court', $1, 'hearing was in error')", first)
+	if states, lane := admin.States("k"), admin.Lane("k"); states != "pending" || lane != "due" {
 		t.Errorf("states %q, lane %s; want the next of the key to be due", states, lane)
 	}
-	got := one[string](admin, "SELECT concat_ws('|', outcome, actor, reason, event_id, attempt, error_class) FROM outbox.delivery_log")
+	got := outboxtest.One[string](admin, "SELECT concat_ws('|', outcome, actor, reason, event_id, attempt, error_class) FROM outbox.delivery_log")
 	if want := "discarded|" + login(t, operator.Config().ConnString()) + "|hearing was in error|" + first + "|3|permanent"; got != want {
 		t.Errorf("log row %s, want %s", got, want)
 	}
-	if d := only(t, store(t, url)); d.Event.ID != second {
+	if d := outboxtest.Only(t, outboxtest.OpenRelay(t, url)); d.Event.ID != second {
 		t.Errorf("claimed %s, want the next of the key", d.Event.ID)
 	}
-	operator.refuses(noData, "SELECT outbox.discard('court', $1, 'again')", []string{"no open delivery"}, first)
-	operator.refuses(wrongState, "SELECT outbox.requeue('court', event_id => $1)", []string{"no open delivery"}, first)
-}
-
-// deliver finishes the open delivery of an event, as a recording does.
-func (d db) deliver(event string) {
-	d.t.Helper()
-	d.do(`WITH gone AS (DELETE FROM outbox.delivery WHERE event_id = $1 RETURNING *)
-	      INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, attempt, outcome, code, request_sha256, revision, claim, relay)
-	      SELECT sync, event_id, 'scheduling:updated', key, total_attempts + 1, 'delivered', 'HTTP 201', 'cd', revision, gen_random_uuid(), 'relay-1' FROM gone`, event)
-	d.do(`UPDATE outbox.lane AS l SET claim = NULL, claimed_by = NULL, due_at = clock_timestamp(), crashes = 0
-	       WHERE l.key = (SELECT key FROM outbox.event WHERE id = $1)`, event)
-	d.do(`DELETE FROM outbox.lane AS l
-	       WHERE l.key = (SELECT key FROM outbox.event WHERE id = $1)
-	         AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = l.sync AND d.key = l.key)`, event)
+	operator.Refuses(noData, "SELECT outbox.discard('court', $1, 'again')", []string{"no open delivery"}, first)
+	operator.Refuses(wrongState, "SELECT outbox.requeue('court', event_id => $1)", []string{"no open delivery"}, first)
 }
 
 func TestReplayIsANewDeliveryAtTheEndOfTheLine(t *testing.T) {
 	url := pgtest.New(t)
-	admin, operator := connect(t, url), as(t, url, "outbox_operator")
-	admin.sync("court")
-	id := admin.event("k")
-	admin.deliver(id)
-	waiting := admin.event("k")
+	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
+	admin.Sync("court")
+	id := admin.Event("k")
+	admin.Deliver(id)
+	waiting := admin.Event("k")
 	for n := 2; n <= 4; n++ {
-		operator.do("SELECT outbox.replay('court', $1, 'the court lost it')", id)
-		order := list[string](admin, "SELECT event_id::text FROM outbox.delivery WHERE key = 'k' ORDER BY event_seq")
+		operator.Do("SELECT outbox.replay('court', $1, 'the court lost it')", id)
+		order := outboxtest.List[string](admin, "SELECT event_id::text FROM outbox.delivery WHERE key = 'k' ORDER BY event_seq")
 		if len(order) != 2 || order[0] != waiting || order[1] != id {
 			t.Fatalf("line of the key: %v, want %s before the replayed %s", order, waiting, id)
 		}
-		got := one[string](admin, `SELECT concat_ws('|', state, revision, attempts, total_attempts, coalesce(body_sha256, 'none'), (event_seq > (SELECT max(seq) FROM outbox.event)))
+		got := outboxtest.One[string](admin, `SELECT concat_ws('|', state, revision, attempts, total_attempts, coalesce(body_sha256, 'none'), (event_seq > (SELECT max(seq) FROM outbox.event)))
 		                             FROM outbox.delivery WHERE event_id = $1::text::uuid`, id)
 		// The digest is left empty: with it the relay would count the revision up once more.
 		if want := fmt.Sprintf("pending|%d|0|%d|none|t", n, n-1); got != want {
 			t.Errorf("replay %d: %s, want %s", n-1, got, want)
 		}
-		operator.refuses(wrongState, "SELECT outbox.replay('court', $1, 'twice')", []string{"still queued"}, id)
+		operator.Refuses(wrongState, "SELECT outbox.replay('court', $1, 'twice')", []string{"still queued"}, id)
 		if n == 3 {
-			operator.do("SELECT outbox.discard('court', $1, 'not needed')", id) // its revision is spent nevertheless
-			admin.do("UPDATE outbox.sync SET last_delivered_at = now()")
-			operator.do("SELECT outbox.replay('court', $1, 'needed')", id)
-			if rev := one[int](admin, "SELECT revision FROM outbox.delivery WHERE event_id = $1::text::uuid", id); rev != 4 {
+			operator.Do("SELECT outbox.discard('court', $1, 'not needed')", id) // its revision is spent nevertheless
+			admin.Do("UPDATE outbox.sync SET last_delivered_at = now()")
+			operator.Do("SELECT outbox.replay('court', $1, 'needed')", id)
+			if rev := outboxtest.One[int](admin, "SELECT revision FROM outbox.delivery WHERE event_id = $1::text::uuid", id); rev != 4 {
 				t.Errorf("revision after a discarded replay %d, want 4", rev)
 			}
 			break
 		}
-		admin.deliver(id)
+		admin.Deliver(id)
 	}
-	if n := one[int](admin, "SELECT count(*)::int FROM outbox.delivery_log WHERE outcome = 'replayed' AND reason IN ('the court lost it', 'needed') AND actor IS NOT NULL AND event_id = $1::text::uuid", id); n != 3 {
+	if n := outboxtest.One[int](admin, "SELECT count(*)::int FROM outbox.delivery_log WHERE outcome = 'replayed' AND reason IN ('the court lost it', 'needed') AND actor IS NOT NULL AND event_id = $1::text::uuid", id); n != 3 {
 		t.Errorf("%d replayed rows in the log, want 3", n)
 	}
 }
 
 func TestReplaysAtOnceGiveOneDelivery(t *testing.T) {
 	url := pgtest.New(t)
-	admin, first, second := connect(t, url), as(t, url, "outbox_operator"), as(t, url, "outbox_operator")
-	admin.sync("court")
-	id := admin.event("k")
-	admin.deliver(id)
+	admin, first, second := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator"), outboxtest.As(t, url, "outbox_operator")
+	admin.Sync("court")
+	id := admin.Event("k")
+	admin.Deliver(id)
 	const replay = "SELECT outbox.replay('court', $1, 'r')"
-	first.do("BEGIN")
-	first.do(replay, id)
-	late := second.begin(replay, id)
-	admin.blocked(second.PgConn().PID())
-	first.do("COMMIT")
-	second.judge(second.ended(late), wrongState, replay, []string{"still pending"})
-	if got := admin.states("k"); got != "pending" {
+	first.Do("BEGIN")
+	first.Do(replay, id)
+	late := second.Begin(replay, id)
+	admin.Blocked(second.PgConn().PID())
+	first.Do("COMMIT")
+	second.Judge(second.Ended(late), wrongState, replay, []string{"still pending"})
+	if got := admin.States("k"); got != "pending" {
 		t.Errorf("deliveries %q, want one", got)
 	}
 }
 
 func TestHoldsOfDifferentKindsAreKeptApart(t *testing.T) {
 	url := pgtest.New(t)
-	admin, operator := connect(t, url), as(t, url, "outbox_operator")
-	relay := store(t, url)
-	admin.sync("court")
+	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
+	relay := outboxtest.OpenRelay(t, url)
+	admin.Sync("court")
 	hold := func(kind, reason string) {
 		t.Helper()
-		admin.do("INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('court', $1, now() + interval '1 hour', $2, 'relay-1')", kind, reason)
+		admin.Do("INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('court', $1, now() + interval '1 hour', $2, 'relay-1')", kind, reason)
 	}
 	steps := []struct {
 		name string
@@ -351,31 +339,31 @@ func TestHoldsOfDifferentKindsAreKeptApart(t *testing.T) {
 		{"breaker over it", func() { hold("breaker", "10 in a row") }, "breaker|10 in a row"},
 		{"auth over it", func() { hold("auth", "HTTP 401") }, "auth|HTTP 401"},
 		{"backfill over it", func() { hold("backfill", "registered") }, "backfill|registered"},
-		{"pause over it", func() { operator.do("SELECT outbox.pause('court', 'court asked')") }, "operator|court asked"},
-		{"pause again with another reason", func() { operator.do("SELECT outbox.pause('court', 'court asked twice')") }, "operator|court asked twice"},
-		{"a weaker one ends", func() { admin.do("DELETE FROM outbox.hold WHERE kind = 'throttle'") }, "operator|court asked twice"},
+		{"pause over it", func() { operator.Do("SELECT outbox.pause('court', 'court asked')") }, "operator|court asked"},
+		{"pause again with another reason", func() { operator.Do("SELECT outbox.pause('court', 'court asked twice')") }, "operator|court asked twice"},
+		{"a weaker one ends", func() { admin.Do("DELETE FROM outbox.hold WHERE kind = 'throttle'") }, "operator|court asked twice"},
 		{"a probe lifts auth and breaker only", func() {
 			if err := relay.Lift(t.Context(), "court", ""); err != nil {
 				t.Fatal(err)
 			}
 		}, "operator|court asked twice"},
-		{"resume lifts the operator's only", func() { operator.do("SELECT outbox.resume('court')") }, "backfill|registered"},
-		{"resume without a pause", func() { operator.do("SELECT outbox.resume('court')") }, "backfill|registered"},
-		{"backfill ends", func() { admin.do("DELETE FROM outbox.hold WHERE kind = 'backfill'") }, "window|night"},
-		{"window ends", func() { admin.do("DELETE FROM outbox.hold WHERE kind = 'window'") }, "|"},
+		{"resume lifts the operator's only", func() { operator.Do("SELECT outbox.resume('court')") }, "backfill|registered"},
+		{"resume without a pause", func() { operator.Do("SELECT outbox.resume('court')") }, "backfill|registered"},
+		{"backfill ends", func() { admin.Do("DELETE FROM outbox.hold WHERE kind = 'backfill'") }, "window|night"},
+		{"window ends", func() { admin.Do("DELETE FROM outbox.hold WHERE kind = 'window'") }, "|"},
 	}
 	for _, step := range steps {
 		step.do()
-		got := one[string](admin, "SELECT coalesce(hold_kind, '') || '|' || coalesce(hold_reason, '') FROM outbox.sync WHERE name = 'court'")
+		got := outboxtest.One[string](admin, "SELECT coalesce(hold_kind, '') || '|' || coalesce(hold_reason, '') FROM outbox.sync WHERE name = 'court'")
 		if got != step.want {
 			t.Errorf("after %s: outbox.sync shows %s, want %s", step.name, got, step.want)
 		}
-		view := one[string](admin, "SELECT coalesce(hold, '') || '|' || coalesce(hold_reason, '') FROM outbox.status WHERE sync = 'court'")
+		view := outboxtest.One[string](admin, "SELECT coalesce(hold, '') || '|' || coalesce(hold_reason, '') FROM outbox.status WHERE sync = 'court'")
 		if view != step.want {
 			t.Errorf("after %s: outbox.status shows %s, want %s", step.name, view, step.want)
 		}
 	}
-	got := strings.Join(list[string](admin, "SELECT outcome || coalesce(' ' || reason, '') FROM outbox.delivery_log WHERE actor = $1 ORDER BY id",
+	got := strings.Join(outboxtest.List[string](admin, "SELECT outcome || coalesce(' ' || reason, '') FROM outbox.delivery_log WHERE actor = $1 ORDER BY id",
 		login(t, operator.Config().ConnString())), ", ")
 	if want := "paused court asked, paused court asked twice, resumed"; got != want {
 		t.Errorf("log: %s, want %s", got, want)
@@ -384,24 +372,24 @@ func TestHoldsOfDifferentKindsAreKeptApart(t *testing.T) {
 
 func TestRetireEndsFanOutAndKeepsOpenWork(t *testing.T) {
 	url := pgtest.New(t)
-	admin, operator := connect(t, url), as(t, url, "outbox_operator")
-	admin.sync("court")
-	admin.event("k")
-	operator.do("SELECT outbox.retire('court', 'closed')")
-	operator.do("SELECT outbox.retire('court', 'closed again')") // a notice, no second row
-	admin.event("k")
-	if got := admin.states("k"); got != "pending" {
+	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
+	admin.Sync("court")
+	admin.Event("k")
+	operator.Do("SELECT outbox.retire('court', 'closed')")
+	operator.Do("SELECT outbox.retire('court', 'closed again')") // a notice, no second row
+	admin.Event("k")
+	if got := admin.States("k"); got != "pending" {
 		t.Errorf("deliveries %q, want the one from before", got)
 	}
-	if got := list[string](admin, "SELECT outcome || ' ' || reason FROM outbox.delivery_log"); len(got) != 1 || got[0] != "retired closed" {
+	if got := outboxtest.List[string](admin, "SELECT outcome || ' ' || reason FROM outbox.delivery_log"); len(got) != 1 || got[0] != "retired closed" {
 		t.Errorf("log %v, want one row: retired closed", got)
 	}
 }
 
-func TestActorIsTheLoginAndAtMostANameBesides(t *testing.T) {
+func TestActorIsTheLoginAndAtMostOneName(t *testing.T) {
 	url := pgtest.New(t)
-	admin, operator := connect(t, url), as(t, url, "outbox_operator")
-	admin.sync("court")
+	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
+	admin.Sync("court")
 	name := login(t, operator.Config().ConnString())
 	tests := []struct{ name, actor, want string }{
 		{"nobody named", "", name},
@@ -410,11 +398,11 @@ func TestActorIsTheLoginAndAtMostANameBesides(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			operator, admin := db{operator.Conn, t}, db{admin.Conn, t}
-			operator.do("SELECT set_config('lockstep.actor', $1, false)", tt.actor)
-			operator.do("SELECT outbox.pause('court', 'r')")
-			got := one[string](admin, "SELECT actor FROM outbox.delivery_log ORDER BY id DESC LIMIT 1")
-			if by := one[string](admin, "SELECT hold_by FROM outbox.sync"); got != tt.want || by != tt.want {
+			operator, admin := operator.With(t), admin.With(t)
+			operator.Do("SELECT set_config('lockstep.actor', $1, false)", tt.actor)
+			operator.Do("SELECT outbox.pause('court', 'r')")
+			got := outboxtest.One[string](admin, "SELECT actor FROM outbox.delivery_log ORDER BY id DESC LIMIT 1")
+			if by := outboxtest.One[string](admin, "SELECT hold_by FROM outbox.sync"); got != tt.want || by != tt.want {
 				t.Errorf("actor %q, hold by %q, want %q", got, by, tt.want)
 			}
 		})
@@ -423,16 +411,16 @@ func TestActorIsTheLoginAndAtMostANameBesides(t *testing.T) {
 
 func TestHoldsThatChangeAtOnceDoNotOverlookEachOther(t *testing.T) {
 	url := pgtest.New(t)
-	admin, operator, relay := connect(t, url), as(t, url, "outbox_operator"), as(t, url, "outbox_relay")
-	admin.sync("court")
-	admin.do("INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('court', 'throttle', now(), 'HTTP 429', 'relay-1')")
-	operator.do("BEGIN")
-	operator.do("SELECT outbox.pause('court', 'night')")
-	ends := relay.begin("DELETE FROM outbox.hold WHERE sync = 'court' AND kind = 'throttle'")
-	admin.blocked(relay.PgConn().PID())
-	operator.do("COMMIT")
-	must(t, relay.ended(ends))
-	if got := one[string](admin, "SELECT coalesce(hold_kind, 'none') FROM outbox.sync"); got != "operator" {
-		t.Errorf("outbox.sync shows %s after a throttle that ended beside a pause, want operator", got)
+	admin, operator, relay := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator"), outboxtest.As(t, url, "outbox_relay")
+	admin.Sync("court")
+	admin.Do("INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('court', 'throttle', now(), 'HTTP 429', 'relay-1')")
+	operator.Do("BEGIN")
+	operator.Do("SELECT outbox.pause('court', 'night')")
+	ends := relay.Begin("DELETE FROM outbox.hold WHERE sync = 'court' AND kind = 'throttle'")
+	admin.Blocked(relay.PgConn().PID())
+	operator.Do("COMMIT")
+	outboxtest.Must(t, relay.Ended(ends))
+	if got := outboxtest.One[string](admin, "SELECT coalesce(hold_kind, 'none') FROM outbox.sync"); got != "operator" {
+		t.Errorf("outbox.sync shows %s after a throttle that ended during a pause, want operator", got)
 	}
 }

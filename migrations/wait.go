@@ -12,9 +12,9 @@ import (
 	"github.com/sethvargo/go-retry"
 )
 
-// retry repeats do while somebody's lock is in its way. Each try waits no
-// longer than the lock_timeout of its migration, since writers queue behind a
-// waiting ALTER TABLE, and lets them through before the next.
+// retry repeats do while others hold a lock that it needs. Each try waits for at most the
+// lock_timeout of its migration, since writers queue behind a waiting ALTER TABLE. They
+// get through before the next try.
 func (m *migrator) retry(ctx context.Context, do func(context.Context) error) error {
 	watched, end := context.WithCancel(ctx)
 	var watching sync.WaitGroup
@@ -24,7 +24,7 @@ func (m *migrator) retry(ctx context.Context, do func(context.Context) error) er
 
 	pauses := retry.WithCappedDuration(5*time.Second, retry.NewExponential(500*time.Millisecond))
 	var said string
-	err := retry.Do(ctx, retry.WithMaxDuration(m.patience, pauses), func(ctx context.Context) error {
+	err := retry.Do(ctx, retry.WithMaxDuration(m.lockWait, pauses), func(ctx context.Context) error {
 		m.blocker.Store(nil)
 		err := do(ctx)
 		if !isLocked(err) {
@@ -32,23 +32,23 @@ func (m *migrator) retry(ctx context.Context, do func(context.Context) error) er
 		}
 		if reason := m.reason(err); reason != said {
 			said = reason
-			m.tell(fmt.Sprintf("waiting: %s; trying again for up to %s", reason, m.patience))
+			m.tell(fmt.Sprintf("waiting: %s; trying again for up to %s", reason, m.lockWait))
 		}
 		return retry.RetryableError(err)
 	})
 	if isLocked(err) {
-		return fmt.Errorf("gave up after %s: %s: %w", m.patience, m.reason(err), err)
+		return fmt.Errorf("gave up after %s: %s: %w", m.lockWait, m.reason(err), err)
 	}
 	return err
 }
 
-// isLocked reports whether a lock was not to be had: lock_not_available, deadlock_detected.
+// isLocked reports whether err is a lock timeout or a deadlock.
 func isLocked(err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && (pgErr.Code == "55P03" || pgErr.Code == "40P01")
 }
 
-// reason says whom the last try waited for, as far as that is known.
+// reason says what the last try waited for, with the session's name if it is known.
 func (m *migrator) reason(err error) string {
 	if blocker := m.blocker.Load(); blocker != nil {
 		return *blocker
@@ -59,9 +59,9 @@ func (m *migrator) reason(err error) string {
 	return err.Error()
 }
 
-// watch notes who holds the lock that the migrating session waits for: once the
-// wait has timed out nobody can tell. Without a second connection it goes on
-// without names. The blocker's query is not shown, it may hold personal data.
+// watch notes which session holds the lock that the migrating session waits for: after
+// the wait has timed out, the database does not know. Without a second connection there
+// are no names. The blocker's query is not shown, because it may contain personal data.
 func (m *migrator) watch(ctx context.Context) {
 	const statement = `
 SELECT coalesce('the lock on ' || l.relation::regclass, 'a lock (' || l.locktype || ')') || ' is held by '

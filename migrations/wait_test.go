@@ -9,6 +9,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 	"github.com/hms-mkt/lockstep/migrations"
 )
@@ -83,34 +84,34 @@ const (
 
 func TestMigrationBehindALongTransaction(t *testing.T) {
 	url := pgtest.New(t)
-	admin, long, w := connect(t, url), connect(t, url), as(t, url, "outbox_writer")
-	long.do("SET application_name = 'nightly report'")
-	long.do("BEGIN")
-	long.event("k")
+	admin, long, w := outboxtest.Connect(t, url), outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_writer")
+	long.Do("SET application_name = 'nightly report'")
+	long.Do("BEGIN")
+	long.Event("k")
 	m := begin(t, url, next(t, addNote))
 
-	// Twice, so that a try is met that waits, and the pause after it. The transaction stays open meanwhile.
+	// Twice: once during a try that waits, and once in the pause after it. The transaction stays open meanwhile.
 	for range 2 {
-		admin.until("the migration waits", waits)
-		if err := w.ended(w.begin("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'w', '{}')")); err != nil {
+		admin.Until("the migration waits", waits)
+		if err := w.Ended(w.Begin("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'w', '{}')")); err != nil {
 			t.Fatal(err)
 		}
 	}
 	m.tells("the lock on outbox.event is held by", fmt.Sprintf("pid %d ", long.PgConn().PID()), "user ", "application nightly report",
 		"idle in transaction", "transaction since ", "trying again for up to 5m0s")
-	if one[bool](admin, altered) {
+	if outboxtest.One[bool](admin, altered) {
 		t.Error("migrated through a lock")
 	}
-	long.do("COMMIT")
+	long.Do("COMMIT")
 	if err := m.ended(); err != nil {
 		t.Fatal(err)
 	}
-	if !one[bool](admin, altered) {
+	if !outboxtest.One[bool](admin, altered) {
 		t.Error("the column is missing after the migration")
 	}
 }
 
-func TestMigrationGivesUpAndNamesWhoIsInTheWay(t *testing.T) {
+func TestMigrationGivesUpAndNamesTheBlocker(t *testing.T) {
 	tests := map[string]struct{ hold, release, want string }{
 		"a session that reads": {"SELECT count(*) FROM outbox.event", "COMMIT", "application psql, idle in transaction, transaction since "},
 		"a prepared transaction": {
@@ -121,19 +122,19 @@ func TestMigrationGivesUpAndNamesWhoIsInTheWay(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			url := pgtest.New(t)
-			admin, long := connect(t, url), connect(t, url)
-			long.do("SET application_name = 'psql'")
-			long.do("BEGIN")
-			long.do(tt.hold)
+			admin, long := outboxtest.Connect(t, url), outboxtest.Connect(t, url)
+			long.Do("SET application_name = 'psql'")
+			long.Do("BEGIN")
+			long.Do(tt.hold)
 			err := begin(t, url, next(t, addNote), migrations.Within(100*time.Millisecond)).ended()
 			if err == nil {
 				t.Fatal("migrated through a lock")
 			}
 			says(t, err.Error(), "gave up after 100ms", "the lock on outbox.event is held by", tt.want, "55P03")
-			if one[int](admin, "SELECT max(version_id)::int FROM outbox.goose_db_version") != 1 || one[bool](admin, altered) {
+			if outboxtest.One[int](admin, "SELECT max(version_id)::int FROM outbox.goose_db_version") != 1 || outboxtest.One[bool](admin, altered) {
 				t.Error("a migration that gave up left something behind")
 			}
-			long.do(tt.release)
+			long.Do(tt.release)
 			if err := begin(t, url, next(t, addNote)).ended(); err != nil {
 				t.Errorf("once the way is free: %v", err)
 			}
@@ -143,28 +144,28 @@ func TestMigrationGivesUpAndNamesWhoIsInTheWay(t *testing.T) {
 
 func TestMigrationThatLosesADeadlockTriesAgain(t *testing.T) {
 	url := pgtest.New(t)
-	admin, rival := connect(t, url), connect(t, url)
-	rival.do("SET deadlock_timeout = '1min'") // the migration shall be the one that finds it
-	rival.do("BEGIN")
-	rival.event("k")
+	admin, rival := outboxtest.Connect(t, url), outboxtest.Connect(t, url)
+	rival.Do("SET deadlock_timeout = '1min'") // the migration shall be the one that finds it
+	rival.Do("BEGIN")
+	rival.Event("k")
 	m := begin(t, url, next(t, "SET LOCAL lock_timeout = '20s';\nSET LOCAL deadlock_timeout = '3s';\nLOCK TABLE outbox.external_ref;\nALTER TABLE outbox.event ADD COLUMN note text;"))
-	admin.until("the migration waits", waits)
-	rival.do("SELECT count(*) FROM outbox.external_ref")
+	admin.Until("the migration waits", waits)
+	rival.Do("SELECT count(*) FROM outbox.external_ref")
 	m.tells("waiting: ", "; trying again")
-	rival.do("COMMIT")
+	rival.Do("COMMIT")
 	if err := m.ended(); err != nil {
 		t.Fatal(err)
 	}
-	if !one[bool](admin, altered) {
+	if !outboxtest.One[bool](admin, altered) {
 		t.Error("the column is missing after the migration")
 	}
 }
 
 func TestDownWaitsForLocksToo(t *testing.T) {
 	url := pgtest.New(t)
-	long := connect(t, url)
-	long.do("BEGIN")
-	long.do("SELECT count(*) FROM outbox.event")
+	long := outboxtest.Connect(t, url)
+	long.Do("BEGIN")
+	long.Do("SELECT count(*) FROM outbox.event")
 	told := make(chan string, 100)
 	done := make(chan error, 1)
 	ctx := t.Context()
@@ -173,24 +174,24 @@ func TestDownWaitsForLocksToo(t *testing.T) {
 	}()
 	m := &migration{t: t, told: told, done: done}
 	m.tells("outbox.", fmt.Sprintf("pid %d ", long.PgConn().PID()))
-	long.do("COMMIT")
+	long.Do("COMMIT")
 	if err := m.ended(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func TestStatusAnswersBesideAMigration(t *testing.T) {
+func TestStatusAnswersDuringAMigration(t *testing.T) {
 	url := pgtest.New(t)
-	admin, long := connect(t, url), connect(t, url)
-	long.do("BEGIN")
-	long.event("k")
+	admin, long := outboxtest.Connect(t, url), outboxtest.Connect(t, url)
+	long.Do("BEGIN")
+	long.Event("k")
 	m := begin(t, url, next(t, "SET LOCAL lock_timeout = '1min';\nALTER TABLE outbox.event ADD COLUMN note text;"))
-	admin.until("the migration waits", waits)
+	admin.Until("the migration waits", waits)
 	list, err := migrations.List(t.Context(), url, migrations.Outbox)
 	if err != nil || len(list) != 1 || !list[0].Applied {
 		t.Errorf("got %+v, %v", list, err)
 	}
-	long.do("COMMIT")
+	long.Do("COMMIT")
 	if err := m.ended(); err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +204,7 @@ func TestStatusAnswersBesideAMigration(t *testing.T) {
 	if err := migrations.Down(t.Context(), url, migrations.Outbox, true); err == nil {
 		t.Error("an older program took back a schema that it does not know")
 	}
-	if !one[bool](admin, altered) {
+	if !outboxtest.One[bool](admin, altered) {
 		t.Error("it took back a part")
 	}
 }

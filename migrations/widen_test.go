@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 	"github.com/hms-mkt/lockstep/outbox"
 )
@@ -15,50 +16,50 @@ import (
 type widening struct {
 	t        *testing.T
 	url      string
-	admin    db
-	operator db
-	relay    *relay
+	admin    outboxtest.Session
+	operator outboxtest.Session
+	relay    *outboxtest.Relay
 }
 
 func newWidening(t *testing.T) *widening {
 	t.Helper()
 	url := pgtest.New(t)
-	w := &widening{t: t, url: url, admin: connect(t, url), operator: as(t, url, "outbox_operator"), relay: store(t, url)}
+	w := &widening{t: t, url: url, admin: outboxtest.Connect(t, url), operator: outboxtest.As(t, url, "outbox_operator"), relay: outboxtest.OpenRelay(t, url)}
 	_, err := w.relay.Register(t.Context(), []outbox.Registration{{Name: "court", Patterns: []string{"old:*"}, OnFailed: "block"}})
-	must(t, err)
-	backfill(t, w.relay)
+	outboxtest.Must(t, err)
+	outboxtest.Backfill(t, w.relay)
 	return w
 }
 
 func (w *widening) apply(from string, patterns ...string) {
 	w.t.Helper()
 	changed, err := w.relay.Apply(w.t.Context(), outbox.Registration{Name: "court", Patterns: patterns, OnFailed: "block", From: from})
-	must(w.t, err)
+	outboxtest.Must(w.t, err)
 	if !changed {
 		w.t.Fatalf("applying %v changed nothing", patterns)
 	}
 }
 
 // writer is a session that has taken its snapshot, where its level keeps one.
-func (w *widening) writer(level string) db {
+func (w *widening) writer(level string) outboxtest.Session {
 	w.t.Helper()
-	d := connect(w.t, w.url)
-	d.do("BEGIN ISOLATION LEVEL " + level)
-	one[int](d, "SELECT count(*)::int FROM outbox.sync")
+	d := outboxtest.Connect(w.t, w.url)
+	d.Do("BEGIN ISOLATION LEVEL " + level)
+	outboxtest.One[int](d, "SELECT count(*)::int FROM outbox.sync")
 	return d
 }
 
 // write inserts an event whose id is told by its name: a key and a number.
-func write(d db, typ, name string) {
-	d.t.Helper()
+func write(d outboxtest.Session, typ, name string) {
+	d.T.Helper()
 	key, _, _ := strings.Cut(name, "-")
-	d.do("INSERT INTO outbox.event (type, key, payload, headers) VALUES ($1, $2, '{}', jsonb_build_object('name', $3::text))", typ, key, name)
+	d.Do("INSERT INTO outbox.event (type, key, payload, headers) VALUES ($1, $2, '{}', jsonb_build_object('name', $3::text))", typ, key, name)
 }
 
 // expect compares what is open, in line, and by which state.
 func (w *widening) expect(when, want string) {
 	w.t.Helper()
-	got := strings.Join(list[string](w.admin, `
+	got := strings.Join(outboxtest.List[string](w.admin, `
 SELECT concat_ws(' ', e.headers ->> 'name', d.state, CASE WHEN d.state = 'queued' THEN d.error_class END)
   FROM outbox.open_delivery AS d JOIN outbox.event AS e ON e.id = d.event_id ORDER BY d.key, d.event_seq`), ", ")
 	if got != want {
@@ -82,18 +83,18 @@ func (w *widening) completes(b *outbox.Backfill, page int) (held int) {
 	w.t.Helper()
 	for end := time.Now().Add(time.Minute); ; {
 		complete, _, err := b.Step(w.t.Context(), page)
-		must(w.t, err)
+		outboxtest.Must(w.t, err)
 		if complete {
 			break
 		}
-		if one[bool](w.admin, "SELECT hold_kind IS NOT NULL FROM outbox.sync") {
+		if outboxtest.One[bool](w.admin, "SELECT hold_kind IS NOT NULL FROM outbox.sync") {
 			held++
 		}
 		if time.Now().After(end) {
-			w.t.Fatalf("the backfill is not complete after a minute: %s", one[string](w.admin, "SELECT coalesce(backfill_reason, 'no reason') FROM outbox.sync"))
+			w.t.Fatalf("the backfill is not complete after a minute: %s", outboxtest.One[string](w.admin, "SELECT coalesce(backfill_reason, 'no reason') FROM outbox.sync"))
 		}
 	}
-	if one[bool](w.admin, "SELECT backfill_reason IS NOT NULL OR settled IS NOT NULL OR hold_kind IS NOT NULL FROM outbox.sync") {
+	if outboxtest.One[bool](w.admin, "SELECT backfill_reason IS NOT NULL OR settled IS NOT NULL OR hold_kind IS NOT NULL FROM outbox.sync") {
 		w.t.Error("the sync still says that events are being added")
 	}
 	return held
@@ -105,16 +106,16 @@ func (w *widening) deliver() []string {
 	w.t.Helper()
 	var names []string
 	for last, idle := time.Now(), 0; idle < 3 || time.Since(last) < 120*time.Millisecond; idle++ {
-		for claims := claim(w.t, w.relay); len(claims) > 0; last, idle = time.Now(), 0 {
+		for claims := outboxtest.Claim(w.t, w.relay); len(claims) > 0; last, idle = time.Now(), 0 {
 			var results []outbox.Result
 			for _, d := range claims {
 				names = append(names, d.Event.Headers["name"])
-				result := delivered(d)
+				result := outboxtest.Delivered(d)
 				result.Stay = true
 				results = append(results, result)
 			}
 			r := w.relay.Record(w.t.Context(), "court", results)
-			must(w.t, r.Err)
+			outboxtest.Must(w.t, r.Err)
 			claims = r.Next
 		}
 	}
@@ -128,7 +129,7 @@ func (w *widening) delivers(when string, want ...string) {
 	}
 }
 
-func TestWiderPatternsBesideOpenWriters(t *testing.T) {
+func TestWiderPatternsWhileWritersAreOpen(t *testing.T) {
 	for _, level := range []string{"READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"} {
 		t.Run(level, func(t *testing.T) {
 			w := newWidening(t)
@@ -140,25 +141,25 @@ func TestWiderPatternsBesideOpenWriters(t *testing.T) {
 			w.waits(b)
 			write(older, "new:a", "a-2")
 			write(older, "old:a", "b-1")
-			newer := connect(t, w.url)
-			newer.do("BEGIN")
+			newer := outboxtest.Connect(t, w.url)
+			newer.Do("BEGIN")
 			write(newer, "new:a", "c-1")
 			write(w.admin, "old:a", "c-2")
 			write(w.admin, "new:a", "d-1")
 			write(w.admin, "old:a", "d-2")
 			write(w.admin, "old:a", "e-1")
 			w.waits(b)
-			w.delivers("beside the open writers", "c-2", "e-1")
-			w.expect("beside the open writers", "d-1 queued backfill, d-2 queued")
-			pid := one[string](older, "SELECT pg_backend_pid()::text")
-			if why := one[string](w.operator, "SELECT backfill FROM outbox.status WHERE hold IS NULL AND sync = 'court'"); !strings.Contains(why, "pid "+pid) {
+			w.delivers("during the open writers", "c-2", "e-1")
+			w.expect("during the open writers", "d-1 queued backfill, d-2 queued")
+			pid := outboxtest.One[string](older, "SELECT pg_backend_pid()::text")
+			if why := outboxtest.One[string](w.operator, "SELECT backfill FROM outbox.status WHERE hold IS NULL AND sync = 'court'"); !strings.Contains(why, "pid "+pid) {
 				t.Errorf("status says %q, want it to name pid %s", why, pid)
 			}
-			older.do("COMMIT")
+			older.Do("COMMIT")
 			w.completes(b, 1)
-			newer.do("COMMIT")
+			newer.Do("COMMIT")
 			_, err := w.relay.ReleaseBackfilled(t.Context(), "court", 100)
-			must(t, err)
+			outboxtest.Must(t, err)
 			got := w.deliver()
 			if w.expect("at the end", ""); len(got) != 6 {
 				t.Errorf("delivered %v, want the other six", got)
@@ -182,10 +183,10 @@ func TestSecondChangeOfPatternsIsWaitedForToo(t *testing.T) {
 	w.waits(b)
 	second := w.writer("REPEATABLE READ")
 	w.apply("", "old:*", "new:*", "third:*")
-	first.do("COMMIT")
+	first.Do("COMMIT")
 	w.waits(b)
 	write(second, "third:a", "a-1")
-	second.do("COMMIT")
+	second.Do("COMMIT")
 	w.completes(b, 100)
 	w.delivers("at the end", "a-1")
 }
@@ -207,10 +208,10 @@ func TestNarrowerPatternsDuringABackfill(t *testing.T) {
 	w.expect("the others wait", "a-1 queued backfill, d-1 queued backfill")
 	b := w.relay.NewBackfill("court")
 	w.waits(b)
-	first.do("COMMIT")
+	first.Do("COMMIT")
 	w.waits(b)
 	write(narrow, "old:b", "e-1")
-	narrow.do("COMMIT")
+	narrow.Do("COMMIT")
 	w.completes(b, 100)
 	w.delivers("at the end", "a-1", "b-2", "d-1", "e-1")
 }
@@ -222,7 +223,7 @@ func TestNarrowerPatternsWaitForNobody(t *testing.T) {
 		if !slices.Equal(change, []string{"old:*"}) {
 			w.apply("", change...)
 		}
-		if one[bool](w.admin, "SELECT backfill_seq IS NOT NULL OR hold_kind IS NOT NULL FROM outbox.sync") {
+		if outboxtest.One[bool](w.admin, "SELECT backfill_seq IS NOT NULL OR hold_kind IS NOT NULL FROM outbox.sync") {
 			t.Errorf("a change to %v waits for open transactions", change)
 		}
 	}
@@ -249,17 +250,17 @@ func TestRelayThatDiesDuringABackfill(t *testing.T) {
 	write(first, "new:a", "a-1")
 	b := w.relay.NewBackfill("court")
 	w.waits(b)
-	first.do("COMMIT")
+	first.Do("COMMIT")
 	if complete, wait, err := b.Step(t.Context(), 1); complete || wait || err != nil {
 		t.Fatalf("step: complete %t, wait %t, %v; want a page to be added", complete, wait, err)
 	}
 	last := w.writer("REPEATABLE READ") // sees the change
 	w.completes(w.relay.NewBackfill("court"), 1)
 	w.delivers("at the end", "k-2", "a-1")
-	last.do("COMMIT")
+	last.Do("COMMIT")
 }
 
-func TestNobodyWakesWhatWaitsForABackfill(t *testing.T) {
+func TestNobodyWakesDeliveriesThatWaitForABackfill(t *testing.T) {
 	w := newWidening(t)
 	older := w.writer("REPEATABLE READ")
 	w.apply("", "old:*", "new:*")
@@ -267,19 +268,19 @@ func TestNobodyWakesWhatWaitsForABackfill(t *testing.T) {
 	write(w.admin, "old:a", "k-2")
 	write(w.admin, "new:a", "k-3")
 	write(w.admin, "old:a", "k-4")
-	next := claim(t, w.relay)
+	next := outboxtest.Claim(t, w.relay)
 	for n := range 2 {
 		if len(next) != 1 {
 			t.Fatalf("delivery %d of the key: %d to be sent, want 1", n+1, len(next))
 		}
-		result := delivered(next[0])
+		result := outboxtest.Delivered(next[0])
 		result.Stay = true
 		r := w.relay.Record(t.Context(), "court", []outbox.Result{result})
-		must(t, r.Err)
+		outboxtest.Must(t, r.Err)
 		next = r.Next
 	}
-	if len(next) > 0 || w.admin.lane("k") != "stopped" {
-		t.Errorf("a recording goes on with %+v, lane %s; want nothing and the lane stopped", next, w.admin.lane("k"))
+	if len(next) > 0 || w.admin.Lane("k") != "stopped" {
+		t.Errorf("the recording returned %+v to be sent next, and the lane is %s; want nothing to be sent and the lane stopped", next, w.admin.Lane("k"))
 	}
 	const want = "k-3 queued backfill, k-4 queued"
 	w.expect("after the recording", want)
@@ -288,16 +289,16 @@ func TestNobodyWakesWhatWaitsForABackfill(t *testing.T) {
 	}
 	w.expect("after a look at what waits", want)
 	w.delivers("after all of it")
-	older.do("COMMIT")
+	older.Do("COMMIT")
 	w.completes(w.relay.NewBackfill("court"), 100)
 	w.delivers("at the end", "k-3", "k-4")
 }
 
-func TestOperatorAndWhatWaitsForABackfill(t *testing.T) {
+func TestOperatorAndDeliveriesThatWaitForABackfill(t *testing.T) {
 	event := func(w *widening, name string) string {
-		return one[string](w.admin, "SELECT id::text FROM outbox.event WHERE headers ->> 'name' = $1", name)
+		return outboxtest.One[string](w.admin, "SELECT id::text FROM outbox.event WHERE headers ->> 'name' = $1", name)
 	}
-	begin := func(t *testing.T) (*widening, *outbox.Backfill, db) {
+	begin := func(t *testing.T) (*widening, *outbox.Backfill, outboxtest.Session) {
 		t.Helper()
 		w := newWidening(t)
 		older := w.writer("REPEATABLE READ")
@@ -306,7 +307,7 @@ func TestOperatorAndWhatWaitsForABackfill(t *testing.T) {
 		write(w.admin, "new:a", "k-2")
 		write(w.admin, "old:a", "k-3")
 		write(w.admin, "new:a", "k-4")
-		claim(t, w.relay)
+		outboxtest.Claim(t, w.relay)
 		w.expect("at the beginning", "k-1 sending, k-2 queued backfill, k-3 queued, k-4 queued backfill")
 		b := w.relay.NewBackfill("court")
 		w.waits(b)
@@ -314,39 +315,39 @@ func TestOperatorAndWhatWaitsForABackfill(t *testing.T) {
 	}
 	t.Run("a discard is for good, and lets the next go", func(t *testing.T) {
 		w, b, older := begin(t)
-		w.operator.do("SELECT outbox.discard('court', $1, 'r')", event(w, "k-2"))
-		w.admin.deliver(event(w, "k-1"))
+		w.operator.Do("SELECT outbox.discard('court', $1, 'r')", event(w, "k-2"))
+		w.admin.Deliver(event(w, "k-1"))
 		w.expect("after the discard", "k-3 pending, k-4 queued backfill")
 		w.delivers("after the discard", "k-3")
-		older.do("COMMIT")
+		older.Do("COMMIT")
 		w.completes(b, 1)
 		w.delivers("at the end", "k-4")
 	})
 	t.Run("a discard of the one in front does not wake it", func(t *testing.T) {
 		w, b, older := begin(t)
-		w.admin.fail(event(w, "k-1"))
-		w.operator.do("SELECT outbox.discard('court', $1, 'r')", event(w, "k-1"))
+		w.admin.Fail(event(w, "k-1"))
+		w.operator.Do("SELECT outbox.discard('court', $1, 'r')", event(w, "k-1"))
 		w.expect("after the discard", "k-2 queued backfill, k-3 queued, k-4 queued backfill")
-		older.do("COMMIT")
+		older.Do("COMMIT")
 		w.completes(b, 1)
 		w.delivers("at the end", "k-2", "k-3", "k-4")
 	})
 	t.Run("a requeue is refused", func(t *testing.T) {
 		w, _, _ := begin(t)
-		w.operator.refuses(wrongState, "SELECT outbox.requeue('court', event_id => $1)", []string{"it is queued"}, event(w, "k-2"))
-		w.operator.refuses(wrongState, "UPDATE outbox.delivery SET state = 'pending' WHERE event_id = $1", []string{"Only failed"}, event(w, "k-2"))
+		w.operator.Refuses(wrongState, "SELECT outbox.requeue('court', event_id => $1)", []string{"it is queued"}, event(w, "k-2"))
+		w.operator.Refuses(wrongState, "UPDATE outbox.delivery SET state = 'pending' WHERE event_id = $1", []string{"Only failed"}, event(w, "k-2"))
 	})
 	for _, end := range []string{"COMMIT", "ROLLBACK"} {
-		t.Run("an open discard beside the end, "+end, func(t *testing.T) {
+		t.Run("an open discard at the end, "+end, func(t *testing.T) {
 			w, b, older := begin(t)
-			w.operator.do("BEGIN")
-			w.operator.do("SELECT outbox.discard('court', $1, 'r')", event(w, "k-4"))
-			older.do("COMMIT")
+			w.operator.Do("BEGIN")
+			w.operator.Do("SELECT outbox.discard('court', $1, 'r')", event(w, "k-4"))
+			older.Do("COMMIT")
 			w.completes(b, 1)
-			w.expect("beside the open discard", "k-1 sending, k-2 queued, k-3 queued, k-4 queued backfill")
-			w.operator.do(end)
+			w.expect("during the open discard", "k-1 sending, k-2 queued, k-3 queued, k-4 queued backfill")
+			w.operator.Do(end)
 			released, err := w.relay.ReleaseBackfilled(t.Context(), "court", 100)
-			must(t, err)
+			outboxtest.Must(t, err)
 			if want := map[string]int{"COMMIT": 0, "ROLLBACK": 1}[end]; released != want {
 				t.Errorf("released %d, want %d", released, want)
 			}
@@ -363,10 +364,10 @@ func TestWriterThatCommitsAfterTheEndOfABackfill(t *testing.T) {
 	w.waits(b)
 	during := w.writer("REPEATABLE READ")
 	write(during, "new:a", "k-1")
-	older.do("COMMIT")
+	older.Do("COMMIT")
 	w.completes(b, 100)
 	write(during, "new:a", "k-2")
-	during.do("COMMIT")
+	during.Do("COMMIT")
 	w.expect("committed late", "k-1 queued backfill, k-2 queued backfill")
 	if released, err := w.relay.ReleaseBackfilled(t.Context(), "court", 100); released != 2 || err != nil {
 		t.Errorf("released %d, %v; want both", released, err)
@@ -374,10 +375,10 @@ func TestWriterThatCommitsAfterTheEndOfABackfill(t *testing.T) {
 	w.delivers("at the end", "k-1", "k-2")
 }
 
-func TestRetiredSyncThatLivesAgainGoesOnWithItsOpenWork(t *testing.T) {
+func TestRetiredSyncThatLivesAgainSendsItsOpenWork(t *testing.T) {
 	w := newWidening(t)
 	write(w.admin, "old:a", "k-1")
-	w.operator.do("SELECT outbox.retire('court', 'r')")
+	w.operator.Do("SELECT outbox.retire('court', 'r')")
 	write(w.admin, "old:a", "k-2") // not taken
 	older := w.writer("REPEATABLE READ")
 	w.apply("", "old:*")
@@ -385,8 +386,8 @@ func TestRetiredSyncThatLivesAgainGoesOnWithItsOpenWork(t *testing.T) {
 	write(w.admin, "old:a", "k-4")
 	b := w.relay.NewBackfill("court")
 	w.waits(b)
-	w.delivers("beside the open writer", "k-1")
-	older.do("COMMIT")
+	w.delivers("during the open writer", "k-1")
+	older.Do("COMMIT")
 	w.completes(b, 100)
 	w.delivers("at the end", "k-3", "k-4")
 }
@@ -396,14 +397,14 @@ func TestRetiredSyncThatLivesAgainGoesOnWithItsOpenWork(t *testing.T) {
 func TestOlderEventsHoldTheSyncOnlyWhileTheyAreAdded(t *testing.T) {
 	t.Run("of the same types: every open transaction sees the sync", func(t *testing.T) {
 		w := newWidening(t)
-		w.operator.do("SELECT outbox.retire('court', 'r')")
+		w.operator.Do("SELECT outbox.retire('court', 'r')")
 		write(w.admin, "old:a", "k-1")
 		w.apply("", "old:*")
 		w.completes(w.relay.NewBackfill("court"), 100)
 		write(w.admin, "old:a", "k-2")
 		w.writer("REPEATABLE READ")
 		w.apply("beginning", "old:*")
-		if d := claim(t, w.relay); len(d) != 0 {
+		if d := outboxtest.Claim(t, w.relay); len(d) != 0 {
 			t.Errorf("claimed %d while older events are being added", len(d))
 		}
 		w.completes(w.relay.NewBackfill("court"), 1)
@@ -417,9 +418,9 @@ func TestOlderEventsHoldTheSyncOnlyWhileTheyAreAdded(t *testing.T) {
 		write(w.admin, "old:a", "k-2")
 		b := w.relay.NewBackfill("court")
 		w.waits(b)
-		w.delivers("beside the open writer", "k-2")
+		w.delivers("during the open writer", "k-2")
 		write(w.admin, "old:a", "k-3")
-		older.do("COMMIT")
+		older.Do("COMMIT")
 		if held := w.completes(b, 1); held == 0 {
 			t.Error("the sync was not on hold while older events were being added")
 		}

@@ -6,11 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
 func TestWriterInsertsInOneStatement(t *testing.T) {
-	w := as(t, pgtest.New(t), "outbox_writer")
+	w := outboxtest.As(t, pgtest.New(t), "outbox_writer")
 	tests := []struct{ name, sql string }{
 		{"three columns", `INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:created', 'h1', '{"a": 1}')`},
 		{"returning what the writer may know", `INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'h1', '{}') RETURNING id, seq`},
@@ -24,16 +25,16 @@ func TestWriterInsertsInOneStatement(t *testing.T) {
 		{"a name without members", `INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'k', '{}')`},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { (db{w.Conn, t}).do(tt.sql) })
+		t.Run(tt.name, func(t *testing.T) { w.With(t).Do(tt.sql) })
 	}
 }
 
 func TestDrawnIDsRiseWithTime(t *testing.T) {
-	w := as(t, pgtest.New(t), "outbox_writer")
+	w := outboxtest.As(t, pgtest.New(t), "outbox_writer")
 	const draw = "INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'k', '{}') RETURNING id::text"
-	first := one[string](w, draw)
-	w.until("the millisecond passes", "SELECT clock_timestamp() > $1::timestamptz + interval '2 milliseconds'", time.Now())
-	second := one[string](w, draw)
+	first := outboxtest.One[string](w, draw)
+	w.Until("the millisecond passes", "SELECT clock_timestamp() > $1::timestamptz + interval '2 milliseconds'", time.Now())
+	second := outboxtest.One[string](w, draw)
 	if first >= second || first[14] != '7' || !strings.ContainsRune("89ab", rune(first[19])) {
 		t.Errorf("ids %s and %s, want rising UUIDs of version 7", first, second)
 	}
@@ -41,9 +42,9 @@ func TestDrawnIDsRiseWithTime(t *testing.T) {
 
 func TestWriterIsRefusedEverythingElse(t *testing.T) {
 	url := pgtest.New(t)
-	connect(t, url).sync("court")
-	w := as(t, url, "outbox_writer")
-	w.do("INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'k', '{}')")
+	outboxtest.Connect(t, url).Sync("court")
+	w := outboxtest.As(t, url, "outbox_writer")
+	w.Do("INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'k', '{}')")
 	tests := []struct{ name, condition, sql string }{
 		{"reading payloads", denied, "SELECT payload FROM outbox.event"},
 		{"reading keys", denied, "SELECT key FROM outbox.event"},
@@ -77,18 +78,18 @@ func TestWriterIsRefusedEverythingElse(t *testing.T) {
 		{"making tables", denied, "CREATE TABLE outbox.mine ()"},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { (db{w.Conn, t}).refuses(tt.condition, tt.sql, nil) })
+		t.Run(tt.name, func(t *testing.T) { w.With(t).Refuses(tt.condition, tt.sql, nil) })
 	}
 }
 
 func TestEventChecksRefuseByName(t *testing.T) {
 	url := pgtest.New(t)
-	w := as(t, url, "outbox_writer")
-	admin := connect(t, url)
-	admin.do("CREATE TABLE big (payload jsonb)")
-	admin.do("GRANT SELECT ON big TO outbox_writer")
-	admin.do(`INSERT INTO big SELECT jsonb_build_object('a', repeat('x', 2000000))`)
-	if one[int](admin, "SELECT pg_column_size(payload) FROM big") > 100_000 {
+	w := outboxtest.As(t, url, "outbox_writer")
+	admin := outboxtest.Connect(t, url)
+	admin.Do("CREATE TABLE big (payload jsonb)")
+	admin.Do("GRANT SELECT ON big TO outbox_writer")
+	admin.Do(`INSERT INTO big SELECT jsonb_build_object('a', repeat('x', 2000000))`)
+	if outboxtest.One[int](admin, "SELECT pg_column_size(payload) FROM big") > 100_000 {
 		t.Fatal("the large payload is not stored compressed, so the case tests nothing")
 	}
 	const values = "INSERT INTO outbox.event (type, key, payload) VALUES "
@@ -114,41 +115,41 @@ func TestEventChecksRefuseByName(t *testing.T) {
 		{"id used before", "event_pkey", "INSERT INTO outbox.event (id, type, key, payload) SELECT '018f0000-0000-7000-8000-000000000001', 't', 'k', '{}' FROM generate_series(1, 2)"},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { (db{w.Conn, t}).refuses(tt.condition, tt.sql, nil) })
+		t.Run(tt.name, func(t *testing.T) { w.With(t).Refuses(tt.condition, tt.sql, nil) })
 	}
-	if n := one[int](admin, "SELECT count(*)::int FROM outbox.event"); n != 0 {
+	if n := outboxtest.One[int](admin, "SELECT count(*)::int FROM outbox.event"); n != 0 {
 		t.Errorf("%d refused events were kept", n)
 	}
 }
 
 func TestOddKeysKeepTheirOwnOrder(t *testing.T) {
 	url := pgtest.New(t)
-	admin := connect(t, url)
-	admin.sync("court")
-	w := as(t, url, "outbox_writer")
+	admin := outboxtest.Connect(t, url)
+	admin.Sync("court")
+	w := outboxtest.As(t, url, "outbox_writer")
 	// No two of them are the same key, whatever a collation or a normalisation would say.
 	keys := []string{
 		"case 1", "case 1 ", " case 1", "CASE 1", "Müller", "Mu\u0308ller", "ﬁle", "file", "👩\u200d⚖\ufe0f", "\u202egnirts", "a\tb", "a\nb",
 		"%", "_", `\`, "'", `"`, "Ⅷ", "\u00a0", "\ufeffcase", "ß", "ss", "\U0010ffff",
 	}
 	for _, key := range keys {
-		w.do("INSERT INTO outbox.event (type, key, payload) VALUES ('t', $1, '{}')", key)
-		one[string](w, "SELECT outbox.emit('t', $1, '{}')::text", key)
+		w.Do("INSERT INTO outbox.event (type, key, payload) VALUES ('t', $1, '{}')", key)
+		outboxtest.One[string](w, "SELECT outbox.emit('t', $1, '{}')::text", key)
 	}
-	if n := one[int](admin, "SELECT count(DISTINCT key)::int FROM outbox.delivery"); n != len(keys) {
+	if n := outboxtest.One[int](admin, "SELECT count(DISTINCT key)::int FROM outbox.delivery"); n != len(keys) {
 		t.Errorf("%d keys, want %d", n, len(keys))
 	}
 	for _, key := range keys {
-		if n := one[int](admin, "SELECT count(*)::int FROM outbox.delivery WHERE key = $1", key); n != 2 {
+		if n := outboxtest.One[int](admin, "SELECT count(*)::int FROM outbox.delivery WHERE key = $1", key); n != 2 {
 			t.Errorf("key %q has %d deliveries, want 2", key, n)
 		}
 	}
-	w.refuses("22021", "INSERT INTO outbox.event (type, key, payload) VALUES ('t', $1, '{}')", nil, "a\x00b")
+	w.Refuses("22021", "INSERT INTO outbox.event (type, key, payload) VALUES ('t', $1, '{}')", nil, "a\x00b")
 }
 
 func TestEmitWritesAnEvent(t *testing.T) {
 	url := pgtest.New(t)
-	admin, w := connect(t, url), as(t, url, "outbox_writer")
+	admin, w := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_writer")
 	tests := []struct {
 		name, call string
 		want       string // type, key, payload, version, headers
@@ -162,8 +163,8 @@ func TestEmitWritesAnEvent(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			id := one[string](db{w.Conn, t}, "SELECT outbox."+tt.call+"::text")
-			got := one[string](db{admin.Conn, t}, "SELECT concat_ws('|', type, key, payload::text, coalesce(version::text, ''), headers::text) FROM outbox.event WHERE id = $1::text::uuid", id)
+			id := outboxtest.One[string](w.With(t), "SELECT outbox."+tt.call+"::text")
+			got := outboxtest.One[string](admin.With(t), "SELECT concat_ws('|', type, key, payload::text, coalesce(version::text, ''), headers::text) FROM outbox.event WHERE id = $1::text::uuid", id)
 			if got != tt.want {
 				t.Errorf("%s wrote %s, want %s", tt.call, got, tt.want)
 			}
@@ -176,60 +177,60 @@ func TestEmitWritesAnEvent(t *testing.T) {
 		{"payload an array", "event_payload_is_object", `emit('t', 'k', '[]')`},
 	}
 	for _, tt := range refused {
-		t.Run(tt.name, func(t *testing.T) { (db{w.Conn, t}).refuses(tt.condition, "SELECT outbox."+tt.call, nil) })
+		t.Run(tt.name, func(t *testing.T) { w.With(t).Refuses(tt.condition, "SELECT outbox."+tt.call, nil) })
 	}
 }
 
 func TestEmitBoundsTheKeysOfATransaction(t *testing.T) {
-	w := as(t, pgtest.New(t), "outbox_writer")
+	w := outboxtest.As(t, pgtest.New(t), "outbox_writer")
 	emit := func(prefix string, n int) string {
 		return fmt.Sprintf("SELECT outbox.emit('t', '%s' || n, '{}') FROM generate_series(1, %d) AS n", prefix, n)
 	}
 	refusal := []string{"1000 keys in one transaction", "several transactions", "INSERT INTO outbox.event directly"}
 
-	w.do("BEGIN")
-	w.do(emit("a", 1000))
-	w.do(emit("a", 1000)) // known keys take no further lock
-	w.do("SAVEPOINT s")
-	w.refuses(tooMany, emit("b", 1), refusal)
-	w.do("ROLLBACK TO s")
-	w.do("SELECT outbox.emit('t', 'a7', '{}')")
-	w.do("COMMIT")
+	w.Do("BEGIN")
+	w.Do(emit("a", 1000))
+	w.Do(emit("a", 1000)) // known keys take no further lock
+	w.Do("SAVEPOINT s")
+	w.Refuses(tooMany, emit("b", 1), refusal)
+	w.Do("ROLLBACK TO s")
+	w.Do("SELECT outbox.emit('t', 'a7', '{}')")
+	w.Do("COMMIT")
 
-	w.do(emit("b", 1000)) // a new transaction starts afresh
-	w.refuses(tooMany, emit("c", 1001), refusal)
+	w.Do(emit("b", 1000)) // a new transaction starts afresh
+	w.Refuses(tooMany, emit("c", 1001), refusal)
 
-	w.do("BEGIN")
-	w.do("SAVEPOINT s")
-	w.do(emit("d", 1000))
-	w.do("ROLLBACK TO s") // gives the locks back
-	w.do(emit("e", 1000))
-	w.do("SAVEPOINT s")
-	w.refuses(tooMany, emit("f", 1), refusal)
-	w.do("ROLLBACK TO s")
-	w.do("COMMIT")
+	w.Do("BEGIN")
+	w.Do("SAVEPOINT s")
+	w.Do(emit("d", 1000))
+	w.Do("ROLLBACK TO s") // gives the locks back
+	w.Do(emit("e", 1000))
+	w.Do("SAVEPOINT s")
+	w.Refuses(tooMany, emit("f", 1), refusal)
+	w.Do("ROLLBACK TO s")
+	w.Do("COMMIT")
 }
 
 func TestEmitSerialisesAKey(t *testing.T) {
 	url := pgtest.New(t)
-	admin := connect(t, url)
+	admin := outboxtest.Connect(t, url)
 	login := pgtest.AsRole(t, url, "outbox_writer")
-	first, second, other := connect(t, login), connect(t, login), connect(t, login)
+	first, second, other := outboxtest.Connect(t, login), outboxtest.Connect(t, login), outboxtest.Connect(t, login)
 
-	first.do("BEGIN")
-	first.do(`SELECT outbox.emit('t', 'k', '{"n": 1}')`)
-	second.do("BEGIN")
-	waiting := second.begin(`SELECT outbox.emit('t', 'k', '{"n": 2}')`)
-	admin.blocked(second.PgConn().PID())
-	other.do(`SELECT outbox.emit('t', 'another', '{"n": 0}')`)                                  // waits for nobody
-	other.do(`INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'plain', '{"n": 0}')`) // nor does an insert
-	first.do(`SELECT outbox.emit('t', 'k', '{"n": 1.5}'), outbox.emit('t', 'k', '{"n": 1.6}', id => gen_random_uuid())`)
-	first.do("COMMIT")
-	if err := second.ended(waiting); err != nil {
+	first.Do("BEGIN")
+	first.Do(`SELECT outbox.emit('t', 'k', '{"n": 1}')`)
+	second.Do("BEGIN")
+	waiting := second.Begin(`SELECT outbox.emit('t', 'k', '{"n": 2}')`)
+	admin.Blocked(second.PgConn().PID())
+	other.Do(`SELECT outbox.emit('t', 'another', '{"n": 0}')`)                                  // waits for nobody
+	other.Do(`INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'plain', '{"n": 0}')`) // nor does an insert
+	first.Do(`SELECT outbox.emit('t', 'k', '{"n": 1.5}'), outbox.emit('t', 'k', '{"n": 1.6}', id => gen_random_uuid())`)
+	first.Do("COMMIT")
+	if err := second.Ended(waiting); err != nil {
 		t.Fatal(err)
 	}
-	second.do("COMMIT")
-	got := list[string](admin, "SELECT payload ->> 'n' FROM outbox.event WHERE key = 'k' ORDER BY seq")
+	second.Do("COMMIT")
+	got := outboxtest.List[string](admin, "SELECT payload ->> 'n' FROM outbox.event WHERE key = 'k' ORDER BY seq")
 	if strings.Join(got, " ") != "1 1.5 1.6 2" {
 		t.Errorf("order by seq %v, want that of the commits", got)
 	}
@@ -237,18 +238,18 @@ func TestEmitSerialisesAKey(t *testing.T) {
 
 func TestWritersNeverWaitForEachOther(t *testing.T) {
 	url := pgtest.New(t)
-	admin := connect(t, url)
-	admin.sync("court")
-	first, second := as(t, url, "outbox_writer"), as(t, url, "outbox_writer")
+	admin := outboxtest.Connect(t, url)
+	admin.Sync("court")
+	first, second := outboxtest.As(t, url, "outbox_writer"), outboxtest.As(t, url, "outbox_writer")
 	const insert = "INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'k', '{}')"
 	// The strictest that a relay or an operator does to a sync's row is an update of it.
-	admin.do("BEGIN")
-	admin.do("UPDATE outbox.sync SET last_delivered_at = now()")
-	admin.do("SELECT outbox.pause('court', 'maintenance')")
-	first.do("BEGIN")
-	first.do(insert)
-	second.do("SET lock_timeout = '1ms'")
-	second.do(insert)
-	first.do("COMMIT")
-	admin.do("ROLLBACK")
+	admin.Do("BEGIN")
+	admin.Do("UPDATE outbox.sync SET last_delivered_at = now()")
+	admin.Do("SELECT outbox.pause('court', 'maintenance')")
+	first.Do("BEGIN")
+	first.Do(insert)
+	second.Do("SET lock_timeout = '1ms'")
+	second.Do(insert)
+	first.Do("COMMIT")
+	admin.Do("ROLLBACK")
 }

@@ -9,7 +9,7 @@ import (
 
 // What the addition of types puts in front of a delivery under way waits for
 // that one's end, as a replay does: never two of a key in flight.
-func TestAddedEventWaitsForWhatIsUnderWay(t *testing.T) {
+func TestAnAddedEventWaitsForTheDeliveryBeingSent(t *testing.T) {
 	const write = `INSERT INTO outbox.event (type, key, payload) VALUES ($1, 'k', '{}')`
 	wider := outbox.Registration{Name: sync, Patterns: []string{"a", "b"}, OnFailed: "block"}
 	tests := map[string]func(d *desk) (underWay []*outbox.Delivery){

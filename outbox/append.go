@@ -11,13 +11,13 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 )
 
-// Append writes events in the caller's transaction, in the order given. It
-// takes no lock: change or lock your own row of the key first, then the key's
-// order is the order of the commits.
+// Append writes events in the caller's transaction, in the order given. It takes no lock:
+// change or lock your own row of the key first, then the order of the key is the order of
+// the commits.
 //
-// A span in ctx travels along as W3C trace context in the headers. An event
-// that the database refuses (see the named constraints of outbox.event) fails
-// the caller's transaction, as any failed statement does.
+// A span in ctx goes into the headers as W3C trace context. If the database refuses an
+// event (see the named constraints of outbox.event), the caller's transaction fails, as
+// after any failed statement.
 func Append(ctx context.Context, tx pgx.Tx, events ...Event) error {
 	if len(events) == 0 {
 		return nil
@@ -30,20 +30,12 @@ func Append(ctx context.Context, tx pgx.Tx, events ...Event) error {
 	trace := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, trace)
 	for i, e := range events {
-		headers := e.Headers
-		if len(trace) > 0 {
-			headers = maps.Clone(e.Headers)
-			if headers == nil {
-				headers = map[string]string{}
-			}
-			maps.Copy(headers, trace)
-		}
+		headers := map[string]string{}
+		maps.Copy(headers, e.Headers)
+		maps.Copy(headers, trace)
 		h, err := json.Marshal(headers)
 		if err != nil {
 			return fmt.Errorf("outbox: event %d (type %q): headers: %w", i, e.Type, err)
-		}
-		if headers == nil {
-			h = []byte("{}")
 		}
 		if !json.Valid(e.Payload) {
 			return fmt.Errorf("outbox: event %d (type %q): payload is not valid JSON", i, e.Type)

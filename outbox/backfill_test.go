@@ -15,7 +15,7 @@ import (
 // Patterns that change while writers of every level are open, relays add what is
 // missing, deliver, and die: no event is missed whose type the sync took from its
 // insertion to the end, none is sent twice, and each key keeps its order by type.
-func TestPatternsChangeBesideWriters(t *testing.T) {
+func TestPatternsChangeWhileWritersAreOpen(t *testing.T) {
 	tune(t, "rapid.checks", "25")
 	tune(t, "rapid.steps", "40")
 	desk := newDesk(t)
@@ -104,7 +104,7 @@ func (w *widener) write(t *rapid.T) {
 	o := pick(t, "writer", w.open)
 	key := fmt.Sprint(w.sync, "-", rapid.IntRange(1, 2).Draw(t, "key"))
 	if w.locked[key] && !slices.Contains(o.keys, key) {
-		t.SkipNow() // he would wait for the other
+		t.SkipNow() // it would wait for the other
 	}
 	w.locked[key], o.keys = true, append(o.keys, key)
 	e := &written{key: key, typ: pick(t, "type", []string{"a", "b", "c"})}

@@ -136,7 +136,7 @@ func TestFirstDeliveriesWaitForNoOperator(t *testing.T) {
 //
 //	relay:    records event 1, does not hear of it                            records it again                   …
 //	operator:                                      discards event 3 …                            rolls back
-func TestALostAnswerBesideADiscardKeepsTheLane(t *testing.T) {
+func TestALostAnswerDuringADiscardKeepsTheLane(t *testing.T) {
 	d := newDesk(t)
 	for n := range 3 {
 		d.emit("H-1", n)
@@ -244,7 +244,7 @@ func TestTheClaimThatWasUsedIsLogged(t *testing.T) {
 //	late:     event 1 …                       commits
 //	relay:              claims event 2                             records event 2    looks
 //	operator:                                 discards event 2
-func TestALaneWhoseDeliveryIsDiscardedWhileItIsSentGoesOn(t *testing.T) {
+func TestALaneContinuesAfterTheDeliveryBeingSentIsDiscarded(t *testing.T) {
 	for _, outcome := range []outbox.Outcome{outbox.Delivered, outbox.Retry, ""} {
 		t.Run(string(outcome), func(t *testing.T) {
 			d := newDesk(t)
@@ -274,7 +274,7 @@ func TestALaneWhoseDeliveryIsDiscardedWhileItIsSentGoesOn(t *testing.T) {
 //
 // Were lanes that are due claimed before others are opened, then a would have x while it
 // waits for b, and b would wait for x.
-func TestWhoWaitsToOpenALaneHasClaimedNone(t *testing.T) {
+func TestARelayThatWaitsToOpenALaneHoldsNoClaims(t *testing.T) {
 	d := newDesk(t)
 	for _, s := range []*outbox.Store{d.a, d.b} {
 		d.look(s, 9, time.Minute) // so that connections are made, and statements prepared

@@ -9,12 +9,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ClockOffset measures how far the database's clock is ahead of this machine's;
-// negative is behind. The true value lies within the second result of the first.
+// ClockOffset measures how far the database's clock is ahead of this machine's; negative
+// means behind. The second result is the greatest error of the first.
 func (s *Store) ClockOffset(ctx context.Context) (ahead, within time.Duration, err error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	conn, err := s.pool.Acquire(ctx) // first: it may take long
+	conn, err := s.pool.Acquire(ctx) // not timed: it may take long
 	if err != nil {
 		return 0, 0, s.judge(ctx, err)
 	}
@@ -29,17 +29,18 @@ func (s *Store) ClockOffset(ctx context.Context) (ahead, within time.Duration, e
 }
 
 // repairTimes makes due what waits only because the database's clock was set back:
-// deliveries that were created in the future, or that are pending and not due, and
-// lanes whose first delivery is due, or whose last attempt is logged as of the future.
-// A claimed lane waits for the end of its lease.
+// deliveries that were created in the future or are pending until a future time, and
+// lanes whose first delivery is due or was tried last in the future. A claimed lane is
+// left to the end of its lease.
 var repairTimes = `-- lockstep: repair times
+-- $1 sync, $2 key after which to begin, $3 most lanes
 WITH page AS MATERIALIZED (
     SELECT l.ctid AS tid, l.key, l.claim IS NULL AND l.due_at > clock_timestamp() + interval '1 minute' AND l.due_at < 'infinity' AS waits
       FROM outbox.lane AS l
      WHERE l.sync = $1 AND l.key > $2
      ORDER BY l.key
      LIMIT $3
-), lane AS MATERIALIZED (
+), early_lane AS MATERIALIZED (
     SELECT p.key, l.tid
       FROM page AS p
      CROSS JOIN LATERAL (
@@ -55,46 +56,43 @@ WITH page AS MATERIALIZED (
               FOR UPDATE SKIP LOCKED) AS l
      WHERE p.waits
        AND (f.due_at <= clock_timestamp()
-            OR ` + ahead("f") + `)
-), delivery AS (
+            OR ` + isAhead("f") + `)
+), repaired_delivery AS (
     UPDATE outbox.delivery AS d
        SET due_at = least(d.due_at, clock_timestamp()), created_at = least(d.created_at, clock_timestamp())
       FROM (SELECT o.tid
-              FROM lane AS l
+              FROM early_lane AS l
              CROSS JOIN LATERAL (
                    SELECT o.ctid AS tid
                      FROM outbox.delivery AS o
                     WHERE o.sync = $1 AND o.key = l.key AND o.state <> 'failed' AND o.due_at < 'infinity'
-                      AND ` + ahead("o") + `
+                      AND ` + isAhead("o") + `
                     LIMIT $3
                       FOR NO KEY UPDATE SKIP LOCKED) AS o) AS o
      WHERE d.ctid = o.tid
-), due AS (
+), repaired_lane AS (
     UPDATE outbox.lane AS l
        SET due_at = clock_timestamp()
-      FROM lane AS o
+      FROM early_lane AS o
      WHERE l.ctid = o.tid
 )
 SELECT max(key) FROM page HAVING count(*) = $3`
 
-// ahead is whether a delivery was created, became due or was tried last at a time that
-// is to come.
-func ahead(d string) string {
+// isAhead is whether a delivery was created, became due or was tried last in the future.
+func isAhead(d string) string {
 	return strings.ReplaceAll(`CASE d.state
                       WHEN 'pending' THEN d.due_at
                       ELSE greatest(d.created_at, (SELECT g.at FROM outbox.delivery_log AS g WHERE g.event_id = d.event_id AND g.sync = d.sync ORDER BY g.id DESC LIMIT 1))
                       END > clock_timestamp() + interval '1 minute'`, "d.", d+".")
 }
 
-// RepairTimes looks at up to page lanes of a sync, from the key after the given
-// one on, and makes due what waits only because the database's clock was set back. It
-// returns the key to continue after, empty at the end.
+// RepairTimes checks up to page lanes of a sync, from the key after the given one on, and
+// makes due what waits only because the database's clock was set back. It returns the key
+// to continue after, empty at the end.
 func (s *Store) RepairTimes(ctx context.Context, sync, after string, page int) (next string, err error) {
-	ctx, cancel := s.deadline(ctx)
-	defer cancel()
-	err = s.pool.QueryRow(ctx, repairTimes, sync, after, page).Scan(&next)
+	err = s.scan(ctx, []any{&next}, repairTimes, sync, after, page)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", nil
 	}
-	return next, s.judge(ctx, err)
+	return next, err
 }

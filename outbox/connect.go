@@ -19,8 +19,7 @@ type connectError struct {
 func (e *connectError) Error() string { return e.text }
 func (e *connectError) Unwrap() error { return e.err }
 
-// plain replaces the text of a failed connection, which has a line for each
-// attempt.
+// plain shortens the text of a failed connection, which has a line for each attempt.
 func plain(err error) error {
 	refused, ok := errors.AsType[*pgconn.ConnectError](err)
 	if _, done := errors.AsType[*connectError](err); !ok || done {
@@ -30,9 +29,9 @@ func plain(err error) error {
 	return &connectError{fmt.Sprintf("cannot connect to database %q as %s: %s", c.Database, c.User, ConnectReason(refused)), err}
 }
 
-// ConnectReason says why a connection could not be made, once for each address.
-// The driver tries an address twice where the URL prefers TLS but does not
-// insist on it: then only the attempt without TLS tells anything.
+// ConnectReason says why a connection could not be made, once for each address. If the URL
+// prefers TLS but does not require it, the driver tries an address twice, and only the
+// attempt without TLS says why.
 func ConnectReason(err *pgconn.ConnectError) string {
 	var addresses []string
 	reasons := map[string]string{}
@@ -67,7 +66,7 @@ const tlsFailed = "tls error: "
 var (
 	// attemptText is the driver's text of an attempt: address (host): what happened.
 	attemptText = regexp.MustCompile(`(?s)^(\S+) \([^)]*\): (.*)$`)
-	// repeated are parts that say nothing new, or another port each time.
+	// repeated are parts that say nothing new, or name a different port each time.
 	repeated = regexp.MustCompile(`^(dial error: |server error: |hostname resolving error: )|dial \w+ \S+: (connect: )?|(read|write) \w+ \S+->\S+: (read: |write: )?`)
 )
 
@@ -85,9 +84,8 @@ func attempts(err error) []string {
 	return strings.Split(strings.TrimPrefix(err.Error(), "hostname resolving error: "), "\n")
 }
 
-// Cause is what errors have in common that are repetitions of one trouble: the
-// code of the server, or the innermost text. Texts around it tell ports and
-// names.
+// Cause is equal for errors that repeat one trouble: the server's code or the innermost
+// text. The texts around it differ in ports and names.
 func Cause(err error) string {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code

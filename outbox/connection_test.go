@@ -133,7 +133,7 @@ func TestCallEndsAtItsDeadlineOnBothSides(t *testing.T) {
 	}
 }
 
-// Who asks with less patience than the store has learns nothing of the database:
+// A caller with a shorter deadline than the store learns nothing about the database:
 // the pool keeps its connections.
 func TestImpatientCallerLeavesThePoolAlone(t *testing.T) {
 	d := newDesk(t)

@@ -29,9 +29,10 @@ type Delivery struct {
 
 	Ref Ref
 
-	lane, row pgtype.TID // where they stood last; hints
-	alone     bool       // nothing else of its lane was to be seen
-	token     pgtype.UUID
+	lane    pgtype.TID // where the lane's row was last
+	tid     pgtype.TID // where the delivery's row was last
+	isAlone bool       // no other delivery of its lane was visible
+	token   pgtype.UUID
 }
 
 // Ref is what the external system answered last for a key.
@@ -68,7 +69,7 @@ func (o Outcome) Finished() bool {
 type Result struct {
 	Delivery *Delivery
 	Outcome  Outcome // empty releases the claim unrecorded: nothing was sent
-	Stay     bool    // once it is finished, go on with the next delivery of the lane
+	Stay     bool    // keep the claim of the lane for its next delivery, once this one is finished
 	Scope    *string // the lane is given back to this scope; nil leaves it
 
 	Delay   time.Duration // until the next attempt; for Retry and Unknown

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -56,4 +57,53 @@ INSERT INTO hearing VALUES ('H-1', '2027-03-01T10:00:00-05:00', 1)`)
 	}
 	fmt.Println(typ, key, version)
 	// Output: scheduling:updated H-1 2
+}
+
+// A relay registers a sync, claims the deliveries that are due, sends them and records
+// what came of it. Package relay does this with many at once, and renders and retries.
+func ExampleStore() {
+	ctx := context.Background()
+	database, drop := pgtest.ForExample()
+	defer drop()
+	store, err := outbox.Open(ctx, database, outbox.Options{Name: "relay-1"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+
+	const sync = "CourtCalendarSync"
+	if _, err := store.Register(ctx, []outbox.Registration{{Name: sync, Patterns: []string{"scheduling:*"}, OnFailed: "block"}}); err != nil {
+		log.Fatal(err)
+	}
+	backfill := store.NewBackfill(sync) // adds the events that were written before
+	for complete := false; !complete; {
+		if complete, _, err = backfill.Step(ctx, 500); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	writer, err := pgx.Connect(ctx, database)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer writer.Close(ctx)
+	if _, err := writer.Exec(ctx, `INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:created', 'H-1', '{"court": "NY-07"}')`); err != nil {
+		log.Fatal(err)
+	}
+
+	var arrivals outbox.Arrivals
+	claims, err := store.Claim(ctx, outbox.ClaimRequest{Sync: sync, Lease: time.Minute, Room: 10, Lanes: 10}, &arrivals)
+	if err != nil {
+		log.Fatal(err)
+	}
+	results := claims.Idle
+	for _, d := range claims.Deliveries {
+		fmt.Printf("send %s of %s: %s\n", d.Event.Type, d.Key, d.Event.Payload)
+		results = append(results, outbox.Result{Delivery: d, Outcome: outbox.Delivered, Attempt: true, Code: "HTTP 201", AnsweredAt: time.Now()})
+	}
+	recorded := store.Record(ctx, sync, results)
+	fmt.Println("recorded:", recorded.Done, recorded.Err)
+	// Output:
+	// send scheduling:created of H-1: {"court": "NY-07"}
+	// recorded: [true] <nil>
 }

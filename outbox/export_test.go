@@ -9,10 +9,10 @@ import (
 
 // LookAtUnsure has the next look include the keys of which a is not sure, however
 // recently they were looked at.
-func (a *Arrivals) LookAtUnsure() { a.looked = time.Time{} }
+func (a *Arrivals) LookAtUnsure() { a.checked = time.Time{} }
 
 // ArrivalPage is how many deliveries one look reads.
-const ArrivalPage = arrivalPage
+const ArrivalPage = largestPage
 
 // BrokenLanes lists what is wrong with outbox.lane, one row for each lane, or key
 // without one. Nothing may ever be wrong by rule 2. By the others nothing is wrong
@@ -50,7 +50,7 @@ SELECT CASE WHEN l.claim IS NOT NULL THEN 2 WHEN f.state IS NULL THEN 4 ELSE 3 E
 // ClaimIn claims in a transaction that the caller ends.
 func (s *Store) ClaimIn(ctx context.Context, tx pgx.Tx, r ClaimRequest, a *Arrivals) ([]*Delivery, error) {
 	c := claim{store: s, sync: r.Sync, token: newToken(), wanted: r.Wanted}
-	keys, err := c.lanes(ctx, tx, r, a, false)
+	keys, err := c.lanes(ctx, tx, r, a)
 	if err == nil {
 		_, err = c.first(ctx, tx, keys)
 	}
@@ -61,7 +61,7 @@ func (s *Store) ClaimIn(ctx context.Context, tx pgx.Tx, r ClaimRequest, a *Arriv
 // returns what gives the lanes back.
 func (s *Store) ClaimWithoutAnswer(ctx context.Context, r ClaimRequest, a *Arrivals) ([]Result, error) {
 	c := claim{store: s, sync: r.Sync, token: newToken()}
-	keys, err := c.lanes(ctx, s.pool, r, a, false)
+	keys, err := c.lanes(ctx, s.pool, r, a)
 	if err == nil {
 		_, err = s.pool.Exec(ctx, firstDeliveries, r.Sync, c.token, keys)
 	}
@@ -79,6 +79,6 @@ func (s *Store) RecordIn(ctx context.Context, tx pgx.Tx, sync string, results []
 // ClaimLanes claims lanes and stops there; the rest of the claim is what it returns.
 func (s *Store) ClaimLanes(ctx context.Context, r ClaimRequest, a *Arrivals) (func(context.Context) (Claims, error), error) {
 	c := claim{store: s, sync: r.Sync, token: newToken(), wanted: r.Wanted}
-	keys, err := c.lanes(ctx, s.pool, r, a, false)
+	keys, err := c.lanes(ctx, s.pool, r, a)
 	return func(ctx context.Context) (Claims, error) { return c.finish(ctx, keys, err) }, err
 }

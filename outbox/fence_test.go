@@ -272,7 +272,7 @@ func TestLockedRowHoldsUpNobody(t *testing.T) {
 
 // Only the first unfinished delivery of a key is ever claimed, whatever its
 // state. The rest of the key waits and comes one by one.
-func TestOnlyTheHeadOfAKeyIsClaimed(t *testing.T) {
+func TestOnlyTheFirstOfAKeyIsClaimed(t *testing.T) {
 	d := newDesk(t)
 	for n := range 3 {
 		d.emit("H-1", n)
@@ -327,7 +327,7 @@ func TestTheFirstOfALaneHasTheLowestNumber(t *testing.T) {
 
 // A relay that finishes a delivery gets the next of its key in the same round trip,
 // if it asks for it. Else the lane is given back, and is due.
-func TestRecordGoesOnWithTheNextOfTheKey(t *testing.T) {
+func TestRecordReturnsTheNextOfTheKey(t *testing.T) {
 	for name, stay := range map[string]bool{"the lane is kept": true, "the lane is given back": false} {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t)
@@ -378,7 +378,7 @@ func TestWritersNeverWaitForTheRelay(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `INSERT INTO outbox.event (type, key, payload) VALUES ('x', 'H-1', '{"n": 2}')`); err != nil {
 		t.Fatal(err)
 	}
-	claimed := d.claim(d.a) // beside the open writer of the same key
+	claimed := d.claim(d.a) // while a writer of the same key is open
 	if len(claimed) != 1 {
 		t.Fatalf("claimed %d, want 1", len(claimed))
 	}
@@ -401,7 +401,7 @@ func TestWritersNeverWaitForTheRelay(t *testing.T) {
 
 // Events that come while the head is being sent, waits for a retry or failed
 // wait behind it.
-func TestNothingOvertakesAnUnfinishedHead(t *testing.T) {
+func TestNothingOvertakesAnUnfinishedFirst(t *testing.T) {
 	for _, outcome := range []outbox.Outcome{"", outbox.Retry, outbox.Failed} {
 		t.Run("head "+string(outcome), func(t *testing.T) {
 			d := newDesk(t)
@@ -503,7 +503,7 @@ func TestALateAnswerTakesACrashOffTheCount(t *testing.T) {
 
 // What came in front of a delivery under way is sent before the next: a sync that
 // takes more types of events adds old ones in front.
-func TestAFinishGoesOnWithTheFirstOfItsKey(t *testing.T) {
+func TestRecordReturnsTheFirstOfTheKey(t *testing.T) {
 	for state, want := range map[string][]int64{"failed": nil, "pending": {1}} {
 		t.Run(state, func(t *testing.T) {
 			d := newDesk(t)

@@ -88,7 +88,7 @@ func delivered(ds ...*outbox.Delivery) (results []outbox.Result) {
 //	writer:                                                                                            event 2 commits
 //	b:                                                                                                 looks: the lane is claimed, so it is not sure
 //	b:                                                                                                                looks again: no lane, opens it
-func TestALaneIsOpenedAgainThatWasClosedBesideANewEvent(t *testing.T) {
+func TestALaneClosedDuringANewEventIsOpenedAgain(t *testing.T) {
 	for name, relay := range map[string]func(*desk) *outbox.Store{
 		"the relay that has seen the event meanwhile": func(d *desk) *outbox.Store { return d.b },
 		"the relay that closes the lane":              func(d *desk) *outbox.Store { return d.a },
@@ -204,12 +204,12 @@ func TestARequeueThatCommitsLateIsSent(t *testing.T) {
 	}
 }
 
-// A relay has the lane, and what it finishes stands in front of the failed delivery
+// A relay has the lane, and what it finishes is before the failed delivery
 // that is being requeued.
 //
 //	relay:    event 2 has failed; event 1 came late and is under way       records event 1               looks
 //	operator:                                          requeues event 2 …                   commits
-func TestARequeueBesideARecordingIsSent(t *testing.T) {
+func TestARequeueDuringARecordingIsSent(t *testing.T) {
 	d := newDesk(t)
 	const write = `INSERT INTO outbox.event (type, key, payload) VALUES ('x', 'H-1', '{}')`
 	late := d.begin(write)
@@ -237,7 +237,7 @@ func TestARequeueBesideARecordingIsSent(t *testing.T) {
 //
 //	operator: discards event 1 …                                            commits or rolls back
 //	relay:                        opens the lane, sends nothing, gives it back                     looks
-func TestWhatIsBeingDiscardedIsNotSent(t *testing.T) {
+func TestADeliveryBeingDiscardedIsNotSent(t *testing.T) {
 	for how, want := range map[string][]int64{"COMMIT": {2}, "ROLLBACK": {1}} {
 		t.Run(how, func(t *testing.T) {
 			d := newDesk(t)
@@ -452,7 +452,7 @@ func TestATransactionLargerThanALookIsFoundWhole(t *testing.T) {
 //
 //	relay:  looks at the first page of many             looks at the next, and so on to the end
 //	writer:                                event commits                       event commits
-func TestWhatComesDuringALongLookIsFound(t *testing.T) {
+func TestDeliveriesOfALongLookAreFound(t *testing.T) {
 	for _, fresh := range []int{0, 2} {
 		t.Run(fmt.Sprint("fresh ", fresh), func(t *testing.T) {
 			d := newDesk(t)
@@ -645,7 +645,7 @@ func TestAClaimThatFailsLosesNothing(t *testing.T) {
 
 // What is behind failed deliveries takes no room of a claim: its lanes are opened as ones
 // that wait.
-func TestWhatIsBehindFailedOnesTakesNoRoom(t *testing.T) {
+func TestLanesBehindFailedDeliveriesTakeNoRoom(t *testing.T) {
 	d := newDesk(t)
 	for n := range 5 {
 		d.emit(fmt.Sprint("Q-", n), 1)

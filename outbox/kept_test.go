@@ -10,7 +10,7 @@ import (
 )
 
 // A receiver asks for an hour of quiet and then, in the answer to another request,
-// for a second. The hour stands.
+// for a second. The hour stays.
 func TestAShortHoldDoesNotShortenALongOne(t *testing.T) {
 	d := newDesk(t)
 	for _, span := range []time.Duration{time.Hour, time.Second} {
@@ -68,7 +68,7 @@ SELECT string_agg(DISTINCT outcome, ' ' ORDER BY outcome)
 
 // A sync starts now. A transaction that inserted an event before, and cannot know
 // of the sync, commits after: its event is not lost between the two.
-func TestABackfillFromNowAddsWhatWasNotCommitted(t *testing.T) {
+func TestABackfillFromNowAddsUncommittedEvents(t *testing.T) {
 	d := newDesk(t)
 	d.emit("before", 1)
 	writer, err := d.pool.Begin(t.Context())
@@ -142,7 +142,7 @@ func TestASuspectIsLeftToBeSentAlone(t *testing.T) {
 // A replay has drawn its place and is not committed. What is written meanwhile has
 // a later place and is under way when the replay is seen. The replay waits then:
 // two of one key would be under way.
-func TestAReplayWaitsForWhatIsUnderWay(t *testing.T) {
+func TestAReplayWaitsForTheDeliveryBeingSent(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
 	if got := d.goOn(d.a, d.claim(d.a)[0]); got != nil {
@@ -173,8 +173,8 @@ func TestAReplayWaitsForWhatIsUnderWay(t *testing.T) {
 	}
 }
 
-// A pause also stops a long lane, of which each finish goes on with the next.
-func TestAFinishGoesOnWithNothingDuringAHold(t *testing.T) {
+// A pause also stops a long lane, in which each recording returns the next delivery.
+func TestRecordReturnsNothingDuringAHold(t *testing.T) {
 	for name, hold := range map[string]string{
 		"an operator's": `SELECT outbox.pause('CourtCalendarSync', 'the court asked')`,
 		"a throttle":    `INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('CourtCalendarSync', 'throttle', now() + interval '1 hour', 'busy', 'a')`,

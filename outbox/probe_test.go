@@ -54,7 +54,7 @@ func (d *desk) again(probes int, in time.Duration, untried bool) {
 
 // A probe is made with what was not tried yet, the newest and the oldest in
 // turn, then with what failed in another way, and last with what was refused.
-func TestAProbeIsMadeWithWhatTellsMost(t *testing.T) {
+func TestAProbeTakesTheMostTellingDelivery(t *testing.T) {
 	for _, kind := range []outbox.HoldKind{outbox.HoldAuth, outbox.HoldBreaker} {
 		t.Run(string(kind), func(t *testing.T) {
 			d := newDesk(t)
@@ -82,7 +82,7 @@ func TestAProbeIsMadeWithWhatTellsMost(t *testing.T) {
 
 // An auth hold may be probed before its time with what was not tried yet: at
 // once, and then less and less often.
-func TestAnAuthHoldIsProbedAtOnceWithWhatWasNotTried(t *testing.T) {
+func TestAnAuthHoldIsProbedAtOnceWithAnUntriedDelivery(t *testing.T) {
 	d := newDesk(t)
 	d.emit("refused", 1)
 	d.exec(`UPDATE outbox.delivery SET error_class = 'auth'`)

@@ -11,79 +11,78 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// A recording is one transaction of up to three statements: what was finished
-// leaves the table, what was not is put off, and then the lanes are settled. The
-// last must be a statement of its own: it looks whether a lane has more to be sent once
-// the lane is locked, and so it sees what was written until then.
+// A recording is one transaction of up to three statements: recordFinished removes what
+// was finished, recordUnfinished puts off the rest, and settleLanes says what is next in
+// each lane. The last is a statement of its own because it must see everything that was
+// committed before the lane was locked.
 
-// A row of a recording is a result. Its columns are written here once: the
-// statements, their arguments and types come from it.
+// column is one value of each result that is recorded. The statements, their arguments
+// and the types of these come from the columns.
 type column struct {
 	name, typ string
-	array     func([]Result, []int, time.Time) any
+	array     func(results []Result, places []int) any
 }
 
-func columnOf[T any](name, typ string, value func(*Result, time.Time) T) column {
-	return column{name, typ, func(results []Result, places []int, now time.Time) any {
+func columnOf[T any](name, typ string, value func(*Result) T) column {
+	return column{name, typ, func(results []Result, places []int) any {
 		values := make([]T, len(places))
 		for i, place := range places {
-			values[i] = value(&results[place], now)
+			values[i] = value(&results[place])
 		}
 		return values
 	}}
 }
 
 var (
-	columnKey      = columnOf("key", "text", func(r *Result, _ time.Time) string { return r.Delivery.Key })
-	columnPlace    = columnOf("event_seq", "bigint", func(r *Result, _ time.Time) int64 { return r.Delivery.Place })
-	columnClaim    = columnOf("claim", "uuid", func(r *Result, _ time.Time) pgtype.UUID { return r.Delivery.token })
-	columnEvent    = columnOf("event_id", "uuid", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.Delivery.Event.ID) })
-	columnOutcome  = columnOf("outcome", "text", func(r *Result, _ time.Time) string { return string(r.Outcome) })
-	columnAttempt  = columnOf("attempt", "boolean", func(r *Result, _ time.Time) bool { return r.Attempt })
-	columnRevision = columnOf("revision", "bigint", func(r *Result, _ time.Time) int64 { return int64(r.Delivery.Revision) })
-	columnSHA256   = columnOf("sha256", "text", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.SHA256) })
-	columnClass    = columnOf("class", "text", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.Class) })
-	columnError    = columnOf("error", "text", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.Error) })
+	columnKey      = columnOf("key", "text", func(r *Result) string { return r.Delivery.Key })
+	columnPlace    = columnOf("event_seq", "bigint", func(r *Result) int64 { return r.Delivery.Place })
+	columnClaim    = columnOf("claim", "uuid", func(r *Result) pgtype.UUID { return r.Delivery.token })
+	columnEvent    = columnOf("event_id", "uuid", func(r *Result) pgtype.Text { return nullable(r.Delivery.Event.ID) })
+	columnOutcome  = columnOf("outcome", "text", func(r *Result) string { return string(r.Outcome) })
+	columnAttempt  = columnOf("attempt", "boolean", func(r *Result) bool { return r.Attempt })
+	columnRevision = columnOf("revision", "bigint", func(r *Result) int64 { return int64(r.Delivery.Revision) })
+	columnSHA256   = columnOf("sha256", "text", func(r *Result) pgtype.Text { return nullable(r.SHA256) })
+	columnClass    = columnOf("class", "text", func(r *Result) pgtype.Text { return nullable(r.Class) })
+	columnError    = columnOf("error", "text", func(r *Result) pgtype.Text { return nullable(r.Error) })
 
-	columnLane = columnOf("lane", "tid", func(r *Result, _ time.Time) pgtype.TID { return r.Delivery.lane })
-	columnRow  = columnOf("tid", "tid", func(r *Result, _ time.Time) pgtype.TID { return r.Delivery.row })
+	columnLane = columnOf("lane", "tid", func(r *Result) pgtype.TID { return r.Delivery.lane })
+	columnTID  = columnOf("tid", "tid", func(r *Result) pgtype.TID { return r.Delivery.tid })
 
-	// What a row of the log says of an attempt, whatever became of it.
-	said = []column{
+	// What the log says of an attempt, whatever its outcome.
+	logColumns = []column{
 		columnKey, columnPlace, columnClaim, columnOutcome, columnAttempt, columnRevision, columnSHA256,
-		columnOf("event_type", "text", func(r *Result, _ time.Time) string { return r.Delivery.Event.Type }),
-		columnOf("version", "bigint", func(r *Result, _ time.Time) *int64 { return r.Delivery.Event.Version }),
-		columnOf("code", "text", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.Code) }),
+		columnOf("event_type", "text", func(r *Result) string { return r.Delivery.Event.Type }),
+		columnOf("version", "bigint", func(r *Result) *int64 { return r.Delivery.Event.Version }),
+		columnOf("code", "text", func(r *Result) pgtype.Text { return nullable(r.Code) }),
 		columnOf("answered_ms", "bigint", answeredBefore),
-		columnOf("took_ms", "bigint", func(r *Result, _ time.Time) int64 { return r.Took.Milliseconds() }),
+		columnOf("took_ms", "bigint", func(r *Result) int64 { return r.Took.Milliseconds() }),
 		columnOf("mapping_version", "text", mappingUsed),
 	}
-	reference = []column{
-		columnOf("has_ref", "boolean", func(r *Result, _ time.Time) bool { return r.Ref != nil }),
-		columnOf("external_id", "text", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.reference().ExternalID) }),
-		columnOf("etag", "text", func(r *Result, _ time.Time) pgtype.Text { return nullable(r.reference().ETag) }),
-		columnOf("seq", "bigint", func(r *Result, _ time.Time) int64 { return r.Delivery.Event.Seq }),
+	referenceColumns = []column{
+		columnOf("has_ref", "boolean", func(r *Result) bool { return r.Ref != nil }),
+		columnOf("external_id", "text", func(r *Result) pgtype.Text { return nullable(r.reference().ExternalID) }),
+		columnOf("etag", "text", func(r *Result) pgtype.Text { return nullable(r.reference().ETag) }),
+		columnOf("seq", "bigint", func(r *Result) int64 { return r.Delivery.Event.Seq }),
 	}
-	putOff = []column{
+	retryColumns = []column{
 		columnClass, columnError,
-		columnOf("failed", "boolean", func(r *Result, _ time.Time) bool { return r.Failed }),
-		columnOf("delay_ms", "bigint", func(r *Result, _ time.Time) int64 { return r.Delay.Milliseconds() }),
-		columnOf("charge", "boolean", func(r *Result, _ time.Time) bool { return r.Charge }),
-		columnOf("spend_ms", "bigint", func(r *Result, _ time.Time) int64 { return r.Spend.Milliseconds() }),
+		columnOf("failed", "boolean", func(r *Result) bool { return r.Failed }),
+		columnOf("delay_ms", "bigint", func(r *Result) int64 { return r.Delay.Milliseconds() }),
+		columnOf("charge", "boolean", func(r *Result) bool { return r.Charge }),
+		columnOf("spend_ms", "bigint", func(r *Result) int64 { return r.Spend.Milliseconds() }),
 		columnOf("body", "bytea", bodySent),
 	}
 
-	finishedColumns = slices.Concat(said, reference, []column{
-		columnLane, columnRow,
-		columnOf("alone", "boolean", func(r *Result, _ time.Time) bool { return r.Delivery.alone }),
+	finishedColumns = slices.Concat(logColumns, referenceColumns, []column{
+		columnLane, columnTID,
+		columnOf("is_alone", "boolean", func(r *Result) bool { return r.Delivery.isAlone }),
 	})
-	unfinishedColumns = slices.Concat(said, reference, putOff)
-	lostColumns       = slices.Concat(said, []column{columnEvent, columnClass, columnError})
-	askedColumns      = []column{columnKey, columnPlace, columnClaim, columnEvent}
+	unfinishedColumns = slices.Concat(logColumns, referenceColumns, retryColumns)
+	lostColumns       = slices.Concat(logColumns, []column{columnEvent, columnClass, columnError})
+	missingColumns    = []column{columnKey, columnPlace, columnClaim, columnEvent}
 )
 
-// reference is what the log says of the receiver's copy: the new one, or the one
-// that was known.
+// reference is the receiver's copy for the log: the new reference, or the known one.
 func (r *Result) reference() Ref {
 	if r.Ref != nil {
 		return *r.Ref
@@ -92,8 +91,8 @@ func (r *Result) reference() Ref {
 }
 
 // answeredBefore is how long ago the receiver answered, in milliseconds.
-func answeredBefore(r *Result, now time.Time) pgtype.Int8 {
-	age := now.Sub(r.AnsweredAt)
+func answeredBefore(r *Result) pgtype.Int8 {
+	age := time.Since(r.AnsweredAt)
 	if r.AnsweredAt.IsZero() || age >= mostAnswerAge {
 		return pgtype.Int8{}
 	}
@@ -104,17 +103,16 @@ func answeredBefore(r *Result, now time.Time) pgtype.Int8 {
 // refuses times that are a week old.
 const mostAnswerAge = 6 * 24 * time.Hour
 
-// mappingUsed is null for what was released: whatever was rendered, nothing of it
-// was sent.
-func mappingUsed(r *Result, _ time.Time) pgtype.Text {
+// mappingUsed is null for what was given back: even if it was rendered, it was not sent.
+func mappingUsed(r *Result) pgtype.Text {
 	if r.Outcome == "" {
 		return pgtype.Text{}
 	}
 	return nullable(r.Delivery.MappingVersion)
 }
 
-// bodySent is kept for the next attempt, byte for byte.
-func bodySent(r *Result, _ time.Time) []byte {
+// bodySent is what the next attempt sends again, byte for byte.
+func bodySent(r *Result) []byte {
 	if r.Attempt && !r.Outcome.Finished() {
 		return r.Delivery.Body
 	}
@@ -124,8 +122,8 @@ func bodySent(r *Result, _ time.Time) []byte {
 // nullable is null for what is not known.
 func nullable(s string) pgtype.Text { return pgtype.Text{String: s, Valid: s != ""} }
 
-// rowsOf is a table expression of columns, whose parameters begin at first. The
-// column n is a row's place among the results that are passed.
+// rowsOf is a table expression i of the columns, whose parameters begin at first. Its
+// column n is the place of a row among the results that are passed.
 func rowsOf(columns []column, first int) string {
 	var arrays, names []string
 	for i, c := range columns {
@@ -135,25 +133,34 @@ func rowsOf(columns []column, first int) string {
 	return "unnest(" + strings.Join(arrays, ", ") + ") WITH ORDINALITY AS i (" + strings.Join(names, ", ") + ", n)"
 }
 
-// rows are the arguments for it: the results at these places.
+// namesOf names the parameters of rowsOf, for people.
+func namesOf(columns []column, first int) string {
+	names := make([]string, len(columns))
+	for i, c := range columns {
+		names[i] = fmt.Sprintf("$%d %s", first+i, c.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// rows adds the arguments of rowsOf to args: the results at these places.
 func rows(args []any, columns []column, results []Result, places []int) []any {
-	now := time.Now()
 	for _, c := range columns {
-		args = append(args, c.array(results, places, now))
+		args = append(args, c.array(results, places))
 	}
 	return args
 }
 
-// recordFinished removes finished deliveries, writes their log rows and their
-// references, all or none of a row, if the claim is still there. Rows are looked
-// up by the ctid that the claim returned. One that somebody else has locked, or has changed
-// since, is left for the next try. A lane in which nothing else stands is closed
-// with it; a delivery that this does not see yet has the lane opened again (see
-// Arrivals). The answer lists what was recorded.
+// recordFinished removes finished deliveries, and writes their log rows and references:
+// for each result all of it or nothing, if the claim is still there. It finds rows by the
+// ctid that the claim returned. A row that somebody has locked, or has changed since, is
+// left for the next try. If nothing else is in the lane, the lane is closed too; where a
+// new delivery is not visible yet, its lane is opened again (see Arrivals). The answer
+// lists what was recorded.
 var recordFinished = `-- lockstep: record finished
-WITH input AS MATERIALIZED (
+-- $1 sync, $2 relay, of each result ` + namesOf(finishedColumns, 3) + `
+WITH result AS MATERIALIZED (
     SELECT i.*, d.event_id, d.total_attempts,
-           i.alone AND l.untouched AND NOT EXISTS (SELECT FROM outbox.delivery AS o WHERE o.sync = $1 AND o.key = i.key AND o.event_seq <> i.event_seq OFFSET 0) AS last
+           i.is_alone AND l.untouched AND NOT EXISTS (SELECT FROM outbox.delivery AS o WHERE o.sync = $1 AND o.key = i.key AND o.event_seq <> i.event_seq OFFSET 0) AS is_last
       FROM ` + rowsOf(finishedColumns, 3) + `
      CROSS JOIN LATERAL (
            SELECT d.event_id, d.total_attempts
@@ -166,54 +173,55 @@ WITH input AS MATERIALIZED (
              FROM outbox.lane AS l
             WHERE l.ctid = i.lane AND l.sync = $1 AND l.key = i.key AND l.claim = i.claim
             OFFSET 0) AS l
-), closed AS (
+), closed_lane AS (
     DELETE FROM outbox.lane AS l
-     USING input AS i
-     WHERE i.last AND l.ctid = i.lane AND l.claim = i.claim
+     USING result AS i
+     WHERE i.is_last AND l.ctid = i.lane AND l.claim = i.claim
     RETURNING i.*
-), held AS MATERIALIZED (
+), locked_lane AS MATERIALIZED (
     SELECT i.*
-      FROM input AS i
+      FROM result AS i
      CROSS JOIN LATERAL (
            SELECT FROM outbox.lane AS l
-            WHERE NOT i.last AND l.ctid = i.lane AND l.claim = i.claim
+            WHERE NOT i.is_last AND l.ctid = i.lane AND l.claim = i.claim
               FOR UPDATE SKIP LOCKED) AS l
 ), removed AS (
     DELETE FROM outbox.delivery AS d
-     USING (SELECT * FROM closed UNION ALL SELECT * FROM held) AS h
-     WHERE d.ctid = h.tid
-    RETURNING h.*
+     USING (SELECT * FROM closed_lane UNION ALL SELECT * FROM locked_lane) AS i
+     WHERE d.ctid = i.tid
+    RETURNING i.*
 ), logged AS (
     INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, external_id,
                                      request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay)
-    SELECT clock_timestamp() - h.answered_ms * interval '1 millisecond', $1, h.event_id, h.event_type, h.key, h.version,
-           CASE WHEN h.attempt THEN h.total_attempts + 1 END, h.outcome, h.code, h.external_id,
-           h.sha256, h.mapping_version, h.revision, h.event_seq, h.took_ms, h.claim, $2
-      FROM removed AS h
+    SELECT clock_timestamp() - r.answered_ms * interval '1 millisecond', $1, r.event_id, r.event_type, r.key, r.version,
+           CASE WHEN r.attempt THEN r.total_attempts + 1 END, r.outcome, r.code, r.external_id,
+           r.sha256, r.mapping_version, r.revision, r.event_seq, r.took_ms, r.claim, $2
+      FROM removed AS r
 )`
 
-// recordReferences is the end of recordFinished where receivers named their copy,
-// apart because most do not: each part of a statement costs, used or not.
+// recordReferences is a part of recordFinished for receivers that named their copy. Most
+// do not, and each part of a statement costs time even if it has nothing to do.
 const recordReferences = `, referenced AS (
-    INSERT INTO outbox.external_ref AS r (sync, key, external_id, etag, version, request_sha256, event_seq)
-    SELECT $1, h.key, h.external_id, h.etag, h.version, h.sha256, h.seq
-      FROM removed AS h
-     WHERE h.has_ref
+    INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, version, request_sha256, event_seq)
+    SELECT $1, r.key, r.external_id, r.etag, r.version, r.sha256, r.seq
+      FROM removed AS r
+     WHERE r.has_ref
     ON CONFLICT (sync, key) DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, version = excluded.version,
            request_sha256 = excluded.request_sha256, updated_at = clock_timestamp(), event_seq = excluded.event_seq
-     WHERE CASE WHEN r.version IS NOT NULL AND excluded.version IS NOT NULL
-                THEN excluded.version >= r.version ELSE excluded.event_seq >= r.event_seq END
+     WHERE CASE WHEN old.version IS NOT NULL AND excluded.version IS NOT NULL
+                THEN excluded.version >= old.version ELSE excluded.event_seq >= old.event_seq END
 )`
 
 const removedRows = `
 SELECT n FROM removed`
 
-// recordUnfinished puts deliveries off: for the next attempt, or as failed. With an
-// empty outcome nothing was sent, and the delivery stays as it is. The lane gets
-// another claim, of this recording alone, by which settleLanes knows what was recorded here.
+// recordUnfinished puts deliveries off, for the next attempt or as failed. An empty
+// outcome means that nothing was sent: the delivery stays as it is. The lane gets the
+// claim of this recording, by which settleLanes knows what was recorded here.
 var recordUnfinished = `-- lockstep: record unfinished
-WITH held AS MATERIALIZED (
+-- $1 sync, $2 relay, $3 claim of this recording, of each result ` + namesOf(unfinishedColumns, 4) + `
+WITH result AS MATERIALIZED (
     SELECT i.*, l.lane, d.tid, d.event_id, d.total_attempts
       FROM ` + rowsOf(unfinishedColumns, 4) + `
      CROSS JOIN LATERAL (
@@ -227,185 +235,53 @@ WITH held AS MATERIALIZED (
             WHERE d.sync = $1 AND d.key = i.key AND d.event_seq = i.event_seq
               FOR UPDATE SKIP LOCKED) AS d ON true
      WHERE d.tid IS NOT NULL OR i.outcome = ''
-), released AS (
-    UPDATE outbox.lane AS l SET claim = $3 FROM held AS h WHERE l.ctid = h.lane
+), reclaimed_lane AS (
+    UPDATE outbox.lane AS l SET claim = $3 FROM result AS r WHERE l.ctid = r.lane
 ), changed AS (
     UPDATE outbox.delivery AS d
-       SET state = CASE WHEN h.failed THEN 'failed' WHEN h.attempt OR d.attempts > 0 THEN 'retry' ELSE 'pending' END,
-           due_at = CASE WHEN h.failed THEN 'infinity' ELSE clock_timestamp() + h.delay_ms * interval '1 millisecond' END,
-           attempts = d.attempts + h.attempt::int, total_attempts = d.total_attempts + h.attempt::int,
-           charged = d.charged + h.charge::int, spent_ms = d.spent_ms + h.spend_ms,
-           error_class = h.class, error = h.error,
-           body = coalesce(h.body, d.body),
-           body_sha256 = coalesce(encode(sha256(h.body), 'hex'), d.body_sha256),
-           mapping_version = coalesce(h.mapping_version, d.mapping_version),
-           revision = h.revision
-      FROM held AS h
-     WHERE d.ctid = h.tid AND h.outcome <> ''
+       SET state = CASE WHEN r.failed THEN 'failed' WHEN r.attempt OR d.attempts > 0 THEN 'retry' ELSE 'pending' END,
+           due_at = CASE WHEN r.failed THEN 'infinity' ELSE clock_timestamp() + r.delay_ms * interval '1 millisecond' END,
+           attempts = d.attempts + r.attempt::int, total_attempts = d.total_attempts + r.attempt::int,
+           charged = d.charged + r.charge::int, spent_ms = d.spent_ms + r.spend_ms,
+           error_class = r.class, error = r.error,
+           body = coalesce(r.body, d.body),
+           body_sha256 = coalesce(encode(sha256(r.body), 'hex'), d.body_sha256),
+           mapping_version = coalesce(r.mapping_version, d.mapping_version),
+           revision = r.revision
+      FROM result AS r
+     WHERE d.ctid = r.tid AND r.outcome <> ''
 ), logged AS (
     INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, error_class, error,
                                      request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay)
-    SELECT clock_timestamp() - h.answered_ms * interval '1 millisecond', $1, h.event_id, h.event_type, h.key, h.version,
-           CASE WHEN h.attempt THEN h.total_attempts + 1 END, h.outcome, h.code, h.class, h.error,
-           h.sha256, h.mapping_version, h.revision, h.event_seq, h.took_ms, h.claim, $2
-      FROM held AS h
-     WHERE h.outcome <> ''
+    SELECT clock_timestamp() - r.answered_ms * interval '1 millisecond', $1, r.event_id, r.event_type, r.key, r.version,
+           CASE WHEN r.attempt THEN r.total_attempts + 1 END, r.outcome, r.code, r.class, r.error,
+           r.sha256, r.mapping_version, r.revision, r.event_seq, r.took_ms, r.claim, $2
+      FROM result AS r
+     WHERE r.outcome <> ''
 ), referenced AS (
-    -- Read back after a conflict: how to address the receiver's copy, of which the version is not known.
-    INSERT INTO outbox.external_ref AS r (sync, key, external_id, etag, event_seq)
-    SELECT $1, h.key, h.external_id, h.etag, 0
-      FROM held AS h
-     WHERE h.has_ref AND h.outcome <> ''
+    -- Read back after a conflict: the receiver's copy, whose version is not known.
+    INSERT INTO outbox.external_ref (sync, key, external_id, etag, event_seq)
+    SELECT $1, r.key, r.external_id, r.etag, 0
+      FROM result AS r
+     WHERE r.has_ref AND r.outcome <> ''
     ON CONFLICT (sync, key) DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, updated_at = clock_timestamp()
 )
-SELECT n FROM held`
-
-// settleLanes says of each lane what is next, as it stands now: the lane goes on
-// with its first delivery under the same claim, or waits until that is due, or is
-// closed since nothing is left. A lane whose first delivery has failed waits for an
-// operator; where failed ones are superseded, it becomes due for whatever stands
-// behind and was not judged yet. Where somebody has the first delivery locked, the
-// lane is due again soon: a discard that began before the lane was opened does
-// not make it due.
-//
-// The place of a delivery that was finished is above 0; the row counts once that delivery
-// is gone. It is 0 where the delivery was put off or given back, and -1 where nothing was
-// read of the lane: then what became of the claim before it is still to be logged.
-const settleLanes = `-- lockstep: settle lanes
-WITH held AS MATERIALIZED (
-    SELECT scope` + holdsInForce + `
-), given AS MATERIALIZED (
-    SELECT i.*, l.lane, l.crashes, l.lost_claim, l.in_scope, l.judged,
-           i.stays AND l.crashes < 2 AND NOT EXISTS (SELECT FROM held AS h WHERE h.scope IN ('', l.in_scope)) AS may
-      FROM unnest($3::text[], $4::uuid[], $5::bigint[], $6::boolean[], $7::text[], $8::tid[]) AS i (key, claim, place, stays, scope, was)
-     CROSS JOIN LATERAL (
-           SELECT l.ctid AS lane, l.crashes, l.lost_claim, l.scope AS in_scope, CASE WHEN i.place > 0 THEN 0 ELSE l.judged END AS judged
-             FROM outbox.lane AS l
-            WHERE l.ctid = coalesce(i.was, (SELECT o.ctid FROM outbox.lane AS o WHERE o.sync = $1 AND o.key = i.key AND i.was IS NULL))
-              AND l.sync = $1 AND l.key = i.key AND l.claim = i.claim
-              FOR UPDATE SKIP LOCKED) AS l
-), first AS MATERIALIZED (
-    SELECT g.*, f.tid, f.state, f.due_at, f.event_seq, f.touched
-      FROM given AS g
-      LEFT JOIN LATERAL (
-           SELECT d.ctid AS tid, d.state, d.due_at, d.event_seq, d.xmax <> '0' AS touched
-             FROM outbox.delivery AS d
-            WHERE d.sync = $1 AND d.key = g.key
-            ORDER BY d.event_seq
-            LIMIT 1) AS f ON true
-     WHERE f.event_seq IS NULL OR f.event_seq > g.place
-        OR f.event_seq < g.place AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = g.key AND d.event_seq = g.place OFFSET 0)
-), next AS MATERIALIZED (
-    SELECT f.lane AS was, f.crashes, NULL::uuid AS lost_claim, f.in_scope AS scope, f.tid, false AS alone, d.*
-      FROM first AS f
-     CROSS JOIN LATERAL (
-           SELECT d.*
-             FROM outbox.delivery AS d
-            WHERE f.may AND f.state <> 'failed' AND f.due_at <= clock_timestamp() AND d.ctid = f.tid AND ` + unlocked + `) AS d
-), locked AS MATERIALIZED ( -- somebody is just discarding or requeueing the first
-    SELECT f.lane
-      FROM first AS f
-     WHERE f.touched AND f.lane NOT IN (SELECT was FROM next)
-       AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.ctid = f.tid FOR UPDATE SKIP LOCKED)
-), closed AS (
-    DELETE FROM outbox.lane AS l
-     USING first AS f
-     WHERE l.ctid = f.lane AND f.tid IS NULL
-), policy AS MATERIALIZED ( -- read only if a delivery has failed; Store.Apply waits for it, or it is looked at again
-    SELECT s.on_failed FROM outbox.sync AS s WHERE s.name = $1 FOR KEY SHARE SKIP LOCKED
-), settled AS (
-    UPDATE outbox.lane AS l
-       SET claim = NULL, claimed_by = NULL, judged = CASE WHEN f.lane IN (SELECT lane FROM locked) THEN 0 ELSE f.judged END,
-           lost_claim = CASE WHEN f.place < 0 THEN l.lost_claim END, lost_by = CASE WHEN f.place < 0 THEN l.lost_by END,
-           scope = coalesce(f.scope, l.scope),
-           crashes = CASE WHEN f.place > 0 OR f.state = 'failed' THEN 0 ELSE l.crashes END,
-           due_at = CASE WHEN f.lane IN (SELECT lane FROM locked) THEN clock_timestamp() + least(interval '50 milliseconds' * (1 + (SELECT count(*) FROM locked) / 5), interval '5 seconds')
-                         WHEN f.state <> 'failed' THEN greatest(f.due_at, clock_timestamp())
-                         WHEN (SELECT on_failed FROM policy) IS NULL THEN clock_timestamp() + interval '1 second'
-                         WHEN (SELECT on_failed FROM policy) = 'supersede'
-                              AND EXISTS (SELECT FROM outbox.delivery AS d
-                                           WHERE d.sync = $1 AND d.key = f.key AND d.event_seq > greatest(f.judged, f.event_seq)
-                                             AND (d.state = 'failed' OR d.due_at < 'infinity'))
-                         THEN clock_timestamp()
-                         ELSE 'infinity' END
-      FROM first AS f
-     WHERE l.ctid = f.lane AND f.tid IS NOT NULL AND f.lane NOT IN (SELECT was FROM next)
-), kept AS ( -- what it remembers of the delivery before
-    UPDATE outbox.lane AS l
-       SET crashes = 0, judged = 0, lost_claim = NULL, lost_by = NULL
-      FROM next AS n
-     WHERE l.ctid = n.was AND (l.crashes > 0 OR l.judged > 0 OR l.lost_claim IS NOT NULL)
-    RETURNING n.was, l.ctid AS lane
-)
-SELECT c.key, ` + claimedColumns + `
-  FROM (SELECT n.*, coalesce(k.lane, n.was) AS lane FROM next AS n LEFT JOIN kept AS k ON k.was = n.was) AS c` + claimedTables
-
-// whatBecame judges rows that were not recorded: done before (the answer to that
-// recording was lost), still ours (somebody else holds a row locked), or gone.
-var whatBecame = `-- lockstep: what became of results
-SELECT i.n,
-       EXISTS (SELECT FROM outbox.delivery_log AS l
-                WHERE l.event_id = i.event_id AND l.claim = i.claim AND l.event_seq = i.event_seq -- a replay may be sent under the claim of the delivery before
-                  -- an unknown without a duration was written by whoever took the claim over
-                  AND (l.outcome NOT IN ('unknown', 'lease_lost') OR l.outcome = 'unknown' AND l.took_ms IS NOT NULL)) AS recorded,
-       (SELECT l.ctid FROM outbox.lane AS l
-         WHERE l.sync = $1 AND l.key = i.key AND l.claim = i.claim) AS lane,
-       (SELECT d.ctid FROM outbox.delivery AS d
-         WHERE d.sync = $1 AND d.key = i.key AND d.event_seq = i.event_seq) AS tid
-  FROM ` + rowsOf(askedColumns, 2)
-
-// stillClaimed are those of some lanes that still have the given claims.
-const stillClaimed = `-- lockstep: lanes still claimed
-SELECT coalesce(array_agg(l.key), '{}')
-  FROM unnest($2::text[], $3::uuid[]) AS i (key, claim)
-  JOIN outbox.lane AS l ON l.sync = $1 AND l.key = i.key AND l.claim = i.claim`
-
-// recordLost writes down what is known of attempts whose claim is gone. The lane
-// belongs to somebody else now; only the count of crashes is put right, since this
-// relay evidently lives. A claim that the log does not know is of a database that has
-// failed over, or was restored, since: the row has it in its reason, for only
-// known claims stand in the log's own column.
-var recordLost = `-- lockstep: lease lost
-WITH input AS MATERIALIZED (
-    SELECT * FROM ` + rowsOf(lostColumns, 3) + `
-), alive AS (
-    UPDATE outbox.lane AS l
-       SET crashes = greatest(l.crashes - 1, 0)
-      FROM (SELECT o.tid
-              FROM input AS i
-             CROSS JOIN LATERAL (
-                   SELECT o.ctid AS tid
-                     FROM outbox.lane AS o
-                    WHERE o.sync = $1 AND o.key = i.key AND o.crashes > 0
-                      FOR UPDATE SKIP LOCKED) AS o) AS f
-     WHERE l.ctid = f.tid
-)
-INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, outcome, code, error_class, error,
-                                 request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay, reason)
-SELECT clock_timestamp() - i.answered_ms * interval '1 millisecond', $1, i.event_id, i.event_type, i.key, i.version,
-       'lease_lost', i.code, i.class, i.error, i.sha256, i.mapping_version, i.revision, i.event_seq, i.took_ms, known.claim, $2,
-       'the answer came after the lease: ' || i.outcome
-       || CASE WHEN known.claim IS NULL THEN format('; this database does not know the claim %s', i.claim) ELSE '' END
-  FROM input AS i
-  LEFT JOIN LATERAL (
-       SELECT l.claim FROM outbox.delivery_log AS l
-        WHERE l.event_id = i.event_id AND l.sync = $1 AND l.claim = i.claim
-        LIMIT 1) AS known ON true`
+SELECT n FROM result`
 
 // Recorded is the answer of [Store.Record]: one entry per result.
 type Recorded struct {
-	Done []bool      // the result stands in the database
-	Lost []bool      // the claim was gone: logged as lease_lost, nothing else changed
+	Done []bool      // the result is in the database
+	Lost []bool      // the claim was lost: nothing changed, and an attempt is logged as lease_lost
 	Next []*Delivery // the next deliveries of lanes that stay claimed
-	Err  error       // why some are neither done nor lost; they may be given again
+	Err  error       // why some are neither done nor lost; they may be recorded again
 }
 
-// Record writes results of one sync in one round trip, no two of one key, each
-// fenced by its claim. Lanes whose result says Stay go on with their next delivery
-// under the same claim, unless the sync or the lane's scope is on hold or the lane is a
-// suspect: then, and without Stay, the lane is given back. What is neither done nor lost afterwards may
-// be recorded again: a recording whose answer was lost is found in the log.
+// Record writes results of one sync in one round trip, no two of one key, each only if
+// its claim is still there. A lane whose result says Stay keeps its claim for the next
+// delivery, unless the sync or the lane's scope is on hold or the lane is a suspect. All
+// other lanes are given back. A result that is neither done nor lost may be recorded
+// again: if the answer of a recording was lost, the log shows what it did.
 func (s *Store) Record(ctx context.Context, sync string, results []Result) Recorded {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
@@ -414,7 +290,7 @@ func (s *Store) Record(ctx context.Context, sync string, results []Result) Recor
 		return r
 	}
 	if err := s.recordBatch(ctx, s.pool, sync, results, &r); err != nil {
-		clear(r.Done) // nothing of the batch stands
+		clear(r.Done) // all of it was rolled back
 		r.Err, r.Next = s.judge(ctx, err), nil
 		return r
 	}
@@ -425,35 +301,23 @@ func (s *Store) Record(ctx context.Context, sync string, results []Result) Recor
 		}
 	}
 	if len(missing) > 0 {
-		r.Err = s.judge(ctx, s.whatBecame(ctx, sync, results, missing, &r))
+		r.Err = s.judge(ctx, s.findMissing(ctx, sync, results, missing, &r))
 	}
 	return r
 }
 
-// sender is a pool or a transaction.
-type sender interface {
-	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
-}
-
 // recordBatch sends everything in one round trip and one transaction.
-func (s *Store) recordBatch(ctx context.Context, on sender, sync string, results []Result, r *Recorded) error {
+func (s *Store) recordBatch(ctx context.Context, on database, sync string, results []Result, r *Recorded) error {
 	var finished, unfinished []int
 	var lanes lanesToSettle
 	recording := newToken()
-	tokens := make(map[string]pgtype.UUID, len(results))
 	for i := range results {
-		result := &results[i]
-		if result.Outcome.Finished() {
+		if result := &results[i]; result.Outcome.Finished() {
 			finished = append(finished, i)
-			lanes.add(result, result.Delivery.token, result.Delivery.Place)
-			tokens[result.Delivery.Key] = result.Delivery.token
+			lanes.addFinished(result, result.Delivery.lane)
 		} else {
 			unfinished = append(unfinished, i)
-			place := int64(0)
-			if result.Delivery.Place == 0 {
-				place = -1
-			}
-			lanes.add(result, recording, place)
+			lanes.addUnfinished(result, recording)
 		}
 	}
 	note := func(places []int) func(pgx.Rows) error {
@@ -477,116 +341,9 @@ func (s *Store) recordBatch(ctx context.Context, on sender, sync string, results
 	if len(unfinished) > 0 {
 		batch.Queue(recordUnfinished, rows([]any{sync, s.relay, recording}, unfinishedColumns, results, unfinished)...).Query(note(unfinished))
 	}
-	batch.Queue(settleLanes, lanes.args(sync)...).Query(func(rows pgx.Rows) (err error) {
-		r.Next, err = scanNext(rows, sync, tokens)
-		return err
-	})
+	lanes.settle(batch, sync, &r.Next)
 	if err := on.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("record %d result(s): %w", len(results), err)
-	}
-	return nil
-}
-
-// lanesToSettle are the arguments of settleLanes.
-type lanesToSettle struct {
-	keys   []string
-	claims []pgtype.UUID
-	places []int64
-	stay   []bool
-	scopes []pgtype.Text
-	lanes  []pgtype.TID // where they are; null where that is not known
-}
-
-func (l *lanesToSettle) add(r *Result, claim pgtype.UUID, place int64) {
-	l.keys = append(l.keys, r.Delivery.Key)
-	l.claims = append(l.claims, claim)
-	l.places = append(l.places, place)
-	l.stay = append(l.stay, r.Stay && place > 0)
-	scope := pgtype.Text{}
-	if r.Scope != nil {
-		scope = pgtype.Text{String: *r.Scope, Valid: true}
-	}
-	l.scopes = append(l.scopes, scope)
-	lane := pgtype.TID{}
-	if place > 0 {
-		lane = r.Delivery.lane
-	}
-	l.lanes = append(l.lanes, lane)
-}
-
-func (l *lanesToSettle) args(sync string) []any {
-	return []any{sync, false, l.keys, l.claims, l.places, l.stay, l.scopes, l.lanes}
-}
-
-// whatBecame finds out what became of results that the recording did not take.
-func (s *Store) whatBecame(ctx context.Context, sync string, results []Result, missing []int, r *Recorded) error {
-	found, err := s.pool.Query(ctx, whatBecame, rows([]any{sync}, askedColumns, results, missing)...)
-	if err != nil {
-		return err
-	}
-	var n int
-	var recorded bool
-	var lane, row pgtype.TID
-	var lost, settled []int
-	var stayed lanesToSettle
-	tokens := map[string]pgtype.UUID{}
-	_, err = pgx.ForEachRow(found, []any{&n, &recorded, &lane, &row}, func() error {
-		i := missing[n-1]
-		d := results[i].Delivery
-		known := slices.ContainsFunc(r.Next, func(next *Delivery) bool { return next.Key == d.Key })
-		if !recorded && lane.Valid && !row.Valid && d.Place > 0 && !known { // it was discarded: an earlier one had come in front
-			stayed.add(&results[i], d.token, d.Place)
-			stayed.lanes[len(stayed.lanes)-1] = lane
-			tokens[d.Key] = d.token
-		}
-		switch {
-		case recorded && lane.Valid && results[i].Outcome.Finished() && !known: // the lane stays claimed, as the lost answer said
-			stayed.add(&results[i], d.token, d.Place)
-			stayed.lanes[len(stayed.lanes)-1] = lane
-			tokens[d.Key] = d.token
-			settled = append(settled, i)
-		case recorded:
-			r.Done[i] = true
-		case lane.Valid && (row.Valid || results[i].Outcome == ""):
-			d.lane, d.row = lane, row
-		case results[i].Outcome == "":
-			r.Done[i] = true // it was given back, or is somebody else's: nothing was sent
-		case !results[i].Attempt:
-			r.Lost[i] = true // nothing was sent: nothing to say
-		default:
-			lost = append(lost, i)
-		}
-		return nil
-	})
-	var kept []string // lanes that somebody else had locked are still claimed
-	if err == nil && len(stayed.keys) > 0 {
-		var rows pgx.Rows
-		if rows, err = s.pool.Query(ctx, settleLanes, stayed.args(sync)...); err == nil {
-			var next []*Delivery
-			next, err = scanNext(rows, sync, tokens)
-			r.Next = append(r.Next, next...)
-		}
-		if err == nil {
-			err = s.pool.QueryRow(ctx, stillClaimed, sync, stayed.keys, stayed.claims).Scan(&kept)
-		}
-		for _, i := range settled {
-			key := results[i].Delivery.Key
-			goesOn := slices.ContainsFunc(r.Next, func(next *Delivery) bool { return next.Key == key })
-			r.Done[i] = goesOn || err == nil && !slices.Contains(kept, key) // else it is asked for again
-		}
-	}
-	lost = slices.DeleteFunc(lost, func(i int) bool { // asked for again
-		key := results[i].Delivery.Key
-		return slices.Contains(kept, key) && !slices.ContainsFunc(r.Next, func(next *Delivery) bool { return next.Key == key })
-	})
-	if err != nil || len(lost) == 0 {
-		return err
-	}
-	if _, err = s.pool.Exec(ctx, recordLost, rows([]any{sync, s.relay}, lostColumns, results, lost)...); err != nil {
-		return err
-	}
-	for _, i := range lost {
-		r.Lost[i] = true
 	}
 	return nil
 }

@@ -8,49 +8,29 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// scanFirst reads the answer of firstDeliveries.
-func scanFirst(rows pgx.Rows, sync string, token pgtype.UUID) (claimed []*Delivery, empty, failed []string, err error) {
-	defer rows.Close()
+// scanClaimed reads rows of a key, the state of its first delivery, and claimedColumns:
+// the answer of firstDeliveries or settleLanes. It returns the deliveries, and the keys of
+// those lanes whose first delivery has failed or cannot be sent now.
+func scanClaimed(rows pgx.Rows, sync string, claimOf func(key string) pgtype.UUID) (claimed []*Delivery, failed, idle []string, err error) {
 	d := claimedRow{sync: sync}
 	var key string
-	var stands pgtype.Text
-	fields := append([]any{&key, &stands}, d.fields()...)
-	claim := token.String()
-	for rows.Next() {
-		if err := rows.Scan(fields...); err != nil {
-			return nil, nil, nil, err
-		}
+	var state pgtype.Text
+	_, err = pgx.ForEachRow(rows, append([]any{&key, &state}, d.fields()...), func() error {
 		switch {
 		case d.place.Valid:
-			claimed = append(claimed, d.delivery(key, token, claim))
-		case stands.String == "failed":
+			claimed = append(claimed, d.delivery(key, claimOf(key)))
+		case state.String == "failed":
 			failed = append(failed, key)
 		default:
-			empty = append(empty, key)
+			idle = append(idle, key)
 		}
-	}
-	return claimed, empty, failed, rows.Err()
+		return nil
+	})
+	return claimed, failed, idle, err
 }
 
-// scanNext reads the answer of settleLanes. Lanes keep their claims.
-func scanNext(rows pgx.Rows, sync string, tokens map[string]pgtype.UUID) (next []*Delivery, err error) {
-	defer rows.Close()
-	d := claimedRow{sync: sync}
-	var key string
-	fields := append([]any{&key}, d.fields()...)
-	for rows.Next() {
-		if err := rows.Scan(fields...); err != nil {
-			return nil, err
-		}
-		token := tokens[key]
-		next = append(next, d.delivery(key, token, token.String()))
-	}
-	return next, rows.Err()
-}
-
-// claimedRow are the claimedColumns of a row, all of them null where there is no
-// delivery. One is used for row after row: nothing in it is allocated but what the
-// delivery keeps.
+// claimedRow is a row of claimedColumns, all null where there is no delivery. It is used
+// for row after row: only what the delivery keeps is allocated.
 type claimedRow struct {
 	sync string
 
@@ -62,27 +42,27 @@ type claimedRow struct {
 	typ, externalID, etag          pgtype.Text
 	version, refVersion, refSeq    pgtype.Int8
 	occurred                       pgtype.Timestamptz
-	lane, row                      pgtype.TID
-	alone                          bool
+	lane, tid                      pgtype.TID
+	isAlone                        bool
 }
 
 func (r *claimedRow) fields() []any {
 	return []any{
-		&r.lane, &r.row, &r.alone, &r.crashes, &r.scope, &r.place, &r.id, &r.attempts, &r.total, &r.charged, &r.spent, &r.revision,
+		&r.lane, &r.tid, &r.isAlone, &r.crashes, &r.scope, &r.place, &r.id, &r.attempts, &r.total, &r.charged, &r.spent, &r.revision,
 		&r.class, &r.body, &r.sum, &r.mapping,
 		&r.seq, &r.typ, &r.version, &r.payload, &r.headers, &r.occurred, &r.externalID, &r.etag, &r.refVersion, &r.refSeq,
 	}
 }
 
-func (r *claimedRow) delivery(key string, token pgtype.UUID, claim string) *Delivery {
+func (r *claimedRow) delivery(key string, token pgtype.UUID) *Delivery {
 	d := &Delivery{
-		Sync: r.sync, Key: key, Scope: r.scope.String, Place: r.place.Int64, Claim: claim, token: token,
+		Sync: r.sync, Key: key, Scope: r.scope.String, Place: r.place.Int64, Claim: token.String(), token: token,
 		Attempts: int(r.attempts.Int32), Total: int(r.total.Int32), Charged: int(r.charged.Int32),
 		Spent:   time.Duration(r.spent.Int64) * time.Millisecond,
 		Crashes: int(r.crashes.Int32), Revision: int(r.revision.Int32), Class: r.class.String,
 		Body: r.body, BodySHA256: r.sum.String, MappingVersion: r.mapping.String,
 		Event: Event{ID: r.id.String, Key: key, Version: number(r.version), Payload: r.payload},
-		lane:  r.lane, row: r.row, alone: r.alone,
+		lane:  r.lane, tid: r.tid, isAlone: r.isAlone,
 		Ref: Ref{ExternalID: r.externalID.String, ETag: r.etag.String, Version: number(r.refVersion), Known: r.refSeq.Valid},
 	}
 	if !r.seq.Valid {
@@ -101,7 +81,7 @@ func number(n pgtype.Int8) *int64 {
 	return &n.Int64
 }
 
-// readHeaders takes what is a string; other values, which only SQL writers can
+// readHeaders keeps strings as they are. Other values, which only writers in SQL can
 // give, keep their JSON form.
 func readHeaders(raw []byte) map[string]string {
 	if len(raw) <= 2 {

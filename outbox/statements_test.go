@@ -4,13 +4,19 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 )
 
 var update = flag.Bool("update", false, "write the statements to testdata")
 
-// The statements of the hot path are put together from parts. Whole, as the
-// database gets them, they are in testdata, to be read and explained. After a change:
+var parameter = regexp.MustCompile(`\$\d+`)
+
+// The statements of the hot path are composed of parts. In testdata they are whole, as
+// the database gets them, to be read and explained. Their second line names the
+// parameters. After a change:
 //
 //	go test ./outbox -run TestStatementsAreInTestdata -update
 func TestStatementsAreInTestdata(t *testing.T) {
@@ -32,6 +38,14 @@ func TestStatementsAreInTestdata(t *testing.T) {
 		"release_backfilled":              releaseBackfilled,
 		"hold_strongest":                  strongestHold,
 	} {
+		lines := strings.SplitAfter(statement, "\n")
+		code := slices.IndexFunc(lines, func(line string) bool { return !strings.HasPrefix(line, "--") })
+		named := parameter.FindAllString(strings.Join(lines[:code], ""), -1)
+		used := parameter.FindAllString(strings.Join(lines[code:], ""), -1)
+		slices.Sort(used)
+		if slices.Sort(named); !slices.Equal(named, slices.Compact(used)) {
+			t.Errorf("%s: the comment names %v, the statement has %v", name, named, used)
+		}
 		path := filepath.Join("testdata", name+".sql")
 		want := statement + ";\n"
 		if *update {
@@ -45,7 +59,7 @@ func TestStatementsAreInTestdata(t *testing.T) {
 			t.Fatal(err)
 		}
 		if string(got) != want {
-			t.Errorf("%s is not the statement any more; write it anew with -update", path)
+			t.Errorf("%s differs from the statement; write it with -update", path)
 		}
 	}
 }

@@ -26,7 +26,7 @@ func TestCheckOfASchemaOfAnotherVersion(t *testing.T) {
 			[]string{"no outbox schema in this database", "lockstep migrate up"},
 		},
 	}
-	for _, tt := range tests { // each goes on from where the one before left the schema
+	for _, tt := range tests { // each continues with the schema of the test before
 		t.Run(tt.name, func(t *testing.T) {
 			d.exec(tt.change)
 			err := d.a.Check(t.Context()) // on a connection that has asked before

@@ -381,7 +381,7 @@ func each(from, to int, outcome string) string {
 
 // A change of the policy has relays judge what failed before it, each by its own
 // filter.
-func TestApplyingSupersedeClosesWhatANewerEventMakesGood(t *testing.T) {
+func TestApplyingSupersedeClosesFailedDeliveriesWithANewerEvent(t *testing.T) {
 	d := newDesk(t)
 	for _, key := range []string{"filtered", "sent"} {
 		d.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('x', $1, '{}')`, key)

@@ -1,4 +1,5 @@
 -- lockstep: list scopes
+-- $1 sync, $2 how long a transaction that makes a lane due may take
 WITH RECURSIVE listed (name) AS (
     (SELECT l.scope FROM outbox.lane AS l WHERE l.sync = $1 AND l.due_at < 'infinity' ORDER BY l.scope LIMIT 1)
     UNION ALL
@@ -15,4 +16,4 @@ SELECT ARRAY(SELECT name FROM scope UNION SELECT '') AS scopes,
                                            SELECT l.due_at FROM outbox.lane AS l
                                             WHERE l.sync = $1 AND l.scope = s.name AND l.due_at < 'infinity'
                                             ORDER BY l.due_at
-                                            LIMIT 1) AS l))::text AS floor;
+                                            LIMIT 1) AS l))::text AS due_since;

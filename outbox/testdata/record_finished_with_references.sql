@@ -1,8 +1,9 @@
 -- lockstep: record finished
-WITH input AS MATERIALIZED (
+-- $1 sync, $2 relay, of each result $3 key, $4 event_seq, $5 claim, $6 outcome, $7 attempt, $8 revision, $9 sha256, $10 event_type, $11 version, $12 code, $13 answered_ms, $14 took_ms, $15 mapping_version, $16 has_ref, $17 external_id, $18 etag, $19 seq, $20 lane, $21 tid, $22 is_alone
+WITH result AS MATERIALIZED (
     SELECT i.*, d.event_id, d.total_attempts,
-           i.alone AND l.untouched AND NOT EXISTS (SELECT FROM outbox.delivery AS o WHERE o.sync = $1 AND o.key = i.key AND o.event_seq <> i.event_seq OFFSET 0) AS last
-      FROM unnest($3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::boolean[], $8::bigint[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::boolean[], $17::text[], $18::text[], $19::bigint[], $20::tid[], $21::tid[], $22::boolean[]) WITH ORDINALITY AS i (key, event_seq, claim, outcome, attempt, revision, sha256, event_type, version, code, answered_ms, took_ms, mapping_version, has_ref, external_id, etag, seq, lane, tid, alone, n)
+           i.is_alone AND l.untouched AND NOT EXISTS (SELECT FROM outbox.delivery AS o WHERE o.sync = $1 AND o.key = i.key AND o.event_seq <> i.event_seq OFFSET 0) AS is_last
+      FROM unnest($3::text[], $4::bigint[], $5::uuid[], $6::text[], $7::boolean[], $8::bigint[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::bigint[], $14::bigint[], $15::text[], $16::boolean[], $17::text[], $18::text[], $19::bigint[], $20::tid[], $21::tid[], $22::boolean[]) WITH ORDINALITY AS i (key, event_seq, claim, outcome, attempt, revision, sha256, event_type, version, code, answered_ms, took_ms, mapping_version, has_ref, external_id, etag, seq, lane, tid, is_alone, n)
      CROSS JOIN LATERAL (
            SELECT d.event_id, d.total_attempts
              FROM outbox.delivery AS d
@@ -14,39 +15,39 @@ WITH input AS MATERIALIZED (
              FROM outbox.lane AS l
             WHERE l.ctid = i.lane AND l.sync = $1 AND l.key = i.key AND l.claim = i.claim
             OFFSET 0) AS l
-), closed AS (
+), closed_lane AS (
     DELETE FROM outbox.lane AS l
-     USING input AS i
-     WHERE i.last AND l.ctid = i.lane AND l.claim = i.claim
+     USING result AS i
+     WHERE i.is_last AND l.ctid = i.lane AND l.claim = i.claim
     RETURNING i.*
-), held AS MATERIALIZED (
+), locked_lane AS MATERIALIZED (
     SELECT i.*
-      FROM input AS i
+      FROM result AS i
      CROSS JOIN LATERAL (
            SELECT FROM outbox.lane AS l
-            WHERE NOT i.last AND l.ctid = i.lane AND l.claim = i.claim
+            WHERE NOT i.is_last AND l.ctid = i.lane AND l.claim = i.claim
               FOR UPDATE SKIP LOCKED) AS l
 ), removed AS (
     DELETE FROM outbox.delivery AS d
-     USING (SELECT * FROM closed UNION ALL SELECT * FROM held) AS h
-     WHERE d.ctid = h.tid
-    RETURNING h.*
+     USING (SELECT * FROM closed_lane UNION ALL SELECT * FROM locked_lane) AS i
+     WHERE d.ctid = i.tid
+    RETURNING i.*
 ), logged AS (
     INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, external_id,
                                      request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay)
-    SELECT clock_timestamp() - h.answered_ms * interval '1 millisecond', $1, h.event_id, h.event_type, h.key, h.version,
-           CASE WHEN h.attempt THEN h.total_attempts + 1 END, h.outcome, h.code, h.external_id,
-           h.sha256, h.mapping_version, h.revision, h.event_seq, h.took_ms, h.claim, $2
-      FROM removed AS h
+    SELECT clock_timestamp() - r.answered_ms * interval '1 millisecond', $1, r.event_id, r.event_type, r.key, r.version,
+           CASE WHEN r.attempt THEN r.total_attempts + 1 END, r.outcome, r.code, r.external_id,
+           r.sha256, r.mapping_version, r.revision, r.event_seq, r.took_ms, r.claim, $2
+      FROM removed AS r
 ), referenced AS (
-    INSERT INTO outbox.external_ref AS r (sync, key, external_id, etag, version, request_sha256, event_seq)
-    SELECT $1, h.key, h.external_id, h.etag, h.version, h.sha256, h.seq
-      FROM removed AS h
-     WHERE h.has_ref
+    INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, version, request_sha256, event_seq)
+    SELECT $1, r.key, r.external_id, r.etag, r.version, r.sha256, r.seq
+      FROM removed AS r
+     WHERE r.has_ref
     ON CONFLICT (sync, key) DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, version = excluded.version,
            request_sha256 = excluded.request_sha256, updated_at = clock_timestamp(), event_seq = excluded.event_seq
-     WHERE CASE WHEN r.version IS NOT NULL AND excluded.version IS NOT NULL
-                THEN excluded.version >= r.version ELSE excluded.event_seq >= r.event_seq END
+     WHERE CASE WHEN old.version IS NOT NULL AND excluded.version IS NOT NULL
+                THEN excluded.version >= old.version ELSE excluded.event_seq >= old.event_seq END
 )
 SELECT n FROM removed;

@@ -1,5 +1,6 @@
 -- lockstep: record unfinished
-WITH held AS MATERIALIZED (
+-- $1 sync, $2 relay, $3 claim of this recording, of each result $4 key, $5 event_seq, $6 claim, $7 outcome, $8 attempt, $9 revision, $10 sha256, $11 event_type, $12 version, $13 code, $14 answered_ms, $15 took_ms, $16 mapping_version, $17 has_ref, $18 external_id, $19 etag, $20 seq, $21 class, $22 error, $23 failed, $24 delay_ms, $25 charge, $26 spend_ms, $27 body
+WITH result AS MATERIALIZED (
     SELECT i.*, l.lane, d.tid, d.event_id, d.total_attempts
       FROM unnest($4::text[], $5::bigint[], $6::uuid[], $7::text[], $8::boolean[], $9::bigint[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::bigint[], $15::bigint[], $16::text[], $17::boolean[], $18::text[], $19::text[], $20::bigint[], $21::text[], $22::text[], $23::boolean[], $24::bigint[], $25::boolean[], $26::bigint[], $27::bytea[]) WITH ORDINALITY AS i (key, event_seq, claim, outcome, attempt, revision, sha256, event_type, version, code, answered_ms, took_ms, mapping_version, has_ref, external_id, etag, seq, class, error, failed, delay_ms, charge, spend_ms, body, n)
      CROSS JOIN LATERAL (
@@ -13,36 +14,36 @@ WITH held AS MATERIALIZED (
             WHERE d.sync = $1 AND d.key = i.key AND d.event_seq = i.event_seq
               FOR UPDATE SKIP LOCKED) AS d ON true
      WHERE d.tid IS NOT NULL OR i.outcome = ''
-), released AS (
-    UPDATE outbox.lane AS l SET claim = $3 FROM held AS h WHERE l.ctid = h.lane
+), reclaimed_lane AS (
+    UPDATE outbox.lane AS l SET claim = $3 FROM result AS r WHERE l.ctid = r.lane
 ), changed AS (
     UPDATE outbox.delivery AS d
-       SET state = CASE WHEN h.failed THEN 'failed' WHEN h.attempt OR d.attempts > 0 THEN 'retry' ELSE 'pending' END,
-           due_at = CASE WHEN h.failed THEN 'infinity' ELSE clock_timestamp() + h.delay_ms * interval '1 millisecond' END,
-           attempts = d.attempts + h.attempt::int, total_attempts = d.total_attempts + h.attempt::int,
-           charged = d.charged + h.charge::int, spent_ms = d.spent_ms + h.spend_ms,
-           error_class = h.class, error = h.error,
-           body = coalesce(h.body, d.body),
-           body_sha256 = coalesce(encode(sha256(h.body), 'hex'), d.body_sha256),
-           mapping_version = coalesce(h.mapping_version, d.mapping_version),
-           revision = h.revision
-      FROM held AS h
-     WHERE d.ctid = h.tid AND h.outcome <> ''
+       SET state = CASE WHEN r.failed THEN 'failed' WHEN r.attempt OR d.attempts > 0 THEN 'retry' ELSE 'pending' END,
+           due_at = CASE WHEN r.failed THEN 'infinity' ELSE clock_timestamp() + r.delay_ms * interval '1 millisecond' END,
+           attempts = d.attempts + r.attempt::int, total_attempts = d.total_attempts + r.attempt::int,
+           charged = d.charged + r.charge::int, spent_ms = d.spent_ms + r.spend_ms,
+           error_class = r.class, error = r.error,
+           body = coalesce(r.body, d.body),
+           body_sha256 = coalesce(encode(sha256(r.body), 'hex'), d.body_sha256),
+           mapping_version = coalesce(r.mapping_version, d.mapping_version),
+           revision = r.revision
+      FROM result AS r
+     WHERE d.ctid = r.tid AND r.outcome <> ''
 ), logged AS (
     INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, error_class, error,
                                      request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay)
-    SELECT clock_timestamp() - h.answered_ms * interval '1 millisecond', $1, h.event_id, h.event_type, h.key, h.version,
-           CASE WHEN h.attempt THEN h.total_attempts + 1 END, h.outcome, h.code, h.class, h.error,
-           h.sha256, h.mapping_version, h.revision, h.event_seq, h.took_ms, h.claim, $2
-      FROM held AS h
-     WHERE h.outcome <> ''
+    SELECT clock_timestamp() - r.answered_ms * interval '1 millisecond', $1, r.event_id, r.event_type, r.key, r.version,
+           CASE WHEN r.attempt THEN r.total_attempts + 1 END, r.outcome, r.code, r.class, r.error,
+           r.sha256, r.mapping_version, r.revision, r.event_seq, r.took_ms, r.claim, $2
+      FROM result AS r
+     WHERE r.outcome <> ''
 ), referenced AS (
-    -- Read back after a conflict: how to address the receiver's copy, of which the version is not known.
-    INSERT INTO outbox.external_ref AS r (sync, key, external_id, etag, event_seq)
-    SELECT $1, h.key, h.external_id, h.etag, 0
-      FROM held AS h
-     WHERE h.has_ref AND h.outcome <> ''
+    -- Read back after a conflict: the receiver's copy, whose version is not known.
+    INSERT INTO outbox.external_ref (sync, key, external_id, etag, event_seq)
+    SELECT $1, r.key, r.external_id, r.etag, 0
+      FROM result AS r
+     WHERE r.has_ref AND r.outcome <> ''
     ON CONFLICT (sync, key) DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, updated_at = clock_timestamp()
 )
-SELECT n FROM held;
+SELECT n FROM result;

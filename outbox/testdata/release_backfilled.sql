@@ -1,5 +1,6 @@
 -- lockstep: release backfilled
-WITH waiting AS MATERIALIZED (
+-- $1 sync, $2 most deliveries
+WITH waiting_delivery AS MATERIALIZED (
     SELECT d.ctid AS tid
       FROM outbox.delivery AS d
      WHERE d.sync = $1 AND d.error_class = 'backfill'
@@ -10,5 +11,5 @@ WITH waiting AS MATERIALIZED (
 )
 UPDATE outbox.delivery AS d
    SET due_at = clock_timestamp(), changed_in = pg_current_xact_id(), error_class = NULL, error = NULL
-  FROM waiting AS w
+  FROM waiting_delivery AS w
  WHERE d.ctid = w.tid;

@@ -1,4 +1,5 @@
 -- lockstep: read newer events
+-- $1 sync, $2 keys, $3 whether the filter needs the payloads, $4 most deliveries per key
 SELECT k.key, d.event_seq, d.rendered, e.id, coalesce(e.seq, d.event_seq), e.type, e.version, e.occurred_at,
        CASE WHEN $3 THEN e.payload END, CASE WHEN $3 THEN e.headers END
   FROM unnest($2::text[]) AS k (key)

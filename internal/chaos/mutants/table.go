@@ -13,7 +13,7 @@ const (
 
 // Where mistakes are made that are not in one of these packages.
 const (
-	schema   = "migrations/outbox/00001_outbox.sql"
+	schema   = "migrations/outbox/00001_outbox"
 	exchange = "adapters/internal/exchange"
 )
 
@@ -25,10 +25,10 @@ var mutants = []mutant{
 		[]edit{
 			{file: outbox, in: "recordFinished", old: ` AND _.claim = _.claim`, times: 3},
 			// A lane that was claimed since is another row, and so is its delivery: where they are is a token too.
-			{file: outbox, in: "recordFinished", part: "input", old: `_.ctid = _.lane AND`},
-			{file: outbox, in: "recordFinished", part: "input", old: `_.ctid = _.tid AND`},
-			{file: outbox, in: "recordFinished", old: `last AND _.ctid = _.lane`, new: `last AND _1.sync = $1 AND _1.key = _2.key`, times: 2},
-			{file: outbox, in: "recordFinished", part: "removed", old: `_.ctid = _.tid`, new: `_1.sync = $1 AND _1.key = _2.key AND _1.event_seq = _2.event_seq`},
+			{file: outbox, in: "recordFinished", old: `WHERE l.ctid = i.lane AND l.sync`, new: `WHERE l.sync`},
+			{file: outbox, in: "recordFinished", old: `WHERE d.ctid = i.tid AND d.sync`, new: `WHERE d.sync`},
+			{file: outbox, in: "recordFinished", old: `i.is_last AND l.ctid = i.lane`, new: `i.is_last AND l.sync = $1 AND l.key = i.key`, times: 2},
+			{file: outbox, in: "recordFinished", old: `WHERE d.ctid = i.tid RETURNING`, new: `WHERE d.sync = $1 AND d.key = i.key AND d.event_seq = i.event_seq RETURNING`},
 		},
 		chaos, "TestFault04StalledWithAnAnswerInHand/late_success,_being_sent",
 	},
@@ -63,7 +63,7 @@ var mutants = []mutant{
 	},
 	{
 		"a lease that never ends",
-		[]edit{{file: outbox, in: "dueLanes", old: `_.crashes + (_.claim IS NOT NULL)::int < 2`, new: `_2.claim IS NULL`}},
+		[]edit{{file: outbox, in: "dueLanes", old: "` + notSuspect + `", new: `l.claim IS NULL`}},
 		chaos, "TestFault01KilledBeforeSending/one_delivery",
 	},
 	{
@@ -87,34 +87,34 @@ var mutants = []mutant{
 	},
 	{
 		"keys that were found while their lane was claimed are forgotten",
-		[]edit{{file: outbox, in: "Arrivals.learn", old: `a.unsure[key] = unsure{found.unsure.claims[i], place}`, new: `_ = place`}},
+		[]edit{{file: outbox, in: "Arrivals.learn", old: `a.check[key] = keyToCheck{found.check.claims[i], seq}`, new: `_ = seq`}},
 		chaos, "TestFault17bEventWhileTheLaneIsClosed",
 	},
 	{
 		"what is behind a failed delivery takes room",
-		[]edit{{file: outbox, in: "openLanes", old: `(SELECT _.found FROM failing AS _)`, new: `false`}},
-		outbox, "TestWhatIsBehindFailedOnesTakesNoRoom",
+		[]edit{{file: outbox, in: "openLanes", old: `(SELECT f.found FROM any_failed AS f)`, new: `false`}},
+		outbox, "TestLanesBehindFailedDeliveriesTakeNoRoom",
 	},
 	{
 		"a claim that locks lanes which it does not take",
-		[]edit{{file: outbox, in: "claimLanes", part: "picked", old: `LIMIT (SELECT 2 * n FROM room)) AS l`, new: `LIMIT (SELECT 2 * n FROM room) FOR UPDATE SKIP LOCKED) AS l`}},
+		[]edit{{file: outbox, in: "claimLanes", part: "picked_lane", old: `LIMIT (SELECT 2 * n FROM room)) AS l`, new: `LIMIT (SELECT 2 * n FROM room) FOR UPDATE SKIP LOCKED) AS l`}},
 		outbox, "TestAClaimLocksOnlyWhatItTakes",
 	},
 	{
 		"of two deliveries that came while a lane was claimed the later one is remembered",
-		[]edit{{file: outbox, in: "Arrivals.learn", old: `place = min(place, about.place)`, new: `_ = about`}},
+		[]edit{{file: outbox, in: "Arrivals.learn", old: `seq = min(seq, known.seq)`, new: `_ = known`}},
 		outbox, "TestTheEarlierOfTwoDeliveriesIsJudged",
 	},
 	{
 		"lanes whose deliveries could not be read are kept",
-		[]edit{{file: outbox, in: "claim.first", old: `c.giveBack(keys...)`, new: `_ = keys`, times: 2}},
+		[]edit{{file: outbox, in: "claim.first", old: `c.Deliveries, failed, idle = nil, nil, keys`, new: `c.Deliveries, failed, idle = nil, nil, nil`}},
 		outbox, "TestAClaimThatFailsLosesNothing",
 	},
 	{
 		"a lane is closed although another delivery is there",
 		[]edit{
-			{file: outbox, in: "settleLanes", old: `_.ctid = _.lane AND _.tid IS NULL`, new: `_1.ctid = _2.lane AND (_2.tid IS NULL OR NOT _2.may)`},
-			{file: outbox, in: "settleLanes", old: `_.tid IS NOT NULL AND _.lane NOT IN`, new: `_1.may AND _1.tid IS NOT NULL AND _2.lane NOT IN`},
+			{file: outbox, in: "settleLanes", old: `WHERE l.ctid = f.lane AND f.tid IS NULL`, new: `WHERE l.ctid = f.lane AND (f.tid IS NULL OR NOT f.may_stay)`},
+			{file: outbox, in: "settleLanes", old: `f.tid IS NOT NULL AND f.lane NOT IN`, new: `f.may_stay AND f.tid IS NOT NULL AND f.lane NOT IN`},
 		},
 		outbox, "TestAFinishedKeyLeavesNoLane",
 	},
@@ -126,8 +126,8 @@ var mutants = []mutant{
 	{
 		"suspects are claimed with the others",
 		[]edit{
-			{file: outbox, in: "dueLanes", old: `AND _.crashes + (_.claim IS NOT NULL)::int < 2`},
-			{file: outbox, in: "claimLanes", old: `AND _.crashes + (_.claim IS NOT NULL)::int < 2`},
+			{file: outbox, in: "dueLanes", old: "AND ` + notSuspect + `"},
+			{file: outbox, in: "claimLanes", old: "AND ` + notSuspect + `"},
 		},
 		relay, "TestSuspectIsSentAloneAndStopsNobody",
 	},
@@ -143,7 +143,7 @@ var mutants = []mutant{
 	},
 	{
 		"lanes are opened claimed during a hold",
-		[]edit{{file: outbox, in: "openLanes", old: `'' IN (SELECT scope FROM held) THEN 0`, new: `false THEN 0`}},
+		[]edit{{file: outbox, in: "openLanes", old: `'' IN (SELECT scope FROM scope_on_hold) THEN 0`, new: `false THEN 0`}},
 		chaos, "TestFault17PauseClaimsNothing",
 	},
 	{
@@ -159,9 +159,8 @@ var mutants = []mutant{
 	{
 		"one death that makes a suspect",
 		[]edit{
-			{file: outbox, in: "dueLanes", old: `(_.claim IS NOT NULL)::int < 2`, new: `(_1.claim IS NOT NULL)::int < 1`},
-			{file: outbox, in: "claimSuspect", old: `AND _.crashes > 0 AND _.crashes + (_.claim IS NOT NULL)::int >= 2`, new: `AND _1.crashes + (_1.claim IS NOT NULL)::int >= 1`},
-			{file: outbox, in: "claimAnswerRest", old: `AND _.crashes > 0 AND _.crashes + (_.claim IS NOT NULL)::int >= 2`, new: `AND _1.crashes + (_1.claim IS NOT NULL)::int >= 1`},
+			{file: outbox, in: "notSuspect", old: ` < 2`, new: ` < 1`},
+			{file: outbox, in: "isSuspect", old: "`l.crashes > 0 AND ` + crashes + ` >= 2`", new: "crashes + ` >= 1`"},
 		},
 		relay, "TestDeliveriesOfOneDeadRelayGoTogether",
 	},
@@ -188,8 +187,12 @@ var mutants = []mutant{
 	{
 		"recording in two transactions",
 		[]edit{
-			{file: outbox, in: "recordFinished", part: "logged", old: `FROM removed AS _`, new: `FROM removed AS _1 WHERE false`},
-			{file: outbox, in: "Store.Record", old: `var missing []int`, new: `for i := range results {
+			{file: outbox, in: "recordFinished", old: `  FROM removed AS r
+)`, new: `  FROM removed AS r
+     WHERE false
+)`},
+			{file: outbox, in: "Store.Record", old: `	var missing []int
+`, new: `	for i := range results {
 		if d := results[i].Delivery; r.Done[i] && results[i].Outcome.Finished() {
 			_, err := s.pool.Exec(ctx, "INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, attempt, outcome, code, claim, relay) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
 				d.Sync, d.Event.ID, d.Event.Type, d.Key, d.Total+1, string(results[i].Outcome), results[i].Code, d.Claim, s.relay)
@@ -213,7 +216,7 @@ var mutants = []mutant{
 	},
 	{
 		"a body that is not kept for the next attempt",
-		[]edit{{file: outbox, in: "recordUnfinished", part: "changed", old: `coalesce(_.body, _.body)`, new: `_2.body`}},
+		[]edit{{file: outbox, in: "recordUnfinished", old: `body = coalesce(r.body, d.body),`, new: `body = d.body,`}},
 		relay, "TestRetryKeepsBytesOverAChangedMapping",
 	},
 	{
@@ -236,7 +239,7 @@ var mutants = []mutant{
 	},
 	{
 		"crashes that are not counted",
-		[]edit{{file: outbox, in: "claimPicked", old: `crashes = _.crashes + (_.claim IS NOT NULL)::int`, new: `crashes = _1.crashes`}},
+		[]edit{{file: outbox, in: "claimPicked", old: "crashes = ` + crashes + `", new: `crashes = l.crashes`}},
 		chaos, "TestFault06EventThatKillsRelays",
 	},
 	{
@@ -300,7 +303,7 @@ var mutants = []mutant{
 	},
 	{
 		"a MessageID for each attempt",
-		[]edit{{file: soap, old: `v.message.Msg.IdempotencyKey, o.action`, new: `fmt.Sprint(v.message.Msg.IdempotencyKey, v.message.Msg.Attempt), o.action`}},
+		[]edit{{file: soap, in: "operation.write", old: `v.message.Msg.IdempotencyKey, o.action`, new: `fmt.Sprint(v.message.Msg.IdempotencyKey, v.message.Msg.Attempt), o.action`}},
 		soap, "TestPHPKnowsAMessageAgain",
 	},
 	{
@@ -333,12 +336,12 @@ var mutants = []mutant{
 	},
 	{
 		"a throttle that ends in one scope ends in all",
-		[]edit{{file: outbox, in: "Store.EndHolds", old: `_.scope = over.scope AND `, times: 2}},
+		[]edit{{file: outbox, in: "Store.EndHolds", old: `h.scope = o.scope AND `, times: 2}},
 		outbox, "TestHoldsOfScopesAreKeptApart",
 	},
 	{
 		"a scope that is forgotten when the lane is given back",
-		[]edit{{file: outbox, in: "lanesToSettle.add", old: `if r.Scope != nil {`, new: `if false {`}},
+		[]edit{{file: outbox, in: "Result.laneScope", old: `r.Scope == nil`, new: `true`}},
 		outbox, "TestClaimsLeaveScopesOnHold",
 	},
 	{
@@ -389,13 +392,13 @@ var mutants = []mutant{
 	},
 	{
 		"a backfill that brings back what was discarded",
-		[]edit{{file: outbox, in: "Backfill.addPage", old: `'superseded', 'discarded')`, new: `'superseded')`}},
+		[]edit{{file: schema, in: "outbox.ends_delivery", old: `superseded, discarded}`, new: `superseded}`}},
 		outbox, "TestABackfillBringsNothingBack",
 	},
 	{
 		"a backfill that leaves out what open writers insert",
-		[]edit{{file: outbox, in: "Backfill.addPage", old: `OR _.backfill_unseen @> _.seq`, new: `OR false`}},
-		outbox, "TestABackfillFromNowAddsWhatWasNotCommitted",
+		[]edit{{file: outbox, in: "Backfill.addPage", old: `OR s.backfill_unseen @> p.seq`, new: `OR false`}},
+		outbox, "TestABackfillFromNowAddsUncommittedEvents",
 	},
 	{
 		"a fan-out to syncs that are retired",
@@ -444,8 +447,8 @@ var mutants = []mutant{
 	},
 	{
 		"a finish that claims during a hold",
-		[]edit{{file: outbox, in: "settleLanes", old: ` AND NOT EXISTS (SELECT FROM held AS _ WHERE _.scope IN ('', _.in_scope))`}},
-		outbox, "TestAFinishGoesOnWithNothingDuringAHold",
+		[]edit{{file: outbox, in: "settleLanes", old: ` AND NOT EXISTS (SELECT FROM scope_on_hold AS h WHERE h.scope IN ('', l.lane_scope))`}},
+		outbox, "TestRecordReturnsNothingDuringAHold",
 	},
 	{
 		"a takeover's row taken for the recording",
@@ -469,7 +472,7 @@ var mutants = []mutant{
 	},
 	{
 		"a reference that goes back",
-		[]edit{{file: outbox, in: "recordReferences", old: `excluded.version >= _.version`, new: `excluded.version <> _1.version`}},
+		[]edit{{file: outbox, in: "recordReferences", old: `excluded.version >= old.version`, new: `excluded.version <> old.version`}},
 		relay, "TestReferenceNeverGoesBack",
 	},
 	{

@@ -1,0 +1,45 @@
+CREATE TABLE outbox.delivery (
+    sync            text        COLLATE "C" NOT NULL,
+    event_seq       bigint      NOT NULL,
+    event_id        uuid        NOT NULL,
+    key             text        COLLATE "C" NOT NULL,
+    state           text        COLLATE "C" NOT NULL DEFAULT 'pending',
+    attempts        int         NOT NULL DEFAULT 0,
+    due_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    error_class     text,
+    error           text,
+    created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Written by relays for relays.
+    changed_in      xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    total_attempts  int         NOT NULL DEFAULT 0,
+    charged         int         NOT NULL DEFAULT 0,
+    spent_ms        bigint      NOT NULL DEFAULT 0,
+    revision        int         NOT NULL DEFAULT 1,
+    body            bytea,
+    body_sha256     text,
+    mapping_version text,
+    CONSTRAINT delivery_pkey PRIMARY KEY (sync, key, event_seq),
+    -- One constant instead of a list, as in the log: every statement parses the CHECKs of its table.
+    CONSTRAINT delivery_state_known CHECK (state = ANY ('{pending, retry, failed}'::text[])),
+    CONSTRAINT delivery_failed_is_never_due CHECK (state <> 'failed' OR due_at = 'infinity')
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+        autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.05,
+        autovacuum_vacuum_cost_delay = 0);
+COMMENT ON TABLE outbox.delivery IS 'Open work only: a finished delivery leaves this table, its history is in outbox.delivery_log. outbox.open_delivery also shows what is being sent and what is queued.';
+COMMENT ON COLUMN outbox.delivery.event_seq IS 'Place in the key''s lane: the event''s seq or, for a replay, a new number of that sequence. Join events by event_id.';
+COMMENT ON COLUMN outbox.delivery.due_at IS 'Not sent before this time. Infinity: failed, or its type is still being added to the sync (error_class "backfill").';
+COMMENT ON COLUMN outbox.delivery.error_class IS 'Error class of the last attempt, or "backfill": it waits until its type is fully added to the sync.';
+COMMENT ON COLUMN outbox.delivery.changed_in IS 'The transaction that made it ready to be sent. Relays read the deliveries of transactions that have committed since their last look.';
+COMMENT ON COLUMN outbox.delivery.attempts IS 'Recorded attempts of this life; a requeue starts a new one. total_attempts is never reset.';
+COMMENT ON COLUMN outbox.delivery.charged IS 'Attempts of this life that count for the retry budget. Throttles, auth errors and faults of our own side do not count.';
+COMMENT ON COLUMN outbox.delivery.spent_ms IS 'Retry budget used in this life, in milliseconds: attempts and the delays between them, holds excluded.';
+COMMENT ON COLUMN outbox.delivery.revision IS 'n of the Idempotency-Key "<id>:<n>"; 1 is the bare id.';
+
+-- For relays: what has become ready to be sent since the last look.
+CREATE INDEX delivery_changed ON outbox.delivery (sync, changed_in, event_seq);
+
+-- Few rows: they wait for an operator, or for a newer event.
+CREATE INDEX delivery_failed ON outbox.delivery (sync, key) WHERE state = 'failed';
+
+-- Mostly empty: they wait for the end of a backfill.
+CREATE INDEX delivery_backfill ON outbox.delivery (sync, event_seq) WHERE error_class = 'backfill';

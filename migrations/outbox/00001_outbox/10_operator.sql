@@ -1,0 +1,289 @@
+-- +goose StatementBegin
+CREATE FUNCTION outbox.check_sync(wanted text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF wanted IS NULL OR NOT EXISTS (SELECT FROM outbox.sync WHERE name = wanted) THEN
+        RAISE EXCEPTION 'sync "%" is not registered', coalesce(wanted, '(null)')
+            USING ERRCODE = 'no_data_found',
+                  HINT = coalesce('Registered: ' || (SELECT string_agg(name, ', ' ORDER BY name) FROM outbox.sync), 'No sync is registered yet; lockstep run registers those of its file.');
+    END IF;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION outbox.check_reason(reason text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF coalesce(btrim(reason), '') = '' THEN
+        RAISE EXCEPTION 'a reason is required: it goes into the delivery log' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    RETURN left(outbox.clean(reason), 1000);
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION outbox.check_scope(scope text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF length(scope) > 200 OR scope ~ '[\u0001-\u001F\u007F-\u009F]' THEN
+        RAISE EXCEPTION 'a scope has at most 200 characters and no control characters'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is a host, or what limits.per of the sync says, such as a court''s code.';
+    END IF;
+    RETURN coalesce(scope, '');
+END
+$$;
+-- +goose StatementEnd
+
+-- Logs what a person did to one delivery.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.log_action(d outbox.delivery, outcome text, reason text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, event_seq, actor, reason)
+    SELECT d.sync, d.event_id, e.type, d.key, e.version, d.total_attempts, log_action.outcome, d.error_class, d.error, d.revision, d.event_seq, outbox.actor(), log_action.reason
+      FROM (SELECT 1) AS always
+      LEFT JOIN outbox.event AS e ON e.id = d.event_id
+$$;
+-- +goose StatementEnd
+
+-- A relay changes due_at together with state. An UPDATE of state alone was made by hand, and so was every UPDATE of a
+-- failed row.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.complete_requeue() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_state text;
+BEGIN
+    IF OLD.state <> 'failed' OR NEW.state <> 'pending' THEN
+        SELECT o.state INTO found_state FROM outbox.open_delivery AS o
+         WHERE o.sync = OLD.sync AND o.key = OLD.key AND o.event_seq = OLD.event_seq;
+        RAISE EXCEPTION 'delivery of event % to "%" is %: it cannot be set to "%" by hand', OLD.event_id, OLD.sync, coalesce(found_state, OLD.state), NEW.state
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Only failed deliveries can be requeued: UPDATE outbox.delivery SET state = ''pending'' WHERE state = ''failed'' AND … . To give one up, use outbox.discard; to stop a sync, outbox.pause.';
+    END IF;
+    NEW.changed_in := pg_current_xact_id(); -- relays find it by this, and make its lane due
+    NEW.due_at := clock_timestamp();
+    NEW.attempts := 0;
+    NEW.charged := 0;
+    NEW.spent_ms := 0;
+    NEW.error_class := NULL;
+    NEW.error := NULL;
+    NEW.body := NULL; -- to be rendered again: the mapping may have been repaired
+    NEW.mapping_version := NULL;
+    PERFORM outbox.log_action(OLD, 'requeued', left(outbox.clean(nullif(current_setting('lockstep.reason', true), '')), 1000));
+    RETURN NEW;
+END
+$$;
+-- +goose StatementEnd
+CREATE TRIGGER complete_requeue BEFORE UPDATE OF state ON outbox.delivery
+    FOR EACH ROW
+    WHEN (OLD.state = 'failed' OR NEW.due_at IS NOT DISTINCT FROM OLD.due_at)
+    EXECUTE FUNCTION outbox.complete_requeue();
+
+-- +goose StatementBegin
+CREATE FUNCTION outbox.requeue(sync text, key text DEFAULT NULL, event_id uuid DEFAULT NULL, reason text DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    requeued bigint;
+    found_state text;
+    before text := coalesce(current_setting('lockstep.reason', true), '');
+BEGIN
+    PERFORM outbox.check_sync(requeue.sync);
+    PERFORM set_config('lockstep.reason', left(coalesce(requeue.reason, ''), 1000), true);
+    UPDATE outbox.delivery AS d
+       SET state = 'pending'
+     WHERE d.sync = requeue.sync AND d.state = 'failed'
+       AND (requeue.key IS NULL OR d.key = requeue.key)
+       AND (requeue.event_id IS NULL OR d.event_id = requeue.event_id);
+    GET DIAGNOSTICS requeued = ROW_COUNT;
+    PERFORM set_config('lockstep.reason', before, true);
+    IF requeued = 0 AND requeue.event_id IS NOT NULL THEN
+        SELECT CASE WHEN requeue.key <> d.key THEN format('it is not of key "%s"', requeue.key) ELSE 'it is ' || d.state END
+          INTO found_state
+          FROM outbox.open_delivery AS d
+         WHERE d.sync = requeue.sync AND d.event_id = requeue.event_id LIMIT 1;
+        RAISE EXCEPTION 'event % has no failed delivery to "%": %', requeue.event_id, requeue.sync,
+                coalesce(found_state, 'it has no open delivery')
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Ask outbox.why_not_delivered; a delivered event is sent again with outbox.replay.';
+    END IF;
+    RETURN requeued;
+END
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.requeue(text, text, uuid, text) IS 'Gives failed deliveries of a sync (of one key, of one event) a new life. Returns how many.';
+
+-- +goose StatementBegin
+CREATE FUNCTION outbox.discard(sync text, event_id uuid, reason text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+#variable_conflict use_column
+DECLARE
+    discards CONSTANT bigint := 1869967991; -- an advisory lock that says: this transaction claims nothing
+    d outbox.delivery;
+    c record;
+    leads boolean;
+    others text[];
+    deadline timestamptz;
+BEGIN
+    PERFORM outbox.check_sync(discard.sync);
+    PERFORM outbox.check_reason(discard.reason);
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'outbox.discard cannot see in a % transaction what a relay has claimed since the transaction began', current_setting('transaction_isolation')
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Use it in a transaction of its own: BEGIN ISOLATION LEVEL READ COMMITTED.';
+    END IF;
+    SELECT * INTO d FROM outbox.delivery AS o
+     WHERE o.sync = discard.sync AND o.event_id = discard.event_id
+       AND o.key = (SELECT e.key FROM outbox.event AS e WHERE e.id = discard.event_id)
+       FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'event % has no open delivery to "%"', discard.event_id, discard.sync
+            USING ERRCODE = 'no_data_found', HINT = 'Ask outbox.why_not_delivered what became of it.';
+    END IF;
+    -- A relay does not send a first delivery that is locked. But a relay that read it before it was locked here may not have
+    -- committed its claim yet. Until it commits, it has a lock on outbox.lane. So wait for the transactions that have such
+    -- a lock now: afterwards either their claim is visible, or none of them sends this delivery. Other calls of this
+    -- function claim nothing. Their advisory lock tells them apart.
+    PERFORM pg_try_advisory_xact_lock_shared(discards);
+    deadline := clock_timestamp() + interval '2 seconds';
+    LOOP
+        SELECT o.claimed_by, o.lease_until INTO c FROM outbox.open_delivery AS o
+         WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq AND o.state = 'sending';
+        IF FOUND THEN
+            RAISE EXCEPTION 'event % is being sent to "%" by % until %: it cannot be discarded now', d.event_id, d.sync, c.claimed_by, c.lease_until
+                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Pause the sync with outbox.pause, wait for the answer, then discard.';
+        END IF;
+        EXIT WHEN others = '{}';
+        SELECT coalesce(array_agg(l.virtualtransaction), '{}') INTO others
+          FROM pg_locks AS l
+         WHERE l.locktype = 'relation' AND l.relation = 'outbox.lane'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted
+           AND l.database = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
+           AND l.pid IS DISTINCT FROM pg_backend_pid()
+           AND (others IS NULL OR l.virtualtransaction = ANY (others))
+           AND NOT EXISTS (SELECT FROM pg_locks AS a
+                            WHERE a.locktype = 'advisory' AND a.database = l.database AND a.virtualtransaction = l.virtualtransaction
+                              AND (a.classid::bigint << 32 | a.objid::bigint) = discards AND a.objsubid = 1);
+        CONTINUE WHEN others = '{}'; -- and look at the claims again
+        IF clock_timestamp() > deadline THEN
+            RAISE EXCEPTION 'event % cannot be discarded now: another transaction has been changing lanes for two seconds', d.event_id
+                USING ERRCODE = 'lock_not_available', HINT = 'Try again. See pg_locks for relation outbox.lane.';
+        END IF;
+        PERFORM pg_sleep(0.002);
+    END LOOP;
+    leads := NOT EXISTS (SELECT FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq < d.event_seq);
+    PERFORM outbox.log_action(d, 'discarded', outbox.check_reason(discard.reason));
+    DELETE FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq;
+    -- The delivery behind it may be sent now. If a relay has the claim, it looks again when it records, which it cannot do
+    -- before this transaction ends.
+    UPDATE outbox.lane AS l
+       SET due_at = CASE WHEN l.claim IS NULL THEN clock_timestamp() ELSE l.due_at END,
+           crashes = CASE WHEN l.claim IS NULL AND leads THEN 0 ELSE l.crashes END,
+           judged = 0
+     WHERE l.sync = d.sync AND l.key = d.key;
+END
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.discard(text, uuid, text) IS 'Gives a delivery up for good; refused while it is being sent.';
+
+-- +goose StatementBegin
+CREATE FUNCTION outbox.replay(sync text, event_id uuid, reason text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    e outbox.event;
+    d outbox.delivery;
+    found_state text;
+BEGIN
+    PERFORM outbox.check_sync(replay.sync);
+    PERFORM outbox.check_reason(replay.reason);
+    -- The lock prevents that retention removes the event, and that another replay gets the same revision. It is an update
+    -- that changes nothing, so that a transaction whose snapshot hides an earlier replay is refused.
+    UPDATE outbox.event AS o SET headers = o.headers WHERE o.id = replay.event_id RETURNING * INTO e;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'event % does not exist or is past its retention', replay.event_id USING ERRCODE = 'no_data_found';
+    END IF;
+    SELECT o.state INTO found_state FROM outbox.open_delivery AS o
+     WHERE o.sync = replay.sync AND o.key = e.key AND o.event_id = e.id LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'event % is still % for "%": there is nothing to replay yet', e.id, found_state, replay.sync
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'A failed delivery is sent again with outbox.requeue.';
+    END IF;
+    -- A new revision may have a new body: the digest of the old one is left out.
+    SELECT max(l.attempt), max(l.revision) + 1
+      INTO d.total_attempts, d.revision
+      FROM outbox.delivery_log AS l
+     WHERE l.sync = replay.sync AND l.event_id = e.id;
+    IF d.revision IS NULL THEN
+        RAISE EXCEPTION 'event % was never delivered to "%"', e.id, replay.sync
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Ask outbox.why_not_delivered what became of it.';
+    END IF;
+    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, total_attempts, revision)
+    VALUES (replay.sync, e.key, nextval(pg_get_serial_sequence('outbox.event', 'seq')), e.id, coalesce(d.total_attempts, 0), d.revision)
+    RETURNING * INTO d;
+    PERFORM outbox.log_action(d, 'replayed', outbox.check_reason(replay.reason));
+END
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.replay(text, uuid, text) IS 'Sends a finished event to a sync once more, at the end of its key''s lane, with the Idempotency-Key "<id>:<n>".';
+
+-- +goose StatementBegin
+CREATE FUNCTION outbox.pause(sync text, reason text, scope text DEFAULT '') RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    part text := outbox.check_scope(pause.scope);
+BEGIN
+    PERFORM outbox.check_sync(pause.sync);
+    INSERT INTO outbox.hold (sync, scope, kind, reason, by)
+    VALUES (pause.sync, part, 'operator', outbox.check_reason(pause.reason), outbox.actor())
+    ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE SET reason = excluded.reason, by = excluded.by;
+    INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
+    VALUES (pause.sync, 'paused', outbox.actor(), left(CASE part WHEN '' THEN '' ELSE format('scope %s: ', part) END || outbox.check_reason(pause.reason), 1000));
+END
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.pause(text, text, text) IS 'Puts a sync, or one scope of it, on the operator''s hold: nothing more is sent until outbox.resume.';
+
+-- +goose StatementBegin
+CREATE FUNCTION outbox.resume(sync text, scope text DEFAULT '') RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    part   text := outbox.check_scope(resume.scope);
+    paused text;
+BEGIN
+    PERFORM outbox.check_sync(resume.sync);
+    DELETE FROM outbox.hold AS h WHERE h.sync = resume.sync AND h.scope = part AND h.kind = 'operator';
+    IF NOT FOUND THEN
+        SELECT string_agg(CASE h.scope WHEN '' THEN 'the whole sync' ELSE format('scope %s', h.scope) END, ', ' ORDER BY h.scope) INTO paused
+          FROM (SELECT o.scope FROM outbox.hold AS o WHERE o.sync = resume.sync AND o.kind = 'operator' ORDER BY o.scope LIMIT 10) AS h;
+        RAISE NOTICE 'sync "%"% was not paused by an operator%', resume.sync, CASE part WHEN '' THEN '' ELSE format(', scope %s', part) END,
+            coalesce(', but this was: ' || paused, '');
+        RETURN;
+    END IF;
+    INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
+    VALUES (resume.sync, 'resumed', outbox.actor(), CASE WHEN part <> '' THEN format('scope %s', part) END);
+END
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.resume(text, text) IS 'Lifts the operator''s hold of a sync, or of one scope of it, and no other.';
+
+-- +goose StatementBegin
+CREATE FUNCTION outbox.retire(sync text, reason text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    before text := coalesce(current_setting('lockstep.reason', true), '');
+BEGIN
+    PERFORM outbox.check_sync(retire.sync);
+    PERFORM set_config('lockstep.reason', outbox.check_reason(retire.reason), true); -- log_sync_change writes it down
+    UPDATE outbox.sync AS s SET retired_at = clock_timestamp() WHERE s.name = retire.sync AND s.retired_at IS NULL;
+    IF NOT FOUND THEN
+        RAISE NOTICE 'sync "%" is retired already', retire.sync;
+    END IF;
+    PERFORM set_config('lockstep.reason', before, true);
+END
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.retire(text, text) IS 'Ends the fan-out of new events to a sync; its open work stays and is still delivered.';

@@ -1,0 +1,33 @@
+-- +goose StatementBegin
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN SELECT p.oid::regprocedure FROM pg_proc AS p WHERE p.pronamespace = 'outbox'::regnamespace LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    END LOOP;
+END
+$$;
+-- +goose StatementEnd
+
+GRANT INSERT (id, type, key, version, payload, headers, occurred_at), SELECT (id, seq) ON outbox.event TO outbox_writer;
+GRANT EXECUTE ON FUNCTION outbox.emit(text, text, jsonb, bigint, jsonb, uuid) TO outbox_writer;
+
+GRANT SELECT ON outbox.event, outbox.unmatched, outbox.sync, outbox.hold, outbox.delivery, outbox.lane, outbox.open_delivery, outbox.delivery_log, outbox.external_ref, outbox.retention,
+    outbox.status, outbox.failed, outbox.blocked_key, outbox.goose_db_version TO outbox_relay, outbox_operator, outbox_auditor;
+GRANT EXECUTE ON FUNCTION outbox.oldest_relay(), outbox.hold_rank(text), outbox.ends_delivery(text), outbox.why_not_delivered(uuid, text), outbox.describe(outbox.open_delivery), outbox.check_sync(text)
+    TO outbox_relay, outbox_operator, outbox_auditor;
+
+GRANT INSERT, UPDATE, DELETE ON outbox.delivery, outbox.lane TO outbox_relay;
+-- The database sets id, at and actor.
+GRANT INSERT (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, error_class, error, external_id,
+    request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay, reason) ON outbox.delivery_log TO outbox_relay;
+GRANT USAGE ON SEQUENCE outbox.delivery_log_id_seq TO outbox_relay;
+GRANT INSERT, UPDATE ON outbox.sync TO outbox_relay;
+GRANT INSERT, UPDATE, DELETE ON outbox.hold, outbox.external_ref TO outbox_relay;
+GRANT DELETE ON outbox.unmatched TO outbox_relay;
+GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[]), outbox.older_writers(), outbox.maintain(interval, interval), outbox.lock_holder(bigint), outbox.clean(text) TO outbox_relay;
+
+GRANT UPDATE (state) ON outbox.delivery TO outbox_operator;
+GRANT EXECUTE ON FUNCTION outbox.requeue(text, text, uuid, text), outbox.discard(text, uuid, text), outbox.replay(text, uuid, text),
+    outbox.pause(text, text, text), outbox.resume(text, text), outbox.retire(text, text) TO outbox_operator;

@@ -1,0 +1,26 @@
+-- +goose Down
+SET LOCAL lock_timeout = '1s';
+-- +goose StatementBegin
+DO $$
+BEGIN
+    IF coalesce(current_setting('lockstep.force', true), '') <> 'on' AND EXISTS (SELECT FROM outbox.delivery_log) THEN
+        RAISE EXCEPTION 'outbox.delivery_log is not empty: it is the proof of what was delivered'
+            USING HINT = 'Back it up, then: lockstep migrate down --force';
+    END IF;
+    IF coalesce(current_setting('lockstep.force', true), '') <> 'on'
+       AND (EXISTS (SELECT FROM outbox.delivery) OR EXISTS (SELECT FROM outbox.unmatched)) THEN
+        RAISE EXCEPTION 'there are events in outbox.event that were not delivered yet'
+            USING HINT = 'Let a relay deliver them, or give them up with: lockstep migrate down --force';
+    END IF;
+END
+$$;
+-- +goose StatementEnd
+DROP FUNCTION outbox.describe;
+DROP VIEW outbox.status, outbox.blocked_key, outbox.failed, outbox.open_delivery;
+DROP TABLE outbox.delivery_log, outbox.external_ref, outbox.retention, outbox.hold, outbox.unmatched, outbox.event CASCADE;
+DROP FUNCTION outbox.oldest_relay, outbox.log_action, outbox.why_not_delivered, outbox.maintain, outbox.older_writers, outbox.requeue,
+    outbox.discard, outbox.replay, outbox.pause, outbox.resume, outbox.retire, outbox.emit, outbox.actor, outbox.check_sync,
+    outbox.check_reason, outbox.check_scope, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold;
+DROP TABLE outbox.delivery, outbox.lane, outbox.sync CASCADE;
+DROP FUNCTION outbox.complete_requeue, outbox.like_patterns, outbox.clean, outbox.sign_log_row, outbox.check_log_claims,
+    outbox.log_sync_change, outbox.keep_registration, outbox.refuse_restored_event, outbox.keep_operators_hold, outbox.lock_holder, outbox.hold_rank, outbox.ends_delivery;

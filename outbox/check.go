@@ -1,0 +1,96 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ErrSchema reports a database whose schema this program cannot work with.
+var ErrSchema = errors.New("outbox schema does not fit this program")
+
+// ErrReadOnly reports a server that accepts no writes: a standby, or a primary
+// that was demoted.
+var ErrReadOnly = errors.New("database is read-only")
+
+// State is what a database says about itself.
+type State struct {
+	Version  int64 // of the schema; 0: there is none
+	Oldest   int64 // the oldest schema version whose programs work with this schema; 0: there is no schema
+	ReadOnly bool  // the server accepts no writes
+
+	Isolation string // of the transactions of this login
+}
+
+// State asks the database for its state.
+func (s *Store) State(ctx context.Context) (State, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	const server = `
+SELECT to_regprocedure('outbox.oldest_relay()') IS NOT NULL,
+       pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean,
+       current_setting('transaction_isolation')`
+	var state State
+	var migrated bool
+	if err := s.pool.QueryRow(ctx, server).Scan(&migrated, &state.ReadOnly, &state.Isolation); err != nil || !migrated {
+		return state, s.judge(ctx, err)
+	}
+	const schema = `
+SELECT coalesce(max(version_id), 0), outbox.oldest_relay()
+  FROM outbox.goose_db_version
+ WHERE is_applied`
+	err := s.pool.QueryRow(ctx, schema).Scan(&state.Version, &state.Oldest)
+	return state, s.judge(ctx, err)
+}
+
+// ErrIsolation reports a login whose transactions do not see what others commit
+// meanwhile, as a relay must. A relay sets the isolation level of its connections.
+// Through a transaction pooler it cannot: there the login needs the right default.
+var ErrIsolation = errors.New("transactions of this login are not READ COMMITTED")
+
+// Check makes sure that the server accepts writes, that transactions are READ COMMITTED,
+// and that the schema exists and fits: it is not older than this program needs, and if
+// it is newer, this program still works with it.
+func (s *Store) Check(ctx context.Context) error {
+	state, err := s.State(ctx)
+	switch {
+	case err != nil:
+		return err
+	case state.ReadOnly:
+		return s.judge(ctx, ErrReadOnly)
+	case state.Isolation != "read committed":
+		return fmt.Errorf("%w but %s: set it for the login that relays use: ALTER ROLE … SET default_transaction_isolation = 'read committed'", ErrIsolation, state.Isolation)
+	case state.Version == 0:
+		return fmt.Errorf("%w: no outbox schema in this database; create it with: lockstep migrate up", ErrSchema)
+	case state.Version < Schema:
+		return fmt.Errorf("%w: it is version %d, this program needs %d; run: lockstep migrate up", ErrSchema, state.Version, Schema)
+	case state.Oldest > Schema:
+		return fmt.Errorf("%w: it is version %d, which serves programs made for version %d and newer, and this one is made for %d; install a newer lockstep",
+			ErrSchema, state.Version, state.Oldest, Schema)
+	}
+	return nil
+}
+
+// ErrPrivilege reports a login that may not do a relay's work.
+var ErrPrivilege = errors.New("this login may not relay")
+
+// CheckPrivileges makes sure that the login may do a relay's work.
+func (s *Store) CheckPrivileges(ctx context.Context) error {
+	const statement = `
+SELECT current_user,
+       has_table_privilege('outbox.delivery', 'SELECT') AND has_table_privilege('outbox.delivery', 'UPDATE')
+       AND has_table_privilege('outbox.delivery', 'DELETE') AND has_table_privilege('outbox.lane', 'INSERT')
+       AND has_table_privilege('outbox.lane', 'UPDATE') AND has_table_privilege('outbox.lane', 'DELETE') AND has_any_column_privilege('outbox.delivery_log', 'INSERT')
+       AND has_table_privilege('outbox.hold', 'INSERT') AND has_table_privilege('outbox.external_ref', 'INSERT')`
+	var login string
+	var allowed bool
+	if err := s.scan(ctx, []any{&login, &allowed}, statement); err != nil {
+		return err
+	}
+	if !allowed {
+		return fmt.Errorf("%w: grant it the role outbox_relay, as an administrator: GRANT outbox_relay TO %s", ErrPrivilege, pgx.Identifier{login}.Sanitize())
+	}
+	return nil
+}

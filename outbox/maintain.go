@@ -1,0 +1,87 @@
+package outbox
+
+import (
+	"context"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Maintenance is the answer of [Store.Maintain].
+type Maintenance struct {
+	Done    []string // what was changed
+	Held    []string // who has the advisory lock that it waits for; a relay releases it soon
+	Trouble []string // what failed, or was found in disorder and needs a person
+	More    bool     // there may be more events to remove
+}
+
+// Maintain makes the next partitions of the log, drops those past retention, and removes
+// finished events and references. Where outbox.retention is longer than keepEvents or
+// keepLog, it counts.
+func (s *Store) Maintain(ctx context.Context, keepEvents, keepLog Retention) (m Maintenance, err error) {
+	err = s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		m = Maintenance{}
+		rows, err := tx.Query(ctx, `SELECT done, n FROM outbox.maintain($1::text::interval, $2::text::interval)`, string(keepEvents), string(keepLog))
+		if err != nil {
+			return err
+		}
+		var what string
+		var n int64
+		_, err = pgx.ForEachRow(rows, []any{&what, &n}, func() error {
+			if what == "events removed" {
+				m.More = n >= 20000
+				if n == 0 {
+					return nil
+				}
+			}
+			if held, ok := strings.CutPrefix(what, "held: "); ok {
+				m.Held = append(m.Held, held)
+			} else if trouble, ok := strings.CutPrefix(what, "trouble: "); ok {
+				m.Trouble = append(m.Trouble, trouble)
+			} else {
+				m.Done = append(m.Done, what)
+			}
+			return nil
+		})
+		return err
+	})
+	return m, s.judge(ctx, err)
+}
+
+// Kept is a retention in outbox.retention that is longer than the one asked for.
+type Kept struct {
+	What  string // events or log
+	Keep  Retention
+	Asked Retention
+}
+
+// KeptLonger lists what the database keeps longer than asked, since outbox.retention,
+// which only the owner changes, says so.
+func (s *Store) KeptLonger(ctx context.Context, keepEvents, keepLog Retention) ([]Kept, error) {
+	const statement = `
+SELECT r.what, r.keep::text, a.asked
+  FROM (VALUES ('events', $1::text), ('log', $2::text)) AS a (what, asked)
+  JOIN outbox.retention AS r ON r.what = a.what
+ WHERE r.keep > a.asked::interval
+ ORDER BY r.what`
+	return list[Kept](ctx, s, statement, string(keepEvents), string(keepLog))
+}
+
+// LogMonthsAhead returns for how many months after this one the log has partitions,
+// without a gap: three while [Store.Maintain] works, -1 if this month has none.
+func (s *Store) LogMonthsAhead(ctx context.Context) (int, error) {
+	const statement = `
+SELECT coalesce(min(m.i) - 1, 3)
+  FROM generate_series(0, 3) AS m (i)
+ WHERE NOT EXISTS (
+       SELECT FROM pg_inherits AS i
+         JOIN pg_class AS c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'outbox.delivery_log'::regclass
+          AND c.relname = 'delivery_log_' || to_char(date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC') + make_interval(months => m.i), 'YYYY_MM'))`
+	var months int
+	err := s.scan(ctx, []any{&months}, statement)
+	return months, err
+}
+
+// Retention is a PostgreSQL interval such as "90 days" or "84 months".
+type Retention string

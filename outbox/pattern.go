@@ -1,0 +1,51 @@
+package outbox
+
+import (
+	"slices"
+	"strings"
+)
+
+// covers reports whether each type that one of others matches is also matched by one of
+// patterns. It may say no where the answer is yes.
+func covers(patterns, others []string) bool {
+	return !slices.ContainsFunc(others, func(other string) bool { return !covered(patterns, other) })
+}
+
+// covered takes a * of other for a character that only a * of a pattern matches: then
+// that pattern matches whatever the * of other matches.
+func covered(patterns []string, other string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return matches(p, other) })
+}
+
+// matches reports whether a pattern matches all of s. A * matches any characters, or none.
+func matches(pattern, s string) bool {
+	parts := strings.Split(pattern, "*")
+	rest, ok := strings.CutPrefix(s, parts[0])
+	if len(parts) == 1 || !ok {
+		return ok && rest == ""
+	}
+	last := len(parts) - 1
+	for _, part := range parts[1:last] {
+		if _, rest, ok = strings.Cut(rest, part); !ok {
+			return false
+		}
+	}
+	return strings.HasSuffix(rest, parts[last])
+}
+
+// intersection are patterns that match only types which both lists match, though not
+// always all of these.
+func intersection(a, b []string) []string {
+	both := []string{}
+	for _, p := range a {
+		if covered(b, p) {
+			both = append(both, p)
+		}
+	}
+	for _, p := range b {
+		if covered(a, p) && !slices.Contains(both, p) {
+			both = append(both, p)
+		}
+	}
+	return both
+}

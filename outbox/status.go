@@ -1,0 +1,58 @@
+package outbox
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Status is a row of the view outbox.status.
+type Status struct {
+	Sync             *string        `json:"sync"`
+	Hold             *string        `json:"hold"`
+	DueNow           int64          `json:"due_now"`
+	Pending          int64          `json:"pending"`
+	Queued           int64          `json:"queued"`
+	Retry            int64          `json:"retry"`
+	Sending          int64          `json:"sending"`
+	Failed           int64          `json:"failed"`
+	BlockedKeys      int64          `json:"blocked_keys"`
+	OldestPendingAge *time.Duration `json:"oldest_pending_age"`
+	LastDeliveredAt  *time.Time     `json:"last_delivered_at"`
+	HoldUntil        *time.Time     `json:"hold_until"`
+	HoldReason       *string        `json:"hold_reason"`
+	HoldBy           *string        `json:"hold_by"`
+	RetiredAt        *time.Time     `json:"retired_at"`
+	Backfill         *string        `json:"backfill"`    // what the addition of events waits for or does
+	ScopeHolds       []ScopeHold    `json:"scope_holds"` // scopes of the sync that are on hold; Hold is about the whole sync
+}
+
+// ScopeHold is the strongest hold of one scope of a sync, as outbox.status shows it.
+type ScopeHold struct {
+	Scope  string     `json:"scope"`
+	Hold   string     `json:"hold"`
+	Until  *time.Time `json:"until"`
+	Reason string     `json:"reason"`
+	By     string     `json:"by"`
+}
+
+// Status returns the state of each sync. The last row has no sync, and its Pending counts
+// the events that no sync matched. Status reads all open work: call it every few seconds
+// at most.
+func (s *Store) Status(ctx context.Context) ([]Status, error) {
+	var list []Status
+	err := s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		// The pool's planner settings are for the hot path. This query counts whole tables.
+		if _, err := tx.Exec(ctx, `SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_bitmapscan = on`); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, `SELECT * FROM outbox.status ORDER BY sync NULLS LAST`)
+		if err != nil {
+			return err
+		}
+		list, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Status])
+		return err
+	})
+	return list, s.judge(ctx, err)
+}

@@ -1,0 +1,79 @@
+package outbox
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Registration is a sync as a configuration names it.
+type Registration struct {
+	Name     string
+	Patterns []string // of event types; * matches any characters
+	OnFailed string   // block or supersede
+	Notify   bool     // wake relays by NOTIFY
+	From     string   // beginning, now or an RFC 3339 time; empty: the first sync of a database starts with the beginning
+	Actor    string   // name of the person, for the log: login/name
+}
+
+// Registered is a sync as the database has it, which is what relays obey.
+type Registered struct {
+	Name        string
+	Patterns    []string
+	OnFailed    string
+	Notify      bool
+	Retired     bool
+	Backfilling bool
+}
+
+// Matches reports whether the database's row says the same as r.
+func (d Registered) Matches(r Registration) bool {
+	return slices.Equal(d.Patterns, r.Patterns) && d.OnFailed == r.OnFailed && d.Notify == r.Notify && !d.Retired
+}
+
+// Syncs returns every registered sync by name.
+func (s *Store) Syncs(ctx context.Context) (map[string]Registered, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	all, err := listSyncs(ctx, s.pool)
+	return all, s.judge(ctx, err)
+}
+
+func listSyncs(ctx context.Context, on database) (map[string]Registered, error) {
+	const list = `
+SELECT name, patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq IS NOT NULL
+  FROM outbox.sync`
+	rows, err := on.Query(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Registered])
+	if err != nil {
+		return nil, err
+	}
+	byName := make(map[string]Registered, len(all))
+	for _, r := range all {
+		byName[r.Name] = r
+	}
+	return byName, nil
+}
+
+// NoteDelivery writes down when something was delivered to a sync last, for
+// outbox.status. It waits for nobody: it reports false if somebody has locked the
+// sync's row.
+func (s *Store) NoteDelivery(ctx context.Context, sync string, at time.Time) (bool, error) {
+	const statement = `-- lockstep: last delivered
+WITH locked_sync AS MATERIALIZED (
+    SELECT name FROM outbox.sync WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED
+), noted AS (
+    UPDATE outbox.sync AS s SET last_delivered_at = clock_timestamp() - $2::interval
+      FROM locked_sync AS l
+     WHERE s.name = l.name AND (s.last_delivered_at IS NULL OR s.last_delivered_at < clock_timestamp() - $2::interval)
+)
+SELECT count(*) > 0 FROM locked_sync`
+	var noted bool
+	err := s.scan(ctx, []any{&noted}, statement, sync, max(time.Since(at), 0))
+	return noted, err
+}
