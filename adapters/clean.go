@@ -17,7 +17,10 @@ var ansi = regexp.MustCompile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x0
 // A text longer than limit bytes is cut at a character and ends in "…". A limit of 0
 // is none.
 func Clean(text string, limit int) string {
-	text = ansi.ReplaceAllString(strings.ToValidUTF8(text, ""), "")
+	text = strings.ToValidUTF8(text, "")
+	if strings.Contains(text, "\x1b") {
+		text = ansi.ReplaceAllString(text, "")
+	}
 	text = strings.Map(func(r rune) rune {
 		switch {
 		case unicode.IsSpace(r), r == '\u2028', r == '\u2029':

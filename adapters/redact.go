@@ -126,7 +126,7 @@ func fold(text string) string {
 func forms(values []string) []string {
 	var all []string
 	for _, v := range values {
-		for _, form := range []string{v, unescape(v)} {
+		for _, form := range slices.Compact([]string{v, unescape(v)}) {
 			if form = lower(fold(form)); len(form) >= minHidden {
 				all = append(all, form)
 			}
@@ -315,7 +315,7 @@ var escapes = regexp.MustCompile(`%[0-9a-fA-F]{2}|\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-
 // times. A receiver that quotes what it was sent escapes it.
 func unescape(text string) string {
 	const most = 4
-	for range most {
+	for i := 0; i < most && strings.ContainsAny(text, `%\&`); i++ {
 		plain := html.UnescapeString(escapes.ReplaceAllStringFunc(text, func(escape string) string {
 			n, err := strconv.ParseUint(strings.TrimLeft(escape, `%\xu`), 16, 16)
 			if err != nil {
