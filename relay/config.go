@@ -8,6 +8,13 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
+)
+
+// Names of package mapping for services that embed a relay.
+type (
+	Mapping = mapping.Mapping
+	Field   = mapping.Field
 )
 
 // Config is what a relay works with. Zero values mean the defaults.

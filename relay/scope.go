@@ -13,69 +13,11 @@ import (
 	"unicode/utf8"
 
 	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
-// maxScope is the longest scope, in characters. The database has the same bound.
-const maxScope = 200
-
-// Scope names the part of a receiver that an event goes to, such as a court's code.
-// It is safe for concurrent use. The zero Scope knows one part, the whole.
-type Scope struct {
-	expr *expression
-}
-
-// CompileScope compiles the expression limits.per, in the language of
-// [CompileFilter]. Its result is a text. An empty expression is the zero Scope.
-func CompileScope(src string) (*Scope, error) {
-	if strings.TrimSpace(src) == "" {
-		return &Scope{}, nil
-	}
-	e, err := compileExpression(src, "limits.per", false)
-	if err != nil {
-		return nil, err
-	}
-	if e.yields != "" && e.yields != "a string" && e.yields != "null" {
-		return nil, fmt.Errorf("the scope is %s, and must be a text: write string(…) around what is not a text", e.yields)
-	}
-	return &Scope{expr: e}, nil
-}
-
-// Of returns the scope of ev; it is empty where the expression gives null. A scope
-// that cannot be found, or is no text, too long or not printable, gives a
-// [*FieldError] with the field "limits.per".
-func (s *Scope) Of(ev outbox.Event) (string, error) { return s.of(ev, nil) }
-
-func (s *Scope) of(ev outbox.Event, e *evaluation) (string, error) {
-	if s.expr == nil {
-		return "", nil
-	}
-	env, err := newExpressionEnv(ev, e, s.expr)
-	if err != nil {
-		return "", err
-	}
-	v, err := s.expr.run(env)
-	if err != nil || v == nil {
-		return "", err
-	}
-	scope, ok := v.(string)
-	reason := ""
-	switch {
-	case !ok:
-		reason = "the scope is " + kindOf(v) + " for this event, not a text: write string(…) around it"
-	case utf8.RuneCountInString(scope) > maxScope:
-		reason = fmt.Sprintf("the scope is longer than %d characters for this event", maxScope)
-	case strings.ContainsFunc(scope, unicode.IsControl):
-		reason = "the scope has a control character for this event"
-	case !utf8.ValidString(scope): // cut in the middle of a character, for instance
-		reason = "the scope is not UTF-8 for this event"
-	default:
-		return scope, nil
-	}
-	return "", &FieldError{Field: s.expr.field, Reason: reason}
-}
-
 // scoped reports whether the sync keeps destinations apart.
-func (p *pipeline) scoped() bool { return p.scope.expr != nil || p.destination != nil }
+func (p *pipeline) scoped() bool { return !p.scope.IsZero() || p.destination != nil }
 
 // scopeOf finds the scope of a delivery. For that the delivery is rendered. It
 // reports false together with the result of a delivery that is not to be sent.
@@ -87,22 +29,22 @@ func (p *pipeline) scopeOf(ctx context.Context, w work) (scope string, done outb
 	case d.Missing, d.Crashes >= maxCrashes, p.left.has(d.Event.ID):
 		return d.Scope, done, true // the attempt says what is wrong, and sends nothing
 	}
-	if d.Body == nil || p.scope.expr != nil {
+	if d.Body == nil || !p.scope.IsZero() {
 		if scope, done, ok = p.prepare(ctx, w); !ok {
 			return "", done, false
 		}
 	}
-	if p.scope.expr == nil {
+	if p.scope.IsZero() {
 		scope = p.host(d)
 	}
 	return scope, done, true
 }
 
 // locate finds the scope of an event that was rendered before.
-func (p *pipeline) locate(d *outbox.Delivery, e *evaluation) (r rendered) {
+func (p *pipeline) locate(d *outbox.Delivery, w mapping.Watcher) (r rendered) {
 	defer p.recovered(d, &r.err)
 	r.wanted = true
-	r.scope, r.err = p.scope.of(d.Event, e)
+	r.scope, r.err = p.scope.Of(d.Event, w)
 	return r
 }
 
@@ -115,7 +57,7 @@ func (p *pipeline) host(d *outbox.Delivery) (host string) {
 			host = ""
 		}
 	}()
-	if host = p.destination(p.message(d)); utf8.RuneCountInString(host) > maxScope || strings.ContainsFunc(host, unicode.IsControl) || !utf8.ValidString(host) {
+	if host = p.destination(p.message(d)); utf8.RuneCountInString(host) > mapping.MaxScope || strings.ContainsFunc(host, unicode.IsControl) || !utf8.ValidString(host) {
 		return ""
 	}
 	return host

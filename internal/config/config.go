@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
-	"github.com/hms-mkt/lockstep/relay"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 // File is a configuration that was found valid, with its defaults filled in.
@@ -60,7 +60,7 @@ type Sync struct {
 	Notify      bool
 	AdapterKind string
 	Adapter     adapters.Adapter
-	Mapping     relay.Mapping
+	Mapping     mapping.Mapping
 	OnFailed    string // block or supersede
 	Retry       Retry
 	Per         string  // expression that names an event's destination; empty means the host

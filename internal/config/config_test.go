@@ -19,7 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/hms-mkt/lockstep/adapters"
-	"github.com/hms-mkt/lockstep/relay"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -94,14 +94,14 @@ func TestExample(t *testing.T) {
 			When:        `event.court == "NY-07"`,
 			From:        "beginning",
 			AdapterKind: "rest",
-			Mapping: relay.Mapping{
-				Fields: []relay.Field{
+			Mapping: mapping.Mapping{
+				Fields: []mapping.Field{
 					{From: "hearingId", To: "case_reference"},
-					{From: "scheduledAt", To: "start_time", Time: &relay.TimeFormat{Zone: "America/New_York", Format: "RFC3339"}},
+					{From: "scheduledAt", To: "start_time", Time: &mapping.TimeFormat{Zone: "America/New_York", Format: "RFC3339"}},
 					{From: "location", To: "courtroom", Values: map[string]string{"3A": "ROOM-3A"}, Default: json.RawMessage(`"TBD"`)},
 					{From: "notes", To: "remarks", Optional: true},
 				},
-				Compute: []relay.Computed{{To: "title", Expr: `"Hearing " + event.hearingId`}},
+				Compute: []mapping.Computed{{To: "title", Expr: `"Hearing " + event.hearingId`}},
 			},
 			OnFailed:    "block",
 			Retry:       Retry{Initial: time.Second, Max: 15 * time.Minute, Jitter: 0.2, MaxAge: 72 * time.Hour},
@@ -125,7 +125,7 @@ func TestJSON(t *testing.T) {
 	want := []Sync{
 		{
 			Name: "Clinic-1", Patterns: []string{"scheduling:updated"}, From: "2027-01-01T00:00:00Z", AdapterKind: "rest",
-			Mapping: relay.Mapping{Fields: []relay.Field{
+			Mapping: mapping.Mapping{Fields: []mapping.Field{
 				{From: "b", To: "x"},
 				{From: "a", To: "y.z", Default: json.RawMessage(`1.50`)},
 				{To: "kind", Const: json.RawMessage(`{"b":[1,2.0],"a":null}`)},

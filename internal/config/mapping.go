@@ -5,12 +5,12 @@ import (
 	"errors"
 	"reflect"
 
-	"github.com/hms-mkt/lockstep/relay"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 // mappingSpec is the mapping of a sync, in the order of the file.
 type mappingSpec struct {
-	fields []relay.Field
+	fields []mapping.Field
 	nodes  []*node
 	paths  []string
 }
@@ -41,7 +41,7 @@ func (m *mappingSpec) decode(d *decoder, n *node, path string) *shown {
 	out := &shown{object: true}
 	for _, e := range n.entries {
 		at := join(path, e.key)
-		f := relay.Field{From: e.key}
+		f := mapping.Field{From: e.key}
 		switch e.value.kind {
 		case kindText:
 			f.To = e.value.text
@@ -66,7 +66,7 @@ func (m *mappingSpec) decode(d *decoder, n *node, path string) *shown {
 	return out
 }
 
-func longField(d *decoder, e entry, path string, f *relay.Field) (*shown, bool) {
+func longField(d *decoder, e entry, path string, f *mapping.Field) (*shown, bool) {
 	var spec fieldSpec
 	before := len(d.problems)
 	s := d.object(e.value, reflect.ValueOf(&spec).Elem(), path)
@@ -81,7 +81,7 @@ func longField(d *decoder, e entry, path string, f *relay.Field) (*shown, bool) 
 		f.To = spec.To
 	}
 	if spec.Time != nil {
-		f.Time = &relay.TimeFormat{Zone: spec.Time.Zone, Format: spec.Time.Format}
+		f.Time = &mapping.TimeFormat{Zone: spec.Time.Zone, Format: spec.Time.Format}
 	}
 	f.Values, f.Default, f.Const, f.Optional = spec.Values, spec.Default.raw, spec.Const.raw, spec.Optional
 	return s, len(d.problems) == before
@@ -98,7 +98,7 @@ func (m *mappingSpec) schema() map[string]any {
 
 // computeSpec is the compute section of a sync, in the order of the file.
 type computeSpec struct {
-	fields []relay.Computed
+	fields []mapping.Computed
 	nodes  []*node
 	paths  []string
 }
@@ -122,7 +122,7 @@ func (c *computeSpec) decode(d *decoder, n *node, path string) *shown {
 		if e.value.broken {
 			continue
 		}
-		c.fields = append(c.fields, relay.Computed{To: e.key, Expr: e.value.text})
+		c.fields = append(c.fields, mapping.Computed{To: e.key, Expr: e.value.text})
 		c.nodes = append(c.nodes, e.value)
 		c.paths = append(c.paths, at)
 	}
@@ -134,11 +134,11 @@ func (c *computeSpec) schema() map[string]any {
 }
 
 // compileMapping compiles what m and c say, and reports each problem where it is.
-func compileMapping(d *decoder, m *mappingSpec, c *computeSpec) relay.Mapping {
-	mapping := relay.Mapping{Fields: m.fields, Compute: c.fields}
-	_, err := mapping.Compile()
+func compileMapping(d *decoder, m *mappingSpec, c *computeSpec) mapping.Mapping {
+	made := mapping.Mapping{Fields: m.fields, Compute: c.fields}
+	_, err := made.Compile()
 	for _, err := range flatten(err) {
-		var e *relay.MappingError
+		var e *mapping.MappingError
 		if !errors.As(err, &e) {
 			continue
 		}
@@ -150,7 +150,7 @@ func compileMapping(d *decoder, m *mappingSpec, c *computeSpec) relay.Mapping {
 		n, path := m.nodes[e.Index], m.paths[e.Index]
 		d.at(n, path, "%s", d.redact(n, e.Err.Error()))
 	}
-	return mapping
+	return made
 }
 
 // anySpec is any JSON value, with its digits as written.

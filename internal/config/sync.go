@@ -12,7 +12,7 @@ import (
 	"unicode"
 
 	"github.com/hms-mkt/lockstep/adapters"
-	"github.com/hms-mkt/lockstep/relay"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 // maxTypeLen is the longest event type that the outbox takes, in bytes.
@@ -79,7 +79,7 @@ func (d *decoder) sync(n *node, path string, s syncSpec) Sync {
 // checkFields refuses an adapter that asks for a field which the mapping never
 // makes: each of its deliveries would fail. Without a mapping the payload itself
 // is sent, of which nothing is known.
-func (d *decoder) checkFields(path string, a adapterSpec, m relay.Mapping) {
+func (d *decoder) checkFields(path string, a adapterSpec, m mapping.Mapping) {
 	user, ok := a.adapter.(adapters.FieldUser)
 	if !ok || len(m.Fields)+len(m.Compute) == 0 {
 		return
@@ -167,7 +167,7 @@ func (d *decoder) checkCondition(n *node, path, when string) {
 		d.at(at, path, "is empty: write a condition, or remove the key to send every event")
 		return
 	}
-	if _, err := relay.CompileFilter(when); err != nil {
+	if _, err := mapping.CompileFilter(when); err != nil {
 		d.at(at, path, "%s", d.redactExpression(at, err.Error()))
 	}
 }
@@ -186,7 +186,7 @@ func (d *decoder) checkPer(n *node, path, per string) {
 		d.at(at, path, "is empty: write an expression such as event.court, or remove the key")
 		return
 	}
-	if _, err := relay.CompileScope(per); err != nil {
+	if _, err := mapping.CompileScope(per); err != nil {
 		d.at(at, path, "%s", d.redactExpression(at, err.Error()))
 	}
 }

@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"bytes"
@@ -30,12 +30,12 @@ type expression struct {
 // expressionEnv is what expressions see of an event.
 type expressionEnv struct {
 	vars      map[string]any
-	steps     int         // taken so far by all expressions
-	bytes     int         // made so far by all expressions
-	mostBytes int         // that they may make
-	most      int         // steps that one of them took
-	costliest string      // the field of that one
-	waiter    *evaluation // nil where nobody stops waiting
+	steps     int     // taken so far by all expressions
+	bytes     int     // made so far by all expressions
+	mostBytes int     // that they may make
+	most      int     // steps that one of them took
+	costliest string  // the field of that one
+	watcher   Watcher // may be nil
 	converted struct{ from, to []any }
 	zones     map[string]*time.Location
 }
@@ -101,8 +101,8 @@ func explainCompile(err error) error {
 }
 
 // newExpressionEnv decodes of ev what exprs need.
-func newExpressionEnv(ev outbox.Event, waiter *evaluation, exprs ...*expression) (*expressionEnv, error) {
-	env := &expressionEnv{mostBytes: maxExpressionBytes + makingPerByte*len(ev.Payload), waiter: waiter}
+func newExpressionEnv(ev outbox.Event, w Watcher, exprs ...*expression) (*expressionEnv, error) {
+	env := &expressionEnv{mostBytes: maxExpressionBytes + makingPerByte*len(ev.Payload), watcher: w}
 	var event any
 	for _, e := range exprs {
 		if !e.event {
@@ -145,7 +145,9 @@ func (e *expression) run(env *expressionEnv) (result any, err error) {
 		}
 	}()
 	before := env.steps
-	env.waiter.begin(e)
+	if env.watcher != nil {
+		env.watcher.Begin(e.field)
+	}
 	machine := vm.VM{MemoryBudget: maxExpressionCells}
 	v, err := machine.Run(e.program, env.vars)
 	if took := env.steps - before; took > env.most {

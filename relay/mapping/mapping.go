@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"bytes"
@@ -154,14 +154,16 @@ func (m Mapping) version() string {
 }
 
 // Version identifies what the mapper does: 12 hex digits of a SHA-256 over the
-// canonical mapping. It stands in the delivery log.
+// canonical mapping. The delivery log has it.
 func (m *Mapper) Version() string { return m.version }
+
+// Computes reports whether the mapping has computed fields.
+func (m *Mapper) Computes() bool { return len(m.exprs) > 0 }
 
 // Map renders the receiver's fields of ev as one JSON object. The same event
 // gives the same bytes. An event that cannot be mapped gives a [*FieldError].
-func (m *Mapper) Map(ev outbox.Event) ([]byte, error) { return m.mapEvent(ev, nil) }
-
-func (m *Mapper) mapEvent(ev outbox.Event, e *evaluation) ([]byte, error) {
+// The Watcher may be nil.
+func (m *Mapper) Map(ev outbox.Event, w Watcher) ([]byte, error) {
 	if m.empty {
 		return passPayload(ev.Payload)
 	}
@@ -174,7 +176,7 @@ func (m *Mapper) mapEvent(ev outbox.Event, e *evaluation) ([]byte, error) {
 		clear(s.slots)
 		scanObject(ev.Payload, m.source, s.slots)
 	}
-	results, err := m.compute(ev, e)
+	results, err := m.compute(ev, w)
 	if err != nil {
 		return nil, err
 	}
@@ -187,11 +189,11 @@ func (m *Mapper) mapEvent(ev outbox.Event, e *evaluation) ([]byte, error) {
 	return bytes.Clone(out), nil
 }
 
-func (m *Mapper) compute(ev outbox.Event, waiter *evaluation) ([][]byte, error) {
+func (m *Mapper) compute(ev outbox.Event, w Watcher) ([][]byte, error) {
 	if len(m.exprs) == 0 {
 		return nil, nil
 	}
-	env, err := newExpressionEnv(ev, waiter, m.exprs...)
+	env, err := newExpressionEnv(ev, w, m.exprs...)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"bytes"
@@ -95,7 +95,7 @@ func (e *expressionEnv) step(n int) error {
 	switch {
 	case n < 0 || e.steps > maxExpressionSteps || e.steps < before:
 		return errTooManySteps
-	case (before^e.steps)>>12 != 0 && !e.waiter.goesOn(): // not each time: it costs more than a step
+	case (before^e.steps)>>12 != 0 && e.watcher != nil && !e.watcher.Continue(): // not each time: it costs more than a step
 		return errTooManySteps
 	}
 	return nil

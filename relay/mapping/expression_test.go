@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"errors"
@@ -81,7 +81,7 @@ func TestCompute(t *testing.T) {
 				Type: "scheduling:updated", Key: "H-1", Version: &version,
 				Payload: raw(computePayload), Headers: map[string]string{"tenant": "t1"},
 			}
-			got, err := m.Map(ev)
+			got, err := m.Map(ev, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -150,7 +150,7 @@ func TestComputeRefusesAtRunTime(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			m := compile(t, Mapping{Compute: []Computed{{To: "x", Expr: tt.expr}}})
-			got, err := m.Map(outbox.Event{Payload: raw(computePayload)})
+			got, err := m.Map(outbox.Event{Payload: raw(computePayload)}, nil)
 			var fe *FieldError
 			if !errors.As(err, &fe) {
 				t.Fatalf("got %s, %v; want a FieldError", got, err)
