@@ -11,11 +11,11 @@ import (
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
-// Names of package mapping for services that embed a relay.
-type (
-	Mapping = mapping.Mapping
-	Field   = mapping.Field
-)
+// Mapping is [mapping.Mapping], for services that embed a relay.
+type Mapping = mapping.Mapping
+
+// Field is [mapping.Field].
+type Field = mapping.Field
 
 // Config is what a relay works with. Zero values mean the defaults.
 type Config struct {

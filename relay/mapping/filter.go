@@ -36,11 +36,11 @@ func (f *Filter) Match(ev outbox.Event, w Watcher) (bool, error) {
 	if f.expr == nil {
 		return true, nil
 	}
-	env, err := newExpressionEnv(ev, w, f.expr)
+	e, err := newEvaluation(ev, w, f.expr)
 	if err != nil {
 		return false, err
 	}
-	v, err := f.expr.run(env)
+	v, err := e.run(f.expr)
 	if err != nil {
 		return false, err
 	}

@@ -41,11 +41,11 @@ func (s *Scope) Of(ev outbox.Event, w Watcher) (string, error) {
 	if s.expr == nil {
 		return "", nil
 	}
-	env, err := newExpressionEnv(ev, w, s.expr)
+	e, err := newEvaluation(ev, w, s.expr)
 	if err != nil {
 		return "", err
 	}
-	v, err := s.expr.run(env)
+	v, err := e.run(s.expr)
 	if err != nil || v == nil {
 		return "", err
 	}
