@@ -8,7 +8,14 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
+
+// Mapping is [mapping.Mapping], for services that embed a relay.
+type Mapping = mapping.Mapping
+
+// Field is [mapping.Field].
+type Field = mapping.Field
 
 // Config is what a relay works with. Zero values mean the defaults.
 type Config struct {

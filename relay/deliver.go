@@ -174,7 +174,7 @@ func (p *pipeline) prepare(ctx context.Context, w work) (scope string, _ outbox.
 	if kept {
 		work = p.locate
 	}
-	if p.filter.expr == nil && len(p.mapper.exprs) == 0 && p.scope.expr == nil {
+	if p.filter.IsZero() && !p.mapper.Computes() && p.scope.IsZero() {
 		r = work(d, nil)
 	} else {
 		done, ok := p.relay.decoding.acquire(ctx, len(d.Event.Payload), w.leaseEnd.Add(-p.sync.AttemptTimeout()-leaseMargin))

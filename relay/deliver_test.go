@@ -10,15 +10,23 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
+// brokenMapper panics. No configuration is known to cause that.
+type brokenMapper struct{}
+
+func (brokenMapper) Map(outbox.Event, mapping.Watcher) ([]byte, error) {
+	panic("no hearing of Jane Roe")
+}
+func (brokenMapper) Computes() bool  { return false }
+func (brokenMapper) Version() string { return "0123456789ab" }
+
 // A panic in the mapping fails that delivery, and the process's log has the
-// stack. No configuration is known to cause one, so the mapper is broken here.
+// stack.
 func TestPanicInTheMappingFailsTheDelivery(t *testing.T) {
 	var log bytes.Buffer
-	p := &pipeline{state: &state{log: slog.New(slog.NewTextHandler(&log, nil))}, filter: &Filter{}, scope: &Scope{}}
-	p.mapper = &Mapper{}
-	p.mapper.scratch.New = func() any { panic("no hearing of Jane Roe") }
+	p := &pipeline{state: &state{log: slog.New(slog.NewTextHandler(&log, nil))}, filter: &mapping.Filter{}, scope: &mapping.Scope{}, mapper: brokenMapper{}}
 	d := &outbox.Delivery{Key: "H-1", Event: outbox.Event{ID: "E-1", Payload: []byte(`{"party":"Jane Roe"}`)}}
 	_, result, ok := p.prepare(t.Context(), work{Delivery: d})
 	if ok || !result.Failed || result.Class != "mapping" || !strings.Contains(result.Error, "panic in the mapping") {
@@ -29,6 +37,8 @@ func TestPanicInTheMappingFailsTheDelivery(t *testing.T) {
 	}
 }
 
+const courtPayload = `{"hearingId": "H-1", "location": "3A", "scheduledAt": "2027-03-01T19:30:00Z"}`
+
 // taker is a receiver that has every message before it was sent.
 type taker struct{}
 
@@ -38,7 +48,7 @@ func (taker) Deliver(context.Context, adapters.Message) (adapters.Receipt, error
 
 // BenchmarkAttempt is what the relay does around an adapter.
 func BenchmarkAttempt(b *testing.B) {
-	r, err := New(nil, Config{Logger: slog.New(slog.DiscardHandler), Syncs: []Sync{{Name: "CourtCalendarSync", Events: []string{"*"}, Adapter: taker{}, Mapping: renames()}}})
+	r, err := New(nil, Config{Logger: slog.New(slog.DiscardHandler), Syncs: []Sync{{Name: "CourtCalendarSync", Events: []string{"*"}, Adapter: taker{}, Mapping: Mapping{Fields: []Field{{From: "hearingId", To: "case_reference"}, {From: "location", To: "courtroom"}}}}}})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -46,7 +56,7 @@ func BenchmarkAttempt(b *testing.B) {
 	doing := r.steps.add("an attempt", time.Hour)
 	b.ReportAllocs()
 	for b.Loop() {
-		d := &outbox.Delivery{Key: "H-1", Event: outbox.Event{ID: "E-1", Key: "H-1", Type: "scheduling:created", Payload: raw(courtPayload)}}
+		d := &outbox.Delivery{Key: "H-1", Event: outbox.Event{ID: "E-1", Key: "H-1", Type: "scheduling:created", Payload: []byte(courtPayload)}}
 		result := p.deliver(b.Context(), work{Delivery: d, leaseEnd: end}, doing)
 		if result.Outcome != outbox.Delivered {
 			b.Fatal(result.Outcome, result.Error)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 // Nothing in Go ends a goroutine from outside. A call of an adapter that does
@@ -169,27 +170,29 @@ func (p *pipeline) adapterPanicked(ctx context.Context, m adapters.Message, err 
 	}
 }
 
-// evaluation is what an evaluation and who waits for it know of each other.
+// mapper is a compiled mapping.
+type mapper interface {
+	Map(ev outbox.Event, w mapping.Watcher) ([]byte, error)
+	Version() string
+	Computes() bool
+}
+
+// evaluation watches the expressions of an event for the sender that waits for
+// their results. It implements [mapping.Watcher].
 type evaluation struct {
-	abandoned  atomic.Bool
-	expression atomic.Pointer[expression]
-	progress   atomic.Int64 // rises with the steps
+	abandoned atomic.Bool // the sender does not wait any more
+	field     atomic.Pointer[string]
+	progress  atomic.Int64 // rises with the steps
 }
 
-// begin notes which expression is evaluated.
-func (e *evaluation) begin(x *expression) {
-	if e != nil {
-		e.expression.Store(x)
-		e.progress.Add(1)
-	}
+// Begin notes whose expression is evaluated.
+func (e *evaluation) Begin(field string) {
+	e.field.Store(&field)
+	e.progress.Add(1)
 }
 
-// goesOn notes that steps were taken. It reports false when nobody waits for
-// the result any more.
-func (e *evaluation) goesOn() bool {
-	if e == nil {
-		return true
-	}
+// Continue notes that steps were taken.
+func (e *evaluation) Continue() bool {
 	e.progress.Add(1)
 	return !e.abandoned.Load()
 }
@@ -203,11 +206,11 @@ type rendered struct {
 }
 
 // render decides whether the sync wants the event, maps it and finds its scope.
-func (p *pipeline) render(d *outbox.Delivery, e *evaluation) (r rendered) {
+func (p *pipeline) render(d *outbox.Delivery, w mapping.Watcher) (r rendered) {
 	defer p.recovered(d, &r.err)
-	if r.wanted, r.err = p.filter.match(d.Event, e); r.err == nil && r.wanted {
-		if r.body, r.err = p.mapper.mapEvent(d.Event, e); r.err == nil {
-			r.scope, r.err = p.scope.of(d.Event, e)
+	if r.wanted, r.err = p.filter.Match(d.Event, w); r.err == nil && r.wanted {
+		if r.body, r.err = p.mapper.Map(d.Event, w); r.err == nil {
+			r.scope, r.err = p.scope.Of(d.Event, w)
 		}
 	}
 	return r
@@ -220,16 +223,16 @@ func (p *pipeline) wants(ev outbox.Event) bool {
 	if p.left.has(ev.ID) {
 		return true
 	}
-	r := p.evaluate(&outbox.Delivery{Key: ev.Key, Event: ev}, func(d *outbox.Delivery, e *evaluation) (r rendered) {
+	r := p.evaluate(&outbox.Delivery{Key: ev.Key, Event: ev}, func(d *outbox.Delivery, w mapping.Watcher) (r rendered) {
 		defer p.recovered(d, &r.err)
-		r.wanted, r.err = p.filter.match(d.Event, e)
+		r.wanted, r.err = p.filter.Match(d.Event, w)
 		return r
 	})
 	return r.wanted || r.err != nil
 }
 
 // evaluate is render where there are expressions: it does not wait for ever.
-func (p *pipeline) evaluate(d *outbox.Delivery, work func(*outbox.Delivery, *evaluation) rendered) rendered {
+func (p *pipeline) evaluate(d *outbox.Delivery, work func(*outbox.Delivery, mapping.Watcher) rendered) rendered {
 	var (
 		e        evaluation
 		late     rendered
@@ -256,8 +259,8 @@ func (p *pipeline) evaluate(d *outbox.Delivery, work func(*outbox.Delivery, *eva
 	e.abandoned.Store(true)
 	p.leave("evaluation of an expression", d.Event.ID, d.Key, max(1, (p.senders()+1)/evaluationShare), returned)
 	field := "when"
-	if x := e.expression.Load(); x != nil {
-		field = x.field
+	if begun := e.field.Load(); begun != nil {
+		field = *begun
 	}
-	return rendered{err: &FieldError{Field: field, Reason: "the evaluation does not end for this event and was left behind: simplify the expression"}}
+	return rendered{err: &mapping.FieldError{Field: field, Reason: "the evaluation does not end for this event and was left behind: simplify the expression"}}
 }

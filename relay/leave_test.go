@@ -11,21 +11,23 @@ import (
 	"testing"
 	"time"
 
-	"github.com/expr-lang/expr"
-
 	"github.com/hms-mkt/lockstep/internal/waiting"
 	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
-// hangs is an expression with a function that does not return before leave is
-// closed: one whose cost was overlooked.
-func hangs(t *testing.T, field string, leave <-chan struct{}) *expression {
-	t.Helper()
-	program, err := expr.Compile(`hang()`, expr.Function("hang", func(...any) (any, error) { <-leave; return 1, nil }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &expression{field: field, program: program}
+// hangingMapper evaluates an expression that does not return before leave is
+// closed: one with a function whose cost was overlooked.
+type hangingMapper struct {
+	mapper
+	field string
+	leave <-chan struct{}
+}
+
+func (m hangingMapper) Map(ev outbox.Event, w mapping.Watcher) ([]byte, error) {
+	w.Begin(m.field)
+	<-m.leave
+	return m.mapper.Map(ev, w)
 }
 
 func pipelineFor(t *testing.T, log *bytes.Buffer, s Sync, workers int) *pipeline {
@@ -46,14 +48,14 @@ func claimed(id string, payload []byte) work {
 // the sync works on with fewer workers until it ends after all.
 func TestAnEvaluationThatDoesNotEndIsLeftBehind(t *testing.T) {
 	var log bytes.Buffer
-	p := pipelineFor(t, &log, Sync{Mapping: Mapping{Compute: []Computed{{To: "title", Expr: `1`}}}}, 8)
+	p := pipelineFor(t, &log, Sync{Mapping: Mapping{Compute: []mapping.Computed{{To: "title", Expr: `1`}}}}, 8)
 	p.relay.evaluationPeriod = time.Millisecond
 	leave := make(chan struct{})
-	fine := p.mapper.exprs[0]
+	fine := p.mapper
 	doing := p.relay.steps.add("an attempt", time.Hour)
-	p.mapper.exprs[0] = hangs(t, "title", leave)
+	p.mapper = hangingMapper{fine, "title", leave}
 	for i, workers := range []int{4, 0} {
-		result := p.deliver(t.Context(), claimed(fmt.Sprint("E-", i), raw(courtPayload)), doing)
+		result := p.deliver(t.Context(), claimed(fmt.Sprint("E-", i), []byte(courtPayload)), doing)
 		if !result.Failed || result.Class != "mapping" || !strings.Contains(result.Error, "field title: the evaluation does not end") {
 			t.Errorf("result %+v; want it failed with class mapping and the field", result)
 		}
@@ -61,13 +63,13 @@ func TestAnEvaluationThatDoesNotEndIsLeftBehind(t *testing.T) {
 			t.Errorf("%d workers left, want %d", got, workers)
 		}
 	}
-	p.mapper.exprs[0], p.relay.evaluationPeriod = fine, time.Hour // these end, however busy the machine is
-	if result := p.deliver(t.Context(), claimed("E-9", raw(courtPayload)), doing); result.Outcome != "" {
+	p.mapper, p.relay.evaluationPeriod = fine, time.Hour // these end, however busy the machine is
+	if result := p.deliver(t.Context(), claimed("E-9", []byte(courtPayload)), doing); result.Outcome != "" {
 		t.Errorf("with no worker left the outcome is %q, want the claim released", result.Outcome)
 	}
 	close(leave)
 	waiting.For(t, time.Minute, "all workers are back", func() bool { return p.slots.workers() == 8 })
-	if result := p.deliver(t.Context(), claimed("E-9", raw(courtPayload)), doing); result.Outcome != outbox.Delivered {
+	if result := p.deliver(t.Context(), claimed("E-9", []byte(courtPayload)), doing); result.Outcome != outbox.Delivered {
 		t.Errorf("after the evaluations have ended: %+v", result)
 	}
 }
@@ -79,7 +81,7 @@ func TestAnEvaluationThatNobodyWaitsForEnds(t *testing.T) {
 	p.relay.evaluationPeriod = time.Millisecond
 	var e evaluation
 	e.abandoned.Store(true)
-	if r := p.render(claimed("E-1", raw(`{}`)).Delivery, &e); r.err == nil {
+	if r := p.render(claimed("E-1", []byte(`{}`)).Delivery, &e); r.err == nil {
 		t.Error("the evaluation went on to its end")
 	}
 }
@@ -146,7 +148,7 @@ func TestWaitingForMemoryEndsWithTheLease(t *testing.T) {
 	if _, result, ok := p.prepare(t.Context(), w); ok || result.Outcome != "" {
 		t.Errorf("prepared %t, %+v; want the claim released", ok, result)
 	}
-	if _, result, ok := p.prepare(t.Context(), claimed("E-2", raw(`{"l": [1, 2]}`))); !ok {
+	if _, result, ok := p.prepare(t.Context(), claimed("E-2", []byte(`{"l": [1, 2]}`))); !ok {
 		t.Errorf("a small event waited: %+v", result)
 	}
 	done()

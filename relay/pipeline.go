@@ -12,6 +12,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 // pipeline carries one sync: a goroutine claims, some send, two record. It is
@@ -21,9 +22,9 @@ import (
 type pipeline struct {
 	*state
 	sync        Sync
-	mapper      *Mapper
-	filter      *Filter
-	scope       *Scope
+	mapper      mapper
+	filter      *mapping.Filter
+	scope       *mapping.Scope
 	destination func(adapters.Message) string // nil where the adapter has one host
 	rate        *rate.Limiter                 // nil without a limit, and where it is per destination
 	healths     *healths                      // how the receiver answered to these settings, by scope
@@ -123,16 +124,16 @@ func compileSync(s Sync) (*pipeline, error) {
 	if p.mapper, err = s.Mapping.Compile(); err != nil {
 		return nil, err
 	}
-	if p.filter, err = CompileFilter(s.When); err != nil {
+	if p.filter, err = mapping.CompileFilter(s.When); err != nil {
 		return nil, err
 	}
-	if p.scope, err = CompileScope(s.Per); err != nil {
+	if p.scope, err = mapping.CompileScope(s.Per); err != nil {
 		return nil, fmt.Errorf("limits.per: %w", err)
 	}
-	if a, ok := s.Adapter.(adapters.Addresser); ok && p.scope.expr == nil {
+	if a, ok := s.Adapter.(adapters.Addresser); ok && p.scope.IsZero() {
 		p.destination = a.Destination()
 	}
-	if s.Rate > 0 && p.scope.expr == nil {
+	if s.Rate > 0 && p.scope.IsZero() {
 		p.rate = rate.NewLimiter(rate.Limit(s.Rate), max(1, int(s.Rate/10)))
 	}
 	return p, nil
@@ -169,7 +170,7 @@ func (p *pipeline) accept(deliveries []*outbox.Delivery, w work) {
 
 // wanted is the sync's filter for [outbox.ClaimRequest], nil without a condition.
 func (p *pipeline) wanted() func(outbox.Event) bool {
-	if p.filter.expr == nil {
+	if p.filter.IsZero() {
 		return nil
 	}
 	return p.wants

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 // place finds out where a delivery goes, and whether it may start.
@@ -48,7 +49,7 @@ func (p *pipeline) place(attempts context.Context, w *work, doing *step) (placem
 }
 
 // scoped reports whether the sync keeps destinations apart.
-func (p *pipeline) scoped() bool { return p.scope.expr != nil || p.destination != nil }
+func (p *pipeline) scoped() bool { return !p.scope.IsZero() || p.destination != nil }
 
 // scopeOf finds the scope of a delivery. For that the delivery is rendered. It
 // reports false together with the result of a delivery that is not to be sent.
@@ -60,22 +61,22 @@ func (p *pipeline) scopeOf(ctx context.Context, w work) (scope string, done outb
 	case d.Missing, d.Crashes >= maxCrashes, p.left.has(d.Event.ID):
 		return d.Scope, done, true // the attempt reports the reason, and sends nothing
 	}
-	if d.Body == nil || p.scope.expr != nil {
+	if d.Body == nil || !p.scope.IsZero() {
 		if scope, done, ok = p.prepare(ctx, w); !ok {
 			return "", done, false
 		}
 	}
-	if p.scope.expr == nil {
+	if p.scope.IsZero() {
 		scope = p.host(d)
 	}
 	return scope, done, true
 }
 
 // locate finds the scope of an event that was rendered before.
-func (p *pipeline) locate(d *outbox.Delivery, e *evaluation) (r rendered) {
+func (p *pipeline) locate(d *outbox.Delivery, w mapping.Watcher) (r rendered) {
 	defer p.recovered(d, &r.err)
 	r.wanted = true
-	r.scope, r.err = p.scope.of(d.Event, e)
+	r.scope, r.err = p.scope.Of(d.Event, w)
 	return r
 }
 
@@ -88,7 +89,7 @@ func (p *pipeline) host(d *outbox.Delivery) (host string) {
 			host = ""
 		}
 	}()
-	if host = p.destination(p.message(d)); utf8.RuneCountInString(host) > maxScope || strings.ContainsFunc(host, unicode.IsControl) || !utf8.ValidString(host) {
+	if host = p.destination(p.message(d)); utf8.RuneCountInString(host) > mapping.MaxScope || strings.ContainsFunc(host, unicode.IsControl) || !utf8.ValidString(host) {
 		return ""
 	}
 	return host
@@ -133,7 +134,7 @@ func (p *pipeline) tellScopes(r *outbox.ClaimRequest, arrivals *outbox.Arrivals)
 func (p *pipeline) bound() {
 	p.destinationsMu.Lock()
 	defer p.destinationsMu.Unlock()
-	if p.scope.expr != nil {
+	if !p.scope.IsZero() {
 		p.destinations.configure(p.sync.Concurrency, p.sync.Rate)
 	} else {
 		p.destinations.configure(0, 0)

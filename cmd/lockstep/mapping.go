@@ -22,6 +22,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/console"
 	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 // maxInput bounds what is read from a file. It is twice what an event may hold.
@@ -230,7 +231,7 @@ func texts(object string) map[string]string {
 // preview maps x like a relay.
 func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	p := preview{Sync: sync.Name, Adapter: kind, Send: true, Notes: []string{}}
-	filter, err := relay.CompileFilter(sync.When)
+	filter, err := mapping.CompileFilter(sync.When)
 	if err != nil {
 		return p, err
 	}
@@ -238,7 +239,7 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	if err != nil {
 		return p, err
 	}
-	scope, err := relay.CompileScope(sync.Per)
+	scope, err := mapping.CompileScope(sync.Per)
 	if err != nil {
 		return p, err
 	}
@@ -250,14 +251,14 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	if !matches {
 		p.not("its events %s do not match type %s", strings.Join(sync.Events, ", "), x.event.Type)
 	}
-	wanted, err := filter.Match(x.event)
+	wanted, err := filter.Match(x.event, nil)
 	if err != nil {
 		return p, fmt.Errorf("the delivery would fail with class mapping: %w", err)
 	}
 	if !wanted {
 		p.not("filtered: its condition %s is not met", sync.When)
 	}
-	p.Body, err = mapper.Map(x.event)
+	p.Body, err = mapper.Map(x.event, nil)
 	switch {
 	case x.body != nil:
 		if !bytes.Equal(p.Body, x.body) {
@@ -276,7 +277,7 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	}
 	p.IdempotencyKey = msg.IdempotencyKey
 	if sync.Per != "" && wanted {
-		if p.Scope, err = scope.Of(x.event); err != nil {
+		if p.Scope, err = scope.Of(x.event, nil); err != nil {
 			return p, fmt.Errorf("the delivery would fail with class mapping: %w", err)
 		}
 	} else if a, ok := sync.Adapter.(adapters.Addresser); ok {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/relay"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 // maxTypeLen is the longest event type that the outbox takes, in bytes.
@@ -45,10 +46,10 @@ func (d *decoder) check(tag string, n *node) {
 			d.at(n, "%s contains space or control characters: an event type is a word such as scheduling:updated; write several as a list in events", d.quote(n))
 		}
 	case "condition":
-		_, err := relay.CompileFilter(n.text)
+		_, err := mapping.CompileFilter(n.text)
 		d.checkExpression(n, err, "a condition, or remove the key to send every event")
 	case "scope":
-		_, err := relay.CompileScope(n.text)
+		_, err := mapping.CompileScope(n.text)
 		d.checkExpression(n, err, "an expression such as event.court, or remove the key")
 	case "from":
 		if _, err := time.Parse(time.RFC3339, n.text); err != nil && n.text != "beginning" && n.text != "now" {

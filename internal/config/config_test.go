@@ -20,7 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/hms-mkt/lockstep/adapters"
-	"github.com/hms-mkt/lockstep/relay"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -97,7 +97,7 @@ func TestExample(t *testing.T) {
 			Adapter: Adapter{Kind: "rest"},
 			Mapping: Fields{
 				{From: "hearingId", To: "case_reference"},
-				{From: "scheduledAt", To: "start_time", Time: &relay.TimeFormat{Zone: "America/New_York", Format: "RFC3339"}},
+				{From: "scheduledAt", To: "start_time", Time: &mapping.TimeFormat{Zone: "America/New_York", Format: "RFC3339"}},
 				{From: "location", To: "courtroom", Values: map[string]string{"3A": "ROOM-3A"}, Default: json.RawMessage(`"TBD"`)},
 				{From: "notes", To: "remarks", Optional: true},
 			},

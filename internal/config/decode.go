@@ -61,7 +61,7 @@ func (d *decoder) object(n *node, v reflect.Value, also ...string) *yaml.Node {
 			d.atKey(item, "is not a known key%s Known here: %s", cmp.Or(suggest(item.key, known), "."), strings.Join(known, ", "))
 		}
 	}
-	out := mapping()
+	out := mappingNode()
 	if n.kind == kindAbsent {
 		out.LineComment = byDefault
 	}
@@ -151,7 +151,7 @@ func (d *decoder) table(tag reflect.StructTag, n *node, v reflect.Value) *yaml.N
 	if n.kind != kindMap {
 		return d.wrong(n, "a mapping of keys to values")
 	}
-	out := mapping()
+	out := mappingNode()
 	v.Set(reflect.MakeMapWithSize(v.Type(), len(n.items)))
 	for _, item := range n.items {
 		key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()

@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"github.com/hms-mkt/lockstep/adapters"
-	"github.com/hms-mkt/lockstep/relay"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 const docPath = "../../docs/configuration.md"
@@ -92,7 +92,7 @@ func TestDocumentedKeys(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range relay.TimeFormats() {
+	for _, name := range mapping.TimeFormats() {
 		if !regexp.MustCompile("(?m)^\\| .*`" + name + "`").MatchString(doc) {
 			t.Errorf("the time format %s is not documented", name)
 		}

@@ -7,13 +7,12 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/hms-mkt/lockstep/relay/mapping"
 	"go.yaml.in/yaml/v4"
-
-	"github.com/hms-mkt/lockstep/relay"
 )
 
 // Fields is the mapping of a sync, in the order of the file.
-type Fields []relay.Field
+type Fields []mapping.Field
 
 // longField is the long form of one entry.
 type longField struct {
@@ -34,9 +33,9 @@ func (m *Fields) decode(d *decoder, n *node) *yaml.Node {
 	if n.kind != kindMap {
 		return d.wrong(n, "a mapping of source fields to target fields, such as hearingId: case_reference")
 	}
-	out := mapping()
+	out := mappingNode()
 	for _, item := range n.items {
-		f := relay.Field{From: item.key, To: item.text}
+		f := mapping.Field{From: item.key, To: item.text}
 		switch item.kind {
 		case kindText:
 			put(out, item.key, showText(item, false))
@@ -52,12 +51,12 @@ func (m *Fields) decode(d *decoder, n *node) *yaml.Node {
 	return out
 }
 
-func (d *decoder) longField(n *node, f *relay.Field) *yaml.Node {
+func (d *decoder) longField(n *node, f *mapping.Field) *yaml.Node {
 	var long longField
 	out := d.object(n, reflect.ValueOf(&long).Elem())
 	f.To, f.Values, f.Default, f.Const, f.Optional = long.To, long.Values, long.Default, long.Const, long.Optional
 	if long.Time != nil {
-		f.Time = &relay.TimeFormat{Zone: long.Time.Zone, Format: long.Time.Format}
+		f.Time = &mapping.TimeFormat{Zone: long.Time.Zone, Format: long.Time.Format}
 	}
 	switch {
 	case f.Const != nil && f.To != "":
@@ -80,20 +79,20 @@ func (m *Fields) schema() map[string]any {
 }
 
 // Compute is the compute section of a sync, in the order of the file.
-type Compute []relay.Computed
+type Compute []mapping.Computed
 
 func (c *Compute) decode(d *decoder, n *node) *yaml.Node {
 	if n.kind != kindMap {
 		return d.wrong(n, `a mapping of target fields to expressions, such as title: '"Hearing " + event.hearingId'`)
 	}
-	out := mapping()
+	out := mappingNode()
 	for _, item := range n.items {
 		if item.kind != kindText {
 			d.wrong(item, "an expression, as text in quotes")
 			continue
 		}
 		put(out, item.key, showText(item, false))
-		*c = append(*c, relay.Computed{To: item.key, Expr: item.text})
+		*c = append(*c, mapping.Computed{To: item.key, Expr: item.text})
 	}
 	return out
 }
@@ -102,8 +101,8 @@ func (c *Compute) schema() map[string]any {
 	return map[string]any{"type": "object", "additionalProperties": map[string]any{"type": "string"}}
 }
 
-func (s Sync) mapping() relay.Mapping {
-	return relay.Mapping{Fields: s.Mapping, Compute: s.Compute}
+func (s Sync) mapping() mapping.Mapping {
+	return mapping.Mapping{Fields: s.Mapping, Compute: s.Compute}
 }
 
 // compileMapping reports each problem of the sync's mapping where it is. It
@@ -117,7 +116,7 @@ func (d *decoder) compileMapping(n *node, s *Sync) (made []string) {
 	_, err := m.Compile()
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range joined.Unwrap() {
-			e, _ := errors.AsType[*relay.MappingError](err)
+			e, _ := errors.AsType[*mapping.MappingError](err)
 			switch {
 			case e == nil:
 			case e.Computed:
@@ -155,7 +154,7 @@ func (d *decoder) json(n *node, raw *json.RawMessage) *yaml.Node {
 		return showText(n, false)
 	default:
 	}
-	out, between := mapping(), "{}"
+	out, between := mappingNode(), "{}"
 	if n.kind == kindList {
 		out.Kind, between = yaml.SequenceNode, "[]"
 	}

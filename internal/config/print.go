@@ -16,7 +16,7 @@ const masked = "***"
 const byDefault = "# default"
 
 // mapping returns an empty mapping, as it is printed.
-func mapping() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode} }
+func mappingNode() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode} }
 
 // put adds what is printed behind key, unless there is nothing.
 func put(m *yaml.Node, key string, value *yaml.Node) {

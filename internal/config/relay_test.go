@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/hms-mkt/lockstep/relay"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 func TestRelayConfig(t *testing.T) {
@@ -32,7 +33,7 @@ syncs:
 		KeepEvents: "0 months 2592000000000 microseconds", KeepLog: "12 months 0 microseconds",
 		Syncs: []relay.Sync{{
 			Name: "Court", Events: []string{"a:*", "b"}, When: `key != ""`, From: "now", Notify: true,
-			Mapping: relay.Mapping{Fields: []relay.Field{{From: "a", To: "b"}}}, OnFailed: "supersede",
+			Mapping: mapping.Mapping{Fields: []mapping.Field{{From: "a", To: "b"}}}, OnFailed: "supersede",
 			Retry: relay.Retry{Initial: 2 * time.Second, Max: 3 * time.Second, Jitter: -1, MaxAge: 4 * time.Hour, Attempts: 5},
 			Per:   "event.court", Concurrency: 3, Rate: 20,
 		}},

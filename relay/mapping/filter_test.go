@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"errors"
@@ -41,7 +41,7 @@ func TestFilter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := f.Match(ev)
+			got, err := f.Match(ev, nil)
 			if err != nil || got != tt.want {
 				t.Errorf("got %v, %v; want %v", got, err, tt.want)
 			}
@@ -72,7 +72,7 @@ func TestFilterRefuses(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = f.Match(outbox.Event{Payload: raw(`{"court":"SECRET"}`)})
+		_, err = f.Match(outbox.Event{Payload: raw(`{"court":"SECRET"}`)}, nil)
 		var fe *FieldError
 		if !errors.As(err, &fe) || fe.Field != "when" || !strings.Contains(fe.Reason, want) || strings.Contains(fe.Reason, "SECRET") {
 			t.Errorf("%s: got %v, want …%q…", src, err, want)
@@ -89,7 +89,7 @@ func TestFilterIsSafeForConcurrentUse(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 50 {
-				if ok, err := f.Match(outbox.Event{Payload: raw(`{"list":[1,2,3]}`)}); !ok || err != nil {
+				if ok, err := f.Match(outbox.Event{Payload: raw(`{"list":[1,2,3]}`)}, nil); !ok || err != nil {
 					t.Error(ok, err)
 					return
 				}

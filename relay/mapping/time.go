@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"errors"
@@ -93,6 +93,16 @@ func (f TimeFormat) compile() (*timeWriter, error) {
 	return w, nil
 }
 
+// withoutZone keeps the offset of t alone. Where it agrees with the machine's own
+// zone, time.Parse gives that one, and its abbreviation must not show.
+func withoutZone(t time.Time) time.Time {
+	_, offset := t.Zone()
+	if offset == 0 {
+		return t.UTC()
+	}
+	return t.In(time.FixedZone("", offset))
+}
+
 func (w *timeWriter) append(dst, raw []byte) ([]byte, error) {
 	if raw[0] != '"' {
 		return dst, fmt.Errorf("is a %s, not a time as an RFC 3339 string", jsonKind(raw))
@@ -103,13 +113,7 @@ func (w *timeWriter) append(dst, raw []byte) ([]byte, error) {
 	case err == nil && w.zone != nil:
 		t = t.In(w.zone)
 	case err == nil:
-		// time.Parse gives the machine's own zone where the offsets agree;
-		// its abbreviation must not show.
-		_, offset := t.Zone()
-		t = t.In(time.FixedZone("", offset))
-		if offset == 0 {
-			t = t.UTC()
-		}
+		t = withoutZone(t)
 	default:
 		day, dayErr := time.Parse(time.DateOnly, s)
 		switch {

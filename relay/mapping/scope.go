@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"fmt"
@@ -9,8 +9,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// maxScope is the longest scope, in characters. The database has the same bound.
-const maxScope = 200
+// MaxScope is the longest scope, in characters. The database has the same bound.
+const MaxScope = 200
 
 // Scope names the part of a receiver that an event goes to, such as a court's code.
 // It is safe for concurrent use. The zero Scope knows one part, the whole.
@@ -36,18 +36,16 @@ func CompileScope(src string) (*Scope, error) {
 
 // Of returns the scope of ev; it is empty where the expression gives null. A scope
 // that cannot be found, or is no text, too long or not printable, gives a
-// [*FieldError] with the field "limits.per".
-func (s *Scope) Of(ev outbox.Event) (string, error) { return s.of(ev, nil) }
-
-func (s *Scope) of(ev outbox.Event, e *evaluation) (string, error) {
+// [*FieldError] with the field "limits.per". The Watcher may be nil.
+func (s *Scope) Of(ev outbox.Event, w Watcher) (string, error) {
 	if s.expr == nil {
 		return "", nil
 	}
-	env, err := newExpressionEnv(ev, e, s.expr)
+	e, err := newEvaluation(ev, w, s.expr)
 	if err != nil {
 		return "", err
 	}
-	v, err := s.expr.run(env)
+	v, err := e.run(s.expr)
 	if err != nil || v == nil {
 		return "", err
 	}
@@ -56,8 +54,8 @@ func (s *Scope) of(ev outbox.Event, e *evaluation) (string, error) {
 	switch {
 	case !ok:
 		reason = "the scope is " + kindOf(v) + " for this event, not a text: write string(…) around it"
-	case utf8.RuneCountInString(scope) > maxScope:
-		reason = fmt.Sprintf("the scope is longer than %d characters for this event", maxScope)
+	case utf8.RuneCountInString(scope) > MaxScope:
+		reason = fmt.Sprintf("the scope is longer than %d characters for this event", MaxScope)
 	case strings.ContainsFunc(scope, unicode.IsControl):
 		reason = "the scope has a control character for this event"
 	case !utf8.ValidString(scope): // cut in the middle of a character, for instance
@@ -67,3 +65,6 @@ func (s *Scope) of(ev outbox.Event, e *evaluation) (string, error) {
 	}
 	return "", &FieldError{Field: s.expr.field, Reason: reason}
 }
+
+// IsZero reports whether every event has the empty scope.
+func (s *Scope) IsZero() bool { return s.expr == nil }

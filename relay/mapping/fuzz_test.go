@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-const fuzzedName = "zq9x7kw" // stands in payloads, and must not come out of errors
+const fuzzedName = "zq9x7kw" // is in payloads, and must not come out in errors
 
 // FuzzMapping compiles any mapping and filter, and maps any payload with it:
 // the same bytes each time, one JSON object, digits as they were, within a
@@ -59,8 +59,8 @@ func FuzzMapping(f *testing.F) {
 			}
 		}
 		if filter, err := CompileFilter(when); err == nil {
-			first, err := filter.Match(ev)
-			second, again := filter.Match(ev)
+			first, err := filter.Match(ev, nil)
+			second, again := filter.Match(ev, nil)
 			if first != second || (err == nil) != (again == nil) {
 				t.Errorf("%q gave %v, %v and then %v, %v", when, first, err, second, again)
 			}
@@ -69,8 +69,8 @@ func FuzzMapping(f *testing.F) {
 			}
 		}
 		if err == nil {
-			first, err := mapper.Map(ev)
-			second, again := mapper.Map(ev)
+			first, err := mapper.Map(ev, nil)
+			second, again := mapper.Map(ev, nil)
 			if !bytes.Equal(first, second) || (err == nil) != (again == nil) {
 				t.Errorf("mapped to %q, %v and then to %q, %v", first, err, second, again)
 			}
@@ -89,7 +89,7 @@ func FuzzMapping(f *testing.F) {
 func checkMapped(t *testing.T, m Mapping, payload, out []byte) {
 	t.Helper()
 	// Expressions are bounded by what they make, which JSON escapes sixfold.
-	most := len(payload)*(len(m.Fields)+1) + len(m.Compute)*6*(maxExpressionBytes+makingPerByte*len(payload))
+	most := len(payload)*(len(m.Fields)+1) + len(m.Compute)*6*(maxBytes+madePerByte*len(payload))
 	for _, f := range m.Fields {
 		most += 6*len(f.To) + len(f.Default) + len(f.Const) + 100
 		for _, to := range f.Values {

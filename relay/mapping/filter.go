@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"strings"
@@ -31,18 +31,16 @@ func CompileFilter(src string) (*Filter, error) {
 }
 
 // Match reports whether ev passes. A condition that cannot be evaluated for ev
-// gives a [*FieldError] with the field "when".
-func (f *Filter) Match(ev outbox.Event) (bool, error) { return f.match(ev, nil) }
-
-func (f *Filter) match(ev outbox.Event, e *evaluation) (bool, error) {
+// gives a [*FieldError] with the field "when". The Watcher may be nil.
+func (f *Filter) Match(ev outbox.Event, w Watcher) (bool, error) {
 	if f.expr == nil {
 		return true, nil
 	}
-	env, err := newExpressionEnv(ev, e, f.expr)
+	e, err := newEvaluation(ev, w, f.expr)
 	if err != nil {
 		return false, err
 	}
-	v, err := f.expr.run(env)
+	v, err := e.run(f.expr)
 	if err != nil {
 		return false, err
 	}
@@ -53,15 +51,5 @@ func (f *Filter) match(ev outbox.Event, e *evaluation) (bool, error) {
 	return match, nil
 }
 
-// Wanted reports whether a sync with this filter sends ev, or fails it where
-// everybody can see it: an event for which the condition cannot be evaluated is
-// wanted too. It is what [outbox.ClaimRequest] asks for.
-func (f *Filter) Wanted(ev outbox.Event) (wanted bool) {
-	defer func() {
-		if recover() != nil {
-			wanted = true // the attempt says what is wrong
-		}
-	}()
-	match, err := f.Match(ev)
-	return match || err != nil
-}
+// IsZero reports whether f matches every event.
+func (f *Filter) IsZero() bool { return f.expr == nil }

@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"bytes"
@@ -55,9 +55,9 @@ func (e *FieldError) Error() string { return "field " + e.Field + ": " + e.Reaso
 
 // MappingError is a problem of one entry of a [Mapping].
 type MappingError struct {
-	Computed bool   // the entry is in Mapping.Compute, else in Mapping.Fields
-	Index    int    // its index there
-	Field    string // its source, or its target
+	Computed bool   // true for an entry of Mapping.Compute, false for one of Mapping.Fields
+	Index    int    // index of the entry
+	Field    string // source of the entry, or its target
 	Err      error
 }
 
@@ -75,7 +75,7 @@ type Mapper struct {
 	scratch sync.Pool // *mapScratch
 }
 
-// mapScratch is what one Map needs while it runs.
+// mapScratch is the working memory of one call of Map.
 type mapScratch struct {
 	slots []slot
 	out   []byte
@@ -90,8 +90,8 @@ type targetNode struct {
 	path  string
 	key   []byte // `"name":`
 	kids  []*targetNode
-	field emitter // nil in an object
-	expr  int     // index into exprs, -1 when field or kids tell the value
+	field emitter // nil for an object
+	expr  int     // index into exprs; -1 if field or kids have the value
 }
 
 // Compile checks m and prepares it. All problems are reported at once, as
@@ -154,14 +154,16 @@ func (m Mapping) version() string {
 }
 
 // Version identifies what the mapper does: 12 hex digits of a SHA-256 over the
-// canonical mapping. It stands in the delivery log.
+// canonical mapping. The delivery log contains it.
 func (m *Mapper) Version() string { return m.version }
+
+// Computes reports whether the mapping has computed fields.
+func (m *Mapper) Computes() bool { return len(m.exprs) > 0 }
 
 // Map renders the receiver's fields of ev as one JSON object. The same event
 // gives the same bytes. An event that cannot be mapped gives a [*FieldError].
-func (m *Mapper) Map(ev outbox.Event) ([]byte, error) { return m.mapEvent(ev, nil) }
-
-func (m *Mapper) mapEvent(ev outbox.Event, e *evaluation) ([]byte, error) {
+// The Watcher may be nil.
+func (m *Mapper) Map(ev outbox.Event, w Watcher) ([]byte, error) {
 	if m.empty {
 		return passPayload(ev.Payload)
 	}
@@ -174,7 +176,7 @@ func (m *Mapper) mapEvent(ev outbox.Event, e *evaluation) ([]byte, error) {
 		clear(s.slots)
 		scanObject(ev.Payload, m.source, s.slots)
 	}
-	results, err := m.compute(ev, e)
+	results, err := m.compute(ev, w)
 	if err != nil {
 		return nil, err
 	}
@@ -187,26 +189,26 @@ func (m *Mapper) mapEvent(ev outbox.Event, e *evaluation) ([]byte, error) {
 	return bytes.Clone(out), nil
 }
 
-func (m *Mapper) compute(ev outbox.Event, waiter *evaluation) ([][]byte, error) {
+func (m *Mapper) compute(ev outbox.Event, w Watcher) ([][]byte, error) {
 	if len(m.exprs) == 0 {
 		return nil, nil
 	}
-	env, err := newExpressionEnv(ev, waiter, m.exprs...)
+	e, err := newEvaluation(ev, w, m.exprs...)
 	if err != nil {
 		return nil, err
 	}
-	return m.evaluate(env)
+	return m.evaluate(e)
 }
 
-func (m *Mapper) evaluate(env *expressionEnv) ([][]byte, error) {
+func (m *Mapper) evaluate(e *evaluation) ([][]byte, error) {
 	results := make([][]byte, len(m.exprs))
-	for i, e := range m.exprs {
-		v, err := e.run(env)
+	for i, x := range m.exprs {
+		v, err := e.run(x)
 		if err != nil {
 			return nil, err
 		}
-		if results[i], err = env.encodeResult(v); err != nil {
-			return nil, &FieldError{Field: e.field, Reason: err.Error()}
+		if results[i], err = e.result(v); err != nil {
+			return nil, &FieldError{Field: x.field, Reason: err.Error()}
 		}
 	}
 	return results, nil
@@ -249,8 +251,8 @@ func passPayload(payload []byte) ([]byte, error) {
 	return appendCompact(make([]byte, 0, len(payload)), payload[skipSpace(payload, 0):]), nil
 }
 
-// checkPayload makes the scanner's assumptions true. The database sees to it
-// for stored events; files given to `lockstep map` are anybody's.
+// checkPayload checks what the scanner relies on. Stored events satisfy it. Files
+// that are given to `lockstep map` may not.
 func checkPayload(payload []byte) error {
 	switch {
 	case !json.Valid(payload):
@@ -267,12 +269,12 @@ func errNotJSON() error {
 	return &FieldError{Field: "payload", Reason: "is not valid JSON, or nested deeper than 10,000 levels"}
 }
 
-// mappingCompiler collects the trees and every problem.
+// mappingCompiler builds the two trees of a mapper, and collects problems.
 type mappingCompiler struct {
 	source *sourceNode
 	target *targetNode
 	slots  int
-	at     MappingError // the entry in hand
+	at     MappingError // the current entry
 	errs   []error
 }
 
@@ -352,7 +354,7 @@ func (c *mappingCompiler) read(path string) int {
 	return n.slot
 }
 
-// place makes room for a target path; nil means that it was refused.
+// place adds a target path to the tree. It returns nil if the path was refused.
 func (c *mappingCompiler) place(path string) *targetNode {
 	if err := checkPath(path); err != nil {
 		c.fail(path, fmt.Errorf("target name %w", err))

@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"bytes"
@@ -139,7 +139,7 @@ func TestMap(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, err := compile(t, tt.mapping).Map(outbox.Event{Payload: raw(tt.payload)})
+			got, err := compile(t, tt.mapping).Map(outbox.Event{Payload: raw(tt.payload)}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -175,7 +175,7 @@ func TestMapRefuses(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := compile(t, tt.mapping).Map(outbox.Event{Payload: raw(tt.payload)})
+			_, err := compile(t, tt.mapping).Map(outbox.Event{Payload: raw(tt.payload)}, nil)
 			var fe *FieldError
 			if !errors.As(err, &fe) {
 				t.Fatalf("got %v, want a FieldError", err)
@@ -293,7 +293,7 @@ func TestTimeFormats(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			m := compile(t, Mapping{Fields: []Field{{From: "t", To: "t", Time: &tt.format}}})
-			got, err := m.Map(outbox.Event{Payload: raw(`{"t":"` + tt.in + `"}`)})
+			got, err := m.Map(outbox.Event{Payload: raw(`{"t":"` + tt.in + `"}`)}, nil)
 			if part, ok := strings.CutPrefix(tt.want, "!"); ok {
 				if err == nil || !strings.Contains(err.Error(), part) {
 					t.Fatalf("got %s, %v; want an error with %q", got, err, part)
@@ -323,13 +323,13 @@ func TestTimeIgnoresTheMachine(t *testing.T) {
 		Compute: []Computed{{To: "b", Expr: `(date(event.t) + duration("5000h")).Format("15:04 MST")`}},
 	})
 	ev := outbox.Event{Payload: raw(`{"t":"2027-07-04T19:30:15-04:00"}`)}
-	utc, err := m.Map(ev)
+	utc, err := m.Map(ev, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func(l *time.Location) { time.Local = l }(time.Local)
 	time.Local = ny
-	local, err := m.Map(ev)
+	local, err := m.Map(ev, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,12 +373,12 @@ func TestVersion(t *testing.T) {
 // A result must not share memory with the mapper's scratch space.
 func TestMapResultsAreIndependent(t *testing.T) {
 	m := compile(t, renames())
-	first, err := m.Map(outbox.Event{Payload: raw(courtPayload)})
+	first, err := m.Map(outbox.Event{Payload: raw(courtPayload)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := string(first)
-	if _, err := m.Map(outbox.Event{Payload: raw(`{"hearingId":"other","scheduledAt":"other","location":"other"}`)}); err != nil {
+	if _, err := m.Map(outbox.Event{Payload: raw(`{"hearingId":"other","scheduledAt":"other","location":"other"}`)}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if string(first) != before {
@@ -390,7 +390,7 @@ func TestMapAllocations(t *testing.T) {
 	m := compile(t, renames())
 	ev := outbox.Event{Payload: raw(courtPayload)}
 	got := testing.AllocsPerRun(100, func() {
-		if _, err := m.Map(ev); err != nil {
+		if _, err := m.Map(ev, nil); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -425,7 +425,7 @@ func FuzzMap(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		for i, m := range mappers {
-			got, err := m.Map(outbox.Event{Payload: payload, Key: "k", Type: "t"})
+			got, err := m.Map(outbox.Event{Payload: payload, Key: "k", Type: "t"}, nil)
 			if err != nil {
 				if _, ok := errors.AsType[*FieldError](err); !ok {
 					t.Fatalf("mapper %d: %T %v", i, err, err)
@@ -498,7 +498,7 @@ func BenchmarkMap(b *testing.B) {
 			ev := outbox.Event{Payload: raw(courtPayload), Key: "H-1", Type: "scheduling:created"}
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := mapper.Map(ev); err != nil {
+				if _, err := mapper.Map(ev, nil); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -1,11 +1,11 @@
-package relay_test
+package mapping_test
 
 import (
 	"strings"
 	"testing"
 
 	"github.com/hms-mkt/lockstep/outbox"
-	"github.com/hms-mkt/lockstep/relay"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 func TestScopeOfAnEvent(t *testing.T) {
@@ -23,11 +23,11 @@ func TestScopeOfAnEvent(t *testing.T) {
 		"a member of something": {`event.a.b`, `{}`, "", "field limits.per: reads a member of a value that is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, err := relay.CompileScope(tc.per)
+			s, err := mapping.CompileScope(tc.per)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := s.Of(outbox.Event{Type: "t", Key: "H-1", Payload: []byte(tc.payload)})
+			got, err := s.Of(outbox.Event{Type: "t", Key: "H-1", Payload: []byte(tc.payload)}, nil)
 			if got != tc.want || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
 				t.Errorf("%q, %v; want %q, %q", got, err, tc.want, tc.err)
 			}
@@ -43,7 +43,7 @@ func TestScopesThatCannotBe(t *testing.T) {
 		`event.`:       "does not compile",
 		`now().String`: "now",
 	} {
-		if _, err := relay.CompileScope(src); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := mapping.CompileScope(src); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", src, err, want)
 		}
 	}

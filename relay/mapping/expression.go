@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"bytes"
@@ -24,49 +24,49 @@ type expression struct {
 	field   string // for errors
 	program *vm.Program
 	event   bool   // reads the payload
-	yields  string // what kind of value it gives, such as "a string"; empty if that is known only for an event
+	yields  string // kind of its result, such as "a string"; empty if it depends on the event
 }
 
-// expressionEnv is what expressions see of an event.
-type expressionEnv struct {
+// evaluation evaluates the expressions of one event. It holds the event as they see
+// it, and counts their cost.
+type evaluation struct {
 	vars      map[string]any
-	steps     int         // taken so far by all expressions
-	bytes     int         // made so far by all expressions
-	mostBytes int         // that they may make
-	most      int         // steps that one of them took
-	costliest string      // the field of that one
-	waiter    *evaluation // nil where nobody stops waiting
-	converted struct{ from, to []any }
-	zones     map[string]*time.Location
+	steps     int                       // taken so far by all expressions
+	bytes     int                       // made so far by all expressions
+	maxBytes  int                       // most bytes that they may make
+	costliest string                    // field of the expression that took most steps
+	mostSteps int                       // steps of the costliest expression
+	watcher   Watcher                   // may be nil
+	zones     map[string]*time.Location // time zones that the event names
 }
 
-// compileExpression compiles src; its errors show the source, which is the
-// operator's own text.
+// compileExpression compiles src. Its errors may show src, which the operator has
+// written.
 func compileExpression(src, field string, condition bool) (*expression, error) {
 	switch {
 	case strings.TrimSpace(src) == "":
 		return nil, errors.New("the expression is empty")
-	case len(src) > maxExpressionLen:
-		return nil, fmt.Errorf("the expression is longer than %d bytes", maxExpressionLen)
+	case len(src) > maxSource:
+		return nil, fmt.Errorf("the expression is longer than %d bytes", maxSource)
 	}
 	options := append(languageOptions(),
 		expr.Env(types.Map{
-			"event":   types.Any,
-			"type":    types.String,
-			"key":     types.String,
-			"version": types.Any,
-			"headers": types.Map{types.Extra: types.Any},
-			envName:   types.TypeOf(&expressionEnv{}),
+			"event":        types.Any,
+			"type":         types.String,
+			"key":          types.String,
+			"version":      types.Any,
+			"headers":      types.Map{types.Extra: types.Any},
+			evaluationName: types.TypeOf(&evaluation{}),
 		}),
-		expr.MaxNodes(maxExpressionNodes),
+		expr.MaxNodes(maxNodes),
 	)
-	// First as it is written: with what the guard adds, the checker would name
-	// functions that nobody wrote and pass over mistakes inside of them.
+	// The first time as it is written, for the messages: the second time the checker
+	// would name functions of the guard and overlook mistakes in their arguments.
 	checked, err := expr.Compile(src, options...)
 	if err != nil {
 		return nil, explainCompile(err)
 	}
-	guard := &expressionGuard{}
+	guard := &guard{}
 	program, err := expr.Compile(src, append(options, expr.Patch(guard))...)
 	if guard.err != nil {
 		err = guard.err
@@ -92,20 +92,20 @@ func explainCompile(err error) error {
 	}
 	name, unknown := strings.CutPrefix(e.Message, "unknown name ")
 	switch {
-	case unknown && disabledWhy(name) != "":
-		return fmt.Errorf("the expression does not compile: %s is not available, %s (column %d)", name, disabledWhy(name), e.Column+1)
+	case unknown && disabled()[name] != "":
+		return fmt.Errorf("the expression does not compile: %s is not available, %s (column %d)", name, disabled()[name], e.Column+1)
 	case unknown:
 		return fmt.Errorf("the expression does not compile: unknown name %s (column %d); known are event, type, key, version, headers; payload fields are written event.%s", name, e.Column+1, name)
 	}
 	return fmt.Errorf("the expression does not compile: %s (column %d)", e.Message, e.Column+1)
 }
 
-// newExpressionEnv decodes of ev what exprs need.
-func newExpressionEnv(ev outbox.Event, waiter *evaluation, exprs ...*expression) (*expressionEnv, error) {
-	env := &expressionEnv{mostBytes: maxExpressionBytes + makingPerByte*len(ev.Payload), waiter: waiter}
+// newEvaluation decodes the payload of ev if one of exprs reads it.
+func newEvaluation(ev outbox.Event, w Watcher, exprs ...*expression) (*evaluation, error) {
+	e := &evaluation{maxBytes: maxBytes + madePerByte*len(ev.Payload), watcher: w}
 	var event any
-	for _, e := range exprs {
-		if !e.event {
+	for _, x := range exprs {
+		if !x.event {
 			continue
 		}
 		if err := checkPayload(ev.Payload); err != nil {
@@ -126,36 +126,38 @@ func newExpressionEnv(ev outbox.Event, waiter *evaluation, exprs ...*expression)
 	if ev.Version != nil {
 		version = int(*ev.Version)
 	}
-	env.vars = map[string]any{
-		"event":   event,
-		"type":    ev.Type,
-		"key":     ev.Key,
-		"version": version,
-		"headers": headers,
-		envName:   env,
+	e.vars = map[string]any{
+		"event":        event,
+		"type":         ev.Type,
+		"key":          ev.Key,
+		"version":      version,
+		"headers":      headers,
+		evaluationName: e,
 	}
-	return env, nil
+	return e, nil
 }
 
-// run evaluates e. Whatever goes wrong becomes a [*FieldError] without values.
-func (e *expression) run(env *expressionEnv) (result any, err error) {
+// run evaluates x. All errors are [*FieldError] values.
+func (e *evaluation) run(x *expression) (result any, err error) {
 	defer func() {
 		if recover() != nil {
-			result, err = nil, &FieldError{Field: e.field, Reason: "the expression cannot be evaluated for this event"}
+			result, err = nil, &FieldError{Field: x.field, Reason: "the expression cannot be evaluated for this event"}
 		}
 	}()
-	before := env.steps
-	env.waiter.begin(e)
-	machine := vm.VM{MemoryBudget: maxExpressionCells}
-	v, err := machine.Run(e.program, env.vars)
-	if took := env.steps - before; took > env.most {
-		env.most, env.costliest = took, e.field
+	before := e.steps
+	if e.watcher != nil {
+		e.watcher.Begin(x.field)
+	}
+	machine := vm.VM{MemoryBudget: maxListParts}
+	v, err := machine.Run(x.program, e.vars)
+	if took := e.steps - before; took > e.mostSteps {
+		e.mostSteps, e.costliest = took, x.field
 	}
 	if errors.Is(err, errTooManySteps) {
-		return nil, &FieldError{Field: env.costliest, Reason: explainRun(err)} // not the one that only took the last step
+		return nil, &FieldError{Field: e.costliest, Reason: explainRun(err)} // x may have taken the last step only
 	}
 	if err != nil {
-		return nil, &FieldError{Field: e.field, Reason: explainRun(err)}
+		return nil, &FieldError{Field: x.field, Reason: explainRun(err)}
 	}
 	return v, nil
 }
@@ -165,8 +167,8 @@ type kindError string
 
 func (e kindError) Error() string { return string(e) }
 
-// mismatch is the machine's complaint about an operator. Its operands are Go
-// types; anything else it says may contain values and is dropped.
+// mismatch is the machine's error for the operands of an operator, which it shows as
+// Go types. Its other errors may contain values and are not shown.
 var mismatch = regexp.MustCompile(`^invalid operation: (\S+|map\[string\]interface \{\}|\[\]interface \{\}) ([-+*/%<>=^]+|\w+) (\S+|map\[string\]interface \{\}|\[\]interface \{\})$`)
 
 func explainRun(err error) string {

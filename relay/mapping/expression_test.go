@@ -1,4 +1,4 @@
-package relay
+package mapping
 
 import (
 	"errors"
@@ -70,6 +70,9 @@ func TestCompute(t *testing.T) {
 		"matched":                   {`[event.day matches "^2027-", event.day matches event.id, event.nope matches "a", event.day matches "(?i)JULY"]`, `[true,false,false,false]`},
 		"trimmed":                   {`trim(event.id, "H1") + trim("  x ")`, `"-x"`},
 		"zone of the event":         {`date(event.day).In(timezone(event.nope ?? "Europe/London")).Format("15:04")`, `"01:00"`},
+		"seconds and months":        {`[date(event.day).Unix(), date(event.day).Month()]`, `[1814659200,7]`},
+		"branches of two kinds":     {`(event.flag ? 2 : uniq(event.list)) == "H-1"`, `false`},
+		"number of another kind":    {`[event.big == "x", event.big == nil, event.big == event.list, event.big == event.flag]`, `[false,false,false,false]`},
 		"larger list":               {`count(1..1000, # in event.list)`, `3`},
 		"joined by a pipe":          {`event.words | join()`, `"ba"`},
 		"split and joined":          {`join(split(event.day, "-"), "")`, `"20270704"`},
@@ -81,7 +84,7 @@ func TestCompute(t *testing.T) {
 				Type: "scheduling:updated", Key: "H-1", Version: &version,
 				Payload: raw(computePayload), Headers: map[string]string{"tenant": "t1"},
 			}
-			got, err := m.Map(ev)
+			got, err := m.Map(ev, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -145,12 +148,14 @@ func TestComputeRefusesAtRunTime(t *testing.T) {
 		"large pattern":          {`"a" matches repeat("(a?){1000}", event.count)`, "regular expression after matches is too large"},
 		"match of a number":      {`event.count matches "a"`, "matches needs a text, not a number"},
 		"names that are numbers": {`groupBy(event.parties, .age)`, "names are not strings"},
+		"digits of a number":     {`event.amount[:3]`, "not a JSON value"},
+		"element of a number":    {`first(event.amount)`, "reads a member of a number"},
 		"key of bytes":           {`fromBase64("/w==")`, "not UTF-8"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			m := compile(t, Mapping{Compute: []Computed{{To: "x", Expr: tt.expr}}})
-			got, err := m.Map(outbox.Event{Payload: raw(computePayload)})
+			got, err := m.Map(outbox.Event{Payload: raw(computePayload)}, nil)
 			var fe *FieldError
 			if !errors.As(err, &fe) {
 				t.Fatalf("got %s, %v; want a FieldError", got, err)
@@ -316,6 +321,11 @@ func TestExpressionOverALargeEventEnds(t *testing.T) {
 		"zones":                    {`count(event.a, timezone("Europe/" + upper(string(event.nope ?? "london")) + string(#)) == nil)`, "timezone() needs"},
 		"zone, in a loop":          {`count(event.a, timezone(event.nope ?? "Europe/London") == nil)`, ""},
 		"times":                    {`count(event.a, count(event.b, date(event.nope ?? "2027-03-01").Format(event.text) == "b") > 3)`, memory},
+		"count of booleans":        {`let l = map(event.a, true); any(event.a, count(l) == 1)`, steps},
+		"long names":               {`let o = {(event.text): 1}; any(event.a, any(event.b, o != o))`, steps},
+		"concat of many":           {`let l = 1..1000000; len(concat(` + strings.Repeat("l, ", 200) + `l))`, memory},
+		"flatten of many":          {`let l = 1..1000000; len(flatten([` + strings.Repeat("l, ", 200) + `l]))`, steps},
+		"median of many":           {`let l = 1..1000000; median([` + strings.Repeat("l, ", 200) + `l])`, steps},
 		"find":                     {`count(event.a, find(event.b, # == 1) == 1)`, steps},
 		"reduce":                   {`reduce(event.a, #acc + reduce(event.b, #acc + #, 0), 0)`, steps},
 		"one pass each":            {`[all(event.a, # >= 0), len(filter(event.words, # contains "w9")), sum(event.b), len(map(event.objects, .m.k[0])), len(sort(event.b)), median(event.halves)] != nil`, ""},
@@ -328,12 +338,12 @@ func TestExpressionOverALargeEventEnds(t *testing.T) {
 			done := make(chan error, 1)
 			began := time.Now()
 			go func() {
-				env, err := newExpressionEnv(ev, nil, m.exprs...)
+				e, err := newEvaluation(ev, nil, m.exprs...)
 				if err == nil {
 					if tt.reason == steps {
-						env.steps = maxExpressionSteps / 8 * 7 // the rest shows the same in less time
+						e.steps = maxSteps / 8 * 7 // the rest shows the same in less time
 					}
-					_, err = m.evaluate(env)
+					_, err = m.evaluate(e)
 				}
 				done <- err
 			}()

@@ -1,0 +1,154 @@
+package mapping
+
+import (
+	"encoding/json"
+	"reflect"
+)
+
+// Bounds of all expressions of one event together. The package comment has the rules.
+const (
+	// A step takes 5 to 15 ns. Half as many would refuse nested loops over lists
+	// of 1,000. Twice as many would let one event keep a processor for more than
+	// two seconds.
+	maxSteps = 64 << 20
+
+	// The expressions may make this many bytes of text, lists and objects, and
+	// madePerByte for each byte of the payload. Half as much would refuse an
+	// event of 1 MiB whose list is written anew with other names. Twice as much
+	// is twice the memory that events with hostile data take on every worker.
+	maxBytes    = 8 << 20
+	madePerByte = 16
+
+	maxOperandDepth = 5_000 // levels of lists and objects in an operand
+)
+
+// Bounds of one expression.
+const (
+	maxSource      = 4 << 10 // bytes
+	maxNodes       = 500     // of the syntax tree
+	maxListParts   = 1 << 20 // parts of the lists that the machine makes
+	maxResultDepth = 100     // levels of lists and objects in the result
+	maxPatternSize = 2000    // instructions of a regular expression
+)
+
+// Costs, in steps. A rate is for each part that an operator looks at.
+const (
+	textPerStep   = 16     // bytes of text that cost one step
+	digitsPerStep = 4      // digits of a number that cost one step
+	addingRate    = 8      // sum, count, min, max, mean
+	copyingRate   = 16     // flatten, string, toJSON
+	sortingRate   = 40     // sort, sortBy, groupBy, median: twice the logarithm of maxListParts
+	roundCost     = 10     // a round of a predicate
+	nodeCost      = 4      // a round, for each node of the predicate
+	patternShare  = 4      // a pattern looks at each byte as often as a quarter of its size
+	patternCost   = 100    // an instruction of a pattern that is compiled
+	zoneCost      = 10_000 // a time zone that is read
+)
+
+// Memory, in bytes.
+const (
+	partBytes     = 16  // a part of a list
+	keptPartBytes = 40  // a part of a list that grows part by part
+	objectBytes   = 300 // an object without members
+	memberBytes   = 32  // a member of an object
+)
+
+const (
+	errTooMuchMemory = kindError("the expression needs too much memory for this event: make it join or build less")
+	errTooManySteps  = kindError("the expression takes too many steps for this event: " +
+		"look through a long list or text once and not once for each part of another, or let the writer of the event do it")
+	errTooDeep = kindError("the expression compares or looks through a value that is nested too deeply")
+)
+
+// step counts n steps. It also ends the evaluation when the watcher says so.
+func (e *evaluation) step(n int) error {
+	before := e.steps
+	e.steps += n
+	switch {
+	case e.steps > maxSteps:
+		return errTooManySteps
+	case (before^e.steps)>>12 != 0 && e.watcher != nil && !e.watcher.Continue(): // once in 4,096 steps, for it costs more than a step
+		return errTooManySteps
+	}
+	return nil
+}
+
+// alloc counts n bytes of memory.
+func (e *evaluation) alloc(n int) error {
+	if e.bytes += n; e.bytes > e.maxBytes {
+		return errTooMuchMemory
+	}
+	return nil
+}
+
+// charge counts the steps of an operator that looks through v. A part of a list
+// within a list costs twice as much, and so on, because functions such as flatten
+// copy it once for each level. A value can share parts of itself, so that it is
+// short in memory and endless for the operator: charge ends where the steps end.
+func (e *evaluation) charge(v any, rate, depth int) error {
+	size := 1
+	switch v := v.(type) {
+	case string:
+		size += len(v) / textPerStep
+	case json.Number:
+		size += len(v) / digitsPerStep
+	case []int:
+		size += len(v)
+	}
+	if depth > maxOperandDepth {
+		return errTooDeep
+	}
+	if err := e.step(rate * max(depth, 1) * size); err != nil {
+		return err
+	}
+	switch v := v.(type) {
+	case nil, bool, int, float64, string, json.Number, []int:
+	case []any:
+		for _, part := range v {
+			if err := e.charge(part, rate, depth+1); err != nil {
+				return err
+			}
+		}
+	case map[string]any:
+		for name, member := range v {
+			if err := e.charge(name, rate, depth+1); err != nil {
+				return err
+			}
+			if err := e.charge(member, rate, depth+1); err != nil {
+				return err
+			}
+		}
+	default:
+		if list, ok := listOf(v); ok {
+			return e.charge(list, rate, depth)
+		}
+		if r := reflect.ValueOf(v); r.Kind() == reflect.Map {
+			for name, member := range r.Seq2() {
+				if err := e.charge([]any{name.Interface(), member.Interface()}, rate, depth); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// made counts the memory of a text, list or object.
+func (e *evaluation) made(v any) error {
+	size := 0
+	if s, ok := v.(string); ok {
+		size = len(s)
+	} else {
+		switch r := reflect.ValueOf(v); r.Kind() {
+		case reflect.Slice, reflect.Array:
+			size = partBytes * r.Len()
+		case reflect.Map:
+			size = objectBytes + memberBytes*r.Len()
+		default:
+		}
+	}
+	if err := e.alloc(size); err != nil {
+		return err
+	}
+	return e.step(1 + size/textPerStep)
+}
