@@ -76,7 +76,12 @@ func (m Message) Fields() (map[string]any, error) {
 	return decodeObject(m.Body)
 }
 
-// Ref is what a receiver answered for a key: needed to address the next update.
+// MaxRef is the longest ExternalID or ETag that is kept, in bytes.
+const MaxRef = 512
+
+// Ref is what a receiver answered for a key: needed to address the next update. An
+// ExternalID or ETag that is longer than [MaxRef], or has characters that do not print,
+// is not kept: changed, it would address something else.
 type Ref struct {
 	ExternalID string
 	ETag       string

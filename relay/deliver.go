@@ -229,7 +229,15 @@ func reference(r *adapters.Ref, d *outbox.Delivery) *outbox.Ref {
 		// The receiver names nothing new: the reference stays, and is the newer event's from now on.
 		return &outbox.Ref{ExternalID: d.Ref.ExternalID, ETag: d.Ref.ETag, Version: d.Event.Version}
 	}
-	return &outbox.Ref{ExternalID: adapters.Clean(r.ExternalID, 500), ETag: adapters.Clean(r.ETag, 500), Version: d.Event.Version}
+	return &outbox.Ref{ExternalID: unchanged(r.ExternalID), ETag: unchanged(r.ETag), Version: d.Event.Version}
+}
+
+// unchanged returns an id or ETag that can be kept as it is. Others are empty.
+func unchanged(s string) string {
+	if adapters.Clean(s, adapters.MaxRef) != s {
+		return ""
+	}
+	return s
 }
 
 // giveUp fails a delivery of which nothing was sent.

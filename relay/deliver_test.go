@@ -63,3 +63,21 @@ func BenchmarkAttempt(b *testing.B) {
 		}
 	}
 }
+
+// An id that cannot be kept as it is, is not kept: cut or cleaned, it would address
+// another record.
+func TestAReferenceIsKeptAsItIsOrNotAtAll(t *testing.T) {
+	for name, test := range map[string]struct{ id, want string }{
+		"short":            {"CAL-000001", "CAL-000001"},
+		"the longest":      {strings.Repeat("x", adapters.MaxRef), strings.Repeat("x", adapters.MaxRef)},
+		"longer":           {strings.Repeat("x", adapters.MaxRef+1), ""},
+		"a line break":     {"CAL\n1", ""},
+		"not UTF-8":        {"CAL\xff1", ""},
+		"another alphabet": {"дело-7", "дело-7"},
+	} {
+		got := reference(&adapters.Ref{ExternalID: test.id, ETag: test.id}, &outbox.Delivery{})
+		if got.ExternalID != test.want || got.ETag != test.want {
+			t.Errorf("%s: kept %q and %q, want %q", name, got.ExternalID, got.ETag, test.want)
+		}
+	}
+}

@@ -48,7 +48,7 @@ func FuzzPointer(f *testing.F) {
 			return
 		}
 		id, ok := p.find(exchange.Answer{Status: 201, Body: body})
-		if ok && (!storable(id) || len(id) > exchange.MaxRef) {
+		if ok && (!storable(id) || len(id) > adapters.MaxRef) {
 			t.Errorf("%s found %q", text, id)
 		}
 		if ok && json.Valid(body) && !slices.Contains(texts(body), id) {
@@ -177,7 +177,7 @@ func FuzzDeliver(f *testing.F) {
 			t.Errorf("wait of %s", wait)
 		}
 		if ref := receipt.Ref; ref != nil && (err != nil ||
-			ref.ExternalID != "" && (!storable(ref.ExternalID) || len(ref.ExternalID) > exchange.MaxRef) || ref.ETag != "" && !validETag(ref.ETag)) {
+			ref.ExternalID != "" && (!storable(ref.ExternalID) || len(ref.ExternalID) > adapters.MaxRef) || ref.ETag != "" && !validETag(ref.ETag)) {
 			t.Errorf("reference %+v, %v", ref, err)
 		}
 	})

@@ -9,7 +9,7 @@ import (
 
 var etag = regexp.MustCompile(`^(W/)?"[\x21\x23-\x7e]*"$`) // RFC 9110, 8.8.3, ASCII only
 
-func validETag(s string) bool { return len(s) <= exchange.MaxRef && etag.MatchString(s) }
+func validETag(s string) bool { return len(s) <= adapters.MaxRef && etag.MatchString(s) }
 
 // ref returns the new reference of the message's key, or nil if the answer changes
 // nothing in it. An accepted change without a new ETag makes the old one stale.

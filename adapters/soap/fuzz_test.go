@@ -44,7 +44,7 @@ func FuzzAnswer(f *testing.F) {
 		if err != nil && (!storable(err.Error()) || len(err.Error()) > 1024) {
 			t.Errorf("error %q", err)
 		}
-		if receipt.Ref != nil && (!storable(receipt.Ref.ExternalID) || len(receipt.Ref.ExternalID) > exchange.MaxRef) {
+		if receipt.Ref != nil && (!storable(receipt.Ref.ExternalID) || len(receipt.Ref.ExternalID) > adapters.MaxRef) {
 			t.Errorf("id %q", receipt.Ref.ExternalID)
 		}
 		if _, readErr := readMessage(ans); readErr != nil && err == nil && (status != http.StatusAccepted || len(body) > 0) {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
@@ -56,11 +57,10 @@ func readAnswer(ctx context.Context, res *http.Response) Answer {
 	return a
 }
 
-// MaxRef bounds an id or ETag that is kept of an answer, in bytes.
-const MaxRef = 512
-
 // IsRef reports whether an id of an answer can be stored and sent back.
-func IsRef(id string) bool { return id != "" && len(id) <= MaxRef && placeholder.Plain(id) == nil }
+func IsRef(id string) bool {
+	return id != "" && len(id) <= adapters.MaxRef && placeholder.Plain(id) == nil
+}
 
 // garbled reports whether err comes from the decompression of a body that arrived.
 func garbled(err error) bool {
