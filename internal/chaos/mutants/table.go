@@ -191,8 +191,7 @@ var mutants = []mutant{
 )`, new: `  FROM removed AS r
      WHERE false
 )`},
-			{file: outbox, in: "Store.Record", old: `	var missing []int
-`, new: `	for i := range results {
+			{file: outbox, in: "Store.Record", old: `var missing []int`, new: `for i := range results {
 		if d := results[i].Delivery; r.Done[i] && results[i].Outcome.Finished() {
 			_, err := s.pool.Exec(ctx, "INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, attempt, outcome, code, claim, relay) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
 				d.Sync, d.Event.ID, d.Event.Type, d.Key, d.Total+1, string(results[i].Outcome), results[i].Code, d.Claim, s.relay)
