@@ -1,9 +1,12 @@
 package migrations_test
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -157,5 +160,37 @@ func TestAuditorChangesNothing(t *testing.T) {
 		"SELECT nextval('outbox.delivery_log_id_seq')",
 	} {
 		auditor.Refuses(denied, statement, nil)
+	}
+}
+
+// A login that may read a view, and nothing else, can read it: a view calls no function
+// of ours, since its reader would need EXECUTE on that function.
+func TestALoginThatMayReadAViewCanReadIt(t *testing.T) {
+	url := pgtest.New(t)
+	d := outboxtest.Connect(t, url)
+	d.Sync("court")
+	d.Event("k")
+	for _, scope := range []string{"", "ny07"} {
+		d.Do(`SELECT outbox.pause('court', 'maintenance', $1)`, scope)
+	}
+	dashboard := fmt.Sprintf("dashboard_%d", time.Now().UnixNano()) // roles are the server's
+	d.Do(`CREATE ROLE ` + dashboard)
+	t.Cleanup(func() {
+		for _, drop := range []string{`DROP OWNED BY `, `DROP ROLE `} {
+			if _, err := d.Exec(context.Background(), drop+dashboard); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	d.Do(`GRANT USAGE ON SCHEMA outbox TO ` + dashboard)
+	views := outboxtest.List[string](d, `SELECT viewname::text FROM pg_views WHERE schemaname = 'outbox' ORDER BY 1`)
+	if len(views) < 4 {
+		t.Fatalf("views: %v", views)
+	}
+	for _, view := range views {
+		d.Do(`GRANT SELECT ON outbox.` + view + ` TO ` + dashboard)
+		d.Do(`SET ROLE ` + dashboard)
+		d.Do(`SELECT * FROM outbox.` + view)
+		d.Do(`RESET ROLE`)
 	}
 }
