@@ -24,8 +24,8 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/webhook"
 )
 
-// asReceiver makes this test program the receiver of another one: in a process
-// of its own, so that what it uses is not counted with the sender.
+// asReceiver makes this test program the receiver of another one. The receiver is a
+// separate process, so that its CPU time is not counted with the sender's.
 const asReceiver = "LOCKSTEP_BENCH_RECEIVER"
 
 func TestMain(m *testing.M) {

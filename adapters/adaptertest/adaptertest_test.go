@@ -16,7 +16,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/adaptertest"
 )
 
-// naive is what one writes without having read the contract.
+// naive is an adapter by somebody who has not read the contract.
 type naive struct {
 	adaptertest.Setup
 	client *http.Client
@@ -93,7 +93,7 @@ func TestNaive(t *testing.T) {
 	})
 }
 
-// A suite is only as good as what it catches.
+// The suite must catch the mistakes of a naive adapter.
 func TestTheSuiteCatches(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNaive$", "-test.v",
 		"-test.skip=/bad_receivers/an_answer_of_a_gigabyte") // which a naive adapter does read

@@ -39,8 +39,7 @@ func (s suite) statuses(t *testing.T) {
 	})
 }
 
-// gateways: a gateway in front of a receiver answers in its place and knows nothing
-// of the protocol.
+// gateways: a gateway answers instead of the receiver and does not know the protocol.
 func (s suite) gateways(t *testing.T) {
 	for name, answer := range map[string]struct{ contentType, body string }{
 		"a page":  {"text/html", "<!DOCTYPE html>\n<html><head><title>Maintenance</title></head><body>We will be back.</body></html>"},
@@ -108,7 +107,7 @@ func (s suite) retryAfter(t *testing.T) {
 	}
 }
 
-// requests: what is on the wire, attempt after attempt and side by side.
+// requests: what is sent, in attempts one after the other and at the same time.
 func (s suite) requests(t *testing.T) {
 	t.Run("attempts are the same", func(t *testing.T) {
 		var seen ledger

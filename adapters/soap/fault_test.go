@@ -40,7 +40,7 @@ var answers = []Answer{
 	{Path: "NotifyHearingResponse/error", Class: "permanent"},
 }
 
-func TestWhatAnswersMean(t *testing.T) {
+func TestClassesOfAnswers(t *testing.T) {
 	const (
 		result   = `<c:NotifyHearingResponse><c:entryId>e-9</c:entryId><c:result>%</c:result></c:NotifyHearingResponse>`
 		busyText = "<html><h1>503 Service Unavailable</h1></html>"
@@ -206,7 +206,7 @@ func TestReasonsOfFaults(t *testing.T) {
 	}
 }
 
-// Half a value is not recognised as one, so a text that was cut off is not shown.
+// Redaction does not recognise half of a value, so a text that was cut is not shown.
 func TestReasonsThatWereCutOff(t *testing.T) {
 	for name, answer := range map[string]string{
 		"1.1": strings.Replace(fault11("S:Client", ""), "because", "no room for Jane Doe", 1),

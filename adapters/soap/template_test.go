@@ -16,9 +16,9 @@ import (
 
 func TestBadTemplatesAreRefusedWithTheirPlace(t *testing.T) {
 	for name, tc := range map[string]struct{ body, want string }{
-		"no XML":                    {"NotifyHearing", "body: line 1, column 1: text stands outside of an element"},
-		"an envelope":               {"<soap:Envelope><soap:Body><a/></soap:Body></soap:Envelope>", "body: line 1, column 1: <soap:Envelope> is written around this: write only what stands inside it"},
-		"a Body of another prefix":  {`<s:Body xmlns:s="http://www.w3.org/2003/05/soap-envelope"/>`, "body: line 1, column 1: <s:Body> is written around this"},
+		"no XML":                    {"NotifyHearing", "body: line 1, column 1: text is outside of an element: put it inside one"},
+		"an envelope":               {"<soap:Envelope><soap:Body><a/></soap:Body></soap:Envelope>", "body: line 1, column 1: <soap:Envelope> is written by the adapter: write only its content"},
+		"a Body of another prefix":  {`<s:Body xmlns:s="http://www.w3.org/2003/05/soap-envelope"/>`, "body: line 1, column 1: <s:Body> is written by the adapter"},
 		"no element":                {"  <!-- nothing -->\n", "body: holds 0 elements; write one, the operation"},
 		"two elements":              {"<a/><b/>", "body: holds 2 elements"},
 		"not closed":                {"<cal:a>\n  <cal:b></cal:b>\n", "body: line 1, column 1: <cal:a> is not closed"},
@@ -26,7 +26,7 @@ func TestBadTemplatesAreRefusedWithTheirPlace(t *testing.T) {
 		"closes nothing":            {"<a/></a>", "body: line 1, column 5: </a> closes nothing"},
 		"bad XML":                   {"<a>\n<b attr></b></a>", "body: line 2, column 9: attribute name without = in element"},
 		"an entity":                 {"<a>&nbsp;</a>", "body: line 1, column 10: invalid character entity &nbsp;"},
-		"a bare ampersand":          {"<a>R & D</a>", "body: line 1, column 7: an ampersand of its own is written &amp;"},
+		"a bare ampersand":          {"<a>R & D</a>", "body: line 1, column 7: write an ampersand as &amp;"},
 		"a DTD":                     {`<!DOCTYPE a><a/>`, "body: line 1, column 1: a DTD is not allowed"},
 		"an entity declared":        {"<a>x</a>\n<!DOCTYPE a [<!ENTITY b \"c\">]>", "body: line 2, column 1: a DTD is not allowed"},
 		"an XML declaration":        {`<?xml version="1.0"?><a/>`, "body: line 1, column 1: a processing instruction or XML declaration is not allowed"},
@@ -34,8 +34,8 @@ func TestBadTemplatesAreRefusedWithTheirPlace(t *testing.T) {
 		"a prefix not declared":     {"<cal:a>\n   <ecf:b/></cal:a>", "body: line 2, column 4: the prefix ecf is not declared; add it to namespaces"},
 		"an attribute's prefix":     {`<cal:a ecf:b="1"/>`, "body: line 1, column 1: the prefix ecf is not declared"},
 		"a prefix declared inside":  {`<cal:a><b xmlns:x="urn:x"/><x:b/></cal:a>`, "body: line 1, column 28: the prefix x is not declared"},
-		"twice":                     {`<a b="1" b="2"/>`, "body: line 1, column 1: the attribute b stands twice in <a>"},
-		"unknown placeholder":       {"<a>\n  <b>é {field.case}</b></a>", "body: line 2, column 8: {field.case} is not a placeholder that can stand here; a mapped field is written {fields.NAME}"},
+		"twice":                     {`<a b="1" b="2"/>`, "body: line 1, column 1: <a> has the attribute b twice"},
+		"unknown placeholder":       {"<a>\n  <b>é {field.case}</b></a>", "body: line 2, column 8: {field.case} is not a placeholder that is allowed here; a mapped field is written {fields.NAME}"},
 		"unknown in an attribute":   {`<a b="{keys}"/>`, "body: line 1, column 7: {keys} is not a placeholder"},
 		"empty placeholder":         {`<a>{}</a>`, "body: line 1, column 4: {} is not a placeholder"},
 		"no field":                  {`<a>{fields.}{fields..a}{fields}</a>`, "body: line 1, column 4: {fields.} is not a placeholder"},
@@ -43,18 +43,18 @@ func TestBadTemplatesAreRefusedWithTheirPlace(t *testing.T) {
 		"a brace as a reference":    {"<a>&#123;</a>", "body: line 1, column 4: a brace does not belong"},
 		"placeholder of a name":     {"<{key}/>", "body: line 1, column 2: expected element name after <"},
 		"placeholder as markup":     {"<a {key}/>", "body: line 1, column 4: expected attribute name in element"},
-		"namespace from data":       {`<a xmlns="{key}"/>`, "body: line 1, column 1: xmlns holds a placeholder; a namespace never comes from data"},
+		"namespace from data":       {`<a xmlns="{key}"/>`, "body: line 1, column 1: xmlns has a placeholder, but a namespace never comes from data: write its URI"},
 		"a prefix of nothing":       {`<a xmlns:b=""><b:c/></a>`, "body: line 1, column 1: xmlns:b declares no namespace"},
 		"a taken prefix":            {`<a xmlns:soap="urn:x"/>`, "body: line 1, column 1: the prefix soap is taken"},
-		"item outside":              {`<a>{item.name}</a>`, "body: line 1, column 4: {item.name} stands outside of an element with lockstep:each"},
-		"item beside":               {`<a><b lockstep:each="fields.l"/><c>{item}</c></a>`, "{item} stands outside of an element with lockstep:each"},
+		"item outside":              {`<a>{item.name}</a>`, "body: line 1, column 4: {item.name} is outside of an element with lockstep:each"},
+		"item next to it":           {`<a><b lockstep:each="fields.l"/><c>{item}</c></a>`, "{item} is outside of an element with lockstep:each"},
 		"if of an item outside":     {`<a><b lockstep:if="item.x"/></a>`, `line 1, column 4: lockstep:if="item.x" is not the name of a value`},
 		"each of nothing":           {`<a><b lockstep:each=""/></a>`, "line 1, column 4: lockstep:each is empty"},
 		"each of a placeholder":     {`<a><b lockstep:each="{fields.l}"/></a>`, `lockstep:each="{fields.l}": write the name of a list, such as fields.parties`},
 		"each of the key":           {`<a><b lockstep:each="key"/></a>`, "write the name of a list"},
 		"if of a placeholder":       {`<a><b lockstep:if="{fields.l}"/></a>`, "is not the name of a value, such as fields.remarks"},
 		"if of a name with ?":       {`<a><b lockstep:if="fields.x?"/></a>`, "is not the name of a value"},
-		"two question marks":        {`<a><b>{fields.x??}</b></a>`, "{fields.x??} is not a placeholder that can stand here"},
+		"two question marks":        {`<a><b>{fields.x??}</b></a>`, "{fields.x??} is not a placeholder that is allowed here"},
 		"unknown lockstep":          {`<a><b lockstep:for="fields.l"/></a>`, "lockstep:for is not known; there are lockstep:each and lockstep:if"},
 		"an element of lockstep":    {`<a><lockstep:each/></a>`, "<lockstep:each>: there are no elements of lockstep"},
 		"an optional operation":     {`<a>{fields.x?}</a>`, "<a> may be repeated or left out, but the operation is sent exactly once"},
@@ -140,8 +140,8 @@ func structure(document string) (shape string, texts []string, err error) {
 	}
 }
 
-// A value is text wherever it stands: the document has the same elements and
-// attributes as with a harmless value, and holds exactly the value.
+// A value is text at every position: the document has the same elements and attributes
+// as with a harmless value, and has exactly the value in it.
 func TestValuesNeverBecomeMarkup(t *testing.T) {
 	a := fixed(t, hearings().in(func(c *Config) {
 		c.Body = `<cal:a b="{fields.v}" c="x{fields.v}y"><cal:d>{fields.v}</cal:d>{fields.v}<cal:e lockstep:each="fields.l" f="{item}">-{item}-</cal:e></cal:a>`

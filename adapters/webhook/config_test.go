@@ -19,7 +19,7 @@ func TestNewRefuses(t *testing.T) {
 		"a bad URL":                  {func(c *webhook.Config) { c.URL = "clinic.example/" + canary }, "url: must start with https://"},
 		"credentials in the URL":     {func(c *webhook.Config) { c.URL = "https://u:" + canary + "@clinic.example/" }, "url: holds credentials; put them in auth"},
 		"no secret":                  {func(c *webhook.Config) { c.Secrets = nil }, "secrets: write at least one"},
-		"a bad secret":               {func(c *webhook.Config) { c.Secrets = []adapters.Secret{secret, canary} }, "secrets[1]: begins neither with whsec_"},
+		"a bad secret":               {func(c *webhook.Config) { c.Secrets = []adapters.Secret{secret, canary} }, "secrets[1]: must begin with whsec_"},
 		"an unknown payload":         {func(c *webhook.Config) { c.Payload = "xml" }, `payload: "xml" is not one of standard, fields, cloudevents_binary, cloudevents_structured`},
 		"no source":                  {func(c *webhook.Config) { c.Payload = webhook.CloudEventsBinary }, "source: is required for payload cloudevents_binary"},
 		"no source in an envelope":   {func(c *webhook.Config) { c.Payload = webhook.CloudEventsStructured }, "source: is required for payload cloudevents_structured"},
@@ -46,7 +46,7 @@ func TestNewRefuses(t *testing.T) {
 		"the type of an envelope": {cloudEvent(func(c *webhook.Config) {
 			c.Payload = webhook.CloudEventsStructured
 			header("Content-Type")(c)
-		}), `headers["Content-Type"]: cannot be set, it is that of a structured CloudEvent`},
+		}), `headers["Content-Type"]: cannot be set, it is fixed for a structured CloudEvent`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := webhook.Config{URL: "https://clinic.example/hooks", Secrets: []adapters.Secret{secret}}

@@ -178,7 +178,7 @@ func TestPercentilesAreOfTheNearestRank(t *testing.T) {
 	}
 }
 
-func TestReportNamesWhatDoesNotAgreeButNotAllOfIt(t *testing.T) {
+func TestReportNamesTheFirstDifferences(t *testing.T) {
 	f, s := truth()
 	f.systems[1].calendar = nil
 	for i := range 20 {

@@ -71,7 +71,7 @@ syncs:
 	}
 }
 
-func TestPreviewIsWhatARelayWouldSend(t *testing.T) {
+func TestPreviewEqualsTheRequestOfARelay(t *testing.T) {
 	sync := relay.Sync{
 		Name: "Court", Events: []string{"a"}, Adapter: telling{t},
 		Mapping: relay.Mapping{Fields: []relay.Field{{From: "n", To: "number"}}},

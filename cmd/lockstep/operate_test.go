@@ -165,7 +165,7 @@ func TestExplainTellsAllButThePayload(t *testing.T) {
 	auditor.run("explain", h1, "--sync", "NoSync").wants(t, exitFailed, "is not registered", "hint: Registered: CourtCalendarSync")
 }
 
-func TestRequeueTakesWhatTheFilterChooses(t *testing.T) {
+func TestRequeueTakesTheFilteredDeliveries(t *testing.T) {
 	w, _, h2, _, h3 := troubled(t)
 	operator := w.as(roleOperator)
 	failed := func() int { return ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'failed'`) }
@@ -247,7 +247,7 @@ func TestReplaySendsDeliveredEventsAgain(t *testing.T) {
 	}
 }
 
-func TestPauseResumeAndRetireSayWhatTheyDid(t *testing.T) {
+func TestPauseResumeAndRetireReportTheirResult(t *testing.T) {
 	w, _, _, _, _ := troubled(t)
 	operator := w.as(roleOperator)
 	operator.run("pause", "NoSync", "--reason", "x").wants(t, exitFailed, "lockstep: sync \"NoSync\" is not registered\nhint: Registered")
@@ -321,7 +321,7 @@ func TestMapReadsAnEventFromAFile(t *testing.T) {
 	w.run("map", "CourtCalendarSync", path+".not").wants(t, exitUsage, "EVENT is a UUID, FILE a JSON file")
 }
 
-func TestFollowShowsWhatIsAdded(t *testing.T) {
+func TestFollowShowsNewRows(t *testing.T) {
 	w, _, _, _, _ := troubled(t)
 	f := w.start("log", "--follow", "--limit", "1", "-o", "jsonl")
 	f.line(t) // the newest row

@@ -204,7 +204,7 @@ func TestProblemsAreErrors(t *testing.T) {
 	}
 }
 
-func TestLoadSaysWhatIsWrongWithTheFile(t *testing.T) {
+func TestLoadNamesTheProblemOfTheFile(t *testing.T) {
 	if _, err := Load("testdata/none.yaml", testEnv); err == nil || !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "--config") {
 		t.Errorf("got %v", err)
 	}
@@ -629,7 +629,7 @@ t.yaml:12:16: syncs[0].adapter.pointer.a: and wrong`
 
 // What an error says of how to write it stays, also where the value is not shown.
 func TestAdapterErrorsKeepTheirAdvice(t *testing.T) {
-	for value, want := range map[string]string{"a & b": "is written &amp; (the value", "a{b": "a placeholder such as {key} (the value"} {
+	for value, want := range map[string]string{"a & b": "as &amp; (the value", "a{b": "a placeholder such as {key} (the value"} {
 		_, err := Parse("t.yaml", []byte(`database: {url: postgres://h/d}
 syncs:
   - {name: A, event: a, adapter: {kind: soap, url: "https://h/", body: <a/>, header: "<b>${KEY}</b>"}, mapping: {a: b}}

@@ -117,7 +117,7 @@ func TestSweepSparesTheLiving(t *testing.T) {
 	}
 }
 
-func TestImageThatCannotBeHadIsPassedOver(t *testing.T) {
+func TestStartTakesTheNextRouteWithoutAnImage(t *testing.T) {
 	// A Docker engine that has no image and reaches no registry.
 	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Api-Version", "1.44")

@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-func TestEndAndBootKeepWhatWasCommitted(t *testing.T) {
+func TestEndAndBootKeepCommittedRows(t *testing.T) {
 	ends := map[string]func(*Server) error{
 		"kill":     (*Server).Kill,
 		"shutdown": func(s *Server) error { return s.Shutdown(context.Background()) },

@@ -9,11 +9,10 @@ import (
 	"syscall"
 )
 
-// Guarded returns a client for hosts that data names, with the same trust and
-// timeout. It connects to public addresses and those in allowed only, judged
-// when the name is resolved and the connection is about to be made, so that no
-// answer of a name server gets around it. It uses no proxy: a proxy would
-// resolve the name out of sight.
+// Guarded returns a client for hosts that data names, with the same trust and timeout.
+// It connects only to public addresses and those in allowed. It checks the resolved
+// address just before it connects, so that no answer of a name server can evade the
+// check. It uses no proxy, because a proxy would resolve the name itself.
 func (c *Client) Guarded(allowed []netip.Prefix) *Client {
 	t := newTransport(c.transport.TLSClientConfig)
 	t.Proxy = nil
