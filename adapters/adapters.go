@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Adapter speaks one external system's protocol.
+// Adapter speaks the protocol of one receiver.
 //
 // Deliver makes one attempt: at most one state-changing request. It never loops,
 // retries or sleeps. The relay does that, so that the delivery log has every attempt.

@@ -98,7 +98,7 @@ payload; - is standard input. This is the only command that prints payloads.`,
 			if err != nil {
 				return err
 			}
-			p.mask(named.Put, named.Adapter.Put)
+			p.mask(named.Substituted, named.Adapter.Substituted)
 			return console.Object(a.stdout, a.format, p, p.text)
 		},
 	}
@@ -309,10 +309,10 @@ var jsonString = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 
 // mask hides the values that ${…} put into the sync. Values in the adapter are
 // hidden only in the request, because the operator wants to see the URL.
-func (p *preview) mask(put, adapterPut []adapters.Secret) {
-	hide := masker(put)
+func (p *preview) mask(substituted, inAdapter []adapters.Secret) {
+	hide := masker(substituted)
 	p.Scope = hide.Replace(p.Scope)
-	p.URL, p.Request = hide.Replace(p.URL), masker(slices.Concat(put, adapterPut)).Replace(p.Request)
+	p.URL, p.Request = hide.Replace(p.URL), masker(slices.Concat(substituted, inAdapter)).Replace(p.Request)
 	for i := range p.Notes {
 		p.Notes[i] = hide.Replace(p.Notes[i])
 	}
@@ -321,10 +321,10 @@ func (p *preview) mask(put, adapterPut []adapters.Secret) {
 
 // masker hides values in every spelling. Values that are too short for a secret
 // stay, because hiding them would hide words.
-func masker(put []adapters.Secret) *strings.Replacer {
+func masker(secrets []adapters.Secret) *strings.Replacer {
 	const shortest = 4
 	var pairs []string
-	for _, secret := range slices.SortedFunc(slices.Values(put), func(a, b adapters.Secret) int { return len(b) - len(a) }) {
+	for _, secret := range slices.SortedFunc(slices.Values(secrets), func(a, b adapters.Secret) int { return len(b) - len(a) }) {
 		value := secret.Reveal()
 		if len(value) < shortest {
 			continue

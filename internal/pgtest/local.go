@@ -46,7 +46,7 @@ func startLocal(ctx context.Context, opts Options) (*Server, error) {
 		return nil, err
 	}
 	parent := opts.parent()
-	sweep(parent)
+	removeLeftovers(parent)
 
 	password := cmp.Or(kept.password, rand.Text())
 	l := &local{bin: bin, user: user, env: opts.Env}
@@ -71,7 +71,7 @@ func startLocal(ctx context.Context, opts Options) (*Server, error) {
 // A few servers with a dozen databases each need less than half of it.
 const leastFree = 4 << 30
 
-// parent is where a server's directory is made. Databases are created more than ten
+// parent is the directory for a server's directory. Databases are created more than ten
 // times faster in memory than on most disks. For a server with fsync the disk matters.
 func (o Options) parent() string {
 	dir := cmp.Or(o.Dir, os.Getenv(EnvDir))
@@ -81,8 +81,8 @@ func (o Options) parent() string {
 	return cmp.Or(dir, os.TempDir())
 }
 
-// standby copies the cluster of a running server into a directory next to
-// its own and starts it as a standby.
+// standby copies the cluster of a running server into a new directory and starts it as
+// a standby.
 func (l *local) standby(ctx context.Context, primary url.URL) (*Server, error) {
 	password, _ := primary.User.Password()
 	s := &local{bin: l.bin, user: l.user}
@@ -127,7 +127,7 @@ func (l *local) start(ctx context.Context, parent, password string, fill func(co
 		if err == nil {
 			return &Server{route: Local, admin: admin, engine: l}, nil
 		}
-		// Another process may have taken the port meanwhile.
+		// Another process may have taken the port in the meantime.
 		if !errors.Is(err, errPortTaken) || ctx.Err() != nil {
 			return nil, err
 		}

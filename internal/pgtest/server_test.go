@@ -109,7 +109,8 @@ func TestKillEndsBusySessions(t *testing.T) {
 	conn := connect(t, s.URL("postgres"))
 	ended := make(chan error, 1)
 	go func() {
-		// Computes without ever waiting, so that it does not see its postmaster die.
+		// This computes without waiting, so that it does not notice the postmaster's
+		// death.
 		_, err := conn.Exec(context.WithoutCancel(t.Context()), "SELECT count(*) FROM generate_series(1, 1e12::bigint)")
 		ended <- err
 	}()
