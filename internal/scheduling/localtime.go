@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
-	_ "time/tzdata" // the zones are known on machines without a zone database
+	_ "time/tzdata" // has the zones for machines without a zone database
 )
 
 // localLayout is how wall times are written; hearings start on a whole minute.
@@ -27,8 +27,8 @@ type Choice struct {
 	StartsAt   string `json:"starts_at"`      // RFC 3339 with the zone's offset then
 }
 
-// resolve returns the instant of a wall time in a zone, in that zone. What is
-// wrong with the three fields comes back in one list.
+// resolve returns the instant of a wall time in a zone, in that zone. It returns all
+// mistakes in the three fields.
 func resolve(local, zone string, fold Fold) (time.Time, []FieldError) {
 	var bad checks
 	wall, detail := parseLocal(local)
