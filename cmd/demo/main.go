@@ -47,16 +47,16 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == relayMode {
 		os.Exit(relayMain(os.Args[2:], os.LookupEnv, os.Stdin, os.Stderr))
 	}
-	signal.Ignore(syscall.SIGPIPE) // a reader that leaves early must not prevent the cleaning up
+	signal.Ignore(syscall.SIGPIPE) // a closed pipe must not prevent the cleanup
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
 }
 
-// maxHearings bounds the memory for the ledgers and the comparison.
+// maxHearings limits the memory for the ledgers and the comparison.
 const maxHearings = 20_000
 
-// options are what the command line says.
+// options are the options of the command line.
 type options struct {
 	hearings int
 	seed     uint64
@@ -71,7 +71,7 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	fs.IntVar(&o.hearings, "hearings", 120, "book `N` hearings")
 	fs.Uint64Var(&o.seed, "seed", 1, "seed of the clerks' changes and of the systems' chances")
 	fs.BoolVar(&o.keep, "keep", false, "leave everything running until Ctrl-C, and print what to try")
-	fs.BoolVar(&o.plain, "plain", false, "plain lines even on a terminal")
+	fs.BoolVar(&o.plain, "plain", false, "print plain lines, even on a terminal")
 	err := fs.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):

@@ -92,7 +92,8 @@ func start(text string) int {
 	return int(text[0]&63)<<12 | int(text[1]&63)<<6 | int(text[2]&63)
 }
 
-// find returns where in text which canaries are, each canary once per spelling.
+// find returns the canaries in text with their positions, each canary once per
+// spelling.
 func (a *finder) find(text string) map[sighting]string {
 	found := map[sighting]string{}
 	note := func(s sighting, text string, i int) {
@@ -165,7 +166,7 @@ func spellings() []func(string) string {
 	}
 }
 
-// The canary test is worth no more than its search.
+// The canary test depends on its search, so the search has a test too.
 func TestCanariesAreFoundHoweverTheyAreSpelled(t *testing.T) {
 	token := canary{name: "token", core: word(letters+digits, 26)}
 	a := newFinder(token, canary{name: "another", core: word(letters, 20)})

@@ -421,8 +421,8 @@ func (c *canaryWorld) lookAtDatabase() {
 // lookAtCommands runs every command, in each format.
 func (c *canaryWorld) lookAtCommands(program, address string, events []string) {
 	c.t.Helper()
-	// A new command needs a line here. An empty line is for a command that is
-	// tried in another place, or that only holds others.
+	// A new command needs a line here. An empty line is for a command that another
+	// place tries, or that only has subcommands.
 	lines := map[string][]string{
 		"":        {""},
 		"run":     {},
@@ -576,7 +576,7 @@ func (c *canaryWorld) lookAtMistakes() {
 		for _, args := range [][]string{{"config", "check"}, {"config", "check", "-o", "json"}, {"config", "print"}, {"run"}, {"sync", "list"}, {"map", "S", "-"}} {
 			r := c.run(args...)
 			if args[0] == "config" && args[1] == "check" && r.code == 0 {
-				c.t.Errorf("%s is content with: %s", strings.Join(args, " "), mistake)
+				c.t.Errorf("%s accepts: %s", strings.Join(args, " "), mistake)
 			}
 			c.look("lockstep "+strings.Join(args, " ")+" with "+strings.TrimSpace(mistake), r.stdout+r.stderr)
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
-// explanation is all that is known of one event except its payload.
+// explanation has everything that is known about one event, except its payload.
 type explanation struct {
 	Event      *eventFacts   `json:"event"` // null after the event's retention
 	Why        []string      `json:"why_not_delivered"`

@@ -95,7 +95,7 @@ func TestRowsAreHeldBackForOpenTransactions(t *testing.T) {
 			t.Errorf("row %d, want %d", got, want)
 		}
 	}
-	// One that is rolled back leaves a gap.
+	// A transaction that is rolled back leaves a gap.
 	gone, _ := w.open("never")
 	last := ask[int64](w, logged, "last")
 	if err := gone.Rollback(t.Context()); err != nil {

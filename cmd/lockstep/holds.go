@@ -12,7 +12,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
-// operator says on whose behalf a command acts, and why.
+// operator is the person on whose behalf a command acts, and the reason.
 type operator struct {
 	name, reason string
 }
@@ -61,7 +61,7 @@ func (a *app) pauseCommand() *cobra.Command {
 		Use:   "pause SYNC",
 		Short: "Stop sending to one external system until resume",
 		Long: `Stop sending to one external system until resume. Relays stop within one poll
-and finish the requests that are under way. Events are still collected, and a
+and finish the requests that are in flight. Events are still collected, and a
 pause uses up no retry budget. With --scope, only one destination of the sync is
 paused, and the others still get their events. The login needs the role
 outbox_operator.`,
@@ -151,7 +151,7 @@ SELECT (SELECT CASE WHEN h.scope <> $2 THEN 'the whole sync, ' ELSE '' END || h.
 		Done  string  `json:"done"`
 		Hold  *string `json:"hold"`
 	}{h.sync, h.scope, cmd.Name(), hold}
-	return console.Object(h.app.stdout, h.app.format, result, func(io.Writer) error { return nil }) // say has said it
+	return console.Object(h.app.stdout, h.app.format, result, func(io.Writer) error { return nil }) // say has reported it
 }
 
 // say tells the person at the terminal what was done.

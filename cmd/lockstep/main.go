@@ -17,7 +17,7 @@ import (
 )
 
 func main() {
-	// net/http would log bytes that a receiver sent unasked, and those may be anything.
+	// net/http would log bytes that a receiver sent without a request. They may have anything in them.
 	log.SetOutput(io.Discard)
 	a := &app{env: os.LookupEnv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	ctx := stopSignals(context.Background(), func() {

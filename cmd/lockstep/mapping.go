@@ -25,10 +25,11 @@ import (
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
-// maxInput bounds what is read from a file. It is twice what an event may hold.
+// maxInput is the largest input from a file, in bytes. It is twice the limit of an
+// event.
 const maxInput = 2 << 20
 
-// preview is what would be sent.
+// preview is a request that would be sent.
 type preview struct {
 	Sync           string          `json:"sync"`
 	Adapter        string          `json:"adapter"`
@@ -123,7 +124,7 @@ func (a *app) readEvent(name string) (outbox.Event, error) {
 		return outbox.Event{}, err
 	}
 	if len(b) > maxInput {
-		return outbox.Event{}, fmt.Errorf("%s has more than %d bytes, more than an event may have", name, maxInput)
+		return outbox.Event{}, fmt.Errorf("%s has more than %d bytes, which is too long for an event", name, maxInput)
 	}
 	e, err := parseEvent(b)
 	if err != nil {
@@ -298,7 +299,7 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	return p, nil
 }
 
-// not notes why nothing would be sent.
+// not adds a note that says why nothing would be sent.
 func (p *preview) not(format string, args ...any) {
 	p.Send = false
 	p.Notes = append(p.Notes, "would not be sent: "+fmt.Sprintf(format, args...))
@@ -307,8 +308,8 @@ func (p *preview) not(format string, args ...any) {
 // jsonString matches a string of a JSON document.
 var jsonString = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 
-// mask hides the values that ${…} put into the sync. Values in the adapter are
-// hidden only in the request, because the operator wants to see the URL.
+// mask hides the values of the sync's ${…}. Values in the adapter are hidden only in
+// the request, because the operator wants to see the URL.
 func (p *preview) mask(substituted, inAdapter []adapters.Secret) {
 	hide := masker(substituted)
 	p.Scope = hide.Replace(p.Scope)
@@ -319,8 +320,8 @@ func (p *preview) mask(substituted, inAdapter []adapters.Secret) {
 	p.Body = jsonString.ReplaceAllFunc(p.Body, func(s []byte) []byte { return []byte(hide.Replace(string(s))) })
 }
 
-// masker hides values in every spelling. Values that are too short for a secret
-// stay, because hiding them would hide words.
+// masker hides values in every spelling. Short values are not hidden: they cannot be
+// secrets, and words would be hidden too.
 func masker(secrets []adapters.Secret) *strings.Replacer {
 	const shortest = 4
 	var pairs []string
@@ -336,7 +337,7 @@ func masker(secrets []adapters.Secret) *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }
 
-// inJSON is text as in a JSON string, without the quotes.
+// inJSON returns text as in a JSON string, without the quotes.
 func inJSON(text string) string {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

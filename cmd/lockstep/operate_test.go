@@ -74,7 +74,7 @@ syncs:
 	auditor := w.as(roleAuditor)
 	auditor.run("status").wants(t, 0, "events are being added: waits for transactions that began before the change")
 	if rows := decode[[]statusRow](t, auditor.run("status", "-o", "json").wants(t, 0)); !slices.ContainsFunc(rows, func(s statusRow) bool { return s.Backfill != nil && s.Hold == nil }) {
-		t.Errorf("status tells of no addition of events: %+v", rows)
+		t.Errorf("status does not say that events are being added: %+v", rows)
 	}
 	relay.run("sync", "apply", "ClinicSync", "--from", "now").wants(t, 0, "running relays add retained events from now")
 	relay.run("sync", "apply", "--from", "now").wants(t, exitUsage, "name the syncs")
@@ -108,7 +108,7 @@ func TestSyncApplyOfSupersedeAsksTheFilter(t *testing.T) {
 	}
 }
 
-// An auditor has the database's URL and none of the relay's secrets.
+// An auditor has the database's URL, but no secret of the relay.
 func TestStatusWithoutTheRelaysSecrets(t *testing.T) {
 	w := newWorldAlone(t) // it changes the directory
 	auditor := w.as(roleAuditor)
@@ -148,7 +148,7 @@ func TestLogFiltersRows(t *testing.T) {
 	}
 }
 
-func TestExplainTellsAllButThePayload(t *testing.T) {
+func TestExplainShowsEverythingExceptThePayload(t *testing.T) {
 	w, h1, h2, behind, _ := troubled(t)
 	auditor := w.as(roleAuditor)
 	auditor.run("explain", h1).wants(t, 0, "type      scheduling:created", "CourtCalendarSync: delivered at", "HTTP 201")
@@ -260,7 +260,7 @@ func TestPauseResumeAndRetireReportTheirResult(t *testing.T) {
 	w.run("status").wants(t, 0, "retired in the database")
 	operator.run("log", "--outcome", "paused,resumed,retired").wants(t, 0, "maintenance", "moved")
 
-	// sync apply brings it back, and the log says on whose behalf.
+	// sync apply starts it again, and the log says on whose behalf.
 	relay := w.as(roleRelay)
 	relay.env["COURT_TOKEN"] = w.env["COURT_TOKEN"]
 	relay.run("sync", "apply", "--actor", "anna\u202e").wants(t, 0, "applied (differs: retired in the database)")

@@ -15,8 +15,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
-// app is what the commands share: the environment of the process and the global
-// flags.
+// app is shared by the commands: the environment of the process and the global flags.
 type app struct {
 	env            func(string) (string, bool)
 	stdin          io.Reader
@@ -100,7 +99,7 @@ something · 4 stopped before drained`,
 	return root
 }
 
-// mark wraps the errors of commands, to tell them from cobra's.
+// mark wraps the errors of commands, to distinguish them from cobra's.
 func mark(c *cobra.Command) {
 	if do := c.RunE; do != nil {
 		c.RunE = func(cmd *cobra.Command, args []string) error {
@@ -115,8 +114,8 @@ func mark(c *cobra.Command) {
 	}
 }
 
-// group makes a command that only holds others. For a mistyped one, cobra would
-// print the help and exit with 0.
+// group makes a command that only has subcommands. For a mistyped subcommand, cobra
+// would print the help and exit with 0.
 func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	c.AddCommand(commands...)
 	c.SuggestionsMinimumDistance = 2

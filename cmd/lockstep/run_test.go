@@ -178,7 +178,7 @@ func TestRunRelaysAndDrainsAtSIGTERM(t *testing.T) {
 	close(release)
 	p.exits(t, 0)
 	if n := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`); n != 2 {
-		t.Errorf("%d delivered, want 2: the one under way too", n)
+		t.Errorf("%d delivered, want 2, with the one in flight", n)
 	}
 }
 

@@ -48,7 +48,7 @@ func (s statusRow) Cells() []string {
 		}
 		notes = append(notes, fmt.Sprintf("scope %s %s", h.Scope, holdNote(h.Hold, h.By, h.Until, h.Reason)))
 	}
-	if s.Backfill != nil && deref(s.Hold) != string(outbox.HoldBackfill) { // that hold says the same
+	if s.Backfill != nil && deref(s.Hold) != string(outbox.HoldBackfill) { // the scope's hold says the same
 		notes = append(notes, "events are being added: "+*s.Backfill)
 	}
 	hold := deref(s.Hold)
@@ -77,7 +77,7 @@ func holdNote(kind, by string, until *time.Time, reason string) string {
 	return text + ": " + reason
 }
 
-// statusRows joins the counts of the database with the syncs of the file.
+// statusRows combines the counts of the database with the syncs of the file.
 func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Registered) []statusRow {
 	notes := map[string]string{}
 	var rows []statusRow
@@ -100,7 +100,7 @@ func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Re
 	return rows
 }
 
-// limits are what status --max-lag and --max-failed tolerate.
+// limits are the limits of status --max-lag and --max-failed.
 type limits struct {
 	lag    time.Duration
 	failed int64
