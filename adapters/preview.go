@@ -1,6 +1,6 @@
 package adapters
 
-// Previewer is implemented by adapters that can tell what they would send.
+// Previewer is implemented by adapters that can show what they would send.
 type Previewer interface {
 	// Preview returns the request that Deliver would make for msg. It sends nothing.
 	// Secrets are masked, and fields that change with each attempt, such as a nonce,

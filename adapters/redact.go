@@ -18,11 +18,11 @@ const (
 	minHidden  = 4  // bytes of a value; shorter ones are parts of ordinary words
 	minPiece   = 12 // bytes of a value inside a word; few words that a reason needs are longer
 	minDecoded = 6  // bytes of a value that only decoding shows
-	minDigits  = 4  // digits that tell a number
+	minDigits  = 4  // digits of the shortest number that is masked
 
 	maxText     = 64 << 10 // bytes of a text or a value that are looked at
 	maxRedacted = 4 << 10  // bytes of a text that are kept
-	maxRun      = 256      // bytes of a run of characters that are decoded
+	maxRun      = 256      // bytes of a run of characters that is decoded
 )
 
 // Redact makes text from a receiver or an error safe for logs, the delivery log and

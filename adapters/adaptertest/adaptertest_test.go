@@ -67,7 +67,7 @@ func (n *naiveQueue) Deliver(_ context.Context, msg adapters.Message) (adapters.
 // defective is the environment variable that makes TestNaive run.
 const defective = "ADAPTERTEST_RUN_NAIVE"
 
-// TestNaive is run by [TestTheSuiteCatches] in a process of its own, where it fails.
+// [TestTheSuiteCatches] runs TestNaive in a separate process, where it fails.
 func TestNaive(t *testing.T) {
 	if os.Getenv(defective) == "" {
 		return

@@ -80,8 +80,8 @@ func storable(s string) bool {
 	return s != "" && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// receiver answers every request with the same bytes, whatever they are, and
-// hangs up.
+// receiver answers every request with the same bytes, which need not be HTTP, and hangs
+// up.
 type receiver struct {
 	net.Listener
 	mu     sync.Mutex

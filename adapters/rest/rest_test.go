@@ -21,7 +21,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/rest"
 )
 
-// court records the last request and answers as told.
+// court records the last request and gives the configured answer.
 type court struct {
 	*httptest.Server
 	status int
@@ -272,7 +272,7 @@ func TestConfiguredContentTypeReplacesTheDefault(t *testing.T) {
 	}
 }
 
-func TestPreviewTellsTheRequestWithoutSendingIt(t *testing.T) {
+func TestPreviewShowsTheRequestWithoutSendingIt(t *testing.T) {
 	a, err := rest.New(rest.Config{
 		URL:    "https://court.example.gov/api/calendar?key=secret",
 		Routes: map[string]rest.Route{"scheduling:cancelled": {Method: "DELETE", URL: "https://court.example.gov/api/calendar/{ref.external_id}"}},

@@ -14,7 +14,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
 
-// entry is a result whose id is given, behind an XML declaration.
+// entry is a result with the given id, after an XML declaration.
 func entry(declaration, id string) string {
 	return declaration + enveloped(Version11, `<c:NotifyHearingResponse><c:entryId>`+id+`</c:entryId></c:NotifyHearingResponse>`)
 }

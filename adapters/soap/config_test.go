@@ -160,7 +160,7 @@ func TestEveryMistakeNamesItsField(t *testing.T) {
 	}
 }
 
-func TestAllMistakesAreToldAtOnce(t *testing.T) {
+func TestAllMistakesAreReportedAtOnce(t *testing.T) {
 	c := service()
 	c.URL, c.Version, c.Body, c.ExternalID, c.Timeout = "", "3", "", "x:y", -1
 	_, err := soap.New(c)

@@ -200,7 +200,7 @@ func TestReasonsOfFaults(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", err, tc.want)
 			}
 			if strings.Contains(receipt.Code, "Jane") {
-				t.Errorf("the code %q tells a value", receipt.Code)
+				t.Errorf("the code %q shows a value", receipt.Code)
 			}
 		})
 	}

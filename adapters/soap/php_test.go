@@ -209,7 +209,7 @@ func newPHPAdapter(t *testing.T, c soap.Config) *soap.Adapter {
 	return a
 }
 
-// events counts the messages, each of which has an id of its own.
+// events counts the messages, each of which has its own id.
 var events atomic.Int64
 
 // phpHearing is a message of a hearing with these fields and the required ones.

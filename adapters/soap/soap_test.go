@@ -147,7 +147,7 @@ func TestReasonsRepeatNothingOfTheToken(t *testing.T) {
 			}
 			for _, secret := range secrets {
 				if secret == "" || err != nil && strings.Contains(err.Error(), secret) {
-					t.Errorf("%q is missing or told: %v", secret, err)
+					t.Errorf("%q was not sent, or the error shows it: %v", secret, err)
 				}
 			}
 		})

@@ -38,7 +38,7 @@ type node struct {
 	end     int
 }
 
-// tag returns the name as it is written.
+// tag returns the name as the source has it.
 func tag(prefix, local string) string {
 	if prefix == "" {
 		return local
@@ -102,7 +102,7 @@ type parser struct {
 func parseXML(source string, known *scope, template bool) ([]node, error) {
 	p := &parser{source: source, template: template, scope: known}
 	d := xml.NewDecoder(strings.NewReader(source))
-	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil } // source is UTF-8, whatever it declares
+	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil } // source is UTF-8, even if it declares another encoding
 	for {
 		start := int(d.InputOffset())
 		token, err := d.RawToken()

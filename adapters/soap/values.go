@@ -68,7 +68,7 @@ func (v values) list(name string, optional bool) ([]any, error) {
 	return items, nil
 }
 
-// text returns the text of a placeholder, which XML can carry.
+// text returns the text of a placeholder. It refuses text that XML cannot have.
 func (v values) text(name string) (string, error) {
 	value, err := v.get(name)
 	if err != nil {

@@ -86,7 +86,7 @@ func TestNewReportsEverythingAtOnce(t *testing.T) {
 	}
 }
 
-func TestHeadersThatAreTheConfigurations(t *testing.T) {
+func TestHeadersThatTheConfigurationMaySet(t *testing.T) {
 	c := newClinic(t)
 	a := newAdapter(t, webhook.Config{
 		URL: c.URL, Secrets: []adapters.Secret{secret}, Payload: webhook.CloudEventsBinary, Source: "/agency",

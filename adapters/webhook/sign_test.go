@@ -67,7 +67,7 @@ func TestContentIsThatOfTheSpecification(t *testing.T) {
 
 func base64Of(n int) string { return base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", n))) }
 
-func TestSecretsThatAreTaken(t *testing.T) {
+func TestSecretsThatAreAccepted(t *testing.T) {
 	for _, secret := range []string{"whsec_" + base64Of(24), "whsec_" + base64Of(64), "whsk_" + base64Of(32)} {
 		if _, err := parseSecret(secret); err != nil {
 			t.Errorf("%s: %v", secret, err)

@@ -28,7 +28,7 @@ const (
 	oldSecret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 )
 
-// clinic records the last request and answers as told.
+// clinic records the last request and gives the configured answer.
 type clinic struct {
 	*httptest.Server
 	status int

@@ -42,7 +42,8 @@ func hearings(n int) ([]listed, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The samples hold texts such as "This is a case number", which tell the viewer nothing.
+	// The samples have texts such as "This is a case number", which are of no use to
+	// the viewer.
 	list = slices.DeleteFunc(list, func(h listed) bool {
 		return strings.Contains(h.CaseNumber+h.CourtHouse+h.CourtRoom, "This is")
 	})

@@ -41,7 +41,7 @@ func newProgress(out io.Writer, plain bool, env func(string) (string, bool)) *pr
 	}
 }
 
-// say writes a line that stays.
+// say writes a line that is not erased.
 func (p *progress) say(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

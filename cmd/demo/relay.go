@@ -91,7 +91,7 @@ func startRelay(ctx context.Context, name, dir, configFile string, secrets ...st
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close() // the process has a descriptor of its own
+	defer log.Close() // the process has its own descriptor
 	// Not ctx: the end of stdin stops it, so that it can finish the deliveries in
 	// flight.
 	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), self, relayMode, configFile)

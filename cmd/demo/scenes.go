@@ -179,7 +179,7 @@ func (w *world) setFaults(faults []courtsim.Fault) error {
 
 // The fault scripts of the systems.
 var (
-	// unreliable fails now and then. Over REST the Fault is a plain 500.
+	// unreliable fails from time to time. Over REST the Fault is a plain 500.
 	unreliable = []courtsim.Fault{
 		{Match: courtsim.Match{After: 4, First: 1}, Do: courtsim.Action{Drop: courtsim.DropAfter}},
 		{Match: courtsim.Match{Probability: 0.07}, Do: courtsim.Action{Fault: "Server"}},

@@ -78,7 +78,7 @@ func (a *finder) add(spelling string, s sighting) {
 	}
 }
 
-// decimals is what %v makes of the bytes of text.
+// decimals returns the bytes of text as %v prints them.
 func decimals(text string) string {
 	var all []string
 	for _, b := range []byte(text) {
@@ -87,7 +87,7 @@ func decimals(text string) string {
 	return "[" + strings.Join(all, " ") + "]"
 }
 
-// start tells texts apart by their first three bytes.
+// start returns the first three bytes of a text, which are a key for the search.
 func start(text string) int {
 	return int(text[0]&63)<<12 | int(text[1]&63)<<6 | int(text[2]&63)
 }

@@ -120,7 +120,7 @@ func (c *canaryWorld) core(name string) string {
 	return c.canaries[i].core
 }
 
-// logIn gives the program a login of its own, whose password is a canary.
+// logIn gives the program its own login, whose password is a canary.
 func (c *canaryWorld) logIn() {
 	c.t.Helper()
 	u, err := url.Parse(pgtest.AsRole(c.t, c.env["DATABASE_URL"], roleRelay))

@@ -107,7 +107,8 @@ oldest first. Times are UTC. The login needs the role outbox_auditor.`,
 }
 
 func (db *database) explanation(ctx context.Context, event, sync string) (x explanation, err error) {
-	// One snapshot, so that a delivery that ends meanwhile is either open or in the log.
+	// One snapshot, so that a delivery that is finished in the meantime is either open
+	// or in the log.
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, db.conn, snapshot, func(tx pgx.Tx) error {
 		const facts = `-- lockstep explain: event

@@ -154,7 +154,7 @@ SELECT (SELECT CASE WHEN h.scope <> $2 THEN 'the whole sync, ' ELSE '' END || h.
 	return console.Object(h.app.stdout, h.app.format, result, func(io.Writer) error { return nil }) // say has reported it
 }
 
-// say tells the person at the terminal what was done.
+// say prints the result for the person at the terminal.
 func (h *holdChange) say(hold *string) {
 	name, flags := h.sync, h.sync
 	if h.scope != "" {

@@ -212,7 +212,7 @@ SELECT e.id::text, e.seq, e.type, e.key, e.version, e.payload::text, e.headers::
 	return x, nil
 }
 
-// texts reads the headers of an event. A value that is no text stays JSON.
+// texts reads the headers of an event. A value that is not text is kept as JSON.
 func texts(object string) map[string]string {
 	var values map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(object), &values); err != nil {

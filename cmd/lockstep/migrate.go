@@ -60,7 +60,8 @@ func (a *app) migrating(cmd *cobra.Command, name string, anyHost bool, do func(c
 	return nil
 }
 
-// tell prints whose lock a migration waits for, and the version that it reached.
+// tell prints the owner of the lock for which a migration waits, and the version that
+// it reached.
 func (a *app) tell() migrations.Option {
 	return migrations.Tell(func(sentence string) { a.say("%s", sentence) })
 }

@@ -214,7 +214,7 @@ func TestRolesAreEnforcedAndNamed(t *testing.T) {
 func TestDiscardEndsDeliveries(t *testing.T) {
 	w, h1, h2, behind, h3 := troubled(t)
 	operator := w.as(roleOperator)
-	// outbox.discard needs READ COMMITTED, whatever the login's default is.
+	// outbox.discard needs READ COMMITTED, even if the login has another default.
 	login, err := url.Parse(operator.env["DATABASE_URL"])
 	if err != nil {
 		t.Fatal(err)

@@ -113,8 +113,8 @@ func newReader(t *testing.T) *reader {
 	return r
 }
 
-// freeAddress returns an address that nobody listens on. Its port is below those
-// that systems give to outgoing connections, so that no other test gets it by chance.
+// freeAddress returns an address on which nobody listens. Its port is below the range
+// for outgoing connections, so that no other test gets it by chance.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	for {

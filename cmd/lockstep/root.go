@@ -167,7 +167,7 @@ func jsonLog(w io.Writer, level slog.Level) *slog.Logger {
 	}}))
 }
 
-// say tells the person at the terminal what was done.
+// say prints a line for the person at the terminal.
 func (a *app) say(format string, args ...any) {
 	fmt.Fprintln(a.stderr, adapters.Clean(fmt.Sprintf(format, args...), 0))
 }

@@ -15,7 +15,7 @@ const masked = "***"
 // byDefault marks a value that is not in the file.
 const byDefault = "# default"
 
-// mapping returns an empty mapping, as it is printed.
+// mappingNode returns an empty mapping for printing.
 func mappingNode() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode} }
 
 // put adds key and value to m, unless value is nil.

@@ -15,7 +15,7 @@ const maxDuration = 100 * 365 * 24 * time.Hour
 
 // scalar says how the values of a type are written.
 type scalar struct {
-	kind    kind   // kindText has a notation of its own, whose 0 may be a number
+	kind    kind   // kindText: a special notation, in which 0 may be a number
 	want    string // what to write, such as "a duration such as 15s"
 	types   any    // of the schema
 	pattern string // of the schema; default: a text with ${

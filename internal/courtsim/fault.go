@@ -22,8 +22,8 @@ type Fault struct {
 	Do    Action `json:"do"`
 }
 
-// Match chooses the requests that meet all its conditions. The zero value chooses
-// all requests.
+// Match selects the requests that meet all its conditions. The zero value selects all
+// requests.
 type Match struct {
 	Key         string  `json:"key,omitempty"`         // case reference or idempotency key
 	Method      string  `json:"method,omitempty"`      // such as POST
@@ -48,7 +48,7 @@ type Action struct {
 	Drop       string   `json:"drop,omitempty"`        // cut the connection: before or after processing, or during the answer
 	Body       *string  `json:"body,omitempty"`        // answer this body
 	Repeat     int      `json:"repeat,omitempty"`      // the body this many times
-	Gzip       bool     `json:"gzip,omitempty"`        // compress the body, whatever the caller accepts
+	Gzip       bool     `json:"gzip,omitempty"`        // compress the body, even if the caller does not accept that
 }
 
 // Values of [Action.Drop].

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// helperEnv makes this test binary do one thing as a process of its own.
+// helperEnv makes this test binary do one thing in a separate process.
 const helperEnv = "LOCKSTEP_PGTEST_HELPER"
 
 // helper starts a server and prints its route and URL. As "orphan" it then

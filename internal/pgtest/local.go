@@ -96,8 +96,8 @@ func (l *local) standby(ctx context.Context, primary url.URL) (*Server, error) {
 	})
 }
 
-// start makes a directory, lets fill put a cluster into it, whose superuser has that
-// password, and starts its server.
+// start makes a directory, calls fill to put a cluster into it, and starts its server.
+// The superuser of the cluster has the given password.
 func (l *local) start(ctx context.Context, parent, password string, fill func(context.Context) error) (_ *Server, err error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -192,7 +192,7 @@ func baseSettings(opts Options) map[string]string {
 		"jit":                       "off", // costs more than it gains with the rows of a test
 	}
 	if !opts.Fsync {
-		// synchronous_commit stays on: a commit must survive a kill.
+		// synchronous_commit is on: a commit must survive a kill.
 		settings["fsync"] = "off"
 		settings["full_page_writes"] = "off"
 		settings["max_wal_size"] = "256MB" // the directory may be in memory

@@ -175,7 +175,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-func TestStartFailureTellsWhy(t *testing.T) {
+func TestStartFailureSaysWhy(t *testing.T) {
 	parent := openDir(t)
 	_, err := Start(t.Context(), Options{Route: Local, Dir: parent, Settings: map[string]string{"max_connections": "many"}})
 	if err == nil || !strings.Contains(err.Error(), `invalid value for parameter "max_connections"`) {

@@ -90,7 +90,7 @@ func TestEachHearingSaysWhetherTheCourtHasGotIt(t *testing.T) {
 	}
 }
 
-func TestAReplayOfAnOlderVersionLeavesTheCourtBehind(t *testing.T) {
+func TestAReplayOfAnOlderVersionIsShown(t *testing.T) {
 	c := open(t)
 	c.register("Court", "scheduling:*")
 	c.book("H-1", nil).want(201)

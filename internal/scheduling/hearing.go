@@ -196,7 +196,7 @@ func (r Cancellation) apply(h Hearing) (Hearing, error) {
 // sameAs reports whether a change of o to h changes nothing.
 func (h Hearing) sameAs(o Hearing) bool {
 	if h.StartsAt.Equal(o.StartsAt) {
-		h.StartsAt = o.StartsAt // the same instant, whatever its location
+		h.StartsAt = o.StartsAt // the same instant, in any location
 	}
 	return h == o
 }

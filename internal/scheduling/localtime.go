@@ -20,7 +20,7 @@ const (
 	FoldSecond Fold = "second"
 )
 
-// Choice is a valid start that is offered in place of a refused one.
+// Choice is a valid start that is offered instead of a refused one.
 type Choice struct {
 	LocalStart string `json:"local_start"`
 	Fold       Fold   `json:"fold,omitempty"` // to be sent with an ambiguous LocalStart

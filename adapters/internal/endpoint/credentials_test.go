@@ -241,7 +241,7 @@ func TestTokenEndpointThatWantsQuietIsLeftAlone(t *testing.T) {
 
 // The secret goes to the place where it was accepted before. It goes to the other place
 // only if the endpoint does not know the client.
-func TestWhereTheTokenEndpointTakesTheSecret(t *testing.T) {
+func TestPlaceOfTheSecretForTheTokenEndpoint(t *testing.T) {
 	for name, tc := range map[string]struct {
 		refusal int // of a secret in the header
 		body    string

@@ -63,7 +63,7 @@ func post(t *testing.T, c config) *poster {
 	return p
 }
 
-// court records the last request and answers as told.
+// court records the last request and gives the configured answer.
 type court struct {
 	*httptest.Server
 	status int
@@ -235,7 +235,7 @@ func TestNewRefusesURLs(t *testing.T) {
 	}
 }
 
-func TestNewTakesHosts(t *testing.T) {
+func TestNewAcceptsHosts(t *testing.T) {
 	for host, want := range map[string]string{
 		"localhost": "localhost", "127.0.0.1:8081": "127.0.0.1:8081", "[::1]:443": "[::1]:443", "[fe80::1%25eth0]": "[fe80::1%eth0]",
 		"gericht_1.münchen.example:": "gericht_1.münchen.example:", "COURT.example.": "COURT.example.",

@@ -120,7 +120,7 @@ func quoted(s string) (string, error) {
 	return `"` + escapeQuoted.Replace(s) + `"`, nil
 }
 
-// authHeader returns the name of the header that carries the credentials.
+// authHeader returns the name of the header with the credentials.
 func authHeader(c adapters.Credentials) string {
 	switch c.Kind {
 	case adapters.NoCredentials:

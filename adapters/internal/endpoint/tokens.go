@@ -170,7 +170,7 @@ func (t *tokens) fetch(ctx context.Context) (f fetched) {
 	return fetched{err: t.noToken(ctx, f.err), stopped: ctx.Err() != nil && !exchange.TimedOut(ctx)}
 }
 
-// ask asks for a token. The secret is in the form or in a header, where the endpoint
+// ask requests a token. The secret is in the form or in a header, where the endpoint
 // accepted it before. Until it has accepted one, ask tries the other place if the
 // endpoint does not know the client (RFC 6749, 5.2): by its code, or by status 401
 // alone.

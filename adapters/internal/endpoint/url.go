@@ -118,7 +118,8 @@ func escapeLiteral(text string) string {
 
 var hostText = regexp.MustCompile(`^(?:\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]+)?\]|[\pL\pM\pN._-]+)(?::([0-9]*))?$`)
 
-// validHost is stricter than url.Parse, which takes names that no header Host can carry.
+// validHost is stricter than url.Parse, which accepts names that are not valid in the
+// header Host.
 func validHost(hostport string) bool {
 	m := hostText.FindStringSubmatch(hostport)
 	if m == nil || m[1] == "" {

@@ -32,7 +32,7 @@ func RetryAfter(h http.Header, now func() time.Time) (wait time.Duration, ok boo
 	return min(max(until.Sub(from), 0), MaxRetryAfter), true
 }
 
-// seconds converts digits, however many.
+// seconds converts any number of digits.
 func seconds(digits string) time.Duration {
 	var n time.Duration
 	for _, d := range digits {

@@ -74,7 +74,7 @@ type keyPair struct {
 	cert *tls.Certificate
 }
 
-// stamp tells one content of a file from another without reading it.
+// stamp shows that a file has changed, without reading the file.
 type stamp struct {
 	modified time.Time
 	size     int64
