@@ -87,7 +87,7 @@ func decimals(text string) string {
 	return "[" + strings.Join(all, " ") + "]"
 }
 
-// start returns the first three bytes of a text, which are a key for the search.
+// start returns the first three bytes of a text as an index.
 func start(text string) int {
 	return int(text[0]&63)<<12 | int(text[1]&63)<<6 | int(text[2]&63)
 }
