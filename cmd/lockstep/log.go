@@ -153,9 +153,9 @@ With --after ID, it shows the first --limit rows after that id, in the order of
 ids. The JSON formats show ids. --follow prints rows as they are added, and
 survives a restart of the database.
 
-With --after or --follow, a row is held back as long as a row with a smaller id
-may still appear: until the transactions have ended that were writing the log.
-So a reader that continues with --after and its last id misses nothing and gets
+With --after or --follow, a row is held back while a row with a smaller id may
+still appear: until the transactions that were writing the log have ended. So a
+reader that continues with --after and its last id misses nothing and gets
 nothing twice. Without --follow, the command waits up to 5 s for such
 transactions and then exits with 1.
 

@@ -42,8 +42,8 @@ func (r *repair) command(c *cobra.Command, reasonUsage string) *cobra.Command {
 	c.Flags().StringVar(&f.sync, "sync", "", "only of this `SYNC`")
 	c.Flags().StringVar(&f.key, "key", "", "only with this `KEY`")
 	c.Flags().StringVar(&f.event, "event", "", "only of the event with this `ID`")
-	c.Flags().Var(&f.since, "since", "only what "+r.moment+" since `WHEN`: 90s, 24h, 7d, or a time such as 2027-01-31T08:00:00Z")
-	c.Flags().Var(&f.olderThan, "older-than", "only what "+r.moment+" longer than `D` ago: 90s, 24h, 7d")
+	c.Flags().Var(&f.since, "since", "only if it "+r.moment+" since `WHEN`: 90s, 24h, 7d, or a time such as 2027-01-31T08:00:00Z")
+	c.Flags().Var(&f.olderThan, "older-than", "only if it "+r.moment+" more than `D` ago: 90s, 24h, 7d")
 	c.Flags().BoolVar(&f.all, "all", false, "every "+r.things+", or every one of --sync; needed without another filter")
 	c.Flags().BoolVarP(&f.dryRun, "dry-run", "n", false, "list what would change, change nothing")
 	r.operator.flags(c, reasonUsage)
@@ -138,10 +138,10 @@ func (a *app) requeueCommand() *cobra.Command {
 		Use:   "requeue",
 		Short: "Send failed deliveries again",
 		Long: `Send failed deliveries again. Attempts and retry budget start at zero, the
-position in the key's order stays, and the event is mapped again. Relays may run
-meanwhile. The command lists each delivery as it was before the change.
---since and --older-than compare the time of the failure. The login needs the
-role outbox_operator.`,
+position in the key's order does not change, and the event is mapped again.
+Relays may run at the same time. The command lists each delivery as it was
+before the change. --since and --older-than compare the time of the failure. The
+login needs the role outbox_operator.`,
 		Example: `  lockstep requeue --sync CourtCalendarSync --class mapping --reason "mapping repaired"
   lockstep requeue --since 2h --dry-run
   lockstep requeue --sync CourtCalendarSync --all`,
@@ -170,8 +170,8 @@ func (a *app) replayCommand() *cobra.Command {
 		Use:   "replay",
 		Short: "Send delivered events again",
 		Long: `Send delivered events again, as new deliveries at the end of their key's lane.
-Their idempotency key is "ID:n", so that the receiver does not take them for
-duplicates. The command takes events that were delivered to a sync and have no
+Their idempotency key is "ID:n", so that the receiver does not treat them as
+duplicates. The command selects events that were delivered to a sync and have no
 open delivery there, oldest first. It replays all of them or none. --since and
 --older-than compare the time of the delivery. The login needs the role
 outbox_operator.`,

@@ -82,8 +82,8 @@ something · 4 stopped before drained`,
 
 	root.AddGroup(
 		&cobra.Group{ID: "relay", Title: "Relay:"},
-		&cobra.Group{ID: "look", Title: "Look:"},
-		&cobra.Group{ID: "act", Title: "Act:"},
+		&cobra.Group{ID: "look", Title: "Inspect:"},
+		&cobra.Group{ID: "act", Title: "Operate:"},
 	)
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {

@@ -29,10 +29,10 @@ func (a *app) runCommand() *cobra.Command {
 the work. The relay waits for a database that does not answer yet.
 
 SIGINT or SIGTERM stops the relay: it claims nothing more, and deliveries in
-flight have relay.drain to finish. If that is not enough, it exits with 4. A second
-signal more than a second later ends it at once, also with 4. It exits with 1
-when a migration makes the schema too new for this program, or when at the start
-the database does not exist or refuses the login.
+flight have relay.drain to finish. If that is not enough, it exits with 4. A
+second signal more than a second later ends it at once, also with 4. It exits
+with 1 if a migration makes the schema too new for this program, or if at the
+start the database does not exist or refuses the login.
 
 SIGHUP reads the configuration again. If it is wrong, the log says what is wrong
 and where, and nothing changes. Otherwise conditions, mappings, adapters with

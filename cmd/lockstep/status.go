@@ -140,8 +140,8 @@ they wait for. A sync of the database that is not in the configuration file is
 called orphaned. Times are UTC. The login needs the role outbox_auditor.
 
 With --max-lag the command is a check. It exits with 3 when a delivery is older
-than that, or when one has failed, because only an operator can get a failed one
-delivered. --max-failed N tolerates N failed deliveries per sync, -1 any number.
+than that, or when one has failed, because a failed delivery waits for an operator.
+--max-failed N tolerates N failed deliveries per sync, -1 tolerates any number.
 Without --max-lag it checks only failed deliveries.`,
 		Example: `  lockstep status
   lockstep status --watch
@@ -182,7 +182,7 @@ Without --max-lag it checks only failed deliveries.`,
 		},
 	}
 	c.Flags().Var(&maxLag, "max-lag", "exit with 3 if a delivery is open for longer than `D` (90s, 2h, 1d), or one has failed")
-	c.Flags().Int64Var(&tolerate, "max-failed", 0, "failed deliveries per sync that the check tolerates; `N` -1: any number")
+	c.Flags().Int64Var(&tolerate, "max-failed", 0, "failed deliveries per sync that the check tolerates; `N` = -1 tolerates any number")
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "show it again every two seconds")
 	return c
 }

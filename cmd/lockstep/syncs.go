@@ -167,9 +167,10 @@ func (a *app) syncApplyCommand() *cobra.Command {
 		Use:   "apply [NAME…]",
 		Short: "Update the database's syncs from the file",
 		Long: `Update the database's syncs from the file: all of them, or those named. Changed
-event types apply to events from then on. Events of added types wait until the
-transactions have ended that began before the change. The other events of the
-sync are sent meanwhile, and lockstep status says what the added ones wait for.
+event types apply to events that are written after the change. Events of added
+types wait until the transactions that began before the change have ended. The
+other events of the sync are sent meanwhile, and lockstep status says what the
+added ones wait for.
 
 With --from, the sync also gets retained events that match and were not sent
 yet. Running relays add them, and the sync is on hold meanwhile. A retired sync
