@@ -74,15 +74,15 @@ func (s suite) retryAfter(t *testing.T) {
 		want   time.Duration
 		usable bool
 	}{
-		"seconds":       {value: "17", want: 17 * time.Second, usable: true},
-		"date":          {value: now.Add(90 * time.Second).Format(http.TimeFormat), want: 90 * time.Second, usable: true},
-		"date gone by":  {value: now.Add(-time.Hour).Format(http.TimeFormat), usable: true},
-		"garbage":       {value: "in a while"},
-		"negative":      {value: "-17"},
-		"10^9":          {value: "1000000000", want: time.Hour, usable: true},
-		"beyond int64":  {value: strings.Repeat("9", 40), want: time.Hour, usable: true},
-		"not given":     {},
-		"date too late": {value: now.AddDate(1, 0, 0).Format(http.TimeFormat), want: time.Hour, usable: true},
+		"seconds":          {value: "17", want: 17 * time.Second, usable: true},
+		"date":             {value: now.Add(90 * time.Second).Format(http.TimeFormat), want: 90 * time.Second, usable: true},
+		"date in the past": {value: now.Add(-time.Hour).Format(http.TimeFormat), usable: true},
+		"garbage":          {value: "in a while"},
+		"negative":         {value: "-17"},
+		"10^9":             {value: "1000000000", want: time.Hour, usable: true},
+		"beyond int64":     {value: strings.Repeat("9", 40), want: time.Hour, usable: true},
+		"not given":        {},
+		"date too late":    {value: now.AddDate(1, 0, 0).Format(http.TimeFormat), want: time.Hour, usable: true},
 	} {
 		for _, status := range []int{429, 500, 503} {
 			t.Run(fmt.Sprintf("%d %s", status, name), func(t *testing.T) {
