@@ -135,9 +135,8 @@ func kinds(b *testing.B, url string) map[string]adapters.Adapter {
 	}
 }
 
-// BenchmarkDeliver sends one message after the other, 32 at a time for two
-// processors, to a receiver that answers at once; "bare" is net/http with
-// nothing around it and the same body as "rest".
+// BenchmarkDeliver sends messages to a receiver that answers at once, 32 at a time for
+// two processors. "bare" is only net/http, with the same body as "rest".
 func BenchmarkDeliver(b *testing.B) {
 	url := receiver(b)
 	b.Run("bare", func(b *testing.B) {

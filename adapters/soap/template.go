@@ -133,8 +133,8 @@ func (c *compiler) wrong(offset int, format string, args ...any) {
 	c.errs = append(c.errs, place(c.source, offset, fmt.Errorf(format, args...)))
 }
 
-// element compiles e. declared are the prefixes that elements around it declare
-// in the template itself; item reports whether one of them is repeated.
+// element compiles e. declared are the prefixes that the elements around e declare.
+// item reports whether one of these elements has lockstep:each.
 func (c *compiler) element(e *element, declared map[string]bool, item bool) *template {
 	t := &template{tag: tag(e.prefix, e.name.local)}
 	declared = maps.Clone(declared)

@@ -1,7 +1,7 @@
-// Command demo shows Lockstep at work within a minute: a throw-away PostgreSQL,
-// the scheduling module, two relay processes, and two simulated systems that
-// fail one after the other, a court over REST and a clinic over SOAP. In the end
-// it compares both calendars with the database, hearing by hearing.
+// Command demo shows Lockstep at work within a minute. It runs a throw-away PostgreSQL,
+// the scheduling module, two relay processes, and two simulated systems: a court over
+// REST and a clinic over SOAP. These fail one after the other. At the end the demo
+// compares both calendars with the database, hearing by hearing.
 //
 // Progress goes to stderr, the result to stdout. The exit code is 1 if anything
 // is lost, out of order or different, and 2 for a mistake on the command line.
@@ -20,7 +20,7 @@ import (
 
 const usage = `demo shows Lockstep at work: clerks book, move and cancel hearings, and a court
 (REST) and a clinic (SOAP) get each change. The court goes down, the clinic is
-busy, one of two relays is killed. In the end the demo compares both calendars
+busy, one of two relays is killed. At the end the demo compares both calendars
 with the database, hearing by hearing.
 
 It needs Go and PostgreSQL: PostgreSQL's programs on this machine, a Docker

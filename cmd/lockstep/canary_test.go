@@ -28,13 +28,13 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// TestNoSecretAndNoPartyNameIsWritten plants canaries in every secret of a
-// configuration and in everything personal of an event, and sends them to
-// receivers that repeat their requests in every way that HTTP offers. Then it
-// searches everything that the program writes: logs, metrics, health, the output
-// of each command, the errors of configurations, and every column of the
-// database. The exceptions are the event's payload and headers, which its writer
-// wrote, and the body that is kept for the next attempt.
+// TestNoSecretAndNoPartyNameIsWritten puts a canary into every secret of a
+// configuration and into everything personal of an event. It sends them to receivers
+// that repeat their requests in every way that HTTP offers. Then it searches everything
+// that the program writes: logs, metrics, health, the output of each command, the
+// errors of configurations, and every column of the database. The exceptions are the
+// event's payload and headers, which its writer wrote, and the body that is kept for
+// the next attempt.
 func TestNoSecretAndNoPartyNameIsWritten(t *testing.T) {
 	c := newCanaryWorld(t)
 	program := program(t)
@@ -155,9 +155,9 @@ const carries = `mapping: {party.name: party.name, notes: notes, remarks: remark
       secret: {const: {deep: ["${CONSTANT}"]}}, absent: {to: absent, default: "${DEFAULT}"}}
     compute: {tenant: headers.tenant}`
 
-// writeConfig writes the configuration: a sync for each kind of adapter, each kind of
-// auth, and each way in which a receiver refuses a request, cuts it off or does
-// not get it.
+// writeConfig writes the configuration. It has a sync for each kind of adapter, for
+// each kind of auth, and for each way in which a receiver refuses, cuts or misses a
+// request.
 func (c *canaryWorld) writeConfig() {
 	c.t.Helper()
 	dir, p := c.t.TempDir(), c.repeater

@@ -25,11 +25,10 @@ import (
 	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
-// TestDocumentedCommands goes through the README and the guides like a reader
-// with a terminal: it runs their shell, SQL and Go blocks in order, with the
-// real programs on one database, and compares their output with the text block
-// that follows. -update rewrites the text blocks. Comments before a block direct
-// the test:
+// TestDocumentedCommands follows the README and the guides like a reader with a
+// terminal. It runs their shell, SQL and Go blocks in order, with the real programs on
+// one database. It compares the output of each with the text block that follows.
+// -update rewrites the text blocks. Comments before a block direct the test:
 //
 //	<!-- run: not REASON -->     the block is shown only
 //	<!-- run: file NAME -->      it is written to a file

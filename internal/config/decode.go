@@ -15,11 +15,16 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// A field of a decoded struct is described by its tags: yaml (the key), default
-// (the value of an absent key, in the file's own notation; @workers means the
-// value of relay.workers), min and max (bounds, in the same notation), oneof
-// (the words allowed, split by |), check (a case of [decoder.check]), required,
-// and doc.
+// Tags describe the fields of a decoded struct:
+//
+//   - yaml: the key
+//   - default: the value if the key is absent, as a file would have it; @workers is
+//     the value of relay.workers
+//   - min, max: bounds, as a file would have them
+//   - oneof: the allowed words, separated by |
+//   - check: a case of [decoder.check]
+//   - required: the key must exist
+//   - doc: a description
 
 // special is a type that decodes its own node. decode returns the node to print.
 type special interface {

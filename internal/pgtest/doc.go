@@ -5,9 +5,9 @@
 //	func TestMain(m *testing.M) { pgtest.Main(m) }
 //
 // and its tests call [New] for the URL of a migrated database of their own, or [Empty]
-// for one without a schema. A test binary has one server, started when the first test
-// asks for it; each database is cloned from a template and dropped when its test ends.
-// [Start] gives a separate server, which can be killed and booted again.
+// for one without a schema. A test binary has one server, which starts for the first
+// test that needs it. Each database is cloned from a template and dropped when its test
+// ends. [Start] gives a separate server, which can be killed and booted again.
 //
 // The server comes from the first of these routes that works:
 //

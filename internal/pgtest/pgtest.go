@@ -39,11 +39,11 @@ type shared struct {
 	templateErr error
 }
 
-// Main runs the tests of a package, stops the server they shared, and ends the process
-// with the tests' exit code. m is a [testing.M], or a type that wraps one. A goroutine
-// that outlives its tests is an error, unless a goleak option names it. Up to three
-// parallel tests run on each processor, unless -parallel says otherwise, because tests
-// with a database mostly wait.
+// Main runs the tests of a package, stops their shared server, and exits with their
+// exit code. m is a [testing.M], or a type that wraps one. A goroutine that outlives
+// its tests is an error, unless a goleak option names it. Up to three parallel tests
+// run on each processor, unless -parallel says otherwise, because tests with a database
+// mostly wait.
 func Main(m interface{ Run() int }, ignored ...goleak.Option) {
 	flag.Parse()
 	if err := AtOnce(3); err != nil {

@@ -144,9 +144,9 @@ func TestURLTemplates(t *testing.T) {
 		"an empty field":      {path: "/{fields.empty}", err: "{fields.empty} is empty"},
 		"an object":           {path: "/{fields.court}", err: "{fields.court} is an object or a list"},
 		"a list":              {path: "/{fields.court.tags}", err: "{fields.court.tags} is an object or a list"},
-		"dots":                {path: "/{fields.court.room}", err: "{fields.court.room} has a path segment . or .."},
-		"dots behind a slash": {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "a/../../b" }, err: "{key} has a path segment . or .."},
-		"dots with the text":  {path: "/.{fields.x}", edit: func(m *adapters.Message) { m.Body = []byte(`{"x":"/b"}`) }, err: "the values make a path segment . or .."},
+		"dots":                {path: "/{fields.court.room}", err: "{fields.court.room} has . or .. as a path segment"},
+		"dots behind a slash": {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "a/../../b" }, err: "{key} has . or .. as a path segment"},
+		"dots with the text":  {path: "/.{fields.x}", edit: func(m *adapters.Message) { m.Body = []byte(`{"x":"/b"}`) }, err: "the values make . or .. a path segment"},
 		"a control character": {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "a\nb" }, err: "{key} has a control character (U+000A) at byte 1"},
 		"invalid UTF-8":       {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "a\xff" }, err: "{key} is not valid UTF-8"},
 		"no JSON object":      {path: "/{fields.x}", edit: func(m *adapters.Message) { m.Body = []byte(`[1]`) }, err: "{fields.x} cannot be read"},
@@ -219,8 +219,8 @@ func TestNewRefusesURLs(t *testing.T) {
 		"{key}://court.example/":              "in its scheme",
 		"https://u:pw@court.example/":         "holds credentials",
 		"https://court.example/#x":            "has a fragment",
-		"https://court.example/a/../b":        "segment of dots",
-		"https://court.example/%2e./b":        "segment of dots",
+		"https://court.example/a/../b":        ". or .. as a path segment",
+		"https://court.example/%2e./b":        ". or .. as a path segment",
 		"https://court.example/a b":           "has a space",
 		"https://court.example/{type}":        "{type} is not a placeholder that is allowed here",
 		"https://court.example/{key":          "a brace does not belong",
@@ -282,8 +282,8 @@ func TestTroubleWithTheTokenIsCommon(t *testing.T) {
 	}
 }
 
-// Data may name a host only where the operator listed it, and then only one in
-// the public internet or a listed network; each refusal sends nothing.
+// Data may name only a host that the operator listed, with an address in the public
+// internet or in a listed network. A refusal sends nothing.
 func TestHostsFromData(t *testing.T) {
 	c := newCourt(t)
 	port := c.URL[strings.LastIndexByte(c.URL, ':'):]

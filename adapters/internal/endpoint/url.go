@@ -50,7 +50,7 @@ func ParseURL(text string) (*URL, error) {
 		errs = append(errs, errors.New("has a space or a backslash; escape it"))
 	}
 	if dotted(u.Path) {
-		errs = append(errs, errors.New("has a path segment of dots"))
+		errs = append(errs, errors.New("has . or .. as a path segment; remove it"))
 	}
 	path, query, _ := strings.Cut(strings.TrimPrefix(rest, authority), "?")
 	t := &URL{scheme: u.Scheme}
@@ -154,7 +154,7 @@ func (t *URL) expand(v *placeholder.Values, allowed hosts) (*url.URL, error) {
 	// The host is not escaped, and the zone of an address would not be parsed.
 	u.Host, u.RawQuery = host, query
 	if dotted(u.Path) { // /.{key} with the harmless value "/x" makes one
-		return nil, errors.New("the values make a path segment . or ..")
+		return nil, errors.New("the values make . or .. a path segment")
 	}
 	return u, nil
 }
@@ -183,7 +183,7 @@ func escapeSegment(value string) (string, error) {
 		return "", err
 	}
 	if dotted(value) {
-		return "", errors.New("has a path segment . or ..")
+		return "", errors.New("has . or .. as a path segment")
 	}
 	return url.PathEscape(value), nil
 }

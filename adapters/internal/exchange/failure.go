@@ -131,8 +131,8 @@ func describe(err error) string {
 	}
 }
 
-// remoteError is the Op of the [net.OpError] by which crypto/tls reports an
-// alert from the other side; the alert's own type is not exported.
+// remoteError is the Op of the [net.OpError] with which crypto/tls reports an alert
+// from the other side. The type of the alert itself is not exported.
 const remoteError = "remote error"
 
 // refused reports whether err is a TLS alert about our certificate. With TLS 1.3 it

@@ -47,9 +47,9 @@ func public(ip netip.Addr) bool {
 	return !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
-// notPublic are the networks that are not globally reachable by the special
-// purpose registries of IANA (RFC 6890), those that embed other addresses, and
-// the one metadata service that has a public address.
+// notPublic are three kinds of networks: those that IANA's special purpose registries
+// (RFC 6890) call not globally reachable, those that embed other addresses, and that of
+// the only metadata service with a public address.
 var notPublic = prefixes(
 	"0.0.0.0/8",        // this network
 	"10.0.0.0/8",       // private, RFC 1918

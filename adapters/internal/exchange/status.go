@@ -95,9 +95,9 @@ var selfExplained = []int{
 	http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge,
 }
 
-// Class returns the class of a. What the table calls permanent is unexplained if the
-// answer gives no reason in a form of an API, because such an answer may come from a
-// gateway in front of the receiver. See [Answer.Explained].
+// Class returns the class of a. The class permanent becomes unexplained if the answer
+// gives no reason in a form of an API. Such an answer may come from a gateway in front
+// of the receiver. See [Answer.Explained].
 func (o Outcomes) Class(a Answer) adapters.Class {
 	class := o.ClassOfStatus(a)
 	if _, ok := o.overrides[a.Status]; ok || class != adapters.ClassPermanent || slices.Contains(selfExplained, a.Status) || a.Explained() {
@@ -133,8 +133,8 @@ func byStatus(a Answer) adapters.Class {
 	return adapters.ClassTransient
 }
 
-// aboutCertificate recognises the page by which nginx refuses a client without
-// a valid certificate; its status is 400 like that of a bad message.
+// aboutCertificate recognises the page with which nginx refuses a client without a
+// valid certificate. Its status is 400, as for a bad message.
 func aboutCertificate(body []byte) bool {
 	return bytes.Contains(body, []byte("No required SSL certificate was sent")) ||
 		bytes.Contains(body, []byte("The SSL certificate error"))
