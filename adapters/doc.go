@@ -18,7 +18,8 @@
 //   - [Previewer] shows what the adapter would send.
 //   - [FieldUser] names the mapped fields that the configuration uses.
 //
-// Pass the adapter to relay.Sync, or give it a kind in the YAML file. Package
+// Pass the adapter to relay.Sync, or give it a kind in the YAML file. lockstep config
+// check builds the adapter too, so its constructor must not contact the receiver. Package
 // adaptertest is the conformance suite that every adapter should pass. See also
 // docs/write-an-adapter.md, and docs/adapters.md for the rules.
 //

@@ -115,7 +115,7 @@ func TestEveryMistakeNamesItsField(t *testing.T) {
 		"timestamp, short":         {func(c *soap.Config) { c.Security = token; c.Security.Timestamp = -1 }, "security.timestamp: -1ns is not from 1s to 24h"},
 		"timestamp, long":          {func(c *soap.Config) { c.Security = token; c.Security.Timestamp = 25 * time.Hour }, "security.timestamp: 25h0m0s is not"},
 		"route without name":       {func(c *soap.Config) { c.Routes[""] = soap.Route{Action: "a"} }, `routes[""]: name an event type`},
-		"route without anything":   {func(c *soap.Config) { c.Routes["a"] = soap.Route{} }, `routes["a"].action, routes["a"].body, routes["a"].url: set one of them`},
+		"route without anything":   {func(c *soap.Config) { c.Routes["a"] = soap.Route{} }, `routes["a"].action, routes["a"].body, routes["a"].url: set at least one of action, body and url`},
 		"route body":               {func(c *soap.Config) { c.Routes["a"] = soap.Route{Body: "<x:a/>"} }, `routes["a"].body: line 1, column 1: the prefix x`},
 		"route action":             {func(c *soap.Config) { c.Routes["a"] = soap.Route{Action: "a b"} }, `routes["a"].action: is not a URI`},
 		"route url":                {func(c *soap.Config) { c.Routes["a"] = soap.Route{URL: "ftp://x"} }, `routes["a"].url: must start with`},

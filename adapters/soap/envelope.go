@@ -146,7 +146,7 @@ func parseOperations(c Config, known *scope) (route.Table[operation], error) {
 		case pattern == "":
 			errs = append(errs, errors.New(`routes[""]: name an event type, or a pattern such as "scheduling:*"`))
 		case own == Route{}:
-			errs = append(errs, fmt.Errorf("%saction, %[1]sbody, %[1]surl: set one of them", field))
+			errs = append(errs, fmt.Errorf("%saction, %[1]sbody, %[1]surl: set at least one of action, body and url", field))
 		case r.Body == "":
 			errs = append(errs, fmt.Errorf("%sbody: is required here, because there is no body for all types", field))
 		case r.URL == "": // reported above
