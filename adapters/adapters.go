@@ -76,8 +76,7 @@ func (m Message) Fields() (map[string]any, error) {
 	return decodeObject(m.Body)
 }
 
-// Ref is what a receiver answered for a key. The next update of the key may need it,
-// for example in its URL.
+// Ref is what a receiver answered for a key: needed to address the next update.
 type Ref struct {
 	ExternalID string
 	ETag       string

@@ -56,7 +56,7 @@ func readAnswer(ctx context.Context, res *http.Response) Answer {
 	return a
 }
 
-// MaxRef is the longest id or ETag that is kept from an answer, in bytes.
+// MaxRef bounds an id or ETag that is kept of an answer, in bytes.
 const MaxRef = 512
 
 // IsRef reports whether an id of an answer can be stored and sent back.
