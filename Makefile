@@ -1,17 +1,17 @@
-# Tools are pinned here and run through `go run`, so that go.mod stays free of them.
+# Tools have a fixed version here and run through `go run`, so that go.mod does not have them.
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOFUMPT       := mvdan.cc/gofumpt@v0.12.0
 
-# What also runs against a container in `make test-containers`: PACKAGE or PACKAGE=RUN.
+# Tests that `make test-containers` runs against a container: PACKAGE or PACKAGE=RUN.
 CONTAINER_TESTS := ./internal/pgtest ./outbox
 
-# The fault scenarios: a module of its own, so that what they need stays out of go.mod.
+# The fault scenarios are a separate module, so that their dependencies stay out of go.mod.
 CHAOS := internal/chaos
 
-# The benchmark program: a module of its own, so that the peers it measures against stay out of go.mod.
+# The benchmark program is a separate module, so that the libraries that it compares stay out of go.mod.
 BENCH := internal/bench
 
-# Gets programs that tests run beside PostgreSQL.
+# Installs programs that tests need in addition to PostgreSQL.
 INSTALL     := internal/testtools/install.sh
 CHAOS_TOOLS := $(if $(filter Linux,$(shell uname)),pgbouncer faketime)
 TEST_TOOLS  := php-cli php-soap $(CHAOS_TOOLS)
@@ -23,7 +23,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## The first five minutes: relays, court, clinic and scheduling on a throw-away PostgreSQL
+demo: ## Show the first five minutes: relays, court, clinic and scheduling on a throw-away PostgreSQL
 	go run ./cmd/demo
 
 .PHONY: build
@@ -45,17 +45,17 @@ test-race: ## Run all tests with the race detector; needs a C compiler
 	cd $(BENCH) && go test -race ./...
 
 .PHONY: chaos
-chaos: ## Run every fault long, with SEEDS=20 seeds, and print a table; RUN=regexp selects
+chaos: ## Run every fault scenario in its long form with SEEDS=20 seeds, and print a table; RUN=regexp selects
 	$(INSTALL) $(CHAOS_TOOLS)
 	cd $(CHAOS) && go test -timeout 5h -v -run '$(or $(RUN),.)' -long -seeds $(or $(SEEDS),20) ./...
 
 .PHONY: soak
-soak: ## Run all faults at once on steady traffic for DURATION=10m
+soak: ## Run all faults at the same time on steady traffic for DURATION=10m
 	$(INSTALL) $(CHAOS_TOOLS)
 	cd $(CHAOS) && go test -timeout 0 -v -run '^TestSoak$$' -soak $(or $(DURATION),10m) .
 
 .PHONY: mutants
-mutants: ## Build Lockstep with one mistake after the other; each must be caught; ONLY=regexp selects
+mutants: ## Build Lockstep with one mistake at a time; a test must catch each; ONLY=regexp selects
 	$(INSTALL) $(CHAOS_TOOLS)
 	cd $(CHAOS) && go run ./mutants -only '$(ONLY)'
 
@@ -68,7 +68,7 @@ bench: ## Measure against River and the wire, ROUNDS=5, and print a table; PARTS
 	cd $(BENCH) && go run . -parts '$(PARTS)' -rounds $(or $(ROUNDS),5) -json bench.json -svg bench.svg
 
 .PHONY: bench-smoke
-bench-smoke: ## Run every part of the benchmark once, small
+bench-smoke: ## Run every part of the benchmark once, with small numbers
 	cd $(BENCH) && go run . -rounds 1 -scale 0.005
 
 .PHONY: microbench
@@ -87,7 +87,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s), one after the other; FUZZ=reg
 	done
 
 .PHONY: check
-check: fmt-check vet lint tidy-check build ## What CI runs before the tests
+check: fmt-check vet lint tidy-check build ## Run the checks that CI runs before the tests
 
 .PHONY: fmt
 fmt: ## Format the code

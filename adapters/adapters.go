@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// Adapter speaks one external system's protocol.
+// Adapter speaks the protocol of one receiver.
 //
 // Deliver makes one attempt: at most one state-changing request. It never loops,
 // retries or sleeps. The relay does that, so that the delivery log has every attempt.
 // Token fetches and read-backs are not attempts.
 //
-// A nil error means that the receiver itself said that it has the message. The
-// Receipt tells how. Any other result is an error, whose class (see [ClassOf])
-// decides what the relay does next. An error without a class is transient. When the
-// receiver answered, Receipt.Code is set with an error too.
+// A nil error means that the receiver itself confirmed the message; the Receipt says
+// how. Any other result is an error. Its class (see [ClassOf]) decides what the relay
+// does next. An error without a class is transient. If the receiver answered, set
+// Receipt.Code, also when you return an error.
 //
-// Deliver is called from many goroutines at once and must return soon after ctx
-// ends. It must not keep, change or log msg.Body. The text of an error goes to logs
-// and the delivery log: what the receiver said must go through [Redact] first.
+// Deliver is called from many goroutines at once and must return soon after ctx ends.
+// It must not keep, change or log msg.Body. The text of an error goes to logs and to
+// the delivery log, so pass what the receiver said through [Redact] first.
 type Adapter interface {
 	Deliver(ctx context.Context, msg Message) (Receipt, error)
 }
@@ -30,8 +30,8 @@ type Adapter interface {
 // Reader is implemented by adapters whose protocol can read back what the
 // receiver holds for a key. The relay asks it after a [Conflict].
 type Reader interface {
-	// Read compares what the receiver holds with msg. It changes nothing there.
-	// With [Older] the returned Ref addresses the next attempt.
+	// Read compares what the receiver holds with msg. It changes nothing at the
+	// receiver. If it returns [Older], the Ref addresses the next attempt.
 	Read(ctx context.Context, msg Message) (Standing, Ref, error)
 }
 
@@ -54,7 +54,7 @@ const (
 	Older   Standing = iota // the receiver has an earlier state of ours, or none: send once more
 	Equal                   // the receiver has what the message says: it counts as delivered
 	Newer                   // the receiver has a later state of ours
-	Foreign                 // somebody else changed the receiver's copy
+	Foreign                 // somebody else changed the receiver's copy: it is not overwritten
 )
 
 // Message is one event, mapped for one receiver.
@@ -95,8 +95,8 @@ type Receipt struct {
 	Accepted  bool   // the receiver took it for later processing (202 and the like)
 	Ref       *Ref   // new reference for the key; nil leaves it as it is
 
-	// SHA256 is the digest of the bytes that were sent, in hexadecimal. It is set with
-	// an error too, and the delivery log keeps it. Empty means that Message.Body was
+	// SHA256 is the digest of the sent bytes, in hexadecimal. Set it also when you
+	// return an error: the delivery log keeps it. Empty means that Message.Body was
 	// sent.
 	SHA256 string
 }
@@ -111,19 +111,18 @@ const (
 	ClassDuplicate Class = "duplicate" // finished: the receiver already had it
 	ClassAccepted  Class = "accepted"  // finished: the receiver processes it later
 	ClassTransient Class = "transient" // retried with backoff
-	ClassThrottled Class = "throttled" // the destination waits; no budget is used
-	ClassAuth      Class = "auth"      // tried again with new credentials; then the destination is held, or the row fails if it alone is refused
-	ClassForbidden Class = "forbidden" // the same, but the credentials were understood
+	ClassThrottled Class = "throttled" // the destination is held for a time; uses no retry budget
+	ClassAuth      Class = "auth"      // retried with new credentials; if refused again, the destination is held, or only this delivery fails
+	ClassForbidden Class = "forbidden" // as auth, but the receiver knows the credentials (HTTP 403)
 	ClassPermanent Class = "permanent" // failed at once
 	ClassConflict  Class = "conflict"  // read back where possible, otherwise permanent
-	ClassUnknown   Class = "unknown"   // the receiver may have it: logged so, then as transient
+	ClassUnknown   Class = "unknown"   // the receiver may have it: logged as unknown, then retried
 
-	// ClassUnexplained is transient, until one key alone gets such answers again
-	// and again: then it is permanent.
+	// ClassUnexplained is transient. If only one key gets such answers, repeatedly, it
+	// becomes permanent for this key.
 	ClassUnexplained Class = "unexplained"
 
-	// ClassLocal is tried again and uses no retry budget: the fault is on our own
-	// side.
+	// ClassLocal is retried and uses no retry budget: the fault is on our own side.
 	ClassLocal Class = "local"
 )
 

@@ -1,16 +1,17 @@
 package adapters
 
-// Allow says which hosts a message's data may name, where a URL of the
-// configuration has a placeholder in its host. Hosts without a placeholder are the
-// operator's choice and are not judged.
+// Allow lists the hosts that data may name. It applies to URLs with a placeholder in
+// their host. A host without a placeholder is the operator's choice and is always
+// allowed.
 type Allow struct {
 	// Hosts are names, such as court.example.gov, or *.example.gov for all names below
-	// one. Any other host gets no request, and so no credentials. A * alone lets data
-	// name any host; then the configuration must have no credentials to send.
+	// one. Any other host gets no request, and so no credentials. A single * allows any
+	// host. Then the configuration must have no credentials.
 	Hosts []string `yaml:"hosts"`
 
-	// Networks are prefixes such as 10.20.0.0/16 in which those hosts may be. Public
-	// addresses are always allowed. Loopback, private, link-local and metadata
-	// addresses are refused at the moment of connecting unless they are in one.
+	// Networks are prefixes such as 10.20.0.0/16. A host that data names may have a
+	// public address, or an address in one of these networks. Other addresses
+	// (loopback, private, link-local, metadata services) are refused when the
+	// connection is made.
 	Networks []string `yaml:"networks"`
 }

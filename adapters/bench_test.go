@@ -24,8 +24,8 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/webhook"
 )
 
-// asReceiver makes this test program the receiver of another one: in a process
-// of its own, so that what it uses is not counted with the sender.
+// asReceiver makes this test program the receiver of another one. The receiver is a
+// separate process, so that its CPU time is not counted with the sender's.
 const asReceiver = "LOCKSTEP_BENCH_RECEIVER"
 
 func TestMain(m *testing.M) {
@@ -135,9 +135,8 @@ func kinds(b *testing.B, url string) map[string]adapters.Adapter {
 	}
 }
 
-// BenchmarkDeliver sends one message after the other, 32 at a time for two
-// processors, to a receiver that answers at once; "bare" is net/http with
-// nothing around it and the same body as "rest".
+// BenchmarkDeliver sends messages to a receiver that answers at once, 32 at a time for
+// two processors. "bare" is only net/http, with the same body as "rest".
 func BenchmarkDeliver(b *testing.B) {
 	url := receiver(b)
 	b.Run("bare", func(b *testing.B) {

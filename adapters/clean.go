@@ -11,11 +11,11 @@ import (
 // two-character ones.
 var ansi = regexp.MustCompile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[@-Z\\\\^_])")
 
-// Clean makes text from outside safe to store and to show in one line. Line breaks
-// and tabs become spaces. Escape sequences of terminals, invalid UTF-8 and all
-// characters that do not print, such as NUL and right-to-left overrides, are removed.
-// A text longer than limit bytes is cut at a character and ends in "…". A limit of 0
-// is none.
+// Clean makes text from outside safe to store and to show in one line. Line breaks and
+// tabs become spaces. Escape sequences of terminals, invalid UTF-8 and all characters
+// that do not print, such as NUL and right-to-left overrides, are removed. A text
+// longer than limit bytes is cut between two characters and ends in "…". A limit of 0
+// means no limit.
 func Clean(text string, limit int) string {
 	text = strings.ToValidUTF8(text, "")
 	if strings.Contains(text, "\x1b") {

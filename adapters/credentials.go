@@ -12,8 +12,8 @@ const (
 	ClientCredentials CredentialsKind = "oauth2_client_credentials" // RFC 6749, 4.4
 )
 
-// Credentials authorize HTTP requests in one way; fields of other ways must be
-// empty.
+// Credentials authorize HTTP requests in the way that Kind names. Fields of other kinds
+// must be empty.
 type Credentials struct {
 	// Kind is none, bearer, basic, api_key or oauth2_client_credentials.
 	// Default: none.

@@ -1,11 +1,27 @@
-// Package adapters is the contract between the relay and the protocols of
-// external systems: [Adapter] makes one attempt, [Message] is what it sends,
-// [Receipt] and the error classes are its result. All functions and types are safe for
-// concurrent use.
+// Package adapters is the contract between the relay and an adapter, the code that
+// speaks the protocol of one receiver.
 //
-// A whole adapter takes some thirty lines: see the package's example,
-// docs/adapters.md for the rules in plain words, and docs/write-an-adapter.md.
+// To write an adapter, implement [Adapter]: its Deliver sends a [Message] once and
+// returns a [Receipt] or an error. Mark the error with its class, for example
+// [Permanent], [Throttled] or [Unknown]. The class decides what the relay does next.
+// An error without a mark is transient, and the relay tries again later. The example
+// of this package is a whole adapter.
 //
-// Each protocol has a package of its own below this one; package adaptertest
-// is the conformance suite that all of them run.
+// Some methods are optional. The relay, lockstep config check and lockstep map use
+// them if the adapter has them:
+//
+//   - AttemptTimeout() time.Duration returns the longest time of one attempt. The
+//     relay's lease must be at least twice as long. Default: 15 seconds.
+//   - Close() error frees what the adapter holds, when no attempt uses it any more.
+//   - [Reader] reads back what the receiver has, after a conflict.
+//   - [Addresser] names the host to which a message goes.
+//   - [Previewer] shows what the adapter would send.
+//   - [FieldUser] names the mapped fields that the configuration uses.
+//
+// Pass the adapter to relay.Sync, or give it a kind in the YAML file. lockstep config
+// check builds the adapter too, so its constructor must not contact the receiver. Package
+// adaptertest is the conformance suite that every adapter should pass. See also
+// docs/write-an-adapter.md, and docs/adapters.md for the rules.
+//
+// All functions and types of this package are safe for concurrent use.
 package adapters

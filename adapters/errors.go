@@ -10,7 +10,7 @@ import (
 // classified marks an error with the class that decides what happens next.
 type classified struct {
 	class Class
-	after time.Duration // that the receiver asked to wait; 0 if it did not ask
+	after time.Duration // wait that the receiver asked for; 0 if it did not ask
 	err   error
 }
 
@@ -24,21 +24,21 @@ func classify(class Class, err error, after time.Duration) error {
 	return &classified{class: class, after: after, err: err}
 }
 
-// Classify marks err with class; nil stays nil. Use it where the class comes
-// from a table; the named functions read better elsewhere.
+// Classify marks err with class; nil stays nil. Use it if the class comes from a table.
+// Otherwise use the function that is named for the class.
 func Classify(class Class, err error) error { return classify(class, err, 0) }
 
 // RetryAfter marks a transient error after which the receiver asked to wait for d.
 func RetryAfter(err error, d time.Duration) error { return classify(ClassTransient, err, d) }
 
-// common marks an error that is about all destinations.
+// common marks an error that concerns all destinations.
 type common struct{ error }
 
 func (e common) Unwrap() error { return e.error }
 
-// Common says that err is about all destinations of the adapter alike, such as an
-// error of the token endpoint: the relay holds the whole sync for it, and not the
-// destination of the message. nil stays nil, and the class stays as it is.
+// Common says that err concerns all destinations of the adapter, such as an error of
+// the token endpoint. The relay then holds the whole sync, not only the message's
+// destination. nil stays nil, and the class does not change.
 func Common(err error) error {
 	if err == nil {
 		return nil
@@ -52,43 +52,43 @@ func IsCommon(err error) bool {
 	return ok
 }
 
-// Throttled says that the receiver wants the destination of the message to wait for
-// d, which is the whole sync where that has one destination. 0 leaves the delay to
-// the backoff.
+// Throttled says that the receiver wants no requests for d. The relay holds the
+// message's destination, or the whole sync if it has one destination. If d is 0, the
+// relay waits for the delay of its backoff.
 func Throttled(err error, d time.Duration) error { return classify(ClassThrottled, err, d) }
 
 // Auth says that the credentials were refused. An adapter that caches a token
 // drops it before it returns Auth.
 func Auth(err error) error { return classify(ClassAuth, err, 0) }
 
-// Forbidden says that this request was refused although the credentials were
-// understood (HTTP 403). The relay finds out whether one row or all are meant,
-// as it does for [Auth].
+// Forbidden says that this request was refused although the credentials were understood
+// (HTTP 403). As for [Auth], the relay finds out whether the receiver refuses only this
+// key or all of them.
 func Forbidden(err error) error { return classify(ClassForbidden, err, 0) }
 
-// Unexplained says that the answer may come from something in front of the
-// receiver, such as a gateway: it refuses, and gives no reason in a form that the
-// receiver's protocol has. It counts against the receiver's health, not against
-// the message, until one key alone gets such answers again and again.
+// Unexplained says that the answer may come from a gateway in front of the receiver: it
+// is a refusal without a reason in a form of the receiver's protocol. It counts against
+// the receiver, not against the message. If only one key gets such answers, repeatedly,
+// it counts as [Permanent].
 func Unexplained(err error) error { return classify(ClassUnexplained, err, 0) }
 
-// Local says that this machine lacked something that the attempt needed, such as
-// a file descriptor, and that nothing was sent. An error without a mark that wraps
-// EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS or ENOMEM is local too.
+// Local says that nothing was sent because this machine lacked something, such as a
+// file descriptor. An unmarked error is local too if it wraps EMFILE, ENFILE,
+// EADDRNOTAVAIL, ENOBUFS or ENOMEM.
 func Local(err error) error { return classify(ClassLocal, err, 0) }
 
-// Permanent says that the same message can never be accepted.
+// Permanent says that the receiver will never accept this message.
 func Permanent(err error) error { return classify(ClassPermanent, err, 0) }
 
-// Conflict says that the receiver holds something else for the key (HTTP 409, 412).
+// Conflict says that the receiver has another state of the key (HTTP 409, 412).
 func Conflict(err error) error { return classify(ClassConflict, err, 0) }
 
 // Unknown says that the request may have reached the receiver, but no answer came.
 func Unknown(err error) error { return classify(ClassUnknown, err, 0) }
 
-// ClassOf returns the class of err, and [ClassDelivered] for nil. The outermost mark
-// counts. An error without a mark is [ClassLocal] if this machine lacked something,
-// otherwise [ClassTransient].
+// ClassOf returns the class of err, and [ClassDelivered] for nil. If err has several
+// marks, the outermost counts. An unmarked error is [ClassLocal] if this machine lacked
+// something (see [Exhausted]), otherwise [ClassTransient].
 func ClassOf(err error) Class {
 	if err == nil {
 		return ClassDelivered
@@ -102,12 +102,12 @@ func ClassOf(err error) Class {
 	return ClassTransient
 }
 
-// exhausted are the errors of a machine that has no more of something: file
-// descriptors of the process and of the system, local ports, buffers, memory.
+// exhausted are the errors of a machine that has run out of something: file descriptors
+// of the process or the system, local ports, buffers, memory.
 var exhausted = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM}
 
-// Exhausted reports whether err wraps an error that says that this machine has
-// no file descriptor, local port or memory left.
+// Exhausted reports whether err wraps the error of a machine without a free file
+// descriptor, local port or memory.
 func Exhausted(err error) bool {
 	errno, ok := errors.AsType[syscall.Errno](err)
 	return ok && slices.Contains(exhausted, errno)

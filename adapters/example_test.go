@@ -30,7 +30,7 @@ func (d FileDrop) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 	}
 	defer func() { _ = os.Remove(part.Name()) }()
 	_, err = part.Write(msg.Body)
-	// Another login collects the file; os.CreateTemp lets none but its own read it.
+	// Another login collects the file, but os.CreateTemp lets only its own login read it.
 	if err = errors.Join(err, part.Chmod(0o640), part.Sync(), part.Close()); err != nil {
 		return adapters.Receipt{}, d.failure(err)
 	}

@@ -18,7 +18,7 @@ func MatchType(pattern, eventType string) bool {
 		if !more {
 			return strings.HasSuffix(eventType, part)
 		}
-		// The leftmost place leaves the most for what follows.
+		// The leftmost match leaves the most text for the parts that follow.
 		_, after, found := strings.Cut(eventType, part)
 		if !found {
 			return false

@@ -1,10 +1,11 @@
 package adapters
 
-// Previewer is implemented by adapters that can tell what they would send.
+// Previewer is implemented by adapters that can show what they would send.
 type Previewer interface {
-	// Preview returns what Deliver would ask of the receiver for msg, and asks
-	// nothing. Secrets are masked, freshness fields are examples. With an error,
-	// which is what Deliver would fail with, Method may be set all the same.
+	// Preview returns the request that Deliver would make for msg. It sends nothing.
+	// Secrets are masked, and fields that change with each attempt, such as a nonce,
+	// are examples. An error is the one with which Deliver would fail; Method may be
+	// set then too.
 	Preview(msg Message) (Preview, error)
 }
 

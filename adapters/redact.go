@@ -18,26 +18,26 @@ const (
 	minHidden  = 4  // bytes of a value; shorter ones are parts of ordinary words
 	minPiece   = 12 // bytes of a value inside a word; few words that a reason needs are longer
 	minDecoded = 6  // bytes of a value that only decoding shows
-	minDigits  = 4  // digits that tell a number
+	minDigits  = 4  // digits of the shortest number that is masked
 
 	maxText     = 64 << 10 // bytes of a text or a value that are looked at
 	maxRedacted = 4 << 10  // bytes of a text that are kept
-	maxRun      = 256      // bytes of a run of characters that are decoded
+	maxRun      = 256      // bytes of a run of characters that is decoded
 )
 
-// Redact makes text from a receiver or an error safe for a log, the delivery log or a
-// screen: such text may repeat what was sent. payload is a JSON document, or nil. Redact
-// cleans and cuts the text as [Clean] does, joins its white space, and writes "***"
-// for
+// Redact makes text from a receiver or an error safe for logs, the delivery log and
+// screens. Such text may repeat what was sent. payload is a JSON document, or nil.
+// Redact cleans and cuts the text as [Clean] does, joins its white space, and writes
+// "***" instead of
 //
 //   - a secret or a value of the payload, in any case and in any escape of URLs, JSON
 //     or HTML
 //   - a word that holds a longer piece of one, plain or in base64 or hexadecimal
 //   - each word of a value of the payload, and each longer number that is part of one
 //
-// An allow-list has words that name nobody, such as "courtroom". They stay if they
-// come from the payload. No other word of the payload is shown: it may be the name of
-// a party, and the delivery log must hold none.
+// An allow-list has words that name nobody, such as "courtroom". They stay, even if the
+// payload has them. No other word of the payload is shown: it may be a party's name,
+// which must not get into the delivery log.
 func Redact(text string, limit int, payload []byte, secrets ...string) string {
 	named := slices.DeleteFunc(texts(payload), plain)
 	hidden := forms(slices.Concat(secrets, named))
@@ -121,8 +121,8 @@ func fold(text string) string {
 	return strings.Join(strings.Fields(Clean(text[:min(len(text), maxText)], 0)), " ")
 }
 
-// forms returns the values as they would be found in a folded text, in lower case,
-// the longest first so that none is left in part.
+// forms returns the values as a folded text has them, in lower case. The longest comes
+// first, so that no part of it is left.
 func forms(values []string) []string {
 	var all []string
 	for _, v := range values {
@@ -171,7 +171,7 @@ func shorten(text string) string {
 	return text[:end]
 }
 
-// lower folds the case of ASCII, so that no place in text moves.
+// lower changes ASCII letters only, so that every byte keeps its position.
 func lower(text string) string {
 	return strings.Map(func(r rune) rune {
 		if 'A' <= r && r <= 'Z' {
@@ -228,8 +228,8 @@ func maskPieces(text string, values []string) string {
 	return b.String()
 }
 
-// decodings calls yield with everything that run, or an end of it after a slash, may
-// be an encoding of. Base64 may begin at any character of it.
+// decodings calls yield with each text that run may encode, or that its part after a
+// slash may encode. Base64 may begin at any character of run.
 func decodings(run string, yield func(decoded string)) {
 	for from := 0; ; {
 		for skip := range min(4, len(run)-from) {
@@ -253,8 +253,8 @@ func decodings(run string, yield func(decoded string)) {
 	}
 }
 
-// maskWords masks the words of the values, except plain ones, and longer numbers
-// that are part of a value once all other characters are taken out of it.
+// maskWords masks the words of the values, except plain ones. It also masks longer
+// numbers that are part of a value's digits.
 func maskWords(text string, values []string) string {
 	named := map[string]bool{}
 	var numbers strings.Builder
@@ -312,7 +312,7 @@ func tokens(text string) func(yield func(string) bool) {
 var escapes = regexp.MustCompile(`%[0-9a-fA-F]{2}|\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}`)
 
 // unescape undoes the escapes of URLs, JSON and HTML anywhere in text, up to four
-// times. A receiver that quotes what it was sent escapes it.
+// times. A receiver that quotes a request escapes it.
 func unescape(text string) string {
 	const most = 4
 	for i := 0; i < most && strings.ContainsAny(text, `%\&`); i++ {

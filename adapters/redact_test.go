@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-func TestRedactMasksWhatThePayloadHolds(t *testing.T) {
+func TestRedactMasksValuesOfThePayload(t *testing.T) {
 	payload := []byte(`{"person":{"name":"Zebulon Quixote","ssn":"123-45-6789"},"judge":"Li","room":"Courtroom 3A","title":"Müller hearing","n":20270042,"list":["Ahmed"]}`)
 	tests := map[string]struct{ text, want string }{
 		"as it is":                {"person Zebulon Quixote unknown", "person *** unknown"},
@@ -43,7 +43,7 @@ func TestTextsOfAPayload(t *testing.T) {
 	}
 }
 
-// FuzzRedact: no secret, no value and no word of the payload comes out of a text.
+// FuzzRedact: no secret, no value and no word of the payload stays in a text.
 func FuzzRedact(f *testing.F) {
 	for _, seed := range []struct{ text, payload, secret string }{
 		{"person Zebulon", `{"name":"Zebulon"}`, "tok-1"},
@@ -106,7 +106,8 @@ func TestClean(t *testing.T) {
 	}
 }
 
-// FuzzClean: a text is bounded, shown in one line, and clean for good.
+// FuzzClean: a cleaned text is bounded and one line, and a second cleaning changes
+// nothing.
 func FuzzClean(f *testing.F) {
 	for _, s := range []string{"plain", "a\x00b", "a\xff\xfeb", "\x1b[1;31mred\x1b[0m", "\x1b]0;owned\x07text", "\x1b\x1b[mc", "a\u009b31mb", "a\u202eb", " a\r\n\tb\u2028c ", "ééééé", "\x1b]\x1b]", "\u0085"} {
 		f.Add(s, uint16(8))

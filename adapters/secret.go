@@ -6,15 +6,15 @@ import (
 	"log/slog"
 )
 
-// mask is what a set secret shows of itself.
+// mask is printed instead of a secret that is not empty.
 const mask = "***"
 
-// Secret is a credential in a configuration. It is read like a string and
-// cannot print itself: fmt, log/slog, JSON, YAML and XML all show "***", or
-// nothing when it is empty. Reveal gives the value to the code that sends it.
+// Secret is a credential in a configuration. It is read like a string, but does not
+// print its value: fmt, log/slog, JSON, YAML and XML show "***", or nothing if it is
+// empty. The code that sends it calls Reveal.
 //
-// fmt cannot call methods of unexported fields: keep a Secret in exported
-// fields only, or inside a function.
+// Keep a Secret in exported fields only, or inside a function: fmt cannot call the
+// methods of an unexported field, and prints its value.
 type Secret string
 
 // Reveal returns the value itself.
@@ -30,8 +30,8 @@ func (s Secret) String() string {
 // GoString implements [fmt.GoStringer].
 func (s Secret) GoString() string { return fmt.Sprintf("adapters.Secret(%q)", s.String()) }
 
-// Format implements [fmt.Formatter], so that no verb shows the value, a wrong
-// one such as %d included.
+// Format implements [fmt.Formatter], so that no verb shows the value, not even a wrong
+// one such as %d.
 func (s Secret) Format(f fmt.State, verb rune) {
 	text := s.String()
 	if verb == 'v' && f.Flag('#') {

@@ -23,36 +23,36 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// Harness says what the suite needs to know about an adapter.
+// Harness tells the suite about an adapter and its protocol.
 type Harness struct {
 	// New builds the adapter for a receiver. If the adapter has a method
 	// Close() error, the suite calls it at the end. Required.
 	New func(t *testing.T, s Setup) adapters.Adapter
 
-	// Accept writes the protocol's answer for a message taken. Required.
+	// Accept writes the protocol's answer to an accepted message. Required.
 	Accept func(w http.ResponseWriter, r *http.Request, body []byte)
 
-	// Refuse writes an answer with the given status and with reason where the
-	// protocol has it. Header fields set before must be kept. Required.
+	// Refuse writes an answer with the given status, and with reason in the protocol's
+	// form of a reason. It must keep header fields that are already set. Required.
 	Refuse func(w http.ResponseWriter, status int, reason string)
 
-	// Key returns the idempotency key that a request carries. Required.
+	// Key returns the idempotency key of a request. Required.
 	Key func(r *http.Request, body []byte) string
 
-	// Stable returns the part of a request's body that is the same on every attempt.
-	// Default: all of it.
+	// Stable returns the part of a request's body that must be the same on every
+	// attempt. Default: the whole body.
 	Stable func(body []byte) []byte
 
-	// Classes are the protocol's exceptions to [DefaultClasses].
+	// Classes are the protocol's exceptions to [DefaultClasses]. Default: none.
 	Classes map[int]adapters.Class
 
-	// Message is delivered in all tests. Its Body gets a member "canary" in some.
+	// Message is sent in all tests. Some tests add a member "canary" to its Body.
 	// Default: a small hearing.
 	Message adapters.Message
 
-	// BodyDecides says that a 2xx alone does not mean delivered, because the
-	// body is needed for that. A cut answer is then unknown, otherwise it may
-	// count as delivered.
+	// BodyDecides says that a 2xx alone does not mean delivered, because the body has
+	// the result. Then a cut answer must be unknown; otherwise it may count as
+	// delivered. Default: false.
 	BodyDecides bool
 }
 
@@ -60,11 +60,11 @@ type Harness struct {
 type Setup struct {
 	URL     string          // of the receiver, used as it is
 	Timeout time.Duration   // of one attempt
-	Secret  adapters.Secret // credential to send, in whatever way the protocol has
+	Secret  adapters.Secret // credential that the adapter must send in the protocol's way
 }
 
-// DefaultClasses returns the class of each status that the suite tries, without 2xx:
-// for adapters without exceptions, and for answers with a reason.
+// DefaultClasses returns the class of each status that the suite tries, except 2xx. The
+// classes are those of answers with a reason, for adapters without exceptions.
 func DefaultClasses() map[int]adapters.Class {
 	m := map[int]adapters.Class{}
 	for class, statuses := range map[adapters.Class][]int{
@@ -82,7 +82,7 @@ func DefaultClasses() map[int]adapters.Class {
 	return m
 }
 
-// canary is in everything that must not come back in an error.
+// canary is in everything that must not appear in an error.
 const canary = "canary-7f3a9c"
 
 const (
@@ -149,8 +149,8 @@ type bench struct {
 	url     string
 }
 
-// with starts a receiver and an adapter. At the end of the test all goroutines
-// of both must have gone.
+// with starts a receiver and an adapter. At the end of the test all goroutines of both
+// must have ended.
 func (s suite) with(t *testing.T, timeout time.Duration, serve http.HandlerFunc) *bench {
 	t.Helper()
 	checkLeaks(t)
@@ -164,7 +164,7 @@ func (s suite) with(t *testing.T, timeout time.Duration, serve http.HandlerFunc)
 	return s.at(t, server.URL, timeout)
 }
 
-// at makes an adapter for a receiver that is there already, or is not.
+// at makes an adapter for a receiver at url, which may not exist.
 func (s suite) at(t *testing.T, url string, timeout time.Duration) *bench {
 	t.Helper()
 	url += "/in?sig=" + canary
@@ -189,7 +189,7 @@ func checkLeaks(t *testing.T) {
 	})
 }
 
-// deliver makes one attempt and checks what holds for every attempt.
+// deliver makes one attempt and makes the checks that apply to every attempt.
 func (b *bench) deliver(ctx context.Context, t *testing.T, msg adapters.Message) (adapters.Receipt, error) {
 	t.Helper()
 	body, headers := bytes.Clone(msg.Body), maps.Clone(msg.Headers)
@@ -244,9 +244,9 @@ func checkError(t *testing.T, err error) {
 		t.Errorf("an error text cannot be stored: %q", text)
 	}
 	if strings.Contains(text, canary) {
-		t.Errorf("the error text gives away what is secret: %s", text)
+		t.Errorf("the error text shows a secret: %s", text)
 	}
-	switch e := err.(type) { //nolint:errorlint // the tree is walked here
+	switch e := err.(type) { //nolint:errorlint // all wrapped errors are checked
 	case interface{ Unwrap() error }:
 		checkError(t, e.Unwrap())
 	case interface{ Unwrap() []error }:
@@ -280,7 +280,7 @@ func read(t *testing.T, r *http.Request) []byte {
 	return body
 }
 
-// ledger is what a receiver has read.
+// ledger is a receiver's record of what it has read.
 type ledger struct {
 	mu   sync.Mutex
 	read []Held

@@ -16,7 +16,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/adaptertest"
 )
 
-// naive is what one writes without having read the contract.
+// naive is an adapter by somebody who has not read the contract.
 type naive struct {
 	adaptertest.Setup
 	client *http.Client
@@ -67,7 +67,7 @@ func (n *naiveQueue) Deliver(_ context.Context, msg adapters.Message) (adapters.
 // defective is the environment variable that makes TestNaive run.
 const defective = "ADAPTERTEST_RUN_NAIVE"
 
-// TestNaive is run by [TestTheSuiteCatches] in a process of its own, where it fails.
+// [TestTheSuiteCatches] runs TestNaive in a separate process, where it fails.
 func TestNaive(t *testing.T) {
 	if os.Getenv(defective) == "" {
 		return
@@ -93,7 +93,7 @@ func TestNaive(t *testing.T) {
 	})
 }
 
-// A suite is only as good as what it catches.
+// The suite must catch the mistakes of a naive adapter.
 func TestTheSuiteCatches(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNaive$", "-test.v",
 		"-test.skip=/bad_receivers/an_answer_of_a_gigabyte") // which a naive adapter does read

@@ -39,8 +39,7 @@ func (s suite) statuses(t *testing.T) {
 	})
 }
 
-// gateways: a gateway in front of a receiver answers in its place and knows nothing
-// of the protocol.
+// gateways: a gateway answers instead of the receiver and does not know the protocol.
 func (s suite) gateways(t *testing.T) {
 	for name, answer := range map[string]struct{ contentType, body string }{
 		"a page":  {"text/html", "<!DOCTYPE html>\n<html><head><title>Maintenance</title></head><body>We will be back.</body></html>"},
@@ -75,15 +74,15 @@ func (s suite) retryAfter(t *testing.T) {
 		want   time.Duration
 		usable bool
 	}{
-		"seconds":       {value: "17", want: 17 * time.Second, usable: true},
-		"date":          {value: now.Add(90 * time.Second).Format(http.TimeFormat), want: 90 * time.Second, usable: true},
-		"date gone by":  {value: now.Add(-time.Hour).Format(http.TimeFormat), usable: true},
-		"garbage":       {value: "in a while"},
-		"negative":      {value: "-17"},
-		"10^9":          {value: "1000000000", want: time.Hour, usable: true},
-		"beyond int64":  {value: strings.Repeat("9", 40), want: time.Hour, usable: true},
-		"not given":     {},
-		"date too late": {value: now.AddDate(1, 0, 0).Format(http.TimeFormat), want: time.Hour, usable: true},
+		"seconds":          {value: "17", want: 17 * time.Second, usable: true},
+		"date":             {value: now.Add(90 * time.Second).Format(http.TimeFormat), want: 90 * time.Second, usable: true},
+		"date in the past": {value: now.Add(-time.Hour).Format(http.TimeFormat), usable: true},
+		"garbage":          {value: "in a while"},
+		"negative":         {value: "-17"},
+		"10^9":             {value: "1000000000", want: time.Hour, usable: true},
+		"beyond int64":     {value: strings.Repeat("9", 40), want: time.Hour, usable: true},
+		"not given":        {},
+		"date too late":    {value: now.AddDate(1, 0, 0).Format(http.TimeFormat), want: time.Hour, usable: true},
 	} {
 		for _, status := range []int{429, 500, 503} {
 			t.Run(fmt.Sprintf("%d %s", status, name), func(t *testing.T) {
@@ -108,7 +107,7 @@ func (s suite) retryAfter(t *testing.T) {
 	}
 }
 
-// requests: what is on the wire, attempt after attempt and side by side.
+// requests: what is sent, in attempts one after the other and at the same time.
 func (s suite) requests(t *testing.T) {
 	t.Run("attempts are the same", func(t *testing.T) {
 		var seen ledger

@@ -1,11 +1,11 @@
 // Package adaptertest is the conformance suite for adapters.
 //
-// An adapter that speaks HTTP says in a [Harness] how it is built and how its
-// protocol writes an answer, and calls [Run]. The suite plays receivers that
-// answer well, badly, slowly, endlessly or not at all, and judges what Deliver
-// makes of them: class, wait, bounds, the error text, and the bytes on the wire.
+// The test of an adapter that speaks HTTP calls [Run] with a [Harness], which says how
+// to build the adapter and how its protocol writes an answer. The suite plays receivers
+// that answer well, badly, slowly, endlessly or not at all. It checks the results of
+// Deliver: class, wait, bounds, error text, and the bytes on the wire.
 //
-// Any other adapter brings a [Receiver] of its own, one that can be looked into
-// and taken out of reach, and calls [RunWith]. That checks what holds for every
-// protocol. The adapter's own tests check how it can fail.
+// The test of any other adapter calls [RunWith] with its own [Receiver], whose content
+// can be read and which can be made unreachable. RunWith checks the rules that apply to
+// every protocol. The adapter's own tests check its other failures.
 package adaptertest

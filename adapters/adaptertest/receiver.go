@@ -10,31 +10,30 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// Receiver is a receiver of a protocol other than HTTP and the adapter that
-// delivers to it.
+// Receiver is a receiver whose protocol is not HTTP, with the adapter that sends to it.
 type Receiver struct {
 	// Adapter delivers to the receiver. If it has a method Close() error, the
 	// suite calls it at the end. Required.
 	Adapter adapters.Adapter
 
-	// Held returns what the receiver has taken, each message once however often
-	// it came, in any order. Required.
+	// Held returns the messages that the receiver has accepted, in any order. A message
+	// that came several times is in it once. Required.
 	Held func() []Held
 
-	// Away takes the receiver out of reach, or back, without losing what it
-	// holds. Required.
+	// Away makes the receiver unreachable, or reachable again. The receiver keeps its
+	// messages. Required.
 	Away func(away bool)
 }
 
-// Held is a message as its receiver holds it.
+// Held is a message as its receiver has it.
 type Held struct {
 	Key  string // the idempotency key
 	Body []byte // what was sent, without freshness fields such as a nonce
 }
 
-// RunWith runs the part of the suite that holds for every protocol. Each test
-// opens a receiver of its own; secret is to be sent in whatever way the protocol
-// has, and may be left out if it has none.
+// RunWith runs the tests that apply to every protocol. Each test calls open for a new
+// receiver. The adapter must send secret in the protocol's way; a protocol without
+// credentials ignores it.
 func RunWith(t *testing.T, open func(t *testing.T, secret adapters.Secret) Receiver) {
 	t.Helper()
 	for _, test := range []struct {
@@ -65,7 +64,7 @@ func RunWith(t *testing.T, open func(t *testing.T, secret adapters.Secret) Recei
 	}
 }
 
-// exam is one test with its receiver. What it sends holds the canary.
+// exam is one test with its receiver. Its message has the canary in it.
 type exam struct {
 	bench
 	Receiver
@@ -83,11 +82,11 @@ func (e *exam) arrives(t *testing.T) {
 		t.Fatalf("the receiver holds %+v, want one message with key %s", held, e.msg.IdempotencyKey)
 	}
 	if receipt.SHA256 == "" && string(held[0].Body) != string(e.msg.Body) {
-		t.Errorf("the receipt has no digest, although what was sent is not the message's body but %s", held[0].Body)
+		t.Errorf("the receipt has no digest, although not the message's body was sent but %s", held[0].Body)
 	}
 }
 
-// attempts: what comes twice is held once, and is the same.
+// attempts: a message that is sent twice is accepted once, with the same bytes.
 func (e *exam) attempts(t *testing.T) {
 	var first Held
 	for e.msg.Attempt = 1; e.msg.Attempt <= 3; e.msg.Attempt++ {
@@ -117,7 +116,8 @@ func (e *exam) manyAtOnce(t *testing.T) {
 	}
 }
 
-// outOfReach: a receiver that is away costs no message, and gets all when back.
+// outOfReach: an unreachable receiver loses no message, and gets all of them when it is
+// back.
 func (e *exam) outOfReach(t *testing.T) {
 	e.Away(true)
 	_, err := e.deliver(t.Context(), t, e.msg)

@@ -18,7 +18,7 @@ import (
 
 const gigabyte = 1 << 30
 
-// badReceivers: answers that are too long, too slow or no answers.
+// badReceivers: answers that are too long, too slow, or not HTTP.
 func (s suite) badReceivers(t *testing.T) {
 	t.Run("an answer of a gigabyte", func(t *testing.T) {
 		var sent atomic.Int64
@@ -131,7 +131,7 @@ func (s suite) badReceivers(t *testing.T) {
 	})
 }
 
-// wantCut: a 2xx whose body never came to its end.
+// wantCut: a 2xx whose body was cut.
 func (s suite) wantCut(t *testing.T, b *bench, err error) {
 	t.Helper()
 	if s.BodyDecides {
@@ -141,7 +141,7 @@ func (s suite) wantCut(t *testing.T, b *bench, err error) {
 	b.wantClass(t, err, adapters.ClassDelivered, adapters.ClassUnknown)
 }
 
-// noAnswer: timeouts, stops and receivers that are not there.
+// noAnswer: timeouts, stops and missing receivers.
 func (s suite) noAnswer(t *testing.T) {
 	t.Run("the timeout names itself", func(t *testing.T) {
 		release := make(chan struct{})
@@ -216,7 +216,7 @@ func (s suite) noAnswer(t *testing.T) {
 	})
 }
 
-// drip writes a byte now and then until the client has gone.
+// drip writes single bytes with pauses until the client closes the connection.
 func drip(client context.Context, w io.Writer, release <-chan struct{}) {
 	tick := time.NewTicker(shortTimeout / 10)
 	defer tick.Stop()

@@ -13,8 +13,8 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// secrets: a receiver that tells everything back. The canary is in the
-// credential, in the URL's query and in the payload; deliver looks for it.
+// secrets: a receiver that repeats everything. The canary is in the credential, in the
+// URL's query and in the payload. deliver searches for it.
 func (s suite) secrets(t *testing.T) {
 	msg := s.Message
 	msg.Body = []byte(strings.Replace(string(msg.Body), "{", `{"canary":"`+canary+`",`, 1))
@@ -48,7 +48,7 @@ func (s suite) secrets(t *testing.T) {
 				s.Refuse(w, status, "did not like "+canary+" in "+string(dump))
 			})
 			_, err := b.deliver(t.Context(), t, msg)
-			b.wantClass(t, err, s.classes[status], DefaultClasses()[status]) // what was sent may look like a message that came back
+			b.wantClass(t, err, s.classes[status], DefaultClasses()[status]) // an echo of the request may look like a success
 		})
 	}
 
@@ -67,7 +67,7 @@ func checkPrinting(t *testing.T, a adapters.Adapter) {
 	}
 }
 
-// redirects: none is followed, so that no credential gets anywhere else.
+// redirects: none is followed, so that no credential goes to another host.
 func (s suite) redirects(t *testing.T) {
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {

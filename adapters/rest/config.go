@@ -6,43 +6,44 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// DefaultMethod of [Config].
+// DefaultMethod is the default of [Config.Method].
 const DefaultMethod = "POST"
 
-// Config describes one receiver. URLs and header values are templates: see
+// Config describes one receiver. URLs and header values may have placeholders: see
 // [Config.URL].
 type Config struct {
-	// URL is where messages go. It may hold {ref.external_id}, {key}, {id},
-	// {version} and {fields.NAME} (a dotted NAME reaches into objects) in its
-	// path and query, and {fields.NAME} in its host if Allow lists the hosts that
-	// may come of it. Values are escaped, so that they cannot add a path segment
-	// or a query. Credentials belong in Auth. Required.
+	// URL is where messages go. Its path and query may have {ref.external_id}, {key},
+	// {id}, {version} and {fields.NAME}; a dotted NAME reaches into objects. Its host
+	// may have {fields.NAME} if Allow lists the possible hosts. Values are escaped, so
+	// that they cannot add a path segment or a query. Put credentials into Auth.
+	// Required.
 	URL string `yaml:"url"`
 
 	// Method is POST, PUT, PATCH or DELETE. Default: POST.
 	Method string `yaml:"method"`
 
-	// Headers are sent with every request. Values may hold the placeholders of
-	// URL and {type}, {occurred_at} (RFC 3339, UTC). They are never printed,
-	// because some are credentials.
+	// Headers are sent with every request. Values may have the placeholders of URL,
+	// {type} and {occurred_at} (RFC 3339, UTC). They are never printed, because some
+	// are credentials.
 	Headers map[string]adapters.Secret `yaml:"headers"`
 
-	// Auth says how requests are authorized. Default: not at all.
+	// Auth says how requests are authorized. Default: no authorization.
 	Auth adapters.Credentials `yaml:"auth"`
 
-	// TLS says whom to trust and which client certificate to show.
+	// TLS says which certificates to trust and which client certificate to show.
 	TLS adapters.TLS `yaml:"tls"`
 
-	// Timeout bounds a request, from the name lookup to the end of the answer;
+	// Timeout bounds a request, from the name lookup to the end of the answer. It is
 	// from 10ms to 10m. Default: 15s.
 	Timeout time.Duration `yaml:"timeout"`
 
-	// Allow lists the hosts that a URL with a placeholder in its host may name.
+	// Allow lists the hosts that data may name, for a URL with a placeholder in its
+	// host.
 	Allow adapters.Allow `yaml:"allow"`
 
-	// Routes give event types a method and URL of their own. The key is a type,
-	// or a pattern in which * is any number of characters; the pattern with the
-	// most other characters wins, an exact type always.
+	// Routes give event types their own method and URL. The key is a type, or a pattern
+	// in which * is any number of characters. An exact type wins, then the pattern with
+	// the most other characters.
 	Routes map[string]Route `yaml:"routes"`
 
 	// ExternalID is a JSON Pointer (RFC 6901) to the receiver's own id in its
@@ -53,8 +54,8 @@ type Config struct {
 	// If-Match (RFC 9110, 13.1.1). Default: false.
 	IfMatch bool `yaml:"if_match"`
 
-	// Outcomes gives statuses another class than the default table does, such
-	// as 409: duplicate.
+	// Outcomes gives statuses another class than the default table has, such as 409:
+	// duplicate. Default: the table in docs/adapters.md.
 	Outcomes map[int]string `yaml:"outcomes"`
 }
 

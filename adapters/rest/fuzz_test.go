@@ -21,7 +21,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
 
-// FuzzPointer: what a pointer finds stands in the answer, and can be stored and
+// FuzzPointer: a value that a pointer finds is in the answer, and can be stored and
 // sent back.
 func FuzzPointer(f *testing.F) {
 	for _, seed := range [][2]string{
@@ -80,8 +80,8 @@ func storable(s string) bool {
 	return s != "" && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// receiver answers every request with the same bytes, whatever they are, and
-// hangs up.
+// receiver answers every request with the same bytes, which need not be HTTP, and hangs
+// up.
 type receiver struct {
 	net.Listener
 	mu     sync.Mutex
@@ -132,8 +132,8 @@ func (r *receiver) set(answer []byte) {
 	r.mu.Unlock()
 }
 
-// FuzzDeliver takes any bytes for an answer. Each gives an attempt a result that
-// can be recorded, soon, in which nothing stands that was sent along.
+// FuzzDeliver uses any bytes as an answer. Each attempt soon has a result that can be
+// recorded, and nothing of the request is in it.
 func FuzzDeliver(f *testing.F) {
 	const (
 		token = "tok-4711-secret"

@@ -24,16 +24,16 @@ func parsePointer(s string) (pointer, error) {
 	for token := range strings.SplitSeq(s[1:], "/") {
 		rest := strings.NewReplacer("~0", "", "~1", "").Replace(token)
 		if strings.Contains(rest, "~") {
-			return nil, errors.New("is not a JSON Pointer: ~ is written ~0, and / inside a name ~1")
+			return nil, errors.New("is not a JSON Pointer: write ~ as ~0, and / inside a name as ~1")
 		}
 		p = append(p, strings.NewReplacer("~1", "/", "~0", "~").Replace(token))
 	}
 	return p, nil
 }
 
-// find returns the string or the number's digits that p points to. It finds
-// nothing in an answer that is not whole, and no value that could not be stored
-// or sent back: empty, too long, or with control characters.
+// find returns the string, or the digits of the number, that p points to. It finds
+// nothing in an incomplete answer. It ignores values that cannot be stored or sent
+// back, because they are empty, too long or have control characters.
 func (p pointer) find(ans exchange.Answer) (string, bool) {
 	if p == nil || ans.Partial {
 		return "", false

@@ -60,7 +60,7 @@ func New(c Config) (*Adapter, error) {
 // AttemptTimeout is the longest time that Deliver can take.
 func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTimeout() }
 
-// Close closes idle connections. Deliveries under way are not disturbed.
+// Close closes idle connections. Deliveries in flight are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }
 
 // Fields implements [adapters.FieldUser].
@@ -87,10 +87,9 @@ func (a *Adapter) urls() []*endpoint.URL {
 
 // Deliver implements [adapters.Adapter].
 //
-// A 2xx counts as delivered whatever its body holds: the receiver said so. Only
-// when the body was cut on its way, and held the id that the next event of the
-// key may need, the result is [adapters.Unknown], so that the same request is
-// sent again and the id is learnt.
+// A 2xx counts as delivered with any body. There is one exception: if the body was cut,
+// and the receiver's id was expected in it and is not known yet, the result is
+// [adapters.Unknown]. Then the same request is sent again to get the id.
 func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
 	to := a.routes.Find(msg.Type)
 	req, err := a.request(to, msg)
@@ -103,7 +102,7 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 		case err != nil:
 			return receipt, err
 		case ans.Cut != nil && a.externalID != nil && msg.Ref.ExternalID == "":
-			return receipt, adapters.Unknown(fmt.Errorf("%s %s: answered %s, but the id that is expected in its body was cut off: %w",
+			return receipt, adapters.Unknown(fmt.Errorf("%s %s: answered %s, but its body ended before the id: %w",
 				req.Method, req.Target, ans.Code(), ans.Cut))
 		}
 		receipt.Ref = a.ref(msg, ans)
@@ -130,7 +129,7 @@ func (a *Adapter) request(to target, msg adapters.Message) (exchange.Request, er
 	if err != nil {
 		return req, err
 	}
-	if tag := msg.Ref.ETag; a.ifMatch && validETag(tag) && !strings.HasPrefix(tag, "W/") { // a weak one never matches
+	if tag := msg.Ref.ETag; a.ifMatch && validETag(tag) && !strings.HasPrefix(tag, "W/") { // a weak tag never matches
 		req.Header.Set("If-Match", tag)
 	}
 	return req, nil

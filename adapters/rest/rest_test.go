@@ -21,7 +21,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/rest"
 )
 
-// court records the last request and answers as told.
+// court records the last request and gives the configured answer.
 type court struct {
 	*httptest.Server
 	status int
@@ -249,8 +249,8 @@ func TestNewReportsEverythingAtOnce(t *testing.T) {
 		"url: ", "method: \"GET\"", `headers["Bad Name"]: is not`, `headers["Transfer-Encoding"]: cannot`, `headers["X-Line"]: has a control`,
 		`headers["X-Tmpl"]: {nope}`, `headers["a-b"]: is set twice`, `headers["Authorization"]: is set twice`,
 		`headers["Idempotency-Key"]: cannot`, `headers["Accept-Encoding"]: cannot`, "auth.token: is required", "auth.username: belongs to kind basic",
-		"tls.key_file", "timeout: 1h0m0s is not from 10ms to 10m0s", `routes[""]`, `routes["a"].method, routes["a"].url: set one`,
-		`routes["b"].method: "HEAD"`, `routes["c"].url: {id} is not a placeholder that can stand here`, "external_id: is not a JSON Pointer", `outcomes.200: "fine"`,
+		"tls.key_file", "timeout: 1h0m0s is not from 10ms to 10m0s", `routes[""]`, `routes["a"].method, routes["a"].url: set method, url or both`,
+		`routes["b"].method: "HEAD"`, `routes["c"].url: {id} is not a placeholder that is allowed here`, "external_id: is not a JSON Pointer", `outcomes.200: "fine"`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no word of %s in:\n%s", want, text)
@@ -272,7 +272,7 @@ func TestConfiguredContentTypeReplacesTheDefault(t *testing.T) {
 	}
 }
 
-func TestPreviewTellsTheRequestWithoutSendingIt(t *testing.T) {
+func TestPreviewShowsTheRequestWithoutSendingIt(t *testing.T) {
 	a, err := rest.New(rest.Config{
 		URL:    "https://court.example.gov/api/calendar?key=secret",
 		Routes: map[string]rest.Route{"scheduling:cancelled": {Method: "DELETE", URL: "https://court.example.gov/api/calendar/{ref.external_id}"}},

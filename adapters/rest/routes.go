@@ -45,8 +45,8 @@ func parseRoutes(c Config) (route.Table[target], error) {
 		case pattern == "":
 			errs = append(errs, errors.New(`routes[""]: name an event type, or a pattern such as "scheduling:*"`))
 		case to == Route{}:
-			errs = append(errs, fmt.Errorf("%smethod, %[1]surl: set one of them", field))
-		case to.URL == "" && c.URL == "": // said once above
+			errs = append(errs, fmt.Errorf("%smethod, %[1]surl: set method, url or both", field))
+		case to.URL == "" && c.URL == "": // reported above
 		default:
 			routes[pattern] = parse(field, cmp.Or(to.Method, c.Method), cmp.Or(to.URL, c.URL))
 		}

@@ -13,10 +13,10 @@ var uuid = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 // namespaceURL is the namespace of URLs (RFC 9562, 6.6).
 const namespaceURL = "\x6b\xa7\xb8\x11\x9d\xad\x11\xd1\x80\xb4\x00\xc0\x4f\xd4\x30\xc8"
 
-// messageID returns the wsa:MessageID of a message: its idempotency key, which is
-// the event's id, or, for a key that is no UUID, a UUID made of it (version 5, in
-// the namespace of URLs, of "urn:lockstep:" and the key). It is the same on every
-// attempt.
+// messageID returns the wsa:MessageID of a message, which is the same on every attempt.
+// It is the idempotency key if that is a UUID, such as the event's id. Otherwise it is
+// a UUID made of the key (version 5, in the namespace of URLs, of "urn:lockstep:" and
+// the key).
 func messageID(key string) string {
 	if id := strings.ToLower(key); uuid.MatchString(id) {
 		return "urn:uuid:" + id

@@ -17,15 +17,15 @@ type message struct {
 	whole bool   // it was read to its end
 }
 
-// readMessage reads an answer whatever its HTTP status. An error says why it is
-// no SOAP message, in words of the receiver's too.
+// readMessage reads an answer of any HTTP status. Its error says why the answer is no
+// SOAP message, and may have words of the receiver in it.
 //
-// An answer that is not whole is read as far as it goes: a fault whose code is
-// there, or the beginning of a result.
+// An incomplete answer is read as far as possible: a fault with its code, or the
+// beginning of a result.
 func readMessage(ans exchange.Answer) (*message, error) {
 	contentType := ans.Header.Get("Content-Type")
 	if media, _, _ := mime.ParseMediaType(contentType); strings.HasPrefix(media, "multipart/") {
-		return nil, errors.New("it has several parts (MTOM or attachments), which are not read")
+		return nil, errors.New("it has several parts (MTOM or attachments), which are not supported")
 	}
 	if len(ans.Body) == 0 {
 		return nil, errors.New("it is empty")
@@ -40,10 +40,10 @@ func readMessage(ans exchange.Answer) (*message, error) {
 	}
 	root := first(roots)
 	if root == nil {
-		return nil, errors.New("it holds no element")
+		return nil, errors.New("it has no element")
 	}
 	if root.name.local != "Envelope" || root.name.space != soap11 && root.name.space != soap12 {
-		return nil, fmt.Errorf("it is no soap:Envelope but <%s>", tag(root.prefix, root.name.local))
+		return nil, fmt.Errorf("its root element is <%s>, not soap:Envelope", tag(root.prefix, root.name.local))
 	}
 	m := &message{whole: root.closed}
 	for _, e := range root.elements() {
@@ -58,7 +58,7 @@ func readMessage(ans exchange.Answer) (*message, error) {
 		return nil, errors.New("it has no soap:Body")
 	}
 	for _, e := range m.body.elements() {
-		if e.name.local == "Fault" && slices.Contains([]string{soap11, soap12, ""}, e.name.space) { // some forget it
+		if e.name.local == "Fault" && slices.Contains([]string{soap11, soap12, ""}, e.name.space) { // some receivers forget it
 			m.fault = readFault(e)
 		}
 	}
@@ -68,8 +68,8 @@ func readMessage(ans exchange.Answer) (*message, error) {
 	return m, nil
 }
 
-// decided reports whether a message that was not read to its end shows whether it is a
-// fault, and its code.
+// decided reports whether an incomplete message shows whether it is a fault, and if so
+// its code.
 func (m *message) decided() bool {
 	if m.fault != nil {
 		return m.fault.codes[0] != name{}
@@ -77,8 +77,8 @@ func (m *message) decided() bool {
 	return len(m.body.elements()) > 0
 }
 
-// first returns the root element. Text and a second root next to it are not XML, but
-// harmless.
+// first returns the root element. It ignores text and a second root next to it, which
+// are not XML but do no harm.
 func first(roots []node) *element {
 	for _, n := range roots {
 		if n.element != nil {

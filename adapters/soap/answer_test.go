@@ -14,7 +14,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
 
-// entry is a result whose id is given, behind an XML declaration.
+// entry is a result with the given id, after an XML declaration.
 func entry(declaration, id string) string {
 	return declaration + enveloped(Version11, `<c:NotifyHearingResponse><c:entryId>`+id+`</c:entryId></c:NotifyHearingResponse>`)
 }
@@ -48,10 +48,10 @@ func TestCharsetsOfAnswers(t *testing.T) {
 		"UTF-16 without a mark":              {contentType: "text/xml; charset=utf-16", body: utf16(t, unicode.LittleEndian, unicode.IgnoreBOM, entry("", "café")), id: "café"},
 		"UTF-16BE without a mark":            {contentType: "text/xml", body: utf16(t, unicode.BigEndian, unicode.IgnoreBOM, entry("", "café")), id: "café"},
 		"a bad Content-Type":                 {contentType: "text/xml; charset", body: entry("", "café"), id: "café"},
-		"EBCDIC":                             {contentType: "text/xml; charset=ebcdic-cp-us", body: entry("", "x"), class: adapters.ClassUnknown, text: "it is encoded in ebcdic-cp-us, and only UTF-8, UTF-16"},
+		"EBCDIC":                             {contentType: "text/xml; charset=ebcdic-cp-us", body: entry("", "x"), class: adapters.ClassUnknown, text: "it is encoded in ebcdic-cp-us, but only UTF-8, UTF-16"},
 		"UTF-7 declared":                     {body: entry(`<?xml version="1.0" encoding="UTF-7"?>`, "x"), class: adapters.ClassUnknown, text: "encoded in UTF-7"},
 		"ISO-8859-1 without a word about it": {contentType: "text/xml", body: entry("", latin1), class: adapters.ClassUnknown, text: "line 1, column "},
-		"MTOM":                               {contentType: `multipart/related; type="application/xop+xml"; boundary=x`, body: "--x\r\n\r\n" + entry("", "x") + "\r\n--x--", class: adapters.ClassUnknown, text: "it has several parts (MTOM or attachments), which are not read"},
+		"MTOM":                               {contentType: `multipart/related; type="application/xop+xml"; boundary=x`, body: "--x\r\n\r\n" + entry("", "x") + "\r\n--x--", class: adapters.ClassUnknown, text: "it has several parts (MTOM or attachments), which are not supported"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := fixed(t, hearings().in(func(c *Config) { c.ExternalID = "cal:NotifyHearingResponse/cal:entryId" }))
@@ -81,15 +81,15 @@ func TestAnswersThatAreNoSOAP(t *testing.T) {
 		"half of it":        {strings.TrimSuffix(entry("", "x"), "</S:Envelope>"), "line 1, column 1: <S:Envelope> is not closed"},
 		"closed wrongly":    {"<a>\n<b></a>", "line 2, column 4: </a> closes <b>, which was opened in line 2"},
 		"two names":         {`<a:b:c/>`, "line 1, column 7: expected element name"},
-		"twice":             {`<a b="1" b="2"/>`, "the attribute b stands twice in <a>"},
+		"twice":             {`<a b="1" b="2"/>`, "<a> has the attribute b twice"},
 		"NUL":               {"<a>\x00</a>", "illegal character code U+0000"},
-		"no XML":            {"Service Unavailable", "it holds no element"},
-		"JSON":              {`{"a":1}`, "it holds no element"},
+		"no XML":            {"Service Unavailable", "it has no element"},
+		"JSON":              {`{"a":1}`, "it has no element"},
 		"two bodies":        {strings.Replace(entry("", "x"), "</S:Envelope>", "<S:Body/></S:Envelope>", 1), "it has more than one soap:Body"},
 		"XML 1.1":           {`<?xml version="1.1"?><a/>`, "unsupported version"},
-		"only a prologue":   {`<?xml version="1.0"?>`, "it holds no element"},
-		"a huge attribute":  {`<a b="` + strings.Repeat("x", 60<<10) + `"/>`, "it is no soap:Envelope but <a>"},
-		"many declarations": {`<a ` + declarations(3000) + `/>`, "it is no soap:Envelope but <a>"},
+		"only a prologue":   {`<?xml version="1.0"?>`, "it has no element"},
+		"a huge attribute":  {`<a b="` + strings.Repeat("x", 60<<10) + `"/>`, "its root element is <a>, not soap:Envelope"},
+		"many declarations": {`<a ` + declarations(3000) + `/>`, "its root element is <a>, not soap:Envelope"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var before, after runtime.MemStats
@@ -159,8 +159,9 @@ func TestAnswersThatAreNotWhole(t *testing.T) {
 	}
 }
 
-// What an entry of answers looks for may stand behind the end of what was read.
-func TestAnswersThatEndBeforeWhatAnEntryLooksFor(t *testing.T) {
+// The element that an entry of answers needs may come after the end of the part that
+// was read.
+func TestAnswersThatEndBeforeTheElementOfAnEntry(t *testing.T) {
 	filler := `<c:filler>` + strings.Repeat("x", exchange.MaxAnswer)
 	result := func(begin string) string { return enveloped(Version11, `<c:NotifyHearingResponse>`+begin+filler) }
 	fault := fault11("S:Client", retryable)

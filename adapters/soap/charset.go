@@ -29,8 +29,8 @@ var charsets = map[string]encoding.Encoding{
 	"utf-16le":     unicode.UTF16(unicode.LittleEndian, unicode.IgnoreBOM),
 }
 
-// marks are how a document in UTF shows itself: by a byte order mark, or by the
-// "<" that it begins with (XML 1.0, F.1).
+// marks are the first bytes of documents in UTF: a byte order mark, or "<" (XML 1.0,
+// F.1).
 var marks = []struct {
 	begin   string
 	skip    int
@@ -45,8 +45,8 @@ var marks = []struct {
 
 var declared = regexp.MustCompile(`^\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z0-9._-]+)["']`)
 
-// toUTF8 decodes a document. What the bytes show counts first, then what
-// Content-Type says, then the XML declaration (RFC 7303, 3).
+// toUTF8 decodes a document. Its first bytes decide the encoding, then Content-Type,
+// then the XML declaration (RFC 7303, 3).
 func toUTF8(body []byte, contentType string) (string, error) {
 	charset := "utf-8"
 	_, params, _ := mime.ParseMediaType(contentType) // a bad one says nothing
@@ -64,7 +64,7 @@ func toUTF8(body []byte, contentType string) (string, error) {
 	}
 	enc, ok := charsets[strings.ToLower(charset)]
 	if !ok {
-		return "", fmt.Errorf("it is encoded in %s, and only UTF-8, UTF-16, ISO-8859-1 and windows-1252 are read", charset)
+		return "", fmt.Errorf("it is encoded in %s, but only UTF-8, UTF-16, ISO-8859-1 and windows-1252 are read", charset)
 	}
 	text, err := enc.NewDecoder().Bytes(body)
 	if err != nil {

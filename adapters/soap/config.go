@@ -12,20 +12,19 @@ const (
 	Version12 = "1.2"
 )
 
-// Config describes one service. Body and Header are XML with placeholders in
-// their text and attribute values: {key}, {id}, {type}, {version},
-// {occurred_at} (RFC 3339, UTC), {ref.external_id} and {fields.NAME}, where a
-// dotted NAME reaches into objects. A value is always escaped and never becomes
-// markup.
+// Config describes one service. Body and Header are XML. Their text and attribute
+// values may have placeholders: {key}, {id}, {type}, {version}, {occurred_at} (RFC
+// 3339, UTC), {ref.external_id} and {fields.NAME}; a dotted NAME reaches into objects.
+// A value is always escaped and never becomes markup.
 //
-// {NAME?} leaves out the element or attribute that directly holds it where the
-// value is missing. lockstep:each="fields.LIST" repeats its element for each
-// item, which is {item} or {item.NAME} inside; lockstep:if="NAME" keeps its
-// element only where the value is there.
+// If the value of {NAME?} is missing, the element or attribute directly around it is
+// left out. lockstep:each="fields.LIST" repeats its element for each item of the list;
+// inside it, {item} or {item.NAME} is the item. lockstep:if="NAME" keeps its element
+// only if the value exists.
 type Config struct {
-	// URL is where messages go. It may hold {ref.external_id}, {key}, {id},
-	// {version} and {fields.NAME} in its path and query, and {fields.NAME} in its
-	// host if Allow lists the hosts that may come of it. Required.
+	// URL is where messages go. Its path and query may have {ref.external_id}, {key},
+	// {id}, {version} and {fields.NAME}. Its host may have {fields.NAME} if Allow lists
+	// the possible hosts. Required.
 	URL string `yaml:"url"`
 
 	// Version is 1.1 or 1.2. Answers are read in either. Default: 1.1.
@@ -39,8 +38,8 @@ type Config struct {
 	// wsa:Action. Default: empty.
 	Action string `yaml:"action"`
 
-	// Body is the one element inside the SOAP body, the operation. Required here
-	// or in every route.
+	// Body is the one element inside the SOAP body: the operation. Required, here or in
+	// every route.
 	Body string `yaml:"body"`
 
 	// Header holds header blocks, any number of elements. Default: none.
@@ -52,50 +51,52 @@ type Config struct {
 	// Security adds a WS-Security header block. Default: none.
 	Security Security `yaml:"security"`
 
-	// Routes give event types an action, body and URL of their own. The key is a
-	// type, or a pattern in which * is any number of characters; the pattern with
-	// the most other characters wins, an exact type always.
+	// Routes give event types their own action, body and URL. The key is a type, or a
+	// pattern in which * is any number of characters. An exact type wins, then the
+	// pattern with the most other characters.
 	Routes map[string]Route `yaml:"routes"`
 
-	// ExternalID is the path to the receiver's own id in its answers, starting
-	// inside the SOAP body: cal:Response/cal:entryId. Default: no id is read.
+	// ExternalID is the path to the receiver's own id in its answers, such as
+	// cal:Response/cal:entryId. It starts inside the SOAP body. Default: no id is read.
 	ExternalID string `yaml:"external_id"`
 
-	// Answers say what answers mean where the default table has it wrong. The
-	// first that fits decides.
+	// Answers give answers another class than the default table has. The first one that
+	// matches decides. Default: the table in docs/adapters/soap.md.
 	Answers []Answer `yaml:"answers"`
 
-	// Outcomes gives HTTP statuses of answers without a SOAP message another
-	// class than the default table does, such as 204: delivered.
+	// Outcomes gives HTTP statuses another class than the default table has, such as
+	// 204: delivered. It applies to answers without a SOAP message.
 	Outcomes map[int]string `yaml:"outcomes"`
 
-	// Headers are sent with every HTTP request. Values may hold the placeholders
-	// of Body except {item}. They are never printed.
+	// Headers are sent with every HTTP request. Values may have the placeholders of
+	// Body except {item}. They are never printed, because some are credentials.
 	Headers map[string]adapters.Secret `yaml:"headers"`
 
-	// Auth authorizes the HTTP request. Default: not at all.
+	// Auth says how HTTP requests are authorized. Default: no authorization.
 	Auth adapters.Credentials `yaml:"auth"`
 
-	// TLS says whom to trust and which client certificate to show.
+	// TLS says which certificates to trust and which client certificate to show.
 	TLS adapters.TLS `yaml:"tls"`
 
-	// Timeout bounds a request, from the name lookup to the end of the answer;
+	// Timeout bounds a request, from the name lookup to the end of the answer. It is
 	// from 10ms to 10m. Default: 15s.
 	Timeout time.Duration `yaml:"timeout"`
 
-	// Allow lists the hosts that a URL with a placeholder in its host may name.
+	// Allow lists the hosts that data may name, for a URL with a placeholder in its
+	// host.
 	Allow adapters.Allow `yaml:"allow"`
 }
 
-// Route is what events of one type are sent as.
+// Route says how events of one type are sent.
 type Route struct {
 	Action string `yaml:"action"` // default: Config.Action
 	Body   string `yaml:"body"`   // default: Config.Body
 	URL    string `yaml:"url"`    // default: Config.URL
 }
 
-// Addressing describes the header blocks of WS-Addressing 1.0. Its presence adds
-// wsa:MessageID, which is the same on every attempt, wsa:Action and wsa:To.
+// Addressing describes the header blocks of WS-Addressing 1.0. If it is set, the
+// envelope has wsa:MessageID, wsa:Action and wsa:To. The MessageID is the same on every
+// attempt.
 type Addressing struct {
 	To string `yaml:"to"` // default: the URL without its query
 }
@@ -121,12 +122,12 @@ type Security struct {
 	Username string          `yaml:"username"`
 	Password adapters.Secret `yaml:"password"`
 
-	// PasswordType is digest or text. With text, everybody who reads the
-	// envelope sees the password. Default: digest.
+	// PasswordType is digest or text. With text, the envelope shows the password.
+	// Default: digest.
 	PasswordType string `yaml:"password_type"`
 
-	// Timestamp is how long the envelope is valid: it adds a wsu:Timestamp, which
-	// is not signed; from 1s to 24h. Default: no timestamp.
+	// Timestamp is how long the envelope is valid, from 1s to 24h. It adds a
+	// wsu:Timestamp, which is not signed. Default: no timestamp.
 	Timestamp time.Duration `yaml:"timestamp"`
 }
 
@@ -136,28 +137,27 @@ const (
 	MaxTimestamp = 24 * time.Hour
 )
 
-// Answer says what some answers mean. All its conditions must hold; at least one
-// is required.
+// Answer gives matching answers a class. An answer must meet all its conditions. At
+// least one condition is required.
 type Answer struct {
 	// Code is the code of a fault, such as Client or cal:Busy. Without a prefix the
 	// namespace does not matter. Client and Sender mean the same, and so do Server and
-	// Receiver. A code includes those that a dot makes more special, such as
+	// Receiver. A code also matches codes that extend it with a dot, such as
 	// Client.Authentication.
 	Code string `yaml:"code"`
 
 	// Subcode is one of the subcodes of a SOAP 1.2 fault, written as Code.
 	Subcode string `yaml:"subcode"`
 
-	// Path leads to an element that must be there. In a fault it starts inside
-	// soap:Fault, where detail also finds SOAP 1.2's Detail; otherwise inside
-	// soap:Body.
+	// Path leads to an element that must exist. It starts inside soap:Body, or in a
+	// fault inside soap:Fault, where detail also finds SOAP 1.2's Detail.
 	Path string `yaml:"path"`
 
 	// Value is the text that the element at Path must hold, without space at its
 	// ends. Default: any.
 	Value string `yaml:"value"`
 
-	// Class is what such an answer means. Required.
+	// Class is the class of such an answer, such as duplicate. Required.
 	Class string `yaml:"class"`
 }
 

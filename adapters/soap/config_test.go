@@ -96,8 +96,8 @@ func TestEveryMistakeNamesItsField(t *testing.T) {
 		"action with a newline":    {func(c *soap.Config) { c.Action = "a\r\nX: y" }, "action: is not a URI"},
 		"no body":                  {func(c *soap.Config) { c.Body, c.Routes = "", nil }, "body: is required"},
 		"body":                     {func(c *soap.Config) { c.Body = "<x:a/>" }, "body: line 1, column 1: the prefix x is not declared"},
-		"header":                   {func(c *soap.Config) { c.Header = "<a/> b" }, "header: line 1, column 5: text stands outside"},
-		"header in its element":    {func(c *soap.Config) { c.Header = "<soap:Header><a/></soap:Header>" }, "header: line 1, column 1: <soap:Header> is written around this"},
+		"header":                   {func(c *soap.Config) { c.Header = "<a/> b" }, "header: line 1, column 5: text is outside"},
+		"header in its element":    {func(c *soap.Config) { c.Header = "<soap:Header><a/></soap:Header>" }, "header: line 1, column 1: <soap:Header> is written by the adapter"},
 		"header of security":       {func(c *soap.Config) { c.Security, c.Header = token, "<wsse:Security/>" }, "header: <wsse:Security> is written by security"},
 		"header of addressing":     {func(c *soap.Config) { c.Addressing, c.Header = &soap.Addressing{}, "<wsa:To/>" }, "header: <wsa:To> is written by addressing"},
 		"addressing, no action":    {func(c *soap.Config) { c.Addressing, c.Action = &soap.Addressing{}, "" }, "action: is required by addressing"},
@@ -115,7 +115,7 @@ func TestEveryMistakeNamesItsField(t *testing.T) {
 		"timestamp, short":         {func(c *soap.Config) { c.Security = token; c.Security.Timestamp = -1 }, "security.timestamp: -1ns is not from 1s to 24h"},
 		"timestamp, long":          {func(c *soap.Config) { c.Security = token; c.Security.Timestamp = 25 * time.Hour }, "security.timestamp: 25h0m0s is not"},
 		"route without name":       {func(c *soap.Config) { c.Routes[""] = soap.Route{Action: "a"} }, `routes[""]: name an event type`},
-		"route without anything":   {func(c *soap.Config) { c.Routes["a"] = soap.Route{} }, `routes["a"].action, routes["a"].body, routes["a"].url: set one of them`},
+		"route without anything":   {func(c *soap.Config) { c.Routes["a"] = soap.Route{} }, `routes["a"].action, routes["a"].body, routes["a"].url: set at least one of action, body and url`},
 		"route body":               {func(c *soap.Config) { c.Routes["a"] = soap.Route{Body: "<x:a/>"} }, `routes["a"].body: line 1, column 1: the prefix x`},
 		"route action":             {func(c *soap.Config) { c.Routes["a"] = soap.Route{Action: "a b"} }, `routes["a"].action: is not a URI`},
 		"route url":                {func(c *soap.Config) { c.Routes["a"] = soap.Route{URL: "ftp://x"} }, `routes["a"].url: must start with`},
@@ -123,9 +123,9 @@ func TestEveryMistakeNamesItsField(t *testing.T) {
 			c.Body = ""
 			c.Routes["a"], c.Routes["b"] = soap.Route{Body: "<a/>"}, soap.Route{Action: "b"}
 		}, `routes["b"].body: is required here`},
-		"external id":          {func(c *soap.Config) { c.ExternalID = "cal:a//b" }, "external_id: is not a path: write names with one slash between"},
+		"external id":          {func(c *soap.Config) { c.ExternalID = "cal:a//b" }, "external_id: is not a path: write names with single slashes between them"},
 		"external id, prefix":  {func(c *soap.Config) { c.ExternalID = "x:a" }, "external_id: the prefix x is not declared"},
-		"external id, start":   {func(c *soap.Config) { c.ExternalID = "/cal:a" }, "external_id: is not a path: write names with one slash between, none in front"},
+		"external id, start":   {func(c *soap.Config) { c.ExternalID = "/cal:a" }, "external_id: is not a path: write names with single slashes between them"},
 		"external id, outside": {func(c *soap.Config) { c.ExternalID = "soap:Envelope/soap:Body/cal:a" }, "external_id: starts inside the Body: leave soap:Envelope out"},
 		"answer code":          {func(c *soap.Config) { c.Answers = []soap.Answer{{Code: "x:Busy", Class: "auth"}} }, "answers[0].code: the prefix x is not declared"},
 		"answer subcode": {func(c *soap.Config) {
@@ -140,11 +140,11 @@ func TestEveryMistakeNamesItsField(t *testing.T) {
 		"headers":                 {func(c *soap.Config) { c.Headers = map[string]adapters.Secret{"SOAPAction": "x"} }, `headers["SOAPAction"]: cannot be set, it comes from action`},
 		"headers of content":      {func(c *soap.Config) { c.Headers = map[string]adapters.Secret{"content-type": "x"} }, `headers["content-type"]: cannot be set, it comes from version and action`},
 		"auth":                    {func(c *soap.Config) { c.Auth.Kind = "digest" }, "auth.kind: "},
-		"tls":                     {func(c *soap.Config) { c.TLS.KeyFile = "k.pem" }, "tls.cert_file: is missing beside"},
+		"tls":                     {func(c *soap.Config) { c.TLS.KeyFile = "k.pem" }, "tls.cert_file: is missing, but tls.key_file is set"},
 		"timeout":                 {func(c *soap.Config) { c.Timeout = time.Hour }, "timeout: 1h0m0s is not from"},
 		"allow":                   {func(c *soap.Config) { c.Allow.Networks = []string{"10.0.0"} }, "allow.networks[0]: "},
-		"any host and a header":   {func(c *soap.Config) { c.Header, c.Allow.Hosts = "<cal:Agency/>", []string{"*"} }, "allow.hosts: * would send what is in header to any host"},
-		"any host and a password": {func(c *soap.Config) { c.Security, c.Allow.Hosts = token, []string{"*"} }, "allow.hosts: * would send what is in security"},
+		"any host and a header":   {func(c *soap.Config) { c.Header, c.Allow.Hosts = "<cal:Agency/>", []string{"*"} }, "allow.hosts: * would send header to any host"},
+		"any host and a password": {func(c *soap.Config) { c.Security, c.Allow.Hosts = token, []string{"*"} }, "allow.hosts: * would send security"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := service()
@@ -160,7 +160,7 @@ func TestEveryMistakeNamesItsField(t *testing.T) {
 	}
 }
 
-func TestAllMistakesAreToldAtOnce(t *testing.T) {
+func TestAllMistakesAreReportedAtOnce(t *testing.T) {
 	c := service()
 	c.URL, c.Version, c.Body, c.ExternalID, c.Timeout = "", "3", "", "x:y", -1
 	_, err := soap.New(c)

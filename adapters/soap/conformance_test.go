@@ -64,8 +64,8 @@ func conformance(t *testing.T, version, passwordType string) {
 	})
 }
 
-// unexplained are the statuses with which refuse writes text, and which do not
-// blame the message by themselves: a gateway may have said that.
+// unexplained are the statuses for which refuse writes text, and which do not blame the
+// message without a reason: they may come from a gateway.
 func unexplained() map[int]adapters.Class {
 	classes := map[int]adapters.Class{}
 	for status, class := range adaptertest.DefaultClasses() {
@@ -76,10 +76,9 @@ func unexplained() map[int]adapters.Class {
 	return classes
 }
 
-// refuse writes a fault for the statuses whose meaning a service itself can
-// have: the message is at fault (400, 422), the token (401), or the service (429,
-// 500, 503). The others come from what stands in front of a service, which knows
-// no SOAP: they are text.
+// refuse writes a fault for the statuses that a service itself gives: for a bad message
+// (400, 422), a bad token (401), or its own trouble (429, 500, 503). The others come
+// from a gateway in front of a service, which knows no SOAP: they are text.
 func refuse(version string) func(http.ResponseWriter, int, string) {
 	codes := map[int]string{
 		400: "soap:Client", 422: "soap:Client", 401: "wsse:FailedAuthentication",
@@ -122,7 +121,7 @@ func faultMessage(version, code, reason string) string {
 
 var tokenBlock = regexp.MustCompile(`(?s)<wsse:Security .*</wsse:Security>`)
 
-// withoutToken takes away what is fresh in every attempt.
+// withoutToken removes the part that is new in every attempt.
 func withoutToken(body []byte) []byte { return tokenBlock.ReplaceAll(body, nil) }
 
 // textAfter returns the text of XML that follows a piece of it.

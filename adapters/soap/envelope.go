@@ -13,18 +13,18 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/route"
 )
 
-// operation is what messages of some types are sent as.
+// operation is the form in which messages of some types are sent.
 type operation struct {
 	url        *endpoint.URL
 	version    string
 	action     string
 	namespaces []string // prefixes and URIs in turn, of the whole envelope
 	header     []*template
-	body       *template // nil: these types have no operation
+	body       *template // nil if these types have no operation
 	addressing *Addressing
 }
 
-// write writes the envelope of one attempt; token is nil without security.
+// write writes the envelope of one attempt. token is nil without security.
 func (o operation) write(v values, u *url.URL, t *token) ([]byte, error) {
 	w := new(writer)
 	w.raw(`<?xml version="1.0" encoding="UTF-8"?>` + "\n<soap:Envelope")
@@ -56,7 +56,7 @@ func (o operation) write(v values, u *url.URL, t *token) ([]byte, error) {
 	return w.Bytes(), nil
 }
 
-// literals returns what the templates say by themselves.
+// literals returns the texts of the templates that are not from data.
 func (o operation) literals() []string {
 	all := o.body.literals()
 	for _, block := range o.header {
@@ -77,7 +77,7 @@ func (o operation) contentType() string {
 	return `application/soap+xml; charset=utf-8; action="` + o.action + `"`
 }
 
-// parseOperations reads what the configuration says of envelopes.
+// parseOperations reads the operations of the configuration.
 func parseOperations(c Config, known *scope) (route.Table[operation], error) {
 	var errs []error
 	check := func(field string, err error) {
@@ -146,10 +146,10 @@ func parseOperations(c Config, known *scope) (route.Table[operation], error) {
 		case pattern == "":
 			errs = append(errs, errors.New(`routes[""]: name an event type, or a pattern such as "scheduling:*"`))
 		case own == Route{}:
-			errs = append(errs, fmt.Errorf("%saction, %[1]sbody, %[1]surl: set one of them", field))
+			errs = append(errs, fmt.Errorf("%saction, %[1]sbody, %[1]surl: set at least one of action, body and url", field))
 		case r.Body == "":
 			errs = append(errs, fmt.Errorf("%sbody: is required here, because there is no body for all types", field))
-		case r.URL == "": // said once above
+		case r.URL == "": // reported above
 		default:
 			routes[pattern] = parse(field, own, r)
 		}

@@ -15,7 +15,7 @@ type fault struct {
 	at     *element // soap:Fault
 }
 
-// readFault reads both forms: receivers mix them up.
+// readFault reads the forms of both versions, because receivers mix them.
 func readFault(e *element) *fault {
 	f := &fault{at: e}
 	add := func(code *element) {
@@ -43,8 +43,8 @@ func readFault(e *element) *fault {
 	return f
 }
 
-// english returns the text of a reason in English if there is one, otherwise the
-// first, nil if there is none.
+// english returns the English text of a reason, otherwise the first text, or nil if
+// there is none.
 func english(reason *element) *element {
 	texts := reason.elements()
 	if len(texts) == 0 {
@@ -72,8 +72,8 @@ func qualified(e *element) name {
 	return name{space: uri, local: local}
 }
 
-// canonical gives the codes of the two versions one spelling: that of SOAP 1.1.
-// A code without a namespace is taken for one of SOAP's.
+// canonical gives the codes of the two versions one spelling: that of SOAP 1.1. A code
+// without a namespace counts as one of SOAP's.
 func canonical(n name) name {
 	switch n.space {
 	case "", soap12:
@@ -96,8 +96,8 @@ func canonical(n name) name {
 	return n
 }
 
-// senders are the codes that blame the message: sent again it fails again
-// (SOAP 1.1, 4.4.1; SOAP 1.2, 5.4.6).
+// senders are the codes that blame the message, which would fail again (SOAP 1.1,
+// 4.4.1; SOAP 1.2, 5.4.6).
 var senders = []string{"Client", "VersionMismatch", "MustUnderstand", "DataEncodingUnknown"}
 
 // security are the faults of Web Services Security 1.0, 12 that blame the token.
@@ -106,7 +106,7 @@ var security = []string{"FailedAuthentication", "InvalidSecurity", "FailedCheck"
 
 const expired = "MessageExpired"
 
-// class returns what f means by default.
+// class returns the default class of f.
 func (f *fault) class() adapters.Class {
 	switch {
 	case f.has(security...), f.has(expired):
@@ -142,7 +142,7 @@ func (n name) code(known *scope) string {
 	return n.local
 }
 
-// text returns what f says in one line, without its detail.
+// text returns the text of f in one line, without its detail.
 func (f *fault) text(known *scope) string {
 	var b strings.Builder
 	b.WriteString(cmp.Or(f.codes[0].code(known), "a fault without a code"))

@@ -40,7 +40,7 @@ var answers = []Answer{
 	{Path: "NotifyHearingResponse/error", Class: "permanent"},
 }
 
-func TestWhatAnswersMean(t *testing.T) {
+func TestClassesOfAnswers(t *testing.T) {
 	const (
 		result   = `<c:NotifyHearingResponse><c:entryId>e-9</c:entryId><c:result>%</c:result></c:NotifyHearingResponse>`
 		busyText = "<html><h1>503 Service Unavailable</h1></html>"
@@ -200,13 +200,13 @@ func TestReasonsOfFaults(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", err, tc.want)
 			}
 			if strings.Contains(receipt.Code, "Jane") {
-				t.Errorf("the code %q tells a value", receipt.Code)
+				t.Errorf("the code %q shows a value", receipt.Code)
 			}
 		})
 	}
 }
 
-// Half a value is not recognised as one, so a text that was cut off is not shown.
+// Redaction does not recognise half of a value, so a text that was cut is not shown.
 func TestReasonsThatWereCutOff(t *testing.T) {
 	for name, answer := range map[string]string{
 		"1.1": strings.Replace(fault11("S:Client", ""), "because", "no room for Jane Doe", 1),

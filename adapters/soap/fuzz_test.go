@@ -11,8 +11,8 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
 
-// FuzzAnswer reads any bytes as an answer: no panic, texts and codes that can be
-// stored, and a success only for what is a SOAP message or may be none.
+// FuzzAnswer reads any bytes as an answer. There is no panic, all texts and codes can
+// be stored, and only a SOAP message, or an answer that need not be one, is a success.
 func FuzzAnswer(f *testing.F) {
 	for _, body := range []string{
 		"", "<", "\xff\xfe<\x00", "\xfe\xff", "<a/>", "<?xml version='1.0' encoding='latin1'?><a>\xe9</a>",
@@ -57,7 +57,7 @@ func storable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// FuzzTemplate compiles any text: it is refused with a place, or what it sends is
+// FuzzTemplate compiles any text. It is refused with a position, or its envelopes are
 // well-formed for any value.
 func FuzzTemplate(f *testing.F) {
 	for _, body := range []string{

@@ -15,7 +15,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// Each file holds what is on the wire: the headers of the protocol, then the envelope.
+// Each file has a request as it is sent: the headers of the protocol, then the
+// envelope.
 func TestEnvelopes(t *testing.T) {
 	const fields = `{"case":"NY-07/4711","start":"2027-03-15T09:30:00-04:00","room":"3A","sealed":false,"seats":12345678901234567890.10,
 		"note":"A < B & \"C\" ]]> 'd'\r\n{key}","parties":[{"name":"Jane <b>Doe</b>","role":"\"plaintiff\"\t","phones":["1","2"]},{"name":"ACME & Sons"}],"tags":["a","b"],"none":[],"court":{"code":"NY-07"}}`
@@ -96,7 +97,7 @@ func TestEnvelopes(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(string(want), wire.String()); diff != "" {
-				t.Errorf("-want +got, -update writes it anew:\n%s", diff)
+				t.Errorf("-want +got, rewrite it with -update:\n%s", diff)
 			}
 		})
 	}

@@ -21,7 +21,7 @@ func hearings() Config {
 	}
 }
 
-// fixed makes an adapter whose nonce and clock stand still.
+// fixed makes an adapter with a fixed nonce and time.
 func fixed(t *testing.T, c Config) *Adapter {
 	t.Helper()
 	a, err := newAdapter(c,

@@ -11,7 +11,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
 
-// judge says what an answer to msg means.
+// judge turns an answer to msg into the result of the attempt.
 func (a *Adapter) judge(req exchange.Request, ans exchange.Answer, msg adapters.Message) (adapters.Receipt, error) {
 	m, err := readMessage(ans)
 	if err != nil {
@@ -33,8 +33,7 @@ func (a *Adapter) judge(req exchange.Request, ans exchange.Answer, msg adapters.
 	return receipt, nil
 }
 
-// meaning returns the class of a SOAP message, and the reason to show if it is a
-// failure.
+// meaning returns the class of a SOAP message, and the reason of a failure.
 func (a *Adapter) meaning(m *message, ans exchange.Answer) (class adapters.Class, reason string) {
 	reason = "a SOAP message without a fault"
 	if m.fault != nil {
@@ -43,12 +42,12 @@ func (a *Adapter) meaning(m *message, ans exchange.Answer) (class adapters.Class
 	for i, r := range a.rules {
 		if r.matches(m) {
 			if m.fault == nil {
-				reason = fmt.Sprintf("its body fits answers[%d]", i)
+				reason = fmt.Sprintf("its body matches answers[%d]", i)
 			}
 			return r.class, reason
 		}
 		if r.undecided(m) {
-			return adapters.ClassUnknown, fmt.Sprintf("it ends before what answers[%d] looks for", i)
+			return adapters.ClassUnknown, fmt.Sprintf("it ends before the element that answers[%d] needs", i)
 		}
 	}
 	byStatus := exchange.Outcomes{}.ClassOfStatus(ans)
@@ -70,7 +69,7 @@ func (a *Adapter) meaning(m *message, ans exchange.Answer) (class adapters.Class
 	return class, reason
 }
 
-// judgeOther judges an answer that is no SOAP message, for the reason why.
+// judgeOther judges an answer that is no SOAP message; why says why not.
 func (a *Adapter) judgeOther(req exchange.Request, ans exchange.Answer, why error) (adapters.Receipt, error) {
 	class := a.outcomes.Class(ans)
 	if _, ok := a.configured[ans.Status]; ans.OK() && !ok {
@@ -94,8 +93,8 @@ func shortCode(code string, req exchange.Request) string {
 	return cmp.Or(adapters.Clean(req.Redact(code), maxCode), "fault")
 }
 
-// ref returns what the answer to msg changes in the reference of its key, nil for
-// nothing.
+// ref returns the new reference of the message's key, or nil if the answer does not
+// change it.
 func (a *Adapter) ref(m *message, msg adapters.Message) *adapters.Ref {
 	found := m.find(a.externalID)
 	i := slices.IndexFunc(found, exchange.IsRef)

@@ -20,7 +20,7 @@ const (
 	nsLockstep = "urn:lockstep:template" // of lockstep:each and lockstep:if; never sent
 )
 
-// taken are the prefixes that a configuration cannot give another meaning.
+// taken are the prefixes with a fixed meaning.
 var taken = []string{"lockstep", "soap", "wsa", "wsse", "wsu", "xml", "xmlns"}
 
 // name is a qualified name; space is empty for a name without a namespace.
@@ -36,8 +36,8 @@ type scope struct {
 	prefix, uri string
 }
 
-// lookup returns the namespace of prefix. The empty prefix always has one, which
-// is empty where no default is declared.
+// lookup returns the namespace of prefix. The empty prefix always has a namespace,
+// which is empty if no default is declared.
 func (s *scope) lookup(prefix string) (uri string, ok bool) {
 	for at := s; at != nil; at = at.outer {
 		if at.prefix == prefix {
@@ -112,7 +112,8 @@ func parseName(text string, known *scope) (n name, anySpace bool, err error) {
 	return name{space: uri, local: local}, false, nil
 }
 
-// ofEnvelope reports whether n is an element around an operation or header block.
+// ofEnvelope reports whether n is an element of the envelope itself, around operations
+// and header blocks.
 func ofEnvelope(n name) bool {
 	return (n.space == soap11 || n.space == soap12) && (n.local == "Envelope" || n.local == "Header" || n.local == "Body")
 }

@@ -25,7 +25,7 @@ func parsePath(text string, known *scope) (path, error) {
 	)
 	for part := range strings.SplitSeq(text, "/") {
 		if part == "" {
-			return nil, errors.New("is not a path: write names with one slash between, none in front, such as cal:Response/cal:entryId")
+			return nil, errors.New("is not a path: write names with single slashes between them, such as cal:Response/cal:entryId")
 		}
 		n, anySpace, err := parseName(part, known)
 		switch {

@@ -40,9 +40,9 @@ type phpService struct {
 	alive  io.Closer
 }
 
-// startPHP starts the service, once for all tests, where need be after having
-// installed PHP. The service ends when its standard input does, which is when
-// this process ends, however it does.
+// startPHP starts the service once for all tests, and installs PHP first if it is
+// missing. The service ends with its standard input, which ends with this process, even
+// if that is killed.
 var startPHP = sync.OnceValues(func() (*phpService, error) {
 	ctx := context.Background()
 	if out, err := exec.CommandContext(ctx, "../../internal/testtools/install.sh", "php-cli", "php-soap").CombinedOutput(); err != nil {
@@ -89,7 +89,7 @@ var (
 	connections = regexp.MustCompile(`(?m)^.* (Accepted|Closing)\n`)
 )
 
-// said returns what PHP wrote to its standard error, but for its connections.
+// said returns what PHP wrote to its standard error, except about its connections.
 func (s *phpService) said() []byte {
 	said, err := os.ReadFile(s.stderr)
 	if err != nil {
@@ -209,10 +209,10 @@ func newPHPAdapter(t *testing.T, c soap.Config) *soap.Adapter {
 	return a
 }
 
-// events counts the messages, each of which has an id of its own.
+// events counts the messages, each of which has its own id.
 var events atomic.Int64
 
-// phpHearing is a message of a hearing with these fields beside the required ones.
+// phpHearing is a message of a hearing with these fields and the required ones.
 func phpHearing(t *testing.T, fields map[string]any) adapters.Message {
 	t.Helper()
 	all := map[string]any{"case_reference": "26-4711", "start_time": "2027-03-15T09:30:00-04:00", "courtroom": "3A", "parties": []any{}}
@@ -236,7 +236,7 @@ func bothVersions(t *testing.T, test func(t *testing.T, version string)) {
 	}
 }
 
-func TestPHPReadsExactlyWhatWasMapped(t *testing.T) {
+func TestPHPReadsTheMappedFieldsExactly(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		text string
@@ -544,7 +544,7 @@ func TestPHPGetsAFreshTokenAndTheSameMessageIDPerAttempt(t *testing.T) {
 	}
 }
 
-// A proxy that sends a request again by itself shows that PHP looks at nonces.
+// A proxy that sends every request twice shows that PHP checks nonces.
 func TestPHPRefusesTheSameTokenTwice(t *testing.T) {
 	t.Parallel()
 	for _, form := range []string{"text", "digest"} {

@@ -9,12 +9,12 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
-// maxEnvelope bounds what is sent. A message is 1 MiB at most, but a template
+// maxEnvelope bounds an envelope, in bytes. A message has at most 1 MiB, but a template
 // can repeat its fields for each item of a list.
 const maxEnvelope = 16 << 20
 
-// maxItems bounds how often elements are repeated for one envelope: lists within
-// lists can be long and write nothing.
+// maxItems bounds how often elements are repeated in one envelope. maxEnvelope is not
+// enough, because lists in lists can be long and write nothing.
 const maxItems = 1 << 20
 
 var (
@@ -22,7 +22,7 @@ var (
 	escapeAttr = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "\t", "&#x9;", "\n", "&#xA;", "\r", "&#xD;")
 )
 
-// writer writes elements. Text only gets into it escaped.
+// writer writes elements. It escapes all text.
 type writer struct {
 	bytes.Buffer
 	items int // of all lists so far

@@ -18,7 +18,7 @@ type rule struct {
 	class         adapters.Class
 }
 
-// pattern is a code, and all codes that a dot makes more special.
+// pattern matches a code, and codes that extend it with a dot.
 type pattern struct {
 	name     name
 	anySpace bool
@@ -88,8 +88,8 @@ func (r rule) matches(m *message) bool {
 	return len(found) > 0 && (r.value == "" || slices.Contains(found, r.value))
 }
 
-// undecided reports whether r might change what m means if m had been read to its
-// end: what its path leads to did not come.
+// undecided reports whether r might match m if m were complete: the element of its path
+// has not been read.
 func (r rule) undecided(m *message) bool {
 	if r.path == nil || !r.matchesCodes(m) || len(m.find(r.path)) > 0 {
 		return false
@@ -101,7 +101,7 @@ func (r rule) undecided(m *message) bool {
 	return !m.body.closed && !slices.Contains(success, r.class)
 }
 
-// matchesCodes reports whether m has the codes that r asks for.
+// matchesCodes reports whether m has the codes of r.
 func (r rule) matchesCodes(m *message) bool {
 	if (r.code != nil || r.subcode != nil) && m.fault == nil {
 		return false
@@ -112,7 +112,7 @@ func (r rule) matchesCodes(m *message) bool {
 	return r.subcode == nil || slices.ContainsFunc(m.fault.codes[1:], r.subcode.matches)
 }
 
-// find follows p from the inside of soap:Fault, or of soap:Body if m is none.
+// find follows p from inside soap:Fault, or from inside soap:Body if m is no fault.
 func (m *message) find(p path) []string {
 	if m.fault == nil {
 		return p.find(m.body)

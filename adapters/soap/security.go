@@ -24,8 +24,8 @@ const timeFormat = "2006-01-02T15:04:05.000Z"
 
 const masked = "***"
 
-// token is the UsernameToken of one attempt, nil for none. Receivers remember the
-// nonces that they saw and refuse a second use.
+// token is the UsernameToken of one attempt, or nil without security. Receivers
+// remember nonces and refuse a second use.
 type token struct {
 	username, kind, password string // password as it is sent
 	nonce                    string // base64
@@ -66,7 +66,7 @@ func newNonce() []byte {
 	return nonce
 }
 
-// mask makes t fit to be shown.
+// mask replaces the secrets of t, so that it may be shown.
 func (t *token) mask() {
 	if t == nil {
 		return
@@ -74,7 +74,7 @@ func (t *token) mask() {
 	t.password, t.nonce = masked, masked
 }
 
-// secrets are what no text may repeat.
+// secrets are the values that no text may repeat.
 func (t *token) secrets() []string {
 	if t == nil {
 		return nil

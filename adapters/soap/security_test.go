@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// The example of the profile does not tell its password. These are that of the
-// ONVIF Application Programmer's Guide, 6.1.1.2, and one made with openssl.
+// The example of the profile does not have its password. These examples come from the
+// ONVIF Application Programmer's Guide, 6.1.1.2, and from openssl.
 func TestPasswordDigest(t *testing.T) {
 	for name, tc := range map[string]struct{ nonce, created, password, want string }{
 		"ONVIF": {"LKqI6G/AikKCQrN0zqZFlg==", "2010-09-16T07:50:45Z", "userpassword", "tuOSpGlFlIXsozq4HFNeeGeFLEI="},
@@ -65,7 +65,7 @@ func TestPreviewMasksNonceDigestAndPassword(t *testing.T) {
 			body := string(preview.Body)
 			for _, secret := range []string{token.plain, token.password, token.nonce} {
 				if strings.Contains(body, secret) || strings.Contains(preview.URL, secret) {
-					t.Errorf("%s stands in %s\n%s", secret, preview.URL, body)
+					t.Errorf("%s is in %s\n%s", secret, preview.URL, body)
 				}
 			}
 			for _, want := range []string{">***</wsse:Password>", ">***</wsse:Nonce>", "<wsse:Username>agency<", "<cal:reference>NY-07<"} {

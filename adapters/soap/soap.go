@@ -75,7 +75,7 @@ func (c Config) options(urls []*endpoint.URL) endpoint.Options {
 	if c.Security.Kind != NoSecurity {
 		o.Credentials = append(o.Credentials, "security")
 	}
-	if c.Header != "" { // as with headers: some are credentials
+	if c.Header != "" { // as for headers: some are credentials
 		o.Credentials = append(o.Credentials, "header")
 	}
 	return o
@@ -92,7 +92,7 @@ func (a *Adapter) urls() []*endpoint.URL {
 // AttemptTimeout is the longest time that Deliver can take.
 func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTimeout() }
 
-// Close closes idle connections. Deliveries under way are not disturbed.
+// Close closes idle connections. Deliveries in flight are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }
 
 // Destination implements [adapters.Addresser].
@@ -117,8 +117,8 @@ func (a *Adapter) Fields() []string {
 
 // Deliver implements [adapters.Adapter].
 //
-// The answer is read for a fault first, whatever its HTTP status. A 2xx without a
-// SOAP message is [adapters.Unknown], because the service said nothing.
+// An answer is first searched for a fault, with any HTTP status. A 2xx without a SOAP
+// message is [adapters.Unknown], because the service itself did not answer.
 func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
 	o := a.operations.Find(msg.Type)
 	t := a.attempt()

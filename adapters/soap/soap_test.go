@@ -121,7 +121,7 @@ func TestReceiptOfASuccess(t *testing.T) {
 	}
 }
 
-// A service that complains with what stands in the token tells nobody.
+// A service may repeat parts of the token in its fault. No error shows them.
 func TestReasonsRepeatNothingOfTheToken(t *testing.T) {
 	for _, passwordType := range []string{soap.Text, soap.Digest} {
 		t.Run(passwordType, func(t *testing.T) {
@@ -147,14 +147,14 @@ func TestReasonsRepeatNothingOfTheToken(t *testing.T) {
 			}
 			for _, secret := range secrets {
 				if secret == "" || err != nil && strings.Contains(err.Error(), secret) {
-					t.Errorf("%q is missing or told: %v", secret, err)
+					t.Errorf("%q was not sent, or the error shows it: %v", secret, err)
 				}
 			}
 		})
 	}
 }
 
-// Services of their own ways want credentials in a block or in the operation.
+// Some services want credentials in a header block or in the operation.
 func TestReasonsRepeatNothingThatTheTemplatesSay(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)

@@ -10,8 +10,8 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
-// template is an element of the envelope whose text and attribute values hold
-// placeholders. What is markup in it was markup in the configuration.
+// template is an element of the envelope with placeholders in its text and attribute
+// values. All its markup comes from the configuration.
 type template struct {
 	tag      string // as it was written, such as cal:NotifyHearing
 	attrs    []attrTemplate
@@ -38,8 +38,8 @@ type compiled struct {
 	prefixes map[string]bool // that it needs declared
 }
 
-// parseTemplate reads the elements of one key of the configuration. Its error tells
-// everything that is wrong with line and column.
+// parseTemplate reads the elements of one key of the configuration. Its error reports
+// every mistake with line and column.
 func parseTemplate(source string, known *scope) (compiled, error) {
 	roots, err := parseXML(source, known, true)
 	if err != nil {
@@ -50,11 +50,11 @@ func parseTemplate(source string, known *scope) (compiled, error) {
 	for _, n := range roots {
 		if n.element != nil {
 			if e := n.element; ofEnvelope(e.name) {
-				c.wrong(e.offset, "<%s> is written around this: write only what stands inside it", tag(e.prefix, e.name.local))
+				c.wrong(e.offset, "<%s> is written by the adapter: write only its content", tag(e.prefix, e.name.local))
 			}
 			out.elements = append(out.elements, c.element(n.element, nil, false))
 		} else if i := strings.IndexFunc(n.text, notSpace); i >= 0 {
-			c.wrong(n.offset, "text stands outside of an element")
+			c.wrong(n.offset, "text is outside of an element: put it inside one")
 		}
 	}
 	out.prefixes = c.prefixes
@@ -79,7 +79,7 @@ func parseOperation(source string, known *scope) (compiled, error) {
 	return c, nil
 }
 
-// leftOut reports whether a missing value takes the whole element away.
+// leftOut reports whether a missing value removes the whole element.
 func (t *template) leftOut() bool {
 	return slices.ContainsFunc(t.children, func(c child) bool { return c.element == nil && c.text.Optional() })
 }
@@ -103,7 +103,7 @@ func (t *template) literals() []string {
 	return all
 }
 
-// fields appends the mapped fields that t asks for to names.
+// fields appends to names the mapped fields that t uses.
 func (t *template) fields(names []string) []string {
 	for _, name := range []string{t.each, t.when} {
 		if field, ok := strings.CutPrefix(name, "fields."); ok {
@@ -133,8 +133,8 @@ func (c *compiler) wrong(offset int, format string, args ...any) {
 	c.errs = append(c.errs, place(c.source, offset, fmt.Errorf(format, args...)))
 }
 
-// element compiles e. declared are the prefixes that elements around it declare
-// in the template itself; item reports whether one of them is repeated.
+// element compiles e. declared are the prefixes that the elements around e declare.
+// item reports whether one of these elements has lockstep:each.
 func (c *compiler) element(e *element, declared map[string]bool, item bool) *template {
 	t := &template{tag: tag(e.prefix, e.name.local)}
 	declared = maps.Clone(declared)
@@ -196,7 +196,7 @@ func (a attribute) declares() (prefix string, ok bool) {
 	return "", a.prefix == "" && a.name.local == "xmlns"
 }
 
-// directive returns the value of an attribute of lockstep's, "" if there is none.
+// directive returns the value of an attribute of lockstep, or "" if there is none.
 func (c *compiler) directive(e *element, local string) string {
 	for _, a := range e.attrs {
 		if a.name == (name{space: nsLockstep, local: local}) {
@@ -214,11 +214,11 @@ func (c *compiler) attribute(e *element, a attribute, item bool) attrTemplate {
 	prefix, declaration := a.declares()
 	switch {
 	case declaration && slices.Contains(taken, prefix):
-		c.wrong(e.offset, "the prefix %s is taken and cannot be declared anew", prefix)
+		c.wrong(e.offset, "the prefix %s is taken: choose another", prefix)
 	case declaration && prefix != "" && a.value == "":
 		c.wrong(e.offset, "%s declares no namespace", t.tag)
 	case declaration && strings.ContainsAny(a.value, "{}"):
-		c.wrong(e.offset, "%s holds a placeholder; a namespace never comes from data", t.tag)
+		c.wrong(e.offset, "%s has a placeholder, but a namespace never comes from data: write its URI", t.tag)
 	default:
 		t.value = c.text(a.value, e.offset, e.end, item)
 	}
@@ -231,9 +231,10 @@ func (c *compiler) text(text string, start, end int, item bool) placeholder.Temp
 	for _, e := range flatten(err) {
 		var m placeholder.Mistake
 		if errors.As(e, &m) && strings.HasPrefix(strings.Trim(m.At, "{?}")+".", "item.") {
-			e = fmt.Errorf("%s stands outside of an element with lockstep:each", m.At)
+			e = fmt.Errorf("%s is outside of an element with lockstep:each", m.At)
 		}
-		// The source has it elsewhere if it was written with a character reference.
+		// The source does not have it here if it was written with a character
+		// reference.
 		c.wrong(start+max(0, strings.Index(c.source[start:end], m.At)), "%w", e)
 	}
 	return t

@@ -16,7 +16,7 @@ const maxDepth = 64
 type element struct {
 	prefix   string
 	name     name
-	attrs    []attribute // in their order, declarations of namespaces among them
+	attrs    []attribute // in their order, with declarations of namespaces
 	children []node
 	scope    *scope // what is declared inside it
 	offset   int    // of its tag in the source, in bytes
@@ -38,7 +38,7 @@ type node struct {
 	end     int
 }
 
-// tag returns the name as it is written.
+// tag returns the name as the source has it.
 func tag(prefix, local string) string {
 	if prefix == "" {
 		return local
@@ -57,7 +57,7 @@ func (e *element) elements() []*element {
 	return all
 }
 
-// child returns the first child of that local name, whatever its namespace.
+// child returns the first child with that local name, in any namespace.
 func (e *element) child(local string) *element {
 	for _, n := range e.children {
 		if n.element != nil && n.element.name.local == local {
@@ -84,8 +84,8 @@ func (e *element) content() string {
 	return strings.Trim(b.String(), " \t\r\n")
 }
 
-// parser turns text into elements. It knows no entities but those of XML itself
-// and refuses a DTD.
+// parser turns text into elements. It knows only the entities of XML itself and refuses
+// a DTD.
 type parser struct {
 	source string
 	// template makes it stricter: a prefix must be declared, and the text must have
@@ -98,11 +98,11 @@ type parser struct {
 }
 
 // parseXML returns the elements and texts of source in their order. With an error it
-// returns what it read until then. Errors tell line and column.
+// returns what it has read before. Errors name line and column.
 func parseXML(source string, known *scope, template bool) ([]node, error) {
 	p := &parser{source: source, template: template, scope: known}
 	d := xml.NewDecoder(strings.NewReader(source))
-	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil } // source is UTF-8, whatever it declares
+	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil } // source is UTF-8, even if it declares another encoding
 	for {
 		start := int(d.InputOffset())
 		token, err := d.RawToken()
@@ -123,8 +123,8 @@ func parseXML(source string, known *scope, template bool) ([]node, error) {
 	}
 }
 
-// syntax says what is wrong. What follows a & in an answer is not repeated: it may
-// be half of a value that the receiver did not escape.
+// syntax returns the text of a syntax error. It does not repeat what follows a & in an
+// answer: it may be half of a value that the receiver did not escape.
 func (p *parser) syntax(err error) string {
 	if s, ok := errors.AsType[*xml.SyntaxError](err); ok {
 		msg, _, entity := strings.Cut(s.Msg, " &")
@@ -132,7 +132,7 @@ func (p *parser) syntax(err error) string {
 		case entity && !p.template:
 			return msg
 		case strings.HasPrefix(s.Msg, "invalid character entity & "):
-			return "an ampersand of its own is written &amp;"
+			return "write an ampersand as &amp;"
 		}
 		return s.Msg
 	}
@@ -160,7 +160,7 @@ func (p *parser) take(token xml.Token, start, end int) error {
 		return p.at(start, "a DTD is not allowed")
 	case xml.ProcInst:
 		if p.template {
-			return p.at(start, "a processing instruction or XML declaration is not allowed; the envelope is written around this")
+			return p.at(start, "a processing instruction or XML declaration is not allowed: the adapter writes the envelope")
 		}
 	}
 	return nil
@@ -204,7 +204,7 @@ func (p *parser) startElement(t xml.StartElement, start, end int) error {
 	seen := make(map[name]bool, len(t.Attr))
 	for _, a := range t.Attr {
 		at := attribute{prefix: a.Name.Space, name: name{local: a.Name.Local}, value: a.Value}
-		if at.prefix != "" && at.prefix != "xmlns" { // without a prefix it has no namespace, whatever the default
+		if at.prefix != "" && at.prefix != "xmlns" { // without a prefix it has no namespace, not even the default
 			if at.name.space, err = p.resolve(e.scope, a.Name, start); err != nil {
 				return err
 			}
@@ -214,7 +214,7 @@ func (p *parser) startElement(t xml.StartElement, start, end int) error {
 			key.space = "xmlns"
 		}
 		if seen[key] {
-			return p.at(start, "the attribute %s stands twice in <%s>", tag(at.prefix, at.name.local), tag(e.prefix, e.name.local))
+			return p.at(start, "<%s> has the attribute %s twice", tag(e.prefix, e.name.local), tag(at.prefix, at.name.local))
 		}
 		seen[key] = true
 		e.attrs = append(e.attrs, at)
@@ -235,7 +235,7 @@ func (p *parser) resolve(s *scope, n xml.Name, offset int) (string, error) {
 	return uri, nil
 }
 
-// at makes an error about the place at offset.
+// at makes an error with the position of offset.
 func (p *parser) at(offset int, format string, args ...any) error {
 	return place(p.source, offset, fmt.Errorf(format, args...))
 }
@@ -251,8 +251,8 @@ func place(source string, offset int, err error) error {
 
 var errXMLText = errors.New("which XML 1.0 cannot carry")
 
-// xmlText refuses text with characters that no XML 1.0 document can hold, not
-// even escaped (XML 1.0, 2.2). The error does not repeat the text.
+// xmlText refuses characters that no XML 1.0 document can have, not even escaped (XML
+// 1.0, 2.2). The error does not repeat the text.
 func xmlText(s string) error {
 	if !utf8.ValidString(s) {
 		return fmt.Errorf("has bytes that are not UTF-8, %w", errXMLText)

@@ -9,8 +9,8 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
-// knownName reports whether a template may ask for a value of that name; item
-// reports whether the place is inside an element with lockstep:each.
+// knownName reports whether a template may use a value of that name. item reports
+// whether it is inside an element with lockstep:each.
 func knownName(name string, item bool) bool {
 	return (placeholder.Any(name) || item && itemName(name)) && !strings.Contains(name, "?")
 }
@@ -52,7 +52,7 @@ func (v values) get(name string) (any, error) {
 	return v.message.Get(name)
 }
 
-// list returns the items of a list, none if an optional one is missing.
+// list returns the items of a list. A missing optional list has no items.
 func (v values) list(name string, optional bool) ([]any, error) {
 	value, err := v.get(name)
 	if optional && errors.Is(err, placeholder.ErrNotKnown) {
@@ -68,7 +68,7 @@ func (v values) list(name string, optional bool) ([]any, error) {
 	return items, nil
 }
 
-// text returns the text of a placeholder, which XML can carry.
+// text returns the text of a placeholder. It refuses text that XML cannot have.
 func (v values) text(name string) (string, error) {
 	value, err := v.get(name)
 	if err != nil {

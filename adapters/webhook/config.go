@@ -17,47 +17,49 @@ import (
 
 // Config describes one receiver.
 type Config struct {
-	// URL is where messages go. It may hold placeholders, as a REST URL may.
-	// Credentials belong in Auth. Required.
+	// URL is where messages go. It may have the placeholders of a REST URL. Put
+	// credentials into Auth. Required.
 	URL string `yaml:"url"`
 
-	// Secrets sign the requests; each request has a signature by every secret. One is
-	// whsec_ and the base64 of 24 to 64 bytes for HMAC-SHA256 (v1), or whsk_ and the
-	// base64 of an ed25519 key (v1a), its seed alone or followed by the public key.
-	// At least one is required.
+	// Secrets sign the requests: each request has one signature for every secret. A
+	// secret for HMAC-SHA256 (v1) is whsec_ and the base64 of 24 to 64 bytes. A secret
+	// for ed25519 (v1a) is whsk_ and the base64 of the private key: its seed, or its
+	// seed and public key. At least one is required.
 	Secrets []adapters.Secret `yaml:"secrets"`
 
 	// Payload is the form of the body. Default: standard.
 	Payload Payload `yaml:"payload"`
 
 	// Source is the source attribute of CloudEvents, a URI reference such as
-	// /agency/scheduling. Required for them, and of no use otherwise.
+	// /agency/scheduling. Required for CloudEvents, refused otherwise.
 	Source string `yaml:"source"`
 
-	// Types are the receiver's names of event types. The key is a type, or a
-	// pattern in which * is any number of characters; the pattern with the most
-	// other characters wins, an exact type always. Default: the event's type.
+	// Types are the receiver's names of event types. The key is a type, or a pattern in
+	// which * is any number of characters. An exact type wins, then the pattern with
+	// the most other characters. Default: the event's type.
 	Types map[string]string `yaml:"types"`
 
-	// Headers are sent with every request. Values may hold placeholders. They are
-	// never printed, because some are credentials.
+	// Headers are sent with every request. Values may have placeholders. They are never
+	// printed, because some are credentials.
 	Headers map[string]adapters.Secret `yaml:"headers"`
 
-	// Auth says how requests are authorized in addition to their signatures.
-	// Default: not at all.
+	// Auth says how requests are authorized in addition to their signatures. Default:
+	// no authorization.
 	Auth adapters.Credentials `yaml:"auth"`
 
-	// TLS says whom to trust and which client certificate to show.
+	// TLS says which certificates to trust and which client certificate to show.
 	TLS adapters.TLS `yaml:"tls"`
 
-	// Timeout bounds a request, from the name lookup to the end of the answer;
+	// Timeout bounds a request, from the name lookup to the end of the answer. It is
 	// from 10ms to 10m. Default: 15s.
 	Timeout time.Duration `yaml:"timeout"`
 
-	// Allow lists the hosts that a URL with a placeholder in its host may name.
+	// Allow lists the hosts that data may name, for a URL with a placeholder in its
+	// host.
 	Allow adapters.Allow `yaml:"allow"`
 
-	// Outcomes gives statuses another class than the table of webhooks does.
+	// Outcomes gives statuses another class than the webhook table has. Default: the
+	// table in docs/adapters/webhook.md.
 	Outcomes map[int]string `yaml:"outcomes"`
 }
 
@@ -67,7 +69,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// check reports what is wrong with the options that are the webhook's own.
+// check reports the mistakes in the options that only a webhook has.
 func (c Config) check() error {
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -79,7 +81,7 @@ func (c Config) check() error {
 	case !c.Payload.cloudEvent() && c.Source != "":
 		wrong("source: belongs to payload %s or %s, not to %s", CloudEventsBinary, CloudEventsStructured, c.Payload)
 	case c.Payload == Fields && len(c.Types) > 0:
-		wrong("types: no type is sent with payload %s", Fields)
+		wrong("types: no type is sent with payload %s: remove types", Fields)
 	}
 	if !uriReference(c.Source) {
 		wrong("source: %q is not a URI reference such as /agency/scheduling", c.Source)
@@ -89,7 +91,7 @@ func (c Config) check() error {
 		case pattern == "":
 			wrong(`types[""]: name an event type, or a pattern such as "scheduling:*"`)
 		case name == "":
-			wrong("types[%q]: is empty", pattern)
+			wrong("types[%q]: is empty: write the receiver's name of the type", pattern)
 		case placeholder.Plain(name) != nil:
 			wrong("types[%q]: %w", pattern, placeholder.Plain(name))
 		}

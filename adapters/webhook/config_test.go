@@ -15,38 +15,38 @@ func TestNewRefuses(t *testing.T) {
 		edit func(*webhook.Config)
 		want string
 	}{
-		"no URL":                     {func(c *webhook.Config) { c.URL = "" }, "url: is required"},
-		"a bad URL":                  {func(c *webhook.Config) { c.URL = "clinic.example/" + canary }, "url: must start with https://"},
-		"credentials in the URL":     {func(c *webhook.Config) { c.URL = "https://u:" + canary + "@clinic.example/" }, "url: holds credentials; put them in auth"},
-		"no secret":                  {func(c *webhook.Config) { c.Secrets = nil }, "secrets: write at least one"},
-		"a bad secret":               {func(c *webhook.Config) { c.Secrets = []adapters.Secret{secret, canary} }, "secrets[1]: begins neither with whsec_"},
-		"an unknown payload":         {func(c *webhook.Config) { c.Payload = "xml" }, `payload: "xml" is not one of standard, fields, cloudevents_binary, cloudevents_structured`},
-		"no source":                  {func(c *webhook.Config) { c.Payload = webhook.CloudEventsBinary }, "source: is required for payload cloudevents_binary"},
-		"no source in an envelope":   {func(c *webhook.Config) { c.Payload = webhook.CloudEventsStructured }, "source: is required for payload cloudevents_structured"},
-		"a source of nothing":        {func(c *webhook.Config) { c.Source = "/agency" }, "source: belongs to payload cloudevents_binary or cloudevents_structured, not to standard"},
-		"a source with a space":      {cloudEvent(func(c *webhook.Config) { c.Source = "/our agency" }), `source: "/our agency" is not a URI reference such as /agency/scheduling`},
-		"a source that is no URI":    {cloudEvent(func(c *webhook.Config) { c.Source = "%zz" }), `source: "%zz" is not a URI reference`},
-		"a type of nothing":          {func(c *webhook.Config) { c.Payload, c.Types = webhook.Fields, map[string]string{"a": "b"} }, "types: no type is sent with payload fields"},
-		"a type without a name":      {func(c *webhook.Config) { c.Types = map[string]string{"a": ""} }, `types["a"]: is empty`},
-		"a name without a type":      {func(c *webhook.Config) { c.Types = map[string]string{"": "a"} }, `types[""]: name an event type, or a pattern such as "scheduling:*"`},
-		"a name with a line end":     {func(c *webhook.Config) { c.Types = map[string]string{"a": "b\n"} }, `types["a"]: has a control character`},
-		"an outcome of no status":    {func(c *webhook.Config) { c.Outcomes = map[int]string{42: "auth"} }, "outcomes.42: is not a status"},
-		"an unknown class":           {func(c *webhook.Config) { c.Outcomes = map[int]string{410: "gone"} }, `outcomes.410: "gone" is not a class`},
-		"a timeout of nothing":       {func(c *webhook.Config) { c.Timeout = time.Millisecond }, "timeout: 1ms is not from 10ms to 10m0s"},
-		"a token without its kind":   {func(c *webhook.Config) { c.Auth.Token = canary }, "auth.token: belongs to kind bearer; set auth.kind"},
-		"credentials as a signature": {func(c *webhook.Config) { c.Auth = apiKey("webhook-signature", canary) }, "auth.header: Webhook-Signature is computed"},
-		"a CA that is not there":     {func(c *webhook.Config) { c.TLS.CAFile = "none.pem" }, "tls.ca_file: "},
-		"a network of nothing":       {func(c *webhook.Config) { c.Allow.Networks = []string{"here"} }, `allow.networks[0]: "here" is not a network`},
-		"the id":                     {header("webhook-id"), `headers["webhook-id"]: cannot be set, it is set to the event's id`},
-		"the time":                   {header("Webhook-Timestamp"), `headers["Webhook-Timestamp"]: cannot be set, it is set to the time of the attempt`},
-		"the signature":              {header("WEBHOOK-SIGNATURE"), `headers["WEBHOOK-SIGNATURE"]: cannot be set, it is computed`},
-		"the idempotency key":        {header("Idempotency-Key"), `headers["Idempotency-Key"]: cannot be set`},
-		"an attribute":               {cloudEvent(header("ce-type")), `headers["ce-type"]: cannot be set, it comes from the event and from source and types`},
-		"the type of an attribute":   {cloudEvent(header("ce-datacontenttype")), `headers["ce-datacontenttype"]: cannot be set`},
+		"no URL":                           {func(c *webhook.Config) { c.URL = "" }, "url: is required"},
+		"a bad URL":                        {func(c *webhook.Config) { c.URL = "clinic.example/" + canary }, "url: must start with https://"},
+		"credentials in the URL":           {func(c *webhook.Config) { c.URL = "https://u:" + canary + "@clinic.example/" }, "url: holds credentials; put them in auth"},
+		"no secret":                        {func(c *webhook.Config) { c.Secrets = nil }, "secrets: write at least one"},
+		"a bad secret":                     {func(c *webhook.Config) { c.Secrets = []adapters.Secret{secret, canary} }, "secrets[1]: must begin with whsec_"},
+		"an unknown payload":               {func(c *webhook.Config) { c.Payload = "xml" }, `payload: "xml" is not one of standard, fields, cloudevents_binary, cloudevents_structured`},
+		"no source":                        {func(c *webhook.Config) { c.Payload = webhook.CloudEventsBinary }, "source: is required for payload cloudevents_binary"},
+		"no source in an envelope":         {func(c *webhook.Config) { c.Payload = webhook.CloudEventsStructured }, "source: is required for payload cloudevents_structured"},
+		"a source without CloudEvents":     {func(c *webhook.Config) { c.Source = "/agency" }, "source: belongs to payload cloudevents_binary or cloudevents_structured, not to standard"},
+		"a source with a space":            {cloudEvent(func(c *webhook.Config) { c.Source = "/our agency" }), `source: "/our agency" is not a URI reference such as /agency/scheduling`},
+		"a source that is no URI":          {cloudEvent(func(c *webhook.Config) { c.Source = "%zz" }), `source: "%zz" is not a URI reference`},
+		"types without a type in the body": {func(c *webhook.Config) { c.Payload, c.Types = webhook.Fields, map[string]string{"a": "b"} }, "types: no type is sent with payload fields"},
+		"a type without a name":            {func(c *webhook.Config) { c.Types = map[string]string{"a": ""} }, `types["a"]: is empty`},
+		"a name without a type":            {func(c *webhook.Config) { c.Types = map[string]string{"": "a"} }, `types[""]: name an event type, or a pattern such as "scheduling:*"`},
+		"a name with a line end":           {func(c *webhook.Config) { c.Types = map[string]string{"a": "b\n"} }, `types["a"]: has a control character`},
+		"an outcome of no status":          {func(c *webhook.Config) { c.Outcomes = map[int]string{42: "auth"} }, "outcomes.42: is not a status"},
+		"an unknown class":                 {func(c *webhook.Config) { c.Outcomes = map[int]string{410: "gone"} }, `outcomes.410: "gone" is not a class`},
+		"too short a timeout":              {func(c *webhook.Config) { c.Timeout = time.Millisecond }, "timeout: 1ms is not from 10ms to 10m0s"},
+		"a token without its kind":         {func(c *webhook.Config) { c.Auth.Token = canary }, "auth.token: belongs to kind bearer; set auth.kind"},
+		"credentials as a signature":       {func(c *webhook.Config) { c.Auth = apiKey("webhook-signature", canary) }, "auth.header: Webhook-Signature is computed"},
+		"a CA that is not there":           {func(c *webhook.Config) { c.TLS.CAFile = "none.pem" }, "tls.ca_file: "},
+		"not a network":                    {func(c *webhook.Config) { c.Allow.Networks = []string{"here"} }, `allow.networks[0]: "here" is not a network`},
+		"the id":                           {header("webhook-id"), `headers["webhook-id"]: cannot be set, it is set to the event's id`},
+		"the time":                         {header("Webhook-Timestamp"), `headers["Webhook-Timestamp"]: cannot be set, it is set to the time of the attempt`},
+		"the signature":                    {header("WEBHOOK-SIGNATURE"), `headers["WEBHOOK-SIGNATURE"]: cannot be set, it is computed`},
+		"the idempotency key":              {header("Idempotency-Key"), `headers["Idempotency-Key"]: cannot be set`},
+		"an attribute":                     {cloudEvent(header("ce-type")), `headers["ce-type"]: cannot be set, it comes from the event and from source and types`},
+		"the type of an attribute":         {cloudEvent(header("ce-datacontenttype")), `headers["ce-datacontenttype"]: cannot be set`},
 		"the type of an envelope": {cloudEvent(func(c *webhook.Config) {
 			c.Payload = webhook.CloudEventsStructured
 			header("Content-Type")(c)
-		}), `headers["Content-Type"]: cannot be set, it is that of a structured CloudEvent`},
+		}), `headers["Content-Type"]: cannot be set, it is fixed for a structured CloudEvent`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := webhook.Config{URL: "https://clinic.example/hooks", Secrets: []adapters.Secret{secret}}
@@ -86,7 +86,7 @@ func TestNewReportsEverythingAtOnce(t *testing.T) {
 	}
 }
 
-func TestHeadersThatAreTheConfigurations(t *testing.T) {
+func TestHeadersThatTheConfigurationMaySet(t *testing.T) {
 	c := newClinic(t)
 	a := newAdapter(t, webhook.Config{
 		URL: c.URL, Secrets: []adapters.Secret{secret}, Payload: webhook.CloudEventsBinary, Source: "/agency",

@@ -12,8 +12,8 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// FuzzSecret: no text for a secret makes a panic or comes out of an error, and
-// one that is taken signs.
+// FuzzSecret: no text for a secret causes a panic or appears in an error, and an
+// accepted secret signs.
 func FuzzSecret(f *testing.F) {
 	for _, s := range []string{
 		"", vectorHMAC, vectorEd25519, "whsec_", "whsk_", "whpk_AAAA", "whsec_" + base64Of(24), "whsk_" + base64Of(64), "whsk_" + base64Of(33),
@@ -36,8 +36,8 @@ func FuzzSecret(f *testing.F) {
 	})
 }
 
-// FuzzRequest: whatever the data is, an envelope is one JSON object that says
-// it, and no value makes a header or a line.
+// FuzzRequest: with any data, an envelope is one JSON object with this data, and no
+// value adds a header or a line.
 func FuzzRequest(f *testing.F) {
 	for _, data := range []string{"plain", `"`, `\`, "a\r\nX: y", "é\u202e", "\x00", "\xff", "</script>", `","data":{}`, "", "%41", "."} {
 		f.Add(data, data)

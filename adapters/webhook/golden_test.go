@@ -19,8 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// TestGoldenRequests compares what a receiver reads, but for Host, with a file
-// for each payload.
+// TestGoldenRequests compares the request that a receiver reads, except Host, with a
+// file for each payload.
 func TestGoldenRequests(t *testing.T) {
 	for _, payload := range payloads {
 		t.Run(string(payload), func(t *testing.T) {

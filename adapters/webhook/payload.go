@@ -9,7 +9,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// Payload is a form of the body. Each holds the mapped fields byte for byte.
+// Payload is a form of the body. Every form has the mapped fields in it byte for byte.
 type Payload string
 
 // The forms of the body.
@@ -24,11 +24,11 @@ var payloads = []Payload{Standard, Fields, CloudEventsBinary, CloudEventsStructu
 
 func (p Payload) cloudEvent() bool { return p == CloudEventsBinary || p == CloudEventsStructured }
 
-// attribute says something about an event. An empty value is not sent.
+// attribute is an attribute of an event. An empty value is not sent.
 type attribute struct{ name, value string }
 
-// render returns the body of msg, whose type is called eventType, and the
-// headers that belong to this form of it.
+// render returns the body of msg in the form p, and the headers of this form. eventType
+// is the receiver's name of the type.
 func (p Payload) render(msg adapters.Message, eventType, source string) ([]byte, http.Header) {
 	h := http.Header{"Accept": {"application/json"}, "Content-Type": {"application/json"}}
 	occurred := ""
@@ -61,15 +61,15 @@ func (p Payload) render(msg adapters.Message, eventType, source string) ([]byte,
 	}
 }
 
-// envelope returns a JSON object of the attributes, in their order, and data as it is.
-// encoding/json would compact data, and an attempt would differ from the one before.
+// envelope returns a JSON object of the attributes, in their order, and of data,
+// unchanged. encoding/json would compact data.
 func envelope(data []byte, attributes []attribute) []byte {
 	b := []byte{'{'}
 	for _, a := range attributes {
 		if a.value == "" {
 			continue
 		}
-		value, _ := json.Marshal(a.value) // a string can always be written
+		value, _ := json.Marshal(a.value) // a string always encodes
 		b = append(b, `"`+a.name+`":`...)
 		b = append(append(b, value...), ',')
 	}
@@ -92,8 +92,7 @@ func percentEncoded(value string) string {
 	return b.String()
 }
 
-// reserved are the headers that a configuration cannot set with p, and how they
-// are set.
+// reserved are the headers that a configuration with p cannot set, with the reason.
 func (p Payload) reserved() map[string]string {
 	names := map[string]string{
 		"Webhook-Id":        "is set to the event's id",
@@ -106,7 +105,7 @@ func (p Payload) reserved() map[string]string {
 		}
 	}
 	if p == CloudEventsStructured {
-		names["Content-Type"] = "is that of a structured CloudEvent"
+		names["Content-Type"] = "is fixed for a structured CloudEvent"
 	}
 	return names
 }

@@ -21,8 +21,8 @@ func hearing() adapters.Message {
 	}
 }
 
-// The mapped fields are neither compacted, sorted nor escaped anew: they are
-// what the delivery log's digest and the signature speak of.
+// The mapped fields are not compacted, sorted or escaped again, because the delivery
+// log's digest and the signature are computed from their bytes.
 func TestPayloads(t *testing.T) {
 	const data = "{\"z\": 1.50,\n \"a\":12345678901234567890, \"note\":\"<b>&\\u00e9\"}"
 	attributes := http.Header{

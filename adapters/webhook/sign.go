@@ -20,17 +20,17 @@ import (
 const (
 	hmacPrefix   = "whsec_"
 	secretPrefix = "whsk_" // ed25519
-	publicPrefix = "whpk_" // ed25519, the receiver's half
+	publicPrefix = "whpk_" // ed25519, the receiver's key
 
 	minHMACKey = 24
 	maxHMACKey = 64
 )
 
-// signer signs with one secret and returns the signature as the header has it. The
-// key is inside a function, where fmt cannot see it.
+// signer signs with one secret and returns the signature for the header. The key is
+// inside a function, so that fmt cannot print it.
 type signer func(content []byte) string
 
-// parseSecrets returns a signer for each secret. Its errors show none.
+// parseSecrets returns a signer for each secret. Its errors show no secret.
 func parseSecrets(secrets []adapters.Secret) ([]signer, error) {
 	if len(secrets) == 0 {
 		return nil, errors.New("secrets: write at least one, whsec_… (HMAC-SHA256) or whsk_… (ed25519)")
@@ -51,11 +51,11 @@ func parseSecrets(secrets []adapters.Secret) ([]signer, error) {
 func parseSecret(secret string) (signer, error) {
 	switch {
 	case secret == "":
-		return nil, errors.New("is empty: write a secret, or take the entry out")
+		return nil, errors.New("is empty: write a secret, or remove the entry")
 	case strings.HasPrefix(secret, hmacPrefix):
 		key, err := decode(secret, hmacPrefix)
 		if err == nil && (len(key) < minHMACKey || len(key) > maxHMACKey) {
-			err = fmt.Errorf("holds %d bytes behind %s, not %d to %d", len(key), hmacPrefix, minHMACKey, maxHMACKey)
+			err = fmt.Errorf("has %d bytes after %s, not %d to %d", len(key), hmacPrefix, minHMACKey, maxHMACKey)
 		}
 		return symmetric(key), err
 	case strings.HasPrefix(secret, secretPrefix):
@@ -65,16 +65,16 @@ func parseSecret(secret string) (signer, error) {
 		}
 		return asymmetric(key)
 	case strings.HasPrefix(secret, publicPrefix):
-		return nil, errors.New("is a public key (whpk_), which receivers verify with: requests are signed with the secret one (whsk_)")
+		return nil, errors.New("is a public key (whpk_), with which receivers verify: write the private key (whsk_)")
 	default:
-		return nil, errors.New("begins neither with whsec_ (HMAC-SHA256) nor with whsk_ (ed25519)")
+		return nil, errors.New("must begin with whsec_ (HMAC-SHA256) or whsk_ (ed25519)")
 	}
 }
 
 func decode(secret, prefix string) ([]byte, error) {
 	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, prefix))
-	if err != nil || strings.ContainsAny(secret, "\r\n") { // which the decoder passes over
-		return nil, fmt.Errorf("is not standard base64 with its padding behind %s", prefix)
+	if err != nil || strings.ContainsAny(secret, "\r\n") { // the decoder ignores these
+		return nil, fmt.Errorf("is not standard base64 with padding after %s", prefix)
 	}
 	return key, nil
 }
@@ -87,31 +87,31 @@ func symmetric(key []byte) signer {
 	}
 }
 
-// asymmetric takes the seed (RFC 8032, 5.1.5), or the seed and the public key
-// behind it, as libsodium and crypto/ed25519 keep it.
+// asymmetric takes the seed (RFC 8032, 5.1.5), or the seed followed by the public key,
+// as libsodium and crypto/ed25519 store it.
 func asymmetric(key []byte) (signer, error) {
 	if len(key) != ed25519.SeedSize && len(key) != ed25519.PrivateKeySize {
-		return nil, fmt.Errorf("holds %d bytes behind %s, not %d (an ed25519 seed) or %d (with the public key)",
+		return nil, fmt.Errorf("has %d bytes after %s, not %d (an ed25519 seed) or %d (with the public key)",
 			len(key), secretPrefix, ed25519.SeedSize, ed25519.PrivateKeySize)
 	}
 	private := ed25519.NewKeyFromSeed(key[:ed25519.SeedSize])
 	if !bytes.HasPrefix(private, key) {
-		return nil, errors.New("holds a public key that does not belong to its secret one")
+		return nil, errors.New("has a public key that does not belong to its private key")
 	}
 	return func(content []byte) string {
 		return "v1a," + base64.StdEncoding.EncodeToString(ed25519.Sign(private, content))
 	}, nil
 }
 
-// content is what is signed of a request.
+// content is the signed text of a request.
 func content(id string, at time.Time, body []byte) []byte {
 	return append(fmt.Appendf(nil, "%s.%s.", id, timestamp(at)), body...)
 }
 
 func timestamp(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }
 
-// checkID refuses an id that could be read in two ways: full stops separate the parts
-// of signed content, and HTTP trims white space at the ends of a header.
+// checkID refuses an id that could be read in two ways. Full stops separate the parts
+// of the signed content, and HTTP removes white space at the ends of a header.
 func checkID(id string) error {
 	for _, b := range []byte(id) {
 		switch {

@@ -67,7 +67,7 @@ func TestContentIsThatOfTheSpecification(t *testing.T) {
 
 func base64Of(n int) string { return base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", n))) }
 
-func TestSecretsThatAreTaken(t *testing.T) {
+func TestSecretsThatAreAccepted(t *testing.T) {
 	for _, secret := range []string{"whsec_" + base64Of(24), "whsec_" + base64Of(64), "whsk_" + base64Of(32)} {
 		if _, err := parseSecret(secret); err != nil {
 			t.Errorf("%s: %v", secret, err)
@@ -81,22 +81,22 @@ func TestSecretsThatAreRefused(t *testing.T) {
 		secrets []adapters.Secret
 		want    string
 	}{
-		"none":                {nil, "secrets: write at least one, whsec_… (HMAC-SHA256) or whsk_… (ed25519)"},
-		"an empty one":        {[]adapters.Secret{vectorHMAC, ""}, "secrets[1]: is empty"},
-		"no prefix":           {[]adapters.Secret{canary}, "secrets[0]: begins neither with whsec_ (HMAC-SHA256) nor with whsk_ (ed25519)"},
-		"prefix in capitals":  {[]adapters.Secret{"WHSEC_" + canary}, "secrets[0]: begins neither with"},
-		"a public key":        {[]adapters.Secret{"whpk_" + canary}, "secrets[0]: is a public key (whpk_)"},
-		"no base64":           {[]adapters.Secret{"whsec_" + canary + "!"}, "secrets[0]: is not standard base64 with its padding behind whsec_"},
-		"URL base64":          {[]adapters.Secret{"whsec_" + canary + "_-AAAAAAAAAAAAAAAAAAAA"}, "is not standard base64"},
-		"no padding":          {[]adapters.Secret{"whsec_" + canary + "AAAAAAAAAAAAAAAAAAAAAAAAA"}, "is not standard base64"},
-		"a line end":          {[]adapters.Secret{"whsec_" + canary + "AAAAAAAAAAAAAAAAAAAAAA\n"}, "is not standard base64"},
-		"base64 of no key":    {[]adapters.Secret{"whsk_" + canary + "!"}, "secrets[0]: is not standard base64 with its padding behind whsk_"},
-		"a short one":         {[]adapters.Secret{adapters.Secret("whsec_" + base64Of(23))}, "secrets[0]: holds 23 bytes behind whsec_, not 24 to 64"},
-		"a long one":          {[]adapters.Secret{adapters.Secret("whsec_" + base64Of(65))}, "secrets[0]: holds 65 bytes behind whsec_, not 24 to 64"},
-		"no ed25519 key":      {[]adapters.Secret{adapters.Secret("whsk_" + base64Of(33))}, "secrets[0]: holds 33 bytes behind whsk_, not 32 (an ed25519 seed) or 64"},
-		"halves of two keys":  {[]adapters.Secret{adapters.Secret("whsk_" + base64Of(64))}, "secrets[0]: holds a public key that does not belong to its secret one"},
-		"one twice":           {[]adapters.Secret{vectorHMAC, vectorEd25519, vectorHMAC}, "secrets[2]: is the same as secrets[0]"},
-		"the second of three": {[]adapters.Secret{vectorHMAC, canary, vectorEd25519}, "secrets[1]: begins neither"},
+		"none":                  {nil, "secrets: write at least one, whsec_… (HMAC-SHA256) or whsk_… (ed25519)"},
+		"an empty one":          {[]adapters.Secret{vectorHMAC, ""}, "secrets[1]: is empty"},
+		"no prefix":             {[]adapters.Secret{canary}, "secrets[0]: must begin with whsec_ (HMAC-SHA256) or whsk_ (ed25519)"},
+		"prefix in capitals":    {[]adapters.Secret{"WHSEC_" + canary}, "secrets[0]: must begin with whsec_"},
+		"a public key":          {[]adapters.Secret{"whpk_" + canary}, "secrets[0]: is a public key (whpk_)"},
+		"no base64":             {[]adapters.Secret{"whsec_" + canary + "!"}, "secrets[0]: is not standard base64 with padding after whsec_"},
+		"URL base64":            {[]adapters.Secret{"whsec_" + canary + "_-AAAAAAAAAAAAAAAAAAAA"}, "is not standard base64"},
+		"no padding":            {[]adapters.Secret{"whsec_" + canary + "AAAAAAAAAAAAAAAAAAAAAAAAA"}, "is not standard base64"},
+		"a line end":            {[]adapters.Secret{"whsec_" + canary + "AAAAAAAAAAAAAAAAAAAAAA\n"}, "is not standard base64"},
+		"no base64 of a key":    {[]adapters.Secret{"whsk_" + canary + "!"}, "secrets[0]: is not standard base64 with padding after whsk_"},
+		"a short one":           {[]adapters.Secret{adapters.Secret("whsec_" + base64Of(23))}, "secrets[0]: has 23 bytes after whsec_, not 24 to 64"},
+		"a long one":            {[]adapters.Secret{adapters.Secret("whsec_" + base64Of(65))}, "secrets[0]: has 65 bytes after whsec_, not 24 to 64"},
+		"no ed25519 key":        {[]adapters.Secret{adapters.Secret("whsk_" + base64Of(33))}, "secrets[0]: has 33 bytes after whsk_, not 32 (an ed25519 seed) or 64"},
+		"halves of two keys":    {[]adapters.Secret{adapters.Secret("whsk_" + base64Of(64))}, "secrets[0]: has a public key that does not belong to its private key"},
+		"the same secret twice": {[]adapters.Secret{vectorHMAC, vectorEd25519, vectorHMAC}, "secrets[2]: is the same as secrets[0]"},
+		"the second of three":   {[]adapters.Secret{vectorHMAC, canary, vectorEd25519}, "secrets[1]: must begin"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := parseSecrets(tc.secrets)

@@ -15,10 +15,9 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/route"
 )
 
-// statuses are the classes that Standard Webhooks 1.0.0 gives to statuses where
-// they differ from those of other adapters ("Delivery success and failure"): a
-// receiver that is gone wants no more messages, and gateways that fail are under
-// load.
+// statuses are the classes of Standard Webhooks 1.0.0 ("Delivery success and failure")
+// that differ from those of other adapters. A receiver that is gone wants no more
+// messages, and a gateway that fails is under load.
 var statuses = map[int]adapters.Class{
 	http.StatusGone:           adapters.ClassAuth,
 	http.StatusBadGateway:     adapters.ClassThrottled,
@@ -33,7 +32,7 @@ type Adapter struct {
 	source   string
 	types    route.Table[string]
 	signers  []signer
-	secrets  func() []string // what no text may show; a function, so that fmt does not see them
+	secrets  func() []string // values that no text may show; a function, so that fmt does not see them
 	outcomes exchange.Outcomes
 	now      func() time.Time
 }
@@ -90,7 +89,7 @@ func texts(secrets []adapters.Secret) []string {
 // AttemptTimeout is the longest time that Deliver can take.
 func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTimeout() }
 
-// Close closes idle connections. Deliveries under way are not disturbed.
+// Close closes idle connections. Deliveries in flight are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }
 
 // Fields implements [adapters.FieldUser].
@@ -101,8 +100,8 @@ func (a *Adapter) Destination() func(adapters.Message) string {
 	return a.endpoint.Destination([]*endpoint.URL{a.url}, func(adapters.Message) *endpoint.URL { return a.url })
 }
 
-// Deliver implements [adapters.Adapter]. A 2xx counts as delivered whatever its
-// body holds, and [adapters.Receipt.Ref] is never set.
+// Deliver implements [adapters.Adapter]. A 2xx counts as delivered with any body, and
+// [adapters.Receipt.Ref] is never set.
 func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
 	req, err := a.request(msg)
 	if err != nil {
@@ -113,8 +112,8 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 	})
 }
 
-// Preview implements [adapters.Previewer]. The signatures are in headers, which
-// it does not show.
+// Preview implements [adapters.Previewer]. It does not show headers, and so no
+// signatures.
 func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
 	req, err := a.request(msg)
 	if err != nil {

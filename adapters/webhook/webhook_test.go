@@ -28,7 +28,7 @@ const (
 	oldSecret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 )
 
-// clinic records the last request and answers as told.
+// clinic records the last request and gives the configured answer.
 type clinic struct {
 	*httptest.Server
 	status int
@@ -103,7 +103,7 @@ func TestReferenceLibraryVerifiesEveryPayload(t *testing.T) {
 				t.Errorf("another body: %v", err)
 			}
 			if !strings.Contains(string(c.body), string(message().Body)) {
-				t.Errorf("the mapped fields do not stand as they are in %s", c.body)
+				t.Errorf("the mapped fields are not unchanged in %s", c.body)
 			}
 			if sum := sha256.Sum256(c.body); receipt.SHA256 != hex.EncodeToString(sum[:]) {
 				t.Errorf("the receipt has the digest %s, the clinic %x", receipt.SHA256, sum)
@@ -151,8 +151,8 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// The reference library of this release knows v1 only; what it makes of a v1a
-// signature beside one is tested too.
+// This release of the reference library knows only v1. The test also gives it a v1a
+// signature together with one of v1.
 func TestEd25519(t *testing.T) {
 	public, private, err := ed25519.GenerateKey(nil)
 	if err != nil {
@@ -162,7 +162,7 @@ func TestEd25519(t *testing.T) {
 	whsk := adapters.Secret("whsk_" + base64.StdEncoding.EncodeToString(private.Seed()))
 	deliver(t, newAdapter(t, webhook.Config{URL: c.URL, Secrets: []adapters.Secret{whsk, secret}}), message())
 	if err := c.verify(t, secret, c.body); err != nil {
-		t.Errorf("v1 beside v1a: %v", err)
+		t.Errorf("v1 together with v1a: %v", err)
 	}
 	first, _, _ := strings.Cut(c.request.Header.Get("Webhook-Signature"), " ")
 	encoded, ok := strings.CutPrefix(first, "v1a,")

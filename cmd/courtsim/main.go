@@ -131,7 +131,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 		if err != nil {
 			return fmt.Errorf("--ledger: %w; name a file that this user may write", err)
 		}
-		defer f.Close() // the court keeps the errors of writes
+		defer f.Close() // the court reports errors of writes
 		o.Ledger = f
 	}
 	court := courtsim.New(o)

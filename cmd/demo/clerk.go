@@ -22,7 +22,7 @@ const clerks = 6
 
 const wallTime = "2006-01-02T15:04"
 
-// change is one thing that a clerk does.
+// change is one change that a clerk makes.
 type change struct {
 	hearing int // index
 	what    string
@@ -37,8 +37,8 @@ const (
 	cancelled = "cancelled"
 )
 
-// plan draws the changes of all hearings in one mixed order. Each hearing's own
-// changes stay in order. The same seed gives the same plan.
+// plan returns the changes of all hearings in a random order. The changes of one
+// hearing stay in order. The same seed gives the same plan.
 func plan(list []listed, seed uint64) []change {
 	random := rand.New(rand.NewPCG(seed, 0x636c65726b))
 	lives := make([][]change, len(list))
@@ -149,15 +149,15 @@ func (t *traffic) make(ctx context.Context, c change) error {
 	t.done.Add(1)
 	said := "case " + h.CaseNumber + " " + c.what
 	if c.start != "" {
-		at, _ := time.Parse(wallTime, c.start) // plan has made it
+		at, _ := time.Parse(wallTime, c.start) // plan made it valid
 		said += at.Format(", Mon 2 Jan 15:04, ") + "room " + strings.TrimPrefix(c.room, "Court ")
 	}
 	t.last.Store(&said)
 	return nil
 }
 
-// post sends a request and returns the hearing's version from the answer. A
-// change is refused if the hearing is not at the version that the clerk saw.
+// post sends a request and returns the hearing's version from the answer. The module
+// refuses a change if the hearing is not at the version that the clerk has seen.
 func (t *traffic) post(ctx context.Context, path string, seen int64, body any) (int64, error) {
 	b, err := json.Marshal(body)
 	if err != nil {
@@ -175,7 +175,7 @@ func (t *traffic) post(ctx context.Context, path string, seen int64, body any) (
 	if err != nil {
 		return 0, err
 	}
-	defer resp.Body.Close() // read to its end
+	defer resp.Body.Close() // read to the end
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
 	if err != nil {
 		return 0, err

@@ -42,7 +42,8 @@ func hearings(n int) ([]listed, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The samples hold texts such as "This is a case number", which tell the viewer nothing.
+	// The samples have texts such as "This is a case number", which are of no use to
+	// the viewer.
 	list = slices.DeleteFunc(list, func(h listed) bool {
 		return strings.Contains(h.CaseNumber+h.CourtHouse+h.CourtRoom, "This is")
 	})
@@ -80,7 +81,8 @@ func expand(list []listed, n int) []listed {
 	for round := 1; len(list) > 0 && len(all) < n; round++ {
 		for i, h := range list[:min(len(list), n-len(all))] {
 			h.ID = fmt.Sprintf("H-2027-%06d", len(all)+1)
-			// Each round has new cases: for a court, the same number is the same case.
+			// Each round has new cases, because a court takes the same number for the
+			// same case.
 			h.CaseNumber = fmt.Sprintf("%s-%02d%03d", h.CaseNumber, round, i+1)
 			h.Start = time.Date(day.Year(), day.Month(), day.Day(), h.Start.Hour(), h.Start.Minute(), 0, 0, h.Start.Location())
 			all = append(all, h)
@@ -98,7 +100,8 @@ func workday(day time.Time) time.Time {
 	return day
 }
 
-// The parts of a published list that the demo reads. The lists differ in the rest.
+// These are the parts of a published list that the demo reads. The lists differ in
+// their other parts.
 type (
 	document struct {
 		Venue struct {

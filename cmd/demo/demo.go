@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// demo is one performance.
+// demo is one run of the demo.
 type demo struct {
 	options
 	stdout   io.Writer
@@ -20,13 +20,13 @@ type demo struct {
 
 // story is what happened, for the report. Its times are by the database's clock.
 type story struct {
-	calmUntil time.Time     // both systems were well for events before this time
+	calmUntil time.Time     // both systems worked for events before this time
 	troubles  []trouble     // each of one system alone
 	killed    int           // deliveries that the killed relay had claimed
 	takeover  time.Duration // from the kill until another relay had taken over all of them
 }
 
-// trouble is a time in which one system took nothing and the other was well.
+// trouble is a time in which one system took nothing and the other one worked.
 type trouble struct {
 	system, other *system
 	what          string // such as "down"
@@ -56,7 +56,7 @@ func (d *demo) open(ctx context.Context) error {
 	return nil
 }
 
-// play performs the scenes. It returns when both systems have every change.
+// play plays all scenes. It returns when both systems have every change.
 func (d *demo) play(ctx context.Context) error {
 	ctx = d.world.watchRelays(ctx)
 	watching, stopWatching := context.WithCancel(ctx)
@@ -70,7 +70,7 @@ func (d *demo) play(ctx context.Context) error {
 	<-watched
 	d.progress.clear()
 	if cause := context.Cause(ctx); cause != nil {
-		return cause // says more than the errors that it led to
+		return cause // it says more than the errors that follow from it
 	}
 	return err
 }
@@ -89,8 +89,8 @@ func (d *demo) conclude(ctx context.Context) (int, error) {
 	return 0, err
 }
 
-// stay prints what to try, and leaves everything running until ctx ends or a
-// relay ends by itself.
+// stay prints what to try next, and keeps everything running until ctx ends or a relay
+// ends by itself.
 func (d *demo) stay(ctx context.Context) error {
 	watched := d.world.watchRelays(ctx)
 	if _, err := io.WriteString(d.stdout, d.world.fill(hints)); err != nil {

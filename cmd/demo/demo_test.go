@@ -108,7 +108,7 @@ func TestADifferenceFailsTheDemo(t *testing.T) {
 		t.Fatalf("before the difference: exit code %d, %v\n%s", code, err, stdout.String())
 	}
 	noFileHolds(t, d.world.dir, d.world.password)
-	// Somebody moves a hearing by hand, first at the clinic, then at the court too.
+	// Somebody changes a hearing by hand, first at the clinic, then also at the court.
 	for _, tc := range []struct {
 		sys       *system
 		booking   string
@@ -313,7 +313,7 @@ func TestHintsWorkWhenPasted(t *testing.T) {
 	}
 }
 
-// waitFor is a line of shell that waits, as a person would before looking.
+// waitFor is a line of shell that waits until the query is true.
 func waitFor(w *world, condition string) string {
 	return `until [ "$(psql '` + w.databaseURL + `' -Atc "SELECT ` + condition + `")" = t ]; do sleep 0.1; done` + "\n"
 }

@@ -1,7 +1,7 @@
-// Command demo shows Lockstep at work within a minute: a throw-away PostgreSQL,
-// the scheduling module, two relay processes, and two simulated systems that
-// fail one after the other, a court over REST and a clinic over SOAP. In the end
-// it compares both calendars with the database, hearing by hearing.
+// Command demo shows Lockstep at work within a minute. It runs a throw-away PostgreSQL,
+// the scheduling module, two relay processes, and two simulated systems: a court over
+// REST and a clinic over SOAP. These fail one after the other. At the end the demo
+// compares both calendars with the database, hearing by hearing.
 //
 // Progress goes to stderr, the result to stdout. The exit code is 1 if anything
 // is lost, out of order or different, and 2 for a mistake on the command line.
@@ -20,7 +20,7 @@ import (
 
 const usage = `demo shows Lockstep at work: clerks book, move and cancel hearings, and a court
 (REST) and a clinic (SOAP) get each change. The court goes down, the clinic is
-busy, one of two relays is killed. In the end the demo compares both calendars
+busy, one of two relays is killed. At the end the demo compares both calendars
 with the database, hearing by hearing.
 
 It needs Go and PostgreSQL: PostgreSQL's programs on this machine, a Docker
@@ -47,16 +47,16 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == relayMode {
 		os.Exit(relayMain(os.Args[2:], os.LookupEnv, os.Stdin, os.Stderr))
 	}
-	signal.Ignore(syscall.SIGPIPE) // a reader that leaves early must not prevent the cleaning up
+	signal.Ignore(syscall.SIGPIPE) // a closed pipe must not prevent the cleanup
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	os.Exit(run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
 }
 
-// maxHearings bounds the memory for the ledgers and the comparison.
+// maxHearings limits the memory for the ledgers and the comparison.
 const maxHearings = 20_000
 
-// options are what the command line says.
+// options are the options of the command line.
 type options struct {
 	hearings int
 	seed     uint64
@@ -71,7 +71,7 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	fs.IntVar(&o.hearings, "hearings", 120, "book `N` hearings")
 	fs.Uint64Var(&o.seed, "seed", 1, "seed of the clerks' changes and of the systems' chances")
 	fs.BoolVar(&o.keep, "keep", false, "leave everything running until Ctrl-C, and print what to try")
-	fs.BoolVar(&o.plain, "plain", false, "plain lines even on a terminal")
+	fs.BoolVar(&o.plain, "plain", false, "print plain lines, even on a terminal")
 	err := fs.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):

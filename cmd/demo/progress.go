@@ -14,9 +14,9 @@ import (
 // plainEvery is the pause between lines of status when they cannot be redrawn.
 const plainEvery = 2 * time.Second
 
-// progress prints what is happening. On a terminal, the lines of status stay at
-// the bottom and are redrawn. Without a terminal, one of them is printed now and
-// then. It is safe for concurrent use.
+// progress prints what happens. On a terminal, the status lines stay at the bottom and
+// are redrawn. Without a terminal, one of them is printed from time to time. It is safe
+// for concurrent use.
 type progress struct {
 	out    io.Writer
 	live   bool
@@ -41,7 +41,7 @@ func newProgress(out io.Writer, plain bool, env func(string) (string, bool)) *pr
 	}
 }
 
-// say writes a line that stays.
+// say writes a line that is not erased.
 func (p *progress) say(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -84,8 +84,8 @@ func (p *progress) erase() {
 	}
 }
 
-// draw writes the lines of status, each cut to the terminal's width: a line
-// that wraps would be more than one to erase.
+// draw writes the status lines, each cut to the terminal's width. A line that wraps
+// would be several lines to erase.
 func (p *progress) draw() {
 	if !p.live {
 		return

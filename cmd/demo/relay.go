@@ -20,8 +20,8 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// relayMode, as the first argument, makes this program a relay: the demo runs
-// itself again, so that a relay is a process that can be killed.
+// relayMode, as the first argument, makes this program a relay. The demo runs itself
+// again, so that each relay is a process that can be killed.
 const relayMode = "relay-process"
 
 // relayName is the variable from which the configuration takes the relay's name.
@@ -52,7 +52,7 @@ func runRelay(ctx context.Context, args []string, env func(string) (string, bool
 	if err != nil {
 		return err
 	}
-	// Not ctx: after the stop, the store still records the deliveries under way.
+	// Not ctx: after the stop, the store still records the deliveries in flight.
 	store, err := outbox.Open(context.WithoutCancel(ctx), f.Database.URL.Reveal(),
 		outbox.Options{MaxConnections: f.Database.MaxConnections, Name: f.Relay.Name})
 	if err != nil {
@@ -91,8 +91,9 @@ func startRelay(ctx context.Context, name, dir, configFile string, secrets ...st
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close() // the process has a descriptor of its own
-	// Not ctx: the end of stdin stops it, so that it can finish deliveries under way.
+	defer log.Close() // the process has its own descriptor
+	// Not ctx: the end of stdin stops it, so that it can finish the deliveries in
+	// flight.
 	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), self, relayMode, configFile)
 	p.cmd.Env = append(append(os.Environ(), secrets...), relayName+"="+name)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
@@ -109,19 +110,20 @@ func startRelay(ctx context.Context, name, dir, configFile string, secrets ...st
 	return p, nil
 }
 
-// failure is why the process ended unexpectedly, nil if it was stopped. Call it after done.
+// failure returns why the process ended unexpectedly, or nil if it was stopped. Call it
+// after done.
 func (p *relayProcess) failure() error {
 	if p.expected.Load() {
 		return nil
 	}
-	b, _ := os.ReadFile(p.log) // without it the error says less
+	b, _ := os.ReadFile(p.log) // without the log the error says less
 	if i := bytes.LastIndexByte(bytes.TrimSpace(b), '\n'); i >= 0 {
 		b = b[i:]
 	}
 	return fmt.Errorf("%s ended by itself (%w): %.500s", p.name, p.err, bytes.TrimSpace(b))
 }
 
-// kill ends the process as a crash would.
+// kill ends the process like a crash.
 func (p *relayProcess) kill() error {
 	p.expected.Store(true)
 	err := p.cmd.Process.Kill()
@@ -129,7 +131,8 @@ func (p *relayProcess) kill() error {
 	return err
 }
 
-// stop lets the relay finish deliveries under way, for its drain and a second more.
+// stop lets the relay finish the deliveries in flight, for its drain and one more
+// second.
 func (p *relayProcess) stop() error {
 	p.expected.Store(true)
 	_ = p.stdin.Close() // closed already if the process has ended

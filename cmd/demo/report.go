@@ -52,7 +52,7 @@ What to try next
 	return err
 }
 
-// printFigures writes a column for each system.
+// printFigures prints the figures, in a column for each system.
 func printFigures(b *bytes.Buffer, v verdict, c palette) {
 	line := func(name, remark string, cell func(*account) string) {
 		fmt.Fprintf(b, "  %-21s", name)
@@ -76,12 +76,12 @@ func printFigures(b *bytes.Buffer, v verdict, c palette) {
 		{"retries", "attempts beyond the first of an event", func(a *account) int { return a.Retries }, false},
 		{"requests read", "by the system's ledger; the other attempts did not reach it", func(a *account) int { return a.Requests }, false},
 		{"no answer", "the connection was cut after the request had been read", func(a *account) int { return a.Answers[""] }, false},
-		{"duplicates absorbed", "sent again because the answer was lost; each was taken once", func(a *account) int { return a.Duplicates }, false},
+		{"duplicates absorbed", "sent again because the answer was lost; each was accepted once", func(a *account) int { return a.Duplicates }, false},
 		{"lost", "", func(a *account) int { return a.Lost }, true},
 		{"out of order", "", func(a *account) int { return a.OutOfOrder }, true},
 		{"different", "time, room, status, version", func(a *account) int { return a.Different }, true},
 		{"not in the log", "requests against the delivery log", func(a *account) int { return a.Unlogged }, true},
-		{"sent needlessly", "again, although the answer had been recorded", func(a *account) int { return a.Needless }, true},
+		{"sent needlessly", "sent again, although the answer was recorded", func(a *account) int { return a.Needless }, true},
 		{"still open", "deliveries that are not finished", open, true},
 	} {
 		if f.name == "still open" && !slices.ContainsFunc(v.Accounts, func(a *account) bool { return open(a) > 0 }) {
@@ -144,7 +144,7 @@ func answers(by map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-// pauses names the reasons why deliveries waited, a line each.
+// pauses returns the reasons why deliveries waited, one on each line.
 func pauses(v verdict, s story) string {
 	var list []string
 	for _, t := range s.troubles {
@@ -170,7 +170,7 @@ func pauses(v verdict, s story) string {
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1fs", d.Seconds()) }
 
-// short writes a duration with the digits that matter.
+// short formats a duration with the digits that matter.
 func short(d time.Duration) string {
 	if d < time.Second {
 		return fmt.Sprintf("%d ms", d.Milliseconds())

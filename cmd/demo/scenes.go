@@ -18,7 +18,7 @@ const (
 	stallTimeout = time.Minute      // the demo gives up when no delivery finishes for this long
 )
 
-// scenes performs the whole play. It returns when both systems have every change.
+// scenes plays all scenes. It returns when both systems have every change.
 func (d *demo) scenes(ctx context.Context) error {
 	t := d.traffic
 	calm := t.all[:len(t.all)/4]
@@ -53,7 +53,7 @@ func (d *demo) scenes(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	d.progress.say("the clerks are done and both systems are well again: what waits is sent")
+	d.progress.say("the clerks are done and both systems work again: the waiting changes are sent")
 	if err := d.world.setFaults(nil); err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (d *demo) disasters(ctx context.Context) error {
 	if took, err = d.trouble(ctx, clinic, court, "busy", rush); err != nil {
 		return err
 	}
-	d.progress.say("the clinic has time again after %s", seconds(took))
+	d.progress.say("the clinic works again after %s", seconds(took))
 	if err := clinic.sim.SetFaults(unreliable); err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (d *demo) disasters(ctx context.Context) error {
 	return d.killRelay(ctx)
 }
 
-// trouble waits until the time of a trouble is over, and keeps it for the report.
+// trouble waits until the time of a trouble is over, and records it for the report.
 func (d *demo) trouble(ctx context.Context, sys, other *system, what string, long time.Duration) (took time.Duration, err error) {
 	t := trouble{system: sys, other: other, what: what}
 	if t.from, err = d.world.clock(ctx); err != nil {
@@ -127,8 +127,8 @@ func (d *demo) offHold(ctx context.Context, sys *system) error {
 	return nil
 }
 
-// killRelay kills relay 2 while it waits for slow answers, and starts it again
-// once relay 1 has taken over.
+// killRelay kills relay 2 while it waits for slow answers, and starts it again when
+// relay 1 has taken over.
 func (d *demo) killRelay(ctx context.Context) error {
 	w := d.world
 	if err := w.setFaults(slow); err != nil {
@@ -150,9 +150,9 @@ func (d *demo) killRelay(ctx context.Context) error {
 		return err
 	}
 	if d.story.killed > 0 {
-		d.progress.say("relay 2 killed with %d in hand – relay 1 takes over when its leases end", d.story.killed)
+		d.progress.say("relay 2 killed with %d deliveries in flight; relay 1 takes over when the leases end", d.story.killed)
 	} else {
-		d.progress.say("relay 2 killed with nothing in hand – relay 1 works alone")
+		d.progress.say("relay 2 killed with nothing in flight; relay 1 works alone")
 	}
 	if err := w.setFaults(unreliable); err != nil {
 		return err
@@ -179,7 +179,7 @@ func (w *world) setFaults(faults []courtsim.Fault) error {
 
 // The fault scripts of the systems.
 var (
-	// unreliable fails now and then. Over REST the Fault is a plain 500.
+	// unreliable fails from time to time. Over REST the Fault is a plain 500.
 	unreliable = []courtsim.Fault{
 		{Match: courtsim.Match{After: 4, First: 1}, Do: courtsim.Action{Drop: courtsim.DropAfter}},
 		{Match: courtsim.Match{Probability: 0.07}, Do: courtsim.Action{Fault: "Server"}},
@@ -191,11 +191,11 @@ var (
 		{Match: courtsim.Match{Every: 2}, Do: courtsim.Action{Status: 503, RetryAfter: "1"}},
 		{Do: courtsim.Action{Fault: "Busy", RetryAfter: "1"}},
 	}
-	// slow takes its time for every answer, so that a relay has deliveries in hand when it is killed.
+	// slow answers slowly, so that a relay has deliveries in flight when it is killed.
 	slow = []courtsim.Fault{{Do: courtsim.Action{Delay: courtsim.Duration(700 * time.Millisecond)}}}
 )
 
-// clock is the time by the database's clock.
+// clock returns the time by the database's clock.
 func (w *world) clock(ctx context.Context) (at time.Time, err error) {
 	err = w.pool.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&at)
 	return at, err
@@ -222,7 +222,7 @@ func (d *demo) drained(ctx context.Context) error {
 // errTooLong means that something did not happen in time.
 var errTooLong = errors.New("it took too long")
 
-// until calls ok again and again, until it returns true or an error or the time is over.
+// until calls ok repeatedly until it returns true or an error, or the time is over.
 func until(ctx context.Context, most time.Duration, ok func() (bool, error)) error {
 	end := time.After(most)
 	tick := time.NewTicker(25 * time.Millisecond)

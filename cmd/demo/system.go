@@ -6,12 +6,12 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-// system is an external system that gets every hearing.
+// system is a receiver that gets every hearing.
 type system struct {
-	name     string // as people call it
+	name     string // its name in texts
 	protocol string
 	sync     string
-	zone     string // of the times that it gets
+	zone     string // zone of the times that it gets
 	start    string // its fields of a hearing
 	room     string
 

@@ -17,13 +17,13 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-// facts is what the database and the systems hold at the end.
+// facts are the contents of the database and of the systems at the end.
 type facts struct {
 	hearings []hearing
 	systems  []holding
 }
 
-// holding is what one system holds, and what the outbox says about it.
+// holding is the content of one system, and what the outbox says about it.
 type holding struct {
 	*system
 	events   []event
@@ -85,14 +85,14 @@ SELECT e.id::text, e.key, e.version, e.inserted_at,
 	return f, nil
 }
 
-// verdict is what the comparison found. Every figure is counted.
+// verdict is the result of the comparison. Every figure is counted.
 type verdict struct {
 	Hearings, Cancelled int
 	Accounts            []*account   // of each system
 	Separations         []separation // of each trouble
 }
 
-// account is what the comparison with one system found.
+// account is the result of the comparison with one system.
 type account struct {
 	*system
 	Events     int
@@ -119,11 +119,11 @@ type timing struct {
 	took time.Duration
 }
 
-// separation is what both systems got while one was in trouble.
+// separation counts the changes that both systems got while one was in trouble.
 type separation struct {
 	trouble
-	Made            int      // changes made meanwhile
-	Troubled, Other int      // changes of these that each system acknowledged meanwhile
+	Made            int      // changes made in this time
+	Troubled, Other int      // changes of these that each system acknowledged in this time
 	Times           []timing // until the other system's answer, for changes due before the end
 	Problem         string   // "" if the other system got its changes
 }
@@ -148,7 +148,7 @@ func (a *account) add(counter *int, format string, args ...any) {
 	a.Problems = append(a.Problems, fmt.Sprintf(format, args...))
 }
 
-// judge compares what the database and the systems hold.
+// judge compares the contents of the database and of the systems.
 func judge(f facts, s story) verdict {
 	v := verdict{Hearings: len(f.hearings)}
 	for _, h := range f.hearings {
@@ -173,14 +173,14 @@ func judge(f facts, s story) verdict {
 	return v
 }
 
-// moments is how soon after its commit a system that is well must have a change.
+// moments is how soon after its commit a working system must have a change.
 const moments = time.Second
 
-// separate counts what both systems took of the changes made while one was in
-// trouble.
+// separate counts the changes made while one system was in trouble, and how many of
+// them each system took.
 func separate(t trouble, systems []holding) separation {
 	s := separation{trouble: t}
-	due := 0 // changes that the other system should have got meanwhile
+	due := 0 // changes that the other system should have got in this time
 	for _, h := range systems {
 		for _, e := range h.events {
 			if !t.during(e.InsertedAt) {
@@ -194,7 +194,7 @@ func separate(t trouble, systems []holding) separation {
 			}
 			s.Other += count(acknowledged)
 			if !t.during(e.InsertedAt.Add(moments)) {
-				continue // what comes after the trouble may delay it
+				continue // the next scene may delay them
 			}
 			due++
 			if e.AnsweredAt != nil {
@@ -215,7 +215,7 @@ func count(yes bool) int {
 	return 0
 }
 
-// sighting is what a system's ledger has about one event.
+// sighting is the content of a system's ledger about one event.
 type sighting struct {
 	requests int
 	accepted int
@@ -235,7 +235,7 @@ func answered(e courtsim.Entry) string {
 	return strconv.Itoa(e.Status)
 }
 
-// readLedger goes through the system's ledger in its order.
+// readLedger reads the system's ledger in its order.
 func (a *account) readLedger(ledger []courtsim.Entry, known map[string]*event) map[string]*sighting {
 	seen := map[string]*sighting{}
 	newest := map[string]int64{} // version accepted last, by hearing
@@ -286,7 +286,7 @@ func (a *account) compareEvents(events []event, seen map[string]*sighting) {
 		a.Retries += max(0, e.Attempts-1)
 		switch {
 		case e.Open:
-			a.add(&a.Open, "%s: version %d is still on its way to the %s", e.Key, e.Version, a.name)
+			a.add(&a.Open, "%s: version %d is still open for the %s", e.Key, e.Version, a.name)
 		case s.accepted == 0:
 			a.add(&a.Lost, "%s: version %d is lost: the %s never took it and no delivery is open", e.Key, e.Version, a.name)
 		}
@@ -320,7 +320,7 @@ func (a *account) compareHearings(hearings []hearing, calendar map[string]courts
 	}
 }
 
-// differs says how the system's booking differs from the hearing, "" if it does not.
+// differs says how the system's booking differs from the hearing, or returns "".
 func (a *account) differs(h hearing, calendar map[string]courtsim.Booking, known map[string]*event) string {
 	b, ok := calendar[h.ID]
 	if !ok {

@@ -67,20 +67,20 @@ func TestEveryDisagreementIsFound(t *testing.T) {
 	}{
 		"all agrees":                   {func(*holding) {}, counts{}, ""},
 		"it never got the last":        {func(h *holding) { h.ledger = h.ledger[:1]; h.events[1].SHA256 = nil }, counts{lost: 1}, "H-1: version 2 is lost: the %s never"},
-		"the last is on its way":       {func(h *holding) { h.ledger = h.ledger[:1]; h.events[1].SHA256 = nil; h.events[1].Open = true }, counts{open: 1}, "still on its way to the %s"},
+		"the last is open":             {func(h *holding) { h.ledger = h.ledger[:1]; h.events[1].SHA256 = nil; h.events[1].Open = true }, counts{open: 1}, "still open for the %s"},
 		"the log claims a delivery":    {func(h *holding) { h.ledger = h.ledger[:1] }, counts{lost: 1, unlogged: 1}, "the %s's ledger does not have that request"},
 		"the log has another body":     {func(h *holding) { h.ledger[3].BodySHA256 = "d" }, counts{unlogged: 1}, "the %s's ledger does not have that request"},
 		"a request is not in the log":  {func(h *holding) { h.events[1].Attempts = 1 }, counts{unlogged: 1}, "sent to the %s 2 times"},
 		"an older version came later":  {func(h *holding) { h.ledger[0], h.ledger[1] = h.ledger[1], h.ledger[0] }, counts{order: 1}, "the %s took version 1 after version 2"},
 		"an event was taken twice":     {func(h *holding) { h.ledger[3].Accepted = true }, counts{order: 1}, "the %s took version 2 after version 2"},
-		"it was sent again for no use": {func(h *holding) { h.events[1].Acks = 2 }, counts{needless: 1}, "version 2 was sent to the %s again"},
+		"it was sent again needlessly": {func(h *holding) { h.events[1].Acks = 2 }, counts{needless: 1}, "version 2 was sent to the %s again"},
 		"another time":                 {replaceField("29T", "28T"), counts{different: 1}, "the start is"},
 		"another room":                 {replaceField("Court 2", "Attic"), counts{different: 1}, `"Attic" at the %s`},
 		"no room":                      {replaceField("room", "floor"), counts{different: 1}, "the room is"},
 		"another status":               {func(h *holding) { book(h, func(b *courtsim.Booking) { b.Status = cancelled }) }, counts{different: 1}, "the status is"},
 		"an older version there":       {func(h *holding) { book(h, func(b *courtsim.Booking) { b.IdempotencyKey = "e1" }) }, counts{different: 1}, "version is 2 here and 1 at the %s"},
 		"no booking":                   {func(h *holding) { delete(h.calendar, "H-1") }, counts{different: 1}, "the %s has no such hearing"},
-		"a booking of nobody's":        {func(h *holding) { h.calendar["H-9"] = courtsim.Booking{} }, counts{different: 1}, "H-9: the %s has it"},
+		"a booking without a hearing":  {func(h *holding) { h.calendar["H-9"] = courtsim.Booking{} }, counts{different: 1}, "H-9: the %s has it"},
 		"somebody else wrote": {func(h *holding) {
 			h.ledger = append(h.ledger, courtsim.Entry{Seq: 5, Method: "POST", CaseReference: "H-1", Accepted: true})
 		}, counts{unlogged: 1}, "at the %s, about H-1, belongs to no event"},
@@ -178,7 +178,7 @@ func TestPercentilesAreOfTheNearestRank(t *testing.T) {
 	}
 }
 
-func TestReportNamesWhatDoesNotAgreeButNotAllOfIt(t *testing.T) {
+func TestReportNamesTheFirstDifferences(t *testing.T) {
 	f, s := truth()
 	f.systems[1].calendar = nil
 	for i := range 20 {

@@ -12,7 +12,7 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// state is what the database says at one moment.
+// state is a reading of the database at one moment.
 type state struct {
 	Events  int
 	Claimed map[string]int // deliveries by the relay that has claimed them
@@ -58,11 +58,11 @@ SELECT s.name, coalesce(s.hold_kind, ''), count(d.sync),
 	return s, err
 }
 
-// finished counts the changes that the system has got.
+// finished returns the number of changes that the system has got.
 func (s state) finished(sys *system) int { return max(0, s.Events-s.Syncs[sys.sync].Open) }
 
-// open counts the deliveries that are not finished. Events from before the
-// relays registered the syncs have no delivery at first, and count too.
+// open counts the deliveries that are not finished. It also counts events without a
+// delivery, which are older than the registration of the syncs.
 func (w *world) open(ctx context.Context) (int, error) {
 	return w.count(ctx, `/* demo: open */
 SELECT (SELECT count(*) FROM outbox.delivery)
@@ -88,7 +88,7 @@ func (d *demo) watch(ctx context.Context) {
 	defer tick.Stop()
 	holds := map[string]string{}
 	for {
-		if s, err := d.world.state(ctx); err == nil { // the scenes meet an error too
+		if s, err := d.world.state(ctx); err == nil { // the scenes report an error
 			for _, sys := range d.world.systems() {
 				if one := s.Syncs[sys.sync]; one.Hold != holds[sys.sync] {
 					d.sayHold(sys, holds[sys.sync], one)
@@ -116,7 +116,7 @@ func (d *demo) sayHold(sys *system, before string, s syncState) {
 	}
 }
 
-// statusLines describe the state for the viewer.
+// statusLines returns the state as lines for the viewer.
 func (d *demo) statusLines(s state) []string {
 	all := len(d.traffic.all)
 	court, clinic := d.world.court, d.world.clinic
@@ -155,12 +155,12 @@ func (sys *system) now(s state) string {
 }
 
 func (d *demo) relayNow(name string, s state) string {
-	inHand := s.Claimed[name]
+	inFlight := s.Claimed[name]
 	select {
 	case <-d.world.relay(name).done:
-		return fmt.Sprintf("killed, %d in hand", inHand)
+		return fmt.Sprintf("killed, %d in flight", inFlight)
 	default:
-		return fmt.Sprintf("%d in hand", inHand)
+		return fmt.Sprintf("%d in flight", inFlight)
 	}
 }
 

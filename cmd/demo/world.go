@@ -42,7 +42,7 @@ type world struct {
 	closers []func() error
 }
 
-// Texts with {{placeholders}} for what differs from run to run.
+// Texts with {{placeholders}} for the parts that differ from run to run.
 var (
 	//go:embed lockstep.yaml
 	lockstepYAML string
@@ -61,7 +61,7 @@ func (w *world) fill(text string) string {
 // dropTimeout bounds the removal of the database.
 const dropTimeout = 10 * time.Second
 
-// startWorld starts everything. If it fails, it ends what it has started.
+// startWorld starts everything. If it fails, it ends everything that it has started.
 func startWorld(ctx context.Context, seed uint64) (_ *world, err error) {
 	w := &world{court: newCourt(), clinic: newClinic(), password: rand.Text(), relays: map[string]*relayProcess{}}
 	defer func() {
@@ -201,7 +201,7 @@ func (w *world) watchRelays(ctx context.Context) context.Context {
 func (w *world) supervise(p *relayProcess) {
 	fail := w.fail
 	if fail == nil {
-		return // not watched yet
+		return // nobody watches the relays yet
 	}
 	go func() {
 		<-p.done // ends at the latest when the world is closed

@@ -78,7 +78,7 @@ func (a *finder) add(spelling string, s sighting) {
 	}
 }
 
-// decimals is what %v makes of the bytes of text.
+// decimals returns the bytes of text as %v prints them.
 func decimals(text string) string {
 	var all []string
 	for _, b := range []byte(text) {
@@ -87,12 +87,13 @@ func decimals(text string) string {
 	return "[" + strings.Join(all, " ") + "]"
 }
 
-// start tells texts apart by their first three bytes.
+// start returns the first three bytes of a text as an index.
 func start(text string) int {
 	return int(text[0]&63)<<12 | int(text[1]&63)<<6 | int(text[2]&63)
 }
 
-// find returns where in text which canaries are, each canary once per spelling.
+// find returns the canaries in text with their positions, each canary once per
+// spelling.
 func (a *finder) find(text string) map[sighting]string {
 	found := map[sighting]string{}
 	note := func(s sighting, text string, i int) {
@@ -165,7 +166,7 @@ func spellings() []func(string) string {
 	}
 }
 
-// The canary test is worth no more than its search.
+// The canary test depends on its search, so the search has a test too.
 func TestCanariesAreFoundHoweverTheyAreSpelled(t *testing.T) {
 	token := canary{name: "token", core: word(letters+digits, 26)}
 	a := newFinder(token, canary{name: "another", core: word(letters, 20)})

@@ -28,13 +28,13 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// TestNoSecretAndNoPartyNameIsWritten plants canaries in every secret of a
-// configuration and in everything personal of an event, and sends them to
-// receivers that repeat their requests in every way that HTTP offers. Then it
-// searches everything that the program writes: logs, metrics, health, the output
-// of each command, the errors of configurations, and every column of the
-// database. The exceptions are the event's payload and headers, which its writer
-// wrote, and the body that is kept for the next attempt.
+// TestNoSecretAndNoPartyNameIsWritten puts a canary into every secret of a
+// configuration and into everything personal of an event. It sends them to receivers
+// that repeat their requests in every way that HTTP offers. Then it searches everything
+// that the program writes: logs, metrics, health, the output of each command, the
+// errors of configurations, and every column of the database. The exceptions are the
+// event's payload and headers, which its writer wrote, and the body that is kept for
+// the next attempt.
 func TestNoSecretAndNoPartyNameIsWritten(t *testing.T) {
 	c := newCanaryWorld(t)
 	program := program(t)
@@ -120,7 +120,7 @@ func (c *canaryWorld) core(name string) string {
 	return c.canaries[i].core
 }
 
-// logIn gives the program a login of its own, whose password is a canary.
+// logIn gives the program its own login, whose password is a canary.
 func (c *canaryWorld) logIn() {
 	c.t.Helper()
 	u, err := url.Parse(pgtest.AsRole(c.t, c.env["DATABASE_URL"], roleRelay))
@@ -155,9 +155,9 @@ const carries = `mapping: {party.name: party.name, notes: notes, remarks: remark
       secret: {const: {deep: ["${CONSTANT}"]}}, absent: {to: absent, default: "${DEFAULT}"}}
     compute: {tenant: headers.tenant}`
 
-// writeConfig writes the configuration: a sync for each kind of adapter, each kind of
-// auth, and each way in which a receiver refuses a request, cuts it off or does
-// not get it.
+// writeConfig writes the configuration. It has a sync for each kind of adapter, for
+// each kind of auth, and for each way in which a receiver refuses, cuts or misses a
+// request.
 func (c *canaryWorld) writeConfig() {
 	c.t.Helper()
 	dir, p := c.t.TempDir(), c.repeater
@@ -421,8 +421,8 @@ func (c *canaryWorld) lookAtDatabase() {
 // lookAtCommands runs every command, in each format.
 func (c *canaryWorld) lookAtCommands(program, address string, events []string) {
 	c.t.Helper()
-	// A new command needs a line here. An empty line is for a command that is
-	// tried in another place, or that only holds others.
+	// A new command needs a line here. An empty line is for a command that another
+	// place tries, or that only has subcommands.
 	lines := map[string][]string{
 		"":        {""},
 		"run":     {},
@@ -576,7 +576,7 @@ func (c *canaryWorld) lookAtMistakes() {
 		for _, args := range [][]string{{"config", "check"}, {"config", "check", "-o", "json"}, {"config", "print"}, {"run"}, {"sync", "list"}, {"map", "S", "-"}} {
 			r := c.run(args...)
 			if args[0] == "config" && args[1] == "check" && r.code == 0 {
-				c.t.Errorf("%s is content with: %s", strings.Join(args, " "), mistake)
+				c.t.Errorf("%s accepts: %s", strings.Join(args, " "), mistake)
 			}
 			c.look("lockstep "+strings.Join(args, " ")+" with "+strings.TrimSpace(mistake), r.stdout+r.stderr)
 		}

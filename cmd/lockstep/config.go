@@ -49,7 +49,7 @@ file.`,
 		RunE: func(*cobra.Command, []string) error {
 			f, err := a.load()
 			if err == nil {
-				// What the relay refuses; it connects to nothing.
+				// These are the relay's own checks, which connect to nothing.
 				if _, refused := relay.New(nil, f.RelayConfig()); refused != nil {
 					err = usageError{refused}
 				}

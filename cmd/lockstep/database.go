@@ -25,7 +25,7 @@ const (
 	roleRelay    = "outbox_relay"
 )
 
-// database is a command's connection to a database whose schema fits.
+// database is a command's connection to a database whose schema fits this program.
 type database struct {
 	conn  *pgx.Conn
 	store *outbox.Store
@@ -33,7 +33,7 @@ type database struct {
 	role  string // the role that the login needs
 }
 
-// with calls do with the database of a command whose login needs role. f is the
+// with connects and calls do. The login of the command needs role. f is the
 // configuration, or nil if the command has not read it.
 func (a *app) with(cmd *cobra.Command, f *config.File, role string, do func(context.Context, *database) error) error {
 	db, err := a.connect(cmd.Context(), f, cmd.CommandPath(), role)
@@ -72,7 +72,7 @@ func (a *app) connect(ctx context.Context, f *config.File, name, role string) (*
 func (a *app) dial(ctx context.Context, url, name string, anyHost bool) (*pgx.Conn, error) {
 	c, err := pgx.ParseConfig(url)
 	if err != nil {
-		// The parser's message may quote parts of the URL, and so of a password.
+		// The parser's message may quote parts of the URL, such as its password.
 		return nil, usagef("the database URL cannot be read: want postgres://user@host:5432/database, or keywords such as host=… dbname=…")
 	}
 	c.ConnectTimeout = connectTimeout
@@ -106,7 +106,7 @@ func (a *app) dial(ctx context.Context, url, name string, anyHost bool) (*pgx.Co
 		c.Database, address, reason), err}
 }
 
-// answerWithin bounds ctx. The error says that nobody answered.
+// answerWithin bounds ctx with an error that says that no answer came.
 func answerWithin(ctx context.Context, bound time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, bound, fmt.Errorf("no answer within %s", bound))
 }
@@ -169,10 +169,10 @@ func (db *database) explain(err error) error {
 		db.user, err, db.role, pgx.Identifier{db.user}.Sanitize())
 }
 
-// act runs do in one transaction on behalf of o, whose name and reason go into
-// the log rows that the database writes.
+// act runs do in one transaction on behalf of o. The database writes o's name and
+// reason into the log.
 func (db *database) act(ctx context.Context, o operator, do func(pgx.Tx) error) error {
-	// Not the login's default: outbox.discard must see what relays have just claimed.
+	// Not the login's default: outbox.discard must see the newest claims of relays.
 	return pgx.BeginTxFunc(ctx, db.conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		const settings = `SELECT set_config('lockstep.actor', $1, true), set_config('lockstep.reason', $2, true)`
 		if _, err := tx.Exec(ctx, settings, o.name, o.reason); err != nil {

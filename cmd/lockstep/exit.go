@@ -30,7 +30,8 @@ func (e usageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// ranError marks an error of a command itself. Errors of cobra are mistakes of usage.
+// ranError marks an error of a command itself. Other errors come from cobra and are
+// mistakes of usage.
 type ranError struct{ err error }
 
 func (e ranError) Error() string { return e.err.Error() }
@@ -75,7 +76,7 @@ func (a *app) report(command string, err error) {
 	}
 	text, hint := err.Error(), ""
 	if errors.As(err, &pgErr) && pgErr.Hint != "" {
-		// A refusal by our own functions needs no SQLSTATE.
+		// A refusal by the outbox's own functions needs no SQLSTATE.
 		text, hint = strings.ReplaceAll(text, pgErr.Error(), pgErr.Message), pgErr.Hint
 	}
 	switch {

@@ -16,7 +16,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
-// explanation is all that is known of one event except its payload.
+// explanation has everything that is known about one event, except its payload.
 type explanation struct {
 	Event      *eventFacts   `json:"event"` // null after the event's retention
 	Why        []string      `json:"why_not_delivered"`
@@ -107,7 +107,8 @@ oldest first. Times are UTC. The login needs the role outbox_auditor.`,
 }
 
 func (db *database) explanation(ctx context.Context, event, sync string) (x explanation, err error) {
-	// One snapshot, so that a delivery that ends meanwhile is either open or in the log.
+	// One snapshot, so that a delivery that is finished in the meantime is either open
+	// or in the log.
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, db.conn, snapshot, func(tx pgx.Tx) error {
 		const facts = `-- lockstep explain: event

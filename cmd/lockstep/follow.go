@@ -15,9 +15,9 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// horizon finds out up to which id the log is complete, so that no row with that
-// id or a smaller one can appear any more. A transaction gets its ids before it
-// commits, so a row may become visible after rows with larger ids.
+// horizon finds the id up to which the log is complete: no row with this id or a
+// smaller one can still appear. A transaction gets its ids before it commits, so a row
+// may become visible after rows with larger ids.
 //
 // On a primary, a transaction that inserts into the log holds the lock of the
 // table from before it gets an id until it commits. So the log is complete up to
@@ -29,7 +29,7 @@ type horizon struct {
 	settled int64 // the log is complete up to this id
 	past    bool  // and no row before --until can appear any more
 
-	target   int64             // the id that is to settle next
+	target   int64             // the id that must settle next
 	ends     bool              // --until had passed when target was read
 	read     time.Time         // when target was read
 	waits    map[string]string // on a primary: the transactions to wait for, and what they are
@@ -37,11 +37,11 @@ type horizon struct {
 	deciding bool              // target has not settled yet
 }
 
-// standbyDelay is how long a transaction may take from getting an id to getting
+// standbyDelay is the time that a transaction may need from getting an id to getting
 // its own number, which a standby sees.
 const standbyDelay = time.Second
 
-// advance looks once whether more has settled.
+// advance checks once whether more has settled.
 func (h *horizon) advance(ctx context.Context, db *database, until instant) error {
 	ctx, cancel := answerWithin(ctx, connectTimeout)
 	defer cancel()
@@ -74,7 +74,7 @@ SELECT coalesce(max(id), 0), coalesce(clock_timestamp() >= coalesce($1::timestam
 	return h.decide(ctx, db)
 }
 
-// decide looks whether the target has settled.
+// decide checks whether the target has settled.
 func (h *horizon) decide(ctx context.Context, db *database) error {
 	if h.waits != nil { // a primary
 		if len(h.waits) > 0 {

@@ -95,7 +95,7 @@ func TestRowsAreHeldBackForOpenTransactions(t *testing.T) {
 			t.Errorf("row %d, want %d", got, want)
 		}
 	}
-	// One that is rolled back leaves a gap.
+	// A transaction that is rolled back leaves a gap.
 	gone, _ := w.open("never")
 	last := ask[int64](w, logged, "last")
 	if err := gone.Rollback(t.Context()); err != nil {
@@ -154,7 +154,7 @@ func TestAFollowerThatIsResumedMissesNothing(t *testing.T) {
 			got = append(got, last)
 		}
 		f.stop(t, 0)
-		if n == 6 { // a reader that asks now and then
+		if n == 6 { // a reader that reads from time to time
 			batch := ids(t, w.run("log", "--after", fmt.Sprint(last), "--limit", "40", "--output", "jsonl").wants(t, 0).stdout)
 			if len(batch) > 0 {
 				got, last = append(got, batch...), batch[len(batch)-1]

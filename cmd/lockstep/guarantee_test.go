@@ -33,8 +33,8 @@ func TestNoTransactionIsOpenWhileTheCourtIsAsked(t *testing.T) {
 	began := ask[string](w, `SELECT clock_timestamp()::text`)
 	// The relay keeps polling, so its sessions are alive.
 	w.eventually(`SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'relay-1' AND query_start > '` + began + `')`)
-	// A short statement of another loop may be under way at this moment. It ends
-	// long before the database would end a transaction that is held and idle.
+	// A short statement of another loop may be running at this moment. It ends long
+	// before the database would end an idle transaction.
 	waiting.For(t, idleTransactionTimeout/2, "no transaction is open that is older than the request", func() bool {
 		return ask[bool](w, `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'relay-1' AND xact_start < $1::timestamptz)`, began)
 	})

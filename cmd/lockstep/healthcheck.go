@@ -20,9 +20,9 @@ func (a *app) healthcheckCommand() *cobra.Command {
 		Use:   "healthcheck",
 		Short: "Ask a running relay whether it is ready, for probes of containers",
 		Long: `Ask a running relay whether it is ready. It is ready if the database accepts
-writes and the relay has looked for deliveries of each sync lately. The command
-asks /readyz at the listen address of the configuration, or --url. It exits
-with 1 if the relay is not ready or does not answer.`,
+writes and the relay has polled each sync recently. The command asks /readyz at
+the listen address of the configuration, or --url. It exits with 1 if the relay
+is not ready or does not answer.`,
 		Example: `  lockstep healthcheck
   lockstep healthcheck --url http://127.0.0.1:9464/livez`,
 		Args: cobra.NoArgs,
@@ -44,7 +44,7 @@ with 1 if the relay is not ready or does not answer.`,
 	return c
 }
 
-// local is the address under which its own machine reaches a listener on addr.
+// local returns the address by which this machine reaches a listener on addr.
 func local(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -66,7 +66,8 @@ func (a *app) probe(ctx context.Context, url string) error {
 	if err != nil {
 		return usagef("--url: %w", err)
 	}
-	// Not the default transport: a proxy from the environment cannot reach this machine's ports.
+	// This is not the default transport, because a proxy from the environment cannot
+	// reach this machine's ports.
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: connectTimeout + time.Second}
 	resp, err := client.Do(req)
 	if err != nil {

@@ -127,7 +127,7 @@ func decode[T any](t *testing.T, r result) (v T) {
 	return v
 }
 
-// shell runs command lines with an environment of its own.
+// shell runs command lines with its own environment.
 type shell struct {
 	t     *testing.T
 	env   map[string]string

@@ -12,7 +12,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
-// operator says on whose behalf a command acts, and why.
+// operator is the person on whose behalf a command acts, and the reason.
 type operator struct {
 	name, reason string
 }
@@ -61,12 +61,12 @@ func (a *app) pauseCommand() *cobra.Command {
 		Use:   "pause SYNC",
 		Short: "Stop sending to one external system until resume",
 		Long: `Stop sending to one external system until resume. Relays stop within one poll
-and finish the requests that are under way. Events are still collected, and a
+and finish the requests that are in flight. Events are still collected, and a
 pause uses up no retry budget. With --scope, only one destination of the sync is
 paused, and the others still get their events. The login needs the role
 outbox_operator.`,
 		Example: `  lockstep pause CourtCalendarSync --reason "court maintenance until 18:00"
-  lockstep pause CourtCalendarSync --scope ny07.courts.example.gov --reason "moves house"`,
+  lockstep pause CourtCalendarSync --scope ny07.courts.example.gov --reason "the court moves"`,
 	})
 }
 
@@ -75,10 +75,10 @@ func (a *app) resumeCommand() *cobra.Command {
 	return h.command(&cobra.Command{
 		Use:   "resume SYNC",
 		Short: "Lift a pause",
-		Long: `Lift a pause, and no other hold: a hold for bad credentials ends when a probe
-succeeds, a throttle when its time is up. A pause of one destination needs the
-same --scope, a pause of the whole sync needs none. The login needs the role
-outbox_operator.`,
+		Long: `Lift a pause. Other holds stay: a hold for bad credentials ends when a probe
+succeeds, a throttle ends with its time. For a pause of one destination, give
+the same --scope. For a pause of the whole sync, give none. The login needs the
+role outbox_operator.`,
 		Example: `  lockstep resume CourtCalendarSync
   lockstep resume CourtCalendarSync --scope ny07.courts.example.gov`,
 	})
@@ -90,7 +90,7 @@ func (a *app) retireCommand() *cobra.Command {
 		Use:   "retire SYNC",
 		Short: "End a sync: no further events, open deliveries are still sent",
 		Long: `End a sync: it gets no further events, and its open deliveries are still sent.
-lockstep sync apply NAME brings it back. The login needs the role
+lockstep sync apply NAME starts it again. The login needs the role
 outbox_operator.`,
 		Example: `  lockstep retire ClinicSync --reason "the clinic moved to FHIR"`,
 	})
@@ -151,10 +151,10 @@ SELECT (SELECT CASE WHEN h.scope <> $2 THEN 'the whole sync, ' ELSE '' END || h.
 		Done  string  `json:"done"`
 		Hold  *string `json:"hold"`
 	}{h.sync, h.scope, cmd.Name(), hold}
-	return console.Object(h.app.stdout, h.app.format, result, func(io.Writer) error { return nil }) // say has said it
+	return console.Object(h.app.stdout, h.app.format, result, func(io.Writer) error { return nil }) // say has reported it
 }
 
-// say tells the person at the terminal what was done.
+// say prints the result for the person at the terminal.
 func (h *holdChange) say(hold *string) {
 	name, flags := h.sync, h.sync
 	if h.scope != "" {

@@ -15,9 +15,9 @@ var (
 	heading   = regexp.MustCompile(`(?m)^#+ (.*)$`)
 )
 
-// TestLinksOfTheDocumentsLead follows every link of the documents to a file of
+// TestLinksOfTheDocumentsExist follows every link of the documents to a file of
 // the repository, and to a heading if it names one.
-func TestLinksOfTheDocumentsLead(t *testing.T) {
+func TestLinksOfTheDocumentsExist(t *testing.T) {
 	root := filepath.Join("..", "..")
 	documents := []string{filepath.Join(root, "README.md"), filepath.Join(root, "CHANGELOG.md")}
 	err := filepath.WalkDir(filepath.Join(root, "docs"), func(path string, _ fs.DirEntry, err error) error {

@@ -67,7 +67,7 @@ func (r logRow) Cells() []string {
 	}
 }
 
-// logFilter chooses rows of the log.
+// logFilter selects rows of the log.
 type logFilter struct {
 	sync, key, event string
 	outcomes         []string
@@ -105,9 +105,9 @@ func (f *logFilter) check() error {
 	return nil
 }
 
-// rows returns the rows that the filter chooses, with an id of more than after
-// and at most upTo. There are at most limit of them: the newest ones, oldest
-// first, or by the order "id" the first ones.
+// rows returns the rows that the filter selects, with ids greater than after and at
+// most upTo. It returns at most limit rows: the newest ones, oldest first, or with the
+// order "id" the first ones.
 func (db *database) rows(ctx context.Context, f logFilter, after, upTo int64, order string, limit int) ([]logRow, error) {
 	statement := `-- lockstep log
 SELECT ` + logColumns + `
@@ -153,9 +153,9 @@ With --after ID, it shows the first --limit rows after that id, in the order of
 ids. The JSON formats show ids. --follow prints rows as they are added, and
 survives a restart of the database.
 
-With --after or --follow, a row is held back as long as a row with a smaller id
-may still appear: until the transactions have ended that were writing the log.
-So a reader that continues with --after and its last id misses nothing and gets
+With --after or --follow, a row is held back while a row with a smaller id may
+still appear: until the transactions that were writing the log have ended. So a
+reader that continues with --after and its last id misses nothing and gets
 nothing twice. Without --follow, the command waits up to 5 s for such
 transactions and then exits with 1.
 
@@ -204,7 +204,7 @@ With --until, --follow ends when no row before that time can appear any more.`,
 	c.Flags().StringVar(&f.sync, "sync", "", "only rows of this `SYNC`")
 	c.Flags().Var(&f.since, "since", "only rows since `WHEN`: 90s, 24h, 7d, or a time such as 2027-01-31T08:00:00Z")
 	c.Flags().Var(&f.until, "until", "only rows before `WHEN`")
-	c.Flags().Int64Var(&f.after, "after", 0, "only rows with a larger id than `ID`, the first --limit of them")
+	c.Flags().Int64Var(&f.after, "after", 0, "only the first --limit rows with an id larger than `ID`")
 	c.Flags().StringSliceVar(&f.outcomes, "outcome", nil, "only rows with this `OUTCOME`; may be given several times")
 	c.Flags().IntVar(&f.limit, "limit", 100, "show the newest `N` rows, or with --after the first")
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "print rows as they are added")

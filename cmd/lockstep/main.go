@@ -1,9 +1,8 @@
 // Command lockstep is the relay and the operator's tool for it.
 //
-// Data goes to stdout, logs and progress go to stderr. The exit code is 0 for
-// success, 1 for a failure, 2 for a mistake on the command line or in the
-// configuration, 3 if a check found something, and 4 if a relay stopped before
-// it had drained.
+// Data goes to stdout, logs and progress go to stderr. The exit code is 0 for success,
+// 1 for a failure, and 2 for a mistake on the command line or in the configuration. It
+// is 3 if a check found something, and 4 if a relay stopped before it had drained.
 package main
 
 import (
@@ -17,7 +16,7 @@ import (
 )
 
 func main() {
-	// net/http would log bytes that a receiver sent unasked, and those may be anything.
+	// net/http would log bytes that a receiver sent without a request. They may have anything in them.
 	log.SetOutput(io.Discard)
 	a := &app{env: os.LookupEnv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	ctx := stopSignals(context.Background(), func() {

@@ -25,10 +25,11 @@ import (
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
-// maxInput bounds what is read from a file. It is twice what an event may hold.
+// maxInput is the largest input from a file, in bytes. It is twice the limit of an
+// event.
 const maxInput = 2 << 20
 
-// preview is what would be sent.
+// preview is a request that would be sent.
 type preview struct {
 	Sync           string          `json:"sync"`
 	Adapter        string          `json:"adapter"`
@@ -98,7 +99,7 @@ payload; - is standard input. This is the only command that prints payloads.`,
 			if err != nil {
 				return err
 			}
-			p.mask(named.Put, named.Adapter.Put)
+			p.mask(named.Substituted, named.Adapter.Substituted)
 			return console.Object(a.stdout, a.format, p, p.text)
 		},
 	}
@@ -123,7 +124,7 @@ func (a *app) readEvent(name string) (outbox.Event, error) {
 		return outbox.Event{}, err
 	}
 	if len(b) > maxInput {
-		return outbox.Event{}, fmt.Errorf("%s has more than %d bytes, more than an event may have", name, maxInput)
+		return outbox.Event{}, fmt.Errorf("%s has more than %d bytes, which is too long for an event", name, maxInput)
 	}
 	e, err := parseEvent(b)
 	if err != nil {
@@ -211,7 +212,7 @@ SELECT e.id::text, e.seq, e.type, e.key, e.version, e.payload::text, e.headers::
 	return x, nil
 }
 
-// texts reads the headers of an event. A value that is no text stays JSON.
+// texts reads the headers of an event. A value that is not text is kept as JSON.
 func texts(object string) map[string]string {
 	var values map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(object), &values); err != nil {
@@ -298,7 +299,7 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	return p, nil
 }
 
-// not notes why nothing would be sent.
+// not adds a note that says why nothing would be sent.
 func (p *preview) not(format string, args ...any) {
 	p.Send = false
 	p.Notes = append(p.Notes, "would not be sent: "+fmt.Sprintf(format, args...))
@@ -307,24 +308,24 @@ func (p *preview) not(format string, args ...any) {
 // jsonString matches a string of a JSON document.
 var jsonString = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 
-// mask hides the values that ${…} put into the sync. Values in the adapter are
-// hidden only in the request, because the operator wants to see the URL.
-func (p *preview) mask(put, adapterPut []adapters.Secret) {
-	hide := masker(put)
+// mask hides the values of the sync's ${…}. Values in the adapter are hidden only in
+// the request, because the operator wants to see the URL.
+func (p *preview) mask(substituted, inAdapter []adapters.Secret) {
+	hide := masker(substituted)
 	p.Scope = hide.Replace(p.Scope)
-	p.URL, p.Request = hide.Replace(p.URL), masker(slices.Concat(put, adapterPut)).Replace(p.Request)
+	p.URL, p.Request = hide.Replace(p.URL), masker(slices.Concat(substituted, inAdapter)).Replace(p.Request)
 	for i := range p.Notes {
 		p.Notes[i] = hide.Replace(p.Notes[i])
 	}
 	p.Body = jsonString.ReplaceAllFunc(p.Body, func(s []byte) []byte { return []byte(hide.Replace(string(s))) })
 }
 
-// masker hides values in every spelling. Values that are too short for a secret
-// stay, because hiding them would hide words.
-func masker(put []adapters.Secret) *strings.Replacer {
+// masker hides values in every spelling. Short values are not hidden: they cannot be
+// secrets, and words would be hidden too.
+func masker(secrets []adapters.Secret) *strings.Replacer {
 	const shortest = 4
 	var pairs []string
-	for _, secret := range slices.SortedFunc(slices.Values(put), func(a, b adapters.Secret) int { return len(b) - len(a) }) {
+	for _, secret := range slices.SortedFunc(slices.Values(secrets), func(a, b adapters.Secret) int { return len(b) - len(a) }) {
 		value := secret.Reveal()
 		if len(value) < shortest {
 			continue
@@ -336,7 +337,7 @@ func masker(put []adapters.Secret) *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }
 
-// inJSON is text as in a JSON string, without the quotes.
+// inJSON returns text as in a JSON string, without the quotes.
 func inJSON(text string) string {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

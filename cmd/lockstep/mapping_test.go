@@ -15,7 +15,7 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// telling is an adapter that can preview its request.
+// telling is an adapter that previews its request.
 type telling struct{ t *testing.T }
 
 func (a telling) Deliver(context.Context, adapters.Message) (adapters.Receipt, error) {
@@ -33,8 +33,8 @@ func (telling) Preview(msg adapters.Message) (adapters.Preview, error) {
 	}, nil
 }
 
-// A value that ${…} puts into a mapping or a condition may be a secret.
-func TestMapShowsNothingThatWasPutIn(t *testing.T) {
+// The value of a ${…} in a mapping or a condition may be a secret.
+func TestMapHidesSubstitutedValues(t *testing.T) {
 	w := newWorld(t)
 	w.env["SECRET"], w.env["COMPUTED"], w.env["ROOM"] = `hunter2"<é`, "hunter3", "3A"
 	w.configure(strings.Replace(fmt.Sprintf(courtYAML, w.court.URL), "    mapping: {",
@@ -48,7 +48,7 @@ func TestMapShowsNothingThatWasPutIn(t *testing.T) {
 }
 
 // A service may require credentials in the envelope, where no key says that they are secret.
-func TestMapShowsNothingThatWasPutIntoATemplate(t *testing.T) {
+func TestMapHidesSubstitutedValuesInATemplate(t *testing.T) {
 	w := newWorld(t)
 	w.env["SECRET"], w.env["HOST"] = "hunter2&amp;3", "clinic.example"
 	w.configure(`
@@ -71,7 +71,7 @@ syncs:
 	}
 }
 
-func TestPreviewIsWhatARelayWouldSend(t *testing.T) {
+func TestPreviewEqualsTheRequestOfARelay(t *testing.T) {
 	sync := relay.Sync{
 		Name: "Court", Events: []string{"a"}, Adapter: telling{t},
 		Mapping: relay.Mapping{Fields: []relay.Field{{From: "n", To: "number"}}},

@@ -60,7 +60,8 @@ func (a *app) migrating(cmd *cobra.Command, name string, anyHost bool, do func(c
 	return nil
 }
 
-// tell prints whose lock a migration waits for, and the version that it reached.
+// tell prints the owner of the lock for which a migration waits, and the version that
+// it reached.
 func (a *app) tell() migrations.Option {
 	return migrations.Tell(func(sentence string) { a.say("%s", sentence) })
 }
@@ -69,12 +70,12 @@ func (a *app) migrateUpCommand(name *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "up",
 		Short: "Apply the missing migrations",
-		Long: `Apply the missing migrations. Running it again, or twice at once, does no
-harm. It creates the group roles outbox_writer, outbox_relay, outbox_operator
+		Long: `Apply the missing migrations. Running it again, or twice at the same time, does
+no harm. It creates the group roles outbox_writer, outbox_relay, outbox_operator
 and outbox_auditor if the login may create roles. Otherwise let an
 administrator run the output of: lockstep migrate sql --roles
 
-Relays and writers may run meanwhile. If another session holds a lock, the
+Relays and writers may run at the same time. If another session holds a lock, the
 command says which one and tries again in short waits, for up to five minutes.`,
 		Example: `  lockstep migrate up --database-url postgres://owner@db/agency
   lockstep migrate up --set scheduling`,

@@ -74,7 +74,7 @@ syncs:
 	auditor := w.as(roleAuditor)
 	auditor.run("status").wants(t, 0, "events are being added: waits for transactions that began before the change")
 	if rows := decode[[]statusRow](t, auditor.run("status", "-o", "json").wants(t, 0)); !slices.ContainsFunc(rows, func(s statusRow) bool { return s.Backfill != nil && s.Hold == nil }) {
-		t.Errorf("status tells of no addition of events: %+v", rows)
+		t.Errorf("status does not say that events are being added: %+v", rows)
 	}
 	relay.run("sync", "apply", "ClinicSync", "--from", "now").wants(t, 0, "running relays add retained events from now")
 	relay.run("sync", "apply", "--from", "now").wants(t, exitUsage, "name the syncs")
@@ -108,7 +108,7 @@ func TestSyncApplyOfSupersedeAsksTheFilter(t *testing.T) {
 	}
 }
 
-// An auditor has the database's URL and none of the relay's secrets.
+// An auditor has the database's URL, but no secret of the relay.
 func TestStatusWithoutTheRelaysSecrets(t *testing.T) {
 	w := newWorldAlone(t) // it changes the directory
 	auditor := w.as(roleAuditor)
@@ -148,7 +148,7 @@ func TestLogFiltersRows(t *testing.T) {
 	}
 }
 
-func TestExplainTellsAllButThePayload(t *testing.T) {
+func TestExplainShowsEverythingExceptThePayload(t *testing.T) {
 	w, h1, h2, behind, _ := troubled(t)
 	auditor := w.as(roleAuditor)
 	auditor.run("explain", h1).wants(t, 0, "type      scheduling:created", "CourtCalendarSync: delivered at", "HTTP 201")
@@ -165,7 +165,7 @@ func TestExplainTellsAllButThePayload(t *testing.T) {
 	auditor.run("explain", h1, "--sync", "NoSync").wants(t, exitFailed, "is not registered", "hint: Registered: CourtCalendarSync")
 }
 
-func TestRequeueTakesWhatTheFilterChooses(t *testing.T) {
+func TestRequeueTakesTheFilteredDeliveries(t *testing.T) {
 	w, _, h2, _, h3 := troubled(t)
 	operator := w.as(roleOperator)
 	failed := func() int { return ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE state = 'failed'`) }
@@ -214,7 +214,7 @@ func TestRolesAreEnforcedAndNamed(t *testing.T) {
 func TestDiscardEndsDeliveries(t *testing.T) {
 	w, h1, h2, behind, h3 := troubled(t)
 	operator := w.as(roleOperator)
-	// outbox.discard needs READ COMMITTED, whatever the login's default is.
+	// outbox.discard needs READ COMMITTED, even if the login has another default.
 	login, err := url.Parse(operator.env["DATABASE_URL"])
 	if err != nil {
 		t.Fatal(err)
@@ -247,7 +247,7 @@ func TestReplaySendsDeliveredEventsAgain(t *testing.T) {
 	}
 }
 
-func TestPauseResumeAndRetireSayWhatTheyDid(t *testing.T) {
+func TestPauseResumeAndRetireReportTheirResult(t *testing.T) {
 	w, _, _, _, _ := troubled(t)
 	operator := w.as(roleOperator)
 	operator.run("pause", "NoSync", "--reason", "x").wants(t, exitFailed, "lockstep: sync \"NoSync\" is not registered\nhint: Registered")
@@ -260,7 +260,7 @@ func TestPauseResumeAndRetireSayWhatTheyDid(t *testing.T) {
 	w.run("status").wants(t, 0, "retired in the database")
 	operator.run("log", "--outcome", "paused,resumed,retired").wants(t, 0, "maintenance", "moved")
 
-	// sync apply brings it back, and the log says on whose behalf.
+	// sync apply starts it again, and the log says on whose behalf.
 	relay := w.as(roleRelay)
 	relay.env["COURT_TOKEN"] = w.env["COURT_TOKEN"]
 	relay.run("sync", "apply", "--actor", "anna\u202e").wants(t, 0, "applied (differs: retired in the database)")
@@ -321,7 +321,7 @@ func TestMapReadsAnEventFromAFile(t *testing.T) {
 	w.run("map", "CourtCalendarSync", path+".not").wants(t, exitUsage, "EVENT is a UUID, FILE a JSON file")
 }
 
-func TestFollowShowsWhatIsAdded(t *testing.T) {
+func TestFollowShowsNewRows(t *testing.T) {
 	w, _, _, _, _ := troubled(t)
 	f := w.start("log", "--follow", "--limit", "1", "-o", "jsonl")
 	f.line(t) // the newest row

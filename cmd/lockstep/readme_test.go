@@ -25,11 +25,10 @@ import (
 	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
-// TestDocumentedCommands goes through the README and the guides like a reader
-// with a terminal: it runs their shell, SQL and Go blocks in order, with the
-// real programs on one database, and compares their output with the text block
-// that follows. -update rewrites the text blocks. Comments before a block direct
-// the test:
+// TestDocumentedCommands follows the README and the guides like a reader with a
+// terminal. It runs their shell, SQL and Go blocks in order, with the real programs on
+// one database. It compares the output of each with the text block that follows.
+// -update rewrites the text blocks. Comments before a block direct the test:
 //
 //	<!-- run: not REASON -->     the block is shown only
 //	<!-- run: file NAME -->      it is written to a file
@@ -113,8 +112,8 @@ func newReader(t *testing.T) *reader {
 	return r
 }
 
-// freeAddress returns an address that nobody listens on. Its port is below those
-// that systems give to outgoing connections, so that no other test gets it by chance.
+// freeAddress returns an address on which nobody listens. Its port is below the range
+// for outgoing connections, so that no other test gets it by chance.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	for {

@@ -21,7 +21,7 @@ type reloader struct {
 	log     *slog.Logger
 	started *config.File // with which the process started
 	url     string
-	current *config.File // the last one that was taken over
+	current *config.File // the configuration in use
 }
 
 // loop reloads at each signal until ctx ends.
@@ -49,7 +49,7 @@ func (r *reloader) reload(ctx context.Context) {
 		return
 	}
 	replaced := r.current.Syncs
-	time.AfterFunc(r.started.Relay.Lease, func() { // by then, no attempt uses them any more
+	time.AfterFunc(r.started.Relay.Lease, func() { // after this, no attempt uses them any more
 		for _, s := range replaced {
 			if c, ok := s.Adapter.Adapter.(io.Closer); ok {
 				_ = c.Close()
@@ -58,13 +58,13 @@ func (r *reloader) reload(ctx context.Context) {
 	})
 	r.current = next
 	for _, what := range left {
-		r.log.WarnContext(ctx, "configuration change not taken over", "file", name, "change", what)
+		r.log.WarnContext(ctx, "configuration change not applied", "file", name, "change", what)
 	}
 	r.log.InfoContext(ctx, "configuration reloaded", "file", name, "not_taken_over", len(left))
 }
 
-// read reads and checks the file and gives it to the relay. left names the
-// changes that do not take effect.
+// read reads and checks the file and gives it to the relay. left names the changes that
+// have no effect.
 func (r *reloader) read() (next *config.File, left []string, err error) {
 	if next, err = r.app.load(); err != nil {
 		return nil, nil, err

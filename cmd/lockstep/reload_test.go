@@ -38,9 +38,9 @@ func (r request) of(version string) bool {
 	return r.path == "/"+version && r.token == "Bearer token-of-"+version && strings.Contains(r.body, version+"_reference")
 }
 
-// SIGHUP under load, with a good file and with a broken one. Nothing is lost or
-// sent twice. Requests under way end with the configuration with which they
-// began, and bodies that were mapped before keep their bytes.
+// SIGHUP under load, with a good file and with a broken one. Nothing is lost or sent
+// twice. Requests in flight finish with their old configuration, and bodies that were
+// mapped before keep their bytes.
 func TestSIGHUPReloadsTheConfiguration(t *testing.T) {
 	w := newWorld(t)
 	var mu sync.Mutex
@@ -106,7 +106,7 @@ INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, 
 
 	configure("new", 8, 2)
 	hup()
-	if said := p.says(t, "configuration change not taken over"); said["change"] != "workers needs a restart" {
+	if said := p.says(t, "configuration change not applied"); said["change"] != "workers needs a restart" {
 		t.Errorf("said %v", said)
 	}
 	p.says(t, "configuration reloaded")
@@ -161,7 +161,7 @@ INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, 
 			t.Errorf("neither of the old configuration nor of the new: %+v", r)
 		}
 		if strings.Contains(r.id, slow) && !r.of("old") {
-			t.Errorf("it was under way: %+v", r)
+			t.Errorf("it was in flight: %+v", r)
 		}
 		if strings.Contains(r.id, dropped) {
 			t.Errorf("the old condition drops it: %+v", r)
@@ -202,6 +202,6 @@ func TestTwoSignalsAtOnceAreOne(t *testing.T) {
 	close(release)
 	p.exits(t, 0)
 	if n := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`); n != 1 {
-		t.Errorf("%d delivered, want the one under way", n)
+		t.Errorf("%d delivered, want the one in flight", n)
 	}
 }

@@ -20,13 +20,13 @@ type repair struct {
 	things  string // what --all takes, such as "failed delivery"
 	moment  string // what happened at the time that --since and --older-than compare, such as "failed"
 	did     string // such as "requeued"
-	nothing string // message when the filter chooses nothing
+	nothing string // message if the filter selects nothing
 
 	choose func(ctx context.Context, tx pgx.Tx) ([]deliveryRow, error)
 	change func(ctx context.Context, tx pgx.Tx, rows []deliveryRow) ([]deliveryRow, error)
 }
 
-// repairFilter chooses deliveries.
+// repairFilter selects deliveries.
 type repairFilter struct {
 	sync, key, event, class string
 	since                   instant
@@ -42,8 +42,8 @@ func (r *repair) command(c *cobra.Command, reasonUsage string) *cobra.Command {
 	c.Flags().StringVar(&f.sync, "sync", "", "only of this `SYNC`")
 	c.Flags().StringVar(&f.key, "key", "", "only with this `KEY`")
 	c.Flags().StringVar(&f.event, "event", "", "only of the event with this `ID`")
-	c.Flags().Var(&f.since, "since", "only what "+r.moment+" since `WHEN`: 90s, 24h, 7d, or a time such as 2027-01-31T08:00:00Z")
-	c.Flags().Var(&f.olderThan, "older-than", "only what "+r.moment+" longer than `D` ago: 90s, 24h, 7d")
+	c.Flags().Var(&f.since, "since", "only if it "+r.moment+" since `WHEN`: 90s, 24h, 7d, or a time such as 2027-01-31T08:00:00Z")
+	c.Flags().Var(&f.olderThan, "older-than", "only if it "+r.moment+" more than `D` ago: 90s, 24h, 7d")
 	c.Flags().BoolVar(&f.all, "all", false, "every "+r.things+", or every one of --sync; needed without another filter")
 	c.Flags().BoolVarP(&f.dryRun, "dry-run", "n", false, "list what would change, change nothing")
 	r.operator.flags(c, reasonUsage)
@@ -65,19 +65,19 @@ func (f *repairFilter) check() error {
 	narrowed := f.key != "" || f.event != "" || f.class != "" || f.since.set() || f.olderThan != 0
 	switch {
 	case f.all && narrowed:
-		return usagef("--all goes with no other filter than --sync: leave out --all or the other filters")
+		return usagef("--all allows no filter except --sync: remove --all or the other filters")
 	case !f.all && !narrowed:
-		return usagef("this would take everything: narrow it with --key, --event, --since, --older-than or --class if the command has it, or say --all")
+		return usagef("this would select everything: add --key, --event, --since, --older-than or --class (if the command has it), or --all")
 	}
 	return nil
 }
 
-// args are the parameters $1 to $7 of all statements that choose deliveries.
+// args are the parameters $1 to $7 of all statements that select deliveries.
 func (f *repairFilter) args() []any {
 	return []any{f.sync, f.key, f.event, f.class, f.since.at, f.since.ago.interval(), f.olderThan.interval()}
 }
 
-// run prints what the filter chooses and, unless it is a dry run, changes it.
+// run prints the selected deliveries and, unless it is a dry run, changes them.
 func (r *repair) run(cmd *cobra.Command, needsReason bool) error {
 	if err := r.operator.check(r.app, needsReason && !r.filter.dryRun); err != nil {
 		return err
@@ -118,8 +118,8 @@ func (r *repair) run(cmd *cobra.Command, needsReason bool) error {
 	})
 }
 
-// checkSync refuses a sync that is not registered. A typing mistake would look
-// like "nothing to do".
+// checkSync refuses a sync that is not registered. Otherwise a typing mistake would
+// look like "nothing to do".
 func (r *repair) checkSync(ctx context.Context, db *database) error {
 	if r.filter.sync == "" {
 		return nil
@@ -138,10 +138,10 @@ func (a *app) requeueCommand() *cobra.Command {
 		Use:   "requeue",
 		Short: "Send failed deliveries again",
 		Long: `Send failed deliveries again. Attempts and retry budget start at zero, the
-place in the key's order stays, and the event is mapped again. Relays may run
-meanwhile. The command lists each delivery as it was before the change.
---since and --older-than compare the time of the failure. The login needs the
-role outbox_operator.`,
+position in the key's order does not change, and the event is mapped again.
+Relays may run at the same time. The command lists each delivery as it was
+before the change. --since and --older-than compare the time of the failure. The
+login needs the role outbox_operator.`,
 		Example: `  lockstep requeue --sync CourtCalendarSync --class mapping --reason "mapping repaired"
   lockstep requeue --since 2h --dry-run
   lockstep requeue --sync CourtCalendarSync --all`,
@@ -155,7 +155,7 @@ func (a *app) discardCommand() *cobra.Command {
 		Use:   "discard",
 		Short: "Give up deliveries for good",
 		Long: `Give up deliveries for good. The next event of each key is sent. The command
-takes failed deliveries, or with --event that event's deliveries in any state
+selects failed deliveries, or with --event that event's deliveries in any state
 except sending. It discards all of them or none. --since and --older-than
 compare the time of the failure. The login needs the role outbox_operator.`,
 		Example: `  lockstep discard --event 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d --reason "entered at the court by hand"
@@ -169,9 +169,9 @@ func (a *app) replayCommand() *cobra.Command {
 	return r.command(&cobra.Command{
 		Use:   "replay",
 		Short: "Send delivered events again",
-		Long: `Send delivered events again, as new deliveries at the end of their key's line.
-Their idempotency key is "ID:n", so that the receiver does not take them for
-duplicates. The command takes events that were delivered to a sync and have no
+		Long: `Send delivered events again, as new deliveries at the end of their key's lane.
+Their idempotency key is "ID:n", so that the receiver does not treat them as
+duplicates. The command selects events that were delivered to a sync and have no
 open delivery there, oldest first. It replays all of them or none. --since and
 --older-than compare the time of the delivery. The login needs the role
 outbox_operator.`,
@@ -180,8 +180,8 @@ outbox_operator.`,
 	}, reasonRequired)
 }
 
-// filterCondition chooses deliveries. Their time is that of the last log row
-// that made them fail, and the log is only read if the filter has a time.
+// filterCondition selects deliveries. The time of a delivery is that of the last log
+// row that made it fail. The log is read only if the filter has a time.
 const filterCondition = `
    AND ($1::text = '' OR d.sync = $1)
    AND ($2::text = '' OR d.key = $2)
@@ -193,7 +193,7 @@ const filterCondition = `
            BETWEEN coalesce($5::timestamptz, clock_timestamp() - $6::interval, '-infinity')
                AND clock_timestamp() - coalesce($7::interval, '0'))`
 
-// failed lists the failed deliveries that the filter chooses.
+// failed lists the failed deliveries that the filter selects.
 func (r *repair) failed(ctx context.Context, tx pgx.Tx) ([]deliveryRow, error) {
 	const list = `-- lockstep failed deliveries
 SELECT ` + deliveryColumns + `
@@ -204,7 +204,8 @@ SELECT ` + deliveryColumns + `
 	return query[deliveryRow](ctx, tx, list, r.filter.args()...)
 }
 
-// discardable lists the open deliveries of one event, or else failed ones.
+// discardable lists the open deliveries of one event. Without an event, it lists failed
+// ones.
 func (r *repair) discardable(ctx context.Context, tx pgx.Tx) ([]deliveryRow, error) {
 	if r.filter.event == "" {
 		return r.failed(ctx, tx)
@@ -219,8 +220,8 @@ SELECT ` + deliveryColumns + `
 	return query[deliveryRow](ctx, tx, list, r.filter.args()...)
 }
 
-// delivered lists the events that were delivered within the filter and have no
-// open delivery, each as the delivery that a replay would make.
+// delivered lists the delivered events that the filter selects and that have no open
+// delivery. Each row is the delivery that a replay would add.
 func (r *repair) delivered(ctx context.Context, tx pgx.Tx) ([]deliveryRow, error) {
 	const list = `-- lockstep delivered events
 WITH done AS (
@@ -272,7 +273,7 @@ RETURNING d.sync, d.event_seq`
 	return slices.DeleteFunc(rows, func(d deliveryRow) bool { return !requeued[place{d.Sync, d.EventSeq}] }), err
 }
 
-// each calls one of the database's functions for every row, in their order.
+// each calls a function of the database for every row, in order.
 func (r *repair) each(call string) func(context.Context, pgx.Tx, []deliveryRow) ([]deliveryRow, error) {
 	return func(ctx context.Context, tx pgx.Tx, rows []deliveryRow) ([]deliveryRow, error) {
 		for _, d := range rows {

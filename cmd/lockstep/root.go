@@ -15,8 +15,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/console"
 )
 
-// app is what the commands share: the environment of the process and the global
-// flags.
+// app is shared by the commands: the environment of the process and the global flags.
 type app struct {
 	env            func(string) (string, bool)
 	stdin          io.Reader
@@ -83,8 +82,8 @@ something · 4 stopped before drained`,
 
 	root.AddGroup(
 		&cobra.Group{ID: "relay", Title: "Relay:"},
-		&cobra.Group{ID: "look", Title: "Look:"},
-		&cobra.Group{ID: "act", Title: "Act:"},
+		&cobra.Group{ID: "look", Title: "Inspect:"},
+		&cobra.Group{ID: "act", Title: "Operate:"},
 	)
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
@@ -100,7 +99,7 @@ something · 4 stopped before drained`,
 	return root
 }
 
-// mark wraps the errors of commands, to tell them from cobra's.
+// mark wraps the errors of commands, to distinguish them from cobra's.
 func mark(c *cobra.Command) {
 	if do := c.RunE; do != nil {
 		c.RunE = func(cmd *cobra.Command, args []string) error {
@@ -115,8 +114,8 @@ func mark(c *cobra.Command) {
 	}
 }
 
-// group makes a command that only holds others. For a mistyped one, cobra would
-// print the help and exit with 0.
+// group makes a command that only has subcommands. For a mistyped subcommand, cobra
+// would print the help and exit with 0.
 func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	c.AddCommand(commands...)
 	c.SuggestionsMinimumDistance = 2
@@ -168,7 +167,7 @@ func jsonLog(w io.Writer, level slog.Level) *slog.Logger {
 	}}))
 }
 
-// say tells the person at the terminal what was done.
+// say prints a line for the person at the terminal.
 func (a *app) say(format string, args ...any) {
 	fmt.Fprintln(a.stderr, adapters.Clean(fmt.Sprintf(format, args...), 0))
 }

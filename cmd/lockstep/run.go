@@ -28,11 +28,11 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Relay events until stopped. Several relays may run on one database and share
 the work. The relay waits for a database that does not answer yet.
 
-SIGINT or SIGTERM stops the relay: it claims nothing more, and deliveries under
-way have relay.drain to finish. If that is not enough, it exits with 4. A second
-signal more than a second later ends it at once, also with 4. It exits with 1
-when a migration makes the schema too new for this program, or when at the start
-the database does not exist or refuses the login.
+SIGINT or SIGTERM stops the relay: it claims nothing more, and deliveries in
+flight have relay.drain to finish. If that is not enough, it exits with 4. A
+second signal more than a second later ends it at once, also with 4. It exits
+with 1 if a migration makes the schema too new for this program, or if at the
+start the database does not exist or refuses the login.
 
 SIGHUP reads the configuration again. If it is wrong, the log says what is wrong
 and where, and nothing changes. Otherwise conditions, mappings, adapters with
@@ -61,9 +61,9 @@ empty listen turns them off. The login needs the role outbox_relay.`,
 	}
 }
 
-// calmCollector lets twice as much garbage gather, unless GOGC says otherwise. For
-// the few megabytes of a relay, the collector would run some fifty times a
-// second. This costs about 6 MiB and saves some 7 % of the relay's CPU.
+// calmCollector lets twice as much garbage accumulate, unless GOGC says otherwise. For
+// the few megabytes of a relay, the collector would run some fifty times a second. This
+// costs about 6 MiB and saves some 7 % of the relay's CPU.
 func calmCollector() {
 	const ordinary, calm = 100, 200
 	if before := debug.SetGCPercent(calm); before != ordinary {
@@ -79,7 +79,7 @@ func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-c
 		name = relayName()
 	}
 	log := a.log.With("relay", name)
-	// Not ctx: after the stop, the store still records the deliveries under way.
+	// Not ctx: after the stop, the store still records the deliveries in flight.
 	store, err := outbox.Open(context.WithoutCancel(ctx), url, outbox.Options{MaxConnections: f.Database.MaxConnections, Name: name})
 	if err != nil {
 		return usagef("the database URL cannot be used: want postgres://user@host:5432/database, or keywords such as host=… dbname=…")
@@ -121,7 +121,7 @@ func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-c
 	err = r.Run(ctx)
 	switch sqlState(err) {
 	case insufficientPrivilege:
-		return fmt.Errorf("this login may not relay: %w; an administrator must grant it the role %s", err, roleRelay)
+		return fmt.Errorf("this login may not run a relay: %w; an administrator must grant it the role %s", err, roleRelay)
 	case "3D000", "28P01", "28000": // no such database, wrong password, login refused
 		return fmt.Errorf("%w; check --database-url, DATABASE_URL or database.url", err)
 	}
@@ -141,7 +141,7 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 	return l, nil
 }
 
-// relayName tells relays apart in claims and in the log.
+// relayName returns the relay's name in claims and in the log.
 func relayName() string {
 	host, err := os.Hostname()
 	if err != nil {

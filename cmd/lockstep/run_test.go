@@ -22,7 +22,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
-// process is lockstep run as a process of its own.
+// process is lockstep run in a separate process.
 type process struct {
 	cmd    *exec.Cmd
 	events chan map[string]any // its log
@@ -64,7 +64,7 @@ func (w *world) spawnAs(program string, args ...string) *process {
 	return p
 }
 
-// execute runs a command line of a program of its own to its end.
+// execute runs a command line of another program to its end.
 func (w *world) execute(program string, args ...string) result {
 	w.t.Helper()
 	var stdout, stderr bytes.Buffer
@@ -178,7 +178,7 @@ func TestRunRelaysAndDrainsAtSIGTERM(t *testing.T) {
 	close(release)
 	p.exits(t, 0)
 	if n := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`); n != 2 {
-		t.Errorf("%d delivered, want 2: the one under way too", n)
+		t.Errorf("%d delivered, want 2, with the one in flight", n)
 	}
 }
 
@@ -315,7 +315,7 @@ func TestHealthcheckFindsTheRelayByItsConfiguration(t *testing.T) {
 	w.run("healthcheck").wants(t, exitFailed, "no relay answers")
 }
 
-func TestCollectorIsCalmUnlessToldOtherwise(t *testing.T) {
+func TestRunSetsTheGarbageCollectorUnlessGOGCIsSet(t *testing.T) {
 	before := debug.SetGCPercent(100)
 	t.Cleanup(func() { debug.SetGCPercent(before) })
 	for said, want := range map[int]int{100: 200, 50: 50, 400: 400, -1: -1} {

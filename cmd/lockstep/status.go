@@ -48,7 +48,7 @@ func (s statusRow) Cells() []string {
 		}
 		notes = append(notes, fmt.Sprintf("scope %s %s", h.Scope, holdNote(h.Hold, h.By, h.Until, h.Reason)))
 	}
-	if s.Backfill != nil && deref(s.Hold) != string(outbox.HoldBackfill) { // that hold says the same
+	if s.Backfill != nil && deref(s.Hold) != string(outbox.HoldBackfill) { // the scope's hold says the same
 		notes = append(notes, "events are being added: "+*s.Backfill)
 	}
 	hold := deref(s.Hold)
@@ -77,7 +77,7 @@ func holdNote(kind, by string, until *time.Time, reason string) string {
 	return text + ": " + reason
 }
 
-// statusRows joins the counts of the database with the syncs of the file.
+// statusRows combines the counts of the database with the syncs of the file.
 func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Registered) []statusRow {
 	notes := map[string]string{}
 	var rows []statusRow
@@ -100,7 +100,7 @@ func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Re
 	return rows
 }
 
-// limits are what status --max-lag and --max-failed tolerate.
+// limits are the limits of status --max-lag and --max-failed.
 type limits struct {
 	lag    time.Duration
 	failed int64
@@ -140,8 +140,8 @@ they wait for. A sync of the database that is not in the configuration file is
 called orphaned. Times are UTC. The login needs the role outbox_auditor.
 
 With --max-lag the command is a check. It exits with 3 when a delivery is older
-than that, or when one has failed, because only an operator can get a failed one
-delivered. --max-failed N tolerates N failed deliveries per sync, -1 any number.
+than that, or when one has failed, because a failed delivery waits for an operator.
+--max-failed N tolerates N failed deliveries per sync, -1 tolerates any number.
 Without --max-lag it checks only failed deliveries.`,
 		Example: `  lockstep status
   lockstep status --watch
@@ -182,7 +182,7 @@ Without --max-lag it checks only failed deliveries.`,
 		},
 	}
 	c.Flags().Var(&maxLag, "max-lag", "exit with 3 if a delivery is open for longer than `D` (90s, 2h, 1d), or one has failed")
-	c.Flags().Int64Var(&tolerate, "max-failed", 0, "failed deliveries per sync that the check tolerates; `N` -1: any number")
+	c.Flags().Int64Var(&tolerate, "max-failed", 0, "failed deliveries per sync that the check tolerates; `N` = -1 tolerates any number")
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "show it again every two seconds")
 	return c
 }

@@ -39,7 +39,8 @@ func (a *app) optionalFile() (*config.File, error) {
 	return f, err
 }
 
-// compare says how the file differs from the database's row, "" if they agree.
+// compare says how the file differs from the database's row. It returns "" if they
+// agree.
 func compare(wanted outbox.Registration, inFile bool, row outbox.Registered, inDatabase bool) string {
 	switch {
 	case !inDatabase:
@@ -166,9 +167,10 @@ func (a *app) syncApplyCommand() *cobra.Command {
 		Use:   "apply [NAME…]",
 		Short: "Update the database's syncs from the file",
 		Long: `Update the database's syncs from the file: all of them, or those named. Changed
-event types hold for events from then on. Events of added types wait until the
-transactions have ended that began before the change. The other events of the
-sync are sent meanwhile, and lockstep status says what the added ones wait for.
+event types apply to events that are written after the change. Events of added
+types wait until the transactions that began before the change have ended. The
+other events of the sync are sent meanwhile, and lockstep status says what the
+added ones wait for.
 
 With --from, the sync also gets retained events that match and were not sent
 yet. Running relays add them, and the sync is on hold meanwhile. A retired sync
@@ -276,7 +278,7 @@ func chosen(f *config.File, names []string, from string) ([]outbox.Registration,
 	return some, nil
 }
 
-// findSync returns the place of a sync in the file.
+// findSync returns the index of a sync in the file.
 func findSync(f *config.File, name string) (int, error) {
 	var names []string
 	for i, s := range f.Syncs {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// clock writes a time as tables show it.
+// clock formats a time for tables.
 func clock(t *time.Time) string {
 	if t == nil {
 		return ""
@@ -16,7 +16,7 @@ func clock(t *time.Time) string {
 	return t.UTC().Format("2006-01-02T15:04:05Z")
 }
 
-// age writes a duration with its two largest units: 3d4h, 5m2s, 0.4s.
+// age formats a duration with its two largest units: 3d4h, 5m2s, 0.4s.
 func age(d time.Duration) string {
 	const day = 24 * time.Hour
 	switch {

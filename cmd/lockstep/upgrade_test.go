@@ -113,7 +113,7 @@ func (w *world) serves(oldest int) {
 	}
 }
 
-func TestMigrateSaysWhoIsInTheWay(t *testing.T) {
+func TestMigrateNamesTheSessionThatHoldsTheLock(t *testing.T) {
 	w := newWorld(t)
 	tx, err := w.conn.Begin(t.Context())
 	if err != nil {

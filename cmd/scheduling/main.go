@@ -37,7 +37,7 @@ Usage: scheduling [flags]
 
 A change may have If-Match: "<version>". The database needs the schemas scheduling and outbox:
 lockstep migrate up, and lockstep migrate up --set scheduling. There is no authentication: put
-the API behind yours.
+the API behind a proxy that has.
 
 Flags:
 `

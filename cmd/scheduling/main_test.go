@@ -91,14 +91,14 @@ func TestStopLetsRequestsFinish(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := <-answered; got != 200 {
-		t.Errorf("the request under way got %d, want 200", got)
+		t.Errorf("the request in flight got %d, want 200", got)
 	}
 	if err := <-done; err != nil {
 		t.Errorf("stopped with %v", err)
 	}
 }
 
-// waitUntilClosed returns once nobody listens on address any more.
+// waitUntilClosed returns when nobody listens on address any more.
 func waitUntilClosed(t *testing.T, address string) {
 	t.Helper()
 	for {
@@ -110,7 +110,7 @@ func waitUntilClosed(t *testing.T, address string) {
 	}
 }
 
-// waitForLock returns once a session of the service waits for a lock.
+// waitForLock returns when a session of the service waits for a lock.
 func waitForLock(t *testing.T, database string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), database)
@@ -160,7 +160,7 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{"port in use", []string{"--listen", strings.TrimPrefix(url, "http://")}, database, 1, "address already in use"},
 		{"no database", nil, "", 2, "DATABASE_URL"},
-		{"a URL that is none", nil, "postgres://clerk:s3cret@host:port:port/", 2, "cannot be read"},
+		{"not a URL", nil, "postgres://clerk:s3cret@host:port:port/", 2, "cannot be read"},
 		{"unknown flag", []string{"--colour"}, database, 2, "-colour"},
 		{"argument", []string{"now"}, database, 2, `"now"`},
 	}

@@ -250,7 +250,7 @@ func misbehave(r *run) {
 		},
 		{
 			name: "tls-1.1", arrange: handshake(func() (*authority, string, time.Duration, uint16) { return ca, "127.0.0.1", time.Hour, 0x0302 }),
-			outcome: "retry", class: "transient", says: "nothing was sent: TLS: the receiver broke off: tls: protocol version not supported",
+			outcome: "retry", class: "transient", says: "nothing was sent: TLS: the receiver ended the connection: tls: protocol version not supported",
 		},
 		{
 			name: "http-behind-https", arrange: func(w *world, name string) func() {

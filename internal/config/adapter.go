@@ -32,9 +32,9 @@ type adapterKind struct {
 	build  func(config reflect.Value) (adapters.Adapter, error)
 }
 
-// kindOf makes an adapterKind of an adapter's constructor. Its configuration is
-// decoded strictly by yaml tags; errors of the constructor that begin with a
-// field's path and a colon are reported at that field.
+// kindOf makes an adapterKind of an adapter's constructor. Its configuration is decoded
+// strictly, by yaml tags. An error of the constructor that begins with a field's path
+// and a colon is reported at that field.
 func kindOf[C any, A adapters.Adapter](build func(C) (A, error)) adapterKind {
 	return adapterKind{reflect.TypeFor[C](), func(config reflect.Value) (adapters.Adapter, error) {
 		return build(config.Interface().(C))
@@ -44,8 +44,8 @@ func kindOf[C any, A adapters.Adapter](build func(C) (A, error)) adapterKind {
 // Adapter is the adapter section of a sync.
 type Adapter struct {
 	adapters.Adapter
-	Kind string
-	Put  []adapters.Secret // what ${…} put into it
+	Kind        string
+	Substituted []adapters.Secret // the values of ${…} in it
 }
 
 func (a *Adapter) decode(d *decoder, n *node) *yaml.Node {
@@ -100,8 +100,8 @@ var (
 	quotedKey = regexp.MustCompile(`\["([A-Za-z0-9_-]+)"\]`)
 )
 
-// adapterProblem reports an error of an adapter at the field it names, which is
-// the first of fields that begins a path in front of a colon.
+// adapterProblem reports an error of an adapter at the field that it names. That is the
+// first part before a colon that is the path of one of fields.
 func (d *decoder) adapterProblem(n *node, text string, fields []reflect.StructField) {
 	for rest, ok := text, true; ok; {
 		var names string
@@ -120,7 +120,8 @@ func (d *decoder) adapterProblem(n *node, text string, fields []reflect.StructFi
 	d.at(n, "%s", d.redact(n, text))
 }
 
-// flatten returns the errors that err joins, with what is around them.
+// flatten returns the texts of the errors that err joins, each with the text that wraps
+// them.
 func flatten(err error, before string) (all []string) {
 	joined, ok := errors.AsType[interface {
 		error
@@ -136,27 +137,26 @@ func flatten(err error, before string) (all []string) {
 	return all
 }
 
-// Adapters repeat what is wrong in quotes, or as the placeholder, tag or entity
-// that they take it for.
+// Adapters repeat a wrong value in quotes, or as a placeholder, tag or entity.
 var (
 	quotedText   = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 	repeatedText = regexp.MustCompile(`\{[^{}]*\}|<[^<>]*>|&[^\s;]*`)
 )
 
-// redactExpression is redact for compile errors, which repeat names.
+// redactExpression is redact for errors of expressions, which repeat names.
 func (d *decoder) redactExpression(n *node, text string) string {
 	if n.ref == "" {
 		return d.redact(n, text)
 	}
-	return "the expression does not compile; why is not shown, because it contains what was put in for " +
+	return "the expression does not compile; the reason is not shown, because it contains the value of " +
 		variables(n.ref) + ": write the expression into the file"
 }
 
-// redact takes out of a message about n what was put in from outside.
+// redact removes the values of ${…} from a message about n.
 func (d *decoder) redact(n *node, text string) string {
 	if n.ref != "" {
 		text = repeatedText.ReplaceAllStringFunc(quotedText.ReplaceAllString(text, `"…"`), func(repeated string) string {
-			if repeated == "{key}" || repeated == "&amp" { // how to write it, not what was put in
+			if repeated == "{key}" || repeated == "&amp" { // how to write it, not a value
 				return repeated
 			}
 			return "…"
@@ -168,7 +168,7 @@ func (d *decoder) redact(n *node, text string) string {
 				continue
 			}
 			if len(form) < 4 {
-				return "is not accepted; the reason is not shown, because it contains a value put in by ${…}"
+				return "is not accepted; the reason is not shown, because it contains the value of a ${…}"
 			}
 			text = strings.ReplaceAll(text, form, "…")
 		}

@@ -21,13 +21,13 @@ const maxTypeLen = 200
 
 var syncName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,63}$`)
 
-// check judges text of the file by the check tag of its field.
+// check checks text of the file by the check tag of its field.
 func (d *decoder) check(tag string, n *node) {
 	switch tag {
 	case "":
 	case "address":
 		_, port, err := net.SplitHostPort(n.text)
-		if _, portErr := strconv.ParseUint(port, 10, 16); n.text != "" && (err != nil || portErr != nil) { // empty: no health and metrics
+		if _, portErr := strconv.ParseUint(port, 10, 16); n.text != "" && (err != nil || portErr != nil) { // empty turns health and metrics off
 			d.at(n, "%s is not an address: write host:port, such as 127.0.0.1:9464, or :9464 for all interfaces", d.quote(n))
 		}
 	case "database":
@@ -41,7 +41,7 @@ func (d *decoder) check(tag string, n *node) {
 		case n.text == "":
 			d.at(n, "is empty: name an event type such as scheduling:updated, or * for all")
 		case len(n.text) > maxTypeLen:
-			d.at(n, "is longer than %d bytes, and so is no event type: shorten it", maxTypeLen)
+			d.at(n, "is longer than %d bytes, the limit of an event type: shorten it", maxTypeLen)
 		case strings.ContainsFunc(n.text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
 			d.at(n, "%s contains space or control characters: an event type is a word such as scheduling:updated; write several as a list in events", d.quote(n))
 		}
@@ -83,7 +83,7 @@ func (d *decoder) checkDatabase(n *node) {
 	}
 }
 
-// checkSyncs checks what concerns more than one key.
+// checkSyncs makes the checks that concern more than one key.
 func (d *decoder) checkSyncs(root *node) {
 	lines := make(map[string]int)
 	for i := range d.file.Syncs {
@@ -105,9 +105,9 @@ func (d *decoder) checkSyncs(root *node) {
 		}
 		d.checkMapping(n, s)
 		for _, key := range []string{"when", "mapping", "compute", "limits"} {
-			s.Put = append(s.Put, n.at(key).puts()...)
+			s.Substituted = append(s.Substituted, n.at(key).allSubstituted()...)
 		}
-		s.Adapter.Put = n.at("adapter").puts()
+		s.Adapter.Substituted = n.at("adapter").allSubstituted()
 	}
 }
 
@@ -115,7 +115,7 @@ func (d *decoder) checkEvents(n *node, events []string) {
 	one, many := n.at("event"), n.at("events")
 	switch {
 	case one.kind != kindAbsent && many.kind != kindAbsent:
-		d.at(many, "is given as well as event: keep one of them, events takes a list")
+		d.at(many, "is given together with event: keep one of them; events takes a list")
 	case one.kind == kindAbsent && many.kind == kindAbsent:
 		d.at(one, `is missing: name the event types of this sync, such as event: scheduling:updated, or events: ["scheduling:*"]`)
 	case many.kind == kindNull || many.kind == kindList && len(events) == 0:
@@ -151,9 +151,9 @@ func (d *decoder) checkLease(root, n *node, s *Sync) {
 		lease, name, timeout, 2*timeout)
 }
 
-// checkMapping compiles the mapping. It also refuses an adapter that asks for a
-// field which the mapping never makes: each of its deliveries would fail. Without
-// a mapping the payload itself is sent, of which nothing is known.
+// checkMapping compiles the mapping. It also refuses an adapter that uses a field which
+// the mapping does not make, because each of its deliveries would fail. Without a
+// mapping the payload itself is sent, and its fields are not known here.
 func (d *decoder) checkMapping(n *node, s *Sync) {
 	made := d.compileMapping(n, s)
 	user, ok := s.Adapter.Adapter.(adapters.FieldUser)
@@ -165,7 +165,7 @@ func (d *decoder) checkMapping(n *node, s *Sync) {
 		if !slices.ContainsFunc(made, func(to string) bool { return within(name, to) || within(to, name) }) {
 			at := n.at("adapter")
 			d.at(at, "%s", d.redact(at, fmt.Sprintf(
-				"asks for {fields.%s}, which the mapping does not make: write one of its fields (%s), or map it", name, strings.Join(made, ", "))))
+				"uses {fields.%s}, but the mapping does not make this field: use one of its fields (%s), or add it to the mapping", name, strings.Join(made, ", "))))
 		}
 	}
 }

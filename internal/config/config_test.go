@@ -25,7 +25,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// The secrets below must not come out of anything.
+// The secrets below must not appear in any output.
 func testEnv(name string) (string, bool) {
 	v, ok := map[string]string{
 		"DATABASE_URL": "postgres://lockstep:hunter2@db.example.gov:5432/agency?sslmode=require",
@@ -73,7 +73,7 @@ func parseYAML(t *testing.T, text string) *File {
 func ignoreBuilt() cmp.Option {
 	return cmp.Options{
 		cmpopts.IgnoreUnexported(File{}),
-		cmpopts.IgnoreFields(Adapter{}, "Adapter", "Put"),
+		cmpopts.IgnoreFields(Adapter{}, "Adapter", "Substituted"),
 		cmp.Comparer(func(a, b adapters.Secret) bool { return a.Reveal() == b.Reveal() }),
 		cmp.Transformer("json", func(r json.RawMessage) string { return string(r) }),
 	}
@@ -162,7 +162,7 @@ syncs:
     adapter: {kind: rest, url: "https://court.example.gov/"}
 `
 
-// TestBad parses each testdata/bad/*.yaml and compares all that is reported.
+// TestBad parses each testdata/bad/*.yaml and compares all reported problems.
 func TestBad(t *testing.T) {
 	files, err := filepath.Glob("testdata/bad/*.yaml")
 	if err != nil || len(files) == 0 {
@@ -185,7 +185,7 @@ func TestBad(t *testing.T) {
 				}
 			}
 			if strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "4711042") {
-				t.Errorf("the message contains a value from outside:\n%s", err)
+				t.Errorf("the message contains the value of a ${…}:\n%s", err)
 			}
 			golden(t, strings.TrimSuffix(path, ".yaml")+".golden", []byte(err.Error()+"\n"))
 		})
@@ -204,7 +204,7 @@ func TestProblemsAreErrors(t *testing.T) {
 	}
 }
 
-func TestLoadSaysWhatIsWrongWithTheFile(t *testing.T) {
+func TestLoadNamesTheProblemOfTheFile(t *testing.T) {
 	if _, err := Load("testdata/none.yaml", testEnv); err == nil || !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "--config") {
 		t.Errorf("got %v", err)
 	}
@@ -258,8 +258,8 @@ func TestSubstitution(t *testing.T) {
 		"missing":           {"${NOPE}", "!environment variable NOPE is not set: set it, or write ${NOPE:-default}"},
 		"not UTF-8":         {"${NOTUTF8}", "!NOTUTF8 is not UTF-8"},
 		"not closed":        {"${WORKERS", "!no closing brace"},
-		"not a name":        {"${1A}", "!names no variable"},
-		"no name":           {"${}", "!names no variable"},
+		"not a name":        {"${1A}", "!does not name a variable"},
+		"no name":           {"${}", "!does not name a variable"},
 		"no such file":      {"${file:/nope/nope}", "!no such file or directory; check"},
 		"relative file":     {"${file:secret}", "!is not an absolute path"},
 		"large file":        {"${file:" + large + "}", "!larger than 64 KiB"},
@@ -281,7 +281,7 @@ func TestSubstitution(t *testing.T) {
 	}
 }
 
-// What is put in stays text, whatever it looks like.
+// The value of a ${…} stays text, even if it looks like YAML.
 func TestSubstitutionIsNotStructure(t *testing.T) {
 	f := parseYAML(t, oneSync+`    when: key == "$${x}"
     mapping:
@@ -399,7 +399,7 @@ func TestScalars(t *testing.T) {
 	})
 }
 
-// TestPlainScalars says what text without quotes is.
+// TestPlainScalars shows the kinds of text without quotes.
 func TestPlainScalars(t *testing.T) {
 	for text, want := range map[string]kind{
 		"null": kindNull, "~": kindNull, "": kindNull,
@@ -416,7 +416,7 @@ func TestPlainScalars(t *testing.T) {
 	}
 }
 
-// A colon ends a key without quotes only in front of a space.
+// A colon ends a key without quotes only if a space follows.
 func TestKeysWithColons(t *testing.T) {
 	f := parseYAML(t, oneSync+`    mapping: {x:y: a, "b":c, 'd:e': {"to":f}}`)
 	want := Fields{{From: "x:y", To: "a"}, {From: "b", To: "c"}, {From: "d:e", To: "f"}}
@@ -425,7 +425,7 @@ func TestKeysWithColons(t *testing.T) {
 	}
 }
 
-// JSON writes characters beyond U+FFFF as two escapes, of which YAML knows none.
+// JSON writes characters beyond U+FFFF as two escapes, which YAML does not know.
 func TestJSONSurrogates(t *testing.T) {
 	for _, text := range []string{"\uFEFF", ""} {
 		f := parseYAML(t, text+`{"relay": {"name": "\ud83d\ude00 \\ud83d\\ude00 \\\uD83D\uDE00"}}`)
@@ -435,7 +435,7 @@ func TestJSONSurrogates(t *testing.T) {
 	}
 }
 
-// A message is one line, also where it repeats a value of several.
+// A message is one line, even if it repeats a value of several lines.
 func TestMessagesAreOneLine(t *testing.T) {
 	_, err := Parse("t.yaml", []byte(`syncs: [{name: A, event: a, adapter: {kind: rest, url: "https://h/{fields.x}"}, mapping: {a: "b\n\tc"}}]`), testEnv)
 	if err == nil || strings.ContainsAny(err.Error(), "\n\t") || !strings.Contains(err.Error(), "(b  c)") {
@@ -627,9 +627,9 @@ t.yaml:12:16: syncs[0].adapter.pointer.a: and wrong`
 	}
 }
 
-// What an error says of how to write it stays, also where the value is not shown.
+// An error keeps its advice, even if the value is not shown.
 func TestAdapterErrorsKeepTheirAdvice(t *testing.T) {
-	for value, want := range map[string]string{"a & b": "is written &amp; (the value", "a{b": "a placeholder such as {key} (the value"} {
+	for value, want := range map[string]string{"a & b": "as &amp; (the value", "a{b": "a placeholder such as {key} (the value"} {
 		_, err := Parse("t.yaml", []byte(`database: {url: postgres://h/d}
 syncs:
   - {name: A, event: a, adapter: {kind: soap, url: "https://h/", body: <a/>, header: "<b>${KEY}</b>"}, mapping: {a: b}}
@@ -640,7 +640,8 @@ syncs:
 	}
 }
 
-// A part of a secret that an adapter takes for something else is not shown either.
+// An adapter may take a part of a secret for a placeholder or a tag. Such a part is not
+// shown either.
 func TestAdapterErrorsRepeatNoPartOfAValue(t *testing.T) {
 	for adapter, secret := range map[string]string{
 		`{kind: rest, url: "https://h/", headers: {X-Key: "${KEY}"}}`:                   "abc{hunter2}x",
@@ -681,14 +682,14 @@ func TestAdapterKeysAreStrict(t *testing.T) {
 	for _, want := range []string{
 		`t.yaml:8:7: syncs[0].adapter.txt: is not a known key. Did you mean text? Known here: kind, timeout, text,`,
 		`t.yaml:9:15: syncs[0].adapter.number: "10" is out of bounds: write a whole number from 1 to 9`,
-		`t.yaml:10:14: syncs[0].adapter.share: is text, and must be a number`,
-		`t.yaml:11:13: syncs[0].adapter.flag: is text, and must be true or false`,
+		`t.yaml:10:14: syncs[0].adapter.share: is text, but must be a number`,
+		`t.yaml:11:13: syncs[0].adapter.flag: is text, but must be true or false`,
 		`t.yaml:12:14: syncs[0].adapter.pause: "5" has no unit: write for example 5s`,
-		`t.yaml:13:13: syncs[0].adapter.list: is text, and must be a list`,
+		`t.yaml:13:13: syncs[0].adapter.list: is text, but must be a list`,
 		`t.yaml:14:16: syncs[0].adapter.items[0].c: is not a known key.`,
 		`t.yaml:15:15: syncs[0].adapter.codes.x: the key is not a number`,
-		`t.yaml:16:14: syncs[0].adapter.table: is a list, and must be a mapping of keys to values`,
-		`t.yaml:17:16: syncs[0].adapter.pointer: is a number, and must be a mapping of keys to values`,
+		`t.yaml:16:14: syncs[0].adapter.table: is a list, but must be a mapping of keys to values`,
+		`t.yaml:17:16: syncs[0].adapter.pointer: is a number, but must be a mapping of keys to values`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("missing %s in\n%v", want, err)
@@ -738,7 +739,7 @@ func TestPrint(t *testing.T) {
 			}
 			golden(t, "testdata/"+name+suffix, b.Bytes())
 
-			// What is printed is a configuration again, and the same but for secrets.
+			// The printed configuration is valid, and the same except for secrets.
 			again, err := Parse("printed.yaml", b.Bytes(), testEnv)
 			if err != nil {
 				t.Fatalf("%s: the printed configuration is refused: %v", name, err)

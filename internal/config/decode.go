@@ -15,13 +15,18 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// A field of a decoded struct is described by its tags: yaml (the key), default
-// (the value of an absent key, in the file's own notation; @workers means the
-// value of relay.workers), min and max (bounds, in the same notation), oneof
-// (the words allowed, split by |), check (a case of [decoder.check]), required,
-// and doc.
+// Tags describe the fields of a decoded struct:
+//
+//   - yaml: the key
+//   - default: the value if the key is absent, as a file would have it; @workers is
+//     the value of relay.workers
+//   - min, max: bounds, as a file would have them
+//   - oneof: the allowed words, separated by |
+//   - check: a case of [decoder.check]
+//   - required: the key must exist
+//   - doc: a description
 
-// special is a type that reads a node by itself. What it returns is printed.
+// special is a type that decodes its own node. decode returns the node to print.
 type special interface {
 	decode(d *decoder, n *node) *yaml.Node
 	schema() map[string]any
@@ -45,8 +50,8 @@ func fieldsOf(t reflect.Type) []reflect.StructField {
 
 func keyOf(f reflect.StructField) string { return f.Tag.Get("yaml") }
 
-// object decodes a mapping into the struct v. Keys in also are known but read
-// elsewhere. Of an absent mapping v takes the defaults.
+// object decodes a mapping into the struct v. The caller reads the keys in also. If the
+// mapping is absent, v gets the defaults.
 func (d *decoder) object(n *node, v reflect.Value, also ...string) *yaml.Node {
 	if n.kind != kindMap && n.kind != kindNull && n.kind != kindAbsent {
 		return d.wrong(n, "a mapping of keys to values")
@@ -133,7 +138,7 @@ func (d *decoder) value(tag reflect.StructTag, n *node, v reflect.Value) *yaml.N
 func (d *decoder) list(tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
 	if n.kind != kindList {
 		if v.Type().Elem().Kind() == reflect.Struct {
-			return d.wrong(n, "a list, each entry behind a -")
+			return d.wrong(n, "a list, each entry after a -")
 		}
 		return d.wrong(n, "a list, such as [a, b]")
 	}
@@ -196,8 +201,8 @@ func (d *decoder) text(tag reflect.StructTag, n *node, v reflect.Value) *yaml.No
 	return showText(n, secret)
 }
 
-// scalar decodes booleans, numbers and what has a notation of its own. What
-// comes from outside is text and may stand for any of them.
+// scalar decodes booleans, numbers and types with their own notation. The value of a
+// ${…} is text, and may be any of them.
 func (d *decoder) scalar(s scalar, tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
 	want, low, high := s.want, tag.Get("min"), tag.Get("max")
 	if s.kind == kindNumber && low != "" {
@@ -239,17 +244,17 @@ func (d *decoder) wrong(n *node, want string) *yaml.Node {
 	case n.ref != "":
 		d.at(n, "%s does not fit: it must be %s", d.quote(n), want)
 	case n.kind == kindText:
-		d.at(n, "is text, and must be %s", want)
+		d.at(n, "is text, but must be %s", want)
 	default:
-		d.at(n, "is %s, and must be %s", n.kind, want)
+		d.at(n, "is %s, but must be %s", n.kind, want)
 	}
 	return nil
 }
 
-// quote shows a value of the file, shortened, or where it comes from.
+// quote shows a value of the file, shortened, or the ${…} that it comes from.
 func (d *decoder) quote(n *node) string {
 	if n.ref != "" {
-		return "the value put in for " + variables(n.ref)
+		return "the value of " + variables(n.ref)
 	}
 	s := []rune(n.text)
 	if len(s) > 60 {

@@ -1,13 +1,14 @@
 // Package config reads Lockstep's configuration: one YAML or JSON file.
 //
-// Reading has three steps. The file becomes a tree of values with positions, in
-// which ${NAME}, ${NAME:-default} and ${file:/path} are replaced, so that what
-// is put in can never become structure. The tree is decoded into structs whose
-// tags hold every key's default, bounds and description; the JSON Schema, the
-// printed configuration and the defaults come from the same tags. Then each sync
-// is checked as a whole, and its mapping compiled.
+// Reading has three steps:
 //
-// All problems that can be found are reported at once, as [Problems], each with
-// file, line and column and what to do. Values that were put in from outside
-// never appear in a message.
+//  1. The file becomes a tree of values with positions. Then ${NAME},
+//     ${NAME:-default} and ${file:/path} are replaced in its texts, so that their
+//     values never become structure.
+//  2. The tree is decoded into structs. Their tags have every key's default, bounds
+//     and description. The JSON Schema and the printed configuration use the same tags.
+//  3. Each sync is checked as a whole, and its mapping is compiled.
+//
+// All problems are reported at once, as [Problems]. Each has file, line and column, and
+// says what to do. No message shows the value of a ${…}.
 package config

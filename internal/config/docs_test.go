@@ -36,9 +36,9 @@ func docEnv(name string) (string, bool) {
 
 var block = regexp.MustCompile("(?ms)(^<!-- refused -->\n)?^```(yaml|json)\n(.*?)^```\n(?:[^`]*^```text\n(.*?)^```\n)?")
 
-// TestDocumentedExamples parses every YAML and JSON block of the documentation.
-// A block that begins with a key of a sync is put into one; a block marked as
-// refused must give the text block that follows.
+// TestDocumentedExamples parses every YAML and JSON block of the documentation. A block
+// that begins with a key of a sync is parsed inside a sync. A block that is marked as
+// refused must give the text block that follows it.
 func TestDocumentedExamples(t *testing.T) {
 	blocks := block.FindAllStringSubmatch(readDoc(t), -1)
 	if len(blocks) < 7 {
@@ -104,8 +104,8 @@ func TestDocumentedKeys(t *testing.T) {
 	}
 }
 
-// TestDocumentedClasses asks an adapter of each kind what the statuses in the
-// guide's table mean.
+// TestDocumentedClasses compares the guide's table with the classes that an adapter of
+// each kind gives to statuses.
 func TestDocumentedClasses(t *testing.T) {
 	guide, err := os.ReadFile("../../docs/adapters.md")
 	if err != nil {

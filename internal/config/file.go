@@ -9,34 +9,34 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// The structs below are the file as it is written; their tags are the single
-// source of defaults, bounds and descriptions.
+// The structs below have the structure of the file. Their tags are the only source of
+// defaults, bounds and descriptions.
 
-// File is a configuration that was found valid, with its defaults filled in.
+// File is a valid configuration, with its defaults filled in.
 type File struct {
 	Database  Database      `yaml:"database" doc:"Where the outbox is."`
 	Relay     RelaySettings `yaml:"relay" doc:"Settings of one relay process."`
 	Listen    string        `yaml:"listen" default:"127.0.0.1:9464" check:"address" doc:"Address of health and metrics, host:port."`
-	Retention Retention     `yaml:"retention" doc:"How long finished things are kept. The database's outbox.retention rules where it is longer; only the owner of the tables shortens it."`
+	Retention Retention     `yaml:"retention" doc:"How long finished events and the log are kept. A longer time in the database's outbox.retention wins. Only the owner of the tables can shorten that."`
 	Syncs     []Sync        `yaml:"syncs" doc:"The connections, each with a name of its own."`
 
 	shown *yaml.Node
 }
 
-// Database says where the outbox is. URL may be empty when the command line
-// names the database.
+// Database says where the outbox is. URL may be empty if the command line names the
+// database.
 type Database struct {
 	URL            adapters.Secret `yaml:"url" check:"database" doc:"Connection URL or keyword string of PostgreSQL. May be left out when --database-url is given."`
-	MaxConnections int             `yaml:"max_connections" default:"8" min:"1" max:"1000" doc:"Connections this process opens at most."`
+	MaxConnections int             `yaml:"max_connections" default:"8" min:"1" max:"1000" doc:"Most connections that this process opens."`
 }
 
-// RelaySettings are those of one relay process.
+// RelaySettings are the settings of one relay process.
 type RelaySettings struct {
 	Workers int           `yaml:"workers" default:"32" min:"1" max:"10000" doc:"Deliveries in flight in this process."`
-	Poll    time.Duration `yaml:"poll" default:"50ms" min:"1ms" max:"1m" doc:"Longest pause between polls; much shorter while there is work."`
-	Lease   time.Duration `yaml:"lease" default:"60s" min:"1s" max:"1h" doc:"How long a claim holds; at least twice the timeout of every adapter."`
-	Drain   time.Duration `yaml:"drain" default:"20s" min:"0s" max:"1h" doc:"How long a stop waits for deliveries under way."`
-	Name    string        `yaml:"name" doc:"Name of this relay in claimed_by and in the log; by default host name, process id and a random part."`
+	Poll    time.Duration `yaml:"poll" default:"50ms" min:"1ms" max:"1m" doc:"Longest pause between polls. It is much shorter while there is work."`
+	Lease   time.Duration `yaml:"lease" default:"60s" min:"1s" max:"1h" doc:"How long a claim lasts; at least twice the timeout of every adapter."`
+	Drain   time.Duration `yaml:"drain" default:"20s" min:"0s" max:"1h" doc:"How long a stop waits for deliveries in flight."`
+	Name    string        `yaml:"name" doc:"Name of this relay in claimed_by and in the log. Default: host name, process id and a random part."`
 }
 
 // Retention says how long finished things are kept.
@@ -45,7 +45,7 @@ type Retention struct {
 	Log    Period `yaml:"log" default:"84mo" min:"1mo" max:"1200mo" doc:"How long the delivery log is kept; whole months are dropped."`
 }
 
-// Period is a length of time of which months are calendar months.
+// Period is a length of time. Its months are calendar months.
 type Period struct {
 	Months   int
 	Duration time.Duration
@@ -61,28 +61,28 @@ type Sync struct {
 	Name     string   `yaml:"name" required:"true" check:"name" doc:"Name of the sync, 1 to 63 characters of A-Z a-z 0-9 _ . -"`
 	Event    string   `yaml:"event" check:"event" doc:"One event type, or a pattern in which * stands for any characters. Use event or events."`
 	Events   []string `yaml:"events" check:"event" doc:"Event types or patterns. Use event or events."`
-	When     string   `yaml:"when" check:"condition" doc:"Condition over event, type, key, version and headers; events that do not meet it are filtered."`
-	From     string   `yaml:"from" check:"from" doc:"Where a sync that is added to others begins: beginning, now, or an RFC 3339 time."`
+	When     string   `yaml:"when" check:"condition" doc:"Condition over event, type, key, version and headers. Events that do not meet it are filtered."`
+	From     string   `yaml:"from" check:"from" doc:"Where a sync that is added to others starts: beginning, now, or an RFC 3339 time."`
 	Notify   bool     `yaml:"notify" default:"false" doc:"Also wake relays by NOTIFY. Costs the writers and makes PREPARE TRANSACTION fail."`
 	Adapter  Adapter  `yaml:"adapter" required:"true" doc:"The protocol of the receiver and its settings."`
-	Mapping  Fields   `yaml:"mapping" doc:"Fields of the payload and what they are called at the receiver, in the order they are sent. Without mapping and compute the payload is sent as it is."`
+	Mapping  Fields   `yaml:"mapping" doc:"Fields of the payload and their names at the receiver, in the order in which they are sent. Without mapping and compute the payload is sent as it is."`
 	Compute  Compute  `yaml:"compute" doc:"Further fields, each with an expression."`
-	OnFailed string   `yaml:"on_failed" default:"block" oneof:"block|supersede" doc:"What becomes of a key behind a failed event."`
-	Retry    Retry    `yaml:"retry" doc:"When a delivery that failed for now is tried again."`
-	Limits   Limits   `yaml:"limits" doc:"What this process sends at most."`
+	OnFailed string   `yaml:"on_failed" default:"block" oneof:"block|supersede" doc:"What happens to a key after one of its deliveries has failed."`
+	Retry    Retry    `yaml:"retry" doc:"When a delivery is sent again after a temporary failure."`
+	Limits   Limits   `yaml:"limits" doc:"Most that this process sends."`
 
-	// Put is what ${…} put into the condition, the mapping and the computed
-	// fields: it may be a secret, and is part of what is sent.
-	Put []adapters.Secret
+	// Substituted are the values of ${…} in the condition, the mapping, the computed
+	// fields and the limits. They may be secrets, and may be sent.
+	Substituted []adapters.Secret
 }
 
 // Retry is the schedule of a sync's retries.
 type Retry struct {
-	Initial  time.Duration `yaml:"initial" default:"1s" min:"1ms" max:"1h" doc:"Pause before the first retry; it doubles with each."`
+	Initial  time.Duration `yaml:"initial" default:"1s" min:"1ms" max:"1h" doc:"Pause before the first retry. It doubles with each retry."`
 	Max      time.Duration `yaml:"max" default:"15m" min:"1ms" max:"7d" doc:"Longest pause."`
-	Jitter   Percent       `yaml:"jitter" default:"20%" doc:"How far a pause is moved at random, as a share of it."`
-	MaxAge   time.Duration `yaml:"max_age" default:"72h" min:"1s" max:"365d" doc:"Time since the first attempt, less the time on hold, after which a delivery is failed."`
-	Attempts int           `yaml:"attempts" default:"0" min:"0" max:"1000000" doc:"Attempts after which a delivery is failed; 0 is no bound."`
+	Jitter   Percent       `yaml:"jitter" default:"20%" doc:"How much a pause varies at random, as a share of it."`
+	MaxAge   time.Duration `yaml:"max_age" default:"72h" min:"1s" max:"365d" doc:"Time since the first attempt, without the time on hold, after which a delivery fails."`
+	Attempts int           `yaml:"attempts" default:"0" min:"0" max:"1000000" doc:"Attempts after which a delivery fails; 0 means no limit."`
 }
 
 // Percent is a share: 20% is 0.2.
@@ -90,10 +90,10 @@ type Percent float64
 
 // Limits bound what one process sends for a sync.
 type Limits struct {
-	Per         string `yaml:"per" check:"scope" doc:"Expression that names the destination of an event, such as event.court: concurrency and rate are for each destination then, and one that is in trouble does not stop the others. By default the host, where the URL takes it from data."`
-	Concurrency int    `yaml:"concurrency" default:"@workers" min:"1" max:"10000" doc:"Deliveries of this sync in flight, or with per to each destination; by default relay.workers."`
-	Rate        Rate   `yaml:"rate" default:"0" doc:"Deliveries per second (20/s), minute (600/m) or hour, with per to each destination; 0 is no limit."`
+	Per         string `yaml:"per" check:"scope" doc:"Expression that names the destination of an event, such as event.court. Then concurrency and rate apply to each destination, and one in trouble does not stop the others. Default: the host, if data names it."`
+	Concurrency int    `yaml:"concurrency" default:"@workers" min:"1" max:"10000" doc:"Deliveries of this sync in flight; with per, to each destination. Default: relay.workers."`
+	Rate        Rate   `yaml:"rate" default:"0" doc:"Deliveries per second (20/s), minute (600/m) or hour (1000/h); with per, to each destination. 0 means no limit."`
 }
 
-// Rate is a number per second; 0 is no limit.
+// Rate is a number per second; 0 means no limit.
 type Rate float64

@@ -15,13 +15,13 @@ import (
 )
 
 const (
-	fuzzedWord   = "zq9x7kw" // stands in what ${FUZZED} puts in
+	fuzzedWord   = "zq9x7kw" // a part of the value of ${FUZZED}
 	fuzzedNumber = "90817263544"
 )
 
-// FuzzParse reads any file in an environment with secrets. A file is refused
-// with a position, without what came from the environment; or it is printed
-// without secrets, and what is printed means the same.
+// FuzzParse reads any file in an environment with secrets. Either the file is refused
+// with a position, and no value of the environment is shown. Or it is printed without
+// secrets, and the printed file means the same.
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob("testdata/*/*.yaml")
 	if err != nil {
@@ -63,9 +63,9 @@ func FuzzParse(f *testing.F) {
 		if bytes.Contains(data, []byte("/dev/")) || bytes.Contains(data, []byte("/proc/")) {
 			return // files without an end
 		}
-		put := before + fuzzedWord + after
+		value := before + fuzzedWord + after
 		env := func(name string) (string, bool) {
-			v, ok := map[string]string{"FUZZED": put, "NUMBER": fuzzedNumber, "EMPTY": ""}[name]
+			v, ok := map[string]string{"FUZZED": value, "NUMBER": fuzzedNumber, "EMPTY": ""}[name]
 			return v, ok
 		}
 		ours := !bytes.Contains(data, []byte(fuzzedWord)) && !bytes.Contains(data, []byte(fuzzedNumber))
@@ -87,7 +87,7 @@ func FuzzParse(f *testing.F) {
 				checkProblem(t, p, data)
 			}
 			if leaks(err.Error()) {
-				t.Errorf("the error shows what was put in:\n%v", err)
+				t.Errorf("the error shows the value of a ${…}:\n%v", err)
 			}
 			return
 		}
@@ -97,7 +97,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatal(err)
 			}
 			if leaks(b.String()) && !strings.Contains(strings.ToLower(file.Database.URL.Reveal()), fuzzedWord) {
-				t.Errorf("what was put in is printed:\n%s", &b)
+				t.Errorf("the value of a ${…} is printed:\n%s", &b)
 			}
 			if strings.Contains(b.String(), masked) {
 				continue // a password cannot be read back
@@ -128,8 +128,8 @@ func checkProblem(t *testing.T, p Problem, data []byte) {
 	}
 }
 
-// FuzzSubstitute: text without references stays as it is, and any text can be
-// written so that it is read back.
+// FuzzSubstitute: text without references does not change, and any text can be escaped
+// so that it is read back.
 func FuzzSubstitute(f *testing.F) {
 	for _, text := range []string{"", "plain", "$", "$$", "$${", "$$${", "a$b", "${FUZZED}", "${EMPTY:-x}", "${", "${}", "${a b}", "${file:relative}", "$$${FUZZED}$"} {
 		f.Add(text, "value")
@@ -139,18 +139,18 @@ func FuzzSubstitute(f *testing.F) {
 		if strings.Contains(text, "${file:/") {
 			return // FuzzParse reads files
 		}
-		put := fuzzedWord + value
-		s := &substitution{env: func(name string) (string, bool) { return put, name == "FUZZED" }}
+		secret := fuzzedWord + value
+		s := &substitution{env: func(name string) (string, bool) { return secret, name == "FUZZED" }}
 		out, replaced, err := s.replace(text)
 		switch {
 		case err != nil && strings.Contains(err.Error(), fuzzedWord) && !strings.Contains(text, fuzzedWord):
-			t.Errorf("the error shows what was put in: %v", err)
+			t.Errorf("the error shows the value of a ${…}: %v", err)
 		case err == nil && !strings.Contains(text, "$") && out != text:
 			t.Errorf("%q became %q", text, out)
 		case err == nil && utf8.ValidString(text) && !utf8.ValidString(out):
-			t.Errorf("%q and %q became %q", text, put, out)
+			t.Errorf("%q and %q became %q", text, secret, out)
 		case replaced != nil && !strings.Contains(text, "${"):
-			t.Errorf("something was put into %q", text)
+			t.Errorf("a value was substituted into %q", text)
 		}
 		back, replaced, err := s.replace(escapeDollars(text))
 		if err != nil || replaced != nil || back != text {

@@ -5,8 +5,8 @@ import (
 	"reflect"
 )
 
-// Load reads and checks the file at path. env looks up environment variables,
-// as [os.LookupEnv] does. What is wrong with the contents comes as [Problems].
+// Load reads and checks the file at path. env looks up environment variables, as
+// [os.LookupEnv] does. Mistakes in the file are returned as [Problems].
 func Load(path string, env func(string) (string, bool)) (*File, error) {
 	data, err := readFile(path, maxFileSize)
 	if err != nil {
@@ -15,7 +15,7 @@ func Load(path string, env func(string) (string, bool)) (*File, error) {
 	return Parse(path, data, env)
 }
 
-// Parse checks data, which is YAML or JSON; name stands for it in messages.
+// Parse checks data, which is YAML or JSON. name is its file name in messages.
 func Parse(name string, data []byte, env func(string) (string, bool)) (*File, error) {
 	return parseWith(name, data, env, kinds())
 }
@@ -33,7 +33,7 @@ func parseWith(name string, data []byte, env func(string) (string, bool), known 
 	return f, nil
 }
 
-// Defaults returns the configuration that an empty mapping stands for.
+// Defaults returns the configuration of an empty file.
 func Defaults() *File {
 	f, err := Parse("defaults", []byte("{}"), func(string) (string, bool) { return "", false })
 	if err != nil {

@@ -25,8 +25,8 @@ type longField struct {
 }
 
 type timeFormat struct {
-	Zone   string `yaml:"zone" doc:"IANA zone such as America/New_York; by default the offset of the source is kept."`
-	Format string `yaml:"format" doc:"A named format or a Go layout; by default RFC3339."`
+	Zone   string `yaml:"zone" doc:"IANA zone such as America/New_York. Default: the offset of the source."`
+	Format string `yaml:"format" doc:"A named format or a Go layout. Default: RFC3339."`
 }
 
 func (m *Fields) decode(d *decoder, n *node) *yaml.Node {
@@ -105,10 +105,10 @@ func (s Sync) mapping() mapping.Mapping {
 	return mapping.Mapping{Fields: s.Mapping, Compute: s.Compute}
 }
 
-// compileMapping reports each problem of the sync's mapping where it is. It
-// returns the names that the mapping makes.
+// compileMapping reports each problem of the sync's mapping at its position. It returns
+// the names of the fields that the mapping makes.
 func (d *decoder) compileMapping(n *node, s *Sync) (made []string) {
-	entries := func(key string) []*node { // those that were decoded
+	entries := func(key string) []*node { // the decoded ones
 		return slices.DeleteFunc(slices.Clone(n.at(key).items), func(item *node) bool { return item.failed })
 	}
 	fields, computed := entries("mapping"), entries("compute")
@@ -135,7 +135,7 @@ func (d *decoder) compileMapping(n *node, s *Sync) (made []string) {
 	return made
 }
 
-// json decodes any value, with its digits as written and in the order of the file.
+// json decodes any value. It keeps digits as written and the order of the file.
 func (d *decoder) json(n *node, raw *json.RawMessage) *yaml.Node {
 	switch n.kind {
 	case kindBroken:

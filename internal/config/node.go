@@ -51,13 +51,13 @@ type node struct {
 	keyLine      int
 	keyColumn    int
 	text         string   // of a scalar
-	ref          string   // as written in the file, when something was put in
-	put          []string // what was put in
+	ref          string   // as written in the file, if it has a ${…}
+	substituted  []string // the values of its ${…}
 	failed       bool     // a problem was reported here or below
 }
 
-// at returns the value under keys. One that the file does not have is of
-// kindAbsent, in the place of the nearest value around it.
+// at returns the value under keys. A value that the file does not have is of
+// kindAbsent, with the position of the nearest value around it.
 func (n *node) at(keys ...string) *node {
 	for _, key := range keys {
 		i := slices.IndexFunc(n.items, func(c *node) bool { return n.kind == kindMap && c.key == key })
@@ -80,13 +80,13 @@ func (n *node) find(path string) *node {
 	return n
 }
 
-// puts lists what ${…} put into n and below.
-func (n *node) puts() (all []adapters.Secret) {
-	for _, value := range n.put {
+// allSubstituted lists the values of ${…} in n and below.
+func (n *node) allSubstituted() (all []adapters.Secret) {
+	for _, value := range n.substituted {
 		all = append(all, adapters.Secret(value))
 	}
 	for _, item := range n.items {
-		all = append(all, item.puts()...)
+		all = append(all, item.allSubstituted()...)
 	}
 	return all
 }
@@ -103,9 +103,8 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// surrogates are JSON's notation of a character that YAML writes as \U; the
-// first alternative keeps a backslash that is escaped itself from being taken
-// for the beginning of one.
+// surrogates are JSON's notation of a character that YAML writes as \U. The first
+// alternative matches an escaped backslash, which does not begin a surrogate.
 var surrogates = regexp.MustCompile(`\\\\|(?i:\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})`)
 
 // read reads data into a tree; nil means that there is none.
@@ -152,14 +151,14 @@ func (d *decoder) read(data []byte) *node {
 	return root
 }
 
-// hints explain the commonest syntax errors: a part of the message, a part of
-// the line, and what to do.
+// hints explain the most common syntax errors: a part of the message, a part of the
+// line, and what to do.
 var hints = []struct{ message, line, hint string }{
 	{"',' or", "${", `; between { } and [ ] a ${NAME} needs quotes: "${NAME}"`},
-	{"',' or", ":[", "; a colon needs a space behind it"},
+	{"',' or", ":[", "; a colon needs a space after it"},
 	{"mapping values are not allowed", ": ", "; text in which a colon is followed by a space needs quotes around it, and the keys of one section begin in the same column"},
 	{"expected key", "", "; the keys of one section begin in the same column"},
-	{"expected ':'", "", "; a key needs a colon with a space behind it"},
+	{"expected ':'", "", "; a key needs a colon and a space after it"},
 	{"cannot start any token", "\t", "; indent with spaces, not with tabs"},
 	{"cannot start any token", "", "; text that begins with @, `, % or - needs quotes around it"},
 	{"Unicode character escape", "", "; write the character itself"},
@@ -240,8 +239,8 @@ func (d *decoder) tree(y *yaml.Node, n *node, depth int) {
 			case key.Kind != yaml.ScalarNode:
 				problem(n.path, "keys that are lists or mappings are not supported: write the keys out")
 			case colon && key.Style == 0 && pair[1].Tag == "!!null" && pair[1].Value == "":
-				// What is behind the colon may be a secret.
-				problem(join(n.path, name), "ends at a colon without a space behind it: put a space there, or, where the colon is part of the key, quotes around the key, such as \"scheduling:updated\"")
+				// The text after the colon may be a secret.
+				problem(join(n.path, name), "ends at a colon without a space after it: add the space, or put the key in quotes if the colon is part of it, such as \"scheduling:updated\"")
 			case twice:
 				problem(path, "is given twice, first in line %d: remove one of them", line)
 			default:
@@ -259,8 +258,8 @@ func (d *decoder) tree(y *yaml.Node, n *node, depth int) {
 	}
 }
 
-// scalarKind takes numbers from YAML's core schema, but no whole ones beyond 64
-// bits, and an exponent only behind a point. Dates are text.
+// scalarKind knows the numbers of YAML's core schema, except whole numbers beyond 64
+// bits, and except an exponent without a decimal point. Dates are text.
 func scalarKind(y *yaml.Node) kind {
 	switch y.Tag {
 	case "!!null":
@@ -278,14 +277,14 @@ func scalarKind(y *yaml.Node) kind {
 }
 
 func (d *decoder) substitute(n *node) {
-	out, put, err := d.sub.replace(n.text)
+	out, values, err := d.sub.replace(n.text)
 	if err != nil {
 		n.kind = kindBroken
 		d.at(n, "%s", err)
 		return
 	}
-	if put != nil {
-		n.ref, n.put = n.text, put
+	if values != nil {
+		n.ref, n.substituted = n.text, values
 	}
 	n.text = out
 }

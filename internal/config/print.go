@@ -12,13 +12,13 @@ import (
 
 const masked = "***"
 
-// byDefault marks what the file leaves out.
+// byDefault marks a value that is not in the file.
 const byDefault = "# default"
 
-// mapping returns an empty mapping, as it is printed.
+// mappingNode returns an empty mapping for printing.
 func mappingNode() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode} }
 
-// put adds what is printed behind key, unless there is nothing.
+// put adds key and value to m, unless value is nil.
 func put(m *yaml.Node, key string, value *yaml.Node) {
 	if value != nil {
 		m.Content = append(m.Content, text(key), value)
@@ -28,7 +28,7 @@ func put(m *yaml.Node, key string, value *yaml.Node) {
 // plain is a scalar that is printed as it is: a number, true, 15s.
 func plain(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Value: s} }
 
-// olderBool is what YAML 1.1 takes for a boolean, and so other programs may.
+// olderBool matches the booleans of YAML 1.1, which other programs may use.
 var olderBool = regexp.MustCompile(`^(?i:y|n|yes|no|on|off)$`)
 
 // text is printed so that it is read back as text.
@@ -40,10 +40,9 @@ func text(s string) *yaml.Node {
 	return n
 }
 
-// Print writes the effective configuration as YAML. Secrets are masked; text
-// that was put in by ${…} is shown by that reference, except the database's URL,
-// which is shown without its password. With withDefaults, values that the file
-// leaves out are printed too, marked as defaults.
+// Print writes the effective configuration as YAML. Secrets are masked. Text with a
+// ${…} is shown as the file has it, except the database's URL, which is shown without
+// its password. With withDefaults, default values are printed too, and marked.
 func (f *File) Print(w io.Writer, withDefaults bool) error {
 	b, err := yaml.Dump(visible(f.shown, withDefaults), yaml.WithCompactSeqIndent(false), yaml.WithLineWidth(-1), yaml.WithQuotePreference(yaml.QuoteDouble))
 	if err != nil {
@@ -53,8 +52,8 @@ func (f *File) Print(w io.Writer, withDefaults bool) error {
 	return err
 }
 
-// visible returns n as it is printed, with or without defaults; nil if it is
-// one, or has nothing in it but them.
+// visible returns n as it is printed, with or without defaults. It returns nil if n has
+// only defaults and these are not wanted.
 func visible(n *yaml.Node, withDefaults bool) *yaml.Node {
 	out := *n
 	if n.Kind == yaml.ScalarNode {
@@ -91,7 +90,7 @@ func showText(n *node, secret bool) *yaml.Node {
 	return text(escapeDollars(maskURL(n.text)))
 }
 
-// misread are the dollars that do not stand for themselves.
+// misread matches dollars that would be read as a reference or an escape.
 var misread = regexp.MustCompile(`\$+\{|\$\$+`)
 
 // escapeDollars keeps literal text from being taken for a reference.
@@ -100,7 +99,7 @@ func escapeDollars(s string) string {
 }
 
 var (
-	// sensitive finds the keys whose values are likely credentials.
+	// sensitive matches keys whose values are probably credentials.
 	sensitive   = regexp.MustCompile(`(?i)auth|token|secret|passw|key|cookie|signature|credential`)
 	urlPassword = regexp.MustCompile(`(://[^/?#@\s:]*:)[^/?#\s]*@`)
 	urlQuery    = regexp.MustCompile(`(?i)([?&][^=&#\s]*(?:auth|token|secret|passw|key|signature|sig)[^=&#\s]*=)[^&#\s]*`)
@@ -113,8 +112,8 @@ func maskURL(s string) string {
 	return urlQuery.ReplaceAllString(s, "${1}"+masked)
 }
 
-// maskDatabase shows where a database is. What is neither a URL nor keywords is
-// not shown at all.
+// maskDatabase shows where a database is, without its password. A text that is neither
+// a URL nor keywords is masked completely.
 func maskDatabase(s string) string {
 	if s == "" {
 		return ""
@@ -139,7 +138,7 @@ func maskDatabase(s string) string {
 		return strings.ReplaceAll(u.String(), "%2A%2A%2A", masked)
 	}
 	if !strings.Contains(s, "=") || strings.ContainsAny(s, `'\`) {
-		return masked // where a quoted password ends is for PostgreSQL to say
+		return masked // only PostgreSQL knows where a quoted password ends
 	}
 	return dsnPassword.ReplaceAllString(s, "${1}"+masked)
 }

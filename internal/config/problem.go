@@ -9,7 +9,7 @@ import (
 	"unicode"
 )
 
-// Problem is one thing wrong with a configuration.
+// Problem is one mistake in a configuration.
 type Problem struct {
 	File   string
 	Line   int // 1 for the first
@@ -26,7 +26,7 @@ func (p Problem) Error() string {
 	return at + p.Path + ": " + p.Text
 }
 
-// Problems is everything that was found wrong, in the order of the file.
+// Problems are all mistakes that were found, in the order of the file.
 type Problems []Problem
 
 func (ps Problems) Error() string { return errors.Join(ps.Unwrap()...).Error() }
@@ -40,7 +40,7 @@ func (ps Problems) Unwrap() []error {
 	return errs
 }
 
-// add reports a problem in one line, also where a value of the file has several.
+// add reports a problem in one line, even if a value of the file has several.
 func (d *decoder) add(line, column int, path, format string, args ...any) {
 	text := strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
@@ -51,13 +51,13 @@ func (d *decoder) add(line, column int, path, format string, args ...any) {
 	d.problems = append(d.problems, Problem{File: d.name, Line: line, Column: column, Path: path, Text: text})
 }
 
-// at reports what is wrong with the value n.
+// at reports a mistake in the value n.
 func (d *decoder) at(n *node, format string, args ...any) {
 	d.add(n.line, n.column, n.path, format, args...)
 	n.fail()
 }
 
-// atKey reports what is wrong with the key of n.
+// atKey reports a mistake in the key of n.
 func (d *decoder) atKey(n *node, format string, args ...any) {
 	d.add(n.keyLine, n.keyColumn, n.path, format, args...)
 	n.fail()

@@ -7,21 +7,21 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// RelayConfig returns the file's settings as the relay takes them. Logger and
-// Observer are left to the caller.
+// RelayConfig returns the file's settings for the relay. The caller sets Logger and
+// Observer.
 func (f *File) RelayConfig() relay.Config {
 	c := relay.Config{
 		Workers:    f.Relay.Workers,
 		Poll:       f.Relay.Poll,
 		Lease:      f.Relay.Lease,
-		Drain:      max(f.Relay.Drain, time.Nanosecond), // 0 is a choice here, and the default there
+		Drain:      max(f.Relay.Drain, time.Nanosecond), // in the relay's Config, 0 means the default
 		KeepEvents: outbox.Retention(f.Retention.Events.Interval()),
 		KeepLog:    outbox.Retention(f.Retention.Log.Interval()),
 	}
 	for _, s := range f.Syncs {
 		to := s.relay()
 		if to.Concurrency == c.Workers {
-			to.Concurrency = 0 // the default: at a reload it is what the relay started with
+			to.Concurrency = 0 // the default: after a reload it is the number with which the relay started
 		}
 		c.Syncs = append(c.Syncs, to)
 	}
@@ -35,7 +35,7 @@ func (s Sync) relay() relay.Sync {
 	}
 	jitter := float64(s.Retry.Jitter)
 	if jitter == 0 {
-		jitter = -1 // none is a choice here, and the default there
+		jitter = -1 // in the relay's Config, 0 means the default and -1 none
 	}
 	return relay.Sync{
 		Name:     s.Name,

@@ -13,15 +13,15 @@ import (
 
 const maxDuration = 100 * 365 * 24 * time.Hour
 
-// scalar is how the values of a type are written.
+// scalar says how the values of a type are written.
 type scalar struct {
-	kind    kind   // kindText has a notation of its own, whose 0 may be a number
+	kind    kind   // kindText: a special notation, in which 0 may be a number
 	want    string // what to write, such as "a duration such as 15s"
 	types   any    // of the schema
-	pattern string // of the schema; by default what has a ${
+	pattern string // of the schema; default: a text with ${
 
-	// parse returns a value of the type. It says what is wrong and what to write
-	// instead, without repeating the text.
+	// parse returns a value of the type. Its error says what is wrong and what to write
+	// instead, and does not repeat the text.
 	parse func(text string) (any, error)
 }
 
@@ -45,7 +45,7 @@ func parseInt(text string) (any, error) {
 	return int(i), err
 }
 
-// within compares by a common measure of bounded values. The bounds are tags.
+// within reports whether value is within the bounds low and high, which come from tags.
 func (s scalar) within(value any, low, high string) bool {
 	measure := func(value any) float64 {
 		switch x := value.(type) {
@@ -64,7 +64,7 @@ func (s scalar) within(value any, low, high string) bool {
 
 var (
 	errNoUnit  = errors.New("has no unit: write for example 15s")
-	errTooLong = errors.New("is longer than 100 years")
+	errTooLong = errors.New("is longer than 100 years: shorten it")
 )
 
 var durationText = regexp.MustCompile(`^(?:(\d+)d)?((?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))*)$`)

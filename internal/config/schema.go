@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// Schema returns a JSON Schema (draft 2020-12) of the file, for editors. It
-// knows keys, types, words, defaults and descriptions; what needs more than one
-// key or the environment is checked by [Parse] only.
+// Schema returns a JSON Schema (draft 2020-12) of the file, for editors. It has keys,
+// types, words, defaults and descriptions. Only [Parse] makes the checks that need more
+// than one key, or the environment.
 func Schema() ([]byte, error) {
 	s := objectSchema(reflect.TypeFor[File]())
 	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
@@ -53,7 +53,7 @@ func fieldSchema(f reflect.StructField) map[string]any {
 	} else if def != "" && def[0] != '@' {
 		s["default"] = def
 	}
-	if low := f.Tag.Get("min"); unquoted && low != "" { // bounds count for numbers only: ${NAME} is text
+	if low := f.Tag.Get("min"); unquoted && low != "" { // the bounds apply to numbers only: ${NAME} is text
 		s["minimum"], s["maximum"] = json.RawMessage(low), json.RawMessage(f.Tag.Get("max"))
 	}
 	return s

@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// maxSecretSize bounds a file that ${file:…} names.
+// maxSecretSize is the largest size of a file that ${file:…} names, in bytes.
 const maxSecretSize = 64 << 10
 
 var (
@@ -20,23 +20,23 @@ var (
 	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
-// substitution puts values from outside into scalars.
+// substitution replaces the ${…} in scalars.
 type substitution struct {
 	env    func(string) (string, bool)
-	values []string // what was put in, so that no message repeats it
+	values []string // the values of all ${…}, so that no message repeats them
 }
 
-// replace returns text with ${…} replaced and $$ made a single dollar. A dollar
-// in front of anything else stays; put is what was put in, nil if nothing was
-// replaced. Errors name the variable or file, never a value.
-func (s *substitution) replace(text string) (out string, put []string, err error) {
+// replace returns text with each ${…} replaced, and each $$ changed to a single dollar.
+// A dollar before any other character stays. values are the values of the ${…}, or nil
+// if there is none. Errors name the variable or file, never a value.
+func (s *substitution) replace(text string) (out string, values []string, err error) {
 	out = dollars.ReplaceAllStringFunc(text, func(found string) string {
 		if found == "$$" || err != nil {
 			return "$"
 		}
 		var value string
 		if value, err = s.lookup(found[2:]); err == nil {
-			put = append(put, value)
+			values = append(values, value)
 			if value != "" && !slices.Contains(s.values, value) {
 				s.values = append(s.values, value)
 			}
@@ -46,7 +46,7 @@ func (s *substitution) replace(text string) (out string, put []string, err error
 	if err != nil {
 		return "", nil, err
 	}
-	return out, put, nil
+	return out, values, nil
 }
 
 // lookup returns the value of what follows ${.
@@ -60,12 +60,12 @@ func (s *substitution) lookup(reference string) (string, error) {
 	}
 	name, fallback, hasFallback := strings.Cut(body, ":-")
 	if !variableName.MatchString(name) {
-		return "", errors.New("this ${…} names no variable: write ${NAME}, ${NAME:-default} or ${file:/path}, and $${ for the characters themselves")
+		return "", errors.New("this ${…} does not name a variable: write ${NAME}, ${NAME:-default} or ${file:/path}, and $${ for the characters themselves")
 	}
 	value, ok := s.env(name)
 	switch {
 	case ok && !utf8.ValidString(value):
-		return "", fmt.Errorf("the environment variable %s is not UTF-8", name)
+		return "", fmt.Errorf("the environment variable %s is not UTF-8: set it to text in UTF-8", name)
 	case hasFallback && value == "":
 		return fallback, nil
 	case !ok:
@@ -84,15 +84,15 @@ func readSecret(path string) (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("${file:%s} cannot be read: %w; check that it exists and that this user may read it", path, err)
 	case len(b) > maxSecretSize:
-		return "", fmt.Errorf("${file:%s} is larger than 64 KiB: it is not a secret", path)
+		return "", fmt.Errorf("${file:%s} is larger than 64 KiB: name a file that has only the value", path)
 	case !utf8.Valid(b):
-		return "", fmt.Errorf("${file:%s} is not UTF-8", path)
+		return "", fmt.Errorf("${file:%s} is not UTF-8: save it as UTF-8", path)
 	}
 	return strings.TrimRight(string(b), "\r\n"), nil
 }
 
-// readFile reads a file, but no more of it than one byte over limit. Its errors
-// leave the path to the caller.
+// readFile reads a file up to one byte more than limit. Its errors do not have the
+// path, which the caller adds.
 func readFile(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	var b []byte

@@ -2,8 +2,8 @@ package config
 
 import "strings"
 
-// suggest returns ". Did you mean x?" for the known word nearest to word, or ""
-// when none is near.
+// suggest returns ". Did you mean x?" with the known word that is most similar to word,
+// or "" if no word is similar.
 func suggest(word string, known []string) string {
 	best, at := "", len(word)/3+2
 	for _, k := range known {

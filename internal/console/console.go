@@ -1,9 +1,8 @@
 // Package console writes a program's data for people and for programs: as a
 // table, as one JSON array, or as JSON lines.
 //
-// Text from outside is cleaned for tables and escaped in JSON, so that a key or
-// an error message can neither move the cursor of a terminal nor reverse the
-// text next to it.
+// Text from outside is cleaned for tables and escaped in JSON, so that no key and no
+// error message can move a terminal's cursor or reverse the text next to it.
 package console
 
 import (
@@ -24,7 +23,7 @@ type Format string
 const (
 	Table Format = "table" // aligned columns under a header
 	JSON  Format = "json"  // one value: an object, or an array of them
-	JSONL Format = "jsonl" // one object a line
+	JSONL Format = "jsonl" // one object on each line
 )
 
 // ParseFormat reads the name of a format.
@@ -55,7 +54,7 @@ func Width(w any) int {
 	return columns
 }
 
-// ClearScreen empties the terminal w. It writes nothing to what is no terminal.
+// ClearScreen empties the terminal w. If w is no terminal, it writes nothing.
 func ClearScreen(w io.Writer) error {
 	if !IsTerminal(w) {
 		return nil
@@ -64,9 +63,9 @@ func ClearScreen(w io.Writer) error {
 	return err
 }
 
-// escape writes characters that do not print as \u escapes, of which encoding/json
-// escapes the first 32 only. A program reads the same value. Outside of strings, JSON
-// has no such characters but line breaks.
+// escape writes characters that do not print as \u escapes. encoding/json escapes only
+// the first 32 of them. A program reads the same value. Outside of strings, line breaks
+// are the only such characters in JSON.
 func escape(text []byte) []byte {
 	escaped := make([]byte, 0, len(text))
 	for len(text) > 0 {

@@ -51,8 +51,8 @@ func TestRowsInEveryFormat(t *testing.T) {
 	}
 }
 
-// JSON does no harm to a terminal, and a program reads the same values.
-func TestJSONEscapesWhatDoesNotPrint(t *testing.T) {
+// JSON does not harm a terminal, and a program reads the same values.
+func TestJSONEscapesCharactersThatDoNotPrint(t *testing.T) {
 	hostile := "H\x1b[2J\x7f\u0085\u009b2J\u00ad\u061c\u200b\u202e\u2066\u2028\ufeff\U000e0041 é 庭 \"\\ <&>"
 	want := delivery{hostile, "a\nb"}
 	texts := map[string]string{}

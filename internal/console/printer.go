@@ -13,7 +13,7 @@ import (
 // Row is one line of a table, and one object in JSON.
 type Row interface {
 	Header() []string // names of the columns
-	Cells() []string  // the columns as text, as many as the header has
+	Cells() []string  // the columns as text, as many as in the header
 }
 
 // Printer writes rows as they come. Close ends the output.

@@ -55,11 +55,11 @@ func writeReply(w http.ResponseWriter, rep reply) {
 		h.Set(k, v)
 	}
 	w.WriteHeader(rep.status)
-	_, _ = w.Write(rep.body) // the caller may have left; the ledger has the entry
+	_, _ = w.Write(rep.body) // the caller may have closed the connection; the ledger has the entry
 }
 
-// answer writes rep as the fault wants it. It panics with
-// [http.ErrAbortHandler] to cut the connection, which net/http expects.
+// answer writes rep as the fault says. To cut the connection it panics with
+// [http.ErrAbortHandler], as net/http requires.
 func (c *Court) answer(w http.ResponseWriter, r *http.Request, rep reply, do Action) {
 	c.wait(r, max(do.Hang, do.Delay))
 	if do.silent() {
@@ -113,7 +113,8 @@ func (c *Court) stream(w http.ResponseWriter, r *http.Request, rep reply, do Act
 	}
 }
 
-// wait pauses for d. It returns false if the caller leaves or the court closes.
+// wait pauses for d. It returns false if the caller closes the connection or the court
+// closes.
 func (c *Court) wait(r *http.Request, d Duration) bool {
 	if d <= 0 {
 		return true

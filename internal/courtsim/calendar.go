@@ -21,7 +21,7 @@ type Booking struct {
 	Fields         json.RawMessage `json:"fields"` // the last body that was not a cancellation; of SOAP the operation's fields
 }
 
-// seen remembers what was done for an idempotency key.
+// seen is the result of the request with an idempotency key.
 type seen struct {
 	digest, id string
 }
@@ -66,7 +66,7 @@ func (c *calendar) caseOf(req request) string {
 	return ref
 }
 
-// apply does what req asks for.
+// apply processes req.
 func (c *calendar) apply(req request, duplicateStatus int) reply {
 	if req.path != "/api/calendar" && (req.id == "" || req.path != "/api/calendar/"+req.id) {
 		return problem(http.StatusNotFound, "unknown-path", "The calendar is at /api/calendar and /api/calendar/{id}.")
@@ -100,8 +100,9 @@ func (c *calendar) read(req request) reply {
 	return jsonReply(http.StatusOK, *b)
 }
 
-// repeated answers a key that was accepted before. The same body is a duplicate,
-// another body is a mistake of the caller (draft-ietf-httpapi-idempotency-key-header).
+// repeated answers a request whose key was accepted before. With the same body it is a
+// duplicate. Another body is a mistake of the caller
+// (draft-ietf-httpapi-idempotency-key-header).
 func repeated(old seen, req request, status int) reply {
 	if old.digest != req.digest {
 		return problem(http.StatusUnprocessableEntity, "key-reused", "This idempotency key was used before with another body.")

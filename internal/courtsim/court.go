@@ -1,10 +1,10 @@
-// Package courtsim simulates a court: a calendar, over REST and over SOAP, that
-// does what its fault script says, and a ledger of every request it read.
+// Package courtsim simulates a court: a calendar over REST and over SOAP, a fault
+// script, and a ledger of every request that the court has read.
 //
-// Tests judge by the ledger. The court appends an entry before it writes the
-// answer, so a request whose answer was lost is in the ledger too. A request
-// counts as accepted once the calendar holds it, whatever the answer was. At most
-// one request of an idempotency key is ever accepted.
+// Tests compare the ledger with the delivery log. The court appends an entry before it
+// writes the answer, so a request with a lost answer is in the ledger too. A request is
+// accepted if the calendar has it, with any answer. At most one request of an
+// idempotency key is accepted.
 //
 // Over SOAP 1.1 and 1.2, at /soap/calendar, the court takes the operations
 // NotifyHearing and CancelHearing of the namespace urn:example:calendar. It knows
@@ -54,7 +54,7 @@ type Court struct {
 	mux       *http.ServeMux
 	closing   chan struct{} // closed by Close, to end requests that hang
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	down     bool
 	script   *script
 	guard    *guard
@@ -110,9 +110,8 @@ func (c *Court) SetFaults(faults []Fault) error {
 	return nil
 }
 
-// Down takes the court off the network, or back. A court that is down cuts every
-// connection to its calendar without reading the request, so the ledger does not
-// have the request.
+// Down takes the court off the network, or brings it back. A court that is down cuts
+// every connection to its calendar and reads no request, so the ledger has none.
 func (c *Court) Down(down bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -133,7 +132,7 @@ func (c *Court) Calendar() map[string]Booking {
 	return c.calendar.all()
 }
 
-// request is what the court read of one call.
+// request is one call, as the court read it.
 type request struct {
 	method, path string
 	id           string // path value behind /api/calendar/
@@ -152,7 +151,7 @@ func (c *Court) serveCalendar(w http.ResponseWriter, r *http.Request) {
 	tooLarge := false
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); !ok {
-			return // the caller left before the end of the request
+			return // the caller closed the connection before the end of the request
 		}
 		tooLarge = true
 	}
@@ -191,7 +190,7 @@ func (c *Court) serveCalendar(w http.ResponseWriter, r *http.Request) {
 	c.answer(w, r, ans, fault.Do)
 }
 
-// decide processes req, or answers as the fault wants. The caller holds mu.
+// decide processes req, or answers as the fault says. The caller holds mu.
 func (c *Court) decide(r *http.Request, req request, do Action, tooLarge bool) reply {
 	const scripted = "The fault script of this court asked for this answer."
 	switch {
@@ -224,7 +223,7 @@ func (c *Court) decide(r *http.Request, req request, do Action, tooLarge bool) r
 	return req.soap.process(c.calendar, req)
 }
 
-// refuse is an answer in the caller's protocol without asking the calendar.
+// refuse returns a refusal in the caller's protocol. The calendar does not change.
 func (req request) refuse(status int, kind, detail string) reply {
 	if req.soap != nil {
 		return plain(status, detail)

@@ -17,8 +17,8 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-// harness is a court behind a real socket with a client that never repeats a
-// request by itself, as net/http does on a reused connection.
+// harness is a court behind a real socket, with a client that never repeats a request.
+// net/http does that on a reused connection.
 type harness struct {
 	t     *testing.T
 	court *courtsim.Court

@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// Fault is one rule of a script: for which requests to its calendar the court does
-// what. The first rule that strikes decides. Every rule counts all requests of its
-// key and method, also those that an earlier rule has struck.
+// Fault is one rule of a script: Match selects requests to the calendar, and Do says
+// what the court does with them. The first rule that strikes decides. Every rule counts
+// all requests of its key and method, also those that an earlier rule has struck.
 type Fault struct {
 	Match Match  `json:"match"`
 	Do    Action `json:"do"`
 }
 
-// Match chooses the requests that meet all its conditions. The zero value chooses
-// all requests.
+// Match selects the requests that meet all its conditions. The zero value selects all
+// requests.
 type Match struct {
 	Key         string  `json:"key,omitempty"`         // case reference or idempotency key
 	Method      string  `json:"method,omitempty"`      // such as POST
@@ -33,8 +33,9 @@ type Match struct {
 	Probability float64 `json:"probability,omitempty"` // 0 to 1; 0 means always
 }
 
-// Action is what the court does. Without status, fault, gateway, redirect, hang or
-// drop "before", it processes the request as usual and changes only the answer.
+// Action says what the court does. Status, fault, gateway, redirect, hang and drop
+// "before" prevent the processing of the request. With other actions the court
+// processes the request and changes only the answer.
 type Action struct {
 	Status     int      `json:"status,omitempty"`      // answer this, process nothing
 	Fault      string   `json:"fault,omitempty"`       // answer a SOAP Fault of this kind, with status if given, process nothing; over REST status 500
@@ -47,7 +48,7 @@ type Action struct {
 	Drop       string   `json:"drop,omitempty"`        // cut the connection: before or after processing, or during the answer
 	Body       *string  `json:"body,omitempty"`        // answer this body
 	Repeat     int      `json:"repeat,omitempty"`      // the body this many times
-	Gzip       bool     `json:"gzip,omitempty"`        // compress the body, whatever the caller accepts
+	Gzip       bool     `json:"gzip,omitempty"`        // compress the body, even if the caller does not accept that
 }
 
 // Values of [Action.Drop].
@@ -103,7 +104,7 @@ func ParseFaults(b []byte) ([]Fault, error) {
 	return faults, checkFaults(faults)
 }
 
-// checkFaults reports everything that is wrong with a script.
+// checkFaults reports all mistakes in a script.
 func checkFaults(faults []Fault) error {
 	var errs []error
 	for i, f := range faults {

@@ -38,7 +38,7 @@ func (l *ledger) append(e Entry) {
 	l.seq++
 	e.Seq = l.seq
 	l.entries = append(l.entries, e)
-	// It trims by half, so that the cost of copying spreads over many requests.
+	// It removes half of the entries at once, so that copying is rare.
 	if l.keep > 0 && len(l.entries) >= 2*l.keep {
 		l.entries = slices.Clone(l.entries[len(l.entries)-l.keep:])
 	}

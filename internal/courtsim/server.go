@@ -46,7 +46,7 @@ func (c *Court) Start(addr string) (string, error) {
 	return "http://" + ln.Addr().String(), nil
 }
 
-// Done is closed when a started court has stopped serving.
+// Done returns a channel that is closed when a started court has stopped serving.
 func (c *Court) Done() <-chan struct{} { return c.srv.done }
 
 // Close ends every request that hangs, stops serving and returns the first error

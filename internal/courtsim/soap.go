@@ -129,11 +129,12 @@ func readSOAP(r *http.Request, req *request) {
 	if m.fields, err = json.Marshal(fields); err != nil {
 		refuse("Server", "The message could not be kept as JSON.")
 	}
-	// Not of the whole message, whose token and time are new in every attempt.
+	// The digest is not of the whole message, because its token and time are new in
+	// every attempt.
 	req.digest = fmt.Sprintf("%x", sha256.Sum256(append([]byte(m.operation), m.fields...)))
 }
 
-// process changes the calendar as the message asks.
+// process applies the message to the calendar.
 func (m *call) process(cal *calendar, req request) reply {
 	switch m.operation {
 	case cancelHearing:

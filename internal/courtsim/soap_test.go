@@ -351,7 +351,7 @@ func TestTheUsernameTokenIsRequired(t *testing.T) {
 	}
 }
 
-func TestTheTokenGuardsBothFaces(t *testing.T) {
+func TestTheTokenProtectsRESTAndSOAP(t *testing.T) {
 	h := start(t, courtsim.Options{Token: "open sesame"})
 	message := fmt.Sprintf(envelope11, "", notify("H-1", "3A"))
 	h.send(message).want(t, 401)

@@ -24,10 +24,10 @@ type security struct {
 	}
 }
 
-// freshness is how far a token's time may be from now.
+// freshness is the largest difference between a token's time and now.
 const freshness = 5 * time.Minute
 
-// guard requires a UsernameToken. The Court's lock protects its nonces.
+// guard requires a UsernameToken. The Court's lock guards its nonces.
 type guard struct {
 	username, password string // without a password, no token is required
 

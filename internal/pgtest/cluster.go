@@ -8,12 +8,12 @@ import (
 	"sync"
 )
 
-// kept is the cluster that this test binary's servers are copied from. It is a
-// package variable for the same reason as [binary].
+// kept is the cluster from which this test binary's servers are copied. It is a package
+// variable for the same reason as [binary].
 var kept cluster
 
-// cluster is made by initdb once and copied for each server of a test binary: a
-// copy takes a tenth of the time. [Main] turns it on, and removes it in the end.
+// cluster is made by initdb once and copied for each server of a test binary. A copy
+// takes a tenth of the time. [Main] turns this on, and removes the cluster at the end.
 type cluster struct {
 	parent   string // of its directory; "": nothing is kept
 	password string // of the superuser; "": each server has its own
@@ -22,8 +22,8 @@ type cluster struct {
 	made *local // never started; nil before the first server
 }
 
-// keep turns it on. A test may change the places for temporary files, so the
-// place is chosen here.
+// keep turns it on. It chooses the directory now, because a test may change the
+// directory for temporary files.
 func (c *cluster) keep() { c.parent, c.password = Options{}.parent(), rand.Text() }
 
 // origin returns the cluster to copy, or nil if none is kept.

@@ -31,8 +31,8 @@ const (
 // errNoEngine says that there is no Docker engine. It is not printed.
 var errNoEngine = errors.New("pgtest: no Docker engine answers")
 
-// container is a server in a Docker container. Its port on the host is fixed,
-// so that its URL survives a kill and boot.
+// container is a server in a Docker container. Its port on the host is fixed, so that
+// its URL is the same after a kill and a boot.
 type container struct {
 	docker    *testcontainers.DockerProvider
 	container *testcontainers.DockerContainer // nil when stopped
@@ -68,7 +68,7 @@ func startContainer(ctx context.Context, opts Options) (_ *Server, err error) {
 		return nil, err
 	}
 	address := ""
-	if host == "localhost" { // not to be reached from elsewhere
+	if host == "localhost" { // not reachable from other machines
 		address, host = "127.0.0.1", "127.0.0.1"
 	}
 	password := rand.Text()
@@ -101,8 +101,8 @@ func startContainer(ctx context.Context, opts Options) (_ *Server, err error) {
 	return &Server{route: Container, admin: admin, engine: c}, nil
 }
 
-// fields sets fields of a type of Docker's API by their JSON names, so that this
-// module needs no package of Docker's.
+// fields sets fields of a type of Docker's API by their JSON names, so that this module
+// does not import a package of Docker.
 func fields[T any](option func(func(*T)) testcontainers.CustomizeRequestOption, values string) testcontainers.CustomizeRequestOption {
 	return option(func(t *T) { _ = json.Unmarshal([]byte(values), t) })
 }
@@ -113,7 +113,7 @@ func connectDocker(ctx context.Context) (*testcontainers.DockerProvider, error) 
 	defer cancel()
 	// testcontainers writes about every engine to stderr.
 	log.SetDefault(log.NewNoopLogger())
-	// The provider's constructor takes no context. This one tells within the
+	// The provider's constructor takes no context. This call finds out within the
 	// deadline whether an engine answers.
 	if _, err := testcontainers.NewDockerClientWithOpts(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoEngine, err)
@@ -128,7 +128,7 @@ func connectDocker(ctx context.Context) (*testcontainers.DockerProvider, error) 
 	return docker, nil
 }
 
-// haveImage makes sure that the image is there, or fails within [pullTimeout].
+// haveImage pulls the image if it is missing. It fails after [pullTimeout].
 func (c *container) haveImage(ctx context.Context, image string) error {
 	if _, err := c.docker.Client().ImageInspect(ctx, image); err == nil {
 		return nil

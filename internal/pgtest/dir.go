@@ -14,8 +14,8 @@ import (
 // dirPrefix begins the names of the local route's directories.
 const dirPrefix = "lockstep-pgtest-"
 
-// makeDir makes a server's directory and locks it. The lock ends with our process.
-// Then a later [sweep] knows that nobody needs the directory any more.
+// makeDir makes a server's directory and locks it. The lock ends with our process, so a
+// later [removeLeftovers] knows that nobody needs the directory.
 func makeDir(parent string) (dir string, lock io.Closer, err error) {
 	dir, err = os.MkdirTemp(parent, dirPrefix)
 	if err != nil {
@@ -41,15 +41,14 @@ func makeDir(parent string) (dir string, lock io.Closer, err error) {
 	return dir, f, nil
 }
 
-// sweep removes what killed processes have left behind, and passes over what it
-// cannot remove, which is another user's. A server that still runs in a directory,
-// because the system did not end it together with its parent, ends itself within a
-// minute: PostgreSQL looks for its lock file.
-func sweep(parent string) {
+// removeLeftovers removes the directories of killed processes. It skips those that it
+// may not remove, which belong to other users. If a server still runs in a directory,
+// it ends itself within a minute, because PostgreSQL checks for its lock file.
+func removeLeftovers(parent string) {
 	locks, _ := filepath.Glob(filepath.Join(parent, dirPrefix+"*", "lock"))
 	for _, path := range locks {
 		info, err := os.Lstat(path)
-		// A directory with a young lock may be in the making.
+		// A directory with a young lock may not be finished yet.
 		if err != nil || time.Since(info.ModTime()) < time.Minute {
 			continue
 		}

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// helperEnv makes this test binary do one thing as a process of its own.
+// helperEnv makes this test binary do one thing in a separate process.
 const helperEnv = "LOCKSTEP_PGTEST_HELPER"
 
 // helper starts a server and prints its route and URL. As "orphan" it then
@@ -75,24 +75,24 @@ func TestServerDiesWithItsProcess(t *testing.T) {
 	}
 	_ = cmd.Wait() // "signal: killed"
 
-	// Where the system does not end the server together with its parent, the
-	// sweep does. It waits a minute before it judges a directory: age this one.
+	// If the system does not end the server together with its parent, removeLeftovers
+	// does. It keeps directories for a minute, so the test makes this one older.
 	left := directories(t, parent)
 	if len(left) != 1 {
 		t.Fatalf("directories of the killed process: %v, want one", left)
 	}
 	lock := filepath.Join(left[0], "lock")
-	sweep(parent)
+	removeLeftovers(parent)
 	if _, err := os.Stat(lock); err != nil {
-		t.Errorf("a young directory was swept: %v", err)
+		t.Errorf("a young directory was removed: %v", err)
 	}
 	hourAgo := time.Now().Add(-time.Hour)
 	if err := os.Chtimes(lock, hourAgo, hourAgo); err != nil {
 		t.Fatal(err)
 	}
-	sweep(parent)
+	removeLeftovers(parent)
 	if left := directories(t, parent); len(left) != 0 {
-		t.Errorf("not swept: %v", left)
+		t.Errorf("not removed: %v", left)
 	}
 
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -102,7 +102,7 @@ func TestServerDiesWithItsProcess(t *testing.T) {
 	}
 }
 
-func TestSweepSparesTheLiving(t *testing.T) {
+func TestRemoveLeftoversKeepsDirectoriesInUse(t *testing.T) {
 	parent := openDir(t)
 	s := start(t, Options{Route: Local, Dir: parent})
 	lock := filepath.Join(s.engine.(*local).dir, "lock")
@@ -110,14 +110,14 @@ func TestSweepSparesTheLiving(t *testing.T) {
 	if err := os.Chtimes(lock, hourAgo, hourAgo); err != nil {
 		t.Fatal(err)
 	}
-	sweep(parent)
+	removeLeftovers(parent)
 	connect(t, s.URL("postgres"))
 	if _, err := os.Stat(lock); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestImageThatCannotBeHadIsPassedOver(t *testing.T) {
+func TestStartTakesTheNextRouteWithoutAnImage(t *testing.T) {
 	// A Docker engine that has no image and reaches no registry.
 	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Api-Version", "1.44")
@@ -163,7 +163,7 @@ func TestBinariesShareAServer(t *testing.T) {
 	}
 	wg.Wait()
 	if left := queryOne[int](t, connect(t, s.URL("postgres")), "SELECT count(*) FROM pg_database WHERE datname LIKE 'lockstep%'"); left != 0 {
-		t.Errorf("%d databases are left behind", left)
+		t.Errorf("%d databases were not dropped", left)
 	}
 }
 

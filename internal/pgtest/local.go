@@ -46,7 +46,7 @@ func startLocal(ctx context.Context, opts Options) (*Server, error) {
 		return nil, err
 	}
 	parent := opts.parent()
-	sweep(parent)
+	removeLeftovers(parent)
 
 	password := cmp.Or(kept.password, rand.Text())
 	l := &local{bin: bin, user: user, env: opts.Env}
@@ -71,7 +71,7 @@ func startLocal(ctx context.Context, opts Options) (*Server, error) {
 // A few servers with a dozen databases each need less than half of it.
 const leastFree = 4 << 30
 
-// parent is where a server's directory is made. Databases are created more than ten
+// parent is the directory for a server's directory. Databases are created more than ten
 // times faster in memory than on most disks. For a server with fsync the disk matters.
 func (o Options) parent() string {
 	dir := cmp.Or(o.Dir, os.Getenv(EnvDir))
@@ -81,8 +81,8 @@ func (o Options) parent() string {
 	return cmp.Or(dir, os.TempDir())
 }
 
-// standby copies the cluster of a running server into a directory next to
-// its own and starts it as a standby.
+// standby copies the cluster of a running server into a new directory and starts it as
+// a standby.
 func (l *local) standby(ctx context.Context, primary url.URL) (*Server, error) {
 	password, _ := primary.User.Password()
 	s := &local{bin: l.bin, user: l.user}
@@ -96,8 +96,8 @@ func (l *local) standby(ctx context.Context, primary url.URL) (*Server, error) {
 	})
 }
 
-// start makes a directory, lets fill put a cluster into it, whose superuser has that
-// password, and starts its server.
+// start makes a directory, calls fill to put a cluster into it, and starts its server.
+// The superuser of the cluster has the given password.
 func (l *local) start(ctx context.Context, parent, password string, fill func(context.Context) error) (_ *Server, err error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -127,7 +127,7 @@ func (l *local) start(ctx context.Context, parent, password string, fill func(co
 		if err == nil {
 			return &Server{route: Local, admin: admin, engine: l}, nil
 		}
-		// Another process may have taken the port meanwhile.
+		// Another process may have taken the port in the meantime.
 		if !errors.Is(err, errPortTaken) || ctx.Err() != nil {
 			return nil, err
 		}
@@ -192,7 +192,7 @@ func baseSettings(opts Options) map[string]string {
 		"jit":                       "off", // costs more than it gains with the rows of a test
 	}
 	if !opts.Fsync {
-		// synchronous_commit stays on: a commit must survive a kill.
+		// synchronous_commit is on: a commit must survive a kill.
 		settings["fsync"] = "off"
 		settings["full_page_writes"] = "off"
 		settings["max_wal_size"] = "256MB" // the directory may be in memory

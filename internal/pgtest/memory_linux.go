@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// memoryDir returns the directory of a file system in memory that has so many
-// bytes free, in the file system and in memory; "" if there is none.
+// memoryDir returns the directory of a file system in memory. It returns "" unless so
+// many bytes are free in the file system and in memory.
 func memoryDir(free uint64) string {
 	const (
 		dir   = "/dev/shm"

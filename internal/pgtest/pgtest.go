@@ -21,14 +21,14 @@ import (
 	"github.com/hms-mkt/lockstep/migrations"
 )
 
-// cleanupTimeout bounds what is done after a test, when its context has ended.
+// cleanupTimeout bounds the work after a test, when the test's context has ended.
 const cleanupTimeout = 30 * time.Second
 
 // binary is the server that the tests of this binary share. It is a package
 // variable because testing offers no other place between TestMain and the tests.
 var binary shared
 
-// shared is a server started once, with a template migrated once.
+// shared is a server that is started once, with a template that is migrated once.
 type shared struct {
 	start  sync.Once
 	server *Server
@@ -39,11 +39,11 @@ type shared struct {
 	templateErr error
 }
 
-// Main runs the tests of a package, stops the server they shared, and ends the
-// process with the tests' exit code. m is a [testing.M], or a type that wraps one. A
-// goroutine that outlives its tests is an error, unless a goleak option names it.
-// Three tests that call t.Parallel run on each processor at once, unless -parallel
-// says otherwise: tests with a database wait most of the time.
+// Main runs the tests of a package, stops their shared server, and exits with their
+// exit code. m is a [testing.M], or a type that wraps one. A goroutine that outlives
+// its tests is an error, unless a goleak option names it. Up to three parallel tests
+// run on each processor, unless -parallel says otherwise, because tests with a database
+// mostly wait.
 func Main(m interface{ Run() int }, ignored ...goleak.Option) {
 	flag.Parse()
 	if err := AtOnce(3); err != nil {
@@ -58,14 +58,14 @@ func Main(m interface{ Run() int }, ignored ...goleak.Option) {
 	}
 	if code == 0 {
 		if err := goleak.Find(append(ignored, reaperConnection())...); err != nil {
-			fmt.Fprintf(os.Stderr, "pgtest: goroutines left behind by the tests: %v\n", err)
+			fmt.Fprintf(os.Stderr, "pgtest: goroutines of the tests have not ended: %v\n", err)
 			code = 1
 		}
 	}
 	os.Exit(code)
 }
 
-// AtOnce lets so many parallel tests run on each processor. It does nothing if
+// AtOnce sets how many parallel tests run on each processor. It does nothing if
 // -parallel was given or AtOnce was called before.
 func AtOnce(perProcessor int) error {
 	const parallel = "test.parallel"
@@ -105,7 +105,7 @@ func fresh(t testing.TB, migrated bool) string {
 	}
 	t.Cleanup(func() {
 		if err := drop(); err != nil {
-			t.Errorf("a database is left behind: %v", err)
+			t.Errorf("a database was not dropped: %v", err)
 		}
 	})
 	return databaseURL
@@ -125,8 +125,8 @@ func ForExample() (databaseURL string, drop func()) {
 	return databaseURL, func() { must(dropIt()) }
 }
 
-// Own starts a server for this test alone, which may harm it, and stops it when the
-// test ends. The URL is that of an empty database.
+// Own starts a server for this test alone, which may damage it. The server stops when
+// the test ends. The URL names an empty database.
 func Own(t testing.TB, opts Options) (s *Server, database string) {
 	t.Helper()
 	s, err := Start(t.Context(), opts)
@@ -145,14 +145,14 @@ func Own(t testing.TB, opts Options) (s *Server, database string) {
 	return s, s.URL(name)
 }
 
-// AsRole creates a login role that is a member of groupRole, such as
-// outbox_writer, and returns databaseURL with it in place of the user. The role
-// is dropped when the test ends, with its privileges in that database.
+// AsRole creates a login that is a member of groupRole, such as outbox_writer. It
+// returns databaseURL with this login as its user. The login and its privileges in that
+// database are dropped when the test ends.
 func AsRole(t testing.TB, databaseURL, groupRole string) string {
 	t.Helper()
 	u, err := url.Parse(databaseURL)
 	if err != nil {
-		t.Fatal("pgtest: AsRole: the database URL cannot be parsed") // the error would show the password
+		t.Fatal("pgtest: AsRole: the database URL cannot be parsed; want postgres://user@host:5432/database") // the error would show the password
 	}
 	// Roles belong to the whole server, hence the random part.
 	name, password := groupRole+"_"+token(), rand.Text()
@@ -170,15 +170,15 @@ func AsRole(t testing.TB, databaseURL, groupRole string) string {
 			"DROP OWNED BY "+role,
 			"DROP ROLE "+role)
 		if err != nil {
-			t.Errorf("role %s is left behind: %v", name, err)
+			t.Errorf("role %s was not dropped: %v", name, err)
 		}
 	})
 	u.User = url.UserPassword(name, password)
 	return u.String()
 }
 
-// database creates a database on the shared server, which the first caller starts:
-// a copy of the template, or an empty database.
+// database creates a database on the shared server: a copy of the template, or an empty
+// one. The first caller starts the server.
 func (b *shared) database(ctx context.Context, migrated bool) (databaseURL string, drop func() error, err error) {
 	// Not the caller's context: the server outlives the test that asked first.
 	b.start.Do(func() { b.server, b.err = Start(context.Background(), Options{}) })
@@ -218,9 +218,9 @@ func (b *shared) stop() error {
 	return errors.Join(err, b.server.Stop())
 }
 
-// buildTemplate creates the migrated database that the others are cloned from.
-// Each test binary builds its own, because binaries that share a server may have
-// different migrations.
+// buildTemplate creates the migrated database from which the others are cloned. Each
+// test binary builds its own, because binaries that share a server may have different
+// migrations.
 func (s *Server) buildTemplate(ctx context.Context) (string, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -247,7 +247,7 @@ func (s *Server) buildTemplate(ctx context.Context) (string, error) {
 	return name, s.exec(ctx, "ALTER DATABASE "+pgx.Identifier{name}.Sanitize()+" ALLOW_CONNECTIONS false")
 }
 
-// databaseName makes up a name that no other test binary makes up.
+// databaseName returns a name that no other test binary uses.
 func databaseName() string { return "lockstep_test_" + token() }
 
 func token() string { return strings.ToLower(rand.Text()[:10]) }

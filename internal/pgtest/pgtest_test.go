@@ -50,12 +50,13 @@ func TestDatabasesAreIndependent(t *testing.T) {
 func TestDatabaseIsDroppedWithItsTest(t *testing.T) {
 	var name string
 	t.Run("user", func(t *testing.T) {
-		// Still connected when the test ends: that must not keep the database.
+		// The connection is open when the test ends. The database must be dropped
+		// nevertheless.
 		name = queryOne[string](t, connect(t, New(t)), "SELECT current_database()")
 	})
 	conn := connect(t, Empty(t))
 	if queryOne[bool](t, conn, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", name) {
-		t.Errorf("database %s is left behind", name)
+		t.Errorf("database %s was not dropped", name)
 	}
 }
 
@@ -91,7 +92,7 @@ func TestAsRole(t *testing.T) {
 		"SELECT count(*) FROM pg_auth_members WHERE roleid IN ('outbox_writer'::regrole, 'outbox_auditor'::regrole, 'outbox_relay'::regrole) AND pg_get_userbyid(member) LIKE 'outbox_%'")
 	// Another binary on the same server may be running this very test.
 	if left != 0 && sharedRoute(t) != URL {
-		t.Errorf("%d roles are left behind", left)
+		t.Errorf("%d roles were not dropped", left)
 	}
 }
 
@@ -123,7 +124,7 @@ func BenchmarkNew(b *testing.B) {
 	}
 }
 
-// sharedRoute tells how the server of this test binary was had.
+// sharedRoute returns the route of this test binary's server.
 func sharedRoute(t *testing.T) Route {
 	t.Helper()
 	Empty(t)

@@ -39,7 +39,7 @@ func serverAccount() (account, error) {
 	return account{}, errors.New("pgtest: PostgreSQL does not run as root, and there is neither a user postgres nor nobody to run it as")
 }
 
-// own gives path to the account.
+// own makes the account the owner of path.
 func (a account) own(path string) error {
 	if a.credential == nil {
 		return nil
@@ -47,7 +47,7 @@ func (a account) own(path string) error {
 	return os.Chown(path, int(a.credential.Uid), int(a.credential.Gid))
 }
 
-// run lets cmd run as the account.
+// run makes cmd run as the account.
 func (a account) run(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: a.credential}
 }
@@ -65,8 +65,8 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 	p := &process{done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		// The kernel takes the thread that forked for the parent. That thread must
-		// live as long as the child.
+		// The kernel treats the thread that forked as the parent. That thread must live
+		// as long as the child.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -75,7 +75,7 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 		}
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() // its log says how it ended
+			_ = cmd.Wait() // the server's log says how it ended
 		}
 	}()
 	return p, <-started
@@ -94,9 +94,9 @@ func (p *process) ended() bool {
 // kill ends the postmaster and its children as a crash would.
 func (p *process) kill() {
 	if p.ended() {
-		return // the number may be another process's by now
+		return // another process may have this number now
 	}
-	// A stopped postmaster can neither fork nor react to a child's death.
+	// A stopped postmaster cannot fork and cannot react to the death of a child.
 	_ = syscall.Kill(p.pid, syscall.SIGSTOP)
 	pids := append([]int{p.pid}, children(p.pid)...)
 	for _, pid := range pids {

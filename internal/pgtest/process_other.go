@@ -4,9 +4,9 @@ package pgtest
 
 import "syscall"
 
-// endWithParent does nothing: a server left behind by a killed process is ended
-// by the sweep of the next start.
+// endWithParent does nothing. If our process is killed, its server ends itself after
+// the next start has removed its directory.
 func endWithParent(*syscall.SysProcAttr) {}
 
-// children returns nothing: backends end by themselves when they miss the postmaster.
+// children returns nothing: backends end themselves when the postmaster is gone.
 func children(int) []int { return nil }

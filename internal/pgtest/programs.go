@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// errNoPostgres is what a newcomer reads first; it says what to do.
-var errNoPostgres = errors.New(`pgtest: no PostgreSQL to be had. Do one of these:
+// errNoPostgres is the first message that a newcomer may read. It says what to do.
+var errNoPostgres = errors.New(`pgtest: no PostgreSQL was found. Do one of these:
   - install the server programs, 15 or newer   (Debian, Ubuntu: apt-get install postgresql; macOS: brew install postgresql)
   - start a Docker engine                      (the image is ` + DefaultImage + `, or ` + EnvImage + `)
   - name a running server whose user may create databases and roles:
@@ -32,7 +32,8 @@ func findPrograms(ctx context.Context, pattern string) (string, error) {
 	}
 	if path, err := exec.LookPath("initdb"); err == nil {
 		dirs = append(dirs, filepath.Dir(path))
-		// initdb finds its libraries by the place of the file, not of a link to it.
+		// initdb finds its libraries by the path of the file itself, not of a link to
+		// it.
 		if real, err := filepath.EvalSymlinks(path); err == nil {
 			dirs = append(dirs, filepath.Dir(real))
 		}
@@ -52,7 +53,7 @@ func findPrograms(ctx context.Context, pattern string) (string, error) {
 
 // version reads the number out of /usr/lib/postgresql/15/bin.
 func version(bin string) float64 {
-	v, _ := strconv.ParseFloat(filepath.Base(filepath.Dir(bin)), 64) // anything else sorts last
+	v, _ := strconv.ParseFloat(filepath.Base(filepath.Dir(bin)), 64) // other names sort last
 	return v
 }
 
@@ -70,7 +71,7 @@ func Program(ctx context.Context, name string) (string, error) {
 	}
 	path := filepath.Join(bin, name)
 	if !isProgram(path) {
-		return "", fmt.Errorf("pgtest: there is no %s in %s", name, bin)
+		return "", fmt.Errorf("pgtest: there is no %s in %s: install PostgreSQL's server programs", name, bin)
 	}
 	return path, nil
 }

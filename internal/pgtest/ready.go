@@ -33,7 +33,7 @@ func awaitReady(ctx context.Context, databaseURL string, gone <-chan struct{}) e
 }
 
 func answers(ctx context.Context, databaseURL string) error {
-	// A container's port may accept connections before the server does.
+	// A container's port may accept connections before its server does.
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, databaseURL)
@@ -44,9 +44,9 @@ func answers(ctx context.Context, databaseURL string) error {
 	return conn.Ping(ctx)
 }
 
-// freePort returns a port below the range that systems take for outgoing
-// connections. A client that keeps dialling a port of that range on the loopback,
-// while the server is down, ends up connected to itself, and the port is taken.
+// freePort returns a port below the range for outgoing connections. If a client keeps
+// dialling a loopback port of that range while the server is down, it may connect to
+// itself, and then the port is in use.
 func freePort(ctx context.Context) (int, error) {
 	const first, last = 15000, 29999
 	var lc net.ListenConfig
@@ -61,8 +61,8 @@ func freePort(ctx context.Context) (int, error) {
 	return 0, fmt.Errorf("no free port between %d and %d: %w", first, last, err)
 }
 
-// firstWords shortens a statement for an error message, so that no password
-// further on in it is shown.
+// firstWords shortens a statement for an error message, so that no password in its
+// later part is shown.
 func firstWords(sql string) string {
 	words := strings.Fields(sql)
 	return strings.Join(words[:min(3, len(words))], " ")

@@ -28,17 +28,16 @@ type Route string
 
 // The routes, in the order in which Start tries them.
 const (
-	URL       Route = "url"       // it ran already
+	URL       Route = "url"       // it already runs
 	Container Route = "container" // Docker, through testcontainers-go
 	Local     Route = "local"     // the machine's own PostgreSQL programs
 )
 
-// Options says what kind of server is wanted. The zero value takes the first
-// route that works.
+// Options chooses the kind of server. The zero value takes the first route that works.
 type Options struct {
 	Route    Route             // the only route to take; default: LOCKSTEP_TEST_ROUTE, or the first that works
-	Settings map[string]string // lines for postgresql.conf, such as max_connections: 20; the URL route is passed over
-	Fsync    bool              // run with fsync, for benchmarks; default: off. The URL route is passed over
+	Settings map[string]string // lines for postgresql.conf, such as max_connections: 20; the URL route is skipped
+	Fsync    bool              // run with fsync, for benchmarks; default: off; the URL route is skipped
 	Env      []string          // variables such as LD_PRELOAD=… of the server process, on the local route only
 	Dir      string            // parent of the local route's directory; default: see the package comment
 }
@@ -85,7 +84,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 
 // startFirst takes the first route that works.
 func startFirst(ctx context.Context, opts Options) (*Server, error) {
-	// We do not change the settings of a server that others use.
+	// This process must not change the settings of a server that others use.
 	if os.Getenv(EnvURL) != "" && len(opts.Settings) == 0 && !opts.Fsync {
 		return startURL(ctx)
 	}
@@ -130,22 +129,21 @@ func (s *Server) DropDatabase(ctx context.Context, name string) error {
 	return s.exec(ctx, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
 }
 
-// Kill ends the server as a crash would: SIGKILL for all its processes. The
-// data stays for [Server.Boot]. On the URL route it is an error that wraps
-// [errors.ErrUnsupported].
+// Kill ends the server like a crash: all its processes get SIGKILL. The data stays for
+// [Server.Boot]. On the URL route it is an error that wraps [errors.ErrUnsupported].
 func (s *Server) Kill() error { return s.do(context.Background(), "kill", s.engine.kill) }
 
-// Shutdown ends the server by a fast shutdown, as an administrator does: sessions
-// are ended, then it writes a checkpoint. The data stays for [Server.Boot]. On the
-// URL route it is an error that wraps [errors.ErrUnsupported].
+// Shutdown ends the server by a fast shutdown, as an administrator does. It ends all
+// sessions, then writes a checkpoint. The data stays for [Server.Boot]. On the URL
+// route it is an error that wraps [errors.ErrUnsupported].
 func (s *Server) Shutdown(ctx context.Context) error { return s.do(ctx, "shutdown", s.engine.shutdown) }
 
 // Boot starts a server that was killed, shut down or crashed again, on the same
 // data and port, and returns when it has recovered and accepts connections.
 func (s *Server) Boot(ctx context.Context) error { return s.do(ctx, "boot", s.engine.boot) }
 
-// Stop ends the server and removes its data; a server on the URL route is left
-// alone. Stopping twice is allowed.
+// Stop ends the server and removes its data. It does nothing to a server on the URL
+// route. It may be called twice.
 func (s *Server) Stop() error {
 	return s.do(context.Background(), "stop", func(context.Context) error { return s.engine.stop() })
 }
@@ -162,10 +160,9 @@ func (s *Server) do(ctx context.Context, what string, call func(context.Context)
 	return nil
 }
 
-// Standby makes a hot standby of the server, by pg_basebackup, which follows it
-// by streaming replication. It is a server of its own, to be stopped by the
-// caller. Only the local route has it; others give an error that wraps
-// [errors.ErrUnsupported].
+// Standby makes a hot standby of the server with pg_basebackup. It follows the server
+// by streaming replication, and the caller must stop it. Only the local route supports
+// it. On other routes it is an error that wraps [errors.ErrUnsupported].
 func (s *Server) Standby(ctx context.Context) (*Server, error) {
 	l, ok := s.engine.(*local)
 	if !ok {
@@ -174,8 +171,7 @@ func (s *Server) Standby(ctx context.Context) (*Server, error) {
 	return l.standby(ctx, s.admin)
 }
 
-// Promote turns a standby into a server that accepts writes, and returns when
-// it does.
+// Promote makes a standby accept writes, and returns when it does.
 func (s *Server) Promote(ctx context.Context) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()

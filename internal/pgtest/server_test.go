@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-func TestEndAndBootKeepWhatWasCommitted(t *testing.T) {
+func TestEndAndBootKeepCommittedRows(t *testing.T) {
 	ends := map[string]func(*Server) error{
 		"kill":     (*Server).Kill,
 		"shutdown": func(s *Server) error { return s.Shutdown(context.Background()) },
@@ -109,7 +109,8 @@ func TestKillEndsBusySessions(t *testing.T) {
 	conn := connect(t, s.URL("postgres"))
 	ended := make(chan error, 1)
 	go func() {
-		// Computes without ever waiting, so that it does not see its postmaster die.
+		// This computes without waiting, so that it does not notice the postmaster's
+		// death.
 		_, err := conn.Exec(context.WithoutCancel(t.Context()), "SELECT count(*) FROM generate_series(1, 1e12::bigint)")
 		ended <- err
 	}()
@@ -174,7 +175,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-func TestStartFailureTellsWhy(t *testing.T) {
+func TestStartFailureSaysWhy(t *testing.T) {
 	parent := openDir(t)
 	_, err := Start(t.Context(), Options{Route: Local, Dir: parent, Settings: map[string]string{"max_connections": "many"}})
 	if err == nil || !strings.Contains(err.Error(), `invalid value for parameter "max_connections"`) {

@@ -12,7 +12,8 @@ import (
 // startURL uses the server that the environment names.
 func startURL(ctx context.Context) (*Server, error) {
 	u, err := url.Parse(os.Getenv(EnvURL))
-	// The value holds a password, and url.Error quotes it: it stays out of the message.
+	// The value has a password in it, and url.Error quotes the value, so the message
+	// does not have the error.
 	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") || strings.Trim(u.Path, "/") == "" {
 		return nil, fmt.Errorf("pgtest: %s is not of the form postgres://user:password@host:port/database?options", EnvURL)
 	}
@@ -25,7 +26,8 @@ func startURL(ctx context.Context) (*Server, error) {
 	return s, nil
 }
 
-// foreign is the engine of a server that others own: we neither kill nor stop it.
+// foreign is the engine of a server that belongs to others. It does not kill or stop
+// the server.
 type foreign struct{}
 
 func (foreign) kill(context.Context) error     { return errForeign }

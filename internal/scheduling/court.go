@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Knowledge says for one sync what its court knows of a hearing.
+// Knowledge says what the court of one sync knows of a hearing.
 type Knowledge struct {
 	Sync    string     `json:"sync,omitempty"`    // "" if no sync carries hearings
 	GotIt   bool       `json:"got_it"`            // the court acknowledged the newest version last
@@ -49,8 +49,8 @@ SELECT coalesce(s.name, ''),
         ORDER BY id DESC LIMIT 1) AS held ON true
  ORDER BY s.name`
 
-// Court says, for each sync that carries h, whether the court has got the
-// version in h.
+// Court says, for each sync that carries h, whether the court has got this version of
+// h.
 func (s *Service) Court(ctx context.Context, h Hearing) ([]Knowledge, error) {
 	const insufficientPrivilege = "42501"
 	rows, _ := s.pool.Query(ctx, courtSQL, h.EventID, h.ID) // CollectRows returns its error

@@ -7,7 +7,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/scheduling"
 )
 
-// register adds a sync, as a relay does when it starts.
+// register adds a sync, as a relay does at its start.
 func (c *clinic) register(name, pattern string) {
 	c.t.Helper()
 	c.exec("INSERT INTO outbox.sync (name, patterns) VALUES ($1, ARRAY[$2])", name, pattern)
@@ -72,7 +72,7 @@ func TestEachHearingSaysWhetherTheCourtHasGotIt(t *testing.T) {
 	check("rescheduled", false, "waiting", 1, "the receiver holds version 1 of 2")
 	c.exec(`INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by)
 		VALUES ('CourtCalendarSync', 'H-1', clock_timestamp() + interval '1 minute', gen_random_uuid(), 'relay-1')`)
-	check("under way", false, "sending", 1, "being sent by relay-1")
+	check("in flight", false, "sending", 1, "being sent by relay-1")
 	c.exec(`DELETE FROM outbox.lane`)
 	c.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity',
 		error_class = 'permanent', error = 'HTTP 422 unknown courtroom' WHERE key = 'H-1'`)
@@ -90,7 +90,7 @@ func TestEachHearingSaysWhetherTheCourtHasGotIt(t *testing.T) {
 	}
 }
 
-func TestAReplayOfAnOlderVersionLeavesTheCourtBehind(t *testing.T) {
+func TestAReplayOfAnOlderVersionIsShown(t *testing.T) {
 	c := open(t)
 	c.register("Court", "scheduling:*")
 	c.book("H-1", nil).want(201)

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 // party is the name that must stay out of logs and events.
 const party = "Doe"
 
-// clinic is the API on a database of its own.
+// clinic is the API on its own database.
 type clinic struct {
 	t    *testing.T
 	pool *pgxpool.Pool

@@ -46,7 +46,7 @@ type Hearing struct {
 	EventID         string    `json:"-"` // event of this version
 }
 
-// payload is what courts get. The case name is not in it.
+// payload is the event's payload, which courts get. The case name is not in it.
 func (h Hearing) payload() (json.RawMessage, error) {
 	return json.Marshal(struct {
 		HearingID       string    `json:"hearingId"`
@@ -106,7 +106,7 @@ var (
 	reasonForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,39}$`)
 )
 
-// checks collects what is wrong with the fields of a request.
+// checks collects the mistakes in the fields of a request.
 type checks []FieldError
 
 func (c *checks) add(field, format string, args ...any) {
@@ -116,9 +116,9 @@ func (c *checks) add(field, format string, args ...any) {
 func (c *checks) text(field, s string, limit int) {
 	switch {
 	case !utf8.ValidString(s), strings.ContainsFunc(s, unicode.IsControl):
-		c.add(field, "holds control characters")
+		c.add(field, "has control characters; remove them")
 	case utf8.RuneCountInString(s) > limit:
-		c.add(field, "is longer than %d characters", limit)
+		c.add(field, "is longer than %d characters; shorten it", limit)
 	}
 }
 
@@ -163,8 +163,8 @@ func (r Rescheduling) apply(h Hearing) (Hearing, error) {
 	return h.place(nil, r)
 }
 
-// place returns h with the time and the place of r. c has what else is wrong
-// with the request.
+// place returns h with the time and the place of r. c has the other mistakes of the
+// request.
 func (h Hearing) place(c checks, r Rescheduling) (Hearing, error) {
 	c.required("courthouse", r.Courthouse)
 	c.required("courtroom", r.Courtroom)
@@ -196,7 +196,7 @@ func (r Cancellation) apply(h Hearing) (Hearing, error) {
 // sameAs reports whether a change of o to h changes nothing.
 func (h Hearing) sameAs(o Hearing) bool {
 	if h.StartsAt.Equal(o.StartsAt) {
-		h.StartsAt = o.StartsAt // the same instant, whatever its location
+		h.StartsAt = o.StartsAt // the same instant, in any location
 	}
 	return h == o
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// requestTimeout bounds the work for one request, in the database included.
+// requestTimeout bounds the work for one request, including the database.
 const requestTimeout = 10 * time.Second
 
 // api serves a [Service] over HTTP.
@@ -27,9 +27,8 @@ type api struct {
 //	GET  /hearings/{id}             one hearing, and which courts have got it
 //	GET  /livez, /readyz
 //
-// Errors are application/problem+json (RFC 9457). The API has no authentication:
-// put it behind that of the agency. Each request is one log line, without its
-// query and body.
+// Errors are application/problem+json (RFC 9457). The API has no authentication: put it
+// behind a proxy that has. Each request is one log line, without its query and body.
 func NewHandler(s *Service, log *slog.Logger) http.Handler {
 	a := &api{service: s, log: log, mux: http.NewServeMux()}
 	a.handle("POST /hearings", a.book)
@@ -44,7 +43,7 @@ func NewHandler(s *Service, log *slog.Logger) http.Handler {
 	return a
 }
 
-// handler answers a request, or returns why it cannot.
+// handler answers a request, or returns an error.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
 func (a *api) handle(pattern string, h handler) {
@@ -67,7 +66,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	r = r.WithContext(ctx)
 	out := &statusWriter{ResponseWriter: w}
-	out.Header().Set("Cache-Control", "no-store") // answers hold names
+	out.Header().Set("Cache-Control", "no-store") // answers have names of parties
 	out.Header().Set("X-Content-Type-Options", "nosniff")
 
 	handler, route := a.mux.Handler(r)
@@ -81,8 +80,8 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		slog.Duration("took", time.Since(began)))
 }
 
-// noRoute gives the mux's own answer as a problem: 404, or 405 with the methods
-// that are allowed.
+// noRoute writes the mux's own answer as a problem: 404, or 405 with the allowed
+// methods.
 func (a *api) noRoute(w http.ResponseWriter, r *http.Request, handler http.Handler) {
 	plain := headerOnly{header: http.Header{}}
 	handler.ServeHTTP(&plain, r)
@@ -150,12 +149,12 @@ func (a *api) get(w http.ResponseWriter, r *http.Request) error {
 	view := struct {
 		Hearing
 		Court        []Knowledge `json:"court"`
-		CourtUnknown string      `json:"court_unknown,omitempty"` // why court is not known
+		CourtUnknown string      `json:"court_unknown,omitempty"` // why the court's state is not known
 	}{Hearing: h}
 	view.Court, err = a.service.Court(r.Context(), h)
 	switch {
 	case errors.Is(err, errMayNotRead):
-		view.CourtUnknown = err.Error() // the hearing itself is still worth showing
+		view.CourtUnknown = err.Error() // the hearing itself is shown nevertheless
 	case err != nil:
 		return err
 	}
@@ -191,7 +190,7 @@ func (w *statusWriter) WriteHeader(status int) {
 // Unwrap lets http.MaxBytesReader and ResponseController reach the connection.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// headerOnly takes an answer's status and header, not its body.
+// headerOnly keeps an answer's status and header, not its body.
 type headerOnly struct {
 	header http.Header
 	status int

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
-	_ "time/tzdata" // the zones are known on machines without a zone database
+	_ "time/tzdata" // has the zones for machines without a zone database
 )
 
 // localLayout is how wall times are written; hearings start on a whole minute.
@@ -20,15 +20,15 @@ const (
 	FoldSecond Fold = "second"
 )
 
-// Choice is a valid start that is offered in place of a refused one.
+// Choice is a valid start that is offered instead of a refused one.
 type Choice struct {
 	LocalStart string `json:"local_start"`
 	Fold       Fold   `json:"fold,omitempty"` // to be sent with an ambiguous LocalStart
 	StartsAt   string `json:"starts_at"`      // RFC 3339 with the zone's offset then
 }
 
-// resolve returns the instant of a wall time in a zone, in that zone. What is
-// wrong with the three fields comes back in one list.
+// resolve returns the instant of a wall time in a zone, in that zone. It returns all
+// mistakes in the three fields.
 func resolve(local, zone string, fold Fold) (time.Time, []FieldError) {
 	var bad checks
 	wall, detail := parseLocal(local)

@@ -18,7 +18,7 @@ const (
 	CodeAmbiguous   = "ambiguous-local-time"   // it comes twice; send fold
 )
 
-// FieldError is what is wrong with one field. It never quotes a case name.
+// FieldError is a mistake in one field. It never quotes a case name.
 type FieldError struct {
 	Field   string   `json:"field"`
 	Detail  string   `json:"detail"`
@@ -44,7 +44,8 @@ func newProblem(status int, detail string) problem {
 
 func notFound() error { return newProblem(http.StatusNotFound, "No hearing has this id.") }
 
-// invalid refuses a request for all that is wrong with its fields, nil for nothing.
+// invalid refuses a request for the mistakes in its fields. It returns nil if there are
+// none.
 func invalid(fields []FieldError) error {
 	if len(fields) == 0 {
 		return nil
@@ -70,7 +71,7 @@ func existsAlready(h Hearing) error {
 // changedMeanwhile refuses a change whose caller has not seen the current version.
 func changedMeanwhile(h Hearing, wanted int64) error {
 	return problem{
-		Type: "urn:lockstep:scheduling:version", Title: "The hearing has changed meanwhile", Status: http.StatusPreconditionFailed, CurrentVersion: h.Version,
+		Type: "urn:lockstep:scheduling:version", Title: "The hearing has changed in the meantime", Status: http.StatusPreconditionFailed, CurrentVersion: h.Version,
 		Detail: fmt.Sprintf("hearing %s is at version %d, not %d; read it again, then decide", h.ID, h.Version, wanted),
 	}
 }
@@ -110,13 +111,13 @@ func writeJSON(w http.ResponseWriter, contentType string, status int, v any) {
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(status)
-	_, _ = w.Write(append(b, '\n')) // the caller may have left
+	_, _ = w.Write(append(b, '\n')) // the caller may have closed the connection
 }
 
 func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
 
-// loggable describes an error of the database without the values of a row: the
-// detail of a PostgreSQL error quotes whole rows, names of parties included.
+// loggable describes an error of the database without the values of a row. The detail
+// of a PostgreSQL error quotes whole rows, with names of parties.
 func loggable(err error) string {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	switch {

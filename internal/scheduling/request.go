@@ -73,7 +73,8 @@ func shorten(s string) string {
 	return s
 }
 
-// ifMatch reads the version a change is meant for; nil for none or any.
+// ifMatch reads the version that a change expects. It returns nil for no version and
+// for any version.
 func ifMatch(h http.Header) (*int64, error) {
 	values := h.Values("If-Match")
 	if len(values) == 0 || len(values) == 1 && values[0] == "*" {
@@ -88,7 +89,7 @@ func ifMatch(h http.Header) (*int64, error) {
 
 var traceparentForm = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
 
-// eventHeaders passes the caller's trace to the event (W3C Trace Context).
+// eventHeaders copies the caller's trace to the event (W3C Trace Context).
 func eventHeaders(h http.Header) map[string]string {
 	if tp := h.Get("traceparent"); traceparentForm.MatchString(tp) {
 		return map[string]string{"traceparent": tp}
@@ -114,11 +115,11 @@ type Filter struct {
 	afterID    string
 }
 
-// Bound is one end of a span of starts: an instant, or a wall time, which every
-// courthouse reads off its own clock. The zero value is no bound.
+// Bound is one end of a span of starts: an instant, or a wall time at each courthouse.
+// The zero value is no bound.
 type Bound struct {
 	Instant *time.Time
-	Wall    *time.Time // in UTC, which means nothing
+	Wall    *time.Time // in UTC, but its zone has no meaning
 }
 
 // parseFilter reads the query of a list.
@@ -130,7 +131,7 @@ func parseFilter(q url.Values) (Filter, error) {
 		case !slices.Contains(known, name):
 			c.add(shorten(name), "is not a parameter of this list; known are %s", strings.Join(known, ", "))
 		case len(values) > 1:
-			c.add(name, "is given more than once")
+			c.add(name, "is given more than once; give it once")
 		}
 	}
 	slices.SortFunc(c, func(a, b FieldError) int { return strings.Compare(a.Field, b.Field) })
@@ -152,7 +153,7 @@ func parseFilter(q url.Values) (Filter, error) {
 	if s := q.Get("after"); s != "" {
 		at, id, ok := parseCursor(s)
 		if !ok {
-			c.add("after", "is not the next of an earlier page")
+			c.add("after", "is not the field next of an earlier page")
 		}
 		f.afterStart, f.afterID = &at, id
 	}
@@ -164,7 +165,7 @@ func (c *checks) bound(field, s string) Bound {
 	if s == "" {
 		return Bound{}
 	}
-	// A + that was not escaped arrives as a space; no valid form has one.
+	// A + that was not escaped arrives as a space. No valid form has a space.
 	if t, err := time.Parse(time.RFC3339, strings.ReplaceAll(s, " ", "+")); err == nil {
 		return Bound{Instant: &t}
 	}

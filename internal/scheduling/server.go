@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// ErrNotDrained means that a stop cut off requests that were under way.
+// ErrNotDrained means that a stop cut off requests that were in flight.
 var ErrNotDrained = errors.New("stopped before all requests were answered")
 
-// drain is how long a stop waits for requests under way. No request takes longer.
+// drain is how long a stop waits for requests in flight. No request takes longer.
 const drain = requestTimeout + 2*time.Second
 
-// Serve serves the API on ln until ctx ends. Then it lets requests under way
-// finish and returns nil, or [ErrNotDrained] if they take too long.
+// Serve serves the API on ln until ctx ends. Then it lets requests in flight finish and
+// returns nil, or [ErrNotDrained] if they take too long.
 func Serve(ctx context.Context, ln net.Listener, s *Service, log *slog.Logger) error {
 	srv := &http.Server{
 		Handler:           NewHandler(s, log),

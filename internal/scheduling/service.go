@@ -6,8 +6,8 @@
 // row's. The row lock makes the order of commits the order of the hearing's
 // events, and both rows are committed or neither.
 //
-// A hearing has a wall time, an IANA zone and the instant that they mean. Wall
-// times that do not exist are refused. Ambiguous ones need a choice.
+// A hearing has a wall time, an IANA zone, and the instant of both. Wall times that do
+// not exist are refused. An ambiguous one needs a choice.
 //
 // Case names may hold names of parties. The hearing's row and the API have
 // them. Events, log lines, errors and URLs never do.
@@ -129,9 +129,8 @@ SELECT ` + columns + `
  ORDER BY starts_at, id
  LIMIT $10`
 
-// List returns a page of hearings. A page begins after the last hearing of the
-// page before, so hearings that come or go meanwhile never make it skip or
-// repeat another.
+// List returns a page of hearings. A page begins after the last hearing of the page
+// before, so new and removed hearings never make it skip or repeat another.
 func (s *Service) List(ctx context.Context, f Filter) (Page, error) {
 	rows, _ := s.pool.Query(ctx, listSQL, f.From.Instant, f.From.Wall, f.To.Instant, f.To.Wall,
 		f.Courthouse, f.Courtroom, f.Status, f.afterStart, f.afterID, f.Limit+1) // one more than the page holds
@@ -157,8 +156,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
     ON CONFLICT (id) DO NOTHING
 RETURNING ` + columns
 
-// insert writes a new hearing. One without an id gets H-<year>-<number>, and
-// numbers that clients have used already are skipped.
+// insert writes a new hearing. A hearing without an id gets H-<year>-<number>. Numbers
+// that clients have already used are skipped.
 func insert(ctx context.Context, tx pgx.Tx, h Hearing) (Hearing, error) {
 	for given := h.ID; ; {
 		if given == "" {
@@ -210,8 +209,8 @@ func appendEvent(ctx context.Context, tx pgx.Tx, event string, h Hearing, header
 	})
 }
 
-// newEventID draws a time-ordered UUID, which keeps the event table's index in order:
-// milliseconds since 1970, then random bits (RFC 9562, 5.7).
+// newEventID returns a time-ordered UUID: milliseconds since 1970, then random bits
+// (RFC 9562, 5.7). The order keeps the event table's index compact.
 func newEventID() string {
 	id := pgtype.UUID{Valid: true}
 	_, _ = rand.Read(id.Bytes[:]) // never fails

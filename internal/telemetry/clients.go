@@ -7,14 +7,13 @@ import (
 	"time"
 )
 
-// maxClients is how many connections the server has at most. It leaves
-// descriptors for deliveries, even if the process may have only 256.
+// maxClients is the largest number of connections of the server. It leaves descriptors
+// for deliveries, even if the process may have only 256.
 const maxClients = 50
 
-// clients are the connections of a server. When there are too many, each new one
-// closes an old one: the one that has been idle longest or, if all are being
-// served, the one that takes longest. So neither idle nor slow clients keep a
-// probe out.
+// clients are the connections of a server. When there are too many, each new one closes
+// an old one: the one that has been idle longest, or the slowest one if none is idle.
+// So idle and slow clients cannot prevent a probe.
 type clients struct {
 	mu  sync.Mutex
 	all map[net.Conn]client
@@ -25,7 +24,7 @@ type client struct {
 	since time.Time
 }
 
-// before reports whether c is to be closed before d.
+// before reports whether c should be closed before d.
 func (c client) before(d client) bool {
 	if c.busy != d.busy {
 		return !c.busy
@@ -51,7 +50,7 @@ func (c *clients) update(conn net.Conn, state http.ConnState) (victim net.Conn) 
 		c.all = map[net.Conn]client{}
 	}
 	if _, known := c.all[conn]; !known && state != http.StateNew {
-		return nil // closed to make room
+		return nil // closed to make space for a new one
 	}
 	c.all[conn] = client{state == http.StateActive, time.Now()}
 	if state != http.StateNew || len(c.all) <= maxClients {

@@ -1,9 +1,8 @@
 // Package telemetry serves a relay's Prometheus metrics and health endpoints.
 //
-// [Metrics] counts what the relay reports and adds, at each scrape, the state of
-// the syncs in the database. All scrapes within some seconds share one reading,
-// and a reading has a deadline, so /metrics also answers while the database
-// does not.
+// [Metrics] counts what the relay reports. At each scrape it adds the state of the
+// syncs in the database. All scrapes within some seconds share one reading, and a
+// reading has a deadline, so /metrics answers even if the database does not.
 package telemetry
 
 import (
@@ -59,13 +58,13 @@ func NewMetrics(build Build) *Metrics {
 		claims: histogram("lockstep_claim_seconds", "Duration of the statements that claim deliveries.",
 			.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5),
 		claimed:  counter("lockstep_claimed_total", "Deliveries claimed by this process.", "sync"),
-		lost:     counter("lockstep_leases_lost_total", "Deliveries that another relay took over before this one had recorded them.", "sync"),
+		lost:     counter("lockstep_leases_lost_total", "Deliveries that another relay took over before this one recorded them.", "sync"),
 		clock:    gauge("lockstep_database_clock_ahead_seconds", "Seconds that the database's clock is ahead of this machine's; negative is behind."),
-		logAhead: gauge("lockstep_log_months_ahead", "Months after this one for which the delivery log has its partition: 3 is normal, 0 and -1 are an alarm."),
-		reloadOK: gauge("lockstep_config_last_reload_successful", "1 if the configuration that was read last is in force, 0 if it was refused."),
-		reloaded: gauge("lockstep_config_last_reload_success_timestamp_seconds", "When the configuration in force was read, in Unix time."),
+		logAhead: gauge("lockstep_log_months_ahead", "Months after this one for which the delivery log has a partition: 3 is normal, 0 and -1 are an alarm."),
+		reloadOK: gauge("lockstep_config_last_reload_successful", "1 if the configuration that was read last is in use, 0 if it was refused."),
+		reloaded: gauge("lockstep_config_last_reload_success_timestamp_seconds", "When the configuration in use was read, in Unix time."),
 	}
-	m.logAhead.Set(math.NaN()) // not known yet, so no alarm
+	m.logAhead.Set(math.NaN()) // not known yet, so there is no alarm
 	m.Reloaded(true)
 	metric.NewGauge(prometheus.GaugeOpts{
 		Name:        "lockstep_build_info",
@@ -102,8 +101,8 @@ func (m *Metrics) Claim(sync string, claimed int, took time.Duration) {
 // LeaseLost counts a delivery that another relay took over.
 func (m *Metrics) LeaseLost(sync string) { m.lost.WithLabelValues(sync).Inc() }
 
-// Reloaded records that the configuration was read, at the start or later, and
-// whether it is in force.
+// Reloaded records that the configuration was read, at the start or later, and whether
+// it is in use.
 func (m *Metrics) Reloaded(ok bool) {
 	if !ok {
 		m.reloadOK.Set(0)
@@ -116,5 +115,5 @@ func (m *Metrics) Reloaded(ok bool) {
 // Clock records how far the database's clock is ahead of this machine's.
 func (m *Metrics) Clock(ahead time.Duration) { m.clock.Set(ahead.Seconds()) }
 
-// LogAhead records for how many months after this one the delivery log has its partition.
+// LogAhead records for how many months after this one the delivery log has a partition.
 func (m *Metrics) LogAhead(months int) { m.logAhead.Set(float64(months)) }

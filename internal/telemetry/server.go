@@ -78,7 +78,8 @@ func Serve(l net.Listener, h http.Handler, log *slog.Logger) *Server {
 	return s
 }
 
-// Close waits two seconds for answers under way, then cuts them off.
+// Close waits two seconds for the answers that are being written, then closes their
+// connections.
 func (s *Server) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()

@@ -47,8 +47,8 @@ type gauge struct {
 	value func(outbox.Status) float64
 }
 
-// Watch adds the state of the syncs to m. Close the result before read must not
-// be called any more.
+// Watch adds the state of the syncs to m. Close the result before read becomes
+// unusable.
 func (m *Metrics) Watch(read Read, log *slog.Logger) *Status {
 	ctx, end := context.WithCancel(context.Background())
 	metric := func(name, help string, labels ...string) *prometheus.Desc {
@@ -65,18 +65,18 @@ func (m *Metrics) Watch(read Read, log *slog.Logger) *Status {
 		unmatched:    metric("lockstep_unmatched_events", "Retained events that no sync matches."),
 		gauges: []gauge{
 			bySync("lockstep_pending", "Deliveries that can be claimed once due.", func(s outbox.Status) float64 { return float64(s.Pending) }),
-			bySync("lockstep_queued", "Deliveries behind an earlier event of their key.", func(s outbox.Status) float64 { return float64(s.Queued) }),
+			bySync("lockstep_queued", "Deliveries that wait behind an earlier one of their key.", func(s outbox.Status) float64 { return float64(s.Queued) }),
 			bySync("lockstep_retry", "Deliveries that wait for their next attempt.", func(s outbox.Status) float64 { return float64(s.Retry) }),
 			bySync("lockstep_sending", "Deliveries claimed by a relay.", func(s outbox.Status) float64 { return float64(s.Sending) }),
 			bySync("lockstep_failed", "Deliveries that wait for an operator.", func(s outbox.Status) float64 { return float64(s.Failed) }),
-			bySync("lockstep_blocked_keys", "Keys whose first unfinished event is failed or in retry and has others behind it.", func(s outbox.Status) float64 { return float64(s.BlockedKeys) }),
+			bySync("lockstep_blocked_keys", "Keys whose first delivery is failed or in retry, with others behind it.", func(s outbox.Status) float64 { return float64(s.BlockedKeys) }),
 			bySync("lockstep_oldest_pending_age_seconds", "Age of the oldest delivery that is neither finished nor failed; 0 when there is none.", func(s outbox.Status) float64 {
 				if s.OldestPendingAge == nil {
 					return 0
 				}
 				return s.OldestPendingAge.Seconds()
 			}),
-			bySync("lockstep_last_delivered_timestamp_seconds", "When something was delivered last, in Unix time.", func(s outbox.Status) float64 {
+			bySync("lockstep_last_delivered_timestamp_seconds", "Time of the last delivery, in Unix time.", func(s outbox.Status) float64 {
 				if s.LastDeliveredAt == nil {
 					return math.NaN()
 				}
@@ -88,7 +88,7 @@ func (m *Metrics) Watch(read Read, log *slog.Logger) *Status {
 	return s
 }
 
-// Close ends the current reading, waits for its end and prevents further ones.
+// Close cancels the current reading, waits for its end, and prevents further ones.
 func (s *Status) Close() {
 	s.end()
 	s.mu.Lock()
@@ -177,7 +177,7 @@ func (s *Status) Collect(ch chan<- prometheus.Metric) {
 		if row.Hold != nil {
 			send(s.paused, 1, *row.Sync, *row.Hold)
 		}
-		scopes := map[string]float64{} // counted by kind: data decides how many scopes there are
+		scopes := map[string]float64{} // counted by kind, because data decides how many scopes there are
 		for _, h := range row.ScopeHolds {
 			scopes[h.Hold]++
 		}

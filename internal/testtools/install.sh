@@ -1,16 +1,16 @@
 #!/bin/sh
 #
-# Makes sure that programs which tests run beside PostgreSQL are there.
+# Installs the programs that tests need in addition to PostgreSQL.
 #
 #   internal/testtools/install.sh PACKAGE...     Debian's names, such as pgbouncer
 #
-# Silent when all are there, wherever they came from; else root on Debian gets
-# them by apt-get, one call of this script after the other, and anybody else is
-# told what to install.
+# It prints nothing if all programs exist, from any source. Otherwise, as root on
+# Debian, it installs the missing ones with apt-get. For any other user it says
+# what to install. Only one call of this script installs at a time.
 
 set -eu
 
-# missing PACKAGE...: those of the packages whose programs are not there.
+# missing PACKAGE... prints the packages whose programs are missing.
 missing() {
 	for package; do
 		case $package in
@@ -35,12 +35,12 @@ fail() {
 
 exec 9</var/lib/apt
 flock 9
-lacks=$(missing "$@") # after waiting for whoever installed the same
+lacks=$(missing "$@") # another call may have installed them
 [ -n "$lacks" ] || exit 0
 
 echo "installing$lacks" >&2
 export DEBIAN_FRONTEND=noninteractive
-# The packages' services stay off: their programs are all that is wanted.
+# The packages' services do not start: only their programs are needed.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
 	trap 'rm -f "$policy"' EXIT

@@ -1,5 +1,5 @@
-// Package waiting lets tests wait for a condition instead of for a time, and lets the
-// faults that they inject last for a time.
+// Package waiting lets tests wait for a condition instead of a fixed time. It also lets
+// an injected fault last for a time.
 package waiting
 
 import (
@@ -16,14 +16,14 @@ const (
 	long     = time.Second // a longer wait gets a line in the test's log
 )
 
-// For waits until the condition holds. It checks every few milliseconds at first,
-// and less often the longer it waits or the longer a check takes, so that the
-// checks leave the machine to the others. After the bound it checks once more, so
-// that one slow check does not fail the test.
+// For waits until the condition holds. It checks every few milliseconds at first. It
+// checks less often the longer it waits and the longer a check takes, so that checks
+// use little of the machine. After the bound it checks once more, so that one slow
+// check does not fail the test.
 //
-// A wait that fails says what it waited for, for how long, how often it checked,
-// and what each of details returns. The bound does not measure how fast something
-// should be. Make it long enough for a machine that is busy with other work.
+// If the wait fails, the test reports the condition, the time, the number of checks,
+// and the texts of details. The bound does not measure speed: make it long enough for a
+// busy machine.
 func For(t testing.TB, bound time.Duration, what string, holds func() bool, details ...func() string) {
 	t.Helper()
 	began := time.Now()
@@ -41,17 +41,17 @@ func For(t testing.TB, bound time.Duration, what string, holds func() bool, deta
 			for _, detail := range details {
 				text.WriteString("\n" + detail())
 			}
-			t.Fatalf("waited %s in vain (bound %s, checked %d times): %s%s", time.Since(began).Round(time.Millisecond), bound, checks, what, text.String())
+			t.Fatalf("waited %s without success (bound %s, checked %d times): %s%s", time.Since(began).Round(time.Millisecond), bound, checks, what, text.String())
 		}
 		pause := min(max(time.Since(began)/share, shortest), longest)
 		time.Sleep(max(pause, 2*time.Since(checked)))
 	}
 }
 
-// StallFor lets a fault that a test has put into the world last for d, or until ctx
-// ends: a process that is stopped, a transaction that stays open, a server that is
-// away. Nothing tells its end but time, since other processes and the database do not
-// live by a test's clock. What follows from the fault is waited for with [For].
+// StallFor lets an injected fault last for d, or until ctx ends. Such faults are a
+// stopped process, an open transaction, a server that is down. Only time can end them,
+// because other processes and the database do not use a test's clock. Wait for the
+// consequences of the fault with [For].
 func StallFor(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -48,7 +48,7 @@ func TestAWaitSaysHowLongItTook(t *testing.T) {
 		"at once": {0, false, nil},
 		"soon":    {500 * time.Millisecond, false, nil},
 		"late":    {3 * time.Second, false, []string{"waited 3.0", ": the court answers"}},
-		"never":   {time.Hour, true, []string{"waited 10.0", "in vain", "bound 10s", "checked 226 times", "the court answers", "2 deliveries"}},
+		"never":   {time.Hour, true, []string{"waited 10.0", "without success", "bound 10s", "checked 226 times", "the court answers", "2 deliveries"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

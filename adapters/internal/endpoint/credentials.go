@@ -15,8 +15,8 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
-// authorizer sets the credentials of one request. refused is to be called when
-// the receiver did not take them. An error of an authorizer has its class.
+// authorizer sets the credentials of one request. Call refused if the receiver refuses
+// them. An error of an authorizer is classified.
 type authorizer func(ctx context.Context, h http.Header) (refused func(), err error)
 
 // withDefaults returns c with its defaults filled in.
@@ -55,8 +55,8 @@ func static(name, value string) authorizer {
 	}
 }
 
-// checkAuth reports every field that is missing, wrong, or of another kind.
-// protocol are the headers that the adapter sets by itself.
+// checkAuth reports every field that is missing, wrong, or belongs to another kind.
+// protocol are the headers that the adapter itself sets.
 func checkAuth(a adapters.Credentials, protocol map[string]string) error {
 	type field struct {
 		name, value string

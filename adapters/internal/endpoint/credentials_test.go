@@ -204,8 +204,8 @@ func TestTokenEndpointFailures(t *testing.T) {
 	}
 }
 
-// A token endpoint that wants quiet is left alone, however many deliveries there
-// are and however often they are tried.
+// A token endpoint that asks for a pause gets no requests, for any number of deliveries
+// and attempts.
 func TestTokenEndpointThatWantsQuietIsLeftAlone(t *testing.T) {
 	l, c := newLogin(t), newCourt(t)
 	give := l.answer
@@ -239,9 +239,9 @@ func TestTokenEndpointThatWantsQuietIsLeftAlone(t *testing.T) {
 	}
 }
 
-// The secret goes where it was taken before; elsewhere only to an endpoint that
-// does not know the client.
-func TestWhereTheTokenEndpointTakesTheSecret(t *testing.T) {
+// The secret goes to the place where it was accepted before. It goes to the other place
+// only if the endpoint does not know the client.
+func TestPlaceOfTheSecretForTheTokenEndpoint(t *testing.T) {
 	for name, tc := range map[string]struct {
 		refusal int // of a secret in the header
 		body    string

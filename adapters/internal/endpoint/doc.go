@@ -1,13 +1,13 @@
-// Package endpoint holds what all adapters that speak HTTP share, besides the exchange
-// itself: URLs and headers with placeholders, credentials, and which hosts data may
+// Package endpoint has the parts that all HTTP adapters share, except the exchange
+// itself: URLs and headers with placeholders, credentials, and the hosts that data may
 // name.
 //
 // Callers may rely on this:
 //
-//   - data makes no scheme, no path segment, no query, no header and, unless the
-//     operator listed it, no host
+//   - data cannot add a scheme, a path segment, a query or a header, and it can name
+//     only hosts that the operator listed
 //   - every request has the idempotency key and a valid trace context
-//   - a token is fetched once for all deliveries that wait for it, and dropped when the
+//   - a token is fetched once for all deliveries that wait for it, and dropped if the
 //     receiver refuses it
-//   - errors name the option at fault and show no secret and no value
+//   - errors name the wrong option, and show no secret and no value
 package endpoint

@@ -13,7 +13,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
-// DefaultTimeout bounds an attempt where the configuration says nothing.
+// DefaultTimeout bounds an attempt if the configuration sets no timeout.
 const DefaultTimeout = 15 * time.Second
 
 // Limits of a configured timeout.
@@ -22,8 +22,8 @@ const (
 	MaxTimeout = 10 * time.Minute
 )
 
-// Options are the options that HTTP adapters have in common, and what an adapter
-// adds to them. Errors call them by their names in a configuration.
+// Options are the options that all HTTP adapters share, and what one adapter adds to
+// them. Errors use their names in the configuration.
 type Options struct {
 	Headers map[string]adapters.Secret
 	Auth    adapters.Credentials
@@ -31,9 +31,9 @@ type Options struct {
 	Timeout time.Duration // default: DefaultTimeout
 	Allow   adapters.Allow
 
-	URLs        []*URL            // all that requests may go to; nil ones are passed over
-	Reserved    map[string]string // headers that the protocol sets by itself, by canonical name, and how it does
-	Credentials []string          // options of the adapter, now set, that put credentials elsewhere than into Auth
+	URLs        []*URL            // all URLs to which requests may go; nil ones are ignored
+	Reserved    map[string]string // headers that the adapter itself sets, by canonical name, with the reason
+	Credentials []string          // set options of the adapter, other than Auth, that may have credentials
 }
 
 // Endpoint sends requests as the options say. It is safe for concurrent use.
@@ -46,8 +46,8 @@ type Endpoint struct {
 	longest   time.Duration
 }
 
-// New returns an Endpoint. Its error reports everything that is wrong with o,
-// each line with the option's name. Close it in the end.
+// New returns an Endpoint, which the caller closes. Its error reports everything that
+// is wrong with o, each line with the option's name.
 func New(o Options) (*Endpoint, error) {
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
@@ -87,8 +87,8 @@ func New(o Options) (*Endpoint, error) {
 // AttemptTimeout is the longest time that Deliver can take.
 func (e *Endpoint) AttemptTimeout() time.Duration { return e.longest }
 
-// Destination returns what [adapters.Addresser] wants of an adapter whose requests
-// go to one of urls; find says to which.
+// Destination returns the function of [adapters.Addresser] for an adapter whose
+// requests go to one of urls. find returns the URL of a message.
 func (e *Endpoint) Destination(urls []*URL, find func(adapters.Message) *URL) func(adapters.Message) string {
 	if !slices.ContainsFunc(urls, func(u *URL) bool { return u != nil && u.FromData() }) {
 		return nil
@@ -96,7 +96,7 @@ func (e *Endpoint) Destination(urls []*URL, find func(adapters.Message) *URL) fu
 	return func(msg adapters.Message) string { return find(msg).Destination(msg, e.hosts) }
 }
 
-// Fields are the mapped fields that the configured headers ask for.
+// Fields are the mapped fields that the configured headers use.
 func (e *Endpoint) Fields() []string {
 	var names []string
 	for _, h := range e.headers {
@@ -105,12 +105,12 @@ func (e *Endpoint) Fields() []string {
 	return names
 }
 
-// Close closes idle connections. Deliveries under way are not disturbed.
+// Close closes idle connections. Deliveries in flight are not disturbed.
 func (e *Endpoint) Close() error { return errors.Join(e.client.Close(), e.guarded.Close()) }
 
-// Request builds the request of one attempt, without authorization. It takes over h,
-// which must not be nil; configured headers replace those in h. An error is permanent:
-// nothing can be sent for this message.
+// Request builds the request of one attempt, without authorization. It keeps and
+// changes h, which must not be nil. Configured headers replace those in h. An error is
+// permanent: this message cannot be sent.
 func (e *Endpoint) Request(method string, to *URL, v *placeholder.Values, h http.Header, body []byte) (exchange.Request, error) {
 	r, err := e.request(method, to, v, h, body)
 	if err != nil {
@@ -137,9 +137,9 @@ func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, h http
 	}, nil
 }
 
-// Deliver authorizes r, sends it once, and lets judge say what the answer
-// means. The receipt gets the digest of the body. A token that was refused is
-// dropped, so that the next attempt has another.
+// Deliver authorizes r and sends it once. judge turns the answer into a result. The
+// receipt gets the digest of the body. A refused token is dropped, so that the next
+// attempt fetches another.
 func (e *Endpoint) Deliver(ctx context.Context, to *URL, r exchange.Request, judge func(exchange.Answer) (adapters.Receipt, error)) (adapters.Receipt, error) {
 	refused, err := e.authorize(ctx, r.Header)
 	if err != nil {

@@ -63,7 +63,7 @@ func post(t *testing.T, c config) *poster {
 	return p
 }
 
-// court records the last request and answers as told.
+// court records the last request and gives the configured answer.
 type court struct {
 	*httptest.Server
 	status int
@@ -126,16 +126,16 @@ func TestURLTemplates(t *testing.T) {
 		want string // request URI; empty: refused
 		err  string
 	}{
-		"external id":        {path: "/h/{ref.external_id}", want: "/h/ext%2F7"},
-		"key, id, version":   {path: "/{key}/{id}/{version}", want: "/hearing%207/e-1/4"},
-		"exact number":       {path: "/{fields.caseId}", want: "/12345678901234567890"},
-		"dotted field":       {path: "/c/{fields.court.code}/x", want: "/c/NY%2F07/x"},
-		"boolean":            {path: "/{fields.court.open}", want: "/true"},
-		"no query from data": {path: "/{fields.note}", want: "/a&b=c%3Fd%23e"},
-		"value in a query":   {path: "/x?note={fields.note}&k=1", want: "/x?note=a%26b%3Dc%3Fd%23e&k=1"},
-		"no host from data":  {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "//evil.example/x@y" }, want: "/%2F%2Fevil.example%2Fx@y"},
-		"slash beside text that is to be escaped": {path: "/für\"/{key}?ü={key}", edit: func(m *adapters.Message) { m.Key = "a/b" }, want: "/f%C3%BCr%22/a%2Fb?%C3%BC=a%2Fb"},
-		"escaped already":                         {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "%2e%2e" }, want: "/%252e%252e"},
+		"external id":                            {path: "/h/{ref.external_id}", want: "/h/ext%2F7"},
+		"key, id, version":                       {path: "/{key}/{id}/{version}", want: "/hearing%207/e-1/4"},
+		"exact number":                           {path: "/{fields.caseId}", want: "/12345678901234567890"},
+		"dotted field":                           {path: "/c/{fields.court.code}/x", want: "/c/NY%2F07/x"},
+		"boolean":                                {path: "/{fields.court.open}", want: "/true"},
+		"no query from data":                     {path: "/{fields.note}", want: "/a&b=c%3Fd%23e"},
+		"value in a query":                       {path: "/x?note={fields.note}&k=1", want: "/x?note=a%26b%3Dc%3Fd%23e&k=1"},
+		"no host from data":                      {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "//evil.example/x@y" }, want: "/%2F%2Fevil.example%2Fx@y"},
+		"slash next to text that needs escaping": {path: "/für\"/{key}?ü={key}", edit: func(m *adapters.Message) { m.Key = "a/b" }, want: "/f%C3%BCr%22/a%2Fb?%C3%BC=a%2Fb"},
+		"escaped already":                        {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "%2e%2e" }, want: "/%252e%252e"},
 
 		"no external id":      {path: "/h/{ref.external_id}", edit: func(m *adapters.Message) { m.Ref.ExternalID = "" }, err: "{ref.external_id} is not known"},
 		"no version":          {path: "/{version}", edit: func(m *adapters.Message) { m.Version = nil }, err: "{version} is not known"},
@@ -144,9 +144,9 @@ func TestURLTemplates(t *testing.T) {
 		"an empty field":      {path: "/{fields.empty}", err: "{fields.empty} is empty"},
 		"an object":           {path: "/{fields.court}", err: "{fields.court} is an object or a list"},
 		"a list":              {path: "/{fields.court.tags}", err: "{fields.court.tags} is an object or a list"},
-		"dots":                {path: "/{fields.court.room}", err: "{fields.court.room} is or holds a path segment of dots"},
-		"dots behind a slash": {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "a/../../b" }, err: "{key} is or holds a path segment of dots"},
-		"dots with the text":  {path: "/.{fields.x}", edit: func(m *adapters.Message) { m.Body = []byte(`{"x":"/b"}`) }, err: "the values make a path segment of dots"},
+		"dots":                {path: "/{fields.court.room}", err: "{fields.court.room} has . or .. as a path segment"},
+		"dots behind a slash": {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "a/../../b" }, err: "{key} has . or .. as a path segment"},
+		"dots with the text":  {path: "/.{fields.x}", edit: func(m *adapters.Message) { m.Body = []byte(`{"x":"/b"}`) }, err: "the values make . or .. a path segment"},
 		"a control character": {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "a\nb" }, err: "{key} has a control character (U+000A) at byte 1"},
 		"invalid UTF-8":       {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "a\xff" }, err: "{key} is not valid UTF-8"},
 		"no JSON object":      {path: "/{fields.x}", edit: func(m *adapters.Message) { m.Body = []byte(`[1]`) }, err: "{fields.x} cannot be read"},
@@ -214,15 +214,15 @@ func TestNewRefusesURLs(t *testing.T) {
 		"https:///x":                          "must start with https://",
 		"https://court.example\"/":            "has a host that is neither",
 		"https://court.example:65536/":        "port above 65535",
-		"https://{key}.court.example/":        "{key} is not a placeholder that can stand here",
+		"https://{key}.court.example/":        "{key} is not a placeholder that is allowed here",
 		"https://{fields.a}:{fields.b}/":      "is not a URL",
 		"{key}://court.example/":              "in its scheme",
 		"https://u:pw@court.example/":         "holds credentials",
 		"https://court.example/#x":            "has a fragment",
-		"https://court.example/a/../b":        "segment of dots",
-		"https://court.example/%2e./b":        "segment of dots",
+		"https://court.example/a/../b":        ". or .. as a path segment",
+		"https://court.example/%2e./b":        ". or .. as a path segment",
 		"https://court.example/a b":           "has a space",
-		"https://court.example/{type}":        "{type} is not a placeholder that can stand here",
+		"https://court.example/{type}":        "{type} is not a placeholder that is allowed here",
 		"https://court.example/{key":          "a brace does not belong",
 		"https://court.example/?a=}":          "a brace does not belong",
 		"https://court.example/{fields.a..b}": "{fields.a..b} is not a placeholder",
@@ -235,7 +235,7 @@ func TestNewRefusesURLs(t *testing.T) {
 	}
 }
 
-func TestNewTakesHosts(t *testing.T) {
+func TestNewAcceptsHosts(t *testing.T) {
 	for host, want := range map[string]string{
 		"localhost": "localhost", "127.0.0.1:8081": "127.0.0.1:8081", "[::1]:443": "[::1]:443", "[fe80::1%25eth0]": "[fe80::1%eth0]",
 		"gericht_1.münchen.example:": "gericht_1.münchen.example:", "COURT.example.": "COURT.example.",
@@ -265,8 +265,7 @@ func TestAttemptTimeoutCoversTheToken(t *testing.T) {
 	}
 }
 
-// A token that cannot be had is trouble of all destinations; an answer of the receiver
-// is not.
+// A missing token is trouble of all destinations. An answer of the receiver is not.
 func TestTroubleWithTheTokenIsCommon(t *testing.T) {
 	receiver, login := newCourt(t), newCourt(t)
 	login.status = http.StatusUnauthorized
@@ -283,8 +282,8 @@ func TestTroubleWithTheTokenIsCommon(t *testing.T) {
 	}
 }
 
-// Data may name a host only where the operator listed it, and then only one in
-// the public internet or a listed network; each refusal sends nothing.
+// Data may name only a host that the operator listed, with an address in the public
+// internet or in a listed network. A refusal sends nothing.
 func TestHostsFromData(t *testing.T) {
 	c := newCourt(t)
 	port := c.URL[strings.LastIndexByte(c.URL, ':'):]
@@ -308,9 +307,9 @@ func TestHostsFromData(t *testing.T) {
 		"another host":             {"{fields.court}", "evil.example", adapters.Allow{Hosts: []string{"localhost"}, Networks: loopback}, "not in allow.hosts"},
 		"above what is listed":     {"{fields.court}", "court.example", adapters.Allow{Hosts: []string{"*.court.example"}}, "not in allow.hosts"},
 		"an ending that is listed": {"{fields.court}", "evilcourt.example", adapters.Allow{Hosts: []string{"*.court.example"}}, "not in allow.hosts"},
-		"a port":                   {"{fields.court}", "localhost:1", adapters.Allow{Hosts: []string{"localhost"}}, "make no host name"},
-		"user and host":            {"{fields.court}", "localhost@evil.example", adapters.Allow{Hosts: []string{"*"}}, "make no host name"},
-		"a path":                   {"{fields.court}.court.example", "evil.example/", adapters.Allow{Hosts: []string{"*"}}, "make no host name"},
+		"a port":                   {"{fields.court}", "localhost:1", adapters.Allow{Hosts: []string{"localhost"}}, "do not make a host name"},
+		"user and host":            {"{fields.court}", "localhost@evil.example", adapters.Allow{Hosts: []string{"*"}}, "do not make a host name"},
+		"a path":                   {"{fields.court}.court.example", "evil.example/", adapters.Allow{Hosts: []string{"*"}}, "do not make a host name"},
 		"a missing field":          {"{fields.room}", "localhost", adapters.Allow{Hosts: []string{"*"}}, "{fields.room} is not known"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -353,9 +352,9 @@ func TestAllowIsChecked(t *testing.T) {
 		"an empty name":      {config{Allow: adapters.Allow{Hosts: []string{""}}}, `allow.hosts[0]: "" is not a host name`},
 		"no prefix":          {config{Allow: adapters.Allow{Networks: []string{"10.0.0.1"}}}, `allow.networks[0]: "10.0.0.1" is not a network`},
 		"nothing listed":     {config{Allow: adapters.Allow{Networks: []string{"127.0.0.0/8"}}}, "allow.hosts: is required"},
-		"any, with a query":  {config{URL: "https://{fields.a}/?token=" + canary, Allow: adapters.Allow{Hosts: []string{"*"}}}, "what is in the query of a url to any host"},
-		"any, with a token":  {config{Allow: adapters.Allow{Hosts: []string{"*"}}, Auth: adapters.Credentials{Kind: adapters.Bearer, Token: canary}}, "what is in auth to any host"},
-		"any, with a header": {config{Allow: adapters.Allow{Hosts: []string{"*"}}, Headers: map[string]adapters.Secret{"X-Key": canary}}, "what is in headers to any host"},
+		"any, with a query":  {config{URL: "https://{fields.a}/?token=" + canary, Allow: adapters.Allow{Hosts: []string{"*"}}}, "the query of a url to any host"},
+		"any, with a token":  {config{Allow: adapters.Allow{Hosts: []string{"*"}}, Auth: adapters.Credentials{Kind: adapters.Bearer, Token: canary}}, "auth to any host"},
+		"any, with a header": {config{Allow: adapters.Allow{Hosts: []string{"*"}}, Headers: map[string]adapters.Secret{"X-Key": canary}}, "headers to any host"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.config.URL = cmp.Or(tc.config.URL, "https://{fields.a}/")

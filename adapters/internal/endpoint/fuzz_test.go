@@ -17,11 +17,11 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
-const fuzzedValue = "zq9x7kw" // stands in data, and must not come out of errors
+const fuzzedValue = "zq9x7kw" // a value of the data, which must not appear in errors
 
-// FuzzRequest fills any template with any data: data makes no segment,
-// no query and no header, and what a receiver reads is what was meant. A host is
-// made of data only if it is one of those allowed.
+// FuzzRequest fills any template with any data. Data adds no segment, no query and no
+// header, and a receiver reads the intended values. Data makes a host only if it is
+// allowed.
 func FuzzRequest(f *testing.F) {
 	for _, template := range []string{
 		"/hearings/{key}", "/h/{ref.external_id}/{fields.f}", "/a%2Fb/{id}.json?v={version}&k={key}&{fields.f}=x", "/.{key}", "/{key}{key}/x;p={key}",

@@ -35,7 +35,7 @@ var reserved = map[string]string{
 	"Upgrade":             "belongs to the connection",
 }
 
-// userAgent is what requests say unless a configured header says otherwise.
+// userAgent is the User-Agent of requests, unless the configuration sets one.
 const userAgent = "Lockstep"
 
 // header is one configured header.
@@ -102,7 +102,7 @@ func (e *Endpoint) header(v *placeholder.Values, h http.Header) error {
 	return nil
 }
 
-// escapeQuoted escapes what would end a string of a structured field.
+// escapeQuoted escapes characters that would end a string of a structured field.
 var escapeQuoted = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 func asIs(value string) (string, error) { return value, placeholder.Plain(value) }
@@ -120,7 +120,7 @@ func quoted(s string) (string, error) {
 	return `"` + escapeQuoted.Replace(s) + `"`, nil
 }
 
-// authHeader returns the name of the header that carries the credentials.
+// authHeader returns the name of the header with the credentials.
 func authHeader(c adapters.Credentials) string {
 	switch c.Kind {
 	case adapters.NoCredentials:

@@ -35,7 +35,7 @@ func parseHosts(o Options) (hosts, error) {
 	}
 	fromData := slices.DeleteFunc(slices.Clone(o.URLs), func(u *URL) bool { return u == nil || !u.FromData() })
 	if len(fromData) > 0 && len(h) == 0 {
-		errs = append(errs, errors.New("allow.hosts: is required, because data has a say in the host of a url: list the hosts that it may name"))
+		errs = append(errs, errors.New("allow.hosts: is required, because the host of a url has a placeholder: list the hosts that data may name"))
 	}
 	if slices.Contains(h, "*") {
 		with := slices.Clone(o.Credentials)
@@ -52,7 +52,7 @@ func parseHosts(o Options) (hosts, error) {
 			with = append(with, "the query of a url")
 		}
 		if len(with) > 0 {
-			errs = append(errs, fmt.Errorf("allow.hosts: * would send what is in %s to any host that data names; list the hosts instead",
+			errs = append(errs, fmt.Errorf("allow.hosts: * would send %s to any host that data names; list the hosts instead",
 				strings.Join(with, ", ")))
 		}
 	}

@@ -25,8 +25,8 @@ const tokenTimeout = 10 * time.Second
 // maxReason bounds the reason that a token endpoint gives, in bytes.
 const maxReason = 200
 
-// A token endpoint that asks for a pause and does not say how long gets no requests for
-// firstPause, and for twice as long each time after that.
+// If a token endpoint asks for a pause without a duration, it gets no requests for
+// firstPause. Each further pause is twice as long.
 const (
 	firstPause   = time.Second
 	longestPause = time.Minute
@@ -36,11 +36,11 @@ const (
 // fetch among all deliveries that wait for it.
 type tokens struct {
 	request func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) // asks the token endpoint
-	secrets func() []string                                                // what no text may show; a function, so that fmt does not see them
+	secrets func() []string                                                // values that no text may show; a function, so that fmt does not see them
 	host    string                                                         // of the token endpoint, for errors
 
 	fetches singleflight.Group
-	style   oauth2.AuthStyle // the one that worked; only a fetch uses it
+	style   oauth2.AuthStyle // the place that worked; only a fetch uses it
 
 	mu      sync.Mutex
 	current *oauth2.Token // nil before the first fetch and after a refusal
@@ -91,7 +91,7 @@ func (t *tokens) authorize(ctx context.Context, h http.Header) (refused func(), 
 	return func() { t.drop(token) }, nil
 }
 
-// drop forgets token, unless another has taken its place.
+// drop forgets token, unless it was replaced already.
 func (t *tokens) drop(token *oauth2.Token) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -100,10 +100,10 @@ func (t *tokens) drop(token *oauth2.Token) {
 	}
 }
 
-// get returns a valid token. The first delivery to need one has it fetched in its
-// own time. The others wait for it and share a failure too, so that a token endpoint
-// that is down is not asked once for each waiting delivery. When the first delivery
-// is stopped, another one has the token fetched.
+// get returns a valid token. The first delivery that needs one fetches it, within its
+// own timeout. The others wait, and share a failure too, so that a token endpoint that
+// is down does not get a request from each of them. If the first delivery is stopped,
+// another one fetches the token.
 func (t *tokens) get(ctx context.Context) (*oauth2.Token, error) {
 	ctx, cancel := exchange.WithTimeout(ctx, tokenTimeout)
 	defer cancel()
@@ -127,8 +127,8 @@ func (t *tokens) get(ctx context.Context) (*oauth2.Token, error) {
 	}
 }
 
-// kept returns the token if it is valid, an error while the endpoint wants a pause,
-// and neither if a token is to be fetched.
+// kept returns the token if it is valid, or an error while the endpoint wants a pause.
+// It returns neither if a token must be fetched.
 func (t *tokens) kept() (*oauth2.Token, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -141,16 +141,16 @@ func (t *tokens) kept() (*oauth2.Token, error) {
 	return nil, nil
 }
 
-// fetched is what became of a fetch.
+// fetched is the result of a fetch.
 type fetched struct {
 	token    *oauth2.Token
 	err      error
 	stopped  bool // the delivery that asked for it was stopped
-	panicked any  // is to panic where the relay recovers: in the deliveries that wait
+	panicked any  // a panic of the fetch, repeated in the waiting deliveries, where the relay recovers
 }
 
-// fetch fetches a token, unless another fetch has just ended. When ctx ended by its
-// timeout, that is the endpoint's failure; otherwise the delivery was stopped.
+// fetch fetches a token, unless another fetch has just ended. If ctx ended by its
+// timeout, the endpoint has failed. Otherwise the delivery was stopped.
 func (t *tokens) fetch(ctx context.Context) (f fetched) {
 	defer func() { f.panicked = recover() }()
 	if f.token, f.err = t.kept(); f.token != nil || f.err != nil {
@@ -170,9 +170,9 @@ func (t *tokens) fetch(ctx context.Context) (f fetched) {
 	return fetched{err: t.noToken(ctx, f.err), stopped: ctx.Err() != nil && !exchange.TimedOut(ctx)}
 }
 
-// ask asks for a token with the secret where the endpoint took it before. As long
-// as it took none, it may be wanted in the other place: the endpoint then says
-// that it does not know the client (RFC 6749, 5.2), by its code or by status 401
+// ask requests a token. The secret is in the form or in a header, where the endpoint
+// accepted it before. Until it has accepted one, ask tries the other place if the
+// endpoint does not know the client (RFC 6749, 5.2): by its code, or by status 401
 // alone.
 func (t *tokens) ask(ctx context.Context) (*oauth2.Token, error) {
 	if t.style != oauth2.AuthStyleAutoDetect {
@@ -193,8 +193,8 @@ func (t *tokens) ask(ctx context.Context) (*oauth2.Token, error) {
 	return token, err
 }
 
-// refusal classifies an answer of the token endpoint that holds no token. The
-// texts of oauth2's errors are not used: they hold the whole answer.
+// refusal classifies an answer of the token endpoint without a token. The texts of
+// oauth2's errors are not used, because they have the whole answer.
 func (t *tokens) refusal(e *oauth2.RetrieveError) error {
 	reason := adapters.Redact(exchange.Reason(e.Body), maxReason, nil, t.secrets()...)
 	if reason == "" {
@@ -208,8 +208,8 @@ func (t *tokens) refusal(e *oauth2.RetrieveError) error {
 	return adapters.Auth(err)
 }
 
-// pauseFor leaves the endpoint alone for wait, or for longer each time where that is
-// 0, and returns for how long.
+// pauseFor stops requests to the endpoint for wait, or for longer each time if wait is
+// 0. It returns for how long.
 func (t *tokens) pauseFor(wait time.Duration, why string) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -227,9 +227,9 @@ func (t *tokens) keep(token *oauth2.Token) {
 	t.current, t.pause = token, pause{}
 }
 
-// noToken classifies the lack of a token. No message is at fault, so it is auth
-// and holds the sync, whether the endpoint refuses or is down. A delivery that was
-// stopped, and a machine without a descriptor left, say nothing about the endpoint.
+// noToken classifies the lack of a token. It is auth and holds the sync, whether the
+// endpoint refuses or is down, because no message is at fault. A stopped delivery, and
+// a machine without a free descriptor, say nothing about the endpoint.
 func (t *tokens) noToken(ctx context.Context, err error) error {
 	why := exchange.Describe(ctx, err)
 	if ctx.Err() == nil && exchange.Exhausted(err) {

@@ -31,7 +31,7 @@ func TestAFailedFetchIsShared(t *testing.T) {
 		for range deliveries {
 			go func() { _, err := tokens.get(t.Context()); results <- err }()
 		}
-		synctest.Wait() // one asks, all others wait for it
+		synctest.Wait() // one fetches, all others wait for it
 		close(release)
 		for range deliveries {
 			if err := <-results; adapters.ClassOf(err) != adapters.ClassAuth || !strings.Contains(err.Error(), "HTTP 503") {
@@ -67,7 +67,7 @@ func TestATokenEndpointThatHangsIsGivenUp(t *testing.T) {
 	})
 }
 
-// A machine without a descriptor left says nothing about the token endpoint.
+// A machine without a free descriptor says nothing about the token endpoint.
 func TestATokenThatThisMachineCannotAskForIsLocal(t *testing.T) {
 	tokens := &tokens{request: func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) {
 		return nil, fmt.Errorf("Post: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)})
@@ -78,8 +78,7 @@ func TestATokenThatThisMachineCannotAskForIsLocal(t *testing.T) {
 	}
 }
 
-// An endpoint that does not say for how long it wants quiet is asked less and
-// less often.
+// An endpoint that asks for a pause without a duration gets fewer and fewer requests.
 func TestATokenEndpointIsAskedLessAndLess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0

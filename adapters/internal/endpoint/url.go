@@ -21,12 +21,12 @@ type URL struct {
 	fixed             *url.URL // the same for all messages, which must not change it; nil with placeholders
 }
 
-// ParseURL checks all that can be checked without a message.
+// ParseURL makes all checks that need no message.
 func ParseURL(text string) (*URL, error) {
-	// Placeholders are no valid URL text; a letter in their place is.
+	// A placeholder is not valid in a URL, so a letter replaces it here.
 	u, err := url.Parse(placeholder.Replace(text, "x"))
 	if err != nil {
-		return nil, errors.New("is not a URL") // url.Error would repeat it, with what is secret in it
+		return nil, errors.New("is not a URL") // url.Error would repeat it, with its secrets
 	}
 	scheme, rest, _ := strings.Cut(text, "://")
 	authority, _, _ := strings.Cut(rest, "/")
@@ -50,7 +50,7 @@ func ParseURL(text string) (*URL, error) {
 		errs = append(errs, errors.New("has a space or a backslash; escape it"))
 	}
 	if dotted(u.Path) {
-		errs = append(errs, errors.New("has a path segment of dots"))
+		errs = append(errs, errors.New("has . or .. as a path segment; remove it"))
 	}
 	path, query, _ := strings.Cut(strings.TrimPrefix(rest, authority), "?")
 	t := &URL{scheme: u.Scheme}
@@ -78,8 +78,8 @@ func ParseURL(text string) (*URL, error) {
 // FromData reports whether the host has a placeholder.
 func (t *URL) FromData() bool { return len(t.host.Names()) > 0 }
 
-// Destination is the host that msg's request goes to, if data names it. It is empty
-// otherwise, and where that host may not be named.
+// Destination is the host of msg's request, if data names it. It is empty if the
+// operator wrote the host, or if data may not name it.
 func (t *URL) Destination(msg adapters.Message, allowed hosts) string {
 	if t == nil || !t.FromData() {
 		return ""
@@ -91,7 +91,7 @@ func (t *URL) Destination(msg adapters.Message, allowed hosts) string {
 	return host
 }
 
-// Fields are the mapped fields that the URL asks for. A nil URL asks for none.
+// Fields are the mapped fields that the URL uses. A nil URL uses none.
 func (t *URL) Fields() []string {
 	if t == nil {
 		return nil
@@ -99,11 +99,11 @@ func (t *URL) Fields() []string {
 	return slices.Concat(t.host.Fields(), t.path.Fields(), t.query.Fields())
 }
 
-// Target is what errors call the URL: host and path, nothing that came from data.
+// Target is the URL's name in errors: host and path of the template, nothing from data.
 func (t *URL) Target() string { return t.target }
 
-// escapeLiteral escapes characters that a URL cannot hold. Otherwise net/url would
-// escape the whole path anew, and turn the %2F of a value into a slash.
+// escapeLiteral escapes characters that a URL cannot have. Otherwise net/url would
+// escape the whole path again, and turn the %2F of a value into a slash.
 func escapeLiteral(text string) string {
 	var b strings.Builder
 	for _, c := range []byte(text) {
@@ -118,7 +118,8 @@ func escapeLiteral(text string) string {
 
 var hostText = regexp.MustCompile(`^(?:\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]+)?\]|[\pL\pM\pN._-]+)(?::([0-9]*))?$`)
 
-// validHost is stricter than url.Parse, which takes names that no header Host can carry.
+// validHost is stricter than url.Parse, which accepts names that are not valid in the
+// header Host.
 func validHost(hostport string) bool {
 	m := hostText.FindStringSubmatch(hostport)
 	if m == nil || m[1] == "" {
@@ -128,8 +129,8 @@ func validHost(hostport string) bool {
 	return err == nil
 }
 
-// expand returns the URL for one message. Where data names the host, it must be
-// one of allowed.
+// expand returns the URL for one message. If data names the host, it must be one of
+// allowed.
 func (t *URL) expand(v *placeholder.Values, allowed hosts) (*url.URL, error) {
 	if t.fixed != nil {
 		return t.fixed, nil
@@ -153,7 +154,7 @@ func (t *URL) expand(v *placeholder.Values, allowed hosts) (*url.URL, error) {
 	// The host is not escaped, and the zone of an address would not be parsed.
 	u.Host, u.RawQuery = host, query
 	if dotted(u.Path) { // /.{key} with the harmless value "/x" makes one
-		return nil, errors.New("the values make a path segment of dots")
+		return nil, errors.New("the values make . or .. a path segment")
 	}
 	return u, nil
 }
@@ -169,7 +170,7 @@ func (t *URL) expandHost(v *placeholder.Values, allowed hosts) (string, error) {
 	host, _, _ := strings.Cut(hostport, ":") // the port is in the template; a value with a colon is no name
 	written, _, _ := strings.Cut(t.host.Text(), ":")
 	if strings.Count(hostport, ":") != strings.Count(t.host.Text(), ":") || !name.MatchString(host) || len(host) > maxName {
-		return "", fmt.Errorf("the values of %s make no host name (a name beyond ASCII is written as xn--…)", written)
+		return "", fmt.Errorf("the values of %s do not make a host name (write a name beyond ASCII as xn--…)", written)
 	}
 	if !allowed.has(host) {
 		return "", fmt.Errorf("the values of %s name a host that is not in allow.hosts", written)
@@ -182,7 +183,7 @@ func escapeSegment(value string) (string, error) {
 		return "", err
 	}
 	if dotted(value) {
-		return "", errors.New("is or holds a path segment of dots")
+		return "", errors.New("has . or .. as a path segment")
 	}
 	return url.PathEscape(value), nil
 }
@@ -194,8 +195,8 @@ func escapeQuery(value string) (string, error) {
 	return url.QueryEscape(value), nil
 }
 
-// dotted reports whether a path has a segment that servers resolve instead of
-// passing it on. Some decode %2F and %5C before they do, so both divide.
+// dotted reports whether a path has a segment . or .., which servers resolve. Some
+// servers decode %2F and %5C first, so both count as separators.
 func dotted(path string) bool {
 	for segment := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == '\\' }) {
 		if segment == "." || segment == ".." {

@@ -20,13 +20,13 @@ type Answer struct {
 	Header http.Header
 	Body   []byte // at most MaxAnswer bytes; neither cleaned nor redacted
 
-	// Partial says that Body is not the whole body: it was longer than
-	// MaxAnswer, could not be decompressed, or was cut.
+	// Partial says that Body is not complete: it was longer than MaxAnswer, could not
+	// be decompressed, or was cut.
 	Partial bool
 
-	// Cut says why the body ended early, although a later answer to the same
-	// request may be whole: the connection broke or the time was up. It is nil
-	// for an answer that is whole, too long or garbled.
+	// Cut says why the body ended early: the connection broke or the timeout ended. A
+	// later answer to the same request may be complete. Cut is nil for an answer that
+	// is complete, too long or garbled.
 	Cut error
 }
 
@@ -62,7 +62,7 @@ func IsRef(id string) bool {
 	return id != "" && len(id) <= adapters.MaxRef && placeholder.Plain(id) == nil
 }
 
-// garbled reports whether err comes from the decompression of a body that arrived.
+// garbled reports whether err comes from decompressing a body that has arrived.
 func garbled(err error) bool {
 	var corrupt flate.CorruptInputError
 	return errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.As(err, &corrupt)

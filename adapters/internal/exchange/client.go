@@ -34,12 +34,12 @@ type Client struct {
 	timeout   time.Duration
 }
 
-// New returns a Client whose exchanges take at most timeout each, from the name
-// lookup to the last byte of the answer. Its errors name the TLS option at fault.
+// New returns a Client whose exchanges take at most timeout each, from the name lookup
+// to the last byte of the answer. Its errors name the wrong TLS option.
 //
-// It speaks HTTP/1.1: there a request that got no answer was either not sent or
-// may have been acted upon, and nothing in between re-sends it. A proxy is taken
-// from the environment, as [http.ProxyFromEnvironment] describes.
+// It speaks HTTP/1.1, in which a request without an answer was either not sent or may
+// have been processed, and is never sent again by the protocol. The proxy comes from
+// the environment, as [http.ProxyFromEnvironment] describes.
 func New(options adapters.TLS, timeout time.Duration) (*Client, error) {
 	config, err := tlsConfig(options)
 	if err != nil {
@@ -72,9 +72,9 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// TokenClient returns a client for the token endpoint: the same trust and
-// connections, and no redirects, because a redirected request would carry the
-// client's secret along. Its time is bounded by the context of each call alone.
+// TokenClient returns a client for the token endpoint, with the same trust and
+// connections. It follows no redirects, because a redirected request would take the
+// client's secret along. Only the context of each call bounds its time.
 func (c *Client) TokenClient() *http.Client {
 	return &http.Client{
 		Transport:     c.transport,
@@ -86,36 +86,34 @@ func (c *Client) TokenClient() *http.Client {
 type Request struct {
 	Method string
 	URL    *url.URL    // not changed
-	Target string      // what errors call the URL: its host and path template, nothing that came from data
+	Target string      // the URL's name in errors: host and path of the template, nothing from data
 	Header http.Header // not changed
 	Body   []byte      // not changed
 
-	// Payload holds, as JSON, the values that a text from the answer must not repeat.
+	// Payload has, as JSON, the values that a text from the answer must not repeat.
 	Payload []byte
 
-	// Secrets returns more values that it must not repeat; those of Header and of the
-	// URL's query are known. It is called for failures only, and may be nil.
+	// Secrets returns more values that it must not repeat, in addition to those of
+	// Header and of the URL's query. It is called only for failures, and may be nil.
 	Secrets func() []string
 }
 
-// Preview tells what r asks of the receiver. What the configuration puts into
-// the query is not shown.
+// Preview shows r, without the query, which may have secrets of the configuration.
 func (r Request) Preview() adapters.Preview {
 	u := *r.URL
 	u.RawQuery = ""
 	return adapters.Preview{Method: r.Method, URL: u.String(), ContentType: r.Header.Get("Content-Type"), Body: r.Body}
 }
 
-// Digest returns what a receipt says of bytes that were sent: their SHA-256 in
-// hexadecimal.
+// Digest returns the SHA-256 of sent bytes in hexadecimal, as a receipt has it.
 func Digest(body []byte) string {
 	sum := sha256.Sum256(body)
 	return hex.EncodeToString(sum[:])
 }
 
-// Do sends r once. The error is nil if the receiver answered, whatever it said;
-// otherwise it is [adapters.Unknown] once the request was written, and transient
-// before that. A client certificate that the receiver refused is [adapters.Auth].
+// Do sends r once. The error is nil if the receiver answered, with any status. Without
+// an answer it is [adapters.Unknown] if the request was written, otherwise transient.
+// If the receiver refused the client certificate, it is [adapters.Auth].
 func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	ctx, cancel := WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -130,10 +128,10 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	return readAnswer(ctx, res), nil
 }
 
-// build makes a request that net/http cannot send a second time. It would do so
-// when a kept-alive connection breaks, for a request whose body can be had again
-// or that has no body, if the method or an Idempotency-Key makes it look safe.
-// Such a resend would be missing in the delivery log.
+// build makes a request that net/http cannot send a second time. When a kept-alive
+// connection breaks, net/http repeats a request that looks safe by its method or its
+// Idempotency-Key, if it has no body or can get the body again. The delivery log would
+// not have such a repetition.
 func (r Request) build(ctx context.Context) *http.Request {
 	header := r.Header
 	if header == nil {
@@ -150,13 +148,13 @@ func (r Request) build(ctx context.Context) *http.Request {
 		ProtoMinor:    1,
 	}).WithContext(ctx)
 	if len(r.Body) > 0 {
-		// net/http knows that this type does not block, and writes header and body
-		// at once. GetBody stays nil, so it cannot have the body again.
+		// net/http knows that this type does not block, and writes header and body at
+		// once. GetBody stays nil, so net/http cannot get the body again.
 		req.Body = io.NopCloser(bytes.NewReader(r.Body))
 		return req
 	}
-	// Without a body only the header decides, which net/http looks up under its
-	// canonical name. On the wire names have no case (RFC 9110, 5.1).
+	// Without a body only this header decides, and net/http looks for its canonical
+	// name. On the wire, the case of a name does not matter (RFC 9110, 5.1).
 	req.Header = maps.Clone(header)
 	for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
 		if values, ok := req.Header[name]; ok {
@@ -184,15 +182,15 @@ func (p *progress) trace() *httptrace.ClientTrace {
 	}
 }
 
-// sent reports whether the receiver may have a request to act upon: its headers
-// were complete. When ctx ended, the write may be under way in another
-// goroutine, so a connection is enough.
+// sent reports whether the receiver may have got the request: its headers were
+// complete. After the end of ctx a connection is enough, because another goroutine may
+// still be writing.
 func (p *progress) sent(ctx context.Context) bool {
 	return p.written.Load() || ctx.Err() != nil && p.conn.Load() != nil
 }
 
-// alert returns the TLS alert that ended the connection, otherwise err. net/http
-// reports what failed first, which may be the write after the alert was read; a
+// alert returns the TLS alert that ended the connection, or err if there is none.
+// net/http reports the first failure, which may be a write after the alert was read. A
 // broken tls.Conn returns its error again from Read.
 func (p *progress) alert(err error) error {
 	conn := p.conn.Load()

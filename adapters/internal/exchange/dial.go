@@ -16,10 +16,10 @@ func dial(ctx context.Context, dialer *net.Dialer, network, address string) (net
 	return readableConn{conn}, nil
 }
 
-// readableConn reports no failed write when the other side has closed the connection.
-// The last bytes from there are still to be read, and tell more than "broken pipe":
-// the TLS alert that refuses our certificate, or an early answer such as 413. If there
-// are none, the next read fails in the same way.
+// readableConn does not report a failed write if the other side has closed the
+// connection. Its last bytes say more than "broken pipe": the TLS alert that refuses
+// our certificate, or an early answer such as 413. Without such bytes, the next read
+// fails in the same way.
 type readableConn struct{ net.Conn }
 
 func (c readableConn) Write(p []byte) (int, error) {

@@ -16,7 +16,7 @@ type brokenConn struct {
 
 func (c brokenConn) Write([]byte) (int, error) { return 1, c.err }
 
-func TestWriteLeavesAHangUpToTheReader(t *testing.T) {
+func TestWriteReportsNoErrorAfterAHangUp(t *testing.T) {
 	write := func(err error) error { return &net.OpError{Op: "write", Err: os.NewSyscallError("write", err)} }
 	other := errors.New("other")
 	for name, tc := range map[string]struct {

@@ -10,9 +10,9 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// Every single status in the guide's table has the class that the code gives it
-// where the answer has a reason, and every exception in the code is in the guide.
-// So is what is never taken for a gateway's answer.
+// Every single status in the guide's table has the class that the code gives to an
+// answer with a reason. Every exception in the code is in the guide, and so is every
+// status that never counts as a gateway's answer.
 func TestGuideShowsTheDefaultClasses(t *testing.T) {
 	guide, err := os.ReadFile("../../../docs/adapters.md")
 	if err != nil {

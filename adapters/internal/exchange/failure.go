@@ -17,7 +17,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// timeoutError is the cause of a context that an exchange's own timeout ended.
+// timeoutError is the cause of a context that ended by the exchange's own timeout.
 type timeoutError struct{ after time.Duration }
 
 func (e *timeoutError) Error() string { return fmt.Sprintf("the timeout of %s is up", e.after) }
@@ -36,8 +36,8 @@ func TimedOut(ctx context.Context) bool {
 	return errors.As(context.Cause(ctx), &timeout)
 }
 
-// noAnswer turns the error of an exchange without an answer into one with a
-// class and a text that is safe to store.
+// noAnswer gives the error of an exchange without an answer a class, and a text that is
+// safe to store.
 func noAnswer(ctx context.Context, r Request, p *progress, err error) error {
 	sent, err := p.sent(ctx), p.alert(err)
 	why := Describe(ctx, err)
@@ -57,8 +57,8 @@ func noAnswer(ctx context.Context, r Request, p *progress, err error) error {
 	return adapters.Classify(adapters.ClassTransient, fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, why))
 }
 
-// Exhausted is [adapters.Exhausted], also for a name lookup: its error keeps no
-// more than the text of what it wraps.
+// Exhausted is [adapters.Exhausted], also for a name lookup, whose error keeps only the
+// text of its cause.
 func Exhausted(err error) bool {
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return slices.ContainsFunc(lookupNeeds, func(e syscall.Errno) bool { return strings.HasSuffix(dns.Err, e.Error()) })
@@ -74,9 +74,9 @@ func Exhaustion(why error) error {
 // lookupNeeds are the errors of a machine that lacks what a name lookup needs.
 var lookupNeeds = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM}
 
-// Describe returns an error whose text is safe to store. It wraps the error of a
-// context that ended and no other: the texts of net/http's errors hold URLs, and bytes
-// from the receiver.
+// Describe returns an error whose text is safe to store. It wraps only the error of a
+// context that ended. Other errors of net/http have URLs and bytes from the receiver in
+// their texts.
 func Describe(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		var timeout *timeoutError
@@ -114,7 +114,7 @@ func describe(err error) string {
 	case errors.As(err, &record):
 		return "TLS: the receiver does not speak TLS on this port"
 	case errors.As(err, &op) && op.Op == remoteError:
-		return "TLS: the receiver broke off: " + adapters.Clean(op.Err.Error(), maxReason)
+		return "TLS: the receiver ended the connection: " + adapters.Clean(op.Err.Error(), maxReason)
 	case errors.As(err, &errno):
 		return errno.Error()
 	case errors.As(err, &protocol), strings.Contains(err.Error(), "malformed"):
@@ -131,13 +131,13 @@ func describe(err error) string {
 	}
 }
 
-// remoteError is the Op of the [net.OpError] by which crypto/tls reports an
-// alert from the other side; the alert's own type is not exported.
+// remoteError is the Op of the [net.OpError] with which crypto/tls reports an alert
+// from the other side. The type of the alert itself is not exported.
 const remoteError = "remote error"
 
-// refused reports whether err is a TLS alert about our certificate. With TLS 1.3
-// it comes after the request was written (RFC 8446, 6.2), and the request was
-// not acted upon. With TLS 1.2 the lack of one is a mere handshake failure
+// refused reports whether err is a TLS alert about our certificate. With TLS 1.3 it
+// arrives after the request was written (RFC 8446, 6.2), but the receiver did not
+// process the request. With TLS 1.2 a missing certificate is only a handshake failure
 // (RFC 5246, 7.4.6).
 func (p *progress) refused(err error) (alert string, ok bool) {
 	var op *net.OpError

@@ -13,8 +13,8 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// FuzzReason: what is taken from an answer is short, safe to store, and shows
-// no value that was to be hidden.
+// FuzzReason: a text from an answer is short, is safe to store, and shows no hidden
+// value.
 func FuzzReason(f *testing.F) {
 	for _, body := range []string{
 		`{"title":"a\u0000b\u001b[1m","type":"x"}`, "{\"message\":\"\xff\"}",
@@ -43,7 +43,7 @@ func safe(text string) bool {
 	})
 }
 
-// FuzzRetryAfter: the wait is from nothing to an hour, whatever is asked for.
+// FuzzRetryAfter: the wait is from 0 to 1 hour, for any value.
 func FuzzRetryAfter(f *testing.F) {
 	for _, value := range []string{
 		"", "0", "120", "3600", "-5", "+5", "1.5", "1e9", "99999999999999999999999999", " 7 ", "7, 8", "soon", "٣", "00000000000000000000000001",
@@ -67,8 +67,8 @@ func FuzzRetryAfter(f *testing.F) {
 	})
 }
 
-// FuzzClass: every status has a class that the relay knows, and its error shows
-// neither what was sent along nor more than a line.
+// FuzzClass: every status has a class that the relay knows. Its error is one line,
+// without secrets of the request.
 func FuzzClass(f *testing.F) {
 	classes := slices.Clone(classes)
 	for _, status := range []int{0, 100, 101, 200, 202, 204, 226, 302, 307, 400, 401, 403, 404, 407, 409, 412, 425, 429, 495, 500, 501, 503, 599, 600, 999} {
@@ -102,7 +102,7 @@ func FuzzClass(f *testing.F) {
 
 var traceHeader = regexp.MustCompile(`^[\x20-\x7e]+$`)
 
-// FuzzTrace: of a trace context only what is valid is passed on.
+// FuzzTrace: only a valid trace context is forwarded.
 func FuzzTrace(f *testing.F) {
 	const id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	for _, p := range []string{

@@ -9,11 +9,10 @@ import (
 	"syscall"
 )
 
-// Guarded returns a client for hosts that data names, with the same trust and
-// timeout. It connects to public addresses and those in allowed only, judged
-// when the name is resolved and the connection is about to be made, so that no
-// answer of a name server gets around it. It uses no proxy: a proxy would
-// resolve the name out of sight.
+// Guarded returns a client for hosts that data names, with the same trust and timeout.
+// It connects only to public addresses and those in allowed. It checks the resolved
+// address just before it connects, so that no answer of a name server can evade the
+// check. It uses no proxy, because a proxy would resolve the name itself.
 func (c *Client) Guarded(allowed []netip.Prefix) *Client {
 	t := newTransport(c.transport.TLSClientConfig)
 	t.Proxy = nil
@@ -48,9 +47,9 @@ func public(ip netip.Addr) bool {
 	return !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
-// notPublic are the networks that are not globally reachable by the special
-// purpose registries of IANA (RFC 6890), those that embed other addresses, and
-// the one metadata service that has a public address.
+// notPublic are three kinds of networks: those that IANA's special purpose registries
+// (RFC 6890) call not globally reachable, those that embed other addresses, and that of
+// the only metadata service with a public address.
 var notPublic = prefixes(
 	"0.0.0.0/8",        // this network
 	"10.0.0.0/8",       // private, RFC 1918

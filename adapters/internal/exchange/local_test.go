@@ -13,7 +13,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// What this machine lacks is told from what the receiver does.
+// A shortage of this machine is distinguished from a failure of the receiver.
 func TestAConnectionThatThisMachineCannotMakeIsLocal(t *testing.T) {
 	dialing := func(call string, errno syscall.Errno) error {
 		return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError(call, errno)}

@@ -13,9 +13,9 @@ import (
 // maxReason bounds a text taken from an answer, in bytes.
 const maxReason = 200
 
-// Reason returns what an answer's body says about a failure, or "" if it has none of
-// the known shapes. The text is to be redacted. Free text of unknown shape is not
-// repeated: it may hold the payload.
+// Reason returns what an answer's body says about a failure, or "" if the body has none
+// of the known forms. The caller redacts the text. Other text is not repeated, because
+// it may have the payload in it.
 //
 //   - RFC 9457 problem details: title, type and instance, not detail
 //   - HMCTS validation: errCode, errorDesc, errLinkId
@@ -31,9 +31,9 @@ func Reason(body []byte) string {
 	return shape(fields)
 }
 
-// Explained reports whether the body has a form in which an API gives its reasons:
-// JSON or XML. Gateways answer for a receiver that is away with a page, with
-// plain text, or with nothing.
+// Explained reports whether the body has a form in which an API gives its reasons: JSON
+// or XML. A gateway whose receiver is down answers with a page, with plain text, or
+// with nothing.
 func (a Answer) Explained() bool {
 	body := bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(a.Body), []byte("\xef\xbb\xbf")))
 	if len(body) == 0 {
@@ -41,7 +41,7 @@ func (a Answer) Explained() bool {
 	}
 	media, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type"))
 	switch body[0] {
-	case '{', '[', '"': // a number alone is no reason; "404" is what a gateway may say
+	case '{', '[', '"': // a number alone is no reason: a gateway may say "404"
 		return isJSON(media) || json.Valid(body)
 	case '<':
 		return isXML(media) && !page.Match(body)
@@ -57,7 +57,7 @@ func isXML(media string) bool {
 	return media == "application/xml" || media == "text/xml" || strings.HasSuffix(media, "+xml") && media != "application/xhtml+xml"
 }
 
-// page matches what begins like an HTML page, whatever Content-Type it has.
+// page matches a text that begins like an HTML page, with any Content-Type.
 var page = regexp.MustCompile(`(?i)^(?:<\?[^>]*>|<!--(?s:.*?)-->|\s)*(?:<!doctype html|<html)`)
 
 // Redact is [adapters.Redact] for a text about r, short enough for an error.

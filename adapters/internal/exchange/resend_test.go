@@ -86,8 +86,8 @@ func TestDroppedKeepAliveConnectionIsNotAResend(t *testing.T) {
 	}
 }
 
-// Without this the test above would prove nothing: net/http does send again
-// what the exchange does not let it.
+// This shows that the test above proves something: without the exchange, net/http does
+// send the request again.
 func TestDroppedKeepAliveConnectionIsAResendWithNetHTTP(t *testing.T) {
 	target, requests := dropper(t)
 	transport := newTransport(nil)

@@ -9,10 +9,10 @@ import (
 // MaxRetryAfter is the longest wait that a receiver can ask for.
 const MaxRetryAfter = time.Hour
 
-// RetryAfter reads the wait that an answer asks for (RFC 9110, 10.2.3): seconds,
-// or a date, which is measured against the answer's own Date so that the
-// receiver's clock does not matter. A date in the past is no wait. The result is
-// at most [MaxRetryAfter]; ok is false if there is no usable value.
+// RetryAfter reads the wait that an answer asks for (RFC 9110, 10.2.3), in seconds or
+// as a date. A date is compared with the answer's own Date, so that the receiver's
+// clock does not matter. A date in the past means no wait. The result is at most
+// [MaxRetryAfter]. ok is false if there is no usable value.
 func RetryAfter(h http.Header, now func() time.Time) (wait time.Duration, ok bool) {
 	value := strings.TrimSpace(h.Get("Retry-After"))
 	if value == "" {
@@ -32,7 +32,7 @@ func RetryAfter(h http.Header, now func() time.Time) (wait time.Duration, ok boo
 	return min(max(until.Sub(from), 0), MaxRetryAfter), true
 }
 
-// seconds converts digits, however many.
+// seconds converts any number of digits.
 func seconds(digits string) time.Duration {
 	var n time.Duration
 	for _, d := range digits {

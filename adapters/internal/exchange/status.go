@@ -15,10 +15,9 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// statuses are the classes of single statuses where they differ from those of
-// their hundred. Sources: RFC 9110 (status codes), RFC 6585 (429),
-// RFC 8470 (425), RFC 4918 (423); 495 and 496 are nginx's for the client
-// certificate.
+// statuses are the classes of single statuses that differ from the class of their
+// hundred. Sources: RFC 9110 (status codes), RFC 6585 (429), RFC 8470 (425), RFC 4918
+// (423); 495 and 496 are nginx's for the client certificate.
 var statuses = map[int]adapters.Class{
 	202: adapters.ClassAccepted,
 	401: adapters.ClassAuth,
@@ -52,14 +51,14 @@ var classes = []adapters.Class{
 	adapters.ClassConflict, adapters.ClassUnknown,
 }
 
-// Outcomes says what statuses mean: the default table with the exceptions of a
-// protocol and of a receiver. The zero value is the default table.
+// Outcomes gives statuses their classes: the default table with the exceptions of a
+// protocol and of a configuration. The zero value is the default table.
 type Outcomes struct {
 	overrides map[int]adapters.Class
 }
 
-// ParseOutcomes reads the exceptions of a configuration, which go before those
-// of the protocol. Its error names every entry that is wrong.
+// ParseOutcomes reads the exceptions of a configuration, which override those of the
+// protocol. Its error names every wrong entry.
 func ParseOutcomes(protocol map[int]adapters.Class, config map[int]string) (Outcomes, error) {
 	o := Outcomes{overrides: make(map[int]adapters.Class, len(protocol)+len(config))}
 	maps.Copy(o.overrides, protocol)
@@ -89,16 +88,16 @@ func CheckClass(class adapters.Class) error {
 	return fmt.Errorf("%q is not a class; use one of %s", class, known)
 }
 
-// selfExplained are the statuses that blame the message by themselves: no gateway
-// answers with one of them because the receiver is away.
+// selfExplained are the statuses that blame the message without a reason: no gateway
+// uses them for a receiver that is down.
 var selfExplained = []int{
 	http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong, http.StatusUnsupportedMediaType,
 	http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge,
 }
 
-// Class returns what a means. What the table calls permanent is unexplained if the
-// answer has no reason in a form that an API gives: then it may come from something in
-// front of the receiver, see [Answer.Explained].
+// Class returns the class of a. The class permanent becomes unexplained if the answer
+// gives no reason in a form of an API. Such an answer may come from a gateway in front
+// of the receiver. See [Answer.Explained].
 func (o Outcomes) Class(a Answer) adapters.Class {
 	class := o.ClassOfStatus(a)
 	if _, ok := o.overrides[a.Status]; ok || class != adapters.ClassPermanent || slices.Contains(selfExplained, a.Status) || a.Explained() {
@@ -107,7 +106,7 @@ func (o Outcomes) Class(a Answer) adapters.Class {
 	return adapters.ClassUnexplained
 }
 
-// ClassOfStatus returns what a means if its body is known to be the receiver's.
+// ClassOfStatus returns the class of a if its body is known to be the receiver's.
 func (o Outcomes) ClassOfStatus(a Answer) adapters.Class {
 	if class, ok := o.overrides[a.Status]; ok {
 		return class
@@ -134,21 +133,21 @@ func byStatus(a Answer) adapters.Class {
 	return adapters.ClassTransient
 }
 
-// aboutCertificate recognises the page by which nginx refuses a client without
-// a valid certificate; its status is 400 like that of a bad message.
+// aboutCertificate recognises the page with which nginx refuses a client without a
+// valid certificate. Its status is 400, as for a bad message.
 func aboutCertificate(body []byte) bool {
 	return bytes.Contains(body, []byte("No required SSL certificate was sent")) ||
 		bytes.Contains(body, []byte("The SSL certificate error"))
 }
 
-// Judge turns the answer to r into the result of an attempt. The receipt has its
-// Code in any case; Ref is the caller's.
+// Judge turns the answer to r into the result of an attempt. The receipt always has its
+// Code. The caller sets Ref.
 func (o Outcomes) Judge(r Request, a Answer) (adapters.Receipt, error) {
 	return Result(o.Class(a), r, a, func() string { return r.Redact(Reason(a.Body)) })
 }
 
-// Result returns the result of an attempt whose answer has the given class. reason is
-// called if the attempt failed, and returns a redacted text.
+// Result returns the result of an attempt whose answer has the given class. reason
+// returns a redacted text, and is called only if the attempt failed.
 func Result(class adapters.Class, r Request, a Answer, reason func() string) (adapters.Receipt, error) {
 	receipt := adapters.Receipt{Code: a.Code()}
 	switch class { //nolint:exhaustive // the other classes are errors
@@ -164,8 +163,8 @@ func Result(class adapters.Class, r Request, a Answer, reason func() string) (ad
 	return receipt, fail(class, r, a, reason())
 }
 
-// fail returns the error for an answer of the given class: with the reason and
-// with the wait that the answer asks for where class has one.
+// fail returns the error for an answer of the given class, with its reason. Classes
+// with a wait get the one that the answer asks for.
 func fail(class adapters.Class, r Request, a Answer, reason string) error {
 	text := fmt.Sprintf("%s %s: answered %s", r.Method, r.Target, a.Code())
 	switch {
@@ -176,7 +175,7 @@ func fail(class adapters.Class, r Request, a Answer, reason string) error {
 	default:
 		text += ", without a reason that can be shown"
 		if class == adapters.ClassUnexplained {
-			text += "; a gateway may have said it"
+			text += "; it may come from a gateway"
 		}
 	}
 	err := errors.New(text)
@@ -191,17 +190,17 @@ func fail(class adapters.Class, r Request, a Answer, reason string) error {
 	}
 }
 
-// redirect names the host of a redirect and no more of its URL, into which a receiver
-// may have written what it was sent.
+// redirect names only the host of a redirect, because a receiver may repeat the request
+// in the rest of the URL.
 func (r Request) redirect(h http.Header) string {
 	to := "elsewhere"
 	if u, err := url.Parse(h.Get("Location")); err == nil && u.Host != "" {
 		to = "to " + r.Redact(u.Host)
 	}
-	return ", a redirect " + to + ", which is not followed: set the url to where the receiver is"
+	return ", a redirect " + to + ", which is not followed: set url to the receiver's address"
 }
 
-// secrets are the values besides those of the payload that no text may repeat.
+// secrets are the values, except those of the payload, that no text may repeat.
 func (r Request) secrets() []string {
 	var values []string
 	for name, all := range r.Header {
@@ -230,5 +229,5 @@ func (r Request) secrets() []string {
 	return values
 }
 
-// harmless headers have values that a reason may well be about.
+// harmless headers have values that a reason may repeat.
 var harmless = map[string]bool{"Content-Type": true, "Accept": true, "User-Agent": true}

@@ -28,7 +28,7 @@ func TestDefaultClasses(t *testing.T) {
 	}
 }
 
-// What may come from a gateway is told from what the receiver itself says.
+// An answer that may come from a gateway is distinguished from one of the receiver.
 func TestAnswersWithoutAReason(t *testing.T) {
 	const page = "<!DOCTYPE html>\n<html><body><h1>404 Not Found</h1></body></html>"
 	unexplained := map[string]Answer{

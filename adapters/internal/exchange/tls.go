@@ -22,16 +22,16 @@ func tlsConfig(o adapters.TLS) (*tls.Config, error) {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("tls.ca_file: %w", err))
 		case !config.RootCAs.AppendCertsFromPEM(pem):
-			errs = append(errs, fmt.Errorf("tls.ca_file: %s holds no PEM certificate", o.CAFile))
+			errs = append(errs, fmt.Errorf("tls.ca_file: %s has no PEM certificate", o.CAFile))
 		}
 	}
 	show := func() (*tls.Certificate, error) { return new(tls.Certificate), nil } // none
 	switch {
 	case o.CertFile == "" && o.KeyFile == "":
 	case o.CertFile == "":
-		errs = append(errs, errors.New("tls.cert_file: is missing beside tls.key_file"))
+		errs = append(errs, errors.New("tls.cert_file: is missing, but tls.key_file is set: set both or none"))
 	case o.KeyFile == "":
-		errs = append(errs, errors.New("tls.key_file: is missing beside tls.cert_file"))
+		errs = append(errs, errors.New("tls.key_file: is missing, but tls.cert_file is set: set both or none"))
 	default:
 		pair := &keyPair{certFile: o.CertFile, keyFile: o.KeyFile}
 		if _, err := pair.current(); err != nil {
@@ -74,14 +74,14 @@ type keyPair struct {
 	cert *tls.Certificate
 }
 
-// stamp tells one content of a file from another without reading it.
+// stamp shows that a file has changed, without reading the file.
 type stamp struct {
 	modified time.Time
 	size     int64
 }
 
-// current returns the certificate now in the files. While they are being
-// replaced and do not fit together, it is the one read last.
+// current returns the certificate that is now in the files. If the two files do not
+// match, because they are being replaced, it returns the last one.
 func (p *keyPair) current() (*tls.Certificate, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

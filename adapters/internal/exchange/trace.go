@@ -8,11 +8,12 @@ import (
 
 var traceparent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
 
-// maxTracestate is the length that everybody must pass on (W3C Trace Context, 3.3.1.5).
+// maxTracestate is the length that every system must forward (W3C Trace Context,
+// 3.3.1.5).
 const maxTracestate = 512
 
-// Trace copies a valid trace context (W3C Trace Context) from an event's headers
-// to h. What is not valid is left out: a trace is no reason to fail a delivery.
+// Trace copies a valid trace context (W3C Trace Context) from an event's headers to h.
+// It leaves out invalid values, because a trace is no reason to fail a delivery.
 func Trace(h http.Header, event map[string]string) {
 	parent := event["traceparent"]
 	if !traceparent.MatchString(parent) || strings.HasPrefix(parent, "ff") ||

@@ -63,8 +63,9 @@ func TestConnectionsAreKept(t *testing.T) {
 		})
 	}
 	sending.Wait()
-	// While the first connections are made, a request may take one that another
-	// came to wait for, which then has made its own for later.
+	// While the first connections are opened, a request may use a connection that
+	// another request is waiting for. The other one's connection is then kept for
+	// later.
 	if n := opened.Load(); n > 2*senders {
 		t.Errorf("%d senders opened %d connections for %d requests", senders, n, senders*each)
 	}

@@ -1,6 +1,6 @@
-// Package placeholder fills texts of a configuration, such as a URL's path or a
-// header's value, with what a message says: {key}, {fields.court.code}.
+// Package placeholder fills the placeholders of a configuration's texts, such as {key}
+// and {fields.court.code} in a URL or a header, with values of a message.
 //
-// The caller says how values are escaped in its text. A value that is not known is an
-// error that names its placeholder and never shows a value.
+// The caller says how its text escapes values. A missing value is an error, which names
+// the placeholder. No error shows a value.
 package placeholder

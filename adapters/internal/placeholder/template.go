@@ -26,14 +26,14 @@ type Mistake struct {
 	error
 }
 
-// ErrLeftOut says that an optional value is missing, and so its text is left out.
+// ErrLeftOut says that an optional value is missing, so the text with it is left out.
 var ErrLeftOut = errors.New("is left out")
 
 var pattern = regexp.MustCompile(`\{([^{}]*)\}`)
 
-// Parse splits text at its placeholders. It refuses names that known does not know,
-// and braces that belong to none. A name that ends in ? is optional, if known knows it.
-// The error joins one [Mistake] for each.
+// Parse splits text at its placeholders. It refuses names for which known returns
+// false, and single braces. A name that ends in ? is optional; known gets it with the
+// ?. The error joins one [Mistake] for each problem.
 func Parse(text string, known func(name string) bool) (Template, error) {
 	t := Template{text: text}
 	var errs []error
@@ -51,7 +51,7 @@ func Parse(text string, known func(name string) bool) (Template, error) {
 		name := text[m[2]:m[3]]
 		if !known(name) {
 			at := text[m[0]:m[1]]
-			errs = append(errs, Mistake{at, fmt.Errorf("%s is not a placeholder that can stand here%s", at, hint(name))})
+			errs = append(errs, Mistake{at, fmt.Errorf("%s is not a placeholder that is allowed here%s", at, hint(name))})
 		}
 		name, optional := strings.CutSuffix(name, "?")
 		t.parts = append(t.parts, part{name: name, optional: optional})
@@ -75,7 +75,7 @@ func (t Template) Names() []string {
 	return names
 }
 
-// Fields are the names of the mapped fields that t asks for.
+// Fields are the names of the mapped fields that t uses.
 func (t Template) Fields() []string {
 	var names []string
 	for _, p := range t.parts {
@@ -102,7 +102,7 @@ func (t Template) Optional() bool {
 	return slices.ContainsFunc(t.parts, func(p part) bool { return p.optional })
 }
 
-// MapLiterals returns t with everything that is no placeholder changed by f.
+// MapLiterals returns t with f applied to all texts between placeholders.
 func (t Template) MapLiterals(f func(string) string) Template {
 	parts := make([]part, len(t.parts))
 	for i, p := range t.parts {
@@ -122,8 +122,8 @@ func (t Template) Expand(v *Values, escape func(string) (string, error)) (string
 	})
 }
 
-// Fill fills the placeholders with what get returns for their names. It fails with
-// [ErrLeftOut] if get answers [ErrNotKnown] for an optional one.
+// Fill fills each placeholder with the text that get returns for its name. If get
+// returns [ErrNotKnown] for an optional one, Fill returns [ErrLeftOut].
 func (t Template) Fill(get func(name string) (string, error)) (string, error) {
 	var b strings.Builder
 	for _, p := range t.parts {

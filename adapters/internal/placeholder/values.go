@@ -37,8 +37,8 @@ func Any(name string) bool {
 	return Address(name) || name == "type" || name == "occurred_at"
 }
 
-// hint says how fields are written, to go behind a message about a name that is
-// no placeholder anywhere.
+// hint is added to a message about an unknown placeholder. It says how to write a
+// field.
 func hint(name string) string {
 	if Any(name) || strings.HasPrefix(name, fieldPrefix) {
 		return ""
@@ -56,8 +56,8 @@ type Values struct {
 // ErrNotKnown says that the message has no such value.
 var ErrNotKnown = errors.New("is not known")
 
-// errNoField is ErrNotKnown for {fields.NAME}: a NAME of the payload that the
-// mapping gives another name is the commonest mistake.
+// errNoField is ErrNotKnown for {fields.NAME}. The usual mistake is to write the
+// payload's name of a field, not its mapped name.
 var errNoField = fmt.Errorf("%w: the mapped fields have none of this name, or null", ErrNotKnown)
 
 // Get returns the value of a placeholder. Its errors do not repeat values.
@@ -127,7 +127,7 @@ func Below(at any, path string) (any, error) {
 	return at, nil
 }
 
-// Text writes a decoded JSON value that is no object and no list.
+// Text writes a decoded JSON value, unless it is an object or a list.
 func Text(value any) (string, error) {
 	switch value := value.(type) {
 	case string:
@@ -143,8 +143,8 @@ func Text(value any) (string, error) {
 	}
 }
 
-// Plain refuses what no identifier or header value holds on purpose: control
-// characters and invalid UTF-8. Its error does not repeat the value.
+// Plain refuses control characters and invalid UTF-8, which identifiers and header
+// values do not have on purpose. Its error does not repeat the value.
 func Plain(value string) error {
 	if !utf8.ValidString(value) {
 		return errors.New("is not valid UTF-8")

@@ -10,8 +10,8 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// Table gives event types a T. A key is a type, or a pattern in which * is
-// any number of characters. The zero value is empty.
+// Table maps event types to values of type T. A key is a type, or a pattern in which *
+// is any number of characters. The zero value is empty.
 type Table[T any] struct {
 	entries  []entry[T] // the most specific first
 	fallback T
@@ -22,7 +22,7 @@ type entry[T any] struct {
 	value   T
 }
 
-// New returns a table of routes; what matches none is fallback.
+// New returns a table of routes. A type that matches none gets fallback.
 func New[T any](routes map[string]T, fallback T) Table[T] {
 	t := Table[T]{fallback: fallback}
 	for _, pattern := range slices.Sorted(maps.Keys(routes)) {
@@ -44,8 +44,7 @@ func (t Table[T]) Find(eventType string) T {
 	return t.fallback
 }
 
-// All are the values of the table in no order that matters, the fallback among
-// them.
+// All are the values of the table, with the fallback, in any order.
 func (t Table[T]) All() []T {
 	all := []T{t.fallback}
 	for _, e := range t.entries {
@@ -54,8 +53,8 @@ func (t Table[T]) All() []T {
 	return all
 }
 
-// specific ranks a pattern: its characters that are no *, above all others if
-// it has no * at all.
+// specific ranks a pattern by its number of characters without *. A pattern without *
+// ranks above all others.
 func specific(pattern string) int {
 	stars := strings.Count(pattern, "*")
 	if stars == 0 {
