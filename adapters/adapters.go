@@ -81,7 +81,7 @@ const MaxRef = 512
 
 // Ref is what a receiver answered for a key: needed to address the next update. An
 // ExternalID or ETag that is longer than [MaxRef], or has characters that do not print,
-// is not kept: changed, it would address something else.
+// is not kept: a changed id would address another record.
 type Ref struct {
 	ExternalID string
 	ETag       string

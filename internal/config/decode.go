@@ -216,7 +216,11 @@ func (d *decoder) scalar(s scalar, tag reflect.StructTag, n *node, v reflect.Val
 	case !fits, err != nil && s.kind != kindText:
 		return d.wrong(n, want)
 	case errors.Is(err, errNoUnit) && n.ref == "":
-		d.at(n, "%s has no unit: write for example %ss", d.quote(n), n.text)
+		unit := "s"
+		if strings.HasSuffix(tag.Get("default"), "ms") {
+			unit = "ms"
+		}
+		d.at(n, "%s has no unit: write for example %s%s", d.quote(n), n.text, unit)
 		return nil
 	case err != nil:
 		d.at(n, "%s %s", d.quote(n), err)
