@@ -8,8 +8,8 @@ import (
 // Files are the embedded migrations of all sets.
 var Files = files
 
-// WithFiles takes the migrations from other files.
+// WithFiles uses migrations from other files.
 func WithFiles(files fs.FS) Option { return func(m *migrator) { m.files = files } }
 
-// Within waits for locks for no longer than d.
+// Within limits the wait for locks to d.
 func Within(d time.Duration) Option { return func(m *migrator) { m.lockWait = d } }

@@ -115,8 +115,8 @@ func TestFanOutOfEveryWayToInsert(t *testing.T) {
 	}
 }
 
-// TestUnmatchedAreExactlyTheEventsThatNoSyncTook has statements in which the
-// number of deliveries does not say whether each event has one.
+// TestUnmatchedAreExactlyTheEventsThatNoSyncTook has statements whose number of deliveries does not show
+// whether each event has one.
 func TestUnmatchedAreExactlyTheEventsThatNoSyncTook(t *testing.T) {
 	url := pgtest.New(t)
 	admin, w := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_writer")

@@ -12,8 +12,8 @@ var embedded embed.FS
 // files are the migrations of all sets, one file each.
 var files fs.FS = joinedFolders{embedded}
 
-// joinedFolders shows the folder set/NNNNN_name as the file set/NNNNN_name.sql: the
-// files of the folder one after the other, in the order of their names.
+// joinedFolders presents a folder set/NNNNN_name as a file set/NNNNN_name.sql. The file has
+// the contents of all files of the folder, in the order of their names.
 type joinedFolders struct{ fs.FS }
 
 func (f joinedFolders) ReadDir(name string) ([]fs.DirEntry, error) {
@@ -49,7 +49,7 @@ type folderAsFile struct{ fs.DirEntry }
 
 func (f folderAsFile) Name() string { return f.DirEntry.Name() + ".sql" }
 
-// joinedFile reads the joined parts. All else is of the first part.
+// joinedFile reads the joined parts. The other methods are those of the first part.
 type joinedFile struct {
 	fs.File
 	text *strings.Reader

@@ -14,9 +14,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// What a relay's login may write into the log is what it does: the end of a
-// claim. It can date nothing, sign as nobody else, and say nothing of what it has
-// not claimed.
+// A relay's login may write to the log only what it does: the end of a claim. It cannot set a time or
+// another actor, and cannot write about deliveries that it has not claimed.
 func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 	url := pgtest.New(t)
 	admin, relay, login := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url), outboxtest.As(t, url, "outbox_relay")
@@ -77,8 +76,7 @@ func TestRelayLoginCannotForgeTheLog(t *testing.T) {
 	}
 }
 
-// A relay's login logs an answer that came after its lease, although the claim is
-// gone.
+// A relay's login logs an answer that came after its lease, although its claim has ended.
 func TestRelayLoginLogsLostLeases(t *testing.T) {
 	url := pgtest.New(t)
 	admin, late := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url)
@@ -106,7 +104,7 @@ func TestRelayLoginLogsLostLeases(t *testing.T) {
 		t.Error("the later claim was not recorded")
 	}
 
-	// A database that has failed over, or was restored, knows nothing of the claim.
+	// After a failover or a restore, the database does not know the claim.
 	d = lost()
 	admin.Do("UPDATE outbox.lane SET claim = NULL, claimed_by = NULL, due_at = clock_timestamp()")
 	r = late.Record(t.Context(), "court", []outbox.Result{outboxtest.Delivered(d)})
@@ -119,7 +117,7 @@ func TestRelayLoginLogsLostLeases(t *testing.T) {
 	}
 }
 
-// Whoever inserts, the database says when, and who.
+// The database sets the time and the actor of each row.
 func TestDatabaseSetsTimeAndActorOfALogRow(t *testing.T) {
 	url := pgtest.New(t)
 	d := outboxtest.Connect(t, url)
@@ -133,7 +131,7 @@ func TestDatabaseSetsTimeAndActorOfALogRow(t *testing.T) {
 			t.Errorf("%s: signed and dated %q, want %q", outcome, got, want)
 		}
 	}
-	// What relays record bears no name; a claim does not let anybody else's in.
+	// Rows of relays have no actor. A claim does not permit another actor.
 	if got := outboxtest.One[string](d, `INSERT INTO outbox.delivery_log (sync, outcome, actor, claim, relay)
 		VALUES ('court', 'delivered', 'judge', gen_random_uuid(), 'relay-1') RETURNING coalesce(actor, '')`); got != "" {
 		t.Errorf("a relay's row is signed %q", got)
@@ -145,8 +143,8 @@ func TestDatabaseSetsTimeAndActorOfALogRow(t *testing.T) {
 	}
 }
 
-// Each change of what a receiver is told is logged, whether it is made by the
-// command or by a statement of the relay's login.
+// Each change of a sync that affects its receiver is logged, if it is made by the command, and also if it is made by a
+// statement of the relay's login.
 func TestChangesOfASyncAreLogged(t *testing.T) {
 	url := pgtest.New(t)
 	admin, relay, login := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url), outboxtest.As(t, url, "outbox_relay")
@@ -190,7 +188,7 @@ func TestChangesOfASyncAreLogged(t *testing.T) {
 	operator.Do("SELECT outbox.retire('court', 'again')")
 	logged()
 
-	// Its row says who registered it, and cannot be changed.
+	// The row has the login that registered it, which cannot be changed.
 	login.Do("INSERT INTO outbox.sync (name, patterns, registered_by, registered_at) VALUES ('other', '{*}', 'judge', '2020-01-01')")
 	if got := outboxtest.One[string](admin, "SELECT registered_by || ' ' || (registered_at > now() - interval '1 hour')::text FROM outbox.sync WHERE name = 'other'"); got != relayLogin+" true" {
 		t.Errorf("registered by %s, want %s true", got, relayLogin)
@@ -200,8 +198,8 @@ func TestChangesOfASyncAreLogged(t *testing.T) {
 	}
 }
 
-// What a relay may choose of a row is bounded: a time or a number that nobody
-// could read would be there for ever.
+// The values that a relay may choose for a row are bounded: a time or number that programs cannot read would stay for
+// ever.
 func TestRowsThatARelayRecordsAreBounded(t *testing.T) {
 	url := pgtest.New(t)
 	admin, relay, login := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url), outboxtest.As(t, url, "outbox_relay")
@@ -259,7 +257,7 @@ func encoded(t *testing.T, encoding string) string {
 	return u.String()
 }
 
-// Nobody stops or continues a sync in an operator's place.
+// A relay's login cannot pause or resume a sync as an operator.
 func TestRelayLoginCannotTouchAnOperatorsHold(t *testing.T) {
 	url := pgtest.New(t)
 	admin, login, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay"), outboxtest.As(t, url, "outbox_operator")
@@ -284,7 +282,7 @@ func TestRelayLoginCannotTouchAnOperatorsHold(t *testing.T) {
 	}
 }
 
-// Events that the trigger did not see are found and said, and can be added.
+// Events that were written without the trigger are found and reported, and can be added.
 func TestEventsWrittenWithTriggersOffAreFound(t *testing.T) {
 	url := pgtest.New(t)
 	d, relay := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url)
@@ -314,8 +312,8 @@ func TestEventsWrittenWithTriggersOffAreFound(t *testing.T) {
 	}
 }
 
-// A name or a reason can neither move the cursor of a terminal nor turn round the text
-// around it, in any encoding of the database.
+// In any encoding of the database, a name or a reason cannot move the cursor of a terminal or change the direction of the
+// text around it.
 func TestNamesAndReasonsAreClean(t *testing.T) {
 	const dirty = "a\x1b[2J\tb\u202ec\u2066d\u200be\ufefff\u0085g"
 	for encoding, want := range map[string]string{"UTF8": "a?[2J b?c?d?e?f?g é", "LATIN1": "a?[2J b?g é"} {
@@ -349,8 +347,8 @@ func TestNamesAndReasonsAreClean(t *testing.T) {
 	}
 }
 
-// The relay's login cannot have the log dropped that the owner keeps, by asking
-// for less; the owner can have it kept for less.
+// A relay's login cannot drop a log that the owner keeps, by a shorter retention in its call. The owner can make the
+// retention shorter.
 func TestMaintainTakesTheLongerRetention(t *testing.T) {
 	url := pgtest.New(t)
 	d, relay := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay")
@@ -398,7 +396,7 @@ func TestMaintainTakesTheLongerRetention(t *testing.T) {
 	}
 }
 
-// No row of the log, and no other trouble, keeps the next months from being made.
+// No row of the log, and no other trouble, prevents the partitions of the next months.
 func TestMaintainContinuesAfterTrouble(t *testing.T) {
 	url := pgtest.New(t)
 	d, relay := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay")
@@ -450,8 +448,7 @@ func TestMaintainContinuesAfterTrouble(t *testing.T) {
 	}
 }
 
-// Anybody may take an advisory lock of any number. Whoever is kept waiting says
-// by whom.
+// Every login may take an advisory lock of any number. A session that waits for it names the holder.
 func TestHoldersOfAdvisoryLocksAreNamed(t *testing.T) {
 	url := pgtest.New(t)
 	d, stranger := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_auditor")
@@ -495,7 +492,7 @@ func TestHoldersOfAdvisoryLocksAreNamed(t *testing.T) {
 	}
 }
 
-// A reference goes once nothing in the database knows its key.
+// A reference is removed when the database has no other row about its key.
 func TestReferencesHaveRetention(t *testing.T) {
 	url := pgtest.New(t)
 	d, relay := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay")
@@ -508,7 +505,7 @@ func TestReferencesHaveRetention(t *testing.T) {
 	d.Event("open")
 	d.Past("INSERT INTO outbox.delivery_log (at, sync, key, outcome, claim) VALUES (now() - interval '50 days', 'court', 'logged lately', 'filtered', gen_random_uuid())")
 	d.Past("INSERT INTO outbox.delivery_log (at, sync, key, outcome, claim) VALUES (now(), 'other', 'forgotten', 'delivered', gen_random_uuid())")
-	// Somebody records a reference meanwhile: it is left alone, and waited for by nobody.
+	// A reference is being recorded meanwhile: it is not removed, and the call does not wait for it.
 	recording := outboxtest.Connect(t, url)
 	recording.Do("BEGIN")
 	recording.Do("INSERT INTO outbox.external_ref (sync, key, external_id, event_seq, updated_at) VALUES ('other', 'k', 'X', 1, now() - interval '100 days')")
@@ -523,7 +520,7 @@ func TestReferencesHaveRetention(t *testing.T) {
 	if got, want := outboxtest.List[string](d, "SELECT key FROM outbox.external_ref ORDER BY key"), []string{"k", "logged lately", "open", "updated lately"}; !slices.Equal(got, want) {
 		t.Errorf("references %v, want %v", got, want)
 	}
-	// All of a large table are found in time, a bounded piece at each call.
+	// Several calls find all old references of a large table. Each call reads a bounded part.
 	d.Do("INSERT INTO outbox.external_ref (sync, key, external_id, event_seq, updated_at) SELECT 'court', 'many ' || n, repeat('x', 400), 1, now() - interval '100 days' FROM generate_series(1, 5000) AS n")
 	for n := 0; outboxtest.One[int](d, "SELECT count(*)::int FROM outbox.external_ref WHERE key LIKE 'many %'") > 0; n++ {
 		if n == 20 {

@@ -8,7 +8,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// The conditions that the surface answers with.
+// SQLSTATEs of the refusals of tables and functions.
 const (
 	denied       = "42501" // insufficient_privilege
 	checkFailed  = "23514" // check_violation

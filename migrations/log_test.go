@@ -81,7 +81,7 @@ func TestPartitionsReachThreeMonthsAhead(t *testing.T) {
 func TestMaintainMakesMissingPartitionsAndEmptiesTheDefault(t *testing.T) {
 	url := pgtest.New(t)
 	d, relay := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay")
-	// As if nobody had called for months: this month's and the next one's are missing, and an old month never had one.
+	// As if there was no call for months: the partitions of this month and the next are missing, and an old month never had one.
 	this := ahead(d, 1)
 	for _, month := range this {
 		d.Do("DROP TABLE outbox.delivery_log_" + month)
@@ -131,7 +131,7 @@ func TestMaintainDoesNotWaitForAnAuditor(t *testing.T) {
 	}
 }
 
-// old attaches a partition for a month that is n months past.
+// old attaches a partition for the month n months ago.
 func old(d outboxtest.Session, n int) string {
 	d.T.Helper()
 	name := outboxtest.One[string](d, "SELECT to_char(date_trunc('month', now() AT TIME ZONE 'UTC') - make_interval(months => $1), 'YYYY_MM')", n)
@@ -169,7 +169,7 @@ func TestLogRetentionDropsWholeExpiredPartitions(t *testing.T) {
 	}
 }
 
-func TestEventRetentionKeepsWhatIsNotFinished(t *testing.T) {
+func TestEventRetentionKeepsUnfinishedEvents(t *testing.T) {
 	url := pgtest.New(t)
 	d, relay := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay")
 	unmatched := d.Event("unmatched")
@@ -189,7 +189,7 @@ func TestEventRetentionKeepsWhatIsNotFinished(t *testing.T) {
 	d.Do("SELECT outbox.replay('court', $1, 'r')", events["replayed"])
 	d.Do("UPDATE outbox.event SET inserted_at = " + old + " WHERE key <> 'new'")
 
-	// Between two pages of a registration nothing goes.
+	// Between two pages of a backfill, no event is removed.
 	d.Do("UPDATE outbox.sync SET backfill_seq = 0")
 	for _, did := range maintain(relay) {
 		if strings.HasPrefix(did, "events removed") {

@@ -21,8 +21,7 @@ import (
 	"github.com/hms-mkt/lockstep/migrations"
 )
 
-// catalog lists what makes up a schema, one line per thing, with all that could
-// differ between two ways to create it.
+// catalog lists all objects of a schema, one line each, with everything that could differ between two ways to create it.
 const catalog = `
 WITH spaces AS (SELECT oid, nspname FROM pg_namespace WHERE nspname IN ('outbox', 'scheduling'))
 SELECT line FROM (
@@ -207,7 +206,7 @@ func TestScriptAppliedTwiceChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := describe(t, url)
-	// What psql sends, without its own commands; the first error ends the transaction.
+	// The statements that psql sends, without its own commands. The first error ends the transaction.
 	script = strings.TrimPrefix(script, "\\set ON_ERROR_STOP on\n")
 	if _, err := outboxtest.Connect(t, url).Exec(t.Context(), script); err == nil {
 		t.Error("a second application succeeded")
@@ -261,7 +260,7 @@ func TestList(t *testing.T) {
 }
 
 func TestMigratingRoleWithoutCreateRole(t *testing.T) {
-	// A server of its own: the group roles belong to the whole server, and here they are missing at first.
+	// A separate server, because the group roles belong to the whole server, and here they do not exist at first.
 	server, _ := pgtest.Own(t, pgtest.Options{})
 	name := "agency_" + strings.ToLower(rand.Text()[:10])
 	if err := server.CreateDatabase(t.Context(), name, ""); err != nil {
@@ -281,7 +280,7 @@ func TestMigratingRoleWithoutCreateRole(t *testing.T) {
 	}
 	u.User = url.UserPassword(name, "plain")
 
-	// On a server that other tests share, they are there already.
+	// On a server that other tests share, they exist already.
 	if !outboxtest.One[bool](admin, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'outbox_writer')") {
 		err = migrations.Up(t.Context(), u.String(), migrations.Outbox)
 		if err == nil {
@@ -296,7 +295,7 @@ func TestMigratingRoleWithoutCreateRole(t *testing.T) {
 	psql(t, server.URL(name), migrations.Roles())
 	up(t, u.String(), migrations.Outbox)
 
-	// Everything that runs with the owner's rights works though the owner is no superuser.
+	// Functions that run with the owner's rights work, although the owner is not a superuser.
 	plain := outboxtest.Connect(t, u.String())
 	plain.Sync("court")
 	id := plain.Event("k")

@@ -1,17 +1,25 @@
-// Package migrations carries the database schema as embedded goose SQL files
-// and applies it.
+// Package migrations has the database schema as embedded goose SQL files, and applies it:
 //
-// There are two sets: [Outbox], which every adopter needs, and [Scheduling],
-// the tables of the reference scheduling module. Each keeps goose's version
-// table in the schema that it creates.
+//	err := migrations.Up(ctx, "postgres://owner@localhost/agency", migrations.Outbox)
+//
+// There are two sets: [Outbox], which every adopter needs, and [Scheduling], the tables of
+// the reference scheduling module. Each set creates a schema of its name. goose's version
+// table is in that schema. A relay does not apply migrations: it checks the schema at its
+// start, and returns an error if the schema does not fit.
+//
+// The login of [Up] becomes the owner of the schema. Use other logins for relays and
+// writers, and make them members of the group roles outbox_relay and outbox_writer. Up
+// creates the roles if its login may do so. If not, an administrator runs the script of
+// [Roles] first.
+//
+// # Files
 //
 // A migration is one goose file, set/NNNNN_name.sql. A long one is a folder,
-// set/NNNNN_name, with a file for each subject: the files are joined in the
-// order of their names, the first begins with "-- +goose Up" and the last with
-// "-- +goose Down". It is still one version and one transaction. The next
-// change of the outbox's schema is outbox/00002_name.sql. It begins each step
-// with SET LOCAL lock_timeout, and where older programs cannot work with it,
-// it replaces the function outbox.oldest_relay.
+// set/NNNNN_name, with a file for each subject. The files are joined in the order of their
+// names. The first begins with "-- +goose Up", and the last with "-- +goose Down". The
+// folder is still one version and one transaction. The next change of the outbox's schema
+// is outbox/00002_name.sql. Each of its steps begins with SET LOCAL lock_timeout. If older
+// programs cannot work with the new schema, it replaces the function outbox.oldest_relay.
 package migrations
 
 import (
@@ -57,17 +65,21 @@ type Status struct {
 	Applied bool
 }
 
-// Up applies the migrations that are missing. Concurrent calls wait for each other. If
-// others hold a lock that it needs, it tries for five minutes, with pauses in which
-// writers get through, and then fails with an error that names the session. What was
-// applied by then stays. The connection must be direct: a transaction pooler breaks the
-// session lock. Of several hosts it takes the one that accepts writes.
+// Up applies the missing migrations of a set to the database at a URL. Concurrent calls wait
+// for each other.
+//
+// If other sessions have a lock that it needs, Up tries for five minutes. It pauses between
+// the tries, so that writers can continue. Then it fails with an error that names the
+// session. The migrations that were applied before stay applied.
+//
+// The connection must be direct, because a transaction pooler breaks the session lock. If
+// the URL has several hosts, Up connects to the one that accepts writes.
 func Up(ctx context.Context, databaseURL string, set Set, options ...Option) error {
 	return change(ctx, databaseURL, set, options, func(ctx context.Context, m *migrator, p *goose.Provider) error {
 		if _, err := p.Up(ctx); err != nil {
 			return err
 		}
-		version, _, err := p.GetVersions(ctx) // another program's, where that is newer
+		version, _, err := p.GetVersions(ctx) // may be the version of a newer program
 		if err == nil {
 			m.tell(fmt.Sprintf("schema %s is at version %d", set, version))
 		}
@@ -76,8 +88,8 @@ func Up(ctx context.Context, databaseURL string, set Set, options ...Option) err
 }
 
 // Down reverts all migrations of the set. Without force it refuses to drop a delivery log
-// that is not empty. Roles stay: they belong to the cluster. It waits for locks as [Up]
-// does.
+// that is not empty, or events that are not delivered. It does not drop the roles, because
+// they belong to the whole cluster. It waits for locks as [Up] does.
 func Down(ctx context.Context, databaseURL string, set Set, force bool, options ...Option) error {
 	if force {
 		options = append(options, func(m *migrator) { m.config.RuntimeParams["lockstep.force"] = "on" })
@@ -88,7 +100,7 @@ func Down(ctx context.Context, databaseURL string, set Set, force bool, options 
 	})
 }
 
-// List returns the state of each migration of the set that this program knows, oldest
+// List returns the state of each migration of the set that this program knows, the oldest
 // first. It changes nothing, and does not wait for a migration in progress.
 func List(ctx context.Context, databaseURL string, set Set) ([]Status, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, fmt.Errorf("database did not answer within %s", listTimeout))
@@ -118,9 +130,9 @@ func List(ctx context.Context, databaseURL string, set Set) ([]Status, error) {
 	return list, err
 }
 
-// SQL returns the migrations of the set as one script for psql, for a database
-// administrator who applies schema changes by hand. It records the versions,
-// so that Up finds nothing left to do.
+// SQL returns the migrations of the set as one script for psql, for administrators who apply
+// schema changes by hand. The script also records the versions, so that [Up] finds no
+// missing migration.
 func SQL(set Set) (string, error) {
 	sources, err := fs.Glob(files, set.schema+"/*.sql")
 	if err != nil {
@@ -152,8 +164,8 @@ func SQL(set Set) (string, error) {
 	return b.String(), nil
 }
 
-// Roles returns the statements that create the group roles, for an administrator, if the
-// migrating role may not create roles.
+// Roles returns a script for psql that creates the group roles. An administrator runs it if
+// the login of [Up] may not create roles.
 func Roles() string { return roles }
 
 const uniqueViolation = "23505"
@@ -163,8 +175,8 @@ func (s Set) versions() string { return s.schema + ".goose_db_version" }
 // Option changes how [Up] and [Down] work.
 type Option func(*migrator)
 
-// Tell makes [Up] and [Down] call say with a sentence when they wait for a lock, and with
-// the version at the end of Up.
+// Tell makes [Up] and [Down] call say with a sentence when they wait for a lock. At its end,
+// Up calls it with the version of the schema.
 func Tell(say func(sentence string)) Option { return func(m *migrator) { m.tell = say } }
 
 // migrator is one call of Up, Down or List.
@@ -175,8 +187,8 @@ type migrator struct {
 	lockWait time.Duration // longest wait for locks, over all tries
 	tell     func(sentence string)
 
-	pid     atomic.Uint32          // of the session that migrates
-	blocker atomic.Pointer[string] // which session held the lock that it waited for last
+	pid     atomic.Uint32          // pid of the session that migrates
+	blocker atomic.Pointer[string] // session that had the lock for which it last waited
 }
 
 func newMigrator(databaseURL string, set Set) (*migrator, error) {
@@ -191,19 +203,19 @@ func newMigrator(databaseURL string, set Set) (*migrator, error) {
 	return &migrator{config: config, set: set, files: files, lockWait: 5 * time.Minute, tell: func(string) {}}, nil
 }
 
-// Bounds on calls to the database. A migration itself may take as long as it takes.
+// Bounds on calls to the database. A migration itself has no bound.
 const (
 	connectTimeout = 5 * time.Second
 	listTimeout    = 30 * time.Second
 )
 
-// change runs do, and repeats it while others hold a lock that it needs.
+// change runs do, and repeats it while other sessions have a lock that it needs.
 func change(ctx context.Context, databaseURL string, set Set, options []Option, do func(context.Context, *migrator, *goose.Provider) error) error {
 	m, err := newMigrator(databaseURL, set)
 	if err != nil {
 		return err
 	}
-	if m.config.ValidateConnect == nil { // no target_session_attrs: of several hosts, not a standby
+	if m.config.ValidateConnect == nil { // without target_session_attrs, connect to the host that accepts writes
 		m.config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 	for _, o := range options {
@@ -226,7 +238,7 @@ func change(ctx context.Context, databaseURL string, set Set, options []Option, 
 func (m *migrator) run(ctx context.Context, do func(context.Context, *sql.DB, *goose.Provider) error, options ...goose.ProviderOption) error {
 	db := stdlib.OpenDB(*m.config, stdlib.OptionAfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
 		m.pid.Store(conn.PgConn().PID())
-		_, err := conn.Exec(ctx, "SET lock_timeout = '1s'") // for what no file sets it for
+		_, err := conn.Exec(ctx, "SET lock_timeout = '1s'") // for statements outside the files
 		return err
 	}))
 	defer db.Close()

@@ -12,7 +12,7 @@ import (
 
 const anID = "018f0000-0000-7000-8000-0000000000ff"
 
-// login is the user that a URL logs in.
+// login is the user of a URL.
 func login(t testing.TB, databaseURL string) string {
 	t.Helper()
 	u, err := url.Parse(databaseURL)
@@ -97,7 +97,7 @@ func TestHandMadeTransitionsAreRefused(t *testing.T) {
 				const update = "UPDATE outbox.delivery SET state = $2 WHERE event_id = $1"
 				words := []string{id, `"court"`, "is " + from, `"` + to + `"`, "Only failed deliveries can be requeued", "outbox.discard", "outbox.pause"}
 				operator.With(t).Refuses(wrongState, update, words, id, to)
-				// Neither may the owner: the trigger guards, not the privileges.
+				// The owner may not do it either, because the trigger refuses it.
 				admin.With(t).Refuses(wrongState, update, nil, id, to)
 				if got := admin.With(t).States(from); got != put.want {
 					t.Errorf("after the refusal: %s, want %s", got, put.want)
@@ -266,7 +266,7 @@ func TestDiscardGivesUpForGoodAndLetsTheNextGo(t *testing.T) {
 	operator.Refuses(wrongState, "SELECT outbox.requeue('court', event_id => $1)", []string{"no open delivery"}, first)
 }
 
-func TestReplayIsANewDeliveryAtTheEndOfTheLine(t *testing.T) {
+func TestReplayIsANewDeliveryAtTheEndOfTheLane(t *testing.T) {
 	url := pgtest.New(t)
 	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
 	admin.Sync("court")
@@ -281,7 +281,7 @@ func TestReplayIsANewDeliveryAtTheEndOfTheLine(t *testing.T) {
 		}
 		got := outboxtest.One[string](admin, `SELECT concat_ws('|', state, revision, attempts, total_attempts, coalesce(body_sha256, 'none'), (event_seq > (SELECT max(seq) FROM outbox.event)))
 		                             FROM outbox.delivery WHERE event_id = $1::text::uuid`, id)
-		// The digest is left empty: with it the relay would count the revision up once more.
+		// The digest is null. With it, the relay would raise the revision again.
 		if want := fmt.Sprintf("pending|%d|0|%d|none|t", n, n-1); got != want {
 			t.Errorf("replay %d: %s, want %s", n-1, got, want)
 		}

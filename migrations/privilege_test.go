@@ -15,9 +15,8 @@ import (
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
-// TestPrivilegesAreThoseOfTheContract reads all that the group roles hold from
-// the catalog: what is granted and not listed here is as wrong as what is
-// listed and not granted.
+// TestPrivilegesAreThoseOfTheContract reads all privileges of the group roles from the catalog. A privilege that is granted
+// and not listed here is a mistake, and so is one that is listed and not granted.
 func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 	d := outboxtest.Connect(t, pgtest.New(t))
 	readable := []string{

@@ -14,7 +14,7 @@ import (
 	"github.com/hms-mkt/lockstep/migrations"
 )
 
-// pgProgram runs one of PostgreSQL's programs and returns what it said.
+// pgProgram runs one of PostgreSQL's programs and returns its output.
 func pgProgram(t *testing.T, env []string, name string, args ...string) (string, error) {
 	t.Helper()
 	path, err := pgtest.Program(t.Context(), name)
@@ -32,8 +32,8 @@ func mustRun(t *testing.T, env []string, name string, args ...string) {
 	}
 }
 
-// lived returns a database with two days behind it: an event is delivered, one
-// failed, one waits behind it, one nobody takes, and the log has an old month.
+// lived returns a database that was in use for two days. One event is delivered, one has failed, one waits behind it, and one
+// is unmatched. The log has an old month.
 func lived(t *testing.T) (url string, d outboxtest.Session) {
 	t.Helper()
 	url = pgtest.New(t)
@@ -53,7 +53,7 @@ func lived(t *testing.T) (url string, d outboxtest.Session) {
 	return url, d
 }
 
-// content is everything that a backup must bring back.
+// content is everything that a backup must restore.
 func content(d outboxtest.Session) []string {
 	d.T.Helper()
 	var all []string
@@ -63,8 +63,7 @@ func content(d outboxtest.Session) []string {
 	return all
 }
 
-// guarded checks that the log is append-only, the parent and every partition,
-// also for a session that replicates.
+// guarded checks that the log is append-only: the parent and every partition, also in the session of a replica.
 func guarded(d outboxtest.Session) {
 	d.T.Helper()
 	tables := append(outboxtest.List[string](d, "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'outbox.delivery_log'::regclass"), "outbox.delivery_log")
@@ -143,7 +142,7 @@ func TestRestoredBackupIsUnchanged(t *testing.T) {
 			if got, want := months(d), months(was); !slices.Equal(got, want) {
 				t.Errorf("months %v, want %v", got, want)
 			}
-			// Numbers go on, and nothing is sent but what is new.
+			// The sequence continues, and only the new event is sent.
 			fresh := d.Event("c")
 			if got := outboxtest.One[int64](d, "SELECT seq FROM outbox.event WHERE id = $1", fresh); got != seq+1 {
 				t.Errorf("the next event has seq %d, want %d", got, seq+1)
@@ -155,7 +154,7 @@ func TestRestoredBackupIsUnchanged(t *testing.T) {
 			if got := outboxtest.One[int64](d, "SELECT max(id) FROM outbox.delivery_log"); got <= id {
 				t.Errorf("the next log row has id %d, want more than %d", got, id)
 			}
-			// What was open is open.
+			// Deliveries that were open are open.
 			outboxtest.As(t, url, "outbox_operator").Do("SELECT outbox.requeue('court')")
 			if delivery = outboxtest.Only(t, relay); delivery.Key != "b" || !outboxtest.Record(t, relay, outboxtest.Delivered(delivery)) {
 				t.Errorf("requeued %s", delivery.Key)
@@ -164,7 +163,7 @@ func TestRestoredBackupIsUnchanged(t *testing.T) {
 	}
 }
 
-// Rows of a backup that come as new ones would all be sent again.
+// Rows of a backup that are inserted as new ones would all be sent again.
 func TestDataAloneIsRefusedWithTriggersOn(t *testing.T) {
 	source, _ := lived(t)
 	dump := filepath.Join(t.TempDir(), "data.sql")
@@ -190,7 +189,7 @@ func TestDataAloneIsRefusedWithTriggersOn(t *testing.T) {
 			t.Errorf("event %s would be sent", c.Event.ID)
 		}
 	}
-	// A bulk insert that takes long, in a transaction that began long ago, is no backup.
+	// A long bulk insert, in a transaction that began long ago, is not a backup.
 	d.Do("BEGIN")
 	d.Do("INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'k' || n, '{}' FROM generate_series(1, 1000) AS n")
 	d.Do("COMMIT")
@@ -199,9 +198,8 @@ func TestDataAloneIsRefusedWithTriggersOn(t *testing.T) {
 	}
 }
 
-// Deliveries that were restored from another cluster bear numbers of its
-// transactions, which may be behind or ahead of those of the new one. Every one of
-// them is sent, in order, and so is what is written afterwards.
+// Deliveries that were restored from another cluster have numbers of its transactions. These may be lower or higher than
+// those of the new cluster. Each of these deliveries is sent, in order, and so are later ones.
 func TestDeliveriesOfAnotherClusterAreSent(t *testing.T) {
 	for name, distance := range map[string]string{"a younger cluster": "1000000000000", "an older cluster": "-100"} {
 		t.Run(name, func(t *testing.T) {

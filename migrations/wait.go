@@ -12,9 +12,9 @@ import (
 	"github.com/sethvargo/go-retry"
 )
 
-// retry repeats do while others hold a lock that it needs. Each try waits for at most the
-// lock_timeout of its migration, since writers queue behind a waiting ALTER TABLE. They
-// get through before the next try.
+// retry repeats do while other sessions have a lock that it needs. Each try waits for at
+// most the lock_timeout of its migration, because writers wait behind an ALTER TABLE that
+// waits. They continue before the next try.
 func (m *migrator) retry(ctx context.Context, do func(context.Context) error) error {
 	watched, end := context.WithCancel(ctx)
 	var watching sync.WaitGroup
@@ -48,7 +48,7 @@ func isLocked(err error) bool {
 	return ok && (pgErr.Code == "55P03" || pgErr.Code == "40P01")
 }
 
-// reason says what the last try waited for, with the session's name if it is known.
+// reason returns what the last try waited for, with the session if it is known.
 func (m *migrator) reason(err error) string {
 	if blocker := m.blocker.Load(); blocker != nil {
 		return *blocker
@@ -59,9 +59,10 @@ func (m *migrator) reason(err error) string {
 	return err.Error()
 }
 
-// watch notes which session holds the lock that the migrating session waits for: after
-// the wait has timed out, the database does not know. Without a second connection there
-// are no names. The blocker's query is not shown, because it may contain personal data.
+// watch notes which session has the lock that the migrating session waits for. After the
+// wait has timed out, the database does not know it. If watch cannot open a second
+// connection, the session stays unknown. The query of that session is not shown, because
+// it may contain personal data.
 func (m *migrator) watch(ctx context.Context) {
 	const statement = `
 SELECT coalesce('the lock on ' || l.relation::regclass, 'a lock (' || l.locktype || ')') || ' is held by '

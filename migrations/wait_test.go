@@ -14,7 +14,7 @@ import (
 	"github.com/hms-mkt/lockstep/migrations"
 )
 
-// next is the outbox's migrations and one more, whose steps up are given.
+// next returns the outbox's migrations and one more with the given steps.
 func next(t *testing.T, up string) migrations.Option {
 	t.Helper()
 	first, err := fs.ReadFile(migrations.Files, "outbox/00001_outbox.sql")
@@ -27,7 +27,7 @@ func next(t *testing.T, up string) migrations.Option {
 	})
 }
 
-// migration is an Up under way.
+// migration is a call of Up in progress.
 type migration struct {
 	t    *testing.T
 	told chan string
@@ -43,7 +43,7 @@ func begin(t *testing.T, url string, options ...migrations.Option) *migration {
 	return m
 }
 
-// tells waits for a sentence of the migration and holds it against words.
+// tells waits for a sentence of the migration, and checks that it contains words.
 func (m *migration) tells(words ...string) {
 	m.t.Helper()
 	select {
@@ -195,7 +195,7 @@ func TestStatusAnswersDuringAMigration(t *testing.T) {
 	if err := m.ended(); err != nil {
 		t.Fatal(err)
 	}
-	// A program that does not know the second finds nothing to do, and takes nothing back.
+	// A program that does not know the second migration finds nothing to do, and reverts nothing.
 	m = begin(t, url)
 	m.tells("schema outbox is at version 2")
 	if err := m.ended(); err != nil {
@@ -209,11 +209,11 @@ func TestStatusAnswersDuringAMigration(t *testing.T) {
 	}
 }
 
-// timeout is what a migration's first statement must be. Writers queue behind a
-// waiting ALTER TABLE, so a second is the most.
+// timeout matches the required first statement of a migration. Writers wait behind an ALTER TABLE that waits, so the limit is a
+// second.
 var timeout = regexp.MustCompile(`^SET (?:LOCAL )?lock_timeout = '(?:1s|\d{1,3}ms)';\n`)
 
-// unbounded says which step of a migration begins without its lock_timeout.
+// unbounded returns the first step of a migration that does not begin with a lock_timeout.
 func unbounded(text string) (steps []string) {
 	up, down, _ := strings.Cut(text, "-- +goose Down\n")
 	_, up, _ = strings.Cut(up, "-- +goose Up\n")

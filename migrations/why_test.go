@@ -154,7 +154,7 @@ func finish(d outboxtest.Session, event, outcome string, code any) {
 	      SELECT sync, event_id, key, $2, $3, now() FROM gone`, event, outcome, code)
 }
 
-func TestWhyNotDeliveredNamesTheFrontOfTheLine(t *testing.T) {
+func TestWhyNotDeliveredNamesTheFirstDelivery(t *testing.T) {
 	url := pgtest.New(t)
 	d := outboxtest.Connect(t, url)
 	d.Sync("court")

@@ -12,7 +12,7 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// widening is a running sync that takes old:*, and comes to take more.
+// widening is a running sync that takes old:* at first, and more types later.
 type widening struct {
 	t        *testing.T
 	url      string
@@ -40,7 +40,7 @@ func (w *widening) apply(from string, patterns ...string) {
 	}
 }
 
-// writer is a session that has taken its snapshot, where its level keeps one.
+// writer is a session with an open transaction, which has a snapshot if its isolation level keeps one.
 func (w *widening) writer(level string) outboxtest.Session {
 	w.t.Helper()
 	d := outboxtest.Connect(w.t, w.url)
@@ -49,14 +49,14 @@ func (w *widening) writer(level string) outboxtest.Session {
 	return d
 }
 
-// write inserts an event whose id is told by its name: a key and a number.
+// write inserts an event with a name of a key and a number, which gives its id.
 func write(d outboxtest.Session, typ, name string) {
 	d.T.Helper()
 	key, _, _ := strings.Cut(name, "-")
 	d.Do("INSERT INTO outbox.event (type, key, payload, headers) VALUES ($1, $2, '{}', jsonb_build_object('name', $3::text))", typ, key, name)
 }
 
-// expect compares what is open, in line, and by which state.
+// expect compares the open deliveries of a key, in their order, with their states.
 func (w *widening) expect(when, want string) {
 	w.t.Helper()
 	got := strings.Join(outboxtest.List[string](w.admin, `
@@ -67,7 +67,7 @@ SELECT concat_ws(' ', e.headers ->> 'name', d.state, CASE WHEN d.state = 'queued
 	}
 }
 
-// waits lets a backfill look, which has to wait.
+// waits makes a step of a backfill, which must wait.
 func (w *widening) waits(b *outbox.Backfill) {
 	w.t.Helper()
 	for range 2 {
@@ -78,7 +78,7 @@ func (w *widening) waits(b *outbox.Backfill) {
 	}
 }
 
-// completes steps until the end, and returns at how many steps the sync was on hold.
+// completes makes steps until the end. It returns the number of steps during which the sync was on hold.
 func (w *widening) completes(b *outbox.Backfill, page int) (held int) {
 	w.t.Helper()
 	for end := time.Now().Add(time.Minute); ; {
@@ -100,8 +100,7 @@ func (w *widening) completes(b *outbox.Backfill, page int) (held int) {
 	return held
 }
 
-// deliver sends what can be sent until nothing was left to claim for a while, and
-// returns what.
+// deliver sends deliveries until there was nothing to claim for a while, and returns them.
 func (w *widening) deliver() []string {
 	w.t.Helper()
 	var names []string
@@ -191,7 +190,7 @@ func TestSecondChangeOfPatternsIsWaitedForToo(t *testing.T) {
 	w.delivers("at the end", "a-1")
 }
 
-// What was narrowed meanwhile is not settled any more when it comes back.
+// Patterns that were removed meanwhile are not settled when they are added again.
 func TestNarrowerPatternsDuringABackfill(t *testing.T) {
 	w := newWidening(t)
 	first := w.writer("REPEATABLE READ")
@@ -240,7 +239,7 @@ func TestPatternsThatMayTakeMoreWait(t *testing.T) {
 	}
 }
 
-// Whoever takes it over waits for what is open then, and not once more after the wait.
+// The relay that takes the backfill over waits for the transactions that are open then, and only once.
 func TestRelayThatDiesDuringABackfill(t *testing.T) {
 	w := newWidening(t)
 	first := w.writer("REPEATABLE READ")
@@ -260,7 +259,7 @@ func TestRelayThatDiesDuringABackfill(t *testing.T) {
 	last.Do("COMMIT")
 }
 
-func TestNobodyWakesDeliveriesThatWaitForABackfill(t *testing.T) {
+func TestDeliveriesThatWaitForABackfillStayQueued(t *testing.T) {
 	w := newWidening(t)
 	older := w.writer("REPEATABLE READ")
 	w.apply("", "old:*", "new:*")
@@ -392,8 +391,8 @@ func TestRetiredSyncThatLivesAgainSendsItsOpenWork(t *testing.T) {
 	w.delivers("at the end", "k-3", "k-4")
 }
 
-// Older events go in front of those that are due: the sync is on hold while they
-// are added, but not while it waits for transactions.
+// Older events must come before the due ones. The sync is on hold while they are added, but not while the backfill waits for
+// transactions.
 func TestOlderEventsHoldTheSyncOnlyWhileTheyAreAdded(t *testing.T) {
 	t.Run("of the same types: every open transaction sees the sync", func(t *testing.T) {
 		w := newWidening(t)

@@ -127,7 +127,7 @@ func TestOddKeysKeepTheirOwnOrder(t *testing.T) {
 	admin := outboxtest.Connect(t, url)
 	admin.Sync("court")
 	w := outboxtest.As(t, url, "outbox_writer")
-	// No two of them are the same key, whatever a collation or a normalisation would say.
+	// They are all different keys, even if a collation or a normalisation makes some of them equal.
 	keys := []string{
 		"case 1", "case 1 ", " case 1", "CASE 1", "Müller", "Mu\u0308ller", "ﬁle", "file", "👩\u200d⚖\ufe0f", "\u202egnirts", "a\tb", "a\nb",
 		"%", "_", `\`, "'", `"`, "Ⅷ", "\u00a0", "\ufeffcase", "ß", "ss", "\U0010ffff",
@@ -242,7 +242,7 @@ func TestWritersNeverWaitForEachOther(t *testing.T) {
 	admin.Sync("court")
 	first, second := outboxtest.As(t, url, "outbox_writer"), outboxtest.As(t, url, "outbox_writer")
 	const insert = "INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'k', '{}')"
-	// The strictest that a relay or an operator does to a sync's row is an update of it.
+	// The strongest lock that a relay or an operator takes on a sync's row is that of an update.
 	admin.Do("BEGIN")
 	admin.Do("UPDATE outbox.sync SET last_delivered_at = now()")
 	admin.Do("SELECT outbox.pause('court', 'maintenance')")

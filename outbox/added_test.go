@@ -7,12 +7,12 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// What the addition of types puts in front of a delivery under way waits for
-// that one's end, as a replay does: never two of a key in flight.
+// A sync takes more types while a delivery is in flight, and an earlier delivery of its key is
+// added. That one waits for the end of the attempt: two of a key are never in flight.
 func TestAnAddedEventWaitsForTheDeliveryBeingSent(t *testing.T) {
 	const write = `INSERT INTO outbox.event (type, key, payload) VALUES ($1, 'k', '{}')`
 	wider := outbox.Registration{Name: sync, Patterns: []string{"a", "b"}, OnFailed: "block"}
-	tests := map[string]func(d *desk) (underWay []*outbox.Delivery){
+	tests := map[string]func(d *desk) (inFlight []*outbox.Delivery){
 		"written by a transaction that began before the change": func(d *desk) []*outbox.Delivery {
 			tx, err := d.pool.Begin(t.Context())
 			if err != nil {
@@ -45,9 +45,9 @@ func TestAnAddedEventWaitsForTheDeliveryBeingSent(t *testing.T) {
 	for name, apply := range tests {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t, outbox.Registration{Name: sync, Patterns: []string{"a"}, OnFailed: "block"})
-			underWay := apply(d)
-			if len(underWay) != 1 {
-				t.Fatalf("%d under way, want 1", len(underWay))
+			inFlight := apply(d)
+			if len(inFlight) != 1 {
+				t.Fatalf("%d in flight, want 1", len(inFlight))
 			}
 			added := d.a.NewBackfill(sync)
 			for complete, end := false, time.Now().Add(time.Minute); !complete; {
@@ -60,9 +60,9 @@ func TestAnAddedEventWaitsForTheDeliveryBeingSent(t *testing.T) {
 				}
 			}
 			if c := d.claim(d.b); len(c) != 0 {
-				t.Errorf("claimed %v beside one of the same key under way", numbers(c))
+				t.Errorf("claimed %v while another of the key is in flight", numbers(c))
 			}
-			if r := d.record(d.a, outbox.Delivered, underWay...); r.Err != nil || !r.Done[0] {
+			if r := d.record(d.a, outbox.Delivered, inFlight...); r.Err != nil || !r.Done[0] {
 				t.Fatalf("the recording: %+v", r)
 			}
 			c := d.claim(d.b)

@@ -11,13 +11,13 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 )
 
-// Append writes events in the caller's transaction, in the order given. It takes no lock:
-// change or lock your own row of the key first, then the order of the key is the order of
-// the commits.
+// Append writes events in the caller's transaction, in the order given. It takes no lock.
+// Change or lock your own row of the key first: then the events of the key are in the
+// order of the commits.
 //
-// A span in ctx goes into the headers as W3C trace context. If the database refuses an
-// event (see the named constraints of outbox.event), the caller's transaction fails, as
-// after any failed statement.
+// If ctx has a trace span, Append adds it to the headers as W3C trace context. If the
+// database refuses an event, the caller's transaction fails, as after any failed
+// statement. The error names the constraint of outbox.event.
 func Append(ctx context.Context, tx pgx.Tx, events ...Event) error {
 	if len(events) == 0 {
 		return nil
@@ -52,7 +52,7 @@ func Append(ctx context.Context, tx pgx.Tx, events ...Event) error {
 		rows.versions = append(rows.versions, e.Version)
 		rows.times = append(rows.times, at)
 	}
-	// Two statements, since only the database's default draws an id.
+	// There are two statements, because only the column's default can create an id.
 	const given = `
 INSERT INTO outbox.event (id, type, key, version, payload, headers, occurred_at)
 SELECT u.id::uuid, u.type, u.key, u.version, u.payload::jsonb, u.headers::jsonb, coalesce(u.at, clock_timestamp())

@@ -10,48 +10,49 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// Arrivals is what one relay knows of the new deliveries of a sync: a snapshot of the
-// database, and that it has read all deliveries which the snapshot shows. Each delivery
-// has the number of the transaction that made it ready to be sent
-// (delivery.changed_in). New since the snapshot are the deliveries of transactions that
-// began after it, and of those that it lists as running and that have ended since. An
-// index finds both, in whatever order they committed, and nobody waits for anybody.
+// Arrivals remembers which deliveries of a sync one relay has read. It has a snapshot of
+// the database: the relay has read every delivery that is visible in it.
 //
-// The zero value is the beginning: all open deliveries are new. It is not safe for
-// concurrent use.
+// Each delivery has the number of the transaction that made it ready to be sent
+// (delivery.changed_in). A delivery is new if its transaction began after the snapshot, or
+// if it was running at the snapshot and has ended since. An index finds both kinds, in
+// whatever order the transactions committed. So no transaction waits for another.
+//
+// With the zero value all open deliveries are new. An Arrivals is not safe for concurrent
+// use.
 type Arrivals struct {
-	snapshot     string    // pg_snapshot: all that it shows was read, except what comes after the cursor
-	cursorChange string    // the cursor: a transaction
-	cursorSeq    int64     // and the last delivery of it that was read
-	behind       bool      // there is more after the cursor than could be read or opened
-	page         int       // deliveries to read next: grows while pages have few keys without a lane
-	resets       int64     // of the store when this was learnt: after a failover the numbers may mean something else
-	began        time.Time // when it last read from the beginning
+	snapshot     string    // pg_snapshot: all visible deliveries were read, except those after the cursor
+	cursorChange string    // the transaction of the last delivery that was read
+	cursorSeq    int64     // the event_seq of that delivery
+	behind       bool      // there are deliveries after the cursor, not yet read or without capacity
+	page         int       // deliveries to read next; grows while pages have few keys without a lane
+	resets       int64     // Store.resets at the snapshot; after a failover, transaction numbers may have another meaning
+	began        time.Time // when the relay last read from the beginning
 
-	// check are keys to look at again, because somebody had a claim on the lane when a
-	// delivery was found: the relay with that claim may close the lane without having
-	// seen the delivery, and then it is opened again. If the lane has another claim or
-	// none by then, the relay that closes it has seen the delivery.
+	// check has the keys whose lane was claimed when one of their deliveries was found.
+	// The relay with that claim may close the lane without having seen the delivery. So
+	// the key is checked again, and the lane is opened if there is none. If the lane has
+	// another claim or none by then, the relay that closes it has seen the delivery.
 	check   map[string]keyToCheck
-	checked time.Time // when those were looked at last
+	checked time.Time // when these keys were last checked
 
-	// Due lanes are read from dueSince on: an index has entries of closed lanes before it.
-	// Scopes and dueSince are read from the beginning now and then.
+	// Due lanes are read from dueSince on. Before it, the index may have only entries of
+	// closed lanes. The relay lists the scopes and finds dueSince again from time to time.
 	dueSince string
 	scopes   []string
-	listed   time.Time     // when that was last
-	took     time.Duration // and how long it took
+	listed   time.Time     // when the scopes were last listed
+	took     time.Duration // how long that took
 }
 
-// keyToCheck is the claim on the lane of a key, and the event_seq of the earliest
-// delivery that was found.
+// keyToCheck is the claim that the lane of a key had, and the event_seq of the earliest
+// delivery of the key that was found meanwhile.
 type keyToCheck struct {
 	claim pgtype.UUID
 	seq   int64
 }
 
-// Know names scopes into which lanes were given back, so that the next look finds these
-// before the scopes are listed again.
+// Know adds scopes of lanes that were just released. The next claim takes lanes of these
+// scopes, although the scopes were not listed again.
 func (a *Arrivals) Know(scopes []string) {
 	for _, scope := range scopes {
 		if a.dueSince != "" && !slices.Contains(a.scopes, scope) {
@@ -61,18 +62,18 @@ func (a *Arrivals) Know(scopes []string) {
 }
 
 const (
-	listEvery      = time.Second           // shortest pause between listings of the scopes
-	listShare      = 20                    // and at least this many times as long as a listing takes
+	listEvery      = time.Second           // shortest pause between lists of the scopes
+	listShare      = 20                    // the pause is at least this many times the duration of the last list
 	commitTime     = 2 * time.Second       // how long a transaction that makes a lane due may take
-	checkEvery     = 50 * time.Millisecond // pause between looks at keys whose lane was claimed
-	largestPage    = 1000                  // most deliveries that one look reads of each source
-	smallestGrowth = 25                    // a page that grows has at least four times as many deliveries
-	restartEvery   = 10 * time.Minute      // pause between reads from the beginning, which should find nothing
+	checkEvery     = 50 * time.Millisecond // pause between checks of keys whose lane was claimed
+	largestPage    = 1000                  // most deliveries that one poll reads from each source
+	smallestGrowth = 25                    // a page that grows has at least four times this many deliveries
+	restartEvery   = 10 * time.Minute      // pause between scans from the beginning, which should find nothing
 )
 
-// listScopes lists the scopes of a sync's lanes, one after the other by the index, and
-// the earliest due_at of a lane. A lane that is not committed yet is not visible: it is
-// due no earlier than $2 ago.
+// listScopes lists the scopes of a sync's lanes and finds the earliest due_at of a lane.
+// The index gives the scopes one after the other. A lane whose transaction is still open
+// is not visible, but its due_at is at most $2 ago.
 const listScopes = `-- lockstep: list scopes
 -- $1 sync, $2 how long a transaction that makes a lane due may take
 WITH RECURSIVE listed (name) AS (
@@ -93,7 +94,7 @@ SELECT ARRAY(SELECT name FROM scope UNION SELECT '') AS scopes,
                                             ORDER BY l.due_at
                                             LIMIT 1) AS l))::text AS due_since`
 
-// prepare resets what is known if another server may answer now.
+// prepare starts from the beginning if another server may answer now.
 func (s *Store) prepare(ctx context.Context, sync string, a *Arrivals) error {
 	if resets := s.resets.Load(); a.resets != resets {
 		*a = Arrivals{resets: resets}
@@ -118,10 +119,10 @@ type database interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
-// look opens lanes as far as there is room after those that are due, then claims the due
-// ones, in one round trip and one transaction. It returns the keys of claimed lanes. If
-// it fails, nothing was claimed and a has not changed.
-func (a *Arrivals) look(ctx context.Context, on database, r ClaimRequest, c *claim) ([]string, error) {
+// poll opens lanes for new deliveries and claims due lanes, in one round trip and one
+// transaction. Due lanes use the capacity first. It returns the keys of claimed lanes.
+// After an error nothing was claimed and a has not changed.
+func (a *Arrivals) poll(ctx context.Context, on database, r ClaimRequest, c *claim) ([]string, error) {
 	if a.dueSince == "" || time.Since(a.listed) > max(listEvery, listShare*a.took) {
 		began := time.Now()
 		if err := on.QueryRow(ctx, listScopes, r.Sync, commitTime).Scan(&a.scopes, &a.dueSince); err != nil {
@@ -130,20 +131,20 @@ func (a *Arrivals) look(ctx context.Context, on database, r ClaimRequest, c *cla
 		a.listed, a.took = began, time.Since(began)
 	}
 	scopes := slices.DeleteFunc(slices.Clone(a.scopes), func(scope string) bool { return slices.Contains(r.Busy, scope) })
-	fresh := -1
+	latest := -1
 	if a.behind {
-		fresh = r.Fresh
+		latest = r.Latest
 	}
-	lanes := min(r.Lanes, r.Room)
-	page := max(a.page, min(r.Room, largestPage), 1)
+	lanes := min(r.Lanes, r.Capacity)
+	page := max(a.page, min(r.Capacity, largestPage), 1)
 	check := a.keysToCheck()
 	var keys []string
 	var found arrived
 	batch := &pgx.Batch{}
-	batch.Queue(openLanes, r.Sync, c.probe, c.token, c.store.relay, r.Lease, lanes, scopes, a.dueSince, r.Room, fresh,
+	batch.Queue(openLanes, r.Sync, c.probe, c.token, c.store.relay, r.Lease, lanes, scopes, a.dueSince, r.Capacity, latest,
 		nullable(a.snapshot), a.cursorChange, a.cursorSeq, page, check.keys, check.claims, check.seqs, largestPage).
 		QueryRow(found.scan)
-	batch.Queue(claimLanes, r.Sync, c.probe, c.token, c.store.relay, r.Lease, lanes, scopes, a.dueSince, r.Room).
+	batch.Queue(claimLanes, r.Sync, c.probe, c.token, c.store.relay, r.Lease, lanes, scopes, a.dueSince, r.Capacity).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&keys, &c.Suspects, &c.onHold, &c.Held, &c.Due) })
 	if err := on.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, err
@@ -154,7 +155,7 @@ func (a *Arrivals) look(ctx context.Context, on database, r ClaimRequest, c *cla
 			delete(a.check, key)
 		}
 	}
-	if a.page = 0; found.behind && found.roomLeft && r.Room > 0 {
+	if a.page = 0; found.behind && found.capacityLeft && r.Capacity > 0 {
 		a.page = min(4*max(page, smallestGrowth), largestPage)
 	}
 	a.learn(found)
@@ -168,7 +169,7 @@ type keysToCheck struct {
 	seqs   []int64
 }
 
-// keysToCheck are the keys to look at again now.
+// keysToCheck returns the keys to check now.
 func (a *Arrivals) keysToCheck() (k keysToCheck) {
 	if time.Since(a.checked) < checkEvery {
 		return k
@@ -184,42 +185,42 @@ func (a *Arrivals) keysToCheck() (k keysToCheck) {
 
 // arrived is the answer of openLanes.
 type arrived struct {
-	keys         []string    // of lanes that were opened claimed
-	snapshot     string      // at this look
-	cursorChange pgtype.Text // the last delivery after the cursor for which there was room
+	keys         []string    // keys of lanes that were opened claimed
+	snapshot     string      // snapshot of this poll
+	cursorChange pgtype.Text // the new cursor: no key up to it lacked capacity
 	cursorSeq    pgtype.Int8
-	behind       bool        // there is more after it
-	roomLeft     bool        // fewer keys without a lane were found than there was room for
-	large        pgtype.Text // a transaction of the last snapshot with more deliveries than one look reads
+	behind       bool        // there are deliveries after the new cursor
+	capacityLeft bool        // the capacity was enough for all keys that were found
+	large        pgtype.Text // a transaction of the last snapshot with more deliveries than one poll reads
 	check        keysToCheck
 }
 
 func (f *arrived) scan(row pgx.Row) error {
-	return row.Scan(&f.keys, &f.snapshot, &f.cursorChange, &f.cursorSeq, &f.behind, &f.roomLeft, &f.large, &f.check.keys, &f.check.claims, &f.check.seqs, nil)
+	return row.Scan(&f.keys, &f.snapshot, &f.cursorChange, &f.cursorSeq, &f.behind, &f.capacityLeft, &f.large, &f.check.keys, &f.check.claims, &f.check.seqs, nil)
 }
 
-// learn moves the cursor past what was read.
+// learn moves the cursor past the deliveries that were read, and adds keys to check.
 func (a *Arrivals) learn(found arrived) {
 	if a.check == nil {
 		a.check = map[string]keyToCheck{}
 	}
 	for i, key := range found.check.keys {
 		seq := found.check.seqs[i]
-		if known, ok := a.check[key]; ok { // not looked at again yet: the earlier delivery may be the one that supersedes
+		if known, ok := a.check[key]; ok { // not checked yet: the earlier delivery may be the one that supersedes
 			seq = min(seq, known.seq)
 		}
 		a.check[key] = keyToCheck{found.check.claims[i], seq}
 	}
 	a.snapshot, a.behind = found.snapshot, found.behind
 	switch {
-	case !found.behind && time.Since(a.began) > restartEvery: // in case anything was overlooked
+	case !found.behind && time.Since(a.began) > restartEvery: // in case a delivery was missed
 		a.restart()
-	case !found.behind: // all that is visible was read
+	case !found.behind: // all visible deliveries were read
 		a.cursorChange, a.cursorSeq = strings.Split(found.snapshot, ":")[1], -1
 	case found.cursorChange.Valid:
 		a.cursorChange, a.cursorSeq = found.cursorChange.String, found.cursorSeq.Int64
 	}
-	if found.large.Valid && before(found.large.String, a.cursorChange) { // it ended late: go back to it
+	if found.large.Valid && before(found.large.String, a.cursorChange) { // it ended late: set the cursor back to it
 		a.behind, a.cursorChange, a.cursorSeq = true, found.large.String, -1
 	}
 }
@@ -227,8 +228,9 @@ func (a *Arrivals) learn(found arrived) {
 // before compares the numbers of transactions.
 func before(a, b string) bool { return len(a) < len(b) || len(a) == len(b) && a < b }
 
-// repairChanges gives deliveries that were restored from the backup of another cluster,
-// and so have a number that this cluster has not reached, the number of its transaction.
+// repairChanges repairs deliveries that were restored from a backup of another cluster.
+// Their changed_in is a number that this cluster has not reached. They get the number of
+// the transaction that repairs them.
 func (s *Store) repairChanges(ctx context.Context, sync string) error {
 	const statement = `-- lockstep: repair changes
 UPDATE outbox.delivery AS d

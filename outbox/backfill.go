@@ -10,22 +10,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Backfill adds the retained events of one registration, or of one change of patterns.
-// It first waits for open transactions that may insert events without seeing the change,
-// then adds what is missing, page by page. Several relays may do it at once.
+// Backfill adds deliveries for the retained events of one registration, or of one change
+// of patterns. First it waits for open transactions that may insert events without seeing
+// the change. Then it adds the missing deliveries, page by page. Several relays may run
+// the same backfill at once. A Backfill is not safe for concurrent use.
 type Backfill struct {
 	store *Store
 	sync  string
 	round int
-	open  []string // transactions still to wait for; nil before the first look
-	begun bool
+	open  []string // transactions still to wait for
+	begun bool     // open was read for this round
 }
 
-// NewBackfill continues the backfill of a sync, however far it is.
+// NewBackfill begins or continues the backfill of a sync. It calls nothing yet.
 func (s *Store) NewBackfill(sync string) *Backfill { return &Backfill{store: s, sync: sync} }
 
-// Step does the next step, and reports whether the backfill is complete. If wait is true,
-// the caller pauses before the next step.
+// Step does the next step, for at most page events, and reports whether the backfill is
+// complete. If wait is true, the caller pauses before the next step.
 func (b *Backfill) Step(ctx context.Context, page int) (complete, wait bool, err error) {
 	if wait, err := b.waitForWriters(ctx); err != nil || wait {
 		return false, wait, err
@@ -35,22 +36,23 @@ func (b *Backfill) Step(ctx context.Context, page int) (complete, wait bool, err
 	}
 	for released := page; released == page; {
 		if released, err = b.store.ReleaseBackfilled(ctx, b.sync, page); err != nil {
-			return false, false, err // a relay releases the rest, see ReleaseBackfilled
+			return false, false, err // relays release the rest, see ReleaseBackfilled
 		}
 	}
 	return true, false, nil
 }
 
-// backfillPlan is how a backfill begins.
+// backfillPlan says how a backfill begins.
 type backfillPlan struct {
-	waits   bool     // for transactions that may not see the sync's patterns as they are now
-	holds   bool     // keeps the whole sync on hold until it is complete
-	settled []string // patterns of the types that are sent meanwhile; nil: all if it does not wait, none if it holds
+	waits   bool     // it waits for transactions that may not see the current patterns of the sync
+	holds   bool     // the whole sync is on hold until it is complete
+	settled []string // patterns of the types that are sent meanwhile; nil means all if it does not wait, and none if it holds
 }
 
-// planBackfill says what a change of a known sync needs. A type is settled if every open
-// transaction sees a row of the sync that takes it. That includes transactions that began
-// before this change, or before an earlier one whose backfill is not complete.
+// planBackfill decides how to backfill after a change of a known sync. A type is settled
+// if every open transaction sees a row of the sync that takes this type. This includes
+// transactions that began before the change, or before an earlier change whose backfill
+// is not complete.
 func planBackfill(old Registered, settled []string, r Registration) backfillPlan {
 	isOnHold := old.Backfilling && settled == nil
 	p := backfillPlan{waits: old.Retired || !covers(old.Patterns, r.Patterns)}
@@ -63,13 +65,13 @@ func planBackfill(old Registered, settled []string, r Registration) backfillPlan
 	case p.waits:
 		p.settled = old.Patterns
 	default:
-		p.holds = true // the events to add come before those that are waiting now
+		p.holds = true // the events to add come before the open deliveries
 	}
 	return p
 }
 
-// insertedSince is the time from which on a backfill adds retained events. It always adds
-// those that were not visible when it began.
+// insertedSince returns the time from which on a backfill adds retained events. It also
+// adds all events that were not visible when it began.
 func insertedSince(from string) (string, error) {
 	switch from {
 	case "beginning":
@@ -83,10 +85,10 @@ func insertedSince(from string) (string, error) {
 	return from, nil
 }
 
-// beginBackfill writes down which events are to be added: those inserted since a time,
-// and those whose seq no visible event has. The latter belong to transactions that are
-// open now and may never see the change: whenever they commit, their events are known by
-// their seq.
+// beginBackfill writes to the sync's row which events are to be added: events inserted
+// since a time, and events whose seq no visible event has. The latter belong to
+// transactions that are open now and may never see the change. Whenever they commit, their
+// events are known by their seq.
 func beginBackfill(ctx context.Context, tx pgx.Tx, r Registration, plan backfillPlan) error {
 	since, err := insertedSince(r.From)
 	if err != nil {
@@ -126,8 +128,8 @@ SELECT name, 'backfill', backfill_reason, session_user FROM outbox.sync WHERE na
 ON CONFLICT ON CONSTRAINT hold_pkey DO NOTHING`
 
 // waitForWriters reports whether there is still a transaction to wait for. It reads the
-// round before the list of transactions: one that is not in the list began after the
-// change of that round, and sees it.
+// round before the list of transactions. So a transaction that is not in the list began
+// after the change of that round, and sees it.
 func (b *Backfill) waitForWriters(ctx context.Context) (bool, error) {
 	var waits bool
 	var round int
@@ -177,8 +179,8 @@ UPDATE outbox.hold AS h SET reason = $3 FROM changed AS c WHERE h.sync = c.name 
 	return len(writers) > 0, err
 }
 
-// addPage adds the missing deliveries of a page of events. What was finished or discarded
-// meanwhile is in the log, and is not added again.
+// addPage adds the missing deliveries of a page of events. If the log has the end of a
+// delivery, it is not added again.
 func (b *Backfill) addPage(ctx context.Context, page int) (complete bool, err error) {
 	err = b.store.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		complete = false
@@ -198,10 +200,10 @@ SELECT backfill_seq, backfill_waits, settled IS NOT NULL AND backfill_from < 'in
 			complete = true // another relay was faster
 			return nil
 		}
-		if err != nil || waits { // it was changed again: the next step waits
+		if err != nil || waits { // the sync was changed again: the next step waits
 			return err
 		}
-		if older { // they come before those that are due now
+		if older { // older events come before those that are due now
 			if _, err := tx.Exec(ctx, backfillHold, b.sync); err != nil {
 				return err
 			}
@@ -219,8 +221,8 @@ WITH page AS MATERIALIZED (
       JOIN outbox.sync AS s ON s.name = $1
      WHERE p.type LIKE ANY (s.likes)
        AND (p.inserted_at >= s.backfill_from OR s.backfill_unseen @> p.seq)
-       -- A recording moves an event from one to the other in one transaction: a snapshot sees it in one of them.
-       -- OFFSET 0 makes the planner look them up for each event, whatever it thinks of the size of the tables.
+       -- A recording removes the delivery and writes the log row in one transaction: a snapshot sees one of the two.
+       -- OFFSET 0 makes the planner use the indexes for each event, whatever table sizes it assumes.
        AND NOT EXISTS (SELECT FROM outbox.delivery AS d
                         WHERE d.sync = $1 AND d.key = p.key AND d.event_seq = p.seq
                        OFFSET 0)
@@ -265,7 +267,7 @@ UPDATE outbox.sync
 }
 
 // releaseBackfilled makes deliveries due that waited for a backfill which is complete now.
-// One that somebody has locked is left for the next time.
+// It skips locked ones: the next call makes them due.
 const releaseBackfilled = `-- lockstep: release backfilled
 -- $1 sync, $2 most deliveries
 WITH waiting_delivery AS MATERIALIZED (
@@ -282,9 +284,9 @@ UPDATE outbox.delivery AS d
   FROM waiting_delivery AS w
  WHERE d.ctid = w.tid`
 
-// ReleaseBackfilled makes up to page deliveries of a sync due that waited for a backfill
-// which is complete. A relay calls it every second: a writer that began before the
-// backfill ended may commit after it.
+// ReleaseBackfilled makes deliveries due that waited for a backfill which is complete, at
+// most page of them. It returns their number. A relay calls it every second, because a
+// writer that began before the end of the backfill may commit after it.
 func (s *Store) ReleaseBackfilled(ctx context.Context, sync string, page int) (int, error) {
 	released, err := s.exec(ctx, releaseBackfilled, sync, page)
 	return int(released), err

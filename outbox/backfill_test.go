@@ -12,9 +12,9 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// Patterns that change while writers of every level are open, relays add what is
-// missing, deliver, and die: no event is missed whose type the sync took from its
-// insertion to the end, none is sent twice, and each key keeps its order by type.
+// Patterns change while writers of every isolation level are open, and relays backfill,
+// deliver and die. If the sync took the type of an event from its insertion to the end, the
+// event is sent. No event is sent twice. Events of a key and a type are sent in order.
 func TestPatternsChangeWhileWritersAreOpen(t *testing.T) {
 	tune(t, "rapid.checks", "25")
 	tune(t, "rapid.steps", "40")
@@ -88,7 +88,7 @@ func (w *widener) narrow(events []*written) {
 	}
 }
 
-// write inserts an event, in a transaction of a writer who may have begun long ago.
+// write inserts an event, in a transaction that may have begun long ago.
 func (w *widener) write(t *rapid.T) {
 	if len(w.open) == 0 || len(w.open) < 3 && rapid.Bool().Draw(t, "begins") {
 		tx, err := w.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pick(t, "level", []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead})})
@@ -108,7 +108,7 @@ func (w *widener) write(t *rapid.T) {
 	}
 	w.locked[key], o.keys = true, append(o.keys, key)
 	e := &written{key: key, typ: pick(t, "type", []string{"a", "b", "c"})}
-	// Taken since a change that this transaction does not see, too: that one is waited for.
+	// The type may be taken since a change that this transaction does not see: the backfill waits for it.
 	e.taken = takes(w.patterns, e.typ)
 	err := o.tx.QueryRow(t.Context(), `INSERT INTO outbox.event (type, key, payload) VALUES ($1, $2, '{}') RETURNING id, seq`, e.typ, e.key).Scan(&e.id, &e.seq)
 	if err != nil {
@@ -156,11 +156,11 @@ func (w *widener) die(t *rapid.T) {
 
 func (w *widener) deliver(t *rapid.T) { w.deliverSome() }
 
-// deliverSome delivers what two looks bring, and reports whether there was any.
+// deliverSome delivers all deliveries of two polls, and reports whether there were any.
 func (w *widener) deliverSome() (some bool) {
-	request := outbox.ClaimRequest{Sync: w.sync, Room: 9, Lanes: 9, Lease: time.Minute}
+	request := outbox.ClaimRequest{Sync: w.sync, Capacity: 9, Lanes: 9, Lease: time.Minute}
 	for range 2 {
-		w.arrivals.LookAtUnsure()
+		w.arrivals.CheckAgainNow()
 		c, err := w.a.Claim(w.t.Context(), request, &w.arrivals)
 		if err == nil {
 			err = w.a.Record(w.t.Context(), w.sync, c.Idle).Err
@@ -200,7 +200,7 @@ func (w *widener) complete() {
 	}
 }
 
-// finish ends all writers and delivers what there is.
+// finish ends all writers and delivers everything.
 func (w *widener) finish() {
 	for len(w.open) > 0 {
 		w.endOne(0, true)

@@ -8,8 +8,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// BenchmarkRecord records batches of delivered events. Lanes stay claimed while they
-// have more, so that each key's next comes with the answer. A key has four events.
+// BenchmarkRecord records batches of delivered events. A key has four events. Its lane is kept,
+// so the answer has the next delivery of the key.
 func BenchmarkRecord(b *testing.B) {
 	for _, size := range []int{1, 8, 64, 500} {
 		b.Run(fmt.Sprintf("batch=%d", size), func(b *testing.B) {
@@ -20,7 +20,7 @@ func BenchmarkRecord(b *testing.B) {
 				if len(claimed) < size {
 					b.StopTimer()
 					for len(claimed) < size {
-						more := d.look(d.a, size-len(claimed), time.Hour).Deliveries
+						more := d.poll(d.a, size-len(claimed), time.Hour).Deliveries
 						if claimed = append(claimed, more...); len(more) == 0 {
 							d.waiting(40_000)
 						}
@@ -43,7 +43,7 @@ func BenchmarkRecord(b *testing.B) {
 	}
 }
 
-// waiting adds events of as many keys as a fourth of them.
+// waiting adds events, four for each key.
 func (d *desk) waiting(n int) {
 	d.t.Helper()
 	d.exec(`INSERT INTO outbox.event (type, key, payload)
@@ -52,10 +52,10 @@ SELECT 'scheduling:updated', 'H-' || n % $1, jsonb_build_object('hearingId', 'H-
 	d.exec(`VACUUM ANALYZE`)
 }
 
-// BenchmarkClaim looks for work where there is none, and claims one delivery
-// that has just come.
+// BenchmarkClaim polls without due deliveries, and claims one delivery that has just been
+// written.
 func BenchmarkClaim(b *testing.B) {
-	request := outbox.ClaimRequest{Sync: sync, Room: 32, Lanes: 32, Lease: time.Hour}
+	request := outbox.ClaimRequest{Sync: sync, Capacity: 32, Lanes: 32, Lease: time.Hour}
 	b.Run("nothing", func(b *testing.B) {
 		d := newDesk(b)
 		for b.Loop() {

@@ -11,20 +11,20 @@ import (
 // ErrSchema reports a database whose schema this program cannot work with.
 var ErrSchema = errors.New("outbox schema does not fit this program")
 
-// ErrReadOnly reports a server that accepts no writes: a standby, or a primary
-// that was demoted.
+// ErrReadOnly reports a server that accepts no writes: a standby, or a primary that was
+// demoted.
 var ErrReadOnly = errors.New("database is read-only")
 
-// State is what a database says about itself.
+// State is the state of a database, as [Store.State] reads it.
 type State struct {
-	Version  int64 // of the schema; 0: there is none
-	Oldest   int64 // the oldest schema version whose programs work with this schema; 0: there is no schema
+	Version  int64 // version of the outbox schema; 0: there is no schema
+	Oldest   int64 // programs made for this schema version or a newer one work with the schema; 0: there is no schema
 	ReadOnly bool  // the server accepts no writes
 
-	Isolation string // of the transactions of this login
+	Isolation string // default isolation level of this login's transactions
 }
 
-// State asks the database for its state.
+// State reads the state of the database.
 func (s *Store) State(ctx context.Context) (State, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
@@ -45,14 +45,16 @@ SELECT coalesce(max(version_id), 0), outbox.oldest_relay()
 	return state, s.judge(ctx, err)
 }
 
-// ErrIsolation reports a login whose transactions do not see what others commit
-// meanwhile, as a relay must. A relay sets the isolation level of its connections.
-// Through a transaction pooler it cannot: there the login needs the right default.
+// ErrIsolation reports a login whose transactions are not READ COMMITTED. A relay must see
+// what others commit during its transactions. [Open] sets the isolation level of its
+// connections. Through a transaction pooler it cannot: there the login needs the right
+// default.
 var ErrIsolation = errors.New("transactions of this login are not READ COMMITTED")
 
-// Check makes sure that the server accepts writes, that transactions are READ COMMITTED,
-// and that the schema exists and fits: it is not older than this program needs, and if
-// it is newer, this program still works with it.
+// Check returns nil if a relay can work with the database. Otherwise it returns
+// [ErrReadOnly], [ErrIsolation], [ErrSchema] or the error of the call. ErrSchema means that
+// there is no outbox schema, that it is older than this program needs, or that it is so
+// new that this program does not work with it.
 func (s *Store) Check(ctx context.Context) error {
 	state, err := s.State(ctx)
 	switch {
@@ -73,10 +75,11 @@ func (s *Store) Check(ctx context.Context) error {
 	return nil
 }
 
-// ErrPrivilege reports a login that may not do a relay's work.
+// ErrPrivilege reports a login without the privileges of a relay.
 var ErrPrivilege = errors.New("this login may not relay")
 
-// CheckPrivileges makes sure that the login may do a relay's work.
+// CheckPrivileges returns [ErrPrivilege] if the login does not have the privileges of a
+// relay, which are those of the role outbox_relay.
 func (s *Store) CheckPrivileges(ctx context.Context) error {
 	const statement = `
 SELECT current_user,

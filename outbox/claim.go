@@ -12,49 +12,50 @@ import (
 // ClaimRequest asks for lanes of one sync.
 type ClaimRequest struct {
 	Sync   string
-	Lease  time.Duration    // how long the claims hold
-	Wanted func(Event) bool // as in OneRequest
+	Lease  time.Duration    // how long the claims last
+	Wanted func(Event) bool // as in [OneRequest]
 
-	Room  int      // most lanes to claim
-	Lanes int      // most of these that exist already; the rest is for keys without a lane
-	Fresh int      // of the keys without a lane, this many of the latest come before the oldest
-	Busy  []string // scopes to leave out for now
+	Capacity int      // most lanes to claim
+	Lanes    int      // most of these that exist already; the rest is for keys without a lane
+	Latest   int      // number of keys without a lane that are taken from the latest deliveries first
+	Busy     []string // scopes whose lanes are not claimed now
 }
 
 // OneRequest asks for one lane of a sync.
 type OneRequest struct {
 	Sync  string
-	Lease time.Duration // how long the claim holds
+	Lease time.Duration // how long the claim lasts
 
 	// Wanted reports whether the filter of the sync lets an event pass: only such an
 	// event supersedes a failed one. Nil means all. It is called by one goroutine and
 	// must not panic.
 	Wanted func(Event) bool
 
-	Key     string // claim the lane of this key, opened if there is none; empty: the lane that has been due longest
-	Suspect bool   // claim a lane whose deliveries may kill relays: two or more died in a row; all other claims leave these out
-	Scope   string // claim a suspect of this scope only; empty: any
+	Key     string // claim the lane of this key, and open it if there is none; empty: claim the lane that has been due longest
+	Suspect bool   // claim a suspect: a lane during whose last claims two or more relays died; no other claim takes one
+	Scope   string // claim only a suspect of this scope; empty: of any scope
 	Probe   bool   // claim in spite of an auth or breaker hold
 }
 
 // Claims is the answer to a [ClaimRequest] or a [OneRequest].
 type Claims struct {
 	Deliveries []*Delivery // first deliveries of claimed lanes, to be sent
-	Idle       []Result    // claimed lanes with nothing to send now, to be recorded as they are
+	Idle       []Result    // claimed lanes with nothing to send now; record them unchanged, which releases the lanes
 	Hold       *Hold       // strongest hold of the whole sync; then nothing was claimed
 	Held       []string    // scopes on hold
 	Due        bool        // more lanes are due than were claimed
-	Unopened   bool        // there are deliveries that were not read, or whose keys found no room
+	Unopened   bool        // some deliveries were not read, or the capacity was too small for their keys
 	Suspects   bool        // suspects are due
 }
 
-// firstDeliveries reads what is to be sent of the lanes that were just claimed. It also
-// logs the attempt of a claim that was lost: nobody knows whether its delivery was sent.
+// firstDeliveries reads the first delivery of each lane that was just claimed. If a relay
+// lost the claim before, it may have sent that delivery: the statement logs its attempt as
+// unknown.
 const firstDeliveries = `-- lockstep: first deliveries
 -- $1 sync, $2 claim, $3 keys of the claimed lanes
 WITH claimed_lane AS MATERIALIZED (
     SELECT l.*, f.tid, f.is_alone, f.state,
-           CASE WHEN f.state <> 'failed' AND f.due_at <= clock_timestamp() THEN f.tid END AS to_send -- only this is locked below
+           CASE WHEN f.state <> 'failed' AND f.due_at <= clock_timestamp() THEN f.tid END AS to_send -- only this row is locked below
       FROM unnest($3::text[]) AS k (key)
      CROSS JOIN LATERAL (
            SELECT l.ctid AS lane, l.key, l.crashes, l.scope, l.lost_claim, l.lost_by
@@ -74,7 +75,7 @@ WITH claimed_lane AS MATERIALIZED (
            SELECT d.*
              FROM outbox.delivery AS d
             WHERE d.ctid = l.to_send AND ` + unlocked + `
-              AND (l.lost_claim IS NULL OR EXISTS (SELECT FROM outbox.lane AS o WHERE o.ctid = l.lane FOR UPDATE SKIP LOCKED))) AS d ON true -- somebody may be discarding what is behind it
+              AND (l.lost_claim IS NULL OR EXISTS (SELECT FROM outbox.lane AS o WHERE o.ctid = l.lane FOR UPDATE SKIP LOCKED))) AS d ON true -- an operator may be discarding a delivery behind it
 ), counted_attempt AS (
     UPDATE outbox.delivery AS d
        SET attempts = d.attempts + 1, total_attempts = d.total_attempts + 1
@@ -87,7 +88,7 @@ WITH claimed_lane AS MATERIALIZED (
            'the relay that was sending it did not come back before its lease ended', a.revision, a.event_seq, a.lost_claim, a.lost_by
       FROM counted_attempt AS a
       LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = a.event_id OFFSET 0) AS e ON true
-), cleared_lane AS ( -- logged once only, though the answer of this statement may be lost
+), cleared_lane AS ( -- so the attempt is logged once, even if the answer to this statement is lost
     UPDATE outbox.lane AS l
        SET lost_claim = NULL, lost_by = NULL
       FROM counted_attempt AS a
@@ -100,7 +101,7 @@ SELECT c.lane_key, c.first_state, ` + claimedColumns + `
           FROM first_delivery AS f
           LEFT JOIN cleared_lane AS l ON l.was = f.lane) AS c` + claimedTables
 
-// claimedColumns are what a relay reads of a delivery c that it is to send, see claimedRow.
+// claimedColumns are the columns of a delivery c that a relay is to send, see claimedRow.
 const claimedColumns = `c.lane, c.tid, c.is_alone, c.crashes, c.scope, c.event_seq, c.event_id, c.attempts + (c.lost_claim IS NOT NULL)::int, c.total_attempts + (c.lost_claim IS NOT NULL)::int,
        c.charged, c.spent_ms, c.revision, c.error_class, c.body, c.body_sha256, c.mapping_version,
        e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version, r.event_seq`
@@ -110,9 +111,10 @@ const claimedTables = `
   LEFT JOIN LATERAL (SELECT * FROM outbox.external_ref WHERE sync = c.sync AND key = c.key OFFSET 0) AS r ON true
  ORDER BY c.event_seq`
 
-// Claim claims up to Room lanes, opens lanes for new deliveries among them, and returns
-// their first deliveries. The relay sends these before the lease ends, or gives them
-// back. An error may come together with deliveries, and with idle lanes.
+// Claim claims up to Capacity lanes and returns their first deliveries. It opens lanes for
+// new deliveries as a part of this. The caller sends each delivery before the lease ends
+// and records its [Result]; a Result without an outcome releases the lane unsent. If Claim
+// returns an error, the answer may still have deliveries and idle lanes.
 func (s *Store) Claim(ctx context.Context, r ClaimRequest, a *Arrivals) (Claims, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
@@ -135,7 +137,7 @@ func (s *Store) ClaimOne(ctx context.Context, r OneRequest) (Claims, error) {
 	case r.Key != "":
 		err = s.pool.QueryRow(ctx, claimKey, r.Sync, r.Probe, c.token, s.relay, r.Lease, r.Key).Scan(answer...)
 	default:
-		keys, err = c.lanes(ctx, s.pool, ClaimRequest{Sync: r.Sync, Lease: r.Lease, Room: 1, Lanes: 1}, &Arrivals{})
+		keys, err = c.lanes(ctx, s.pool, ClaimRequest{Sync: r.Sync, Lease: r.Lease, Capacity: 1, Lanes: 1}, &Arrivals{})
 	}
 	return c.finish(ctx, keys, err)
 }
@@ -148,7 +150,7 @@ type claim struct {
 	token  pgtype.UUID
 	probe  bool
 	wanted func(Event) bool
-	onHold bool // the whole sync
+	onHold bool // the whole sync is on hold
 }
 
 // lanes claims due lanes and opens new ones, and returns their keys.
@@ -156,13 +158,13 @@ func (c *claim) lanes(ctx context.Context, on database, r ClaimRequest, a *Arriv
 	if err := c.store.prepare(ctx, r.Sync, a); err != nil {
 		return nil, err
 	}
-	keys, err := a.look(ctx, on, r, c)
+	keys, err := a.poll(ctx, on, r, c)
 	c.Unopened = a.behind
 	return keys, err
 }
 
-// finish reads the first deliveries of the lanes that were claimed, and closes failed
-// ones that are superseded.
+// finish reads the first deliveries of the claimed lanes. It closes failed deliveries that
+// are superseded.
 func (c *claim) finish(ctx context.Context, keys []string, err error) (Claims, error) {
 	if err != nil {
 		return Claims{}, c.store.judge(ctx, err)
@@ -171,7 +173,7 @@ func (c *claim) finish(ctx context.Context, keys []string, err error) (Claims, e
 	if len(superseding) > 0 {
 		more, left, failed := c.store.supersede(ctx, c.sync, superseding, c.token, c.wanted)
 		c.Deliveries = append(c.Deliveries, more...)
-		c.giveBack(left...)
+		c.release(left...)
 		err = errors.Join(err, failed)
 	}
 	if c.onHold && err == nil {
@@ -180,11 +182,11 @@ func (c *claim) finish(ctx context.Context, keys []string, err error) (Claims, e
 	return c.Claims, c.store.judge(ctx, err)
 }
 
-// first reads the first deliveries of lanes that were claimed. It runs after the claim is
-// committed: it sees what others recorded before the claim, and while payloads are on
-// their way to a relay that hangs, nobody waits for its locks. It returns the keys of
-// lanes whose first delivery has failed. Lanes with nothing to send are given back; if it
-// fails, all of them.
+// first reads the first deliveries of claimed lanes. It runs after the claim is committed,
+// for two reasons. It sees everything that others recorded before the claim. And if this
+// relay hangs while it reads payloads, nobody waits for its locks. It returns the keys of
+// lanes whose first delivery has failed. It releases lanes with nothing to send. After an
+// error it releases all of them.
 func (c *claim) first(ctx context.Context, on database, keys []string) (failed []string, err error) {
 	var idle []string
 	if len(keys) == 0 {
@@ -197,7 +199,7 @@ func (c *claim) first(ctx context.Context, on database, keys []string) (failed [
 	if err != nil {
 		c.Deliveries, failed, idle = nil, nil, keys
 	}
-	c.giveBack(idle...)
+	c.release(idle...)
 	return failed, err
 }
 
@@ -208,8 +210,8 @@ func newToken() pgtype.UUID {
 	return token
 }
 
-// giveBack adds lanes that have nothing to send now.
-func (c *claim) giveBack(keys ...string) {
+// release adds lanes that have nothing to send now to the idle ones.
+func (c *claim) release(keys ...string) {
 	for _, key := range keys {
 		c.Idle = append(c.Idle, Result{Delivery: &Delivery{Sync: c.sync, Key: key, token: c.token, Claim: c.token.String()}})
 	}

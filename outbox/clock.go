@@ -9,8 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ClockOffset measures how far the database's clock is ahead of this machine's; negative
-// means behind. The second result is the greatest error of the first.
+// ClockOffset measures by how much the database's clock is ahead of this machine's. It is
+// negative if the database's clock is behind. The second result bounds the error of the
+// first.
 func (s *Store) ClockOffset(ctx context.Context) (ahead, within time.Duration, err error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
@@ -28,10 +29,10 @@ func (s *Store) ClockOffset(ctx context.Context) (ahead, within time.Duration, e
 	return database.Sub(asked.Add(within).Round(0)), within, nil
 }
 
-// repairTimes makes due what waits only because the database's clock was set back:
-// deliveries that were created in the future or are pending until a future time, and
-// lanes whose first delivery is due or was tried last in the future. A claimed lane is
-// left to the end of its lease.
+// repairTimes makes deliveries and lanes due that wait only because the database's clock
+// was set back. Such deliveries were created in the future, or are pending until a future
+// time. The first delivery of such lanes is due, or its last attempt was in the future. A
+// claimed lane is not changed: its lease ends it.
 var repairTimes = `-- lockstep: repair times
 -- $1 sync, $2 key after which to begin, $3 most lanes
 WITH page AS MATERIALIZED (
@@ -78,7 +79,8 @@ WITH page AS MATERIALIZED (
 )
 SELECT max(key) FROM page HAVING count(*) = $3`
 
-// isAhead is whether a delivery was created, became due or was tried last in the future.
+// isAhead is a condition: the delivery was created, becomes due or was last tried in the
+// future.
 func isAhead(d string) string {
 	return strings.ReplaceAll(`CASE d.state
                       WHEN 'pending' THEN d.due_at
@@ -86,9 +88,10 @@ func isAhead(d string) string {
                       END > clock_timestamp() + interval '1 minute'`, "d.", d+".")
 }
 
-// RepairTimes checks up to page lanes of a sync, from the key after the given one on, and
-// makes due what waits only because the database's clock was set back. It returns the key
-// to continue after, empty at the end.
+// RepairTimes makes deliveries and lanes due that wait only because the database's clock
+// was set back. It checks up to page lanes of a sync, in the order of their keys, from the
+// first key behind after. It returns the key to pass as after in the next call, empty at
+// the end.
 func (s *Store) RepairTimes(ctx context.Context, sync, after string, page int) (next string, err error) {
 	err = s.scan(ctx, []any{&next}, repairTimes, sync, after, page)
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -7,7 +7,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// One machine has one clock, so what is measured is the error of the measurement.
+// Relay and server run on one machine with one clock, so the offset is the error of the
+// measurement.
 func TestClockOffsetIsWithinItsError(t *testing.T) {
 	store, err := outbox.Open(t.Context(), pgtest.New(t), outbox.Options{})
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// connectError says in one line why no connection could be made.
+// connectError is the reason why no connection could be made, in one line.
 type connectError struct {
 	text string
 	err  error
@@ -19,7 +19,8 @@ type connectError struct {
 func (e *connectError) Error() string { return e.text }
 func (e *connectError) Unwrap() error { return e.err }
 
-// plain shortens the text of a failed connection, which has a line for each attempt.
+// plain makes one line of the error of a failed connection. The driver's text has a line
+// for each attempt.
 func plain(err error) error {
 	refused, ok := errors.AsType[*pgconn.ConnectError](err)
 	if _, done := errors.AsType[*connectError](err); !ok || done {
@@ -29,9 +30,9 @@ func plain(err error) error {
 	return &connectError{fmt.Sprintf("cannot connect to database %q as %s: %s", c.Database, c.User, ConnectReason(refused)), err}
 }
 
-// ConnectReason says why a connection could not be made, once for each address. If the URL
-// prefers TLS but does not require it, the driver tries an address twice, and only the
-// attempt without TLS says why.
+// ConnectReason returns the reason why a connection could not be made, once for each
+// address. If the URL prefers TLS but does not require it, the driver tries each address
+// twice. Only the attempt without TLS has the real reason.
 func ConnectReason(err *pgconn.ConnectError) string {
 	var addresses []string
 	reasons := map[string]string{}
@@ -64,9 +65,9 @@ func ConnectReason(err *pgconn.ConnectError) string {
 const tlsFailed = "tls error: "
 
 var (
-	// attemptText is the driver's text of an attempt: address (host): what happened.
+	// attemptText is the driver's text about an attempt: address (host): reason.
 	attemptText = regexp.MustCompile(`(?s)^(\S+) \([^)]*\): (.*)$`)
-	// repeated are parts that say nothing new, or name a different port each time.
+	// repeated are parts of a reason that repeat the address, or name a new port each time.
 	repeated = regexp.MustCompile(`^(dial error: |server error: |hostname resolving error: )|dial \w+ \S+: (connect: )?|(read|write) \w+ \S+->\S+: (read: |write: )?`)
 )
 
@@ -84,14 +85,15 @@ func attempts(err error) []string {
 	return strings.Split(strings.TrimPrefix(err.Error(), "hostname resolving error: "), "\n")
 }
 
-// Cause is equal for errors that repeat one trouble: the server's code or the innermost
-// text. The texts around it differ in ports and names.
+// Cause returns a text that is the same for errors with the same cause: the SQLSTATE or
+// the text of the innermost error. The texts of the outer errors differ in ports and
+// names.
 func Cause(err error) string {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code
 	}
 	for {
-		switch x := err.(type) { //nolint:errorlint // this walks the chain itself
+		switch x := err.(type) { //nolint:errorlint // this loop unwraps the chain itself
 		case interface{ Unwrap() error }:
 			if inner := x.Unwrap(); inner != nil {
 				err = inner

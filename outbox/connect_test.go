@@ -14,9 +14,9 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// A failed connection is told in one line: once for each address, without the
-// password, and without a word of TLS where that is not the trouble.
-func TestAFailedConnectionIsToldInOneLine(t *testing.T) {
+// The error of a failed connection is one line. It has the reason once for each address. It has
+// no password, and does not mention TLS if TLS is not the cause.
+func TestTheErrorOfAFailedConnectionIsOneLine(t *testing.T) {
 	hangsUp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

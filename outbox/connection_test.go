@@ -101,7 +101,7 @@ func openStore(t *testing.T, url string, o outbox.Options) *outbox.Store {
 
 func TestReadOnlyServerIsNamed(t *testing.T) {
 	s := openStore(t, pgtest.New(t)+"&default_transaction_read_only=on", outbox.Options{})
-	_, claiming := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 1, Lanes: 1, Lease: time.Minute}, &outbox.Arrivals{})
+	_, claiming := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: 1, Lanes: 1, Lease: time.Minute}, &outbox.Arrivals{})
 	for call, err := range map[string]error{"check": s.Check(t.Context()), "claim": claiming} {
 		if !errors.Is(err, outbox.ErrReadOnly) || !outbox.IsTemporary(err) {
 			t.Errorf("%s: got %v, want %v", call, err, outbox.ErrReadOnly)
@@ -109,7 +109,7 @@ func TestReadOnlyServerIsNamed(t *testing.T) {
 	}
 }
 
-// A call that waits for longer than its bound ends, here and on the server.
+// A call that takes longer than its bound ends, in the relay and on the server.
 func TestCallEndsAtItsDeadlineOnBothSides(t *testing.T) {
 	d := newDesk(t)
 	s := openStore(t, d.pool.Config().ConnString(), outbox.Options{Name: "impatient", Timeout: 200 * time.Millisecond})
@@ -121,7 +121,7 @@ func TestCallEndsAtItsDeadlineOnBothSides(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `LOCK TABLE outbox.delivery`); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 1, Lanes: 1, Lease: time.Minute}, &outbox.Arrivals{})
+	_, err = s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: 1, Lanes: 1, Lease: time.Minute}, &outbox.Arrivals{})
 	if !outbox.IsTemporary(err) {
 		t.Errorf("got %v, want an error that says that there was no answer", err)
 	}
@@ -190,7 +190,7 @@ func TestListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
-	// Asked for its health all the time, which must not lose a notification.
+	// The connection is checked all the time, and must not lose a notification.
 	s := openStore(t, url, outbox.Options{Name: "listener", Timeout: 200 * time.Millisecond})
 	woken := make(chan string, 1000)
 	ended := make(chan error)

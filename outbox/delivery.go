@@ -6,48 +6,49 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// Delivery is the claimed work for one event and one sync.
+// Delivery is the open work for one event and one sync, claimed by [Store.Claim]. The caller
+// sends it and passes it to [Store.Record] in a [Result].
 type Delivery struct {
 	Sync     string
 	Key      string
-	Scope    string // of its lane
-	Place    int64  // place in the key's lane: the event's seq, or a later number for a replay
-	Claim    string // token that every write about it carries
+	Scope    string // scope of its lane
+	Position int64  // in the key's lane: the event's seq, or a later number for a replay
+	Claim    string // token of the claim; every write about the delivery tests it
 	Event    Event
-	Missing  bool // the event itself is gone; cannot happen while retention does its work
-	Attempts int  // recorded attempts of this life
-	Total    int  // attempts ever; never reset
-	Charged  int  // attempts of this life that count for the retry budget
-	Spent    time.Duration
-	Crashes  int    // claims of the lane, in a row, whose relay never came back
-	Revision int    // n of the Idempotency-Key "<id>:<n>"; 1 is the bare id
-	Class    string // error class of the last attempt
+	Missing  bool          // the event was deleted, which retention never does while a delivery is open
+	Attempts int           // recorded attempts since the delivery was added or requeued
+	Total    int           // all recorded attempts; a requeue does not reset it
+	Charged  int           // of Attempts, those that count for the retry budget
+	Spent    time.Duration // time that counts for the retry budget
+	Crashes  int           // claims of the lane in a row whose relay died
+	Revision int           // n of the Idempotency-Key "<id>:<n>"; for 1 it is the id alone
+	Class    string        // error class of the last attempt
 
-	Body           []byte // rendered before; nil when it must be rendered
-	BodySHA256     string // digest of the last recorded body, kept over a requeue
-	MappingVersion string // of Body
+	Body           []byte // the body of an earlier attempt, to be sent again; nil if there is none
+	BodySHA256     string // digest of the last recorded body; a requeue keeps it
+	MappingVersion string // version of the mapping that made Body
 
-	Ref Ref
+	Ref Ref // the receiver's last answer for the key
 
-	lane    pgtype.TID // where the lane's row was last
-	tid     pgtype.TID // where the delivery's row was last
+	lane    pgtype.TID // ctid of the lane's row when it was last read
+	tid     pgtype.TID // ctid of the delivery's row when it was last read
 	isAlone bool       // no other delivery of its lane was visible
 	token   pgtype.UUID
 }
 
-// Ref is what the external system answered last for a key.
+// Ref is the reference of a key: what the receiver answered last.
 type Ref struct {
 	ExternalID string
 	ETag       string
 	Version    *int64
-	Known      bool // there is a row for the key
+	Known      bool // the database has a reference for the key
 }
 
-// Outcome is what a delivery log row says of an event.
+// Outcome is the outcome of an attempt, or of an operator's action, in the delivery log.
 type Outcome string
 
-// The outcomes that a relay records. Those of operators are written by the
-// database itself.
+// The outcomes that a relay records. The database writes the outcomes of operators' actions
+// itself.
 const (
 	Delivered  Outcome = "delivered"
 	Duplicate  Outcome = "duplicate"
@@ -65,24 +66,25 @@ func (o Outcome) Finished() bool {
 	return o == Delivered || o == Duplicate || o == Accepted || o == Filtered
 }
 
-// Result is what became of a claimed delivery.
+// Result says what happened to a claimed delivery. A Result with only Delivery set releases
+// the lane: nothing was sent.
 type Result struct {
 	Delivery *Delivery
-	Outcome  Outcome // empty releases the claim unrecorded: nothing was sent
-	Stay     bool    // keep the claim of the lane for its next delivery, once this one is finished
-	Scope    *string // the lane is given back to this scope; nil leaves it
+	Outcome  Outcome // empty: nothing was sent, and the log gets no row
+	Stay     bool    // keep the lane for its next delivery, if this one is finished
+	Scope    *string // new scope of the lane if it is released; nil: no change
 
-	Delay   time.Duration // until the next attempt; for Retry and Unknown
-	Failed  bool          // no next attempt: waits for an operator; set with outcome Failed, or Unknown when the budget ends
+	Delay   time.Duration // time until the next attempt; for Retry and Unknown
+	Failed  bool          // no next attempt, an operator decides; for outcome Failed, and for Unknown at the end of the retry budget
 	Attempt bool          // the receiver may have seen a request: counts as an attempt
-	Charge  bool          // counts for the retry budget, with Spend
-	Spend   time.Duration
+	Charge  bool          // the attempt counts for the retry budget
+	Spend   time.Duration // time that the attempt adds to the retry budget in use
 
-	Code       string
-	Class      string
-	Error      string
-	AnsweredAt time.Time // local clock; stored by the database's, by its age
-	Took       time.Duration
-	SHA256     string // of what was sent, hexadecimal
-	Ref        *Ref   // new reference; nil leaves it
+	Code       string        // status of the protocol, such as HTTP 201
+	Class      string        // error class, such as transient
+	Error      string        // reason of a failure, without secrets and personal data
+	AnsweredAt time.Time     // by the local clock; the database stores its own time less the age of the answer
+	Took       time.Duration // duration of the attempt
+	SHA256     string        // digest of the body that was sent, hexadecimal
+	Ref        *Ref          // new reference; nil: no change
 }

@@ -12,10 +12,12 @@
 //
 // # Relays
 //
-// [Store] is the side of the relay; its example shows the whole way. The relay registers
-// its syncs, and completes a [Backfill] for each new one. Then it claims deliveries, sends
-// them and records the results, again and again. An [Arrivals] for each sync keeps what
-// is new. A recording may return the next deliveries of the same keys.
+// Package relay is a complete relay. Use [Store] directly only to write another one: the
+// example of Store shows each call. A relay registers its syncs, and completes a
+// [Backfill] for each new one. Then it repeats three steps: it claims deliveries with
+// [Store.Claim], sends them, and records the results with [Store.Record]. It keeps one
+// [Arrivals] per sync, which remembers the deliveries that were read already. A recording
+// may return the next deliveries of the same keys.
 //
 // A key with open deliveries has one row in outbox.lane, its queue. Only the relay that
 // has the claim of a lane may send its first delivery, until the lease ends. Each write
@@ -25,11 +27,14 @@
 // A [Hold] stops a whole sync or one scope of it. A [Probe] is the right to send one
 // delivery in spite of a hold.
 //
+// The words of this package, such as lane, claim and scope, are in docs/glossary.md.
+//
 // # Where to look
 //
-// arrivals.go finds what is new. lane.go has the statements that open, claim and settle
-// lanes, claim.go reads the deliveries of claimed lanes, record.go records results and
-// missing.go finds results whose recording was not answered. hold.go, supersede.go,
-// register.go and backfill.go say what their names say. The statements of the hot path
-// are whole in testdata, with names for their parameters.
+// arrivals.go finds new deliveries. lane.go has the statements that open, claim and settle
+// lanes. claim.go reads the deliveries of claimed lanes. record.go records results, and
+// missing.go finds out about results whose recording was not answered. The files hold.go,
+// supersede.go, register.go and backfill.go are about the things that they are named for.
+// The directory testdata has each statement of the hot path in full, with names for its
+// parameters.
 package outbox

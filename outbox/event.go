@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// Event is one fact, written by a module in its own transaction. It is
-// immutable once committed.
+// Event is one fact that a module writes in its own transaction. It never changes after
+// the commit.
 type Event struct {
-	ID         string            // idempotency key, a UUID; empty lets the database draw one
+	ID         string            // idempotency key, a UUID; if empty, the database creates one
 	Seq        int64             // order of insertion; set by the database
 	Type       string            // such as scheduling:updated; at most 200 bytes
 	Key        string            // what the event is about; events of one key are delivered in order; at most 512 bytes

@@ -14,9 +14,9 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// A hearing is moved and the event about it is written in one transaction:
-// either both happen or neither. The hearing's row is changed first, which
-// makes the order of its events the order of the commits.
+// A hearing is moved, and the event about it is written, in one transaction: both happen, or
+// neither. The hearing's row is changed first, so the order of its events is the order of the
+// commits.
 func ExampleAppend() {
 	ctx := context.Background()
 	database, drop := pgtest.ForExample() // a migrated database
@@ -59,8 +59,8 @@ INSERT INTO hearing VALUES ('H-1', '2027-03-01T10:00:00-05:00', 1)`)
 	// Output: scheduling:updated H-1 2
 }
 
-// A relay registers a sync, claims the deliveries that are due, sends them and records
-// what came of it. Package relay does this with many at once, and renders and retries.
+// A relay registers a sync, claims due deliveries, sends them and records the results. Package
+// relay does this for many deliveries at once, and it also renders and retries them.
 func ExampleStore() {
 	ctx := context.Background()
 	database, drop := pgtest.ForExample()
@@ -75,7 +75,7 @@ func ExampleStore() {
 	if _, err := store.Register(ctx, []outbox.Registration{{Name: sync, Patterns: []string{"scheduling:*"}, OnFailed: "block"}}); err != nil {
 		log.Fatal(err)
 	}
-	backfill := store.NewBackfill(sync) // adds the events that were written before
+	backfill := store.NewBackfill(sync) // adds deliveries for the events that exist already
 	for complete := false; !complete; {
 		if complete, _, err = backfill.Step(ctx, 500); err != nil {
 			log.Fatal(err)
@@ -92,7 +92,7 @@ func ExampleStore() {
 	}
 
 	var arrivals outbox.Arrivals
-	claims, err := store.Claim(ctx, outbox.ClaimRequest{Sync: sync, Lease: time.Minute, Room: 10, Lanes: 10}, &arrivals)
+	claims, err := store.Claim(ctx, outbox.ClaimRequest{Sync: sync, Lease: time.Minute, Capacity: 10, Lanes: 10}, &arrivals)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -7,23 +7,21 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// LookAtUnsure has the next look include the keys of which a is not sure, however
-// recently they were looked at.
-func (a *Arrivals) LookAtUnsure() { a.checked = time.Time{} }
+// CheckAgainNow makes the next poll check all keys that are to be checked, without the pause.
+func (a *Arrivals) CheckAgainNow() { a.checked = time.Time{} }
 
-// ArrivalPage is how many deliveries one look reads.
+// ArrivalPage is how many deliveries one poll reads.
 const ArrivalPage = largestPage
 
-// BrokenLanes lists what is wrong with outbox.lane, one row for each lane, or key
-// without one. Nothing may ever be wrong by rule 2. By the others nothing is wrong
-// once a relay has looked at all that is committed, except at what somebody keeps
-// locked.
+// BrokenLanes returns a row for each lane, or key without a lane, that breaks a rule. Rule 2
+// holds at any time. The others hold after a relay has read everything that is committed, for
+// keys of which no row is locked.
 //
 //   - Rule 1: a key with an open delivery that may become due has a lane.
 //   - Rule 2: the claim on a lane ends.
-//   - Rule 3: a lane waits for ever only where its first delivery has failed or waits
-//     for a backfill, and no longer than its first delivery.
-//   - Rule 4: a lane without deliveries is claimed or due, so somebody closes it.
+//   - Rule 3: a lane is due no later than its first delivery, unless that delivery has
+//     failed or waits for a backfill.
+//   - Rule 4: a lane without deliveries is claimed or due, so that a relay closes it.
 const BrokenLanes = `
 SELECT 1 AS rule, d.sync, d.key, 'has open deliveries and no lane' AS says
   FROM outbox.delivery AS d
@@ -57,15 +55,15 @@ func (s *Store) ClaimIn(ctx context.Context, tx pgx.Tx, r ClaimRequest, a *Arriv
 	return c.Deliveries, err
 }
 
-// ClaimWithoutAnswer claims, but what the claimed lanes have is lost on the way. It
-// returns what gives the lanes back.
+// ClaimWithoutAnswer claims, and then loses the answer with the deliveries. It returns results
+// that release the lanes.
 func (s *Store) ClaimWithoutAnswer(ctx context.Context, r ClaimRequest, a *Arrivals) ([]Result, error) {
 	c := claim{store: s, sync: r.Sync, token: newToken()}
 	keys, err := c.lanes(ctx, s.pool, r, a)
 	if err == nil {
 		_, err = s.pool.Exec(ctx, firstDeliveries, r.Sync, c.token, keys)
 	}
-	c.giveBack(keys...)
+	c.release(keys...)
 	return c.Idle, err
 }
 
@@ -76,7 +74,7 @@ func (s *Store) RecordIn(ctx context.Context, tx pgx.Tx, sync string, results []
 	return r, err
 }
 
-// ClaimLanes claims lanes and stops there; the rest of the claim is what it returns.
+// ClaimLanes claims lanes and returns the rest of the claim as a function.
 func (s *Store) ClaimLanes(ctx context.Context, r ClaimRequest, a *Arrivals) (func(context.Context) (Claims, error), error) {
 	c := claim{store: s, sync: r.Sync, token: newToken(), wanted: r.Wanted}
 	keys, err := c.lanes(ctx, s.pool, r, a)

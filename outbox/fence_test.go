@@ -81,7 +81,7 @@ func (d *desk) emit(key string, n int) {
 	d.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('x', $1, jsonb_build_object('n', $2::int))`, key, n)
 }
 
-// known is what a relay knows of new deliveries, from its first claim on.
+// known is the Arrivals of a relay, from its first claim on.
 func (d *desk) known(s *outbox.Store) *outbox.Arrivals {
 	if d.arrivals == nil {
 		d.arrivals = map[*outbox.Store]*outbox.Arrivals{}
@@ -92,11 +92,10 @@ func (d *desk) known(s *outbox.Store) *outbox.Arrivals {
 	return d.arrivals[s]
 }
 
-// look claims up to room lanes once, and gives back those that have nothing to be
-// sent.
-func (d *desk) look(s *outbox.Store, room int, lease time.Duration) outbox.Claims {
+// poll claims up to capacity lanes once, and releases those that have nothing to send.
+func (d *desk) poll(s *outbox.Store, capacity int, lease time.Duration) outbox.Claims {
 	d.t.Helper()
-	request := outbox.ClaimRequest{Sync: sync, Room: room, Lanes: room, Lease: lease, Wanted: wanted}
+	request := outbox.ClaimRequest{Sync: sync, Capacity: capacity, Lanes: capacity, Lease: lease, Wanted: wanted}
 	c, err := s.Claim(d.t.Context(), request, d.known(s))
 	if err != nil {
 		d.t.Fatal(err)
@@ -112,18 +111,17 @@ func (d *desk) giveBack(s *outbox.Store, c outbox.Claims) {
 	}
 }
 
-// claim is what a relay finds that looks twice: the first look may find that a lane
-// which waits is due.
+// claim polls twice: the first poll may only make a waiting lane due.
 func (d *desk) claim(s *outbox.Store) (claimed []*outbox.Delivery) {
 	d.t.Helper()
 	for range 2 {
-		d.known(s).LookAtUnsure()
-		claimed = append(claimed, d.look(s, 100, time.Minute).Deliveries...)
+		d.known(s).CheckAgainNow()
+		claimed = append(claimed, d.poll(s, 100, time.Minute).Deliveries...)
 	}
 	return claimed
 }
 
-// suspect claims a lane during whose claims relays died.
+// suspect claims a suspect.
 func (d *desk) suspect(s *outbox.Store) []*outbox.Delivery {
 	d.t.Helper()
 	c, err := s.ClaimOne(d.t.Context(), outbox.OneRequest{Sync: sync, Lease: time.Minute, Suspect: true})
@@ -134,13 +132,13 @@ func (d *desk) suspect(s *outbox.Store) []*outbox.Delivery {
 	return c.Deliveries
 }
 
-// endLease ends the claims on lanes, as time does.
+// endLease ends the leases of lanes.
 func (d *desk) endLease() {
 	d.t.Helper()
 	d.exec(`UPDATE outbox.lane SET due_at = clock_timestamp() - interval '1 second' WHERE claim IS NOT NULL`)
 }
 
-// fail has deliveries fail, as a relay that gives them up.
+// fail records deliveries as failed.
 func (d *desk) fail(where string) {
 	d.t.Helper()
 	d.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent' WHERE ` + where)
@@ -148,7 +146,7 @@ func (d *desk) fail(where string) {
              WHERE (sync, key) IN (SELECT sync, key FROM outbox.delivery WHERE ` + where + `)`)
 }
 
-// states are those of open deliveries, by key.
+// states returns the states of open deliveries, by key.
 func (d *desk) states() string {
 	d.t.Helper()
 	return d.text(`SELECT coalesce(string_agg(state, ' ' ORDER BY key, event_seq), 'none') FROM outbox.open_delivery`)
@@ -175,8 +173,8 @@ func (d *desk) log() string {
 	return d.text(`SELECT coalesce(string_agg(relay || ' ' || outcome, ', ' ORDER BY id), '') FROM outbox.delivery_log`)
 }
 
-// A relay that was away longer than its lease comes back after another has
-// taken the delivery over: whatever it has to say changes nothing.
+// A relay records after its lease has ended and another relay has claimed the lane. The result
+// changes nothing, whatever it is.
 func TestClaimThatIsGoneChangesNothing(t *testing.T) {
 	tests := map[string]struct {
 		other, late outbox.Outcome
@@ -217,7 +215,7 @@ func TestClaimThatIsGoneChangesNothing(t *testing.T) {
 	}
 }
 
-// The answer to a recording is lost: given again, it is found in the log.
+// The answer to a recording is lost. The second recording finds the first one in the log.
 func TestRecordingTwiceRecordsOnce(t *testing.T) {
 	for _, outcome := range []outbox.Outcome{outbox.Delivered, outbox.Retry, outbox.Unknown, outbox.Failed} {
 		t.Run(string(outcome), func(t *testing.T) {
@@ -236,8 +234,8 @@ func TestRecordingTwiceRecordsOnce(t *testing.T) {
 	}
 }
 
-// A psql session keeps a row locked: the others of the batch are recorded, the
-// row itself as soon as it is free.
+// A psql session has locked a row. The other results of the batch are recorded, and this one
+// when the lock is released.
 func TestLockedRowHoldsUpNobody(t *testing.T) {
 	d := newDesk(t)
 	for n := range 5 {
@@ -270,8 +268,8 @@ func TestLockedRowHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// Only the first unfinished delivery of a key is ever claimed, whatever its
-// state. The rest of the key waits and comes one by one.
+// Only the first delivery of a key is claimed, whatever its state. The others wait, and follow
+// one by one.
 func TestOnlyTheFirstOfAKeyIsClaimed(t *testing.T) {
 	d := newDesk(t)
 	for n := range 3 {
@@ -279,7 +277,7 @@ func TestOnlyTheFirstOfAKeyIsClaimed(t *testing.T) {
 	}
 	head := d.claim(d.a)
 	if len(head) != 1 || len(d.claim(d.b)) != 0 {
-		t.Fatalf("claimed %d, want the head alone", len(head))
+		t.Fatalf("claimed %d, want only the first", len(head))
 	}
 	if got := d.states(); got != "sending queued queued" {
 		t.Errorf("states: %s", got)
@@ -290,12 +288,12 @@ func TestOnlyTheFirstOfAKeyIsClaimed(t *testing.T) {
 	}
 	d.fail(`state = 'retry'`)
 	if got := len(d.claim(d.b)); got != 0 {
-		t.Errorf("claimed %d behind a failed head, want none", got)
+		t.Errorf("claimed %d behind a failed first delivery, want none", got)
 	}
 }
 
-// The first delivery of a lane is the one whose event has the lowest number, however
-// often it was tried, whenever it was requeued, and whichever transaction began first.
+// The first delivery of a lane is the one with the lowest number. Attempts, requeues and the
+// order of the transactions do not change this.
 func TestTheFirstOfALaneHasTheLowestNumber(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
@@ -317,7 +315,7 @@ func TestTheFirstOfALaneHasTheLowestNumber(t *testing.T) {
 	first := next(1)
 	r := d.a.Record(t.Context(), sync, []outbox.Result{{Delivery: first[0], Outcome: outbox.Delivered, Attempt: true, Stay: true}})
 	if got := numbers(r.Next); r.Err != nil || !slices.Equal(got, []int64{2}) {
-		t.Fatalf("went on with %v, want 2: %v", got, r.Err)
+		t.Fatalf("Record returned %v, want 2: %v", got, r.Err)
 	}
 	d.record(d.a, outbox.Retry, r.Next...)
 	d.fail(`event_seq = 2`)
@@ -325,10 +323,10 @@ func TestTheFirstOfALaneHasTheLowestNumber(t *testing.T) {
 	next(2)
 }
 
-// A relay that finishes a delivery gets the next of its key in the same round trip,
-// if it asks for it. Else the lane is given back, and is due.
+// A relay that records a finished delivery gets the next one of the key in the same round trip,
+// if it asks for it. Otherwise the lane is released, and is due.
 func TestRecordReturnsTheNextOfTheKey(t *testing.T) {
-	for name, stay := range map[string]bool{"the lane is kept": true, "the lane is given back": false} {
+	for name, stay := range map[string]bool{"the lane is kept": true, "the lane is released": false} {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t)
 			for n := range 3 {
@@ -340,7 +338,7 @@ func TestRecordReturnsTheNextOfTheKey(t *testing.T) {
 				t.Fatalf("recorded %+v", r)
 			}
 			if stay && (len(r.Next) != 1 || string(r.Next[0].Event.Payload) != `{"n": 1}` || r.Next[0].Claim != head[0].Claim) {
-				t.Errorf("went on with %+v, want the second under the same claim", r.Next)
+				t.Errorf("Record returned %+v, want the second under the same claim", r.Next)
 			}
 			want := map[bool]string{true: "sending queued", false: "pending queued"}[stay]
 			if got := d.states(); got != want {
@@ -383,14 +381,14 @@ func TestWritersNeverWaitForTheRelay(t *testing.T) {
 		t.Fatalf("claimed %d, want 1", len(claimed))
 	}
 	if r := d.record(d.a, outbox.Delivered, claimed...); r.Err != nil || !r.Done[0] {
-		t.Errorf("recording beside an open writer: %+v", r)
+		t.Errorf("recording during an open writer: %+v", r)
 	}
 	holder, err := d.pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = holder.Rollback(context.Background()) }()
-	// The strongest thing a relay ever does, held open: every delivery and lane and the sync's row locked.
+	// The strongest locks that a relay takes, in an open transaction: on all deliveries and lanes, and on the sync's row.
 	for _, table := range []string{"outbox.delivery", "outbox.lane", "outbox.sync"} {
 		if _, err := holder.Exec(t.Context(), `SELECT FROM `+table+` FOR UPDATE`); err != nil {
 			t.Fatal(err)
@@ -399,11 +397,11 @@ func TestWritersNeverWaitForTheRelay(t *testing.T) {
 	d.exec(`SET lock_timeout = '1s'; INSERT INTO outbox.event (type, key, payload) VALUES ('x', 'H-1', '{"n": 3}'); RESET lock_timeout`)
 }
 
-// Events that come while the head is being sent, waits for a retry or failed
-// wait behind it.
+// The first delivery of a key is in flight, waits for a retry or has failed. New events of the
+// key wait behind it.
 func TestNothingOvertakesAnUnfinishedFirst(t *testing.T) {
 	for _, outcome := range []outbox.Outcome{"", outbox.Retry, outbox.Failed} {
-		t.Run("head "+string(outcome), func(t *testing.T) {
+		t.Run("first "+string(outcome), func(t *testing.T) {
 			d := newDesk(t)
 			d.emit("H-1", 1)
 			head := d.claim(d.a)
@@ -416,14 +414,14 @@ func TestNothingOvertakesAnUnfinishedFirst(t *testing.T) {
 			d.emit("H-1", 2)
 			for range 2 {
 				if got := d.claim(d.b); len(got) != 0 {
-					t.Errorf("claimed %s past the head", got[0].Event.Payload)
+					t.Errorf("claimed %s before the first", got[0].Event.Payload)
 				}
 			}
 		})
 	}
 }
 
-// A claim that was never used leaves no trace.
+// A claim that was released without an attempt changes nothing, and is not in the log.
 func TestReleaseLeavesTheDeliveryAsItWas(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
@@ -444,7 +442,8 @@ func TestReleaseLeavesTheDeliveryAsItWas(t *testing.T) {
 	}
 }
 
-// A release whose answer was lost is none that another relay has taken over.
+// The answer to a release is lost, and another relay claims the lane. The second release is
+// done, and not a lost claim.
 func TestAReleaseThatIsRepeatedIsDone(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
@@ -456,19 +455,19 @@ func TestAReleaseThatIsRepeatedIsDone(t *testing.T) {
 	}
 }
 
-// What became of a claim whose relay died is logged once, also where the answer that
-// says so is lost on its way to the next relay.
+// The attempt of a relay that died is logged once, also if the next relay does not get the
+// answer of the statement that logs it.
 func TestUnknownIsLoggedOnce(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
 	d.claim(d.a)
 	d.endLease()
-	idle, err := d.b.ClaimWithoutAnswer(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 9, Lanes: 9, Lease: time.Minute}, d.known(d.b))
+	idle, err := d.b.ClaimWithoutAnswer(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: 9, Lanes: 9, Lease: time.Minute}, d.known(d.b))
 	if err != nil || len(idle) != 1 {
 		t.Fatalf("%d lanes, %v", len(idle), err)
 	}
 	if r := d.b.Record(t.Context(), sync, idle); r.Err != nil || !r.Done[0] {
-		t.Fatalf("given back: %+v", r)
+		t.Fatalf("released: %+v", r)
 	}
 	again := d.claim(d.b)
 	if len(again) != 1 || again[0].Attempts != 1 {
@@ -482,8 +481,8 @@ func TestUnknownIsLoggedOnce(t *testing.T) {
 	}
 }
 
-// An answer that comes after the lease shows that the relay lives: the claim that it
-// lost was no crash.
+// A result after the end of the lease shows that the relay did not die, so its lost claim is not
+// counted as a crash.
 func TestALateAnswerTakesACrashOffTheCount(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
@@ -501,8 +500,7 @@ func TestALateAnswerTakesACrashOffTheCount(t *testing.T) {
 	}
 }
 
-// What came in front of a delivery under way is sent before the next: a sync that
-// takes more types of events adds old ones in front.
+// A backfill adds a delivery before the one in flight. It is sent before the next one.
 func TestRecordReturnsTheFirstOfTheKey(t *testing.T) {
 	for state, want := range map[string][]int64{"failed": nil, "pending": {1}} {
 		t.Run(state, func(t *testing.T) {
@@ -514,14 +512,14 @@ func TestRecordReturnsTheFirstOfTheKey(t *testing.T) {
 			second := d.claim(d.a)
 			d.exec(`INSERT INTO outbox.delivery (sync, key, event_seq, event_id) SELECT $1, key, seq, id FROM outbox.event WHERE seq = 1`, sync)
 			if got := d.claim(d.b); got != nil {
-				t.Errorf("claimed %v while another of the key is under way", numbers(got))
+				t.Errorf("claimed %v while another of the key is in flight", numbers(got))
 			}
 			if state == "failed" {
 				d.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity' WHERE event_seq = 1`)
 			}
 			r := d.a.Record(t.Context(), sync, []outbox.Result{{Delivery: second[0], Outcome: outbox.Delivered, Attempt: true, Stay: true}})
 			if got := numbers(r.Next); r.Err != nil || !slices.Equal(got, want) {
-				t.Errorf("went on with %v, %v; want %v", got, r.Err, want)
+				t.Errorf("Record returned %v, %v; want %v", got, r.Err, want)
 			}
 			if got := d.claim(d.b); got != nil {
 				t.Errorf("the other relay claimed %v", numbers(got))
@@ -530,8 +528,8 @@ func TestRecordReturnsTheFirstOfTheKey(t *testing.T) {
 	}
 }
 
-// Of what others have locked nothing is waited for, and the rest is claimed.
-func TestClaimLeavesWhatOthersHaveLocked(t *testing.T) {
+// A claim does not wait for locked rows. It claims the others.
+func TestAClaimSkipsLockedRows(t *testing.T) {
 	d := newDesk(t)
 	for n := range 6 {
 		d.emit(string(rune('a'+n)), n)
@@ -565,9 +563,9 @@ func TestClaimLeavesWhatOthersHaveLocked(t *testing.T) {
 	}
 }
 
-// Room bounds a claim. What is left comes with the next, new keys and lanes that are
-// there, and nothing of it twice.
-func TestClaimsWithLittleRoomBringEverythingOnce(t *testing.T) {
+// The capacity bounds a claim. The next claims take the other new keys and existing lanes, and
+// each once.
+func TestSmallClaimsBringEverythingOnce(t *testing.T) {
 	for _, lanes := range []int{0, 1, 3} {
 		t.Run(fmt.Sprint("lanes ", lanes), func(t *testing.T) {
 			d := newDesk(t)
@@ -575,11 +573,11 @@ func TestClaimsWithLittleRoomBringEverythingOnce(t *testing.T) {
 				d.emit(fmt.Sprint("H-", n), n)
 			}
 			if lanes > 0 {
-				d.record(d.a, outbox.Retry, d.look(d.a, 10, time.Minute).Deliveries...)
+				d.record(d.a, outbox.Retry, d.poll(d.a, 10, time.Minute).Deliveries...)
 			}
 			var got []int64
 			for range 30 {
-				request := outbox.ClaimRequest{Sync: sync, Room: 3, Lanes: lanes, Fresh: 1, Lease: time.Minute}
+				request := outbox.ClaimRequest{Sync: sync, Capacity: 3, Lanes: lanes, Latest: 1, Lease: time.Minute}
 				c, err := d.b.Claim(t.Context(), request, d.known(d.b))
 				if err != nil || len(c.Deliveries) > 3 {
 					t.Fatalf("claimed %d, %v; want 3 at most", len(c.Deliveries), err)

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// FuzzReadHeaders: whatever a writer has put into the column, each member has a
-// text, and one that is text has its own.
+// FuzzReadHeaders checks that each member of any headers column gets a text, and that a string
+// does not change.
 func FuzzReadHeaders(f *testing.F) {
 	for _, raw := range []string{
 		``, `{}`, `null`, `[]`, `"x"`, `{"a"`, `{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}`,

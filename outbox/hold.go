@@ -8,43 +8,44 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// HoldKind is a reason why a sync, or one scope of it, sends nothing. Holds of different
-// kinds are kept apart: one that ends never lifts another.
+// HoldKind is the kind of a [Hold]. A sync may have several holds of different kinds. The
+// end of one does not end another.
 type HoldKind string
 
 // The kinds of hold, the strongest first. SQL has the same order: outbox.hold_rank.
 const (
 	HoldOperator HoldKind = "operator" // until outbox.resume
-	HoldBackfill HoldKind = "backfill" // until the registration has added every event
+	HoldBackfill HoldKind = "backfill" // until the backfill is complete
 	HoldAuth     HoldKind = "auth"     // until a probe is accepted
 	HoldBreaker  HoldKind = "breaker"  // until a probe is accepted
 	HoldThrottle HoldKind = "throttle" // until a time
 	HoldWindow   HoldKind = "window"   // until a time
 )
 
-// Hold is a hold in force.
+// Hold is a reason why a whole sync, or one scope of it, sends nothing for now.
 type Hold struct {
 	Scope    string // empty: the whole sync
 	Kind     HoldKind
-	Until    time.Time // end of a throttle or window hold, next probe of an auth or breaker hold; zero: until it is lifted
+	Until    time.Time // end of a throttle or window hold, next probe of an auth or breaker hold; zero for the others
 	Reason   string
 	ProbeDue bool // a probe of an auth or breaker hold may be sent now
 }
 
 // holdsInForce are the holds of sync $1 that prevent a claim. A throttle or window hold
-// ends by time. With $2, auth and breaker holds let a probe pass.
+// ends at its time. If $2 is true, auth and breaker holds do not prevent it.
 const holdsInForce = `
       FROM outbox.hold
      WHERE sync = $1
        AND (kind NOT IN ('throttle', 'window') OR until > clock_timestamp())
        AND NOT ($2 AND kind IN ('auth', 'breaker'))`
 
-// scopesOnHold are the scopes of a sync on hold; the empty one is the whole sync.
+// scopesOnHold are the scopes of a sync that are on hold. The empty scope is the whole
+// sync.
 const scopesOnHold = `scope_on_hold AS MATERIALIZED (
     SELECT scope` + holdsInForce + `
 )`
 
-// holdColumns are those of a Hold.
+// holdColumns are the columns of a Hold.
 const holdColumns = `scope, kind, until, reason, coalesce(least(until, untried_at) <= clock_timestamp(), false) AS probe_due`
 
 // strongestHold is the strongest hold of a whole sync.
@@ -55,7 +56,8 @@ const strongestHold = `-- lockstep: hold
      ORDER BY outbox.hold_rank(kind)
      LIMIT 1`
 
-// strongestHold returns nil if the hold has ended meanwhile.
+// strongestHold reads the strongest hold of the whole sync. It returns nil if there is no
+// hold any more.
 func (s *Store) strongestHold(ctx context.Context, sync string, probe bool) (*Hold, error) {
 	holds, err := s.holds(ctx, strongestHold, sync, probe)
 	if err != nil || len(holds) == 0 {
@@ -64,8 +66,8 @@ func (s *Store) strongestHold(ctx context.Context, sync string, probe bool) (*Ho
 	return &holds[0], nil
 }
 
-// ScopeHolds lists the scopes of a sync that are on hold, each with its strongest
-// hold. Holds of the whole sync are not among them.
+// ScopeHolds returns the strongest hold of each scope of a sync. It leaves out holds of the
+// whole sync.
 func (s *Store) ScopeHolds(ctx context.Context, sync string) ([]Hold, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
@@ -90,9 +92,10 @@ func (s *Store) holds(ctx context.Context, statement, sync string, probe bool) (
 	})
 }
 
-// Hold puts a scope of a sync on hold for d from now; the empty scope is the whole sync.
-// A hold of the same scope and kind that lasts longer is not shortened. An auth hold may
-// be probed at once with a delivery that was not tried yet.
+// Hold puts a scope of a sync on hold for d from now. The empty scope is the whole sync. If
+// there is a longer hold of the same scope and kind, its end does not change. For an auth
+// or breaker hold, d is the time until the next probe. An auth hold may be probed at once
+// with a delivery that was not tried yet.
 func (s *Store) Hold(ctx context.Context, sync, scope string, kind HoldKind, d time.Duration, reason string) error {
 	const statement = `-- lockstep: hold
 INSERT INTO outbox.hold AS h (sync, scope, kind, until, untried_at, reason, by)
@@ -109,21 +112,22 @@ ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE
 
 // Probe is the right to send one delivery in spite of an auth or breaker hold.
 type Probe struct {
-	Number   int      // counts the probes of the hold, this one included; 0: not granted
-	With     []string // keys whose first delivery to send, the most telling first
+	Number   int      // number of probes of the hold, with this one; 0: no probe was granted
+	With     []string // keys to claim for the probe, the best first; see [Store.Probe]
 	Suspects bool     // suspects of the scope are due
 }
 
 // Probe asks for the right to send one delivery in spite of an auth or breaker hold of a
-// scope whose next probe is due. One relay gets it. If that relay does not come back, the
-// next probe is due after within. A hold of a scope is probed with lanes of that scope,
-// and only while the whole sync is not on hold. A hold of the whole sync, whose scope is
-// empty, is probed with any lane whose own scope is not on hold.
+// scope. The right exists if the next probe of the hold is due, and one relay gets it. If
+// that relay dies, the next probe is due after within. A hold of a scope is probed with
+// lanes of that scope, and only while the whole sync is not on hold. A hold of the whole
+// sync, whose scope is empty, is probed with any lane whose own scope is not on hold.
 //
-// Best is a delivery that was not tried yet: the newest and the oldest in turn, so that
-// many deliveries of one kind, which the receiver refuses, do not take all probes.
-// Deliveries that were refused come last, and suspects are left out. An auth hold is
-// probed earlier with a delivery that was not tried yet.
+// The best delivery for a probe is one that was not tried yet. Probe proposes the newest
+// and the oldest of these alternately: many deliveries of one kind, which the receiver
+// refuses, must not take all probes. Deliveries that were refused come last, and suspects
+// are left out. An auth hold is probed earlier if there is a delivery that was not tried
+// yet.
 func (s *Store) Probe(ctx context.Context, sync, scope string, within time.Duration) (Probe, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
@@ -205,14 +209,16 @@ SELECT g.probes, c.key,
 }
 
 const (
-	probePage       = 100 // lanes and deliveries to read from either end
+	probePage       = 100 // most lanes and deliveries to read from either end
 	probeCandidates = 8   // most keys to propose
 )
 
-// ProbeAgain sets when the next probe of the auth and breaker holds of a scope is due,
-// unless there was another probe since the one with that number. A probe with a delivery
-// that was not tried before may be followed soon by another of that kind: after 100 ms,
-// doubled each time, up to 30 s. After any other probe it may follow at once.
+// ProbeAgain sets when the next probe of the auth and breaker holds of a scope is due: after
+// in. It changes nothing if there was another probe since the one with the number probes.
+//
+// A probe of an auth hold with a delivery that was not tried yet may come earlier. If the
+// last probe was of this kind, untried is true: the next one may follow after 100 ms,
+// doubled each time, up to 30 s. If not, the next one may follow at once.
 func (s *Store) ProbeAgain(ctx context.Context, sync, scope string, probes int, in time.Duration, untried bool) error {
 	const statement = `-- lockstep: probe again
 UPDATE outbox.hold AS h
@@ -226,8 +232,8 @@ UPDATE outbox.hold AS h
 	return err
 }
 
-// Lift ends the auth and breaker holds of a scope, and no others: a probe was accepted.
-// The empty scope is the whole sync.
+// Lift ends the auth and breaker holds of a scope, and no others. A relay calls it when a
+// probe was accepted. The empty scope is the whole sync.
 func (s *Store) Lift(ctx context.Context, sync, scope string) error {
 	const statement = `-- lockstep: lift hold
 DELETE FROM outbox.hold WHERE sync = $1 AND scope = $2 AND kind IN ('auth', 'breaker')`
@@ -235,9 +241,9 @@ DELETE FROM outbox.hold WHERE sync = $1 AND scope = $2 AND kind IN ('auth', 'bre
 	return err
 }
 
-// LiftUnused ends the auth and breaker holds of a scope for which no lane waits: nothing
-// can probe them. It reports whether there were any. If the receiver is still down, the
-// next deliveries find out.
+// LiftUnused ends the auth and breaker holds of a scope for which no lane waits, because
+// there is nothing to probe them with. It reports whether it ended any. If the receiver is
+// still down, the next deliveries fail and cause a new hold.
 func (s *Store) LiftUnused(ctx context.Context, sync, scope string) (bool, error) {
 	const statement = `-- lockstep: lift unused hold
 DELETE FROM outbox.hold AS h
@@ -248,11 +254,11 @@ DELETE FROM outbox.hold AS h
 }
 
 // EndHolds removes the throttle and window holds of a sync that have ended. It also
-// corrects holds after the database's clock was set back: one that began in the future
-// is removed or, if a probe ends it, may be probed at once. The same is true of a hold
-// whose next probe is due later than within from now, which is the longest that relays
-// ask for. EndHolds waits for nobody: if somebody has locked the sync's row, it does
-// nothing.
+// corrects holds after the database's clock was set back. A throttle or window hold that
+// began in the future is removed. An auth or breaker hold may be probed at once if it began
+// in the future, or if its next probe is due later than within from now. Within is the
+// longest pause between probes that relays ask for. EndHolds does not wait for locks: if
+// the sync's row is locked, it does nothing.
 func (s *Store) EndHolds(ctx context.Context, sync string, within time.Duration) error {
 	const statement = `-- lockstep: end hold
 -- $1 sync, $2 longest pause between probes

@@ -32,8 +32,7 @@ func (d *desk) begin(statements ...string) pgx.Tx {
 	return tx
 }
 
-// afterAMoment makes due what is due in 60 ms: a lane of which something was locked
-// waits for 50 ms.
+// afterAMoment makes lanes due that are due in 60 ms. A lane with a locked row waits for 50 ms.
 func (d *desk) afterAMoment() {
 	d.t.Helper()
 	d.exec(`
@@ -51,8 +50,8 @@ func (d *desk) end(tx pgx.Tx, how string) {
 	d.afterAMoment()
 }
 
-// blocked starts do and waits until a session waits in a statement that contains
-// part. The result of do comes from what it returns.
+// blocked starts do, and waits until a session waits in a statement that contains part. It
+// returns a function that returns the result of do.
 func blocked[T any](d *desk, part string, do func() T) (result func() T) {
 	d.t.Helper()
 	done := make(chan T, 1)
@@ -82,12 +81,12 @@ func delivered(ds ...*outbox.Delivery) (results []outbox.Result) {
 	return results
 }
 
-// The lane is closed while a new event of its key commits.
+// The lane is closed while a new event of its key is committed.
 //
-//	a: claims event 1                 has delivered it, records: sees event 1 alone, removes the lane …   commits
+//	a: claims event 1                 has delivered it, records: sees only event 1, closes the lane …     commits
 //	writer:                                                                                            event 2 commits
-//	b:                                                                                                 looks: the lane is claimed, so it is not sure
-//	b:                                                                                                                looks again: no lane, opens it
+//	b:                                                                                                 polls: the lane is claimed, so the key is to be checked
+//	b:                                                                                                                polls again: no lane, opens it
 func TestALaneClosedDuringANewEventIsOpenedAgain(t *testing.T) {
 	for name, relay := range map[string]func(*desk) *outbox.Store{
 		"the relay that has seen the event meanwhile": func(d *desk) *outbox.Store { return d.b },
@@ -96,13 +95,13 @@ func TestALaneClosedDuringANewEventIsOpenedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := newDesk(t)
 			d.emit("H-1", 1)
-			first := d.look(d.a, 9, time.Minute).Deliveries
-			d.look(d.b, 9, time.Minute)
+			first := d.poll(d.a, 9, time.Minute).Deliveries
+			d.poll(d.b, 9, time.Minute)
 			holder := d.begin(`INSERT INTO outbox.external_ref (sync, key, event_seq) VALUES ('CourtCalendarSync', 'H-1', 0)`)
 			recording := blocked(d, "record finished", func() outbox.Recorded { return d.a.Record(t.Context(), sync, delivered(first...)) })
 			d.emit("H-1", 2)
-			d.known(d.b).LookAtUnsure()
-			if c := d.look(d.b, 9, time.Minute); len(c.Deliveries) > 0 {
+			d.known(d.b).CheckAgainNow()
+			if c := d.poll(d.b, 9, time.Minute); len(c.Deliveries) > 0 {
 				t.Fatalf("claimed %v while the lane is claimed", numbers(c.Deliveries))
 			}
 			d.end(holder, "ROLLBACK")
@@ -113,8 +112,8 @@ func TestALaneClosedDuringANewEventIsOpenedAgain(t *testing.T) {
 				t.Fatal("the lane was not closed: the test does not show what it is for")
 			}
 			s := relay(d)
-			d.known(s).LookAtUnsure()
-			if got := numbers(d.look(s, 9, time.Minute).Deliveries); !slices.Equal(got, []int64{2}) {
+			d.known(s).CheckAgainNow()
+			if got := numbers(d.poll(s, 9, time.Minute).Deliveries); !slices.Equal(got, []int64{2}) {
 				t.Errorf("claimed %v, want the second event", got)
 			}
 			d.lanesAreWhole()
@@ -122,11 +121,11 @@ func TestALaneClosedDuringANewEventIsOpenedAgain(t *testing.T) {
 	}
 }
 
-// A writer draws an early number and commits late, in front of a later event.
+// A writer gets an early number and commits late, after a later event of the key.
 //
 //	writer: event 1 …                                                              commits
 //	other writer:      event 2 commits
-//	relay:                              claims 2 and does something with it, looks         looks
+//	relay:                              claims 2 and does something with it, polls         polls
 func TestAnEarlyNumberThatCommitsLateIsSent(t *testing.T) {
 	later := outbox.Result{Outcome: outbox.Retry, Attempt: true, Delay: time.Hour}
 	failed := outbox.Result{Outcome: outbox.Failed, Attempt: true, Failed: true}
@@ -158,9 +157,9 @@ func TestAnEarlyNumberThatCommitsLateIsSent(t *testing.T) {
 			got := d.claim(d.a)
 			if result == nil {
 				if got != nil {
-					t.Fatalf("claimed %v beside the second, which is under way", numbers(got))
+					t.Fatalf("claimed %v while the second is in flight", numbers(got))
 				}
-				got = d.goOn(d.a, second[0])
+				got = d.keep(d.a, second[0])
 			}
 			if !slices.Equal(numbers(got), []int64{1}) {
 				t.Errorf("claimed %v, want the first", numbers(got))
@@ -174,7 +173,7 @@ func TestAnEarlyNumberThatCommitsLateIsSent(t *testing.T) {
 //
 //	operator: requeues event 1 …                                             commits or rolls back
 //	writer:                       event 2 commits
-//	relay:                                         looks at the lane                            looks
+//	relay:                                         polls                                        polls
 func TestARequeueThatCommitsLateIsSent(t *testing.T) {
 	for _, policy := range []string{"block", "supersede"} {
 		for how, want := range map[string]string{
@@ -189,8 +188,8 @@ func TestARequeueThatCommitsLateIsSent(t *testing.T) {
 				end := l.open("requeue", 1)
 				l.write("x")
 				l.run()
-				if got := l.stands(); got != "1 failed, 2 queued" {
-					t.Fatalf("beside the open requeue: %s", got)
+				if got := l.state(); got != "1 failed, 2 queued" {
+					t.Fatalf("during the open requeue: %s", got)
 				}
 				end(how)
 				l.run()
@@ -204,10 +203,9 @@ func TestARequeueThatCommitsLateIsSent(t *testing.T) {
 	}
 }
 
-// A relay has the lane, and what it finishes is before the failed delivery
-// that is being requeued.
+// A failed delivery is requeued while a relay sends an earlier delivery of the lane.
 //
-//	relay:    event 2 has failed; event 1 came late and is under way       records event 1               looks
+//	relay:    event 2 has failed; event 1 came late and is in flight       records event 1               polls
 //	operator:                                          requeues event 2 …                   commits
 func TestARequeueDuringARecordingIsSent(t *testing.T) {
 	d := newDesk(t)
@@ -222,8 +220,8 @@ func TestARequeueDuringARecordingIsSent(t *testing.T) {
 		t.Fatalf("claimed %v, want the first", numbers(first))
 	}
 	operator := d.begin(`UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'`)
-	if got := d.goOn(d.a, first[0]); got != nil {
-		t.Fatalf("went on with %v, whose requeue is not committed", numbers(got))
+	if got := d.keep(d.a, first[0]); got != nil {
+		t.Fatalf("Record returned %v, whose requeue is not committed", numbers(got))
 	}
 	d.claim(d.a)
 	d.end(operator, "COMMIT")
@@ -236,7 +234,7 @@ func TestARequeueDuringARecordingIsSent(t *testing.T) {
 // An operator discards a delivery and does not commit yet.
 //
 //	operator: discards event 1 …                                            commits or rolls back
-//	relay:                        opens the lane, sends nothing, gives it back                     looks
+//	relay:                        opens the lane, sends nothing, releases it                       polls
 func TestADeliveryBeingDiscardedIsNotSent(t *testing.T) {
 	for how, want := range map[string][]int64{"COMMIT": {2}, "ROLLBACK": {1}} {
 		t.Run(how, func(t *testing.T) {
@@ -260,7 +258,7 @@ func TestADeliveryBeingDiscardedIsNotSent(t *testing.T) {
 //
 //	relay:    opens or claims the lane, reads event 1 …                         commits, rolls back, or stays
 //	operator:                                          locks event 1, waits …                                is refused, or has discarded it
-func TestADiscardWaitsForAClaimUnderWay(t *testing.T) {
+func TestADiscardWaitsForAClaimInProgress(t *testing.T) {
 	const isSending, tryAgain = "55000", "55P03"
 	for _, laneIsThere := range []bool{false, true} {
 		for how, want := range map[string]string{"COMMIT": isSending, "ROLLBACK": "", "SELECT 1": tryAgain} {
@@ -271,7 +269,7 @@ func TestADiscardWaitsForAClaimUnderWay(t *testing.T) {
 					d.record(d.a, outbox.Retry, d.claim(d.a)...)
 				}
 				relay := d.begin()
-				claimed, err := d.a.ClaimIn(t.Context(), relay, outbox.ClaimRequest{Sync: sync, Room: 1, Lanes: 1, Lease: time.Minute}, &outbox.Arrivals{})
+				claimed, err := d.a.ClaimIn(t.Context(), relay, outbox.ClaimRequest{Sync: sync, Capacity: 1, Lanes: 1, Lease: time.Minute}, &outbox.Arrivals{})
 				if err != nil || len(claimed) != 1 {
 					t.Fatalf("claimed %v, %v", numbers(claimed), err)
 				}
@@ -293,7 +291,7 @@ func TestADiscardWaitsForAClaimUnderWay(t *testing.T) {
 	}
 }
 
-// Operators who discard do not wait for each other, whatever they leave open.
+// Discards do not wait for each other, also if their transactions stay open.
 func TestDiscardsDoNotWaitForEachOther(t *testing.T) {
 	d := newDesk(t)
 	for _, key := range []string{"H-1", "H-2"} {
@@ -310,17 +308,17 @@ func TestDiscardsDoNotWaitForEachOther(t *testing.T) {
 //	b:                                       opens lanes for all, waits        has the other ten
 func TestTwoRelaysOpenEachLaneOnce(t *testing.T) {
 	d := newDesk(t)
-	d.look(d.a, 9, time.Minute) // from now on it finds the latest first
+	d.poll(d.a, 9, time.Minute) // from now on it finds the latest first
 	for n := range 20 {
 		d.emit(fmt.Sprint("H-", n), n)
 	}
 	tx := d.begin()
-	first, err := d.a.ClaimIn(t.Context(), tx, outbox.ClaimRequest{Sync: sync, Room: 10, Lanes: 10, Lease: time.Minute}, d.known(d.a))
+	first, err := d.a.ClaimIn(t.Context(), tx, outbox.ClaimRequest{Sync: sync, Capacity: 10, Lanes: 10, Lease: time.Minute}, d.known(d.a))
 	if err != nil || len(first) != 10 {
 		t.Fatalf("claimed %v, %v", numbers(first), err)
 	}
 	claiming := blocked(d, "open lanes", func() outbox.Claims {
-		c, err := d.b.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 100, Lanes: 100, Lease: time.Minute}, d.known(d.b))
+		c, err := d.b.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: 100, Lanes: 100, Lease: time.Minute}, d.known(d.b))
 		if err != nil {
 			t.Error(err)
 		}
@@ -335,16 +333,16 @@ func TestTwoRelaysOpenEachLaneOnce(t *testing.T) {
 	d.lanesAreWhole()
 }
 
-// One relay finds keys from the latest on, the other from the oldest on, and both
-// stop in the middle, where somebody else is opening a lane. In any other order than
-// that of the keys each would then wait for the other.
+// Two relays find the same keys, one from the latest on and the other from the oldest on. Both
+// wait in the middle for a third transaction that opens a lane. Relays open lanes in the order
+// of the keys: in any other order, the two would wait for each other.
 //
 //	somebody: opens the lane m …                                   rolls back
 //	a:                       opens lanes, waits                        has them all
 //	b:                                    opens the same lanes, waits              has none
 func TestRelaysOpenLanesInOneOrder(t *testing.T) {
 	d := newDesk(t)
-	d.look(d.a, 9, time.Minute)
+	d.poll(d.a, 9, time.Minute)
 	for n := range 26 {
 		d.emit(string(rune('a'+n)), n)
 	}
@@ -353,7 +351,7 @@ func TestRelaysOpenLanesInOneOrder(t *testing.T) {
 	for _, s := range []*outbox.Store{d.a, d.b} {
 		known := d.known(s)
 		claims = append(claims, blocked(d, "open lanes", func() int {
-			c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 100, Lanes: 100, Lease: time.Minute}, known)
+			c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: 100, Lanes: 100, Lease: time.Minute}, known)
 			if err != nil {
 				t.Error(err)
 			}
@@ -370,10 +368,10 @@ func TestRelaysOpenLanesInOneOrder(t *testing.T) {
 	d.lanesAreWhole()
 }
 
-// The same without a pause, many times.
+// The same many times, without pauses.
 func TestRelaysOpenLanesTogether(t *testing.T) {
 	d := newDesk(t)
-	d.look(d.a, 9, time.Minute)
+	d.poll(d.a, 9, time.Minute)
 	const rounds, each = 15, 200
 	for round := range rounds {
 		d.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'x', md5($1 || ' ' || n), '{}' FROM generate_series(1, $2::int) AS n`, fmt.Sprint(round), each)
@@ -387,7 +385,7 @@ func TestRelaysOpenLanesTogether(t *testing.T) {
 			}
 			relays.Go(func() {
 				for range 2 {
-					c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: each, Lanes: each, Lease: time.Minute}, known)
+					c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: each, Lanes: each, Lease: time.Minute}, known)
 					if err != nil {
 						t.Error(err)
 					}
@@ -407,11 +405,11 @@ func TestRelaysOpenLanesTogether(t *testing.T) {
 }
 
 // everything claims until nothing is left, and checks that each number came once.
-func (d *desk) everything(s *outbox.Store, room, want int) {
+func (d *desk) everything(s *outbox.Store, capacity, want int) {
 	d.t.Helper()
 	var got []int64
-	for range want/room + 10 {
-		got = append(got, numbers(d.look(s, room, time.Minute).Deliveries)...)
+	for range want/capacity + 10 {
+		got = append(got, numbers(d.poll(s, capacity, time.Minute).Deliveries)...)
 	}
 	slices.Sort(got)
 	if len(got) != want || len(slices.Compact(got)) != want {
@@ -422,15 +420,15 @@ func (d *desk) everything(s *outbox.Store, room, want int) {
 
 const manyKeys = `INSERT INTO outbox.event (type, key, payload) SELECT 'x', $1 || n, '{}' FROM generate_series(1, $2::int) AS n`
 
-// A transaction writes more events than one look reads. It commits between two looks,
-// or ran during one.
-func TestATransactionLargerThanALookIsFoundWhole(t *testing.T) {
+// A transaction writes more events than one poll reads. It commits between two polls, or after a
+// poll has seen it running.
+func TestATransactionLargerThanAPollIsFoundWhole(t *testing.T) {
 	const events = outbox.ArrivalPage*2 + 500
 	for name, runs := range map[string]bool{"it began after the look": false, "it ran during the look": true} {
-		for _, room := range []int{300, 5000} {
-			t.Run(fmt.Sprintf("%s, room %d", name, room), func(t *testing.T) {
+		for _, capacity := range []int{300, 5000} {
+			t.Run(fmt.Sprintf("%s, capacity %d", name, capacity), func(t *testing.T) {
 				d := newDesk(t)
-				d.look(d.a, 9, time.Minute)
+				d.poll(d.a, 9, time.Minute)
 				tx := d.begin()
 				if _, err := tx.Exec(t.Context(), manyKeys, "large ", events); err != nil {
 					t.Fatal(err)
@@ -438,30 +436,30 @@ func TestATransactionLargerThanALookIsFoundWhole(t *testing.T) {
 				if runs {
 					for n := range 2 {
 						d.emit("small", n)
-						d.record(d.a, outbox.Delivered, d.look(d.a, 9, time.Minute).Deliveries...)
+						d.record(d.a, outbox.Delivered, d.poll(d.a, 9, time.Minute).Deliveries...)
 					}
 				}
 				d.end(tx, "COMMIT")
-				d.everything(d.a, room, events)
+				d.everything(d.a, capacity, events)
 			})
 		}
 	}
 }
 
-// Events that come while a relay still looks at older ones are found, too.
+// Events that are written while a relay scans older ones are found too.
 //
-//	relay:  looks at the first page of many             looks at the next, and so on to the end
+//	relay:  scans the first page of many                scans the next, and so on to the end
 //	writer:                                event commits                       event commits
-func TestDeliveriesOfALongLookAreFound(t *testing.T) {
-	for _, fresh := range []int{0, 2} {
-		t.Run(fmt.Sprint("fresh ", fresh), func(t *testing.T) {
+func TestDeliveriesOfALongScanAreFound(t *testing.T) {
+	for _, latest := range []int{0, 2} {
+		t.Run(fmt.Sprint("latest ", latest), func(t *testing.T) {
 			d := newDesk(t)
 			const many = outbox.ArrivalPage + 200
 			d.exec(manyKeys, "old ", many)
 			var got []int64
 			written := many
 			for look := range 40 {
-				request := outbox.ClaimRequest{Sync: sync, Room: 100, Lanes: 50, Fresh: fresh, Lease: time.Minute}
+				request := outbox.ClaimRequest{Sync: sync, Capacity: 100, Lanes: 50, Latest: latest, Lease: time.Minute}
 				c, err := d.a.Claim(t.Context(), request, d.known(d.a))
 				if err != nil {
 					t.Fatal(err)
@@ -481,7 +479,7 @@ func TestDeliveriesOfALongLookAreFound(t *testing.T) {
 	}
 }
 
-// Many transactions run at once, and commit in another order than they began.
+// Many transactions run at once, and commit in another order than that of their beginnings.
 func TestTransactionsThatCommitInAnyOrderAreFound(t *testing.T) {
 	d := newDesk(t)
 	config := d.pool.Config()
@@ -500,7 +498,7 @@ func TestTransactionsThatCommitInAnyOrderAreFound(t *testing.T) {
 		}
 		open = append(open, conn)
 		if n%5 == 0 {
-			d.look(d.a, 9, time.Minute)
+			d.poll(d.a, 9, time.Minute)
 		}
 	}
 	var got []int64
@@ -509,7 +507,7 @@ func TestTransactionsThatCommitInAnyOrderAreFound(t *testing.T) {
 		if _, err := open[n].Exec(t.Context(), `COMMIT`); err != nil {
 			t.Fatal(err)
 		}
-		c := d.look(d.a, 9, time.Minute)
+		c := d.poll(d.a, 9, time.Minute)
 		if len(c.Deliveries) != 1 || c.Deliveries[0].Key != fmt.Sprint("H-", n) {
 			t.Fatalf("after the commit of H-%d: claimed %v", n, numbers(c.Deliveries))
 		}
@@ -521,20 +519,20 @@ func TestTransactionsThatCommitInAnyOrderAreFound(t *testing.T) {
 	d.lanesAreWhole()
 }
 
-// A prepared transaction is one that runs, for as long as it is prepared.
+// A prepared transaction counts as running until it is committed.
 func TestAPreparedTransactionIsFoundOnceItCommits(t *testing.T) {
 	d := newDesk(t)
-	d.look(d.a, 9, time.Minute)
+	d.poll(d.a, 9, time.Minute)
 	tx := d.begin(`INSERT INTO outbox.event (type, key, payload) VALUES ('x', 'H-1', '{}')`)
 	name := "prepared in " + d.text(`SELECT current_database()`)
 	d.end(tx, fmt.Sprintf(`PREPARE TRANSACTION '%s'`, name))
 	for n := range 3 {
 		d.emit("other", n)
-		d.record(d.a, outbox.Delivered, d.look(d.a, 9, time.Minute).Deliveries...)
+		d.record(d.a, outbox.Delivered, d.poll(d.a, 9, time.Minute).Deliveries...)
 	}
 	d.exec(fmt.Sprintf(`COMMIT PREPARED '%s'`, name))
-	if got := numbers(d.look(d.a, 9, time.Minute).Deliveries); !slices.Equal(got, []int64{1}) {
-		t.Errorf("claimed %v, want what was prepared", got)
+	if got := numbers(d.poll(d.a, 9, time.Minute).Deliveries); !slices.Equal(got, []int64{1}) {
+		t.Errorf("claimed %v, want the prepared one", got)
 	}
 }
 
@@ -550,21 +548,21 @@ func TestDeliveriesOfAnotherClusterAreFoundAndStarveNobody(t *testing.T) {
 	}
 	d.everything(d.a, 500, restored+20)
 	if got := d.text(`SELECT count(*)::text FROM outbox.delivery WHERE changed_in >= pg_snapshot_xmax(pg_current_snapshot())`); got != "0" {
-		t.Errorf("%s deliveries still have the number of a transaction that is none of here", got)
+		t.Errorf("%s deliveries still have the number of a transaction of another cluster", got)
 	}
 	d.emit("next", 1)
-	if c := d.look(d.a, 500, time.Minute); len(c.Deliveries) != 1 || c.Unopened {
-		t.Errorf("claimed %v of what came next, not all is looked at: %t", numbers(c.Deliveries), c.Unopened)
+	if c := d.poll(d.a, 500, time.Minute); len(c.Deliveries) != 1 || c.Unopened {
+		t.Errorf("claimed %v of the next events, unopened: %t", numbers(c.Deliveries), c.Unopened)
 	}
 }
 
-// The policy of a sync changes while a failure is being recorded by the old one.
+// The policy of a sync is changed while a failure is recorded by the old policy.
 //
 //	relay:   records that event 1 has failed, by the old policy …            commits
-//	command:                                       changes the policy, waits          wakes what has failed
+//	command:                                       changes the policy, waits          makes failed lanes due
 //	relay:                                                                                           judges event 1
 //
-// Or the command is first, and the relay waits to learn of the policy.
+// Or the command is first, and the lane is due again when the policy is known.
 func TestAPolicyThatChangesDuringARecordingIsObeyed(t *testing.T) {
 	supersede := outbox.Registration{Name: sync, Patterns: []string{"*"}, OnFailed: "supersede"}
 	for name, test := range map[string]func(*desk, []outbox.Result){
@@ -601,7 +599,7 @@ func TestAPolicyThatChangesDuringARecordingIsObeyed(t *testing.T) {
 			first := d.claim(d.a)
 			test(d, []outbox.Result{{Delivery: first[0], Outcome: outbox.Failed, Failed: true, Attempt: true, Ref: &outbox.Ref{ExternalID: "x"}}})
 			if got := numbers(d.claim(d.a)); !slices.Equal(got, []int64{2}) {
-				t.Errorf("claimed %v, want the second, for which the first gives way", got)
+				t.Errorf("claimed %v, want the second, which supersedes the first", got)
 			}
 			if got := d.log(); got != "a failed, a superseded" {
 				t.Errorf("log: %s", got)
@@ -611,18 +609,17 @@ func TestAPolicyThatChangesDuringARecordingIsObeyed(t *testing.T) {
 	}
 }
 
-// A claim whose deliveries cannot be read gives its lanes back, and a later one
-// finds them.
+// A claim cannot read its deliveries and releases its lanes. A later claim takes them.
 //
-//	somebody: locks the table of events …                       lets go
-//	relay:    opens the lane, cannot read the event, gives it back      looks again
+//	operator: locks the table of events …                       commits
+//	relay:    opens the lane, cannot read the event, releases it        polls again
 func TestAClaimThatFailsLosesNothing(t *testing.T) {
 	d := newDesk(t)
 	impatient := openStore(t, d.pool.Config().ConnString()+"&lock_timeout=100ms", outbox.Options{Name: "impatient"})
 	known := d.known(impatient)
 	var idle []outbox.Result
 	look := func() ([]int64, error) {
-		c, err := impatient.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 9, Lanes: 9, Lease: time.Minute}, known)
+		c, err := impatient.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: 9, Lanes: 9, Lease: time.Minute}, known)
 		idle = c.Idle
 		return numbers(c.Deliveries), err
 	}
@@ -643,9 +640,9 @@ func TestAClaimThatFailsLosesNothing(t *testing.T) {
 	d.lanesAreWhole()
 }
 
-// What is behind failed deliveries takes no room of a claim: its lanes are opened as ones
-// that wait.
-func TestLanesBehindFailedDeliveriesTakeNoRoom(t *testing.T) {
+// Keys whose first delivery has failed use no capacity of a claim: their lanes are opened
+// unclaimed, and wait.
+func TestLanesBehindFailedDeliveriesTakeNoCapacity(t *testing.T) {
 	d := newDesk(t)
 	for n := range 5 {
 		d.emit(fmt.Sprint("Q-", n), 1)
@@ -655,7 +652,7 @@ func TestLanesBehindFailedDeliveriesTakeNoRoom(t *testing.T) {
 	for n := range 5 {
 		d.emit(fmt.Sprint("Q-", n), 2)
 	}
-	c := d.look(d.a, 1, time.Minute)
+	c := d.poll(d.a, 1, time.Minute)
 	if len(c.Deliveries) != 1 || c.Deliveries[0].Key != "Z-1" {
 		t.Errorf("claimed %v and %d idle, want Z-1", numbers(c.Deliveries), len(c.Idle))
 	}
@@ -664,14 +661,14 @@ func TestLanesBehindFailedDeliveriesTakeNoRoom(t *testing.T) {
 	}
 }
 
-// The oldest of few new keys come first, also where all of them are among the latest: a
-// steady stream of new keys must not keep one of them waiting.
+// The oldest new keys come first, also if all new keys are among the latest. A steady stream of
+// new keys must not delay one of them.
 func TestTheOldestNewKeysComeFirst(t *testing.T) {
 	d := newDesk(t)
 	for n := range 6 {
 		d.emit(fmt.Sprint("H-", n+1), 1)
 	}
-	c, err := d.a.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 4, Fresh: 1, Lease: time.Minute}, d.known(d.a))
+	c, err := d.a.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: 4, Latest: 1, Lease: time.Minute}, d.known(d.a))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// A receiver asks for an hour of quiet and then, in the answer to another request,
-// for a second. The hour stays.
+// A receiver asks for a pause of an hour. Then, in the answer to another request, it asks for a
+// second. The hour applies.
 func TestAShortHoldDoesNotShortenALongOne(t *testing.T) {
 	d := newDesk(t)
 	for _, span := range []time.Duration{time.Hour, time.Second} {
@@ -23,13 +23,13 @@ func TestAShortHoldDoesNotShortenALongOne(t *testing.T) {
 	}
 	d.emit("H-1", 1)
 	if got := d.claim(d.b); len(got) != 0 {
-		t.Errorf("%d claimed during the hour of quiet", len(got))
+		t.Errorf("%d claimed during the hour", len(got))
 	}
 }
 
-// The retained events are added to a sync once more. What was finished, in
-// whatever way, stays finished.
-func TestABackfillBringsNothingBack(t *testing.T) {
+// The retained events are added to a sync again. Deliveries that were finished, in any way, are
+// not added.
+func TestABackfillAddsNoFinishedEvents(t *testing.T) {
 	registration := outbox.Registration{Name: sync, Patterns: []string{"*"}, OnFailed: "supersede"}
 	d := newDesk(t, registration)
 	for n, outcome := range []outbox.Outcome{outbox.Delivered, outbox.Duplicate, outbox.Accepted, outbox.Filtered} {
@@ -62,12 +62,12 @@ SELECT string_agg(DISTINCT outcome, ' ' ORDER BY outcome)
 		}
 	}
 	if got := d.text(`SELECT coalesce(string_agg(key, ' '), 'nothing') FROM outbox.delivery`); got != "nothing" {
-		t.Errorf("the backfill has brought back: %s", got)
+		t.Errorf("the backfill has added: %s", got)
 	}
 }
 
-// A sync starts now. A transaction that inserted an event before, and cannot know
-// of the sync, commits after: its event is not lost between the two.
+// A sync starts from now. A transaction has inserted an event before, does not see the sync, and
+// commits after the registration. Its event is sent.
 func TestABackfillFromNowAddsUncommittedEvents(t *testing.T) {
 	d := newDesk(t)
 	d.emit("before", 1)
@@ -86,7 +86,7 @@ func TestABackfillFromNowAddsUncommittedEvents(t *testing.T) {
 	}
 	fill := d.a.NewBackfill(second.Name)
 	if complete, wait, err := fill.Step(t.Context(), 100); complete || !wait || err != nil {
-		t.Fatalf("beside an open writer: complete %t, wait %t, %v", complete, wait, err)
+		t.Fatalf("during an open writer: complete %t, wait %t, %v", complete, wait, err)
 	}
 	if err := writer.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -102,8 +102,8 @@ func TestABackfillFromNowAddsUncommittedEvents(t *testing.T) {
 	}
 }
 
-// goOn records a delivery as delivered and asks for the next of its key.
-func (d *desk) goOn(s *outbox.Store, c *outbox.Delivery) []*outbox.Delivery {
+// keep records a delivery as delivered and keeps the lane.
+func (d *desk) keep(s *outbox.Store, c *outbox.Delivery) []*outbox.Delivery {
 	d.t.Helper()
 	r := s.Record(d.t.Context(), sync, []outbox.Result{{Delivery: c, Outcome: outbox.Delivered, Attempt: true, Code: "HTTP 200", AnsweredAt: time.Now(), Stay: true}})
 	if r.Err != nil || !r.Done[0] {
@@ -112,15 +112,15 @@ func (d *desk) goOn(s *outbox.Store, c *outbox.Delivery) []*outbox.Delivery {
 	return r.Next
 }
 
-// Relays died while they had the claim on a key. Nobody claims it among others, it
-// is to be sent alone. Once something of it is finished, it is a key like others.
+// Relays died while they had the claim of a lane. An ordinary claim does not take it: it is sent
+// alone. After one of its deliveries is finished, it is claimed like others.
 func TestASuspectIsLeftToBeSentAlone(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
 	d.emit("H-1", 2)
 	d.exec(`INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by, crashes)
             VALUES ('CourtCalendarSync', 'H-1', clock_timestamp() - interval '1 second', gen_random_uuid(), 'dead relay', 1)`)
-	c := d.look(d.b, 100, time.Minute)
+	c := d.poll(d.b, 100, time.Minute)
 	if len(c.Deliveries) != 0 || !c.Suspects {
 		t.Errorf("claimed %v among others, suspects: %t", numbers(c.Deliveries), c.Suspects)
 	}
@@ -131,21 +131,21 @@ func TestASuspectIsLeftToBeSentAlone(t *testing.T) {
 	if len(alone) != 1 || alone[0].Crashes != 2 {
 		t.Fatalf("claimed %+v alone, want it with two crashes", alone)
 	}
-	if next := d.goOn(d.b, alone[0]); next != nil {
-		t.Errorf("the finish went on with %v: it was to be alone", numbers(next))
+	if next := d.keep(d.b, alone[0]); next != nil {
+		t.Errorf("Record returned %v: a suspect's lane is not kept", numbers(next))
 	}
 	if got := d.claim(d.a); len(got) != 1 || got[0].Crashes != 0 {
 		t.Errorf("claimed %+v after the finish, want the second without a crash", got)
 	}
 }
 
-// A replay has drawn its place and is not committed. What is written meanwhile has
-// a later place and is under way when the replay is seen. The replay waits then:
-// two of one key would be under way.
+// A replay has its position and is not committed. An event that is written meanwhile has a later
+// position, and is in flight when the replay commits. The replay waits: two of one key must not
+// be in flight.
 func TestAReplayWaitsForTheDeliveryBeingSent(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
-	if got := d.goOn(d.a, d.claim(d.a)[0]); got != nil {
+	if got := d.keep(d.a, d.claim(d.a)[0]); got != nil {
 		t.Fatal("nothing is behind the first")
 	}
 	operator, err := d.pool.Begin(t.Context())
@@ -157,23 +157,23 @@ func TestAReplayWaitsForTheDeliveryBeingSent(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.emit("H-1", 2)
-	underWay := d.claim(d.a)
+	inFlight := d.claim(d.a)
 	if err := operator.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	c, err := d.b.ClaimOne(t.Context(), outbox.OneRequest{Sync: sync, Lease: time.Minute, Key: "H-1"})
 	if err != nil || len(c.Deliveries) != 0 {
-		t.Errorf("claimed %d beside the one under way, %v", len(c.Deliveries), err)
+		t.Errorf("claimed %d while another is in flight, %v", len(c.Deliveries), err)
 	}
 	if got := d.claim(d.b); got != nil {
-		t.Errorf("claimed %v beside the one under way", numbers(got))
+		t.Errorf("claimed %v while another is in flight", numbers(got))
 	}
-	if got := d.goOn(d.a, underWay[0]); len(got) != 1 || got[0].Revision != 2 {
-		t.Errorf("the finish went on with %v, want the replay", numbers(got))
+	if got := d.keep(d.a, inFlight[0]); len(got) != 1 || got[0].Revision != 2 {
+		t.Errorf("Record returned %v, want the replay", numbers(got))
 	}
 }
 
-// A pause also stops a long lane, in which each recording returns the next delivery.
+// A pause also stops a long lane whose next delivery comes with each recording.
 func TestRecordReturnsNothingDuringAHold(t *testing.T) {
 	for name, hold := range map[string]string{
 		"an operator's": `SELECT outbox.pause('CourtCalendarSync', 'the court asked')`,
@@ -186,7 +186,7 @@ func TestRecordReturnsNothingDuringAHold(t *testing.T) {
 			d.emit("H-1", 2)
 			first := d.claim(d.a)
 			d.exec(hold)
-			if got := d.goOn(d.a, first[0]); got != nil {
+			if got := d.keep(d.a, first[0]); got != nil {
 				t.Error("the finish went on in spite of the hold")
 			}
 			d.exec(`DELETE FROM outbox.hold`)
@@ -197,9 +197,8 @@ func TestRecordReturnsNothingDuringAHold(t *testing.T) {
 	}
 }
 
-// An attempt that the relay gives back in any way is fenced like one that it
-// finishes.
-func TestAClaimTakenOverIsNotGivenBack(t *testing.T) {
+// Every kind of unfinished result is fenced, as a finished one is.
+func TestAClaimTakenOverIsNotReleased(t *testing.T) {
 	for name, late := range map[string]outbox.Result{
 		"released": {},
 		"retry":    {Outcome: outbox.Retry, Attempt: true, Charge: true, Delay: time.Hour, Spend: time.Hour, Class: "transient", Error: "late"},

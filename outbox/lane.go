@@ -14,17 +14,18 @@ import (
 //	                     │              waiting until due_at
 //	                     └─── claim ◀──────┘
 //
-// A relay opens lanes for deliveries whose key has none (openLanes), claims lanes that
-// are due (claimLanes, claimKey, claimSuspect), and after each recording says what is
-// next for a lane (settleLanes). While a lane is claimed, due_at is the end of its
-// lease: a lane whose lease has ended is due, and another relay claims it.
+// A relay opens lanes for deliveries whose key has none (openLanes). It claims lanes that
+// are due (claimLanes, claimKey, claimSuspect). After each recording it decides what
+// happens next with a lane (settleLanes). While a lane is claimed, due_at is the end of
+// its lease. When the lease has ended, the lane is due and another relay may claim it.
 
-// crashes is how many claims of the lane l in a row ended without a word from their
-// relay. A claim on a lane that is due is one more.
+// crashes is how many claims of the lane l in a row ended although their relay neither
+// recorded a result nor released the lane. If a due lane has a claim, that claim counts
+// too.
 const crashes = `l.crashes + (l.claim IS NOT NULL)::int`
 
-// A lane is a suspect after two crashes: its delivery may kill relays. It is sent alone.
-// The index of lanes with crashes serves isSuspect.
+// A lane is a suspect after two crashes: its delivery may kill relays, so it is sent
+// alone. The test of l.crashes makes isSuspect use the index of lanes with crashes.
 const (
 	isSuspect  = `l.crashes > 0 AND ` + crashes + ` >= 2`
 	notSuspect = crashes + ` < 2`
@@ -33,8 +34,9 @@ const (
 // isClaimable is whether neither the scope of the lane l nor its whole sync is on hold.
 const isClaimable = `l.scope NOT IN (SELECT scope FROM scope_on_hold) AND '' NOT IN (SELECT scope FROM scope_on_hold)`
 
-// dueLanes are those of a scope s that became due at $8 or later. A closed lane stays in
-// the index as long as an old transaction is open. The condition on $8 skips these.
+// dueLanes are the lanes of a scope s that became due at $8 or later. A closed lane stays
+// in the index as long as an old transaction is open. The condition on $8 skips such
+// entries.
 const dueLanes = `
              SELECT l.ctid AS tid, l.due_at
                FROM outbox.lane AS l
@@ -42,7 +44,7 @@ const dueLanes = `
                 AND ` + notSuspect + `
               ORDER BY l.due_at`
 
-// claimableScopes are those of the scopes $7 that are not on hold.
+// claimableScopes are the scopes of $7 that are not on hold.
 const claimableScopes = scopesOnHold + `, claimable_scope AS MATERIALIZED (
     SELECT s.name
       FROM unnest($7::text[]) AS s (name)
@@ -50,38 +52,38 @@ const claimableScopes = scopesOnHold + `, claimable_scope AS MATERIALIZED (
        AND '' NOT IN (SELECT scope FROM scope_on_hold)
 )`
 
-// openLanes reads deliveries that have become ready, and opens lanes for keys that have
-// none: claimed, as far as there is room. It does not look at a delivery that waits for a
-// backfill, which becomes ready when the backfill is complete.
+// openLanes reads deliveries that have become ready, and opens lanes for keys without one.
+// It opens as many of them claimed as the capacity allows. It leaves out deliveries that
+// wait for a backfill: they become ready when the backfill is complete.
 //
 // It reads deliveries from four sources:
 //
-//  1. those after the cursor ($12, $13), the oldest first, at most $14
-//  2. if there are more of these than it can read, the latest
-//  3. those of transactions that were running at the last look ($11) and have ended
+//  1. deliveries after the cursor ($12, $13), the oldest first, at most $14
+//  2. if there are more of these than it can read, the latest deliveries
+//  3. deliveries of transactions that were running at the last poll ($11) and have ended
 //     since, at most $18 of each
-//  4. keys that are to be checked again ($15 to $17), see [Arrivals]
+//  4. keys to check again ($15 to $17), see [Arrivals]
 //
-// The room is $9, less the lanes that claimLanes will claim in this transaction: those
-// that are due, at most $6. $10 keys of the second source come before the first source.
-// The cursor stops before the first key without room.
+// The capacity is $9, less the lanes that claimLanes will claim in this transaction: the
+// due lanes, at most $6. $10 keys of the second source come before the first source. The
+// cursor stops before the first key for which there is no capacity.
 //
-// An insertion waits for another transaction that has inserted the lane of the same key.
-// While it waits, it must hold no claims that others wait for: claimLanes, which waits
-// for nobody, comes after it. The setting lockstep.opened tells claimLanes how many lanes
-// were opened claimed.
+// If another transaction has inserted the lane of the same key, the insertion waits for
+// it. While it waits, this transaction must have no claims that others wait for. So
+// claimLanes, which never waits, runs after openLanes. The setting lockstep.opened tells
+// claimLanes how many lanes were opened claimed.
 //
-// Where the first delivery of a key has failed, the lane is opened unclaimed and waits:
-// many of these must not take the room of new keys. This does not apply where somebody
-// has locked that delivery, or where failed ones are superseded.
+// If the first delivery of a key has failed, its lane is opened unclaimed and waits. Many
+// failed keys must not use the capacity of new keys. There are two exceptions: a
+// transaction has locked that delivery, or the sync supersedes failed deliveries.
 //
-// An existing lane that waits becomes due when a delivery came before the one it waits
-// for, or when one came that may supersede a failed one. A key whose lane is claimed is
-// checked again.
+// A waiting lane becomes due in two cases. A new delivery has a lower event_seq than the
+// one that the lane waits for. Or a new delivery may supersede a failed one. If the lane
+// of a key is claimed, the key is checked again later.
 const openLanes = `-- lockstep: open lanes
 -- $1 sync, $2 true: claim in spite of an auth or breaker hold, $3 claim, $4 relay, $5 lease, $6 most due lanes to claim, $7 scopes,
 -- $8 earliest due_at of a lane, $9 most lanes to claim, $10 of these for the latest keys, -1: do not read them,
--- $11 snapshot of the last look, $12 cursor: changed_in, $13 cursor: event_seq, $14 most deliveries to read after the cursor,
+-- $11 snapshot of the last poll, $12 cursor: changed_in, $13 cursor: event_seq, $14 most deliveries to read after the cursor,
 -- $15 keys to check again, $16 their claims, $17 their event_seq, $18 most deliveries to read of other sources
 WITH ` + claimableScopes + `, found_delivery AS MATERIALIZED (
     SELECT 1 AS source, row_number() OVER (ORDER BY d.changed_in, d.event_seq) AS n, d.*
@@ -113,7 +115,7 @@ WITH ` + claimableScopes + `, found_delivery AS MATERIALIZED (
 ), found_key AS MATERIALIZED ( -- each key once, with its lane
     SELECT k.*, l.tid, l.claim AS lane_claim, l.due_at AS lane_due, l.judged
       FROM (SELECT k.key, max(k.source) AS source, bool_or(k.source = 3) AS late, min(k.event_seq) AS event_seq, max(k.claim::text)::uuid AS claim,
-                   min(k.n) FILTER (WHERE k.source = 1) AS oldest, min(k.n) FILTER (WHERE k.source = 2) AS latest -- its first place in that source
+                   min(k.n) FILTER (WHERE k.source = 1) AS oldest, min(k.n) FILTER (WHERE k.source = 2) AS latest -- its first position in that source
               FROM found_delivery AS k
              WHERE k.due_at < 'infinity'
              GROUP BY k.key) AS k
@@ -127,28 +129,28 @@ WITH ` + claimableScopes + `, found_delivery AS MATERIALIZED (
 ), policy AS MATERIALIZED ( -- read only if a delivery has failed, see settleLanes
     SELECT s.on_failed FROM outbox.sync AS s WHERE s.name = $1 FOR KEY SHARE SKIP LOCKED
 ), key_without_lane AS MATERIALIZED (
-    SELECT k.*, row_number() OVER (PARTITION BY k.waits, k.source > 2 ORDER BY k.oldest) AS by_age,
-           row_number() OVER (PARTITION BY k.waits, k.source > 2 ORDER BY k.latest) AS by_news
+    SELECT k.*, row_number() OVER (PARTITION BY k.waits, k.source > 2 ORDER BY k.oldest) AS by_oldest,
+           row_number() OVER (PARTITION BY k.waits, k.source > 2 ORDER BY k.latest) AS by_latest
       FROM (SELECT k.key, k.source, k.oldest, k.latest,
-                   (SELECT f.found FROM any_failed AS f) -- what is behind a failed one needs no room
+                   (SELECT f.found FROM any_failed AS f) -- a key with a failed first delivery needs no capacity
                    AND coalesce((SELECT d.state = 'failed' AND (d.untouched OR EXISTS (SELECT FROM outbox.delivery AS o WHERE o.ctid = d.tid FOR UPDATE SKIP LOCKED))
                                    FROM (SELECT o.ctid AS tid, o.xmax = '0' AS untouched, o.state
                                            FROM outbox.delivery AS o
                                           WHERE o.sync = $1 AND o.key = k.key
                                           ORDER BY o.event_seq
-                                          LIMIT 1) AS d), false) -- nobody is discarding it right now
+                                          LIMIT 1) AS d), false) -- no transaction is discarding it
                    AND coalesce((SELECT on_failed = 'block' FROM policy), false) AS waits
               FROM found_key AS k
              WHERE k.tid IS NULL
                AND (k.source < 4 OR EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key = k.key AND d.due_at < 'infinity' OFFSET 0))) AS k
-), due_lane AS MATERIALIZED ( -- claimLanes will claim them
+), due_lane AS MATERIALIZED ( -- claimLanes will claim these
     SELECT count(*) AS n
       FROM (SELECT
               FROM claimable_scope AS s
              CROSS JOIN LATERAL (` + dueLanes + `
                       LIMIT $6::bigint) AS l
              LIMIT $6::bigint) AS l
-), room AS MATERIALIZED ( -- late transactions come first, then the share of the latest, then the oldest
+), capacity AS MATERIALIZED ( -- keys of late transactions come first, then the share of the latest, then the oldest
     SELECT c.n, least(c.late, c.n) AS late, greatest(0, least(c.latest, c.n - c.late, greatest($10::bigint, c.n - c.late - c.old))) AS latest
       FROM (SELECT CASE WHEN '' IN (SELECT scope FROM scope_on_hold) THEN 0 ELSE $9::bigint - (SELECT n FROM due_lane) END AS n,
                    count(*) FILTER (WHERE source > 2) AS late, count(latest) FILTER (WHERE source < 3) AS latest, count(oldest) FILTER (WHERE source < 3) AS old
@@ -156,10 +158,10 @@ WITH ` + claimableScopes + `, found_delivery AS MATERIALIZED (
              WHERE NOT waits) AS c
 ), chosen_key AS MATERIALIZED (
     SELECT m.key, m.source, m.oldest, m.waits,
-           NOT m.waits AND CASE WHEN m.source > 2 THEN m.by_age <= r.n
-                                ELSE m.oldest IS NOT NULL AND m.by_age <= r.n - r.late - r.latest OR m.latest IS NOT NULL AND m.by_news <= r.latest END AS is_claimed
+           NOT m.waits AND CASE WHEN m.source > 2 THEN m.by_oldest <= c.n
+                                ELSE m.oldest IS NOT NULL AND m.by_oldest <= c.n - c.late - c.latest OR m.latest IS NOT NULL AND m.by_latest <= c.latest END AS is_claimed
       FROM key_without_lane AS m
-     CROSS JOIN room AS r
+     CROSS JOIN capacity AS c
 ), opened_lane AS (
     INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by)
     SELECT $1, c.key, CASE WHEN c.is_claimed THEN now() + $5::interval WHEN c.waits THEN 'infinity' ELSE now() END, CASE WHEN c.is_claimed THEN $3::uuid END, CASE WHEN c.is_claimed THEN $4 END
@@ -168,7 +170,7 @@ WITH ` + claimableScopes + `, found_delivery AS MATERIALIZED (
      ORDER BY c.key
     ON CONFLICT DO NOTHING
     RETURNING key, claim
-), lane_to_wake AS MATERIALIZED ( -- it waits, and need not
+), lane_to_make_due AS MATERIALIZED ( -- waits without a reason
     SELECT k.key, k.event_seq, l.tid
       FROM found_key AS k
      CROSS JOIN LATERAL (
@@ -180,7 +182,7 @@ WITH ` + claimableScopes + `, found_delivery AS MATERIALIZED (
       LEFT JOIN LATERAL (
            SELECT l.ctid AS tid
              FROM outbox.lane AS l
-            WHERE l.ctid = k.tid AND l.claim IS NULL AND l.due_at > now() -- a relay that claims a due one reads its first delivery anyway
+            WHERE l.ctid = k.tid AND l.claim IS NULL AND l.due_at > now() -- the relay that claims a due lane reads its first delivery
               FOR UPDATE SKIP LOCKED) AS l ON true
      WHERE k.lane_claim IS NULL AND k.lane_due > now()
        AND (k.judged >= k.event_seq
@@ -188,56 +190,56 @@ WITH ` + claimableScopes + `, found_delivery AS MATERIALIZED (
             OR f.state = 'failed' AND (SELECT s.on_failed = 'supersede' FROM outbox.sync AS s WHERE s.name = $1)
                AND EXISTS (SELECT FROM outbox.delivery AS d
                             WHERE d.sync = $1 AND d.key = k.key AND d.event_seq > k.judged AND d.state <> 'failed' AND d.due_at < 'infinity'))
-), woken_lane AS (
+), lane_made_due AS (
     UPDATE outbox.lane AS l
        SET due_at = now(), judged = least(l.judged, w.event_seq - 1)
-      FROM lane_to_wake AS w
+      FROM lane_to_make_due AS w
      WHERE l.ctid = w.tid
     RETURNING l.key
-), first_without_room AS MATERIALIZED ( -- the cursor stops before this key
+), first_without_capacity AS MATERIALIZED ( -- the cursor stops before this key
     SELECT min(c.oldest) AS n FROM chosen_key AS c WHERE c.source < 3 AND NOT c.is_claimed AND NOT c.waits
 ), key_to_check AS (
     SELECT k.key, k.lane_claim AS claim, k.event_seq
       FROM found_key AS k
-     CROSS JOIN first_without_room AS w
-     WHERE k.lane_claim <> $3::uuid -- what is visible here is visible to whoever closes a lane that was just claimed
-       AND (k.late OR k.lane_claim = k.claim OR k.oldest < coalesce(w.n, k.oldest + 1)) -- the cursor passes it now
+     CROSS JOIN first_without_capacity AS w
+     WHERE k.lane_claim <> $3::uuid -- if this transaction claimed the lane, the relay that closes it sees the delivery
+       AND (k.late OR k.lane_claim = k.claim OR k.oldest < coalesce(w.n, k.oldest + 1)) -- the cursor moves past it now
         OR k.judged >= k.event_seq AND (k.lane_claim IS NOT NULL OR k.lane_due <= now())
     UNION ALL
-    SELECT w.key, NULL, w.event_seq FROM lane_to_wake AS w WHERE w.key NOT IN (SELECT key FROM woken_lane)
+    SELECT w.key, NULL, w.event_seq FROM lane_to_make_due AS w WHERE w.key NOT IN (SELECT key FROM lane_made_due)
 )
 SELECT ARRAY(SELECT key FROM opened_lane WHERE claim IS NOT NULL) AS keys,
        pg_current_snapshot()::text AS snapshot,
        (SELECT d.changed_in::text FROM found_delivery AS d WHERE d.source = 1 AND d.n < coalesce(w.n, d.n + 1) ORDER BY d.n DESC LIMIT 1) AS cursor_change,
        (SELECT d.event_seq FROM found_delivery AS d WHERE d.source = 1 AND d.n < coalesce(w.n, d.n + 1) ORDER BY d.n DESC LIMIT 1) AS cursor_seq,
        w.n IS NOT NULL OR (SELECT count(*) FROM found_delivery AS d WHERE d.source = 1) >= CASE WHEN '' IN (SELECT scope FROM scope_on_hold) THEN 1 ELSE $14::bigint END AS is_behind,
-       w.n IS NULL AS has_room_left,
+       w.n IS NULL AS has_capacity_left,
        (SELECT d.changed_in::text FROM found_delivery AS d WHERE d.source = 3 AND d.n >= $18::bigint ORDER BY d.changed_in LIMIT 1) AS large_transaction,
        c.keys, c.claims, c.event_seqs,
        set_config('lockstep.opened', (SELECT count(*) FROM opened_lane WHERE claim IS NOT NULL)::text, true)
-  FROM first_without_room AS w
+  FROM first_without_capacity AS w
  CROSS JOIN (SELECT array_agg(key) AS keys, array_agg(claim) AS claims, array_agg(event_seq) AS event_seqs FROM key_to_check) AS c`
 
-// claimLanes claims lanes that are due, those that have been due longest first: at most
-// $6, and no more than the room $9 less the lanes that openLanes has opened claimed in
-// this transaction. Lanes that somebody has locked are left for the next look.
+// claimLanes claims due lanes, those that have been due longest first. It claims at most
+// $6, and no more than $9 less the lanes that openLanes has opened claimed in this
+// transaction. It skips locked lanes: the next poll finds them.
 const claimLanes = `-- lockstep: claim lanes
 -- $1 sync, $2 true: claim in spite of an auth or breaker hold, $3 claim, $4 relay, $5 lease, $6 most due lanes to claim, $7 scopes,
--- $8 earliest due_at of a lane, $9 most lanes to claim; the setting lockstep.opened: lanes that open_lanes has opened claimed
-WITH ` + claimableScopes + `, room AS MATERIALIZED (
+-- $8 earliest due_at of a lane, $9 most lanes to claim; the setting lockstep.opened: number of lanes that openLanes has opened claimed
+WITH ` + claimableScopes + `, capacity AS MATERIALIZED (
     SELECT least($6::bigint, $9::bigint - current_setting('lockstep.opened')::bigint) AS n
-), picked_lane AS MATERIALIZED ( -- reads twice as many, since others may have locked some, and locks only those that it takes
+), picked_lane AS MATERIALIZED ( -- reads twice as many, since some may be locked, and locks only those that it claims
     SELECT l.ctid AS tid
       FROM (SELECT l.tid
               FROM claimable_scope AS s
              CROSS JOIN LATERAL (` + dueLanes + `
-                      LIMIT (SELECT 2 * n FROM room)) AS l
+                      LIMIT (SELECT 2 * n FROM capacity)) AS l
              ORDER BY l.due_at
-             LIMIT (SELECT 2 * n FROM room)) AS o
+             LIMIT (SELECT 2 * n FROM capacity)) AS o
       JOIN outbox.lane AS l ON l.ctid = o.tid
      WHERE l.sync = $1 AND l.due_at <= now() AND ` + notSuspect + `
      ORDER BY l.due_at
-     LIMIT (SELECT n FROM room)
+     LIMIT (SELECT n FROM capacity)
        FOR UPDATE OF l SKIP LOCKED
 )` + claimPicked + `
 SELECT ARRAY(SELECT key FROM claimed_lane) AS keys,` + claimAnswer + `,
@@ -246,7 +248,7 @@ SELECT ARRAY(SELECT key FROM claimed_lane) AS keys,` + claimAnswer + `,
                       OFFSET (SELECT count(*) FROM picked_lane)
                        LIMIT 1) AS l) AS more_are_due`
 
-// claimKey claims the lane of a key if it is due; where there is none, it opens one.
+// claimKey claims the lane of a key if it is due. If the key has no lane, it opens one.
 const claimKey = `-- lockstep: claim the lane of a key
 -- $1 sync, $2 true: claim in spite of an auth or breaker hold, $3 claim, $4 relay, $5 lease, $6 key
 WITH ` + scopesOnHold + `, picked_lane AS MATERIALIZED (
@@ -281,8 +283,8 @@ WITH ` + scopesOnHold + `, picked_lane AS MATERIALIZED (
 )` + claimPicked + `
 SELECT ARRAY(SELECT key FROM claimed_lane) AS keys,` + claimAnswer
 
-// claimPicked writes the claim. Until its attempt is logged, a lost claim stays: nothing
-// was sent under those after it.
+// claimPicked writes the claim. A lost claim stays in lost_claim until its attempt is
+// logged, even if later claims are lost too: nothing was sent under the later ones.
 const claimPicked = `, claimed_lane AS (
     UPDATE outbox.lane AS l
        SET due_at = now() + $5::interval, claim = $3, claimed_by = $4,
@@ -293,7 +295,7 @@ const claimPicked = `, claimed_lane AS (
     RETURNING l.key
 )`
 
-// claimAnswer is what else a relay learns when it claims.
+// claimAnswer has the other columns of the answer to a claim.
 const claimAnswer = `
        EXISTS (SELECT FROM outbox.lane AS l
                 WHERE l.sync = $1 AND l.due_at <= now() AND ` + isSuspect + `
@@ -301,23 +303,26 @@ const claimAnswer = `
        EXISTS (SELECT FROM scope_on_hold WHERE scope = '') AS is_on_hold,
        (SELECT array_agg(DISTINCT scope) FROM scope_on_hold WHERE scope <> '') AS scopes_on_hold`
 
-// unlocked leaves out a row d that somebody has locked, such as an operator who is
-// discarding it. It seldom has to try: the xmax of a row that was never locked is 0. A
-// discard locks the row first, then waits for the transactions that may have read it
-// before, and then looks whether it was claimed.
+// unlocked is false for a row d that another transaction has locked, for example to
+// discard it. The xmax of a row that was never locked is 0, so the statement seldom has to
+// try a lock. A discard locks the row first. Then it waits for the transactions that may
+// have read the row before, and then it checks whether the row was claimed.
 const unlocked = `(d.xmax = '0' OR EXISTS (SELECT FROM outbox.delivery AS o WHERE o.ctid = d.ctid FOR UPDATE SKIP LOCKED))`
 
-// settleLanes says what is next for each lane: it keeps the claim for its next delivery,
-// or waits until that is due, or is closed because nothing is left. A lane whose first
-// delivery has failed waits for an operator. Where failed ones are superseded, it is due
-// as long as there are deliveries behind that were not judged. Where somebody has locked
-// the first delivery, the lane is due again soon: a discard that began before the lane
-// was opened does not make it due.
+// settleLanes decides what happens next with each lane:
 //
-// The event_seq of a delivery that was finished is above 0, and the lane is settled once
-// that delivery is removed. It is 0 where the delivery was put off or given back, and -1
-// where the lane was given back unread: then the attempt of a lost claim is still to be
-// logged.
+//   - It keeps the claim for its next delivery, if that is due.
+//   - It waits until its next delivery is due.
+//   - It is closed, if it has no delivery left.
+//   - It waits for an operator, if its first delivery has failed. If the sync supersedes
+//     failed deliveries, the lane is due while deliveries behind the first were not judged.
+//   - It is due again soon, if a transaction has locked the first delivery. A discard that
+//     began before the lane was opened does not make it due.
+//
+// The argument $5 has three kinds of value. Above 0 it is the event_seq of a finished
+// delivery: the lane is settled only if that delivery is removed. It is 0 if the delivery
+// is retried later or was released. It is -1 if the lane was released before its first
+// delivery was read: then the attempt of a lost claim is still to be logged.
 const settleLanes = `-- lockstep: settle lanes
 -- $1 sync, $2 false, $3 keys, $4 their claims, $5 event_seq of the finished delivery, 0 or -1: none, $6 whether the claim is kept,
 -- $7 scope of the lane, null: as it is, $8 ctid of the lane, null: not known
@@ -349,7 +354,7 @@ WITH ` + scopesOnHold + `, given_lane AS MATERIALIZED (
            SELECT d.*
              FROM outbox.delivery AS d
             WHERE f.may_stay AND f.state <> 'failed' AND f.due_at <= clock_timestamp() AND d.ctid = f.tid AND ` + unlocked + `) AS d
-), locked_lane AS MATERIALIZED ( -- somebody is discarding or requeueing its first delivery
+), locked_lane AS MATERIALIZED ( -- an operator is discarding or requeueing its first delivery
     SELECT f.lane
       FROM first_delivery AS f
      WHERE f.touched AND f.lane NOT IN (SELECT was FROM next_delivery)
@@ -358,7 +363,7 @@ WITH ` + scopesOnHold + `, given_lane AS MATERIALIZED (
     DELETE FROM outbox.lane AS l
      USING first_delivery AS f
      WHERE l.ctid = f.lane AND f.tid IS NULL
-), policy AS MATERIALIZED ( -- read only if a delivery has failed. If Store.Apply is changing it, the lane is due again in a second
+), policy AS MATERIALIZED ( -- read only if a delivery has failed; if Store.Apply is changing the row, the lane is due again in a second
     SELECT s.on_failed FROM outbox.sync AS s WHERE s.name = $1 FOR KEY SHARE SKIP LOCKED
 ), released_lane AS (
     UPDATE outbox.lane AS l
@@ -377,7 +382,7 @@ WITH ` + scopesOnHold + `, given_lane AS MATERIALIZED (
                          ELSE 'infinity' END
       FROM first_delivery AS f
      WHERE l.ctid = f.lane AND f.tid IS NOT NULL AND f.lane NOT IN (SELECT was FROM next_delivery)
-), kept_lane AS ( -- it forgets what it knew of the delivery before
+), kept_lane AS ( -- clears what belonged to the delivery before
     UPDATE outbox.lane AS l
        SET crashes = 0, judged = 0, lost_claim = NULL, lost_by = NULL
       FROM next_delivery AS n
@@ -408,20 +413,20 @@ func (l *lanesToSettle) add(key string, claim pgtype.UUID, finished int64, stay 
 
 // addFinished adds the lane of a delivery that was finished.
 func (l *lanesToSettle) addFinished(r *Result, lane pgtype.TID) {
-	l.add(r.Delivery.Key, r.Delivery.token, r.Delivery.Place, r.Stay, r.laneScope(), lane)
+	l.add(r.Delivery.Key, r.Delivery.token, r.Delivery.Position, r.Stay, r.laneScope(), lane)
 }
 
-// addUnfinished adds the lane of a delivery that was put off or given back, by the claim
-// that the recording has given it.
+// addUnfinished adds the lane of a delivery that is retried later or was released. The
+// recording has given the lane a new claim.
 func (l *lanesToSettle) addUnfinished(r *Result, recording pgtype.UUID) {
 	finished := int64(0)
-	if r.Delivery.Place == 0 {
+	if r.Delivery.Position == 0 {
 		finished = -1
 	}
 	l.add(r.Delivery.Key, recording, finished, false, r.laneScope(), pgtype.TID{})
 }
 
-// laneScope is null where the lane keeps its scope.
+// laneScope is null if the lane keeps its scope.
 func (r *Result) laneScope() pgtype.Text {
 	if r.Scope == nil {
 		return pgtype.Text{}
@@ -443,7 +448,7 @@ func (l *lanesToSettle) settle(batch *pgx.Batch, sync string, next *[]*Delivery)
 	})
 }
 
-// lanesStillClaimed are those of some lanes that still have the given claims.
+// lanesStillClaimed returns the keys of lanes that still have the given claims.
 const lanesStillClaimed = `-- lockstep: lanes still claimed
 -- $1 sync, $2 keys, $3 their claims
 SELECT coalesce(array_agg(l.key), '{}')

@@ -7,9 +7,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Listen opens a connection, calls listening once it listens there, and wake with the
-// name of a sync for each NOTIFY, until ctx ends or the connection breaks. A transaction
-// pooler delivers no notifications: then Listen only waits for the end of ctx.
+// Listen opens a connection that listens for the NOTIFY of syncs. It calls listening when
+// the connection is ready, and wake with the name of the sync for each notification. It
+// returns when ctx ends or the connection breaks. A transaction pooler delivers no
+// notifications: then Listen only waits for the end of ctx.
 func (s *Store) Listen(ctx context.Context, listening func(), wake func(sync string)) error {
 	if s.pooler {
 		<-ctx.Done()

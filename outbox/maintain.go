@@ -9,15 +9,15 @@ import (
 
 // Maintenance is the answer of [Store.Maintain].
 type Maintenance struct {
-	Done    []string // what was changed
-	Held    []string // who has the advisory lock that it waits for; a relay releases it soon
-	Trouble []string // what failed, or was found in disorder and needs a person
-	More    bool     // there may be more events to remove
+	Done    []string // descriptions of the changes that were made
+	Held    []string // sessions that have the advisory lock of maintenance; a relay releases it soon
+	Trouble []string // descriptions of failures, and of states that a person must correct
+	More    bool     // there may be more events to remove: call it again soon
 }
 
-// Maintain makes the next partitions of the log, drops those past retention, and removes
-// finished events and references. Where outbox.retention is longer than keepEvents or
-// keepLog, it counts.
+// Maintain makes the next partitions of the log and drops those past retention. It also
+// removes finished events and references past retention. If outbox.retention is longer
+// than keepEvents or keepLog, the longer one applies.
 func (s *Store) Maintain(ctx context.Context, keepEvents, keepLog Retention) (m Maintenance, err error) {
 	err = s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		m = Maintenance{}
@@ -55,8 +55,8 @@ type Kept struct {
 	Asked Retention
 }
 
-// KeptLonger lists what the database keeps longer than asked, since outbox.retention,
-// which only the owner changes, says so.
+// KeptLonger lists the retentions in outbox.retention that are longer than the ones asked
+// for. Only the owner of the database can change that table.
 func (s *Store) KeptLonger(ctx context.Context, keepEvents, keepLog Retention) ([]Kept, error) {
 	const statement = `
 SELECT r.what, r.keep::text, a.asked
@@ -67,8 +67,8 @@ SELECT r.what, r.keep::text, a.asked
 	return list[Kept](ctx, s, statement, string(keepEvents), string(keepLog))
 }
 
-// LogMonthsAhead returns for how many months after this one the log has partitions,
-// without a gap: three while [Store.Maintain] works, -1 if this month has none.
+// LogMonthsAhead returns for how many months after this one the log has partitions, without
+// a gap. It is 3 while [Store.Maintain] works, and -1 if this month has no partition.
 func (s *Store) LogMonthsAhead(ctx context.Context) (int, error) {
 	const statement = `
 SELECT coalesce(min(m.i) - 1, 3)

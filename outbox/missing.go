@@ -8,14 +8,15 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// whatBecame tells about results that a recording did not take: recorded before (that
-// answer was lost), still claimed (somebody has locked a row), or lost.
-var whatBecame = `-- lockstep: what became of results
+// resultsNotRecorded reads the state of results that a recording did not take. There are
+// three cases: the result was recorded before and that answer was lost, the lane is still
+// claimed because a row was locked, or the claim is lost.
+var resultsNotRecorded = `-- lockstep: results not recorded
 -- $1 sync, of each result ` + namesOf(missingColumns, 2) + `
 SELECT i.n,
        EXISTS (SELECT FROM outbox.delivery_log AS l
                 WHERE l.event_id = i.event_id AND l.claim = i.claim AND l.event_seq = i.event_seq -- a replay may be sent under the same claim
-                  -- a relay that found the claim lost logs an unknown without a duration
+                  -- when a claim is lost, another relay logs an unknown without a duration
                   AND (l.outcome NOT IN ('unknown', 'lease_lost') OR l.outcome = 'unknown' AND l.took_ms IS NOT NULL)) AS recorded,
        (SELECT l.ctid FROM outbox.lane AS l
          WHERE l.sync = $1 AND l.key = i.key AND l.claim = i.claim) AS lane,
@@ -23,10 +24,10 @@ SELECT i.n,
          WHERE d.sync = $1 AND d.key = i.key AND d.event_seq = i.event_seq) AS tid
   FROM ` + rowsOf(missingColumns, 2)
 
-// recordLost logs what is known of attempts whose claim was lost. The lane is another
-// relay's now. Only its count of crashes changes, since this relay did not crash. If the
-// database has failed over or was restored, the log may not know the claim: then it goes
-// into the reason, since the column claim of the log has only known claims.
+// recordLost logs attempts whose claim was lost. Another relay may have the lane now. The
+// statement changes only its count of crashes, since this relay did not crash. After a
+// failover or a restore, the log may not know the claim. The column claim of the log has
+// only known claims, so then the claim is a part of the reason.
 var recordLost = `-- lockstep: lease lost
 -- $1 sync, $2 relay, of each result ` + namesOf(lostColumns, 3) + `
 WITH result AS MATERIALIZED (
@@ -55,9 +56,10 @@ SELECT clock_timestamp() - i.answered_ms * interval '1 millisecond', $1, i.event
         WHERE l.event_id = i.event_id AND l.sync = $1 AND l.claim = i.claim
         LIMIT 1) AS known ON true`
 
-// findMissing finds out what became of results that the recording did not take.
+// findMissing finds out about results that the recording did not take, and logs those
+// whose claim was lost.
 func (s *Store) findMissing(ctx context.Context, sync string, results []Result, missing []int, r *Recorded) error {
-	found, err := s.pool.Query(ctx, whatBecame, rows([]any{sync}, missingColumns, results, missing)...)
+	found, err := s.pool.Query(ctx, resultsNotRecorded, rows([]any{sync}, missingColumns, results, missing)...)
 	if err != nil {
 		return err
 	}
@@ -75,7 +77,7 @@ func (s *Store) findMissing(ctx context.Context, sync string, results []Result, 
 		d := result.Delivery
 		stillOurs := lane.Valid && !hasNext(i)
 		switch {
-		case recorded && stillOurs && result.Outcome.Finished(): // the answer that was lost said that the lane stays claimed
+		case recorded && stillOurs && result.Outcome.Finished(): // the lost answer kept the lane
 			lanes.addFinished(result, lane)
 			settled = append(settled, i)
 		case recorded:
@@ -83,18 +85,18 @@ func (s *Store) findMissing(ctx context.Context, sync string, results []Result, 
 		case lane.Valid && (tid.Valid || result.Outcome == ""):
 			d.lane, d.tid = lane, tid
 		case result.Outcome == "":
-			r.Done[i] = true // it was given back, or another relay has it: nothing was sent
+			r.Done[i] = true // it was released, or another relay has the lane: nothing was sent
 		case !result.Attempt:
 			r.Lost[i] = true // nothing was sent: nothing to log
 		default:
 			lost = append(lost, i)
 		}
-		if !recorded && stillOurs && !tid.Valid && d.Place > 0 { // discarded: an earlier delivery had come before it
+		if !recorded && stillOurs && !tid.Valid && d.Position > 0 { // it was discarded, after an earlier delivery came before it
 			lanes.addFinished(result, lane)
 		}
 		return nil
 	})
-	var claimed []string // lanes that were not settled: somebody has locked them
+	var claimed []string // lanes that were not settled, because they are locked
 	if err == nil && len(lanes.keys) > 0 {
 		var next []*Delivery
 		batch := &pgx.Batch{}
@@ -102,7 +104,7 @@ func (s *Store) findMissing(ctx context.Context, sync string, results []Result, 
 		batch.Queue(lanesStillClaimed, sync, lanes.keys, lanes.claims).QueryRow(func(row pgx.Row) error { return row.Scan(&claimed) })
 		if err = s.pool.SendBatch(ctx, batch).Close(); err == nil {
 			r.Next = append(r.Next, next...)
-			for _, i := range settled { // what is not done is asked for again
+			for _, i := range settled { // a result that is not done is recorded again
 				r.Done[i] = hasNext(i) || !slices.Contains(claimed, results[i].Delivery.Key)
 			}
 		}
@@ -110,7 +112,7 @@ func (s *Store) findMissing(ctx context.Context, sync string, results []Result, 
 	if err != nil {
 		return err
 	}
-	lost = slices.DeleteFunc(lost, func(i int) bool { // asked for again
+	lost = slices.DeleteFunc(lost, func(i int) bool { // these are recorded again
 		return slices.Contains(claimed, results[i].Delivery.Key) && !hasNext(i)
 	})
 	if len(lost) == 0 {

@@ -19,7 +19,7 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// What the actions and the rules of the model have in common.
+// Functions that the actions and the rules of the model share.
 
 // forever is longer than a test.
 const forever = time.Hour
@@ -59,7 +59,7 @@ BEGIN
 END $$`)
 }
 
-// empty makes the database as it was when the syncs had been registered.
+// empty resets the database to its state after the registration of the syncs.
 func (d *desk) empty() {
 	d.t.Helper()
 	d.exec(`TRUNCATE outbox.event, outbox.delivery, outbox.lane, outbox.delivery_log, outbox.external_ref, outbox.hold, outbox.unmatched RESTART IDENTITY`)
@@ -67,7 +67,7 @@ func (d *desk) empty() {
 }
 
 func (h *heldClaim) String() string {
-	if h.d.Place == 0 {
+	if h.d.Position == 0 {
 		return fmt.Sprintf("%s:%s/%s", h.relay.name, h.d.Sync, h.d.Key)
 	}
 	return fmt.Sprintf("%s:e%d>%s", h.relay.name, number(h.d.Event.ID), h.d.Sync)
@@ -102,8 +102,8 @@ func (m *model) relay(t *rapid.T) *relay {
 	return pick(t, "relay", m.relays)
 }
 
-// nobodyWaits runs what must not wait for an open transaction. The bound is long enough
-// for a busy machine.
+// nobodyWaits runs a function that must not wait for an open transaction. The bound is long
+// enough for a busy machine.
 func nobodyWaits(t *rapid.T, what string, do func(ctx context.Context) error) {
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Second, errors.New("it waited for somebody's open transaction"))
 	defer cancel()
@@ -169,7 +169,7 @@ func (m *model) remove(o *delivery) {
 	m.open = slices.DeleteFunc(m.open, func(other *delivery) bool { return other == o })
 }
 
-// at is the open delivery at a place, nil if there is none.
+// at is the open delivery at a position, nil if there is none.
 func (m *model) at(sync string, place int64) *delivery {
 	for _, o := range m.open {
 		if o.sync == sync && int64(o.place) == place {
@@ -219,7 +219,7 @@ func (m *model) end(t *rapid.T, s *session, who string) {
 	}
 }
 
-// close ends what a run left open, and says what happened if it failed.
+// close ends the open transactions of a run, and prints the trace if the run failed.
 func (m *model) close(t *rapid.T) {
 	if t.Failed() {
 		t.Logf("what happened, by step:\n%s", strings.Join(m.trace, "\n"))

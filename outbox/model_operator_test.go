@@ -14,7 +14,7 @@ import (
 
 // The actions of operators.
 
-// What an operator may write, with each way to requeue.
+// The privileges of an operator, with each way to requeue.
 const (
 	requeueUpdate = `UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed' AND sync = $1 AND key = $2`
 	requeueKey    = `SELECT outbox.requeue($1, key => $2)`
@@ -35,11 +35,11 @@ const (
 	serialization = "40001"
 )
 
-// busy reports whether the open operator has locked something of a key: another
-// operator would wait for that.
+// busy reports whether the open operator has locked a row of a key. Another operator would wait
+// for the lock.
 func (m *model) busy(key string) bool { return m.operator != nil && m.operator.keys[key] }
 
-// undisturbed are those of keys that the open operator leaves alone.
+// undisturbed are the deliveries of keys that the open operator has not changed.
 func (m *model) undisturbed(list []*delivery) []*delivery {
 	return slices.DeleteFunc(list, func(o *delivery) bool { return m.busy(o.key) })
 }
@@ -116,7 +116,7 @@ func (m *model) replayNow(t *rapid.T) {
 	m.open, m.log = append(m.open, o), append(m.log, row)
 }
 
-// anyEvent draws a committed event of a key that the open operator leaves alone.
+// anyEvent draws a committed event of a key that the open operator has not changed.
 func (m *model) anyEvent(t *rapid.T) (laneID, *event, bool) {
 	var list []*event
 	for n := 1; n <= m.seq; n++ {
@@ -131,7 +131,7 @@ func (m *model) anyEvent(t *rapid.T) (laneID, *event, bool) {
 	return laneID{pick(t, "sync", syncs), e.key}, e, true
 }
 
-// replayed draws the next number, for the end of the lane.
+// replayed takes the next number, for the end of the lane.
 func (m *model) replayed(l laneID, e *event) (*delivery, logRow) {
 	m.seq++
 	o := &delivery{laneID: l, event: e.n, place: m.seq, state: "waiting"}
@@ -168,7 +168,7 @@ func (m *model) resumed(sync string) {
 	m.log = append(m.log, logRow{sync: sync, outcome: "resumed"})
 }
 
-// operate takes a step of the operator's open transaction.
+// operate makes a step in the operator's open transaction.
 func (m *model) operate(t *rapid.T) {
 	if m.operator == nil {
 		level := pick(t, "level", []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead})
@@ -205,8 +205,8 @@ func (m *model) operatorEnds(t *rapid.T) {
 	m.momentPasses(t)
 }
 
-// momentPasses makes due the lanes whose first delivery the operator had locked: they
-// wait for a moment.
+// momentPasses makes lanes due that wait for a moment because the operator had locked their
+// first delivery.
 func (m *model) momentPasses(t *rapid.T) {
 	m.sql(t, `UPDATE outbox.lane SET due_at = clock_timestamp() WHERE claim IS NULL AND due_at BETWEEN clock_timestamp() AND clock_timestamp() + interval '10 seconds'`)
 }
@@ -221,8 +221,8 @@ func (m *model) unlock() {
 	}
 }
 
-// tell runs a statement in the operator's transaction, and reports whether it found
-// anything. Only an old snapshot may be refused here, and that ends the transaction.
+// tell runs a statement in the operator's transaction, and reports whether it found a row. The
+// database may refuse it only for an old snapshot, which ends the transaction.
 func (m *model) tell(t *rapid.T, statement string, args ...any) bool {
 	var refusal *pgconn.PgError
 	var tag pgconn.CommandTag
@@ -298,8 +298,8 @@ func (m *model) openDiscard(t *rapid.T) {
 	})
 }
 
-// first is the first place of a lane as the session sees it: without what it has
-// discarded, and with its own replays.
+// first is the first position of a lane as the session sees it: without its discards, and with
+// its replays.
 func (s *session) first(m *model, l laneID) int {
 	first := 0
 	for _, o := range m.of(l) {

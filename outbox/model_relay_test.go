@@ -34,8 +34,7 @@ func (m *model) onHold(sync string, probe bool) bool {
 	return false
 }
 
-// claimable reports whether a relay may claim a lane: nobody has it, or its lease
-// has ended.
+// claimable reports whether a relay may claim a lane: it has no claim, or the lease has ended.
 func (m *model) claimable(l laneID, suspects bool) bool {
 	lane := m.lane(l)
 	crashes := lane.crashes
@@ -60,48 +59,48 @@ func (m *model) due(r outbox.OneRequest) []*delivery {
 	})
 }
 
-// enough is room for every lane of a sync.
+// enough is a capacity for every lane of a sync.
 const enough = 4
 
 func (m *model) request(t *rapid.T) outbox.ClaimRequest {
-	r := outbox.ClaimRequest{Sync: pick(t, "sync", syncs), Room: pick(t, "room", []int{1, 2, enough, enough}), Lease: forever, Wanted: wanted}
-	r.Lanes = r.Room
-	if r.Room < enough {
-		r.Lanes, r.Fresh = rapid.IntRange(0, r.Room).Draw(t, "lanes"), rapid.IntRange(0, r.Room).Draw(t, "fresh")
+	r := outbox.ClaimRequest{Sync: pick(t, "sync", syncs), Capacity: pick(t, "capacity", []int{1, 2, enough, enough}), Lease: forever, Wanted: wanted}
+	r.Lanes = r.Capacity
+	if r.Capacity < enough {
+		r.Lanes, r.Latest = rapid.IntRange(0, r.Capacity).Draw(t, "lanes"), rapid.IntRange(0, r.Capacity).Draw(t, "latest")
 	}
 	return r
 }
 
 func (m *model) claimLanes(t *rapid.T) { m.claim(t, m.relay(t), m.request(t)) }
 
-// claimSuspect claims a lane during whose claims relays died.
+// claimSuspect claims a suspect.
 func (m *model) claimSuspect(t *rapid.T) {
 	m.claimOne(t, m.relay(t), outbox.OneRequest{Sync: pick(t, "sync", syncs), Lease: forever, Suspect: true, Wanted: wanted})
 }
 
-// claim looks once. Where there is room for everything it looks twice, since the first
-// look may find only that a lane which waits is due. Then everything must have come.
+// claim polls once, or twice if the capacity is enough for everything: the first poll may only
+// make a waiting lane due. After two polls everything that is due must be claimed.
 func (m *model) claim(t *rapid.T, by *relay, r outbox.ClaimRequest) {
 	known := by.known(r.Sync)
-	if r.Room < enough {
+	if r.Capacity < enough {
 		m.claimOnce(t, by, r, known)
 		return
 	}
-	known.LookAtUnsure()
+	known.CheckAgainNow()
 	m.claimOnce(t, by, r, known)
-	known.LookAtUnsure()
+	known.CheckAgainNow()
 	c := m.claimOnce(t, by, r, known)
 	if !c.Unopened && !m.onHold(r.Sync, false) {
 		m.everythingDueIsClaimed(t, by, r.Sync, c)
 	}
 }
 
-// everythingDueIsClaimed checks what a relay has left that had room for all and has
-// looked twice.
+// everythingDueIsClaimed checks that a relay has left nothing that is due, after two polls with
+// enough capacity.
 func (m *model) everythingDueIsClaimed(t *rapid.T, by *relay, sync string, c outbox.Claims) {
 	all := outbox.OneRequest{Sync: sync}
 	if left := m.due(all); len(left) > 0 {
-		t.Fatalf("%s has looked at all of %s twice, and left %v", by.name, sync, left)
+		t.Fatalf("%s has polled %s twice, and left %v", by.name, sync, left)
 	}
 	all.Suspect = true
 	if left := m.due(all); len(left) > 0 && !c.Suspects {
@@ -111,14 +110,14 @@ func (m *model) everythingDueIsClaimed(t *rapid.T, by *relay, sync string, c out
 	m.noLaneIsBroken(t, func(l laneID) bool { return l.sync == sync && !m.busy(l.key) })
 }
 
-// claimOnce claims, and checks what came.
+// claimOnce claims, and checks the answer.
 func (m *model) claimOnce(t *rapid.T, by *relay, r outbox.ClaimRequest, known *outbox.Arrivals) (c outbox.Claims) {
 	nobodyWaits(t, by.name+" claims", func(ctx context.Context) (err error) {
 		c, err = by.store.Claim(ctx, r, known)
 		return err
 	})
-	m.say("%s claims of %s (room %d, lanes %d, fresh %d): %s and %d idle", by.name, r.Sync, r.Room, r.Lanes, r.Fresh, list(c.Deliveries), len(c.Idle))
-	m.claimed(t, by, outbox.OneRequest{Sync: r.Sync}, r.Room, c)
+	m.say("%s claims of %s (capacity %d, lanes %d, latest %d): %s and %d idle", by.name, r.Sync, r.Capacity, r.Lanes, r.Latest, list(c.Deliveries), len(c.Idle))
+	m.claimed(t, by, outbox.OneRequest{Sync: r.Sync}, r.Capacity, c)
 	return c
 }
 
@@ -134,13 +133,13 @@ func (m *model) claimOne(t *rapid.T, by *relay, r outbox.OneRequest) bool {
 	return len(c.Deliveries) > 0
 }
 
-// claimed checks what came of a claim with that much room.
-func (m *model) claimed(t *rapid.T, by *relay, r outbox.OneRequest, room int, c outbox.Claims) {
+// claimed checks the answer to a claim with that capacity.
+func (m *model) claimed(t *rapid.T, by *relay, r outbox.OneRequest, capacity int, c outbox.Claims) {
 	onHold := m.onHold(r.Sync, r.Probe)
 	if onHold != (c.Hold != nil) {
 		t.Fatalf("claim says hold %+v, want a hold: %t", c.Hold, onHold)
 	}
-	if onHold && len(c.Deliveries)+len(c.Idle) > 0 || len(c.Deliveries)+len(c.Idle) > room {
+	if onHold && len(c.Deliveries)+len(c.Idle) > 0 || len(c.Deliveries)+len(c.Idle) > capacity {
 		t.Fatalf("claimed %s and %d idle, on hold: %t", list(c.Deliveries), len(c.Idle), onHold)
 	}
 	m.superseded(t)
@@ -151,15 +150,15 @@ func (m *model) claimed(t *rapid.T, by *relay, r outbox.OneRequest, room int, c 
 	for i := range c.Idle {
 		idle = append(idle, m.takeIdle(t, by, r, &c.Idle[i]))
 	}
-	if len(idle) > 0 && rapid.IntRange(0, 3).Draw(t, "gives back") > 0 {
+	if len(idle) > 0 && rapid.IntRange(0, 3).Draw(t, "releases") > 0 {
 		m.record(t, idle)
 	}
 }
 
-// take checks a claimed delivery, and lets the relay remember it.
+// take checks a claimed delivery, and adds it to the claims of the relay.
 func (m *model) take(t *rapid.T, by *relay, r outbox.OneRequest, d *outbox.Delivery) {
 	may := m.due(r)
-	i := slices.IndexFunc(may, func(o *delivery) bool { return o.sync == d.Sync && int64(o.place) == d.Place })
+	i := slices.IndexFunc(may, func(o *delivery) bool { return o.sync == d.Sync && int64(o.place) == d.Position })
 	if i < 0 {
 		t.Fatalf("claimed %s, which could not be claimed; only %v", list([]*outbox.Delivery{d}), may)
 	}
@@ -183,19 +182,19 @@ func (m *model) take(t *rapid.T, by *relay, r outbox.OneRequest, d *outbox.Deliv
 	m.claims = append(m.claims, &heldClaim{relay: by, d: d})
 }
 
-// takeIdle checks a claimed lane of which nothing can be sent: the relay gives it back.
+// takeIdle checks a claimed lane with nothing to send. The relay releases it.
 func (m *model) takeIdle(t *rapid.T, by *relay, r outbox.OneRequest, result *outbox.Result) *heldClaim {
 	h := &heldClaim{relay: by, d: result.Delivery, result: result}
 	lane, first := m.lane(h.laneID()), m.first(h.laneID())
 	if !m.claimable(h.laneID(), r.Suspect) || first != nil && m.sendable(first) {
-		t.Fatalf("%s claimed the lane %s and says that nothing of it can be sent; it is %+v, and its first is %+v", by.name, h.laneID(), lane, first)
+		t.Fatalf("%s claimed the lane %s as idle; it is %+v, and its first is %+v", by.name, h.laneID(), lane, first)
 	}
 	m.takeLane(lane, h.d.Claim)
 	m.claims = append(m.claims, h)
 	return h
 }
 
-// takeLane gives the lane to a claim. If somebody had it, that relay counts as dead.
+// takeLane sets the claim of a lane. If another relay had the lane, that relay counts as dead.
 func (m *model) takeLane(l *lane, claim string) {
 	if l.claim != "" {
 		l.crashes++
@@ -214,7 +213,7 @@ func list(ds []*outbox.Delivery) string {
 	return "[" + strings.Join(names, " ") + "]"
 }
 
-// results are what a relay may say of an attempt.
+// results are the possible results of an attempt.
 var results = []outbox.Result{
 	{Outcome: outbox.Delivered, Attempt: true, Ref: &outbox.Ref{}},
 	{Outcome: outbox.Delivered, Attempt: true},
@@ -247,7 +246,7 @@ func (m *model) recordSome(t *rapid.T) {
 		}
 	}
 	for _, h := range batch {
-		if h.d.Place == 0 || h.result != nil {
+		if h.d.Position == 0 || h.result != nil {
 			continue // it gives the lane back, or was not recorded at the first try
 		}
 		r := pick(t, "result", results)
@@ -260,8 +259,8 @@ func (m *model) recordSome(t *rapid.T) {
 	m.record(t, batch)
 }
 
-// recordTwice records a result again, as after a lost answer: with the answer, the
-// relay has lost the next delivery of the lane.
+// recordTwice records a result again, as after a lost answer. The lost answer had the next
+// delivery of the lane.
 func (m *model) recordTwice(t *rapid.T) {
 	old := slices.DeleteFunc(slices.Clone(m.claims), func(h *heldClaim) bool { return !h.recorded })
 	if len(old) == 0 {
@@ -272,7 +271,7 @@ func (m *model) recordTwice(t *rapid.T) {
 	m.record(t, []*heldClaim{h})
 }
 
-// record records results of one relay and sync, and checks what the database answers.
+// record records results of one relay and sync, and checks the answer.
 func (m *model) record(t *rapid.T, batch []*heldClaim) {
 	by, sync := batch[0].relay, batch[0].d.Sync
 	given := make([]outbox.Result, len(batch))
@@ -299,20 +298,20 @@ func (m *model) record(t *rapid.T, batch []*heldClaim) {
 	}
 	m.say("the lanes go on with %s", list(got.Next))
 	for _, d := range got.Next {
-		i := slices.IndexFunc(next, func(o *delivery) bool { return int64(o.place) == d.Place && o.key == d.Key })
+		i := slices.IndexFunc(next, func(o *delivery) bool { return int64(o.place) == d.Position && o.key == d.Key })
 		if i < 0 || m.lane(next[i].laneID).claim != d.Claim {
-			t.Fatalf("goes on with %s, want %v", list(got.Next), next)
+			t.Fatalf("Record returned %s, want %v", list(got.Next), next)
 		}
 		next = slices.Delete(next, i, i+1)
 		m.claims = append(m.claims, &heldClaim{relay: by, d: d})
 	}
 	if len(next) > 0 {
-		t.Fatalf("goes on with %s, and not with %v", list(got.Next), next)
+		t.Fatalf("Record returned %s, and not %v", list(got.Next), next)
 	}
 }
 
-// recordMoved records again what was not recorded, as a relay does: a lane that has
-// been changed since the claim is found at the second try.
+// recordMoved records results again that were not recorded, as a relay does. If a lane was changed
+// since the claim, the second try finds it.
 func (m *model) recordMoved(t *rapid.T, by *relay, sync string, given []outbox.Result, got *outbox.Recorded) {
 	var left []outbox.Result
 	var places []int
@@ -331,17 +330,17 @@ func (m *model) recordMoved(t *rapid.T, by *relay, sync string, given []outbox.R
 	})
 }
 
-// recorded applies a result to the model. If its claim is not valid any more, it
-// changes no delivery. Next is the delivery that the lane goes on with.
+// recorded applies a result to the model. If its claim is not valid any more, no delivery
+// changes. Next is the next delivery of a lane that is kept.
 func (m *model) recorded(h *heldClaim) (next *delivery, done, lost bool) {
 	r, l := h.result, m.lane(h.laneID())
-	ours, o := l.claim == h.d.Claim, m.at(h.d.Sync, h.d.Place)
-	if h.d.Place == 0 || r.Outcome == "" { // the relay gives the lane back
+	ours, o := l.claim == h.d.Claim, m.at(h.d.Sync, h.d.Position)
+	if h.d.Position == 0 || r.Outcome == "" { // the relay gives the lane back
 		switch {
 		case ours && !l.locked:
 			unreported := l.unreported
 			m.settle(h, 0)
-			if h.d.Place == 0 && m.first(h.laneID()) != nil {
+			if h.d.Position == 0 && m.first(h.laneID()) != nil {
 				l.unreported = unreported // this result says nothing of it
 			}
 			return nil, true, false
@@ -364,7 +363,7 @@ func (m *model) recorded(h *heldClaim) (next *delivery, done, lost bool) {
 		return m.settle(h, place), true, false
 	}
 	if ours && o == nil && !l.locked { // it was recorded before, or is discarded
-		next = m.settle(h, int(h.d.Place))
+		next = m.settle(h, int(h.d.Position))
 	}
 	switch {
 	case before && ours && o == nil && l.locked:
@@ -422,8 +421,8 @@ func (m *model) attempted(h *heldClaim, o *delivery, e *event, row logRow) {
 	}
 }
 
-// settle keeps the lane's claim for the next delivery, or gives it back. Place is that
-// of the delivery that was finished, 0 if none was.
+// settle keeps the lane for the next delivery, or releases it. Place is the position of the
+// delivery that was finished, 0 if none was.
 func (m *model) settle(h *heldClaim, place int) (next *delivery) {
 	l, first := m.lane(h.laneID()), m.first(h.laneID())
 	stays := h.result.Stay && place > 0 && l.crashes < 2 && !m.onHold(h.d.Sync, false)
@@ -439,7 +438,7 @@ func (m *model) settle(h *heldClaim, place int) (next *delivery) {
 	return nil
 }
 
-// die makes a relay forget its claims, and what it knows of new deliveries.
+// die makes a relay forget its claims and its Arrivals.
 func (m *model) die(t *rapid.T) {
 	by := m.relay(t)
 	m.say("%s dies", by.name)
@@ -489,7 +488,7 @@ func (m *model) becomeDue(t *rapid.T, o *delivery) {
 
 // Holds ------------------------------------------------------------------
 
-// freeSyncs are those whose hold no operator's open transaction has changed.
+// freeSyncs are the syncs whose hold was not changed in an open transaction.
 func (m *model) freeSyncs(t *rapid.T) []string {
 	free := slices.DeleteFunc(slices.Clone(syncs), func(s string) bool { return m.operator != nil && m.operator.syncs[s] })
 	if len(free) == 0 {
@@ -498,7 +497,7 @@ func (m *model) freeSyncs(t *rapid.T) []string {
 	return free
 }
 
-// anyHold does one of the things that a relay does about holds.
+// anyHold does one of a relay's actions on holds.
 func (m *model) anyHold(t *rapid.T) {
 	free := m.freeSyncs(t)
 	pick(t, "hold", []func(*rapid.T, []string){m.hold, m.holdEnds, m.probe, m.lift, m.lift, m.endHolds})(t, free)
@@ -513,8 +512,8 @@ func (m *model) hold(t *rapid.T, free []string) {
 	m.untriedWait(t, sync)
 }
 
-// untriedWait leaves the earlier probes, with deliveries that were not tried yet, out
-// of the model: they are due within milliseconds.
+// untriedWait removes the early probes with untried deliveries from the database. The model does
+// not have them, because they are due within milliseconds.
 func (m *model) untriedWait(t *rapid.T, sync string) {
 	m.sql(t, `UPDATE outbox.hold SET untried_at = 'infinity' WHERE sync = $1 AND kind = 'auth'`, sync)
 }
@@ -576,8 +575,8 @@ func (m *model) lift(t *rapid.T, free []string) {
 	delete(m.holds[sync], outbox.HoldBreaker)
 }
 
-// endHolds removes holds that have ended, and notes a delivery. Neither waits for the
-// open operator: where that has changed a hold of the sync, the next time does it.
+// endHolds removes holds that have ended, and notes a delivery. Neither waits for the open
+// operator: if a hold of the sync is locked, the next call does it.
 func (m *model) endHolds(t *rapid.T, _ []string) {
 	sync, by := pick(t, "sync", syncs), m.relay(t)
 	m.say("%s removes ended holds of %s", by.name, sync)

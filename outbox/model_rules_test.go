@@ -16,7 +16,7 @@ import (
 
 // The rules of the model.
 
-// database is what is in the database after a step.
+// database is the content of the database after a step.
 type database struct {
 	deliveries []stored
 	lanes      map[laneID]storedLane
@@ -25,7 +25,7 @@ type database struct {
 	log        []logRow
 }
 
-// stored is a delivery as the database has it.
+// stored is a delivery in the database.
 type stored struct {
 	laneID          laneID
 	place           int
@@ -37,7 +37,7 @@ type stored struct {
 	notDue          bool
 }
 
-// storedLane is a lane as the database has it.
+// storedLane is a lane in the database.
 type storedLane struct {
 	claim      string
 	leaseEnded bool
@@ -198,7 +198,7 @@ func (m *model) holdsAgree(t *rapid.T, d database) {
 		want[sync] = fmt.Sprintf("%s of %d", shown, len(m.holds[sync]))
 	}
 	if diff := gocmp.Diff(want, d.holds); diff != "" {
-		t.Fatalf("strongest hold of how many (-model +database):\n%s", diff)
+		t.Fatalf("strongest holds, and their number (-model +database):\n%s", diff)
 	}
 }
 
@@ -208,7 +208,7 @@ func (m *model) referencesAgree(t *rapid.T, d database) {
 	}
 }
 
-// logAgrees compares without an order: what one transaction writes has none.
+// logAgrees ignores the order, because the rows of one transaction have no order.
 func (m *model) logAgrees(t *rapid.T, d database) {
 	want, got := slices.Clone(m.log), slices.Clone(d.log)
 	for _, rows := range [][]logRow{want, got} {
@@ -270,8 +270,8 @@ func (m *model) claimsEnd(t *rapid.T, _ database) {
 	m.noLaneIsBroken(t, func(laneID) bool { return false })
 }
 
-// noLaneIsBroken checks that claims end, which holds for every lane at any time, and
-// the other rules of lanes for those of which a relay has just seen everything.
+// noLaneIsBroken checks the rules of [outbox.BrokenLanes]: rule 2 for every lane, and the others
+// for lanes of which a relay has just read everything.
 func (m *model) noLaneIsBroken(t *rapid.T, seen func(laneID) bool) {
 	rows, err := m.pool.Query(t.Context(), outbox.BrokenLanes)
 	if err != nil {
@@ -290,15 +290,15 @@ func (m *model) noLaneIsBroken(t *rapid.T, seen func(laneID) bool) {
 	}
 }
 
-// newer reports whether o is of a later event than old, wherever it is in the
-// lane, and the sync sends it.
+// newer reports whether o has a later event than old, at any position in the lane, and the sync
+// sends it.
 func (m *model) newer(o, old *delivery) bool {
 	e := m.events[o.event]
 	return o.laneID == old.laneID && e.wanted && e.seq > m.events[old.event].seq
 }
 
-// superseded follows what a claim or a recording may do as well: it closes failed
-// deliveries in favour of a newer event that nobody is just discarding.
+// superseded applies a side effect of claims and recordings to the model: they close failed
+// deliveries if there is a newer event that is not being discarded.
 func (m *model) superseded(t *rapid.T) {
 	rows := m.stored(t)
 	before := slices.Clone(m.open)
@@ -364,8 +364,8 @@ func (m *model) referencesNeverGoBack(t *rapid.T, d database) {
 
 // 6. A healed fault drains by itself -------------------------------------
 
-// everythingDrains ends every transaction, hold, lease and delay, requeues what has
-// failed and delivers what comes. Nothing may be left.
+// everythingDrains ends every transaction, hold, lease and delay, requeues failed deliveries and
+// delivers everything. Nothing may be left.
 func (m *model) everythingDrains(t *rapid.T) {
 	m.step++
 	if m.writer != nil {
@@ -412,7 +412,7 @@ func (m *model) everythingDrains(t *rapid.T) {
 		}
 		m.step++
 		for _, sync := range syncs {
-			r := outbox.ClaimRequest{Sync: sync, Room: enough, Lanes: enough, Lease: forever, Wanted: wanted}
+			r := outbox.ClaimRequest{Sync: sync, Capacity: enough, Lanes: enough, Lease: forever, Wanted: wanted}
 			m.claim(t, by, r)
 			for range keys {
 				m.claimOne(t, by, outbox.OneRequest{Sync: sync, Lease: forever, Suspect: true, Wanted: wanted})
@@ -421,7 +421,7 @@ func (m *model) everythingDrains(t *rapid.T) {
 		for len(m.claims) > 0 {
 			h := m.claims[0]
 			m.claims = m.claims[1:]
-			if h.d.Place > 0 {
+			if h.d.Position > 0 {
 				h.result = &outbox.Result{Delivery: h.d, Outcome: outbox.Delivered, Attempt: true, Stay: true}
 			}
 			m.record(t, []*heldClaim{h})

@@ -10,21 +10,21 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// TestModel is the specification of the path of a delivery, and runs it: a model in
-// memory says what the database may answer. It takes random actions of relays, writers
-// and operators in any order, applies each to the model and to the database, and checks
-// after each that the two agree and that the rules hold.
+// TestModel is an executable specification of deliveries. A model in memory knows which answers
+// the database may give. The test takes random actions of relays, writers and operators. It
+// applies each action to the model and to the database. Then it checks that the two agree and
+// that the rules hold.
 //
 // Read it in this order:
 //
 //  1. the state, which is [model] and the types before it,
-//  2. [model.actions], what may happen: when, and what is true afterwards,
-//  3. [model.rules], what is true whatever has happened, by the guarantees of
+//  2. [model.actions]: each has its condition and its effect,
+//  3. [model.rules], which hold after every action, by the guarantees of
 //     docs/guarantees.md.
 //
-// Nothing runs at the same time. Instead, one transaction of an operator and one of a
-// writer stay open over what the others do, and nobody may wait for them. Time passes
-// by actions that change due times and leases.
+// Nothing runs at the same time. Instead, one transaction of an operator and one of a writer
+// stay open during other actions, which must not wait for them. Actions that change due times
+// and leases take the place of time.
 //
 // A failure prints what happened, step by step.
 func TestModel(t *testing.T) {
@@ -56,7 +56,7 @@ var (
 	keys  = []string{"k1", "k2"}
 )
 
-// event is what a writer has committed.
+// event is an event that a writer has committed.
 type event struct {
 	n, seq  int // its number in the trace and its id, and its place in the order
 	key     string
@@ -64,7 +64,7 @@ type event struct {
 	wanted  bool // the filter of both syncs leaves it in
 }
 
-// delivery is an open one: a finished delivery is in the log and nowhere else.
+// delivery is an open delivery. A finished one is only in the log.
 type delivery struct {
 	laneID
 	event, place int    // whose it is, and where it is in its lane
@@ -105,16 +105,16 @@ type heldClaim struct {
 	recorded bool
 }
 
-// relay is what one process remembers of the arrivals of each sync. Its claims are
-// those of the model that name it.
+// relay is one process with its Arrivals of each sync. Its claims are those of the model that
+// name it.
 type relay struct {
 	name     string
 	store    *outbox.Store
 	arrivals map[string]*outbox.Arrivals
 }
 
-// hold is why a sync sends nothing. When its time has come, a throttle has ended, and
-// an auth or breaker hold may be probed.
+// hold is a hold of a sync. After its time, a throttle has ended, and an auth or breaker hold may
+// be probed.
 type hold struct{ due bool }
 
 // logRow is a row of the delivery log.
@@ -127,15 +127,15 @@ type logRow struct {
 	relay             bool // it is about an attempt of the relay that wrote it
 }
 
-// reference is what the receiver has called its copy for a key.
+// reference is the reference of a key.
 type reference struct {
 	externalID string
 	version    *int64
 	seq        int // of the event that it was answered to
 }
 
-// session is a transaction of an operator or a writer that stays open over several
-// steps. Nobody sees what it has done before it commits.
+// session is a transaction of an operator or a writer that stays open over several steps. Its
+// changes are not visible before it commits.
 type session struct {
 	tx       pgx.Tx
 	snapshot bool             // it is at REPEATABLE READ, and sees what was true when it began
@@ -172,7 +172,7 @@ type model struct {
 
 // 2. The actions ---------------------------------------------------------
 
-// action is something that may happen.
+// action is a possible step.
 type action struct {
 	name  string
 	often int    // how often it is drawn, compared with the others
@@ -198,7 +198,7 @@ func (m *model) actions() []action {
 		// Relays, in model_relay_test.go.
 		{
 			"a relay claims lanes", 5, "",
-			"of a sync on hold nothing is claimed; else at most as many lanes as there is room for, each with its first delivery, which is due, has not failed and is locked by nobody; with room for all of them, no such lane is left",
+			"of a sync on hold nothing is claimed; otherwise at most as many lanes as the capacity allows, each with its first delivery, which is due, has not failed and is locked by nobody; with capacity for all of them, no such lane is left",
 			m.claimLanes,
 		},
 		{
@@ -209,7 +209,7 @@ func (m *model) actions() []action {
 		{
 			"a relay records results", 6,
 			"a claim of which nothing is recorded",
-			"if the claim is valid: a finished delivery is gone, another is put off or has failed, and the lane is kept for its next delivery or given back; if not: no delivery has changed, and the log says lease_lost where an attempt was made",
+			"if the claim is valid: a finished delivery is gone, another is retried later or has failed, and the lane is kept for its next delivery or released; if not: no delivery has changed, and the log says lease_lost where an attempt was made",
 			m.recordSome,
 		},
 		{
@@ -278,25 +278,24 @@ func (m *model) actions() []action {
 
 // 3. The rules -----------------------------------------------------------
 
-// rule is something that is true after every step.
+// rule is a condition that holds after every step.
 type rule struct {
 	guarantee string // its number and name in docs/guarantees.md
 	says      string
 	holds     func(*rapid.T, database)
 }
 
-// These rules are in model_rules_test.go. Others are checked in the steps that they
-// are about:
+// These rules are in model_rules_test.go. Other rules are checked in the steps that they are
+// about:
 //
-//   - 2, order: a failed event gives way to a newer one that is sent, where the sync
-//     supersedes: [model.superseded], [model.nothingIsLeftToSupersede];
+//   - 2, order: if the sync supersedes, a failed event is closed when a newer one is sent: [model.superseded], [model.nothingIsLeftToSupersede];
 //   - 3, at least once: a result is recorded once: [model.recordTwice];
 //   - 4, fencing: a claim that has ended changes nothing: [model.recorded];
 //   - 5, our own faults: a lane whose relays died is claimed as a suspect only:
 //     [model.claimable];
 //   - 6, a healed fault drains by itself: [model.everythingDrains];
 //   - 7, nobody waits for an open transaction: [nobodyWaits];
-//   - 9, fairness: with room for all, all that is due is claimed:
+//   - 9, fairness: with enough capacity, everything that is due is claimed:
 //     [model.everythingDueIsClaimed].
 func (m *model) rules() []rule {
 	return []rule{

@@ -16,7 +16,8 @@ const (
 	emit  = `SELECT outbox.emit($4, $1, '{}', $2, id => $3)`
 )
 
-// add writes an event. What it returns makes the event and its deliveries visible.
+// add writes an event. It returns a function that makes the event and its deliveries visible in
+// the model.
 func (m *model) add(t *rapid.T, exec func(context.Context, string, ...any) (pgconn.CommandTag, error), key string) (commit func()) {
 	m.seq++
 	e := &event{n: m.seq, seq: m.seq, key: key, wanted: rapid.IntRange(0, 2).Draw(t, "wanted") > 0}
@@ -40,8 +41,8 @@ func (m *model) add(t *rapid.T, exec func(context.Context, string, ...any) (pgco
 	}
 }
 
-// freeKeys are those that the open writer leaves alone: a writer changes its own row
-// of the key first, and would wait for the other one.
+// freeKeys are the keys that the open writer has not changed. A writer changes its own row of the
+// key first, and would wait for the other writer.
 func (m *model) freeKeys() []string {
 	if m.writer == nil {
 		return keys
@@ -57,7 +58,7 @@ func (m *model) insert(t *rapid.T) {
 	m.add(t, m.pool.Exec, pick(t, "key", free))()
 }
 
-// write takes a step of the writer's open transaction.
+// write makes a step in the writer's open transaction.
 func (m *model) write(t *rapid.T) {
 	if m.writer == nil {
 		m.writer = m.begin(t, pgx.TxOptions{})

@@ -11,13 +11,13 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// Conditions that operators' functions answer with.
+// SQLSTATEs of the refusals of operators' functions.
 const (
 	wrongState = "55000" // object_not_in_prerequisite_state
 	serialize  = "40001" // serialization_failure
 )
 
-// interleaving is a court with one key, a relay, and sessions to step by hand.
+// interleaving is a sync with one key, a relay, and sessions whose steps the test orders.
 type interleaving struct {
 	t        *testing.T
 	url      string
@@ -48,9 +48,8 @@ func (i *interleaving) expect(when, states, lane string) {
 	}
 }
 
-// looks has the relay claim what it can, which must be nothing. It looks long
-// enough for the keys that it looks at again.
-func (i *interleaving) looks(when string) {
+// findsNothing lets the relay claim, which must bring nothing. It polls long enough to check keys again.
+func (i *interleaving) findsNothing(when string) {
 	i.t.Helper()
 	for end := time.Now().Add(150 * time.Millisecond); time.Now().Before(end); {
 		if d := outboxtest.Claim(i.t, i.relay); len(d) != 0 {
@@ -59,7 +58,7 @@ func (i *interleaving) looks(when string) {
 	}
 }
 
-// finishBegins is a recording of the key's first delivery that is not committed.
+// finishBegins records the key's first delivery in a transaction that stays open.
 func (i *interleaving) finishBegins() outboxtest.Session {
 	i.t.Helper()
 	finish := outboxtest.Connect(i.t, i.url)
@@ -76,7 +75,7 @@ func (i *interleaving) drains(want ...string) {
 	}
 }
 
-// An event that commits while the lane of its key is being closed gets a lane.
+// An event gets a lane if it is committed while the lane of its key is being closed.
 func TestInsertWhileItsLaneIsClosed(t *testing.T) {
 	t.Run("the insert commits first", func(t *testing.T) {
 		i := newInterleaving(t, 1)
@@ -107,11 +106,11 @@ func TestInsertWhileItsLaneIsClosed(t *testing.T) {
 			outboxtest.Only(t, i.relay)
 			finish := i.finishBegins()
 			second := i.admin.Event("k")
-			i.looks("during an open close")
+			i.findsNothing("during an open close")
 			i.expect("during an open close", "sending queued", "claimed")
 			finish.Do(end)
 			if end == "ROLLBACK" {
-				i.looks("while the claim holds")
+				i.findsNothing("while the claim holds")
 				i.admin.Dies()
 			}
 			i.drains(i.e[0], second)
@@ -175,18 +174,18 @@ func TestClaimDuringADiscardOfTheFirst(t *testing.T) {
 						i.admin.Do("UPDATE outbox.delivery SET state = 'retry', due_at = now() + interval '1 hour', attempts = 1 WHERE event_id = $1", i.e[0])
 					}
 					if open == "with a lane" {
-						i.looks("behind it")
+						i.findsNothing("behind it")
 						i.expect("with a lane", state+" queued", lane)
 					}
 					i.operator.Do("BEGIN")
 					i.operator.Do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
-					i.looks("during an open discard")
+					i.findsNothing("during an open discard")
 					i.operator.Do(end)
 					if end == "COMMIT" {
 						i.drains(i.e[1])
 						return
 					}
-					i.looks("behind it, after the rollback")
+					i.findsNothing("behind it, after the rollback")
 					i.expect("after the rollback", state+" queued", lane)
 					if state == "failed" {
 						i.operator.Do("SELECT outbox.requeue('court')")
@@ -257,14 +256,14 @@ func TestOperatorsOpenTransactionHoldsOneKeyOnly(t *testing.T) {
 			i.admin.Fail(i.e[0])
 			i.operator.Do("BEGIN")
 			i.operator.Do("UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'")
-			// Nobody waits for the operator: the other key is sent, and this key keeps its order.
+			// The relay does not wait for the operator: it sends the other key, and this key keeps its order.
 			if d := outboxtest.Only(t, i.relay); d.Event.ID != other || !outboxtest.Record(t, i.relay, outboxtest.Delivered(d)) {
 				t.Errorf("claimed %+v during the open requeue, want the other key's event, recorded", d)
 			}
-			i.looks("during an open requeue")
+			i.findsNothing("during an open requeue")
 			i.operator.Do(end)
 			if end == "ROLLBACK" {
-				i.looks("after the rollback")
+				i.findsNothing("after the rollback")
 				i.operator.Do("SELECT outbox.requeue('court', 'k')")
 			}
 			i.drains(i.e...)
@@ -275,7 +274,7 @@ func TestOperatorsOpenTransactionHoldsOneKeyOnly(t *testing.T) {
 func TestClaimDoesNotWaitForADiscardOfTwoOfAKey(t *testing.T) {
 	i := newInterleaving(t, 2)
 	i.admin.Fail(i.e[0])
-	i.looks("behind a failed one")
+	i.findsNothing("behind a failed one")
 	i.expect("behind a failed one", "failed queued", "stopped")
 	i.operator.Do("BEGIN")
 	i.operator.Do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
@@ -298,13 +297,13 @@ func TestClaimDoesNotWaitForARequeueAndADiscardOfOneDelivery(t *testing.T) {
 	if d := outboxtest.Only(t, i.relay); d.Event.ID != other {
 		t.Errorf("claimed %s during the open discard, want the other key's event", d.Event.ID)
 	}
-	i.looks("during the open discard")
+	i.findsNothing("during the open discard")
 	i.operator.Do("COMMIT")
 	i.drains(second)
 }
 
-// A delivery that somebody has locked is not sent. Its lane is given back, and
-// claimed again when the lock is released.
+// A locked delivery is not sent. Its lane is released, and claimed again when the lock is
+// released.
 func TestDeliveryThatIsLockedWhileTheOneBeforeItFinishes(t *testing.T) {
 	for _, strength := range []string{"FOR UPDATE", "FOR NO KEY UPDATE", "FOR KEY SHARE"} {
 		t.Run(strength, func(t *testing.T) {
@@ -319,7 +318,7 @@ func TestDeliveryThatIsLockedWhileTheOneBeforeItFinishes(t *testing.T) {
 			if len(r.Next) != 0 {
 				t.Fatal("returned a locked delivery as the next")
 			}
-			i.looks("while it is locked")
+			i.findsNothing("while it is locked")
 			i.operator.Do("ROLLBACK")
 			i.drains(i.e...)
 		})
@@ -364,7 +363,7 @@ func TestOperatorAtRepeatableRead(t *testing.T) {
 	})
 }
 
-// A newer event supersedes the failed one also when the event between them was discarded.
+// A newer event supersedes the failed one, also if the event between them was discarded.
 func TestSupersedeAfterADiscardOfTheNewerRow(t *testing.T) {
 	i := newInterleaving(t, 3)
 	i.admin.Do("UPDATE outbox.sync SET on_failed = 'supersede'")
@@ -388,7 +387,7 @@ func TestSupersedeDuringARequeueOfTheFailedRow(t *testing.T) {
 			i.operator.Do("BEGIN")
 			i.operator.Do("SELECT outbox.requeue('court')")
 			newer := i.admin.Event("k")
-			i.looks("during an open requeue of the failed one")
+			i.findsNothing("during an open requeue of the failed one")
 			i.operator.Do(end)
 			if end == "COMMIT" {
 				i.drains(i.e[0], newer)
@@ -409,14 +408,14 @@ func TestClaimDuringARequeueOfTheFirst(t *testing.T) {
 				i := newInterleaving(t, 2)
 				i.admin.Fail(i.e[0])
 				if open == "with a lane" {
-					i.looks("behind a failed one")
+					i.findsNothing("behind a failed one")
 				}
 				i.operator.Do("BEGIN")
 				i.operator.Do("SELECT outbox.requeue('court')")
-				i.looks("behind an open requeue")
+				i.findsNothing("behind an open requeue")
 				i.operator.Do(end)
 				if end == "ROLLBACK" {
-					i.looks("after the rollback")
+					i.findsNothing("after the rollback")
 					i.operator.Do("SELECT outbox.requeue('court')")
 				}
 				i.drains(i.e...)
@@ -426,7 +425,7 @@ func TestClaimDuringARequeueOfTheFirst(t *testing.T) {
 	t.Run("a claim is open: the requeue does not wait for it", func(t *testing.T) {
 		i := newInterleaving(t, 2)
 		i.admin.Fail(i.e[0])
-		i.looks("behind a failed one")
+		i.findsNothing("behind a failed one")
 		claimer := outboxtest.Connect(t, i.url)
 		claimer.Do("BEGIN")
 		claimer.Send(i.e[0])
@@ -437,8 +436,8 @@ func TestClaimDuringARequeueOfTheFirst(t *testing.T) {
 	})
 }
 
-// A replay draws its event_seq before it commits. An event that was written meanwhile has
-// a later one, and may be claimed already.
+// A replay gets its event_seq before it commits. An event that is written meanwhile has a later
+// one, and may be claimed already.
 func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 	open := func(t *testing.T) (i *interleaving, newer string) {
 		t.Helper()
@@ -471,7 +470,7 @@ func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 		i, newer := open(t)
 		outboxtest.Only(t, i.relay)
 		i.operator.Do("COMMIT")
-		i.looks("while the claim holds")
+		i.findsNothing("while the claim holds")
 		i.admin.Dies()
 		if d := outboxtest.Only(t, i.relay); d.Event.ID != i.e[0] || !outboxtest.Record(t, i.relay, outboxtest.Delivered(d)) {
 			t.Errorf("claimed %+v, want the replay, recorded", d)
@@ -486,7 +485,7 @@ func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 		i.operator.Do("COMMIT")
 		late := make(chan []*outbox.Delivery, 1)
 		go func() { // it waits for the end of that insert, as any insert of the same key does
-			c, err := i.relay.Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Room: 10, Lanes: 10, Lease: time.Minute}, &i.relay.Arrivals)
+			c, err := i.relay.Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Capacity: 10, Lanes: 10, Lease: time.Minute}, &i.relay.Arrivals)
 			if err != nil {
 				t.Error(err)
 			}
@@ -497,7 +496,7 @@ func TestReplayThatCommitsWhileANewerEventIsBeingSent(t *testing.T) {
 		if d := <-late; len(d) != 0 {
 			t.Fatalf("claimed %d while another relay has the claim", len(d))
 		}
-		i.looks("while the claim holds")
+		i.findsNothing("while the claim holds")
 		i.admin.Dies()
 		i.drains(i.e[0], i.e[0], newer)
 	})
@@ -509,7 +508,7 @@ func (i *interleaving) neverTwo(sending *outbox.Delivery) {
 	if got := i.admin.Lane("k"); got != "claimed" {
 		i.t.Errorf("the lane is %s, want claimed", got)
 	}
-	i.looks("while another of the key is being sent")
+	i.findsNothing("while another of the key is being sent")
 	c, err := i.relay.ClaimOne(i.t.Context(), outbox.OneRequest{Sync: "court", Lease: time.Minute, Key: "k"})
 	if err != nil || len(c.Deliveries) != 0 {
 		i.t.Errorf("claimed %d of the key while another is being sent, %v", len(c.Deliveries), err)
@@ -561,8 +560,8 @@ func TestSyncRegisteredWhileWritersAreOpen(t *testing.T) {
 	}
 }
 
-// A lane waits for its first delivery only. What is behind a discarded one may be
-// sent at once.
+// A lane waits only for its first delivery. When that is discarded, the next one may be sent at
+// once.
 func TestDiscardMakesTheLaneDue(t *testing.T) {
 	i := newInterleaving(t, 3)
 	d := outboxtest.Only(t, i.relay)
@@ -571,14 +570,14 @@ func TestDiscardMakesTheLaneDue(t *testing.T) {
 	}
 	i.expect("put off", "retry queued queued", "waits")
 	i.operator.Do("SELECT outbox.discard('court', $1, 'r')", i.e[1])
-	i.looks("a discard further behind changes nothing for the first")
+	i.findsNothing("a discard further behind changes nothing for the first")
 	i.expect("after the discard of the second", "retry queued", "waits")
 	i.operator.Do("SELECT outbox.discard('court', $1, 'r')", i.e[0])
 	i.expect("after the discard of the first", "pending", "due")
 	i.drains(i.e[2])
 }
 
-// An open discard has its own delivery locked, and no other of the key.
+// An open discard locks its own delivery, and no other of the key.
 func TestOpenDiscardFurtherBehindLeavesTheNextAlone(t *testing.T) {
 	i := newInterleaving(t, 3)
 	i.operator.Do("BEGIN")

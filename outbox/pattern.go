@@ -6,13 +6,14 @@ import (
 )
 
 // covers reports whether each type that one of others matches is also matched by one of
-// patterns. It may say no where the answer is yes.
+// patterns. It may return false although the answer is yes.
 func covers(patterns, others []string) bool {
 	return !slices.ContainsFunc(others, func(other string) bool { return !covered(patterns, other) })
 }
 
-// covered takes a * of other for a character that only a * of a pattern matches: then
-// that pattern matches whatever the * of other matches.
+// covered reports whether one of patterns matches other as a text. The * of other is then
+// an ordinary character, which only a * of the pattern matches. So the pattern matches
+// everything that other matches.
 func covered(patterns []string, other string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool { return matches(p, other) })
 }
@@ -33,8 +34,8 @@ func matches(pattern, s string) bool {
 	return strings.HasSuffix(rest, parts[last])
 }
 
-// intersection are patterns that match only types which both lists match, though not
-// always all of these.
+// intersection returns patterns that match only types which both lists match. They may miss
+// some of these types.
 func intersection(a, b []string) []string {
 	both := []string{}
 	for _, p := range a {

@@ -11,14 +11,14 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// probe asks for a probe and returns the keys of what it proposes, the best first.
+// probe asks for a probe and returns the proposed keys, the best first.
 func (d *desk) probe(s *outbox.Store) (number int, keys string) {
 	d.t.Helper()
 	p, err := s.Probe(d.t.Context(), sync, "", time.Minute)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	// Each is claimed as a relay claims it, and given back.
+	// Each is claimed as a relay claims it, and released.
 	var proposed []string
 	for _, key := range p.With {
 		c, err := s.ClaimOne(d.t.Context(), outbox.OneRequest{Sync: sync, Lease: time.Minute, Probe: true, Key: key})
@@ -52,8 +52,8 @@ func (d *desk) again(probes int, in time.Duration, untried bool) {
 	}
 }
 
-// A probe is made with what was not tried yet, the newest and the oldest in
-// turn, then with what failed in another way, and last with what was refused.
+// A probe takes a delivery that was not tried yet, the newest and the oldest alternately. Then it
+// takes deliveries that failed in another way, and last those that were refused.
 func TestAProbeTakesTheMostTellingDelivery(t *testing.T) {
 	for _, kind := range []outbox.HoldKind{outbox.HoldAuth, outbox.HoldBreaker} {
 		t.Run(string(kind), func(t *testing.T) {
@@ -80,8 +80,8 @@ func TestAProbeTakesTheMostTellingDelivery(t *testing.T) {
 	}
 }
 
-// An auth hold may be probed before its time with what was not tried yet: at
-// once, and then less and less often.
+// An auth hold may be probed before its time with an untried delivery: at once, and then with
+// longer and longer pauses.
 func TestAnAuthHoldIsProbedAtOnceWithAnUntriedDelivery(t *testing.T) {
 	d := newDesk(t)
 	d.emit("refused", 1)

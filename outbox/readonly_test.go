@@ -10,8 +10,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// A pool's connections may belong to a primary that was demoted: after the
-// first refusal they are left, and the next call is made on new ones.
+// The connections of a pool may lead to a primary that was demoted. After the first refusal they
+// are closed, and the next call makes a new one.
 func TestConnectionsThatAreReadOnlyAreLeft(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
@@ -22,7 +22,7 @@ func TestConnectionsThatAreReadOnlyAreLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	request := outbox.ClaimRequest{Sync: sync, Room: 1, Lanes: 1, Lease: time.Minute}
+	request := outbox.ClaimRequest{Sync: sync, Capacity: 1, Lanes: 1, Lease: time.Minute}
 	if _, err := s.Syncs(t.Context()); err != nil { // connects
 		t.Fatal(err)
 	}

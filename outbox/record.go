@@ -11,23 +11,23 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// A recording is one transaction of up to three statements: recordFinished removes what
-// was finished, recordUnfinished puts off the rest, and settleLanes says what is next in
-// each lane. The last is a statement of its own because it must see everything that was
-// committed before the lane was locked.
+// A recording is one transaction of up to three statements. recordFinished removes the
+// finished deliveries. recordUnfinished schedules the next attempt of the others.
+// settleLanes decides what happens next with each lane. It is a separate statement because
+// it must see everything that was committed before the lane was locked.
 
-// column is one value of each result that is recorded. The statements, their arguments
-// and the types of these come from the columns.
+// column is one value of each result that is recorded. The statements, their arguments and
+// the types of the arguments are made from the columns.
 type column struct {
 	name, typ string
-	array     func(results []Result, places []int) any
+	array     func(results []Result, indexes []int) any
 }
 
 func columnOf[T any](name, typ string, value func(*Result) T) column {
-	return column{name, typ, func(results []Result, places []int) any {
-		values := make([]T, len(places))
-		for i, place := range places {
-			values[i] = value(&results[place])
+	return column{name, typ, func(results []Result, indexes []int) any {
+		values := make([]T, len(indexes))
+		for i, index := range indexes {
+			values[i] = value(&results[index])
 		}
 		return values
 	}}
@@ -35,7 +35,7 @@ func columnOf[T any](name, typ string, value func(*Result) T) column {
 
 var (
 	columnKey      = columnOf("key", "text", func(r *Result) string { return r.Delivery.Key })
-	columnPlace    = columnOf("event_seq", "bigint", func(r *Result) int64 { return r.Delivery.Place })
+	columnPosition = columnOf("event_seq", "bigint", func(r *Result) int64 { return r.Delivery.Position })
 	columnClaim    = columnOf("claim", "uuid", func(r *Result) pgtype.UUID { return r.Delivery.token })
 	columnEvent    = columnOf("event_id", "uuid", func(r *Result) pgtype.Text { return nullable(r.Delivery.Event.ID) })
 	columnOutcome  = columnOf("outcome", "text", func(r *Result) string { return string(r.Outcome) })
@@ -48,9 +48,9 @@ var (
 	columnLane = columnOf("lane", "tid", func(r *Result) pgtype.TID { return r.Delivery.lane })
 	columnTID  = columnOf("tid", "tid", func(r *Result) pgtype.TID { return r.Delivery.tid })
 
-	// What the log says of an attempt, whatever its outcome.
+	// The columns of the log for every outcome.
 	logColumns = []column{
-		columnKey, columnPlace, columnClaim, columnOutcome, columnAttempt, columnRevision, columnSHA256,
+		columnKey, columnPosition, columnClaim, columnOutcome, columnAttempt, columnRevision, columnSHA256,
 		columnOf("event_type", "text", func(r *Result) string { return r.Delivery.Event.Type }),
 		columnOf("version", "bigint", func(r *Result) *int64 { return r.Delivery.Event.Version }),
 		columnOf("code", "text", func(r *Result) pgtype.Text { return nullable(r.Code) }),
@@ -79,10 +79,10 @@ var (
 	})
 	unfinishedColumns = slices.Concat(logColumns, referenceColumns, retryColumns)
 	lostColumns       = slices.Concat(logColumns, []column{columnEvent, columnClass, columnError})
-	missingColumns    = []column{columnKey, columnPlace, columnClaim, columnEvent}
+	missingColumns    = []column{columnKey, columnPosition, columnClaim, columnEvent}
 )
 
-// reference is the receiver's copy for the log: the new reference, or the known one.
+// reference is the reference for the log: the new one, or the known one.
 func (r *Result) reference() Ref {
 	if r.Ref != nil {
 		return *r.Ref
@@ -103,7 +103,7 @@ func answeredBefore(r *Result) pgtype.Int8 {
 // refuses times that are a week old.
 const mostAnswerAge = 6 * 24 * time.Hour
 
-// mappingUsed is null for what was given back: even if it was rendered, it was not sent.
+// mappingUsed is null for a released delivery: it may be rendered, but it was not sent.
 func mappingUsed(r *Result) pgtype.Text {
 	if r.Outcome == "" {
 		return pgtype.Text{}
@@ -111,7 +111,7 @@ func mappingUsed(r *Result) pgtype.Text {
 	return nullable(r.Delivery.MappingVersion)
 }
 
-// bodySent is what the next attempt sends again, byte for byte.
+// bodySent is the body that the next attempt sends again, byte for byte.
 func bodySent(r *Result) []byte {
 	if r.Attempt && !r.Outcome.Finished() {
 		return r.Delivery.Body
@@ -119,11 +119,11 @@ func bodySent(r *Result) []byte {
 	return nil
 }
 
-// nullable is null for what is not known.
+// nullable is null for an empty text.
 func nullable(s string) pgtype.Text { return pgtype.Text{String: s, Valid: s != ""} }
 
-// rowsOf is a table expression i of the columns, whose parameters begin at first. Its
-// column n is the place of a row among the results that are passed.
+// rowsOf is a table expression i of the columns. Its first parameter has the number first.
+// Its column n is the index of a result among those that are passed, from 1.
 func rowsOf(columns []column, first int) string {
 	var arrays, names []string
 	for i, c := range columns {
@@ -142,20 +142,20 @@ func namesOf(columns []column, first int) string {
 	return strings.Join(names, ", ")
 }
 
-// rows adds the arguments of rowsOf to args: the results at these places.
-func rows(args []any, columns []column, results []Result, places []int) []any {
+// rows adds the arguments of rowsOf to args: the results with these indexes.
+func rows(args []any, columns []column, results []Result, indexes []int) []any {
 	for _, c := range columns {
-		args = append(args, c.array(results, places))
+		args = append(args, c.array(results, indexes))
 	}
 	return args
 }
 
-// recordFinished removes finished deliveries, and writes their log rows and references:
-// for each result all of it or nothing, if the claim is still there. It finds rows by the
-// ctid that the claim returned. A row that somebody has locked, or has changed since, is
-// left for the next try. If nothing else is in the lane, the lane is closed too; where a
-// new delivery is not visible yet, its lane is opened again (see Arrivals). The answer
-// lists what was recorded.
+// recordFinished removes finished deliveries, and writes their log rows and references. It
+// does all of it for a result, or nothing, and only if the claim is still there. It finds
+// rows by the ctid that the claim returned. If a row is locked, or was changed since, the
+// result is not recorded: the caller tries again. If the lane has no other delivery, the
+// lane is closed too. A new delivery may not be visible yet: then a poll opens the lane
+// again (see Arrivals). The answer lists the results that were recorded.
 var recordFinished = `-- lockstep: record finished
 -- $1 sync, $2 relay, of each result ` + namesOf(finishedColumns, 3) + `
 WITH result AS MATERIALIZED (
@@ -199,8 +199,8 @@ WITH result AS MATERIALIZED (
       FROM removed AS r
 )`
 
-// recordReferences is a part of recordFinished for receivers that named their copy. Most
-// do not, and each part of a statement costs time even if it has nothing to do.
+// recordReferences is the part of recordFinished that writes references. Few receivers
+// return one, and each part of a statement costs time even if it has nothing to do.
 const recordReferences = `, referenced AS (
     INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, version, request_sha256, event_seq)
     SELECT $1, r.key, r.external_id, r.etag, r.version, r.sha256, r.seq
@@ -216,9 +216,9 @@ const recordReferences = `, referenced AS (
 const removedRows = `
 SELECT n FROM removed`
 
-// recordUnfinished puts deliveries off, for the next attempt or as failed. An empty
-// outcome means that nothing was sent: the delivery stays as it is. The lane gets the
-// claim of this recording, by which settleLanes knows what was recorded here.
+// recordUnfinished schedules the next attempt of deliveries, or marks them failed. An empty
+// outcome means that nothing was sent: the delivery does not change. The lane gets the
+// claim of this recording. With it, settleLanes finds the lanes that were recorded here.
 var recordUnfinished = `-- lockstep: record unfinished
 -- $1 sync, $2 relay, $3 claim of this recording, of each result ` + namesOf(unfinishedColumns, 4) + `
 WITH result AS MATERIALIZED (
@@ -259,7 +259,7 @@ WITH result AS MATERIALIZED (
       FROM result AS r
      WHERE r.outcome <> ''
 ), referenced AS (
-    -- Read back after a conflict: the receiver's copy, whose version is not known.
+    -- The relay has read the receiver's copy after a conflict. The version of the copy is not known.
     INSERT INTO outbox.external_ref (sync, key, external_id, etag, event_seq)
     SELECT $1, r.key, r.external_id, r.etag, 0
       FROM result AS r
@@ -274,14 +274,15 @@ type Recorded struct {
 	Done []bool      // the result is in the database
 	Lost []bool      // the claim was lost: nothing changed, and an attempt is logged as lease_lost
 	Next []*Delivery // the next deliveries of lanes that stay claimed
-	Err  error       // why some are neither done nor lost; they may be recorded again
+	Err  error       // why results are neither done nor lost; the caller may record them again
 }
 
-// Record writes results of one sync in one round trip, no two of one key, each only if
-// its claim is still there. A lane whose result says Stay keeps its claim for the next
-// delivery, unless the sync or the lane's scope is on hold or the lane is a suspect. All
-// other lanes are given back. A result that is neither done nor lost may be recorded
-// again: if the answer of a recording was lost, the log shows what it did.
+// Record writes results of one sync in one round trip. The results must have different
+// keys. It writes a result only if the claim is still there. If a result says Stay, its
+// lane keeps the claim for the next delivery, unless the sync or the lane's scope is on
+// hold or the lane is a suspect. All other lanes are released. A result that is neither
+// done nor lost may be recorded again, also after an error: if the first recording was
+// committed and its answer was lost, Record finds that in the log.
 func (s *Store) Record(ctx context.Context, sync string, results []Result) Recorded {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
@@ -320,11 +321,11 @@ func (s *Store) recordBatch(ctx context.Context, on database, sync string, resul
 			lanes.addUnfinished(result, recording)
 		}
 	}
-	note := func(places []int) func(pgx.Rows) error {
+	note := func(indexes []int) func(pgx.Rows) error {
 		return func(rows pgx.Rows) error {
 			var n int
 			_, err := pgx.ForEachRow(rows, []any{&n}, func() error {
-				r.Done[places[n-1]] = true
+				r.Done[indexes[n-1]] = true
 				return nil
 			})
 			return err

@@ -12,10 +12,10 @@ import (
 // ErrNeedsFrom reports a sync that is added to others and does not say where it starts.
 var ErrNeedsFrom = errors.New(`must say where it starts: from: beginning, from: now or from: <RFC 3339 time>`)
 
-// Register adds the syncs that the database does not know yet. It leaves the others as
-// they are: [Store.Apply] changes them, so that a rolling restart with two configurations
-// cannot flip one. The first syncs of a database start with every retained event. It
-// returns all syncs of the database.
+// Register adds the syncs that the database does not know yet. It does not change known
+// syncs: in a rolling restart, relays with two configurations would change them back and
+// forth. [Store.Apply] changes a known sync. The first syncs of a database start with every
+// retained event. Register returns all syncs of the database.
 func (s *Store) Register(ctx context.Context, regs []Registration) (map[string]Registered, error) {
 	err := s.registering(ctx, func(ctx context.Context, tx pgx.Tx, known map[string]Registered) error {
 		var problems []error
@@ -32,11 +32,11 @@ func (s *Store) Register(ctx context.Context, regs []Registration) (map[string]R
 	return s.Syncs(ctx)
 }
 
-// Apply makes the database's row of a sync say what r says, and adds the sync if there is
-// none. New patterns apply to events from now on. While transactions are open that may
-// not know of them, only events of the added types wait. From, if given, adds retained
-// events that match and were not sent yet. A retired sync takes events again. Apply
-// reports whether it changed anything.
+// Apply writes r to the database's row of the sync, and adds the sync if there is none. New
+// patterns apply to events from now on. Open transactions may not see the new patterns:
+// until they end, events of the added types wait, and no others. If r has From, Apply also
+// adds retained events that match and were not sent yet. A retired sync takes events
+// again. Apply reports whether it changed anything.
 func (s *Store) Apply(ctx context.Context, r Registration) (changed bool, err error) {
 	err = s.registering(ctx, func(ctx context.Context, tx pgx.Tx, known map[string]Registered) error {
 		changed = false
@@ -50,7 +50,7 @@ func (s *Store) Apply(ctx context.Context, r Registration) (changed bool, err er
 SELECT patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq IS NOT NULL, settled
   FROM outbox.sync
  WHERE name = $1
-   FOR UPDATE` // waits for recordings of failures that have read the old policy: wakeFailed must see them
+   FOR UPDATE` // waits for recordings of failures that have read the old policy: makeFailedDue must see their deliveries
 		if err := tx.QueryRow(ctx, row, r.Name).Scan(&old.Patterns, &old.OnFailed, &old.Notify, &old.Retired, &old.Backfilling, &settled); err != nil {
 			return err
 		}
@@ -68,7 +68,7 @@ UPDATE outbox.sync SET patterns = $2, on_failed = $3, notify = $4, retired_at = 
 			return err
 		}
 		if r.OnFailed == "supersede" && old.OnFailed != "supersede" {
-			if _, err := tx.Exec(ctx, wakeFailed, r.Name); err != nil {
+			if _, err := tx.Exec(ctx, makeFailedDue, r.Name); err != nil {
 				return err
 			}
 		}
@@ -81,7 +81,7 @@ UPDATE outbox.sync SET patterns = $2, on_failed = $3, notify = $4, retired_at = 
 	return changed, err
 }
 
-// registering runs do with the known syncs, one call at a time in the whole database.
+// registering runs do with the known syncs. In the whole database, one call runs at a time.
 func (s *Store) registering(ctx context.Context, do func(ctx context.Context, tx pgx.Tx, known map[string]Registered) error) error {
 	err := s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		if err := lock(ctx, tx, registrationLock, false); err != nil {
@@ -111,15 +111,15 @@ INSERT INTO outbox.sync (name, patterns, on_failed, notify) VALUES ($1, $2, $3, 
 	return beginBackfill(ctx, tx, r, backfillPlan{waits: true, holds: true})
 }
 
-// wakeFailed makes lanes due whose first delivery has failed: from now on, a delivery
+// makeFailedDue makes lanes due whose first delivery has failed. From now on, a delivery
 // behind it may supersede it.
-const wakeFailed = `
+const makeFailedDue = `
 UPDATE outbox.lane AS l
    SET due_at = clock_timestamp()
   FROM (SELECT DISTINCT d.key FROM outbox.delivery AS d WHERE d.sync = $1 AND d.state = 'failed') AS d
  WHERE l.sync = $1 AND l.key = d.key AND l.claim IS NULL AND l.due_at = 'infinity'`
 
-// The advisory locks of relays and outbox.maintain, by their keys.
+// The numbers of the advisory locks that relays and outbox.maintain take.
 const (
 	retentionLock    = 1869967989 // backfills share it; the removal of events takes it alone
 	registrationLock = 1869967990

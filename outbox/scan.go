@@ -8,16 +8,16 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// scanClaimed reads rows of a key, the state of its first delivery, and claimedColumns:
-// the answer of firstDeliveries or settleLanes. It returns the deliveries, and the keys of
-// those lanes whose first delivery has failed or cannot be sent now.
+// scanClaimed reads the answer of firstDeliveries or settleLanes. Each row has a key, the
+// state of its first delivery, and claimedColumns. It returns the deliveries, the keys
+// whose first delivery has failed, and the keys whose first delivery cannot be sent now.
 func scanClaimed(rows pgx.Rows, sync string, claimOf func(key string) pgtype.UUID) (claimed []*Delivery, failed, idle []string, err error) {
 	d := claimedRow{sync: sync}
 	var key string
 	var state pgtype.Text
 	_, err = pgx.ForEachRow(rows, append([]any{&key, &state}, d.fields()...), func() error {
 		switch {
-		case d.place.Valid:
+		case d.position.Valid:
 			claimed = append(claimed, d.delivery(key, claimOf(key)))
 		case state.String == "failed":
 			failed = append(failed, key)
@@ -29,13 +29,13 @@ func scanClaimed(rows pgx.Rows, sync string, claimOf func(key string) pgtype.UUI
 	return claimed, failed, idle, err
 }
 
-// claimedRow is a row of claimedColumns, all null where there is no delivery. It is used
-// for row after row: only what the delivery keeps is allocated.
+// claimedRow is a row of claimedColumns. All are null if there is no delivery. One
+// claimedRow is used for all rows, to allocate only what the deliveries keep.
 type claimedRow struct {
 	sync string
 
 	scope, id, class, sum, mapping pgtype.Text
-	place, spent, seq              pgtype.Int8
+	position, spent, seq           pgtype.Int8
 	attempts, total, charged       pgtype.Int4
 	crashes, revision              pgtype.Int4
 	body, payload, headers         []byte
@@ -48,7 +48,7 @@ type claimedRow struct {
 
 func (r *claimedRow) fields() []any {
 	return []any{
-		&r.lane, &r.tid, &r.isAlone, &r.crashes, &r.scope, &r.place, &r.id, &r.attempts, &r.total, &r.charged, &r.spent, &r.revision,
+		&r.lane, &r.tid, &r.isAlone, &r.crashes, &r.scope, &r.position, &r.id, &r.attempts, &r.total, &r.charged, &r.spent, &r.revision,
 		&r.class, &r.body, &r.sum, &r.mapping,
 		&r.seq, &r.typ, &r.version, &r.payload, &r.headers, &r.occurred, &r.externalID, &r.etag, &r.refVersion, &r.refSeq,
 	}
@@ -56,7 +56,7 @@ func (r *claimedRow) fields() []any {
 
 func (r *claimedRow) delivery(key string, token pgtype.UUID) *Delivery {
 	d := &Delivery{
-		Sync: r.sync, Key: key, Scope: r.scope.String, Place: r.place.Int64, Claim: token.String(), token: token,
+		Sync: r.sync, Key: key, Scope: r.scope.String, Position: r.position.Int64, Claim: token.String(), token: token,
 		Attempts: int(r.attempts.Int32), Total: int(r.total.Int32), Charged: int(r.charged.Int32),
 		Spent:   time.Duration(r.spent.Int64) * time.Millisecond,
 		Crashes: int(r.crashes.Int32), Revision: int(r.revision.Int32), Class: r.class.String,
@@ -81,8 +81,8 @@ func number(n pgtype.Int8) *int64 {
 	return &n.Int64
 }
 
-// readHeaders keeps strings as they are. Other values, which only writers in SQL can
-// give, keep their JSON form.
+// readHeaders returns strings as they are. Other values, which only writers in SQL can
+// write, are returned as JSON.
 func readHeaders(raw []byte) map[string]string {
 	if len(raw) <= 2 {
 		return nil

@@ -9,7 +9,7 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// scoped gives a lane with one event for each key, "scope/key", in that scope.
+// scoped adds a lane with one event for each "scope/key".
 func (d *desk) scoped(lanes ...string) {
 	d.t.Helper()
 	for i, lane := range lanes {
@@ -69,8 +69,8 @@ func TestHoldsOfScopesAreKeptApart(t *testing.T) {
 	}
 }
 
-// A scope is probed with its own lanes, and not while the whole sync is on hold. The
-// whole sync is probed with any lane whose scope is not held.
+// A scope is probed with its own lanes, and not while the whole sync is on hold. The whole sync
+// is probed with any lane whose scope is not on hold.
 func TestAProbeIsMadeInItsScope(t *testing.T) {
 	d := newDesk(t)
 	d.scoped("a/A1", "b/B1", "/N1", "c/C1")
@@ -123,16 +123,16 @@ func TestAHoldForWhichNothingWaitsIsLifted(t *testing.T) {
 	}
 }
 
-// Lanes of a scope on hold are not claimed, and not touched. A lane that is given back
-// into a scope is found at once by who knows of it, and left by who calls it busy.
+// Lanes of a scope on hold are not claimed or changed. A relay that was told of a scope finds its
+// lanes at once. A relay for which the scope is busy does not claim its lanes.
 func TestClaimsLeaveScopesOnHold(t *testing.T) {
 	d := newDesk(t)
 	d.scoped("a/A1", "a/A2", "b/B1", "/N1")
 	d.holdScope("a", outbox.HoldBreaker, time.Hour)
 	var arrivals outbox.Arrivals
-	claim := func(room int, busy ...string) (keys string, c outbox.Claims) {
+	claim := func(capacity int, busy ...string) (keys string, c outbox.Claims) {
 		t.Helper()
-		c, err := d.a.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: room, Lanes: room, Lease: time.Minute, Busy: busy}, &arrivals)
+		c, err := d.a.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: capacity, Lanes: capacity, Lease: time.Minute, Busy: busy}, &arrivals)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -158,7 +158,7 @@ func TestClaimsLeaveScopesOnHold(t *testing.T) {
 		}
 	}
 	if keys, _ := claim(10); keys != "" {
-		t.Errorf("%s is found in a scope that is not known yet", keys)
+		t.Errorf("%s is claimed of a scope that is not known yet", keys)
 	}
 	arrivals.Know([]string{into, into})
 	if keys, _ := claim(10, into); keys != "" {
@@ -169,13 +169,12 @@ func TestClaimsLeaveScopesOnHold(t *testing.T) {
 	}
 }
 
-// A claim locks the lanes that it takes, and none of the others that are due, in however
-// many scopes.
-func TestAClaimLocksOnlyWhatItTakes(t *testing.T) {
+// A claim locks only the lanes that it claims, and no other due lanes, of any number of scopes.
+func TestAClaimLocksOnlyTheLanesItClaims(t *testing.T) {
 	d := newDesk(t)
 	d.scoped("a/A1", "a/A2", "a/A3", "b/B1", "b/B2", "b/B3")
 	tx := d.begin()
-	claimed, err := d.a.ClaimIn(t.Context(), tx, outbox.ClaimRequest{Sync: sync, Room: 2, Lanes: 2, Lease: time.Minute}, &outbox.Arrivals{})
+	claimed, err := d.a.ClaimIn(t.Context(), tx, outbox.ClaimRequest{Sync: sync, Capacity: 2, Lanes: 2, Lease: time.Minute}, &outbox.Arrivals{})
 	if err != nil || len(claimed) != 2 {
 		t.Fatalf("claimed %d, %v", len(claimed), err)
 	}
@@ -184,14 +183,14 @@ func TestAClaimLocksOnlyWhatItTakes(t *testing.T) {
 	}
 }
 
-// A suspect of a scope on hold is not proposed to be sent: nothing of its sync is to wait for it.
+// A suspect of a scope on hold is not reported: no delivery of its sync must wait for it.
 func TestASuspectOfAScopeOnHoldWaits(t *testing.T) {
 	d := newDesk(t)
 	d.scoped("a/A1", "b/B1")
 	d.exec(`UPDATE outbox.lane SET crashes = 2`)
 	for _, scope := range []string{"a", "b"} {
 		d.holdScope(scope, outbox.HoldBreaker, time.Hour)
-		if c := d.look(d.a, 9, time.Minute); c.Suspects != (scope == "a") {
+		if c := d.poll(d.a, 9, time.Minute); c.Suspects != (scope == "a") {
 			t.Errorf("on hold: %s; there are suspects: %t", d.holds(), c.Suspects)
 		}
 	}

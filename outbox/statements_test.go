@@ -14,9 +14,9 @@ var update = flag.Bool("update", false, "write the statements to testdata")
 
 var parameter = regexp.MustCompile(`\$\d+`)
 
-// The statements of the hot path are composed of parts. In testdata they are whole, as
-// the database gets them, to be read and explained. Their second line names the
-// parameters. After a change:
+// The statements of the hot path are made of parts. The directory testdata has each of them in
+// full, as the database gets it, to read it and to EXPLAIN it. The comment names the
+// parameters. After a change, run:
 //
 //	go test ./outbox -run TestStatementsAreInTestdata -update
 func TestStatementsAreInTestdata(t *testing.T) {
@@ -33,7 +33,7 @@ func TestStatementsAreInTestdata(t *testing.T) {
 		"settle_lanes":                    settleLanes,
 		"supersede_1_read_newer":          newerCandidates,
 		"supersede_2_close_failed":        supersedeFailed,
-		"results_not_recorded":            whatBecame,
+		"results_not_recorded":            resultsNotRecorded,
 		"results_whose_claim_is_gone":     recordLost,
 		"release_backfilled":              releaseBackfilled,
 		"hold_strongest":                  strongestHold,

@@ -24,7 +24,7 @@ type Status struct {
 	HoldReason       *string        `json:"hold_reason"`
 	HoldBy           *string        `json:"hold_by"`
 	RetiredAt        *time.Time     `json:"retired_at"`
-	Backfill         *string        `json:"backfill"`    // what the addition of events waits for or does
+	Backfill         *string        `json:"backfill"`    // state of the backfill: what it does or waits for
 	ScopeHolds       []ScopeHold    `json:"scope_holds"` // scopes of the sync that are on hold; Hold is about the whole sync
 }
 
@@ -37,13 +37,13 @@ type ScopeHold struct {
 	By     string     `json:"by"`
 }
 
-// Status returns the state of each sync. The last row has no sync, and its Pending counts
-// the events that no sync matched. Status reads all open work: call it every few seconds
-// at most.
+// Status returns the state of each sync. The last row has no sync: its Pending is the
+// number of events that no sync matched. Status reads all open deliveries, so call it every
+// few seconds at most.
 func (s *Store) Status(ctx context.Context) ([]Status, error) {
 	var list []Status
 	err := s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		// The pool's planner settings are for the hot path. This query counts whole tables.
+		// The planner settings of the pool are for the hot path, but this query counts whole tables.
 		if _, err := tx.Exec(ctx, `SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_bitmapscan = on`); err != nil {
 			return err
 		}

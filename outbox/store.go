@@ -37,21 +37,21 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Store is the relay's side of the outbox: it claims and records deliveries, and keeps
-// syncs and their holds. Its only state are its connections. It is safe for concurrent
-// use.
+// Store is the relay's side of the outbox. It claims and records deliveries, and manages
+// syncs and their holds. It has no state but its connections. It is safe for concurrent
+// use. [Open] makes one, and [Store.Close] closes its connections.
 type Store struct {
 	pool    *pgxpool.Pool
 	timeout time.Duration
 	relay   string
-	pooler  bool // connections lead through a transaction pooler
+	pooler  bool // the connections go through a transaction pooler
 
 	resets atomic.Int64 // how often all connections were dropped: another server may have answered since
 }
 
-// Open prepares a pool for the database at url. It does not connect: the first
-// call does. Of several hosts in url it takes the one that accepts writes, unless url
-// has target_session_attrs or o has AnyHost.
+// Open prepares a pool for the database at url. It does not connect: the first call does. If
+// url has several hosts, the pool connects to the one that accepts writes, unless url has
+// target_session_attrs or o has AnyHost.
 func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	o = o.withDefaults()
 	config, err := pgxpool.ParseConfig(url)
@@ -69,15 +69,15 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	if !o.AnyHost {
 		PreferWritable(c, url)
 	}
-	// When a call runs into its deadline, pgx closes the connection and sends a cancel request. Its
-	// CancelRequestContextWatcherHandler would keep the connection, but wait longer for a server that is gone, and a cancel
-	// that arrives late would hit the next call.
+	// At the deadline of a call, pgx closes the connection and sends a cancel request. Its
+	// CancelRequestContextWatcherHandler would keep the connection. But it would wait longer for a server that is gone, and
+	// a late cancel request would cancel the next call.
 	c.DialFunc = (&net.Dialer{
 		Timeout:         c.ConnectTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount},
 	}).DialContext
 	c.RuntimeParams["application_name"] = o.Name
-	// The default is the encoding of the database: text of a LATIN1 database would not be UTF-8.
+	// The default is the encoding of the database. The text of a LATIN1 database would not be UTF-8.
 	c.RuntimeParams["client_encoding"] = "UTF8"
 	pooler := c.DefaultQueryExecMode != pgx.QueryExecModeCacheStatement
 	if !pooler {
@@ -94,44 +94,44 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	return &Store{pool: pool, timeout: o.Timeout, relay: o.Name, pooler: pooler}, nil
 }
 
-// PreferWritable makes a configuration that was parsed from url and has several hosts
-// connect to the one that accepts writes, unless url has target_session_attrs.
+// PreferWritable changes a configuration with several hosts, which was parsed from url: it
+// connects to the host that accepts writes, unless url has target_session_attrs.
 func PreferWritable(c *pgx.ConnConfig, url string) {
-	// For target_session_attrs=any nothing is set either.
+	// target_session_attrs=any sets no ValidateConnect, so the URL is searched too.
 	chosen := c.ValidateConnect != nil || strings.Contains(url, "target_session_attrs") || os.Getenv("PGTARGETSESSIONATTRS") != ""
-	// With sslmode=prefer there is a fallback on the same server.
+	// With sslmode=prefer there is a second entry for the same server.
 	several := slices.ContainsFunc(c.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != c.Host || f.Port != c.Port })
 	if several && !chosen {
 		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 }
 
-// A peer that vanished is noticed after idle + interval × count, by either side.
+// Relay and server each notice that the other is gone after idle + interval × count.
 const (
 	keepAliveIdle     = 10 * time.Second
 	keepAliveInterval = 5 * time.Second
 	keepAliveCount    = 3
 )
 
-// closeTimeout bounds the wait for connections to close.
+// closeTimeout is how long to wait for connections to close.
 const closeTimeout = 3 * time.Second
 
-// settings are sent at the start of each connection, except through a transaction pooler,
-// which refuses them. The URL for a pooler has another default_query_exec_mode, because
-// it cannot keep prepared statements either.
+// settings are sent at the start of each connection. A transaction pooler refuses them, so
+// they are not sent through one. A URL for a pooler is known by its
+// default_query_exec_mode: a pooler cannot keep prepared statements either.
 func settings(timeout time.Duration) map[string]string {
 	milliseconds := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	seconds := func(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
 	return map[string]string{
-		// The hot statements are written for index scans. Statistics of a skewed table must not mislead the planner.
+		// The statements of the hot path need index scans. Statistics of a skewed table must not mislead the planner.
 		"jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off",
 		"enable_hashjoin": "off", "enable_mergejoin": "off", "plan_cache_mode": "force_generic_plan",
-		// A statement must see what others have changed meanwhile, and not fail, whatever the default of the login.
+		// A statement must see what others have committed meanwhile. The default of the login may be another level.
 		"default_transaction_isolation": "read committed",
 		// An operator may keep rows locked in an open transaction.
 		"lock_timeout": "2s",
-		// The server ends what its client has given up: nobody waits for the locks of a relay that vanished. Store.inTx
-		// raises statement_timeout.
+		// The server must end a statement that its client has given up, so that nobody waits for the locks of a relay that is
+		// gone. Store.inTx raises statement_timeout.
 		"statement_timeout":                   milliseconds(timeout),
 		"idle_in_transaction_session_timeout": milliseconds(timeout),
 		"tcp_keepalives_idle":                 seconds(keepAliveIdle),
@@ -141,8 +141,8 @@ func settings(timeout time.Duration) map[string]string {
 	}
 }
 
-// Close closes the connections. It waits for calls in progress. If the server does not
-// answer for three seconds, the rest is closed in the background.
+// Close closes the connections. It waits up to three seconds for calls in progress. After
+// that, the remaining connections are closed in the background.
 func (s *Store) Close() {
 	closed := make(chan struct{})
 	go func() { s.pool.Close(); close(closed) }()
@@ -152,7 +152,7 @@ func (s *Store) Close() {
 	}
 }
 
-// deadline bounds a database call and names the bound in its error.
+// deadline bounds a database call. The error of a call that takes longer names the bound.
 func (s *Store) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, s.timeout, silence(s.timeout))
 }
@@ -165,7 +165,7 @@ func (s *Store) exec(ctx context.Context, statement string, args ...any) (int64,
 	return tag.RowsAffected(), s.judge(ctx, err)
 }
 
-// scan reads the one row of a statement.
+// scan reads the single row of a statement.
 func (s *Store) scan(ctx context.Context, into []any, statement string, args ...any) error {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
@@ -185,8 +185,8 @@ func list[T any](ctx context.Context, s *Store, statement string, args ...any) (
 }
 
 // inTx runs do in a transaction that may take twelve times as long as another call. Each
-// of its statements sees what was committed before it: what do reads after it has waited
-// for a lock must not be older than the lock. The caller judges the error.
+// statement sees everything that was committed before it: after do has waited for a lock,
+// it must not read an older state. The caller passes the error to judge.
 func (s *Store) inTx(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
 	bound := 12 * s.timeout
 	ctx, cancel := context.WithTimeoutCause(ctx, bound, fmt.Errorf("database did not finish the transaction within %s", bound))
@@ -199,6 +199,7 @@ func (s *Store) inTx(ctx context.Context, do func(context.Context, pgx.Tx) error
 	})
 }
 
+// reset drops all connections.
 func (s *Store) reset() {
 	s.resets.Add(1)
 	s.pool.Reset()

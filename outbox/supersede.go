@@ -8,18 +8,19 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// A sync with on_failed: supersede closes a failed delivery once a newer event of its key
-// is to be sent. Newer is the event that was written later (outbox.event.seq), wherever
-// it is in the lane: the replay of an older event has a later place. The sync must want
-// the newer event: its filter may leave it out, and then nothing replaces the failed one.
-// A newer event that was sent before does not count: the failed delivery is a replay
-// then, and an attempt of it may have put the receiver back to the older state.
+// A sync with on_failed: supersede closes a failed delivery when a newer event of its key is
+// to be sent. The newer event is the one with the higher outbox.event.seq, at any position
+// in the lane: the replay of an older event has a later position. The filter of the sync
+// must accept the newer event. If the filter leaves it out, nothing replaces the failed
+// one. A newer event that was sent before does not count. In that case the failed delivery
+// is a replay, and one of its attempts may have put the receiver back to the older state.
 //
 // A lane whose first delivery has failed is due as long as a delivery behind it was not
-// judged. The relay that claims it reads the deliveries behind, has its filter judge
-// them, and closes what is superseded. Nobody else can change the lane meanwhile.
+// judged. The relay that claims the lane reads the deliveries behind the first, applies the
+// filter to them, and closes superseded deliveries. No other relay can change the lane
+// meanwhile.
 
-// newerCandidates reads deliveries of some keys that were not judged yet.
+// newerCandidates reads the deliveries of some keys that were not judged yet.
 const newerCandidates = `-- lockstep: read newer events
 -- $1 sync, $2 keys, $3 whether the filter needs the payloads, $4 most deliveries per key
 SELECT k.key, d.event_seq, d.rendered, e.id, coalesce(e.seq, d.event_seq), e.type, e.version, e.occurred_at,
@@ -35,10 +36,10 @@ SELECT k.key, d.event_seq, d.rendered, e.id, coalesce(e.seq, d.event_seq), e.typ
         LIMIT $4) AS d
   LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = d.event_id OFFSET 0) AS e ON true`
 
-// supersedeFailed closes failed deliveries that are older than one of the given
-// deliveries which the sync wants, and writes down in the lane how far it was judged. It
-// locks each wanted delivery, so that nobody discards it at the same time. What somebody
-// has locked, to discard or requeue it, is left: the lane is judged again.
+// supersedeFailed closes failed deliveries that are older than one of the given deliveries
+// which the sync wants. It writes to the lane up to which event_seq it was judged. It locks
+// each wanted delivery, so that no operator discards it at the same time. It skips
+// deliveries that are locked, to be discarded or requeued: then the lane is judged again.
 const supersedeFailed = `-- lockstep: supersede
 -- $1 sync, $2 relay, $3 keys, $4 event_seq of their judged deliveries, $5 seq of their events, 0: the sync does not want it, $6 claim
 WITH judged_delivery AS MATERIALIZED (
@@ -56,7 +57,7 @@ WITH judged_delivery AS MATERIALIZED (
               FOR KEY SHARE SKIP LOCKED) AS d ON true
 ), newest_event AS MATERIALIZED (
     SELECT j.key, max(j.seq) AS seq FROM judged_delivery AS j WHERE j.tid IS NOT NULL GROUP BY j.key
-), failed_delivery AS MATERIALIZED ( -- tid is null where somebody has locked it
+), failed_delivery AS MATERIALIZED ( -- tid is null if the row is locked
     SELECT n.key, u.tid
       FROM newest_event AS n
       JOIN outbox.sync AS s ON s.name = $1 AND s.on_failed = 'supersede'
@@ -88,13 +89,13 @@ const (
 	candidatesPerKey = 20          // most deliveries of a key that are judged at once
 	filteredKeys     = 16          // most keys whose payloads are read at once
 	unfilteredKeys   = 500         // most keys at once where no payload is needed
-	judgingLimit     = time.Second // for the filter, over all keys of a call
+	judgingLimit     = time.Second // most time for the filter, over all keys of a call
 )
 
-// supersede closes failed deliveries at the front of claimed lanes if there are newer
-// events that wanted accepts, and settles the lanes. It returns what is to be sent now,
-// and with an error the keys of lanes that are not settled. What it has no time to judge
-// is judged when the lane is claimed again.
+// supersede closes failed first deliveries of claimed lanes if there are newer events that
+// wanted accepts, and settles the lanes. It returns the deliveries to send now. With an
+// error it also returns the keys of lanes that are not settled. If its time ends, the other
+// deliveries are judged when the lane is claimed again.
 func (s *Store) supersede(ctx context.Context, sync string, keys []string, token pgtype.UUID, wanted func(Event) bool) (next []*Delivery, left []string, err error) {
 	until := time.Now().Add(judgingLimit)
 	size := unfilteredKeys
@@ -130,12 +131,12 @@ func (s *Store) supersede(ctx context.Context, sync string, keys []string, token
 // judged are arguments of supersedeFailed.
 type judged struct {
 	keys   []string
-	seqs   []int64 // places of the deliveries in their lanes
-	events []int64 // seq of their events, 0 where the sync does not want it
+	seqs   []int64 // event_seq of the deliveries
+	events []int64 // seq of their events; 0 if the sync does not want the event
 }
 
-// judgeNewer reads what may supersede a failed delivery, and asks wanted. It leaves out
-// what it has no time for, and keeps one payload at a time.
+// judgeNewer reads the deliveries that may supersede a failed one, and calls wanted for
+// each. It stops when its time ends. It has one payload in memory at a time.
 func (s *Store) judgeNewer(ctx context.Context, sync string, keys []string, wanted func(Event) bool, until time.Time) (judged, error) {
 	var j judged
 	rows, err := s.pool.Query(ctx, newerCandidates, sync, keys, wanted != nil, candidatesPerKey)
@@ -145,16 +146,16 @@ func (s *Store) judgeNewer(ctx context.Context, sync string, keys []string, want
 	defer rows.Close()
 	for rows.Next() {
 		var key string
-		var place, seq int64
+		var position, seq int64
 		var rendered bool
 		var id, typ pgtype.Text
 		var version pgtype.Int8
 		var occurred pgtype.Timestamptz
 		var payload, headers []byte
-		if err := rows.Scan(&key, &place, &rendered, &id, &seq, &typ, &version, &occurred, &payload, &headers); err != nil {
+		if err := rows.Scan(&key, &position, &rendered, &id, &seq, &typ, &version, &occurred, &payload, &headers); err != nil {
 			return j, err
 		}
-		// A rendered delivery is sent as it is. One whose event is missing fails, which shows.
+		// A delivery that was rendered before is sent unchanged. A delivery without its event will fail, which operators see.
 		if wanted != nil && !rendered && id.Valid {
 			if time.Now().After(until) {
 				break
@@ -167,7 +168,7 @@ func (s *Store) judgeNewer(ctx context.Context, sync string, keys []string, want
 				seq = 0
 			}
 		}
-		j.keys, j.seqs, j.events = append(j.keys, key), append(j.seqs, place), append(j.events, seq)
+		j.keys, j.seqs, j.events = append(j.keys, key), append(j.seqs, position), append(j.events, seq)
 	}
 	return j, rows.Err()
 }

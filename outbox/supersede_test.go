@@ -23,13 +23,13 @@ type keyLine struct {
 
 func wanted(e outbox.Event) bool { return e.Type != "unwanted" }
 
-// write adds an event. The first has number 1, and a replay takes a number too.
+// write adds an event. The first one has number 1. Replays have numbers too.
 func (l *keyLine) write(typ string) {
 	l.t.Helper()
 	l.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ($1, $2, '{}')`, typ, l.key)
 }
 
-// late has the delivery of an event commit after what do does.
+// late commits the delivery of an event after do has run.
 func (l *keyLine) late(n int64, do func()) {
 	l.t.Helper()
 	const columns = `sync, key, event_seq, event_id, state, due_at, created_at, total_attempts, revision`
@@ -40,7 +40,7 @@ func (l *keyLine) late(n int64, do func()) {
 	l.exec(`DROP TABLE late`)
 }
 
-// fails writes an event that the receiver refuses, and lets it fail.
+// fails writes an event, which the receiver refuses and which fails.
 func (l *keyLine) fails(n int64) {
 	l.t.Helper()
 	l.failing[n] = true
@@ -77,12 +77,12 @@ func (l *keyLine) open(function string, n int64) (end func(how string)) {
 	}
 }
 
-// run is a relay that works until it finds nothing more to do.
+// run runs a relay until it finds nothing more to do.
 func (l *keyLine) run() {
 	l.t.Helper()
 	for idle := 0; idle < 3; idle++ {
-		l.known(l.a).LookAtUnsure()
-		for work := l.look(l.a, 9, time.Minute).Deliveries; len(work) > 0; {
+		l.known(l.a).CheckAgainNow()
+		for work := l.poll(l.a, 9, time.Minute).Deliveries; len(work) > 0; {
 			idle = 0
 			var results []outbox.Result
 			for _, d := range work {
@@ -104,8 +104,8 @@ func (l *keyLine) run() {
 	}
 }
 
-// stands is what is open, in the order of the lane, and what has ended.
-func (l *keyLine) stands() string {
+// state returns the open deliveries, in the order of the lane, and those that have ended.
+func (l *keyLine) state() string {
 	l.t.Helper()
 	return l.text(fmt.Sprintf(`
 SELECT concat_ws(' | ',
@@ -117,7 +117,7 @@ SELECT concat_ws(' | ',
          WHERE g.key = '%[1]s' AND g.outcome IN ('delivered', 'filtered', 'superseded', 'discarded')))`, l.key, l.before))
 }
 
-// rows are what the tables have of the lane, locks and all.
+// rows returns all rows about the lane, with xmin and xmax.
 func (l *keyLine) rows() string {
 	l.t.Helper()
 	return l.text(fmt.Sprintf(`
@@ -125,8 +125,8 @@ SELECT coalesce((SELECT string_agg(concat_ws(' ', ctid, xmin, xmax, state), ', '
        || coalesce((SELECT concat_ws(' ', ', lane', ctid, xmin, xmax) FROM outbox.lane WHERE key = '%[1]s'), ', no lane')`, l.key))
 }
 
-// The newest state reaches the receiver, or waits where everybody can see it.
-func TestFailedGivesWayOnlyToANewerEventThatIsSent(t *testing.T) {
+// The newest state reaches the receiver, or its failure is visible to operators.
+func TestOnlyANewerEventThatIsSentSupersedes(t *testing.T) {
 	tests := []struct {
 		name             string
 		do               func(l *keyLine)
@@ -357,13 +357,13 @@ func TestFailedGivesWayOnlyToANewerEventThatIsSent(t *testing.T) {
 				if policy == "supersede" {
 					want = tt.supersede
 				}
-				if got := l.stands(); got != want {
+				if got := l.state(); got != want {
 					t.Errorf("got  %s\nwant %s", got, want)
 				}
 				before := l.rows()
 				l.run()
 				if after := l.rows(); after != before {
-					t.Errorf("what waits is changed again and again:\nbefore %s\nafter  %s", before, after)
+					t.Errorf("waiting rows are changed again and again:\nbefore %s\nafter  %s", before, after)
 				}
 			})
 		}
@@ -379,7 +379,7 @@ func each(from, to int, outcome string) string {
 	return strings.Join(list, ", ")
 }
 
-// A change of the policy has relays judge what failed before it, each by its own
+// After a change of the policy, relays judge deliveries that failed before it, each with its own
 // filter.
 func TestApplyingSupersedeClosesFailedDeliveriesWithANewerEvent(t *testing.T) {
 	d := newDesk(t)

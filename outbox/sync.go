@@ -13,12 +13,13 @@ type Registration struct {
 	Name     string
 	Patterns []string // of event types; * matches any characters
 	OnFailed string   // block or supersede
-	Notify   bool     // wake relays by NOTIFY
-	From     string   // beginning, now or an RFC 3339 time; empty: the first sync of a database starts with the beginning
-	Actor    string   // name of the person, for the log: login/name
+	Notify   bool     // relays are told of new events by NOTIFY
+	From     string   // beginning, now or an RFC 3339 time; may be empty for the first syncs of a database: beginning
+	Actor    string   // name of the person who changes the sync; the log has login/name
 }
 
-// Registered is a sync as the database has it, which is what relays obey.
+// Registered is a sync as the database has it. Relays follow the database, not their
+// configuration.
 type Registered struct {
 	Name        string
 	Patterns    []string
@@ -28,7 +29,7 @@ type Registered struct {
 	Backfilling bool
 }
 
-// Matches reports whether the database's row says the same as r.
+// Matches reports whether the database's row has the settings of r, and is not retired.
 func (d Registered) Matches(r Registration) bool {
 	return slices.Equal(d.Patterns, r.Patterns) && d.OnFailed == r.OnFailed && d.Notify == r.Notify && !d.Retired
 }
@@ -60,9 +61,8 @@ SELECT name, patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq I
 	return byName, nil
 }
 
-// NoteDelivery writes down when something was delivered to a sync last, for
-// outbox.status. It waits for nobody: it reports false if somebody has locked the
-// sync's row.
+// NoteDelivery writes the time of the last success to the sync's row, for outbox.status. It
+// does not wait for locks: it reports false if the row is locked.
 func (s *Store) NoteDelivery(ctx context.Context, sync string, at time.Time) (bool, error) {
 	const statement = `-- lockstep: last delivered
 WITH locked_sync AS MATERIALIZED (

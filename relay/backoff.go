@@ -6,9 +6,10 @@ import (
 	"github.com/sethvargo/go-retry"
 )
 
-// delay is how long to wait after the n-th attempt that counts, n from 1. A Backoff has
-// state that the database does not keep, so it is replayed; after 64 doublings it has
-// reached its cap. Jitter is added after the cap, so that capped retries spread too.
+// delay is how long to wait after the n-th attempt that counts; n begins at 1. The state of
+// a Backoff is not in the database, so it is computed again, from at most 64 steps: after
+// these it has reached its cap. Jitter is added after the cap, so that capped delays
+// differ too.
 func (r Retry) delay(n int) time.Duration {
 	b := retry.WithCappedDuration(r.Max, retry.NewExponential(r.Initial))
 	if r.Jitter > 0 {

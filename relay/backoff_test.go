@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// The delay doubles up to its cap and stands there, whatever is configured and
-// however often it was tried.
-func TestDelayStaysCapped(t *testing.T) {
+// The delay doubles up to its cap and stays there, for every configuration and any number of
+// attempts.
+func TestTheDelayIsCapped(t *testing.T) {
 	for name, r := range map[string]Retry{
 		"default":            Retry{}.withDefaults(),
 		"shortest":           {Initial: 1, Max: 1, Jitter: -1},

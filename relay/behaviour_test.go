@@ -49,7 +49,7 @@ func TestAFailedDeliveryBlocksItsKeyOnly(t *testing.T) {
 	}
 }
 
-func TestSupersedeGivesWayToNewerEvent(t *testing.T) {
+func TestSupersedeClosesAFailedDeliveryForANewerEvent(t *testing.T) {
 	for name, early := range map[string]bool{"newer waits when the first fails": true, "newer comes after the first failed": false} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -143,9 +143,9 @@ func TestRequeueAfterRepairedMappingTakesNewKey(t *testing.T) {
 	}
 }
 
-// An adapter may send other bytes than the mapped fields, and others on each
-// attempt. The log has their digest; a requeue of the same fields is no change.
-func TestTheLogKeepsTheDigestOfWhatWasSent(t *testing.T) {
+// An adapter may send other bytes than the mapped fields, and different ones at each attempt. The
+// log has the digest of the sent bytes. A requeue with the same fields keeps the idempotency key.
+func TestTheLogKeepsTheDigestOfTheSentBytes(t *testing.T) {
 	w := newWorld(t)
 	digest := func(nth int) string { return fmt.Sprintf("%064x", nth) }
 	c := newCourt(func(_ context.Context, _ adapters.Message, nth int) (adapters.Receipt, error) {
@@ -451,8 +451,8 @@ func TestSyncAddedLaterMustSayWhereItStarts(t *testing.T) {
 	w.eventually("all retained events", func() bool { return c.count() == 2 })
 }
 
-// A writer at REPEATABLE READ whose snapshot is older than the sync inserts
-// without seeing it.
+// A writer at REPEATABLE READ does not see the sync, because its snapshot is older. Its event is
+// sent.
 func TestRegistrationMissesNoOpenWriter(t *testing.T) {
 	w := newWorld(t)
 	r := w.start("relay-1", sync1(newCourt(accepts)))
@@ -552,8 +552,7 @@ func TestConflictIsReadBack(t *testing.T) {
 	}
 }
 
-// What was sent once is sent again byte for byte, also by a relay whose mapping
-// has changed meanwhile.
+// A body that was sent once is sent again byte for byte, also by a relay with another mapping.
 func TestRetryKeepsBytesOverAChangedMapping(t *testing.T) {
 	w := newWorld(t)
 	var up atomic.Bool
@@ -585,7 +584,7 @@ func TestRetryKeepsBytesOverAChangedMapping(t *testing.T) {
 	}
 }
 
-// A login that can look but not relay is refused, instead of looking healthy.
+// A login that may only read is refused at the start.
 func TestLoginThatMayNotRelayIsRefused(t *testing.T) {
 	w := newWorld(t)
 	store, err := outbox.Open(t.Context(), pgtest.AsRole(t, w.url, "outbox_auditor"), outbox.Options{})
@@ -602,8 +601,8 @@ func TestLoginThatMayNotRelayIsRefused(t *testing.T) {
 	}
 }
 
-// An answer that names no id makes the reference the newer event's all the
-// same, so that the replay of an older event cannot take it back.
+// An answer without an id also makes the reference belong to the newer event. So the replay of an
+// older event cannot set it back.
 func TestReferenceNeverGoesBack(t *testing.T) {
 	w := newWorld(t)
 	ids := []string{"ID-5", "", "ID-5-replayed"}

@@ -16,8 +16,8 @@ func (noop) Deliver(context.Context, adapters.Message) (adapters.Receipt, error)
 	return adapters.Receipt{Code: "HTTP 200"}, nil
 }
 
-// BenchmarkDrain drains a backlog of b.N events, four to a key, into an adapter
-// that does nothing.
+// BenchmarkDrain drains a backlog of b.N events, four for each key, into an adapter that does
+// nothing.
 func BenchmarkDrain(b *testing.B) {
 	w := newWorld(b)
 	config := relay.Config{

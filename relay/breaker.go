@@ -6,54 +6,53 @@ import (
 )
 
 const (
-	// breakerKeys is how many different keys must fail one after the other, with no
-	// success between, before a destination is taken for down. One poisoned key never
-	// holds the others.
+	// breakerKeys is how many different keys must fail, with no success in between, before
+	// a destination counts as down. One bad key alone never causes a hold.
 	breakerKeys = 10
 
-	// refusedKeys is how many different keys must be refused one after the other,
-	// with no success between, before the credentials are taken for bad.
+	// refusedKeys is how many different keys must be refused, with no success in between,
+	// before the credentials count as bad.
 	refusedKeys = 3
 
-	// refusedTimes is how often one key must be refused, with no other key accepted
-	// since the first time, before the credentials are taken for bad.
+	// refusedTimes is how often one key must be refused, with no other key accepted since
+	// the first time, before the credentials count as bad.
 	refusedTimes = 3
 
-	// aloneTimes is how often one key must get doubtful answers after another key
-	// was accepted, before its record is taken to be at fault.
+	// aloneTimes is how often one key must get doubtful answers after another key was
+	// accepted, before its record counts as the cause.
 	aloneTimes = 2
 
-	// aloneFor is the least time between the first and the last of these, in
-	// multiples of the first retry delay, and aloneMost the most that is asked for:
-	// what lies in front of a receiver, and several nodes of one, may disagree for
+	// aloneFor is the shortest time between the first and the last of these answers, in
+	// multiples of the first retry delay. aloneMost is the longest time that is required.
+	// The nodes of a receiver, and gateways in front of it, may give different answers for
 	// seconds.
 	aloneFor  = 10
 	aloneMost = time.Minute
 
-	// mostDoubts bounds the keys that are remembered, and mostScopeDoubts those of one
-	// scope.
+	// mostDoubts bounds the keys that are remembered for a whole sync, mostScopeDoubts
+	// those for one scope.
 	mostDoubts      = 10_000
 	mostScopeDoubts = 100
 
-	// mostHealths is the number of scopes whose answers are remembered. With half, a
-	// scope that fails now and then is forgotten earlier where there are many. Double
-	// costs memory.
+	// mostHealths is the number of scopes whose answers are remembered. With half, a scope
+	// that fails from time to time is forgotten earlier if there are many. Double costs
+	// memory.
 	mostHealths = 1000
 )
 
-// verdict is what a doubtful answer means.
+// verdict is the meaning of a doubtful answer.
 type verdict int
 
 const (
 	undecided     verdict = iota // try again
-	refusesAll                   // the receiver refuses everything: nothing is to be sent for now
-	refusesRecord                // it is this record alone
+	refusesAll                   // the receiver refuses everything: send nothing for now
+	refusesRecord                // the receiver refuses only this record
 )
 
-// healths are those of a sync's scopes. It is safe for concurrent use.
+// healths has the health of each scope of a sync. It is safe for concurrent use.
 type healths struct {
 	firstDelay time.Duration
-	whole      *health // of the empty scope
+	whole      *health // health of the empty scope
 
 	mu   sync.Mutex
 	by   map[string]*health
@@ -64,8 +63,8 @@ func newHealths(firstDelay time.Duration) *healths {
 	return &healths{firstDelay: firstDelay, whole: newHealth(firstDelay), by: map[string]*health{}, used: map[string]time.Time{}}
 }
 
-// of is the health of a scope. Where there are too many, the one that was asked for
-// longest ago is forgotten.
+// of returns the health of a scope. If there are too many, it forgets the one that was not
+// used for the longest time.
 func (h *healths) of(scope string) *health {
 	if scope == "" {
 		return h.whole
@@ -102,33 +101,33 @@ func (h *healths) released() {
 	}
 }
 
-// health remembers the latest answers of a receiver, or of one scope of it, to this
-// relay. It is safe for concurrent use.
+// health remembers the latest answers that this relay got from a receiver, or from one
+// scope of it. It is safe for concurrent use.
 //
-// A refusal (401, 403) and an answer without a reason (a 404 that may come from a
-// gateway) can be about one record or about all. Accepted requests of other keys tell
-// which. A request that began after the doubtful answer and was accepted shows that
-// the receiver and the credentials work. A request that began earlier shows nothing:
-// a token may have been renewed in between.
+// Two kinds of answers are doubtful: a refusal (401, 403), and an answer without a reason
+// (a 404 that may come from a gateway). Such an answer can be about one record or about
+// all of them. Accepted requests of other keys show which. If such a request began after
+// the doubtful answer, the receiver and the credentials work. A request that began earlier
+// shows nothing: a token may have been renewed in between.
 type health struct {
-	minSpan time.Duration // least time between doubtful answers that condemn a record
-	doubts  int           // most keys to remember with doubtful answers
+	minSpan time.Duration // shortest time between the doubtful answers that fail a record
+	doubts  int           // most keys with doubtful answers to remember
 
 	mu       sync.Mutex
 	failed   map[string]struct{} // keys that failed since the last success
-	doubted  map[string]*doubt   // keys that got doubtful answers, and nothing else since
-	accepted [2]acceptance       // the latest beginnings of accepted requests, of two keys, the later one first
+	doubted  map[string]*doubt   // keys that got doubtful answers, and no other answer since
+	accepted [2]acceptance       // the accepted requests of two keys that began last, the latest first
 
-	refusedAt time.Time           // when the first refusal since the last success came; zero without one
-	refused   map[string]struct{} // keys refused since, by requests that began after it
+	refusedAt time.Time           // time of the first refusal since the last success; zero if there is none
+	refused   map[string]struct{} // keys that were refused in requests that began after refusedAt
 }
 
-// doubt is about one key.
+// doubt counts the doubtful answers for one key.
 type doubt struct {
-	first time.Time // when the first of the answers came
-	times int       // such answers in a row
-	alone int       // of these, after another key was accepted
-	since time.Time // when the first of those came
+	first time.Time // time of the first of these answers
+	times int       // number of these answers in a row
+	alone int       // number of these answers after another key was accepted
+	since time.Time // time of the first answer that alone counts
 }
 
 // acceptance is a request that was accepted.
@@ -144,8 +143,7 @@ func newHealth(firstDelay time.Duration) *health {
 	}
 }
 
-// succeeded notes that a request for key, which began at the given time, was
-// accepted.
+// succeeded notes that a request for key, which began at the given time, was accepted.
 func (h *health) succeeded(key string, began time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -164,20 +162,20 @@ func (h *health) succeeded(key string, began time.Time) {
 	}
 }
 
-// trusted forgets what speaks against the credentials. The caller holds the lock.
+// trusted forgets all refusals of the credentials. The caller holds the lock.
 func (h *health) trusted() {
 	h.refusedAt = time.Time{}
 	clear(h.refused)
 }
 
-// answered notes that the receiver judged a message: it is not down.
+// answered notes that the receiver gave a reasoned answer to a message: it is not down.
 func (h *health) answered() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.failed)
 }
 
-// released notes that a hold has ended: the receiver has its chance.
+// released notes that a hold has ended: earlier failures do not count any more.
 func (h *health) released() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -200,15 +198,15 @@ func (h *health) fail(key string) bool {
 	return len(h.failed) >= breakerKeys
 }
 
-// refuse notes that a request for key, which began and was answered at the given
-// times, was refused. It reports what the refusal is about, as far as that can be
-// known, and how often in a row it happened to key.
+// refuse notes that a request for key, which began and was answered at the given times, was
+// refused. It reports whether the refusal is about everything or about this record, if
+// that is known, and how often in a row key was refused.
 func (h *health) refuse(key string, began, answered time.Time) (about verdict, times int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	d, others := h.doubt(key, answered)
 	if others {
-		// The credentials were good after the first refusal: this refusal is no news about them.
+		// The credentials worked after the first refusal, so this one does not show that they are bad.
 		if len(h.refused) >= refusedKeys {
 			return undecided, d.times
 		}
@@ -226,8 +224,8 @@ func (h *health) refuse(key string, began, answered time.Time) (about verdict, t
 	return undecided, d.times
 }
 
-// unexplained notes that a request for key got an answer without a reason, and
-// reports whether that is about this record alone.
+// unexplained notes that a request for key got an answer without a reason. It reports
+// whether only this record gets such answers, and how often in a row it got one.
 func (h *health) unexplained(key string, answered time.Time) (alone bool, times int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -235,8 +233,8 @@ func (h *health) unexplained(key string, answered time.Time) (alone bool, times 
 	return others && h.judge(d, answered) == refusesRecord, d.times
 }
 
-// doubt counts a doubtful answer for key and reports whether another key was
-// accepted since the first of them. The caller holds the lock.
+// doubt counts a doubtful answer for key, and reports whether another key was accepted
+// since the first of these answers. The caller holds the lock.
 func (h *health) doubt(key string, answered time.Time) (d *doubt, others bool) {
 	d = h.doubted[key]
 	if d == nil {
@@ -276,7 +274,7 @@ func (h *health) othersAccepted(key string, after time.Time) bool {
 	return latest.began.After(after)
 }
 
-// forget ends the doubts about a key. Its record has failed; the next record starts
+// forget removes the doubts about a key. Its delivery has failed, and the next one starts
 // without doubts.
 func (h *health) forget(key string) {
 	h.mu.Lock()

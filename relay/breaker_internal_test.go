@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// at is a time on a made-up clock.
+// at is a time of a fake clock.
 func at(seconds int) time.Time { return time.Unix(1_000_000+int64(seconds), 0) }
 
-// reported is what health is told of one attempt.
+// reported is one attempt that is reported to health.
 type reported struct {
 	key             string
 	began, answered int // in seconds
 	accepted        bool
 }
 
-func TestWhomARefusalIsAbout(t *testing.T) {
+func TestRefusalsOfARecordAndOfCredentials(t *testing.T) {
 	yes := func(key string, began, answered int) reported { return reported{key, began, answered, true} }
 	no := func(key string, began, answered int) reported { return reported{key, began, answered, false} }
 	for name, tc := range map[string]struct {
@@ -57,8 +57,8 @@ func TestWhomARefusalIsAbout(t *testing.T) {
 	}
 }
 
-// A token is changed while many requests are under way: the old one's successes
-// come in between the new one's refusals, in any order. No record is to blame.
+// A token is changed while many requests are in flight. Successes with the old token arrive among
+// refusals of the new one, in any order. No record counts as the cause.
 func TestATokenThatIsChangedMeanwhileBlamesNoRecord(t *testing.T) {
 	h := newHealth(0)
 	var senders sync.WaitGroup

@@ -9,15 +9,15 @@ import (
 
 const (
 	busyPoll       = 2 * time.Millisecond // pause between polls while there is work
-	housekeepEvery = time.Second          // pause between housekeeping
+	housekeepEvery = time.Second          // pause between calls of housekeep
 )
 
-// claimLoop claims lanes until ctx ends. attempts outlives it.
+// claimLoop claims lanes until ctx ends. The context attempts ends later.
 func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 	var (
 		arrivals  outbox.Arrivals
 		housekept time.Time
-		checked   string // key of the last lane whose times were looked at
+		checked   string // key of the last lane whose times were repaired
 		calls     = p.relay.caller("claim deliveries", p.sync.Name)
 		pause     = busyPoll
 	)
@@ -25,8 +25,8 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 	for ctx.Err() == nil {
 		p = p.now()
 		p.claiming.begin()
-		p.unpark()
-		p.atCapacity.Store(true) // before the room is counted: a recording in between must not go unnoticed
+		p.startWaiting()
+		p.atCapacity.Store(true) // before the free capacity is counted: a recording in between must wake this loop
 		found, err := p.claim(ctx, attempts, &arrivals)
 		if err == nil && time.Since(housekept) > housekeepEvery {
 			housekept = time.Now()
@@ -35,7 +35,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		p.atCapacity.Store(err == nil && found == foundFull)
 		p.claiming.end()
 		if err != nil {
-			// A wake does not shorten this pause.
+			// This pause ignores p.woken.
 			sleep(ctx, calls.failed(ctx, err))
 			pause = busyPoll
 			continue
@@ -47,11 +47,11 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		case foundSome:
 			pause = min(busyPoll, p.relay.config.Poll)
 			if p.sync.Notify {
-				pause = min(5*busyPoll, p.relay.config.Poll) // writers say when there is more
+				pause = min(5*busyPoll, p.relay.config.Poll) // writers tell when there is more
 			}
 		case foundFull:
 			pause = min(smallClaimWait, p.relay.config.Poll) // a recording wakes the loop, a rate limit does not
-			if p.rate != nil || p.parked() > 0 {
+			if p.rate != nil || p.waiting() > 0 {
 				pause = min(pause, 4*busyPoll)
 			}
 		default:
@@ -72,12 +72,12 @@ type findings int
 const (
 	foundNone findings = iota
 	foundSome
-	foundMore // and there is room for more, which waits
-	foundFull // no room to claim any
+	foundMore // there is capacity left, and more lanes wait
+	foundFull // there is no capacity left
 )
 
-// claim asks for as many lanes as there is room for, and hands their deliveries to
-// the senders.
+// claim claims as many lanes as the capacity allows, and passes their deliveries to the
+// senders.
 func (p *pipeline) claim(ctx, attempts context.Context, arrivals *outbox.Arrivals) (findings, error) {
 	request := outbox.ClaimRequest{Sync: p.sync.Name, Lease: p.relay.config.Lease, Wanted: p.wanted()}
 	asked := time.Now()
@@ -86,14 +86,14 @@ func (p *pipeline) claim(ctx, attempts context.Context, arrivals *outbox.Arrival
 	idle := asked.Sub(p.schedule.asked)
 	p.scheduleMu.Unlock()
 	p.tellScopes(&request, arrivals)
-	if request.Room == 0 && idle < p.relay.config.Poll {
+	if request.Capacity == 0 && idle < p.relay.config.Poll {
 		return foundFull, nil
 	}
-	// A stop must not lose the answer: what was claimed is then released.
+	// A stop must not lose the answer: then the claimed lanes are released.
 	claims, err := p.relay.store.Claim(attempts, request, arrivals)
 	news := p.noteHeld(asked, claims.Held)
 	p.accept(claims.Deliveries, work{leaseEnd: asked.Add(p.relay.config.Lease), claimed: time.Now()})
-	p.giveBack(claims.Idle)
+	p.releaseIdle(claims.Idle)
 	if err != nil {
 		return foundNone, err
 	}
@@ -118,9 +118,9 @@ func (p *pipeline) claim(ctx, attempts context.Context, arrivals *outbox.Arrival
 	}
 	got := len(claims.Deliveries) + len(claims.Idle)
 	switch {
-	case request.Room == 0 || got >= request.Room:
+	case request.Capacity == 0 || got >= request.Capacity:
 		return foundFull, nil
-	case claims.Unopened || claims.Due && request.Lanes < request.Room:
+	case claims.Unopened || claims.Due && request.Lanes < request.Capacity:
 		return foundMore, nil
 	case got > 0:
 		return foundSome, nil
@@ -128,21 +128,22 @@ func (p *pipeline) claim(ctx, attempts context.Context, arrivals *outbox.Arrival
 	return foundNone, nil
 }
 
-// load is what the schedule counts with.
+// load returns the current load for the schedule.
 func (p *pipeline) load() load {
 	l := load{
 		slots: p.slots.usable(), starting: p.slots.starting(),
-		claimed: int(p.outstanding.Load()) - p.parked(), // what is parked waits for its destination, not for a slot
+		claimed: int(p.outstanding.Load()) - p.waiting(), // a delivery that waits for its destination does not wait for a slot
 		queued:  len(p.queue), recorded: p.recorded.Load(), payload: p.payload.Load(), tokens: -1,
 	}
 	if p.rate != nil {
-		l.tokens = int(p.rate.Tokens()) // claimed when it may be sent, however slow the rate
+		l.tokens = int(p.rate.Tokens()) // a lane is claimed only when its delivery may be sent, however low the rate is
 	}
 	return l
 }
 
-// housekeep is the slow housekeeping of a sync: what waited for a backfill, times of a
-// clock that was set back, holds that ended, the time of the last delivery.
+// housekeep does the slow work for a sync. It makes deliveries due that waited for a
+// backfill, repairs times after a clock was set back, removes holds that have ended, and
+// writes the time of the last success.
 func (p *pipeline) housekeep(ctx context.Context, checked *string) error {
 	if _, err := p.relay.store.ReleaseBackfilled(ctx, p.sync.Name, 1000); err != nil {
 		return err

@@ -11,8 +11,8 @@ const (
 )
 
 // clockLoop compares this machine's clock with the database's. Only the database's
-// clock counts, so a difference does no harm to deliveries. It misleads a reader who
-// compares the relay's own log with the delivery log.
+// clock counts, so a difference does not affect deliveries. But it is confusing for
+// people who compare the relay's own log with the delivery log.
 func (r *Relay) clockLoop(ctx context.Context) {
 	differed := false
 	calls := r.caller("read the database's clock", "")

@@ -17,13 +17,14 @@ type Mapping = mapping.Mapping
 // Field is [mapping.Field].
 type Field = mapping.Field
 
-// Config is what a relay works with. Zero values mean the defaults.
+// Config is the configuration of a relay. Zero values mean the defaults. Only Syncs has no
+// default.
 type Config struct {
 	Syncs      []Sync
 	Workers    int              // deliveries in flight in this process; default 32
 	Poll       time.Duration    // longest pause between polls; default 50ms
-	Lease      time.Duration    // how long a claim holds; at least twice any adapter's timeout; default 60s
-	Drain      time.Duration    // how long a stop waits for deliveries under way; default 20s
+	Lease      time.Duration    // how long a claim lasts; at least twice any adapter's timeout; default 60s
+	Drain      time.Duration    // how long a stop waits for deliveries in flight; default 20s
 	KeepEvents outbox.Retention // finished events are removed after this; default "90 days"
 	KeepLog    outbox.Retention // log partitions are dropped after this; default "84 months"
 	Logger     *slog.Logger     // default slog.Default()
@@ -33,21 +34,21 @@ type Config struct {
 // Sync connects event types to an external system.
 type Sync struct {
 	Name        string
-	Events      []string         // types; * stands for any run of characters
-	When        string           // expression over {event, type, key, version, headers}; empty takes every event
-	From        string           // for a sync added to others: beginning, now or an RFC 3339 time
-	Notify      bool             // wake by NOTIFY too
+	Events      []string         // event types; * matches any characters, or none
+	When        string           // expression that selects events, see [mapping.CompileFilter]; empty selects every event
+	From        string           // beginning, now or an RFC 3339 time; required if the database has other syncs already
+	Notify      bool             // writers also tell relays of new events by NOTIFY
 	Adapter     adapters.Adapter // makes the attempts
-	Mapping     Mapping          // the zero Mapping sends the payload as it is
-	OnFailed    string           // block or supersede; default block
-	Retry       Retry
-	Per         string  // expression that names the destination of an event, to each of which Concurrency and Rate apply; empty: they are for the sync
-	Concurrency int     // deliveries in flight in this process; default Config.Workers
-	Rate        float64 // attempts per second in this process; 0 is no limit
+	Mapping     Mapping          // the zero Mapping sends the payload unchanged
+	OnFailed    string           // block: a failed delivery blocks its key; supersede: a newer event replaces it; default block
+	Retry       Retry            // when and how often an attempt is repeated
+	Per         string           // expression that names the destination of an event, see [mapping.CompileScope]; if set, Concurrency and Rate apply to each destination
+	Concurrency int              // deliveries in flight in this process; default Config.Workers
+	Rate        float64          // attempts per second in this process; 0 means no limit
 }
 
-// inFlight is how many deliveries of the sync may be in flight: where Concurrency is
-// per destination, the workers bound the sum.
+// inFlight is how many deliveries of the sync may be in flight. If Concurrency is for each
+// destination, the number of workers bounds the sum.
 func (s Sync) inFlight(workers int) int {
 	if s.Per != "" {
 		return workers
@@ -55,23 +56,23 @@ func (s Sync) inFlight(workers int) int {
 	return s.Concurrency
 }
 
-// Retry is the schedule and the budget of repeated attempts.
+// Retry has the delays between attempts and the retry budget.
 type Retry struct {
 	Initial  time.Duration // delay after the first failure, doubled each time; default 1s
 	Max      time.Duration // longest delay; default 15m
-	Jitter   float64       // share of the delay by which it varies either way, 0 to 1; default 0.2, negative is none
-	MaxAge   time.Duration // time since the first attempt, holds and outages of our own excluded; default 72h
-	Attempts int           // most attempts that count; 0 is no bound
+	Jitter   float64       // the delay varies by up to this share of it in both directions; 0 to 1; default 0.2, negative means none
+	MaxAge   time.Duration // longest time since the first attempt, without holds and faults of our own side; default 72h
+	Attempts int           // most attempts that count; 0 means no bound
 }
 
-// Observer receives what happens, for metrics. Many goroutines call its methods, which
-// must return at once.
+// Observer is told of attempts and claims, for metrics. Its methods must be safe for
+// concurrent use and return at once.
 type Observer interface {
-	Attempt(sync, outcome string, took time.Duration)
-	Claim(sync string, claimed int, took time.Duration)
-	LeaseLost(sync string)
-	Clock(ahead time.Duration) // by how much the database's clock is ahead of this machine's
-	LogAhead(months int)       // for how many months after this one the delivery log has its partition; 3 is well, 0 an alarm
+	Attempt(sync, outcome string, took time.Duration)   // an attempt has ended; outcome as in the delivery log
+	Claim(sync string, claimed int, took time.Duration) // a claim has brought this many deliveries
+	LeaseLost(sync string)                              // a result came after the claim was lost
+	Clock(ahead time.Duration)                          // by how much the database's clock is ahead of this machine's
+	LogAhead(months int)                                // for how many months after this one the delivery log has partitions: 3 is normal, alert at 0
 }
 
 func (c Config) withDefaults() Config {
@@ -134,7 +135,7 @@ func (r Retry) withDefaults() Retry {
 	return r
 }
 
-// timed is implemented by adapters whose attempts have a bound of their own.
+// timed is an adapter that bounds its own attempts.
 type timed interface {
 	AttemptTimeout() time.Duration
 }
@@ -148,7 +149,7 @@ func (s Sync) AttemptTimeout() time.Duration {
 	return 15 * time.Second
 }
 
-// validate reports everything that is wrong at once.
+// validate reports all mistakes at once.
 func (c Config) validate() error {
 	var problems []error
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
@@ -200,7 +201,8 @@ func (s Sync) registration() outbox.Registration {
 	return outbox.Registration{Name: s.Name, Patterns: s.Events, OnFailed: s.OnFailed, Notify: s.Notify, From: s.From}
 }
 
-// Registrations returns the syncs in the form in which they are registered in the database.
+// Registrations returns the syncs as [outbox.Store.Register] and [outbox.Store.Apply] take
+// them.
 func (c Config) Registrations() []outbox.Registration {
 	var regs []outbox.Registration
 	for _, s := range c.withDefaults().Syncs {

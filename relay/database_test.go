@@ -10,8 +10,8 @@ import (
 	"github.com/hms-mkt/lockstep/migrations"
 )
 
-// PostgreSQL is killed while deliveries are under way: after it is back,
-// everything is delivered, in order, without anybody's help.
+// PostgreSQL is killed while deliveries are in flight. After its restart everything is delivered
+// in order, without help.
 func TestRecoversFromAKilledDatabase(t *testing.T) {
 	server, url := pgtest.Own(t, pgtest.Options{Fsync: true})
 	if err := migrations.Up(t.Context(), url, migrations.Outbox); err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// A receiver that rejects a message with a reason is up: what failed before does
-// not count towards the breaker any more.
+// A receiver that rejects a message with a reason is up. Earlier failures do not count for the
+// breaker any more.
 func TestARejectionShowsThatTheReceiverIsUp(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
@@ -44,8 +44,8 @@ func TestARejectionShowsThatTheReceiverIsUp(t *testing.T) {
 	}
 }
 
-// A receiver asked for quiet many times. The first failure after that waits for
-// the first delay, not for that of the attempt's number.
+// A receiver has asked for pauses many times. The first failure after that waits for the first
+// delay, not for the delay of the attempt's number.
 func TestBackoffCountsFailuresAndNoThrottles(t *testing.T) {
 	const throttles = 8
 	w := newWorld(t)
@@ -68,8 +68,8 @@ func TestBackoffCountsFailuresAndNoThrottles(t *testing.T) {
 	}
 }
 
-// An adapter of somebody else's passes on what its receiver asks for. Nothing waits
-// for longer than an hour for it, whatever the adapter is.
+// An adapter passes on the pause that its receiver asks for. A delivery waits for at most an hour,
+// whatever the adapter returns.
 func TestNoReceiverMakesUsWaitForMoreThanAnHour(t *testing.T) {
 	for name, test := range map[string]struct {
 		err  error
@@ -96,14 +96,14 @@ func TestNoReceiverMakesUsWaitForMoreThanAnHour(t *testing.T) {
 	}
 }
 
-// held puts the sync on a breaker's hold whose probe is due.
+// held puts the sync on a breaker hold whose probe is due.
 func (w *world) held() {
 	w.t.Helper()
 	w.exec(`INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('CourtCalendarSync', 'breaker', now(), 'court was down', 'relay-0')`)
 }
 
-// A receiver that is down swallows probes. Each waits longer than the one before,
-// as if it had refused the connection.
+// A receiver that is down does not answer probes. The pauses between them grow, as after a refused
+// connection.
 func TestAProbeWithoutAnAnswerIsFollowedByAPause(t *testing.T) {
 	for name, err := range map[string]error{
 		"no answer": adapters.Unknown(errors.New("no answer")),
@@ -130,8 +130,8 @@ func TestAProbeWithoutAnAnswerIsFollowedByAPause(t *testing.T) {
 	}
 }
 
-// A probe that was not sent, since the event is filtered or cannot be mapped, tells
-// nothing about the receiver: the hold stays.
+// A probe is not sent, because its event is filtered or cannot be mapped. This shows nothing about
+// the receiver, and the hold stays.
 func TestAProbeThatIsNotSentLiftsNoHold(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
@@ -167,7 +167,7 @@ func TestAProbeThatIsNotSentLiftsNoHold(t *testing.T) {
 	}
 }
 
-// While a sync is known to be down no row pays for it.
+// While a receiver is known to be down, attempts cost no budget.
 func TestNoRowPaysForAProbe(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
@@ -189,8 +189,7 @@ func TestNoRowPaysForAProbe(t *testing.T) {
 	}
 }
 
-// The last attempt lies within the budget of time: a delay that would go beyond it
-// is shortened, and nobody waits for an attempt that comes after the end.
+// The last attempt is within the time of the budget. A delay that would end later is shortened.
 func TestTheLastAttemptLiesWithinTheBudget(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
@@ -216,7 +215,7 @@ func TestTheLastAttemptLiesWithinTheBudget(t *testing.T) {
 	}
 }
 
-// An operator's requeue is a new life: no count of the old one is left.
+// An operator's requeue resets all counts of the delivery.
 func TestARequeueIsANewLife(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(_ context.Context, _ adapters.Message, nth int) (adapters.Receipt, error) {

@@ -13,19 +13,18 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// maxCrashes is how many relays may die while sending one delivery before it
-// is given up.
+// maxCrashes is how many relays may die while they send one delivery. Then it fails.
 const maxCrashes = 5
 
-// handle sends a delivery, or parks it until its destination has capacity. It returns
-// the result, and the parked deliveries that may start now. doing is the sender's step.
+// handle sends a delivery, or lets it wait until its destination has capacity. It returns
+// the result, and the waiting deliveries that may start now. doing is the sender's step.
 func (p *pipeline) handle(attempts context.Context, w work, doing *step) (result outbox.Result, next []work) {
 	if !w.placed {
 		at, done := p.place(attempts, &w, doing)
 		switch at {
-		case isParked:
+		case isWaiting:
 			return outbox.Result{}, nil
-		case isReturned:
+		case isReleased:
 			p.finish(w, done)
 			return done, nil
 		case startsNow:
@@ -47,8 +46,9 @@ func (p *pipeline) handle(attempts context.Context, w work, doing *step) (result
 	return result, next
 }
 
-// finish hands the result of a delivery to the recorders. A lane that is given back
-// gets the scope of its delivery, if that scope is in trouble or the lane has another.
+// finish passes the result of a delivery to the recorders. If the lane is released, it gets
+// the scope of its delivery, if the attempt did not succeed, the scope is on hold or the
+// lane has another scope.
 func (p *pipeline) finish(w work, result outbox.Result) {
 	if w.probe.granted() {
 		p.probed(w, result)
@@ -59,21 +59,21 @@ func (p *pipeline) finish(w work, result outbox.Result) {
 	}
 	if result.Scope != nil && *result.Scope != "" {
 		p.destinationsMu.Lock()
-		p.destinations.noteReturned(*result.Scope)
+		p.destinations.noteReleased(*result.Scope)
 		p.destinationsMu.Unlock()
 	}
 	p.submit(w, result)
 }
 
-// deliver waits for a slot and makes the attempt, unless there is a reason to
-// give the claim back: a hold, the end of the lease, a stop.
+// deliver waits for a slot and makes the attempt. It releases the delivery instead if there
+// is a hold, if the lease ends too soon, or if the relay stops.
 func (p *pipeline) deliver(attempts context.Context, w work, doing *step) outbox.Result {
 	released := outbox.Result{Delivery: w.Delivery}
 	if !p.mayStart(w) || !p.slots.acquire() {
 		return released
 	}
 	defer p.slots.release()
-	p = p.now() // a reload may have come while it waited
+	p = p.now() // there may have been a reload while it waited
 	if !p.mayStart(w) {
 		return released
 	}
@@ -82,8 +82,8 @@ func (p *pipeline) deliver(attempts context.Context, w work, doing *step) outbox
 	return p.attempt(attempts, w)
 }
 
-// mayStart looks at what can have changed since the claim. The lease must
-// outlast the longest attempt.
+// mayStart reports whether an attempt may still start: things may have changed since the
+// claim. The lease must last longer than the longest attempt.
 func (p *pipeline) mayStart(w work) bool {
 	if p.draining.Load() || time.Until(w.leaseEnd) < p.sync.AttemptTimeout()+leaseMargin {
 		return false
@@ -91,8 +91,8 @@ func (p *pipeline) mayStart(w work) bool {
 	return w.probe.granted() || !p.held(w.to)
 }
 
-// attempt renders the message, lets the adapter make one attempt and judges it.
-// A panic on the way, an observer's for instance, leaves the outcome unknown.
+// attempt renders the message, lets the adapter make one attempt and judges its result.
+// After a panic in this code, such as a panic of an observer, the outcome is unknown.
 func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	d := w.Delivery
 	defer func() {
@@ -114,8 +114,8 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	switch {
 	case p.slots.workers() == 0:
 		return outbox.Result{Delivery: d} // a suspect does not ask for a slot
-	case p.left.has(d.Event.ID):
-		// Nothing is sent, and the fault is ours: it costs no budget and is no sign of the receiver's health.
+	case p.abandoned.has(d.Event.ID):
+		// Nothing is sent and the fault is ours, so it costs no budget and does not count against the receiver.
 		result = outbox.Result{
 			Delivery: d, Outcome: outbox.Retry, Delay: max(p.sync.Retry.delay(d.Charged+1), p.relay.config.Lease/4),
 			Class: string(adapters.ClassUnknown), Error: "waits for an earlier attempt in this relay, which has not returned",
@@ -128,7 +128,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 			return done
 		}
 		if time.Until(w.leaseEnd) < leaseMargin {
-			return outbox.Result{Delivery: d} // another relay may take it over soon
+			return outbox.Result{Delivery: d} // the lease ends too soon
 		}
 	}
 	if d.BodySHA256 != "" && d.BodySHA256 != digest(d.Body) {
@@ -165,8 +165,9 @@ func digest(body []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// prepare decides whether the sync wants the event, renders it unless an earlier
-// attempt did, and returns its scope by limits.per.
+// prepare applies the filter to the event, renders the body if no earlier attempt did, and
+// returns the scope by limits.per. It reports false if there is nothing to send: then it
+// returns the result.
 func (p *pipeline) prepare(ctx context.Context, w work) (scope string, _ outbox.Result, ok bool) {
 	d := w.Delivery
 	var r rendered
@@ -210,10 +211,10 @@ func (p *pipeline) message(d *outbox.Delivery) adapters.Message {
 	}
 }
 
-// errPanic marks what a panic became.
+// errPanic is wrapped by the errors of attempts that panicked.
 var errPanic = errors.New("panic")
 
-// recovered makes a panic of the mapping or the filter that delivery's error.
+// recovered turns a panic of the mapping or the filter into the error of this delivery.
 func (p *pipeline) recovered(d *outbox.Delivery, err *error) {
 	if v := recover(); v != nil {
 		p.log.Error("mapping panicked", "event", d.Event.ID, "key", d.Key, "panic", redact(fmt.Sprint(v), d.Event.Payload), "stack", string(debug.Stack()))
@@ -226,7 +227,7 @@ func reference(r *adapters.Ref, d *outbox.Delivery) *outbox.Ref {
 		if !d.Ref.Known {
 			return nil
 		}
-		// The receiver names nothing new: the reference stays, and is the newer event's from now on.
+		// The receiver returned no reference: the known one stays, and now belongs to the newer event.
 		return &outbox.Ref{ExternalID: d.Ref.ExternalID, ETag: d.Ref.ETag, Version: d.Event.Version}
 	}
 	return &outbox.Ref{ExternalID: unchanged(r.ExternalID), ETag: unchanged(r.ETag), Version: d.Event.Version}
@@ -240,7 +241,7 @@ func unchanged(s string) string {
 	return s
 }
 
-// giveUp fails a delivery of which nothing was sent.
+// giveUp fails a delivery before an attempt: nothing was sent.
 func (p *pipeline) giveUp(d *outbox.Delivery, class, reason string) outbox.Result {
 	p.log.Error("delivery failed", "event", d.Event.ID, "key", d.Key, "class", class, "error", reason)
 	return outbox.Result{Delivery: d, Outcome: outbox.Failed, Failed: true, Class: class, Error: adapters.Clean(reason, maxError)}

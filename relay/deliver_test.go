@@ -22,8 +22,7 @@ func (brokenMapper) Map(outbox.Event, mapping.Watcher) ([]byte, error) {
 func (brokenMapper) Computes() bool  { return false }
 func (brokenMapper) Version() string { return "0123456789ab" }
 
-// A panic in the mapping fails that delivery, and the process's log has the
-// stack.
+// A panic in the mapping fails that delivery, and the log of the process has the stack.
 func TestPanicInTheMappingFailsTheDelivery(t *testing.T) {
 	var log bytes.Buffer
 	p := &pipeline{state: &state{log: slog.New(slog.NewTextHandler(&log, nil))}, filter: &mapping.Filter{}, scope: &mapping.Scope{}, mapper: brokenMapper{}}
@@ -39,14 +38,14 @@ func TestPanicInTheMappingFailsTheDelivery(t *testing.T) {
 
 const courtPayload = `{"hearingId": "H-1", "location": "3A", "scheduledAt": "2027-03-01T19:30:00Z"}`
 
-// taker is a receiver that has every message before it was sent.
+// taker is a receiver that accepts everything.
 type taker struct{}
 
 func (taker) Deliver(context.Context, adapters.Message) (adapters.Receipt, error) {
 	return adapters.Receipt{Code: "HTTP 201", SHA256: strings.Repeat("8c", 32)}, nil
 }
 
-// BenchmarkAttempt is what the relay does around an adapter.
+// BenchmarkAttempt measures the relay's own work for an attempt.
 func BenchmarkAttempt(b *testing.B) {
 	r, err := New(nil, Config{Logger: slog.New(slog.DiscardHandler), Syncs: []Sync{{Name: "CourtCalendarSync", Events: []string{"*"}, Adapter: taker{}, Mapping: Mapping{Fields: []Field{{From: "hearingId", To: "case_reference"}, {From: "location", To: "courtroom"}}}}}})
 	if err != nil {

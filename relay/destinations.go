@@ -8,45 +8,46 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// destinations bound the deliveries in flight to each destination of a sync. One that
-// does not answer leaves slots for the others. The scope is the destination's name. A
-// delivery that may not start yet is parked: it waits in order, under its claim. When
-// too many are parked, further ones are given back, and no lanes of that destination
-// are claimed until half of the parked ones have started.
+// destinations bound the deliveries in flight to each destination of a sync. A destination
+// that does not answer leaves slots for the others. The name of a destination is its scope.
 //
-// It has no goroutines, no clock and no database: its caller says what happened and
-// when. It is not safe for concurrent use.
+// A delivery that may not start yet waits in memory: its relay keeps the claim, and
+// deliveries start in their order. If too many wait, further ones are released, and no
+// lanes of the destination are claimed until half of the waiting ones have started.
+//
+// destinations has no goroutines, no clock and no database: its caller tells it all events
+// and their times. It is not safe for concurrent use.
 type destinations struct {
-	perDestination int     // most in flight to one; 0 is no bound of its own
-	rate           float64 // attempts per second to one; 0 is no limit
+	perDestination int     // most deliveries in flight to one destination; 0 means no limit
+	rate           float64 // attempts per second to one destination; 0 means no limit
 
 	byScope     map[string]*destination
 	open        int             // of these, how many are not on hold
-	overflowing int             // of these, how many have had deliveries given back for lack of room, and no lanes claimed since
-	parked      int             // deliveries that wait, to all
-	bytes       int             // of their payloads and bodies
-	returned    map[string]bool // scopes that lanes were given back into since they were asked for
+	overflowing int             // of these, how many have resumeAt set
+	waiting     int             // waiting deliveries of all destinations
+	bytes       int             // size of the payloads and bodies of waiting deliveries
+	released    map[string]bool // scopes of lanes that were released since the last request
 }
 
-// destination is what is known of one.
+// destination is the state of one destination.
 type destination struct {
 	inFlight   int
-	parked     []work
-	limit      int           // most in flight since a hold has ended, one more with each success; 0 without a bound
+	waiting    []work
+	limit      int           // most in flight after a hold has ended; each success adds one; 0 means no limit
 	tokens     *rate.Limiter // nil without a limit
-	seen       time.Time     // when something of it was claimed last
+	seen       time.Time     // when a delivery to it was last claimed
 	hold       *outbox.Hold  // nil if it is not on hold
-	heldAt     time.Duration // when that was known, since the process started; claims asked for earlier do not know it
-	resumeAt   int           // no lanes of it are claimed while more than these are parked; -1 otherwise
-	parkLimit  int           // how many may be parked: twice as many each time they run out although some were given back
-	overflowed bool          // some were given back for lack of room since that changed
+	heldAt     time.Duration // when the hold became known, since processStart; a claim that began earlier may not see it
+	resumeAt   int           // while more deliveries than this wait, no lanes of it are claimed; -1: lanes are claimed
+	waitLimit  int           // how many deliveries may wait; doubled if none wait any more after some were released
+	overflowed bool          // deliveries were released since waitLimit changed, because too many waited
 }
 
 const (
-	// forgetAfter is how long a destination without work keeps others from more than
-	// their share of the slots. With half, a destination with one event a minute finds
-	// all slots taken by a dead one more often. With double, a busy destination waits
-	// longer for the rest.
+	// forgetAfter is how long a destination without work is remembered. Until then, no other
+	// destination gets more than its share of the slots. With half, a destination with one
+	// event a minute more often finds all slots used by one that does not answer. With
+	// double, a busy destination waits longer before it may use more slots.
 	forgetAfter = time.Minute
 
 	// busyOneIn is the share of the slots that one destination may have while others
@@ -55,30 +56,30 @@ const (
 	// quarter.
 	busyOneIn = 2
 
-	// leastParked is how many may be parked for a destination at first. With half, a
+	// leastWaiting is how many deliveries may wait for a destination at first. With half, a
 	// destination that answers in a millisecond waits for claims until the number has
-	// grown. With double, deliveries to one that answers in seconds reach the end of
-	// their lease.
-	leastParked = 8
+	// grown. With double, deliveries to one that answers in seconds wait until their lease
+	// ends.
+	leastWaiting = 8
 
-	// mostParked is how far that number grows. Half slows down the fastest receivers.
-	// With double, two of them take the whole capacity.
-	mostParked = maxPrefetch / 4
+	// mostWaiting is how far that number grows. With half, the fastest receivers get less.
+	// With double, two of them use the whole capacity.
+	mostWaiting = maxPrefetch / 4
 
-	// mostDestinations is how many are remembered without work under way. With half
-	// of it slow starts and rates are forgotten earlier where there are many; twice
-	// of it costs memory.
+	// mostDestinations is how many destinations without work are remembered. With half,
+	// limits and rates are forgotten earlier if there are many destinations. Double costs
+	// memory.
 	mostDestinations = 10_000
 )
 
-// get is the destination get a scope.
+// get returns the destination of a scope, and adds it if it is not known.
 func (d *destinations) get(now time.Time, scope string) *destination {
 	x := d.byScope[scope]
 	if x == nil {
 		if len(d.byScope) >= mostDestinations {
 			d.forget(now, 0)
 		}
-		x = &destination{resumeAt: -1, parkLimit: leastParked}
+		x = &destination{resumeAt: -1, waitLimit: leastWaiting}
 		if d.byScope == nil {
 			d.byScope = map[string]*destination{}
 		}
@@ -88,7 +89,7 @@ func (d *destinations) get(now time.Time, scope string) *destination {
 	return x
 }
 
-// configure sets the bounds, also of the destinations that are there.
+// configure sets the limits of all destinations, present and future.
 func (d *destinations) configure(each int, perSecond float64) {
 	if d.rate != perSecond {
 		for _, x := range d.byScope {
@@ -98,8 +99,9 @@ func (d *destinations) configure(each int, perSecond float64) {
 	d.perDestination, d.rate = each, perSecond
 }
 
-// allowed is how many deliveries to x may be in flight: its share of the slots while
-// other destinations have work, and otherwise all but one, for the next destination.
+// allowed is how many deliveries to x may be in flight. While other destinations have work,
+// it is the share of x. Otherwise it is all slots but one, which is kept for the next
+// destination.
 func (d *destinations) allowed(x *destination, slots int) int {
 	most := slots - 1
 	if d.open > 1 {
@@ -132,17 +134,17 @@ func (d *destinations) take(now time.Time, x *destination, slots int) bool {
 	return true
 }
 
-// placement is what becomes of a delivery.
+// placement says what happens to a delivery now.
 type placement int
 
 const (
-	startsNow  placement = iota
-	isParked             // parked
-	isReturned           // given back: the destination is on hold, or too many wait for it
+	startsNow  placement = iota // it is sent
+	isWaiting                   // it waits in memory
+	isReleased                  // it is released: the destination is on hold, or too many wait for it
 )
 
-// begin places a delivery that was claimed. slots are those that the sync can count
-// on. A probe starts in spite of a hold.
+// begin decides about a claimed delivery. slots is how many slots the sync can use. A probe
+// starts in spite of a hold.
 func (d *destinations) begin(now time.Time, w work, slots int) placement {
 	x := d.get(now, w.to)
 	x.seen = now
@@ -151,24 +153,24 @@ func (d *destinations) begin(now time.Time, w work, slots int) placement {
 		x.inFlight++
 		return startsNow
 	case x.hold != nil:
-		return isReturned
-	case len(x.parked) == 0 && d.take(now, x, slots):
+		return isReleased
+	case len(x.waiting) == 0 && d.take(now, x, slots):
 		return startsNow
-	case len(x.parked) >= x.parkLimit || d.parked >= maxPrefetch || d.bytes+w.size() > maxPrefetchBytes:
+	case len(x.waiting) >= x.waitLimit || d.waiting >= maxPrefetch || d.bytes+w.size() > maxPrefetchBytes:
 		if x.overflowed = true; x.resumeAt < 0 {
-			x.resumeAt = len(x.parked) / 2
+			x.resumeAt = len(x.waiting) / 2
 			d.overflowing++
 		}
-		return isReturned
+		return isReleased
 	}
-	x.parked = append(x.parked, w)
-	d.parked++
+	x.waiting = append(x.waiting, w)
+	d.waiting++
 	d.bytes += w.size()
-	return isParked
+	return isWaiting
 }
 
-// ended notes that an attempt is over, and returns the deliveries that may start
-// for it.
+// ended notes that an attempt has ended, and returns the waiting deliveries that may start
+// now.
 func (d *destinations) ended(now time.Time, scope string, accepted bool, slots int) []work {
 	x := d.get(now, scope)
 	x.inFlight = max(0, x.inFlight-1)
@@ -180,65 +182,65 @@ func (d *destinations) ended(now time.Time, scope string, accepted bool, slots i
 	return d.start(now, x, slots)
 }
 
-// start returns the parked deliveries to x that may start now.
+// start returns the waiting deliveries to x that may start now.
 func (d *destinations) start(now time.Time, x *destination, slots int) (starting []work) {
-	for len(x.parked) > 0 && d.take(now, x, slots) {
-		starting = append(starting, d.unpark(x, 1)...)
+	for len(x.waiting) > 0 && d.take(now, x, slots) {
+		starting = append(starting, d.takeWaiting(x, 1)...)
 	}
-	idle := len(x.parked) == 0 && x.inFlight < d.allowed(x, slots)
-	if x.resumeAt >= 0 && len(x.parked) <= x.resumeAt && (len(x.parked) > 0 || idle) {
+	idle := len(x.waiting) == 0 && x.inFlight < d.allowed(x, slots)
+	if x.resumeAt >= 0 && len(x.waiting) <= x.resumeAt && (len(x.waiting) > 0 || idle) {
 		x.resumeAt = -1
 		d.overflowing--
 	}
 	if idle && x.overflowed {
-		x.parkLimit, x.overflowed = min(2*x.parkLimit, mostParked), false
+		x.waitLimit, x.overflowed = min(2*x.waitLimit, mostWaiting), false
 	}
 	return starting
 }
 
-// unpark takes the first n out.
-func (d *destinations) unpark(x *destination, n int) []work {
-	out := append([]work(nil), x.parked[:n]...)
-	clear(x.parked[:n]) // hold no payload
-	if x.parked = x.parked[n:]; len(x.parked) == 0 {
-		x.parked = nil
+// takeWaiting removes the first n waiting deliveries of x and returns them.
+func (d *destinations) takeWaiting(x *destination, n int) []work {
+	out := append([]work(nil), x.waiting[:n]...)
+	clear(x.waiting[:n]) // keep no payload in memory
+	if x.waiting = x.waiting[n:]; len(x.waiting) == 0 {
+		x.waiting = nil
 	}
-	d.parked -= n
+	d.waiting -= n
 	for _, w := range out {
 		d.bytes -= w.size()
 	}
 	return out
 }
 
-// ready returns the parked deliveries that may start by now, and those whose lease
-// is too short for an attempt, which takes so long.
+// ready returns the waiting deliveries that may start now, and those whose lease is too
+// short for an attempt. attempt is the longest duration of an attempt.
 func (d *destinations) ready(now time.Time, slots int, attempt time.Duration) (starting, late []work) {
-	if d.parked == 0 && d.overflowing == 0 {
+	if d.waiting == 0 && d.overflowing == 0 {
 		return nil, nil
 	}
 	for _, x := range d.byScope {
 		n := 0
-		for n < len(x.parked) && x.parked[n].leaseEnd.Sub(now) < attempt {
+		for n < len(x.waiting) && x.waiting[n].leaseEnd.Sub(now) < attempt {
 			n++
 		}
 		if n > 0 {
-			late = append(late, d.unpark(x, n)...)
-			x.parkLimit = leastParked
+			late = append(late, d.takeWaiting(x, n)...)
+			x.waitLimit = leastWaiting
 		}
 		starting = append(starting, d.start(now, x, slots)...)
 	}
 	return starting, late
 }
 
-// all takes out everything that is parked.
-func (d *destinations) all() (parked []work) {
+// all removes all waiting deliveries and returns them.
+func (d *destinations) all() (waiting []work) {
 	for _, x := range d.byScope {
-		parked = append(parked, d.unpark(x, len(x.parked))...)
+		waiting = append(waiting, d.takeWaiting(x, len(x.waiting))...)
 	}
-	return parked
+	return waiting
 }
 
-// busy are the scopes whose lanes are not to be claimed for now.
+// busy returns the scopes whose lanes must not be claimed now.
 func (d *destinations) busy() (scopes []string) {
 	if d.overflowing == 0 {
 		return nil
@@ -257,37 +259,38 @@ func (d *destinations) held(scope string) bool {
 	return x != nil && x.hold != nil
 }
 
-// heldFirmly reports whether a scope has a hold that no probe ends, or one whose kind is not known yet.
+// heldFirmly reports whether a scope has a hold that a probe cannot end, or a hold whose
+// kind is not known yet.
 func (d *destinations) heldFirmly(scope string) bool {
 	x := d.byScope[scope]
 	return x != nil && x.hold != nil && x.hold.Kind != outbox.HoldAuth && x.hold.Kind != outbox.HoldBreaker
 }
 
-// hold notes that a scope is on hold, as was known at the given time, and returns what
-// was parked for it, to be given back. It reports whether that is new. A hold without
-// a kind is one of which only the scope is known yet.
-func (d *destinations) hold(now time.Time, h outbox.Hold, at time.Duration) (fresh bool, parked []work) {
+// hold notes that a scope is on hold since the time at, or longer. It reports whether the
+// hold is new, and returns the waiting deliveries of the scope: the caller releases them.
+// A hold without a kind is one of which only the scope is known yet.
+func (d *destinations) hold(now time.Time, h outbox.Hold, at time.Duration) (isNew bool, waiting []work) {
 	x := d.get(now, h.Scope)
 	if x.hold == nil {
 		d.open--
 	} else if h.Kind == "" {
 		h = *x.hold
 	}
-	fresh = x.hold == nil || x.hold.Kind != h.Kind
+	isNew = x.hold == nil || x.hold.Kind != h.Kind
 	x.hold, x.heldAt = &h, max(x.heldAt, at)
-	return fresh, d.unpark(x, len(x.parked))
+	return isNew, d.takeWaiting(x, len(x.waiting))
 }
 
-// settled sets the time from which on claims know of a hold.
+// settled sets the time from which on claims see a hold.
 func (d *destinations) settled(scope string, at time.Duration) {
 	if x := d.byScope[scope]; x != nil && x.hold != nil {
 		x.heldAt = at
 	}
 }
 
-// release ends the holds that a claim, asked for at the given time, did not find
-// any more, and returns them. A destination that was at its limit starts with one
-// in flight.
+// release ends holds after a claim that began at the time asked, and returns them. held are
+// the scopes that the claim found on hold: all other holds have ended. If the receiver was
+// at its limit, the destination starts with one delivery in flight.
 func (d *destinations) release(asked time.Duration, held []string) (ended []outbox.Hold) {
 	if len(d.byScope) == d.open {
 		return nil
@@ -312,7 +315,7 @@ func (d *destinations) release(asked time.Duration, held []string) (ended []outb
 	return ended
 }
 
-// holds are those in force.
+// holds returns the holds in force.
 func (d *destinations) holds() (holds []outbox.Hold) {
 	for _, x := range d.byScope {
 		if x.hold != nil {
@@ -322,21 +325,21 @@ func (d *destinations) holds() (holds []outbox.Hold) {
 	return holds
 }
 
-// noteReturned remembers that a lane was given back into a scope.
-func (d *destinations) noteReturned(scope string) {
-	if d.returned == nil {
-		d.returned = map[string]bool{}
+// noteReleased remembers the scope of a lane that was released.
+func (d *destinations) noteReleased(scope string) {
+	if d.released == nil {
+		d.released = map[string]bool{}
 	}
-	if len(d.returned) < mostDestinations {
-		d.returned[scope] = true
+	if len(d.released) < mostDestinations {
+		d.released[scope] = true
 	}
 }
 
-// forget drops the destinations without work that were not seen for so long.
+// forget removes the destinations without work that were not seen for the duration unseen.
 func (d *destinations) forget(now time.Time, unseen time.Duration) {
 	for scope, x := range d.byScope {
 		switch {
-		case x.inFlight > 0, len(x.parked) > 0, x.hold != nil, now.Sub(x.seen) < unseen:
+		case x.inFlight > 0, len(x.waiting) > 0, x.hold != nil, now.Sub(x.seen) < unseen:
 		case unseen > 0 && x.tokens != nil && x.tokens.TokensAt(now) < float64(x.tokens.Burst()):
 		default:
 			if x.resumeAt >= 0 {

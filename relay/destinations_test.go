@@ -9,7 +9,7 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// script drives destinations: a step a word, such as "begin a".
+// script calls destinations. Each step is a word, such as "begin:a".
 type script struct {
 	d     destinations
 	slots int
@@ -35,8 +35,8 @@ func (s *script) run(steps string) string {
 			starting, late := s.d.ready(s.now, s.slots, 15*time.Second)
 			said = append(said, s.keys(starting)+"/"+s.keys(late))
 		case "hold":
-			_, parked := s.d.hold(s.now, outbox.Hold{Scope: to, Kind: outbox.HoldBreaker}, s.now.Sub(at(0)))
-			said = append(said, s.keys(parked))
+			_, waiting := s.d.hold(s.now, outbox.Hold{Scope: to, Kind: outbox.HoldBreaker}, s.now.Sub(at(0)))
+			said = append(said, s.keys(waiting))
 		case "release":
 			s.now = s.now.Add(time.Second)
 			said = append(said, fmt.Sprint(len(s.d.release(s.now.Sub(at(0)), strings.Fields(to)))))
@@ -92,18 +92,18 @@ func TestDestinations(t *testing.T) {
 		"a rate is not forgotten with its destination": {
 			slots: 8, rate: 0.001, steps: "begin:a done:a wait:5m begin:a", want: "starts - waits",
 		},
-		"beyond so many they are given back, until half have started": {
+		"beyond so many they are released, until half have started": {
 			slots: 3, each: 1,
-			steps: "begin:a " + strings.Repeat("begin:a ", leastParked) + "busy begin:a busy begin:b done:a done:a done:a busy done:a busy begin:a",
-			want:  "starts " + strings.Repeat("waits ", leastParked) + " leaves a starts a2 a3 a4 a a5  waits",
+			steps: "begin:a " + strings.Repeat("begin:a ", leastWaiting) + "busy begin:a busy begin:b done:a done:a done:a busy done:a busy begin:a",
+			want:  "starts " + strings.Repeat("waits ", leastWaiting) + " leaves a starts a2 a3 a4 a a5  waits",
 		},
 		"where they run out meanwhile, more may wait": {
 			slots: 3, each: 1,
-			steps: strings.Repeat("begin:a ", leastParked+2) + strings.Repeat("done:a ", leastParked+1) + strings.Repeat("begin:a ", 2*leastParked+2),
-			want: "starts " + strings.Repeat("waits ", leastParked) + "leaves a2 a3 a4 a5 a6 a7 a8 a9 - " +
-				"starts " + strings.Repeat("waits ", 2*leastParked) + "leaves",
+			steps: strings.Repeat("begin:a ", leastWaiting+2) + strings.Repeat("done:a ", leastWaiting+1) + strings.Repeat("begin:a ", 2*leastWaiting+2),
+			want: "starts " + strings.Repeat("waits ", leastWaiting) + "leaves a2 a3 a4 a5 a6 a7 a8 a9 - " +
+				"starts " + strings.Repeat("waits ", 2*leastWaiting) + "leaves",
 		},
-		"what waits is given back before its lease ends": {
+		"waiting deliveries are released before their lease ends": {
 			slots: 4, each: 1, steps: "begin:a begin:a wait:30s begin:a wait:20s ready", want: "starts waits waits -/a2",
 		},
 		"a hold keeps back its destination only": {
@@ -119,10 +119,10 @@ func TestDestinations(t *testing.T) {
 			slots: 8, steps: "hold:a release: begin:a begin:a begin:a begin:a done:a fail:a done:a",
 			want: "- 1 starts waits waits waits a2,a3 a4 -",
 		},
-		"a hold that the claim still finds goes on": {
+		"a hold that the claim still finds stays": {
 			slots: 4, steps: "hold:a release:a begin:a", want: "- 0 leaves",
 		},
-		"idle ones do not count beside the others": {
+		"idle ones do not count": {
 			slots: 4, steps: "begin:a done:a wait:2m begin:b begin:b begin:b begin:b", want: "starts - starts starts starts waits",
 		},
 	} {
@@ -140,7 +140,7 @@ func TestDestinations(t *testing.T) {
 	}
 }
 
-// A claim that was asked for before a hold was known does not end it.
+// A claim that began before a hold was known does not end it.
 func TestAnEarlierClaimEndsNoHold(t *testing.T) {
 	var d destinations
 	d.hold(at(0), outbox.Hold{Scope: "a", Kind: outbox.HoldThrottle}, 1<<62)
@@ -156,8 +156,8 @@ func TestAnEarlierClaimEndsNoHold(t *testing.T) {
 	}
 }
 
-// However many destinations there are, what is kept of them is bounded, and what
-// waits is bounded in bytes.
+// The number of destinations that are remembered is bounded, and so are the bytes of deliveries
+// that wait.
 func TestDestinationsAreBounded(t *testing.T) {
 	var d destinations
 	for i := range 3 * mostDestinations {
@@ -173,11 +173,11 @@ func TestDestinationsAreBounded(t *testing.T) {
 	for i := range 40 {
 		d.begin(at(0), work{Delivery: big, to: fmt.Sprint(i % 2)}, 32)
 	}
-	if d.bytes > maxPrefetchBytes || d.parked != maxPrefetchBytes>>20 {
-		t.Errorf("%d deliveries wait with %d bytes", d.parked, d.bytes)
+	if d.bytes > maxPrefetchBytes || d.waiting != maxPrefetchBytes>>20 {
+		t.Errorf("%d deliveries wait with %d bytes", d.waiting, d.bytes)
 	}
-	if n := len(d.all()); n != maxPrefetchBytes>>20 || d.parked != 0 || d.bytes != 0 {
-		t.Errorf("%d were taken out, %d are left with %d bytes", n, d.parked, d.bytes)
+	if n := len(d.all()); n != maxPrefetchBytes>>20 || d.waiting != 0 || d.bytes != 0 {
+		t.Errorf("%d were taken out, %d are left with %d bytes", n, d.waiting, d.bytes)
 	}
 }
 

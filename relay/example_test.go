@@ -18,8 +18,8 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// A service embeds the relay: it runs beside the service's own work, in the
-// same process, until its context ends.
+// A service embeds the relay. The relay runs in a goroutine of the service, until its
+// context ends.
 func Example() {
 	database, drop := pgtest.ForExample() // a migrated database
 	defer drop()

@@ -19,12 +19,11 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// slack is by how much a bound is wider than what we promise: these tests run while
-// others do. None of them bounds a time. How long something waits is counted in the
-// requests that go first, so that a slow machine fails no test.
+// slack widens the bounds of these tests, because they run while others run. None of them bounds
+// a time. A wait is counted in requests that are sent first, so no test fails on a slow machine.
 const slack = 3
 
-// takes answers after d, as a receiver that has work to do.
+// takes answers after d, as a receiver with work to do.
 func takes(d time.Duration) func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
 	return func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
 		select {
@@ -42,9 +41,8 @@ func (w *world) lanes(keys, each int) {
 SELECT 'scheduling:updated', 'lane-' || n % $1, jsonb_build_object('n', n / $1) FROM generate_series(0, $1::int * $2::int - 1) AS n`, keys, each)
 }
 
-// freshKeysAreSent writes an event of a new key n times, each once the one before was
-// sent. The receiver gets at most so many other requests between the write and the
-// fresh key's.
+// freshKeysAreSent writes n events of new keys, each after the one before was sent. Between a write
+// and its request, the receiver gets at most so many other requests.
 func (w *world) freshKeysAreSent(c *court, n, most int) {
 	w.t.Helper()
 	var waits []int
@@ -56,8 +54,8 @@ func (w *world) freshKeysAreSent(c *court, n, most int) {
 	w.t.Logf("the receiver got %v other requests before fresh keys", waits)
 }
 
-// goFirst waits for a request, and returns how many the receiver got before it, of
-// those after the first so many. These are at most the bound.
+// goFirst waits for a request. It returns how many other requests the receiver got before it, after
+// the first so many. This number is at most the bound.
 func (w *world) goFirst(c *court, since, most int, what string, is func(adapters.Message) bool) (before int) {
 	w.t.Helper()
 	w.eventually(what+" is sent", func() bool {
@@ -71,15 +69,15 @@ func (w *world) goFirst(c *court, since, most int, what string, is func(adapters
 	return before
 }
 
-// open is how many deliveries of keys that begin so are not finished.
+// open counts open deliveries of keys with a prefix.
 func (w *world) open(keys string) int {
 	w.t.Helper()
 	return query[int](w, `SELECT count(*) FROM outbox.delivery WHERE starts_with(key, $1)`, keys)
 }
 
-// Receivers that allow few connections are the normal case. However many keys have a
-// long lane, a key with nothing in front of its event gets its turn.
-func TestFreshKeyBesideManyBusyKeysOnFewWorkers(t *testing.T) {
+// Receivers that allow few connections are the normal case. Many keys have a long lane, and a new
+// key is sent without a long wait.
+func TestFreshKeyAmongManyBusyKeysOnFewWorkers(t *testing.T) {
 	const takesEach = 200 * time.Millisecond
 	for workers, promise := range map[int]time.Duration{4: 4 * time.Second, 8: 4 * time.Second, 16: 1500 * time.Millisecond, 32: 1500 * time.Millisecond} {
 		t.Run(fmt.Sprint(workers, " workers"), func(t *testing.T) {
@@ -121,9 +119,9 @@ func TestFreshKeyWhenTheReceiverBecomesSlow(t *testing.T) {
 	}
 }
 
-// After an outage the older events of other keys do not keep a new one waiting until
-// the last of them is delivered. The older ones, those of long lanes as well, are sent
-// meanwhile, although there are as many new ones as the receiver can take.
+// After an outage, a new event does not wait until all older events of other keys are delivered.
+// Older events, also those of long lanes, are sent too, although there are as many new events as
+// the receiver can take.
 func TestFreshKeyAfterAnOutage(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(takes(20 * time.Millisecond))
@@ -145,9 +143,9 @@ func TestFreshKeyAfterAnOutage(t *testing.T) {
 	}
 }
 
-// Rows behind failed deliveries cost nobody time: neither while these are failing, nor
-// when a relay starts and looks at all of them.
-func TestFreshKeyBesideRowsBehindFailedOnes(t *testing.T) {
+// Deliveries behind failed ones do not delay other keys: neither while these fail, nor when a relay
+// starts and scans all of them.
+func TestFreshKeyAmongManyFailedKeys(t *testing.T) {
 	const keys, each = 1000, 50
 	w := newWorld(t)
 	c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
@@ -199,9 +197,9 @@ func TestOneLongLane(t *testing.T) {
 	inOrder(t, c)
 }
 
-// A transaction writes, and commits once all workers are busy with what was written
-// after it: to a key of its own and to one whose lane is being sent.
-func TestLateCommitBesideFullLoad(t *testing.T) {
+// A transaction writes to a new key and to a key whose lane is being sent. It commits when all
+// workers are busy with later events. Its events are sent.
+func TestLateCommitUnderFullLoad(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(takes(20 * time.Millisecond))
 	config := sync1(c)
@@ -235,8 +233,7 @@ func TestLateCommitBesideFullLoad(t *testing.T) {
 	}
 }
 
-// A rate limit is kept. What waits for it is sent in turn: a fresh key does not wait
-// for the whole of the queue.
+// A rate limit is kept. A new key does not wait for all deliveries that wait for the limit.
 func TestFreshKeyBehindARateLimit(t *testing.T) {
 	const perSecond = 20
 	w := newWorld(t)
@@ -268,8 +265,8 @@ func three(workers int, courts ...*court) relay.Config {
 	return config
 }
 
-// Syncs that are all busy share the workers equally, never use more than there
-// are, and each sends first what it claimed first.
+// Busy syncs share the workers equally, and never use more than there are. Each sends its
+// deliveries in the order of the claims.
 func TestBusySyncsHaveEqualShares(t *testing.T) {
 	w := newWorld(t)
 	var f traffic
@@ -312,8 +309,8 @@ func TestBusySyncsHaveEqualShares(t *testing.T) {
 	}
 }
 
-// A sync whose receiver answers late keeps no more than its share of the workers from
-// the others: one that is busy sends meanwhile, and so does one that was idle.
+// A sync whose receiver answers slowly uses no more than its share of the workers. Meanwhile a busy
+// sync sends, and so does one that was idle.
 func TestSlowSyncLeavesTheOthersTheirShare(t *testing.T) {
 	for _, workers := range []int{8, 16} {
 		t.Run(fmt.Sprint(workers, " workers"), func(t *testing.T) {
@@ -343,8 +340,8 @@ SELECT CASE WHEN n % 5 = 0 THEN 'slow' ELSE 'quick' END, 'B-' || n, '{"n":1}' FR
 	}
 }
 
-// Syncs take workers of their own and shared ones, and give them back, hundreds of
-// times: there are as many in the end as in the beginning.
+// Syncs use their own slots and shared slots hundreds of times. In the end there are as many as in
+// the beginning.
 func TestAsManySlotsComeBackAsWereTaken(t *testing.T) {
 	const workers, each = 4, 100
 	w := newWorld(t)
@@ -367,17 +364,17 @@ func TestAsManySlotsComeBackAsWereTaken(t *testing.T) {
 		open := make(chan struct{})
 		gate.Store(&open)
 		w.bulk(each)
-		w.eventually(fmt.Sprintf("round %d: %d requests are under way", round+1, workers), func() bool { return f.underWay() >= workers })
+		w.eventually(fmt.Sprintf("round %d: %d requests are in flight", round+1, workers), func() bool { return f.underWay() >= workers })
 		close(open)
 		w.drained()
 		if got := f.peak(); got != workers {
-			t.Errorf("round %d: up to %d requests under way, want %d, the number of workers", round+1, got, workers)
+			t.Errorf("round %d: up to %d requests in flight, want %d, the number of workers", round+1, got, workers)
 		}
 	}
 }
 
-// link is a relay's way to the database, which can be kept silent: nothing gets through and
-// nothing is closed.
+// link is a relay's connection to the database. It can be silent: it carries no data, and closes no
+// connection.
 type link struct {
 	mu     sync.Mutex
 	gate   chan struct{} // closed while everything gets through
@@ -425,7 +422,7 @@ func newLink(t *testing.T, database string) (*link, string) {
 	return l, u.String()
 }
 
-// copy carries what one side says to the other, until one of them ends.
+// copy copies data from one side to the other, until one of them ends.
 func (l *link) copy(to, from net.Conn) {
 	defer func() { _, _ = to.Close(), from.Close() }()
 	buffer := make([]byte, 1<<16)
@@ -457,10 +454,10 @@ func (l *link) speak() {
 	close(l.gate)
 }
 
-// A relay falls silent with claims in its hands, as if its machine had stopped. Another
-// takes them over when their lease has ended. The first one wakes up later: it changes
-// nothing of what the other did, and works again.
-func TestARelayThatWasSilentGoesOn(t *testing.T) {
+// A relay with claims stops for a while, as if its machine had stopped. When the leases have ended,
+// another relay takes over. The first one continues later: it changes no result of the other, and
+// works again.
+func TestARelayResumesAfterASilence(t *testing.T) {
 	const keys, each = 8, 5
 	w := newWorld(t)
 	resume := make(chan struct{})

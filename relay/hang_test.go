@@ -49,22 +49,21 @@ func hangingConfig(c hangingCourt, other adapters.Adapter, log *logBuffer) relay
 	return config
 }
 
-// outcomes are those of the key that hangs.
+// outcomes returns the log of the key that hangs.
 func outcomes(w *world) string {
 	return query[string](w, `SELECT coalesce(string_agg(outcome, ' ' ORDER BY id), '') FROM outbox.delivery_log WHERE sync = 'CourtCalendarSync' AND key = 'stuck'`)
 }
 
-// An attempt from which the adapter does not return ends with its lease. It is
-// logged as unknown, once; nobody else waits, and the late answer changes
-// nothing.
-func TestAnAttemptThatDoesNotReturnIsLeftBehind(t *testing.T) {
+// An adapter does not return from an attempt. The attempt ends with its lease and is logged as
+// unknown, once. No other delivery waits, and the late answer changes nothing.
+func TestAnAttemptThatDoesNotReturnIsAbandoned(t *testing.T) {
 	w := newWorld(t)
 	var log logBuffer
 	c, other := newHangingCourt(t), quickCourt{newCourt(accepts)}
 	r := w.start("relay-1", hangingConfig(c, other, &log))
 	t.Cleanup(func() { c.leave(); _ = r.stop() })
 	w.emit("stuck", map[string]any{"n": 1})
-	w.eventually("left behind", func() bool {
+	w.eventually("abandoned", func() bool {
 		w.extendLeases()
 		return strings.HasPrefix(outcomes(w), "unknown")
 	})
@@ -89,15 +88,15 @@ func TestAnAttemptThatDoesNotReturnIsLeftBehind(t *testing.T) {
 	if got := outcomes(w); !strings.HasSuffix(got, "retry delivered") || strings.Count(got, "unknown") != 1 || strings.Count(got, "delivered") != 1 {
 		t.Errorf("outcomes %q, want one unknown, retries and one delivered", got)
 	}
-	w.eventually("its return is logged", func() bool { return log.count("has returned after it was left behind") == 1 })
-	if left := log.count("does not return and is left behind"); left != 1 {
-		t.Errorf("logged %d times that it was left behind, want once", left)
+	w.eventually("its return is logged", func() bool { return log.count("an abandoned call has returned") == 1 })
+	if left := log.count("does not return and is abandoned"); left != 1 {
+		t.Errorf("logged %d times that it was abandoned, want once", left)
 	}
 }
 
-// When every worker of a sync hangs, it claims nothing more: what is due waits
-// without a mark against it, and other syncs have the shared workers.
-func TestASyncAllOfWhoseWorkersHangStallsOnlyItself(t *testing.T) {
+// When every worker of a sync hangs, it claims nothing more. Due deliveries wait at no cost, and
+// other syncs have the shared workers.
+func TestASyncWithAllWorkersHangingStallsOnlyItself(t *testing.T) {
 	w := newWorld(t)
 	var log logBuffer
 	c, other := newHangingCourt(t), quickCourt{newCourt(accepts)}
@@ -112,12 +111,12 @@ func TestASyncAllOfWhoseWorkersHangStallsOnlyItself(t *testing.T) {
 	for i := range 3 {
 		w.emit(fmt.Sprint("stuck-", i), map[string]any{"n": 1})
 	}
-	w.eventually("three left behind", left(3))
+	w.eventually("three abandoned", left(3))
 	// The last worker hangs first, with work behind it.
 	w.exec(`
 INSERT INTO outbox.event (type, key, payload)
 SELECT 'scheduling:updated', CASE n WHEN 1 THEN 'stuck-3' ELSE 'H-' || n % 10 END, '{}' FROM generate_series(1, 200) AS n`)
-	w.eventually("all left behind", left(4))
+	w.eventually("all abandoned", left(4))
 	w.within(2*time.Minute, "the other sync delivers", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE sync = 'Other' AND outcome = 'delivered'`) == 203
 	})
@@ -136,8 +135,8 @@ SELECT 'scheduling:updated', CASE n WHEN 1 THEN 'stuck-3' ELSE 'H-' || n % 10 EN
 	w.drained()
 }
 
-// A writer's event for which a condition would take hours fails with the
-// condition's name. Nobody waits for it, in its own sync or in another.
+// A condition would take hours for an event. The event fails, and the error names the condition. No
+// other delivery waits for it, in its own sync or in another.
 func TestAnExpressionThatWouldTakeHoursFailsItsDelivery(t *testing.T) {
 	w := newWorld(t)
 	c, other := newCourt(accepts), newCourt(accepts)

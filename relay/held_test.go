@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Another relay's maintenance is worth a word; a lock that stays is an error, and
-// said again now and then.
+// A lock of another relay's maintenance is logged as information. A lock that stays is an error,
+// which is repeated after a pause.
 func TestHeldMaintenanceIsAnErrorOnceItLasts(t *testing.T) {
 	var text bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&text, nil))

@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// court is an adapter that keeps a ledger and answers as its script says.
+// court is an adapter that keeps a ledger and answers by a script.
 type court struct {
 	mu     sync.Mutex
 	ledger []adapters.Message
@@ -67,7 +67,7 @@ type world struct {
 	pool *pgxpool.Pool
 }
 
-// Its test runs beside others: most of them wait for something, most of the time.
+// Its test runs in parallel with others, because most tests wait most of the time.
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	if t, ok := t.(*testing.T); ok {
@@ -76,7 +76,7 @@ func newWorld(t testing.TB) *world {
 	return newWorldAlone(t)
 }
 
-// newWorldAlone is a world for a test beside which no other may run.
+// newWorldAlone is a world for a test that must run alone.
 func newWorldAlone(t testing.TB) *world {
 	t.Helper()
 	url := pgtest.New(t)
@@ -133,7 +133,7 @@ func (w *world) start(name string, config relay.Config) *running {
 	return w.startAt(pgtest.AsRole(w.t, w.url, "outbox_relay"), name, config) // not the owner, who may write more into the log
 }
 
-// startAt starts a relay that reaches the database at a URL of its own.
+// startAt starts a relay with another database URL.
 func (w *world) startAt(url, name string, config relay.Config) *running {
 	w.t.Helper()
 	store, err := outbox.Open(w.t.Context(), url, outbox.Options{Name: name, MaxConnections: 4})
@@ -163,7 +163,7 @@ func (w *world) startOn(store relay.Store, closed func(), config relay.Config) *
 	return run
 }
 
-// register registers the syncs of a configuration, with no relay running afterwards.
+// register registers the syncs of a configuration. No relay runs afterwards.
 func (w *world) register(config relay.Config) {
 	w.t.Helper()
 	r := w.start("register", config)
@@ -181,14 +181,14 @@ func (w *world) bulk(n int) {
 	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'B-' || n, '{"n":1}' FROM generate_series(1, $1) AS n`, n)
 }
 
-// delivered reports whether nothing of a key is open.
+// delivered reports whether a key has no open delivery.
 func (w *world) delivered(key string) func() bool {
 	return func() bool {
 		return query[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE key = $1)`, key)
 	}
 }
 
-// claims is how many claims there are, and how many ended without a word.
+// claims is how many claims there are, and how many crashes.
 func (w *world) claims() int {
 	w.t.Helper()
 	return query[int](w, `SELECT count(*) FROM outbox.lane WHERE claim IS NOT NULL OR crashes > 0`)
@@ -212,27 +212,27 @@ func sync1(a adapters.Adapter, change ...func(*relay.Sync)) relay.Config {
 	return relay.Config{Syncs: []relay.Sync{s}, Workers: 16, Poll: 20 * time.Millisecond, Drain: patience}
 }
 
-// makeDue ends the delay of what a key has to retry.
+// makeDue ends the delay of a key's retry.
 func (w *world) makeDue(key string) {
 	w.t.Helper()
 	w.exec(`UPDATE outbox.delivery SET due_at = clock_timestamp() WHERE key = $1 AND state = 'retry'`, key)
 	w.exec(`UPDATE outbox.lane SET due_at = clock_timestamp() WHERE key = $1 AND claim IS NULL`, key)
 }
 
-// endLeases ends the leases of what a relay has claimed, as if their time were over.
+// endLeases ends the leases of all claims of a relay.
 func (w *world) endLeases(relay string) {
 	w.t.Helper()
 	w.exec(`UPDATE outbox.lane SET due_at = clock_timestamp() - interval '1 second' WHERE claimed_by = $1`, relay)
 }
 
-// extendLeases keeps claims from being taken over for their age, so that a busy
-// machine may be late with a recording.
+// extendLeases makes the leases longer, so that a slow recording on a busy machine does not lose its
+// claim.
 func (w *world) extendLeases() {
 	w.t.Helper()
 	w.exec(`UPDATE outbox.lane SET due_at = clock_timestamp() + interval '1 minute' WHERE claim IS NOT NULL AND due_at < clock_timestamp() + interval '30 seconds'`)
 }
 
-// counts waits until a query says the number.
+// counts waits until a query returns the number.
 func (w *world) counts(what string, want int, sql string, args ...any) {
 	w.t.Helper()
 	w.eventually(fmt.Sprint(what, ": ", want), func() bool { return query[int](w, sql, args...) == want })
@@ -250,7 +250,7 @@ func (w *world) eventually(what string, holds func() bool) {
 	w.within(patience, what, holds)
 }
 
-// patience is how long tests wait for what must happen.
+// patience is how long tests wait for something that must happen.
 const patience = time.Minute
 
 func (w *world) within(bound time.Duration, what string, holds func() bool) {
@@ -259,9 +259,8 @@ func (w *world) within(bound time.Duration, what string, holds func() bool) {
 }
 
 // drained waits until every delivery is finished. The last row of the log, the
-// reference and the lane of a delivery are written together with its end. What follows
-// in a transaction of its own, such as the end of a hold or the time of the last
-// delivery, is to be waited for.
+// reference and the lane of a delivery are written together with its end. Tests must wait for
+// changes in later transactions, such as the end of a hold or the time of the last delivery.
 func (w *world) drained() {
 	w.t.Helper()
 	w.drainedWithin(patience)

@@ -10,8 +10,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// setHold remembers what the database said last. When a hold ends, traffic
-// starts again with a single delivery.
+// setHold remembers the hold of the whole sync, nil for none, as the database has it. After
+// a hold, the sync starts again with a single delivery.
 func (p *pipeline) setHold(h *outbox.Hold) {
 	before := p.hold.Swap(h)
 	switch {
@@ -32,27 +32,28 @@ func (p *pipeline) setHold(h *outbox.Hold) {
 	}
 }
 
-// noteHeld remembers the scopes that a claim, asked for at the given time, found on
-// hold, before its deliveries are sent. It reports whether some of them are new.
+// noteHeld remembers the scopes that a claim found on hold. The claim began at the time
+// asked. The caller calls it before the deliveries of the claim are sent. It reports
+// whether there are new holds.
 func (p *pipeline) noteHeld(asked time.Time, held []string) (news bool) {
 	if len(held) == 0 {
 		return false
 	}
-	var parked []work
+	var waiting []work
 	p.destinationsMu.Lock()
 	for _, scope := range held {
-		fresh, waiting := p.destinations.hold(asked, outbox.Hold{Scope: scope}, asked.Sub(processStart))
-		news, parked = fresh || news, append(parked, waiting...)
+		isNew, released := p.destinations.hold(asked, outbox.Hold{Scope: scope}, asked.Sub(processStart))
+		news, waiting = isNew || news, append(waiting, released...)
 	}
 	p.destinationsMu.Unlock()
-	p.giveBackParked(parked)
+	p.releaseWaiting(waiting)
 	return news
 }
 
-// readScopes ends the holds of scopes that a claim, asked for at the given time, did
-// not find any more, and reads what the others are. It sends probes of those that are
-// due. Probes have a quarter of the slots, so that many dead destinations leave the
-// others theirs.
+// readScopes ends holds of scopes that a claim did not find any more, and reads the other
+// holds from the database. The claim began at the time asked and found the scopes of held
+// on hold. readScopes sends probes that are due. Probes use at most a quarter of the slots,
+// so many dead destinations do not take the slots of the others.
 func (p *pipeline) readScopes(ctx, attempts context.Context, asked time.Time, held []string, news bool) error {
 	p.destinationsMu.Lock()
 	ended := p.destinations.release(asked.Sub(processStart), held)
@@ -71,46 +72,46 @@ func (p *pipeline) readScopes(ctx, attempts context.Context, asked time.Time, he
 			p.log.InfoContext(ctx, "scope on hold", "scope", h.Scope, "kind", h.Kind, "reason", h.Reason)
 		}
 	}
-	// Those that have been due longest come first: many that do not answer must not take every probe from the others.
+	// Holds whose probes have been due longest come first. Many scopes that do not answer must not take all probes.
 	slices.SortFunc(holds, func(a, b outbox.Hold) int { return a.Until.Compare(b.Until) })
 	for most, asked := max(1, p.slots.usable()/4), 0; len(holds) > 0 && asked < most; holds = holds[1:] {
 		if holds[0].ProbeDue && p.hold.Load() == nil && ctx.Err() == nil && p.slots.workers() > 0 && p.probing.Load() < int64(most) {
-			asked++ // counts even if no lane can be claimed: the claimer is busy meanwhile
+			asked++ // counts even if no lane can be claimed, because each call takes time of the claimer
 			err = errors.Join(err, p.sendProbe(ctx, attempts, holds[0].Scope))
 		}
 	}
 	return err
 }
 
-// setScopeHold remembers the hold of a scope, as it was known at the given time, and
-// reports whether it is new. Deliveries that were parked for it are given back.
+// setScopeHold remembers the hold of a scope, which was known at the given time. It reports
+// whether the hold is new. It releases the waiting deliveries of the scope.
 func (p *pipeline) setScopeHold(h outbox.Hold, at time.Duration) (news bool) {
 	p.destinationsMu.Lock()
-	news, parked := p.destinations.hold(time.Now(), h, at)
+	news, waiting := p.destinations.hold(time.Now(), h, at)
 	p.destinationsMu.Unlock()
-	p.giveBackParked(parked)
+	p.releaseWaiting(waiting)
 	return news
 }
 
-// scopesEvery is the pause between looks at the holds of scopes while there are any,
-// to probe those that are due. With half, the database is asked twice as often while a
-// host is down. With double, probes come that much later.
+// scopesEvery is the pause between reads of the holds of scopes, while there are any, to find
+// probes that are due. With half, the database is asked twice as often while a host is
+// down. With double, probes come later.
 const scopesEvery = 250 * time.Millisecond
 
-// held reports whether the sync, or that scope of it, is on hold.
+// held reports whether the sync or the scope is on hold.
 func (p *pipeline) held(scope string) bool {
 	return p.hold.Load() != nil || p.heldApart(work{to: scope})
 }
 
-// heldApart reports whether the scope of a delivery is on hold, which is no probe of
-// that scope.
+// heldApart reports whether the hold of a scope prevents the delivery: its scope is on hold,
+// and it is not a probe of that hold.
 func (p *pipeline) heldApart(w work) bool {
 	if w.to == "" || w.probe.granted() && w.probe.of == w.to {
 		return false
 	}
 	p.destinationsMu.Lock()
 	defer p.destinationsMu.Unlock()
-	if w.probe.granted() && w.probe.of == "" { // where all are on hold, one of them must do
+	if w.probe.granted() && w.probe.of == "" { // it probes the whole sync, and all scopes may be on hold: one of them is used
 		return p.destinations.heldFirmly(w.to)
 	}
 	return p.destinations.held(w.to)
@@ -139,7 +140,7 @@ func (p *pipeline) putOnHold(scope string, kind outbox.HoldKind, d time.Duration
 	})
 }
 
-// holds are those of the sync and of its scopes that this relay knows of.
+// holds returns the holds of the sync and of its scopes that this relay knows.
 func (s *state) holds() []outbox.Hold {
 	s.destinationsMu.Lock()
 	defer s.destinationsMu.Unlock()

@@ -9,7 +9,7 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// succeeded finishes a delivery.
+// succeeded sets the result of an attempt that the receiver accepted.
 func (p *pipeline) succeeded(w work, result *outbox.Result, receipt adapters.Receipt) {
 	switch {
 	case receipt.Duplicate:
@@ -21,13 +21,13 @@ func (p *pipeline) succeeded(w work, result *outbox.Result, receipt adapters.Rec
 	}
 	result.Ref = reference(receipt.Ref, result.Delivery)
 	if w.to != "" {
-		p.healths.of("").answered() // what all destinations need is there
+		p.healths.of("").answered() // things that all destinations need, such as the token endpoint, work
 	}
 	p.healths.of(w.to).succeeded(result.Delivery.Key, startOf(result))
 	p.slots.grow()
 }
 
-// failed decides by the error's class what happens next.
+// failed sets the result of an attempt that failed, by the class of its error.
 func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, receipt adapters.Receipt, err error) {
 	d := w.Delivery
 	class := adapters.ClassOf(err)
@@ -42,7 +42,7 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 		}
 	}
 	if adapters.IsCommon(err) {
-		w.to = "" // it is no sign of the destination's health
+		w.to = "" // the cause is common to all destinations
 	}
 	result.Outcome = outbox.Retry
 	result.Class, result.Error = string(adapters.ClassOf(err)), redact(err.Error(), d.Event.Payload)
@@ -56,13 +56,13 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 			p.slots.grow()
 		}
 	case adapters.ClassThrottled:
-		result.Attempt = result.Code != "" // without a code it was the token endpoint that asked to slow down
+		result.Attempt = result.Code != "" // without a code, the token endpoint asked to slow down
 		result.Delay = asked
 		if result.Delay <= 0 {
 			result.Delay = p.sync.Retry.delay(d.Attempts + 1)
 		}
 		p.putOnHold(w.to, outbox.HoldThrottle, result.Delay, result.Error)
-	case adapters.ClassConflict: // read back: with the new reference it may go once more
+	case adapters.ClassConflict: // the copy was read: one more attempt with the new reference
 	case adapters.ClassAuth, adapters.ClassForbidden:
 		p.refused(w, class, result)
 	case adapters.ClassUnexplained:
@@ -79,8 +79,8 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 	p.report(d, result)
 }
 
-// retry schedules the next attempt within the budget, and holds the scope when
-// everything that is sent to it fails.
+// retry schedules the next attempt within the retry budget. It puts the scope on hold if too
+// many keys failed in a row.
 func (p *pipeline) retry(w work, result *outbox.Result, asked time.Duration) {
 	d, budget := w.Delivery, p.sync.Retry
 	if p.healths.of(w.to).fail(d.Key) && !w.probe.granted() {
@@ -91,7 +91,7 @@ func (p *pipeline) retry(w work, result *outbox.Result, asked time.Duration) {
 		result.Delay = budget.delay(d.Charged + 1)
 	}
 	if w.probe.granted() || p.held(w.to) {
-		return // the receiver is known to be down: that is not the row's failure
+		return // the receiver is known to be down, so the attempt costs no budget
 	}
 	result.Charge = true
 	spent := d.Spent + result.Took
@@ -111,14 +111,15 @@ func (p *pipeline) retry(w work, result *outbox.Result, asked time.Duration) {
 	}
 }
 
-// refused handles an answer that refuses the credentials, or refuses this record to
-// these credentials. The receiver's answers to other keys tell which. If it refuses
-// everything, the scope is put on hold and probed, and no delivery fails. If it accepts
-// others, this delivery fails.
+// refused handles a refusal, which may be about the credentials or about this record. The
+// receiver's answers to other keys show which. If the receiver refuses everything, the
+// scope is put on hold and probed, and no delivery fails. If it accepts other keys, this
+// delivery fails.
 func (p *pipeline) refused(w work, class adapters.Class, result *outbox.Result) {
 	d := w.Delivery
 	if result.Attempt = result.Code != ""; !result.Attempt {
-		// Without an answer there was no request: the token endpoint refused, or the certificate was. It is no record's fault.
+		// Without an answer of the receiver there was no attempt: the token endpoint or the receiver's TLS refused. No record is
+		// the cause.
 		if result.Class = string(adapters.ClassAuth); !w.probe.granted() {
 			p.putOnHold(w.to, outbox.HoldAuth, probeFirst, result.Error)
 		}
@@ -126,7 +127,7 @@ func (p *pipeline) refused(w work, class adapters.Class, result *outbox.Result) 
 	}
 	about, times := p.healths.of(w.to).refuse(d.Key, startOf(result), result.AnsweredAt)
 	switch {
-	case w.probe.granted() || p.held(w.to): // the pauses between probes are its delay
+	case w.probe.granted() || p.held(w.to): // the next probe decides when it is sent
 	case about == refusesAll:
 		result.Class = string(adapters.ClassAuth)
 		p.putOnHold(w.to, outbox.HoldAuth, probeFirst, result.Error)
@@ -138,9 +139,9 @@ func (p *pipeline) refused(w work, class adapters.Class, result *outbox.Result) 
 	}
 }
 
-// unexplained handles an answer that refuses without a reason: a gateway in front
-// of the receiver may have given it. It counts for the breaker and is transient,
-// until this record alone gets it while the receiver accepts others.
+// unexplained handles a refusal without a reason, which may come from a gateway in front of
+// the receiver. It is a temporary failure, and counts for the breaker. If only this record
+// gets such answers while the receiver accepts others, the delivery fails.
 func (p *pipeline) unexplained(w work, result *outbox.Result, asked time.Duration) {
 	result.Class = string(adapters.ClassTransient)
 	alone, times := p.healths.of(w.to).unexplained(w.Key, result.AnsweredAt)
@@ -151,7 +152,7 @@ func (p *pipeline) unexplained(w work, result *outbox.Result, asked time.Duratio
 	p.retry(w, result, asked)
 }
 
-// singledOut fails a record that is at fault itself.
+// singledOut fails a delivery whose record is the cause.
 func (p *pipeline) singledOut(w work, result *outbox.Result, why string) {
 	result.Outcome, result.Failed, result.Class = outbox.Failed, true, string(adapters.ClassPermanent)
 	result.Error = adapters.Clean(why+": "+result.Error, maxError)
@@ -161,15 +162,15 @@ func (p *pipeline) singledOut(w work, result *outbox.Result, why string) {
 // startOf is when the attempt of a result began, on the monotonic clock.
 func startOf(result *outbox.Result) time.Time { return result.AnsweredAt.Add(-result.Took) }
 
-// cutOff records an attempt that a stop interrupted before there was an answer.
-// It is no failure and costs no budget. The receiver may have seen the request.
+// cutOff sets the result of an attempt that a stop has cut off before there was an answer.
+// It costs no budget. The receiver may have seen the request.
 func cutOff(result *outbox.Result, err error) {
 	result.Outcome, result.Class = outbox.Unknown, string(adapters.ClassUnknown)
 	result.Error = adapters.Clean("cut off by the relay's stop: "+redact(err.Error(), result.Delivery.Event.Payload), maxError)
 }
 
-// readBack asks the receiver what it holds after a conflict, where the protocol
-// can, and returns the class that follows from it.
+// readBack reads the receiver's copy after a conflict, if the adapter can, and returns the
+// class that follows from the copy.
 func (p *pipeline) readBack(ctx context.Context, result *outbox.Result, receipt *adapters.Receipt, err *error) adapters.Class {
 	d := result.Delivery
 	reader, ok := p.sync.Adapter.(adapters.Reader)
@@ -201,13 +202,13 @@ func (p *pipeline) readBack(ctx context.Context, result *outbox.Result, receipt 
 }
 
 const (
-	probeFirst = 2 * time.Second  // pause before the first probe of a refused scope, where all that could be sent was refused before
+	probeFirst = 2 * time.Second  // pause before the first probe of a refused scope, if all due deliveries were refused before
 	probeMost  = 30 * time.Second // longest pause between probes
-	localMost  = 30 * time.Second // longest delay for a fault of our own side
+	localMost  = 30 * time.Second // longest delay after a fault of this machine
 )
 
 func (p *pipeline) inDatabase(what string, do func(context.Context) error) {
-	ctx := context.Background() // bounded by the store; a stop must not lose it
+	ctx := context.Background() // the store bounds the call, and a stop must not cancel it
 	calls := p.relay.caller(what, p.sync.Name)
 	if err := do(ctx); err != nil {
 		calls.failed(ctx, err)

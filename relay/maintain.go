@@ -10,16 +10,16 @@ const (
 	maintainEvery  = 10 * time.Minute
 	maintainRetry  = 10 * time.Second // after an error
 	heldRetry      = 2 * time.Second  // while another session holds the lock
-	heldIsTrouble  = time.Minute      // another relay's maintenance takes less
-	sayHeldAgainIn = 10 * time.Minute
+	heldIsTrouble  = time.Minute      // the maintenance of another relay takes less time
+	sayHeldAgainIn = 10 * time.Minute // pause between messages about a lock that stays
 )
 
-// maintainLoop keeps the log's partitions ahead and applies retention.
+// maintainLoop makes the next partitions of the log and applies retention.
 func (r *Relay) maintainLoop(ctx context.Context) {
 	defer r.maintain.end()
 	var held heldMaintenance
 	calls, retention := r.caller("maintain", ""), r.caller("read the retention", "")
-	partitions := r.caller("look at the log's partitions", "")
+	partitions := r.caller("read the log's partitions", "")
 	retentionKnown := false
 	for ctx.Err() == nil {
 		r.maintain.begin()
@@ -57,8 +57,8 @@ func (r *Relay) maintainLoop(ctx context.Context) {
 	}
 }
 
-// compareRetention logs, once, where the database keeps things longer than the
-// configuration asks. It reports whether the database answered.
+// compareRetention logs each retention that is longer in the database than in the
+// configuration. It reports whether the database answered.
 func (r *Relay) compareRetention(ctx context.Context, calls *caller) bool {
 	kept, err := r.store.KeptLonger(ctx, r.config.KeepEvents, r.config.KeepLog)
 	if err != nil {
@@ -73,8 +73,8 @@ func (r *Relay) compareRetention(ctx context.Context, calls *caller) bool {
 	return true
 }
 
-// checkLogAhead raises the alarm when next month's partition is missing. The
-// relay stays ready: rows go to the default partition, and deliveries continue.
+// checkLogAhead logs an error if next month's partition is missing. The relay stays ready:
+// rows go to the default partition, and deliveries continue.
 func (r *Relay) checkLogAhead(ctx context.Context, calls *caller) {
 	months, err := r.store.LogMonthsAhead(ctx)
 	if err != nil {
@@ -89,11 +89,10 @@ func (r *Relay) checkLogAhead(ctx context.Context, calls *caller) {
 	}
 }
 
-// heldMaintenance is how long another session's advisory lock has kept maintenance from
-// its work.
+// heldMaintenance says since when another session has the advisory lock of maintenance.
 type heldMaintenance struct {
-	since time.Time // zero while no session does
-	said  time.Time
+	since time.Time // zero if no session has it
+	said  time.Time // time of the last error about it
 }
 
 func (h *heldMaintenance) note(ctx context.Context, log *slog.Logger, now time.Time, by []string) {
@@ -107,7 +106,7 @@ func (h *heldMaintenance) note(ctx context.Context, log *slog.Logger, now time.T
 		log.InfoContext(ctx, "maintenance waits", "for", by)
 	case now.Sub(h.since) >= heldIsTrouble && now.Sub(h.said) >= sayHeldAgainIn:
 		h.said = now
-		log.ErrorContext(ctx, "maintenance is kept from its work by a session that holds its advisory lock: have that session end",
+		log.ErrorContext(ctx, "maintenance cannot run because another session holds its advisory lock: end that session",
 			"for", by, "since", h.since.Round(time.Second))
 	}
 }

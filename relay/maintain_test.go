@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ahead notes what is said about the log's partitions.
+// ahead notes the observed number of the log's partitions.
 type ahead struct{ months atomic.Int64 }
 
 func (a *ahead) LogAhead(months int)                 { a.months.Store(int64(months)) }
@@ -19,9 +19,8 @@ func (*ahead) Claim(string, int, time.Duration)      {}
 func (*ahead) LeaseLost(string)                      {}
 func (*ahead) Clock(time.Duration)                   {}
 
-// A stranger's lock keeps the log's partitions from being made. The relay names
-// the stranger, raises the alarm, delivers all the same, and makes up for it
-// once the lock is gone.
+// Another program's lock prevents new partitions of the log. The relay names that session, logs an
+// error, and still delivers. It makes the partitions when the lock is released.
 func TestMaintenanceBehindAStrangersLock(t *testing.T) {
 	w := newWorld(t)
 	stranger, err := pgx.Connect(t.Context(), w.url)

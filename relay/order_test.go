@@ -14,7 +14,7 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// What the filter leaves out is never sent, so it makes nothing superfluous.
+// An event that the filter leaves out is never sent, so it does not supersede a failed one.
 func TestFilteredEventDoesNotSupersede(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
@@ -45,7 +45,7 @@ func TestFilteredEventDoesNotSupersede(t *testing.T) {
 	}
 }
 
-// An event of which the condition cannot be evaluated fails where everybody can see it.
+// An event for which the condition cannot be evaluated fails, which operators see.
 func TestEventThatTheFilterCannotJudgeSupersedes(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
@@ -61,9 +61,9 @@ func TestEventThatTheFilterCannotJudgeSupersedes(t *testing.T) {
 	})
 }
 
-// A transaction of three hours, such as a backup, must not stop a running sync
-// that takes more types of events.
-func TestWiderPatternsKeepARunningSyncGoing(t *testing.T) {
+// A sync is changed to take more types during a transaction of three hours, such as a backup. The
+// sync does not stop.
+func TestWiderPatternsDoNotStopARunningSync(t *testing.T) {
 	for name, from := range map[string]string{"from then on": "", "with older events": "beginning"} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -98,7 +98,7 @@ func TestWiderPatternsKeepARunningSyncGoing(t *testing.T) {
 			added := write("data:updated", "H-1")
 			behind := write("scheduling:updated", "H-1")
 			other := write("scheduling:updated", "H-2")
-			w.eventually("the sync goes on with the types it had", func() bool {
+			w.eventually("the sync sends the types that it had", func() bool {
 				return slices.ContainsFunc(c.got(), func(m adapters.Message) bool { return m.ID == other })
 			})
 			w.eventually("the status names what is waited for", func() bool {
@@ -111,12 +111,12 @@ func TestWiderPatternsKeepARunningSyncGoing(t *testing.T) {
 				}
 			}
 			if got := c.count(); got != 2 {
-				t.Errorf("%d delivered beside the open transaction, want 2: %v", got, c.got())
+				t.Errorf("%d delivered during the open transaction, want 2: %v", got, c.got())
 			}
 			if err := dump.Rollback(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			w.drainedBesideUnmatched()
+			w.drainedExceptUnmatched()
 			var order []string
 			for _, m := range c.got() {
 				if m.Key == "H-1" {
@@ -137,8 +137,8 @@ func TestWiderPatternsKeepARunningSyncGoing(t *testing.T) {
 	}
 }
 
-// drainedBesideUnmatched waits until everything that a sync takes is finished.
-func (w *world) drainedBesideUnmatched() {
+// drainedExceptUnmatched waits until all events that a sync takes are finished.
+func (w *world) drainedExceptUnmatched() {
 	w.t.Helper()
 	w.eventually("every delivery finished", func() bool {
 		return query[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery) AND NOT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NOT NULL)`)

@@ -15,79 +15,79 @@ import (
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
-// pipeline carries one sync: a goroutine claims, some send, two record. It is
-// the settings of the sync, which never change, and the state, which is shared
-// with the pipeline that replaces this one at a reload. An attempt stays with
-// the pipeline it began with. Loops take the current one for each round.
+// pipeline sends the deliveries of one sync: one goroutine claims, several send, two
+// record. It has the settings of the sync, which never change, and the state. A reload
+// replaces the pipeline with another one that has the same state. An attempt ends with the
+// pipeline that it began with. Loops take the current pipeline for each round.
 type pipeline struct {
 	*state
 	sync        Sync
 	mapper      mapper
 	filter      *mapping.Filter
 	scope       *mapping.Scope
-	destination func(adapters.Message) string // nil where the adapter has one host
-	rate        *rate.Limiter                 // nil without a limit, and where it is per destination
-	healths     *healths                      // how the receiver answered to these settings, by scope
+	destination func(adapters.Message) string // nil if the adapter has one host
+	rate        *rate.Limiter                 // nil without a limit, and if each destination has its own
+	healths     *healths                      // the receiver's answers with these settings, by scope
 }
 
-// state is what a sync's pipelines share.
+// state is the state that the pipelines of a sync share.
 type state struct {
-	relay   *Relay
-	log     *slog.Logger
-	slots   *share
-	left    leftBehind
-	current atomic.Pointer[pipeline]
+	relay     *Relay
+	log       *slog.Logger
+	slots     *share
+	abandoned abandonedAttempts
+	current   atomic.Pointer[pipeline]
 
 	queue        chan work
 	results      chan answer
-	resultsPiled chan struct{} // so many results wait that a second recording pays
-	woken        chan struct{}
+	resultsPiled chan struct{} // many results wait: the second recorder helps
+	woken        chan struct{} // the claimer polls at once
 	resized      chan struct{} // a reload has changed the concurrency
 
-	suspects chan probe // there is one to be sent; the zero probe: as any other delivery
+	suspects chan probe // requests to send a suspect, with the right to probe or with the zero probe
 
 	destinationsMu sync.Mutex
 	destinations   destinations
-	probeMisplaced atomic.Bool // a probe's lane has turned out to be another scope's: the next is tried at once
-	scopesRead     time.Time   // when the claimer read the holds of scopes last
+	probeMisplaced atomic.Bool // the lane of a probe belonged to another scope: the next lane is tried at once
+	scopesRead     time.Time   // when the claimer last read the holds of scopes
 
 	scheduleMu  sync.Mutex
 	schedule    schedule
 	claiming    *step
 	recording   [2]*step
-	outstanding atomic.Int64 // lanes claimed and not yet given back, with results to be recorded
-	recorded    atomic.Int64 // ever
-	payload     atomic.Int64 // bytes of a payload, on average lately
+	outstanding atomic.Int64 // lanes claimed and not yet released, also those whose results wait to be recorded
+	recorded    atomic.Int64 // results recorded since the start
+	payload     atomic.Int64 // recent average size of a payload, in bytes
 	hold        atomic.Pointer[outbox.Hold]
-	heldAt      atomic.Int64 // sinceStart; claims asked for earlier do not know the hold set here
+	heldAt      atomic.Int64 // sinceStart of the last hold set here; a claim that began earlier may not see it
 	delivered   atomic.Int64 // sinceStart of the last success that is not in the database yet
-	probing     atomic.Int64 // probes under way
+	probing     atomic.Int64 // probes in flight
 	draining    atomic.Bool
-	atCapacity  atomic.Bool   // the claimer counts its free capacity, or waits for some
+	atCapacity  atomic.Bool   // the claimer has no capacity left, or is counting it
 	stop        chan struct{} // closed when draining begins
 }
 
-// work is a claimed delivery on its way to a sender.
+// work is a claimed delivery that was not sent yet.
 type work struct {
 	*outbox.Delivery
-	leaseEnd time.Time // by the local monotonic clock, from before the claim was asked for
-	claimed  time.Time // when its lane's turn began
-	probe    probe     // the right to be sent in spite of a hold, if it has one
+	leaseEnd time.Time // by the local monotonic clock, counted from the moment before the claim
+	claimed  time.Time // when the lane was claimed: it is kept for one turn from then on
+	probe    probe     // the right to be sent in spite of a hold; may be the zero probe
 
-	to      string // the scope that it goes to, once it is located
-	located bool
-	placed  bool // its destination counts it as in flight or parked
+	to      string // the scope that it goes to, if located
+	located bool   // the scope was found
+	placed  bool   // its destination counts it as in flight or waiting
 }
 
-// size is the memory that a parked delivery takes.
+// size is the memory that a waiting delivery takes.
 func (w work) size() int { return len(w.Event.Payload) + len(w.Body) }
 
 const (
-	maxBatch         = 500                    // most results in one recording, and waiting for it
-	secondRecorderAt = 200                    // results that wait when the second recorder starts to help
-	stopGrace        = 5 * time.Second        // at a stop: for releasing claims, and for adapters that ignore their context
-	firstAloneWait   = time.Second            // for what is in flight to end before a suspect is sent
-	leaseMargin      = 500 * time.Millisecond // left of a lease after the longest attempt, for recording it
+	maxBatch         = 500                    // most results in one recording, and in the queue for it
+	secondRecorderAt = 200                    // number of waiting results from which the second recorder helps
+	stopGrace        = 5 * time.Second        // at a stop: time to release claims, and time for adapters that ignore their context
+	firstAloneWait   = time.Second            // time for attempts in flight to end before a suspect is sent
+	leaseMargin      = 500 * time.Millisecond // part of the lease that is kept to record the longest attempt
 )
 
 func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
@@ -98,7 +98,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 	p.state = &state{
 		relay: r, slots: slots,
 		log:          r.log.With("sync", s.Name),
-		queue:        make(chan work, 2*(maxPrefetch+max(s.Concurrency, r.config.Workers))), // twice: what is parked has room too
+		queue:        make(chan work, 2*(maxPrefetch+max(s.Concurrency, r.config.Workers))), // twice: deliveries that waited for their destination come back to the queue
 		results:      make(chan answer, maxBatch),
 		resultsPiled: make(chan struct{}, 1),
 		woken:        make(chan struct{}, 1),
@@ -117,7 +117,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 	return p, nil
 }
 
-// compileSync makes a pipeline without a state of the settings of a sync.
+// compileSync makes a pipeline from the settings of a sync. Its state is not set yet.
 func compileSync(s Sync) (*pipeline, error) {
 	p := &pipeline{sync: s, healths: newHealths(s.Retry.Initial)}
 	var err error
@@ -145,7 +145,7 @@ func (p *pipeline) senders() int { return p.sync.inFlight(p.relay.config.Workers
 // now is the current pipeline of the sync.
 func (s *state) now() *pipeline { return s.current.Load() }
 
-// wake makes the claimer look at once.
+// wake makes the claimer poll at once.
 func (p *pipeline) wake() {
 	select {
 	case p.woken <- struct{}{}:
@@ -153,8 +153,8 @@ func (p *pipeline) wake() {
 	}
 }
 
-// accept hands claimed deliveries to the senders. The queue has room for every
-// lane that the capacity allows.
+// accept passes claimed deliveries to the senders. The queue is large enough for every lane
+// that the capacity allows, so accept does not wait.
 func (p *pipeline) accept(deliveries []*outbox.Delivery, w work) {
 	p.outstanding.Add(int64(len(deliveries)))
 	if p.rate != nil {
@@ -186,8 +186,8 @@ func (p *pipeline) rest(d time.Duration) {
 	}
 }
 
-// send runs the senders and the recorders until drain was called and everything
-// is recorded or released.
+// send runs the senders and the recorders. It returns after drain was called and all
+// deliveries are recorded or released.
 func (p *pipeline) send(attempts context.Context) {
 	var recording, sending sync.WaitGroup
 	for i, doing := range p.recording {
@@ -217,8 +217,8 @@ func (p *pipeline) send(attempts context.Context) {
 	p.noteLast(context.WithoutCancel(attempts))
 }
 
-// noteDelivery writes the time of the last success to the database. It reports false where
-// that has to be tried again.
+// noteDelivery writes the time of the last success to the database. It reports false if the
+// caller must try again.
 func (p *pipeline) noteDelivery(ctx context.Context) (bool, error) {
 	last := p.delivered.Load()
 	if last == 0 {
@@ -231,7 +231,7 @@ func (p *pipeline) noteDelivery(ctx context.Context) (bool, error) {
 	return noted, err
 }
 
-// noteLast does so at a stop, for a second at most.
+// noteLast calls noteDelivery at a stop, for at most a second.
 func (p *pipeline) noteLast(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -251,7 +251,7 @@ func (p *pipeline) noteLast(ctx context.Context) {
 
 func (p *pipeline) sendLoop(attempts context.Context) {
 	doing := p.relay.steps.add("an attempt of sync "+p.sync.Name, p.relay.config.Lease)
-	short := 0 // attempts in a row for which this machine lacked something
+	short := 0 // attempts in a row that failed for lack of descriptors, ports or memory
 	for {
 		select {
 		case w := <-p.queue:
@@ -262,7 +262,7 @@ func (p *pipeline) sendLoop(attempts context.Context) {
 					p.queue <- next[i]
 				}
 				switch {
-				case result.Class == string(adapters.ClassLocal): // other deliveries need the same; they wait for the sender
+				case result.Class == string(adapters.ClassLocal): // other deliveries need the same resource, so the sender pauses
 					p.rest(min(restMost, restFirst<<short))
 					short = min(short+1, 10)
 				case result.Outcome != "":
@@ -275,20 +275,20 @@ func (p *pipeline) sendLoop(attempts context.Context) {
 	}
 }
 
-// Pauses of a sender for which this machine had no descriptor, port or memory.
+// Pauses of a sender after this machine had no descriptor, port or memory for an attempt.
 const (
 	restFirst = 250 * time.Millisecond
 	restMost  = 5 * time.Second
 )
 
-// drain ends the senders: what is under way is finished, what is queued is
-// released. The queue stays open, since a recording may still bring claims.
+// drain ends the senders. Attempts in flight are finished, and queued deliveries are
+// released. The queue stays open, since a recording may still add deliveries.
 func (p *pipeline) drain() {
 	p.draining.Store(true)
 	close(p.stop)
 }
 
-// releaseQueue gives back what was claimed and never sent.
+// releaseQueue releases deliveries that were claimed and not sent.
 func (p *pipeline) releaseQueue(ctx context.Context) {
 	var unsent []answer
 	for len(p.queue) > 0 {
@@ -304,7 +304,7 @@ func (p *pipeline) releaseQueue(ctx context.Context) {
 		return
 	}
 	calls := p.relay.caller("release deliveries", p.sync.Name)
-	// Left to themselves they would wait for the end of their lease, as if the relay had died.
+	// Without a release they would wait for the end of their lease, as if the relay had died.
 	for until := time.Now().Add(stopGrace); len(unsent) > 0 && time.Now().Before(until); {
 		var err error
 		if unsent, err = p.record(ctx, unsent); err != nil {

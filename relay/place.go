@@ -15,29 +15,29 @@ import (
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
-// place finds out where a delivery goes, and whether it may start.
+// place finds the scope of a delivery, and decides whether it may start.
 func (p *pipeline) place(attempts context.Context, w *work, doing *step) (placement, outbox.Result) {
 	released := outbox.Result{Delivery: w.Delivery}
 	if !p.scoped() && w.Scope == "" && w.probe.of == "" {
 		return startsNow, released
 	}
 	if !p.mayStart(*w) {
-		return isReturned, released
+		return isReleased, released
 	}
 	doing.begin()
 	scope, done, ok := p.scopeOf(attempts, *w)
 	doing.end()
 	if !ok {
-		return isReturned, done
+		return isReleased, done
 	}
 	w.to, w.located = scope, true
 	released.Scope = &w.to
 	switch {
-	case w.probe.granted() && w.probe.of != "" && w.probe.of != scope: // it is no probe of that hold
+	case w.probe.granted() && w.probe.of != "" && w.probe.of != scope: // the delivery goes to another scope, so it cannot probe this hold
 		p.probeMisplaced.Store(true)
-		return isReturned, released
+		return isReleased, released
 	case p.heldApart(*w):
-		return isReturned, released
+		return isReleased, released
 	case !p.scoped():
 		return startsNow, released
 	}
@@ -48,17 +48,17 @@ func (p *pipeline) place(attempts context.Context, w *work, doing *step) (placem
 	return p.destinations.begin(time.Now(), *w, slots), released
 }
 
-// scoped reports whether the sync keeps destinations apart.
+// scoped reports whether the sync has more than one destination.
 func (p *pipeline) scoped() bool { return !p.scope.IsZero() || p.destination != nil }
 
-// scopeOf finds the scope of a delivery. For that the delivery is rendered. It
-// reports false together with the result of a delivery that is not to be sent.
+// scopeOf finds the scope of a delivery. To find it, it may render the delivery. It reports
+// false if there is nothing to send: then it returns the result.
 func (p *pipeline) scopeOf(ctx context.Context, w work) (scope string, done outbox.Result, ok bool) {
 	d := w.Delivery
 	switch {
 	case !p.scoped():
 		return "", done, true
-	case d.Missing, d.Crashes >= maxCrashes, p.left.has(d.Event.ID):
+	case d.Missing, d.Crashes >= maxCrashes, p.abandoned.has(d.Event.ID):
 		return d.Scope, done, true // the attempt reports the reason, and sends nothing
 	}
 	if d.Body == nil || !p.scope.IsZero() {
@@ -80,8 +80,8 @@ func (p *pipeline) locate(d *outbox.Delivery, w mapping.Watcher) (r rendered) {
 	return r
 }
 
-// host asks the adapter for the host that the request goes to. It is empty when the
-// adapter cannot say: then the attempt reports the reason.
+// host asks the adapter for the host of the request. It is empty if the adapter cannot
+// tell: then the attempt reports the reason.
 func (p *pipeline) host(d *outbox.Delivery) (host string) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -95,8 +95,9 @@ func (p *pipeline) host(d *outbox.Delivery) (host string) {
 	return host
 }
 
-// unpark sends on what may start by now, and gives back what has waited too long.
-func (p *pipeline) unpark() {
+// startWaiting passes waiting deliveries to the senders if they may start now. It releases
+// those that have waited too long.
+func (p *pipeline) startWaiting() {
 	slots := p.slots.usable()
 	p.destinationsMu.Lock()
 	starting, late := p.destinations.ready(time.Now(), slots, p.sync.AttemptTimeout()+leaseMargin)
@@ -104,33 +105,33 @@ func (p *pipeline) unpark() {
 	for _, w := range starting {
 		p.queue <- w
 	}
-	p.giveBackParked(late)
+	p.releaseWaiting(late)
 }
 
-func (p *pipeline) giveBackParked(parked []work) {
-	for i := range parked {
-		p.finish(parked[i], outbox.Result{Delivery: parked[i].Delivery, Scope: &parked[i].to})
+func (p *pipeline) releaseWaiting(waiting []work) {
+	for i := range waiting {
+		p.finish(waiting[i], outbox.Result{Delivery: waiting[i].Delivery, Scope: &waiting[i].to})
 	}
 }
 
-// parked is how many deliveries wait for their destination.
-func (p *pipeline) parked() int {
+// waiting is how many deliveries wait for their destination.
+func (p *pipeline) waiting() int {
 	p.destinationsMu.Lock()
 	defer p.destinationsMu.Unlock()
-	return p.destinations.parked
+	return p.destinations.waiting
 }
 
-// tellScopes adds the busy destinations to a request, and tells arrivals of the scopes
-// that lanes were given back into.
+// tellScopes adds the busy destinations to a request, and tells arrivals the scopes of
+// lanes that were just released.
 func (p *pipeline) tellScopes(r *outbox.ClaimRequest, arrivals *outbox.Arrivals) {
 	p.destinationsMu.Lock()
 	defer p.destinationsMu.Unlock()
 	r.Busy = p.destinations.busy()
-	arrivals.Know(slices.Collect(maps.Keys(p.destinations.returned)))
-	p.destinations.returned = nil
+	arrivals.Know(slices.Collect(maps.Keys(p.destinations.released)))
+	p.destinations.released = nil
 }
 
-// bound sets what a destination may have in flight.
+// bound sets the limits of each destination.
 func (p *pipeline) bound() {
 	p.destinationsMu.Lock()
 	defer p.destinationsMu.Unlock()

@@ -8,17 +8,17 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// recordLoop records results as they come: all that have come since the last recording
-// go into one. A row that another session has locked is set aside and tried again; the
-// others do not wait for it. While the database is away results wait here. The lanes
-// claimed bound their number.
+// recordLoop records results as they come. All results since the last recording go into the
+// next one. If another session has locked a row, its result is tried again later, and the
+// others do not wait for it. While the database cannot be reached, results wait here. Their
+// number is bounded by the number of claimed lanes.
 //
-// There are two recorders. The second helps when results come faster than the first can
-// record them. It does not matter which of them takes a result: the next delivery of a
-// lane is handed out only once the one before is recorded.
+// There are two recorders. The second one helps if results come faster than the first can
+// record them. Either may take a result: the next delivery of a lane is sent only after the
+// one before is recorded.
 func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool) {
-	var waiting []answer                                       // to be recorded
-	defer func() { p.outstanding.Add(int64(-len(waiting))) }() // not zero after a panic only: the leases end
+	var waiting []answer                                       // answers to be recorded
+	defer func() { p.outstanding.Add(int64(-len(waiting))) }() // not empty only after a panic: then the leases end
 	defer doing.end()
 	open := true
 	pause := time.Duration(0)
@@ -31,7 +31,7 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 			continue
 		}
 		if p.relay.cut.Load() && pause > 0 && !open {
-			p.log.ErrorContext(attempts, "stopping with results that the database did not take; others will find out", "results", len(waiting))
+			p.log.ErrorContext(attempts, "stopping with results that the database did not take: other relays will log them as unknown", "results", len(waiting))
 			return
 		}
 		var err error
@@ -41,7 +41,7 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 		switch {
 		case err != nil:
 			pause = calls.failed(context.WithoutCancel(attempts), err)
-			if !outbox.IsTemporary(err) || outbox.IsConflict(err) { // one row that conflicts must not hold up the others
+			if !outbox.IsTemporary(err) || outbox.IsConflict(err) { // the others must not wait for one row that conflicts
 				if waiting = p.recordEach(context.WithoutCancel(attempts), waiting, one); len(waiting) == 0 {
 					pause = 0
 				}
@@ -56,8 +56,9 @@ func (p *pipeline) recordLoop(attempts context.Context, doing *step, helps bool)
 	}
 }
 
-// collect adds the results that have come in. It waits for the first result, the second
-// recorder for many of them, or for the pause to pass when some are waiting already.
+// collect adds new results to those that wait. It waits for a first result; the second
+// recorder waits for many of them. If results wait already, collect returns after the
+// pause at the latest.
 func (p *pipeline) collect(waiting []answer, open bool, pause time.Duration, helps bool) ([]answer, bool) {
 	if !open {
 		time.Sleep(pause)
@@ -69,7 +70,7 @@ func (p *pipeline) collect(waiting []answer, open bool, pause time.Duration, hel
 	} else {
 		pile = nil
 	}
-	var passed <-chan time.Time // never, without a pause
+	var passed <-chan time.Time // nil without a pause
 	if pause > 0 {
 		t := time.NewTimer(pause)
 		defer t.Stop()
@@ -81,7 +82,7 @@ func (p *pipeline) collect(waiting []answer, open bool, pause time.Duration, hel
 			return waiting, false
 		}
 		waiting = append(waiting, r)
-		runtime.Gosched() // what was claimed together is often answered together
+		runtime.Gosched() // deliveries that were claimed together are often answered together
 	case <-pile:
 	case <-passed:
 	}
@@ -99,13 +100,13 @@ func (p *pipeline) collect(waiting []answer, open bool, pause time.Duration, hel
 	return waiting, true
 }
 
-// answer is what became of a claimed delivery.
+// answer is the result of a claimed delivery, with its work.
 type answer struct {
 	outbox.Result
 	work work
 }
 
-// submit hands a result to the recorders.
+// submit passes a result to the recorders.
 func (p *pipeline) submit(w work, r outbox.Result) {
 	p.results <- answer{r, w}
 	if len(p.results) >= secondRecorderAt {
@@ -116,16 +117,16 @@ func (p *pipeline) submit(w work, r outbox.Result) {
 	}
 }
 
-// giveBack releases lanes that have nothing to be sent now.
-func (p *pipeline) giveBack(idle []outbox.Result) {
+// releaseIdle releases lanes that have nothing to send now.
+func (p *pipeline) releaseIdle(idle []outbox.Result) {
 	p.outstanding.Add(int64(len(idle)))
 	for _, r := range idle {
 		p.submit(work{}, r)
 	}
 }
 
-// recordEach records results one by one, so that one which the database refuses
-// does not keep the others.
+// recordEach records results one by one. So a result that the database refuses does not
+// stop the others.
 func (p *pipeline) recordEach(ctx context.Context, answers []answer, calls *caller) (left []answer) {
 	for _, a := range answers {
 		still, err := p.record(ctx, []answer{a})
@@ -137,8 +138,8 @@ func (p *pipeline) recordEach(ctx context.Context, answers []answer, calls *call
 	return left
 }
 
-// record writes results down and hands on the next deliveries of lanes that stay
-// claimed. It returns what is still to be recorded.
+// record records results, and passes the next deliveries of kept lanes to the senders. It
+// returns the results that are not recorded yet.
 func (p *pipeline) record(ctx context.Context, answers []answer) (left []answer, err error) {
 	stay := !p.draining.Load() && p.hold.Load() == nil && p.rate == nil
 	now, results := time.Now(), make([]outbox.Result, len(answers))
@@ -146,7 +147,7 @@ func (p *pipeline) record(ctx context.Context, answers []answer) (left []answer,
 	p.scheduleMu.Lock()
 	for i, a := range answers {
 		results[i] = a.Result
-		a.work.probe = probe{} // what follows in the lane is none
+		a.work.probe = probe{} // the next delivery of the lane is not a probe
 		results[i].Stay = stay && p.mayStart(a.work) && p.schedule.stays(now, a.work.claimed, a.Took)
 		if results[i].Stay {
 			lanes[a.Delivery.Key] = a.work

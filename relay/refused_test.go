@@ -15,7 +15,7 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// answers with an error for the keys that begin with "bad", and takes the others.
+// answers with an error for keys that begin with "bad", and accepts the others.
 func badOnes(code string, err error) *court {
 	return newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
 		if strings.HasPrefix(m.Key, "bad") {
@@ -25,8 +25,8 @@ func badOnes(code string, err error) *court {
 	})
 }
 
-// traffic writes events of keys of their own, one after the other has been
-// delivered, until the condition holds.
+// traffic writes events of new keys, each after the one before was delivered, until the condition
+// holds.
 func (w *world) traffic(what string, holds func() bool) {
 	w.t.Helper()
 	for n, deadline := 0, time.Now().Add(2*patience); !holds(); n++ {
@@ -73,8 +73,8 @@ func TestARecordThatIsRefusedWhileOthersAreAcceptedFails(t *testing.T) {
 	}
 }
 
-// The sync is on hold, since everything that was there was refused. What comes
-// then is tried at once, and not when the next probe is due.
+// The sync is on hold, because all its deliveries were refused. A new one is tried at once, before
+// the next probe is due.
 func TestAHoldForRefusalsLetsTheFirstOfOthersThrough(t *testing.T) {
 	w := newWorld(t)
 	c := badOnes("HTTP 401", adapters.Auth(errors.New("no access")))
@@ -90,12 +90,11 @@ func TestAHoldForRefusalsLetsTheFirstOfOthersThrough(t *testing.T) {
 	w.traffic("all that are refused have failed", func() bool { return w.failed() == 12 })
 }
 
-// laterThanTestsWait is when a probe must be due that a test does without. A hold that
-// would last for more than a minute longer than a lease is taken for one of a clock
-// that was set back.
+// laterThanTestsWait is the delay of a probe that must not come during a test. If it were more than
+// a minute longer than a lease, the hold would be corrected as after a clock was set back.
 const laterThanTestsWait = patience + 50*time.Second
 
-// Nothing is accepted: the credentials are bad, for however few keys that shows.
+// No request is accepted: the credentials count as bad, even if there are few keys.
 func TestCredentialTroubleFailsNothing(t *testing.T) {
 	for name, refusal := range map[string]error{
 		"HTTP 401": adapters.Auth(errors.New("no access")), "HTTP 403": adapters.Forbidden(errors.New("no access")),
@@ -133,8 +132,8 @@ func TestCredentialTroubleFailsNothing(t *testing.T) {
 	}
 }
 
-// A gateway answers for the court. Nothing fails for it, and what the court
-// itself refuses does.
+// A gateway answers instead of the court. Its answers fail no delivery. Refusals of the court
+// itself do.
 func TestAnswersWithoutAReasonOpenTheBreaker(t *testing.T) {
 	w := newWorld(t)
 	var away atomic.Bool
@@ -183,7 +182,7 @@ func TestARecordThatAloneGetsNoReasonFails(t *testing.T) {
 	}
 }
 
-// A machine without a file descriptor left is our own fault.
+// A machine has no file descriptor left. This is our own fault and costs no budget.
 func TestAFaultOfThisMachineCostsNothing(t *testing.T) {
 	w := newWorld(t)
 	var out atomic.Bool

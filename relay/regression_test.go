@@ -13,8 +13,8 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// A relay died with deliveries in hand, then the court went down: the probe
-// that ends the hold may have to be one of those deliveries.
+// A relay died with claims, and then the court went down. All due deliveries are suspects, so the
+// hold is probed with one of them.
 func TestHoldEndsThoughOnlySuspectsAreDue(t *testing.T) {
 	for name, suspects := range map[string]int{"one suspect": 1, "a page of suspects before a healthy one": 100} {
 		t.Run(name, func(t *testing.T) {
@@ -33,8 +33,8 @@ func TestHoldEndsThoughOnlySuspectsAreDue(t *testing.T) {
 	}
 }
 
-// The only delivery that may be sent is the first of a long lane that no relay has
-// looked at yet. It was tried before, so it became due after all that wait behind it.
+// The only delivery that may be sent is the first of a long lane that no relay has read yet. It was
+// tried before, so it became due after all deliveries behind it.
 func TestProbeFindsTheFirstDeliveryOfALongLane(t *testing.T) {
 	w := newWorld(t)
 	config := sync1(newCourt(accepts))
@@ -46,7 +46,8 @@ func TestProbeFindsTheFirstDeliveryOfALongLane(t *testing.T) {
 	w.eventually("the hold ends", func() bool { return query[int](w, `SELECT count(*) FROM outbox.hold`) == 0 })
 }
 
-// What a claim under way at the stop brings is released, not left to its lease.
+// A stop comes during a claim. The claimed lanes are released, and do not wait for the end of their
+// lease.
 func TestStopUnderLoadLeavesNoClaims(t *testing.T) {
 	w := newWorld(t)
 	config := sync1(newCourt(accepts))
@@ -66,8 +67,8 @@ func TestStopUnderLoadLeavesNoClaims(t *testing.T) {
 	}
 }
 
-// An adapter that forgets to mark what the end of its context means has still
-// sent its request.
+// An adapter returns the error of its context unmarked. Its request may have been sent, so the
+// outcome is unknown.
 func TestAttemptCutOffByAStopIsLogged(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(ctx context.Context, _ adapters.Message, _ int) (adapters.Receipt, error) {
@@ -87,9 +88,8 @@ func TestAttemptCutOffByAStopIsLogged(t *testing.T) {
 	}
 }
 
-// An adapter that does not return keeps no stop, also where it has a delivery
-// that is sent alone.
-func TestStopLeavesAnAdapterBehindThatDoesNotReturn(t *testing.T) {
+// An adapter does not return. The relay stops all the same, also if the adapter has a suspect.
+func TestAStopAbandonsAnAdapterThatDoesNotReturn(t *testing.T) {
 	w := newWorld(t)
 	leave := make(chan struct{})
 	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
@@ -98,7 +98,7 @@ func TestStopLeavesAnAdapterBehindThatDoesNotReturn(t *testing.T) {
 	})
 	config := sync1(c)
 	config.Drain = 100 * time.Millisecond
-	config.Logger = slog.New(slog.DiscardHandler) // what is left behind may outlive the test
+	config.Logger = slog.New(slog.DiscardHandler) // an abandoned call may end after the test
 	w.register(config)
 	w.emit("H-1", map[string]any{"n": 1})
 	w.diedWith(2, `true`)
@@ -117,7 +117,7 @@ func TestStopLeavesAnAdapterBehindThatDoesNotReturn(t *testing.T) {
 	close(leave)
 }
 
-// Operators think while their psql transaction is open; nobody else waits.
+// Transactions of operators stay open. No relay and no other key waits for them.
 func TestOpenTransactionsOfOperatorsHoldUpNobody(t *testing.T) {
 	tests := map[string]string{
 		"requeue": `UPDATE outbox.delivery SET state = 'pending' WHERE state = 'failed'`,
@@ -157,8 +157,8 @@ func TestOpenTransactionsOfOperatorsHoldUpNobody(t *testing.T) {
 	}
 }
 
-// A rate of one in minutes must not become a loop of claims and releases.
-func TestSlowRateClaimsWhatItCanSend(t *testing.T) {
+// A rate of one attempt in minutes must not cause a loop of claims and releases.
+func TestASlowRateClaimsNoMoreThanItCanSend(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(accepts)
 	config := sync1(c, func(s *relay.Sync) { s.Rate = 0.005 })
@@ -181,7 +181,7 @@ SELECT count(*) FROM outbox.delivery_log WHERE NOT EXISTS (SELECT FROM outbox.la
 	}
 }
 
-// claimCounter counts how often a relay looked for due deliveries.
+// claimCounter counts the polls of a relay.
 type claimCounter struct{ atomic.Int64 }
 
 func (*claimCounter) Attempt(string, string, time.Duration) {}
@@ -202,8 +202,7 @@ func (r *flakyReader) Read(context.Context, adapters.Message) (adapters.Standing
 	return adapters.Older, adapters.Ref{ETag: "new"}, nil
 }
 
-// Reading back failed once: that is not the one more attempt with the new
-// reference.
+// A read-back has failed once. The delivery still gets its one more attempt with the new reference.
 func TestConflictAfterFailedReadBackIsSentOnceMore(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
@@ -217,10 +216,10 @@ func TestConflictAfterFailedReadBackIsSentOnceMore(t *testing.T) {
 	w.drained()
 }
 
-// Somebody has the next delivery of some keys locked while the one before is recorded.
-// When the lock is released, the relay sends these deliveries. Another relay sends them
-// where the first one was stopped meanwhile: it leaves no claim.
-func TestAKeyGoesOnAfterALock(t *testing.T) {
+// The next delivery of some keys is locked while the one before is recorded. When the lock is
+// released, the relay sends these deliveries. If the relay was stopped meanwhile, another one sends
+// them, because the first has no claim left.
+func TestAKeyResumesAfterALock(t *testing.T) {
 	const keys = 20
 	for name, stops := range map[string]bool{"the same relay": false, "another relay": true} {
 		t.Run(name, func(t *testing.T) {
@@ -269,8 +268,8 @@ func TestAKeyGoesOnAfterALock(t *testing.T) {
 	}
 }
 
-// One result that the database asks to repeat, again and again, does not keep
-// the others that are recorded with it.
+// The database asks again and again to repeat the recording of one result. The other results of the
+// batch are recorded.
 func TestARepeatedRecordingDoesNotKeepTheOthers(t *testing.T) {
 	w := newWorld(t)
 	release := make(chan struct{})

@@ -14,8 +14,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// Relay runs the pipelines of a configuration. Several relays, in one process
-// or many, share the work of a database.
+// Relay sends the deliveries of the syncs in its configuration. Several relays, in one
+// process or in many, share the work of a database. [New] makes one.
 type Relay struct {
 	store     Store
 	config    Config
@@ -23,24 +23,25 @@ type Relay struct {
 	troubles  *troubles // database calls that fail
 	slots     *slots
 	pipelines []*pipeline
-	decoding  gate  // of the payloads that expressions read
-	steps     steps // what the loops do at the moment; also these two
-	register  *step
-	maintain  *step
+	decoding  gate  // bounds the payloads that expressions read at a time
+	steps     steps // the current steps of all loops
+	register  *step // the step of registerLoop
+	maintain  *step // the step of maintainLoop
 	reloading sync.Mutex
 	ready     atomic.Bool
-	cut       atomic.Bool // the drain ran out
-	waiting   atomic.Pointer[string]
+	cut       atomic.Bool            // the drain took too long, and attempts were cut off
+	waiting   atomic.Pointer[string] // why Run waits for the database
 
 	evaluationPeriod time.Duration
 }
 
-// ErrNotDrained is returned by Run when deliveries were under way at the end
-// of the drain. They were cut off. The log has their outcome; if the database
-// was away too, the relay that takes them over records it.
-var ErrNotDrained = errors.New("stopped before all deliveries under way were finished")
+// ErrNotDrained is the error of [Relay.Run] if deliveries were in flight at the end of the
+// drain. Their attempts were cut off, and the log has them as unknown. If the database could
+// not be reached either, the relay that takes the deliveries over logs them.
+var ErrNotDrained = errors.New("stopped before all deliveries in flight were finished")
 
-// New checks the configuration and prepares a relay. It connects to nothing.
+// New checks the configuration and prepares a relay. The error names every mistake in the
+// configuration. New calls neither the database nor a receiver.
 func New(store Store, config Config) (*Relay, error) {
 	config = config.withDefaults()
 	if err := config.validate(); err != nil {
@@ -69,12 +70,15 @@ func New(store Store, config Config) (*Relay, error) {
 	return r, nil
 }
 
-// Run relays until ctx ends, then stops claiming, waits up to Config.Drain for
-// deliveries under way, releases the rest and returns nil, or ErrNotDrained. A
-// server that is not there yet is waited for. A database that does not exist, a
-// login that is refused, a schema that does not fit, now or after a migration
-// later, or a sync that must say where it starts, ends Run with an error. A
-// relay runs once.
+// Run sends deliveries until ctx ends. Then it stops claiming, waits up to Config.Drain for
+// deliveries in flight, releases the others and returns nil, or [ErrNotDrained]. Call Run
+// once.
+//
+// If the database server cannot be reached, Run waits for it. Run returns an error at once
+// if the database does not exist, if the login is refused, if the schema does not fit this
+// program (see [outbox.ErrSchema]), or if a new sync must say where it starts (see
+// [outbox.ErrNeedsFrom]). It also returns an error if a later migration makes the schema
+// unfit for this program.
 func (r *Relay) Run(ctx context.Context) error {
 	if err := r.prepare(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -87,7 +91,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	defer r.ready.Store(false)
 	r.log.InfoContext(ctx, "relay running", "syncs", len(r.pipelines), "workers", r.config.Workers)
 
-	// Stopping has two steps: ctx ends claiming, attempts ends what is under way.
+	// A stop has two steps: the end of ctx stops claims, the end of attempts cuts off the attempts in flight.
 	attempts, cutOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutOff()
 	var sending sync.WaitGroup
@@ -129,14 +133,14 @@ func (r *Relay) Run(ctx context.Context) error {
 		select {
 		case <-sent:
 		case <-time.After(2 * stopGrace):
-			r.log.ErrorContext(ctx, "an adapter does not return although its context has ended: leaving it behind")
+			r.log.ErrorContext(ctx, "an adapter does not return although its context has ended: abandoning it")
 		}
 	}
 	drained.Stop()
 	var left error
 	select {
 	case left = <-claimed:
-	default: // the adapter keeps a claimer
+	default: // a claimer waits for the adapter
 	}
 	if r.cut.Load() {
 		return errors.Join(left, ErrNotDrained)
@@ -145,8 +149,9 @@ func (r *Relay) Run(ctx context.Context) error {
 	return left
 }
 
-// Ready reports why the relay cannot do its work now, nil if it can: it runs,
-// the database accepts writes and no loop is stuck.
+// Ready returns nil if the relay can work now: it runs, the database accepts writes and no
+// loop is stuck. If not, the error has the reason, without secrets and addresses. Ready
+// calls the database, and is safe for concurrent use.
 func (r *Relay) Ready(ctx context.Context) error {
 	if !r.ready.Load() {
 		if reason := r.waiting.Load(); reason != nil {
@@ -158,7 +163,7 @@ func (r *Relay) Ready(ctx context.Context) error {
 		return err
 	}
 	if err := r.store.Check(ctx); err != nil {
-		return errors.New(outbox.Brief(err)) // the pipelines log the whole of it
+		return errors.New(outbox.Brief(err)) // the pipelines log the full error
 	}
 	return nil
 }
@@ -181,7 +186,7 @@ func (r *Relay) prepare(ctx context.Context) error {
 				return nil
 			}
 		}
-		// A name that is wrong at the start is a mistake; while the relay runs, a database that is gone is waited for.
+		// At the start, a database that does not exist is a wrong name. While the relay runs, it waits for the database.
 		if ctx.Err() != nil || !outbox.IsTemporary(err) || outbox.NoSuchDatabase(err) {
 			return err
 		}
@@ -190,7 +195,8 @@ func (r *Relay) prepare(ctx context.Context) error {
 	}
 }
 
-// compare logs where the configuration and the database's rows differ. The rows win.
+// compare logs each sync whose configuration differs from its row in the database. The row
+// applies.
 func (r *Relay) compare(ctx context.Context, known map[string]outbox.Registered) {
 	for _, p := range r.pipelines {
 		if row := known[p.sync.Name]; !row.Matches(p.sync.registration()) {
@@ -266,8 +272,8 @@ func (r *Relay) watchSchema(ctx context.Context) error {
 	return nil
 }
 
-// listenLoop wakes pipelines by NOTIFY where a sync asks for it. Polling finds
-// everything anyway.
+// listenLoop makes pipelines poll at once after a NOTIFY, for syncs that ask for it. It only
+// saves time: polls find every delivery without it.
 func (r *Relay) listenLoop(ctx context.Context) {
 	wanted := map[string]*pipeline{}
 	for _, p := range r.pipelines {

@@ -47,7 +47,7 @@ func TestRetriesUntilAccepted(t *testing.T) {
 	}
 }
 
-// inOrder checks that first appearances per key follow the payload's n.
+// inOrder checks that the first attempts of each key follow the n of the payload.
 func inOrder(t *testing.T, c *court) {
 	t.Helper()
 	last := map[string]int64{}

@@ -10,14 +10,14 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// Reload takes a new configuration over while the relay runs: of each sync its
-// condition, mapping, adapter, retry and limits. Everything is checked first;
-// after an error nothing has changed. An attempt under way ends with the
-// adapter and the schedule that it began with, which may take as long as its
-// timeout; the next one takes the new. A body that was rendered before keeps its bytes.
+// Reload gives a running relay a new configuration. For each sync it replaces the condition,
+// mapping, adapter, retry and limits. It checks the whole configuration first: after an
+// error nothing has changed. An attempt in flight ends with the settings that it began
+// with, and the next attempt uses the new ones. A body that was rendered before does not
+// change.
 //
-// Other changes do not take effect. Reload returns them, a sentence each. It is
-// safe for concurrent use, also before Run.
+// Reload cannot apply other changes. It returns a sentence about each of them. It is safe
+// for concurrent use, also before Run.
 func (r *Relay) Reload(config Config) (left []string, err error) {
 	r.reloading.Lock()
 	defer r.reloading.Unlock()
@@ -25,7 +25,7 @@ func (r *Relay) Reload(config Config) (left []string, err error) {
 		return nil, err
 	}
 	left = r.config.fixed(config.withDefaults())
-	config.Workers = r.config.Workers // a sync without a concurrency of its own keeps what the relay started with
+	config.Workers = r.config.Workers // the default concurrency of a sync is the number of workers, which does not change
 	config = config.withDefaults()
 	wanted := map[string]Sync{}
 	for _, s := range config.Syncs {
@@ -60,7 +60,7 @@ func (r *Relay) Reload(config Config) (left []string, err error) {
 			left = append(left, fmt.Sprintf("sync %q is new: it needs a restart", s.Name))
 		}
 	}
-	// Once more with what stays as it is, the lease for instance.
+	// Check again together with the settings that do not change, such as the lease.
 	if err := errors.Join(append(problems, merged.validate())...); err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func (r *Relay) Reload(config Config) (left []string, err error) {
 			if hold.Kind != outbox.HoldAuth {
 				continue
 			}
-			p.inDatabase("set the next probe", func(ctx context.Context) error { // new credentials are tried at once
+			p.inDatabase("set the next probe", func(ctx context.Context) error { // probe with the new credentials at once
 				return r.store.ProbeAgain(ctx, p.sync.Name, hold.Scope, math.MaxInt32, 0, false)
 			})
 			p.wake()
@@ -81,7 +81,7 @@ func (r *Relay) Reload(config Config) (left []string, err error) {
 	return left, nil
 }
 
-// fixed names the settings of the relay itself in which next differs.
+// fixed returns a sentence about each setting of the relay itself that differs in next.
 func (c Config) fixed(next Config) (names []string) {
 	for _, s := range []struct {
 		name string
@@ -105,9 +105,9 @@ func (s *state) replace(next *pipeline) {
 	was := s.now()
 	next.state = s
 	if next.rate != nil && next.sync.Rate == was.sync.Rate {
-		next.rate = was.rate // what was sent lately counts
+		next.rate = was.rate // attempts of the last second count
 	}
-	// The queue has room for so many claims. More are never under way: workers bound them.
+	// The size of the queue bounds the concurrency. This changes nothing, because the workers are fewer.
 	next.sync.Concurrency = min(next.sync.Concurrency, cap(s.queue)/2-maxPrefetch)
 	next.bound()
 	s.current.Store(next)

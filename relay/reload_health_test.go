@@ -12,9 +12,9 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// Refusals of the old credentials say nothing about the new ones: a record that
-// both refuse does not fail while the new ones were never accepted.
-func TestNewCredentialsAreJudgedAnew(t *testing.T) {
+// Refusals of the old credentials do not count for the new ones. A record that was refused with both
+// does not fail while no request with the new ones was accepted.
+func TestOldRefusalsDoNotCountForNewCredentials(t *testing.T) {
 	w := newWorld(t)
 	refused := adapters.Auth(errors.New("no access"))
 	refuses := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
@@ -44,7 +44,7 @@ func TestNewCredentialsAreJudgedAnew(t *testing.T) {
 	}
 }
 
-// A probe that is under way with the old credentials does not put off the new
+// A probe with the old credentials is in flight. Its failure does not delay a probe with the new
 // ones.
 func TestNewCredentialsAreTriedAfterAProbeWithTheOld(t *testing.T) {
 	w := newWorld(t)
@@ -60,7 +60,7 @@ func TestNewCredentialsAreTriedAfterAProbeWithTheOld(t *testing.T) {
 	})
 	r := w.start("relay-1", sync1(refuses))
 	w.emit("H-1", map[string]any{"n": 1})
-	w.eventually("a probe after three refusals is under way", func() bool { return len(began) > 3 })
+	w.eventually("a probe after three refusals is in flight", func() bool { return len(began) > 3 })
 	w.exec(`UPDATE outbox.hold SET probes = 5`) // the pause after it would be long
 	knows := newCourt(accepts)
 	if _, err := r.Reload(sync1(knows)); err != nil {
@@ -70,7 +70,7 @@ func TestNewCredentialsAreTriedAfterAProbeWithTheOld(t *testing.T) {
 	w.eventually("the new credentials are tried", func() bool { return knows.count() > 0 })
 }
 
-// Waiting for an attempt that does not return uses up no budget.
+// A delivery waits for an abandoned attempt of its event. This costs no budget.
 func TestWaitingForAnAttemptCostsNoBudget(t *testing.T) {
 	w := newWorld(t)
 	var log logBuffer

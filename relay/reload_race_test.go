@@ -10,9 +10,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// When a reload leaves a sync without a worker, senders that wait for a slot are
-// turned away.
-func TestResizeBelowWhatIsLostTurnsAwayWhoWaits(t *testing.T) {
+// After a reload a sync has no worker left. Senders that wait for a slot stop waiting.
+func TestResizeBelowTheLostWorkersEndsAllWaits(t *testing.T) {
 	all, reserve := newSlots(4, 1)
 	s := all.share(reserve, 4)
 	s.lose(1)
@@ -50,7 +49,7 @@ func (c counted) Deliver(ctx context.Context, m adapters.Message) (adapters.Rece
 	return c.taker.Deliver(ctx, m)
 }
 
-// What waited for a slot while a reload came goes out with the new adapter.
+// A delivery waits for a slot during a reload. It is sent with the new adapter.
 func TestDeliveryThatWaitedForASlotTakesTheNewAdapter(t *testing.T) {
 	var log bytes.Buffer
 	p := pipelineFor(t, &log, Sync{Concurrency: 1}, 1)
@@ -79,8 +78,8 @@ func TestDeliveryThatWaitedForASlotTakesTheNewAdapter(t *testing.T) {
 	}
 }
 
-// Whether a worker is left decides readiness, also when a reload changes their
-// number.
+// A relay is ready if each sync has a worker left. This is also true after a reload changes the number
+// of workers.
 func TestReadinessFollowsTheWorkersThatAreLeft(t *testing.T) {
 	var log bytes.Buffer
 	p := pipelineFor(t, &log, Sync{Concurrency: 1}, 4)
@@ -100,7 +99,7 @@ func TestReadinessFollowsTheWorkersThatAreLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p.leave("attempt", "E-1", "H-1", 1, returned)
+	p.abandon("attempt", "E-1", "H-1", 1, returned)
 	if !stuck() {
 		t.Error("ready without any worker")
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// timed is a court with a timeout of its own.
+// timed is a court with its own timeout.
 type timed struct {
 	*court
 	timeout time.Duration
@@ -23,7 +23,7 @@ type timed struct {
 
 func (a timed) AttemptTimeout() time.Duration { return a.timeout }
 
-func TestReloadChecksFirstAndNamesWhatStays(t *testing.T) {
+func TestReloadChecksFirstAndNamesUnchangedSettings(t *testing.T) {
 	first, second := newCourt(accepts), newCourt(accepts)
 	w := newWorld(t)
 	config := sync1(first)
@@ -85,8 +85,7 @@ func TestReloadChecksFirstAndNamesWhatStays(t *testing.T) {
 	w.drained()
 }
 
-// How many workers there are needs a restart, and so does the concurrency that
-// follows from it.
+// A new number of workers needs a restart. So does a concurrency that defaults to it.
 func TestReloadLeavesTheWorkers(t *testing.T) {
 	w := newWorld(t)
 	release := make(chan struct{})
@@ -110,7 +109,7 @@ func TestReloadLeavesTheWorkers(t *testing.T) {
 	w.drained()
 }
 
-// The concurrency is raised and lowered while deliveries are under way.
+// The concurrency is raised and lowered while deliveries are in flight.
 func TestReloadChangesLimits(t *testing.T) {
 	var now, most atomic.Int64
 	gate := make(chan struct{}, 1000)
@@ -130,18 +129,18 @@ func TestReloadChangesLimits(t *testing.T) {
 	for n := range 200 {
 		w.emit(fmt.Sprint("H-", n), map[string]any{"n": n})
 	}
-	w.eventually("two are under way", func() bool { return now.Load() == 2 })
+	w.eventually("two are in flight", func() bool { return now.Load() == 2 })
 	if _, err := r.Reload(limited(9)); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("nine are under way", func() bool { return now.Load() == 9 })
+	w.eventually("nine are in flight", func() bool { return now.Load() == 9 })
 	if _, err := r.Reload(limited(1)); err != nil {
 		t.Fatal(err)
 	}
 	for range 9 {
 		gate <- struct{}{}
 	}
-	w.eventually("one is under way", func() bool { return now.Load() == 1 && len(gate) == 0 })
+	w.eventually("one is in flight", func() bool { return now.Load() == 1 && len(gate) == 0 })
 	most.Store(0)
 	for range 30 {
 		gate <- struct{}{}

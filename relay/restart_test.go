@@ -15,9 +15,8 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// Relays start and stop at any moment, beside each other: while they still
-// register, while they claim and while they send. Each ends without an error,
-// leaves no claim and no goroutine behind.
+// Several relays start and stop at any moment: while they register, while they claim and while they
+// send. Each ends without an error, and then has no claim and no goroutine.
 func TestStartsAndStopsAtAnyMomentLeakNothing(t *testing.T) {
 	w := newWorldAlone(t)
 	config := sync1(newCourt(accepts))
@@ -65,7 +64,7 @@ func TestStartsAndStopsAtAnyMomentLeakNothing(t *testing.T) {
 	}
 }
 
-// noting tells when the store was in vain asked to note a delivery.
+// noting tells when a call of NoteDelivery found the row locked.
 type noting struct {
 	*outbox.Store
 	refused chan struct{}
@@ -82,8 +81,8 @@ func (s noting) NoteDelivery(ctx context.Context, sync string, at time.Time) (bo
 	return noted, err
 }
 
-// A relay that delivers something and is stopped at once has noted when, also
-// where somebody holds the sync's row for a moment.
+// A relay delivers and is stopped at once. It has written the time of the delivery, also if the sync's
+// row was locked for a moment.
 func TestTheLastDeliveryIsNotedAtAStop(t *testing.T) {
 	w := newWorld(t)
 	config := sync1(newCourt(accepts))

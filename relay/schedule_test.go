@@ -8,11 +8,10 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// ms is a time on a made-up clock.
+// ms is a time of a fake clock.
 func ms(n int) time.Time { return time.UnixMilli(1_000_000 + int64(n)) }
 
-// How many lanes are claimed beyond those that can be sent now: the work of 50 ms,
-// judged by what was recorded lately.
+// The capacity is the slots plus the work of 50 ms, by the number of recent recordings.
 func TestCapacity(t *testing.T) {
 	const mebibyte = 1 << 20
 	type look struct {
@@ -55,78 +54,78 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
-// How many lanes the next claim asks for, and of which kind.
+// The next request has the right numbers of lanes, by their kinds.
 func TestNextClaim(t *testing.T) {
 	for name, test := range map[string]struct {
-		schedule           schedule // asked: the claim before was at 0 ms
-		at                 int      // in milliseconds
-		load               load
-		room, lanes, fresh int
+		schedule                schedule // asked: the claim before was at 0 ms
+		at                      int      // in milliseconds
+		load                    load
+		capacity, lanes, latest int
 	}{
-		"all the room":                             {schedule{}, 5, load{slots: 16, tokens: -1}, 16, 16, 0},
-		"what is claimed takes its room":           {schedule{}, 5, load{slots: 16, claimed: 10, queued: 2, tokens: -1}, 6, 6, 0},
-		"no room":                                  {schedule{}, 5, load{slots: 16, claimed: 16, tokens: -1}, 0, 0, 0},
-		"fewer slots than there were":              {schedule{}, 25, load{slots: 4, claimed: 16, queued: 9, tokens: -1}, 0, 0, 0},
-		"a quarter of the room is worth a claim":   {schedule{}, 5, load{slots: 16, claimed: 12, queued: 1, tokens: -1}, 4, 4, 0},
-		"less waits while senders have work":       {schedule{}, 5, load{slots: 16, claimed: 13, queued: 1, tokens: -1}, 0, 0, 0},
-		"but not where they have none":             {schedule{}, 5, load{slots: 16, claimed: 13, tokens: -1}, 3, 3, 0},
-		"less waits for 19 ms":                     {schedule{}, 19, load{slots: 16, claimed: 15, queued: 1, tokens: -1}, 0, 0, 0},
-		"but not for longer than 20":               {schedule{}, 20, load{slots: 16, claimed: 15, queued: 1, tokens: -1}, 1, 1, 0},
-		"the rate limit":                           {schedule{}, 5, load{slots: 16, tokens: 3}, 3, 3, 0},
-		"a rate limit that allows nothing now":     {schedule{}, 5, load{slots: 16, tokens: 0}, 0, 0, 0},
-		"a rate limit that allows more":            {schedule{}, 5, load{slots: 16, claimed: 8, tokens: 100}, 8, 8, 0},
-		"half for keys that have no lane":          {schedule{unopened: true}, 5, load{slots: 16, tokens: -1}, 16, 8, 0},
-		"of an odd number lanes have less":         {schedule{unopened: true}, 5, load{slots: 15, tokens: -1}, 15, 7, 0},
-		"and the next time more":                   {schedule{unopened: true, extraForLanes: true}, 5, load{slots: 15, tokens: -1}, 15, 8, 0},
-		"an even number has no such turns":         {schedule{unopened: true, extraForLanes: true}, 5, load{slots: 16, tokens: -1}, 16, 8, 0},
-		"room for one goes to keys without a lane": {schedule{unopened: true}, 5, load{slots: 1, tokens: -1}, 1, 0, 0},
-		"and the next time to lanes":               {schedule{unopened: true, extraForLanes: true}, 5, load{slots: 1, tokens: -1}, 1, 1, 0},
-		"the latest have their share":              {schedule{unopened: true, credit: 4.75}, 5, load{slots: 16, tokens: -1}, 16, 8, 4},
-		"no more than there is room":               {schedule{unopened: true, credit: 4}, 5, load{slots: 2, tokens: -1}, 2, 1, 2},
-		"and none where nothing older waits":       {schedule{credit: 4}, 5, load{slots: 16, tokens: -1}, 16, 16, 0},
+		"the whole capacity":                   {schedule{}, 5, load{slots: 16, tokens: -1}, 16, 16, 0},
+		"claimed lanes use capacity":           {schedule{}, 5, load{slots: 16, claimed: 10, queued: 2, tokens: -1}, 6, 6, 0},
+		"no capacity":                          {schedule{}, 5, load{slots: 16, claimed: 16, tokens: -1}, 0, 0, 0},
+		"fewer slots than there were":          {schedule{}, 25, load{slots: 4, claimed: 16, queued: 9, tokens: -1}, 0, 0, 0},
+		"a quarter of the capacity is enough":  {schedule{}, 5, load{slots: 16, claimed: 12, queued: 1, tokens: -1}, 4, 4, 0},
+		"less waits while senders have work":   {schedule{}, 5, load{slots: 16, claimed: 13, queued: 1, tokens: -1}, 0, 0, 0},
+		"but not where they have none":         {schedule{}, 5, load{slots: 16, claimed: 13, tokens: -1}, 3, 3, 0},
+		"less waits for 19 ms":                 {schedule{}, 19, load{slots: 16, claimed: 15, queued: 1, tokens: -1}, 0, 0, 0},
+		"but not for longer than 20":           {schedule{}, 20, load{slots: 16, claimed: 15, queued: 1, tokens: -1}, 1, 1, 0},
+		"the rate limit":                       {schedule{}, 5, load{slots: 16, tokens: 3}, 3, 3, 0},
+		"a rate limit that allows nothing now": {schedule{}, 5, load{slots: 16, tokens: 0}, 0, 0, 0},
+		"a rate limit that allows more":        {schedule{}, 5, load{slots: 16, claimed: 8, tokens: 100}, 8, 8, 0},
+		"half for keys that have no lane":      {schedule{unopened: true}, 5, load{slots: 16, tokens: -1}, 16, 8, 0},
+		"of an odd number lanes have less":     {schedule{unopened: true}, 5, load{slots: 15, tokens: -1}, 15, 7, 0},
+		"and the next time more":               {schedule{unopened: true, extraForLanes: true}, 5, load{slots: 15, tokens: -1}, 15, 8, 0},
+		"an even number has no such turns":     {schedule{unopened: true, extraForLanes: true}, 5, load{slots: 16, tokens: -1}, 16, 8, 0},
+		"one lane goes to keys without a lane": {schedule{unopened: true}, 5, load{slots: 1, tokens: -1}, 1, 0, 0},
+		"and the next time to lanes":           {schedule{unopened: true, extraForLanes: true}, 5, load{slots: 1, tokens: -1}, 1, 1, 0},
+		"the latest have their share":          {schedule{unopened: true, credit: 4.75}, 5, load{slots: 16, tokens: -1}, 16, 8, 4},
+		"no more than the capacity":            {schedule{unopened: true, credit: 4}, 5, load{slots: 2, tokens: -1}, 2, 1, 2},
+		"and none where nothing older waits":   {schedule{credit: 4}, 5, load{slots: 16, tokens: -1}, 16, 16, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := test.schedule
 			s.asked, s.at = ms(0), ms(0)
 			var r outbox.ClaimRequest
 			s.next(ms(test.at), test.load, &r)
-			if r.Room != test.room || r.Lanes != test.lanes || r.Fresh != test.fresh {
-				t.Errorf("room %d, lanes %d, fresh %d; want %d, %d, %d", r.Room, r.Lanes, r.Fresh, test.room, test.lanes, test.fresh)
+			if r.Capacity != test.capacity || r.Lanes != test.lanes || r.Latest != test.latest {
+				t.Errorf("capacity %d, lanes %d, latest %d; want %d, %d, %d", r.Capacity, r.Lanes, r.Latest, test.capacity, test.lanes, test.latest)
 			}
 		})
 	}
 }
 
-// claims runs as many claims as are asked for, in a backlog in which everything that
-// is asked for is found, and sums up what they asked for.
+// claims makes so many requests in a backlog that satisfies each of them, and returns the sums of their
+// numbers.
 func claims(s *schedule, n, slots int) (sum outbox.ClaimRequest) {
 	for i := range n {
 		var r outbox.ClaimRequest
 		s.next(ms(30*i), load{slots: slots, tokens: -1}, &r)
-		s.answered(ms(30*i), r, outbox.Claims{Deliveries: make([]*outbox.Delivery, r.Room), Due: true, Unopened: true})
-		sum.Room, sum.Lanes, sum.Fresh = sum.Room+r.Room, sum.Lanes+r.Lanes, sum.Fresh+r.Fresh
+		s.answered(ms(30*i), r, outbox.Claims{Deliveries: make([]*outbox.Delivery, r.Capacity), Due: true, Unopened: true})
+		sum.Capacity, sum.Lanes, sum.Latest = sum.Capacity+r.Capacity, sum.Lanes+r.Lanes, sum.Latest+r.Latest
 	}
 	return sum
 }
 
-// In a backlog half of all claims are for lanes that are there, and one in four is for
-// the latest deliveries, whether there is room for many lanes or for one.
+// In a backlog, half of all claims are for existing lanes, and one in four is for the latest
+// deliveries. This is true for a large capacity and for a capacity of one.
 func TestSharesInABacklog(t *testing.T) {
 	for _, slots := range []int{1, 2, 3, 4, 7, 16, 32, 100} {
 		var s schedule
 		claims(&s, 1, slots) // the first cannot know that there is a backlog
 		sum := claims(&s, 400, slots)
 		for what, got := range map[string]struct{ n, share float64 }{
-			"lanes": {float64(sum.Lanes), 1. / 2}, "the latest": {float64(sum.Fresh), 1. / 4},
+			"lanes": {float64(sum.Lanes), 1. / 2}, "the latest": {float64(sum.Latest), 1. / 4},
 		} {
-			if want := got.share * float64(sum.Room); math.Abs(got.n-want) > float64(slots) {
-				t.Errorf("%d slots: %v of %d claims for %s, want %v", slots, got.n, sum.Room, what, want)
+			if want := got.share * float64(sum.Capacity); math.Abs(got.n-want) > float64(slots) {
+				t.Errorf("%d slots: %v of %d claims for %s, want %v", slots, got.n, sum.Capacity, what, want)
 			}
 		}
 	}
 }
 
-// The share of the latest does not pile up while there are none or nothing is found.
+// The credit of the latest does not grow without bound while there are none, or while nothing is found.
 func TestTheShareOfTheLatestIsBounded(t *testing.T) {
 	all := func(n int) outbox.Claims {
 		return outbox.Claims{Deliveries: make([]*outbox.Delivery, n), Unopened: true}
@@ -137,15 +136,15 @@ func TestTheShareOfTheLatestIsBounded(t *testing.T) {
 		claimed int
 		want    float64
 	}{
-		"a quarter of what is claimed":          {0, outbox.ClaimRequest{Room: 8}, 8, 2},
-		"on top of what was left":               {1, outbox.ClaimRequest{Room: 16}, 8, 3},
-		"one more than a quarter of a claim":    {3, outbox.ClaimRequest{Room: 16}, 16, 5},
-		"of a smaller claim, too":               {4, outbox.ClaimRequest{Room: 2}, 2, 1.5},
-		"less what they were given":             {4, outbox.ClaimRequest{Room: 16, Fresh: 4}, 8, 2},
-		"what was not found was not given":      {2, outbox.ClaimRequest{Room: 4, Fresh: 2}, 1, 1.25},
-		"room that was left may be used by one": {0, outbox.ClaimRequest{Room: 16}, 1, 1},
-		"as long as older ones leave some":      {0, outbox.ClaimRequest{Room: 1}, 1, 0.25},
-		"a claim for which there was no room":   {0, outbox.ClaimRequest{Room: 0}, 0, 0},
+		"a quarter of what is claimed":         {0, outbox.ClaimRequest{Capacity: 8}, 8, 2},
+		"on top of what was left":              {1, outbox.ClaimRequest{Capacity: 16}, 8, 3},
+		"one more than a quarter of a claim":   {3, outbox.ClaimRequest{Capacity: 16}, 16, 5},
+		"of a smaller claim, too":              {4, outbox.ClaimRequest{Capacity: 2}, 2, 1.5},
+		"less what they were given":            {4, outbox.ClaimRequest{Capacity: 16, Latest: 4}, 8, 2},
+		"credit that was not used stays":       {2, outbox.ClaimRequest{Capacity: 4, Latest: 2}, 1, 1.25},
+		"unused capacity gives credit for one": {0, outbox.ClaimRequest{Capacity: 16}, 1, 1},
+		"as long as older ones leave some":     {0, outbox.ClaimRequest{Capacity: 1}, 1, 0.25},
+		"a claim without capacity":             {0, outbox.ClaimRequest{Capacity: 0}, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := schedule{credit: test.credit}
@@ -157,10 +156,10 @@ func TestTheShareOfTheLatestIsBounded(t *testing.T) {
 	}
 }
 
-// What an answer says counts until the next one.
+// The schedule uses the last answer until the next one.
 func TestAnswered(t *testing.T) {
 	for name, test := range map[string]struct {
-		room              int
+		capacity          int
 		claims            outbox.Claims
 		waiting, unopened bool
 		second            bool
@@ -172,11 +171,11 @@ func TestAnswered(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := schedule{othersWait: !test.waiting, unopened: !test.unopened}
-			s.answered(ms(7), outbox.ClaimRequest{Room: test.room}, test.claims)
+			s.answered(ms(7), outbox.ClaimRequest{Capacity: test.capacity}, test.claims)
 			if s.othersWait != test.waiting || s.unopened != test.unopened || s.extraForLanes != test.second || s.asked != ms(7) {
 				t.Errorf("%+v, want waiting %t, unopened %t, second %t", s, test.waiting, test.unopened, test.second)
 			}
-			s.answered(ms(8), outbox.ClaimRequest{Room: test.room}, test.claims)
+			s.answered(ms(8), outbox.ClaimRequest{Capacity: test.capacity}, test.claims)
 			if s.extraForLanes {
 				t.Error("the turn does not change back")
 			}
@@ -184,7 +183,7 @@ func TestAnswered(t *testing.T) {
 	}
 }
 
-// A lane that others wait for is kept for 250 ms, the attempt to come included.
+// While others wait, a lane is kept for 250 ms, with the next attempt.
 func TestStays(t *testing.T) {
 	for name, test := range map[string]struct {
 		waiting bool

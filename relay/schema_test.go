@@ -9,8 +9,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// A migration moves the schema on under a relay: one that it still serves goes
-// on, one that it leaves behind ends by itself and sends nothing more.
+// A migration changes the schema while relays run. A relay that the schema still serves continues. The
+// others end with an error and send nothing more.
 func TestRelayEndsWhenASchemaNoLongerServesIt(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(accepts)
@@ -33,7 +33,7 @@ func TestRelayEndsWhenASchemaNoLongerServesIt(t *testing.T) {
 			t.Fatalf("Run returned %v, want ErrSchema", err)
 		}
 	case <-time.After(patience):
-		t.Fatal("the relay goes on")
+		t.Fatal("the relay continues")
 	}
 	if r.Ready(t.Context()) == nil {
 		t.Error("ready after its end")

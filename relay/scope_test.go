@@ -18,8 +18,8 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// host is a receiver at an address of its own. While it is dead, it answers nothing
-// and closes its connections when drop is called.
+// host is a receiver with its own address. While it is dead, it does not answer, and closes its
+// connections when drop is called.
 type host struct {
 	name     string // as it stands in events
 	scope    string
@@ -56,8 +56,7 @@ func (h *host) accepted(key string) bool {
 	return h.keys[key] > 0
 }
 
-// twoHosts are two receivers with one port, and an adapter whose URL takes the host
-// from the event.
+// twoHosts returns two receivers with one port, and an adapter whose URL has the host of the event.
 func twoHosts(t *testing.T, timeout time.Duration) (one, two *host, a adapters.Adapter) {
 	t.Helper()
 	first, err := net.Listen("tcp", "127.0.0.1:0")
@@ -108,10 +107,9 @@ func (w *world) arrive(h *host, prefix string, n int) {
 	}
 }
 
-// One of two hosts does not answer, for longer than any test waits. The other's
-// deliveries arrive meanwhile, and also once requests to the first one fail. The hold
-// names the dead host only, and what waits for it is left alone: nothing is sent but
-// probes, and no claim touches its lanes.
+// One of two hosts does not answer during the whole test. Deliveries to the other one arrive before and
+// after the requests to the first one fail. Only the dead host is on hold. Nothing but probes is sent
+// to it, and no claim changes its lanes.
 func TestADeadHostLeavesTheOtherAlone(t *testing.T) {
 	w := newWorld(t)
 	alive, dead, adapter := twoHosts(t, 10*patience)
@@ -123,7 +121,7 @@ func TestADeadHostLeavesTheOtherAlone(t *testing.T) {
 	w.exec(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'D-' || n, jsonb_build_object('host', $1::text) FROM generate_series(1, $2) AS n`, dead.name, open)
 	w.start("relay", config)
 	w.eventually("requests to the dead host", func() bool { return dead.requests.Load() >= 4 })
-	w.arrive(alive, "beside", 30) // before the first request to the dead host ends
+	w.arrive(alive, "meanwhile", 30) // before the first request to the dead host ends
 	dead.drop()
 	w.arrive(alive, "failing", 30) // before the hold and while it begins
 	if n := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE key LIKE 'D-%'`); n != open {
@@ -178,7 +176,7 @@ func TestADeadHostLeavesTheOtherAlone(t *testing.T) {
 	w.noHolds()
 }
 
-// courts answer by what the event says.
+// courts answer as the event tells them.
 type courts struct {
 	mu    sync.Mutex
 	calls map[string]int
@@ -241,8 +239,8 @@ func TestAThrottleHoldsItsScopeOnly(t *testing.T) {
 	w.noHolds()
 }
 
-// An operator's hold of a scope stops that scope, is told to whoever asks, and ends
-// with its own resume.
+// An operator's hold of a scope stops that scope. It is visible in the views, and ends with its own
+// resume.
 func TestAScopeIsPausedAndResumed(t *testing.T) {
 	w := newWorld(t)
 	c := &courts{calls: map[string]int{}, says: func(string, string, int) error { return nil }}
@@ -325,7 +323,7 @@ func TestAProbeIsSentToItsScope(t *testing.T) {
 	w.eventually("the other alone is on hold", func() bool {
 		return query[string](w, `SELECT coalesce(string_agg(scope, ' ' ORDER BY scope), '') FROM outbox.hold`) == "down"
 	})
-	// A lane whose delivery goes elsewhere than it did is put right, and is no probe.
+	// A lane whose delivery now goes to another scope is corrected, and is not sent as a probe.
 	w.exec(`UPDATE outbox.lane SET scope = 'ghost' WHERE key = 'D-1' AND claim IS NULL`)
 	w.exec(`INSERT INTO outbox.hold (sync, scope, kind, until, reason, by) VALUES ('CourtCalendarSync', 'ghost', 'breaker', clock_timestamp(), 'r', 'test')`)
 	w.eventually("the lane is put right, and the hold that nothing waits for is lifted", func() bool {
@@ -377,8 +375,7 @@ func TestConcurrencyIsPerDestination(t *testing.T) {
 	}
 }
 
-// A reload replaces limits.per. Lanes and holds of scopes that are no more are put
-// right.
+// A reload replaces limits.per. Lanes and holds of scopes that do not exist any more are corrected.
 func TestAReloadReplacesPer(t *testing.T) {
 	w := newWorld(t)
 	var healed atomic.Bool
@@ -416,8 +413,8 @@ func TestAReloadReplacesPer(t *testing.T) {
 	w.eventually("no hold is left", holds(""))
 }
 
-// What is common to all destinations, such as a refusal of the token endpoint, holds
-// the whole sync. A certificate that one host refuses does not.
+// A failure that is common to all destinations, such as a refusal of the token endpoint, puts the whole
+// sync on hold. A certificate that one host refuses does not.
 func TestTroubleWithTheTokenHoldsTheWholeSync(t *testing.T) {
 	w := newWorld(t)
 	refusing := adapterFunc(func(_ context.Context, m adapters.Message) (adapters.Receipt, error) {
@@ -444,8 +441,7 @@ func (f adapterFunc) Deliver(ctx context.Context, m adapters.Message) (adapters.
 	return f(ctx, m)
 }
 
-// Failures at several destinations, each with fewer keys than trip a breaker, hold
-// none of them.
+// Several destinations fail, each with fewer keys than the breaker needs. None of them is put on hold.
 func TestADestinationAloneTripsItsBreaker(t *testing.T) {
 	w := newWorld(t)
 	c := &courts{calls: map[string]int{}, says: func(name, _ string, _ int) error { return fmt.Errorf("%s is away", name) }}

@@ -24,7 +24,7 @@ func TestAScopeForWhichOnlySuspectsWaitIsProbed(t *testing.T) {
 	w.drained()
 }
 
-// While the whole sync and every scope that something waits for are on hold, probes go on.
+// The whole sync is on hold, and so is every scope with deliveries. Probes are still sent.
 func TestTheWholeSyncAndAllItsScopesOnHold(t *testing.T) {
 	for _, restarts := range []bool{false, true} {
 		t.Run(fmt.Sprint("restarts ", restarts), func(t *testing.T) { wholeAndAllScopesOnHold(t, restarts) })
@@ -69,7 +69,7 @@ func wholeAndAllScopesOnHold(t *testing.T, restarts bool) {
 	w.within(2*patience, "drained", func() bool { return query[bool](w, `SELECT NOT EXISTS (SELECT FROM outbox.delivery)`) })
 }
 
-// However many destinations do not answer, the one that is well again is probed.
+// Many destinations do not answer. One that has recovered is still probed.
 func TestManyDeadScopesLeaveAProbeToTheHealed(t *testing.T) {
 	w := newWorld(t)
 	var probed atomic.Int64
@@ -88,7 +88,7 @@ func TestManyDeadScopesLeaveAProbeToTheHealed(t *testing.T) {
 	config := sync1(c, per("event.court"))
 	config.Workers = 8 // two probes at once
 	w.register(config)
-	// 40 dead courts, each with lanes that are due, as a relay leaves them.
+	// 40 dead courts, each with due lanes, as relays release them.
 	for i := range 40 {
 		for k := range 20 {
 			w.emit(fmt.Sprintf("D-%d-%d", i, k), toHost{Court: fmt.Sprintf("dead-%02d", i)})
@@ -105,7 +105,7 @@ func TestManyDeadScopesLeaveAProbeToTheHealed(t *testing.T) {
 	w.within(2*patience, "z is probed", func() bool { return probed.Load() > 0 })
 }
 
-// A scope that is cut in the middle of a character fails its delivery, and no recording.
+// A scope that is cut in the middle of a character fails its delivery. No recording fails.
 func TestAScopeThatIsNoUTF8FailsItsDelivery(t *testing.T) {
 	w := newWorld(t)
 	c := &courts{calls: map[string]int{}, says: func(string, string, int) error { return nil }}

@@ -16,8 +16,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// scripted is a store without a database: a test says what it answers, and reads
-// what it was asked. What it does not say is an empty answer.
+// scripted is a store without a database. A test sets its answers and reads its requests. Without an
+// answer of the test, the answer is empty.
 type scripted struct {
 	Store // the rest is not called
 
@@ -40,7 +40,7 @@ func (s *scripted) Claim(_ context.Context, r outbox.ClaimRequest, _ *outbox.Arr
 		return outbox.Claims{}, nil
 	}
 	claims, err := s.claim(r)
-	if r.Room == 0 { // it says what is due, but claims nothing
+	if r.Capacity == 0 { // it says what is due, but claims nothing
 		claims.Deliveries = nil
 	}
 	return claims, err
@@ -120,7 +120,7 @@ func (s *scripted) KeptLonger(context.Context, outbox.Retention, outbox.Retentio
 	return nil, nil
 }
 
-// receiver is an adapter whose attempts take what the test says.
+// receiver is an adapter whose attempts take as long as the test wants.
 type receiver func(ctx context.Context, m adapters.Message) error
 
 func (r receiver) Deliver(ctx context.Context, m adapters.Message) (adapters.Receipt, error) {
@@ -132,15 +132,15 @@ func deliveries(from, n int) []*outbox.Delivery {
 	var list []*outbox.Delivery
 	for i := from; i < from+n; i++ {
 		list = append(list, &outbox.Delivery{
-			Sync: "court", Key: fmt.Sprint("H-", i), Place: int64(i), Revision: 1,
+			Sync: "court", Key: fmt.Sprint("H-", i), Position: int64(i), Revision: 1,
 			Event: outbox.Event{ID: fmt.Sprint("event-", i), Seq: int64(i), Type: "t", Key: fmt.Sprint("H-", i), Payload: []byte(`{}`)},
 		})
 	}
 	return list
 }
 
-// runs runs a relay with one sync and so many workers on a scripted store, on a fake
-// clock, until do returns. The settings change the sync.
+// runs runs a relay on a scripted store and a fake clock, until do returns. The relay has one sync, which
+// the settings change, and so many workers.
 func runs(t *testing.T, s *scripted, workers int, r receiver, do func(), settings ...func(*Sync)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -163,12 +163,12 @@ func runs(t *testing.T, s *scripted, workers int, r receiver, do func(), setting
 	})
 }
 
-// A relay asks for as many lanes as it has workers free, and no more.
-func TestScriptedClaimsAreWhatThereIsRoomFor(t *testing.T) {
+// A relay asks for as many lanes as it has free workers, and for no more.
+func TestScriptedClaimsFitTheCapacity(t *testing.T) {
 	var given atomic.Int64 // added to by the claim loop alone
 	s := &scripted{}
 	s.claim = func(r outbox.ClaimRequest) (outbox.Claims, error) {
-		n := min(r.Room, 10-int(given.Load()))
+		n := min(r.Capacity, 10-int(given.Load()))
 		all := int(given.Add(int64(n)))
 		return outbox.Claims{Deliveries: deliveries(all, n), Due: all < 10}, nil
 	}
@@ -178,8 +178,8 @@ func TestScriptedClaimsAreWhatThereIsRoomFor(t *testing.T) {
 			t.Errorf("%d lanes are claimed while 4 workers are busy, want 4", n)
 		}
 		for i, r := range s.requests() {
-			if most := 4; i == 0 && r.Room != most || i > 0 && r.Room != 0 {
-				t.Errorf("request %d asks for %d lanes", i+1, r.Room)
+			if most := 4; i == 0 && r.Capacity != most || i > 0 && r.Capacity != 0 {
+				t.Errorf("request %d asks for %d lanes", i+1, r.Capacity)
 			}
 		}
 		time.Sleep(10 * time.Second)
@@ -189,9 +189,9 @@ func TestScriptedClaimsAreWhatThereIsRoomFor(t *testing.T) {
 	})
 }
 
-// A lane whose next delivery comes with the recording is sent by the same claim,
-// one delivery after the other.
-func TestScriptedLaneGoesOn(t *testing.T) {
+// The next delivery of a lane comes with each recording. All are sent under the same claim, one after
+// the other.
+func TestScriptedLaneIsKept(t *testing.T) {
 	s := &scripted{}
 	left := 5
 	claimed := false
@@ -225,11 +225,11 @@ func TestScriptedLaneGoesOn(t *testing.T) {
 	})
 }
 
-// While others wait, a lane is given back after its turn.
+// While others wait, a lane is released after its turn.
 func TestScriptedTurnEnds(t *testing.T) {
 	s := &scripted{}
 	s.claim = func(r outbox.ClaimRequest) (outbox.Claims, error) {
-		return outbox.Claims{Deliveries: deliveries(1, r.Room), Due: true}, nil
+		return outbox.Claims{Deliveries: deliveries(1, r.Capacity), Due: true}, nil
 	}
 	s.record = func(results []outbox.Result) outbox.Recorded {
 		answer := outbox.Recorded{Done: make([]bool, len(results)), Lost: make([]bool, len(results))}
@@ -251,12 +251,12 @@ func TestScriptedTurnEnds(t *testing.T) {
 			}
 		}
 		if left < 5 || stayed > 2*left {
-			t.Errorf("lanes stayed %d times and were given back %d times in 2 s, want a turn of %s", stayed, left, turn)
+			t.Errorf("lanes were kept %d times and released %d times in 2 s, want a turn of %s", stayed, left, turn)
 		}
 	})
 }
 
-// A database that refuses every claim is asked at growing intervals.
+// A database refuses every claim. The pauses between claims grow.
 func TestScriptedErrorsAreNotRepeatedAtOnce(t *testing.T) {
 	s := &scripted{claim: func(outbox.ClaimRequest) (outbox.Claims, error) { return outbox.Claims{}, errors.New("refused") }}
 	runs(t, s, 4, func(context.Context, adapters.Message) error { return nil }, func() {
@@ -267,7 +267,7 @@ func TestScriptedErrorsAreNotRepeatedAtOnce(t *testing.T) {
 	})
 }
 
-// A recording that fails is made again, and nothing is sent twice for it.
+// A recording that fails is repeated. Nothing is sent twice.
 func TestScriptedRecordingIsRepeated(t *testing.T) {
 	s := &scripted{}
 	var sent atomic.Int64
@@ -297,8 +297,7 @@ func TestScriptedRecordingIsRepeated(t *testing.T) {
 	})
 }
 
-// At a stop, what was claimed and not sent is released; what is under way is
-// finished.
+// At a stop, deliveries that were not sent are released, and attempts in flight are finished.
 func TestScriptedStopReleases(t *testing.T) {
 	s := &scripted{}
 	s.claim = func(outbox.ClaimRequest) (outbox.Claims, error) {
@@ -328,8 +327,8 @@ func TestScriptedStopReleases(t *testing.T) {
 
 func perCourt(s *Sync) { s.Per = "event.court" }
 
-// Each round of probes asks for as many as a quarter of the workers: the claimer does
-// nothing else meanwhile, and many destinations that are down leave the others theirs.
+// Each round asks for at most as many probes as a quarter of the workers. Meanwhile the claimer does
+// nothing else, and many dead destinations must not take the slots of the others.
 func TestScriptedRoundOfProbesIsBounded(t *testing.T) {
 	const workers, scopes = 16, 64
 	held := make([]string, scopes)
@@ -360,9 +359,9 @@ func TestScriptedRoundOfProbesIsBounded(t *testing.T) {
 	}
 }
 
-// After a change of limits.per, lanes have scopes that no event has any more. A probe of
-// such a scope finds that its delivery goes elsewhere, and the next lane is tried at
-// once: the others do not wait for the next look at the holds.
+// After a change of limits.per, lanes have scopes that no event has any more. A probe of such a scope
+// finds that its delivery goes to another scope. The next lane is tried at once, before the next read of
+// the holds.
 func TestScriptedLanesLeaveAScopeThatNoEventHas(t *testing.T) {
 	const lanes = 100
 	s := &scripted{}

@@ -6,18 +6,17 @@ import (
 	"time"
 )
 
-// slots bound the deliveries in flight. Each sync has some of its own, the rest
-// is shared. While several syncs wait for a slot, the next one goes to the sync
-// with the fewest, so that a slow receiver gets no more than its share. Within a
-// sync, waiters are served in order. After a hold a sync starts with a
-// single slot and gains one per success, so that a system that just came back is
-// not overrun.
+// slots bound the deliveries in flight. Each sync has some slots of its own, and the others
+// are shared. If several syncs wait for a slot, the sync that uses the fewest gets the next
+// one. So a slow receiver gets no more than its share. Within a sync, waiters are served in
+// order. After a hold, a sync starts with a single slot and gets one more with each success:
+// too many requests must not overload a receiver that has just recovered.
 type slots struct {
 	mu        sync.Mutex
 	total     int
-	shared    int // free ones
+	shared    int // free shared slots
 	shares    []*share
-	exclusive []*exclusiveWaiter // the first sends a suspect, or its sync's slots are kept free for it
+	exclusive []*exclusiveWaiter // the first one sends a suspect, or waits until its sync has nothing in flight
 	closed    bool
 }
 
@@ -30,19 +29,19 @@ func newSlots(workers, syncs int) (all *slots, reserve int) {
 // share is one sync's part of the slots.
 type share struct {
 	all     *slots
-	reserve int // slots of its own
-	most    int // its concurrency
-	limit   int // at present: most, except after a hold
-	lost    int // workers with calls that do not return
-	used    int
-	waiting []*waiter // in the order in which they came
-	hanging *step     // begun while no worker is left, since calls do not return; nil in tests
+	reserve int       // slots of its own
+	most    int       // its concurrency
+	limit   int       // current limit: most, but less after a hold
+	lost    int       // workers with abandoned calls
+	used    int       // slots in use
+	waiting []*waiter // waiters in their order
+	hanging *step     // begun while all workers have abandoned calls; nil in tests
 }
 
 // waiter waits for a slot.
 type waiter struct {
 	since time.Time
-	got   chan bool // a slot, or false when the relay gives up waiting
+	got   chan bool // true with a slot, false if the wait ends without one
 }
 
 func (a *slots) share(reserve, most int) *share {
@@ -51,7 +50,8 @@ func (a *slots) share(reserve, most int) *share {
 	return s
 }
 
-// acquire waits for a slot; it reports false when the relay gives up waiting.
+// acquire waits for a slot. It reports false if there will be none: the relay stops, or the
+// sync has no worker left.
 func (s *share) acquire() bool {
 	a := s.all
 	w := &waiter{since: time.Now(), got: make(chan bool, 1)}
@@ -66,7 +66,7 @@ func (s *share) acquire() bool {
 	return <-w.got
 }
 
-// release gives a slot back.
+// release frees a slot.
 func (s *share) release() {
 	a := s.all
 	a.mu.Lock()
@@ -75,7 +75,7 @@ func (s *share) release() {
 	a.grant()
 }
 
-// take and free count a slot as used and as free.
+// take counts a slot as used.
 func (s *share) take() {
 	if s.used >= s.reserve {
 		s.all.shared--
@@ -83,6 +83,7 @@ func (s *share) take() {
 	s.used++
 }
 
+// free counts a slot as free.
 func (s *share) free() {
 	if s.used > s.reserve {
 		s.all.shared++
@@ -108,9 +109,9 @@ func (a *slots) grant() {
 	}
 }
 
-// next is the sync that gets the next slot: of those that may have one the sync
-// with the fewest, and of several the one that has waited longest. It is nil
-// when no waiter can be served.
+// next returns the sync that gets the next slot. Of the syncs that may have one, it is the
+// sync that uses the fewest. If several use as few, it is the one that has waited longest.
+// It is nil if no waiter can be served.
 func (a *slots) next() *share {
 	var next *share
 	for _, s := range a.shares {
@@ -123,17 +124,17 @@ func (a *slots) next() *share {
 	return next
 }
 
-// exclusiveWaiter waits for the slots of its sync to be free, to send a suspect.
+// exclusiveWaiter waits until its sync has nothing in flight, to send a suspect.
 type exclusiveWaiter struct {
 	share *share
 	has   bool
 	got   chan bool
 }
 
-// acquireExclusive waits until nothing else of the sync is in flight and takes a
-// slot; until releaseExclusive no other delivery of the sync gets one. One sync at a
-// time has that right, in the order in which they ask. It reports false when
-// waiting takes longer than timeout; then the sync sends as before.
+// acquireExclusive waits until the sync has nothing in flight, and takes a slot. Until
+// releaseExclusive, no other delivery of the sync gets a slot. One sync at a time has this
+// right, in the order of the calls. acquireExclusive reports false if the wait takes longer
+// than timeout: then the sync sends as before.
 func (s *share) acquireExclusive(timeout time.Duration) bool {
 	a := s.all
 	l := &exclusiveWaiter{share: s, got: make(chan bool, 1)}
@@ -162,7 +163,7 @@ func (s *share) acquireExclusive(timeout time.Duration) bool {
 	return false
 }
 
-// releaseExclusive gives the slot of acquireExclusive back.
+// releaseExclusive frees the slot of acquireExclusive.
 func (s *share) releaseExclusive() {
 	a := s.all
 	a.mu.Lock()
@@ -172,13 +173,14 @@ func (s *share) releaseExclusive() {
 	a.grant()
 }
 
-// slow goes back to a single slot; grow adds one, up to the sync's concurrency.
+// slow limits the sync to a single slot.
 func (s *share) slow() {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
 	s.limit = 1
 }
 
+// grow raises the limit by one slot, up to the sync's concurrency.
 func (s *share) grow() {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
@@ -188,16 +190,16 @@ func (s *share) grow() {
 	}
 }
 
-// starting reports whether the sync has fewer slots than its concurrency, since
-// a hold has just ended.
+// starting reports whether a hold has just ended, so that the limit is still below the
+// sync's concurrency.
 func (s *share) starting() bool {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
 	return s.limit < s.most
 }
 
-// usable is how many slots the sync can count on at present: those that it has or
-// could have at once, and at least its equal share of all.
+// usable is how many slots the sync can use now: the slots that it uses, and those that are
+// free. It is at least an equal share of all slots.
 func (s *share) usable() int {
 	a := s.all
 	a.mu.Lock()
@@ -205,12 +207,11 @@ func (s *share) usable() int {
 	return min(s.allowed(), max(max(s.used, s.reserve)+a.shared, a.total/len(a.shares)))
 }
 
-// allowed is how many deliveries of the sync may be in flight. The caller holds
-// the lock.
+// allowed is how many deliveries of the sync may be in flight. The caller holds the lock.
 func (s *share) allowed() int { return max(0, min(s.limit, s.most-s.lost)) }
 
-// lose takes n workers from the sync, or gives -n back. Without any left,
-// acquire reports false at once.
+// lose removes n workers from the sync. A negative n adds workers again. If no worker is
+// left, acquire reports false at once.
 func (s *share) lose(n int) {
 	a := s.all
 	a.mu.Lock()
@@ -234,7 +235,7 @@ func (s *share) changed() {
 	s.all.grant()
 }
 
-// refuseWaiters ends the wait for a slot of the sync: acquire reports false.
+// refuseWaiters ends all waits for a slot of the sync: acquire reports false.
 func (s *share) refuseWaiters() {
 	for _, w := range s.waiting {
 		w.got <- false
@@ -242,7 +243,7 @@ func (s *share) refuseWaiters() {
 	s.waiting = nil
 }
 
-// workers is how many workers the sync has that are not lost.
+// workers is how many workers of the sync are not lost.
 func (s *share) workers() int {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// A suspect waits for what is in flight, and nothing else of its sync begins
-// meanwhile. When that takes too long, the sync sends as before.
-func TestSlotsAloneWaitForWhatIsInFlight(t *testing.T) {
+// A suspect waits for the attempts in flight, and no other attempt of its sync begins meanwhile. If the
+// wait takes too long, the sync sends as before.
+func TestAnExclusiveSlotWaitsForAttemptsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all, reserve := newSlots(4, 2)
 		s, other := all.share(reserve, 4), all.share(reserve, 4)

@@ -42,7 +42,7 @@ func TestStepIsStuckFromItsBoundOn(t *testing.T) {
 	})
 }
 
-func TestLoopBeginsAnewAfterAPanic(t *testing.T) {
+func TestALoopStartsAgainAfterAPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &Relay{log: slog.New(slog.DiscardHandler)}
 		runs := 0

@@ -7,16 +7,17 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// Store is what a relay asks of the database. [outbox.Store] is one. Its methods
-// are called by several goroutines at once, and each bounds its own calls.
+// Store is the interface of a relay to the database. Use an [outbox.Store], made by
+// [outbox.Open]. The methods are called by several goroutines at once, and each returns
+// within a bounded time.
 type Store interface {
-	// The path of a delivery.
+	// Claims and recordings of deliveries.
 
 	Claim(context.Context, outbox.ClaimRequest, *outbox.Arrivals) (outbox.Claims, error)
 	ClaimOne(context.Context, outbox.OneRequest) (outbox.Claims, error)
 	Record(ctx context.Context, sync string, results []outbox.Result) outbox.Recorded
 
-	// Holds and the slow housekeeping of a sync.
+	// Holds, and slow work for a sync.
 
 	Hold(ctx context.Context, sync, scope string, kind outbox.HoldKind, d time.Duration, reason string) error
 	Probe(ctx context.Context, sync, scope string, within time.Duration) (outbox.Probe, error)

@@ -10,19 +10,19 @@ import (
 	"time"
 )
 
-// processStart is the origin of this package's times: differences to it are taken on
-// the monotonic clock, so a change of the wall clock has no effect.
+// processStart is the zero of times that are stored as durations. They are measured on the
+// monotonic clock, so a change of the wall clock has no effect.
 var processStart = time.Now()
 
 func sinceStart() int64 { return int64(time.Since(processStart)) }
 
-// step is what a loop does at the moment, to be noticed when it takes too long.
-// The zero step is idle.
+// step is the current work of a loop. If it takes too long, the relay logs it and is not
+// ready. The zero step is idle.
 type step struct {
 	name  string
 	bound time.Duration
 	since atomic.Int64 // sinceStart, 0 when idle
-	told  bool         // that it is stuck; the watcher's own
+	told  bool         // the watcher has logged that it is stuck
 }
 
 func (s *step) begin() { s.since.Store(sinceStart()) }
@@ -35,13 +35,13 @@ func (s *step) stuck() (time.Duration, bool) {
 	return took, since != 0 && took > s.bound
 }
 
-// steps are those of all loops of a relay.
+// steps has the steps of all loops of a relay.
 type steps struct {
 	mu  sync.Mutex
 	all []*step
 }
 
-// add makes a step. One that takes longer than bound makes the relay not ready.
+// add makes a step. If it takes longer than bound, the relay is not ready.
 func (w *steps) add(name string, bound time.Duration) *step {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -50,7 +50,7 @@ func (w *steps) add(name string, bound time.Duration) *step {
 	return s
 }
 
-// stuck is an error that names the steps that take too long, nil if none does.
+// stuck returns an error that names the steps that take too long, nil if none does.
 func (w *steps) stuck() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -66,8 +66,7 @@ func (w *steps) stuck() error {
 	return fmt.Errorf("stalled: %s", strings.Join(names, ", "))
 }
 
-// report calls tell for each step that got stuck or resumed since the
-// last report.
+// report calls tell for each step that got stuck or resumed since the last report.
 func (w *steps) report(tell func(name string, took time.Duration, stuck bool)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -79,17 +78,17 @@ func (w *steps) report(tell func(name string, took time.Duration, stuck bool)) {
 	}
 }
 
-// Bounds on the steps of a relay's loops, above the bounds that the store puts
-// on the database calls they make.
+// Bounds on the steps of the loops. They are longer than the bounds of the store on its
+// calls.
 const (
-	claimBound    = 30 * time.Second // besides the longest attempt, for which a claimer may have to wait
+	claimBound    = 30 * time.Second // plus the longest attempt, for which a claimer may have to wait
 	recordBound   = 30 * time.Second
 	maintainBound = 5 * time.Minute
 	watchEvery    = time.Second
 )
 
-// watchLoop logs loops that are stuck, until ctx ends. Nothing needs to be done
-// about them: every call has a deadline of its own, and claims end by lease.
+// watchLoop logs loops that are stuck, until ctx ends. It does nothing else about them: every
+// call has its own deadline, and claims end with their lease.
 func (r *Relay) watchLoop(ctx context.Context) {
 	for ctx.Err() == nil {
 		r.steps.report(func(name string, took time.Duration, stuck bool) {
@@ -103,8 +102,8 @@ func (r *Relay) watchLoop(ctx context.Context) {
 	}
 }
 
-// supervise runs a loop until it returns. A panic is logged with its stack and
-// the loop starts again. Lanes that it had claimed become due when their lease ends.
+// supervise runs a loop until it returns. After a panic it logs the stack and starts the loop
+// again. Lanes that the loop had claimed become due when their lease ends.
 func (r *Relay) supervise(name string, loop func() error) error {
 	for pause := firstPause; ; pause = min(2*pause, mostPause) {
 		started := time.Now()

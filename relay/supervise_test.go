@@ -15,7 +15,7 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// panicking is an observer that panics at every third call of each kind.
+// panicking is an observer that panics in every third call of each kind.
 type panicking struct{ attempts, claims, lost, clock, ahead atomic.Int64 }
 
 func oops(calls *atomic.Int64) {
@@ -30,7 +30,7 @@ func (p *panicking) LeaseLost(string)                      { oops(&p.lost) }
 func (p *panicking) Clock(time.Duration)                   { oops(&p.clock) }
 func (p *panicking) LogAhead(int)                          { oops(&p.ahead) }
 
-// logBuffer is a log that can be read while it is written.
+// logBuffer is a log that can be read during writes.
 type logBuffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -81,8 +81,8 @@ func (s stubborn) Deliver(context.Context, adapters.Message) (adapters.Receipt, 
 
 func (stubborn) AttemptTimeout() time.Duration { return 50 * time.Millisecond }
 
-// One call that does not return costs its sync a worker; without any left the
-// sync sends nothing, and the relay is not ready.
+// A call that does not return costs its sync a worker. If no worker is left, the sync sends nothing and
+// the relay is not ready.
 func TestAttemptThatNeverEndsMakesTheRelayNotReady(t *testing.T) {
 	w := newWorld(t)
 	a := stubborn{until: make(chan struct{})}

@@ -7,8 +7,8 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// suspect asks the suspect loop to send a suspect, as a probe where right is granted. It
-// reports false when an earlier request is still open.
+// suspect asks the suspect loop to send a suspect. If right is granted, the suspect is sent
+// as a probe. It reports false if an earlier request is still open.
 func (p *pipeline) suspect(right probe) bool {
 	select {
 	case p.suspects <- right:
@@ -19,10 +19,11 @@ func (p *pipeline) suspect(right probe) bool {
 }
 
 // suspectLoop sends suspects: deliveries during which two or more relays died. While it
-// sends one, this process sends nothing else of the sync, and no suspect of another
-// sync: the next death shows which delivery it was. After each the sync has as much time
-// for its other deliveries. If attempts under way do not end in time, the sync
-// continues for four times as long, and the next wait is longer.
+// sends one, this process sends no other delivery of the sync and no suspect of another
+// sync. So the next death shows which delivery caused it. After a suspect, the sync sends
+// its other deliveries for as long as the suspect took. If attempts in flight do not end
+// in time, the sync sends other deliveries for four times as long, and the next wait is
+// longer.
 func (p *pipeline) suspectLoop(attempts context.Context) {
 	doing := p.relay.steps.add("a suspect of sync "+p.sync.Name, 2*p.sync.AttemptTimeout()+recordBound)
 	defer doing.end()
@@ -53,8 +54,8 @@ func (p *pipeline) suspectLoop(attempts context.Context) {
 	}
 }
 
-// sendSuspect claims one suspect and sends it, unless what is in flight does not
-// end in time.
+// sendSuspect claims one suspect and sends it. It does nothing and reports false if attempts
+// in flight do not end within aloneWait.
 func (p *pipeline) sendSuspect(attempts context.Context, right probe, aloneWait time.Duration) (alone bool, err error) {
 	claimed := false
 	defer func() {
@@ -66,14 +67,14 @@ func (p *pipeline) sendSuspect(attempts context.Context, right probe, aloneWait 
 		return false, nil
 	}
 	defer p.slots.releaseExclusive()
-	p = p.now() // a reload may have come while it waited
+	p = p.now() // there may have been a reload while it waited
 	if p.draining.Load() || p.slots.workers() == 0 {
 		return true, nil
 	}
 	lease, started := p.relay.config.Lease, time.Now()
 	claims, err := p.relay.store.ClaimOne(attempts, outbox.OneRequest{Sync: p.sync.Name, Lease: lease, Wanted: p.wanted(), Suspect: true, Probe: right.granted(), Scope: right.of})
 	p.noteHeld(started, claims.Held)
-	p.giveBack(claims.Idle)
+	p.releaseIdle(claims.Idle)
 	if claimed = len(claims.Deliveries) > 0; !claimed {
 		return true, err
 	}

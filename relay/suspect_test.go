@@ -12,8 +12,8 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-// diedWith leaves lanes behind as dead relays do: so many claims of each have
-// ended in a row, and nobody has taken over the last.
+// diedWith makes lanes as dead relays have them: so many claims of each have ended in a row, and no relay
+// has claimed them since.
 func (w *world) diedWith(deaths int, condition string) {
 	w.t.Helper()
 	w.exec(`INSERT INTO outbox.lane (sync, key, due_at, claim, claimed_by, crashes)
@@ -21,7 +21,7 @@ SELECT DISTINCT sync, key, clock_timestamp() - interval '1 second', gen_random_u
   FROM outbox.delivery WHERE `+condition, deaths)
 }
 
-// traffic counts the requests that are under way.
+// traffic counts the requests in flight.
 type traffic struct {
 	mu   sync.Mutex
 	now  int
@@ -48,7 +48,7 @@ func (f *traffic) underWay() int {
 	return f.now
 }
 
-// peak returns the most there were since it was called last.
+// peak returns the highest number since its last call.
 func (f *traffic) peak() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -57,8 +57,8 @@ func (f *traffic) peak() int {
 	return most
 }
 
-// What one killed relay had claimed is sent at full concurrency as soon as its lease
-// has ended: a single death is no reason to suspect a delivery.
+// When the leases of a killed relay have ended, its deliveries are sent at full concurrency. One death
+// makes no suspect.
 func TestDeliveriesOfOneDeadRelayGoTogether(t *testing.T) {
 	w := newWorld(t)
 	var f traffic
@@ -84,9 +84,9 @@ func TestDeliveriesOfOneDeadRelayGoTogether(t *testing.T) {
 	w.drained()
 }
 
-// A delivery during which two relays died is a suspect. It is sent while nothing else
-// of its sync is under way, so that the next death shows which one it was. The sync
-// sends others between two suspects, and other syncs send meanwhile.
+// A delivery during which two relays died is a suspect. It is sent while its sync has no other attempt in
+// flight, so the next death shows its cause. Between two suspects, the sync sends other deliveries. Other
+// syncs send all the time.
 func TestSuspectIsSentAloneAndStopsNobody(t *testing.T) {
 	const others, suspects = 300, 3
 	w := newWorld(t)
@@ -107,14 +107,14 @@ func TestSuspectIsSentAloneAndStopsNobody(t *testing.T) {
 		defer f.end()
 		if !strings.HasPrefix(m.Key, "suspect") {
 			if alone.Load() {
-				t.Errorf("%s was sent while a suspect was under way", m.Key)
+				t.Errorf("%s was sent while a suspect was in flight", m.Key)
 			}
 			return takes(20*time.Millisecond)(ctx, m, nth)
 		}
 		alone.Store(true)
 		defer alone.Store(false)
 		if n > 1 {
-			t.Errorf("%s was sent while %d others of its sync were under way", m.Key, n-1)
+			t.Errorf("%s was sent while %d others of its sync were in flight", m.Key, n-1)
 		}
 		if _, err := w.pool.Exec(ctx, `SELECT outbox.emit('other', $1, '{}')`, m.Key); err != nil {
 			t.Error(err)
@@ -136,7 +136,7 @@ func TestSuspectIsSentAloneAndStopsNobody(t *testing.T) {
 	w.start("relay-1", config)
 	w.drained()
 	if got := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'delivered'`); got != others+2*suspects {
-		t.Errorf("%d delivered, want %d: the other sync sends while a suspect is under way", got, others+2*suspects)
+		t.Errorf("%d delivered, want %d: the other sync sends while a suspect is in flight", got, others+2*suspects)
 	}
 	if got := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE attempt > 2`); got != 0 {
 		t.Errorf("%d attempts too many", got)

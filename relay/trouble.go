@@ -9,19 +9,19 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// caller is a loop that calls the database. It decides how long the loop pauses
-// after an error and what is logged. A caller belongs to one goroutine.
+// caller is one kind of database call of one loop. It decides how long the loop pauses after
+// an error, and logs the error. A caller belongs to one goroutine.
 type caller struct {
 	troubles *troubles
-	what     string // such as "claim deliveries"
-	sync     string // empty for the relay's own loops
-	loop     string // distinguishes callers with the same what
-	says     string // the message of an error; empty is callFailed
-	pause    time.Duration
+	what     string        // such as "claim deliveries"
+	sync     string        // empty for the relay's own loops
+	loop     string        // distinguishes callers with the same what
+	says     string        // message of the log line about an error; empty means callFailed
+	pause    time.Duration // last pause; zero after a call without an error
 }
 
 const (
-	firstPause = 100 * time.Millisecond // after the first error; it doubles with each
+	firstPause = 100 * time.Millisecond // pause after the first error; each further error doubles it
 	mostPause  = 2 * time.Second
 	callFailed = "database call failed, trying again"
 )
@@ -41,32 +41,31 @@ func (c *caller) worked(ctx context.Context) {
 	}
 }
 
-// troubles are the database calls of a relay that fail at the moment. The first
-// error of each cause is logged at once. Repetitions are counted, and logged
-// after 1 s, 2 s, 4 s and so on, then once a minute. It is safe for concurrent
-// use.
+// troubles has the kinds of database calls that fail now. It logs the first error of each
+// cause at once. It counts repetitions, and logs their number after 1 s, 2 s, 4 s and so
+// on, then once a minute. It is safe for concurrent use.
 type troubles struct {
 	log *slog.Logger
 	mu  sync.Mutex
-	by  map[string]*trouble // by what the call does
+	by  map[string]*trouble // by caller.what
 }
 
-// trouble lasts from the first error of a kind of call until every loop that had
-// one has made that call without.
+// trouble is about one kind of call. It begins with the first error. It ends when every loop
+// that had an error has made the call without one.
 type trouble struct {
 	began, last time.Time
 	failures    int
 	loops       map[string]bool
-	causes      map[string]bool // those logged
-	next        time.Time       // when repetitions are logged again
-	gap         time.Duration
+	causes      map[string]bool // causes that were logged
+	next        time.Time       // when repetitions are logged next
+	gap         time.Duration   // pause before next
 }
 
 const (
 	firstGap   = time.Second
 	mostGap    = time.Minute
-	mostCauses = 10              // further ones count as repetitions
-	forgotten  = 5 * time.Minute // a trouble without errors for so long is over, even if the call was not made since
+	mostCauses = 10              // further causes count as repetitions
+	forgotten  = 5 * time.Minute // a trouble without errors for this long is over, even if the call was not repeated
 )
 
 func newTroubles(log *slog.Logger) *troubles {
@@ -75,7 +74,7 @@ func newTroubles(log *slog.Logger) *troubles {
 
 func (t *troubles) failed(ctx context.Context, c *caller, err error, args ...any) {
 	if ctx.Err() != nil {
-		return // only the relay stopping
+		return // the relay stops
 	}
 	now, cause := time.Now(), outbox.Cause(err)
 	t.mu.Lock()
@@ -88,11 +87,11 @@ func (t *troubles) failed(ctx context.Context, c *caller, err error, args ...any
 	x.last = now
 	x.failures++
 	x.loops[c.sync+"\x00"+c.loop] = true
-	fresh := !x.causes[cause] && len(x.causes) < mostCauses
-	if !fresh && now.Before(x.next) {
+	isNew := !x.causes[cause] && len(x.causes) < mostCauses
+	if !isNew && now.Before(x.next) {
 		return
 	}
-	x.causes[cause] = x.causes[cause] || fresh
+	x.causes[cause] = x.causes[cause] || isNew
 	if !now.Before(x.next) {
 		x.gap = min(2*x.gap, mostGap)
 		x.next = now.Add(x.gap)

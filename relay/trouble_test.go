@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// talk is what a relay logged.
+// talk is the log of a relay.
 type talk struct{ strings.Builder }
 
 func (t *talk) lines() []string {
@@ -87,8 +87,8 @@ func TestAnotherCauseIsLoggedAtOnce(t *testing.T) {
 	}
 }
 
-// Loops of several syncs do the same call: their trouble is one, and over when
-// the last of them has made it.
+// Loops of several syncs make the same call. They have one trouble, which ends when the last of them has
+// made the call without an error.
 func TestLoopsShareATrouble(t *testing.T) {
 	log, all := newTalk()
 	var loops []*caller

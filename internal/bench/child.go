@@ -17,10 +17,10 @@ import (
 	"time"
 )
 
-// childEnv holds the configuration of a child; with it this program is one.
+// childEnv is the environment variable with the configuration of a child. If it is set, this program is a child.
 const childEnv = "LOCKSTEP_BENCH_CHILD"
 
-// childConfig says what a child does. It does so until its standard input ends.
+// childConfig configures a child. A child runs until its standard input ends.
 type childConfig struct {
 	Role     string // relay, river, client or sink
 	Name     string
@@ -56,7 +56,7 @@ type report struct {
 	Claims   []claimTime     `json:"claims,omitempty"`   // that found work, in the last report
 }
 
-// reportEvery is how exactly a child's progress is known.
+// reportEvery is the pause between the reports of a child.
 const reportEvery = 10 * time.Millisecond
 
 // runChild runs as the child that config describes.
@@ -118,7 +118,7 @@ func (r *reporter) done() { r.count.Add(1) }
 
 var numberField = regexp.MustCompile(`"n": ?(\d+)`)
 
-// arrived notes when the event of this body came.
+// arrived notes the time at which the event with this body arrived.
 func (r *reporter) arrived(body []byte) {
 	if !r.numbered {
 		return
@@ -169,8 +169,7 @@ func (r *reporter) sample(ctx context.Context) {
 	}
 }
 
-// mostResident is the most memory this process ever had, in bytes. The kernel's
-// ru_maxrss would count the parent's too.
+// mostResident is the peak memory of this process, in bytes. The kernel's ru_maxrss would include the parent's.
 func mostResident() int64 {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 // tick is the unit of CPU times in /proc: USER_HZ, 100 on every Linux.
 const tick = 10 * time.Millisecond
 
-// serverCPU is the CPU time that the PostgreSQL server and all its processes
-// have used so far; zero where /proc does not show them, as with a container.
+// serverCPU is the CPU time that the PostgreSQL server and all its processes have used so far. It is zero if /proc does not
+// show them, for example if the server is in a container.
 func (l *lab) serverCPU() time.Duration {
 	processes, _ := filepath.Glob("/proc/[0-9]*/stat")
 	var total time.Duration
@@ -46,7 +46,7 @@ func findPostmaster(ctx context.Context, conn *pgx.Conn) int {
 	return s.parent
 }
 
-// stat is what /proc/PID/stat says.
+// stat is the content of /proc/PID/stat.
 type stat struct {
 	pid, parent int
 	own, reaped time.Duration

@@ -11,21 +11,20 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// evidence names a file that says why a figure is what it is.
+// evidence names a file that explains a figure.
 func (l *lab) evidence(dir, what, ending string) string {
 	label := strings.NewReplacer(" ", "-", ":", "").Replace(l.label)
 	return filepath.Join(dir, fmt.Sprintf("%s-%s-%d.%s", label, what, time.Now().UnixMilli(), ending))
 }
 
-// statementSettings make the server count its time by statement, those in
-// triggers apart.
+// statementSettings make the server count its time by statement. Statements in triggers are counted separately.
 var statementSettings = map[string]string{
 	"shared_preload_libraries":          "pg_stat_statements",
 	"pg_stat_statements.track":          "all",
 	"pg_stat_statements.track_planning": "on",
 }
 
-// resetStatements begins counting anew.
+// resetStatements sets the counters to zero.
 func (l *lab) resetStatements(ctx context.Context) error {
 	if l.statements == "" {
 		return nil
@@ -37,8 +36,8 @@ func (l *lab) resetStatements(ctx context.Context) error {
 	return err
 }
 
-// writeStatements writes on what the server spent its time in a database since
-// the reset. A statement that runs within another counts for both.
+// writeStatements writes the server's time by statement in a database since the reset. The time of a nested statement
+// counts for both statements.
 func (l *lab) writeStatements(ctx context.Context, d *database, what string) error {
 	if l.statements == "" {
 		return nil

@@ -33,8 +33,7 @@ type sample struct {
 	Ours      float64 `json:"ours"`
 	Reference float64 `json:"reference,omitempty"`
 
-	// CPU time per delivery of all processes and the server, in microseconds;
-	// zero where it was not measured.
+	// CPU time per delivery of all processes and the server, in microseconds; zero if it was not measured.
 	OursCPU      float64 `json:"ours_cpu,omitempty"`
 	ReferenceCPU float64 `json:"reference_cpu,omitempty"`
 }
@@ -56,14 +55,13 @@ func (r result) reference() float64 {
 	return median(each(r.Samples, func(s sample) float64 { return s.Reference }))
 }
 
-// cpu returns the CPU time per delivery of ours and the reference, zero where it
-// was not measured.
+// cpu returns the CPU time per delivery of ours and the reference, zero if it was not measured.
 func (r result) cpu() (ours, reference float64) {
 	return median(each(r.Samples, func(s sample) float64 { return s.OursCPU })),
 		median(each(r.Samples, func(s sample) float64 { return s.ReferenceCPU }))
 }
 
-// judged returns what is compared with the goal, round by round.
+// judged returns the value of each round that is compared with the goal.
 func (r result) judged() []float64 {
 	return each(r.Samples, func(s sample) float64 {
 		switch r.Judged {
@@ -79,7 +77,7 @@ func (r result) judged() []float64 {
 
 func (r result) value() float64 { return median(r.judged()) }
 
-// spread returns the least and the most of the rounds.
+// spread returns the lowest and the highest value of the rounds.
 func (r result) spread() (least, most float64) {
 	values := r.judged()
 	return slices.Min(values), slices.Max(values)
@@ -96,7 +94,7 @@ func (r result) met(bound float64) bool {
 	return v >= bound
 }
 
-// verdict says in a word whether the figure meets its goal.
+// verdict is a word that tells whether the figure meets its goal.
 func (r result) verdict() string {
 	switch {
 	case r.met(r.Stretch):
@@ -130,8 +128,7 @@ func median(values []float64) float64 {
 	}
 }
 
-// percentile returns the least value that p percent of all are at or below; NaN
-// if there are none.
+// percentile returns the lowest value for which p percent of all values are at most as high; NaN if there are none.
 func percentile(values []float64, p float64) float64 {
 	v := slices.Sorted(slices.Values(values))
 	if len(v) == 0 {
@@ -148,8 +145,8 @@ func writeResults(path string, results []result) error {
 	return os.WriteFile(path, append(raw, '\n'), 0o644)
 }
 
-// readResults reads the figures of earlier runs. Of a figure in several files,
-// measured at one scale, the rounds are put together.
+// readResults reads the figures of earlier runs. If several files have a figure at the same scale, their rounds are
+// combined.
 func readResults(paths []string) ([]result, error) {
 	var all []result
 	for _, path := range paths {

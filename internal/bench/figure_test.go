@@ -57,8 +57,8 @@ func TestPercentile(t *testing.T) {
 	}
 }
 
-// The machine slows down threefold from round to round: within each round ours
-// is twice the reference, and that is what counts.
+// The machine becomes three times slower from round to round. Within each round ours is twice the reference, and that
+// ratio counts.
 func TestRatioIsTakenWithinARound(t *testing.T) {
 	r := result{
 		figure:  figure{Judged: byRatio, Goal: 1.8, Stretch: 2.5},

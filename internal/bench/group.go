@@ -24,7 +24,7 @@ type group struct {
 	err    error
 }
 
-// progress is how far the children are together.
+// progress is the sum of the children's progress.
 type progress struct {
 	at   time.Time
 	done int64
@@ -141,8 +141,8 @@ func (g *group) address(ctx context.Context) (string, error) {
 // stalledAfter is how long a measurement may make no progress.
 const stalledAfter = 2 * time.Minute
 
-// reach waits until the children have done n together. When nothing moves for
-// some seconds it says what is open in the database, if there is one.
+// reach waits until the children have done n together. If there is no progress for some seconds, it prints the open
+// deliveries of the database, if there is one.
 func (g *group) reach(ctx context.Context, n int, d *database) error {
 	var done int64
 	told := d == nil
@@ -178,8 +178,8 @@ func (g *group) reach(ctx context.Context, n int, d *database) error {
 	}
 }
 
-// progressAt tells when n were done, within [reportEvery]; for 0 it is the last
-// moment at which nothing was.
+// progressAt returns when n were done, with an error of up to [reportEvery]. For 0 it is the last moment without any
+// progress.
 func (g *group) progressAt(n int) progress {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -227,7 +227,7 @@ func (g *group) kill() error {
 	return nil
 }
 
-// drained is what a drain came to.
+// drained is the result of a drain.
 type drained struct {
 	group *group
 	n     int
@@ -238,9 +238,8 @@ type drained struct {
 	buffers int64         // blocks that it looked for in its shared buffers, found or not
 }
 
-// drain runs children on a database until they have done n together and the
-// query says that everything is recorded, and stops them. meanwhile, if it is not nil,
-// runs first.
+// drain runs children on a database until they have done n together and the query returns that everything is recorded.
+// Then it stops them. If meanwhile is not nil, it runs first.
 func (l *lab) drain(ctx context.Context, d *database, n int, recorded string, meanwhile func() error, configs ...childConfig) (_ *drained, err error) {
 	for i := range configs {
 		configs[i].URL = d.url
@@ -272,10 +271,10 @@ func (l *lab) drain(ctx context.Context, d *database, n int, recorded string, me
 	return r, l.writeStatements(ctx, d, configs[0].Role)
 }
 
-// usage is what PostgreSQL has done so far, in this database.
+// usage has PostgreSQL's counters for this database.
 type usage struct{ wal, buffers int64 }
 
-// uses runs a drain and adds what PostgreSQL did meanwhile.
+// uses runs a drain and adds the difference of PostgreSQL's counters.
 func (d *database) uses(ctx context.Context, drain func() (*drained, error)) (*drained, error) {
 	before, err := d.used(ctx)
 	if err != nil {
@@ -293,8 +292,7 @@ func (d *database) uses(ctx context.Context, drain func() (*drained, error)) (*d
 	return r, nil
 }
 
-// used asks for the usage once nobody else is connected: a session reports the blocks
-// that it looked for when it ends, if not before.
+// used reads the usage when there is no other connection: a session reports its block counters at its end, if not before.
 func (d *database) used(ctx context.Context) (u usage, err error) {
 	const alone = `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend')`
 	if err := d.wait(ctx, alone); err != nil {
@@ -313,12 +311,12 @@ func (r *drained) perSecond() float64 {
 	return float64(r.n) / r.ended.at.Sub(r.group.progressAt(0).at).Seconds()
 }
 
-// cpu is the children's CPU time per delivery, without their start.
+// cpu is the children's CPU time per delivery. It leaves out their start.
 func (r *drained) cpu() time.Duration {
 	return (r.ended.cpu - r.group.progressAt(0).cpu) / time.Duration(r.n)
 }
 
-// each is a sum per delivery.
+// each divides a sum by the number of deliveries.
 func (r *drained) each(sum int64) float64 { return float64(sum) / float64(r.n) }
 
 // compare compares two drains.
@@ -329,9 +327,8 @@ func compare(ours, reference *drained) sample {
 	}
 }
 
-// allCPU is the CPU time per delivery of children and server together, in
-// microseconds. On a machine that others use too it varies less than the
-// throughput.
+// allCPU is the CPU time per delivery of children and server together, in microseconds. On a shared machine it varies less
+// than the throughput.
 func (r *drained) allCPU() float64 {
 	return microseconds(r.cpu() + r.server/time.Duration(r.n))
 }
@@ -347,7 +344,7 @@ func (r *drained) tenths() (first, last float64) {
 	return rate(0, r.n/10), rate(r.n-r.n/10, r.n)
 }
 
-// resident is the most memory that a child ever had, in MiB.
+// resident is the highest peak memory of a child, in MiB.
 func (r *drained) resident() float64 {
 	var most int64
 	for _, ch := range r.group.children {

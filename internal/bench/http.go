@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// sinkChild is a receiver that takes everything, after a delay.
+// sinkChild is a receiver that accepts everything after a delay.
 func sinkChild(ctx context.Context, c childConfig, r *reporter) error {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -47,8 +47,7 @@ func sinkChild(ctx context.Context, c childConfig, r *reporter) error {
 	return nil
 }
 
-// clientChild posts the requests of a relay with nothing around them: what the
-// wire allows.
+// clientChild sends the requests of a relay without a relay. This measures the limit of HTTP.
 func clientChild(ctx context.Context, c childConfig, r *reporter) error {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConns: 128, MaxIdleConnsPerHost: 128}}
 	var next atomic.Int64

@@ -14,8 +14,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
-// lab is where everything is measured: one PostgreSQL and what is needed to
-// give each measurement a fresh database on it.
+// lab has one PostgreSQL server, and makes a new database on it for each measurement.
 type lab struct {
 	server     *pgtest.Server
 	admin      *pgx.Conn
@@ -76,7 +75,7 @@ func (l *lab) close() error {
 	return l.server.Stop()
 }
 
-// note tells on stderr what is going on.
+// note prints the current step on stderr.
 func (l *lab) note(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%s  %s: %s\n", time.Now().Format(time.TimeOnly), l.label, fmt.Sprintf(format, args...))
 }
@@ -89,8 +88,7 @@ func (l *lab) lasting(d time.Duration) time.Duration {
 	return max(time.Duration(float64(d)*l.scale), 500*time.Millisecond)
 }
 
-// inTurn runs measurements one after the other, backwards in every other round,
-// so that none has the better place.
+// inTurn runs measurements one after the other, in reverse order in every other round, so that the order favours none.
 func (l *lab) inTurn(steps ...func() error) error {
 	for i := range steps {
 		if l.odd {
@@ -131,8 +129,8 @@ type database struct {
 	conn *pgx.Conn
 }
 
-// database returns a fresh copy of the database that fill makes. fill runs once for each
-// text that says what the database holds. The copies are those of its files.
+// database returns a new copy of the database that fill makes. fill runs once for each description of a content. The copy
+// is a copy of the files.
 func (l *lab) database(ctx context.Context, holds string, fill func(context.Context, *database) error) (*database, error) {
 	template, ok := l.templates[holds]
 	if !ok {
@@ -199,7 +197,7 @@ func (d *database) wait(ctx context.Context, query string) error {
 	}
 }
 
-// tellOpen notes the first open deliveries, for a measurement that does not continue.
+// tellOpen prints the first open deliveries of a measurement without progress.
 func (d *database) tellOpen(ctx context.Context) {
 	conn, err := pgx.Connect(ctx, d.url)
 	if err != nil {

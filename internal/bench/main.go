@@ -1,13 +1,11 @@
-// Command bench measures Lockstep against its references, side by side on one
-// PostgreSQL that it starts itself, and prints one table.
+// Command bench measures Lockstep and its references on one PostgreSQL server, which it starts, and prints a table.
 //
-// A part measures one figure or several that share their work. Each round runs
-// every chosen part once, ours and the reference in turn, each on a fresh
-// database and each relay, River client, HTTP client and sink as a process of
-// its own. The ratio within a round counts; the table shows the medians
-// and the spread over the rounds. docs/performance.md explains the figures.
+// A part measures one figure, or several figures in one run. Each round runs every chosen part once, ours and the reference
+// alternately, each on a new database. Each relay, River client, HTTP client and sink is a separate process. The ratio
+// within a round counts. The table shows the medians and the spread over the rounds. docs/performance.md explains the
+// figures.
 //
-// Named JSON files of earlier runs are printed together instead of measuring.
+// If JSON files of earlier runs are named, bench prints their figures in one table, and measures nothing.
 package main
 
 import (
@@ -117,8 +115,7 @@ func show(o options, results []result) error {
 	return nil
 }
 
-// measure runs the rounds, every part once in each. With an error it returns
-// what was measured before.
+// measure runs the rounds, with every part once in each. After an error it also returns the earlier measurements.
 func measure(ctx context.Context, o options, list []part) (results []result, err error) {
 	if len(list) == 0 || o.rounds < 1 || o.scale <= 0 {
 		return nil, errors.New("nothing to measure: no part of that name, or rounds or scale is not positive")
@@ -147,8 +144,7 @@ func measure(ctx context.Context, o options, list []part) (results []result, err
 	return nil, nil
 }
 
-// sound makes sure that everything was measured: the median of nothing is no
-// figure.
+// sound returns an error if a figure was not measured.
 func sound(samples []sample) error {
 	for _, s := range samples {
 		if math.IsNaN(s.Ours) || math.IsNaN(s.Reference) {
@@ -158,7 +154,7 @@ func sound(samples []sample) error {
 	return nil
 }
 
-// collect turns the rounds on their side: by figure.
+// collect groups the samples of all rounds by figure.
 func collect(o options, list []part, rounds [][][]sample) []result {
 	var results []result
 	for i, p := range list {

@@ -34,7 +34,7 @@ func TestNothingIsNoFigure(t *testing.T) {
 	}
 }
 
-// The table has room for one figure of a name; rounds are matched by it.
+// Each figure has its own name, because rounds are matched by name.
 func TestFiguresHaveNamesOfTheirOwn(t *testing.T) {
 	seen := map[string]bool{}
 	for _, p := range parts() {

@@ -24,8 +24,7 @@ const (
 	archiveSync = "ArchiveSync"
 )
 
-// syncNamed is a registered sync: the archive's takes events of its own, the
-// others are courts and take the same ones.
+// syncNamed is a registered sync. The archive takes its own types of events. The others are courts, and take the same types.
 func syncNamed(name string) relay.Sync {
 	s := relay.Sync{Name: name, Events: []string{"scheduling:*"}, From: "beginning"}
 	if name == archiveSync {
@@ -34,7 +33,7 @@ func syncNamed(name string) relay.Sync {
 	return s
 }
 
-// register makes our schema with these syncs.
+// register applies our schema and registers these syncs.
 func (d *database) register(ctx context.Context, names ...string) error {
 	if err := migrations.Up(ctx, d.url, migrations.Outbox); err != nil {
 		return err
@@ -62,7 +61,7 @@ func (d *database) register(ctx context.Context, names ...string) error {
 	return nil
 }
 
-// payload is the event's, with its number n: what a hearing says.
+// payload is the payload of event n about a hearing.
 const payload = `jsonb_build_object('n', n, 'hearingId', 'H-' || n, 'caseReference', 'NY-2027-' || n,
 	'scheduledAt', '2027-03-01T10:00:00-05:00', 'location', '3A', 'judge', 'R. Alvarez', 'status', 'scheduled')`
 
@@ -95,7 +94,7 @@ func (l *lab) ours(ctx context.Context, n, keys int) (*database, error) {
 	})
 }
 
-// allRecorded is true when no delivery is open.
+// allRecorded is a query that is true if no delivery is open.
 const allRecorded = `SELECT NOT EXISTS (SELECT FROM outbox.delivery)`
 
 // relayChild is a relay as a process. Its adapter does nothing, or posts to a
@@ -139,7 +138,7 @@ func relayChild(ctx context.Context, c childConfig, r *reporter) error {
 	return err
 }
 
-// noop takes everything, after a delay.
+// noop accepts everything after a delay.
 type noop struct{ delay time.Duration }
 
 func (n noop) Deliver(ctx context.Context, _ adapters.Message) (adapters.Receipt, error) {
@@ -158,7 +157,7 @@ type counting struct {
 	timeout  time.Duration
 }
 
-// AttemptTimeout is what the relay reckons an attempt with.
+// AttemptTimeout implements the interface by which a relay learns the longest attempt.
 func (c counting) AttemptTimeout() time.Duration { return c.timeout }
 
 func (c counting) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
@@ -170,7 +169,7 @@ func (c counting) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 	return receipt, err
 }
 
-// claimTimes observes how long claims take that find work.
+// claimTimes observes the duration of claims that find work.
 type claimTimes struct {
 	mu    sync.Mutex
 	found []claimTime

@@ -2,8 +2,8 @@ package main
 
 import "context"
 
-// backlogPart drains a backlog into nothing, ours against River, which has no keys.
-// Ours has one event a key, four or five, and fifty.
+// backlogPart drains a backlog into an adapter that does nothing. It compares ours with River, which has no keys. Ours has
+// one event per key, four or five, and fifty.
 func backlogPart() part {
 	mixes := []struct {
 		what                   string
@@ -49,7 +49,7 @@ func backlogPart() part {
 	return p
 }
 
-// drainOurs drains n events into nothing.
+// drainOurs drains n events into an adapter that does nothing.
 func (l *lab) drainOurs(ctx context.Context, n, keys int, relays ...childConfig) (*drained, error) {
 	d, err := l.ours(ctx, n, keys)
 	if err != nil {

@@ -32,14 +32,13 @@ func failedPart() part {
 	}
 }
 
-// busyWithFailed is what traffic came to.
+// busyWithFailed is the result of trafficWithFailed.
 type busyWithFailed struct {
 	claims float64 // p50 of those that find work, in the last seconds, in milliseconds
 	delay  float64 // p99 from commit to adapter before that, in milliseconds
 }
 
-// trafficWithFailed runs traffic while a relay looks at the rows behind failed heads,
-// and for some seconds after that.
+// trafficWithFailed runs traffic while a relay scans the deliveries behind failed ones, and for some seconds after that.
 func (l *lab) trafficWithFailed(ctx context.Context, heads, rows int) (_ busyWithFailed, err error) {
 	d, err := l.database(ctx, fmt.Sprintf("%d failed heads, %d rows behind them", heads, rows), func(ctx context.Context, d *database) error {
 		if err := d.register(ctx, courtSync); err != nil {
@@ -48,7 +47,7 @@ func (l *lab) trafficWithFailed(ctx context.Context, heads, rows int) (_ busyWit
 		if err := d.load(ctx, "scheduling:updated", "F-", heads, max(heads, 1)); err != nil {
 			return err
 		}
-		// As a relay would leave them; the triggers do not run.
+		// As a relay records them; the triggers do not run.
 		_, err := d.conn.Exec(ctx, `
 SET session_replication_role = replica;
 UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', attempts = 1, total_attempts = 1, error_class = 'permanent', error = 'HTTP 422';
@@ -89,7 +88,7 @@ RESET session_replication_role`)
 	group.Go(func() error { return t.flow(ctx, flowing, insert) })
 	group.Go(func() error {
 		defer cancel()
-		// Each lane waits for its failed head. The relay tells nobody when it has looked at the rest: that takes it less
+		// Each lane waits for its failed first delivery. The relay does not report when it has scanned the rest: that takes it less
 		// than half a minute at full scale.
 		query := fmt.Sprintf(`SELECT count(*) >= %d FROM outbox.lane WHERE sync = '%s' AND due_at = 'infinity'`, heads, courtSync)
 		if err := d.wait(ctx, query); err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// freshCase is a relay that has much to do when events of new keys come.
+// freshCase is a situation in which a relay is busy when events of new keys are written.
 type freshCase struct {
 	what          string
 	goal, stretch float64 // for the p99 from commit to adapter, in milliseconds
@@ -79,9 +79,8 @@ func freshCases() []freshCase {
 	)
 }
 
-// freshPart measures how long an event of a new key waits while a relay is busy
-// with other keys. How long it waits with a million rows of failed keys is a figure of
-// failedPart.
+// freshPart measures how long an event of a new key waits while a relay is busy with other keys. failedPart measures this
+// with a million deliveries of failed keys.
 func freshPart() part {
 	cases := freshCases()
 	p := part{name: "fresh"}
@@ -99,8 +98,8 @@ func freshPart() part {
 	return p
 }
 
-// freshKeys returns the p99 of the time from the commit of a new key's event to the
-// adapter, in milliseconds; where there are several healthy syncs, to the last.
+// freshKeys returns the 99th percentile of the time from the commit of a new key's event to the call of the adapter, in
+// milliseconds. If there are several healthy syncs, the last call counts.
 func (l *lab) freshKeys(ctx context.Context, c freshCase) (_ float64, err error) {
 	if c.syncs == nil {
 		c.syncs = []string{courtSync}
@@ -186,8 +185,7 @@ func insertFresh(ctx context.Context, pool *pgxpool.Pool, n int64, later time.Du
 	return tx.Commit(ctx)
 }
 
-// pause stops the first of two children or more for a while, as a machine does that
-// has stopped. It begins after the delay.
+// pause stops the first of several children for a while, as if its machine had stopped. It begins after the delay.
 func (g *group) pause(ctx context.Context, delay, lasts time.Duration) error {
 	if len(g.children) < 2 {
 		return nil
@@ -201,7 +199,7 @@ func (g *group) pause(ctx context.Context, delay, lasts time.Duration) error {
 	return process.Signal(syscall.SIGCONT)
 }
 
-// arrivals returns when each numbered event came first, of children that have stopped.
+// arrivals returns the time of the first arrival of each numbered event. The children must have stopped.
 func (g *group) arrivals() map[int64]int64 {
 	first := map[int64]int64{}
 	for _, ch := range g.children {

@@ -7,8 +7,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// heldPart drains while somebody holds a transaction open, so that nothing that
-// was deleted can be cleared away: the last tenth against the first.
+// heldPart drains while a transaction stays open, so that VACUUM cannot remove deleted rows. It compares the last tenth with
+// the first.
 func heldPart() part {
 	const (
 		reader = `SELECT count(*) FROM outbox.sync` // takes the snapshot

@@ -33,7 +33,7 @@ func latencyPart() part {
 	}
 }
 
-// latency is what was measured under traffic: medians, in milliseconds.
+// latency has the medians under traffic, in milliseconds.
 type latency struct {
 	toAdapter  float64 // from the commit
 	toRecorded float64 // from the adapter
@@ -95,8 +95,7 @@ func (l *lab) riverLatency(ctx context.Context) (latency, error) {
 	return latency{toAdapter: median(t.delays(last.Arrivals, time.Time{}, time.Now()))}, d.drop(ctx)
 }
 
-// underTraffic runs a child under traffic for ten seconds, with what else is to
-// happen meanwhile, and returns its last report.
+// underTraffic runs a child under traffic for ten seconds, calls meanwhile, and returns the last report of the child.
 func (l *lab) underTraffic(ctx context.Context, d *database, t *traffic, insert func(context.Context, int64) error,
 	config childConfig, meanwhile ...func(flowing context.Context) error,
 ) (_ report, err error) {

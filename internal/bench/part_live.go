@@ -5,8 +5,8 @@ import (
 	"errors"
 )
 
-// livePart drains a backlog while a writer inserts, as much for ours
-// as for River: four events in a transaction, five hundred times a second.
+// livePart drains a backlog while a writer inserts. For ours and for River, it inserts four events in a transaction, five
+// hundred times a second.
 func livePart() part {
 	return part{
 		name: "live",

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// millionPart looks at what a large backlog costs.
+// millionPart measures the cost of a large backlog.
 func millionPart() part {
 	return part{
 		name: "million",
@@ -39,8 +39,7 @@ func millionPart() part {
 	}
 }
 
-// holdPart delivers for one sync while another is on hold with a million rows
-// waiting, against being alone.
+// holdPart delivers for one sync while another is on hold with a million deliveries. It compares this with the sync alone.
 func holdPart() part {
 	return part{
 		name: "hold",

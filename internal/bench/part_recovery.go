@@ -6,8 +6,7 @@ import (
 	"time"
 )
 
-// recoveryPart kills a relay that has five hundred deliveries under way, and has
-// another one send them.
+// recoveryPart kills a relay with five hundred deliveries in flight. Another relay sends them.
 func recoveryPart() part {
 	receivers := []struct {
 		what          string
@@ -33,8 +32,7 @@ func recoveryPart() part {
 	return p
 }
 
-// recovery returns how long after the end of the dead relay's leases its deliveries
-// are all recorded, in seconds.
+// recovery returns the time from the end of the dead relay's leases until all its deliveries are recorded, in seconds.
 func (l *lab) recovery(ctx context.Context, delay time.Duration) (_ float64, err error) {
 	n := l.size(500)
 	d, err := l.ours(ctx, n, n)

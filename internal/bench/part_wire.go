@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// wirePart posts to a sink that answers at once, against a bare client.
+// wirePart sends to a sink that answers at once, and compares this with a bare HTTP client.
 func wirePart() part {
 	return part{
 		name: "wire",
@@ -40,7 +40,7 @@ func wirePart() part {
 	}
 }
 
-// slowPart posts to a sink that takes its time, as real receivers do.
+// slowPart sends to a sink that answers slowly, as real receivers do.
 func slowPart() part {
 	return part{
 		name: "slow",
@@ -93,7 +93,7 @@ func (l *lab) post(ctx context.Context, url string, n, keys int) (*drained, erro
 	return r, d.drop(ctx)
 }
 
-// bareClient posts n requests to a sink with nothing around them.
+// bareClient sends n requests to a sink without a relay.
 func (l *lab) bareClient(ctx context.Context, url string, n int) (_ *drained, err error) {
 	l.note("bare client")
 	g, err := l.start(ctx, childConfig{Role: "client", Sink: url, Requests: n})

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// writerPart shows what the outbox costs those who write.
+// writerPart measures the cost of the outbox for writers.
 func writerPart() part {
 	return part{
 		name: "writer",
@@ -33,8 +33,7 @@ func writerPart() part {
 	}
 }
 
-// hearingUpdates has eight writers change hearings, with or without telling the
-// outbox, and returns transactions per second.
+// hearingUpdates lets eight writers change hearings, with or without events, and returns transactions per second.
 func (l *lab) hearingUpdates(ctx context.Context, tell bool) (float64, error) {
 	const writers, hearings = 8, 10_000
 	d, err := l.database(ctx, "10,000 hearings", func(ctx context.Context, d *database) error {
@@ -62,7 +61,7 @@ INSERT INTO hearing (id, courtroom, filler) SELECT n, '3A', repeat('x', 100) FRO
 	for w := range int64(writers) {
 		group.Go(func() error {
 			for time.Now().Before(until) {
-				// Each writer has hearings of its own: they do not wait for each other.
+				// Each writer has its own hearings, so writers do not wait for each other.
 				id := rand.Int64N(hearings/writers)*writers + w + 1
 				if err := updateHearing(ctx, pool, id, tell); err != nil {
 					return err
@@ -91,8 +90,7 @@ func updateHearing(ctx context.Context, pool *pgxpool.Pool, id int64, tell bool)
 	})
 }
 
-// bulkInsert inserts a thousand events in a statement, again and again, and
-// returns events per second.
+// bulkInsert repeats a statement that inserts a thousand events, and returns events per second.
 func (l *lab) bulkInsert(ctx context.Context, table string) (float64, error) {
 	d, err := l.database(ctx, "three syncs and a bare copy of the event table", func(ctx context.Context, d *database) error {
 		if err := d.register(ctx, courtSync, courtSync+"2", courtSync+"3"); err != nil {

@@ -6,9 +6,8 @@ import (
 	"strings"
 )
 
-// plot draws how far each figure came: 1 is its goal, whichever way is better.
-// A bar ends at the median, the thin line spans the rounds, the dot is the
-// stretch goal.
+// plot draws each figure as a multiple of its goal; more is better. A bar ends at the median. The thin line spans the rounds.
+// The dot is the stretch goal.
 func plot(results []result) string {
 	const (
 		left, bar, row, most = 470, 420, 26, 3.0 // pixels, and the end of the axis in goals
@@ -60,7 +59,7 @@ func plot(results []result) string {
 	return b.String()
 }
 
-// progress turns a judged value into multiples of the goal: above 1 is better.
+// progress converts a judged value to a multiple of the goal; above 1 is better.
 func (r result) progress(v float64) float64 {
 	if !r.AtMost {
 		return v / r.Goal

@@ -59,7 +59,7 @@ func (l *lab) riverJobs(ctx context.Context, n int) (*database, error) {
 	})
 }
 
-// allWorked is true when no River job is open.
+// allWorked is a query that is true if no River job is open.
 const allWorked = `SELECT NOT EXISTS (SELECT FROM river_job WHERE state IN ('available', 'running', 'retryable', 'scheduled', 'pending'))`
 
 // riverInserter inserts River jobs.
@@ -87,8 +87,8 @@ func (i *riverInserter) insert(ctx context.Context, first, last int) error {
 	return err
 }
 
-// fastFetch has River fetch as often as its own benchmark does. It is for those
-// who insert too: the cooldown also bounds how often they notify.
+// fastFetch makes River fetch as often as in its own benchmark. Clients that insert need it too, because the cooldown also
+// bounds how often they notify.
 func fastFetch() *river.Config {
 	return &river.Config{FetchCooldown: 2 * time.Millisecond, FetchPollInterval: 20 * time.Millisecond, Logger: quiet()}
 }

@@ -7,8 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// table sets the results as Markdown, aligned so that it reads well on a
-// terminal too.
+// table formats the results as Markdown. The columns are aligned, to be readable in a terminal too.
 func table(results []result) string {
 	lines := [][]string{{"figure", "ours", "reference", "ratio", "spread", "CPU, ours : reference", "rounds", "goal", "stretch", "met"}}
 	for _, r := range results {
@@ -40,7 +39,7 @@ func (r result) line() []string {
 	quantity := func(v float64) string {
 		return strings.TrimRight(strconv.FormatFloat(v, 'f', r.Precision, 64)+" "+r.Unit, " ")
 	}
-	// What is judged and its goals: a bare ratio, or a quantity.
+	// The judged value and its goals are a ratio or a quantity.
 	judged := quantity
 	if r.Judged == byRatio {
 		judged = func(v float64) string { return strconv.FormatFloat(v, 'f', 2, 64) }

@@ -16,7 +16,7 @@ const (
 	trafficWriters = 4
 )
 
-// traffic is a steady flow of single events, each in a transaction of its own.
+// traffic is a steady flow of single events, each in its own transaction.
 type traffic struct {
 	mu        sync.Mutex
 	committed map[int64]time.Time // by the event's number, when its writer knew
@@ -99,8 +99,7 @@ func (i *riverInserter) insertJob(ctx context.Context, n int64) error {
 	return err
 }
 
-// recordings watches events of traffic until they stand in the log, and
-// returns when each was seen there.
+// recordings watches events of traffic until they are in the log, and returns when each was first seen there.
 func (t *traffic) recordings(ctx, flowing context.Context, d *database) (map[int64]time.Time, error) {
 	seen := map[int64]time.Time{}
 	for {
@@ -144,5 +143,5 @@ func commits(ctx, flowing context.Context, pool *pgxpool.Pool) ([]float64, error
 // last returns the last report of a group that was one child and has stopped.
 func (g *group) last() report { return g.children[0].last }
 
-// stopInto ends the group and adds to err what came of it.
+// stopInto ends the group and adds its error to err.
 func (g *group) stopInto(err *error) { *err = errors.Join(*err, g.stop()) }

@@ -12,15 +12,14 @@ import (
 	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
-// A backlog piles up while no relay runs. The relay that comes then works it
-// off with bounded memory and goroutines, and its claims stay as quick at the
-// end as they were at the beginning.
+// There is a backlog, because no relay ran. A relay starts and sends it with bounded memory and
+// goroutines. At the end its claims are as fast as at the beginning.
 func TestFault25Backlog(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
 		w.register(relaySpec{})
 		events, padding := of(12_000, 1_000_000), of(6000, 500) // in all, more than the relay may have in memory
-		// Four in a line for most keys, and one key with a thousand.
+		// Most keys have four events, and one key has a thousand.
 		w.exec(fmt.Sprintf(`
 INSERT INTO outbox.event (type, key, payload)
 SELECT 'scheduling:updated', k, jsonb_build_object('hearingId', k, 'scheduledAt', n::text, 'location', '3A', 'padding', repeat('x', %[2]d))
@@ -56,10 +55,9 @@ SELECT 'scheduling:updated', k, jsonb_build_object('hearingId', k, 'scheduledAt'
 	})
 }
 
-// Events come steadily while everything fails now and then: relays are killed
-// and stopped, database connections end, links are slow, the court answers with
-// errors. One relay lives through it all; its memory and goroutines stay as
-// they were.
+// Events are written steadily, and everything fails from time to time: relays are killed and stopped,
+// database connections end, links are slow, the court answers with errors. One relay runs all the
+// time. Its memory and its number of goroutines do not grow.
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	r := &run{T: t, seed: *seed, random: rand.New(rand.NewPCG(*seed, 1))}

@@ -15,22 +15,21 @@ import (
 	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
-// careful is a relay whose deliveries fail at once if a fault of our own side
-// costs them attempts.
+// careful is a relay with a small retry budget: if a fault of our own side costs budget, deliveries
+// fail.
 func careful() relaySpec {
 	return relaySpec{Syncs: []syncSpec{{Name: theSync, Attempts: 3}}}
 }
 
-// exact is one of which no lease and no request runs out of time, however slow
-// the machine is: what it sends twice it sends by mistake.
+// exact is a relay with long leases and timeouts, which do not end even on a slow machine. If it sends
+// something twice, that is a mistake.
 func exact() relaySpec {
 	s := careful()
 	s.Lease, s.Syncs[0].Timeout = time.Minute, 20*time.Second
 	return s
 }
 
-// struggles waits until a relay has failed to do something by the database, and
-// said what.
+// struggles waits until a database call of a relay has failed and was logged.
 func (p *process) struggles(w *world, with string) {
 	p.t.Helper()
 	w.within(patience, p.spec.Name+" complains of "+with, func() bool { return p.stderr.contains(with) })
@@ -55,8 +54,8 @@ func (w *world) onceEach() {
 	}
 }
 
-// sturdy is a server that is ended and booted again. Only the long form waits
-// for a disk: what a process has written survives its end without that.
+// sturdy is a server that is killed and started again. Only the long form waits for the disk, because
+// the data that a process has written survives its end.
 func sturdy() pgtest.Options {
 	return pgtest.Options{Fsync: *long, Settings: map[string]string{"shared_buffers": "64MB"}}
 }
@@ -92,8 +91,8 @@ func TestFault10PostgresKilled(t *testing.T) {
 	})
 }
 
-// The relay has one or two connections, and loses them to others, who use up
-// all that the server has.
+// The relay has one or two connections. It loses them to other programs, which use all connections of
+// the server.
 func TestFault12ConnectionsUsedUp(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newServer(r, pgtest.Options{Settings: map[string]string{"max_connections": "30"}})
@@ -104,7 +103,7 @@ func TestFault12ConnectionsUsedUp(t *testing.T) {
 		w.registered()
 		l := w.begin(loadSpec{writers: 4, keys: 50, rate: 200})
 		l.reaches(of[int64](50, 100))
-		// The relay's sessions are ended until others have all the places.
+		// The relay's sessions are ended until other programs have all connections.
 		var others []*pgx.Conn
 		w.within(patience, "the server is full", func() bool {
 			w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'relay-%'`)
@@ -126,7 +125,7 @@ func TestFault12ConnectionsUsedUp(t *testing.T) {
 	})
 }
 
-// Sessions of relays, that which listens among them, are ended again and again.
+// Sessions of relays are ended again and again, also the one that listens.
 func TestFault12SessionsTerminated(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -153,16 +152,16 @@ SELECT count(*) FILTER (WHERE pg_terminate_backend(pid))
 	})
 }
 
-// listeners counts sessions that listen: their last statement is that, or the
-// check that comes after a silence.
+// listeners counts sessions that listen. Their last statement is LISTEN, or the check after a time
+// without notifications.
 const listeners = `
 SELECT count(*) = $1
   FROM pg_stat_activity
  WHERE datname = current_database() AND application_name LIKE 'relay-%'
    AND (query LIKE 'LISTEN%' OR query LIKE '%pg_is_in_recovery() OR current_setting%' AND query NOT LIKE '%goose%')`
 
-// The connection that listens goes dead without a word, among others: polling
-// finds the rows, and a check notices.
+// Connections die without an error, also the one that listens. Polls find the deliveries, and a check
+// finds the dead connection.
 func TestFault12ListenHalfOpen(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -182,8 +181,7 @@ func TestFault12ListenHalfOpen(t *testing.T) {
 	})
 }
 
-// The link between relay and database is harmed in every way under traffic, and
-// heals.
+// The link between relay and database has every kind of fault under traffic, and then none.
 func TestFault13Link(t *testing.T) {
 	t.Parallel()
 	type harm struct {
@@ -226,8 +224,7 @@ func TestFault13Link(t *testing.T) {
 	}
 }
 
-// unlocked waits until no session but those that work hold anything locked:
-// none of the relays' is left in a transaction.
+// unlocked waits until no idle session of a relay has an open transaction.
 func (w *world) unlocked() {
 	w.t.Helper()
 	w.until("no session of a relay is left in a transaction", `
@@ -236,8 +233,8 @@ SELECT NOT EXISTS (SELECT FROM pg_stat_activity
                       AND xact_start < clock_timestamp() - interval '2 seconds')`)
 }
 
-// A recording is committed and the answer to it is lost: it is found in the
-// log, and nothing is sent again.
+// A recording is committed and its answer is lost. The relay finds it in the log, and sends nothing
+// again.
 func TestFault13CommitAnswerLost(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -257,15 +254,15 @@ func TestFault13CommitAnswerLost(t *testing.T) {
 		link.heal()
 		w.drain(expected{})
 		w.onceEach()
-		// Claims that lost their answer too end by their lease, as unknown, without a request.
+		// Claims whose answer was lost too end with their lease, as unknown, without a request.
 		if n := w.logged(`outcome IN ('unknown', 'lease_lost') AND took_ms IS NOT NULL`); recorded == 0 || n != 0 {
 			r.Errorf("%d recordings lost their answer, %d attempts are of unknown outcome", recorded, n)
 		}
 	})
 }
 
-// A relay is frozen in the middle of a transaction and holds its locks: the
-// database ends its session, and another relay takes over.
+// A relay is frozen in the middle of a transaction and has locks. The database ends its session, and
+// another relay takes over.
 func TestFault13FrozenInATransaction(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -288,8 +285,8 @@ SELECT EXISTS (SELECT FROM pg_stat_activity
 	})
 }
 
-// A recording and an operator's session lock each other out; the recording is
-// the victim. It is repeated, the request is not.
+// A recording and an operator's session are in a deadlock, and the database cancels the recording. The
+// relay repeats the recording, but not the request.
 func TestFault14Deadlock(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -336,7 +333,7 @@ func TestFault14LogLocked(t *testing.T) {
 }
 
 // Deliveries that were claimed cannot be read while an operator locks the log. Their
-// lanes are given back, and claimed once more.
+// lanes are released, and claimed again.
 func TestFault14ClaimsThatCannotBeRead(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -353,7 +350,7 @@ func TestFault14ClaimsThatCannotBeRead(t *testing.T) {
 	})
 }
 
-// The database asks two relays for repetitions, with one in twenty results recorded.
+// The database asks two relays to repeat transactions, for one in twenty results.
 func TestFault14Repetition(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -396,7 +393,7 @@ func TestFault26RestoredBackup(t *testing.T) {
 		l.wait()
 		w.exec(`SELECT outbox.pause($1, 'until the backup is made')`, theSync)
 		w.book(names(20)...)
-		w.until("nothing is under way", `SELECT count(*) >= 20 AND count(*) FILTER (WHERE state = 'sending') = 0 FROM outbox.open_delivery`)
+		w.until("nothing is in flight", `SELECT count(*) >= 20 AND count(*) FILTER (WHERE state = 'sending') = 0 FROM outbox.open_delivery`)
 		open := ask[int](w, `SELECT count(*) FROM outbox.delivery`)
 		backup := filepath.Join(r.TempDir(), "agency.dump")
 		w.pg("pg_dump", "--format=custom", "--file="+backup, "--dbname="+w.url)

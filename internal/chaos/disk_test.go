@@ -18,8 +18,8 @@ import (
 	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
-// The disk fills up under traffic. Everything that was acknowledged to writers survives;
-// the relay waits, and resumes when there is space again.
+// The disk becomes full under traffic. Every commit that was acknowledged to a writer survives. The relay
+// waits, and resumes when there is space again.
 func TestFault15DiskFull(t *testing.T) {
 	if !inMountNamespace(t) {
 		return
@@ -38,7 +38,7 @@ func TestFault15DiskFull(t *testing.T) {
 		w.registered()
 		l := w.begin(loadSpec{writers: 4, keys: 50, rate: 200})
 		l.reaches(100)
-		// There is always something to record when the disk is full.
+		// While the disk is full, there is always a result to record.
 		w.court().faults(r, courtsim.Fault{Do: courtsim.Action{Delay: courtsim.Duration(300 * time.Millisecond)}})
 
 		w.exec(`CREATE TABLE ballast (bytes text)`)
@@ -52,7 +52,7 @@ func TestFault15DiskFull(t *testing.T) {
 			for chunk := make([]byte, 1<<20); err == nil; {
 				_, err = file.Write(chunk)
 			}
-			// The reserve of PostgreSQL is used up too.
+			// The reserved WAL files of PostgreSQL are used up too.
 			ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 			defer cancel()
 			_, _ = w.pool.Exec(ctx, `INSERT INTO ballast SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 20000)`)
@@ -91,9 +91,9 @@ func TestFault15DiskFull(t *testing.T) {
 // envMounts tells this test binary that it may mount.
 const envMounts = "LOCKSTEP_CHAOS_MOUNTS"
 
-// inMountNamespace reports whether the test may mount what nobody else sees. If
-// not, it runs the test again in a process that may. A user who is not root
-// gets a user namespace too, and there the one capability it takes.
+// inMountNamespace reports whether the test has a mount namespace of its own. If not, it runs the test
+// again in a process that has one. For a user other than root, the process also has a user namespace,
+// with the one capability that a mount needs.
 func inMountNamespace(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(envMounts) != "" {

@@ -1,21 +1,18 @@
-// Package chaos shows that Lockstep survives. It holds no code but tests: each
-// is a scenario that has a fault phase, then heals, and must drain by itself.
+// Package chaos has tests that show how Lockstep survives faults. Each test is a scenario: it causes a
+// fault, ends the fault, and then everything must drain without help.
 //
-// A scenario runs relays as processes of their own, which can be killed,
-// stopped and continued at named points; a PostgreSQL that can be killed, filled
-// up or made read-only; toxiproxy between relay and database and between relay
-// and court; and writers of the same keys that overlap and linger. The oracle
-// is the court's own ledger of every request it read, compared with the events,
-// the deliveries and the log: see verify.
+// A scenario has these parts. Relays are separate processes, which can be killed, and stopped and
+// continued at named points. PostgreSQL can be killed, made read-only, or get a full disk. toxiproxy is
+// between relay and database, and between relay and court. Writers write the same keys in overlapping
+// and long transactions. The court has a ledger of every request that it read. At the end, verify
+// compares the ledger with the events, the deliveries and the log.
 //
-// The names of the tests begin with the number that docs/guarantees.md gives
-// the fault. "make test" runs each once and short, four to a processor; "make
-// chaos" many seeds and long, with a table of figures at the end; a seed is
-// repeated with -seed.
-// "make mutants" builds Lockstep with one mistake after the other, and shows
-// which scenario catches it.
+// The name of a test has the number of its fault in docs/guarantees.md. "make test" runs the short form
+// of each test once, four of them per processor. "make chaos" runs the long form with many seeds, and
+// prints a table of figures at the end. The flag -seed repeats a seed. "make mutants" builds Lockstep
+// with one mistake after the other, and shows which scenario catches it.
 //
-// The scenarios need Linux: they read /proc, mount a small file system and fake
-// a server's clock. It is a module of its own, so that toxiproxy's needs stay
-// out of go.mod.
+// The scenarios need Linux, because they read /proc, mount a small file system and fake a server's
+// clock. The package is a separate module, so that the dependencies of toxiproxy are not in the main
+// go.mod.
 package chaos

@@ -13,15 +13,14 @@ import (
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
-// cluster is a world on a primary with a standby; the relays' URL names both
-// hosts and nothing else.
+// cluster is a world on a primary with a standby. The relays' URL names the two hosts, and has no other
+// parameter.
 type cluster struct {
 	*world
 	standby *pgtest.Server
 }
 
-// newCluster starts one. A synchronous standby has every commit that was
-// acknowledged.
+// newCluster starts a cluster. A synchronous standby has every commit that was acknowledged.
 func newCluster(r *run, synchronous bool) *cluster {
 	r.Helper()
 	// The standby does not sleep long before it sees that it is to be promoted.
@@ -58,7 +57,7 @@ func (c *cluster) promote() {
 	c.run.figures.kills++
 }
 
-// asksStandby is ask, of the standby.
+// asksStandby is ask for the standby.
 func asksStandby[T any](c *cluster, sql string, args ...any) T {
 	c.t.Helper()
 	conn, err := pgx.Connect(c.t.Context(), c.standby.URL("agency"))
@@ -73,7 +72,7 @@ func asksStandby[T any](c *cluster, sql string, args ...any) T {
 	return v
 }
 
-// caughtUp waits until the standby has replayed all that the primary wrote.
+// caughtUp waits until the standby has replayed everything that the primary wrote.
 func (c *cluster) caughtUp() {
 	c.t.Helper()
 	at := ask[string](c.world, `SELECT pg_current_wal_lsn()::text`)
@@ -82,8 +81,8 @@ func (c *cluster) caughtUp() {
 	})
 }
 
-// The primary is killed under traffic and its synchronous standby promoted:
-// nothing that was acknowledged is missing, so every invariant holds.
+// The primary is killed under traffic and its synchronous standby is promoted. Every acknowledged commit
+// is there, so every invariant holds.
 func TestFault11FailoverSynchronous(t *testing.T) {
 	scenario(t, func(r *run) {
 		c := newCluster(r, true)
@@ -104,9 +103,9 @@ func TestFault11FailoverSynchronous(t *testing.T) {
 	})
 }
 
-// An asynchronous standby that lagged is promoted. What was written since is
-// gone; what was finished since is open again, and is sent again with the same
-// key and the same bytes, once.
+// An asynchronous standby that was behind is promoted. Events that were written since are lost.
+// Deliveries that were finished since are open again. They are sent again once, with the same key and
+// the same bytes.
 func TestFault11FailoverAsynchronous(t *testing.T) {
 	scenario(t, func(r *run) {
 		c := newCluster(r, false)
@@ -163,8 +162,8 @@ func (w *world) sessions() []int32 {
 SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'relay-%'`)
 }
 
-// A planned switch: the primary refuses writes but stays up with all its
-// connections, while the standby is promoted. The relays leave it.
+// A planned switchover: the primary refuses writes, and keeps all its connections, while the standby is
+// promoted. The relays move to the new primary.
 func TestFault11Switchover(t *testing.T) {
 	scenario(t, func(r *run) {
 		c := newCluster(r, true)
@@ -196,8 +195,8 @@ SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AN
 	})
 }
 
-// A primary that was demoted and stays up: the relay says that it is not ready,
-// drops its connections, and continues by itself when writes are accepted again.
+// A primary is demoted and stays up. The relay is not ready, and drops its connections. It continues
+// without help when writes are accepted again.
 func TestFault11PrimaryDemoted(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newServer(r, pgtest.Options{})

@@ -24,8 +24,7 @@ import (
 	"time"
 )
 
-// front is a server before a court: for TLS, for answers that are no HTTP, and
-// to measure what happens.
+// front is a server in front of a court: for TLS, for answers that are no HTTP, and for measurements.
 type front struct {
 	*court
 	tls atomic.Pointer[tls.Config] // of the next handshake
@@ -40,7 +39,7 @@ type front struct {
 	beyond   int // the most in progress more than were answered before
 }
 
-// addFront starts a court for a sync behind a front; with TLS if config is given.
+// addFront starts a court for a sync behind a front, with TLS if config is given.
 func (w *world) addFront(sync string, config *tls.Config) *front {
 	w.t.Helper()
 	f := &front{court: w.addCourt(sync)}
@@ -94,7 +93,7 @@ func (f *front) end() {
 	f.answered++
 }
 
-// measure begins to measure anew.
+// measure starts a new measurement.
 func (f *front) measure() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -159,8 +158,8 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-// server is the TLS configuration of a receiver of that name, whose certificate
-// ends so long from now. The name may be an address.
+// server is the TLS configuration of a receiver of that name, which may be an address. Its certificate
+// ends so long from now.
 func (a *authority) server(name string, ends time.Duration) *tls.Config {
 	a.t.Helper()
 	key := newKey(a.t)
@@ -180,7 +179,7 @@ func (a *authority) server(name string, ends time.Duration) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{raw}, PrivateKey: key}}}
 }
 
-// trap is a server that nobody may call; it counts who did.
+// trap is a server that must get no call. It counts calls.
 type trap struct {
 	url   string
 	calls atomic.Int64

@@ -12,8 +12,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// link is a TCP connection that can be harmed, between a relay and its database
-// or between a relay and a court.
+// link is a TCP proxy that can cause faults, between a relay and its database or between a relay and a
+// court.
 type link struct {
 	*toxiproxy.Proxy
 	t testing.TB
@@ -53,7 +53,7 @@ func (l *link) harm(kind, direction string, attributes map[string]any) {
 	}
 }
 
-// heal takes all faults away. Bytes that a fault has swallowed stay lost.
+// heal removes all faults. Bytes that were lost in a fault stay lost.
 func (l *link) heal() {
 	l.Toxics.ResetToxics(context.Background())
 }

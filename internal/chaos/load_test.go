@@ -23,9 +23,8 @@ type load struct {
 	written atomic.Int64
 }
 
-// loadSpec says what writers do. Their keys overlap, so they wait for each
-// other; one in fifty transactions stays open for a while; every fourth event is
-// of a writer that has no row of its own.
+// loadSpec configures writers. Their keys overlap, so they wait for each other. One in fifty transactions
+// stays open for a while. Every fourth event is from a writer without a row of its own.
 type loadSpec struct {
 	writers int
 	keys    int
@@ -33,8 +32,8 @@ type loadSpec struct {
 	rate    float64 // events per second in all; 0 is no limit
 }
 
-// begin lets writers write. A write that the database refuses is tried again: outages
-// are the relay's subject, not theirs.
+// begin starts the writers. They repeat a write that the database refuses, because outages are for the
+// relay.
 func (w *world) begin(s loadSpec) *load {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 	}
 	report.print = *long || *seeds > 1
 	if (*long || *soak > time.Minute) && os.Getenv(pgtest.EnvDir) == "" {
-		// A million events, or hours of them, are not for the memory.
+		// The data of a million events, or of hours, is too large for a file system in memory.
 		if err := os.Setenv(pgtest.EnvDir, os.TempDir()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	// toxiproxy leaves some of its own behind when a link is closed while it is harmed.
+	// toxiproxy does not end all of its goroutines if a link is closed during a fault.
 	pgtest.Main(printing{m},
 		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
 		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
@@ -70,8 +70,7 @@ type run struct {
 	figures figures
 }
 
-// scenario runs a scenario once for each seed, while others run. What it finds
-// goes into the table.
+// scenario runs a scenario once for each seed, in parallel with others. Its figures go into the table.
 func scenario(t *testing.T, do func(*run)) {
 	t.Helper()
 	t.Parallel()

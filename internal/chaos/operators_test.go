@@ -25,8 +25,8 @@ import (
 	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
-// watchedCourt is a court that takes a little time for each request and reports
-// two of one key that are there at once.
+// watchedCourt is a court that takes a little time for each request. It reports two requests of one key at
+// the same time.
 type watchedCourt struct {
 	url   string
 	t     testing.TB
@@ -38,8 +38,7 @@ type watchedCourt struct {
 	most     int                        // keys in flight at once
 }
 
-// watch puts a watch before the court of a sync. Its relays must be given the
-// watch's address.
+// watch puts a watch in front of the court of a sync. Relays must use the address of the watch.
 func (w *world) watch(sync string) *watchedCourt {
 	w.t.Helper()
 	c := &watchedCourt{
@@ -65,7 +64,7 @@ func (c *watchedCourt) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	id, key := r.Header.Get("Idempotency-Key"), booking.Case
 	c.mu.Lock()
-	// A relay that hung up does not wait for this answer any more.
+	// A relay that closed the connection does not wait for this answer any more.
 	if other := c.inFlight[key]; other != nil && other.Err() == nil {
 		c.t.Errorf("I2: two requests of key %s at once, the second is %s", key, id)
 	}
@@ -75,7 +74,7 @@ func (c *watchedCourt) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Unlock()
 	waiting.StallFor(r.Context(), pause)
 	c.mu.Lock()
-	// Before the answer: the relay that gets it may send the next at once.
+	// Before the answer, because the relay may send the next one at once.
 	if c.inFlight[key] == r.Context() {
 		delete(c.inFlight, key)
 	}
@@ -103,10 +102,9 @@ func (w *world) delivered(what string, keys ...string) {
 	w.until(what, `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1 AND key = ANY ($2))`, theSync, keys)
 }
 
-// Transactions of strangers stay open: a long reader, a writer of an event of
-// its own key, a forgotten BEGIN. Claims stay as quick as they were,
-// late rows are found after their commit. Only the registration of another sync
-// waits, and says for whom.
+// Transactions of other programs stay open: a long reader, a writer of another key, a forgotten BEGIN.
+// Claims stay as fast as before, and late events are found after their commit. Only the registration of
+// another sync waits, and names the session that it waits for.
 func TestFault16TransactionsLeftOpen(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -167,15 +165,15 @@ func TestFault16TransactionsLeftOpen(t *testing.T) {
 	})
 }
 
-// traffic writes events and waits until what was committed is delivered.
+// traffic writes events and waits until the committed ones are delivered.
 func (w *world) traffic(events int) {
 	w.t.Helper()
 	w.begin(loadSpec{writers: 8, keys: 300, events: events}).wait()
 	w.until("what was committed is delivered", `SELECT NOT EXISTS (SELECT FROM outbox.delivery)`)
 }
 
-// leaveDead leaves n dead deliveries among the latest that relays look at. While
-// an older snapshot is in use, nothing can remove them from the index.
+// leaveDead makes n deleted deliveries among the latest ones that relays read. While an older snapshot is in
+// use, they stay in the index.
 func (w *world) leaveDead(n int) {
 	w.t.Helper()
 	w.exec(`
@@ -189,8 +187,8 @@ END
 $$`)
 }
 
-// operator does what operators do, at random, in transactions that linger and
-// then commit or roll back. The database may refuse some of it.
+// operator makes random actions of operators, in transactions that stay open and then commit or roll back. The
+// database may refuse some of them.
 type operator struct {
 	w      *world
 	s      *session
@@ -349,7 +347,7 @@ func TestFault17OperatorsDuringDeliveries(t *testing.T) {
 		w.start(relaySpec{Syncs: syncs})
 		w.registered()
 
-		// An operator's open transaction about one key makes nobody wait.
+		// An operator's open transaction about one key delays no other key.
 		w.book("H-0", "H-0")
 		w.until("the court refuses", `SELECT EXISTS (SELECT FROM outbox.failed WHERE key = 'H-0')`)
 		for _, level := range []string{"READ COMMITTED", "REPEATABLE READ"} {
@@ -391,9 +389,8 @@ func TestFault17OperatorsDuringDeliveries(t *testing.T) {
 	})
 }
 
-// Relays open and close the lanes of a few keys while many others insert,
-// requeue, discard and supersede: no key is forgotten, none is sent twice at a
-// time.
+// Relays open and close the lanes of a few keys while many sessions insert, requeue, discard and supersede. No
+// key is forgotten, and none is sent twice at the same time.
 func fewKeys(r *run, onFailed string) {
 	w := newWorld(r)
 	watched := w.watch(theSync)
@@ -429,9 +426,9 @@ func TestFault17bLanesUnderSupersede(t *testing.T) {
 	})
 }
 
-// An event is committed while a recording closes the lane of its key, which does not
-// see it: the relay finds it, and it is sent. Where the recording knows of one
-// delivery only it closes the lane at once, else when it settles the lanes.
+// An event is committed while a recording closes the lane of its key. The recording does not see it. A relay
+// finds it and sends it. If the recording knows only one delivery, it closes the lane at once. Otherwise
+// it closes the lane when it settles lanes.
 func TestFault17bEventWhileTheLaneIsClosed(t *testing.T) {
 	for name, before := range map[string]int{"a single event": 1, "the second of two": 2} {
 		for _, point := range []string{logging, committing} {
@@ -462,10 +459,9 @@ func TestFault17bEventWhileTheLaneIsClosed(t *testing.T) {
 	}
 }
 
-// An operator discards a delivery in an open transaction, which relays cannot see.
-// They do not send it meanwhile, and other keys do not wait. What is behind it is
-// sent after the end.
-func TestFault17DiscardBesideAClaim(t *testing.T) {
+// An operator discards a delivery in an open transaction, whose changes are not visible to relays. Relays do not
+// send it, and other keys do not wait. The deliveries behind it are sent after the end of the transaction.
+func TestFault17DiscardDuringAClaim(t *testing.T) {
 	for end, requests := range map[string]int{"COMMIT": 1, "ROLLBACK": 2} {
 		t.Run(end, func(t *testing.T) {
 			scenario(t, func(r *run) {
@@ -489,8 +485,7 @@ func TestFault17DiscardBesideAClaim(t *testing.T) {
 	}
 }
 
-// While a sync is paused relays claim nothing of it, neither lanes that are there nor
-// new ones, and another sync delivers.
+// While a sync is paused, relays claim neither existing nor new lanes of it. Another sync delivers.
 func TestFault17PauseClaimsNothing(t *testing.T) {
 	scenario(t, func(r *run) {
 		const other = "other"
@@ -511,7 +506,7 @@ CREATE TRIGGER note_claimed AFTER INSERT OR UPDATE ON outbox.lane FOR EACH ROW W
 		w.bulk(200)
 		for n := range 10 { // the relay looks again and again
 			w.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('other:updated', 'O-' || $1::int, '{"hearingId": "1", "scheduledAt": "1", "location": "1"}')`, n)
-			w.until("the other sync goes on", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1)`, other)
+			w.until("the other sync delivers", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = $1)`, other)
 		}
 		w.want("claims of the paused sync", ask[int](w, `SELECT count(*) FROM claimed WHERE sync = $1`, theSync), 0)
 		w.want("requests for the paused sync", len(w.court().Ledger()), 0)
@@ -520,8 +515,8 @@ CREATE TRIGGER note_claimed AFTER INSERT OR UPDATE ON outbox.lane FOR EACH ROW W
 	})
 }
 
-// Two relays have different files: the database's row rules, and the one that
-// differs says so. An event that was sent once keeps its mapping.
+// Two relays have different files. The row in the database applies, and the relay whose file differs logs a
+// warning. An event that was sent once keeps its mapping.
 func TestFault17cRelaysWithDifferentFiles(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -559,9 +554,9 @@ func TestFault17cRelaysWithDifferentFiles(t *testing.T) {
 	})
 }
 
-// A sync is registered while writers of every isolation level are open, one of
-// them prepared, and others deliver: no event is missed and none is sent twice.
-func TestFault17cSyncRegisteredBesideOpenWriters(t *testing.T) {
+// A sync is registered while writers of every isolation level are open, one of them prepared, and other syncs
+// deliver. No event is missed and none is sent twice.
+func TestFault17cSyncRegisteredDuringOpenWriters(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
 		second := "SecondSync"

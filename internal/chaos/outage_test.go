@@ -13,9 +13,8 @@ import (
 	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
-// PostgreSQL refuses connections for a while. A relay that is idle then, or busy
-// with a backlog, takes hardly any CPU, says little, and continues by itself soon
-// after the server is back.
+// PostgreSQL refuses connections for a while. A relay, idle or busy with a backlog, uses little CPU and
+// logs little. It continues without help soon after the server is back.
 func TestFault29DatabaseRefusesConnections(t *testing.T) {
 	for name, busy := range map[string]bool{"idle": false, "busy": true} {
 		t.Run(name, func(t *testing.T) {
@@ -64,7 +63,7 @@ func TestFault29DatabaseRefusesConnections(t *testing.T) {
 	}
 }
 
-// uses is what a process has used and said so far.
+// uses is the CPU time of a process and the size of its log so far.
 type uses struct {
 	cpu          time.Duration
 	lines, bytes int

@@ -43,12 +43,11 @@ func openDir(t testing.TB) string {
 	return dir
 }
 
-// hint is what the relay's URL has for it.
+// hint is the parameter that the relay's URL needs for it.
 const hint = "&default_query_exec_mode=exec"
 
-// newBouncer starts one that connects to the world's database as a login that
-// may do a relay's work and nothing else. It returns the relays' URL, as
-// docs/operators.md gives it.
+// newBouncer starts a PgBouncer that connects to the world's database with a login of the relay's role
+// only. It returns the relays' URL, as in docs/operators.md.
 func (w *world) newBouncer() (*bouncer, string) {
 	w.t.Helper()
 	program, err := exec.LookPath("pgbouncer")
@@ -121,9 +120,9 @@ func (b *bouncer) kill() {
 	_ = b.cmd.Wait()
 }
 
-// The whole relay works through PgBouncer in transaction mode, by polling
-// alone: it registers, adds retained events, claims, records, maintains, holds
-// and shows its status, without one complaint. Then PgBouncer is killed.
+// The whole relay works through PgBouncer in transaction mode, with polls only: it registers, adds
+// retained events, claims, records, maintains, holds and shows its status, without a warning. Then
+// PgBouncer is killed.
 func TestFault12PgBouncer(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)

@@ -12,17 +12,16 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-// theKey is the key of the delivery that a fault strikes.
+// theKey is the key of the delivery with the fault.
 const theKey = "H-0"
 
-// struck are the claims that a relay holds at the moment.
+// struck returns the current claims of a relay.
 func (w *world) struck(relay string) int {
 	w.t.Helper()
 	return ask[int](w, `SELECT count(*) FROM outbox.open_delivery WHERE state = 'sending' AND claimed_by = $1`, relay)
 }
 
-// left are the claims that a dead relay leaves behind, when what it had asked
-// of the database last has come to its end.
+// left returns the claims of a dead relay, after its last statement in the database has ended.
 func (w *world) left(relay string) int {
 	w.t.Helper()
 	w.until("the backends of "+relay+" have ended", `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1)`, relay)
@@ -36,7 +35,7 @@ func (w *world) want(what string, got, want int) {
 	}
 }
 
-// bulk writes one event for each of n keys of their own.
+// bulk writes one event for each of n new keys.
 func (w *world) bulk(n int) {
 	w.t.Helper()
 	w.exec(`
@@ -45,8 +44,8 @@ SELECT 'scheduling:updated', 'B-' || n, jsonb_build_object('hearingId', 'B-' || 
   FROM generate_series(1, $1::int) AS n`, n)
 }
 
-// delivers waits until a relay has delivered something. By then it has looked at what is
-// open; what becomes due later it must find, too.
+// delivers waits until a relay has delivered something. By then it has read all open deliveries, and must find
+// those that become due later.
 func (w *world) delivers(p *process) {
 	w.t.Helper()
 	w.within(patience, p.spec.Name+" delivers", func() bool {
@@ -55,8 +54,8 @@ func (w *world) delivers(p *process) {
 	})
 }
 
-// A relay is killed between its claims and their requests. Another one that
-// runs already, or the same one started again, takes over after the lease.
+// A relay is killed between its claims and their requests. After the lease, another running relay takes over, or
+// the same one after a new start.
 func TestFault01KilledBeforeSending(t *testing.T) {
 	for name, key := range map[string]string{"one delivery": theKey, "every worker's delivery": ""} {
 		t.Run(name, func(t *testing.T) {
@@ -75,7 +74,7 @@ func TestFault01KilledBeforeSending(t *testing.T) {
 					w.until("every worker holds a claim", `SELECT count(*) = $1 FROM outbox.open_delivery WHERE state = 'sending'`, dies.spec.Workers)
 				}
 				if key != "" {
-					w.until("nothing else is under way", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE key <> $1)`, key)
+					w.until("nothing else is open", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE key <> $1)`, key)
 				}
 				dies.kill()
 				r.figures.kills++
@@ -98,8 +97,7 @@ func TestFault01KilledBeforeSending(t *testing.T) {
 	}
 }
 
-// A relay is killed while the court works: the answer comes when nobody is
-// there to hear it, or never.
+// A relay is killed while the court works on a request. The answer comes too late, or never.
 func TestFault02KilledDuringTheCall(t *testing.T) {
 	const timeout = 2 * time.Second
 	for name, test := range map[string]struct {
@@ -153,7 +151,7 @@ func (w *world) stopRecording(point, key string) (release func()) {
 	return w.stop(`TRIGGER stop_here BEFORE INSERT ON outbox.delivery_log FOR EACH ROW WHEN (NEW.key = '` + key + `')`)
 }
 
-// stopInserts makes inserts into a table wait, until release.
+// stopInserts makes inserts into a table wait until release.
 func (w *world) stopInserts(table string) (release func()) {
 	w.t.Helper()
 	return w.stop(`TRIGGER stop_here BEFORE INSERT ON ` + table + ` FOR EACH ROW`)
@@ -177,8 +175,7 @@ $$`)
 	}
 }
 
-// stoppedBackend waits until somebody has come to the point, and returns its
-// backend.
+// stoppedBackend waits until a session has come to the point, and returns its backend.
 func (w *world) stoppedBackend() (pid int) {
 	w.t.Helper()
 	const waiting = `
@@ -193,8 +190,8 @@ SELECT coalesce(min(pid), 0)
 	return pid
 }
 
-// whole says what became of the struck delivery: its log rows of an end, and
-// whether it is still open. Anything between the two is half a recording.
+// whole checks that the recording of the delivery was complete or did not happen: either the log has its end and it
+// is closed, or neither.
 func (w *world) whole(when, want string) {
 	w.t.Helper()
 	got := ask[string](w, `
@@ -205,10 +202,9 @@ SELECT (SELECT count(*) FROM outbox.delivery_log WHERE key = $1 AND outcome IN (
 	}
 }
 
-// A relay is killed when the court has accepted: before it records, inside the
-// recording, or before its commit, where the backend carries on without it or
-// dies too. A recording that breaks while the relay lives is made again.
-func TestFault03KilledBesideItsRecording(t *testing.T) {
+// A relay is killed after the court has accepted: before the recording, in it, or before its commit. The backend
+// continues without the relay, or dies too. If only the backend dies, the relay records again.
+func TestFault03KilledDuringItsRecording(t *testing.T) {
 	const recorded, open = "1 ended, 0 open", "0 ended, 1 open"
 	for name, test := range map[string]struct {
 		point           string
@@ -253,7 +249,7 @@ func TestFault03KilledBesideItsRecording(t *testing.T) {
 				case test.terminate:
 					w.exec(`SELECT pg_terminate_backend($1)`, pid)
 				case !test.kill:
-					// The relay gives the call up, and cancels it.
+					// The relay cancels the call.
 					w.until("the relay has given up its call", `SELECT NOT EXISTS (SELECT FROM pg_locks WHERE pid = $1 AND locktype = 'advisory')`, pid)
 				}
 				release()
@@ -276,7 +272,7 @@ func TestFault03KilledBesideItsRecording(t *testing.T) {
 	}
 }
 
-// stall stops a process as a hypervisor does, with whatever it has under way.
+// stall stops a process in the middle of its work, as a hypervisor does.
 func (p *process) stall() {
 	p.t.Helper()
 	p.signal(syscall.SIGSTOP)
@@ -289,9 +285,9 @@ func (p *process) wake() {
 	p.resume()
 }
 
-// A relay stalls with an answer in hand until its lease has ended and another
-// has taken the delivery over. Whatever it says then changes nothing.
-func TestFault04StalledWithAnAnswerInHand(t *testing.T) {
+// A relay stalls after it got an answer. Meanwhile its lease ends and another relay takes the delivery over. The
+// result of the first one then changes nothing.
+func TestFault04StalledAfterAnAnswer(t *testing.T) {
 	refuse := courtsim.Fault{Match: courtsim.Match{Key: theKey, First: 1}, Do: courtsim.Action{Status: 500, RetryAfter: "6"}}
 	sending := stopSpec{Point: claimed, Key: theKey, Once: true}
 	for name, test := range map[string]struct {
@@ -356,8 +352,8 @@ SELECT coalesce((SELECT concat_ws(' ', d.state, d.claimed_by, d.attempts, d.clai
 	}
 }
 
-// A relay stalls in the middle of its work, with claims that it has not sent:
-// it does not send them when it wakes, others have.
+// A relay stalls with claims that it has not sent. Others send them. The relay does not send them when it
+// continues.
 func TestFault04StalledWithUnsentClaims(t *testing.T) {
 	scenario(t, func(r *run) {
 		const workers, unsent = 4, 8
@@ -384,7 +380,7 @@ func TestFault04StalledWithUnsentClaims(t *testing.T) {
 		sent := len(w.court().Ledger())
 		woken := ask[time.Time](w, `SELECT clock_timestamp()`)
 		stalled.signal(syscall.SIGCONT)
-		// Its queue is in order: when these have come, it has done with what was before them.
+		// Its queue is in order: when these have come, the earlier ones are done.
 		w.book(names(20)...)
 		w.drain(expected{})
 		held := w.logged(`outcome = 'unknown' AND took_ms IS NULL AND relay = 'stalled'`)
@@ -392,13 +388,13 @@ func TestFault04StalledWithUnsentClaims(t *testing.T) {
 			t.Errorf("%d claims ended, want more than the %d that the workers had", held, workers)
 		}
 		if again := len(w.court().Ledger()) - sent - 20; again > workers {
-			t.Errorf("%d of %d claims were sent after the lease, want none but those that were under way when it stalled", again, held)
+			t.Errorf("%d of %d claims were sent after the lease, want none but those in flight when it stalled", again, held)
 		}
 		w.want("attempts begun after the lease", w.logged(`outcome = 'lease_lost' AND answered_at - took_ms * interval '1 millisecond' > $1`, woken), 0)
 	})
 }
 
-// A panic in an adapter is that attempt's failure, and nobody else's.
+// A panic in an adapter fails that attempt, and no other.
 func TestFault05Panic(t *testing.T) {
 	for _, point := range []string{claimed, answered} {
 		t.Run(point, func(t *testing.T) {
@@ -423,8 +419,8 @@ func TestFault05Panic(t *testing.T) {
 	}
 }
 
-// An event kills every relay that sends it, among hundreds that the same relays
-// have claimed. After five deaths it is failed, and nobody else is.
+// An event kills every relay that sends it. The relays have hundreds of other claims. After five deaths this event is
+// failed, and no other.
 func TestFault06EventThatKillsRelays(t *testing.T) {
 	scenario(t, func(r *run) {
 		const deaths = 5
@@ -468,7 +464,7 @@ func TestFault06EventThatKillsRelays(t *testing.T) {
 	})
 }
 
-// requests are those that the court read for a key.
+// requests returns the requests that the court read for a key.
 func (w *world) requests(key string) int {
 	n := 0
 	for _, e := range w.court().Ledger() {
@@ -479,9 +475,8 @@ func (w *world) requests(key string) int {
 	return n
 }
 
-// A relay is killed with many deliveries in hand. Another one sends them
-// together, as soon as their lease has ended, while another sync delivers as
-// before and older work of other keys waits behind.
+// A relay with many claims is killed. When the leases have ended, another one sends these deliveries in parallel.
+// Another sync delivers as before, and older deliveries of other keys wait.
 func TestFault30KilledWithManyClaimed(t *testing.T) {
 	for name, receiver := range map[string]time.Duration{"50 ms": 50 * time.Millisecond, "1 s": time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -490,7 +485,7 @@ func TestFault30KilledWithManyClaimed(t *testing.T) {
 				w := newWorld(r)
 				w.addCourt(healthy)
 				claimed := of(32, 500)
-				// Each sync has half of its share for itself.
+				// Half of each sync's share is reserved for it.
 				spec := relaySpec{Workers: 2 * claimed, Connections: 8, Lease: 6100 * time.Millisecond, Syncs: []syncSpec{
 					{Name: theSync, Timeout: 3 * time.Second, Attempts: 3, Concurrency: claimed},
 					{Name: healthy, Events: []string{"other:*"}, Timeout: 3 * time.Second},
@@ -500,7 +495,7 @@ func TestFault30KilledWithManyClaimed(t *testing.T) {
 				w.court().faults(r, courtsim.Fault{Do: courtsim.Action{Delay: courtsim.Duration(time.Minute)}})
 				spec.Name = "dies"
 				dies := w.start(spec)
-				w.within(patience, "all are under way", func() bool { return len(w.court().Ledger()) >= claimed })
+				w.within(patience, "all are in flight", func() bool { return len(w.court().Ledger()) >= claimed })
 				dies.kill()
 				r.figures.kills++
 				killed := time.Now()
@@ -526,7 +521,7 @@ SELECT 'scheduling:updated', 'N-' || n, jsonb_build_object('hearingId', 'N-' || 
 				took := time.Since(killed)
 				r.Logf("%d deliveries of a receiver of %s: redelivered %s after the kill, with a lease of %s; the healthy sync's slowest took %s",
 					claimed, receiver, took.Round(time.Millisecond), spec.Lease, slowest.Round(time.Millisecond))
-				// Together they take about as long as one, one by one as long as all.
+				// In parallel they take about as long as one, and one by one as long as all together.
 				if oneByOne := time.Duration(claimed) * receiver; took > spec.Lease+max(oneByOne/2, busyMachine) {
 					r.Errorf("redelivered %s after the kill; one by one it would take %s", took, spec.Lease+oneByOne)
 				}

@@ -18,8 +18,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-// A receiver asks for quiet, in every way there is. Its sync waits, and nobody
-// else.
+// A receiver asks for a pause, in every possible way. Its sync waits, and no other.
 func TestFault18ReceiverAsksForQuiet(t *testing.T) {
 	scenario(t, func(r *run) {
 		date := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
@@ -71,7 +70,7 @@ func TestFault18ReceiverAsksForQuiet(t *testing.T) {
 			}
 		}
 
-		// The others flow, and what waits is not asked.
+		// The other syncs deliver, and the sync that waits sends nothing.
 		asked := map[string]int{}
 		for _, c := range cases {
 			asked[c.name] = len(w.courts[c.name].Ledger())
@@ -102,8 +101,7 @@ func TestFault18ReceiverAsksForQuiet(t *testing.T) {
 	})
 }
 
-// A query that a relay sent to its slow database before it was told to be quiet does not
-// make it forget that.
+// A receiver asks for a pause. A claim that the relay had sent to its slow database before does not end that pause.
 func TestFault18bQuietWhileTheDatabaseIsSlow(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -125,7 +123,7 @@ func TestFault18bQuietWhileTheDatabaseIsSlow(t *testing.T) {
 	})
 }
 
-// misbehaviour is what a receiver does wrong, and what becomes of it.
+// misbehaviour is a fault of a receiver, with its expected effect.
 type misbehaviour struct {
 	name    string
 	faults  []courtsim.Fault
@@ -351,8 +349,8 @@ SELECT EXISTS (SELECT FROM outbox.delivery_log
 	w.drain(expected{})
 }
 
-// textsAreClean checks what came from receivers into the database: bounded, one
-// line each, nothing that a terminal obeys, no secret.
+// textsAreClean checks the texts of receivers in the database: they are bounded, have one line, no control characters
+// and no secret.
 func (w *world) textsAreClean() {
 	w.t.Helper()
 	rows, _ := w.pool.Query(w.t.Context(), `
@@ -377,7 +375,7 @@ SELECT DISTINCT sync, unnest(ARRAY[error, code, external_id]) FROM outbox.delive
 	}
 }
 
-// Four receivers are down in four ways for a day, a fifth one is healthy.
+// Four receivers are down for a day, in four ways. A fifth one is healthy.
 func TestFault20ReceiverDownForADay(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -404,7 +402,7 @@ func TestFault20ReceiverDownForADay(t *testing.T) {
 			w.until("claims that began before have ended",
 				`SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start < $1)`,
 				ask[time.Time](w, `SELECT clock_timestamp()`))
-			w.until("what was under way at "+name+" ends",
+			w.until("the attempt in flight at "+name+" ends",
 				`SELECT EXISTS (SELECT FROM outbox.status WHERE sync = $1 AND hold = 'breaker' AND sending = 0)`, name)
 			d.opened = w.standing(name)
 			if reason := ask[string](w, `SELECT hold_reason FROM outbox.status WHERE sync = $1 AND hold_until IS NOT NULL`, name); !strings.Contains(reason, "each of another key, all failed") {
@@ -414,15 +412,15 @@ func TestFault20ReceiverDownForADay(t *testing.T) {
 		goroutines := relays[0].goroutines()
 		beside := w.pace(events)
 		if most := 10*alone + busyMachine; beside > most {
-			r.Errorf("%d deliveries took %s beside dead courts, %s alone", events, beside, alone)
+			r.Errorf("%d deliveries took %s with dead courts, %s alone", events, beside, alone)
 		}
-		r.Logf("%d deliveries: %s alone, %s beside four dead courts", events, alone, beside)
+		r.Logf("%d deliveries: %s alone, %s with four dead courts", events, alone, beside)
 
-		// A day goes by. Whenever a probe is due, one relay of two sends one delivery.
+		// A day passes. Whenever a probe is due, one of the two relays sends one delivery.
 		for range of(6, 20) {
 			before := map[string]standing{}
 			for name := range dead {
-				w.until("no probe of "+name+" is under way", `SELECT NOT EXISTS (SELECT FROM outbox.lane WHERE sync = $1 AND claim IS NOT NULL)`, name)
+				w.until("no probe of "+name+" is in flight", `SELECT NOT EXISTS (SELECT FROM outbox.lane WHERE sync = $1 AND claim IS NOT NULL)`, name)
 				before[name] = w.standing(name)
 			}
 			w.exec(`UPDATE outbox.delivery SET created_at = created_at - interval '4 hours', due_at = due_at - interval '4 hours' WHERE state IN ('pending', 'retry') AND sync <> $1`, theSync)
@@ -460,9 +458,9 @@ func TestFault20ReceiverDownForADay(t *testing.T) {
 			r.Errorf("a relay has %d goroutines, %d when the outage began", n, goroutines)
 		}
 
-		// The receivers come back, slow at first.
+		// The receivers recover, and are slow at first.
 		for name, d := range dead {
-			w.until("no probe of "+name+" is under way", `SELECT NOT EXISTS (SELECT FROM outbox.lane WHERE sync = $1 AND claim IS NOT NULL)`, name)
+			w.until("no probe of "+name+" is in flight", `SELECT NOT EXISTS (SELECT FROM outbox.lane WHERE sync = $1 AND claim IS NOT NULL)`, name)
 			d.faults(r, courtsim.Fault{Match: courtsim.Match{}, Do: courtsim.Action{Delay: courtsim.Duration(20 * time.Millisecond)}})
 			d.measure()
 			d.revive()
@@ -488,7 +486,7 @@ type deadCourt struct {
 	opened standing // when its breaker was open
 }
 
-// addDeadCourt starts a court that is down in the way that its sync is named for.
+// addDeadCourt starts a court that is down. The name of its sync says in which way.
 func (w *world) addDeadCourt(sync string) *deadCourt {
 	w.t.Helper()
 	d := &deadCourt{front: w.addFront(sync, nil), revive: func() {}}
@@ -509,7 +507,7 @@ func (w *world) addDeadCourt(sync string) *deadCourt {
 	return d
 }
 
-// standing is how far a sync is.
+// standing is the progress of a sync.
 type standing struct {
 	Attempts, Charged, Failed, Probes int
 }
@@ -528,8 +526,7 @@ SELECT (SELECT count(*) FROM outbox.delivery_log WHERE sync = $1 AND took_ms IS 
 	return s
 }
 
-// pace writes n events, of 50 keys, and returns how long it took until the one
-// sync that is well had them all.
+// pace writes n events of 50 keys, and returns how long it took until the healthy sync had delivered them all.
 func (w *world) pace(n int) time.Duration {
 	w.t.Helper()
 	began := time.Now()
@@ -541,8 +538,7 @@ SELECT 'scheduling:updated', 'P-' || n % 50, jsonb_build_object('hearingId', 'P-
 	return time.Since(began)
 }
 
-// Fewer keys than open the breaker: each follows its own schedule, and its
-// attempts count.
+// Fewer keys fail than the breaker needs. Each follows its own schedule, and its attempts count.
 func TestFault20bFewKeysOfADeadReceiver(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -563,7 +559,7 @@ SELECT count(*) = $2 FROM outbox.delivery WHERE sync = $1 AND state = 'retry' AN
 			r.Errorf("%d keys opened the breaker", len(keys))
 		}
 		if n := ask[int](w, `SELECT count(*) FROM outbox.open_delivery WHERE sync = $1 AND state <> 'queued'`, theSync); n != len(keys) {
-			r.Errorf("%d deliveries are under way, of %d keys", n, len(keys))
+			r.Errorf("%d deliveries are in flight, of %d keys", n, len(keys))
 		}
 		w.until("another sync flows", `SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE sync = 'healthy')`)
 		w.court().faults(r)
@@ -571,8 +567,8 @@ SELECT count(*) = $2 FROM outbox.delivery WHERE sync = $1 AND state = 'retry' AN
 	})
 }
 
-// Keys with much to send take turns on a few workers, the younger ones too: their
-// events do not wait until those of the older keys are all sent.
+// Keys with many events take turns on a few workers, the newer ones too. Their events do not wait until all events of
+// the older keys are sent.
 func TestFault32KeysTakeTurns(t *testing.T) {
 	scenario(t, func(r *run) {
 		const older, younger = 8, 4
@@ -615,8 +611,8 @@ var odd = map[string]string{
 	"not a number":  "00017",
 }
 
-// Rows that nobody can send fail by name, or are refused where they are
-// written; everything else arrives as it was written.
+// Events that cannot be sent fail, and the error names the field, or the database refuses them. All others arrive
+// unchanged.
 func TestFault21OddRows(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -633,7 +629,7 @@ func TestFault21OddRows(t *testing.T) {
 			}
 			return string(raw)
 		}
-		// jsonb writes a space behind each colon and comma: that, and not what the writer wrote, is measured.
+		// The size is that of jsonb's text, which has a space after each colon and comma, and not of the writer's text.
 		largest := 1<<20 - len(payload("H-large", "")) - 7
 		refused := map[string]struct{ key, payload, by string }{
 			"a byte too large":       {"H-1", payload("H-large", strings.Repeat("x", largest+1)), "event_payload_size"},
@@ -706,7 +702,7 @@ func TestFault21OddRows(t *testing.T) {
 			if err := json.Unmarshal(calendar[id].Fields, &got); err != nil || got.ID != id || got.Start != id {
 				r.Errorf("%q arrived as %q and %q: %v", id, got.ID, got.Start, err)
 			}
-			// The same tokens: the database writes them with a space between, and sorts.
+			// The same tokens. The database sorts them, and adds spaces.
 			if padding := ask[string](w, `SELECT ($1::text::jsonb -> 'padding')::text`, want); tokens(padding) != tokens(string(got.Padding)) {
 				r.Errorf("%q: the rest arrived as %.200s, want %.200s", id, got.Padding, padding)
 			}
@@ -730,7 +726,7 @@ func tokens(text string) string {
 	return b.String()
 }
 
-// A delivery that was tried 400 times waits no longer than the cap.
+// A delivery that was tried 400 times waits for the longest delay, and no longer.
 func TestFault23BackoffAtAttempt400(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -753,8 +749,7 @@ func TestFault23BackoffAtAttempt400(t *testing.T) {
 	})
 }
 
-// Each court is behind a link that is harmed in another way, while writers are
-// at work on keys that all courts are told of.
+// Each court is behind a link with another fault. Meanwhile writers write events that all courts get.
 func TestFault19bLinkToReceiver(t *testing.T) {
 	toxic := func(kind, direction string, attributes map[string]any) func(*link) {
 		return func(l *link) { l.harm(kind, direction, attributes) }

@@ -13,8 +13,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 )
 
-// p99 is how long the slowest hundredth of a sync's deliveries took at least,
-// from the writer's insert to the recording, of events written since then.
+// p99 is the 99th percentile of the time from the writer's insert to the recording, of a sync's events since then.
 func (w *world) p99(sync string, since time.Time) time.Duration {
 	w.t.Helper()
 	seconds := ask[float64](w, `
@@ -41,9 +40,8 @@ func numbered(prefix string, n int) []string {
 	return keys
 }
 
-// Courts refuse single hearings for ever, one or many at once. The hearings fail,
-// with a reason, and the others do not notice. Another court refuses the
-// credentials for a while: nothing fails.
+// Courts refuse single hearings for ever, one or many at once. These hearings fail with a reason, and the others are
+// delivered as usual. Another court refuses the credentials for a while: nothing fails.
 func TestFault27RecordsRefused(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -91,9 +89,8 @@ SELECT count(*) = $2 FROM outbox.failed WHERE sync = $1 AND error_class = 'perma
 	})
 }
 
-// Data names the host. One of two hosts refuses everything: it alone is on hold, and
-// none of its hearings fails. Those of the other arrive at once. When the first accepts
-// again, its hearings arrive.
+// The event names the host. One of two hosts refuses everything. Only this host is on hold, and none of its hearings
+// fails. Hearings of the other host arrive at once. When the first one accepts again, its hearings arrive.
 func TestFault27bOneHostOfTwoRefuses(t *testing.T) {
 	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
@@ -126,7 +123,7 @@ VALUES ('scheduling:updated', $1::text, jsonb_build_object('hearingId', $1::text
 					book(bad, key)
 				}
 				w.until("the host is on hold", `SELECT EXISTS (SELECT FROM outbox.hold WHERE kind = 'auth' AND scope = $1)`, scope)
-				// No probe is due meanwhile. A hold of more than a minute and a half would be taken for one of a clock that was set back.
+				// No probe is due meanwhile. A longer hold would be corrected as after a clock was set back.
 				w.exec(`UPDATE outbox.hold SET until = clock_timestamp() + interval '80 seconds'`)
 				began := ask[time.Time](w, `SELECT clock_timestamp()`)
 				for n := range 40 {
@@ -150,8 +147,8 @@ VALUES ('scheduling:updated', $1::text, jsonb_build_object('hearingId', $1::text
 	}
 }
 
-// For seconds a gateway answers for the court. The court itself refuses some
-// hearings, in front of it and after. Exactly these fail.
+// For seconds a gateway answers instead of the court. Before and after, the court itself refuses some hearings. Exactly
+// these fail.
 func TestFault28GatewayInFront(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -199,8 +196,7 @@ func TestFault28GatewayInFront(t *testing.T) {
 	})
 }
 
-// A relay has no file descriptor left: no delivery pays for it, and it does not
-// ask again and again.
+// A relay has no file descriptor left. This costs no budget, and the relay does not try without a pause.
 func TestFault35bNoDescriptorLeft(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)

@@ -63,8 +63,7 @@ type syncSpec struct {
 	Concurrency int
 }
 
-// stopSpec is where a relay process stops and tells of it. It continues when it
-// is told to.
+// stopSpec is a point where a relay process stops and reports it. It continues when the test tells it to.
 type stopSpec struct {
 	Point string // claimed: before the request is sent; answered: before the answer is recorded
 	Key   string // of which key; empty is any
@@ -79,11 +78,10 @@ const (
 	answered = "answered"
 )
 
-// handles is what a relay process says once SIGTERM stops it in order.
+// handles is the message of a relay process that it handles SIGTERM from now on.
 const handles = "handles signals"
 
-// relayMain runs a relay until SIGTERM. It says on descriptor 3 what happens
-// and is told on descriptor 4 what to do.
+// relayMain runs a relay until SIGTERM. It writes reports to descriptor 3 and reads commands from descriptor 4.
 func relayMain() error {
 	var spec relaySpec
 	if err := json.Unmarshal([]byte(os.Getenv(envRelay)), &spec); err != nil {
@@ -198,7 +196,7 @@ func (s *stops) at(point, key string) {
 	}
 }
 
-// listen obeys: go lets everybody go who stopped, ready and load are questions.
+// listen reads commands: go continues all stopped goroutines, ready and load ask for a report.
 func (s *stops) listen(told io.Reader) {
 	lines := bufio.NewScanner(told)
 	for lines.Scan() {
@@ -222,7 +220,7 @@ func (s *stops) listen(told io.Reader) {
 	}
 }
 
-// enough is a number of open files that no relay here needs.
+// enough is more open files than any relay here needs.
 const enough = 1024
 
 func setFiles(n uint64) error {
@@ -249,9 +247,8 @@ func (c *claims) Claim(_ string, claimed int, took time.Duration) {
 	c.took = append(c.took, took/time.Duration(claimed))
 }
 
-// quick is how long the claims took for each delivery that they brought since it
-// was called last: the upper bound of the quickest tenth, which a busy machine
-// disturbs least.
+// quick is the 10th percentile of the time of a claim per delivery, since its last call. A busy machine changes this
+// percentile least.
 func (c *claims) quick() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -325,8 +322,7 @@ func pipe(t testing.TB) (r, w *os.File) {
 	return r, w
 }
 
-// hears waits until the process says something that begins with want, and
-// returns the rest.
+// hears waits until the process reports a line that begins with want, and returns the rest of the line.
 func (p *process) hears(want string) string {
 	p.t.Helper()
 	timeout := time.After(patience)
@@ -353,7 +349,7 @@ func (p *process) asks(question string) string {
 	return p.hears(question)
 }
 
-// ready reports whether the relay calls itself ready, and why not.
+// ready reports whether the relay is ready, and the reason if it is not.
 func (p *process) ready() (bool, string) {
 	p.t.Helper()
 	reason := p.asks("ready")
@@ -370,8 +366,7 @@ func (p *process) goroutines() int {
 	return n
 }
 
-// claims asks how long the quickest tenth of the claims took that brought
-// something, since it was asked last.
+// claims asks for the result of quick.
 func (p *process) claims() time.Duration {
 	p.t.Helper()
 	n, err := strconv.ParseInt(p.asks("claims"), 10, 64)

@@ -38,8 +38,7 @@ func (f *figures) add(g figures) {
 	f.failed = f.failed || g.failed
 }
 
-// report collects the figures of all scenarios. There is one per test binary,
-// as there is one place to print it: after the tests.
+// report collects the figures of all scenarios. There is one per test binary, which is printed after the tests.
 var report table
 
 type table struct {

@@ -14,9 +14,8 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// Two and three relays on the same rows are killed, stalled beyond their lease
-// and stopped at random, while writers of the same keys overlap and linger and
-// the court fails now and then.
+// Two or three relays share the work. They are killed, stalled for longer than their lease, and stopped at
+// random. Meanwhile transactions of writers overlap and stay open, and the court fails from time to time.
 func TestFault07RelaysKilledAtRandom(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)
@@ -56,10 +55,9 @@ func TestFault07RelaysKilledAtRandom(t *testing.T) {
 	})
 }
 
-// A relay that is told to stop finishes what it has sent and gives back what it
-// has not, so that others send it at once. An attempt that is cut off, because the drain is
-// too short or a second signal comes, costs no budget. The exit codes of the
-// program are shown in cmd/lockstep.
+// A relay that is told to stop finishes its attempts and releases the other deliveries, so that other
+// relays send them at once. An attempt is cut off if the drain is too short or a second signal comes.
+// This costs no budget. The tests of cmd/lockstep check the exit codes.
 func TestFault08Stopped(t *testing.T) {
 	const workers, fast = 8, 300
 	for name, test := range map[string]struct {
@@ -129,7 +127,7 @@ func TestFault08Stopped(t *testing.T) {
 				w.want("deliveries charged for it", ask[int](w, `SELECT count(*) FROM outbox.delivery WHERE charged > 0`), 0)
 				left := w.left("stops")
 				if test.again == (left == 0) {
-					t.Errorf("%d claims left behind", left)
+					t.Errorf("%d claims are left", left)
 				}
 				if !test.again {
 					w.want("lanes marked by it", ask[int](w, `SELECT count(*) FROM outbox.lane WHERE crashes > 0`), 0)
@@ -147,8 +145,8 @@ func TestFault08Stopped(t *testing.T) {
 	}
 }
 
-// A relay loses its connections again and again, to a database that ends them
-// and to a network that is cut, and leaks nothing.
+// A relay loses its connections again and again, because the database ends them or the network is cut. It
+// leaks nothing.
 func TestFault09Reconnects(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)

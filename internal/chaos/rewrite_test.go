@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// An administrator rewrites the hot tables and their indexes again and again, while
-// relays are killed and writers write.
+// An administrator rewrites the tables of the hot path and their indexes again and again. Meanwhile relays
+// are killed and writers write.
 func TestFault34TablesRewritten(t *testing.T) {
 	scenario(t, func(r *run) {
 		w := newWorld(r)

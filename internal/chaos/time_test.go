@@ -14,8 +14,8 @@ import (
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
-// serverClock is the clock of a scenario's own PostgreSQL. libfaketime lets it
-// go wrong; the relay's and the court's stay right.
+// serverClock is the clock of a scenario's own PostgreSQL. libfaketime changes it. The clocks of the relay
+// and of the court stay right.
 type serverClock struct {
 	t    testing.TB
 	path string
@@ -44,7 +44,7 @@ func newServerClock(r *run, off time.Duration) (*world, *serverClock) {
 	return w, c
 }
 
-// set sets the clock. The file is replaced, so that nobody reads half of it.
+// set sets the clock. It replaces the file, so that no process reads half of it.
 func (c *serverClock) set(off time.Duration) {
 	c.t.Helper()
 	next := c.path + ".next"
@@ -56,7 +56,7 @@ func (c *serverClock) set(off time.Duration) {
 	}
 }
 
-// is checks that the database's clock is off as it should be.
+// is checks that the database's clock differs as it should.
 func (c *serverClock) is(w *world, off time.Duration) {
 	c.t.Helper()
 	got := time.Until(ask[time.Time](w, `SELECT clock_timestamp()`))
@@ -65,8 +65,8 @@ func (c *serverClock) is(w *world, off time.Duration) {
 	}
 }
 
-// A database whose clock is an hour off from the start makes no difference: all
-// due times and leases are its own. The relay says so.
+// A database's clock differs by an hour from the start. This has no effect, because all due times and
+// leases are by that clock. The relay logs the difference.
 func clockOffFromTheStart(r *run, off time.Duration) {
 	w, c := newServerClock(r, off)
 	w.court().faults(r, unreliable()...)
@@ -92,9 +92,9 @@ func TestFault22DatabaseClockBehind(t *testing.T) {
 	scenario(t, func(r *run) { clockOffFromTheStart(r, -time.Hour) })
 }
 
-// The database's clock jumps forward and back by an hour during traffic. What
-// was due or in retry is not kept waiting by it; only a claim of a relay that
-// died waits until its lease ends by the new clock, or the clock returns.
+// The database's clock jumps forward and back by an hour during traffic. Due deliveries and retries do not
+// wait longer for this. Only the claim of a dead relay waits until its lease ends by the new clock, or
+// until the clock is set back.
 func TestFault22DatabaseClockJumps(t *testing.T) {
 	scenario(t, func(r *run) {
 		w, c := newServerClock(r, 0)
@@ -113,7 +113,7 @@ func TestFault22DatabaseClockJumps(t *testing.T) {
 		// Its next attempt is put off by the clock that is an hour ahead.
 		w.until("it is tried again", `SELECT EXISTS (SELECT FROM outbox.delivery WHERE key = 'H-refused' AND due_at > created_at + interval '30 minutes')`)
 		w.exec(`SELECT outbox.pause($1, 'the clock is being set')`, theSync)
-		w.until("nothing is under way", `SELECT NOT EXISTS (SELECT FROM outbox.lane WHERE claim IS NOT NULL)`)
+		w.until("nothing is in flight", `SELECT NOT EXISTS (SELECT FROM outbox.lane WHERE claim IS NOT NULL)`)
 		w.court().faults(r, unreliable()...)
 		c.set(0)
 		w.exec(`SELECT outbox.resume($1)`, theSync)
@@ -130,7 +130,7 @@ func TestFault22DatabaseClockJumps(t *testing.T) {
 		holds.kill()
 		r.figures.kills++
 		w.exec(`SELECT outbox.pause($1, 'the clock is being set')`, theSync)
-		w.until("nothing but the dead relay's claim is under way",
+		w.until("only the dead relay's claim is left",
 			`SELECT count(*) FILTER (WHERE key <> 'H-held') = 0 FROM outbox.lane WHERE claim IS NOT NULL`)
 		w.book(names(40)...)
 		// Counted before the clock is set: afterwards the relays make them due again.

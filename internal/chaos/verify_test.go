@@ -12,16 +12,15 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// expected is what a scenario allows in the end.
+// expected is the state that a scenario allows at its end.
 type expected struct {
 	failed   int  // deliveries that wait for an operator, or behind one that does
 	tampered bool // the configuration was changed meanwhile: the same key may carry other bytes
 	reopened int  // times that the database went back to an older state, with all that was recorded since
 }
 
-// drain waits until nothing is open any more, but what waits for an operator,
-// and holds the ledgers against events and log. It is the end of a scenario's
-// healing.
+// drain waits until only deliveries that wait for an operator are open. Then it compares the ledgers with the events and
+// the log. It is the end of a scenario.
 func (w *world) drain(want expected) {
 	w.t.Helper()
 	began := time.Now()
@@ -39,9 +38,8 @@ SELECT count(*) FILTER (WHERE waits) >= $1 AND count(*) FILTER (WHERE NOT waits)
 	w.verify(want)
 }
 
-// lanes waits until the lanes fit the open deliveries: each open delivery that
-// may be sent some day has one, and each lane has a delivery. A relay that has
-// just died may leave a lane that another one closes after the lease.
+// lanes waits until the lanes fit the open deliveries: each open delivery that may become due has a lane, and each lane
+// has a delivery. After the death of a relay, another one may close a lane only after the lease.
 func (w *world) lanes() {
 	w.t.Helper()
 	w.until("I7: every delivery has a lane, and every lane a delivery", `
@@ -51,7 +49,7 @@ SELECT NOT EXISTS (SELECT FROM outbox.delivery AS d
                     WHERE NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = l.sync AND d.key = l.key))`)
 }
 
-// fact is what the database says of an event and a sync.
+// fact is the state of an event and a sync in the database.
 type fact struct {
 	Sync, ID, Key string
 	Seq           int64
@@ -80,7 +78,7 @@ SELECT s.name AS sync, e.id::text AS id, e.key, e.seq, d.state, l.*
         WHERE l.event_id = e.id AND l.sync = s.name) AS l
  ORDER BY e.seq`
 
-// seen is what a receiver's ledger says of an event.
+// seen is what a receiver's ledger has of an event.
 type seen struct {
 	keys     map[string]bool // idempotency keys that it came with
 	requests int
@@ -88,8 +86,8 @@ type seen struct {
 	first    int // place in the ledger of the first acknowledgement
 }
 
-// verify holds the receivers' ledgers against the events, the deliveries and
-// the log: the invariants of docs/guarantees.md.
+// verify compares the receivers' ledgers with the events, the deliveries and the log. It checks the invariants of
+// docs/guarantees.md.
 func (w *world) verify(want expected) {
 	w.t.Helper()
 	rows, _ := w.pool.Query(w.t.Context(), facts)
@@ -153,8 +151,7 @@ func (w *world) verify(want expected) {
 	}
 }
 
-// read sums a ledger up by event, and checks that one idempotency key always
-// came with the same bytes.
+// read groups a ledger by event, and checks that each idempotency key always came with the same bytes.
 func (w *world) read(sync string, want expected) map[string]*seen {
 	w.t.Helper()
 	events := map[string]*seen{}

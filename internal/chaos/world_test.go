@@ -21,11 +21,10 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// busyMachine is how much longer than promised something may take where other
-// scenarios run too.
+// busyMachine is a factor for times, because other scenarios run at the same time.
 const busyMachine = 30 * time.Second
 
-// patience is how long a scenario waits for what must happen; see -patience.
+// patience is how long a scenario waits for something that must happen; see -patience.
 var patience = 90 * time.Second
 
 // lease is how long claims hold in these scenarios: a little more than twice
@@ -35,7 +34,7 @@ const (
 	attemptTimeout = time.Second
 )
 
-// theSync is the one that most scenarios have.
+// theSync is the sync of most scenarios.
 const theSync = "CourtCalendarSync"
 
 // world is a migrated database, courts, writers and relay processes.
@@ -84,8 +83,7 @@ func build(r *run, server *pgtest.Server, database string) *world {
 	return w
 }
 
-// connect makes a database the world's: that of its writers and of the relays
-// that are started from now on.
+// connect sets the database of a world: its writers and its new relays use it.
 func (w *world) connect(database string) {
 	w.t.Helper()
 	config, err := pgxpool.ParseConfig(database)
@@ -132,7 +130,7 @@ func (w *world) addCourt(sync string) *court {
 	return c
 }
 
-// court is the one of the sync that most scenarios have.
+// court returns the court of theSync.
 func (w *world) court() *court { return w.courts[theSync] }
 
 func (c *court) faults(t testing.TB, faults ...courtsim.Fault) {
@@ -142,7 +140,7 @@ func (c *court) faults(t testing.TB, faults ...courtsim.Fault) {
 	}
 }
 
-// fill gives a relay what its scenario does not care about.
+// fill sets the fields of a relay's configuration that its scenario leaves out.
 func (w *world) fill(s relaySpec) relaySpec {
 	s.Name = cmp.Or(s.Name, fmt.Sprint("relay-", len(w.relays)+1))
 	s.Database = cmp.Or(s.Database, w.login, w.url)
@@ -199,8 +197,7 @@ func ask[T any](w *world, sql string, args ...any) T {
 	return v
 }
 
-// until waits until a query for a boolean says true. While the database is
-// away it says nothing.
+// until waits until a query for a boolean returns true. It ignores errors while the database is away.
 func (w *world) until(what, sql string, args ...any) {
 	w.t.Helper()
 	w.within(patience, what, func() bool {
@@ -268,7 +265,7 @@ func (w *world) book(keys ...string) {
 	}
 }
 
-// names are n keys.
+// names returns n keys.
 func names(n int) []string {
 	keys := make([]string, n)
 	for i := range keys {
@@ -306,7 +303,7 @@ SELECT 'scheduling:updated', $1, version, jsonb_build_object('hearingId', $1::te
 	})
 }
 
-// emit writes an event of a writer that has no row of its own.
+// emit writes an event of a writer without a row of its own.
 func (w *world) emit(ctx context.Context, key string) error {
 	const event = `
 SELECT outbox.emit('scheduling:updated', $1::text, jsonb_build_object('hearingId', $1::text, 'scheduledAt', clock_timestamp()::text, 'location', '1B'))`
@@ -335,8 +332,7 @@ func (w *world) address() string {
 	return u.Host
 }
 
-// unreliable are the faults of a court that is mostly well: errors, lost
-// answers, and answers cut in the middle.
+// unreliable has the faults of a court that mostly works: errors, lost answers, and answers cut in the middle.
 func unreliable() []courtsim.Fault {
 	return []courtsim.Fault{
 		{Match: courtsim.Match{Probability: 0.015}, Do: courtsim.Action{Status: 500}},

@@ -1,5 +1,5 @@
-// Package outboxtest has what tests need that step through the outbox by hand: sessions of
-// the database, and a relay that claims and records when it is told to.
+// Package outboxtest is for tests that order each step of the outbox: it has sessions of the
+// database, and a relay that claims and records when the test tells it to.
 package outboxtest
 
 import (
@@ -43,7 +43,7 @@ func (d Session) With(t testing.TB) Session {
 	return Session{d.Conn, t}
 }
 
-// As opens a session of a login that is a member of one group role.
+// As opens a session of a new login that is a member of one group role.
 func As(t testing.TB, url, role string) Session {
 	t.Helper()
 	return Connect(t, pgtest.AsRole(t, url, role))
@@ -59,8 +59,8 @@ func (d Session) Do(sql string, args ...any) int64 {
 	return tag.RowsAffected()
 }
 
-// Past writes rows of an earlier time, in the session of a replica: the triggers that set
-// the time of a log row and refuse restored rows do not fire there.
+// Past writes rows with an earlier time. It uses the session of a replica, in which the triggers
+// do not run that set the time of a log row and refuse restored rows.
 func (d Session) Past(sql string, args ...any) {
 	d.T.Helper()
 	d.Do("SET session_replication_role = replica")
@@ -144,8 +144,8 @@ func (d Session) States(key string) string {
 	return strings.Join(List[string](d, "SELECT state FROM outbox.open_delivery WHERE key = $1 ORDER BY sync, event_seq", key), " ")
 }
 
-// Lane says how the lane of a key is: claimed, due, waits (for a time), stopped
-// (for an operator or a backfill), or none.
+// Lane returns the state of the lane of a key: claimed, due, waits (for a time), stopped (for an
+// operator or a backfill), or none.
 func (d Session) Lane(key string) string {
 	d.T.Helper()
 	lanes := List[string](d, `
@@ -158,7 +158,7 @@ SELECT CASE WHEN claim IS NOT NULL THEN 'claimed' WHEN due_at = 'infinity' THEN 
 	return strings.Join(lanes, " ")
 }
 
-// Fail makes the open delivery of an event failed, as a recording does.
+// Fail sets the open delivery of an event to failed, as a recording does.
 func (d Session) Fail(event string) {
 	d.T.Helper()
 	d.Do(`UPDATE outbox.delivery
@@ -180,19 +180,19 @@ func (d Session) Send(event string) {
 	      ON CONFLICT (sync, key) DO UPDATE SET due_at = excluded.due_at, claim = excluded.claim, claimed_by = excluded.claimed_by`, event)
 }
 
-// Dies ends the leases of all claims, as those of a relay that died.
+// Dies ends the leases of all claims, as if their relays had died.
 func (d Session) Dies() {
 	d.T.Helper()
 	d.Do("UPDATE outbox.lane SET due_at = clock_timestamp() - interval '1 second' WHERE claim IS NOT NULL")
 }
 
-// Relay is the store of a relay with what it knows of new deliveries.
+// Relay is the store of a relay with its Arrivals.
 type Relay struct {
 	*outbox.Store
 	Arrivals outbox.Arrivals
 }
 
-// OpenRelay opens the relay's side as a login of its group role.
+// OpenRelay opens a store with a new login of the group role of relays.
 func OpenRelay(t testing.TB, url string) *Relay {
 	t.Helper()
 	s, err := outbox.Open(t.Context(), pgtest.AsRole(t, url, "outbox_relay"), outbox.Options{Name: "relay-1", MaxConnections: 2})
@@ -209,14 +209,13 @@ func (d Session) Blocked(pid uint32) {
 	d.Until("session waits for a lock", "SELECT cardinality(pg_blocking_pids($1)) > 0", int32(pid))
 }
 
-// Waits waits until the session of pid waits in its statement: for a lock, or by
-// the clock.
+// Waits waits until the session of pid waits in its statement, for a lock or in a sleep.
 func (d Session) Waits(pid uint32) {
 	d.T.Helper()
 	d.Until("session waits", "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND state = 'active' AND wait_event_type IN ('Lock', 'Timeout'))", int32(pid))
 }
 
-// Until asks a question until the answer is yes.
+// Until repeats a query until the result is true.
 func (d Session) Until(what, sql string, args ...any) {
 	d.T.Helper()
 	ctx, cancel := context.WithTimeout(d.T.Context(), time.Minute)
@@ -237,7 +236,7 @@ func (d Session) Until(what, sql string, args ...any) {
 	}
 }
 
-// Begin starts a statement in a session and returns the channel of its end.
+// Begin starts a statement in a session and returns a channel for its error.
 func (d Session) Begin(sql string, args ...any) <-chan error {
 	ended := make(chan error, 1)
 	ctx := d.T.Context()
@@ -281,18 +280,17 @@ func Must(t testing.TB, err error) {
 	}
 }
 
-// Claim takes what is due for the sync court, and gives back lanes that have
-// nothing to be sent.
+// Claim claims due lanes of the sync court, and releases lanes with nothing to send.
 func Claim(t testing.TB, s *Relay) []*outbox.Delivery {
 	t.Helper()
-	c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Room: 10, Lanes: 10, Lease: time.Minute}, &s.Arrivals)
+	c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: "court", Capacity: 10, Lanes: 10, Lease: time.Minute}, &s.Arrivals)
 	Must(t, err)
 	Must(t, s.Record(t.Context(), "court", c.Idle).Err)
 	return c.Deliveries
 }
 
-// Only takes exactly one due delivery. A relay looks again at a key that it saw
-// claimed or locked, so the first look may find nothing.
+// Only claims exactly one due delivery. A relay checks a key again if its lane was claimed or locked,
+// so the first poll may find nothing.
 func Only(t testing.TB, s *Relay) *outbox.Delivery {
 	t.Helper()
 	var d []*outbox.Delivery
@@ -308,13 +306,13 @@ func Only(t testing.TB, s *Relay) *outbox.Delivery {
 	return d[0]
 }
 
-// Delivered is the result of a delivery that the receiver took.
+// Delivered is the result of a delivery that the receiver accepted.
 func Delivered(d *outbox.Delivery) outbox.Result {
 	return outbox.Result{Delivery: d, Outcome: outbox.Delivered, Attempt: true, Code: "HTTP 201", AnsweredAt: time.Now()}
 }
 
-// Record writes one result and gives the lane back. It is tried again, as a relay
-// does: the first time may only find where the row is now.
+// Record records one result and releases the lane. It tries again, as a relay does: the first try may
+// only find the new ctid of the row.
 func Record(t testing.TB, s *Relay, r outbox.Result) bool {
 	t.Helper()
 	for range 3 {
@@ -340,8 +338,8 @@ func Backfill(t testing.TB, s *Relay) {
 	t.Fatal("the registration is not complete after a minute")
 }
 
-// DeliverAll delivers whatever comes until nothing of a key is left, and returns its
-// events in the order of delivery. It fails if a delivery is never claimed.
+// DeliverAll delivers until a key has no open delivery, and returns its events in the order of
+// delivery. The test fails if a delivery is never claimed.
 func DeliverAll(t *testing.T, d Session, s *Relay, key string) []string {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); d.States(key) != ""; {

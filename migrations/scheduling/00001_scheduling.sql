@@ -1,11 +1,11 @@
 -- +goose Up
 SET LOCAL lock_timeout = '1s';
 
--- Tables of the reference scheduling module, a set of its own: who brings a
--- module of his own applies only the outbox. No role of the outbox gets anything here.
+-- Tables of the reference scheduling module. They are a separate set: an adopter with another module applies only the
+-- outbox. The roles of the outbox get no privileges here.
 CREATE SCHEMA IF NOT EXISTS scheduling;
 
--- Numbers for hearings that are booked without an id of their own.
+-- Numbers for hearings that are booked without an id.
 CREATE SEQUENCE scheduling.hearing_number AS bigint;
 
 CREATE TABLE scheduling.hearing (
@@ -26,15 +26,15 @@ CREATE TABLE scheduling.hearing (
     created_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT hearing_pkey PRIMARY KEY (id),
-    -- The id stands in URLs, logs and the calendars of courts: no room for a name in it.
+    -- The id appears in URLs, in logs and in the calendars of courts, so it must not contain a name.
     CONSTRAINT hearing_id_form CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
     CONSTRAINT hearing_case_number_size CHECK (char_length(case_number) BETWEEN 1 AND 200),
     CONSTRAINT hearing_case_name_size CHECK (char_length(case_name) <= 500),
     CONSTRAINT hearing_type_size CHECK (char_length(hearing_type) BETWEEN 1 AND 200),
     CONSTRAINT hearing_status_known CHECK (status IN ('booked', 'cancelled')),
-    -- Courts refuse a cancellation without a reason; a reason on a live hearing would be a leftover.
+    -- Courts refuse a cancellation without a reason. A hearing that is not cancelled has none.
     CONSTRAINT hearing_cancelled_with_reason CHECK ((status = 'cancelled') = (cancel_reason IS NOT NULL)),
-    -- A code, because free text would carry names to every receiver.
+    -- A code, because free text may contain names, which every receiver would get.
     CONSTRAINT hearing_cancel_reason_is_code CHECK (cancel_reason ~ '^[A-Za-z][A-Za-z0-9_-]{0,39}$'),
     CONSTRAINT hearing_courthouse_size CHECK (char_length(courthouse) BETWEEN 1 AND 200),
     CONSTRAINT hearing_courtroom_size CHECK (char_length(courtroom) BETWEEN 1 AND 200),
@@ -52,12 +52,12 @@ COMMENT ON COLUMN scheduling.hearing.starts_at IS 'The instant that local_start 
 COMMENT ON COLUMN scheduling.hearing.event_id IS 'outbox.event that told of this version: where it got to is looked up by it.';
 
 CREATE INDEX hearing_starts ON scheduling.hearing (starts_at, id);
--- The list of one room, and the list of one day by the clock on the courthouse wall.
+-- For the list of one courtroom, and for the list of one day in local time.
 CREATE INDEX hearing_room ON scheduling.hearing (courtroom, starts_at, id);
 CREATE INDEX hearing_local_start ON scheduling.hearing (local_start);
 
 -- +goose Down
 SET LOCAL lock_timeout = '1s';
--- The schema stays: goose's version table lives in it.
+-- The schema stays, because goose's version table is in it.
 DROP TABLE scheduling.hearing;
 DROP SEQUENCE scheduling.hearing_number;

@@ -1,6 +1,6 @@
 -- lockstep: claim lanes
 -- $1 sync, $2 true: claim in spite of an auth or breaker hold, $3 claim, $4 relay, $5 lease, $6 most due lanes to claim, $7 scopes,
--- $8 earliest due_at of a lane, $9 most lanes to claim; the setting lockstep.opened: lanes that open_lanes has opened claimed
+-- $8 earliest due_at of a lane, $9 most lanes to claim; the setting lockstep.opened: number of lanes that openLanes has opened claimed
 WITH scope_on_hold AS MATERIALIZED (
     SELECT scope
       FROM outbox.hold
@@ -12,9 +12,9 @@ WITH scope_on_hold AS MATERIALIZED (
       FROM unnest($7::text[]) AS s (name)
      WHERE s.name NOT IN (SELECT scope FROM scope_on_hold)
        AND '' NOT IN (SELECT scope FROM scope_on_hold)
-), room AS MATERIALIZED (
+), capacity AS MATERIALIZED (
     SELECT least($6::bigint, $9::bigint - current_setting('lockstep.opened')::bigint) AS n
-), picked_lane AS MATERIALIZED ( -- reads twice as many, since others may have locked some, and locks only those that it takes
+), picked_lane AS MATERIALIZED ( -- reads twice as many, since some may be locked, and locks only those that it claims
     SELECT l.ctid AS tid
       FROM (SELECT l.tid
               FROM claimable_scope AS s
@@ -24,13 +24,13 @@ WITH scope_on_hold AS MATERIALIZED (
               WHERE l.sync = $1 AND l.scope = s.name AND l.due_at >= $8::text::timestamptz AND l.due_at <= now() AND l.due_at < 'infinity'
                 AND l.crashes + (l.claim IS NOT NULL)::int < 2
               ORDER BY l.due_at
-                      LIMIT (SELECT 2 * n FROM room)) AS l
+                      LIMIT (SELECT 2 * n FROM capacity)) AS l
              ORDER BY l.due_at
-             LIMIT (SELECT 2 * n FROM room)) AS o
+             LIMIT (SELECT 2 * n FROM capacity)) AS o
       JOIN outbox.lane AS l ON l.ctid = o.tid
      WHERE l.sync = $1 AND l.due_at <= now() AND l.crashes + (l.claim IS NOT NULL)::int < 2
      ORDER BY l.due_at
-     LIMIT (SELECT n FROM room)
+     LIMIT (SELECT n FROM capacity)
        FOR UPDATE OF l SKIP LOCKED
 ), claimed_lane AS (
     UPDATE outbox.lane AS l

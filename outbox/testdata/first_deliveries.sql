@@ -2,7 +2,7 @@
 -- $1 sync, $2 claim, $3 keys of the claimed lanes
 WITH claimed_lane AS MATERIALIZED (
     SELECT l.*, f.tid, f.is_alone, f.state,
-           CASE WHEN f.state <> 'failed' AND f.due_at <= clock_timestamp() THEN f.tid END AS to_send -- only this is locked below
+           CASE WHEN f.state <> 'failed' AND f.due_at <= clock_timestamp() THEN f.tid END AS to_send -- only this row is locked below
       FROM unnest($3::text[]) AS k (key)
      CROSS JOIN LATERAL (
            SELECT l.ctid AS lane, l.key, l.crashes, l.scope, l.lost_claim, l.lost_by
@@ -22,7 +22,7 @@ WITH claimed_lane AS MATERIALIZED (
            SELECT d.*
              FROM outbox.delivery AS d
             WHERE d.ctid = l.to_send AND (d.xmax = '0' OR EXISTS (SELECT FROM outbox.delivery AS o WHERE o.ctid = d.ctid FOR UPDATE SKIP LOCKED))
-              AND (l.lost_claim IS NULL OR EXISTS (SELECT FROM outbox.lane AS o WHERE o.ctid = l.lane FOR UPDATE SKIP LOCKED))) AS d ON true -- somebody may be discarding what is behind it
+              AND (l.lost_claim IS NULL OR EXISTS (SELECT FROM outbox.lane AS o WHERE o.ctid = l.lane FOR UPDATE SKIP LOCKED))) AS d ON true -- an operator may be discarding a delivery behind it
 ), counted_attempt AS (
     UPDATE outbox.delivery AS d
        SET attempts = d.attempts + 1, total_attempts = d.total_attempts + 1
@@ -35,7 +35,7 @@ WITH claimed_lane AS MATERIALIZED (
            'the relay that was sending it did not come back before its lease ended', a.revision, a.event_seq, a.lost_claim, a.lost_by
       FROM counted_attempt AS a
       LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = a.event_id OFFSET 0) AS e ON true
-), cleared_lane AS ( -- logged once only, though the answer of this statement may be lost
+), cleared_lane AS ( -- so the attempt is logged once, even if the answer to this statement is lost
     UPDATE outbox.lane AS l
        SET lost_claim = NULL, lost_by = NULL
       FROM counted_attempt AS a

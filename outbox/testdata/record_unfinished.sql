@@ -38,7 +38,7 @@ WITH result AS MATERIALIZED (
       FROM result AS r
      WHERE r.outcome <> ''
 ), referenced AS (
-    -- Read back after a conflict: the receiver's copy, whose version is not known.
+    -- The relay has read the receiver's copy after a conflict. The version of the copy is not known.
     INSERT INTO outbox.external_ref (sync, key, external_id, etag, event_seq)
     SELECT $1, r.key, r.external_id, r.etag, 0
       FROM result AS r

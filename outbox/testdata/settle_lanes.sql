@@ -35,7 +35,7 @@ WITH scope_on_hold AS MATERIALIZED (
            SELECT d.*
              FROM outbox.delivery AS d
             WHERE f.may_stay AND f.state <> 'failed' AND f.due_at <= clock_timestamp() AND d.ctid = f.tid AND (d.xmax = '0' OR EXISTS (SELECT FROM outbox.delivery AS o WHERE o.ctid = d.ctid FOR UPDATE SKIP LOCKED))) AS d
-), locked_lane AS MATERIALIZED ( -- somebody is discarding or requeueing its first delivery
+), locked_lane AS MATERIALIZED ( -- an operator is discarding or requeueing its first delivery
     SELECT f.lane
       FROM first_delivery AS f
      WHERE f.touched AND f.lane NOT IN (SELECT was FROM next_delivery)
@@ -44,7 +44,7 @@ WITH scope_on_hold AS MATERIALIZED (
     DELETE FROM outbox.lane AS l
      USING first_delivery AS f
      WHERE l.ctid = f.lane AND f.tid IS NULL
-), policy AS MATERIALIZED ( -- read only if a delivery has failed. If Store.Apply is changing it, the lane is due again in a second
+), policy AS MATERIALIZED ( -- read only if a delivery has failed; if Store.Apply is changing the row, the lane is due again in a second
     SELECT s.on_failed FROM outbox.sync AS s WHERE s.name = $1 FOR KEY SHARE SKIP LOCKED
 ), released_lane AS (
     UPDATE outbox.lane AS l
@@ -63,7 +63,7 @@ WITH scope_on_hold AS MATERIALIZED (
                          ELSE 'infinity' END
       FROM first_delivery AS f
      WHERE l.ctid = f.lane AND f.tid IS NOT NULL AND f.lane NOT IN (SELECT was FROM next_delivery)
-), kept_lane AS ( -- it forgets what it knew of the delivery before
+), kept_lane AS ( -- clears what belonged to the delivery before
     UPDATE outbox.lane AS l
        SET crashes = 0, judged = 0, lost_claim = NULL, lost_by = NULL
       FROM next_delivery AS n

@@ -15,7 +15,7 @@ WITH judged_delivery AS MATERIALIZED (
               FOR KEY SHARE SKIP LOCKED) AS d ON true
 ), newest_event AS MATERIALIZED (
     SELECT j.key, max(j.seq) AS seq FROM judged_delivery AS j WHERE j.tid IS NOT NULL GROUP BY j.key
-), failed_delivery AS MATERIALIZED ( -- tid is null where somebody has locked it
+), failed_delivery AS MATERIALIZED ( -- tid is null if the row is locked
     SELECT n.key, u.tid
       FROM newest_event AS n
       JOIN outbox.sync AS s ON s.name = $1 AND s.on_failed = 'supersede'

@@ -7,15 +7,15 @@ import (
 
 // Bounds of all expressions of one event together. The package comment has the rules.
 const (
-	// A step takes 5 to 15 ns. Half as many would refuse nested loops over lists
-	// of 1,000. Twice as many would let one event keep a processor for more than
-	// two seconds.
+	// maxSteps bounds the time. A step takes 5 to 15 ns. With half, nested loops over lists
+	// of 1,000 are refused. With double, one event may use a processor for more than two
+	// seconds.
 	maxSteps = 64 << 20
 
-	// The expressions may make this many bytes of text, lists and objects, and
-	// madePerByte for each byte of the payload. Half as much would refuse an
-	// event of 1 MiB whose list is written anew with other names. Twice as much
-	// is twice the memory that events with hostile data take on every worker.
+	// maxBytes is how many bytes of text, lists and objects the expressions may make, plus
+	// madePerByte for each byte of the payload. With half, an event of 1 MiB is refused if
+	// its list is rebuilt with other names. With double, hostile events take twice the
+	// memory on every worker.
 	maxBytes    = 8 << 20
 	madePerByte = 16
 
@@ -26,12 +26,12 @@ const (
 const (
 	maxSource      = 4 << 10 // bytes
 	maxNodes       = 500     // of the syntax tree
-	maxListParts   = 1 << 20 // parts of the lists that the machine makes
+	maxListParts   = 1 << 20 // parts of the lists that the expression language makes
 	maxResultDepth = 100     // levels of lists and objects in the result
 	maxPatternSize = 2000    // instructions of a regular expression
 )
 
-// Costs, in steps. A rate is for each part that an operator looks at.
+// Costs, in steps. A rate is the cost of each part that an operator reads.
 const (
 	textPerStep   = 16     // bytes of text that cost one step
 	digitsPerStep = 4      // digits of a number that cost one step
@@ -39,10 +39,10 @@ const (
 	copyingRate   = 16     // flatten, string, toJSON
 	sortingRate   = 40     // sort, sortBy, groupBy, median: twice the logarithm of maxListParts
 	roundCost     = 10     // a round of a predicate
-	nodeCost      = 4      // a round, for each node of the predicate
-	patternShare  = 4      // a pattern looks at each byte as often as a quarter of its size
-	patternCost   = 100    // an instruction of a pattern that is compiled
-	zoneCost      = 10_000 // a time zone that is read
+	nodeCost      = 4      // each node of the predicate, in each round
+	patternShare  = 4      // a pattern costs a quarter of its size for each byte of text
+	patternCost   = 100    // an instruction of a pattern, when it is compiled
+	zoneCost      = 10_000 // the read of a time zone
 )
 
 // Memory, in bytes.
@@ -60,14 +60,14 @@ const (
 	errTooDeep = kindError("the expression compares or looks through a value that is nested too deeply")
 )
 
-// step counts n steps. It also ends the evaluation when the watcher says so.
+// step counts n steps. It also ends the evaluation if the watcher asks for it.
 func (e *evaluation) step(n int) error {
 	before := e.steps
 	e.steps += n
 	switch {
 	case e.steps > maxSteps:
 		return errTooManySteps
-	case (before^e.steps)>>12 != 0 && e.watcher != nil && !e.watcher.Continue(): // once in 4,096 steps, for it costs more than a step
+	case (before^e.steps)>>12 != 0 && e.watcher != nil && !e.watcher.Continue(): // called once in 4,096 steps, because it costs more than a step
 		return errTooManySteps
 	}
 	return nil
@@ -81,10 +81,10 @@ func (e *evaluation) alloc(n int) error {
 	return nil
 }
 
-// charge counts the steps of an operator that looks through v. A part of a list
-// within a list costs twice as much, and so on, because functions such as flatten
-// copy it once for each level. A value can share parts of itself, so that it is
-// short in memory and endless for the operator: charge ends where the steps end.
+// charge counts the steps of an operator that reads all of v. A part of a list within a list
+// costs twice as much, and so on, because functions such as flatten copy it once for each
+// level. A value may contain the same part many times, so it may be small in memory and
+// very large for an operator. charge stops when there are no steps left.
 func (e *evaluation) charge(v any, rate, depth int) error {
 	size := 1
 	switch v := v.(type) {

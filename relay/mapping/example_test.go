@@ -8,6 +8,8 @@ import (
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
+// A filter decides whether an event is sent, and a mapper makes its body. The last call shows
+// the error for an event without a field.
 func Example() {
 	filter, err := mapping.CompileFilter(`event.court == "NY-07"`)
 	if err != nil {

@@ -27,12 +27,11 @@ type expression struct {
 	yields  string // kind of its result, such as "a string"; empty if it depends on the event
 }
 
-// evaluation evaluates the expressions of one event. It holds the event as they see
-// it, and counts their cost.
+// evaluation evaluates the expressions of one event, and counts their cost.
 type evaluation struct {
-	vars      map[string]any
-	steps     int                       // taken so far by all expressions
-	bytes     int                       // made so far by all expressions
+	vars      map[string]any            // the event as expressions see it
+	steps     int                       // steps of all expressions so far
+	bytes     int                       // bytes made by all expressions so far
 	maxBytes  int                       // most bytes that they may make
 	costliest string                    // field of the expression that took most steps
 	mostSteps int                       // steps of the costliest expression
@@ -40,8 +39,8 @@ type evaluation struct {
 	zones     map[string]*time.Location // time zones that the event names
 }
 
-// compileExpression compiles src. Its errors may show src, which the operator has
-// written.
+// compileExpression compiles src. Its errors may contain parts of src, which is a part of the
+// configuration.
 func compileExpression(src, field string, condition bool) (*expression, error) {
 	switch {
 	case strings.TrimSpace(src) == "":
@@ -60,8 +59,8 @@ func compileExpression(src, field string, condition bool) (*expression, error) {
 		}),
 		expr.MaxNodes(maxNodes),
 	)
-	// The first time as it is written, for the messages: the second time the checker
-	// would name functions of the guard and overlook mistakes in their arguments.
+	// Compile the original expression first, for its messages. With the rewritten one, the checker would name functions of
+	// the guard and miss mistakes in their arguments.
 	checked, err := expr.Compile(src, options...)
 	if err != nil {
 		return nil, explainCompile(err)
@@ -154,7 +153,7 @@ func (e *evaluation) run(x *expression) (result any, err error) {
 		e.mostSteps, e.costliest = took, x.field
 	}
 	if errors.Is(err, errTooManySteps) {
-		return nil, &FieldError{Field: e.costliest, Reason: explainRun(err)} // x may have taken the last step only
+		return nil, &FieldError{Field: e.costliest, Reason: explainRun(err)} // x may have taken only the last step
 	}
 	if err != nil {
 		return nil, &FieldError{Field: x.field, Reason: explainRun(err)}
@@ -167,8 +166,8 @@ type kindError string
 
 func (e kindError) Error() string { return string(e) }
 
-// mismatch is the machine's error for the operands of an operator, which it shows as
-// Go types. Its other errors may contain values and are not shown.
+// mismatch matches the error of the expression language about the operands of an operator,
+// which has their Go types. Its other errors may contain values, so they are not shown.
 var mismatch = regexp.MustCompile(`^invalid operation: (\S+|map\[string\]interface \{\}|\[\]interface \{\}) ([-+*/%<>=^]+|\w+) (\S+|map\[string\]interface \{\}|\[\]interface \{\})$`)
 
 func explainRun(err error) string {
@@ -223,7 +222,7 @@ func typeWord(goType string) string {
 	return ""
 }
 
-// kindOf names the JSON kind of v, never v.
+// kindOf returns the JSON kind of v. It never contains v.
 func kindOf(v any) string {
 	if v == nil {
 		return "null"

@@ -49,8 +49,8 @@ func (f Field) emitter(slot int) (emitter, error) {
 	}, nil
 }
 
-// converter returns the function that writes a value that is there. Its errors
-// tell the kind of value, never the value.
+// converter returns the function that writes a value that is not missing. Its errors contain
+// the kind of the value, never the value.
 func (f Field) converter(fallback []byte) (func(dst, raw []byte) ([]byte, error), error) {
 	switch {
 	case f.Time != nil:
@@ -94,8 +94,8 @@ func lookup(values map[string]string, fallback []byte) (func(dst, raw []byte) ([
 	}, nil
 }
 
-// compactJSON returns raw without space; nil for none, and for what is not JSON,
-// which check reports.
+// compactJSON returns raw without white space. It returns nil if raw is empty or no JSON; check
+// reports the latter.
 func compactJSON(raw json.RawMessage) []byte {
 	var b bytes.Buffer
 	if raw == nil || json.Compact(&b, raw) != nil {

@@ -6,19 +6,20 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// Filter decides whether a sync is told of an event. It is safe for concurrent
-// use. The zero Filter matches every event.
+// Filter decides whether an event is sent to a sync. It is safe for concurrent use. The zero
+// Filter matches every event.
 type Filter struct {
 	expr *expression
 }
 
-// CompileFilter compiles a condition; "" matches every event.
+// CompileFilter compiles a condition, such as event.court == "NY-07". An empty condition
+// matches every event.
 //
-// The language is that of github.com/expr-lang/expr over event (the payload),
-// type, key, version (null when the writer gave none) and headers. It has no
-// clock, no randomness, and nothing that depends on the machine or on the order
-// of a map; names at the top level that do not exist, and a result that is not
-// a boolean, are refused. A payload field that is missing is null.
+// The language is github.com/expr-lang/expr. Its names are event (the payload), type, key,
+// version (null if the writer gave none) and headers. It has no clock, no randomness, and
+// nothing that depends on the machine or on the order of a map. CompileFilter refuses other
+// names at the top level, and a result that is not a boolean. A payload field that is
+// missing is null.
 func CompileFilter(src string) (*Filter, error) {
 	if strings.TrimSpace(src) == "" {
 		return &Filter{}, nil
@@ -30,8 +31,8 @@ func CompileFilter(src string) (*Filter, error) {
 	return &Filter{expr: e}, nil
 }
 
-// Match reports whether ev passes. A condition that cannot be evaluated for ev
-// gives a [*FieldError] with the field "when". The Watcher may be nil.
+// Match reports whether ev is sent. If the condition cannot be evaluated for ev, the error is
+// a [*FieldError] with the field "when". The Watcher may be nil.
 func (f *Filter) Match(ev outbox.Event, w Watcher) (bool, error) {
 	if f.expr == nil {
 		return true, nil

@@ -30,10 +30,10 @@ func counted(rate int, f function) function {
 	}
 }
 
-// guardFunctions are the functions that the guard writes into expressions. Those
-// above the empty line go around operands, results and the bodies of predicates.
-// The others replace operators and functions that take longer than the size of
-// their operands says, or that must know numbers that are kept as written.
+// guardFunctions returns the functions that the guard writes into expressions. The functions
+// above the empty line are called with operands, results and the bodies of predicates. The
+// others replace operators and functions. Their cost is higher than the size of their
+// operands shows, or they must handle numbers that are kept as text.
 func guardFunctions() map[string]function {
 	same := func(_ *evaluation, args []any) (any, error) { return args[0], nil }
 	return map[string]function{
@@ -58,8 +58,8 @@ func guardFunctions() map[string]function {
 	}
 }
 
-// boundedFunctions replace functions that make much of little before it could be
-// counted, and date, which depends on the machine.
+// boundedFunctions replace functions that can make very large results from small operands
+// before these are counted. They also replace date, which depends on the machine.
 func boundedFunctions() []expr.Option {
 	return []expr.Option{
 		expr.Function("repeat", repeat, new(func(string, int) string)),
@@ -69,7 +69,7 @@ func boundedFunctions() []expr.Option {
 	}
 }
 
-// textOnly charges for the operand of len, which looks through texts only.
+// textOnly charges for the operand of len, which reads all of a text, but not of a list.
 func textOnly(e *evaluation, args []any) (any, error) {
 	if s, ok := args[0].(string); ok {
 		return s, e.charge(s, 1, 0)
@@ -77,7 +77,7 @@ func textOnly(e *evaluation, args []any) (any, error) {
 	return args[0], nil
 }
 
-// notANumber hides the methods that a json.Number has.
+// notANumber hides the methods of json.Number.
 func notANumber(_ *evaluation, args []any) (any, error) {
 	if _, ok := args[0].(json.Number); ok {
 		return nil, kindError("reads a member of a number")
@@ -85,8 +85,8 @@ func notANumber(_ *evaluation, args []any) (any, error) {
 	return args[0], nil
 }
 
-// number converts a number of the payload, which is kept as it was written, to a
-// machine number. Other values stay. A number that does not fit is an error.
+// number converts a number of the payload, which is kept as text, to a machine number. Other
+// values do not change. If the number does not fit, number returns an error.
 func number(v any) (any, error) {
 	n, ok := v.(json.Number)
 	if !ok {
@@ -107,7 +107,7 @@ func number(v any) (any, error) {
 	return f, nil
 }
 
-// numbers is number for a value and for the parts of a list.
+// numbers applies number to a value, and to the parts of a list.
 func numbers(_ *evaluation, args []any) (any, error) {
 	list, ok := args[0].([]any)
 	if !ok {
@@ -123,7 +123,7 @@ func numbers(_ *evaluation, args []any) (any, error) {
 	return out, nil
 }
 
-// listOf is any list as a list of anything.
+// listOf converts any list to []any.
 func listOf(v any) (list []any, ok bool) {
 	if list, ok = v.([]any); ok {
 		return list, true
@@ -139,8 +139,8 @@ func listOf(v any) (list []any, ok bool) {
 	return list, true
 }
 
-// equal compares like the machine, but numbers are equal by value also inside
-// of lists and objects. It takes no longer than looking through both once.
+// equal compares as the expression language does, but it also compares numbers inside lists
+// and objects by value. It reads each of the two values once.
 func equal(a, b any) (same bool, err error) {
 	if n, ok := b.(json.Number); ok {
 		return equalNumber(n, a)
@@ -153,7 +153,7 @@ func equal(a, b any) (same bool, err error) {
 	case map[string]any:
 		if y, ok := b.(map[string]any); ok {
 			same = len(x) == len(y)
-			for name, member := range x { // all of them: the order is random, and any of them may give an error
+			for name, member := range x { // read all of them: the order is random, and each may give an error
 				other, ok := y[name]
 				equals, err := equal(member, other)
 				if err != nil {
@@ -218,8 +218,8 @@ func isIn(e *evaluation, args []any) (any, error) {
 	return contains(list, needle)
 }
 
-// uniq keeps the first of equal values. It looks texts up in a table, and compares
-// each other value with all that it has kept.
+// uniq keeps the first of equal values. It uses a table for texts. It compares each other
+// value with all values that it has kept.
 func uniq(e *evaluation, args []any) (any, error) {
 	list, ok := listOf(args[0])
 	if !ok {
@@ -251,7 +251,7 @@ func uniq(e *evaluation, args []any) (any, error) {
 	return result, nil
 }
 
-// texts returns params, all of which must be texts.
+// texts returns params as texts, or an error if one is no text.
 func texts(params []any, otherwise kindError) ([]string, error) {
 	list := make([]string, len(params))
 	for i, v := range params {
@@ -331,8 +331,8 @@ func toJSON(e *evaluation, args []any) (any, error) {
 	return string(b), err
 }
 
-// toText is string() for values that have a text. A method such as date(…).Year
-// without its brackets, or a zone, would show addresses in memory.
+// toText is string() for values that have a text. It refuses others: the text of a zone, or
+// of a method such as date(…).Year without its parentheses, would contain memory addresses.
 func toText(e *evaluation, args []any) (any, error) {
 	switch v := args[0].(type) {
 	case string:
@@ -379,7 +379,7 @@ func compilePattern(src string) (*pattern, error) {
 	return &pattern{Regexp: re, size: size}, nil
 }
 
-// patternSize is about how many instructions a pattern becomes, at most a
+// patternSize estimates the number of instructions of a pattern. The result is at most a
 // little more than maxPatternSize.
 func patternSize(re *syntax.Regexp) int {
 	size := 1 + len(re.Rune)/2
@@ -392,7 +392,8 @@ func patternSize(re *syntax.Regexp) int {
 	return size
 }
 
-// matches takes a text, and a pattern or its source. Null matches nothing.
+// matches is the operator matches. Its arguments are a text, and a pattern or the source of
+// one. Null matches nothing.
 func matches(e *evaluation, args []any) (any, error) {
 	if args[0] == nil || args[1] == nil {
 		return false, nil
@@ -419,8 +420,8 @@ func matches(e *evaluation, args []any) (any, error) {
 	return p.MatchString(text), nil
 }
 
-// parseDate reads an RFC 3339 time, or a date as midnight UTC. Unlike the
-// built-in function its result does not know the machine's zone.
+// parseDate reads an RFC 3339 time, or a date as midnight UTC. Its result does not depend on
+// the machine's zone, as that of the built-in function does.
 func parseDate(params ...any) (any, error) {
 	s, ok := params[0].(string)
 	if !ok {
@@ -445,7 +446,7 @@ func loadZone(name string) (*time.Location, error) {
 	return nil, kindError("timezone() needs an IANA name such as America/New_York")
 }
 
-// zoneByName reads a zone from its file once for each event.
+// zoneByName returns a time zone. It reads each zone once per event.
 func zoneByName(e *evaluation, args []any) (any, error) {
 	name, _ := args[0].(string)
 	if zone, ok := e.zones[name]; ok {

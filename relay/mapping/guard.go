@@ -11,14 +11,14 @@ import (
 	"github.com/expr-lang/expr/ast"
 )
 
-// Names that only the guard can write begin with guardPrefix: the language has no
-// identifiers with a space.
+// Names that only the guard can write begin with guardPrefix. The language has no identifiers
+// with a space, so an expression cannot contain such a name.
 const guardPrefix = "guard "
 
 const evaluationName = guardPrefix + "evaluation"
 
-// languageOptions leaves out of the language everything that is not a function of
-// the event alone, and adds the functions of the guard.
+// languageOptions removes everything from the language that does not depend on the event
+// alone, and adds the functions of the guard.
 func languageOptions() []expr.Option {
 	options := boundedFunctions()
 	for name, f := range guardFunctions() {
@@ -32,7 +32,7 @@ func languageOptions() []expr.Option {
 	return options
 }
 
-// disabled lists functions that an expression cannot use, and why.
+// disabled returns the functions that an expression cannot use, each with the reason.
 func disabled() map[string]string {
 	const order = "because the order of an object's members is not fixed"
 	return map[string]string{
@@ -42,17 +42,17 @@ func disabled() map[string]string {
 	}
 }
 
-// guard rewrites an expression while it is compiled, so that its evaluation is
-// counted by the rules in the package comment: the machine itself cannot be
-// interrupted. It also converts numbers. Those of the payload are kept as written
-// ([json.Number]) and become machine numbers only as operands, so that event.amount
-// alone keeps its digits.
+// guard rewrites an expression during compilation, so that its evaluation counts steps by the
+// rules in the package comment. The expression language itself cannot be interrupted.
+//
+// guard also converts numbers. A number of the payload is kept as text ([json.Number]). It
+// becomes a machine number only as an operand, so event.amount alone keeps its digits.
 type guard struct {
 	event bool // the payload is read
 	err   error
 }
 
-// Visit implements [ast.Visitor]; children come before their parent.
+// Visit implements [ast.Visitor]. It is called for children before their parent.
 func (g *guard) Visit(node *ast.Node) {
 	switch n := (*node).(type) {
 	case *ast.IdentifierNode:
@@ -85,7 +85,7 @@ func (g *guard) Visit(node *ast.Node) {
 	}
 }
 
-// binary wraps the operands, unless the operator looks at a few bytes of them.
+// binary wraps the operands, unless the operator reads only a few bytes of them.
 func (g *guard) binary(node *ast.Node, n *ast.BinaryNode) {
 	left, right := kind(n.Left), kind(n.Right)
 	switch n.Operator {
@@ -119,8 +119,8 @@ func (g *guard) binary(node *ast.Node, n *ast.BinaryNode) {
 	}
 }
 
-// isShort reports whether a comparison with node looks at no more than a few
-// bytes of the other side, and needs no number of it.
+// isShort reports whether a comparison with node reads at most a few bytes of the other side,
+// and does not need it as a number.
 func isShort(node ast.Node) bool {
 	switch node.(type) {
 	case *ast.NilNode, *ast.StringNode:
@@ -161,8 +161,8 @@ func (g *guard) call(node *ast.Node, n *ast.CallNode) {
 	g.around("made", node)
 }
 
-// constant puts the result of f in the place of a node if f's argument does not
-// depend on the event.
+// constant replaces a node with the result of f if the argument of f does not depend on the
+// event.
 func constant[T any](g *guard, node *ast.Node, arg ast.Node, f func(string) (T, error)) bool {
 	s, ok := arg.(*ast.StringNode)
 	if !ok {
@@ -187,7 +187,7 @@ func (g *guard) builtin(node *ast.Node, n *ast.BuiltinNode) {
 	args := n.Arguments
 	switch {
 	case looped:
-		return // the rounds pay
+		return // the rounds of the predicate pay
 	case n.Name == "trim" && len(args) == 2, n.Name == "uniq", n.Name == "toJSON", n.Name == "string":
 		g.replace(node, n.Name, args...)
 		g.around("made", node)
@@ -246,8 +246,8 @@ type nodeCount int
 // Visit implements [ast.Visitor].
 func (c *nodeCount) Visit(*ast.Node) { *c++ }
 
-// kind is the static kind of a node. It is [reflect.Interface] if it depends on the
-// event.
+// kind returns the static kind of a node. It is [reflect.Interface] if the kind depends on
+// the event.
 func kind(node ast.Node) reflect.Kind { return node.Type().Kind() }
 
 // hasParts lists the kinds that may be lists or objects.
@@ -257,8 +257,8 @@ func hasParts(kind reflect.Kind) bool {
 
 func isNumber(kind reflect.Kind) bool { return kind >= reflect.Int && kind <= reflect.Float64 }
 
-// around passes the value of a node through a function of the guard, unless it is
-// known to be small.
+// around wraps a node in a call of a function of the guard, unless its value is known to be
+// small.
 func (g *guard) around(function string, node *ast.Node) {
 	switch n := (*node).(type) {
 	case nil, *ast.NilNode, *ast.StringNode, *ast.ConstantNode:
@@ -273,8 +273,8 @@ func (g *guard) around(function string, node *ast.Node) {
 	}
 }
 
-// replace replaces a node by a call of a function of the guard. The type stays, so
-// that the checker accepts what it accepted before.
+// replace replaces a node with a call of a function of the guard. The type does not change,
+// so the checker accepts the same expressions as before.
 func (g *guard) replace(node *ast.Node, function string, args ...ast.Node) {
 	args = append([]ast.Node{&ast.IdentifierNode{Value: evaluationName}}, args...)
 	call := &ast.CallNode{Callee: &ast.IdentifierNode{Value: guardPrefix + function}, Arguments: args}

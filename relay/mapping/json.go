@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// result writes a computed value as JSON. Its errors hold no value.
+// result writes a computed value as JSON. Its errors contain no value.
 func (e *evaluation) result(v any) ([]byte, error) {
 	if v == nil {
 		return nil, kindError("the expression is null for this event, and null is never sent: give another value with ??")
@@ -21,8 +21,8 @@ func (e *evaluation) result(v any) ([]byte, error) {
 	return b, e.alloc(len(b))
 }
 
-// encode writes v as encoding/json does, or says which kind of value cannot be
-// written.
+// encode writes v as encoding/json does. If a value cannot be written, the error names its
+// kind.
 func (e *evaluation) encode(v any) ([]byte, error) {
 	w := jsonWriter{most: e.maxBytes - e.bytes}
 	w.value(v, 0)
@@ -31,12 +31,12 @@ func (e *evaluation) encode(v any) ([]byte, error) {
 
 const errNotAValue = kindError("the expression's result is not a JSON value")
 
-// jsonWriter bounds what it writes: a value that shares parts of itself can be
-// short in memory and endless as JSON.
+// jsonWriter bounds its output. A value may contain the same part many times, so it may be
+// small in memory and very large as JSON.
 type jsonWriter struct {
 	out         []byte
 	parts, most int
-	err         error // nothing is written any more
+	err         error // after it, nothing more is written
 }
 
 func (w *jsonWriter) value(v any, depth int) {
@@ -55,7 +55,7 @@ func (w *jsonWriter) value(v any, depth int) {
 	case nil:
 		w.out = append(w.out, "null"...)
 	case json.Number:
-		if !json.Valid([]byte(v)) { // digits that were cut out of a number
+		if !json.Valid([]byte(v)) { // a part of the digits of a number is not always a number
 			w.err = errNotAValue
 		}
 		w.out = append(w.out, v...)

@@ -14,38 +14,38 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// Mapping says how an event's payload becomes the receiver's fields. Fields
-// are written in the order given, computed ones last. The zero Mapping passes
-// the payload on as it is.
+// Mapping says how the fields of a payload become the fields of the receiver. Fields are
+// written in the order given, and computed ones last. The zero Mapping sends the payload
+// unchanged.
 type Mapping struct {
 	Fields  []Field    `json:"fields,omitempty"`
 	Compute []Computed `json:"compute,omitempty"`
 }
 
-// Field carries one value of the payload over to the receiver. Names are paths:
+// Field copies one value of the payload to a field of the receiver. Names are paths:
 // "place.room" is the member room of the object place.
 //
-// At most one of Time, Values and Const is set. Const needs no From and takes
-// no Default or Optional; Default and Optional exclude each other.
+// Set at most one of Time, Values and Const, and at most one of Default and Optional. Const
+// needs no From, and excludes Default and Optional.
 type Field struct {
 	From     string            `json:"from,omitempty"`     // path in the payload
 	To       string            `json:"to"`                 // path in the result
 	Time     *TimeFormat       `json:"time,omitempty"`     // the value is a time: convert and format it
 	Values   map[string]string `json:"values,omitempty"`   // the value is a code: look it up
-	Default  json.RawMessage   `json:"default,omitempty"`  // JSON for a value that is missing, null, or not in Values; sent as it is
+	Default  json.RawMessage   `json:"default,omitempty"`  // JSON that is sent if the value is missing, null, or not in Values
 	Const    json.RawMessage   `json:"const,omitempty"`    // JSON that is always sent
-	Optional bool              `json:"optional,omitempty"` // leave the field out when the value is missing or null
+	Optional bool              `json:"optional,omitempty"` // leave the field out if the value is missing or null
 }
 
-// Computed is a field whose value an expression yields, see [CompileFilter] for
-// the language and its environment.
+// Computed is a field whose value is the result of an expression. See [CompileFilter] for the
+// language.
 type Computed struct {
 	To   string `json:"to"`
 	Expr string `json:"expr"`
 }
 
-// FieldError says why an event cannot be mapped. It names the field and the
-// kind of problem; it never contains a value of the payload.
+// FieldError is the reason why an event cannot be mapped. It names the field and the kind of
+// problem, and never contains a value of the payload.
 type FieldError struct {
 	Field  string // source path, target of a computed field, or "when"
 	Reason string
@@ -81,8 +81,7 @@ type mapScratch struct {
 	out   []byte
 }
 
-// emitter appends the JSON of one field to dst; ok is false for a field that
-// is left out.
+// emitter appends the JSON of one field to dst. It reports false if the field is left out.
 type emitter func(dst []byte, s *mapScratch) (out []byte, ok bool, err error)
 
 // targetNode is an object of the result, or one of its fields.
@@ -91,11 +90,11 @@ type targetNode struct {
 	key   []byte // `"name":`
 	kids  []*targetNode
 	field emitter // nil for an object
-	expr  int     // index into exprs; -1 if field or kids have the value
+	expr  int     // index into exprs; -1 if the value is in field or kids
 }
 
-// Compile checks m and prepares it. All problems are reported at once, as
-// joined [*MappingError] values.
+// Compile checks m and makes a [Mapper]. It reports all problems at once, as joined
+// [*MappingError] values.
 func (m Mapping) Compile() (*Mapper, error) {
 	c := mappingCompiler{
 		source: &sourceNode{slot: -1},
@@ -141,28 +140,27 @@ func (m Mapping) Compile() (*Mapper, error) {
 	return mapper, nil
 }
 
-// version is computed over the canonical JSON of the mapping: struct order,
-// sorted tables, compacted constants.
+// version is computed from the canonical JSON of the mapping: the order of the struct, sorted
+// tables, constants without white space.
 func (m Mapping) version() string {
 	b, err := json.Marshal(m)
 	if err != nil {
-		// Compile has proved that every RawMessage is JSON; nothing else can fail.
+		// This cannot happen: Compile has checked that every RawMessage is JSON.
 		panic(err)
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:6])
 }
 
-// Version identifies what the mapper does: 12 hex digits of a SHA-256 over the
-// canonical mapping. The delivery log contains it.
+// Version identifies the mapping: 12 hex digits of the SHA-256 of its canonical form. It is in
+// the delivery log.
 func (m *Mapper) Version() string { return m.version }
 
 // Computes reports whether the mapping has computed fields.
 func (m *Mapper) Computes() bool { return len(m.exprs) > 0 }
 
-// Map renders the receiver's fields of ev as one JSON object. The same event
-// gives the same bytes. An event that cannot be mapped gives a [*FieldError].
-// The Watcher may be nil.
+// Map renders the receiver's fields of ev as one JSON object. The same event gives the same
+// bytes. If ev cannot be mapped, the error is a [*FieldError]. The Watcher may be nil.
 func (m *Mapper) Map(ev outbox.Event, w Watcher) ([]byte, error) {
 	if m.empty {
 		return passPayload(ev.Payload)
@@ -182,7 +180,7 @@ func (m *Mapper) Map(ev outbox.Event, w Watcher) ([]byte, error) {
 	}
 	out, _, err := m.target.append(s.out[:0], s, results)
 	s.out = out
-	clear(s.slots) // hold no payload while pooled
+	clear(s.slots) // keep no payload while s is in the pool
 	if err != nil {
 		return nil, err
 	}
@@ -214,8 +212,8 @@ func (m *Mapper) evaluate(e *evaluation) ([][]byte, error) {
 	return results, nil
 }
 
-// append writes the node's value. An object all of whose fields are left out
-// is left out itself, except for the result as a whole.
+// append writes the value of the node. If all fields of an object are left out, the object is
+// left out too. The result as a whole is never left out.
 func (n *targetNode) append(dst []byte, s *mapScratch, results [][]byte) ([]byte, bool, error) {
 	switch {
 	case n.expr >= 0:
@@ -251,7 +249,7 @@ func passPayload(payload []byte) ([]byte, error) {
 	return appendCompact(make([]byte, 0, len(payload)), payload[skipSpace(payload, 0):]), nil
 }
 
-// checkPayload checks what the scanner relies on. Stored events satisfy it. Files
+// checkPayload checks the conditions that the scanner needs. Stored events meet them. Files
 // that are given to `lockstep map` may not.
 func checkPayload(payload []byte) error {
 	switch {
@@ -313,7 +311,7 @@ func (c *mappingCompiler) field(f Field) {
 	}
 }
 
-// check finds settings that contradict each other.
+// check returns an error for each pair of settings that exclude each other.
 func (f Field) check() []error {
 	var errs []error
 	bad := func(cond bool, msg string) {
@@ -376,8 +374,7 @@ func (c *mappingCompiler) place(path string) *targetNode {
 		c.fail(path, fmt.Errorf("is an object already, because of %s: rename one of them", n.kids[0].path))
 		return nil
 	}
-	// Even a field with a problem of its own occupies its place, so that a
-	// second field there is reported too.
+	// A field with a problem is added too, so that a second field of that name is also reported.
 	n.field = omit
 	return n
 }

@@ -2,20 +2,20 @@ package mapping
 
 import "bytes"
 
-// The scanner finds the values a mapping reads without decoding the rest. It
-// trusts its input to be valid JSON: checkPayload runs first.
+// The scanner finds the values that a mapping reads, and does not decode the rest. Its input
+// must be valid JSON: checkPayload runs first.
 
-// sourceNode is a name that a mapping reads, or on the way to one.
+// sourceNode is a name in a path that a mapping reads.
 type sourceNode struct {
 	path string
-	slot int // -1 when only its members are read
+	slot int // -1 if only its members are read
 	kids map[string]*sourceNode
 }
 
-// slot is what was found for one source path.
+// slot is the value that was found for one source path.
 type slot struct {
-	raw     []byte // the value's JSON; nil when missing
-	blocked string // path of a value on the way that is not an object
+	raw     []byte // JSON of the value; nil if it is missing
+	blocked string // the first part of the path whose value is not an object
 }
 
 func (n *sourceNode) child(name string) *sourceNode {
@@ -34,8 +34,8 @@ func (n *sourceNode) child(name string) *sourceNode {
 	return kid
 }
 
-// scanObject fills slots from the object at the start of b. A name that comes
-// twice counts with its last value, as in encoding/json.
+// scanObject fills slots from the object at the start of b. If a name appears twice, its last
+// value is used, as in encoding/json.
 func scanObject(b []byte, n *sourceNode, slots []slot) {
 	i := skipSpace(b, skipSpace(b, 0)+1)
 	for b[i] != '}' {
@@ -102,8 +102,8 @@ func skipString(b []byte, i int) int {
 	return i + 1
 }
 
-// skipValue returns the index behind the value that starts at i. It counts
-// depth instead of recursing.
+// skipValue returns the index after the value that starts at i. It counts the depth, and does
+// not use recursion.
 func skipValue(b []byte, i int) int {
 	depth := 0
 	for {
@@ -138,8 +138,8 @@ func isDelimiter(c byte) bool {
 	return false
 }
 
-// appendCompact appends raw without the space between its tokens. Everything
-// else, digits above all, stays as it was written.
+// appendCompact appends raw without the white space between its tokens. Nothing else changes,
+// so numbers keep their digits.
 func appendCompact(dst, raw []byte) []byte {
 	if raw[0] != '{' && raw[0] != '[' {
 		return append(dst, raw...)

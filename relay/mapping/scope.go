@@ -12,14 +12,15 @@ import (
 // MaxScope is the longest scope, in characters. The database has the same bound.
 const MaxScope = 200
 
-// Scope names the part of a receiver that an event goes to, such as a court's code.
-// It is safe for concurrent use. The zero Scope knows one part, the whole.
+// Scope names the part of a receiver that an event goes to, such as a court's code. It is safe
+// for concurrent use. The zero Scope gives the empty scope for every event.
 type Scope struct {
 	expr *expression
 }
 
-// CompileScope compiles the expression limits.per, in the language of
-// [CompileFilter]. Its result is a text. An empty expression is the zero Scope.
+// CompileScope compiles the expression of limits.per, such as event.court. See
+// [CompileFilter] for the language. The result of the expression must be a text. An empty
+// expression gives the zero Scope.
 func CompileScope(src string) (*Scope, error) {
 	if strings.TrimSpace(src) == "" {
 		return &Scope{}, nil
@@ -34,8 +35,8 @@ func CompileScope(src string) (*Scope, error) {
 	return &Scope{expr: e}, nil
 }
 
-// Of returns the scope of ev; it is empty where the expression gives null. A scope
-// that cannot be found, or is no text, too long or not printable, gives a
+// Of returns the scope of ev. It is empty if the result of the expression is null. If the
+// expression fails, or its result is no text, too long or not printable, the error is a
 // [*FieldError] with the field "limits.per". The Watcher may be nil.
 func (s *Scope) Of(ev outbox.Event, w Watcher) (string, error) {
 	if s.expr == nil {
@@ -58,7 +59,7 @@ func (s *Scope) Of(ev outbox.Event, w Watcher) (string, error) {
 		reason = fmt.Sprintf("the scope is longer than %d characters for this event", MaxScope)
 	case strings.ContainsFunc(scope, unicode.IsControl):
 		reason = "the scope has a control character for this event"
-	case !utf8.ValidString(scope): // cut in the middle of a character, for instance
+	case !utf8.ValidString(scope): // for example, cut in the middle of a character
 		reason = "the scope is not UTF-8 for this event"
 	default:
 		return scope, nil

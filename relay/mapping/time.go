@@ -12,21 +12,21 @@ import (
 	_ "time/tzdata" // zones must not depend on what the machine has installed
 )
 
-// TimeFormat says how a time is written for the receiver. The source is an
-// RFC 3339 date-time with an offset, or a date (RFC 3339 full-date); a date
-// belongs to no zone and is never shifted.
+// TimeFormat says how a time is written for the receiver. The value in the payload is an
+// RFC 3339 date-time with an offset, or a date (RFC 3339 full-date). A date has no zone, and
+// is never converted to another day.
 type TimeFormat struct {
 	Zone   string `json:"zone,omitempty"`   // IANA name, such as America/New_York; empty keeps the offset of the source
 	Format string `json:"format,omitempty"` // a name of TimeFormats or a Go layout; empty means RFC3339
 }
 
-// The formats that are numbers.
+// The names of the formats that are numbers.
 const (
 	formatUnix      = "unix"
 	formatUnixMilli = "unix_ms"
 )
 
-// namedLayouts returns the formats that have a name and are text.
+// namedLayouts returns the layouts of the formats that have a name and are text.
 func namedLayouts() map[string]string {
 	return map[string]string{
 		"RFC3339":        time.RFC3339,
@@ -42,12 +42,12 @@ func namedLayouts() map[string]string {
 	}
 }
 
-// TimeFormats returns the names that [TimeFormat.Format] knows, sorted.
+// TimeFormats returns the names that [TimeFormat] takes as Format, sorted.
 func TimeFormats() []string {
 	return slices.Sorted(slices.Values(append(slices.Collect(maps.Keys(namedLayouts())), formatUnix, formatUnixMilli)))
 }
 
-// foreignLayout finds layouts of other languages, which Go would copy literally.
+// foreignLayout matches layouts of other languages, which Go would copy literally.
 var foreignLayout = regexp.MustCompile(`%[A-Za-z]|[Yy]{2,4}|MM|[Dd]{2}|HH|hh|mm|ss|SSS`)
 
 type timeWriter struct {
@@ -81,7 +81,7 @@ func (f TimeFormat) compile() (*timeWriter, error) {
 	if layout, ok := namedLayouts()[f.Format]; ok {
 		w.layout = layout
 	}
-	// Two instants that differ in everything must look different.
+	// A layout is useless if two times that differ in everything give the same text.
 	a := time.Date(2031, 11, 22, 17, 48, 59, 123456789, time.FixedZone("XST", 7*3600))
 	b := time.Date(2017, 3, 5, 4, 7, 8, 987654321, time.UTC)
 	if a.Format(w.layout) == b.Format(w.layout) || foreignLayout.MatchString(f.Format) {
@@ -93,8 +93,8 @@ func (f TimeFormat) compile() (*timeWriter, error) {
 	return w, nil
 }
 
-// withoutZone keeps the offset of t alone. Where it agrees with the machine's own
-// zone, time.Parse gives that one, and its abbreviation must not show.
+// withoutZone replaces the zone of t with its offset. If the offset is that of the machine's
+// zone, time.Parse returns that zone, and its abbreviation must not be in the result.
 func withoutZone(t time.Time) time.Time {
 	_, offset := t.Zone()
 	if offset == 0 {

@@ -1,10 +1,10 @@
 package mapping
 
-// Watcher lets the goroutine that waits for an evaluation follow it and end it.
-// The evaluation calls it from its own goroutine.
+// Watcher lets another goroutine watch an evaluation and end it. The evaluation calls its
+// methods from its own goroutine. They must return at once.
 type Watcher interface {
-	// Begin says that the expression of a field is evaluated from now on.
+	// Begin is called before the expression of a field is evaluated.
 	Begin(field string)
-	// Continue is called every few thousand steps. False ends the evaluation.
+	// Continue is called every few thousand steps. If it returns false, the evaluation ends.
 	Continue() bool
 }

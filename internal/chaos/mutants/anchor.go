@@ -13,27 +13,26 @@ import (
 	"strings"
 )
 
-// edit replaces text. The place is found by what it is in, not by a line: code
-// around it may change, and a declaration may move to another file of its package.
+// edit replaces a text. It finds the text by the declaration around it, and not by a line number. So other
+// code may change, and a declaration may move to another file of its package.
 type edit struct {
-	// file is the path of the file, or of a directory: its Go and SQL files are
-	// looked through then, but not its tests.
+	// file is the path of a file or directory. In a directory, all Go and SQL files are searched, but no
+	// tests.
 	file string
-	// in is the declaration that the text is in: name, or Type.name for a method. In
-	// a migration it is the name of a function.
+	// in is the name of the declaration with the text, or Type.name for a method. In a migration it is the
+	// name of a function.
 	in string
-	// part is the common table expression that the text is in, in a statement. Default:
-	// anywhere in the declaration.
+	// part is the common table expression with the text. If it is empty, the text may be anywhere in the
+	// declaration.
 	part string
-	// old is the text. A run of white space in it stands for any run of white space,
-	// and _ for any name, such as an alias of a table.
+	// old is the text. White space in it matches any white space, and _ matches any name, such as an alias
+	// of a table.
 	old string
 	// pattern is a regular expression to be found instead of old.
 	pattern string
-	// new is what the text becomes. In it _1 is the first name that _ stood for, and so
-	// on.
+	// new replaces the text. In it, _1 is the first name that _ matched, and so on.
 	new string
-	// times is how often the text must be there; default 1.
+	// times is how often the text must appear; default 1.
 	times int
 }
 
@@ -43,8 +42,8 @@ type place struct {
 	from, to int
 }
 
-// apply makes the edit to the files of root. Edited are the files that earlier edits
-// have changed, by path; the result is added to them.
+// apply makes the edit in the files of root. edited has the files that earlier edits have changed, by
+// path, and gets the result.
 func (e edit) apply(root string, edited map[string]string) error {
 	places, err := e.places(root, edited)
 	if err != nil {
@@ -89,8 +88,8 @@ func (e edit) apply(root string, edited map[string]string) error {
 // anyName is _ where it is a word of its own.
 var anyName = regexp.MustCompile(`\b_\b`)
 
-// loose is a regular expression for a text in which names may differ where it has _,
-// and white space, except for spaces at either end of it.
+// loose is a regular expression for a text: _ matches any name, and white space inside the text matches any
+// white space.
 func loose(text string) string {
 	lead := text[:len(text)-len(strings.TrimLeft(text, " \t\n"))]
 	trail := text[len(strings.TrimRight(text, " \t\n")):]
@@ -112,7 +111,7 @@ func read(path string, edited map[string]string) (string, error) {
 	return string(text), err
 }
 
-// places are those where the text may be.
+// places are the places that may have the text.
 func (e edit) places(root string, edited map[string]string) ([]place, error) {
 	path := filepath.Join(root, e.file)
 	paths := []string{path}
@@ -168,7 +167,7 @@ func parts(text string, within []place, name string) (all []place) {
 	return all
 }
 
-// declarations are those of a name in a Go file.
+// declarations are the declarations of a name in a Go file.
 func declarations(path, text, name string) (all []place, err error) {
 	set := token.NewFileSet()
 	file, err := parser.ParseFile(set, path, text, parser.SkipObjectResolution)
@@ -217,8 +216,7 @@ func qualified(d *ast.FuncDecl) string {
 	return d.Name.Name
 }
 
-// sqlFunctions are those of a name in a migration, up to the end of their
-// statement.
+// sqlFunctions are the functions of a name in a migration, up to the end of their statement.
 func sqlFunctions(path, text, name string) (all []place) {
 	begins := regexp.MustCompile(`(?i)\bCREATE\s+(OR\s+REPLACE\s+)?FUNCTION\s+` + regexp.QuoteMeta(name) + `\s*\(`)
 	for _, at := range begins.FindAllStringIndex(text, -1) {

@@ -1,9 +1,8 @@
-// Command mutants builds Lockstep with one mistake after the other and shows
-// which test catches each: a harness is only as good as what it catches.
+// Command mutants builds Lockstep with one mistake after the other, and shows which test catches each
+// mistake. So it tests the tests.
 //
-// A mistake that no test catches, or whose place in the code is gone, makes it
-// exit with 1. The tests run without any mistake first: what fails then catches
-// nothing.
+// It exits with 1 if no test catches a mistake, or if the code of a mistake's anchor does not exist. First
+// it runs the tests without a mistake: a test that fails then cannot catch one.
 package main
 
 import (
@@ -46,7 +45,7 @@ type mutant struct {
 	test  string // -run
 }
 
-// outcome is what became of a mutant.
+// outcome is the result of a mutant.
 type outcome struct {
 	err   error  // it was not caught, and why
 	by    string // the test that failed
@@ -178,8 +177,7 @@ func (m mutant) overlay(root, dir string) (string, error) {
 	return file, os.WriteFile(file, raw, 0o600)
 }
 
-// test runs a test, with less patience than usual: the mistakes mostly make
-// something wait for ever.
+// test runs a test with a shorter timeout than usual, because most mistakes cause endless waits.
 func test(ctx context.Context, root, dir, pattern string, flags ...string) ([]byte, error) {
 	args := append([]string{"test", "-vet=off", "-count=1", "-timeout", "5m", "-run", pattern}, flags...)
 	args = append(args, ".")
@@ -215,7 +213,7 @@ func judge(out []byte, err error) outcome {
 	}
 	o := outcome{by: string(caught[1])}
 	for _, name := range failed.FindAllSubmatch(out, -1) {
-		// The case of a table says more than the test; the seed of a scenario does not.
+		// A case of a table tells more than the name of the test. The seed of a scenario does not.
 		if of, _, _ := strings.Cut(string(name[1]), "/seed"); len(of) > len(o.by) {
 			o.by = of
 		}

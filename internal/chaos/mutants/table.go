@@ -30,17 +30,17 @@ var mutants = []mutant{
 			{file: outbox, in: "recordFinished", old: `i.is_last AND l.ctid = i.lane`, new: `i.is_last AND l.sync = $1 AND l.key = i.key`, times: 2},
 			{file: outbox, in: "recordFinished", old: `WHERE d.ctid = i.tid RETURNING`, new: `WHERE d.sync = $1 AND d.key = i.key AND d.event_seq = i.event_seq RETURNING`},
 		},
-		chaos, "TestFault04StalledWithAnAnswerInHand/late_success,_being_sent",
+		chaos, "TestFault04StalledAfterAnAnswer/late_success,_being_sent",
 	},
 	{
 		"no claim token in the recording of what is not finished",
 		[]edit{{file: outbox, in: "recordUnfinished", old: ` AND _.claim = _.claim`}},
-		chaos, "TestFault04StalledWithAnAnswerInHand/late_failure,_being_sent",
+		chaos, "TestFault04StalledAfterAnAnswer/late_failure,_being_sent",
 	},
 	{
 		"no claim token where lanes are settled",
 		[]edit{{file: outbox, in: "settleLanes", old: ` AND _.claim = _.claim`}},
-		chaos, "TestFault04StalledWithAnAnswerInHand/late_failure,_being_sent",
+		chaos, "TestFault04StalledAfterAnAnswer/late_failure,_being_sent",
 	},
 	{
 		"recorded before it is sent",
@@ -76,12 +76,12 @@ var mutants = []mutant{
 		chaos, "TestFault01KilledBeforeSending/one_delivery",
 	},
 	{
-		"transactions that ran at the last look are not looked at again",
+		"transactions that ran at the last poll are not read again",
 		[]edit{{file: outbox, in: "openLanes", old: `pg_visible_in_snapshot(_.xid, pg_current_snapshot())`, new: `false`}},
 		chaos, "TestFault16TransactionsLeftOpen",
 	},
 	{
-		"a look at the oldest jumps over keys for which there was no room",
+		"the cursor moves past keys without capacity",
 		[]edit{{file: outbox, in: "openLanes", old: `min(_._) AS n`, new: `min(0) FILTER (WHERE false) AS n`}},
 		chaos, "TestFault08Stopped/drained_in_time",
 	},
@@ -91,14 +91,14 @@ var mutants = []mutant{
 		chaos, "TestFault17bEventWhileTheLaneIsClosed",
 	},
 	{
-		"what is behind a failed delivery takes room",
+		"keys with a failed first delivery use capacity",
 		[]edit{{file: outbox, in: "openLanes", old: `(SELECT f.found FROM any_failed AS f)`, new: `false`}},
-		outbox, "TestLanesBehindFailedDeliveriesTakeNoRoom",
+		outbox, "TestLanesBehindFailedDeliveriesTakeNoCapacity",
 	},
 	{
 		"a claim that locks lanes which it does not take",
-		[]edit{{file: outbox, in: "claimLanes", part: "picked_lane", old: `LIMIT (SELECT 2 * n FROM room)) AS l`, new: `LIMIT (SELECT 2 * n FROM room) FOR UPDATE SKIP LOCKED) AS l`}},
-		outbox, "TestAClaimLocksOnlyWhatItTakes",
+		[]edit{{file: outbox, in: "claimLanes", part: "picked_lane", old: `LIMIT (SELECT 2 * n FROM capacity)) AS l`, new: `LIMIT (SELECT 2 * n FROM capacity) FOR UPDATE SKIP LOCKED) AS l`}},
+		outbox, "TestAClaimLocksOnlyTheLanesItClaims",
 	},
 	{
 		"of two deliveries that came while a lane was claimed the later one is remembered",
@@ -119,7 +119,7 @@ var mutants = []mutant{
 		outbox, "TestAFinishedKeyLeavesNoLane",
 	},
 	{
-		"a lane that is given back is never due",
+		"a lane that is released is never due",
 		[]edit{{file: outbox, in: "settleLanes", pattern: `greatest\(\w+\.due_at, .*\)`, new: `'infinity'`}},
 		chaos, "TestFault20bFewKeysOfADeadReceiver",
 	},
@@ -137,9 +137,9 @@ var mutants = []mutant{
 		relay, "TestARequeueIsANewLife",
 	},
 	{
-		"a delivery that somebody is discarding is sent",
+		"a delivery that is being discarded is sent",
 		[]edit{{file: outbox, in: "unlocked", pattern: `\(\w+\.xmax = .*SKIP LOCKED\)\)`, new: `true`}},
-		chaos, "TestFault17DiscardBesideAClaim",
+		chaos, "TestFault17DiscardDuringAClaim",
 	},
 	{
 		"lanes are opened claimed during a hold",
@@ -147,14 +147,14 @@ var mutants = []mutant{
 		chaos, "TestFault17PauseClaimsNothing",
 	},
 	{
-		"the latest have no share beside a backlog",
-		[]edit{{file: relay, in: "schedule.next", old: `min(r.Room, int(s.credit))`, new: `0`}},
+		"the latest have no share during a backlog",
+		[]edit{{file: relay, in: "schedule.next", old: `min(r.Capacity, int(s.credit))`, new: `0`}},
 		relay, "TestFreshKeyAfterAnOutage",
 	},
 	{
-		"new keys have no share beside lanes that are due",
-		[]edit{{file: relay, in: "schedule.next", old: `r.Lanes = r.Room / newKeysOneIn`, new: `r.Lanes = r.Room`}},
-		relay, "TestFreshKeyBesideManyBusyKeysOnFewWorkers",
+		"new keys have no share while lanes are due",
+		[]edit{{file: relay, in: "schedule.next", old: `r.Lanes = r.Capacity / newKeysOneIn`, new: `r.Lanes = r.Capacity`}},
+		relay, "TestFreshKeyAmongManyBusyKeysOnFewWorkers",
 	},
 	{
 		"one death that makes a suspect",
@@ -171,13 +171,13 @@ var mutants = []mutant{
 	},
 	{
 		"a worker that counts though its call does not return",
-		[]edit{{file: relay, in: "pipeline.leave", old: `p.slots.lose(workers)`}},
-		relay, "TestASyncAllOfWhoseWorkersHangStallsOnlyItself",
+		[]edit{{file: relay, in: "pipeline.abandon", old: `p.slots.lose(workers)`}},
+		relay, "TestASyncWithAllWorkersHangingStallsOnlyItself",
 	},
 	{
-		"a second attempt beside one that does not return",
-		[]edit{{file: relay, in: "pipeline.leave", old: `p.left.add(event)`}},
-		relay, "TestAnAttemptThatDoesNotReturnIsLeftBehind",
+		"a second attempt while one does not return",
+		[]edit{{file: relay, in: "pipeline.abandon", old: `p.abandoned.add(event)`}},
+		relay, "TestAnAttemptThatDoesNotReturnIsAbandoned",
 	},
 	{
 		"a lane is kept although others wait",
@@ -203,7 +203,7 @@ var mutants = []mutant{
 	}
 	var missing []int`},
 		},
-		chaos, "TestFault03KilledBesideItsRecording/inside,_the_backend_dies_too",
+		chaos, "TestFault03KilledDuringItsRecording/inside,_the_backend_dies_too",
 	},
 	{
 		"a lost answer to a recording repeats the request",
@@ -211,7 +211,7 @@ var mutants = []mutant{
 				waiting[i].Result = p.attempt(attempts, work{Delivery: waiting[i].Delivery, leaseEnd: time.Now().Add(p.relay.config.Lease)})
 			}
 			pause = calls.failed(context.WithoutCancel(attempts), err)`}},
-		chaos, "TestFault03KilledBesideItsRecording/before_the_commit,_only_the_backend_dies",
+		chaos, "TestFault03KilledDuringItsRecording/before_the_commit,_only_the_backend_dies",
 	},
 	{
 		"a body that is not kept for the next attempt",
@@ -221,10 +221,10 @@ var mutants = []mutant{
 	{
 		"an idempotency key for each attempt",
 		[]edit{{file: relay, in: "pipeline.message", old: `key := d.Event.ID`, new: `key := fmt.Sprintf("%s:%d", d.Event.ID, d.Total+1)`}},
-		chaos, "TestFault03KilledBesideItsRecording/before_the_recording",
+		chaos, "TestFault03KilledDuringItsRecording/before_the_recording",
 	},
 	{
-		"the lease is not looked at before sending",
+		"the lease is not checked before sending",
 		[]edit{
 			{file: relay, in: "pipeline.mayStart", old: `time.Until(w.leaseEnd) < p.sync.AttemptTimeout()+leaseMargin`, new: `false`},
 			{file: relay, in: "pipeline.attempt", old: `time.Until(w.leaseEnd) < leaseMargin`, new: `false`},
@@ -242,7 +242,7 @@ var mutants = []mutant{
 		chaos, "TestFault06EventThatKillsRelays",
 	},
 	{
-		"what a stop cuts off costs budget",
+		"an attempt that a stop cuts off costs budget",
 		[]edit{{file: relay, in: "pipeline.failed", old: `cutOff(result, err)`, new: `cutOff(result, err)
 		result.Charge = true`}},
 		chaos, "TestFault08Stopped/not_drained_in_time",
@@ -339,12 +339,12 @@ var mutants = []mutant{
 		outbox, "TestHoldsOfScopesAreKeptApart",
 	},
 	{
-		"a scope that is forgotten when the lane is given back",
+		"a scope that is forgotten when the lane is released",
 		[]edit{{file: outbox, in: "Result.laneScope", old: `r.Scope == nil`, new: `true`}},
 		outbox, "TestClaimsLeaveScopesOnHold",
 	},
 	{
-		"a relay that gives a lane back without its scope",
+		"a relay that releases a lane without its scope",
 		[]edit{
 			{file: relay, in: "pipeline.finish", old: `result.Scope = &w.to`, new: `_ = w.to`},
 			{file: relay, in: "pipeline.place", old: `released.Scope = &w.to`, new: `_ = w.to`},
@@ -370,7 +370,7 @@ var mutants = []mutant{
 		relay, "TestAProbeIsSentToItsScope",
 	},
 	{
-		"a destination that takes all slots beside others",
+		"a destination that takes all slots from others",
 		[]edit{{file: relay, in: "destinations.allowed", old: `most = slots / busyOneIn`, new: `most = slots`}},
 		relay, "TestDestinations",
 	},
@@ -390,12 +390,12 @@ var mutants = []mutant{
 		relay, "TestARejectionShowsThatTheReceiverIsUp",
 	},
 	{
-		"a backfill that brings back what was discarded",
+		"a backfill that adds discarded deliveries",
 		[]edit{{file: schema, in: "outbox.ends_delivery", old: `superseded, discarded}`, new: `superseded}`}},
-		outbox, "TestABackfillBringsNothingBack",
+		outbox, "TestABackfillAddsNoFinishedEvents",
 	},
 	{
-		"a backfill that leaves out what open writers insert",
+		"a backfill that leaves out events of open writers",
 		[]edit{{file: outbox, in: "Backfill.addPage", old: `OR s.backfill_unseen @> p.seq`, new: `OR false`}},
 		outbox, "TestABackfillFromNowAddsUncommittedEvents",
 	},
@@ -451,11 +451,11 @@ var mutants = []mutant{
 	},
 	{
 		"a takeover's row taken for the recording",
-		[]edit{{file: outbox, in: "whatBecame", old: `AND _.took_ms IS NOT NULL`}},
+		[]edit{{file: outbox, in: "resultsNotRecorded", old: `AND _.took_ms IS NOT NULL`}},
 		outbox, "TestClaimThatIsGoneChangesNothing",
 	},
 	{
-		"a recording that waits for who holds the row",
+		"a recording that waits for a locked row",
 		[]edit{{file: outbox, in: "recordFinished", old: `_.ctid = _.ctid FOR UPDATE SKIP LOCKED`, new: `_1.ctid = _2.ctid FOR UPDATE`}},
 		outbox, "TestLockedRowHoldsUpNobody",
 	},

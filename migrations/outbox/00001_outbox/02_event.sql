@@ -1,5 +1,5 @@
 CREATE TABLE outbox.event (
-    -- A UUID in order of time (version 7, RFC 9562). Each random UUID would touch another page of the index.
+    -- A UUID in the order of time (version 7, RFC 9562). Each random UUID would change another page of the index.
     id          uuid        NOT NULL DEFAULT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
                                 placing substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3)
                                 FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid,
@@ -18,7 +18,7 @@ CREATE TABLE outbox.event (
     CONSTRAINT event_key_not_empty CHECK (key <> ''),
     CONSTRAINT event_key_size CHECK (octet_length(key) <= 512),
     CONSTRAINT event_payload_is_object CHECK (jsonb_typeof(payload) = 'object'),
-    -- The size of the text, which relays read: a stored form of some bytes may have a text of a megabyte (1e131071).
+    -- The size of the text, because relays read the text. A few stored bytes may have a text of a megabyte (1e131071).
     CONSTRAINT event_payload_size CHECK (octet_length(payload::text) <= 1048576),
     CONSTRAINT event_headers_is_object CHECK (jsonb_typeof(headers) = 'object'),
     CONSTRAINT event_headers_size CHECK (octet_length(headers::text) <= 16384)
@@ -29,7 +29,7 @@ COMMENT ON COLUMN outbox.event.version IS 'Rising per key, from the writer''s ow
 COMMENT ON COLUMN outbox.event.inserted_at IS 'Database clock at insertion; occurred_at may be given by the writer.';
 
 -- Writers cannot set inserted_at. A row with another time comes from a backup of the data alone, and its event would be
--- sent again. The WHEN clause of the trigger costs a writer next to nothing: it is evaluated right after the default.
+-- sent again. The WHEN clause of the trigger costs a writer very little, because it runs right after the default.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.refuse_restored_event() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -19,8 +19,8 @@ CREATE TABLE outbox.sync (
     registered_by     text        NOT NULL DEFAULT session_user,
     retired_at        timestamptz,
     last_delivered_at timestamptz,
-    -- What a backfill has still to add, null without a backfill: retained events with a seq above backfill_seq that were
-    -- inserted at or after backfill_from, or whose seq is in backfill_unseen.
+    -- The events that a backfill has not added yet; null without a backfill. They are retained events with a seq above
+    -- backfill_seq that were inserted at or after backfill_from, or whose seq is in backfill_unseen.
     backfill_from     timestamptz,
     backfill_unseen   int8multirange,
     backfill_seq      bigint,
@@ -28,8 +28,8 @@ CREATE TABLE outbox.sync (
     backfill_waits    boolean     NOT NULL DEFAULT false,
     backfill_round    int         NOT NULL DEFAULT 0,
     backfill_reason   text,
-    -- While patterns are being added to a running sync: those that every open transaction sees. Deliveries of other types
-    -- wait. Null when no patterns are being added, or when the whole sync is on hold meanwhile.
+    -- The patterns that every open transaction sees, while patterns are added to a running sync. Deliveries of other types
+    -- wait. Null if no patterns are being added, or if the whole sync is on hold meanwhile.
     settled           text[],
     likes             text[]      NOT NULL GENERATED ALWAYS AS (outbox.like_patterns(patterns)) STORED,
     settled_likes     text[]      NOT NULL GENERATED ALWAYS AS (outbox.like_patterns(settled)) STORED,
@@ -42,12 +42,12 @@ COMMENT ON TABLE outbox.sync IS 'Registered connections, each with its strongest
 COMMENT ON COLUMN outbox.sync.backfill_reason IS 'What the backfill does or waits for, such as the pid of the oldest transaction; null without a backfill.';
 COMMENT ON COLUMN outbox.sync.backfill_round IS 'Counts the changes of the patterns. A relay that waits for transactions begins again after another change.';
 
--- Relays and commands change outbox.sync directly. Each change of what a receiver gets has rows in the log.
+-- Relays and commands change outbox.sync directly. The log has rows about each change that affects what a receiver gets.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.log_sync_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- A row for each pattern and each attribute: a long list is not cut off.
+    -- One row for each pattern and each attribute, because the text of a row is bounded.
     INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
     SELECT NEW.name, 'sync_changed', outbox.actor(), left(outbox.clean(c.said), 1000)
       FROM (SELECT format('events: %s removed', p.pattern) AS said, 1 AS part, p.pattern
@@ -112,7 +112,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
      WHERE l.locktype = 'virtualxid' AND l.pid <> pg_backend_pid()
        AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())
        AND coalesce(a.backend_type, 'client backend') NOT IN ('autovacuum worker', 'autovacuum launcher', 'walsender')
-       -- Without pg_read_all_stats the owner does not see the snapshot of another user's session either: then wait for it.
+       -- Without pg_read_all_stats the owner does not see the snapshot of another user's session: then wait for that session.
        AND (a.backend_xmin IS NOT NULL OR a.xact_start IS NULL)
     UNION
     SELECT l.virtualtransaction, l.pid, a.xact_start

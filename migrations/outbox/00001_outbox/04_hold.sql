@@ -53,7 +53,7 @@ $$;
 CREATE TRIGGER show_strongest AFTER INSERT OR UPDATE OR DELETE ON outbox.hold
     FOR EACH ROW EXECUTE FUNCTION outbox.show_strongest_hold();
 
--- Only outbox.pause and outbox.resume, which log it, change the operator's hold. Relays change the other kinds.
+-- Only outbox.pause and outbox.resume change the operator's hold, because they log it. Relays change the other kinds.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.keep_operators_hold() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

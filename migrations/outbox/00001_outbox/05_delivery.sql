@@ -9,7 +9,7 @@ CREATE TABLE outbox.delivery (
     error_class     text,
     error           text,
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
-    -- Written by relays for relays.
+    -- Relays write and read these.
     changed_in      xid8        NOT NULL DEFAULT pg_current_xact_id(),
     total_attempts  int         NOT NULL DEFAULT 0,
     charged         int         NOT NULL DEFAULT 0,
@@ -35,11 +35,11 @@ COMMENT ON COLUMN outbox.delivery.charged IS 'Attempts of this life that count f
 COMMENT ON COLUMN outbox.delivery.spent_ms IS 'Retry budget used in this life, in milliseconds: attempts and the delays between them, holds excluded.';
 COMMENT ON COLUMN outbox.delivery.revision IS 'n of the Idempotency-Key "<id>:<n>"; 1 is the bare id.';
 
--- For relays: what has become ready to be sent since the last look.
+-- Relays read deliveries that have become ready since their last poll.
 CREATE INDEX delivery_changed ON outbox.delivery (sync, changed_in, event_seq);
 
--- Few rows: they wait for an operator, or for a newer event.
+-- Few rows: failed deliveries wait for an operator, or for a newer event.
 CREATE INDEX delivery_failed ON outbox.delivery (sync, key) WHERE state = 'failed';
 
--- Mostly empty: they wait for the end of a backfill.
+-- Mostly empty: deliveries that wait for the end of a backfill.
 CREATE INDEX delivery_backfill ON outbox.delivery (sync, event_seq) WHERE error_class = 'backfill';

@@ -25,5 +25,5 @@ COMMENT ON COLUMN outbox.lane.judged IS 'Where failed deliveries are superseded:
 
 CREATE INDEX lane_due ON outbox.lane (sync, scope, due_at) WHERE due_at < 'infinity';
 
--- Few rows: lanes whose relays crashed are found without reading all that are due.
+-- Few rows: relays find lanes with crashes without reading all due lanes.
 CREATE INDEX lane_crashed ON outbox.lane (sync, due_at) WHERE crashes > 0;

@@ -28,8 +28,8 @@ CREATE TABLE outbox.delivery_log (
           requeued, replayed, discarded, paused, resumed, retired, sync_changed}'::text[])),
     -- If the database was away for longer, the relay leaves answered_at out.
     CONSTRAINT delivery_log_answered_before CHECK (answered_at BETWEEN at - interval '7 days' AND at + interval '1 minute'),
-    -- Every row names its claim or its actor. Two kinds of rows of relays have no claim: superseded deliveries, which
-    -- nobody claims, and lease_lost if the database does not know the claim.
+    -- Every row has a claim or an actor. Two kinds of rows of relays have no claim: superseded, and lease_lost if the
+    -- database does not know the claim.
     CONSTRAINT delivery_log_claim_or_actor CHECK (
         CASE WHEN claim IS NULL THEN actor IS NOT NULL OR relay IS NOT NULL AND outcome = ANY ('{superseded, lease_lost}'::text[])
              ELSE actor IS NULL AND outcome <> ALL ('{requeued, replayed, discarded, paused, resumed, retired, sync_changed}'::text[]) END)
@@ -37,7 +37,7 @@ CREATE TABLE outbox.delivery_log (
 ALTER SEQUENCE outbox.delivery_log_id_seq OWNED BY outbox.delivery_log.id;
 CREATE INDEX delivery_log_event ON outbox.delivery_log (event_id);
 CREATE INDEX delivery_log_key ON outbox.delivery_log (key);
--- For programs that copy the log: what is new since a row.
+-- For programs that copy the log: they read the rows after the last one that they have.
 CREATE INDEX delivery_log_id ON outbox.delivery_log (id);
 CREATE INDEX delivery_log_at ON outbox.delivery_log USING brin (at);
 COMMENT ON TABLE outbox.delivery_log IS 'Append only. Every request that a receiver may have seen has a row. It contains no payload, secret or name of a party.';
@@ -79,7 +79,8 @@ END
 $$;
 -- +goose StatementEnd
 
--- Text from people for one line: without control characters and characters that are invisible or change the direction of text.
+-- Makes one line of a text from a person: without control characters, and without characters that are invisible or change
+-- the direction of text.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.clean(said text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -95,8 +96,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 -- +goose StatementEnd
 
--- The database sets at and actor, whoever inserts. A row that a relay records with its claim is right as it is: the WHEN
--- clause of the trigger skips the function. What people do is logged by outbox.requeue and so on, which run as the owner.
+-- The database sets at and actor in every row. A row that a relay records with its claim is correct already: the WHEN
+-- clause of the trigger skips the function. Functions such as outbox.requeue log the actions of people, and run as the
+-- owner.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.sign_log_row() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -168,8 +170,8 @@ BEGIN
            WHEN 'superseded' THEN NOT EXISTS (SELECT FROM outbox.delivery AS d
                                                WHERE d.sync = n.sync AND d.key = n.key AND d.event_id = n.event_id AND d.state = 'failed'
                                               OFFSET 0)
-           -- The relay that took over the lane has logged the claim. A database that was restored or has failed over may not
-           -- know it, then it is null.
+           -- The relay that took over the lane has logged the claim. After a restore or a failover, the database may not know
+           -- the claim: then it is null.
            WHEN 'lease_lost' THEN n.event_id IS NULL OR NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.name = n.sync)
                                   OR n.claim IS NOT NULL
                                      AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l

@@ -17,8 +17,8 @@ BEGIN
       JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes)
      CROSS JOIN LATERAL (SELECT s.backfill_seq IS NOT NULL AND s.settled IS NOT NULL AND NOT e.type LIKE ANY (s.settled_likes) AS waits) AS w;
     matched := FOUND;
-    -- Every writer waits for this function, and most of its cost is to start a statement. A single event with a delivery is
-    -- matched. Of several events, some may be unmatched.
+    -- Every writer waits for this function, and each statement in it costs time. So the INSERT below runs only if events
+    -- may be unmatched: a single event with a delivery is matched, but some of several events may not be.
     SELECT EXISTS (SELECT FROM new_event OFFSET 1), EXISTS (SELECT FROM outbox.sync AS s WHERE s.notify AND s.retired_at IS NULL)
       INTO several, listening;
     IF several OR NOT matched THEN
@@ -53,7 +53,7 @@ DECLARE
     known      boolean;
     written    uuid;
 BEGIN
-    -- Count the locks only when there may be too many: to read pg_locks at each call would be slow.
+    -- Count the locks only if there may be too many, because a read of pg_locks is slow.
     IF calls >= most THEN
         SELECT count(*), coalesce(bool_or(l.objid::bigint = (hashtext(emit.key)::bigint & 4294967295)), false)
           INTO held, known

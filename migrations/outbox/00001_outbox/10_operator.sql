@@ -36,7 +36,7 @@ END
 $$;
 -- +goose StatementEnd
 
--- Logs what a person did to one delivery.
+-- Logs the action of a person on one delivery.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.log_action(d outbox.delivery, outcome text, reason text) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -69,7 +69,7 @@ BEGIN
     NEW.spent_ms := 0;
     NEW.error_class := NULL;
     NEW.error := NULL;
-    NEW.body := NULL; -- to be rendered again: the mapping may have been repaired
+    NEW.body := NULL; -- it is rendered again, because the mapping may have been repaired
     NEW.mapping_version := NULL;
     PERFORM outbox.log_action(OLD, 'requeued', left(outbox.clean(nullif(current_setting('lockstep.reason', true), '')), 1000));
     RETURN NEW;
@@ -120,7 +120,7 @@ CREATE FUNCTION outbox.discard(sync text, event_id uuid, reason text) RETURNS vo
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 #variable_conflict use_column
 DECLARE
-    discards CONSTANT bigint := 1869967991; -- an advisory lock that says: this transaction claims nothing
+    discards CONSTANT bigint := 1869967991; -- advisory lock of transactions that claim nothing
     d outbox.delivery;
     c record;
     leads boolean;
@@ -164,7 +164,7 @@ BEGIN
            AND NOT EXISTS (SELECT FROM pg_locks AS a
                             WHERE a.locktype = 'advisory' AND a.database = l.database AND a.virtualtransaction = l.virtualtransaction
                               AND (a.classid::bigint << 32 | a.objid::bigint) = discards AND a.objsubid = 1);
-        CONTINUE WHEN others = '{}'; -- and look at the claims again
+        CONTINUE WHEN others = '{}'; -- check the claims again
         IF clock_timestamp() > deadline THEN
             RAISE EXCEPTION 'event % cannot be discarded now: another transaction has been changing lanes for two seconds', d.event_id
                 USING ERRCODE = 'lock_not_available', HINT = 'Try again. See pg_locks for relation outbox.lane.';
@@ -174,8 +174,8 @@ BEGIN
     leads := NOT EXISTS (SELECT FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq < d.event_seq);
     PERFORM outbox.log_action(d, 'discarded', outbox.check_reason(discard.reason));
     DELETE FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq;
-    -- The delivery behind it may be sent now. If a relay has the claim, it looks again when it records, which it cannot do
-    -- before this transaction ends.
+    -- The delivery behind it may be sent now. If a relay has the claim, it reads the lane again when it records. It cannot
+    -- record before this transaction ends.
     UPDATE outbox.lane AS l
        SET due_at = CASE WHEN l.claim IS NULL THEN clock_timestamp() ELSE l.due_at END,
            crashes = CASE WHEN l.claim IS NULL AND leads THEN 0 ELSE l.crashes END,
@@ -277,7 +277,7 @@ DECLARE
     before text := coalesce(current_setting('lockstep.reason', true), '');
 BEGIN
     PERFORM outbox.check_sync(retire.sync);
-    PERFORM set_config('lockstep.reason', outbox.check_reason(retire.reason), true); -- log_sync_change writes it down
+    PERFORM set_config('lockstep.reason', outbox.check_reason(retire.reason), true); -- log_sync_change writes it to the log
     UPDATE outbox.sync AS s SET retired_at = clock_timestamp() WHERE s.name = retire.sync AND s.retired_at IS NULL;
     IF NOT FOUND THEN
         RAISE NOTICE 'sync "%" is retired already', retire.sync;

@@ -1,4 +1,4 @@
--- Says in one sentence what an open delivery waits for, without holds and without what is before it.
+-- Returns a sentence about the state of an open delivery. It leaves out holds and the deliveries before it.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.describe(d outbox.open_delivery) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -26,7 +26,7 @@ DECLARE
     e     outbox.event;
     s     record;
     d     outbox.open_delivery;
-    front outbox.open_delivery;
+    first_delivery outbox.open_delivery;
     l     record;
     h     record;
     said  text;
@@ -49,22 +49,22 @@ BEGIN
          LIMIT 1;
         IF FOUND THEN
             known := true;
-            SELECT * INTO front FROM outbox.open_delivery AS f
+            SELECT * INTO first_delivery FROM outbox.open_delivery AS f
              WHERE f.sync = d.sync AND f.key = d.key AND f.event_seq < d.event_seq
              ORDER BY f.event_seq LIMIT 1;
             IF FOUND THEN
-                said := format('waits behind event %s of key %s, which is %s', front.event_id, front.key, outbox.describe(front));
+                said := format('waits behind event %s of key %s, which is %s', first_delivery.event_id, first_delivery.key, outbox.describe(first_delivery));
                 IF d.error_class = 'backfill' THEN
                     said := said || '; ' || d.error;
-                ELSIF s.on_failed = 'supersede' AND front.state = 'failed'
+                ELSIF s.on_failed = 'supersede' AND first_delivery.state = 'failed'
                       AND d.event_seq <= (SELECT n.judged FROM outbox.lane AS n WHERE n.sync = d.sync AND n.key = d.key) THEN
                     said := said || '; it does not supersede that one: its event is older, or the sync''s "when" does not match it';
                 END IF;
             ELSE
-                front := d;
+                first_delivery := d;
                 said := outbox.describe(d);
             END IF;
-            IF s.backfill_reason IS NOT NULL AND 'backfill' IN (front.error_class, d.error_class) THEN
+            IF s.backfill_reason IS NOT NULL AND 'backfill' IN (first_delivery.error_class, d.error_class) THEN
                 said := said || '; ' || s.backfill_reason;
             END IF;
             FOR h IN SELECT * FROM outbox.hold AS o

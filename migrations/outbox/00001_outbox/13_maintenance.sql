@@ -8,7 +8,7 @@ CREATE TABLE outbox.retention (
 INSERT INTO outbox.retention (what, keep) VALUES ('events', '90 days'), ('log', '84 months');
 COMMENT ON TABLE outbox.retention IS 'How long finished events and the delivery log are kept at least. Only the owner changes it: UPDATE outbox.retention SET keep = ''120 months'' WHERE what = ''log''.';
 
--- Names the sessions that hold an advisory lock, for the messages of others that wait for it. It runs with the rights of
+-- Names the sessions that have an advisory lock, for the messages of sessions that wait for it. It runs with the rights of
 -- its owner, because a plain role does not see the sessions of other users.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.lock_holder(lock bigint) RETURNS text
@@ -32,7 +32,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock
     -- The function writes and reads bounds and patterns as text: settings of the caller must not change their form.
     SET timezone = 'UTC' SET datestyle = 'ISO, MDY' SET standard_conforming_strings = on AS $$
 DECLARE
-    -- The longer retention counts. If somebody has deleted the row, the default of this migration counts.
+    -- The longer retention applies. If the row was deleted, the default of this migration applies.
     log_kept interval := greatest(keep_log, coalesce((SELECT r.keep FROM outbox.retention AS r WHERE r.what = 'log'), '84 months'));
     -- A constant for the planner: with it, old partitions of the log are not read.
     recent timestamptz := clock_timestamp() - greatest(keep_events, coalesce((SELECT r.keep FROM outbox.retention AS r WHERE r.what = 'events'), '90 days'));
@@ -72,7 +72,7 @@ BEGIN
         RETURN NEXT;
     ELSIF NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.backfill_seq IS NOT NULL AND s.retired_at IS NULL) THEN
         BEGIN
-            -- Bounded, for old events that cannot be removed yet must not delay the partitions.
+            -- Bounded, because old events that cannot be removed yet must not delay the partitions.
             WHILE total < 20000 AND clock_timestamp() < now() + interval '5 seconds' LOOP
                 SELECT array_agg(p.seq) FILTER (WHERE p.inserted_at < recent), max(p.seq)
                   INTO page, last
@@ -103,9 +103,9 @@ BEGIN
         RETURN NEXT;
     END IF;
 
-    -- A reference is removed if nothing of its key is open and nothing was logged about it for as long as the log is kept:
-    -- then the database knows nothing else of the key. A call reads a random range of the table: this bounds the call, and
-    -- needs no index that each recording would have to update.
+    -- A reference is removed if its key has no open delivery, and no log row for as long as the log is kept. Then the
+    -- database has no other row about the key. A call reads a random range of the table. This bounds the call, and needs no
+    -- index that each recording would have to update.
     BEGIN
         blocks := pg_relation_size('outbox.external_ref') / current_setting('block_size')::bigint;
         block := floor(random() * ceil(blocks / 1000.0)) * 1000;

@@ -11,30 +11,30 @@ import (
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// A key that is looked at again is found by a transaction that ends late, too.
+// A key is to be checked, and a delivery of a late transaction of the same key is found too.
 //
 //	late:   event 1 …                                                                                                   commits
 //	a:      claims event 2 (claim 1), records it: closes the lane …      commits, opens it for event 3 (claim 2), closes it …             commits
-//	b:                                                         looks: not sure of claim 1                                       looks: claim 2
+//	b:                                                         polls: to check, claim 1                                         polls: claim 2
 //	writer:                                            event 3
-func TestAKeyLookedAtAgainIsFoundByALateTransactionToo(t *testing.T) {
+func TestAKeyToCheckIsFoundByALateTransactionToo(t *testing.T) {
 	const block = `INSERT INTO outbox.external_ref (sync, key, event_seq) VALUES ('CourtCalendarSync', 'H-1', 0) ON CONFLICT (sync, key) DO UPDATE SET etag = 'y'`
 	d := newDesk(t)
 	late := d.begin(`INSERT INTO outbox.event (type, key, payload) VALUES ('x', 'H-1', '{}')`)
 	d.emit("H-1", 2)
-	first := d.look(d.a, 9, time.Minute).Deliveries
+	first := d.poll(d.a, 9, time.Minute).Deliveries
 	holder := d.begin(block)
 	recording := blocked(d, "record finished", func() outbox.Recorded { return d.a.Record(t.Context(), sync, delivered(first...)) })
 	d.emit("H-1", 3)
-	d.look(d.b, 9, time.Minute)
+	d.poll(d.b, 9, time.Minute)
 	d.end(holder, "ROLLBACK")
 	if r := recording(); r.Err != nil || !r.Done[0] {
 		t.Fatalf("recorded %+v", r)
 	}
 	var second []*outbox.Delivery
 	for range 2 {
-		d.known(d.a).LookAtUnsure()
-		second = append(second, d.look(d.a, 9, time.Minute).Deliveries...)
+		d.known(d.a).CheckAgainNow()
+		second = append(second, d.poll(d.a, 9, time.Minute).Deliveries...)
 	}
 	if !slices.Equal(numbers(second), []int64{3}) {
 		t.Fatalf("claimed %v", numbers(second))
@@ -42,8 +42,8 @@ func TestAKeyLookedAtAgainIsFoundByALateTransactionToo(t *testing.T) {
 	holder = d.begin(block)
 	recording = blocked(d, "record finished", func() outbox.Recorded { return d.a.Record(t.Context(), sync, delivered(second...)) })
 	d.end(late, "COMMIT")
-	d.known(d.b).LookAtUnsure()
-	if c := d.look(d.b, 9, time.Minute); len(c.Deliveries) > 0 {
+	d.known(d.b).CheckAgainNow()
+	if c := d.poll(d.b, 9, time.Minute); len(c.Deliveries) > 0 {
 		t.Fatalf("claimed %v while the lane is claimed", numbers(c.Deliveries))
 	}
 	d.end(holder, "ROLLBACK")
@@ -59,8 +59,8 @@ func TestAKeyLookedAtAgainIsFoundByALateTransactionToo(t *testing.T) {
 	d.lanesAreWhole()
 }
 
-// A replay is sent under the claim with which the event was delivered before, and its
-// recording is not taken at once.
+// A replay is sent under the same claim as the first delivery of its event. Its first
+// recording is not taken, because a row is locked.
 func TestAReplayUnderTheSameClaimIsNoRepetition(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
@@ -72,7 +72,7 @@ func TestAReplayUnderTheSameClaimIsNoRepetition(t *testing.T) {
 		}
 		return r
 	}
-	first := d.look(d.a, 9, time.Minute).Deliveries
+	first := d.poll(d.a, 9, time.Minute).Deliveries
 	r := d.a.Record(t.Context(), sync, stay(first...))
 	if r.Err != nil || !r.Done[0] || len(r.Next) != 1 {
 		t.Fatalf("recorded %+v", r)
@@ -83,7 +83,7 @@ func TestAReplayUnderTheSameClaimIsNoRepetition(t *testing.T) {
 		t.Fatalf("recorded %+v", r)
 	}
 	replay := r.Next
-	t.Logf("replay at %d of %s", replay[0].Place, replay[0].Event.ID)
+	t.Logf("replay at %d of %s", replay[0].Position, replay[0].Event.ID)
 	d.emit("H-1", 3)
 	d.exec(`SELECT outbox.discard(sync, event_id, 'not wanted') FROM outbox.delivery WHERE event_seq = (SELECT max(event_seq) FROM outbox.delivery)`)
 	for range 5 { // as a relay does that records again what was neither done nor lost
@@ -104,8 +104,8 @@ func TestAReplayUnderTheSameClaimIsNoRepetition(t *testing.T) {
 	}
 }
 
-// An operator's transaction stays open that has discarded what waits in a lane that was
-// just taken over.
+// An operator has discarded the second delivery of a lane in an open transaction. A relay
+// takes the lane over, and does not wait.
 //
 //	relay:    takes the lane over                               reads its first delivery, logs unknown: waits
 //	operator:                      discards event 2 of it …
@@ -113,10 +113,10 @@ func TestFirstDeliveriesWaitForNoOperator(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
 	d.emit("H-1", 2)
-	d.look(d.a, 9, time.Minute)
+	d.poll(d.a, 9, time.Minute)
 	d.endLease()
 	d.emit("H-2", 3)
-	rest, err := d.b.ClaimLanes(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 9, Lanes: 9, Lease: time.Minute}, d.known(d.b))
+	rest, err := d.b.ClaimLanes(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: 9, Lanes: 9, Lease: time.Minute}, d.known(d.b))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,17 +131,16 @@ func TestFirstDeliveriesWaitForNoOperator(t *testing.T) {
 	}
 }
 
-// The answer to a recording is lost, and somebody has the lane locked when it is given
-// again.
+// The answer to a recording is lost. The lane is locked when the relay records again.
 //
-//	relay:    records event 1, does not hear of it                            records it again                   …
+//	relay:    records event 1, gets no answer                                 records it again                   …
 //	operator:                                      discards event 3 …                            rolls back
 func TestALostAnswerDuringADiscardKeepsTheLane(t *testing.T) {
 	d := newDesk(t)
 	for n := range 3 {
 		d.emit("H-1", n)
 	}
-	first := delivered(d.look(d.a, 9, time.Minute).Deliveries...)
+	first := delivered(d.poll(d.a, 9, time.Minute).Deliveries...)
 	first[0].Stay = true
 	if r := d.a.Record(t.Context(), sync, first); r.Err != nil || len(r.Next) != 1 { // lost
 		t.Fatalf("recorded %+v", r)
@@ -157,21 +156,21 @@ func TestALostAnswerDuringADiscardKeepsTheLane(t *testing.T) {
 		r = d.a.Record(t.Context(), sync, first)
 	}
 	if len(r.Next) == 0 {
-		t.Errorf("nobody has the lane: %s", d.text(`SELECT string_agg(l::text, ' ') FROM outbox.lane AS l`))
+		t.Errorf("no relay has the lane: %s", d.text(`SELECT string_agg(l::text, ' ') FROM outbox.lane AS l`))
 	}
 }
 
-// Two deliveries come to a lane that is being judged; the earlier may supersede.
+// Two deliveries are added to a lane that is being judged. The earlier one may supersede.
 //
 //	late:   event 2 …                                            commits
 //	a:      event 1 has failed; judges event 3 …                                                              is done, and dies
-//	b:                                                 looks             looks: not sure, place 2     looks: place 4       judges 4
+//	b:                                                 polls             polls: to check, 2           polls: 4             judges 4
 //	writer:                                                                                  event 4
 func TestTheEarlierOfTwoDeliveriesIsJudged(t *testing.T) {
 	d := newDesk(t, outbox.Registration{Name: sync, Patterns: []string{"*"}, OnFailed: "supersede"})
 	want := func(e outbox.Event) bool { return e.Seq <= 2 }
 	look := func(s *outbox.Store) []*outbox.Delivery {
-		c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 9, Lanes: 9, Lease: time.Minute, Wanted: want}, d.known(s))
+		c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: 9, Lanes: 9, Lease: time.Minute, Wanted: want}, d.known(s))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -188,7 +187,7 @@ func TestTheEarlierOfTwoDeliveriesIsJudged(t *testing.T) {
 	judging, goOn, done := make(chan bool), make(chan bool), make(chan bool)
 	go func() {
 		defer close(done)
-		c, err := d.a.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 9, Lanes: 9, Lease: time.Minute, Wanted: func(e outbox.Event) bool {
+		c, err := d.a.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: 9, Lanes: 9, Lease: time.Minute, Wanted: func(e outbox.Event) bool {
 			judging <- true
 			<-goOn
 			return want(e)
@@ -197,7 +196,7 @@ func TestTheEarlierOfTwoDeliveriesIsJudged(t *testing.T) {
 	}()
 	<-judging
 	_, _ = late.Exec(t.Context(), "COMMIT")
-	d.known(d.b).LookAtUnsure()
+	d.known(d.b).CheckAgainNow()
 	look(d.b)
 	d.emit("H-1", 4)
 	look(d.b) // within 50 ms
@@ -206,16 +205,16 @@ func TestTheEarlierOfTwoDeliveriesIsJudged(t *testing.T) {
 	t.Log(d.text(`SELECT string_agg(l::text, ' ') FROM outbox.lane AS l`))
 	var got []int64
 	for range 10 {
-		d.known(d.b).LookAtUnsure()
+		d.known(d.b).CheckAgainNow()
 		got = append(got, numbers(look(d.b))...)
 	}
 	if !slices.Equal(got, []int64{2}) {
-		t.Errorf("claimed %v, want 2, for which 1 gives way: %s %s", got, d.states(), d.text(`SELECT string_agg(l::text, ' ') FROM outbox.lane AS l`))
+		t.Errorf("claimed %v, want 2, which supersedes 1: %s %s", got, d.states(), d.text(`SELECT string_agg(l::text, ' ') FROM outbox.lane AS l`))
 	}
 }
 
-// A relay dies while it sends, and the one that takes the lane over dies before it has
-// read its first delivery: what the log says is about the claim that was used.
+// A relay dies while it sends. Another one takes the lane over, and dies before it has read the
+// first delivery. The log has the claim under which the delivery was sent.
 //
 //	a: sends event 1, dies
 //	b:                      claims the lane, dies
@@ -223,9 +222,9 @@ func TestTheEarlierOfTwoDeliveriesIsJudged(t *testing.T) {
 func TestTheClaimThatWasUsedIsLogged(t *testing.T) {
 	d := newDesk(t)
 	d.emit("H-1", 1)
-	sent := d.look(d.a, 9, time.Minute).Deliveries
+	sent := d.poll(d.a, 9, time.Minute).Deliveries
 	d.endLease()
-	if _, err := d.b.ClaimLanes(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 9, Lanes: 9, Lease: time.Minute}, d.known(d.b)); err != nil {
+	if _, err := d.b.ClaimLanes(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: 9, Lanes: 9, Lease: time.Minute}, d.known(d.b)); err != nil {
 		t.Fatal(err)
 	}
 	d.endLease()
@@ -239,10 +238,11 @@ func TestTheClaimThatWasUsedIsLogged(t *testing.T) {
 	t.Log(d.text(`SELECT string_agg(concat_ws(' ', outcome, relay, claim, reason), ', ' ORDER BY id) FROM outbox.delivery_log`))
 }
 
-// What is being sent is discarded, since an earlier event has come in front of it.
+// A delivery in flight is discarded. This is possible because an earlier event of its key was
+// committed meanwhile.
 //
 //	late:     event 1 …                       commits
-//	relay:              claims event 2                             records event 2    looks
+//	relay:              claims event 2                             records event 2    polls
 //	operator:                                 discards event 2
 func TestALaneContinuesAfterTheDeliveryBeingSentIsDiscarded(t *testing.T) {
 	for _, outcome := range []outbox.Outcome{outbox.Delivered, outbox.Retry, ""} {
@@ -250,7 +250,7 @@ func TestALaneContinuesAfterTheDeliveryBeingSentIsDiscarded(t *testing.T) {
 			d := newDesk(t)
 			late := d.begin(`INSERT INTO outbox.event (type, key, payload) VALUES ('x', 'H-1', '{}')`)
 			d.emit("H-1", 2)
-			second := d.look(d.a, 9, time.Minute).Deliveries
+			second := d.poll(d.a, 9, time.Minute).Deliveries
 			d.end(late, "COMMIT")
 			d.exec(`SELECT outbox.discard(sync, event_id, 'not wanted') FROM outbox.delivery WHERE event_seq = 2`)
 			r := d.a.Record(t.Context(), sync, []outbox.Result{{Delivery: second[0], Outcome: outcome, Attempt: outcome != ""}})
@@ -264,20 +264,20 @@ func TestALaneContinuesAfterTheDeliveryBeingSentIsDiscarded(t *testing.T) {
 	}
 }
 
-// Two relays open lanes of the same keys. Who waits for the other has claimed nothing that
+// Two relays open lanes of the same keys. While one waits for the other, it has no claims that
 // the other waits for.
 //
 //	operator: has a lane of m …                                                      rolls back
 //	b:                          opens b, waits for m                                              opens m, finds x: commits
-//	opener:                                          opens x, gives it back
+//	opener:                                          opens x, releases it
 //	a:                                                        opens b: waits for b                                           claims x
 //
-// Were lanes that are due claimed before others are opened, then a would have x while it
-// waits for b, and b would wait for x.
+// If due lanes were claimed before others are opened, a would have x while it waits for b, and
+// b would wait for x.
 func TestARelayThatWaitsToOpenALaneHoldsNoClaims(t *testing.T) {
 	d := newDesk(t)
 	for _, s := range []*outbox.Store{d.a, d.b} {
-		d.look(s, 9, time.Minute) // so that connections are made, and statements prepared
+		d.poll(s, 9, time.Minute) // so that connections are made, and statements prepared
 	}
 	for i, key := range []string{"b", "m", "x"} {
 		d.emit(key, i+1)
@@ -291,7 +291,7 @@ func TestARelayThatWaitsToOpenALaneHoldsNoClaims(t *testing.T) {
 	look := func(s *outbox.Store) <-chan outbox.Claims {
 		done := make(chan outbox.Claims, 1)
 		go func() {
-			c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Room: 9, Lanes: 9, Lease: time.Minute}, d.known(s))
+			c, err := s.Claim(t.Context(), outbox.ClaimRequest{Sync: sync, Capacity: 9, Lanes: 9, Lease: time.Minute}, d.known(s))
 			if err != nil {
 				t.Errorf("claim: %v", err)
 			}

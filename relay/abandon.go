@@ -14,46 +14,45 @@ import (
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
-// Nothing in Go ends a goroutine from outside. A call of an adapter that does
-// not return although its context has ended, and an evaluation that does not
-// end, are left behind: they run on in a goroutine of their own, and what they
-// return counts for nothing. The sender gives its slot back and takes the next delivery, so
-// that nobody else waits. The sync has a worker less for each call that it has
-// left behind, until the call returns, so that their number is bounded.
+// Go cannot end a goroutine from outside. So a relay abandons two kinds of calls: a call of
+// an adapter that does not return although its context has ended, and an evaluation that
+// does not end. An abandoned call continues in its own goroutine, and its result is
+// ignored. The sender releases its slot and takes the next delivery, so no other delivery
+// waits. Until an abandoned call returns, its sync has one worker less. This bounds the
+// number of abandoned calls.
 
 const (
-	// After the end of its context an adapter has this long to return. Half as
-	// long would leave calls behind on a busy machine that are about to return,
-	// twice as long would leave no time to record the outcome within the lease.
+	// returnGrace is how long an adapter has to return after the end of its context. With
+	// half, a busy machine abandons calls that are about to return. With double, there is
+	// no time to record the outcome within the lease.
 	returnGrace = 100 * time.Millisecond
 
-	// An evaluation is left behind when it has counted no step for so many of
-	// these periods in a row: it is in a function whose cost was overlooked. A
-	// machine that is busy, or was stopped for a while, only delays the next
-	// step. Half of that would leave evaluations behind on a machine without
-	// any time for them, twice of that would keep a worker longer. Shorter where
-	// a lease is short: no more than a quarter of it.
+	// An evaluation is abandoned if it has counted no step for evaluationPeriods periods in
+	// a row: it runs a function whose cost is not counted. A machine that is busy, or was
+	// stopped for a while, only delays the next step. With half, a very busy machine
+	// abandons evaluations that would end. With double, a worker is lost later. If the
+	// lease is short, the periods are shorter: together a quarter of the lease.
 	evaluationPeriod  = time.Second
 	evaluationPeriods = 10
 
-	// An evaluation that is left behind keeps a processor busy, so it takes this
-	// share of the sync's workers: a sync leaves two behind at most, and then
-	// sends nothing until the relay is started again.
+	// An abandoned evaluation keeps a processor busy, so it costs this share of the sync's
+	// workers: one in two. A sync abandons at most two evaluations. Then it sends nothing
+	// until the relay is started again.
 	evaluationShare = 2
 )
 
-// errLeftBehind is what a call becomes that does not return.
-var errLeftBehind = errors.New("the adapter has not returned although the attempt was over, and was left behind: whether the receiver got it is not known")
+// errAbandoned is the error of an abandoned call.
+var errAbandoned = errors.New("the adapter has not returned although the attempt had to end, and the call was abandoned: the receiver may or may not have the event")
 
-// leftBehind remembers the events whose attempt has not returned. An event has
-// one such attempt at most in a process: the next waits for it, or one event
-// would take worker after worker.
-type leftBehind struct {
+// abandonedAttempts has the events whose call was abandoned and has not returned. An event
+// has at most one such call in a process: its next attempt waits for the end of the call.
+// Otherwise one event could take all workers.
+type abandonedAttempts struct {
 	mu     sync.Mutex
 	events map[string]struct{}
 }
 
-func (l *leftBehind) add(event string) {
+func (l *abandonedAttempts) add(event string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.events == nil {
@@ -62,43 +61,43 @@ func (l *leftBehind) add(event string) {
 	l.events[event] = struct{}{}
 }
 
-func (l *leftBehind) remove(event string) {
+func (l *abandonedAttempts) remove(event string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.events, event)
 }
 
-func (l *leftBehind) has(event string) bool {
+func (l *abandonedAttempts) has(event string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, ok := l.events[event]
 	return ok
 }
 
-// leave notes that something about an event is left behind, and that it has
-// returned once returned is closed.
-func (p *pipeline) leave(what, event, key string, workers int, returned <-chan struct{}) {
+// abandon notes that a call about an event was abandoned. The call has returned when
+// returned is closed.
+func (p *pipeline) abandon(what, event, key string, workers int, returned <-chan struct{}) {
 	began := time.Now()
-	p.left.add(event)
+	p.abandoned.add(event)
 	p.slots.lose(workers)
-	p.log.Error("a call does not return and is left behind: the sync has fewer workers until it does; if it does not, restart the relay",
+	p.log.Error("a call does not return and is abandoned: the sync has fewer workers until it returns; if it never does, restart the relay",
 		"call", what, "event", event, "key", key, "workers_left", p.slots.workers())
 	go func() {
 		<-returned
 		p.slots.lose(-workers)
-		p.left.remove(event)
-		p.log.Warn("a call has returned after it was left behind; its answer counts for nothing",
+		p.abandoned.remove(event)
+		p.log.Warn("an abandoned call has returned; its answer is ignored",
 			"call", what, "event", event, "key", key, "after", time.Since(began).Round(time.Millisecond).String(), "workers_left", p.slots.workers())
 		p.wake()
 	}()
 }
 
-// bounded calls the adapter in a goroutine of its own. It leaves the call
-// behind, and reports false, when that does not return soon after ctx has ended.
+// bounded runs a call of the adapter in its own goroutine. If the call does not return soon
+// after the end of ctx, bounded abandons it and reports false.
 func bounded[T any](ctx context.Context, p *pipeline, m adapters.Message, call func() T) (answer T, ok bool) {
 	var (
 		late     T
-		answered bool // not where the adapter ends the goroutine
+		answered bool // stays false if the adapter ends the goroutine
 		returned = make(chan struct{})
 	)
 	go func() {
@@ -121,17 +120,17 @@ func bounded[T any](ctx context.Context, p *pipeline, m adapters.Message, call f
 		return late, answered
 	case <-grace.C:
 	}
-	p.leave("attempt", m.ID, m.Key, 1, returned)
+	p.abandon("attempt", m.ID, m.Key, 1, returned)
 	return answer, false
 }
 
-// reply is what an adapter says to an attempt.
+// reply is the answer of an adapter to an attempt.
 type reply struct {
 	receipt adapters.Receipt
 	err     error
 }
 
-// call lets the adapter work. A panic is that attempt's failure: the request
+// call lets the adapter make the attempt. After a panic the outcome is unknown: the request
 // may have been sent.
 func (p *pipeline) call(ctx context.Context, m adapters.Message) (adapters.Receipt, error) {
 	a, ok := bounded(ctx, p, m, func() (a reply) {
@@ -140,12 +139,12 @@ func (p *pipeline) call(ctx context.Context, m adapters.Message) (adapters.Recei
 		return a
 	})
 	if !ok {
-		return adapters.Receipt{}, adapters.Unknown(errLeftBehind)
+		return adapters.Receipt{}, adapters.Unknown(errAbandoned)
 	}
 	return a.receipt, a.err
 }
 
-// read lets the adapter read back what the receiver holds.
+// read lets the adapter read the receiver's copy.
 func (p *pipeline) read(ctx context.Context, r adapters.Reader, m adapters.Message) (adapters.Standing, adapters.Ref, error) {
 	type held struct {
 		standing adapters.Standing
@@ -158,7 +157,7 @@ func (p *pipeline) read(ctx context.Context, r adapters.Reader, m adapters.Messa
 		return h
 	})
 	if !ok {
-		h.err = errLeftBehind
+		h.err = errAbandoned
 	}
 	return h.standing, h.ref, h.err
 }
@@ -177,31 +176,31 @@ type mapper interface {
 	Computes() bool
 }
 
-// evaluation watches the expressions of an event for the sender that waits for
-// their results. It implements [mapping.Watcher].
+// evaluation watches the expressions of one event, while a sender waits for their results.
+// It implements [mapping.Watcher].
 type evaluation struct {
-	abandoned atomic.Bool // the sender does not wait any more
+	abandoned atomic.Bool // the sender waits no longer
 	field     atomic.Pointer[string]
 	progress  atomic.Int64 // rises with the steps
 }
 
-// Begin notes whose expression is evaluated.
+// Begin notes the field whose expression is evaluated.
 func (e *evaluation) Begin(field string) {
 	e.field.Store(&field)
 	e.progress.Add(1)
 }
 
-// Continue notes that steps were taken.
+// Continue counts progress. It reports false if the sender waits no longer.
 func (e *evaluation) Continue() bool {
 	e.progress.Add(1)
 	return !e.abandoned.Load()
 }
 
-// rendered is what becomes of an event before it is sent.
+// rendered is the result of filter, mapping and scope for an event.
 type rendered struct {
 	wanted bool
 	body   []byte
-	scope  string // what limits.per says
+	scope  string // scope by limits.per
 	err    error
 }
 
@@ -216,11 +215,11 @@ func (p *pipeline) render(d *outbox.Delivery, w mapping.Watcher) (r rendered) {
 	return r
 }
 
-// wants is the filter for a claim: who claims and who records must not wait for
-// ever either. An event for which that cannot be told is wanted: its attempt says
-// what is wrong.
+// wants applies the filter to an event during a claim. It does not wait for ever, because
+// the claimer calls it. If the filter cannot be evaluated, the event is wanted: its attempt
+// reports the reason.
 func (p *pipeline) wants(ev outbox.Event) bool {
-	if p.left.has(ev.ID) {
+	if p.abandoned.has(ev.ID) {
 		return true
 	}
 	r := p.evaluate(&outbox.Delivery{Key: ev.Key, Event: ev}, func(d *outbox.Delivery, w mapping.Watcher) (r rendered) {
@@ -231,7 +230,8 @@ func (p *pipeline) wants(ev outbox.Event) bool {
 	return r.wanted || r.err != nil
 }
 
-// evaluate is render where there are expressions: it does not wait for ever.
+// evaluate runs work, which evaluates expressions, and returns its result. If the evaluation
+// makes no progress, evaluate abandons it and returns an error.
 func (p *pipeline) evaluate(d *outbox.Delivery, work func(*outbox.Delivery, mapping.Watcher) rendered) rendered {
 	var (
 		e        evaluation
@@ -257,10 +257,10 @@ func (p *pipeline) evaluate(d *outbox.Delivery, work func(*outbox.Delivery, mapp
 		}
 	}
 	e.abandoned.Store(true)
-	p.leave("evaluation of an expression", d.Event.ID, d.Key, max(1, (p.senders()+1)/evaluationShare), returned)
+	p.abandon("evaluation of an expression", d.Event.ID, d.Key, max(1, (p.senders()+1)/evaluationShare), returned)
 	field := "when"
 	if begun := e.field.Load(); begun != nil {
 		field = *begun
 	}
-	return rendered{err: &mapping.FieldError{Field: field, Reason: "the evaluation does not end for this event and was left behind: simplify the expression"}}
+	return rendered{err: &mapping.FieldError{Field: field, Reason: "the evaluation does not end for this event and was abandoned: simplify the expression"}}
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
-// hangingMapper evaluates an expression that does not return before leave is
-// closed: one with a function whose cost was overlooked.
+// hangingMapper evaluates an expression that does not return before leave is closed, as if the cost
+// of a function were not counted.
 type hangingMapper struct {
 	mapper
 	field string
@@ -44,9 +44,9 @@ func claimed(id string, payload []byte) work {
 	return work{Delivery: &outbox.Delivery{Key: "H-1", Event: outbox.Event{ID: id, Key: "H-1", Payload: payload}}, leaseEnd: time.Now().Add(time.Hour)}
 }
 
-// An evaluation that does not end fails its delivery with the field's name, and
-// the sync works on with fewer workers until it ends after all.
-func TestAnEvaluationThatDoesNotEndIsLeftBehind(t *testing.T) {
+// An evaluation that does not end fails its delivery, and the error names the field. The sync sends
+// with fewer workers until the evaluation returns.
+func TestAnEvaluationThatDoesNotEndIsAbandoned(t *testing.T) {
 	var log bytes.Buffer
 	p := pipelineFor(t, &log, Sync{Mapping: Mapping{Compute: []mapping.Computed{{To: "title", Expr: `1`}}}}, 8)
 	p.relay.evaluationPeriod = time.Millisecond
@@ -74,7 +74,7 @@ func TestAnEvaluationThatDoesNotEndIsLeftBehind(t *testing.T) {
 	}
 }
 
-// An evaluation that is left behind ends where it counts its next step.
+// An abandoned evaluation ends when it counts its next step.
 func TestAnEvaluationThatNobodyWaitsForEnds(t *testing.T) {
 	var log bytes.Buffer
 	p := pipelineFor(t, &log, Sync{When: `all(1..1000000, # > 0)`}, 8)
@@ -86,7 +86,7 @@ func TestAnEvaluationThatNobodyWaitsForEnds(t *testing.T) {
 	}
 }
 
-// bigPayload is an event of 1 MiB that is costly in memory: many small values.
+// bigPayload is an event of 1 MiB that needs much memory, because it has many small values.
 func bigPayload() []byte {
 	var b bytes.Buffer
 	b.WriteString(`{"l": [0`)
@@ -97,8 +97,8 @@ func bigPayload() []byte {
 	return b.Bytes()
 }
 
-// Memory is bounded by the payloads under way, not by the workers: of 12 events
-// of 1 MiB two are decoded at a time.
+// The size of the payloads bounds the memory, not the number of workers: of 12 events of 1 MiB, two
+// are decoded at a time.
 func TestExpressionsOverLargeEventsTakeTurns(t *testing.T) {
 	var log bytes.Buffer
 	p := pipelineFor(t, &log, Sync{When: `len(event.l) > 1`}, 32)
