@@ -187,10 +187,7 @@ var mutants = []mutant{
 	{
 		"recording in two transactions",
 		[]edit{
-			{file: outbox, in: "recordFinished", old: `  FROM removed AS r
-)`, new: `  FROM removed AS r
-     WHERE false
-)`},
+			{file: outbox, in: "recordFinished", part: "logged", old: `FROM removed AS r`, new: `FROM removed AS r WHERE false`},
 			{file: outbox, in: "Store.Record", old: `var missing []int`, new: `for i := range results {
 		if d := results[i].Delivery; r.Done[i] && results[i].Outcome.Finished() {
 			_, err := s.pool.Exec(ctx, "INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, attempt, outcome, code, claim, relay) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
