@@ -206,7 +206,9 @@ func (c *claim) first(ctx context.Context, on database, keys []string) (failed [
 // newToken returns the random token of a new claim.
 func newToken() pgtype.UUID {
 	token := pgtype.UUID{Valid: true}
-	_, _ = rand.Read(token.Bytes[:]) // never fails
+	_, _ = rand.Read(token.Bytes[:])            // never fails
+	token.Bytes[6] = token.Bytes[6]&0x0f | 0x40 // a random UUID, version 4 of RFC 9562
+	token.Bytes[8] = token.Bytes[8]&0x3f | 0x80
 	return token
 }
 

@@ -17,6 +17,12 @@ type Mapping = mapping.Mapping
 // Field is [mapping.Field].
 type Field = mapping.Field
 
+// Computed is [mapping.Computed].
+type Computed = mapping.Computed
+
+// TimeFormat is [mapping.TimeFormat].
+type TimeFormat = mapping.TimeFormat
+
 // Config is the configuration of a relay. Zero values mean the defaults. Only Syncs has no
 // default.
 type Config struct {

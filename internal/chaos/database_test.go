@@ -281,6 +281,9 @@ SELECT EXISTS (SELECT FROM pg_stat_activity
 		first.signal(syscall.SIGCONT)
 		w.book(names(20)...)
 		w.drain(expected{})
+		w.until("the first relay claims too", `
+SELECT EXISTS (SELECT FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name = $1 AND query LIKE '%claim lanes%')`, first.spec.Name)
 		w.onceEach()
 	})
 }

@@ -165,7 +165,7 @@ func misbehave(r *run) {
 		},
 		{
 			name: "drips", faults: always(courtsim.Action{Drip: courtsim.Duration(time.Second)}),
-			outcome: "unknown", class: "unknown", says: "its body was cut off: the timeout of 1s is up",
+			outcome: "unknown", class: "unknown", says: "its body ended before the id: the timeout of 1s is up",
 		},
 		{
 			name: "one-gigabyte", faults: always(courtsim.Action{Status: 500, Body: &megabyte, Repeat: 1024}),
@@ -222,7 +222,7 @@ func misbehave(r *run) {
 		},
 		{
 			name: "truncated-answer", faults: always(courtsim.Action{Drop: courtsim.DropDuring}),
-			outcome: "unknown", class: "unknown", says: "its body was cut off: the connection was closed",
+			outcome: "unknown", class: "unknown", says: "its body ended before the id: the connection was closed",
 		},
 		{
 			name: "no-http", raw: "\x1b[31m\x00\xff all of the record\r\n\r\n",

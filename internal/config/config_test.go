@@ -404,7 +404,7 @@ func TestPlainScalars(t *testing.T) {
 	for text, want := range map[string]kind{
 		"null": kindNull, "~": kindNull, "": kindNull,
 		"true": kindBool, "False": kindBool, "yes": kindText, "NO": kindText, "on": kindText, "y": kindText,
-		"007": kindNumber, "08": kindText, "0x1F": kindNumber, "0o17": kindNumber, "0b11": kindNumber, "1_000": kindNumber, "-5": kindNumber,
+		"007": kindNumber, "08": kindText, "0x1F": kindNumber, "0o17": kindNumber, "0b11": kindNumber, "1_000": kindNumber, "-5": kindNumber, "-0": kindNumber,
 		"1.5": kindNumber, ".5": kindNumber, "1.5e3": kindNumber, "1e3": kindText, ".inf": kindNumber, ".nan": kindNumber, "1.2.3": kindText,
 		"18446744073709551615": kindNumber, "18446744073709551616": kindText,
 		"2027-03-01": kindText, "2027-03-01T00:00:00Z": kindText, "12:30": kindText, "5s": kindText, "${X}": kindText,
@@ -786,6 +786,17 @@ func TestMaskDatabase(t *testing.T) {
 	} {
 		if got := maskDatabase(in); got != want {
 			t.Errorf("%s: got %s, want %s", in, got, want)
+		}
+	}
+}
+
+// JSON has these characters in texts as they are. In YAML they end a line, or are refused.
+func TestJSONKeepsCharactersThatYAMLReadsDifferently(t *testing.T) {
+	for _, text := range []string{"a\u0085b", "a\u2028 b", "a\u2029 b", "a\ufffeb", "a\uffffb"} {
+		d := &decoder{}
+		root := d.read([]byte(`{"a": "` + text + `"}`))
+		if root == nil || root.at("a").text != text {
+			t.Errorf("%q is read as %+v, %v", text, root, d.err())
 		}
 	}
 }

@@ -103,9 +103,10 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// surrogates are JSON's notation of a character that YAML writes as \U. The first
+// jsonOnly matches what JSON and YAML read differently: a surrogate pair, which YAML
+// writes as \U, and characters that end a line in YAML or that YAML refuses. The first
 // alternative matches an escaped backslash, which does not begin a surrogate.
-var surrogates = regexp.MustCompile(`\\\\|(?i:\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})`)
+var jsonOnly = regexp.MustCompile(`\\\\|(?i:\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|[\x{85}\x{2028}\x{2029}\x{fffe}\x{ffff}]`)
 
 // read reads data into a tree; nil means that there is none.
 func (d *decoder) read(data []byte) *node {
@@ -118,10 +119,10 @@ func (d *decoder) read(data []byte) *node {
 		d.add(1, 1, "", "the file is not UTF-8: save it as UTF-8")
 		return nil
 	case json.Valid(data):
-		data = surrogates.ReplaceAllFunc(data, func(pair []byte) []byte {
+		data = jsonOnly.ReplaceAllFunc(data, func(found []byte) []byte {
 			var s string
-			if json.Unmarshal(slices.Concat([]byte{'"'}, pair, []byte{'"'}), &s) != nil || s == `\` {
-				return pair
+			if json.Unmarshal(slices.Concat([]byte{'"'}, found, []byte{'"'}), &s) != nil || s == `\` {
+				return found
 			}
 			r, _ := utf8.DecodeRuneInString(s)
 			return fmt.Appendf(nil, `\U%08X`, r)
@@ -269,7 +270,7 @@ func scalarKind(y *yaml.Node) kind {
 	case "!!int":
 		return kindNumber
 	case "!!float":
-		if strings.Contains(y.Value, ".") {
+		if y.Value == "-0" || strings.Contains(y.Value, ".") { // the library reads -0 as a float
 			return kindNumber
 		}
 	}

@@ -23,4 +23,5 @@ DROP FUNCTION outbox.oldest_relay, outbox.log_action, outbox.why_not_delivered, 
     outbox.check_reason, outbox.check_scope, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold;
 DROP TABLE outbox.delivery, outbox.lane, outbox.sync CASCADE;
 DROP FUNCTION outbox.complete_requeue, outbox.like_patterns, outbox.clean, outbox.sign_log_row, outbox.check_log_claims,
-    outbox.log_sync_change, outbox.keep_registration, outbox.refuse_restored_event, outbox.keep_operators_hold, outbox.lock_holder, outbox.hold_rank, outbox.ends_delivery;
+    outbox.log_sync_change, outbox.keep_registration, outbox.refuse_restored_event, outbox.keep_operators_hold, outbox.lock_holder;
+DROP FUNCTION IF EXISTS outbox.hold_rank, outbox.ends_delivery; -- schemas made before they were added have none
