@@ -316,7 +316,7 @@ func TestSlowSyncLeavesTheOthersTheirShare(t *testing.T) {
 		t.Run(fmt.Sprint(workers, " workers"), func(t *testing.T) {
 			w := newWorld(t)
 			answer := make(chan struct{})
-			t.Cleanup(func() { close(answer) })
+			defer close(answer) // before the relay stops, which waits for its attempts
 			slow := newCourt(func(ctx context.Context, m adapters.Message, attempt int) (adapters.Receipt, error) {
 				select {
 				case <-answer: // at the end of the test: nobody who waits for it can send
