@@ -14,7 +14,7 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// An event that the filter leaves out is never sent, so it does not supersede a failed one.
+// The filter leaves out an event. It is never sent, so a failed event before it stays failed.
 func TestFilteredEventDoesNotSupersede(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {

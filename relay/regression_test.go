@@ -88,7 +88,7 @@ func TestAttemptCutOffByAStopIsLogged(t *testing.T) {
 	}
 }
 
-// An adapter does not return. The relay stops all the same, also if the adapter has a suspect.
+// An adapter does not return. The relay stops nevertheless, even if the adapter has a suspect.
 func TestAStopAbandonsAnAdapterThatDoesNotReturn(t *testing.T) {
 	w := newWorld(t)
 	leave := make(chan struct{})

@@ -88,7 +88,7 @@ syncs:
 	}
 }
 
-// A filtered event is never sent, so it does not supersede a failed one.
+// A filtered event is never sent, so a failed event before it stays failed.
 func TestSyncApplyOfSupersedeAsksTheFilter(t *testing.T) {
 	w := newWorld(t)
 	w.court.answers(refuses("H-2", "H-3"))
