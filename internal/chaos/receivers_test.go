@@ -436,7 +436,8 @@ func TestFault20ReceiverDownForADay(t *testing.T) {
 		}
 		for name, d := range dead {
 			now := w.standing(name)
-			if sent, probes := now.Attempts-d.opened.Attempts, now.Probes-d.opened.Probes; sent > probes || sent == 0 {
+			// A probe that was counted before d.opened was read may have been sent after it. The lease allows one.
+			if sent, probes := now.Attempts-d.opened.Attempts, now.Probes-d.opened.Probes; sent > probes+1 || sent == 0 {
 				r.Errorf("%s got %d requests for %d probes", name, sent, probes)
 			}
 			if now.Charged != d.opened.Charged || now.Failed > 0 {
