@@ -35,15 +35,25 @@ func ParseFormat(name string) (Format, error) {
 	return "", fmt.Errorf("output %q: want table, json or jsonl", name)
 }
 
+// Screen is a writer whose tables fit into Columns, even if it is no terminal. With 0
+// columns, tables are as wide as their rows, even on a terminal.
+type Screen struct {
+	io.Writer
+	Columns int
+}
+
 // IsTerminal reports whether w is a terminal.
 func IsTerminal(w any) bool {
-	f, ok := w.(*os.File)
+	f, ok := file(w)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// Width returns the columns of the terminal w, 0 if w is no terminal.
+// Width returns the columns of the screen or the terminal w, 0 if w is neither.
 func Width(w any) int {
-	f, ok := w.(*os.File)
+	if s, ok := w.(Screen); ok {
+		return s.Columns
+	}
+	f, ok := file(w)
 	if !ok {
 		return 0
 	}
@@ -52,6 +62,14 @@ func Width(w any) int {
 		return 0
 	}
 	return columns
+}
+
+func file(w any) (*os.File, bool) {
+	if s, ok := w.(Screen); ok {
+		w = s.Writer
+	}
+	f, ok := w.(*os.File)
+	return f, ok
 }
 
 // ClearScreen empties the terminal w. If w is no terminal, it writes nothing.

@@ -82,15 +82,105 @@ func TestJSONEscapesCharactersThatDoNotPrint(t *testing.T) {
 	}
 }
 
-func TestLongLinesAreCutOnATerminal(t *testing.T) {
+// attempt is a row with more columns than a narrow terminal has room for.
+type attempt struct{ at, sync, outcome, event, detail string }
+
+func (attempt) Header() []string  { return []string{"AT", "SYNC", "OUTCOME", "EVENT", "DETAIL"} }
+func (a attempt) Cells() []string { return []string{a.at, a.sync, a.outcome, a.event, a.detail} }
+
+func TestNarrowTerminalsHideNothing(t *testing.T) {
+	const at, id = "2027-03-01T10:00:00Z", "0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c07"
+	failed := attempt{at, "Court", "failed", id, "permanent: answered HTTP 422: the courtroom 3A is closed in March"}
+	for name, tc := range map[string]struct {
+		columns int
+		rows    []attempt
+		want    string
+	}{
+		"wide enough": {150, []attempt{failed}, `
+AT                    SYNC   OUTCOME  EVENT                                 DETAIL
+2027-03-01T10:00:00Z  Court  failed   0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c07  permanent: answered HTTP 422: the courtroom 3A is closed in March
+`},
+		"no terminal": {0, []attempt{failed}, `
+AT                    SYNC   OUTCOME  EVENT                                 DETAIL
+2027-03-01T10:00:00Z  Court  failed   0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c07  permanent: answered HTTP 422: the courtroom 3A is closed in March
+`},
+		"the last column does not fit": {80, []attempt{failed}, `
+AT                    SYNC   OUTCOME  EVENT
+2027-03-01T10:00:00Z  Court  failed   0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c07
+    detail: permanent: answered HTTP 422: the courtroom 3A is closed in March
+`},
+		"several columns do not fit": {40, []attempt{failed, {at, "Clinic", "delivered", "", ""}}, `
+AT                    SYNC    OUTCOME
+2027-03-01T10:00:00Z  Court   failed
+    event:
+    0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c07
+    detail: permanent: answered HTTP
+    422: the courtroom 3A is closed in
+    March
+2027-03-01T10:00:00Z  Clinic  delivered
+`},
+		"a word longer than the terminal": {24, []attempt{failed}, `
+AT
+2027-03-01T10:00:00Z
+    sync: Court
+    outcome: failed
+    event:
+    0199f3a1-7c1e-7b5e-9
+    c3e-5a4f2d1b0c07
+    detail: permanent:
+    answered HTTP 422:
+    the courtroom 3A is
+    closed in March
+`},
+		"two columns on one line below": {34, []attempt{{at, "Court", "sent", "1", ""}}, `
+AT                    SYNC   EVENT
+2027-03-01T10:00:00Z  Court  1
+    outcome: sent
+`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b strings.Builder
+			if err := Rows(Screen{&b, tc.columns}, Table, tc.rows...); err != nil {
+				t.Fatal(err)
+			}
+			if want := strings.TrimPrefix(tc.want, "\n"); b.String() != want {
+				t.Errorf("got\n%swant\n%s", b.String(), want)
+			}
+		})
+	}
+}
+
+// Rows that come later may be longer. Then the table has fewer columns from there on.
+func TestATableThatGrowsHasANewHeader(t *testing.T) {
 	var b strings.Builder
-	p := NewPrinter[delivery](&b, Table)
-	p.columns = 10
-	if err := p.Print(delivery{"H-1", "Gerichtstermin"}); err != nil {
+	p := NewPrinter[delivery](Screen{&b, 20}, Table)
+	for _, row := range []delivery{{"H-1", "timeout"}, {"H-1", "connection refused"}, {"H-1", "timeout"}} {
+		if err := p.Print(row); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := "KEY  ERROR\nH-1  timeout\nKEY\nH-1\n    error:\n    connection\n    refused\nH-1\n    error: timeout\n"; b.String() != want {
+		t.Errorf("got\n%swant\n%s", b.String(), want)
+	}
+}
+
+func TestColumnsThatAFilterFixesAreLeftOut(t *testing.T) {
+	row := attempt{"10:00", "Court", "failed", "1", "closed"}
+	var b strings.Builder
+	p := NewPrinter[attempt](&b, Table).Without("SYNC", "EVENT")
+	if err := p.Print(row); err != nil {
 		t.Fatal(err)
 	}
-	if want := "KEY  ERROR\nH-1  Geri…\n"; b.String() != want {
-		t.Errorf("got %q, want %q", b.String(), want)
+	if want := "AT     OUTCOME  DETAIL\n10:00  failed   closed\n"; b.String() != want {
+		t.Errorf("got\n%swant\n%s", b.String(), want)
+	}
+	b.Reset()
+	j := NewPrinter[delivery](&b, JSONL).Without("KEY")
+	if err := j.Print(delivery{"H-1", "x"}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "{\"key\":\"H-1\",\"error\":\"x\"}\n"; b.String() != want {
+		t.Errorf("JSON is %s, want %s", b.String(), want)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -21,8 +22,10 @@ type Printer[R Row] struct {
 	w       io.Writer
 	format  Format
 	header  []string
+	hidden  []string // names of columns that the table leaves out
 	widths  []int
-	columns int // of the terminal; 0 when there is none
+	columns int   // of the screen; 0 when there is no limit
+	inLine  []int // the columns of the table under the last header
 	begun   bool
 }
 
@@ -32,13 +35,22 @@ func Rows[R Row](w io.Writer, format Format, rows ...R) error {
 	return errors.Join(p.Print(rows...), p.Close())
 }
 
-// NewPrinter returns a printer for rows that come one after the other.
+// NewPrinter returns a printer for rows that come one after the other. A table fits into
+// the [Width] of w: a column that does not fit is written below its row, with its name.
+// So a narrow screen hides nothing.
 func NewPrinter[R Row](w io.Writer, format Format) *Printer[R] {
 	var row R
 	p := &Printer[R]{w: w, format: format, header: row.Header(), columns: Width(w)}
 	for _, h := range p.header {
-		p.widths = append(p.widths, utf8.RuneCountInString(h))
+		p.widths = append(p.widths, displayed(h))
 	}
+	return p
+}
+
+// Without leaves columns out of tables, such as the one that has the same value in all
+// rows because the user asked for it. JSON still has all fields.
+func (p *Printer[R]) Without(names ...string) *Printer[R] {
+	p.hidden = append(p.hidden, names...)
 	return p
 }
 
@@ -67,7 +79,8 @@ func (p *Printer[R]) Close() error {
 	case p.format == JSON:
 		b.WriteString("[]\n")
 	case p.format == Table && !p.begun:
-		p.line(&b, p.header)
+		inLine, _ := p.layout()
+		p.line(&b, p.header, inLine)
 	}
 	_, err := io.WriteString(p.w, b.String())
 	return err
@@ -96,44 +109,121 @@ func (p *Printer[R]) json(b *strings.Builder, rows []R) error {
 }
 
 func (p *Printer[R]) table(b *strings.Builder, rows []R) {
-	lines := make([][]string, 0, len(rows)+1)
-	if !p.begun {
-		lines, p.begun = append(lines, p.header), true
-	}
+	lines := make([][]string, 0, len(rows))
 	for _, row := range rows {
 		cells := row.Cells()
 		for i, cell := range cells {
 			cells[i] = adapters.Clean(cell, 0)
-			p.widths[i] = max(p.widths[i], utf8.RuneCountInString(cells[i]))
+			p.widths[i] = max(p.widths[i], displayed(cells[i]))
 		}
 		lines = append(lines, cells)
 	}
-	for _, line := range lines {
-		p.line(b, line)
+	inLine, below := p.layout()
+	if !p.begun || !slices.Equal(inLine, p.inLine) {
+		p.line(b, p.header, inLine)
+	}
+	p.inLine, p.begun = inLine, true
+	for _, cells := range lines {
+		p.line(b, cells, inLine)
+		p.below(b, cells, below)
 	}
 }
 
-// line writes one line, cut to the width of the terminal.
-func (p *Printer[R]) line(b *strings.Builder, cells []string) {
+const (
+	gap    = "  "   // between columns
+	indent = "    " // of what is written below a row
+)
+
+// layout returns the columns that fit into a line of the table, and the other ones. The
+// first column is always in the line.
+func (p *Printer[R]) layout() (inLine, below []int) {
+	used := -len(gap)
+	for i, name := range p.header {
+		wide := len(gap) + p.widths[i]
+		switch {
+		case slices.Contains(p.hidden, name):
+		case p.columns <= 0 || len(inLine) == 0 || used+wide <= p.columns:
+			inLine = append(inLine, i)
+			used += wide
+		default:
+			below = append(below, i)
+		}
+	}
+	return inLine, below
+}
+
+// line writes the given columns of a row, aligned with those of other rows.
+func (p *Printer[R]) line(b *strings.Builder, cells []string, columns []int) {
 	var line strings.Builder
-	for i, cell := range cells {
+	for _, i := range columns {
+		cell := cells[i]
 		if cell == "" {
 			cell = "-"
 		}
-		line.WriteString(cell)
-		if i < len(cells)-1 {
-			line.WriteString(strings.Repeat(" ", p.widths[i]-min(p.widths[i], utf8.RuneCountInString(cell))) + "  ")
-		}
+		line.WriteString(cell + strings.Repeat(" ", max(0, p.widths[i]-displayed(cell))) + gap)
 	}
-	b.WriteString(cut(strings.TrimRight(line.String(), " "), p.columns))
+	b.WriteString(strings.TrimRight(line.String(), " "))
 	b.WriteByte('\n')
 }
 
-func cut(s string, columns int) string {
-	if columns <= 0 || utf8.RuneCountInString(s) <= columns {
-		return s
+// below writes the given columns of a row with their names. Short ones share a line.
+// The last column of the table, which is often a sentence, begins a line.
+func (p *Printer[R]) below(b *strings.Builder, cells []string, columns []int) {
+	room := max(1, p.columns-len(indent))
+	var line string
+	flush := func() {
+		for _, part := range wrap(line, room) {
+			b.WriteString(indent + part + "\n")
+		}
+		line = ""
 	}
-	return string([]rune(s)[:columns-1]) + "…"
+	for _, i := range columns {
+		if cells[i] == "" {
+			continue
+		}
+		text := strings.ToLower(p.header[i]) + ": " + cells[i]
+		if line != "" && (i == len(p.header)-1 || displayed(line)+len(gap)+displayed(text) > room) {
+			flush()
+		}
+		if line != "" {
+			line += gap
+		}
+		line += text
+	}
+	flush()
+}
+
+// displayed returns how many columns s takes.
+func displayed(s string) int { return utf8.RuneCountInString(s) }
+
+// Wrap breaks a long line between words, so that it fits into the [Width] of w.
+func Wrap(w any, line string) string {
+	columns := Width(w)
+	if columns <= 0 {
+		return line
+	}
+	return strings.Join(wrap(line, columns), "\n")
+}
+
+// wrap breaks a line between words, or within a word that is longer than room.
+func wrap(line string, room int) []string {
+	var lines []string
+	for displayed(line) > room {
+		runes := []rune(line)
+		end, next := room, room
+		for i := room; i > 0; i-- {
+			if runes[i] == ' ' {
+				end, next = i, i+1
+				break
+			}
+		}
+		lines = append(lines, strings.TrimRight(string(runes[:end]), " "))
+		line = strings.TrimLeft(string(runes[next:]), " ")
+	}
+	if line != "" {
+		lines = append(lines, line)
+	}
+	return lines
 }
 
 // Object writes one value as JSON. As a table, text writes it.
