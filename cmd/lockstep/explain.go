@@ -57,7 +57,7 @@ const deliveryColumns = `d.sync, d.event_seq, d.event_id::text AS event_id, e.ty
        CASE WHEN d.due_at < 'infinity' THEN d.due_at END AS due_at, d.claimed_by, d.lease_until, d.error_class, d.error, d.created_at`
 
 func (deliveryRow) Header() []string {
-	return []string{"SYNC", "KEY", "EVENT", "TYPE", "STATE", "TRIES", "SINCE", "DUE", "DETAIL"}
+	return []string{"SYNC", "KEY", "STATE", "TRIES", "TYPE", "DUE", "SINCE", "EVENT", "DETAIL"}
 }
 
 func (d deliveryRow) Cells() []string {
@@ -66,8 +66,8 @@ func (d deliveryRow) Cells() []string {
 		detail = "by " + deref(d.ClaimedBy) + " until " + clock(d.LeaseUntil)
 	}
 	return []string{
-		d.Sync, d.Key, d.EventID, deref(d.EventType), d.State, fmt.Sprint(d.Attempts),
-		clock(&d.CreatedAt), clock(d.DueAt), detail,
+		d.Sync, d.Key, d.State, fmt.Sprint(d.Attempts), deref(d.EventType),
+		clock(d.DueAt), clock(&d.CreatedAt), d.EventID, detail,
 	}
 }
 
@@ -92,7 +92,7 @@ oldest first. Times are UTC. The login needs the role outbox_auditor.`,
 				if err != nil {
 					return err
 				}
-				if err := console.Object(a.stdout, a.format, x, x.text); err != nil {
+				if err := console.Object(a.stdout, a.format, x, func(w io.Writer) error { return x.text(w, sync) }); err != nil {
 					return err
 				}
 				if x.Event == nil && len(x.Log) == 0 {
@@ -149,8 +149,8 @@ SELECT ` + logColumns + `
 	return x, err
 }
 
-// text writes x for a person.
-func (x explanation) text(out io.Writer) error {
+// text writes x for a person, who may have asked about one sync.
+func (x explanation) text(out io.Writer, sync string) error {
 	if e := x.Event; e != nil {
 		version := "none"
 		if e.Version != nil {
@@ -168,16 +168,17 @@ func (x explanation) text(out io.Writer) error {
 		fmt.Fprintln(out)
 	}
 	for _, sentence := range x.Why {
-		fmt.Fprintln(out, adapters.Clean(sentence, 0))
+		fmt.Fprintln(out, console.Wrap(out, adapters.Clean(sentence, 0)))
 	}
+	known := append(fixed(sync, "", ""), "KEY", "EVENT", "TYPE") // or shown above
 	var errs []error
 	if len(x.Deliveries) > 0 {
 		fmt.Fprintln(out)
-		errs = append(errs, console.Rows(out, console.Table, x.Deliveries...))
+		errs = append(errs, console.NewPrinter[deliveryRow](out, console.Table).Without(known...).Print(x.Deliveries...))
 	}
 	if len(x.Log) > 0 {
 		fmt.Fprintln(out)
-		errs = append(errs, console.Rows(out, console.Table, x.Log...))
+		errs = append(errs, console.NewPrinter[logRow](out, console.Table).Without(known...).Print(x.Log...))
 	}
 	return errors.Join(errs...)
 }

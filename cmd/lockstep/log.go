@@ -44,7 +44,7 @@ const logColumns = `id, at, answered_at, sync, event_id::text AS event_id, event
        error_class, error, external_id, request_sha256, mapping_version, took_ms, claim::text AS claim, relay, actor, reason`
 
 func (logRow) Header() []string {
-	return []string{"AT", "SYNC", "KEY", "EVENT", "TRY", "OUTCOME", "CODE", "TOOK", "BY", "DETAIL"}
+	return []string{"AT", "SYNC", "KEY", "TRY", "OUTCOME", "CODE", "BY", "TOOK", "EVENT", "DETAIL"}
 }
 
 func (r logRow) Cells() []string {
@@ -62,8 +62,8 @@ func (r logRow) Cells() []string {
 		}
 	}
 	return []string{
-		r.At.UTC().Format("2006-01-02T15:04:05.000Z"), r.Sync, deref(r.Key), deref(r.EventID), attempt,
-		r.Outcome, deref(r.Code), took, cmp.Or(deref(r.Actor), deref(r.Relay)), strings.Join(detail, ": "),
+		r.At.UTC().Format("2006-01-02T15:04:05.000Z"), r.Sync, deref(r.Key), attempt, r.Outcome, deref(r.Code),
+		cmp.Or(deref(r.Actor), deref(r.Relay)), took, deref(r.EventID), strings.Join(detail, ": "),
 	}
 }
 
@@ -178,7 +178,7 @@ With --until, --follow ends when no row before that time can appear any more.`,
 			if err := f.check(); err != nil {
 				return err
 			}
-			p := console.NewPrinter[logRow](a.stdout, a.format)
+			p := console.NewPrinter[logRow](a.stdout, a.format).Without(fixed(f.sync, f.key, f.event)...)
 			if follow {
 				db, err := a.connect(cmd.Context(), nil, cmd.CommandPath(), roleAuditor)
 				if err != nil {

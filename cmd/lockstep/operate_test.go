@@ -1,12 +1,14 @@
 package main
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // refuses answers 422 to requests about one of these hearings.
@@ -380,5 +382,66 @@ func TestPauseOfOneDestination(t *testing.T) {
 	operator.run("resume", "CourtCalendarSync").wants(t, 0, "CourtCalendarSync is not on hold")
 	if n := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome IN ('paused', 'resumed')`); n != 4 {
 		t.Errorf("%d rows in the log, want 4", n)
+	}
+}
+
+// At 3 a.m. the terminal has 80 columns, and nothing may be missing.
+func TestTablesFitIntoTheTerminal(t *testing.T) {
+	w, h1, h2, _, _ := troubled(t)
+	ask[string](w, `SELECT outbox.pause('CourtCalendarSync', 'the court moves its servers to another building and is back at 18:00')::text`)
+	for line, says := range map[string]string{
+		"status":                                 "another building and is back at 18:00",
+		"log":                                    "HTTP 422",
+		"log --sync CourtCalendarSync --key H-2": "HTTP 422",
+		"explain " + h2:                          "HTTP 422",
+		"explain " + h1:                          "delivered at",
+		"requeue --all --dry-run":                h2,
+		"replay --all --dry-run":                 h1,
+		"sync list":                              "CourtCalendarSync",
+		"sync apply --dry-run":                   "unchanged",
+	} {
+		t.Run(line, func(t *testing.T) {
+			narrow := &shell{t: t, env: maps.Clone(w.env)}
+			narrow.env["COLUMNS"] = "80"
+			r := narrow.run(strings.Fields(line)...).wants(t, 0)
+			for l := range strings.Lines(r.stdout) {
+				if n := utf8.RuneCountInString(strings.TrimSuffix(l, "\n")); n > 80 {
+					t.Errorf("a line has %d columns: %s", n, l)
+				}
+			}
+			if text := strings.Join(strings.Fields(r.stdout), " "); !strings.Contains(text, says) {
+				t.Errorf("does not say %q: %s", says, text)
+			}
+			wide := narrow.run(append(strings.Fields(line), "--wide")...).wants(t, 0)
+			if piped := w.run(strings.Fields(line)...); masked(piped.stdout) != masked(wide.stdout) {
+				t.Errorf("--wide prints\n%s, a pipe gets\n%s", wide.stdout, piped.stdout)
+			}
+			narrow.env["COLUMNS"] = "wide"
+			narrow.run(strings.Fields(line)...).wants(t, 0) // as if it were not set
+		})
+	}
+}
+
+func TestTablesLeaveOutWhatTheUserAskedFor(t *testing.T) {
+	w, _, h2, _, _ := troubled(t)
+	header := func(line string) []string {
+		first, _, _ := strings.Cut(w.run(strings.Fields(line)...).wants(t, 0).stdout, "\n")
+		return strings.Fields(first)
+	}
+	for line, without := range map[string][]string{
+		"log":                          {},
+		"log --sync CourtCalendarSync": {"SYNC"},
+		"log --key H-2":                {"KEY"},
+		"log --event " + h2:            {"EVENT"},
+		"requeue --sync CourtCalendarSync --all --dry-run": {"SYNC"},
+		"requeue --key H-2 --dry-run":                      {"KEY"},
+		"requeue --event " + h2 + " --dry-run":             {"EVENT"},
+	} {
+		got := header(line)
+		for _, name := range []string{"SYNC", "KEY", "EVENT"} {
+			if slices.Contains(without, name) == slices.Contains(got, name) {
+				t.Errorf("%s: the columns are %v, want %v left out", line, got, without)
+			}
+		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -103,7 +104,8 @@ func (r *repair) run(cmd *cobra.Command, needsReason bool) error {
 		if len(rows) == 0 && r.filter.event != "" {
 			return fmt.Errorf("%s; see: lockstep explain %s", r.nothing, r.filter.event)
 		}
-		if err := console.Rows(r.app.stdout, r.app.format, rows...); err != nil {
+		p := console.NewPrinter[deliveryRow](r.app.stdout, r.app.format).Without(fixed(r.filter.sync, r.filter.key, r.filter.event)...)
+		if err := errors.Join(p.Print(rows...), p.Close()); err != nil {
 			return err
 		}
 		switch {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -24,6 +25,7 @@ type app struct {
 	configPath  string
 	databaseURL string
 	output      string
+	wide        bool
 	logFormat   string
 	logLevel    string
 
@@ -77,6 +79,7 @@ something · 4 stopped before drained`,
 	flags.StringVar(&a.configPath, "config", "", "configuration `FILE` [$LOCKSTEP_CONFIG, or lockstep.yaml if it exists]")
 	flags.StringVar(&a.databaseURL, "database-url", "", "PostgreSQL `URL`; overrides database.url of the file [$DATABASE_URL]")
 	flags.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of data: table, json or jsonl")
+	flags.BoolVar(&a.wide, "wide", false, "do not fit tables into the terminal or $COLUMNS; a column that does not fit is below its row")
 	flags.StringVar(&a.logFormat, "log-format", "text", "`FORMAT` of logs: text or json")
 	flags.StringVar(&a.logLevel, "log-level", "info", "lowest `LEVEL` to log: debug, info, warn or error")
 
@@ -137,6 +140,12 @@ func (a *app) readGlobals() error {
 	var err error
 	if a.format, err = console.ParseFormat(a.output); err != nil {
 		return fmt.Errorf("--%w", err)
+	}
+	if columns, err := strconv.Atoi(a.getenv("COLUMNS")); a.wide || err == nil && columns > 0 {
+		if a.wide {
+			columns = 0
+		}
+		a.stdout = console.Screen{Writer: a.stdout, Columns: columns}
 	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {

@@ -23,7 +23,7 @@ type statusRow struct {
 }
 
 func (statusRow) Header() []string {
-	return []string{"SYNC", "HOLD", "DUE", "PENDING", "QUEUED", "RETRY", "SENDING", "FAILED", "BLOCKED", "OLDEST", "LAST DELIVERED", "NOTE"}
+	return []string{"SYNC", "HOLD", "FAILED", "BLOCKED", "OLDEST", "DUE", "PENDING", "QUEUED", "RETRY", "SENDING", "LAST DELIVERED", "NOTE"}
 }
 
 func (s statusRow) Cells() []string {
@@ -55,11 +55,11 @@ func (s statusRow) Cells() []string {
 	if n := len(s.ScopeHolds); n > 0 {
 		hold = strings.TrimPrefix(fmt.Sprintf("%s, %d of its scopes", hold, n), ", ")
 	}
-	cells := []string{name, hold}
-	for _, n := range []int64{s.DueNow, s.Pending, s.Queued, s.Retry, s.Sending, s.Failed, s.BlockedKeys} {
+	cells := []string{name, hold, fmt.Sprint(s.Failed), fmt.Sprint(s.BlockedKeys), oldest}
+	for _, n := range []int64{s.DueNow, s.Pending, s.Queued, s.Retry, s.Sending} {
 		cells = append(cells, fmt.Sprint(n))
 	}
-	return append(cells, oldest, clock(s.LastDeliveredAt), strings.Join(notes, "; "))
+	return append(cells, clock(s.LastDeliveredAt), strings.Join(notes, "; "))
 }
 
 // mostScopesShown is how many scopes on hold the table names. JSON has them all.

@@ -106,6 +106,17 @@ func eventID(s string) error {
 	return nil
 }
 
+// fixed returns the columns of a table that have the same value in all rows, because the
+// user selected one sync, key or event.
+func fixed(sync, key, event string) (columns []string) {
+	for name, value := range map[string]string{"SYNC": sync, "KEY": key, "EVENT": event} {
+		if value != "" {
+			columns = append(columns, name)
+		}
+	}
+	return columns
+}
+
 func deref[T any](p *T) (v T) {
 	if p != nil {
 		v = *p
