@@ -19,6 +19,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/telemetry"
 	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 func (a *app) runCommand() *cobra.Command {
@@ -74,6 +75,10 @@ func calmCollector() {
 // relay runs a relay with its health and metrics.
 func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-chan os.Signal) error {
 	calmCollector()
+	zones, err := mapping.ZoneVersion()
+	if err != nil {
+		return usageError{err}
+	}
 	name := f.Relay.Name
 	if name == "" {
 		name = relayName()
@@ -117,7 +122,7 @@ func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-c
 	var group sync.WaitGroup
 	group.Go(func() { reload.loop(reloading, hangups) })
 	defer func() { stop(); group.Wait() }()
-	log.InfoContext(ctx, "lockstep starting", "version", b.Version, "schema", b.Schema, "syncs", len(f.Syncs))
+	log.InfoContext(ctx, "lockstep starting", "version", b.Version, "schema", b.Schema, "zones", zones, "syncs", len(f.Syncs))
 	err = r.Run(ctx)
 	switch sqlState(err) {
 	case insufficientPrivilege:

@@ -149,7 +149,7 @@ func TestCompletionKnowsOutcomes(t *testing.T) {
 
 func TestVersionNamesTheSchema(t *testing.T) {
 	s := &shell{t: t}
-	s.run("version").wants(t, 0, "lockstep ", "schema 1")
+	s.run("version").wants(t, 0, "lockstep ", "schema 1", "time zones 2025c")
 	if b := decode[build](t, s.run("version", "-o", "json")); b.Schema != 1 || b.Go == "" {
 		t.Errorf("got %+v", b)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/console"
 	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 // build says which program this is.
@@ -18,6 +19,7 @@ type build struct {
 	Revision string `json:"revision,omitempty"`
 	Go       string `json:"go"`
 	Schema   int    `json:"schema"`
+	Zones    string `json:"zones,omitempty"` // version of the time zones
 }
 
 func thisBuild() build {
@@ -39,14 +41,21 @@ func thisBuild() build {
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version of this program",
+		Use:   "version",
+		Short: "Print the version of this program",
+		Long: `Print the version of this program, the schema for which it is made, and the
+release of its time zones. LOCKSTEP_ZONEINFO can name a zip file with other time
+zones.`,
 		Example: `  lockstep version --output json`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			b := thisBuild()
+			var err error
+			if b.Zones, err = mapping.ZoneVersion(); err != nil {
+				return usageError{err}
+			}
 			return console.Object(a.stdout, a.format, b, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "lockstep %s (%s, schema %d)\n", b.Version, b.Go, b.Schema)
+				_, err := fmt.Fprintf(w, "lockstep %s (%s, schema %d, time zones %s)\n", b.Version, b.Go, b.Schema, b.Zones)
 				return err
 			})
 		},

@@ -24,6 +24,7 @@ type expression struct {
 	field   string // for errors
 	program *vm.Program
 	event   bool   // reads the payload
+	zones   bool   // uses a time zone
 	yields  string // kind of its result, such as "a string"; empty if it depends on the event
 }
 
@@ -81,7 +82,7 @@ func compileExpression(src, field string, condition bool) (*expression, error) {
 	if kind := node.Type().Kind(); condition && kind != reflect.Bool && kind != reflect.Interface {
 		return nil, fmt.Errorf("the condition is %s, and must be true or false: compare it with something", yields)
 	}
-	return &expression{field: field, program: program, event: guard.event, yields: yields}, nil
+	return &expression{field: field, program: program, event: guard.event, zones: guard.zones, yields: yields}, nil
 }
 
 func explainCompile(err error) error {

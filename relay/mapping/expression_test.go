@@ -114,7 +114,7 @@ func TestComputeRefusesAtRunTime(t *testing.T) {
 		"member of nothing":      {`event.nope.deeper`, "reads a member of a value that is missing or null"},
 		"null":                   {`event.none`, "is null for this event"},
 		"value in the complaint": {`int(event.secret)`, "cannot be evaluated for this event (column"},
-		"date in the complaint":  {`date(event.secret)`, "date() needs an RFC 3339 time"},
+		"date in the complaint":  {`date(event.secret)`, "date() needs a time with an offset"},
 		"date of a number":       {`date(event.count)`, "date() needs a string, not a number"},
 		"zone in the complaint":  {`date(event.day).In(timezone(event.secret))`, "timezone() needs an IANA name"},
 		"big integer":            {`event.big + 1`, "more than 64 bits"},

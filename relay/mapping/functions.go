@@ -420,30 +420,30 @@ func matches(e *evaluation, args []any) (any, error) {
 	return p.MatchString(text), nil
 }
 
-// parseDate reads an RFC 3339 time, or a date as midnight UTC. Its result does not depend on
-// the machine's zone, as that of the built-in function does.
+// parseDate reads a time, or a date as midnight UTC. Its result does not depend on the
+// machine's zone, as that of the built-in function does.
 func parseDate(params ...any) (any, error) {
 	s, ok := params[0].(string)
 	if !ok {
 		return nil, kindError("date() needs a string, not " + kindOf(params[0]))
 	}
-	if t, err := time.Parse(time.RFC3339, s); err == nil {
-		return withoutZone(t), nil
+	if t, ok := parseTime(s); ok {
+		return t, nil
 	}
 	t, err := time.Parse(time.DateOnly, s)
 	if err != nil {
-		return nil, kindError("date() needs an RFC 3339 time with an offset, or a date")
+		return nil, kindError("date() needs a time with an offset, or a date: " + acceptedTimes)
 	}
 	return t, nil
 }
 
-func loadZone(name string) (*time.Location, error) {
-	if name != "Local" && name != "" {
-		if zone, err := time.LoadLocation(name); err == nil {
-			return zone, nil
-		}
+// zoneOf returns the zone of an expression.
+func zoneOf(name string) (*time.Location, error) {
+	zone, err := loadZone(name)
+	if errors.Is(err, errNoZone) {
+		return nil, kindError("timezone() needs an IANA name such as America/New_York")
 	}
-	return nil, kindError("timezone() needs an IANA name such as America/New_York")
+	return zone, err
 }
 
 // zoneByName returns a time zone. It reads each zone once per event.
@@ -455,7 +455,7 @@ func zoneByName(e *evaluation, args []any) (any, error) {
 	if err := e.step(zoneCost); err != nil {
 		return nil, err
 	}
-	zone, err := loadZone(name)
+	zone, err := zoneOf(name)
 	if err != nil {
 		return nil, err
 	}

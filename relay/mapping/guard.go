@@ -49,6 +49,7 @@ func disabled() map[string]string {
 // becomes a machine number only as an operand, so event.amount alone keeps its digits.
 type guard struct {
 	event bool // the payload is read
+	zones bool // a time zone is used
 	err   error
 }
 
@@ -195,7 +196,8 @@ func (g *guard) builtin(node *ast.Node, n *ast.BuiltinNode) {
 	}
 	switch n.Name {
 	case "timezone":
-		if !constant(g, node, args[0], loadZone) {
+		g.zones = true
+		if !constant(g, node, args[0], zoneOf) {
 			g.replace(node, "timezone", args[0])
 		}
 		return

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -125,7 +126,7 @@ func (m Mapping) Compile() (*Mapper, error) {
 		return nil, errors.Join(c.errs...)
 	}
 	mapper := &Mapper{
-		version: m.version(),
+		version: m.version(exprs),
 		target:  c.target,
 		slots:   c.slots,
 		exprs:   exprs,
@@ -141,12 +142,17 @@ func (m Mapping) Compile() (*Mapper, error) {
 }
 
 // version is computed from the canonical JSON of the mapping: the order of the struct, sorted
-// tables, constants without white space.
-func (m Mapping) version() string {
+// tables, constants without white space. If the mapping uses time zones, the version of their
+// database is a part of it.
+func (m Mapping) version(exprs []*expression) string {
 	b, err := json.Marshal(m)
 	if err != nil {
 		// This cannot happen: Compile has checked that every RawMessage is JSON.
 		panic(err)
+	}
+	if slices.ContainsFunc(m.Fields, Field.usesZone) || slices.ContainsFunc(exprs, func(e *expression) bool { return e.zones }) {
+		z, _ := currentZones() // Compile has used it
+		b = append(b, z.version...)
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:6])
@@ -332,6 +338,8 @@ func (f Field) check() []error {
 	bad(hasConst && string(f.Const) == "null", "const is null, and null is never sent: remove the field")
 	return errs
 }
+
+func (f Field) usesZone() bool { return f.Time != nil && f.Time.Zone != "" }
 
 func validJSON(raw json.RawMessage) bool { return json.Valid(raw) && utf8.Valid(raw) }
 

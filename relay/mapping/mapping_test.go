@@ -287,7 +287,24 @@ func TestTimeFormats(t *testing.T) {
 		"unix":                  {TimeFormat{Format: "unix"}, "1970-01-01T01:00:01+01:00", `1`},
 		"unix_ms":               {TimeFormat{Format: "unix_ms"}, "1970-01-01T00:00:01.5Z", `1500`},
 		"layout needing quotes": {TimeFormat{Format: `"15h"`}, summer, `"\"23h\""`},
+		"lower case":            {TimeFormat{}, "2027-07-04t23:30:15z", `"2027-07-04T23:30:15Z"`},
+		"no seconds":            {TimeFormat{}, "2027-03-15T13:30Z", `"2027-03-15T13:30:00Z"`},
+		"no seconds, offset":    {TimeFormat{}, "2027-03-15T13:30-05:00", `"2027-03-15T13:30:00-05:00"`},
+		"offset without colon":  {TimeFormat{}, "2027-03-15T13:30:00+0530", `"2027-03-15T13:30:00+05:30"`},
+		"offset of hours":       {TimeFormat{}, "2027-03-15 13:30:00.25+01", `"2027-03-15T13:30:00+01:00"`},
+		"space":                 {TimeFormat{Zone: ny}, "2027-03-15 13:30:00Z", `"2027-03-15T09:30:00-04:00"`},
+		"unknown local offset":  {TimeFormat{}, "2027-03-15T13:30:00-00:00", `"2027-03-15T13:30:00Z"`}, // RFC 3339, 4.3
 		"local time":            {TimeFormat{}, "2027-07-04T23:30:15", "!with an offset"},
+		"hour of one digit":     {TimeFormat{}, "2027-03-15T9:30:00Z", "!a space instead of T, no seconds, Z, -0500 and -05 are accepted too"},
+		"comma":                 {TimeFormat{}, "2027-03-15T13:30:00,5Z", "!with an offset"},
+		"offset of a day":       {TimeFormat{}, "2027-03-15T13:30:00+24:00", "!with an offset"},
+		"offset of 60 minutes":  {TimeFormat{}, "2027-03-15T13:30:00+0160", "!with an offset"},
+		"hour 24":               {TimeFormat{}, "2027-03-15T24:00:00Z", "!with an offset"},
+		"30 February":           {TimeFormat{}, "2027-02-30T12:00:00Z", "!with an offset"},
+		"day first":             {TimeFormat{}, "15-03-2027 13:30:00Z", "!with an offset"},
+		"name of a zone":        {TimeFormat{}, "2027-03-15T13:30:00 EST", "!with an offset"},
+		"offset after a space":  {TimeFormat{}, "2027-03-15 13:30:00 +0100", "!with an offset"},
+		"no separators":         {TimeFormat{}, "20270315T133000Z", "!with an offset"},
 		"empty":                 {TimeFormat{}, "", "!with an offset"},
 	}
 	for name, tt := range tests {
@@ -314,7 +331,7 @@ func TestTimeFormats(t *testing.T) {
 
 // The machine's zone must not show: neither in an abbreviation nor otherwise.
 func TestTimeIgnoresTheMachine(t *testing.T) {
-	ny, err := time.LoadLocation("America/New_York")
+	ny, err := loadZone("America/New_York")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,12 +10,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	_ "time/tzdata" // zones must not depend on what the machine has installed
 )
 
-// TimeFormat says how a time is written for the receiver. The value in the payload is an
-// RFC 3339 date-time with an offset, or a date (RFC 3339 full-date). A date has no zone, and
-// is never converted to another day.
+// TimeFormat says how a time is written for the receiver. The value in the payload is a time
+// with an offset, or a date (RFC 3339 full-date). A date has no zone, and is never converted
+// to another day. A time is an RFC 3339 date-time, which may also have a lower-case t or z, a
+// space instead of T, no seconds, or an offset such as -0500 or -05.
 type TimeFormat struct {
 	Zone   string `json:"zone,omitempty"`   // IANA name, such as America/New_York; empty keeps the offset of the source
 	Format string `json:"format,omitempty"` // a name of TimeFormats or a Go layout; empty means RFC3339
@@ -58,14 +59,15 @@ type timeWriter struct {
 
 func (f TimeFormat) compile() (*timeWriter, error) {
 	w := &timeWriter{clock: true}
-	switch f.Zone {
-	case "":
-	case "Local":
+	if f.Zone == "Local" {
 		return nil, errors.New("time.zone Local depends on the machine: write an IANA name such as America/New_York")
-	default:
-		zone, err := time.LoadLocation(f.Zone)
-		if err != nil {
+	}
+	if f.Zone != "" {
+		zone, err := loadZone(f.Zone)
+		if errors.Is(err, errNoZone) {
 			return nil, fmt.Errorf("time.zone %q is unknown: write an IANA name such as America/New_York", f.Zone)
+		} else if err != nil {
+			return nil, fmt.Errorf("time.zone: %w", err)
 		}
 		w.zone = zone
 	}
@@ -103,22 +105,42 @@ func withoutZone(t time.Time) time.Time {
 	return t.In(time.FixedZone("", offset))
 }
 
+// acceptedTimes names the forms that parseTime accepts.
+const acceptedTimes = "write it as 2027-03-01T14:00:00-05:00; a space instead of T, no seconds, Z, -0500 and -05 are accepted too"
+
+// timeForm matches a time with an offset. Its groups are the date, hours and minutes, seconds,
+// the hours and the minutes of the offset.
+var timeForm = regexp.MustCompile(`^(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d)(:\d\d(?:\.\d+)?)?(?:[Zz]|([+-](?:[01]\d|2[0-3]))(?::?([0-5]\d))?)$`)
+
+// parseTime reads a time with an offset. It refuses what time.Parse accepts in addition: an
+// hour of one digit, a comma before the fraction, an offset of 24 hours.
+func parseTime(s string) (time.Time, bool) {
+	m := timeForm.FindStringSubmatch(s)
+	if m == nil {
+		return time.Time{}, false
+	}
+	offset := "Z"
+	if m[4] != "" {
+		offset = m[4] + ":" + cmp.Or(m[5], "00")
+	}
+	t, err := time.Parse(time.RFC3339, m[1]+"T"+m[2]+cmp.Or(m[3], ":00")+offset)
+	return withoutZone(t), err == nil
+}
+
 func (w *timeWriter) append(dst, raw []byte) ([]byte, error) {
 	if raw[0] != '"' {
-		return dst, fmt.Errorf("is a %s, not a time as an RFC 3339 string", jsonKind(raw))
+		return dst, fmt.Errorf("is a %s, not a time as text", jsonKind(raw))
 	}
 	s := unquote(raw)
-	t, err := time.Parse(time.RFC3339, s)
+	t, ok := parseTime(s)
 	switch {
-	case err == nil && w.zone != nil:
+	case ok && w.zone != nil:
 		t = t.In(w.zone)
-	case err == nil:
-		t = withoutZone(t)
-	default:
-		day, dayErr := time.Parse(time.DateOnly, s)
+	case !ok:
+		day, err := time.Parse(time.DateOnly, s)
 		switch {
-		case dayErr != nil:
-			return dst, errors.New("is not an RFC 3339 time with an offset, such as 2027-03-01T14:00:00Z, nor a date")
+		case err != nil:
+			return dst, errors.New("is neither a time with an offset nor a date: " + acceptedTimes)
 		case w.clock:
 			return dst, errors.New("is a date without a time of day, which the format needs: use format date")
 		}
