@@ -151,6 +151,9 @@ func TestUnmatchedAreExactlyTheEventsThatNoSyncTook(t *testing.T) {
 				t.Errorf("%d deliveries, want %d", n, tt.deliveries)
 			}
 			got := outboxtest.List[string](d, "SELECT e.type FROM outbox.unmatched AS u JOIN outbox.event AS e ON e.seq = u.event_seq AND e.id = u.event_id ORDER BY e.type")
+			if named := outboxtest.List[string](d, "SELECT t.type FROM outbox.unmatched_type AS t, generate_series(1, t.events) ORDER BY t.type"); !slices.Equal(named, got) {
+				t.Errorf("outbox.unmatched_type has %v, want %v", named, got)
+			}
 			if !slices.Equal(got, tt.unmatched) {
 				t.Errorf("unmatched %v, want %v", got, tt.unmatched)
 			}

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
@@ -175,6 +176,10 @@ func TestOperatorsFunctionsRefuse(t *testing.T) {
 		{"replay of an event never delivered", wrongState, "replay('later', '" + failed + "', 'r')", []string{"never delivered"}},
 		{"pause of an unknown sync", noData, "pause('cuort', 'r')", []string{"not registered"}},
 		{"pause without a reason", noReason, "pause('court', '')", []string{"a reason is required"}},
+		{"pause that ends in the past", badParameter, "pause('court', 'r', clock_timestamp() - interval '1 second')", []string{"cannot end at", "later time"}},
+		{"pause that ends never", badParameter, "pause('court', 'r', 'infinity')", []string{"cannot end at infinity", "outbox.resume"}},
+		{"undo of the retirement of an unknown sync", noData, "resume_retired('cuort', 'r')", []string{"not registered"}},
+		{"undo of a retirement without a reason", noReason, "resume_retired('court', ' ')", []string{"a reason is required"}},
 		{"resume of an unknown sync", noData, "resume('cuort')", []string{"not registered"}},
 		{"retire of an unknown sync", noData, "retire('cuort', 'r')", []string{"not registered"}},
 		{"retire without a reason", noReason, "retire('court', NULL)", []string{"a reason is required"}},
@@ -367,6 +372,44 @@ func TestHoldsOfDifferentKindsAreKeptApart(t *testing.T) {
 		login(t, operator.Config().ConnString())), ", ")
 	if want := "paused court asked, paused court asked twice, resumed"; got != want {
 		t.Errorf("log: %s, want %s", got, want)
+	}
+}
+
+func TestPauseEndsByItself(t *testing.T) {
+	url := pgtest.New(t)
+	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
+	relay := outboxtest.OpenRelay(t, url)
+	admin.Sync("court")
+	admin.Event("k")
+	const held = "SELECT concat_ws(' ', hold, hold_until::text) FROM outbox.status WHERE sync = 'court'"
+	for range 2 { // a pause that has ended does not change the next one
+		operator.Do("SELECT outbox.pause('court', 'maintenance', '2099-01-31T18:00:00+00')")
+		outboxtest.Must(t, relay.EndHolds(t.Context(), "court", time.Minute))
+		if d := outboxtest.Claim(t, relay); len(d) != 0 {
+			t.Fatal("claimed during the pause")
+		}
+		if got := outboxtest.One[string](admin, held); !strings.HasPrefix(got, "operator 2099-01-31") {
+			t.Errorf("during the pause: %q", got)
+		}
+		if said := outboxtest.One[string](admin, "SELECT w FROM outbox.event AS e, outbox.why_not_delivered(e.id) AS w"); !strings.Contains(said, "(operator)") || !strings.Contains(said, " until 2099-01-31") {
+			t.Errorf("during the pause: %s", said)
+		}
+
+		admin.Do("UPDATE outbox.hold SET until = clock_timestamp() - interval '1 second'") // as if that time had come
+		if got := outboxtest.One[string](admin, held); got != "" {
+			t.Errorf("after the pause: %q", got)
+		}
+		if d := outboxtest.Only(t, relay); d.Key != "k" {
+			t.Fatalf("claimed %+v", d)
+		}
+		admin.Do("UPDATE outbox.lane SET claim = NULL, due_at = now()")
+	}
+	outboxtest.Must(t, relay.EndHolds(t.Context(), "court", time.Minute))
+	if got := outboxtest.One[string](admin, "SELECT coalesce(hold_kind, '') || (SELECT count(*) FROM outbox.hold) FROM outbox.sync"); got != "0" {
+		t.Errorf("the pause that has ended is still there: %s", got)
+	}
+	if got := outboxtest.List[string](admin, "SELECT outcome || ' ' || reason FROM outbox.delivery_log"); len(got) != 2 || got[0] != "paused until 2099-01-31T18:00:00Z: maintenance" {
+		t.Errorf("log %q", got)
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 	d := outboxtest.Connect(t, pgtest.New(t))
 	readable := []string{
-		"blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "hold", "lane", "open_delivery", "retention", "status", "sync", "unmatched",
+		"blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "hold", "lane", "open_delivery", "retention", "status", "sync", "unmatched", "unmatched_type",
 	}
 	read := func(more ...string) []string {
 		for _, table := range readable {
@@ -54,10 +54,10 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 			"INSERT on hold", "UPDATE on hold", "DELETE on hold",
 			"INSERT on external_ref", "UPDATE on external_ref", "DELETE on external_ref",
 			"DELETE on unmatched",
-			"EXECUTE on maintain", "EXECUTE on lock_holder", "EXECUTE on clean", "EXECUTE on older_writers", "EXECUTE on like_patterns"),
+			"EXECUTE on maintain", "EXECUTE on lock_holder", "EXECUTE on clean", "EXECUTE on older_writers", "EXECUTE on like_patterns", "EXECUTE on begin_backfill"),
 		"outbox_operator": read(
 			"UPDATE on delivery.state",
-			"EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire"),
+			"EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire", "EXECUTE on resume_retired"),
 		"outbox_auditor": read(),
 	}
 	const held = `
@@ -137,7 +137,7 @@ func TestRolesReadTheViews(t *testing.T) {
 	outboxtest.Connect(t, url).Sync("court")
 	for _, role := range []string{"outbox_relay", "outbox_operator", "outbox_auditor"} {
 		d := outboxtest.As(t, url, role)
-		for _, name := range []string{"status", "failed", "blocked_key", "open_delivery", "event", "delivery", "lane", "delivery_log", "delivery_log_default", "sync", "hold", "external_ref", "unmatched"} {
+		for _, name := range []string{"status", "failed", "blocked_key", "open_delivery", "event", "delivery", "lane", "delivery_log", "delivery_log_default", "sync", "hold", "external_ref", "unmatched", "unmatched_type"} {
 			d.Do("SELECT * FROM outbox." + name)
 		}
 		d.Do("SELECT outbox.why_not_delivered(gen_random_uuid(), 'court')")
@@ -170,7 +170,7 @@ func TestALoginThatMayReadAViewCanReadIt(t *testing.T) {
 	d.Sync("court")
 	d.Event("k")
 	for _, scope := range []string{"", "ny07"} {
-		d.Do(`SELECT outbox.pause('court', 'maintenance', $1)`, scope)
+		d.Do(`SELECT outbox.pause('court', 'maintenance', scope => $1)`, scope)
 	}
 	dashboard := fmt.Sprintf("dashboard_%d", time.Now().UnixNano()) // roles are the server's
 	d.Do(`CREATE ROLE ` + dashboard)

@@ -107,7 +107,7 @@ func TestRelayRoleNeverTouchesEvents(t *testing.T) {
 		"SELECT outbox.pause('court', 'r')",
 		"SELECT outbox.resume('court')",
 		"SELECT outbox.retire('court', 'r')",
-		"INSERT INTO outbox.unmatched VALUES (1, gen_random_uuid())",
+		"INSERT INTO outbox.unmatched VALUES (1, gen_random_uuid(), 't', now())",
 	} {
 		relay.Refuses(denied, statement, nil)
 	}

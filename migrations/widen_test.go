@@ -391,6 +391,36 @@ func TestRetiredSyncThatLivesAgainSendsItsOpenWork(t *testing.T) {
 	w.delivers("at the end", "k-3", "k-4")
 }
 
+func TestUndoOfARetirementAddsWhatWasMissed(t *testing.T) {
+	w := newWidening(t)
+	write(w.admin, "old:a", "before-1")
+	before := w.writer("READ COMMITTED")
+	write(before, "old:a", "before-2") // fanned out, but not committed
+	w.operator.Do("SELECT outbox.retire('court', 'a mistake')")
+	write(w.admin, "old:a", "k-1")
+	write(w.admin, "new:a", "k-2")       // another type
+	older := w.writer("REPEATABLE READ") // it sees the sync retired
+	w.operator.Do("SET lockstep.actor = 'Ada'")
+	w.operator.Do("SELECT outbox.resume_retired('court', 'it was a mistake')")
+	w.operator.Do("SELECT outbox.resume_retired('court', 'once more')") // a notice
+	write(w.admin, "old:a", "k-4")
+	write(older, "old:a", "k-3")
+	b := w.relay.NewBackfill("court")
+	w.waits(b)
+	w.delivers("during the open writers", "before-1")
+	older.Do("COMMIT")
+	before.Do("COMMIT")
+	w.completes(b, 1)
+	w.delivers("at the end", "before-2", "k-1", "k-4", "k-3")
+	got := outboxtest.List[string](w.admin, "SELECT concat_ws(' ', outcome, split_part(actor, '/', 2), reason) FROM outbox.delivery_log WHERE outcome IN ('retired', 'sync_changed') ORDER BY id")
+	if len(got) != 2 || got[0] != "retired  a mistake" || !strings.HasPrefix(got[1], "sync_changed Ada retired: since ") || !strings.HasSuffix(got[1], " to no: it was a mistake") {
+		t.Errorf("log %q", got)
+	}
+	if outboxtest.One[bool](w.admin, "SELECT retired_at IS NOT NULL FROM outbox.sync") {
+		t.Error("the sync is still retired")
+	}
+}
+
 // Older events must come before the due ones. The sync is on hold while they are added, but not while the backfill waits for
 // transactions.
 func TestOlderEventsHoldTheSyncOnlyWhileTheyAreAdded(t *testing.T) {

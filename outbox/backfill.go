@@ -85,28 +85,14 @@ func insertedSince(from string) (string, error) {
 	return from, nil
 }
 
-// beginBackfill writes to the sync's row which events are to be added: events inserted
-// since a time, and events whose seq no visible event has. The latter belong to
-// transactions that are open now and may never see the change. Whenever they commit, their
-// events are known by their seq.
+// beginBackfill writes to the sync's row which events are to be added.
 func beginBackfill(ctx context.Context, tx pgx.Tx, r Registration, plan backfillPlan) error {
 	since, err := insertedSince(r.From)
 	if err != nil {
 		return fmt.Errorf("sync %q: %w", r.Name, err)
 	}
-	const work = `
-UPDATE outbox.sync
-   SET backfill_seq = 0,
-       backfill_from = least(backfill_from, $2::text::timestamptz),
-       backfill_unseen = coalesce(backfill_unseen, '{}') + (
-           SELECT coalesce(range_agg(int8range(g.before + 1, g.seq)) FILTER (WHERE g.seq > g.before + 1), '{}')
-                  + int8multirange(int8range(coalesce(max(g.seq), 0) + 1, NULL))
-             FROM (SELECT seq, lag(seq, 1, 0::bigint) OVER (ORDER BY seq) AS before FROM outbox.event) AS g),
-       backfill_waits = backfill_waits OR $3,
-       backfill_round = backfill_round + $3::int,
-       backfill_reason = CASE WHEN $3 THEN $4 ELSE coalesce(backfill_reason, $5) END
- WHERE name = $1`
-	if _, err := tx.Exec(ctx, work, r.Name, since, plan.waits, waitsForWriters, addsEvents); err != nil {
+	const work = `SELECT outbox.begin_backfill($1, $2::text::timestamptz, $3)`
+	if _, err := tx.Exec(ctx, work, r.Name, since, plan.waits); err != nil {
 		return fmt.Errorf("register sync %q: %w", r.Name, err)
 	}
 	if !plan.holds {
@@ -116,11 +102,9 @@ UPDATE outbox.sync
 	return err
 }
 
-// Values of outbox.sync.backfill_reason.
-const (
-	waitsForWriters = "waits for transactions that began before the change"
-	addsEvents      = "retained events are being added"
-)
+// addsEvents is the value of outbox.sync.backfill_reason while there is nobody to wait for.
+// SQL has the same text in outbox.begin_backfill.
+const addsEvents = "retained events are being added"
 
 const backfillHold = `
 INSERT INTO outbox.hold (sync, kind, reason, by)

@@ -14,7 +14,7 @@ type HoldKind string
 
 // The kinds of hold, the strongest first. SQL has the same order: outbox.hold_rank.
 const (
-	HoldOperator HoldKind = "operator" // until outbox.resume
+	HoldOperator HoldKind = "operator" // until outbox.resume, or until a time
 	HoldBackfill HoldKind = "backfill" // until the backfill is complete
 	HoldAuth     HoldKind = "auth"     // until a probe is accepted
 	HoldBreaker  HoldKind = "breaker"  // until a probe is accepted
@@ -26,17 +26,18 @@ const (
 type Hold struct {
 	Scope    string // empty: the whole sync
 	Kind     HoldKind
-	Until    time.Time // end of a throttle or window hold, next probe of an auth or breaker hold; zero for the others
+	Until    time.Time // end of a pause, throttle or window hold, next probe of an auth or breaker hold; zero: until it is lifted
 	Reason   string
 	ProbeDue bool // a probe of an auth or breaker hold may be sent now
 }
 
-// holdsInForce are the holds of sync $1 that prevent a claim. A throttle or window hold
-// ends at its time. If $2 is true, auth and breaker holds do not prevent it.
+// holdsInForce are the holds of sync $1 that prevent a claim. A hold ends at its time, but
+// for an auth or breaker hold this is the time of the next probe. If $2 is true, auth and
+// breaker holds do not prevent it.
 const holdsInForce = `
       FROM outbox.hold
      WHERE sync = $1
-       AND (kind NOT IN ('throttle', 'window') OR until > clock_timestamp())
+       AND (kind IN ('auth', 'breaker') OR until IS NULL OR until > clock_timestamp())
        AND NOT ($2 AND kind IN ('auth', 'breaker'))`
 
 // scopesOnHold are the scopes of a sync that are on hold. The empty scope is the whole
@@ -104,7 +105,7 @@ SELECT name, $6, $2::text, clock_timestamp() + $3::interval, CASE WHEN $2::text 
  WHERE name = $1
 ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE
    SET until = greatest(h.until, excluded.until), reason = excluded.reason, by = excluded.by,
-       since = CASE WHEN h.kind IN ('throttle', 'window') AND h.until <= clock_timestamp() THEN excluded.since ELSE h.since END -- it had ended
+       since = CASE WHEN h.kind NOT IN ('auth', 'breaker') AND h.until <= clock_timestamp() THEN excluded.since ELSE h.since END -- it had ended
  WHERE h.until IS NOT NULL`
 	_, err := s.exec(ctx, statement, sync, kind, d, reason, s.relay, scope)
 	return err
@@ -179,7 +180,7 @@ WITH due_hold AS MATERIALIZED ( -- one row or none
        AND (h.until <= clock_timestamp() OR t.untried AND h.untried_at <= clock_timestamp())
        AND NOT EXISTS (SELECT FROM outbox.hold AS o
                         WHERE o.sync = $1 AND o.scope IN ('', $5)
-                          AND (o.kind IN ('operator', 'backfill')
+                          AND (o.kind IN ('operator', 'backfill') AND o.until IS NULL
                                OR o.kind IN ('auth', 'breaker') AND o.scope <> $5
                                OR o.until > clock_timestamp()
                                   AND NOT (o.kind = 'auth' AND t.untried AND coalesce(o.untried_at <= clock_timestamp(), false))))
@@ -253,7 +254,7 @@ DELETE FROM outbox.hold AS h
 	return lifted > 0, err
 }
 
-// EndHolds removes the throttle and window holds of a sync that have ended. It also
+// EndHolds removes the pauses, throttle and window holds of a sync that have ended. It also
 // corrects holds after the database's clock was set back. A throttle or window hold that
 // began in the future is removed. An auth or breaker hold may be probed at once if it began
 // in the future, or if its next probe is due later than within from now. Within is the
@@ -268,7 +269,7 @@ WITH locked_sync AS MATERIALIZED (
     SELECT o.sync, o.scope, o.kind
       FROM locked_sync AS s
       JOIN outbox.hold AS o ON o.sync = s.name
-     WHERE o.kind IN ('throttle', 'window') AND o.until <= clock_timestamp()
+     WHERE o.kind NOT IN ('auth', 'breaker') AND o.until <= clock_timestamp()
         OR o.kind NOT IN ('operator', 'backfill') AND o.since > clock_timestamp() + interval '1 minute'
         OR o.kind IN ('auth', 'breaker') AND o.until > clock_timestamp() + $2::interval + interval '1 minute'
        FOR UPDATE OF o SKIP LOCKED
@@ -280,7 +281,7 @@ WITH locked_sync AS MATERIALIZED (
 )
 DELETE FROM outbox.hold AS h
  USING ended_hold AS o
- WHERE h.sync = o.sync AND h.scope = o.scope AND h.kind = o.kind AND h.kind IN ('throttle', 'window')`
+ WHERE h.sync = o.sync AND h.scope = o.scope AND h.kind = o.kind AND h.kind NOT IN ('auth', 'breaker')`
 	_, err := s.exec(ctx, statement, sync, within)
 	return err
 }

@@ -38,7 +38,7 @@ func TestHoldsOfScopesAreKeptApart(t *testing.T) {
 		d.holdScope(scope, outbox.HoldBreaker, time.Hour)
 		d.holdScope(scope, outbox.HoldThrottle, time.Hour)
 	}
-	d.exec(`SELECT outbox.pause($1, 'r', 'a')`, sync)
+	d.exec(`SELECT outbox.pause($1, 'r', scope => 'a')`, sync)
 	if err := d.b.Lift(t.Context(), sync, "a"); err != nil {
 		t.Fatal(err)
 	}
@@ -199,15 +199,15 @@ func TestASuspectOfAScopeOnHoldWaits(t *testing.T) {
 func TestPauseRefusesScopesThatCannotBe(t *testing.T) {
 	d := newDesk(t)
 	for _, scope := range []string{strings.Repeat("x", 201), "a\nb"} {
-		for _, call := range []string{`SELECT outbox.pause($1, 'r', $2)`, `SELECT outbox.resume($1, $2)`} {
+		for _, call := range []string{`SELECT outbox.pause($1, 'r', scope => $2)`, `SELECT outbox.resume($1, $2)`} {
 			_, err := d.pool.Exec(t.Context(), call, sync, scope)
 			if err == nil || !strings.Contains(err.Error(), "at most 200 characters and no control characters") {
 				t.Errorf("%.20q: %v", scope, err)
 			}
 		}
 	}
-	d.exec(`SELECT outbox.pause($1, 'r', $2)`, sync, strings.Repeat("ä", 200))
-	d.exec(`SELECT outbox.pause($1, 'r', NULL)`, sync) // of the whole sync
+	d.exec(`SELECT outbox.pause($1, 'r', scope => $2)`, sync, strings.Repeat("ä", 200))
+	d.exec(`SELECT outbox.pause($1, 'r', scope => NULL)`, sync) // of the whole sync
 	if got := d.text(`SELECT string_agg(length(scope)::text, ' ' ORDER BY scope) FROM outbox.hold`); got != "0 200" {
 		t.Errorf("scopes of %s characters", got)
 	}

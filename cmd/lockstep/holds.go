@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
@@ -45,7 +46,7 @@ func (o *operator) check(a *app, needsReason bool) error {
 // holdChange is one run of pause, resume or retire.
 type holdChange struct {
 	app         *app
-	call        string // of the database's function for a sync, and for its scope and the reason if it takes them
+	call        string // of the database's function for a sync, and for its scope, the reason and the end if it takes them
 	needsReason bool
 	done        string // message about the sync; "" says whether a hold is left
 
@@ -53,19 +54,28 @@ type holdChange struct {
 	sync     string
 	scoped   bool // the command has --scope
 	scope    string
+	ends     bool // the command has --until and --for
+	until    timeFlag
+	lasts    duration
 }
 
 func (a *app) pauseCommand() *cobra.Command {
-	h := &holdChange{app: a, call: `SELECT outbox.pause($1, $3, $2)`, needsReason: true, scoped: true, done: "is paused until: lockstep resume %s"}
+	h := &holdChange{
+		app: a, call: `SELECT outbox.pause($1, $3, coalesce($4::timestamptz, clock_timestamp() + $5::interval), $2)`,
+		needsReason: true, scoped: true, ends: true, done: "is paused until: lockstep resume %s",
+	}
 	return h.command(&cobra.Command{
 		Use:   "pause SYNC",
-		Short: "Stop sending to one external system until resume",
-		Long: `Stop sending to one external system until resume. Relays stop within one poll
-and finish the requests that are in flight. Events are still collected, and a
-pause uses up no retry budget. With --scope, only one destination of the sync is
-paused, and the others still get their events. The login needs the role
-outbox_operator.`,
-		Example: `  lockstep pause CourtCalendarSync --reason "court maintenance until 18:00"
+		Short: "Stop sending to one external system until resume, or until a time",
+		Long: `Stop sending to one external system until resume. With --until or --for, the
+pause also ends by itself. Relays stop within one poll and finish the requests
+that are in flight. Events are still collected, and a pause uses up no retry
+budget. With --scope, only one destination of the sync is paused, and the others
+still get their events. Another pause of the same sync and scope replaces this
+one. The login needs the role outbox_operator.`,
+		Example: `  lockstep pause CourtCalendarSync --reason "the court asked"
+  lockstep pause CourtCalendarSync --for 2h --reason "court maintenance"
+  lockstep pause CourtCalendarSync --until 2027-01-31T18:00:00-05:00 --reason "court maintenance"
   lockstep pause CourtCalendarSync --scope ny07.courts.example.gov --reason "the court moves"`,
 	})
 }
@@ -85,15 +95,30 @@ role outbox_operator.`,
 }
 
 func (a *app) retireCommand() *cobra.Command {
-	h := &holdChange{app: a, call: `SELECT outbox.retire($1, $2)`, needsReason: true, done: "gets no further events"}
-	return h.command(&cobra.Command{
+	retire := &holdChange{app: a, call: `SELECT outbox.retire($1, $2)`, needsReason: true, done: "gets no further events"}
+	undo := &holdChange{app: a, call: `SELECT outbox.resume_retired($1, $2)`, needsReason: true, done: "gets events again, also those that were written while it was retired"}
+	isUndo := false
+	c := retire.command(&cobra.Command{
 		Use:   "retire SYNC",
 		Short: "End a sync: no further events, open deliveries are still sent",
 		Long: `End a sync: it gets no further events, and its open deliveries are still sent.
-lockstep sync apply NAME starts it again. The login needs the role
-outbox_operator.`,
-		Example: `  lockstep retire ClinicSync --reason "the clinic moved to FHIR"`,
+
+With --undo the sync gets events again, and running relays add the events that
+were written while it was retired, as far as they are retained. To leave those
+out, bring the sync back with: lockstep sync apply NAME. The login needs the
+role outbox_operator.`,
+		Example: `  lockstep retire ClinicSync --reason "the clinic moved to FHIR"
+  lockstep retire ClinicSync --undo --reason "the clinic comes back"`,
 	})
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if !isUndo {
+			return retire.run(cmd, args)
+		}
+		undo.operator = retire.operator
+		return undo.run(cmd, args)
+	}
+	c.Flags().BoolVar(&isUndo, "undo", false, "let a retired sync get events again")
+	return c
 }
 
 // command gives c its flags and what it runs.
@@ -105,6 +130,11 @@ func (h *holdChange) command(c *cobra.Command) *cobra.Command {
 		reasonUsage = reasonRequired
 	}
 	h.operator.flags(c, reasonUsage)
+	if h.ends {
+		c.Flags().Var(&h.until, "until", "end the pause at this `TIME`, such as 2027-01-31T18:00:00Z")
+		c.Flags().Var(&h.lasts, "for", "end the pause after `D`: 90s, 2h, 1d")
+		c.MarkFlagsMutuallyExclusive("until", "for")
+	}
 	if h.scoped {
 		c.Flags().StringVar(&h.scope, "scope", "", "only this destination: `SCOPE` is a host, with its port if the URL has one, or a value of limits.per of the sync, such as a court's code")
 	}
@@ -118,6 +148,9 @@ func (h *holdChange) run(cmd *cobra.Command, args []string) error {
 	if h.scoped && h.scope == "" && cmd.Flags().Changed("scope") { // such as a variable that is not set
 		return usagef("--scope is empty: name a destination, or leave it out for the whole sync")
 	}
+	if h.ends && h.lasts == 0 && cmd.Flags().Changed("for") {
+		return usagef("--for %s is a pause for nothing: give a longer time", cmd.Flag("for").Value)
+	}
 	h.sync = args[0]
 	parameters := []any{h.sync}
 	if h.scoped {
@@ -125,6 +158,9 @@ func (h *holdChange) run(cmd *cobra.Command, args []string) error {
 	}
 	if h.needsReason {
 		parameters = append(parameters, h.operator.reason)
+	}
+	if h.ends {
+		parameters = append(parameters, h.until.at, h.lasts.interval())
 	}
 	var hold *string
 	err := h.app.with(cmd, nil, roleOperator, func(ctx context.Context, db *database) error {
@@ -135,7 +171,7 @@ func (h *holdChange) run(cmd *cobra.Command, args []string) error {
 			const strongest = `-- lockstep: strongest hold
 SELECT (SELECT CASE WHEN h.scope <> $2 THEN 'the whole sync, ' ELSE '' END || h.kind || ': ' || h.reason
           FROM outbox.hold AS h
-         WHERE h.sync = $1 AND h.scope IN ('', $2) AND (h.kind NOT IN ('throttle', 'window') OR h.until > clock_timestamp())
+         WHERE h.sync = $1 AND h.scope IN ('', $2) AND (h.kind IN ('auth', 'breaker') OR h.until IS NULL OR h.until > clock_timestamp())
          ORDER BY h.scope DESC, array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], h.kind::text)
          LIMIT 1)`
 			return tx.QueryRow(ctx, strongest, h.sync, h.scope).Scan(&hold)
@@ -162,6 +198,10 @@ func (h *holdChange) say(hold *string) {
 		name, flags = fmt.Sprintf("%s, scope %s,", h.sync, scope), h.sync+" --scope "+scope
 	}
 	switch {
+	case h.until.at != nil:
+		h.app.say("%s is paused until %s", name, clock(h.until.at))
+	case h.lasts != 0:
+		h.app.say("%s is paused for %s", name, age(time.Duration(h.lasts)))
 	case h.scoped && h.done != "":
 		h.app.say("%s "+h.done, name, flags)
 	case h.done != "":

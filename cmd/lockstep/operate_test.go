@@ -271,6 +271,49 @@ func TestPauseResumeAndRetireReportTheirResult(t *testing.T) {
 	if got := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'sync_changed'`); got != 1 {
 		t.Errorf("%d rows say that the sync was changed, want 1", got)
 	}
+
+	// The operator can bring it back too.
+	operator.run("retire", "CourtCalendarSync", "--undo").wants(t, exitUsage, "--reason is required")
+	operator.run("retire", "CourtCalendarSync", "--undo", "--reason", "r").wants(t, 0, "is not retired")
+	operator.run("retire", "CourtCalendarSync", "--reason", "moved").wants(t, 0, "gets no further events")
+	id := w.emit("H-9", `{"hearingId":"H-9"}`)
+	operator.run("retire", "CourtCalendarSync", "--undo", "--reason", "moved back").wants(t, 0, "gets events again, also those that were written while it was retired")
+	operator.run("log", "--outcome", "sync_changed").wants(t, 0, "to no: moved back")
+	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE key = 'H-9' AND event_id = '` + id + `')`)
+}
+
+func TestPauseWithAnEnd(t *testing.T) {
+	w := newWorld(t)
+	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NULL)`)
+	operator := w.as(roleOperator)
+	for flags, want := range map[string]string{
+		"--until 18:00":                         "want a time with its zone",
+		"--for 0h":                              "for nothing",
+		"--for 2":                               "want a duration such as 90s",
+		"--for 2h --until 2099-01-31T18:00:00Z": "none of the others",
+	} {
+		operator.run(append([]string{"pause", "CourtCalendarSync", "--reason", "r"}, strings.Fields(flags)...)...).wants(t, exitUsage, want)
+	}
+	operator.run("pause", "CourtCalendarSync", "--reason", "r", "--until", "2020-01-31T18:00:00Z").wants(t, exitFailed, "cannot end at 2020-01-31")
+	operator.run("pause", "CourtCalendarSync", "--reason", "maintenance", "--until", "2099-01-31T18:00:00-05:00").
+		wants(t, 0, "CourtCalendarSync is paused until 2099-01-31T23:00:00Z")
+	w.run("status").wants(t, 0, "until 2099-01-31T23:00:00Z: maintenance")
+	operator.run("pause", "CourtCalendarSync", "--reason", "maintenance", "--for", "36h", "--scope", "ny07").
+		wants(t, 0, "CourtCalendarSync, scope ny07, is paused for 1d12h")
+	if got := ask[string](w, `SELECT string_agg(scope || (until BETWEEN now() + interval '35 hours' AND now() + interval '37 hours')::text, ' ' ORDER BY scope) FROM outbox.hold`); got != "false ny07true" {
+		t.Errorf("holds %q", got)
+	}
+}
+
+func TestStatusNamesUnmatchedTypes(t *testing.T) {
+	w := newWorld(t)
+	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NULL)`)
+	ask[int64](w, `WITH e AS (INSERT INTO outbox.event (type, key, payload) SELECT 'sheduling:created', 'k', '{}' FROM generate_series(1, 2) RETURNING seq) SELECT count(*) FROM e`)
+	w.run("status").wants(t, 0, "(no sync matches)", "sheduling:created: 2 events, the last at ")
+	rows := decode[[]statusRow](t, w.run("status", "-o", "json").wants(t, 0))
+	if got := rows[len(rows)-1].UnmatchedTypes; len(got) != 1 || got[0].Type != "sheduling:created" || got[0].Events != 2 || got[0].First.After(got[0].Last) {
+		t.Errorf("got %+v", got)
+	}
 }
 
 func TestMapShowsTheRequestWithoutSecrets(t *testing.T) {

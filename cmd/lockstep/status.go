@@ -20,6 +20,16 @@ type statusRow struct {
 	OldestSeconds    *float64  `json:"oldest_pending_age_seconds"`
 	OldestPendingAge *struct{} `json:"oldest_pending_age,omitempty"` // hides the field of Status, which is in nanoseconds
 	Note             string    `json:"note,omitempty"`
+
+	UnmatchedTypes []unmatchedType `json:"unmatched_types,omitempty"` // in the row without a sync
+}
+
+// unmatchedType is a row of outbox.unmatched_type.
+type unmatchedType struct {
+	Type   string    `json:"type"`
+	Events int64     `json:"events"`
+	First  time.Time `json:"first"`
+	Last   time.Time `json:"last"`
 }
 
 func (statusRow) Header() []string {
@@ -51,6 +61,13 @@ func (s statusRow) Cells() []string {
 	if s.Backfill != nil && deref(s.Hold) != string(outbox.HoldBackfill) { // the scope's hold says the same
 		notes = append(notes, "events are being added: "+*s.Backfill)
 	}
+	for i, u := range s.UnmatchedTypes {
+		if i == mostTypesShown {
+			notes = append(notes, fmt.Sprintf("%d more types, see: SELECT * FROM outbox.unmatched_type", len(s.UnmatchedTypes)-i))
+			break
+		}
+		notes = append(notes, fmt.Sprintf("%s: %s, the last at %s", u.Type, plural(int(u.Events), "event"), clock(&u.Last)))
+	}
 	hold := deref(s.Hold)
 	if n := len(s.ScopeHolds); n > 0 {
 		hold = strings.TrimPrefix(fmt.Sprintf("%s, %d of its scopes", hold, n), ", ")
@@ -65,6 +82,9 @@ func (s statusRow) Cells() []string {
 // mostScopesShown is how many scopes on hold the table names. JSON has them all.
 const mostScopesShown = 5
 
+// mostTypesShown is how many unmatched types the table names. JSON has them all.
+const mostTypesShown = 5
+
 func holdNote(kind, by string, until *time.Time, reason string) string {
 	text := "on hold by " + by
 	if until != nil {
@@ -78,7 +98,7 @@ func holdNote(kind, by string, until *time.Time, reason string) string {
 }
 
 // statusRows combines the counts of the database with the syncs of the file.
-func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Registered) []statusRow {
+func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Registered, unmatched []unmatchedType) []statusRow {
 	notes := map[string]string{}
 	var rows []statusRow
 	for _, s := range listSyncs(f, known) {
@@ -92,6 +112,9 @@ func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Re
 			continue
 		}
 		row := statusRow{Status: s, Note: notes[deref(s.Sync)]}
+		if s.Sync == nil {
+			row.UnmatchedTypes = unmatched
+		}
 		if s.OldestPendingAge != nil {
 			row.OldestSeconds = new(s.OldestPendingAge.Seconds())
 		}
@@ -137,7 +160,8 @@ hosts), its open deliveries by state, and the keys that are blocked by a failed
 or retried event. OLDEST is the age of the oldest delivery that is neither
 finished nor failed. If events are being added to a sync, the note says what
 they wait for. A sync of the database that is not in the configuration file is
-called orphaned. Times are UTC. The login needs the role outbox_auditor.
+called orphaned. The last line counts the events that no sync took when they were
+written, by type. Times are UTC. The login needs the role outbox_auditor.
 
 With --max-lag the command is a check. It exits with 3 when a delivery is older
 than that, or when one has failed, because a failed delivery waits for an operator.
@@ -197,13 +221,19 @@ func (a *app) printStatus(ctx context.Context, db *database, f *config.File, aga
 	if err != nil {
 		return nil, err
 	}
+	const types = `-- lockstep status: unmatched types
+SELECT type, events, first, last FROM outbox.unmatched_type ORDER BY events DESC, type`
+	unmatched, err := query[unmatchedType](ctx, db.conn, types)
+	if err != nil {
+		return nil, err
+	}
 	if again && a.format == console.Table {
 		if err := console.ClearScreen(a.stdout); err != nil {
 			return nil, err
 		}
 		fmt.Fprintln(a.stdout, time.Now().UTC().Format(time.RFC3339))
 	}
-	rows := statusRows(list, f, known)
+	rows := statusRows(list, f, known, unmatched)
 	return rows, console.Rows(a.stdout, a.format, rows...)
 }
 

@@ -66,6 +66,26 @@ func (d *duration) interval() *string {
 	return new(fmt.Sprintf("%d microseconds", time.Duration(*d).Microseconds()))
 }
 
+// timeFlag is a flag that names a time.
+type timeFlag struct{ at *time.Time }
+
+func (m *timeFlag) String() string {
+	if m.at == nil {
+		return ""
+	}
+	return m.at.Format(time.RFC3339)
+}
+
+func (m *timeFlag) Set(s string) error {
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return fmt.Errorf("want a time with its zone, such as 2027-01-31T08:00:00Z or 2027-01-31T08:00:00-05:00")
+	}
+	m.at = &t
+	return nil
+}
+func (*timeFlag) Type() string { return "time" }
+
 // instant is a flag that names a time, or a duration before now by the
 // database's clock.
 type instant struct {

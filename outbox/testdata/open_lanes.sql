@@ -7,7 +7,7 @@ WITH scope_on_hold AS MATERIALIZED (
     SELECT scope
       FROM outbox.hold
      WHERE sync = $1
-       AND (kind NOT IN ('throttle', 'window') OR until > clock_timestamp())
+       AND (kind IN ('auth', 'breaker') OR until IS NULL OR until > clock_timestamp())
        AND NOT ($2 AND kind IN ('auth', 'breaker'))
 ), claimable_scope AS MATERIALIZED (
     SELECT s.name

@@ -45,9 +45,11 @@ CREATE TRIGGER refuse_restored BEFORE INSERT ON outbox.event
     WHEN (NEW.inserted_at < clock_timestamp() - interval '1 minute' OR NEW.inserted_at > clock_timestamp() + interval '1 minute')
     EXECUTE FUNCTION outbox.refuse_restored_event();
 
--- Events that no sync takes: outbox.status counts them without reading all events.
+-- Events that no sync takes: outbox.status and outbox.unmatched_type count them without reading all events.
 CREATE TABLE outbox.unmatched (
-    event_seq bigint NOT NULL,
-    event_id  uuid   NOT NULL,
+    event_seq   bigint      NOT NULL,
+    event_id    uuid        NOT NULL,
+    type        text        COLLATE "C" NOT NULL,
+    inserted_at timestamptz NOT NULL,
     CONSTRAINT unmatched_pkey PRIMARY KEY (event_seq)
 );

@@ -60,7 +60,7 @@ BEGIN
              UNION ALL
             SELECT format('notify: %s to %s', OLD.notify, NEW.notify), 4, '' WHERE NEW.notify <> OLD.notify
              UNION ALL
-            SELECT format('retired: since %s to %s', OLD.retired_at, coalesce('since ' || NEW.retired_at, 'no')), 5, ''
+            SELECT concat(format('retired: since %s to %s', OLD.retired_at, coalesce('since ' || NEW.retired_at, 'no')), ': ' || nullif(current_setting('lockstep.reason', true), '')), 5, ''
              WHERE OLD.retired_at IS NOT NULL AND NEW.retired_at IS DISTINCT FROM OLD.retired_at) AS c
      ORDER BY c.part, c.pattern;
     IF OLD.retired_at IS NULL AND NEW.retired_at IS NOT NULL THEN
@@ -121,5 +121,27 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
      WHERE l.locktype = 'relation' AND l.relation = 'outbox.event'::regclass
        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
        AND l.mode = 'RowExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
+$$;
+-- +goose StatementEnd
+
+-- Writes to the sync's row which events a backfill is to add: events inserted at or after since, and events whose seq no
+-- visible event has. The latter belong to transactions that are open now and may never see the sync's new row. Whenever they
+-- commit, their events are known by their seq. With waits, the backfill first waits for transactions that may not see that
+-- row.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.begin_backfill(sync text, since timestamptz, waits boolean) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE outbox.sync AS s
+       SET backfill_seq = 0,
+           backfill_from = least(s.backfill_from, begin_backfill.since),
+           backfill_unseen = coalesce(s.backfill_unseen, '{}') + (
+               SELECT coalesce(range_agg(int8range(g.before + 1, g.seq)) FILTER (WHERE g.seq > g.before + 1), '{}')
+                      + int8multirange(int8range(coalesce(max(g.seq), 0) + 1, NULL))
+                 FROM (SELECT e.seq, lag(e.seq, 1, 0::bigint) OVER (ORDER BY e.seq) AS before FROM outbox.event AS e) AS g),
+           backfill_waits = s.backfill_waits OR begin_backfill.waits,
+           backfill_round = s.backfill_round + begin_backfill.waits::int,
+           backfill_reason = CASE WHEN begin_backfill.waits THEN 'waits for transactions that began before the change'
+                                  ELSE coalesce(s.backfill_reason, 'retained events are being added') END
+     WHERE s.name = begin_backfill.sync
 $$;
 -- +goose StatementEnd

@@ -18,7 +18,7 @@ CREATE TABLE outbox.hold (
 );
 COMMENT ON TABLE outbox.hold IS 'One row per sync, scope and kind, so that a hold that ends never lifts another. outbox.sync shows the strongest hold of the whole sync.';
 COMMENT ON COLUMN outbox.hold.scope IS 'The destination that gets nothing for now: a host, or the value of limits.per of the sync. Empty: the whole sync.';
-COMMENT ON COLUMN outbox.hold.until IS 'End of a throttle or window; next probe of an auth or breaker hold; null: until it is lifted.';
+COMMENT ON COLUMN outbox.hold.until IS 'End of a pause, throttle or window; next probe of an auth or breaker hold; null: until it is lifted.';
 COMMENT ON COLUMN outbox.hold.untried_at IS 'When an auth hold may be probed with a delivery that was not tried yet, perhaps before until; null for other kinds.';
 COMMENT ON COLUMN outbox.hold.untried_probes IS 'Probes with such deliveries; the pause between them grows with it.';
 
@@ -53,11 +53,15 @@ $$;
 CREATE TRIGGER show_strongest AFTER INSERT OR UPDATE OR DELETE ON outbox.hold
     FOR EACH ROW EXECUTE FUNCTION outbox.show_strongest_hold();
 
--- Only outbox.pause and outbox.resume change the operator's hold, because they log it. Relays change the other kinds.
+-- Only outbox.pause and outbox.resume change the operator's hold, because they log it. Relays change the other kinds, and
+-- remove a pause that has ended.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.keep_operators_hold() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF TG_OP = 'DELETE' AND OLD.until <= clock_timestamp() THEN
+        RETURN OLD;
+    END IF;
     IF NOT (SELECT pg_has_role(current_user, c.relowner, 'USAGE') FROM pg_class AS c WHERE c.oid = TG_RELID) THEN
         RAISE EXCEPTION 'the operator''s hold of sync "%" cannot be changed by hand', coalesce(NEW.sync, OLD.sync)
             USING ERRCODE = 'insufficient_privilege', HINT = 'Use outbox.pause and outbox.resume, which log it.';

@@ -22,8 +22,8 @@ BEGIN
     SELECT EXISTS (SELECT FROM new_event OFFSET 1), EXISTS (SELECT FROM outbox.sync AS s WHERE s.notify AND s.retired_at IS NULL)
       INTO several, listening;
     IF several OR NOT matched THEN
-        INSERT INTO outbox.unmatched (event_seq, event_id)
-        SELECT e.seq, e.id
+        INSERT INTO outbox.unmatched (event_seq, event_id, type, inserted_at)
+        SELECT e.seq, e.id, e.type, e.inserted_at
           FROM new_event AS e
          WHERE NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.retired_at IS NULL AND e.type LIKE ANY (s.likes));
     END IF;

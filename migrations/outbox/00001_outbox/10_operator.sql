@@ -228,22 +228,32 @@ $$;
 COMMENT ON FUNCTION outbox.replay(text, uuid, text) IS 'Sends a finished event to a sync once more, at the end of its key''s lane, with the Idempotency-Key "<id>:<n>".';
 
 -- +goose StatementBegin
-CREATE FUNCTION outbox.pause(sync text, reason text, scope text DEFAULT '') RETURNS void
+CREATE FUNCTION outbox.pause(sync text, reason text, until timestamptz DEFAULT NULL, scope text DEFAULT '') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     part text := outbox.check_scope(pause.scope);
 BEGIN
     PERFORM outbox.check_sync(pause.sync);
-    INSERT INTO outbox.hold (sync, scope, kind, reason, by)
-    VALUES (pause.sync, part, 'operator', outbox.check_reason(pause.reason), outbox.actor())
-    ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE SET reason = excluded.reason, by = excluded.by;
+    PERFORM outbox.check_reason(pause.reason);
+    IF pause.until <= clock_timestamp() OR pause.until = 'infinity' THEN
+        RAISE EXCEPTION 'a pause of sync "%" cannot end at %', pause.sync, pause.until
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('By the database''s clock it is %s. Give a later time, or none: then the pause ends with outbox.resume.', clock_timestamp());
+    END IF;
+    INSERT INTO outbox.hold AS h (sync, scope, kind, until, reason, by)
+    VALUES (pause.sync, part, 'operator', pause.until, outbox.check_reason(pause.reason), outbox.actor())
+    ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE
+       SET until = excluded.until, reason = excluded.reason, by = excluded.by,
+           since = CASE WHEN h.until <= clock_timestamp() THEN excluded.since ELSE h.since END; -- the earlier pause had ended
     INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
-    VALUES (pause.sync, 'paused', outbox.actor(), left(CASE part WHEN '' THEN '' ELSE format('scope %s: ', part) END || outbox.check_reason(pause.reason), 1000));
+    VALUES (pause.sync, 'paused', outbox.actor(),
+            left(concat(CASE WHEN part <> '' THEN format('scope %s: ', part) END, to_char(pause.until AT TIME ZONE 'UTC', '"until "YYYY-MM-DD"T"HH24:MI:SS"Z: "'),
+                        outbox.check_reason(pause.reason)), 1000));
 END
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION outbox.pause(text, text, text) IS 'Puts a sync, or one scope of it, on the operator''s hold: nothing more is sent until outbox.resume.';
+COMMENT ON FUNCTION outbox.pause(text, text, timestamptz, text) IS 'Puts a sync, or one scope of it, on the operator''s hold: nothing more is sent until the given time, or until outbox.resume.';
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.resume(sync text, scope text DEFAULT '') RETURNS void
@@ -252,12 +262,15 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     part   text := outbox.check_scope(resume.scope);
     paused text;
+    lifted boolean;
 BEGIN
     PERFORM outbox.check_sync(resume.sync);
-    DELETE FROM outbox.hold AS h WHERE h.sync = resume.sync AND h.scope = part AND h.kind = 'operator';
-    IF NOT FOUND THEN
+    DELETE FROM outbox.hold AS h WHERE h.sync = resume.sync AND h.scope = part AND h.kind = 'operator'
+    RETURNING h.until IS NULL OR h.until > clock_timestamp() INTO lifted;
+    IF lifted IS NOT TRUE THEN -- there was no pause, or it had ended
         SELECT string_agg(CASE h.scope WHEN '' THEN 'the whole sync' ELSE format('scope %s', h.scope) END, ', ' ORDER BY h.scope) INTO paused
-          FROM (SELECT o.scope FROM outbox.hold AS o WHERE o.sync = resume.sync AND o.kind = 'operator' ORDER BY o.scope LIMIT 10) AS h;
+          FROM (SELECT o.scope FROM outbox.hold AS o
+                 WHERE o.sync = resume.sync AND o.kind = 'operator' AND (o.until IS NULL OR o.until > clock_timestamp()) ORDER BY o.scope LIMIT 10) AS h;
         RAISE NOTICE 'sync "%"% was not paused by an operator%', resume.sync, CASE part WHEN '' THEN '' ELSE format(', scope %s', part) END,
             coalesce(', but this was: ' || paused, '');
         RETURN;
@@ -287,3 +300,33 @@ END
 $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION outbox.retire(text, text) IS 'Ends the fan-out of new events to a sync; its open work stays and is still delivered.';
+
+-- Undoes outbox.retire as if it had not been called: a backfill adds the events that were written meanwhile. Its plan is
+-- that of outbox.Store.Apply in Go. Events are not sent before it has waited for the transactions that see the sync retired.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.resume_retired(sync text, reason text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+#variable_conflict use_column
+DECLARE
+    retired timestamptz;
+    before  text := coalesce(current_setting('lockstep.reason', true), '');
+BEGIN
+    PERFORM outbox.check_sync(resume_retired.sync);
+    PERFORM outbox.check_reason(resume_retired.reason);
+    PERFORM pg_advisory_xact_lock(1869967990); -- changes of syncs are made one after the other
+    SELECT s.retired_at INTO retired FROM outbox.sync AS s WHERE s.name = resume_retired.sync FOR UPDATE;
+    IF retired IS NULL THEN
+        RAISE NOTICE 'sync "%" is not retired', resume_retired.sync;
+        RETURN;
+    END IF;
+    PERFORM set_config('lockstep.reason', outbox.check_reason(resume_retired.reason), true); -- log_sync_change writes it to the log
+    UPDATE outbox.sync AS s
+       SET retired_at = NULL,
+           settled = CASE WHEN s.backfill_seq IS NOT NULL AND s.settled IS NULL THEN NULL ELSE '{}'::text[] END
+     WHERE s.name = resume_retired.sync;
+    PERFORM set_config('lockstep.reason', before, true);
+    PERFORM outbox.begin_backfill(resume_retired.sync, retired, true);
+END
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.resume_retired(text, text) IS 'Undoes outbox.retire: the sync takes events again, and gets those that were written while it was retired.';

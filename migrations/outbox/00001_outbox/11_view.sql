@@ -36,6 +36,12 @@ SELECT d.sync, d.key, d.event_id, d.event_seq, d.state, behind.behind, d.attempt
                     WHERE f.sync = d.sync AND f.key = d.key AND f.event_seq < d.event_seq);
 COMMENT ON VIEW outbox.blocked_key IS 'Keys whose first unfinished event is failed or in retry, and how many events wait behind it.';
 
+CREATE VIEW outbox.unmatched_type AS
+SELECT type, count(*) AS events, min(inserted_at) AS first, max(inserted_at) AS last
+  FROM outbox.unmatched
+ GROUP BY type;
+COMMENT ON VIEW outbox.unmatched_type IS 'Types of events that no sync took when they were written: how many events are retained, and when the first and the last one was written.';
+
 CREATE VIEW outbox.status AS
 WITH delivery AS ( -- the states of outbox.open_delivery and the keys of outbox.blocked_key, in one scan
     SELECT d.sync, d.created_at, d.due_at, d.state AS stored, d.first AND d.next_seq IS NOT NULL AS blocks,
@@ -63,7 +69,7 @@ WITH delivery AS ( -- the states of outbox.open_delivery and the keys of outbox.
 ), held AS (
     SELECT DISTINCT ON (sync, scope) sync, scope, kind, until, reason, by
       FROM outbox.hold
-     WHERE kind NOT IN ('throttle', 'window') OR until IS NULL OR until > clock_timestamp()
+     WHERE kind IN ('auth', 'breaker') OR until IS NULL OR until > clock_timestamp()
      -- Not outbox.hold_rank: whoever may read a view would need EXECUTE on each function in it.
      ORDER BY sync, scope, array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], kind)
 ), held_scope AS (

@@ -68,7 +68,7 @@ BEGIN
                 said := said || '; ' || s.backfill_reason;
             END IF;
             FOR h IN SELECT * FROM outbox.hold AS o
-                      WHERE o.sync = s.name AND (o.kind NOT IN ('throttle', 'window') OR o.until IS NULL OR o.until > clock_timestamp())
+                      WHERE o.sync = s.name AND (o.kind IN ('auth', 'breaker') OR o.until IS NULL OR o.until > clock_timestamp())
                         AND (o.scope = '' OR o.scope = (SELECT n.scope FROM outbox.lane AS n WHERE n.sync = d.sync AND n.key = d.key))
                       ORDER BY o.scope, outbox.hold_rank(o.kind) LOOP
                 said := said || format('; %s is on hold (%s) by %s since %s%s: %s',
