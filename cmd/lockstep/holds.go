@@ -195,7 +195,7 @@ func (h *holdChange) say(hold *string) {
 	name, flags := h.sync, h.sync
 	if h.scope != "" {
 		scope := adapters.Clean(h.scope, 0)
-		name, flags = fmt.Sprintf("%s, scope %s,", h.sync, scope), h.sync+" --scope "+scope
+		name, flags = fmt.Sprintf("%s, scope %s,", h.sync, scope), h.sync+" --scope "+quoted(scope)
 	}
 	switch {
 	case h.until.at != nil:

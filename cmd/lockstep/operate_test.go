@@ -163,7 +163,7 @@ func TestExplainShowsEverythingExceptThePayload(t *testing.T) {
 	if x.Event.Key != "H-2" || len(x.Deliveries) != 1 || x.Deliveries[0].State != "failed" || len(x.Log) != 1 || len(x.Why) != 1 {
 		t.Errorf("got %+v", x)
 	}
-	auditor.run("explain", "0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d").wants(t, exitFailed, "does not exist", "is not in this database")
+	auditor.run("explain", "0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d").wants(t, exitFailed, "neither an event nor a key")
 	auditor.run("explain", h1, "--sync", "NoSync").wants(t, exitFailed, "is not registered", "hint: Registered: CourtCalendarSync")
 }
 

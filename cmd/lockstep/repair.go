@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
@@ -22,6 +24,8 @@ type repair struct {
 	moment  string // what happened at the time that --since and --older-than compare, such as "failed"
 	did     string // such as "requeued"
 	nothing string // message if the filter selects nothing
+	replays bool   // of a key, only the newest event is selected, and with --all all of them
+	older   int    // events of the key that are not selected, because they are older
 
 	choose func(ctx context.Context, tx pgx.Tx) ([]deliveryRow, error)
 	change func(ctx context.Context, tx pgx.Tx, rows []deliveryRow) ([]deliveryRow, error)
@@ -38,8 +42,10 @@ type repairFilter struct {
 // command gives c its flags and what it runs.
 func (r *repair) command(c *cobra.Command, reasonUsage string) *cobra.Command {
 	f := &r.filter
-	c.Args = cobra.NoArgs
-	c.RunE = func(cmd *cobra.Command, _ []string) error { return r.run(cmd, reasonUsage == reasonRequired) }
+	c.Args = cobra.MaximumNArgs(1)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		return r.run(cmd, strings.Join(args, ""), reasonUsage == reasonRequired)
+	}
 	c.Flags().StringVar(&f.sync, "sync", "", "only of this `SYNC`")
 	c.Flags().StringVar(&f.key, "key", "", "only with this `KEY`")
 	c.Flags().StringVar(&f.event, "event", "", "only of the event with this `ID`")
@@ -57,18 +63,24 @@ func (r *repair) classFlag(c *cobra.Command) *cobra.Command {
 	return c
 }
 
-func (f *repairFilter) check() error {
+// check makes sure that the filter and the argument EVENT|KEY select what the person means.
+func (r *repair) check(given string) error {
+	f := r.filter
+	if given != "" && (f.event != "" || f.key != "") {
+		return usagef("%q already names an event or a key: give it or --event or --key, not both", given)
+	}
 	if f.event != "" {
 		if err := eventID(f.event); err != nil {
 			return err
 		}
 	}
-	narrowed := f.key != "" || f.event != "" || f.class != "" || f.since.set() || f.olderThan != 0
+	narrowed := given != "" || f.key != "" || f.event != "" || f.class != "" || f.since.set() || f.olderThan != 0
 	switch {
+	case f.all && r.replays && f.event == "" && !f.since.set() && f.olderThan == 0:
 	case f.all && narrowed:
 		return usagef("--all allows no filter except --sync: remove --all or the other filters")
 	case !f.all && !narrowed:
-		return usagef("this would select everything: add --key, --event, --since, --older-than or --class (if the command has it), or --all")
+		return usagef("this would select everything: add an event or a key, --since, --older-than or --class (if the command has it), or --all")
 	}
 	return nil
 }
@@ -79,11 +91,11 @@ func (f *repairFilter) args() []any {
 }
 
 // run prints the selected deliveries and, unless it is a dry run, changes them.
-func (r *repair) run(cmd *cobra.Command, needsReason bool) error {
+func (r *repair) run(cmd *cobra.Command, given string, needsReason bool) error {
 	if err := r.operator.check(r.app, needsReason && !r.filter.dryRun); err != nil {
 		return err
 	}
-	if err := r.filter.check(); err != nil {
+	if err := r.check(given); err != nil {
 		return err
 	}
 	return r.app.with(cmd, nil, roleOperator, func(ctx context.Context, db *database) error {
@@ -92,6 +104,11 @@ func (r *repair) run(cmd *cobra.Command, needsReason bool) error {
 		}
 		var rows []deliveryRow
 		err := db.act(ctx, r.operator, func(tx pgx.Tx) (err error) {
+			if given != "" {
+				if r.filter.event, r.filter.key, err = subject(ctx, tx, given); err != nil {
+					return err
+				}
+			}
 			if rows, err = r.choose(ctx, tx); err != nil || r.filter.dryRun || len(rows) == 0 {
 				return err
 			}
@@ -109,12 +126,17 @@ func (r *repair) run(cmd *cobra.Command, needsReason bool) error {
 			return err
 		}
 		switch {
+		case len(rows) == 0 && r.filter.key != "":
+			r.app.say("%s; see: lockstep explain %s", r.nothing, quoted(r.filter.key))
 		case len(rows) == 0:
 			r.app.say("%s", r.nothing)
 		case r.filter.dryRun:
 			r.app.say("%s would be %s; nothing was changed", plural(len(rows), "delivery"), r.did)
 		default:
 			r.app.say("%s %s", plural(len(rows), "delivery"), r.did)
+		}
+		if r.older > 0 && len(rows) > 0 {
+			r.app.say("%s of the key left out: the receiver gets its newest state. For all of them, in their order, add --all", plural(r.older, "earlier event"))
 		}
 		return nil
 	})
@@ -137,14 +159,16 @@ func (a *app) requeueCommand() *cobra.Command {
 	r := &repair{app: a, things: "failed delivery", moment: "failed", did: "requeued", nothing: "no failed delivery to requeue", change: requeue}
 	r.choose = r.failed
 	return r.classFlag(r.command(&cobra.Command{
-		Use:   "requeue",
+		Use:   "requeue [EVENT|KEY]",
 		Short: "Send failed deliveries again",
-		Long: `Send failed deliveries again. Attempts and retry budget start at zero, the
-position in the key's order does not change, and the event is mapped again.
-Relays may run at the same time. The command lists each delivery as it was
-before the change. --since and --older-than compare the time of the failure. The
-login needs the role outbox_operator.`,
+		Long: `Send failed deliveries again: those of an event, of a key, or those that the
+flags select. Attempts and retry budget start at zero, the position in the key's
+order does not change, and the event is mapped again. Relays may run at the same
+time. The command lists each delivery as it was before the change. --since and
+--older-than compare the time of the failure. The login needs the role
+outbox_operator.`,
 		Example: `  lockstep requeue --sync CourtCalendarSync --class mapping --reason "mapping repaired"
+  lockstep requeue H-2027-000007
   lockstep requeue --since 2h --dry-run
   lockstep requeue --sync CourtCalendarSync --all`,
 	}, reasonOptional))
@@ -154,30 +178,36 @@ func (a *app) discardCommand() *cobra.Command {
 	r := &repair{app: a, things: "failed delivery", moment: "failed", did: "discarded", nothing: "no delivery to discard"}
 	r.choose, r.change = r.discardable, r.each(`SELECT outbox.discard($1, $2::uuid, $3)`)
 	return r.classFlag(r.command(&cobra.Command{
-		Use:   "discard",
+		Use:   "discard [EVENT|KEY]",
 		Short: "Give up deliveries for good",
 		Long: `Give up deliveries for good. The next event of each key is sent. The command
-selects failed deliveries, or with --event that event's deliveries in any state
-except sending. It discards all of them or none. --since and --older-than
-compare the time of the failure. The login needs the role outbox_operator.`,
-		Example: `  lockstep discard --event 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d --reason "entered at the court by hand"
+selects failed deliveries, or for an event its deliveries in any state except
+sending. It discards all of them or none. --since and --older-than compare the
+time of the failure. The login needs the role outbox_operator.`,
+		Example: `  lockstep discard 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d --reason "entered at the court by hand"
   lockstep discard --sync CourtCalendarSync --class permanent --older-than 30d --dry-run`,
 	}, reasonRequired))
 }
 
 func (a *app) replayCommand() *cobra.Command {
-	r := &repair{app: a, things: "delivered event", moment: "was delivered", did: "replayed", nothing: "no delivered event to replay"}
+	r := &repair{app: a, things: "delivered event", moment: "was delivered", did: "replayed", nothing: "no delivered event to replay", replays: true}
 	r.choose, r.change = r.delivered, r.each(`SELECT outbox.replay($1, $2::uuid, $3)`)
 	return r.command(&cobra.Command{
-		Use:   "replay",
+		Use:   "replay [EVENT|KEY]",
 		Short: "Send delivered events again",
 		Long: `Send delivered events again, as new deliveries at the end of their key's lane.
 Their idempotency key is "ID:n", so that the receiver does not treat them as
 duplicates. The command selects events that were delivered to a sync and have no
-open delivery there, oldest first. It replays all of them or none. --since and
---older-than compare the time of the delivery. The login needs the role
-outbox_operator.`,
-		Example: `  lockstep replay --event 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d --reason "court lost it"
+open delivery there, oldest first. It replays all of them or none.
+
+For a key, it replays the newest delivered event, so that the receiver gets the
+newest state. With --all, it replays every delivered event of the key. It refuses
+while the key has an open delivery, because the replay would be sent after it.
+
+--since and --older-than compare the time of the delivery. The login needs the
+role outbox_operator.`,
+		Example: `  lockstep replay H-2027-000007 --reason "court lost it"
+  lockstep replay 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d --reason "court lost it"
   lockstep replay --sync CourtCalendarSync --since 2027-01-31T08:00:00Z --dry-run`,
 	}, reasonRequired)
 }
@@ -246,7 +276,46 @@ SELECT done.sync, e.seq AS event_seq, e.id::text AS event_id, e.type AS event_ty
  WHERE NOT EXISTS (SELECT FROM outbox.delivery AS d
                     WHERE d.sync = done.sync AND d.key = e.key AND d.event_id = e.id)
  ORDER BY e.seq, done.sync`
-	return query[deliveryRow](ctx, tx, list, r.filter.args()...)
+	rows, err := query[deliveryRow](ctx, tx, list, r.filter.args()...)
+	if err != nil || r.filter.key == "" || r.filter.event != "" || len(rows) == 0 {
+		return rows, err
+	}
+	return r.ofKey(ctx, tx, rows)
+}
+
+// ofKey selects from rows, the delivered events of one key, what is replayed. A replay is
+// sent after everything else of its key, so an older state must not follow a newer one.
+func (r *repair) ofKey(ctx context.Context, tx pgx.Tx, rows []deliveryRow) ([]deliveryRow, error) {
+	newest := map[string]deliveryRow{}
+	for _, d := range rows { // in the order of events
+		newest[d.Sync] = d
+	}
+	const open = `-- lockstep replay: open deliveries of a key
+SELECT d.sync, count(*) AS count, (array_agg(d.state ORDER BY d.event_seq))[1] AS first
+  FROM unnest($2::text[]) AS s (name)
+  JOIN outbox.open_delivery AS d ON d.sync = s.name AND d.key = $1
+ GROUP BY d.sync
+ ORDER BY d.sync`
+	type blocked struct {
+		Sync  string
+		Count int64
+		First string
+	}
+	list, err := query[blocked](ctx, tx, open, r.filter.key, slices.Collect(maps.Keys(newest)))
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range list {
+		return nil, fmt.Errorf("key %s has %s to %s, the first is %s: a replay would be sent after it and would undo what it says; "+
+			"wait until it is finished, or requeue or discard it, see: lockstep explain %s; to send the older event nevertheless: lockstep replay %s",
+			r.filter.key, plural(b.Count, "open delivery"), b.Sync, b.First, quoted(r.filter.key), newest[b.Sync].EventID)
+	}
+	if r.filter.all {
+		return rows, nil
+	}
+	kept := slices.DeleteFunc(slices.Clone(rows), func(d deliveryRow) bool { return newest[d.Sync].EventID != d.EventID })
+	r.older = len(rows) - len(kept)
+	return kept, nil
 }
 
 // requeue sets rows to pending, and the database does the rest of a requeue. It

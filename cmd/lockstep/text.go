@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hms-mkt/lockstep/adapters"
 )
 
 // clock formats a time for tables.
@@ -136,6 +138,17 @@ func fixed(sync, key, event string) (columns []string) {
 	}
 	return columns
 }
+
+// quoted returns s as one word of a shell's command line.
+func quoted(s string) string {
+	s = adapters.Clean(s, 0)
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
 
 func deref[T any](p *T) (v T) {
 	if p != nil {

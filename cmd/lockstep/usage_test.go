@@ -101,7 +101,6 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		"no such file":             {"run --config nowhere.yaml", "nowhere.yaml cannot be read"},
 		"database url":             {"status --database-url nonsense", "cannot be read: want postgres://"},
 		"migration set":            {"migrate up --set inbox", "want outbox or scheduling"},
-		"event id":                 {"explain 17", "is not an event's id"},
 		"event filter":             {"log --event 17", "is not an event's id"},
 		"outcome":                  {"log --outcome done", "want one of delivered"},
 		"since":                    {"log --since yesterday", "want a duration"},
