@@ -208,7 +208,6 @@ With --until, --follow ends when no row before that time can appear any more.`,
 	c.Flags().StringSliceVar(&f.outcomes, "outcome", nil, "only rows with this `OUTCOME`; may be given several times")
 	c.Flags().IntVar(&f.limit, "limit", 100, "show the newest `N` rows, or with --after the first")
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "print rows as they are added")
-	_ = c.RegisterFlagCompletionFunc("outcome", cobra.FixedCompletions(outcomes(), cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 

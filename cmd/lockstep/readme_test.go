@@ -230,7 +230,7 @@ func (r *reader) follow(where, directions, language, text string) (printed strin
 func (r *reader) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = r.dir
-	cmd.Env = append(os.Environ(), "DATABASE_URL="+r.database, "LOCKSTEP_CONFIG=", "PATH="+r.dir+string(os.PathListSeparator)+os.Getenv("PATH"))
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+r.database, "LOCKSTEP_CONFIG=", "HOME="+r.dir, "PATH="+r.dir+string(os.PathListSeparator)+os.Getenv("PATH"))
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 30 * time.Second
 	return cmd

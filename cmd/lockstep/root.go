@@ -98,6 +98,7 @@ something · 4 stopped before drained`,
 	add("look", a.statusCommand(), a.logCommand(), a.explainCommand(), a.mapCommand())
 	add("act", a.requeueCommand(), a.discardCommand(), a.replayCommand(), a.pauseCommand(), a.resumeCommand(), a.retireCommand())
 	root.AddCommand(a.versionCommand())
+	a.completion(root)
 	mark(root)
 	return root
 }
