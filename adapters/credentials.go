@@ -10,28 +10,73 @@ const (
 	Basic             CredentialsKind = "basic"                     // RFC 7617
 	APIKey            CredentialsKind = "api_key"                   // in a header
 	ClientCredentials CredentialsKind = "oauth2_client_credentials" // RFC 6749, 4.4
+	PasswordGrant     CredentialsKind = "oauth2_password"           // RFC 6749, 4.3
+	PrivateKeyJWT     CredentialsKind = "private_key_jwt"           // RFC 7523, 2.2: SMART Backend Services, NHS
+	ServiceLease      CredentialsKind = "s2s_lease"                 // HMCTS service-auth-provider: a token for a one-time password
+	HMAC              CredentialsKind = "hmac"                      // a signature of each request in a header
 )
 
 // Credentials authorize HTTP requests in the way that Kind names. Fields of other kinds
 // must be empty.
 type Credentials struct {
-	// Kind is none, bearer, basic, api_key or oauth2_client_credentials.
-	// Default: none.
+	// Kind is none, bearer, basic, api_key, oauth2_client_credentials,
+	// oauth2_password, private_key_jwt, s2s_lease or hmac. Default: none.
 	Kind CredentialsKind `yaml:"kind"`
+
+	// Header is the header that has the credentials. Default: X-Api-Key for api_key,
+	// ServiceAuthorization for s2s_lease, Authorization for the others.
+	Header string `yaml:"header"`
 
 	Token Secret `yaml:"token"` // bearer
 
-	Username string `yaml:"username"` // basic
-	Password Secret `yaml:"password"` // basic
+	Username string `yaml:"username"` // basic, oauth2_password
+	Password Secret `yaml:"password"` // basic, oauth2_password
 
-	Header string `yaml:"header"` // api_key: name of the header; default: X-Api-Key
-	Key    Secret `yaml:"key"`    // api_key
+	Key Secret `yaml:"key"` // api_key
 
-	// The OAuth 2 client credentials grant. A token is kept until it expires or
-	// the receiver refuses it. Audience is sent if set.
+	// The kinds that get tokens: oauth2_client_credentials, oauth2_password,
+	// private_key_jwt and s2s_lease. A token is kept until it expires or the receiver
+	// refuses it. For s2s_lease, ClientID is the microservice and ClientSecret is the
+	// secret of its one-time passwords (RFC 6238) in base32.
 	TokenURL     string   `yaml:"token_url"`
 	ClientID     string   `yaml:"client_id"`
 	ClientSecret Secret   `yaml:"client_secret"`
 	Scopes       []string `yaml:"scopes"`
-	Audience     string   `yaml:"audience"`
+
+	// Audience is sent to the token endpoint if it is set. For private_key_jwt it is
+	// the claim aud. Default for private_key_jwt: TokenURL.
+	Audience string `yaml:"audience"`
+
+	// The key of private_key_jwt, RSA or EC, in PEM: the text itself, or a file that
+	// is read again for each token. KeyID is the header kid. Default: no kid.
+	PrivateKey Secret `yaml:"private_key"`
+	KeyFile    string `yaml:"key_file"`
+	KeyID      string `yaml:"key_id"`
+
+	// Algorithm signs. For private_key_jwt it is RS256, RS384, RS512, PS256, PS384,
+	// PS512, ES256, ES384 or ES512. Default: RS384, or for an EC key the one of its
+	// curve. For hmac it is sha1, sha256 or sha512. Default: sha256.
+	Algorithm string `yaml:"algorithm"`
+
+	// The secret of hmac, as text, base64 or hex. Default of SecretEncoding: text.
+	Secret         Secret `yaml:"secret"`
+	SecretEncoding string `yaml:"secret_encoding"`
+
+	// Sign is the text that hmac signs, with placeholders: {method}, {host}, {path},
+	// {query}, {timestamp}, {date}, {nonce}, {content_type}, {sha256}, {sha256_base64}
+	// and {body}. Default: {body}.
+	Sign string `yaml:"sign"`
+
+	// Encoding is how {signature} is written: hex or base64. Default: hex.
+	Encoding string `yaml:"encoding"`
+
+	// Value is what hmac sends in Header, and Headers are headers that it sends in
+	// addition. They have the placeholders of Sign, except {body}, and {signature}.
+	// Default of Value: {signature}.
+	Value   string            `yaml:"value"`
+	Headers map[string]Secret `yaml:"headers"`
+
+	// Second are credentials that are sent in addition, in another header. They have
+	// no second ones themselves.
+	Second *Credentials `yaml:"second"`
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"strings"
 )
@@ -26,9 +27,17 @@ func objectSchema(t reflect.Type) map[string]any {
 	properties := make(map[string]any)
 	var required []string
 	for _, f := range fieldsOf(t) {
+		if f.Type == reflect.PointerTo(t) {
+			continue
+		}
 		properties[keyOf(f)] = fieldSchema(f)
 		if f.Tag.Get("required") != "" {
 			required = append(required, keyOf(f))
+		}
+	}
+	for _, f := range fieldsOf(t) {
+		if f.Type == reflect.PointerTo(t) { // such as a second set of credentials, which has no second one itself
+			properties[keyOf(f)] = map[string]any{"type": "object", "properties": maps.Clone(properties), "additionalProperties": false}
 		}
 	}
 	s := map[string]any{"type": "object", "properties": properties, "additionalProperties": false}

@@ -8,109 +8,264 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
-// authorizer sets the credentials of one request. Call refused if the receiver refuses
-// them. An error of an authorizer is classified.
-type authorizer func(ctx context.Context, h http.Header) (refused func(), err error)
+// authorizer sets credentials in the headers of requests. It is safe for concurrent
+// use.
+type authorizer interface {
+	// authorize sets the credentials of one request. Call refused if the receiver
+	// refuses them. An error is classified.
+	authorize(ctx context.Context, r exchange.Request) (refused func(), err error)
+
+	// show sets what authorize would set, with secrets masked.
+	show(r exchange.Request)
+}
+
+// tokenKinds are the kinds that get a token from an endpoint.
+var tokenKinds = []adapters.CredentialsKind{
+	adapters.ClientCredentials, adapters.PasswordGrant, adapters.PrivateKeyJWT, adapters.ServiceLease,
+}
+
+// credentialsKinds are all kinds, in the order of the documentation.
+var credentialsKinds = slices.Concat([]adapters.CredentialsKind{
+	adapters.NoCredentials, adapters.Bearer, adapters.Basic, adapters.APIKey,
+}, tokenKinds, []adapters.CredentialsKind{adapters.HMAC})
 
 // withDefaults returns c with its defaults filled in.
 func withDefaults(c adapters.Credentials) adapters.Credentials {
 	c.Kind = cmp.Or(c.Kind, adapters.NoCredentials)
-	if c.Kind == adapters.APIKey {
+	switch c.Kind {
+	case adapters.NoCredentials:
+	case adapters.APIKey:
 		c.Header = cmp.Or(c.Header, "X-Api-Key")
+	case adapters.ServiceLease:
+		c.Header = cmp.Or(c.Header, "ServiceAuthorization")
+	default:
+		c.Header = cmp.Or(c.Header, "Authorization")
+	}
+	if c.Kind == adapters.PrivateKeyJWT {
+		c.Audience = cmp.Or(c.Audience, c.TokenURL)
+	}
+	if c.Kind == adapters.HMAC {
+		c.Algorithm = cmp.Or(c.Algorithm, "sha256")
+		c.SecretEncoding = cmp.Or(c.SecretEncoding, encodingText)
+		c.Encoding = cmp.Or(c.Encoding, encodingHex)
+		c.Sign = cmp.Or(c.Sign, "{body}")
+		c.Value = cmp.Or(c.Value, "{signature}")
+	}
+	if c.Second != nil {
+		c.Second = new(withDefaults(*c.Second))
 	}
 	return c
 }
 
-func parseAuth(a adapters.Credentials, protocol map[string]string, client *exchange.Client) (authorizer, error) {
-	if err := checkAuth(a, protocol); err != nil {
-		return nil, err
+// all are a and its second credentials.
+func all(a adapters.Credentials) []adapters.Credentials {
+	if a.Second == nil {
+		return []adapters.Credentials{a}
 	}
-	switch a.Kind {
+	return []adapters.Credentials{a, *a.Second}
+}
+
+// tokenTime is how long getting the tokens for one request may take.
+func tokenTime(a adapters.Credentials) (longest time.Duration) {
+	for _, c := range all(a) {
+		if slices.Contains(tokenKinds, c.Kind) {
+			longest += tokenTimeout
+		}
+	}
+	return longest
+}
+
+// authHeaders are the canonical names of the headers that a sets.
+func authHeaders(a adapters.Credentials) (names []string) {
+	for _, c := range all(a) {
+		if c.Header != "" {
+			names = append(names, http.CanonicalHeaderKey(c.Header))
+		}
+		for name := range c.Headers {
+			names = append(names, http.CanonicalHeaderKey(name))
+		}
+	}
+	return names
+}
+
+// parseAuth checks a and returns what authorizes requests: one authorizer for each of
+// the credentials. Without a client it only checks.
+func parseAuth(a adapters.Credentials, protocol map[string]string, client *exchange.Client) ([]authorizer, error) {
+	errs := []error{checkAuth("auth", a, protocol)}
+	if a.Second != nil {
+		errs = append(errs, checkSecond(a, protocol))
+	}
+	var authorizers []authorizer
+	for i, c := range all(a) {
+		if errs[i] != nil || client == nil {
+			continue
+		}
+		one, err := newAuthorizer(paths[i], c, client)
+		if errs[i] = err; one != nil {
+			authorizers = append(authorizers, one)
+		}
+	}
+	return authorizers, errors.Join(errs...)
+}
+
+// paths are the names of the first and second credentials in the configuration.
+var paths = []string{"auth", "auth.second"}
+
+// newAuthorizer returns nil for no credentials. path is the name of c in errors.
+func newAuthorizer(path string, c adapters.Credentials, client *exchange.Client) (authorizer, error) {
+	header := http.CanonicalHeaderKey(c.Header)
+	switch c.Kind {
 	case adapters.Bearer:
-		return static("Authorization", "Bearer "+a.Token.Reveal()), nil
+		return static{header, "Bearer ", c.Token.Reveal}, nil
 	case adapters.Basic:
-		pair := a.Username + ":" + a.Password.Reveal()
-		return static("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(pair))), nil
+		pair := c.Username + ":" + c.Password.Reveal()
+		return static{header, "Basic ", func() string { return base64.StdEncoding.EncodeToString([]byte(pair)) }}, nil
 	case adapters.APIKey:
-		return static(http.CanonicalHeaderKey(a.Header), a.Key.Reveal()), nil
-	case adapters.ClientCredentials:
-		return newTokens(a, client).authorize, nil
+		return static{header, "", c.Key.Reveal}, nil
+	case adapters.HMAC:
+		return newSigner(path, c)
+	case adapters.NoCredentials:
+		return nil, nil
 	default:
-		return func(context.Context, http.Header) (func(), error) { return func() {}, nil }, nil
+		return newTokens(path, c, client)
 	}
 }
 
-// static keeps the credential inside a function, where fmt cannot see it.
-func static(name, value string) authorizer {
-	return func(_ context.Context, h http.Header) (func(), error) {
-		h.Set(name, value)
-		return func() {}, nil
-	}
+// static are credentials that are the same in all requests. They are inside a function,
+// where fmt cannot see them.
+type static struct {
+	header, scheme string
+	credentials    func() string
 }
 
-// checkAuth reports every field that is missing, wrong, or belongs to another kind.
-// protocol are the headers that the adapter itself sets.
-func checkAuth(a adapters.Credentials, protocol map[string]string) error {
+func (s static) authorize(_ context.Context, r exchange.Request) (func(), error) {
+	r.Header.Set(s.header, s.scheme+s.credentials())
+	return func() {}, nil
+}
+
+func (s static) show(r exchange.Request) { r.Header.Set(s.header, s.scheme+masked) }
+
+// masked is shown instead of a credential.
+var masked = adapters.Secret("masked").String()
+
+// checkSecond checks a.Second alone and together with a.
+func checkSecond(a adapters.Credentials, protocol map[string]string) error {
+	if a.Kind == adapters.NoCredentials {
+		return errors.New("auth.second: is sent in addition to other credentials: set auth.kind")
+	}
+	errs := []error{checkAuth("auth.second", *a.Second, protocol)}
+	if a.Second.Kind == adapters.NoCredentials {
+		errs = append(errs, errors.New("auth.second.kind: is required: name the kind of the second credentials"))
+	}
+	if a.Second.Second != nil {
+		errs = append(errs, errors.New("auth.second.second: there are at most two credentials: remove it"))
+	}
+	first := authHeaders(adapters.Credentials{Header: a.Header, Headers: a.Headers})
+	for _, name := range authHeaders(*a.Second) {
+		if slices.Contains(first, name) {
+			errs = append(errs, fmt.Errorf("auth.second.header: %s has the first credentials already: name another header", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkAuth reports every field that is missing, wrong, or belongs to another kind. path
+// is the name of the credentials in errors. protocol are the headers that the adapter
+// itself sets.
+func checkAuth(path string, a adapters.Credentials, protocol map[string]string) error {
+	type kinds = []adapters.CredentialsKind
 	type field struct {
-		name, value string
-		kind        adapters.CredentialsKind
-		optional    bool
+		name, value       string
+		required, allowed kinds
 	}
+	oauth2 := kinds{adapters.ClientCredentials, adapters.PasswordGrant, adapters.PrivateKeyJWT}
 	fields := []field{
-		{"token", a.Token.Reveal(), adapters.Bearer, false},
-		{"username", a.Username, adapters.Basic, false},
-		{"password", a.Password.Reveal(), adapters.Basic, true},
-		{"header", a.Header, adapters.APIKey, false},
-		{"key", a.Key.Reveal(), adapters.APIKey, false},
-		{"token_url", a.TokenURL, adapters.ClientCredentials, false},
-		{"client_id", a.ClientID, adapters.ClientCredentials, false},
-		{"client_secret", a.ClientSecret.Reveal(), adapters.ClientCredentials, false},
-		{"scopes", strings.Join(a.Scopes, " "), adapters.ClientCredentials, true},
-		{"audience", a.Audience, adapters.ClientCredentials, true},
+		{"token", a.Token.Reveal(), kinds{adapters.Bearer}, nil},
+		{"username", a.Username, kinds{adapters.Basic, adapters.PasswordGrant}, nil},
+		{"password", a.Password.Reveal(), kinds{adapters.PasswordGrant}, kinds{adapters.Basic}},
+		{"header", a.Header, nil, credentialsKinds[1:]},
+		{"key", a.Key.Reveal(), kinds{adapters.APIKey}, nil},
+		{"token_url", a.TokenURL, tokenKinds, nil},
+		{"client_id", a.ClientID, kinds{adapters.ClientCredentials, adapters.PrivateKeyJWT, adapters.ServiceLease}, kinds{adapters.PasswordGrant}},
+		{"client_secret", a.ClientSecret.Reveal(), kinds{adapters.ClientCredentials, adapters.ServiceLease}, kinds{adapters.PasswordGrant}},
+		{"scopes", strings.Join(a.Scopes, " "), nil, oauth2},
+		{"audience", a.Audience, nil, oauth2},
+		{"key_file", a.KeyFile, nil, kinds{adapters.PrivateKeyJWT}},
+		{"key_id", a.KeyID, nil, kinds{adapters.PrivateKeyJWT}},
+		{"algorithm", a.Algorithm, nil, kinds{adapters.PrivateKeyJWT, adapters.HMAC}},
+		{"secret", a.Secret.Reveal(), kinds{adapters.HMAC}, nil},
+		{"secret_encoding", a.SecretEncoding, nil, kinds{adapters.HMAC}},
+		{"encoding", a.Encoding, nil, kinds{adapters.HMAC}},
+		{"value", a.Value, nil, kinds{adapters.HMAC}},
 	}
-	switch a.Kind {
-	case adapters.NoCredentials, adapters.Bearer, adapters.Basic, adapters.APIKey, adapters.ClientCredentials:
-	default:
-		return fmt.Errorf("auth.kind: %q is not one of none, bearer, basic, api_key, oauth2_client_credentials", a.Kind)
+	lines := []field{ // these may have line breaks
+		{"private_key", a.PrivateKey.Reveal(), nil, kinds{adapters.PrivateKeyJWT}},
+		{"sign", a.Sign, nil, kinds{adapters.HMAC}},
+	}
+	if len(a.Headers) > 0 {
+		lines = append(lines, field{"headers", "set", nil, kinds{adapters.HMAC}})
 	}
 	var errs []error
-	for _, f := range fields {
+	wrong := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s.%s: "+format, append([]any{path, field}, args...)...))
+	}
+	if !slices.Contains(credentialsKinds, a.Kind) {
+		wrong("kind", "%q is not one of %s", a.Kind, joined(credentialsKinds))
+		return errors.Join(errs...)
+	}
+	for i, f := range slices.Concat(fields, lines) {
+		belongs := slices.Concat(f.required, f.allowed)
+		plain := placeholder.Plain(f.value)
 		switch {
-		case f.kind != a.Kind && f.value != "":
+		case f.value != "" && !slices.Contains(belongs, a.Kind):
 			if a.Kind == adapters.NoCredentials {
-				errs = append(errs, fmt.Errorf("auth.%s: belongs to kind %s; set auth.kind", f.name, f.kind))
+				wrong(f.name, "belongs to kind %s; set %s.kind", joined(belongs), path)
 				continue
 			}
-			errs = append(errs, fmt.Errorf("auth.%s: belongs to kind %s, not to %s", f.name, f.kind, a.Kind))
-		case f.kind == a.Kind && f.value == "" && !f.optional:
-			errs = append(errs, fmt.Errorf("auth.%s: is required for kind %s", f.name, a.Kind))
-		case placeholder.Plain(f.value) != nil:
-			errs = append(errs, fmt.Errorf("auth.%s: %w", f.name, placeholder.Plain(f.value)))
+			wrong(f.name, "belongs to kind %s, not to %s", joined(belongs), a.Kind)
+		case f.value == "" && slices.Contains(f.required, a.Kind):
+			wrong(f.name, "is required for kind %s", a.Kind)
+		case i < len(fields) && plain != nil:
+			wrong(f.name, "%w", plain)
 		}
 	}
 	if a.Kind == adapters.Basic && strings.Contains(a.Username, ":") {
-		errs = append(errs, errors.New("auth.username: cannot hold a colon (RFC 7617)"))
+		wrong("username", "cannot hold a colon (RFC 7617)")
 	}
-	if a.Kind == adapters.APIKey && a.Header != "" {
-		name := http.CanonicalHeaderKey(a.Header)
-		if why := cmp.Or(protocol[name], reserved[name]); why != "" {
-			errs = append(errs, fmt.Errorf("auth.header: %s %s", name, why))
-		} else if !token.MatchString(a.Header) {
-			errs = append(errs, errors.New("auth.header: is not a header name"))
+	for _, header := range authHeaders(adapters.Credentials{Header: a.Header, Headers: a.Headers}) {
+		field := "header"
+		if header != http.CanonicalHeaderKey(a.Header) {
+			field = fmt.Sprintf("headers[%q]", header)
+		}
+		if why := cmp.Or(protocol[header], reserved[header]); why != "" {
+			wrong(field, "%s %s", header, why)
+		} else if !token.MatchString(header) {
+			wrong(field, "is not a header name")
 		}
 	}
 	if a.TokenURL != "" {
 		u, err := url.Parse(a.TokenURL)
 		if err != nil || u.Scheme != "https" && u.Scheme != "http" || !validHost(u.Host) || u.User != nil || u.Fragment != "" {
-			errs = append(errs, errors.New("auth.token_url: must be an https:// or http:// URL without credentials and fragment"))
+			wrong("token_url", "must be an https:// or http:// URL without credentials and fragment")
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// joined lists kinds as a sentence has them.
+func joined(kinds []adapters.CredentialsKind) string {
+	names := make([]string, len(kinds))
+	for i, kind := range kinds {
+		names[i] = string(kind)
+	}
+	return strings.Join(names, ", ")
 }

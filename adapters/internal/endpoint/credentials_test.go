@@ -2,6 +2,7 @@ package endpoint_test
 
 import (
 	"context"
+	"crypto/elliptic"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,9 @@ func TestStaticCredentials(t *testing.T) {
 		"basic":             {adapters.Credentials{Kind: adapters.Basic, Username: "Aladdin", Password: "open sesame"}, "Authorization", "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="},
 		"api key":           {adapters.Credentials{Kind: adapters.APIKey, Key: "k-1"}, "X-Api-Key", "k-1"},
 		"api key elsewhere": {adapters.Credentials{Kind: adapters.APIKey, Header: "ocp-apim-subscription-key", Key: "k-1"}, "Ocp-Apim-Subscription-Key", "k-1"},
+		"bearer elsewhere":  {adapters.Credentials{Kind: adapters.Bearer, Header: "X-Token", Token: "tok"}, "X-Token", "Bearer tok"},
+		"second":            {adapters.Credentials{Kind: adapters.Bearer, Token: "tok", Second: &adapters.Credentials{Kind: adapters.APIKey, Key: "k-2"}}, "X-Api-Key", "k-2"},
+		"first of two":      {adapters.Credentials{Kind: adapters.Bearer, Token: "tok", Second: &adapters.Credentials{Kind: adapters.APIKey, Key: "k-2"}}, "Authorization", "Bearer tok"},
 		"none":              {adapters.Credentials{}, "Authorization", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -48,21 +52,60 @@ func TestAuthIsChecked(t *testing.T) {
 		edit(&a)
 		return a
 	}
+	key := adapters.Secret(pemOf(t, newEC(t, elliptic.P384())))
+	assertion := func(edit func(*adapters.Credentials)) adapters.Credentials {
+		a := adapters.Credentials{Kind: adapters.PrivateKeyJWT, TokenURL: "https://login.example/t", ClientID: "id", PrivateKey: key}
+		edit(&a)
+		return a
+	}
+	hmac := func(edit func(*adapters.Credentials)) adapters.Credentials {
+		a := adapters.Credentials{Kind: adapters.HMAC, Secret: "canary"}
+		edit(&a)
+		return a
+	}
+	second := func(c adapters.Credentials) adapters.Credentials {
+		return adapters.Credentials{Kind: adapters.Bearer, Token: "tok", Second: &c}
+	}
 	for name, tc := range map[string]struct {
 		auth adapters.Credentials
 		want string
 	}{
-		"unknown kind":        {adapters.Credentials{Kind: "digest"}, `auth.kind: "digest" is not one of`},
-		"no token":            {adapters.Credentials{Kind: adapters.Bearer}, "auth.token: is required"},
-		"token with newline":  {adapters.Credentials{Kind: adapters.Bearer, Token: "canary\n"}, "auth.token: has a control character"},
-		"token without kind":  {adapters.Credentials{Token: "canary"}, "auth.token: belongs to kind bearer; set auth.kind"},
-		"colon in the user":   {adapters.Credentials{Kind: adapters.Basic, Username: "a:b"}, "auth.username: cannot hold a colon"},
-		"key in Host":         {adapters.Credentials{Kind: adapters.APIKey, Header: "host", Key: "canary"}, "auth.header: Host comes from the url"},
-		"key in a bad header": {adapters.Credentials{Kind: adapters.APIKey, Header: "a b", Key: "canary"}, "auth.header: is not a header name"},
-		"no token URL":        {oauth(func(a *adapters.Credentials) { a.TokenURL = "" }), "auth.token_url: is required"},
-		"bad token host":      {oauth(func(a *adapters.Credentials) { a.TokenURL = "https://x;y/" }), "auth.token_url: must be"},
-		"bad token URL":       {oauth(func(a *adapters.Credentials) { a.TokenURL = "https://u:canary@x/" }), "auth.token_url: must be"},
-		"no secret":           {oauth(func(a *adapters.Credentials) { a.ClientSecret = "" }), "auth.client_secret: is required"},
+		"unknown kind":                  {adapters.Credentials{Kind: "digest"}, `auth.kind: "digest" is not one of`},
+		"no token":                      {adapters.Credentials{Kind: adapters.Bearer}, "auth.token: is required"},
+		"token with newline":            {adapters.Credentials{Kind: adapters.Bearer, Token: "canary\n"}, "auth.token: has a control character"},
+		"token without kind":            {adapters.Credentials{Token: "canary"}, "auth.token: belongs to kind bearer; set auth.kind"},
+		"colon in the user":             {adapters.Credentials{Kind: adapters.Basic, Username: "a:b"}, "auth.username: cannot hold a colon"},
+		"key in Host":                   {adapters.Credentials{Kind: adapters.APIKey, Header: "host", Key: "canary"}, "auth.header: Host comes from the url"},
+		"key in a bad header":           {adapters.Credentials{Kind: adapters.APIKey, Header: "a b", Key: "canary"}, "auth.header: is not a header name"},
+		"no token URL":                  {oauth(func(a *adapters.Credentials) { a.TokenURL = "" }), "auth.token_url: is required"},
+		"bad token host":                {oauth(func(a *adapters.Credentials) { a.TokenURL = "https://x;y/" }), "auth.token_url: must be"},
+		"bad token URL":                 {oauth(func(a *adapters.Credentials) { a.TokenURL = "https://u:canary@x/" }), "auth.token_url: must be"},
+		"password without a user":       {adapters.Credentials{Kind: adapters.PasswordGrant, TokenURL: "https://login.example/t", Password: "canary"}, "auth.username: is required"},
+		"header of nothing":             {adapters.Credentials{Header: "X-Token"}, "auth.header: belongs to kind bearer, basic"},
+		"no key":                        {assertion(func(a *adapters.Credentials) { a.PrivateKey = "" }), "auth.key_file: is required for kind private_key_jwt, or private_key"},
+		"two keys":                      {assertion(func(a *adapters.Credentials) { a.KeyFile = "/nowhere" }), "auth.key_file: is set together with private_key"},
+		"no such key file":              {assertion(func(a *adapters.Credentials) { a.PrivateKey, a.KeyFile = "", "/nowhere" }), "auth.key_file: open /nowhere"},
+		"a key that is none":            {assertion(func(a *adapters.Credentials) { a.PrivateKey = "canary" }), "auth.private_key: has no RSA or EC private key in PEM form"},
+		"an encrypted key":              {assertion(func(a *adapters.Credentials) { a.PrivateKey = "-----BEGIN ENCRYPTED PRIVATE KEY-----" }), "auth.private_key: the key is encrypted"},
+		"a shared secret's algorithm":   {assertion(func(a *adapters.Credentials) { a.Algorithm = "HS256" }), `auth.algorithm: "HS256" is not one of RS256`},
+		"an algorithm for another key":  {assertion(func(a *adapters.Credentials) { a.Algorithm = "RS512" }), "auth.algorithm: RS512 does not fit the key"},
+		"a curve for another algorithm": {assertion(func(a *adapters.Credentials) { a.Algorithm = "ES256" }), "auth.algorithm: ES256 does not fit the key"},
+		"an odd one-time secret":        {adapters.Credentials{Kind: adapters.ServiceLease, TokenURL: "https://s2s.example/lease", ClientID: "agency", ClientSecret: "canary!"}, "auth.client_secret: is not base32"},
+		"hash of another kind":          {hmac(func(a *adapters.Credentials) { a.Algorithm = "md5" }), `auth.algorithm: "md5" is not one of sha1, sha256, sha512`},
+		"encoding of another kind":      {hmac(func(a *adapters.Credentials) { a.Encoding = "base32" }), `auth.encoding: "base32" is not one of hex, base64`},
+		"secret in no encoding":         {hmac(func(a *adapters.Credentials) { a.SecretEncoding = "hex" }), "auth.secret: is not hex, as secret_encoding says"},
+		"unknown secret encoding":       {hmac(func(a *adapters.Credentials) { a.SecretEncoding = "utf-8" }), `auth.secret_encoding: "utf-8" is not one of`},
+		"signs what is not there":       {hmac(func(a *adapters.Credentials) { a.Sign = "{methode}" }), "auth.sign: {methode} is not a placeholder"},
+		"body in a header":              {hmac(func(a *adapters.Credentials) { a.Value = "{body}" }), "auth.value: {body} is not a placeholder"},
+		"the signature is not sent":     {hmac(func(a *adapters.Credentials) { a.Value = "agency" }), "auth.value: has no {signature}"},
+		"header of the protocol":        {hmac(func(a *adapters.Credentials) { a.Headers = map[string]adapters.Secret{"host": "{host}"} }), `auth.headers["Host"]: Host comes from the url`},
+		"second without first":          {adapters.Credentials{Second: &adapters.Credentials{Kind: adapters.Bearer, Token: "canary"}}, "auth.second: is sent in addition to other credentials: set auth.kind"},
+		"second of no kind":             {second(adapters.Credentials{}), "auth.second.kind: is required"},
+		"second in the same header":     {second(adapters.Credentials{Kind: adapters.Basic, Username: "u"}), "auth.second.header: Authorization has the first credentials already"},
+		"second with a second":          {second(adapters.Credentials{Kind: adapters.APIKey, Key: "k", Second: &adapters.Credentials{}}), "auth.second.second: there are at most two"},
+		"second that is wrong":          {second(adapters.Credentials{Kind: adapters.APIKey}), "auth.second.key: is required for kind api_key"},
+		"second with a wrong secret":    {second(adapters.Credentials{Kind: adapters.ServiceLease, TokenURL: "https://s2s.example/lease", ClientID: "a", ClientSecret: "canary!"}), "auth.second.client_secret: is not base32"},
+		"no secret":                     {oauth(func(a *adapters.Credentials) { a.ClientSecret = "" }), "auth.client_secret: is required"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := newPoster(config{URL: "https://court.example", Auth: tc.auth})
@@ -182,8 +225,12 @@ func TestTokenEndpointFailures(t *testing.T) {
 			w.WriteHeader(503)
 		}, adapters.ClassThrottled, "HTTP 503", time.Hour},
 		"busy for how long": {status(429, ""), adapters.ClassThrottled, "HTTP 429", time.Second},
-		"garbage in 200":    {status(200, "client-canary"), adapters.ClassAuth, "no token", 0},
-		"no token":          {status(200, `{}`), adapters.ClassAuth, "no token", 0},
+		"garbage in 200":    {status(200, "client-canary"), adapters.ClassAuth, "answered HTTP 200, but its body is text of another kind, not a token", 0},
+		"no token":          {status(200, `{"token":"client-canary"}`), adapters.ClassAuth, "answered HTTP 200, but without an access_token", 0},
+		"a login page":      {status(200, "<html>client-canary</html>"), adapters.ClassAuth, "answered HTTP 200, but its body is a page of HTML or XML, not a token", 0},
+		"an empty body":     {status(200, ""), adapters.ClassAuth, "answered HTTP 200, but its body is empty, not a token", 0},
+		"a null token":      {status(200, `{"access_token":null}`), adapters.ClassAuth, "without an access_token", 0},
+		"a list":            {status(200, `["client-canary"]`), adapters.ClassAuth, "its body is JSON, not a token", 0},
 		"header in it":      {status(200, `{"access_token":"a\r\nX: y"}`), adapters.ClassAuth, "control characters", 0},
 		"hangs up":          {func(http.ResponseWriter, int32) { panic(http.ErrAbortHandler) }, adapters.ClassAuth, "the connection was closed", 0},
 	} {

@@ -38,12 +38,12 @@ type Options struct {
 
 // Endpoint sends requests as the options say. It is safe for concurrent use.
 type Endpoint struct {
-	client    *exchange.Client // for hosts that the operator wrote
-	guarded   *exchange.Client // for hosts that data names
-	hosts     hosts
-	headers   []header
-	authorize authorizer
-	longest   time.Duration
+	client  *exchange.Client // for hosts that the operator wrote
+	guarded *exchange.Client // for hosts that data names
+	hosts   hosts
+	headers []header
+	auth    []authorizer
+	longest time.Duration
 }
 
 // New returns an Endpoint, which the caller closes. Its error reports everything that
@@ -68,16 +68,12 @@ func New(o Options) (*Endpoint, error) {
 	check(err)
 	e.client, err = exchange.New(o.TLS, o.Timeout)
 	check(err)
-	if o.Auth.Kind == adapters.ClientCredentials {
-		e.longest += tokenTimeout
-	}
+	e.longest += tokenTime(o.Auth)
 	if e.client != nil {
 		e.guarded = e.client.Guarded(networks)
-		e.authorize, err = parseAuth(o.Auth, o.Reserved, e.client)
-		check(err)
-	} else {
-		check(checkAuth(o.Auth, o.Reserved))
 	}
+	e.auth, err = parseAuth(o.Auth, o.Reserved, e.client)
+	check(err)
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -137,11 +133,29 @@ func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, h http
 	}, nil
 }
 
+// authorize sets all credentials of r. The receiver does not say which of them it
+// refuses, so refused drops all tokens.
+func (e *Endpoint) authorize(ctx context.Context, r exchange.Request) (refused func(), err error) {
+	var drop []func()
+	for _, a := range e.auth {
+		one, err := a.authorize(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		drop = append(drop, one)
+	}
+	return func() {
+		for _, one := range drop {
+			one()
+		}
+	}, nil
+}
+
 // Deliver authorizes r and sends it once. judge turns the answer into a result. The
 // receipt gets the digest of the body. A refused token is dropped, so that the next
 // attempt fetches another.
 func (e *Endpoint) Deliver(ctx context.Context, to *URL, r exchange.Request, judge func(exchange.Answer) (adapters.Receipt, error)) (adapters.Receipt, error) {
-	refused, err := e.authorize(ctx, r.Header)
+	refused, err := e.authorize(ctx, r)
 	if err != nil {
 		return adapters.Receipt{}, adapters.Common(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
@@ -52,8 +51,8 @@ func parseHeaders(o Options) ([]header, error) {
 		errs    []error
 		seen    = map[string]bool{}
 	)
-	if name := authHeader(o.Auth); name != "" {
-		seen[http.CanonicalHeaderKey(name)] = true
+	for _, name := range authHeaders(o.Auth) {
+		seen[name] = true
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Headers)) {
 		wrong := func(format string, args ...any) {
@@ -118,16 +117,4 @@ func quoted(s string) (string, error) {
 		}
 	}
 	return `"` + escapeQuoted.Replace(s) + `"`, nil
-}
-
-// authHeader returns the name of the header with the credentials.
-func authHeader(c adapters.Credentials) string {
-	switch c.Kind {
-	case adapters.NoCredentials:
-		return ""
-	case adapters.APIKey:
-		return c.Header
-	default:
-		return "Authorization"
-	}
 }

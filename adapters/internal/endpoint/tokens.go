@@ -2,7 +2,6 @@ package endpoint
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -32,15 +30,14 @@ const (
 	longestPause = time.Minute
 )
 
-// tokens keeps the access token of a client credentials grant and shares one
-// fetch among all deliveries that wait for it.
+// tokens gets tokens from an endpoint. It keeps the last one, and shares one fetch among
+// all deliveries that wait for it.
 type tokens struct {
-	request func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) // asks the token endpoint
-	secrets func() []string                                                // values that no text may show; a function, so that fmt does not see them
-	host    string                                                         // of the token endpoint, for errors
+	header string // that has the token
+	host   string // of the token endpoint, for errors
 
 	fetches singleflight.Group
-	style   oauth2.AuthStyle // the place that worked; only a fetch uses it
+	grant   grant // only a fetch uses it
 
 	mu      sync.Mutex
 	current *oauth2.Token // nil before the first fetch and after a refusal
@@ -54,42 +51,28 @@ type pause struct {
 	asked int // pauses in a row
 }
 
-func newTokens(a adapters.Credentials, client *exchange.Client) *tokens {
-	endpoint := client.TokenClient()
-	t := &tokens{
-		request: func(ctx context.Context, style oauth2.AuthStyle) (*oauth2.Token, error) {
-			config := &clientcredentials.Config{
-				ClientID:     a.ClientID,
-				ClientSecret: a.ClientSecret.Reveal(),
-				TokenURL:     a.TokenURL,
-				Scopes:       a.Scopes,
-				AuthStyle:    style,
-			}
-			if a.Audience != "" {
-				config.EndpointParams = url.Values{"audience": {a.Audience}}
-			}
-			return config.Token(context.WithValue(ctx, oauth2.HTTPClient, endpoint))
-		},
-		secrets: func() []string {
-			id, secret := url.QueryEscape(a.ClientID), url.QueryEscape(a.ClientSecret.Reveal())
-			// An endpoint may say what it was sent: the form's value, or the header's (RFC 6749, 2.3.1).
-			return []string{a.ClientSecret.Reveal(), secret, base64.StdEncoding.EncodeToString([]byte(id + ":" + secret))}
-		},
+func newTokens(path string, a adapters.Credentials, client *exchange.Client) (authorizer, error) {
+	g, err := newGrant(a, client)
+	if err != nil {
+		return nil, fmt.Errorf("%s.%w", path, err)
 	}
+	t := &tokens{header: http.CanonicalHeaderKey(a.Header), grant: g}
 	if u, err := url.Parse(a.TokenURL); err == nil {
 		t.host = u.Host
 	}
-	return t
+	return t, nil
 }
 
-func (t *tokens) authorize(ctx context.Context, h http.Header) (refused func(), err error) {
+func (t *tokens) authorize(ctx context.Context, r exchange.Request) (refused func(), err error) {
 	token, err := t.get(ctx)
 	if err != nil {
 		return nil, err
 	}
-	token.SetAuthHeader(&http.Request{Header: h})
+	r.Header.Set(t.header, "Bearer "+token.AccessToken)
 	return func() { t.drop(token) }, nil
 }
+
+func (t *tokens) show(r exchange.Request) { r.Header.Set(t.header, "Bearer "+masked) }
 
 // drop forgets token, unless it was replaced already.
 func (t *tokens) drop(token *oauth2.Token) {
@@ -158,14 +141,17 @@ func (t *tokens) fetch(ctx context.Context) (f fetched) {
 	}
 	f.token, f.err = t.ask(ctx)
 	refusal, refused := errors.AsType[*oauth2.RetrieveError](f.err)
+	bad, useless := errors.AsType[badAnswer](f.err)
 	switch {
-	case f.err == nil && placeholder.Plain(f.token.AccessToken+f.token.TokenType) != nil:
+	case f.err == nil && placeholder.Plain(f.token.AccessToken) != nil:
 		return fetched{err: adapters.Auth(fmt.Errorf("token endpoint %s: the token has control characters", t.host))}
 	case f.err == nil:
 		t.keep(f.token)
 		return f
 	case refused:
 		return fetched{err: t.refusal(refusal)}
+	case useless:
+		return fetched{err: adapters.Auth(fmt.Errorf("token endpoint %s: %w", t.host, bad))}
 	}
 	return fetched{err: t.noToken(ctx, f.err), stopped: ctx.Err() != nil && !exchange.TimedOut(ctx)}
 }
@@ -175,20 +161,20 @@ func (t *tokens) fetch(ctx context.Context) (f fetched) {
 // endpoint does not know the client (RFC 6749, 5.2): by its code, or by status 401
 // alone.
 func (t *tokens) ask(ctx context.Context) (*oauth2.Token, error) {
-	if t.style != oauth2.AuthStyleAutoDetect {
-		return t.request(ctx, t.style)
+	if t.grant.style != oauth2.AuthStyleAutoDetect {
+		return t.grant.request(ctx, t.grant.style)
 	}
-	token, err := t.request(ctx, oauth2.AuthStyleInHeader)
+	token, err := t.grant.request(ctx, oauth2.AuthStyleInHeader)
 	if err == nil {
-		t.style = oauth2.AuthStyleInHeader
+		t.grant.style = oauth2.AuthStyleInHeader
 		return token, nil
 	}
 	refusal, ok := errors.AsType[*oauth2.RetrieveError](err)
 	if !ok || refusal.ErrorCode != "invalid_client" && (refusal.ErrorCode != "" || refusal.Response.StatusCode != http.StatusUnauthorized) {
 		return nil, err
 	}
-	if token, err = t.request(ctx, oauth2.AuthStyleInParams); err == nil {
-		t.style = oauth2.AuthStyleInParams
+	if token, err = t.grant.request(ctx, oauth2.AuthStyleInParams); err == nil {
+		t.grant.style = oauth2.AuthStyleInParams
 	}
 	return token, err
 }
@@ -196,7 +182,7 @@ func (t *tokens) ask(ctx context.Context) (*oauth2.Token, error) {
 // refusal classifies an answer of the token endpoint without a token. The texts of
 // oauth2's errors are not used, because they have the whole answer.
 func (t *tokens) refusal(e *oauth2.RetrieveError) error {
-	reason := adapters.Redact(exchange.Reason(e.Body), maxReason, nil, t.secrets()...)
+	reason := adapters.Redact(exchange.Reason(e.Body), maxReason, nil, t.grant.secrets()...)
 	if reason == "" {
 		reason = "without a reason that can be shown"
 	}

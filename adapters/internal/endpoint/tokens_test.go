@@ -22,10 +22,10 @@ func TestAFailedFetchIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls, release := 0, make(chan struct{})
 		down := &oauth2.RetrieveError{Response: &http.Response{StatusCode: 503}}
-		tokens := &tokens{
+		tokens := &tokens{grant: grant{
 			request: func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) { calls++; <-release; return nil, down },
 			secrets: func() []string { return nil },
-		}
+		}}
 		const deliveries = 16
 		results := make(chan error, deliveries)
 		for range deliveries {
@@ -46,10 +46,10 @@ func TestAFailedFetchIsShared(t *testing.T) {
 
 func TestATokenEndpointThatHangsIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tokens := &tokens{request: func(ctx context.Context, _ oauth2.AuthStyle) (*oauth2.Token, error) {
+		tokens := &tokens{grant: grant{request: func(ctx context.Context, _ oauth2.AuthStyle) (*oauth2.Token, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
-		}}
+		}}}
 		start := time.Now()
 		results := make(chan error, 2)
 		for range 2 {
@@ -69,9 +69,9 @@ func TestATokenEndpointThatHangsIsGivenUp(t *testing.T) {
 
 // A machine without a free descriptor says nothing about the token endpoint.
 func TestATokenThatThisMachineCannotAskForIsLocal(t *testing.T) {
-	tokens := &tokens{request: func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) {
+	tokens := &tokens{grant: grant{request: func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) {
 		return nil, fmt.Errorf("Post: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)})
-	}}
+	}}}
 	_, err := tokens.get(t.Context())
 	if adapters.ClassOf(err) != adapters.ClassLocal || !strings.Contains(err.Error(), "this machine has no file descriptor") {
 		t.Errorf("got %v (%s)", err, adapters.ClassOf(err))
@@ -83,10 +83,10 @@ func TestATokenEndpointIsAskedLessAndLess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
 		busy := &oauth2.RetrieveError{Response: &http.Response{StatusCode: http.StatusTooManyRequests}}
-		tokens := &tokens{
+		tokens := &tokens{grant: grant{
 			request: func(context.Context, oauth2.AuthStyle) (*oauth2.Token, error) { asked++; return nil, busy },
 			secrets: func() []string { return nil },
-		}
+		}}
 		began := time.Now()
 		for time.Since(began) < time.Hour {
 			_, err := tokens.get(t.Context())

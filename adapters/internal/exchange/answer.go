@@ -9,8 +9,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
@@ -59,10 +57,9 @@ func readAnswer(ctx context.Context, res *http.Response) Answer {
 	return a
 }
 
-// IsRef reports whether an id of an answer can be stored and sent back. An id with a
-// replacement character has lost some of its characters.
+// IsRef reports whether an id of an answer can be stored and sent back.
 func IsRef(id string) bool {
-	return id != "" && len(id) <= adapters.MaxRef && placeholder.Plain(id) == nil && !strings.ContainsRune(id, utf8.RuneError)
+	return id != "" && len(id) <= adapters.MaxRef && placeholder.Plain(id) == nil
 }
 
 // garbled reports whether err comes from decompressing a body that has arrived.
