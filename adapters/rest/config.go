@@ -44,7 +44,7 @@ type Config struct {
 	// Routes give event types their own method and URL. The key is a type, or a pattern
 	// in which * is any number of characters. An exact type wins, then the pattern with
 	// the most other characters.
-	Routes map[string]Route `yaml:"routes"`
+	Routes map[string]Route `yaml:"routes" keys:"event"`
 
 	// ExternalID is a JSON Pointer (RFC 6901) to the receiver's own id in its
 	// answers, such as /id. Default: no id is read.

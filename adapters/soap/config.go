@@ -54,7 +54,7 @@ type Config struct {
 	// Routes give event types their own action, body and URL. The key is a type, or a
 	// pattern in which * is any number of characters. An exact type wins, then the
 	// pattern with the most other characters.
-	Routes map[string]Route `yaml:"routes"`
+	Routes map[string]Route `yaml:"routes" keys:"event"`
 
 	// ExternalID is the path to the receiver's own id in its answers, such as
 	// cal:Response/cal:entryId. It starts inside the SOAP body. Default: no id is read.

@@ -37,7 +37,7 @@ type Config struct {
 	// Types are the receiver's names of event types. The key is a type, or a pattern in
 	// which * is any number of characters. An exact type wins, then the pattern with
 	// the most other characters. Default: the event's type.
-	Types map[string]string `yaml:"types"`
+	Types map[string]string `yaml:"types" keys:"event"`
 
 	// Headers are sent with every request. Values may have placeholders. They are never
 	// printed, because some are credentials.

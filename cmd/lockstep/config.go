@@ -26,6 +26,7 @@ type checked struct {
 	Valid    bool      `json:"valid"`
 	Syncs    []string  `json:"syncs"`
 	Problems []problem `json:"problems"`
+	Warnings []problem `json:"warnings"`
 }
 
 type problem struct {
@@ -42,7 +43,8 @@ func (a *app) configCheckCommand() *cobra.Command {
 		Long: `Find everything that is wrong with the configuration: unknown keys, missing
 variables, expressions that do not compile, limits that contradict each other.
 The command connects to nothing. It exits with 2 if a relay would refuse the
-file.`,
+file. Warnings, such as a credential that is sent over plain http, do not change
+the exit code.`,
 		Example: `  lockstep config check
   lockstep config check --config court.yaml --output json`,
 		Args: cobra.NoArgs,
@@ -54,17 +56,21 @@ file.`,
 					err = usageError{refused}
 				}
 			}
-			result := checked{Valid: err == nil, Syncs: []string{}, Problems: problemsOf(err)}
+			result := checked{Valid: err == nil, Syncs: []string{}, Problems: problemsOf(err), Warnings: []problem{}}
 			result.File, _ = a.file()
 			if f != nil {
 				for _, s := range f.Syncs {
 					result.Syncs = append(result.Syncs, s.Name)
 				}
+				result.Warnings = problemsOf(f.Warnings)
 			}
 			if err != nil && a.format == console.Table {
 				return err
 			}
 			return errors.Join(err, console.Object(a.stdout, a.format, result, func(w io.Writer) error {
+				for _, p := range result.Warnings {
+					fmt.Fprintf(w, "%s:%d:%d: warning: %s: %s\n", result.File, p.Line, p.Column, p.Path, p.Text)
+				}
 				_, err := fmt.Fprintf(w, "%s is valid: %s (%s)\n", result.File, plural(len(result.Syncs), "sync"), strings.Join(result.Syncs, ", "))
 				return err
 			}))

@@ -25,6 +25,16 @@ func TestConfigCheckListsEveryProblem(t *testing.T) {
 	w.run("run").wants(t, exitUsage, "no syncs")
 }
 
+func TestConfigCheckWarns(t *testing.T) {
+	w := &world{shell: &shell{t: t, env: map[string]string{"COURT_TOKEN": "x", "DATABASE_URL": "postgres://a@b/c"}}}
+	w.configure(strings.ReplaceAll(courtYAML, "%s", "http://court.example.gov"))
+	w.run("config", "check").wants(t, 0, ": warning: syncs[0].adapter.url: a credential is sent over plain http", "is valid: 1 sync (CourtCalendarSync)")
+	c := decode[checked](t, w.run("config", "check", "--output", "json").wants(t, 0))
+	if !c.Valid || len(c.Problems) != 0 || len(c.Warnings) != 1 || c.Warnings[0].Path != "syncs[0].adapter.url" {
+		t.Errorf("got %+v", c)
+	}
+}
+
 func TestConfigPrintHidesSecrets(t *testing.T) {
 	t.Chdir(t.TempDir())
 	w := &world{shell: &shell{t: t, env: map[string]string{"COURT_TOKEN": "canary", "DATABASE_URL": "postgres://a:canary@b/c"}}}

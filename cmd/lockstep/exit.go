@@ -118,6 +118,12 @@ func logProblems(ctx context.Context, log *slog.Logger, problems config.Problems
 	}
 }
 
+func logWarnings(ctx context.Context, log *slog.Logger, warnings config.Problems) {
+	for _, p := range warnings {
+		log.WarnContext(ctx, "configuration is probably wrong", "file", p.File, "line", p.Line, "column", p.Column, "path", p.Path, "warning", p.Text)
+	}
+}
+
 // plural counts things: "1 problem", "2 problems", "2 deliveries".
 func plural[N int | int64](n N, one string) string {
 	switch {

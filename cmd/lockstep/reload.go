@@ -57,6 +57,7 @@ func (r *reloader) reload(ctx context.Context) {
 		}
 	})
 	r.current = next
+	logWarnings(ctx, r.log, next.Warnings)
 	for _, what := range left {
 		r.log.WarnContext(ctx, "configuration change not applied", "file", name, "change", what)
 	}

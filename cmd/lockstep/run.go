@@ -122,6 +122,7 @@ func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-c
 	var group sync.WaitGroup
 	group.Go(func() { reload.loop(reloading, hangups) })
 	defer func() { stop(); group.Wait() }()
+	logWarnings(ctx, log, f.Warnings)
 	log.InfoContext(ctx, "lockstep starting", "version", b.Version, "schema", b.Schema, "zones", zones, "syncs", len(f.Syncs))
 	err = r.Run(ctx)
 	switch sqlState(err) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 
@@ -75,6 +76,7 @@ func (a *Adapter) decode(d *decoder, n *node) *yaml.Node {
 	adapter, err := known.build(config)
 	if err == nil {
 		a.Adapter = adapter
+		d.warnPlainHTTP(n, config)
 		return out
 	}
 	for _, text := range flatten(err, "") {
@@ -100,22 +102,61 @@ var (
 	quotedKey = regexp.MustCompile(`\["([A-Za-z0-9_-]+)"\]`)
 )
 
-// adapterProblem reports an error of an adapter at the field that it names. That is the
-// first part before a colon that is the path of one of fields.
+// adapterProblem reports an error of an adapter at the fields that it names: the first
+// part before a colon that lists paths of fields. If the file has none of them, the error
+// is reported once, where the first one would be.
 func (d *decoder) adapterProblem(n *node, text string, fields []reflect.StructField) {
-	for rest, ok := text, true; ok; {
-		var names string
-		names, rest, ok = strings.Cut(rest, ": ")
-		name, _, _ := strings.Cut(names, ", ")
+	named := func(name string) bool {
 		m := fieldPath.FindStringSubmatch(name)
-		if !ok || m == nil || !slices.ContainsFunc(fields, func(f reflect.StructField) bool { return keyOf(f) == m[1] }) {
+		return m != nil && slices.ContainsFunc(fields, func(f reflect.StructField) bool { return keyOf(f) == m[1] })
+	}
+	for rest, ok := text, true; ok; {
+		var part string
+		part, rest, ok = strings.Cut(rest, ": ")
+		names := strings.Split(part, ", ")
+		if !ok || !named(names[0]) {
 			continue
 		}
-		path := n.path + "." + quotedKey.ReplaceAllString(name, ".$1")
-		at := *n.find(path)
-		at.path = path
-		d.at(&at, "%s", d.redact(&at, rest))
+		var all []*node
+		for _, name := range names {
+			if path := n.path + "." + quotedKey.ReplaceAllString(name, ".$1"); named(name) {
+				at := *n.find(path)
+				at.absent = at.path != path
+				at.path = path
+				all = append(all, &at)
+			}
+		}
+		present := slices.DeleteFunc(slices.Clone(all), func(at *node) bool { return at.absent })
+		if len(present) == 0 {
+			present = all[:1]
+		}
+		for _, at := range present {
+			d.inText(at, rest)
+		}
 		return
+	}
+	d.at(n, "%s", d.redact(n, text))
+}
+
+var textPosition = regexp.MustCompile(`^line (\d+), column (\d+): `)
+
+// inText reports an error about n. If it begins with a position in the text of n, and the
+// file has that line, the error is reported at that position of the file.
+func (d *decoder) inText(n *node, text string) {
+	if m := textPosition.FindStringSubmatch(text); m != nil {
+		line, _ := strconv.Atoi(m[1])
+		column, _ := strconv.Atoi(m[2])
+		content := strings.Split(n.text, "\n")
+		at := n.line + line - 1
+		if n.block {
+			at++
+		}
+		if line >= 1 && line <= len(content) && at <= len(d.lines) {
+			if before, _, ok := strings.Cut(d.lines[at-1], content[line-1]); ok {
+				n.line, n.column = at, utf8.RuneCountInString(before)+column
+				text = text[len(m[0]):]
+			}
+		}
 	}
 	d.at(n, "%s", d.redact(n, text))
 }
@@ -162,16 +203,22 @@ func (d *decoder) redact(n *node, text string) string {
 			return "…"
 		}) + " (the value comes from " + variables(n.ref) + ")"
 	}
-	for _, v := range d.sub.values {
-		for _, form := range []string{v, strings.Trim(strconv.Quote(v), `"`)} {
-			if !strings.Contains(text, form) {
-				continue
+	hide := func(text string, values []string) string {
+		for _, v := range values {
+			for _, form := range []string{v, strings.Trim(strconv.Quote(v), `"`)} {
+				if len(form) >= shortestSecret {
+					text = strings.ReplaceAll(text, form, "…")
+				}
 			}
-			if len(form) < 4 {
-				return "is not accepted; the reason is not shown, because it contains the value of a ${…}"
-			}
-			text = strings.ReplaceAll(text, form, "…")
 		}
+		return text
 	}
-	return text
+	// Values of other ${…} may be words that the message itself uses, such as bearer.
+	text = quotedText.ReplaceAllStringFunc(text, func(quoted string) string { return hide(quoted, d.sub.values) })
+	text = repeatedText.ReplaceAllStringFunc(text, func(repeated string) string { return hide(repeated, d.sub.values) })
+	return hide(text, d.secrets)
 }
+
+// shortestSecret is the length of the shortest value that is hidden wherever a message has
+// it, in bytes.
+const shortestSecret = 4

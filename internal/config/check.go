@@ -99,6 +99,7 @@ func (d *decoder) checkSyncs(root *node) {
 			}
 		}
 		d.checkEvents(n, s.Events)
+		d.checkTypes(n, s)
 		d.checkLease(root, n, s)
 		if s.Retry.Max > 0 && s.Retry.Max < s.Retry.Initial {
 			d.at(n.at("retry", "max"), "is shorter than retry.initial (%s): raise max or lower initial", s.Retry.Initial)

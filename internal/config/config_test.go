@@ -619,11 +619,191 @@ t.yaml:6:7: syncs[0].adapter: fake: broken: this word is no field
 t.yaml:8:13: syncs[0].adapter.text: "bad" is bad
 t.yaml:9:15: syncs[0].adapter.secret: "…" is bad, and so is … (the value comes from ${COURT_TOKEN})
 t.yaml:10:33: syncs[0].adapter.items[1].b: is bad
-t.yaml:11:23: syncs[0].adapter.routes["a:b"].a: set one
+t.yaml:11:27: syncs[0].adapter.routes["a:b"].b: set one
 t.yaml:12:16: syncs[0].adapter.pointer.a: is missing
 t.yaml:12:16: syncs[0].adapter.pointer.a: and wrong`
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
+// An error that names several fields is reported at each of them that the file has.
+func TestAdapterErrorsNameEveryField(t *testing.T) {
+	kinds := map[string]adapterKind{"fake": kindOf(func(fakeConfig) (*fakeAdapter, error) {
+		return nil, errors.New("text, secret, number: set only one")
+	})}
+	_, err := parseWith("t.yaml", []byte(fakeSync+"      text: a\n      number: 7\n"), testEnv, kinds)
+	want := "t.yaml:7:13: syncs[0].adapter.text: set only one\nt.yaml:8:15: syncs[0].adapter.number: set only one"
+	if err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
+// A mistake inside a text is reported at its own line, if the file has that line.
+func TestPositionsInsideTexts(t *testing.T) {
+	parse := func(body string) string {
+		_, err := Parse("t.yaml", []byte(`syncs:
+  - name: A
+    event: a
+    adapter:
+      kind: soap
+      url: https://h.example/
+      body: `+body), testEnv)
+		return fmt.Sprint(err)
+	}
+	for body, want := range map[string]string{
+		"|\n        <a>\n          <b>{feilds.b}</b>\n        </a>\n": "t.yaml:9:14: syncs[0].adapter.body: {feilds.b} is not",
+		"|-\n\n            <a>\n            <b></a>\n":                "t.yaml:10:16: syncs[0].adapter.body: </a> closes <b>, which was opened in line 3",
+		"<a><b>{x}</b></a>\n":                      "t.yaml:7:19: syncs[0].adapter.body: {x} is not",
+		"'<a><b>{x}</b></a>'\n":                    "t.yaml:7:20: syncs[0].adapter.body: {x} is not",
+		">\n        <a>\n        <b>{x}</b></a>\n": "t.yaml:7:13: syncs[0].adapter.body: line 1, column 8: {x} is not",
+		"|\n        <a>\n          <b>{x}</b>${COURT_TOKEN}\n        </a>\n": "t.yaml:7:13: syncs[0].adapter.body: line 2, column 6: … is not",
+	} {
+		if got := parse(body); !strings.Contains(got, want) {
+			t.Errorf("%q: got %s\nwant %s", body, got, want)
+		}
+	}
+}
+
+// A message keeps its own words, even if a ${…} has one of them as its value.
+func TestMessagesKeepTheirWords(t *testing.T) {
+	env := func(name string) (string, bool) {
+		return map[string]string{"WORD": "bearer", "SHORT": "a", "TOKEN": "hunter2"}[name], true
+	}
+	_, err := Parse("t.yaml", []byte(`syncs:
+  - name: A
+    event: ${SHORT}
+    adapter: {kind: rest, url: "https://h/${WORD}", headers: {A: "${TOKEN}"}, auth: {kind: "hunter2", token: "${TOKEN}"}}
+`), env)
+	if err == nil || !strings.Contains(err.Error(), `auth.kind: "…" is not one of none, bearer, basic,`) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	const warning = "a credential is sent over plain http, where anybody on the way can read it: use https"
+	for adapter, want := range map[string]string{
+		`{kind: rest, url: "http://court.example/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                              "t.yaml:4:32: syncs[0].adapter.url: " + warning,
+		`{kind: rest, url: "HTTP://court.example/in?a=b&api_key=${COURT_TOKEN}"}`:                                                                  "t.yaml:4:32: syncs[0].adapter.url: " + warning,
+		`{kind: rest, url: "http://court.example/in", headers: {X-Api-Key: "${COURT_TOKEN}"}}`:                                                     "t.yaml:4:32: syncs[0].adapter.url: " + warning,
+		`{kind: rest, url: "https://court.example/in", routes: {a: {url: "http://x/"}}, headers: {Authorization: "Basic x"}}`:                      `t.yaml:4:78: syncs[0].adapter.routes.a.url: ` + warning,
+		`{kind: soap, url: "http://court.example/in", body: <a/>, security: {kind: username_token, username: a, password: b}}`:                     "t.yaml:4:32: syncs[0].adapter.url: " + warning,
+		`{kind: rest, url: "http://court.example/in", headers: {Source-System: AGENCY}}`:                                                           "",
+		`{kind: rest, url: "https://court.example/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                             "",
+		`{kind: rest, url: "http://127.0.0.1:8080/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                             "",
+		`{kind: rest, url: "http://localhost/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                                  "",
+		`{kind: rest, url: "http://[::1]:8080/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                                 "",
+		`{kind: webhook, url: "http://court.example/in", secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]}`:                                     "",
+		`{kind: soap, url: "https://court.example/in", body: '<a xmlns="http://court.example/"/>', auth: {kind: bearer, token: "${COURT_TOKEN}"}}`: "",
+	} {
+		f, err := Parse("t.yaml", []byte("syncs:\n  - name: A\n    event: a\n    adapter: "+adapter+"\n"), testEnv)
+		if err != nil {
+			t.Errorf("%s: %v", adapter, err)
+			continue
+		}
+		var got string
+		if len(f.Warnings) > 0 {
+			got = f.Warnings.Error()
+		}
+		if got != want {
+			t.Errorf("%s\ngot  %s\nwant %s", adapter, got, want)
+		}
+	}
+}
+
+func TestNamesWithoutBraces(t *testing.T) {
+	for adapter, refused := range map[string]bool{
+		`{kind: rest, url: "https://h/", auth: {kind: bearer, token: $COURT_TOKEN}}`:             true,
+		`{kind: rest, url: "https://h/", headers: {Authorization: "Bearer $COURT_TOKEN"}}`:       true,
+		`{kind: rest, url: "https://h/?api_key=$COURT_TOKEN"}`:                                   true,
+		`{kind: rest, url: "https://h/", auth: {kind: bearer, token: "$$$COURT_TOKEN"}}`:         true,
+		`{kind: rest, url: "https://h/", auth: {kind: bearer, token: $$COURT_TOKEN}}`:            false,
+		`{kind: rest, url: "https://h/", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:         false,
+		`{kind: rest, url: "https://h/", auth: {kind: basic, username: a, password: "pa$Word"}}`: false,
+	} {
+		_, err := Parse("t.yaml", []byte("syncs:\n  - name: A\n    event: a\n    adapter: "+adapter+"\n"), testEnv)
+		if got := err != nil && strings.Contains(err.Error(), "write ${NAME} for the value of a variable, or $$ for a dollar"); got != refused {
+			t.Errorf("%s: %v", adapter, err)
+		}
+	}
+}
+
+// A route or a name for events that the sync does not have is a mistake: the events go
+// elsewhere.
+func TestTypesThatNoEventHas(t *testing.T) {
+	_, err := Parse("t.yaml", []byte(`syncs:
+  - name: A
+    events: ["scheduling:created", "scheduling:cancelled", "data:*ed"]
+    adapter:
+      kind: rest
+      url: https://h/
+      routes:
+        "scheduling:canceled": {method: DELETE}
+        "scheduling:cancelled": {method: DELETE}
+        "*:updated": {method: PUT}
+        "data:*": {method: PUT}
+        "*:updates": {method: PUT}
+  - name: B
+    event: ${EVENT:-a:b}
+    adapter:
+      kind: webhook
+      url: https://h/
+      secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
+      types: {"a:*": x, "b": y}
+`), testEnv)
+	want := `t.yaml:8:9: syncs[0].adapter.routes["scheduling:canceled"]: no event of this sync has this type. Its event types are scheduling:created, scheduling:cancelled, data:*ed: correct the type, or remove the entry. Did you mean scheduling:cancelled?
+t.yaml:12:9: syncs[0].adapter.routes["*:updates"]: no event of this sync has this type. Its event types are scheduling:created, scheduling:cancelled, data:*ed: correct the type, or remove the entry
+t.yaml:19:25: syncs[1].adapter.types.b: no event of this sync has this type. Its event types are that of ${EVENT}: correct the type, or remove the entry`
+	if err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
+func TestOverlap(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{
+		{"", "", true},
+		{"a", "a", true},
+		{"a", "b", false},
+		{"*", "", true},
+		{"*", "a:b", true},
+		{"scheduling:*", "*:updated", true},
+		{"scheduling:*", "data:*", false},
+		{"a*b", "a*c", false},
+		{"a*b", "*c*b", true},
+		{"*a*", "b*b", true},
+		{"ab*ba", "aba", false},
+		{"**", "*a**", true},
+	} {
+		if overlap(tc.a, tc.b) != tc.want || overlap(tc.b, tc.a) != tc.want {
+			t.Errorf("%s and %s: got %t, want %t", tc.a, tc.b, !tc.want, tc.want)
+		}
+	}
+	// Every type that matches both patterns must be found.
+	letters := func(i, n int) (s string) {
+		for ; n > 0; n, i = n-1, i/3 {
+			s += string("ab*"[i%3])
+		}
+		return s
+	}
+	for i := range 27 {
+		for j := range 27 {
+			a, b, want := letters(i, 3), letters(j, 3), false
+			for n := range 7 {
+				for k := range 1 << n {
+					text := ""
+					for bit := range n {
+						text += string("ab"[k>>bit&1])
+					}
+					want = want || adapters.MatchType(a, text) && adapters.MatchType(b, text)
+				}
+			}
+			if overlap(a, b) != want {
+				t.Errorf("%s and %s: want %t", a, b, want)
+			}
+		}
 	}
 }
 

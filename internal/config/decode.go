@@ -24,6 +24,8 @@ import (
 //   - oneof: the allowed words, separated by |
 //   - check: a case of [decoder.check]
 //   - required: the key must exist
+//   - keys: what the keys of a mapping are: event (types or patterns of events), status
+//   - pattern: a regular expression for the schema; the adapter itself checks the text
 //   - doc: a description
 
 // special is a type that decodes its own node. decode returns the node to print.
@@ -38,7 +40,10 @@ type decoder struct {
 	file     *File
 	kinds    map[string]adapterKind
 	sub      substitution
+	lines    []string // of the file
+	secrets  []string // the values of ${…} in secrets
 	problems Problems
+	warnings Problems
 }
 
 // fieldsOf lists the fields of a struct that are keys, embedded ones in place.
@@ -194,6 +199,12 @@ func (d *decoder) text(tag reflect.StructTag, n *node, v reflect.Value) *yaml.No
 		d.at(n, "%s is not one of %s%s", d.quote(n), strings.Join(words, ", "), n.suggest(words))
 	}
 	v.SetString(n.text)
+	if secret {
+		d.secrets = append(d.secrets, n.substituted...)
+	}
+	if n.bare && (secret || maskURL(n.text) != n.text) {
+		d.at(n, "has a $ and a name without braces, which would be sent as it is: write ${NAME} for the value of a variable, or $$ for a dollar")
+	}
 	d.check(tag.Get("check"), n)
 	if tag.Get("check") == "database" {
 		return text(maskDatabase(n.text))

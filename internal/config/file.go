@@ -20,6 +20,9 @@ type File struct {
 	Retention Retention     `yaml:"retention" doc:"How long finished events and the log are kept. A longer time in the database's outbox.retention wins. Only the owner of the tables can shorten that."`
 	Syncs     []Sync        `yaml:"syncs" doc:"The connections, each with a name of its own."`
 
+	// Warnings are what is allowed and probably a mistake.
+	Warnings Problems
+
 	shown *yaml.Node
 }
 

@@ -30,6 +30,7 @@ func parseWith(name string, data []byte, env func(string) (string, bool), known 
 	if err := d.err(); err != nil {
 		return nil, err
 	}
+	f.Warnings = d.warnings.sorted()
 	return f, nil
 }
 

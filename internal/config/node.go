@@ -53,6 +53,9 @@ type node struct {
 	text         string   // of a scalar
 	ref          string   // as written in the file, if it has a ${…}
 	substituted  []string // the values of its ${…}
+	bare         bool     // it has a variable's name after a $, without braces
+	block        bool     // its lines are lines of the file, after the one in which it begins
+	absent       bool     // the file does not have it, and this is the nearest value around it
 	failed       bool     // a problem was reported here or below
 }
 
@@ -148,6 +151,7 @@ func (d *decoder) read(data []byte) *node {
 		return nil
 	}
 	root := &node{}
+	d.lines = strings.Split(string(data), "\n")
 	d.tree(docs[0], root, 0)
 	return root
 }
@@ -252,7 +256,7 @@ func (d *decoder) tree(y *yaml.Node, n *node, depth int) {
 			}
 		}
 	default:
-		n.kind, n.text = scalarKind(y), y.Value
+		n.kind, n.text, n.block = scalarKind(y), y.Value, y.Style&yaml.LiteralStyle != 0
 		if n.kind == kindText {
 			d.substitute(n)
 		}
@@ -287,8 +291,12 @@ func (d *decoder) substitute(n *node) {
 	if values != nil {
 		n.ref, n.substituted = n.text, values
 	}
+	n.bare = bareVariable.MatchString(strings.ReplaceAll(n.text, "$$", ""))
 	n.text = out
 }
+
+// bareVariable matches a $NAME that a shell would replace.
+var bareVariable = regexp.MustCompile(`(?:^|[^A-Za-z0-9])\$[A-Z_][A-Z0-9_]*(?:$|[^A-Za-z0-9])`)
 
 func unsupported(y *yaml.Node) string {
 	switch {

@@ -9,7 +9,7 @@ import (
 	"unicode"
 )
 
-// Problem is one mistake in a configuration.
+// Problem is one mistake in a configuration, or a warning.
 type Problem struct {
 	File   string
 	Line   int // 1 for the first
@@ -40,15 +40,20 @@ func (ps Problems) Unwrap() []error {
 	return errs
 }
 
-// add reports a problem in one line, even if a value of the file has several.
-func (d *decoder) add(line, column int, path, format string, args ...any) {
+// problem describes a problem in one line, even if a value of the file has several.
+func (d *decoder) problem(line, column int, path, format string, args ...any) Problem {
 	text := strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r
 	}, fmt.Sprintf(format, args...))
-	d.problems = append(d.problems, Problem{File: d.name, Line: line, Column: column, Path: path, Text: text})
+	return Problem{File: d.name, Line: line, Column: column, Path: path, Text: text}
+}
+
+// add reports a problem.
+func (d *decoder) add(line, column int, path, format string, args ...any) {
+	d.problems = append(d.problems, d.problem(line, column, path, format, args...))
 }
 
 // at reports a mistake in the value n.
@@ -63,13 +68,18 @@ func (d *decoder) atKey(n *node, format string, args ...any) {
 	n.fail()
 }
 
-// err returns the problems, sorted, without repetitions; nil if there are none.
+// err returns the problems in the order of the file, without repetitions; nil if there are
+// none.
 func (d *decoder) err() error {
 	if len(d.problems) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(d.problems, func(a, b Problem) int {
+	return d.problems.sorted()
+}
+
+func (ps Problems) sorted() Problems {
+	slices.SortStableFunc(ps, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	return slices.Compact(d.problems)
+	return slices.Compact(ps)
 }
