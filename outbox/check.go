@@ -17,31 +17,36 @@ var ErrReadOnly = errors.New("database is read-only")
 
 // State is the state of a database, as [Store.State] reads it.
 type State struct {
-	Version  int64 // version of the outbox schema; 0: there is no schema
-	Oldest   int64 // programs made for this schema version or a newer one work with the schema; 0: there is no schema
-	ReadOnly bool  // the server accepts no writes
+	Version int64 // version of the outbox schema; 0: there is no schema
+	Oldest  int64 // programs made for this schema version or a newer one work with the schema; 0: there is no schema
 
+	ReadOnly  string // why the server accepts no writes, and what to do; empty if it accepts writes
 	Isolation string // default isolation level of this login's transactions
 }
 
-// State reads the state of the database.
+// State reads the state of the database. It returns [ErrServer] if Lockstep does not work
+// with the server.
 func (s *Store) State(ctx context.Context) (State, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
+	var state State
+	if err := CheckServer(ctx, s.pool); err != nil {
+		return state, s.judge(ctx, err)
+	}
 	const server = `
 SELECT to_regprocedure('outbox.oldest_relay()') IS NOT NULL,
-       pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean,
+       coalesce(` + readOnlyReason + `, ''),
        current_setting('transaction_isolation')`
-	var state State
 	var migrated bool
-	if err := s.pool.QueryRow(ctx, server).Scan(&migrated, &state.ReadOnly, &state.Isolation); err != nil || !migrated {
+	err := s.pool.QueryRow(ctx, server).Scan(&migrated, &state.ReadOnly, &state.Isolation)
+	if err != nil || !migrated {
 		return state, s.judge(ctx, err)
 	}
 	const schema = `
 SELECT coalesce(max(version_id), 0), outbox.oldest_relay()
   FROM outbox.goose_db_version
  WHERE is_applied`
-	err := s.pool.QueryRow(ctx, schema).Scan(&state.Version, &state.Oldest)
+	err = s.pool.QueryRow(ctx, schema).Scan(&state.Version, &state.Oldest)
 	return state, s.judge(ctx, err)
 }
 
@@ -52,7 +57,7 @@ SELECT coalesce(max(version_id), 0), outbox.oldest_relay()
 var ErrIsolation = errors.New("transactions of this login are not READ COMMITTED")
 
 // Check returns nil if a relay can work with the database. Otherwise it returns
-// [ErrReadOnly], [ErrIsolation], [ErrSchema] or the error of the call. ErrSchema means that
+// [ErrServer], [ErrReadOnly], [ErrIsolation], [ErrSchema] or the error of the call. ErrSchema means that
 // there is no outbox schema, that it is older than this program needs, or that it is so
 // new that this program does not work with it.
 func (s *Store) Check(ctx context.Context) error {
@@ -60,8 +65,8 @@ func (s *Store) Check(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return err
-	case state.ReadOnly:
-		return s.judge(ctx, ErrReadOnly)
+	case state.ReadOnly != "":
+		return s.judge(ctx, fmt.Errorf("%w: %s", ErrReadOnly, state.ReadOnly))
 	case state.Isolation != "read committed":
 		return fmt.Errorf("%w but %s: set it for the login that relays use: ALTER ROLE … SET default_transaction_isolation = 'read committed'", ErrIsolation, state.Isolation)
 	case state.Version == 0:

@@ -102,8 +102,10 @@ SELECT c.lane_key, c.first_state, ` + claimedColumns + `
           LEFT JOIN cleared_lane AS l ON l.was = f.lane) AS c` + claimedTables
 
 // claimedColumns are the columns of a delivery c that a relay is to send, see claimedRow.
+// The body is in hexadecimal: bytea_output, which a pooler does not keep, would change the
+// text of a bytea.
 const claimedColumns = `c.lane, c.tid, c.is_alone, c.crashes, c.scope, c.event_seq, c.event_id, c.attempts + (c.lost_claim IS NOT NULL)::int, c.total_attempts + (c.lost_claim IS NOT NULL)::int,
-       c.charged, c.spent_ms, c.revision, c.error_class, c.body, c.body_sha256, c.mapping_version,
+       c.charged, c.spent_ms, c.revision, c.error_class, encode(c.body, 'hex'), c.body_sha256, c.mapping_version,
        e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.version, r.event_seq`
 
 const claimedTables = `

@@ -25,7 +25,7 @@ func (d silence) Error() string {
 // name of the login. Anybody may read it, for example in a health check.
 func Brief(err error) string {
 	switch pgErr, ok := errors.AsType[*pgconn.PgError](err); {
-	case errors.Is(err, ErrReadOnly), errors.Is(err, ErrSchema), errors.Is(err, ErrIsolation):
+	case errors.Is(err, ErrServer), errors.Is(err, ErrReadOnly), errors.Is(err, ErrSchema), errors.Is(err, ErrIsolation):
 		return err.Error()
 	case ok:
 		return "the database says SQLSTATE " + pgErr.Code

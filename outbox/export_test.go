@@ -80,3 +80,6 @@ func (s *Store) ClaimLanes(ctx context.Context, r ClaimRequest, a *Arrivals) (fu
 	keys, err := c.lanes(ctx, s.pool, r, a)
 	return func(ctx context.Context) (Claims, error) { return c.finish(ctx, keys, err) }, err
 }
+
+// JudgeServer judges version() and server_encoding, as CheckServer does.
+var JudgeServer = judgeServer

@@ -1,7 +1,9 @@
 package outbox
 
 import (
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,7 +20,11 @@ func scanClaimed(rows pgx.Rows, sync string, claimOf func(key string) pgtype.UUI
 	_, err = pgx.ForEachRow(rows, append([]any{&key, &state}, d.fields()...), func() error {
 		switch {
 		case d.position.Valid:
-			claimed = append(claimed, d.delivery(key, claimOf(key)))
+			delivery, err := d.delivery(key, claimOf(key))
+			if err != nil {
+				return err
+			}
+			claimed = append(claimed, delivery)
 		case state.String == "failed":
 			failed = append(failed, key)
 		default:
@@ -35,10 +41,11 @@ type claimedRow struct {
 	sync string
 
 	scope, id, class, sum, mapping pgtype.Text
+	body                           pgtype.Text // hexadecimal
 	position, spent, seq           pgtype.Int8
 	attempts, total, charged       pgtype.Int4
 	crashes, revision              pgtype.Int4
-	body, payload, headers         []byte
+	payload, headers               []byte
 	typ, externalID, etag          pgtype.Text
 	version, refVersion, refSeq    pgtype.Int8
 	occurred                       pgtype.Timestamptz
@@ -54,24 +61,31 @@ func (r *claimedRow) fields() []any {
 	}
 }
 
-func (r *claimedRow) delivery(key string, token pgtype.UUID) *Delivery {
+func (r *claimedRow) delivery(key string, token pgtype.UUID) (*Delivery, error) {
+	var body []byte
+	if r.body.Valid {
+		var err error
+		if body, err = hex.DecodeString(r.body.String); err != nil {
+			return nil, fmt.Errorf("body of event %s: %w", r.id.String, err)
+		}
+	}
 	d := &Delivery{
 		Sync: r.sync, Key: key, Scope: r.scope.String, Position: r.position.Int64, Claim: token.String(), token: token,
 		Attempts: int(r.attempts.Int32), Total: int(r.total.Int32), Charged: int(r.charged.Int32),
 		Spent:   time.Duration(r.spent.Int64) * time.Millisecond,
 		Crashes: int(r.crashes.Int32), Revision: int(r.revision.Int32), Class: r.class.String,
-		Body: r.body, BodySHA256: r.sum.String, MappingVersion: r.mapping.String,
+		Body: body, BodySHA256: r.sum.String, MappingVersion: r.mapping.String,
 		Event: Event{ID: r.id.String, Key: key, Version: number(r.version), Payload: r.payload},
 		lane:  r.lane, tid: r.tid, isAlone: r.isAlone,
 		Ref: Ref{ExternalID: r.externalID.String, ETag: r.etag.String, Version: number(r.refVersion), Known: r.refSeq.Valid},
 	}
 	if !r.seq.Valid {
 		d.Missing = true
-		return d
+		return d, nil
 	}
 	d.Event.Seq, d.Event.Type, d.Event.OccurredAt = r.seq.Int64, r.typ.String, r.occurred.Time
 	d.Event.Headers = readHeaders(r.headers)
-	return d
+	return d, nil
 }
 
 func number(n pgtype.Int8) *int64 {

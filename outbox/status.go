@@ -43,8 +43,10 @@ type ScopeHold struct {
 func (s *Store) Status(ctx context.Context) ([]Status, error) {
 	var list []Status
 	err := s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		// The planner settings of the pool are for the hot path, but this query counts whole tables.
-		if _, err := tx.Exec(ctx, `SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_bitmapscan = on`); err != nil {
+		// The planner settings of the pool are for the hot path, but this query counts whole tables. A pooler does not keep
+		// intervalstyle.
+		const local = `SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_bitmapscan = on; SET LOCAL intervalstyle = postgres`
+		if _, err := tx.Exec(ctx, local); err != nil {
 			return err
 		}
 		rows, err := tx.Query(ctx, `SELECT * FROM outbox.status ORDER BY sync NULLS LAST`)

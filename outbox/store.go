@@ -77,10 +77,13 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount},
 	}).DialContext
 	c.RuntimeParams["application_name"] = o.Name
-	// The default is the encoding of the database. The text of a LATIN1 database would not be UTF-8.
-	c.RuntimeParams["client_encoding"] = "UTF8"
+	UseFormats(c)
+	set(c, map[string]string{"timezone": "UTC"})
 	pooler := c.DefaultQueryExecMode != pgx.QueryExecModeCacheStatement
 	if !pooler {
+		set(c, map[string]string{
+			"intervalstyle": "postgres", "bytea_output": "hex", "array_nulls": "on", "search_path": "pg_catalog, pg_temp", "idle_session_timeout": "0",
+		})
 		for name, value := range settings(o.Timeout) {
 			if _, given := c.RuntimeParams[name]; !given {
 				c.RuntimeParams[name] = value
@@ -102,7 +105,7 @@ func PreferWritable(c *pgx.ConnConfig, url string) {
 	// With sslmode=prefer there is a second entry for the same server.
 	several := slices.ContainsFunc(c.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != c.Host || f.Port != c.Port })
 	if several && !chosen {
-		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+		c.ValidateConnect = ValidateWritable
 	}
 }
 

@@ -77,9 +77,10 @@ func (a *app) dial(ctx context.Context, url, name string, anyHost bool) (*pgx.Co
 	}
 	c.ConnectTimeout = connectTimeout
 	c.RuntimeParams["application_name"] = name
+	outbox.UseFormats(c)
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec
 	if !anyHost && c.ValidateConnect == nil { // the URL has no target_session_attrs
-		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+		c.ValidateConnect = outbox.ValidateWritable
 	}
 	c.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { a.say("%s", n.Message) }
 	ctx, cancel := answerWithin(ctx, connectTimeout*time.Duration(hosts(c)))
@@ -100,7 +101,7 @@ func (a *app) dial(ctx context.Context, url, name string, anyHost bool) (*pgx.Co
 		reason = strings.TrimPrefix(outbox.ConnectReason(refused), address+": ")
 	}
 	if errors.Is(err, pgconn.ErrReadOnlyConnection) {
-		return nil, dialError{fmt.Sprintf("no host in the URL accepts writes to database %q: %s; add the primary to the URL", c.Database, reason), err}
+		return nil, dialError{fmt.Sprintf("no host in the URL accepts writes to database %q: %s", c.Database, reason), err}
 	}
 	return nil, dialError{fmt.Sprintf("database %q at %s cannot be reached: %s; check --database-url, DATABASE_URL or database.url",
 		c.Database, address, reason), err}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -191,18 +192,22 @@ func (db *database) example(ctx context.Context, sync, id string) (example, erro
 	const statement = `-- lockstep map
 SELECT e.id::text, e.seq, e.type, e.key, e.version, e.payload::text, e.headers::text, e.occurred_at,
        coalesce(r.external_id, ''), coalesce(r.etag, ''), r.version,
-       coalesce(d.revision, 1), coalesce(d.total_attempts, 0), d.body, coalesce(d.mapping_version, '')
+       coalesce(d.revision, 1), coalesce(d.total_attempts, 0), encode(d.body, 'hex'), coalesce(d.mapping_version, '')
   FROM outbox.event AS e
   LEFT JOIN outbox.external_ref AS r ON r.sync = $2 AND r.key = e.key
   LEFT JOIN outbox.delivery AS d ON d.sync = $2 AND d.key = e.key AND d.event_id = e.id
  WHERE e.id = $1::uuid`
 	x := example{stored: true}
 	var payload, headers string
+	var body *string // in hexadecimal: the login's bytea_output would change the text of a bytea
 	err := db.conn.QueryRow(ctx, statement, id, sync).Scan(
 		&x.event.ID, &x.event.Seq, &x.event.Type, &x.event.Key, &x.event.Version, &payload, &headers, &x.event.OccurredAt,
-		&x.ref.ExternalID, &x.ref.ETag, &x.ref.Version, &x.revision, &x.attempts, &x.body, &x.version)
+		&x.ref.ExternalID, &x.ref.ETag, &x.ref.Version, &x.revision, &x.attempts, &body, &x.version)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return x, fmt.Errorf("event %s does not exist: its transaction did not commit, or it is past its retention", id)
+	}
+	if err == nil && body != nil {
+		x.body, err = hex.DecodeString(*body)
 	}
 	if err != nil {
 		return x, err

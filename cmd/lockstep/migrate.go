@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -51,7 +52,8 @@ func (a *app) migrating(cmd *cobra.Command, name string, anyHost bool, do func(c
 	if err != nil {
 		return err
 	}
-	if err := conn.Close(ctx); err != nil {
+	err = outbox.CheckServer(ctx, conn)
+	if err = errors.Join(err, conn.Close(ctx)); err != nil {
 		return err
 	}
 	if err := do(ctx, url, set); err != nil {

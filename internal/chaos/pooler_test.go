@@ -64,6 +64,9 @@ func (w *world) newBouncer() (*bouncer, string) {
 		"jit": "off", "enable_seqscan": "off", "enable_bitmapscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off",
 		"plan_cache_mode": "force_generic_plan",
 		"lock_timeout":    "2s", "statement_timeout": "10s", "idle_in_transaction_session_timeout": "10s",
+		// Settings of a login that must change nothing.
+		"datestyle": "German, DMY", "intervalstyle": "sql_standard", "timezone": "Asia/Kolkata", "bytea_output": "escape",
+		"standard_conforming_strings": "off", "escape_string_warning": "off",
 	} {
 		w.exec(fmt.Sprintf(`ALTER ROLE %s SET %s = '%s'`, role, name, value))
 	}
