@@ -3,8 +3,6 @@ SET LOCAL lock_timeout = '1s';
 
 -- Tables of the reference scheduling module. They are a separate set: an adopter with another module applies only the
 -- outbox. The roles of the outbox get no privileges here.
-CREATE SCHEMA IF NOT EXISTS scheduling;
-
 -- Numbers for hearings that are booked without an id.
 CREATE SEQUENCE scheduling.hearing_number AS bigint;
 

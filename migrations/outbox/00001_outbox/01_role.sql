@@ -1,6 +1,23 @@
 -- +goose Up
 SET LOCAL lock_timeout = '1s';
 
+-- outbox.CheckServer has the same rule for programs.
+-- +goose StatementBegin
+DO $$
+BEGIN
+    IF current_setting('server_version_num')::int < 150000 THEN
+        RAISE EXCEPTION 'Lockstep needs PostgreSQL 15 or newer, and this server is PostgreSQL %', current_setting('server_version')
+            USING ERRCODE = 'feature_not_supported';
+    END IF;
+    IF current_setting('server_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION 'Lockstep needs a database in the encoding UTF8, and this one is in %', current_setting('server_encoding')
+            USING ERRCODE = 'feature_not_supported',
+                  HINT = 'Create another one: CREATE DATABASE agency TEMPLATE template0 ENCODING ''UTF8''';
+    END IF;
+END
+$$;
+-- +goose StatementEnd
+
 -- Group roles belong to the whole cluster: the migration of another database may have made them.
 -- +goose StatementBegin
 DO $$
@@ -25,7 +42,6 @@ END
 $$;
 -- +goose StatementEnd
 
-CREATE SCHEMA IF NOT EXISTS outbox;
 GRANT USAGE ON SCHEMA outbox TO outbox_writer, outbox_relay, outbox_operator, outbox_auditor;
 
 -- A later migration replaces this function if older programs cannot work with it: CREATE OR REPLACE keeps the privileges.
