@@ -29,6 +29,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -199,12 +200,10 @@ func newMigrator(databaseURL string, set Set) (*migrator, error) {
 		return nil, fmt.Errorf("database URL: %w", err)
 	}
 	// The files are written for these settings. The defaults of the login or the database may be others.
-	for name, value := range map[string]string{
+	maps.Copy(config.RuntimeParams, map[string]string{
 		"application_name": "lockstep migrate", "client_encoding": "UTF8", "standard_conforming_strings": "on",
 		"datestyle": "ISO, MDY", "idle_session_timeout": "0",
-	} {
-		config.RuntimeParams[name] = value
-	}
+	})
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}

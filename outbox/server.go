@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"strconv"
 	"strings"
@@ -71,14 +72,11 @@ func UseFormats(c *pgx.ConnConfig) {
 // set changes settings of a connection, also those of the URL. Their names are not
 // case-sensitive.
 func set(c *pgx.ConnConfig, settings map[string]string) {
-	for name := range c.RuntimeParams {
-		if _, replaced := settings[strings.ToLower(name)]; replaced {
-			delete(c.RuntimeParams, name)
-		}
-	}
-	for name, value := range settings {
-		c.RuntimeParams[name] = value
-	}
+	maps.DeleteFunc(c.RuntimeParams, func(name, _ string) bool {
+		_, replaced := settings[strings.ToLower(name)]
+		return replaced
+	})
+	maps.Copy(c.RuntimeParams, settings)
 }
 
 // readOnlyReason says why the server accepts no writes. It is null if the server accepts
@@ -88,9 +86,9 @@ CASE WHEN pg_is_in_recovery() THEN 'the server is a standby: add the primary to 
      WHEN current_setting('transaction_read_only')::boolean
      THEN 'default_transaction_read_only is on, set '
           || CASE (SELECT s.source FROM pg_settings AS s WHERE s.name = 'default_transaction_read_only')
-             WHEN 'user'          THEN 'for the login: turn it off with ALTER ROLE … RESET default_transaction_read_only'
-             WHEN 'database'      THEN 'for the database: turn it off with ALTER DATABASE … RESET default_transaction_read_only'
-             WHEN 'database user' THEN 'for the login in this database: turn it off with ALTER ROLE … IN DATABASE … RESET default_transaction_read_only'
+             WHEN 'user'          THEN 'for the login: turn it off with ALTER ROLE NAME RESET default_transaction_read_only'
+             WHEN 'database'      THEN 'for the database: turn it off with ALTER DATABASE NAME RESET default_transaction_read_only'
+             WHEN 'database user' THEN 'for the login in this database: turn it off with ALTER ROLE NAME IN DATABASE NAME RESET default_transaction_read_only'
              WHEN 'client'        THEN 'by the database URL or PGOPTIONS: remove it there'
              ELSE 'for the whole server, as some services do when the disk is full: let an administrator turn it off' END
 END`

@@ -173,5 +173,5 @@ ALTER DATABASE %s SET default_transaction_read_only = on`, login, password, pgx.
 	s.run("status").wants(t, exitFailed, `relation "outbox.status" does not exist`) // asked of the other, which has no schema
 	hosts.Host = fmt.Sprintf("%s:%d", standby.Host, standby.Port)
 	s.env["DATABASE_URL"] = hosts.String()
-	s.run("migrate", "up").wants(t, exitFailed, "no host in the URL accepts writes to database", "accepts writes", "add the primary to the URL")
+	s.run("migrate", "up").wants(t, exitFailed, "no host in the URL accepts writes to database", "set for the database: turn it off with ALTER DATABASE")
 }
