@@ -94,6 +94,7 @@ type Receipt struct {
 	Duplicate bool   // the receiver already had this message
 	Accepted  bool   // the receiver took it for later processing (202 and the like)
 	Ref       *Ref   // new reference for the key; nil leaves it as it is
+	NoID      bool   // the answer lacks the receiver's id, which later messages of the key need
 
 	// SHA256 is the digest of the sent bytes, in hexadecimal. Set it also when you
 	// return an error: the delivery log keeps it. Empty means that Message.Body was

@@ -67,9 +67,9 @@ func Auth(err error) error { return classify(ClassAuth, err, 0) }
 func Forbidden(err error) error { return classify(ClassForbidden, err, 0) }
 
 // Unexplained says that the answer may come from a gateway in front of the receiver: it
-// is a refusal without a reason in a form of the receiver's protocol. It counts against
-// the receiver, not against the message. If only one key gets such answers, repeatedly,
-// it counts as [Permanent].
+// is not in a form of the receiver's protocol. It counts against the receiver, not
+// against the message. If only one key gets such answers, repeatedly, it counts as
+// [Permanent]. If err is [Unknown], so is the outcome.
 func Unexplained(err error) error { return classify(ClassUnexplained, err, 0) }
 
 // Local says that nothing was sent because this machine lacked something, such as a
@@ -83,8 +83,42 @@ func Permanent(err error) error { return classify(ClassPermanent, err, 0) }
 // Conflict says that the receiver has another state of the key (HTTP 409, 412).
 func Conflict(err error) error { return classify(ClassConflict, err, 0) }
 
-// Unknown says that the request may have reached the receiver, but no answer came.
+// Unknown says that the receiver may have the message: no answer came, or one that does
+// not say so.
 func Unknown(err error) error { return classify(ClassUnknown, err, 0) }
+
+// unclear marks an unknown result of an attempt that the receiver answered.
+type unclear struct{ error }
+
+func (e unclear) Unwrap() error { return e.error }
+
+// Unclear is [Unknown] for an answer of the receiver itself that does not say whether it
+// has the message, such as a success without the expected id. The relay sends the
+// message again only a few times, because each time the receiver may accept it.
+func Unclear(err error) error {
+	if err == nil {
+		return nil
+	}
+	return Unknown(unclear{err})
+}
+
+// IsUnclear reports whether err was marked by [Unclear].
+func IsUnclear(err error) bool {
+	_, ok := errors.AsType[unclear](err)
+	return ok
+}
+
+// IsUnknown reports whether err, or an error that it wraps, was marked by [Unknown].
+func IsUnknown(err error) bool {
+	for err != nil {
+		c, ok := errors.AsType[*classified](err)
+		if !ok || c.class == ClassUnknown {
+			return ok
+		}
+		err = c.err
+	}
+	return false
+}
 
 // ClassOf returns the class of err, and [ClassDelivered] for nil. If err has several
 // marks, the outermost counts. An unmarked error is [ClassLocal] if this machine lacked

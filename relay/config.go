@@ -78,6 +78,7 @@ type Observer interface {
 	Claim(sync string, claimed int, took time.Duration) // a claim has brought this many deliveries
 	LeaseLost(sync string)                              // a result came after the claim was lost
 	Clock(ahead time.Duration)                          // by how much the database's clock is ahead of this machine's
+	MissingID(sync string)                              // an answer lacked the receiver's id, which later messages of its key need
 	LogAhead(months int)                                // for how many months after this one the delivery log has partitions: 3 is normal, alert at 0
 }
 
@@ -223,4 +224,5 @@ func (nobody) Attempt(string, string, time.Duration) {}
 func (nobody) Claim(string, int, time.Duration)      {}
 func (nobody) LeaseLost(string)                      {}
 func (nobody) Clock(time.Duration)                   {}
+func (nobody) MissingID(string)                      {}
 func (nobody) LogAhead(int)                          {}

@@ -147,6 +147,9 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	if result.SHA256 == "" {
 		result.SHA256 = digest(d.Body)
 	}
+	if receipt.NoID {
+		p.relay.config.Observer.MissingID(p.sync.Name)
+	}
 	if err == nil {
 		p.succeeded(w, &result, receipt)
 	} else {

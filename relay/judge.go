@@ -20,6 +20,10 @@ func (p *pipeline) succeeded(w work, result *outbox.Result, receipt adapters.Rec
 		result.Outcome = outbox.Delivered
 	}
 	result.Ref = reference(receipt.Ref, result.Delivery)
+	if receipt.NoID {
+		p.log.Warn("the answer lacks the receiver's id, which later events of the key need",
+			"event", result.Delivery.Event.ID, "key", result.Delivery.Key, "code", result.Code)
+	}
 	if w.to != "" {
 		p.healths.of("").answered() // things that all destinations need, such as the token endpoint, work
 	}
@@ -66,15 +70,26 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 	case adapters.ClassAuth, adapters.ClassForbidden:
 		p.refused(w, class, result)
 	case adapters.ClassUnexplained:
+		result.Class = string(adapters.ClassTransient)
+		if adapters.IsUnknown(err) {
+			result.Outcome, result.Class = outbox.Unknown, string(adapters.ClassUnknown)
+		}
 		p.unexplained(w, result, asked)
 	case adapters.ClassLocal:
 		result.Attempt = false // nothing was sent
 		result.Delay = min(p.sync.Retry.delay(1), localMost)
-	default:
-		if class == adapters.ClassUnknown {
-			result.Outcome = outbox.Unknown
+	case adapters.ClassUnknown:
+		result.Outcome = outbox.Unknown
+		if adapters.IsUnclear(err) {
+			p.unclear(w, result)
+		} else {
+			p.retry(w, result, asked)
 		}
+	default:
 		p.retry(w, result, asked)
+	}
+	if result.Failed {
+		p.healths.of(w.to).forget(d.Key)
 	}
 	p.report(d, result)
 }
@@ -132,7 +147,7 @@ func (p *pipeline) refused(w work, class adapters.Class, result *outbox.Result) 
 		result.Class = string(adapters.ClassAuth)
 		p.putOnHold(w.to, outbox.HoldAuth, probeFirst, result.Error)
 	case about == refusesRecord:
-		p.singledOut(w, result, fmt.Sprintf("the receiver refuses this record with %s, the last %d times, while it accepts others", result.Code, times))
+		singledOut(result, fmt.Sprintf("the receiver refuses this record with %s, the last %d times, while it accepts others", result.Code, times))
 	case class == adapters.ClassAuth && d.Class != string(adapters.ClassAuth): // the adapter has just dropped its token
 	default:
 		result.Delay = min(p.sync.Retry.delay(times), probeMost)
@@ -143,20 +158,30 @@ func (p *pipeline) refused(w work, class adapters.Class, result *outbox.Result) 
 // the receiver. It is a temporary failure, and counts for the breaker. If only this record
 // gets such answers while the receiver accepts others, the delivery fails.
 func (p *pipeline) unexplained(w work, result *outbox.Result, asked time.Duration) {
-	result.Class = string(adapters.ClassTransient)
 	alone, times := p.healths.of(w.to).unexplained(w.Key, result.AnsweredAt)
 	if alone && !w.probe.granted() && !p.held(w.to) {
-		p.singledOut(w, result, fmt.Sprintf("the receiver answers this record with %s and no reason, the last %d times, while it accepts others", result.Code, times))
+		singledOut(result, fmt.Sprintf("the receiver answers this record with %s and no reason, the last %d times, while it accepts others", result.Code, times))
 		return
 	}
 	p.retry(w, result, asked)
 }
 
+// unclear handles an answer that does not say whether the receiver has the message. Each
+// further attempt may be accepted once more, so the delivery fails after a few of them. This
+// also holds for probes.
+func (p *pipeline) unclear(w work, result *outbox.Result) {
+	times := p.healths.of(w.to).unclear(w.Key)
+	p.retry(w, result, 0)
+	if times >= unclearTimes && !result.Failed {
+		result.Failed = true
+		result.Error = adapters.Clean(fmt.Sprintf("gave up after %d answers that do not say whether the receiver has it: %s", times, result.Error), maxError)
+	}
+}
+
 // singledOut fails a delivery whose record is the cause.
-func (p *pipeline) singledOut(w work, result *outbox.Result, why string) {
+func singledOut(result *outbox.Result, why string) {
 	result.Outcome, result.Failed, result.Class = outbox.Failed, true, string(adapters.ClassPermanent)
 	result.Error = adapters.Clean(why+": "+result.Error, maxError)
-	p.healths.of(w.to).forget(result.Delivery.Key)
 }
 
 // startOf is when the attempt of a result began, on the monotonic clock.

@@ -13,6 +13,7 @@ import (
 // ahead notes the observed number of the log's partitions.
 type ahead struct{ months atomic.Int64 }
 
+func (a *ahead) MissingID(string)                    {}
 func (a *ahead) LogAhead(months int)                 { a.months.Store(int64(months)) }
 func (*ahead) Attempt(string, string, time.Duration) {}
 func (*ahead) Claim(string, int, time.Duration)      {}

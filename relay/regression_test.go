@@ -187,6 +187,7 @@ type claimCounter struct{ atomic.Int64 }
 func (*claimCounter) Attempt(string, string, time.Duration) {}
 func (*claimCounter) LeaseLost(string)                      {}
 func (*claimCounter) Clock(time.Duration)                   {}
+func (*claimCounter) MissingID(string)                      {}
 func (*claimCounter) LogAhead(int)                          {}
 func (c *claimCounter) Claim(string, int, time.Duration)    { c.Add(1) }
 

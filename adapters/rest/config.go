@@ -57,6 +57,20 @@ type Config struct {
 	// Outcomes gives statuses another class than the default table has, such as 409:
 	// duplicate. Default: the table in docs/adapters.md.
 	Outcomes map[int]string `yaml:"outcomes"`
+
+	// Answers give answers a class by what is in their JSON bodies. Default: only the
+	// status counts.
+	Answers []adapters.Answer `yaml:"answers"`
+
+	// Require is external_id if every success must have the receiver's id, or nothing if
+	// none must. Otherwise the result is unknown. Default: with ExternalID, a success
+	// must have the id until it is known, but not a 202 or a duplicate. A DELETE never
+	// must.
+	Require string `yaml:"require"`
+
+	// Reason is a JSON Pointer to the reason in answers. Its text is shown, so it must
+	// name nobody. Default: the reason in the known forms.
+	Reason string `yaml:"reason"`
 }
 
 // Route is where events of one type go.

@@ -19,8 +19,9 @@ import (
 type Adapter struct {
 	endpoint   *endpoint.Endpoint
 	routes     route.Table[target]
-	outcomes   exchange.Outcomes
-	externalID pointer
+	rules      exchange.Rules
+	externalID exchange.Pointer
+	idAt       string // ExternalID, for messages
 	ifMatch    bool
 }
 
@@ -35,16 +36,19 @@ var (
 // c, each line with the field's name, and no secret.
 func New(c Config) (*Adapter, error) {
 	c = c.withDefaults()
-	a := &Adapter{ifMatch: c.IfMatch}
+	a := &Adapter{ifMatch: c.IfMatch, idAt: c.ExternalID}
 	var errs []error
 	check := func(err error) { errs = append(errs, err) }
 	var err error
 	a.routes, err = parseRoutes(c)
 	check(err)
-	a.outcomes, err = exchange.ParseOutcomes(nil, c.Outcomes)
+	a.rules, err = exchange.ParseRules(exchange.RuleOptions{Outcomes: c.Outcomes, Answers: c.Answers, Reason: c.Reason, Require: c.Require})
 	check(err)
-	if a.externalID, err = parsePointer(c.ExternalID); err != nil {
+	if a.externalID, err = exchange.ParsePointer(c.ExternalID); err != nil {
 		check(fmt.Errorf("external_id: %w", err))
+	}
+	if c.Require == adapters.RequireID && c.ExternalID == "" {
+		check(errors.New("require: external_id says where the id is, and is missing"))
 	}
 	a.endpoint, err = endpoint.New(endpoint.Options{
 		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow,
@@ -87,9 +91,9 @@ func (a *Adapter) urls() []*endpoint.URL {
 
 // Deliver implements [adapters.Adapter].
 //
-// A 2xx counts as delivered with any body. There is one exception: if the body was cut,
-// and the receiver's id was expected in it and is not known yet, the result is
-// [adapters.Unknown]. Then the same request is sent again to get the id.
+// The status and the body of the answer decide: see [Config.Answers]. If the receiver's
+// id is missing where [Config.Require] needs it, the result is [adapters.Unknown], and
+// the same request is sent again to get the id.
 func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
 	to := a.routes.Find(msg.Type)
 	req, err := a.request(to, msg)
@@ -97,15 +101,17 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 		return adapters.Receipt{}, err
 	}
 	return a.endpoint.Deliver(ctx, to.url, req, func(ans exchange.Answer) (adapters.Receipt, error) {
-		receipt, err := a.outcomes.Judge(req, ans)
-		switch {
-		case err != nil:
+		receipt, err := a.rules.Judge(req, ans)
+		if err != nil {
 			return receipt, err
-		case ans.Cut != nil && a.externalID != nil && msg.Ref.ExternalID == "":
-			return receipt, adapters.Unknown(fmt.Errorf("%s %s: answered %s, but its body ended before the id: %w",
-				req.Method, req.Target, ans.Code(), ans.Cut))
 		}
-		receipt.Ref = a.ref(msg, ans)
+		id, found := a.id(ans)
+		if a.externalID != nil && !found {
+			if receipt, err = a.rules.WithoutID(req, ans, receipt, msg.Ref.ExternalID != "", a.idAt); err != nil {
+				return receipt, err
+			}
+		}
+		receipt.Ref = a.ref(msg, ans, id)
 		return receipt, nil
 	})
 }

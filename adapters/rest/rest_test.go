@@ -158,11 +158,10 @@ func TestReceipt(t *testing.T) {
 		"no id keeps the old": {status: 200, etag: `W/"v2"`, body: `{}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 200", Ref: &adapters.Ref{ExternalID: "old", ETag: `W/"v2"`, Version: new(int64(4))}}},
 		"no ETag drops it":    {status: 204, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 204", Ref: &adapters.Ref{ExternalID: "old", Version: new(int64(4))}}},
 		"the same again":      {status: 200, etag: `"v1"`, body: `{"id":"old"}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 200"}},
-		"garbage body":        {status: 201, body: `<html>`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
-		"a body too long":     {status: 201, body: `{"id":"x","pad":"` + strings.Repeat("x", 70_000) + `"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
-		"an id with NUL":      {status: 201, body: `{"id":"a\u0000b"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
-		"an id too long":      {status: 201, body: `{"id":"` + strings.Repeat("x", 513) + `"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
-		"an id object":        {status: 201, body: `{"id":{}}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201"}},
+		"a byte-order mark":   {status: 201, body: "\xef\xbb\xbf" + `{"id":"x"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201", Ref: &adapters.Ref{ExternalID: "x", Version: new(int64(4))}}},
+		"a body too long":     {status: 201, body: `{"id":"x","pad":"` + strings.Repeat("x", 70_000) + `"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 201", Ref: &adapters.Ref{ExternalID: "x", Version: new(int64(4))}}},
+		"accepted, no id yet": {status: 202, pointer: "/id", want: adapters.Receipt{Code: "HTTP 202", Accepted: true, NoID: true}},
+		"duplicate, no id":    {status: 409, pointer: "/id", want: adapters.Receipt{Code: "HTTP 409", Duplicate: true, NoID: true}},
 		"a bad ETag":          {status: 201, etag: "v1", want: adapters.Receipt{Code: "HTTP 201"}},
 		"accepted":            {status: 202, body: `{"id":"x"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 202", Accepted: true, Ref: &adapters.Ref{ExternalID: "x", Version: new(int64(4))}}},
 		"duplicate":           {status: 409, etag: `"err"`, body: `{"id":"x"}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 409", Duplicate: true, Ref: &adapters.Ref{ExternalID: "x", ETag: `"v1"`, Version: new(int64(4))}}},
@@ -183,6 +182,47 @@ func TestReceipt(t *testing.T) {
 			tc.want.SHA256 = fmt.Sprintf("%x", sha256.Sum256(msg.Body))
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("receipt (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A success without the id that later requests need does not count as one.
+func TestSuccessWithoutTheID(t *testing.T) {
+	const id = adapters.RequireID
+	for name, tc := range map[string]struct {
+		method, require, known string
+		status                 int
+		body                   string
+		want                   adapters.Class
+	}{
+		"another field":           {status: 201, body: `{"ID":"x"}`, want: adapters.ClassUnknown},
+		"nothing":                 {status: 204, want: adapters.ClassUnknown},
+		"NUL":                     {status: 201, body: `{"id":"a\u0000b"}`, want: adapters.ClassUnknown},
+		"too long":                {status: 201, body: `{"id":"` + strings.Repeat("x", 513) + `"}`, want: adapters.ClassUnknown},
+		"an object":               {status: 201, body: `{"id":{}}`, want: adapters.ClassUnknown},
+		"half of a surrogate":     {status: 201, body: `{"id":"x\ud800"}`, want: adapters.ClassUnknown},
+		"in Latin-1":              {status: 201, body: "{\"id\":\"\xe9t\xe9\"}", want: adapters.ClassUnknown},
+		"no JSON":                 {status: 201, body: "OK", want: adapters.ClassUnknown},
+		"known":                   {status: 204, known: "x", want: adapters.ClassDelivered},
+		"known, but required":     {status: 204, known: "x", require: id, want: adapters.ClassUnknown},
+		"required with 202":       {status: 202, require: id, want: adapters.ClassUnknown},
+		"not required":            {status: 204, require: adapters.RequireNothing, want: adapters.ClassDelivered},
+		"of what is deleted":      {status: 204, method: "DELETE", require: id, want: adapters.ClassDelivered},
+		"of what is deleted, 200": {status: 200, method: "DELETE", body: `{}`, want: adapters.ClassDelivered},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCourt(t)
+			c.status, c.body = tc.status, tc.body
+			a := newAdapter(t, rest.Config{URL: c.URL, Method: tc.method, ExternalID: "/id", Require: tc.require})
+			msg := message()
+			msg.Ref = adapters.Ref{ExternalID: tc.known}
+			receipt, err := a.Deliver(t.Context(), msg)
+			if got := adapters.ClassOf(err); got != tc.want {
+				t.Fatalf("class %s, want %s: %v", got, tc.want, err)
+			}
+			if err != nil && (!adapters.IsUnclear(err) || !receipt.NoID || receipt.Ref != nil || !strings.Contains(err.Error(), "without the id that external_id names (/id)")) {
+				t.Errorf("%+v, %v", receipt, err)
 			}
 		})
 	}
@@ -240,6 +280,14 @@ func TestNewReportsEverythingAtOnce(t *testing.T) {
 		Routes:     map[string]rest.Route{"": {URL: "https://x"}, "a": {}, "b": {Method: "HEAD"}, "c": {URL: "https://{id}.example"}},
 		ExternalID: "id",
 		Outcomes:   map[int]string{200: "fine"},
+		Answers: []adapters.Answer{
+			{Class: "delivered"},
+			{Path: "x", Class: "fine"},
+			{Equals: []byte("1"), Status: 1, Class: "permanent", Reason: "/~"},
+			{Path: "/a", Equals: []byte("[1]"), Class: "permanent"},
+		},
+		Reason:  "message",
+		Require: "etag",
 	})
 	if err == nil {
 		t.Fatal("no error")
@@ -251,6 +299,9 @@ func TestNewReportsEverythingAtOnce(t *testing.T) {
 		`headers["Idempotency-Key"]: cannot`, `headers["Accept-Encoding"]: cannot`, "auth.token: is required", "auth.username: belongs to kind basic",
 		"tls.key_file", "timeout: 1h0m0s is not from 10ms to 10m0s", `routes[""]`, `routes["a"].method, routes["a"].url: set method, url or both`,
 		`routes["b"].method: "HEAD"`, `routes["c"].url: {id} is not a placeholder that is allowed here`, "external_id: is not a JSON Pointer", `outcomes.200: "fine"`,
+		"answers[0]: has no condition", "answers[1].path: is not a JSON Pointer", `answers[1].class: "fine"`, "answers[2].equals: needs a path",
+		"answers[2].status: is not a status", "answers[2].reason: is not a JSON Pointer", "answers[3].equals: is not a single value",
+		"reason: is not a JSON Pointer", `require: "etag" is not one of external_id, nothing`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no word of %s in:\n%s", want, text)

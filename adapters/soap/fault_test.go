@@ -137,7 +137,7 @@ func TestClassesOfAnswers(t *testing.T) {
 		"a message without a fault, 404": {status: 404, body: enveloped(Version11, ""), class: "permanent"},
 		"302 without anything":           {status: 302, class: "unexplained"},
 		"401 without anything":           {status: 401, class: "auth"},
-		"200 with a page":                {status: 200, body: "<html><body>Log in</body></html>", class: "unknown"},
+		"200 with a page":                {status: 200, body: "<html><body>Log in</body></html>", class: "unexplained"},
 		"200 without anything":           {status: 200, class: "unknown"},
 		"204":                            {status: 204, class: "unknown"},
 		"204, outcomes say delivered":    {status: 204, outcome: map[int]string{204: "delivered"}, class: "delivered"},

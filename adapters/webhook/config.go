@@ -61,6 +61,14 @@ type Config struct {
 	// Outcomes gives statuses another class than the webhook table has. Default: the
 	// table in docs/adapters/webhook.md.
 	Outcomes map[int]string `yaml:"outcomes"`
+
+	// Answers give answers a class by what is in their JSON bodies. Default: only the
+	// status counts.
+	Answers []adapters.Answer `yaml:"answers"`
+
+	// Reason is a JSON Pointer to the reason in answers. Its text is shown, so it must
+	// name nobody. Default: the reason in the known forms.
+	Reason string `yaml:"reason"`
 }
 
 // withDefaults returns c with its defaults filled in.

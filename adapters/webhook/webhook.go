@@ -33,7 +33,7 @@ type Adapter struct {
 	types    route.Table[string]
 	signers  []signer
 	secrets  func() []string // values that no text may show; a function, so that fmt does not see them
-	outcomes exchange.Outcomes
+	rules    exchange.Rules
 	now      func() time.Time
 }
 
@@ -63,7 +63,7 @@ func New(c Config) (*Adapter, error) {
 	a.signers, err = parseSecrets(c.Secrets)
 	check(err)
 	check(c.check())
-	a.outcomes, err = exchange.ParseOutcomes(statuses, c.Outcomes)
+	a.rules, err = exchange.ParseRules(exchange.RuleOptions{Protocol: statuses, Outcomes: c.Outcomes, Answers: c.Answers, Reason: c.Reason})
 	check(err)
 	a.endpoint, err = endpoint.New(endpoint.Options{
 		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow,
@@ -100,15 +100,14 @@ func (a *Adapter) Destination() func(adapters.Message) string {
 	return a.endpoint.Destination([]*endpoint.URL{a.url}, func(adapters.Message) *endpoint.URL { return a.url })
 }
 
-// Deliver implements [adapters.Adapter]. A 2xx counts as delivered with any body, and
-// [adapters.Receipt.Ref] is never set.
+// Deliver implements [adapters.Adapter]. [adapters.Receipt.Ref] is never set.
 func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
 	req, err := a.request(msg)
 	if err != nil {
 		return adapters.Receipt{}, err
 	}
 	return a.endpoint.Deliver(ctx, a.url, req, func(ans exchange.Answer) (adapters.Receipt, error) {
-		return a.outcomes.Judge(req, ans)
+		return a.rules.Judge(req, ans)
 	})
 }
 

@@ -192,4 +192,5 @@ func (c *claimTimes) Claim(_ string, claimed int, took time.Duration) {
 func (*claimTimes) Attempt(string, string, time.Duration) {}
 func (*claimTimes) LeaseLost(string)                      {}
 func (*claimTimes) Clock(time.Duration)                   {}
+func (*claimTimes) MissingID(string)                      {}
 func (*claimTimes) LogAhead(int)                          {}

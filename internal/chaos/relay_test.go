@@ -236,6 +236,7 @@ type claims struct {
 func (*claims) Attempt(string, string, time.Duration) {}
 func (*claims) LeaseLost(string)                      {}
 func (*claims) Clock(time.Duration)                   {}
+func (*claims) MissingID(string)                      {}
 func (*claims) LogAhead(int)                          {}
 
 func (c *claims) Claim(_ string, claimed int, took time.Duration) {

@@ -24,6 +24,7 @@ type Metrics struct {
 	claims   *prometheus.HistogramVec
 	claimed  *prometheus.CounterVec
 	lost     *prometheus.CounterVec
+	noID     *prometheus.CounterVec
 	clock    prometheus.Gauge
 	logAhead prometheus.Gauge
 	reloadOK prometheus.Gauge
@@ -59,6 +60,7 @@ func NewMetrics(build Build) *Metrics {
 			.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5),
 		claimed:  counter("lockstep_claimed_total", "Deliveries claimed by this process.", "sync"),
 		lost:     counter("lockstep_leases_lost_total", "Deliveries that another relay took over before this one recorded them.", "sync"),
+		noID:     counter("lockstep_missing_ids_total", "Answers without the receiver's id that external_id names, although no id of the key is known.", "sync"),
 		clock:    gauge("lockstep_database_clock_ahead_seconds", "Seconds that the database's clock is ahead of this machine's; negative is behind."),
 		logAhead: gauge("lockstep_log_months_ahead", "Months after this one for which the delivery log has a partition: 3 is normal, 0 and -1 are an alarm."),
 		reloadOK: gauge("lockstep_config_last_reload_successful", "1 if the configuration that was read last is in use, 0 if it was refused."),
@@ -83,6 +85,7 @@ func (m *Metrics) Expect(syncs ...string) {
 		}
 		m.claimed.WithLabelValues(s)
 		m.lost.WithLabelValues(s)
+		m.noID.WithLabelValues(s)
 	}
 }
 
@@ -100,6 +103,9 @@ func (m *Metrics) Claim(sync string, claimed int, took time.Duration) {
 
 // LeaseLost counts a delivery that another relay took over.
 func (m *Metrics) LeaseLost(sync string) { m.lost.WithLabelValues(sync).Inc() }
+
+// MissingID counts an answer without the receiver's id.
+func (m *Metrics) MissingID(sync string) { m.noID.WithLabelValues(sync).Inc() }
 
 // Reloaded records that the configuration was read, at the start or later, and whether
 // it is in use.

@@ -50,6 +50,7 @@ func TestReportsOfTheRelayAreCounted(t *testing.T) {
 	m.Attempt("Court", "delivered", 2*time.Second)
 	m.Claim("Court", 7, time.Millisecond)
 	m.LeaseLost("Court")
+	m.MissingID("Court")
 	m.Clock(-1500 * time.Millisecond)
 	_, text := ask(m, ready, "/metrics")
 	has(t, text, "lockstep_log_months_ahead NaN") // before the first look there is no alarm
@@ -66,6 +67,7 @@ func TestReportsOfTheRelayAreCounted(t *testing.T) {
 		`lockstep_claim_seconds_count{sync="Court"} 1`,
 		`lockstep_claimed_total{sync="Court"} 7`,
 		`lockstep_leases_lost_total{sync="Court"} 1`,
+		`lockstep_missing_ids_total{sync="Court"} 1`,
 		`lockstep_database_clock_ahead_seconds -1.5`,
 		`lockstep_log_months_ahead 3`)
 	for _, name := range []string{`version="v1.2.3"`, `revision="abc"`, "go_goroutines", "process_start_time_seconds"} {

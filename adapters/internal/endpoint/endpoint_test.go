@@ -49,7 +49,7 @@ func (p *poster) Deliver(ctx context.Context, msg adapters.Message) (adapters.Re
 		return adapters.Receipt{}, err
 	}
 	return p.Endpoint.Deliver(ctx, p.to, req, func(a exchange.Answer) (adapters.Receipt, error) {
-		return exchange.Outcomes{}.Judge(req, a)
+		return exchange.Rules{}.Judge(req, a)
 	})
 }
 

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
@@ -57,9 +59,10 @@ func readAnswer(ctx context.Context, res *http.Response) Answer {
 	return a
 }
 
-// IsRef reports whether an id of an answer can be stored and sent back.
+// IsRef reports whether an id of an answer can be stored and sent back. An id with a
+// replacement character has lost some of its characters.
 func IsRef(id string) bool {
-	return id != "" && len(id) <= adapters.MaxRef && placeholder.Plain(id) == nil
+	return id != "" && len(id) <= adapters.MaxRef && placeholder.Plain(id) == nil && !strings.ContainsRune(id, utf8.RuneError)
 }
 
 // garbled reports whether err comes from decompressing a body that has arrived.

@@ -65,6 +65,12 @@ func (r Request) Redact(text string) string {
 	return adapters.Redact(text, maxReason, r.Payload, r.secrets()...)
 }
 
+// RedactSecrets is Redact for a text that the operator allows to have values of the
+// message.
+func (r Request) RedactSecrets(text string) string {
+	return adapters.Redact(text, maxReason, nil, r.secrets()...)
+}
+
 func shape(fields map[string]any) string {
 	f := func(name string) string { return scalar(fields[name]) }
 	switch {

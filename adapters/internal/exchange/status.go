@@ -17,9 +17,10 @@ import (
 
 // statuses are the classes of single statuses that differ from the class of their
 // hundred. Sources: RFC 9110 (status codes), RFC 6585 (429), RFC 8470 (425), RFC 4918
-// (423); 495 and 496 are nginx's for the client certificate.
+// (207, 423); 495 and 496 are nginx's for the client certificate.
 var statuses = map[int]adapters.Class{
 	202: adapters.ClassAccepted,
+	207: adapters.ClassUnknown, // the result is in the body
 	401: adapters.ClassAuth,
 	403: adapters.ClassForbidden,
 	407: adapters.ClassAuth,
@@ -140,12 +141,6 @@ func aboutCertificate(body []byte) bool {
 		bytes.Contains(body, []byte("The SSL certificate error"))
 }
 
-// Judge turns the answer to r into the result of an attempt. The receipt always has its
-// Code. The caller sets Ref.
-func (o Outcomes) Judge(r Request, a Answer) (adapters.Receipt, error) {
-	return Result(o.Class(a), r, a, func() string { return r.Redact(Reason(a.Body)) })
-}
-
 // Result returns the result of an attempt whose answer has the given class. reason
 // returns a redacted text, and is called only if the attempt failed.
 func Result(class adapters.Class, r Request, a Answer, reason func() string) (adapters.Receipt, error) {
@@ -185,9 +180,23 @@ func fail(class adapters.Class, r Request, a Answer, reason string) error {
 		return adapters.RetryAfter(err, wait)
 	case adapters.ClassThrottled:
 		return adapters.Throttled(err, wait)
+	case adapters.ClassUnknown:
+		return doubt(a, err)
 	default:
 		return adapters.Classify(class, err)
 	}
+}
+
+// doubt returns the error for an answer after which it is unknown whether the receiver
+// has the message.
+func doubt(a Answer, err error) error {
+	switch {
+	case !a.OK(), a.Cut != nil:
+		return adapters.Unknown(err)
+	case a.IsPage():
+		return adapters.Unexplained(adapters.Unknown(err))
+	}
+	return adapters.Unclear(err)
 }
 
 // redirect names only the host of a redirect, because a receiver may repeat the request

@@ -103,7 +103,7 @@ func TestBadRequestAboutTheClientCertificateIsAuth(t *testing.T) {
 func TestJudge(t *testing.T) {
 	for _, class := range classes {
 		t.Run(string(class), func(t *testing.T) {
-			o, err := ParseOutcomes(nil, map[int]string{418: string(class)})
+			o, err := ParseRules(RuleOptions{Outcomes: map[int]string{418: string(class)}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -134,7 +134,7 @@ func TestOutcomesNameEveryWrongEntry(t *testing.T) {
 
 func TestRedirectNamesTheHostOnly(t *testing.T) {
 	a := Answer{Status: 302, Header: http.Header{"Location": {"https://user:pw@tok-4711.evil.example/secret/path?token=canary"}}}
-	_, err := (Outcomes{}).Judge(Request{Method: "POST", Target: "court", Header: http.Header{"Authorization": {"Bearer tok-4711"}}}, a)
+	_, err := Rules{}.Judge(Request{Method: "POST", Target: "court", Header: http.Header{"Authorization": {"Bearer tok-4711"}}}, a)
 	text := err.Error()
 	if !strings.Contains(text, "evil.example") {
 		t.Errorf("%q does not name the host", text)
