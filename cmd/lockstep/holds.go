@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/outbox"
 )
 
 // operator is the person on whose behalf a command acts, and the reason.
@@ -48,7 +48,7 @@ type holdChange struct {
 	app         *app
 	call        string // of the database's function for a sync, and for its scope, the reason and the end if it takes them
 	needsReason bool
-	done        string // message about the sync; "" says whether a hold is left
+	say         func(*holdChange, syncFacts) string // what is true after the change
 
 	operator operator
 	sync     string
@@ -59,10 +59,18 @@ type holdChange struct {
 	lasts    duration
 }
 
+// syncFacts describe a sync, or one scope of it, after a change.
+type syncFacts struct {
+	hold   *strongestHold // nil if nothing holds it
+	open   int64          // deliveries that are neither finished nor failed
+	failed int64
+	paused bool // before the change
+}
+
 func (a *app) pauseCommand() *cobra.Command {
 	h := &holdChange{
 		app: a, call: `SELECT outbox.pause($1, $3, coalesce($4::timestamptz, clock_timestamp() + $5::interval), $2)`,
-		needsReason: true, scoped: true, ends: true, done: "is paused until: lockstep resume %s",
+		needsReason: true, scoped: true, ends: true, say: (*holdChange).pausedSays,
 	}
 	return h.command(&cobra.Command{
 		Use:   "pause SYNC",
@@ -81,7 +89,7 @@ one. The login needs the role outbox_operator.`,
 }
 
 func (a *app) resumeCommand() *cobra.Command {
-	h := &holdChange{app: a, call: `SELECT outbox.resume($1, $2)`, scoped: true}
+	h := &holdChange{app: a, call: `SELECT outbox.resume($1, $2)`, scoped: true, say: (*holdChange).resumedSays}
 	return h.command(&cobra.Command{
 		Use:   "resume SYNC",
 		Short: "Lift a pause",
@@ -95,8 +103,10 @@ role outbox_operator.`,
 }
 
 func (a *app) retireCommand() *cobra.Command {
-	retire := &holdChange{app: a, call: `SELECT outbox.retire($1, $2)`, needsReason: true, done: "gets no further events"}
-	undo := &holdChange{app: a, call: `SELECT outbox.resume_retired($1, $2)`, needsReason: true, done: "gets events again, also those that were written while it was retired"}
+	retire := &holdChange{app: a, call: `SELECT outbox.retire($1, $2)`, needsReason: true, say: (*holdChange).retiredSays}
+	undo := &holdChange{app: a, call: `SELECT outbox.resume_retired($1, $2)`, needsReason: true, say: func(h *holdChange, _ syncFacts) string {
+		return h.sync + " gets events again, also those that were written while it was retired"
+	}}
 	isUndo := false
 	c := retire.command(&cobra.Command{
 		Use:   "retire SYNC",
@@ -162,53 +172,153 @@ func (h *holdChange) run(cmd *cobra.Command, args []string) error {
 	if h.ends {
 		parameters = append(parameters, h.until.at, h.lasts.interval())
 	}
-	var hold *string
+	var facts syncFacts
 	err := h.app.with(cmd, nil, roleOperator, func(ctx context.Context, db *database) error {
-		return db.act(ctx, h.operator, func(tx pgx.Tx) error {
+		return db.act(ctx, h.operator, func(tx pgx.Tx) (err error) {
+			const paused = `SELECT EXISTS (SELECT FROM outbox.hold WHERE sync = $1 AND scope = $2 AND kind = 'operator')`
+			if err := tx.QueryRow(ctx, paused, h.sync, h.scope).Scan(&facts.paused); err != nil {
+				return err
+			}
 			if _, err := tx.Exec(ctx, h.call, parameters...); err != nil {
 				return err
 			}
-			const strongest = `-- lockstep: strongest hold
-SELECT (SELECT CASE WHEN h.scope <> $2 THEN 'the whole sync, ' ELSE '' END || h.kind || ': ' || h.reason
-          FROM outbox.hold AS h
-         WHERE h.sync = $1 AND h.scope IN ('', $2) AND (h.kind IN ('auth', 'breaker') OR h.until IS NULL OR h.until > clock_timestamp())
-         ORDER BY h.scope DESC, array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], h.kind::text)
-         LIMIT 1)`
-			return tx.QueryRow(ctx, strongest, h.sync, h.scope).Scan(&hold)
+			const open = `-- lockstep: open deliveries
+SELECT count(*) FILTER (WHERE state <> 'failed'), count(*) FILTER (WHERE state = 'failed')
+  FROM outbox.delivery
+ WHERE sync = $1`
+			if err := tx.QueryRow(ctx, open, h.sync).Scan(&facts.open, &facts.failed); err != nil {
+				return err
+			}
+			facts.hold, err = holdOf(ctx, tx, h.sync, h.scope)
+			return err
 		})
 	})
 	if err != nil {
 		return err
 	}
-	h.say(hold)
+	h.app.say("%s", h.say(h, facts))
 	result := struct {
 		Sync  string  `json:"sync"`
 		Scope string  `json:"scope,omitempty"`
 		Done  string  `json:"done"`
 		Hold  *string `json:"hold"`
-	}{h.sync, h.scope, cmd.Name(), hold}
+	}{Sync: h.sync, Scope: h.scope, Done: cmd.Name()}
+	if facts.hold != nil {
+		result.Hold = new(facts.hold.String())
+	}
 	return console.Object(h.app.stdout, h.app.format, result, func(io.Writer) error { return nil }) // say has reported it
 }
 
-// say prints the result for the person at the terminal.
-func (h *holdChange) say(hold *string) {
-	name, flags := h.sync, h.sync
-	if h.scope != "" {
-		scope := adapters.Clean(h.scope, 0)
-		name, flags = fmt.Sprintf("%s, scope %s,", h.sync, scope), h.sync+" --scope "+quoted(scope)
+// subject returns the sync and its scope as a sentence and as a command line name them.
+func (h *holdChange) subject() (name, arguments string) {
+	if h.scope == "" {
+		return h.sync, h.sync
 	}
+	return fmt.Sprintf("%s, scope %s,", h.sync, h.scope), h.sync + " --scope " + quoted(h.scope)
+}
+
+func (h *holdChange) pausedSays(facts syncFacts) string {
+	name, arguments := h.subject()
+	end := ""
 	switch {
+	case h.lasts != 0 && facts.hold != nil:
+		end = fmt.Sprintf(" for %s, until %s", age(time.Duration(h.lasts)), clock(facts.hold.Until))
 	case h.until.at != nil:
-		h.app.say("%s is paused until %s", name, clock(h.until.at))
-	case h.lasts != 0:
-		h.app.say("%s is paused for %s", name, age(time.Duration(h.lasts)))
-	case h.scoped && h.done != "":
-		h.app.say("%s "+h.done, name, flags)
-	case h.done != "":
-		h.app.say("%s %s", name, h.done)
-	case hold != nil:
-		h.app.say("%s is still on hold (%s)", name, *hold)
-	default:
-		h.app.say("%s is not on hold", name)
+		end = " until " + clock(h.until.at)
 	}
+	return fmt.Sprintf("%s is paused%s: relays send nothing more, events are collected. To end the pause: lockstep resume %s", name, end, arguments)
+}
+
+func (h *holdChange) resumedSays(facts syncFacts) string {
+	name, _ := h.subject()
+	switch {
+	case facts.hold != nil && facts.paused:
+		return fmt.Sprintf("the pause of %s is lifted, but it is still on hold (%s); %s", name, facts.hold, facts.hold.ends(h.sync))
+	case facts.hold != nil:
+		return fmt.Sprintf("%s is still on hold (%s); %s", name, facts.hold, facts.hold.ends(h.sync))
+	case !facts.paused:
+		return name + " is not on hold"
+	case h.scope != "":
+		return name + " is resumed: relays send to it again"
+	}
+	said := name + " is resumed: relays send "
+	switch facts.open {
+	case 0:
+		said += "again, nothing is open"
+	case 1:
+		said += "its open delivery"
+	default:
+		said += fmt.Sprintf("its %d open deliveries", facts.open)
+	}
+	return said + facts.waiting(h.sync)
+}
+
+func (h *holdChange) retiredSays(facts syncFacts) string {
+	said := h.sync + " is retired: it gets no further events"
+	if facts.open > 0 {
+		said += fmt.Sprintf(", its %s still sent", verb(facts.open, "open delivery", "is", "are"))
+	}
+	return fmt.Sprintf("%s%s. To undo this: lockstep retire %s --undo", said, facts.waiting(h.sync), h.sync)
+}
+
+// waiting says what waits for the operator.
+func (f syncFacts) waiting(sync string) string {
+	if f.failed == 0 {
+		return ""
+	}
+	return fmt.Sprintf(". %s for you: lockstep requeue --sync %s --all --dry-run", verb(f.failed, "failed delivery", "waits", "wait"), sync)
+}
+
+// verb joins a number of things and what they do: "1 delivery waits", "2 deliveries wait".
+func verb(n int64, thing, does, do string) string {
+	if n != 1 {
+		does = do
+	}
+	return plural(n, thing) + " " + does
+}
+
+// strongestHold is the hold of a sync, or of one scope of it, that an operator must know of
+// first.
+type strongestHold struct {
+	Whole  bool // it is of the whole sync, and the question was about a scope
+	Kind   string
+	Reason string
+	Until  *time.Time
+}
+
+// holdOf returns what holds a sync, or with a scope what holds that, nil if nothing does.
+func holdOf(ctx context.Context, tx pgx.Tx, sync, scope string) (*strongestHold, error) {
+	const strongest = `-- lockstep: strongest hold
+SELECT h.scope <> $2 AS whole, h.kind::text AS kind, h.reason, h.until
+  FROM outbox.hold AS h
+ WHERE h.sync = $1 AND h.scope IN ('', $2) AND (h.kind IN ('auth', 'breaker') OR h.until IS NULL OR h.until > clock_timestamp())
+ ORDER BY h.scope DESC, array_position(ARRAY['operator', 'backfill', 'auth', 'breaker', 'throttle', 'window'], h.kind::text)
+ LIMIT 1`
+	found, err := query[strongestHold](ctx, tx, strongest, sync, scope)
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	return &found[0], nil
+}
+
+func (h *strongestHold) String() string {
+	whole := ""
+	if h.Whole {
+		whole = "the whole sync, "
+	}
+	return whole + h.Kind + ": " + h.Reason
+}
+
+// ends says how the hold ends.
+func (h *strongestHold) ends(sync string) string {
+	switch outbox.HoldKind(h.Kind) {
+	case outbox.HoldAuth, outbox.HoldBreaker:
+		return "it ends when a probe succeeds"
+	case outbox.HoldBackfill:
+		return "it ends when a running relay has added the events"
+	case outbox.HoldOperator:
+		return "to end that: lockstep resume " + sync
+	case outbox.HoldThrottle, outbox.HoldWindow:
+	}
+	return "it ends at " + clock(h.Until)
 }

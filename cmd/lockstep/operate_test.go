@@ -67,18 +67,18 @@ syncs:
 	w.run("run").wants(t, exitUsage, `sync "ClinicSync" is new`, "from: beginning", "hint: ")
 
 	w.run("sync", "apply", "--dry-run").wants(t, exitUsage, `sync "ClinicSync" is new`)
-	w.run("sync", "apply", "CourtCalendarSync", "--dry-run").wants(t, 0, "would be applied (differs")
+	w.run("sync", "apply", "CourtCalendarSync", "--dry-run").wants(t, 0, "would be changed: events are scheduling:*, data:*, on_failed is supersede")
 	w.run("sync", "list").wants(t, 0, "differs: events")
 	w.as(roleAuditor).run("sync", "apply", "CourtCalendarSync").wants(t, exitFailed, "GRANT outbox_relay TO")
 	relay := w.as(roleRelay)
-	relay.run("sync", "apply", "CourtCalendarSync").wants(t, 0, "applied (differs")
+	relay.run("sync", "apply", "CourtCalendarSync").wants(t, 0, "changed: events are scheduling:*, data:*, on_failed is supersede")
 	relay.run("sync", "apply", "CourtCalendarSync").wants(t, 0, "unchanged")
 	auditor := w.as(roleAuditor)
 	auditor.run("status").wants(t, 0, "events are being added: waits for transactions that began before the change")
 	if rows := decode[[]statusRow](t, auditor.run("status", "-o", "json").wants(t, 0)); !slices.ContainsFunc(rows, func(s statusRow) bool { return s.Backfill != nil && s.Hold == nil }) {
 		t.Errorf("status does not say that events are being added: %+v", rows)
 	}
-	relay.run("sync", "apply", "ClinicSync", "--from", "now").wants(t, 0, "running relays add retained events from now")
+	relay.run("sync", "apply", "ClinicSync", "--from", "now").wants(t, 0, "registered: events are scheduling:created, on_failed is block, running relays add retained events from now")
 	relay.run("sync", "apply", "--from", "now").wants(t, exitUsage, "name the syncs")
 	relay.run("sync", "apply", "NoSync").wants(t, exitUsage, "it has CourtCalendarSync, ClinicSync")
 
@@ -101,7 +101,7 @@ func TestSyncApplyOfSupersedeAsksTheFilter(t *testing.T) {
 	w.configure(strings.ReplaceAll(strings.ReplaceAll(courtYAML, "%s", w.court.URL), "    retry:", "    on_failed: supersede\n    retry:"))
 	relay := w.as(roleRelay)
 	relay.env["COURT_TOKEN"] = w.env["COURT_TOKEN"]
-	relay.run("sync", "apply").wants(t, 0, "on_failed is supersede in the file")
+	relay.run("sync", "apply").wants(t, 0, "changed: on_failed is supersede")
 	w.relayUntil(`SELECT (SELECT count(*) FROM outbox.delivery) = 2 AND EXISTS (SELECT FROM outbox.lane WHERE due_at = 'infinity' AND judged > 0)`)
 	for id, want := range map[string]bool{filtered: false, sent: true} {
 		if got := ask[bool](w, `SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE event_id = $1 AND outcome = 'superseded')`, id); got != want {
@@ -253,19 +253,19 @@ func TestPauseResumeAndRetireReportTheirResult(t *testing.T) {
 	w, _, _, _, _ := troubled(t)
 	operator := w.as(roleOperator)
 	operator.run("pause", "NoSync", "--reason", "x").wants(t, exitFailed, "lockstep: sync \"NoSync\" is not registered\nhint: Registered")
-	operator.run("pause", "CourtCalendarSync", "--reason", "maintenance", "--actor", "anna").wants(t, 0, "is paused until: lockstep resume")
+	operator.run("pause", "CourtCalendarSync", "--reason", "maintenance", "--actor", "anna").wants(t, 0, "CourtCalendarSync is paused: relays send nothing more, events are collected. To end the pause: lockstep resume CourtCalendarSync\n")
 	w.as(roleAuditor).run("status", "--config", w.env["LOCKSTEP_CONFIG"]).wants(t, exitUsage, "COURT_TOKEN")
 	w.run("status").wants(t, 0, "operator", "/anna", "maintenance")
-	operator.run("resume", "CourtCalendarSync").wants(t, 0, "is not on hold")
+	operator.run("resume", "CourtCalendarSync").wants(t, 0, "CourtCalendarSync is resumed: relays send its open delivery. 2 failed deliveries wait for you: lockstep requeue --sync CourtCalendarSync --all --dry-run\n")
 	operator.run("resume", "CourtCalendarSync").wants(t, 0, "was not paused by an operator")
-	operator.run("retire", "CourtCalendarSync", "--reason", "moved").wants(t, 0, "gets no further events")
+	operator.run("retire", "CourtCalendarSync", "--reason", "moved").wants(t, 0, "CourtCalendarSync is retired: it gets no further events", "To undo this: lockstep retire CourtCalendarSync --undo")
 	w.run("status").wants(t, 0, "retired in the database")
 	operator.run("log", "--outcome", "paused,resumed,retired").wants(t, 0, "maintenance", "moved")
 
 	// sync apply starts it again, and the log says on whose behalf.
 	relay := w.as(roleRelay)
 	relay.env["COURT_TOKEN"] = w.env["COURT_TOKEN"]
-	relay.run("sync", "apply", "--actor", "anna\u202e").wants(t, 0, "applied (differs: retired in the database)")
+	relay.run("sync", "apply", "--actor", "anna\u202e").wants(t, 0, "changed: it gets events again")
 	operator.run("log", "--outcome", "sync_changed", "--output", "json").wants(t, 0, `/anna?"`, `"reason":"retired: since `)
 	relay.run("sync", "apply").wants(t, 0, "unchanged")
 	if got := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'sync_changed'`); got != 1 {
@@ -275,7 +275,7 @@ func TestPauseResumeAndRetireReportTheirResult(t *testing.T) {
 	// The operator can bring it back too.
 	operator.run("retire", "CourtCalendarSync", "--undo").wants(t, exitUsage, "--reason is required")
 	operator.run("retire", "CourtCalendarSync", "--undo", "--reason", "r").wants(t, 0, "is not retired")
-	operator.run("retire", "CourtCalendarSync", "--reason", "moved").wants(t, 0, "gets no further events")
+	operator.run("retire", "CourtCalendarSync", "--reason", "moved").wants(t, 0, "CourtCalendarSync is retired: it gets no further events", "To undo this: lockstep retire CourtCalendarSync --undo")
 	id := w.emit("H-9", `{"hearingId":"H-9"}`)
 	operator.run("retire", "CourtCalendarSync", "--undo", "--reason", "moved back").wants(t, 0, "gets events again, also those that were written while it was retired")
 	operator.run("log", "--outcome", "sync_changed").wants(t, 0, "to no: moved back")
@@ -299,7 +299,7 @@ func TestPauseWithAnEnd(t *testing.T) {
 		wants(t, 0, "CourtCalendarSync is paused until 2099-01-31T23:00:00Z")
 	w.run("status").wants(t, 0, "until 2099-01-31T23:00:00Z: maintenance")
 	operator.run("pause", "CourtCalendarSync", "--reason", "maintenance", "--for", "36h", "--scope", "ny07").
-		wants(t, 0, "CourtCalendarSync, scope ny07, is paused for 1d12h")
+		wants(t, 0, "CourtCalendarSync, scope ny07, is paused for 1d12h, until 20")
 	if got := ask[string](w, `SELECT string_agg(scope || (until BETWEEN now() + interval '35 hours' AND now() + interval '37 hours')::text, ' ' ORDER BY scope) FROM outbox.hold`); got != "false ny07true" {
 		t.Errorf("holds %q", got)
 	}
@@ -410,7 +410,7 @@ func TestPauseOfOneDestination(t *testing.T) {
 	operator.run("resume", "CourtCalendarSync", "--scope", "").wants(t, exitUsage, "--scope is empty")
 	operator.run("pause", "CourtCalendarSync", "--scope", strings.Repeat("x", 201), "--reason", "r").wants(t, exitFailed, "at most 200 characters")
 	operator.run("pause", "CourtCalendarSync", "--scope", "ny07", "--reason", "moves house").
-		wants(t, 0, "CourtCalendarSync, scope ny07, is paused until: lockstep resume CourtCalendarSync --scope ny07")
+		wants(t, 0, "CourtCalendarSync, scope ny07, is paused: relays", "lockstep resume CourtCalendarSync --scope ny07")
 	auditor := w.as(roleAuditor)
 	auditor.env["COURT_TOKEN"] = "x"
 	auditor.run("status").wants(t, 0, "1 of its scopes", "scope ny07 on hold by", "moves house")
@@ -418,11 +418,11 @@ func TestPauseOfOneDestination(t *testing.T) {
 	if rows[0].Hold != nil || len(rows[0].ScopeHolds) != 1 || rows[0].ScopeHolds[0].Scope != "ny07" || rows[0].ScopeHolds[0].Hold != "operator" {
 		t.Errorf("got %+v", rows)
 	}
-	operator.run("resume", "CourtCalendarSync").wants(t, 0, "CourtCalendarSync is not on hold")
-	operator.run("pause", "CourtCalendarSync", "--reason", "all of it").wants(t, 0, "CourtCalendarSync is paused until: lockstep resume CourtCalendarSync")
-	operator.run("resume", "CourtCalendarSync", "--scope", "ny07").wants(t, 0, "CourtCalendarSync, scope ny07, is still on hold (the whole sync, operator: all of it)")
+	operator.run("resume", "CourtCalendarSync").wants(t, 0, "was not paused", "CourtCalendarSync is not on hold")
+	operator.run("pause", "CourtCalendarSync", "--reason", "all of it").wants(t, 0, "CourtCalendarSync is paused: ", "lockstep resume CourtCalendarSync")
+	operator.run("resume", "CourtCalendarSync", "--scope", "ny07").wants(t, 0, "the pause of CourtCalendarSync, scope ny07, is lifted, but it is still on hold (the whole sync, operator: all of it); to end that: lockstep resume CourtCalendarSync\n")
 	operator.run("resume", "CourtCalendarSync", "--scope", "ny08").wants(t, 0, "still on hold (the whole sync, operator")
-	operator.run("resume", "CourtCalendarSync").wants(t, 0, "CourtCalendarSync is not on hold")
+	operator.run("resume", "CourtCalendarSync").wants(t, 0, "CourtCalendarSync is resumed: relays send again, nothing is open")
 	if n := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome IN ('paused', 'resumed')`); n != 4 {
 		t.Errorf("%d rows in the log, want 4", n)
 	}
@@ -485,6 +485,39 @@ func TestTablesLeaveOutWhatTheUserAskedFor(t *testing.T) {
 			if slices.Contains(without, name) == slices.Contains(got, name) {
 				t.Errorf("%s: the columns are %v, want %v left out", line, got, without)
 			}
+		}
+	}
+}
+
+// A success says what is true now, and what still stops the deliveries.
+func TestRepairsSayWhatIsTrueNow(t *testing.T) {
+	w, h1, h2, _, _ := troubled(t)
+	operator := w.as(roleOperator)
+	operator.run("requeue", "--class", "mapping").wants(t, 0, "1 delivery requeued: relays send it now\n")
+	operator.run("pause", "CourtCalendarSync", "--reason", "maintenance until six").wants(t, 0)
+	operator.run("requeue", h2).wants(t, 0, "1 delivery requeued: relays send it when CourtCalendarSync is no longer on hold (operator: maintenance until six)\n")
+	operator.run("replay", h1, "--reason", "r").wants(t, 0, "1 delivery replayed: relays send it when CourtCalendarSync is no longer on hold")
+	operator.run("discard", h1, "--reason", "r").wants(t, 0, "1 delivery discarded: it is never sent. What waits behind it is sent when CourtCalendarSync is no longer on hold")
+	operator.run("resume", "CourtCalendarSync").wants(t, 0, "CourtCalendarSync is resumed: relays send its 3 open deliveries\n")
+	operator.run("discard", h2, "--reason", "r").wants(t, 0, "1 delivery discarded: it is never sent. What waits behind it is sent now\n")
+}
+
+func TestResumeSaysHowAnotherHoldEnds(t *testing.T) {
+	w := newWorld(t)
+	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NULL)`)
+	for kind, says := range map[string]string{
+		"auth":     "it ends when a probe succeeds",
+		"breaker":  "it ends when a probe succeeds",
+		"throttle": "it ends at 2099-01-01T00:00:00Z",
+		"backfill": "it ends when a running relay has added the events",
+	} {
+		ask[string](w, `SELECT outbox.pause('CourtCalendarSync', 'r')::text`)
+		if _, err := w.conn.Exec(t.Context(), `INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('CourtCalendarSync', $1, CASE WHEN $1 <> 'backfill' THEN timestamptz '2099-01-01Z' END, 'the reason', 'relay-1')`, kind); err != nil {
+			t.Fatal(err)
+		}
+		w.run("resume", "CourtCalendarSync").wants(t, 0, "the pause of CourtCalendarSync is lifted, but it is still on hold ("+kind+": the reason); "+says)
+		if _, err := w.conn.Exec(t.Context(), `DELETE FROM outbox.hold`); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -20,12 +20,13 @@ type repair struct {
 	filter   repairFilter
 	operator operator
 
-	things  string // what --all takes, such as "failed delivery"
-	moment  string // what happened at the time that --since and --older-than compare, such as "failed"
-	did     string // such as "requeued"
-	nothing string // message if the filter selects nothing
-	replays bool   // of a key, only the newest event is selected, and with --all all of them
-	older   int    // events of the key that are not selected, because they are older
+	things  string                          // what --all takes, such as "failed delivery"
+	moment  string                          // what happened at the time that --since and --older-than compare, such as "failed"
+	did     string                          // such as "requeued"
+	now     func(n int, when string) string // says what is true of n deliveries afterwards, and when relays send
+	nothing string                          // message if the filter selects nothing
+	replays bool                            // of a key, only the newest event is selected, and with --all all of them
+	older   int                             // events of the key that are not selected, because they are older
 
 	choose func(ctx context.Context, tx pgx.Tx) ([]deliveryRow, error)
 	change func(ctx context.Context, tx pgx.Tx, rows []deliveryRow) ([]deliveryRow, error)
@@ -102,7 +103,10 @@ func (r *repair) run(cmd *cobra.Command, given string, needsReason bool) error {
 		if err := r.checkSync(ctx, db); err != nil {
 			return err
 		}
-		var rows []deliveryRow
+		var (
+			rows []deliveryRow
+			when string
+		)
 		err := db.act(ctx, r.operator, func(tx pgx.Tx) (err error) {
 			if given != "" {
 				if r.filter.event, r.filter.key, err = subject(ctx, tx, given); err != nil {
@@ -112,7 +116,10 @@ func (r *repair) run(cmd *cobra.Command, given string, needsReason bool) error {
 			if rows, err = r.choose(ctx, tx); err != nil || r.filter.dryRun || len(rows) == 0 {
 				return err
 			}
-			rows, err = r.change(ctx, tx, rows)
+			if rows, err = r.change(ctx, tx, rows); err != nil {
+				return err
+			}
+			when, err = sentWhen(ctx, tx, rows)
 			return err
 		})
 		if err != nil {
@@ -133,13 +140,52 @@ func (r *repair) run(cmd *cobra.Command, given string, needsReason bool) error {
 		case r.filter.dryRun:
 			r.app.say("%s would be %s; nothing was changed", plural(len(rows), "delivery"), r.did)
 		default:
-			r.app.say("%s %s", plural(len(rows), "delivery"), r.did)
+			r.app.say("%s %s: %s", plural(len(rows), "delivery"), r.did, r.now(len(rows), when))
 		}
 		if r.older > 0 && len(rows) > 0 {
 			r.app.say("%s of the key left out: the receiver gets its newest state. For all of them, in their order, add --all", plural(r.older, "earlier event"))
 		}
 		return nil
 	})
+}
+
+func sentAgain(n int, when string) string {
+	if n == 1 {
+		return "relays send it " + when
+	}
+	return "relays send them " + when
+}
+
+func neverSent(n int, when string) string {
+	if n == 1 {
+		return "it is never sent. What waits behind it is sent " + when
+	}
+	return "they are never sent. What waits behind them is sent " + when
+}
+
+// sentWhen says when relays send what is due of the syncs of rows.
+func sentWhen(ctx context.Context, tx pgx.Tx, rows []deliveryRow) (string, error) {
+	syncs := map[string]bool{}
+	for _, d := range rows {
+		syncs[d.Sync] = true
+	}
+	var whens []string
+	for _, sync := range slices.Sorted(maps.Keys(syncs)) {
+		hold, err := holdOf(ctx, tx, sync, "")
+		if err != nil {
+			return "", err
+		}
+		if hold != nil {
+			whens = append(whens, fmt.Sprintf("when %s is no longer on hold (%s)", sync, hold))
+		}
+	}
+	switch len(whens) {
+	case 0:
+		return "now", nil
+	case len(syncs):
+		return strings.Join(whens, " and "), nil
+	}
+	return "now, and " + strings.Join(whens, " and "), nil
 }
 
 // checkSync refuses a sync that is not registered. Otherwise a typing mistake would
@@ -156,7 +202,7 @@ func (r *repair) checkSync(ctx context.Context, db *database) error {
 }
 
 func (a *app) requeueCommand() *cobra.Command {
-	r := &repair{app: a, things: "failed delivery", moment: "failed", did: "requeued", nothing: "no failed delivery to requeue", change: requeue}
+	r := &repair{app: a, things: "failed delivery", moment: "failed", did: "requeued", now: sentAgain, nothing: "no failed delivery to requeue", change: requeue}
 	r.choose = r.failed
 	return r.classFlag(r.command(&cobra.Command{
 		Use:   "requeue [EVENT|KEY]",
@@ -175,7 +221,7 @@ outbox_operator.`,
 }
 
 func (a *app) discardCommand() *cobra.Command {
-	r := &repair{app: a, things: "failed delivery", moment: "failed", did: "discarded", nothing: "no delivery to discard"}
+	r := &repair{app: a, things: "failed delivery", moment: "failed", did: "discarded", now: neverSent, nothing: "no delivery to discard"}
 	r.choose, r.change = r.discardable, r.each(`SELECT outbox.discard($1, $2::uuid, $3)`)
 	return r.classFlag(r.command(&cobra.Command{
 		Use:   "discard [EVENT|KEY]",
@@ -190,7 +236,7 @@ time of the failure. The login needs the role outbox_operator.`,
 }
 
 func (a *app) replayCommand() *cobra.Command {
-	r := &repair{app: a, things: "delivered event", moment: "was delivered", did: "replayed", nothing: "no delivered event to replay", replays: true}
+	r := &repair{app: a, things: "delivered event", moment: "was delivered", did: "replayed", now: sentAgain, nothing: "no delivered event to replay", replays: true}
 	r.choose, r.change = r.delivered, r.each(`SELECT outbox.replay($1, $2::uuid, $3)`)
 	return r.command(&cobra.Command{
 		Use:   "replay [EVENT|KEY]",

@@ -53,19 +53,27 @@ func compare(wanted outbox.Registration, inFile bool, row outbox.Registered, inD
 		return ""
 	}
 	var differs []string
-	if !slices.Equal(row.Patterns, wanted.Patterns) {
-		differs = append(differs, fmt.Sprintf("events are %s in the file", strings.Join(wanted.Patterns, ", ")))
-	}
-	if row.OnFailed != wanted.OnFailed {
-		differs = append(differs, "on_failed is "+wanted.OnFailed+" in the file")
-	}
-	if row.Notify != wanted.Notify {
-		differs = append(differs, fmt.Sprintf("notify is %t in the file", wanted.Notify))
+	for _, setting := range settings(wanted, row) {
+		differs = append(differs, setting+" in the file")
 	}
 	if row.Retired {
 		differs = append(differs, "retired in the database")
 	}
 	return "differs: " + strings.Join(differs, "; ")
+}
+
+// settings lists the settings of wanted that the database's row does not have.
+func settings(wanted outbox.Registration, row outbox.Registered) (all []string) {
+	if !slices.Equal(row.Patterns, wanted.Patterns) {
+		all = append(all, "events are "+strings.Join(wanted.Patterns, ", "))
+	}
+	if row.OnFailed != wanted.OnFailed {
+		all = append(all, "on_failed is "+wanted.OnFailed)
+	}
+	if row.Notify != wanted.Notify {
+		all = append(all, fmt.Sprintf("notify is %t", wanted.Notify))
+	}
+	return all
 }
 
 // syncRow is a line of sync list.
@@ -208,8 +216,7 @@ login needs the role outbox_relay.`,
 						r.From = from
 					}
 					r.Actor = o.name
-					result := applied{Name: r.Name, DryRun: dryRun, Note: compare(r, true, row, registered)}
-					result.Changed = result.Note != "" || r.From != ""
+					result := applied{Name: r.Name, DryRun: dryRun, Changed: compare(r, true, row, registered) != "" || r.From != ""}
 					if !dryRun {
 						if result.Changed, err = db.store.Apply(ctx, r); err != nil {
 							return errors.Join(p.Close(), err)
@@ -217,7 +224,7 @@ login needs the role outbox_relay.`,
 					} else if !registered && r.From == "" && len(known) > 0 {
 						return fmt.Errorf("sync %q is new to this database and %w", r.Name, outbox.ErrNeedsFrom)
 					}
-					result.Note = appliedNote(result, r)
+					result.Note = appliedNote(result, r, row, registered)
 					if err := p.Print(result); err != nil {
 						return err
 					}
@@ -232,21 +239,26 @@ login needs the role outbox_relay.`,
 	return c
 }
 
-func appliedNote(a applied, r outbox.Registration) string {
+// appliedNote says what is true after the change from row, or would be.
+func appliedNote(a applied, r outbox.Registration, row outbox.Registered, registered bool) string {
 	if !a.Changed {
 		return "unchanged"
 	}
-	did := "applied"
-	if a.DryRun {
-		did = "would be applied"
+	now := settings(r, row)
+	if registered && row.Retired {
+		now = append(now, "it gets events again")
 	}
-	if a.Note != "" {
-		did += " (" + a.Note + ")"
+	did := "changed"
+	if !registered {
+		did = "registered"
+	}
+	if a.DryRun {
+		did = "would be " + did
 	}
 	if r.From != "" {
-		did += "; running relays add retained events from " + r.From
+		now = append(now, "running relays add retained events from "+r.From)
 	}
-	return did
+	return did + ": " + strings.Join(now, ", ")
 }
 
 // chosen returns the registrations of names, all if there are none.
