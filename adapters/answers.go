@@ -5,10 +5,10 @@ import "encoding/json"
 // The values of the option require: what an answer that reports success must have.
 const (
 	// RequireID is the receiver's id, always. Otherwise the result is [Unclear].
-	// Without require, the id is needed until it is known, and not with 202.
+	// Without require, it depends on the adapter.
 	RequireID = "external_id"
 
-	// RequireNothing accepts a success without the id.
+	// RequireNothing accepts a success without the id, and does not warn.
 	RequireNothing = "nothing"
 )
 

@@ -47,9 +47,7 @@ func New(c Config) (*Adapter, error) {
 	if a.externalID, err = exchange.ParsePointer(c.ExternalID); err != nil {
 		check(fmt.Errorf("external_id: %w", err))
 	}
-	if c.Require == adapters.RequireID && c.ExternalID == "" {
-		check(errors.New("require: external_id says where the id is, and is missing"))
-	}
+	check(exchange.CheckRequire(c.Require, c.ExternalID))
 	a.endpoint, err = endpoint.New(endpoint.Options{
 		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow,
 		URLs: a.urls(), Reserved: map[string]string{"If-Match": "is set by if_match"},

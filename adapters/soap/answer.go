@@ -4,8 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"mime"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
@@ -23,22 +27,28 @@ type message struct {
 // An incomplete answer is read as far as possible: a fault with its code, or the
 // beginning of a result.
 func readMessage(ans exchange.Answer) (*message, error) {
-	contentType := ans.Header.Get("Content-Type")
-	if media, _, _ := mime.ParseMediaType(contentType); strings.HasPrefix(media, "multipart/") {
+	if media, _, _ := mime.ParseMediaType(ans.Header.Get("Content-Type")); strings.HasPrefix(media, "multipart/") {
 		return nil, errors.New("it has several parts (MTOM or attachments), which are not supported")
 	}
 	if len(ans.Body) == 0 {
 		return nil, errors.New("it is empty")
 	}
-	text, err := toUTF8(ans.Body, contentType)
+	declared := ""
+	if m := declaration.FindSubmatch(ans.Body[:min(len(ans.Body), maxBefore)]); m != nil {
+		declared = string(m[1])
+	}
+	text, err := ans.Text(declared)
 	if err != nil {
 		return nil, err
 	}
-	roots, err := parseXML(text, nil, false)
-	if err != nil && !ans.Partial {
+	if text, err = envelope(text); err != nil {
 		return nil, err
 	}
+	roots, err := parseXML(text, nil, false)
 	root := first(roots)
+	if err != nil && !ans.Partial && (root == nil || !root.closed) { // what comes after the message does no harm
+		return nil, err
+	}
 	if root == nil {
 		return nil, errors.New("it has no element")
 	}
@@ -66,6 +76,56 @@ func readMessage(ans exchange.Answer) (*message, error) {
 		return nil, errors.New("it was not read to its end")
 	}
 	return m, nil
+}
+
+// maxBefore bounds the text before a SOAP message, in bytes.
+const maxBefore = 8 << 10
+
+var (
+	declaration = regexp.MustCompile(`<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z0-9._:-]+)["']`)
+	prologue    = regexp.MustCompile(`<\?xml\s[^>]*>`)
+	begin       = regexp.MustCompile(`<(?:[A-Za-z_][\w.-]*:)?Envelope[\s/>]`)
+	reference   = regexp.MustCompile(`&#(?:x[0-9a-fA-F]{1,8}|[0-9]{1,10});`)
+)
+
+// envelope makes the text of an answer readable as XML 1.0. It leaves out what some
+// receivers send before the message, such as a notice of PHP, and the XML declaration:
+// its encoding and version do not matter any more. Characters that XML 1.0 does not
+// have become U+FFFD.
+func envelope(text string) (string, error) {
+	if at := begin.FindStringIndex(text); at != nil {
+		before := text[:at[0]]
+		start := at[0]
+		if xml := prologue.FindAllStringIndex(before, -1); xml != nil {
+			start = xml[len(xml)-1][0]
+		}
+		switch before = text[:start]; {
+		case strings.Contains(before, "<!"): // a DTD is refused; a comment is read
+		case len(before) > maxBefore:
+			return "", fmt.Errorf("it has %d bytes of text before soap:Envelope", len(before))
+		default:
+			text = text[start:]
+		}
+	}
+	if at := prologue.FindStringIndex(text); at != nil && strings.TrimSpace(text[:at[0]]) == "" {
+		text = text[at[1]:]
+	}
+	text = reference.ReplaceAllStringFunc(text, func(ref string) string {
+		digits, base := ref[2:len(ref)-1], 10
+		if digits[0] == 'x' {
+			digits, base = digits[1:], 16
+		}
+		if n, err := strconv.ParseUint(digits, base, 32); err != nil || n > unicode.MaxRune || !utf8.ValidRune(rune(n)) || !inXML(rune(n)) {
+			return "\ufffd"
+		}
+		return ref
+	})
+	return strings.Map(func(r rune) rune {
+		if !inXML(r) {
+			return '\ufffd'
+		}
+		return r
+	}, text), nil
 }
 
 // decided reports whether an incomplete message shows whether it is a fault, and if so

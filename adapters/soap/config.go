@@ -60,8 +60,14 @@ type Config struct {
 	// cal:Response/cal:entryId. It starts inside the SOAP body. Default: no id is read.
 	ExternalID string `yaml:"external_id"`
 
+	// Require is external_id if every success must have the receiver's id; otherwise the
+	// result is unknown. With nothing, a success without an id is not even a warning.
+	// Default: it is a warning until the id is known.
+	Require string `yaml:"require"`
+
 	// Answers give answers another class than the default table has. The first one that
-	// matches decides. Default: the table in docs/adapters/soap.md.
+	// matches decides. An entry without conditions matches every result that is no fault,
+	// and must be the last one. Default: the table in docs/adapters/soap.md.
 	Answers []Answer `yaml:"answers"`
 
 	// Outcomes gives HTTP statuses another class than the default table has, such as
@@ -137,8 +143,7 @@ const (
 	MaxTimestamp = 24 * time.Hour
 )
 
-// Answer gives matching answers a class. An answer must meet all its conditions. At
-// least one condition is required.
+// Answer gives matching answers a class. An answer must meet all its conditions.
 type Answer struct {
 	// Code is the code of a fault, such as Client or cal:Busy. Without a prefix the
 	// namespace does not matter. Client and Sender mean the same, and so do Server and

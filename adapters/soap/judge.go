@@ -29,6 +29,14 @@ func (a *Adapter) judge(req exchange.Request, ans exchange.Answer, msg adapters.
 		return receipt, adapters.Unknown(fmt.Errorf("%s %s: answered %s, but the end of the SOAP message was cut off: %w",
 			req.Method, req.Target, ans.Code(), ans.Cut))
 	}
+	if a.externalID != nil && a.id(m) == "" {
+		switch {
+		case a.require == adapters.RequireID:
+			return exchange.IDMissing(req, ans, a.idAt)
+		case a.require == "" && msg.Ref.ExternalID == "":
+			receipt.NoID = true
+		}
+	}
 	receipt.Ref = a.ref(m, msg)
 	return receipt, nil
 }
@@ -40,6 +48,9 @@ func (a *Adapter) meaning(m *message, ans exchange.Answer) (class adapters.Class
 		reason = m.fault.text(a.known)
 	}
 	for i, r := range a.rules {
+		if r.any() && (m.fault != nil || !ans.OK()) {
+			break
+		}
 		if r.matches(m) {
 			if m.fault == nil {
 				reason = fmt.Sprintf("its body matches answers[%d]", i)
@@ -52,6 +63,9 @@ func (a *Adapter) meaning(m *message, ans exchange.Answer) (class adapters.Class
 	}
 	byStatus := exchange.Outcomes{}.ClassOfStatus(ans)
 	if m.fault == nil {
+		if why := a.unmatched(m); why != "" && ans.OK() {
+			return adapters.ClassUnknown, why
+		}
 		return byStatus, reason
 	}
 	class = m.fault.class()
@@ -96,10 +110,21 @@ func shortCode(code string, req exchange.Request) string {
 // ref returns the new reference of the message's key, or nil if the answer does not
 // change it.
 func (a *Adapter) ref(m *message, msg adapters.Message) *adapters.Ref {
-	found := m.find(a.externalID)
-	i := slices.IndexFunc(found, exchange.IsRef)
-	if i < 0 || found[i] == msg.Ref.ExternalID {
+	id := a.id(m)
+	if id == "" || id == msg.Ref.ExternalID {
 		return nil
 	}
-	return &adapters.Ref{ExternalID: found[i], ETag: msg.Ref.ETag, Version: msg.Version}
+	return &adapters.Ref{ExternalID: id, ETag: msg.Ref.ETag, Version: msg.Version}
+}
+
+// id returns the receiver's id in a message, or "".
+func (a *Adapter) id(m *message) string {
+	if a.externalID == nil {
+		return ""
+	}
+	found := m.find(a.externalID)
+	if i := slices.IndexFunc(found, exchange.IsRef); i >= 0 {
+		return found[i]
+	}
+	return ""
 }

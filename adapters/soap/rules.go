@@ -46,8 +46,8 @@ func parseAnswers(answers []Answer, known *scope) ([]rule, error) {
 		if a.Value != "" && a.Path == "" {
 			wrong(".value", errors.New("needs a path to the element that holds it"))
 		}
-		if a.Code == "" && a.Subcode == "" && a.Path == "" {
-			wrong("", errors.New("has no condition: set code, subcode or path"))
+		if r.any() && i < len(answers)-1 {
+			wrong("", errors.New("has no condition, so later entries cannot match: set code, subcode or path, or put it last"))
 		}
 		wrong(".class", exchange.CheckClass(r.class))
 		rules = append(rules, r)
@@ -75,6 +75,25 @@ func (p *pattern) matches(code name) bool {
 		return false
 	}
 	return code.local == p.name.local || strings.HasPrefix(code.local, p.name.local+".")
+}
+
+// any reports whether r has no condition.
+func (r rule) any() bool { return r.code == nil && r.subcode == nil && r.path == nil }
+
+// aboutResults reports whether r can match a message without a fault.
+func (r rule) aboutResults() bool { return r.code == nil && r.subcode == nil }
+
+// unmatched returns why a result is no success although it is no fault, or "": no entry
+// of the configured answers matches it.
+func (a *Adapter) unmatched(m *message) string {
+	about := slices.DeleteFunc(slices.Clone(a.rules), func(r rule) bool { return !r.aboutResults() })
+	switch {
+	case len(about) > 0 && len(m.body.elements()) == 0:
+		return "its soap:Body is empty"
+	case slices.ContainsFunc(about, func(r rule) bool { return r.class == adapters.ClassDelivered || r.class == adapters.ClassAccepted }):
+		return "no entry of answers matches it"
+	}
+	return ""
 }
 
 func (r rule) matches(m *message) bool {

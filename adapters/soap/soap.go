@@ -20,6 +20,8 @@ type Adapter struct {
 	known      *scope
 	token      func() *token // of one attempt; nil without security
 	externalID path
+	idAt       string // Config.ExternalID, for messages
+	require    string
 	rules      []rule
 	outcomes   exchange.Outcomes
 	configured map[int]string // of outcomes
@@ -38,7 +40,7 @@ func New(c Config) (*Adapter, error) { return newAdapter(c, newNonce, time.Now) 
 
 func newAdapter(c Config, nonce func() []byte, now func() time.Time) (*Adapter, error) {
 	c = c.withDefaults()
-	a := &Adapter{known: declare(c.Namespaces, c.Version), configured: c.Outcomes}
+	a := &Adapter{known: declare(c.Namespaces, c.Version), configured: c.Outcomes, idAt: c.ExternalID, require: c.Require}
 	var errs []error
 	check := func(err error) { errs = append(errs, err) }
 	if c.Version != Version11 && c.Version != Version12 {
@@ -55,6 +57,7 @@ func newAdapter(c Config, nonce func() []byte, now func() time.Time) (*Adapter, 
 	if a.externalID, err = parsePath(c.ExternalID, a.known); err != nil {
 		check(fmt.Errorf("external_id: %w", err))
 	}
+	check(exchange.CheckRequire(c.Require, c.ExternalID))
 	a.rules, err = parseAnswers(c.Answers, a.known)
 	check(err)
 	a.outcomes, err = exchange.ParseOutcomes(nil, c.Outcomes)

@@ -251,6 +251,11 @@ func place(source string, offset int, err error) error {
 
 var errXMLText = errors.New("which XML 1.0 cannot carry")
 
+// inXML reports whether XML 1.0 has the character r (XML 1.0, 2.2).
+func inXML(r rune) bool {
+	return r >= 0x20 && r != 0xFFFE && r != 0xFFFF || r == '\t' || r == '\n' || r == '\r'
+}
+
 // xmlText refuses characters that no XML 1.0 document can have, not even escaped (XML
 // 1.0, 2.2). The error does not repeat the text.
 func xmlText(s string) error {
@@ -258,7 +263,7 @@ func xmlText(s string) error {
 		return fmt.Errorf("has bytes that are not UTF-8, %w", errXMLText)
 	}
 	for i, r := range s {
-		if r < 0x20 && r != '\t' && r != '\n' && r != '\r' || r == 0xFFFE || r == 0xFFFF {
+		if !inXML(r) {
 			return fmt.Errorf("has %U at byte %d, %w", r, i, errXMLText)
 		}
 	}

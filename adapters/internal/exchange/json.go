@@ -1,7 +1,6 @@
 package exchange
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -47,8 +46,11 @@ type Document struct {
 // JSON reads the body of a. It reads an incomplete body as far as possible, but without
 // a string or a number that may be cut.
 func (a Answer) JSON() Document {
-	body := bytes.TrimPrefix(a.Body, []byte("\xef\xbb\xbf"))
-	r := jsonReader{Decoder: json.NewDecoder(bytes.NewReader(body)), end: int64(len(body)), cut: a.Partial}
+	text, err := a.Text("")
+	if err != nil {
+		return Document{}
+	}
+	r := jsonReader{Decoder: json.NewDecoder(strings.NewReader(text)), end: int64(len(text)), cut: a.Partial}
 	r.UseNumber()
 	root, found, err := r.value(0)
 	if !found || err != nil && !a.Partial {

@@ -58,10 +58,18 @@ func ParseRules(o RuleOptions) (Rules, error) {
 	if r.reason, err = ParsePointer(o.Reason); err != nil {
 		check(fmt.Errorf("reason: %w", err))
 	}
-	if !slices.Contains([]string{"", adapters.RequireID, adapters.RequireNothing}, o.Require) {
-		check(fmt.Errorf("require: %q is not one of %s, %s", o.Require, adapters.RequireID, adapters.RequireNothing))
-	}
 	return r, errors.Join(errs...)
+}
+
+// CheckRequire checks the option require beside external_id.
+func CheckRequire(require, externalID string) error {
+	switch {
+	case !slices.Contains([]string{"", adapters.RequireID, adapters.RequireNothing}, require):
+		return fmt.Errorf("require: %q is not one of %s, %s", require, adapters.RequireID, adapters.RequireNothing)
+	case require != "" && externalID == "":
+		return errors.New("require: needs external_id, which says where the id is")
+	}
+	return nil
 }
 
 func parseAnswers(answers []adapters.Answer) (rules []answerRule, err error) {
@@ -230,7 +238,13 @@ func (r Rules) WithoutID(req Request, a Answer, receipt adapters.Receipt, known 
 		receipt.NoID = true
 		return receipt, nil
 	}
-	receipt = adapters.Receipt{Code: receipt.Code, NoID: true}
+	return IDMissing(req, a, where)
+}
+
+// IDMissing returns the result for a success without the receiver's id, which is
+// required.
+func IDMissing(req Request, a Answer, where string) (adapters.Receipt, error) {
+	receipt := adapters.Receipt{Code: a.Code(), NoID: true}
 	text := fmt.Sprintf("%s %s: answered %s, but ", req.Method, req.Target, a.Code())
 	if a.Cut != nil {
 		return receipt, adapters.Unknown(fmt.Errorf("%sits body ended before the id: %w", text, a.Cut))
