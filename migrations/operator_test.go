@@ -3,6 +3,7 @@ package migrations_test
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,6 +181,12 @@ func TestOperatorsFunctionsRefuse(t *testing.T) {
 		{"pause that ends never", badParameter, "pause('court', 'r', 'infinity')", []string{"cannot end at infinity", "outbox.resume"}},
 		{"undo of the retirement of an unknown sync", noData, "resume_retired('cuort', 'r')", []string{"not registered"}},
 		{"undo of a retirement without a reason", noReason, "resume_retired('court', ' ')", []string{"a reason is required"}},
+		{"a reference of an unknown sync", noData, "set_reference('cuort', 'k', 'X', NULL, 'r')", []string{"not registered"}},
+		{"a reference without a reason", noReason, "set_reference('court', 'k', 'X', NULL, '')", []string{"a reason is required"}},
+		{"a reference without a key", badParameter, "set_reference('court', '', 'X', NULL, 'r')", []string{"needs a key"}},
+		{"a reference with an id that is too long", badParameter, "set_reference('court', 'k', repeat('x', 513), NULL, 'r')", []string{`key "k"`, "512 bytes"}},
+		{"a reference with an id that has a line break", badParameter, `set_reference('court', 'k', E'X\n', NULL, 'r')`, []string{"characters that print", "another record"}},
+		{"a reference with an ETag that has a line break", badParameter, `set_reference('court', 'k', 'X', E'"1\n"', 'r')`, []string{"characters that print"}},
 		{"resume of an unknown sync", noData, "resume('cuort')", []string{"not registered"}},
 		{"retire of an unknown sync", noData, "retire('cuort', 'r')", []string{"not registered"}},
 		{"retire without a reason", noReason, "retire('court', NULL)", []string{"a reason is required"}},
@@ -426,6 +433,25 @@ func TestRetireEndsFanOutAndKeepsOpenWork(t *testing.T) {
 	}
 	if got := outboxtest.List[string](admin, "SELECT outcome || ' ' || reason FROM outbox.delivery_log"); len(got) != 1 || got[0] != "retired closed" {
 		t.Errorf("log %v, want one row: retired closed", got)
+	}
+}
+
+func TestSetReferenceIsLogged(t *testing.T) {
+	url := pgtest.New(t)
+	admin, operatorURL := outboxtest.Connect(t, url), pgtest.AsRole(t, url, "outbox_operator")
+	operator := outboxtest.Connect(t, operatorURL)
+	admin.Sync("court")
+	operator.Do("SET lockstep.actor = 'Ada'")
+	operator.Do("SELECT outbox.set_reference('court', 'H-1', 'C-77', '\"1\"', 'from the court''s list')")
+	operator.Do("SELECT outbox.set_reference('court', 'H-1', NULL, NULL, 'the court deleted it')")
+	got := outboxtest.List[string](admin, "SELECT concat_ws('|', sync, key, outcome, external_id, actor, reason) FROM outbox.delivery_log ORDER BY id")
+	by := login(t, operatorURL) + "/Ada|"
+	want := []string{"court|H-1|reference_set|C-77|" + by + "from the court's list", "court|H-1|reference_set|" + by + "the court deleted it"}
+	if !slices.Equal(got, want) {
+		t.Errorf("log %q, want %q", got, want)
+	}
+	if got := outboxtest.One[string](admin, "SELECT concat_ws('|', external_id, etag, event_seq, times_set) FROM outbox.external_ref"); got != "0|2" {
+		t.Errorf("reference %s", got)
 	}
 }
 

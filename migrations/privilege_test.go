@@ -57,7 +57,7 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 			"EXECUTE on maintain", "EXECUTE on lock_holder", "EXECUTE on clean", "EXECUTE on older_writers", "EXECUTE on like_patterns", "EXECUTE on begin_backfill"),
 		"outbox_operator": read(
 			"UPDATE on delivery.state",
-			"EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire", "EXECUTE on resume_retired"),
+			"EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire", "EXECUTE on resume_retired", "EXECUTE on set_reference"),
 		"outbox_auditor": read(),
 	}
 	const held = `

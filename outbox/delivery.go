@@ -42,6 +42,8 @@ type Ref struct {
 	ETag       string
 	Version    *int64
 	Known      bool // the database has a reference for the key
+
+	timesSet int32 // how often a person had set it when it was read
 }
 
 // Outcome is the outcome of an attempt, or of an operator's action, in the delivery log.

@@ -3,6 +3,7 @@ package outbox_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -23,6 +24,7 @@ const (
 	replay        = `SELECT outbox.replay($1, $2, 'r')`
 	pause         = `SELECT outbox.pause($1, 'r')`
 	resume        = `SELECT outbox.resume($1)`
+	setReference  = `SELECT outbox.set_reference($1, $2, $3, NULL, 'r')`
 	lockRow       = `SELECT FROM outbox.delivery WHERE sync = $1 AND event_id = $2 FOR UPDATE`
 	lockLane      = `SELECT FROM outbox.lane WHERE sync = $1 AND key = $2 FOR UPDATE`
 )
@@ -142,6 +144,15 @@ func (m *model) replayed(l laneID, e *event) (*delivery, logRow) {
 	}
 	o.revision++
 	return o, logRow{sync: l.sync, event: e.n, outcome: "replayed", attempt: o.total, revision: o.revision}
+}
+
+// setReference sets the reference of a lane, whether or not it has one.
+func (m *model) setReference(t *rapid.T) {
+	l, known := laneID{pick(t, "sync", syncs), pick(t, "key", keys)}, fmt.Sprint("set", m.step)
+	m.say("reference of %s set to %s", l, known)
+	m.sql(t, setReference, l.sync, l.key, known)
+	m.refs[l] = reference{externalID: known, set: m.refs[l].set + 1}
+	m.log = append(m.log, logRow{sync: l.sync, outcome: "reference_set"})
 }
 
 // pauseNow pauses a sync, or resumes it.

@@ -179,7 +179,7 @@ func (m *model) take(t *rapid.T, by *relay, r outbox.OneRequest, d *outbox.Deliv
 	if ref := m.refs[o.laneID]; d.Ref.ExternalID != ref.externalID || !equal(d.Ref.Version, ref.version) {
 		t.Fatalf("claimed %s with reference %+v, want %+v", o, d.Ref, ref)
 	}
-	m.claims = append(m.claims, &heldClaim{relay: by, d: d})
+	m.claims = append(m.claims, &heldClaim{relay: by, d: d, refSet: m.refs[o.laneID].set})
 }
 
 // takeIdle checks a claimed lane with nothing to send. The relay releases it.
@@ -303,7 +303,7 @@ func (m *model) record(t *rapid.T, batch []*heldClaim) {
 			t.Fatalf("Record returned %s, want %v", list(got.Next), next)
 		}
 		next = slices.Delete(next, i, i+1)
-		m.claims = append(m.claims, &heldClaim{relay: by, d: d})
+		m.claims = append(m.claims, &heldClaim{relay: by, d: d, refSet: m.refs[laneID{d.Sync, d.Key}].set})
 	}
 	if len(next) > 0 {
 		t.Fatalf("Record returned %s, and not %v", list(got.Next), next)
@@ -399,14 +399,8 @@ func (m *model) attempted(h *heldClaim, o *delivery, e *event, row logRow) {
 	m.log = append(m.log, row)
 	if r.Outcome.Finished() {
 		m.remove(o)
-		if old, known := m.refs[o.laneID]; r.Ref != nil {
-			newer := e.seq >= old.seq
-			if old.version != nil && e.version != nil {
-				newer = *e.version >= *old.version
-			}
-			if !known || newer {
-				m.refs[o.laneID] = reference{r.Ref.ExternalID, e.version, e.seq}
-			}
+		if old := m.refs[o.laneID]; r.Ref != nil && o.place >= old.place && h.refSet == old.set {
+			m.refs[o.laneID] = reference{r.Ref.ExternalID, e.version, o.place, old.set}
 		}
 		return
 	}

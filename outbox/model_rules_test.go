@@ -105,14 +105,14 @@ SELECT name, coalesce(hold_kind, 'none') || ' of ' || (SELECT count(*) FROM outb
 }
 
 func (m *model) storedRefs(t *rapid.T) map[laneID]reference {
-	rows, err := m.pool.Query(t.Context(), `SELECT sync, key, coalesce(external_id, ''), version, event_seq FROM outbox.external_ref`)
+	rows, err := m.pool.Query(t.Context(), `SELECT sync, key, coalesce(external_id, ''), version, event_seq, times_set FROM outbox.external_ref`)
 	if err != nil {
 		t.Fatal(err)
 	}
 	refs := map[laneID]reference{}
 	var l laneID
 	var r reference
-	if _, err := pgx.ForEachRow(rows, []any{&l.sync, &l.key, &r.externalID, &r.version, &r.seq}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&l.sync, &l.key, &r.externalID, &r.version, &r.place, &r.set}, func() error {
 		refs[l] = r
 		r.version = nil
 		return nil
@@ -355,10 +355,10 @@ func (m *model) attemptsAreNumbered(t *rapid.T, d database) {
 
 func (m *model) referencesNeverGoBack(t *rapid.T, d database) {
 	for l, r := range d.refs {
-		if r.seq < m.newest[l] {
-			t.Fatalf("the reference of %s goes back from event %d to %d", l, m.newest[l], r.seq)
+		if was := m.newest[l]; r.set < was.set || r.set == was.set && r.place < was.place {
+			t.Fatalf("the reference of %s goes back from %+v to %+v", l, was, r)
 		}
-		m.newest[l] = r.seq
+		m.newest[l] = r
 	}
 }
 

@@ -37,7 +37,7 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d.empty()
 		m := &model{
-			desk: d, events: map[int]*event{}, lanes: map[laneID]*lane{}, refs: map[laneID]reference{}, newest: map[laneID]int{},
+			desk: d, events: map[int]*event{}, lanes: map[laneID]*lane{}, refs: map[laneID]reference{}, newest: map[laneID]reference{},
 			holds:  map[string]map[outbox.HoldKind]*hold{"blocks": {}, "supersedes": {}},
 			relays: []*relay{{name: "a", store: d.a}, {name: "b", store: d.b}},
 		}
@@ -101,6 +101,7 @@ type lane struct {
 type heldClaim struct {
 	relay    *relay
 	d        *outbox.Delivery
+	refSet   int            // how often the reference had been set when it was claimed
 	result   *outbox.Result // what the relay has recorded, or has tried to
 	recorded bool
 }
@@ -131,7 +132,8 @@ type logRow struct {
 type reference struct {
 	externalID string
 	version    *int64
-	seq        int // of the event that it was answered to
+	place      int // of the delivery that it was answered to; 0 if an operator has set it
+	set        int // how often operators have set it
 }
 
 // session is a transaction of an operator or a writer that stays open over several steps. Its
@@ -158,7 +160,7 @@ type model struct {
 	holds  map[string]map[outbox.HoldKind]*hold // by sync
 	log    []logRow
 	refs   map[laneID]reference
-	newest map[laneID]int // seq of the newest reference that was there
+	newest map[laneID]reference // as it was after the step before
 
 	relays   []*relay
 	claims   []*heldClaim
@@ -256,6 +258,11 @@ func (m *model) actions() []action {
 			m.replayNow,
 		},
 		{
+			"an operator sets a reference", 1, "",
+			"the next claim of that lane has it; attempts that were claimed before leave it as it is",
+			m.setReference,
+		},
+		{
 			"an operator pauses or resumes", 1,
 			"a sync whose hold the open operator has not changed",
 			"the sync is paused, or is not any more",
@@ -307,7 +314,7 @@ func (m *model) rules() []rule {
 		{"2. Order", "nothing is sent while an earlier delivery of its lane is open that was there when it was claimed", m.orderIsKept},
 		{"2. Order", "a claim has an end, after which the lane may be claimed again", m.claimsEnd},
 		{"3. At least once", "the attempts of an event are numbered in the log without a gap", m.attemptsAreNumbered},
-		{"3. At least once", "a reference never goes back to that of an older event", m.referencesNeverGoBack},
+		{"3. At least once", "a reference never goes back to that of an earlier delivery of its lane, and not to one from before an operator set it", m.referencesNeverGoBack},
 		{"the model", "the log has the rows of the model and no others", m.logAgrees},
 	}
 }

@@ -62,7 +62,7 @@ var (
 		columnOf("has_ref", "boolean", func(r *Result) bool { return r.Ref != nil }),
 		columnOf("external_id", "text", func(r *Result) pgtype.Text { return nullable(r.reference().ExternalID) }),
 		columnOf("etag", "text", func(r *Result) pgtype.Text { return nullable(r.reference().ETag) }),
-		columnOf("seq", "bigint", func(r *Result) int64 { return r.Delivery.Event.Seq }),
+		columnOf("times_set", "int", func(r *Result) int32 { return r.Delivery.Ref.timesSet }),
 	}
 	retryColumns = []column{
 		columnClass, columnError,
@@ -200,17 +200,18 @@ WITH result AS MATERIALIZED (
 )`
 
 // recordReferences is the part of recordFinished that writes references. Few receivers
-// return one, and each part of a statement costs time even if it has nothing to do.
+// return one, and each part of a statement costs time even if it has nothing to do. The
+// answer of a later delivery of the lane stays, and so does a reference that a person has
+// set since the claim (see outbox.set_reference).
 const recordReferences = `, referenced AS (
-    INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, version, request_sha256, event_seq)
-    SELECT $1, r.key, r.external_id, r.etag, r.version, r.sha256, r.seq
+    INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, version, request_sha256, event_seq, times_set)
+    SELECT $1, r.key, r.external_id, r.etag, r.version, r.sha256, r.event_seq, r.times_set
       FROM removed AS r
      WHERE r.has_ref
     ON CONFLICT (sync, key) DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, version = excluded.version,
            request_sha256 = excluded.request_sha256, updated_at = clock_timestamp(), event_seq = excluded.event_seq
-     WHERE CASE WHEN old.version IS NOT NULL AND excluded.version IS NOT NULL
-                THEN excluded.version >= old.version ELSE excluded.event_seq >= old.event_seq END
+     WHERE excluded.event_seq >= old.event_seq AND excluded.times_set = old.times_set
 )`
 
 const removedRows = `
@@ -260,12 +261,13 @@ WITH result AS MATERIALIZED (
      WHERE r.outcome <> ''
 ), referenced AS (
     -- The relay has read the receiver's copy after a conflict. The version of the copy is not known.
-    INSERT INTO outbox.external_ref (sync, key, external_id, etag, event_seq)
-    SELECT $1, r.key, r.external_id, r.etag, 0
+    INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, event_seq, times_set)
+    SELECT $1, r.key, r.external_id, r.etag, 0, r.times_set
       FROM result AS r
      WHERE r.has_ref AND r.outcome <> ''
     ON CONFLICT (sync, key) DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, updated_at = clock_timestamp()
+     WHERE excluded.times_set = old.times_set
 )
 SELECT n FROM result`
 

@@ -47,7 +47,8 @@ type claimedRow struct {
 	crashes, revision              pgtype.Int4
 	payload, headers               []byte
 	typ, externalID, etag          pgtype.Text
-	version, refVersion, refSeq    pgtype.Int8
+	version, refVersion            pgtype.Int8
+	refTimesSet                    pgtype.Int4
 	occurred                       pgtype.Timestamptz
 	lane, tid                      pgtype.TID
 	isAlone                        bool
@@ -57,7 +58,7 @@ func (r *claimedRow) fields() []any {
 	return []any{
 		&r.lane, &r.tid, &r.isAlone, &r.crashes, &r.scope, &r.position, &r.id, &r.attempts, &r.total, &r.charged, &r.spent, &r.revision,
 		&r.class, &r.body, &r.sum, &r.mapping,
-		&r.seq, &r.typ, &r.version, &r.payload, &r.headers, &r.occurred, &r.externalID, &r.etag, &r.refVersion, &r.refSeq,
+		&r.seq, &r.typ, &r.version, &r.payload, &r.headers, &r.occurred, &r.externalID, &r.etag, &r.refVersion, &r.refTimesSet,
 	}
 }
 
@@ -77,7 +78,10 @@ func (r *claimedRow) delivery(key string, token pgtype.UUID) (*Delivery, error) 
 		Body: body, BodySHA256: r.sum.String, MappingVersion: r.mapping.String,
 		Event: Event{ID: r.id.String, Key: key, Version: number(r.version), Payload: r.payload},
 		lane:  r.lane, tid: r.tid, isAlone: r.isAlone,
-		Ref: Ref{ExternalID: r.externalID.String, ETag: r.etag.String, Version: number(r.refVersion), Known: r.refSeq.Valid},
+		Ref: Ref{
+			ExternalID: r.externalID.String, ETag: r.etag.String, Version: number(r.refVersion), Known: r.refTimesSet.Valid,
+			timesSet: r.refTimesSet.Int32,
+		},
 	}
 	if !r.seq.Valid {
 		d.Missing = true

@@ -601,30 +601,49 @@ func TestLoginThatMayNotRelayIsRefused(t *testing.T) {
 	}
 }
 
-// An answer without an id also makes the reference belong to the newer event. So the replay of an
-// older event cannot set it back.
-func TestReferenceNeverGoesBack(t *testing.T) {
+// A hearing was deleted and created again: its version begins anew. The cancellation must address
+// the second record. An answer without an id makes the reference belong to the newer event.
+func TestReferenceFollowsTheLane(t *testing.T) {
 	w := newWorld(t)
-	ids := []string{"ID-5", "", "ID-5-replayed"}
+	ids := []string{"ID-5", "", "ID-1", "", "ID-5-replayed"}
 	var n atomic.Int32
-	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+	addressed := make(chan string, len(ids))
+	c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
 		receipt := adapters.Receipt{Code: "HTTP 200"}
+		addressed <- m.Ref.ExternalID
 		if id := ids[n.Add(1)-1]; id != "" {
 			receipt.Ref = &adapters.Ref{ExternalID: id}
 		}
 		return receipt, nil
 	})
-	w.start("relay-1", sync1(c))
+	log := &logBuffer{}
+	config := sync1(c)
+	config.Logger = slog.New(slog.NewTextHandler(log, nil))
+	w.start("relay-1", config)
 	write := func(version int) string {
-		return query[string](w, `INSERT INTO outbox.event (type, key, version, payload) VALUES ('scheduling:updated', 'H-1', $1, '{"n":1}') RETURNING id::text`, version)
+		id := query[string](w, `INSERT INTO outbox.event (type, key, version, payload) VALUES ('scheduling:updated', 'H-1', $1, '{"n":1}') RETURNING id::text`, version)
+		w.drained()
+		return id
 	}
 	old := write(5)
-	w.drained()
 	write(6)
-	w.drained()
+	again := write(1)
+	write(2)
+	if got := query[string](w, `SELECT external_id || ' ' || version FROM outbox.external_ref`); got != "ID-1 2" {
+		t.Errorf("reference: %s, want ID-1 2", got)
+	}
 	w.exec(`SELECT outbox.replay('CourtCalendarSync', $1, 'again')`, old)
 	w.drained()
-	if got := query[string](w, `SELECT external_id || ' ' || version FROM outbox.external_ref`); got != "ID-5 6" {
-		t.Errorf("reference: %s, want ID-5 6", got)
+	if got := query[string](w, `SELECT external_id || ' ' || version FROM outbox.external_ref`); got != "ID-5-replayed 5" {
+		t.Errorf("reference after the replay: %s, want ID-5-replayed 5", got)
+	}
+	for i, want := range []string{"", "ID-5", "ID-5", "ID-1", "ID-1"} {
+		if got := <-addressed; got != want {
+			t.Errorf("request %d addressed %q, want %q", i+1, got, want)
+		}
+	}
+	const fallen = "the version of this key has fallen"
+	if n := log.count(fallen); n != 1 || !log.contains("event="+again) {
+		t.Errorf("the log says %d times that a version has fallen, want once, of %s", n, again)
 	}
 }

@@ -135,6 +135,10 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 		d.Revision++ // another body needs another idempotency key
 		d.BodySHA256 = digest(d.Body)
 	}
+	if versionFalls(d) {
+		p.log.WarnContext(ctx, "the version of this key has fallen: it was deleted and created again, or its writer does not count upwards; the order of its events decides",
+			"event", d.Event.ID, "key", d.Key, "version", *d.Event.Version, "before", *d.Ref.Version)
+	}
 	ctx, cancel := context.WithDeadlineCause(ctx, w.leaseEnd.Add(-leaseMargin/2), errLeaseEnds)
 	defer cancel()
 	started := time.Now()
@@ -157,6 +161,12 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	}
 	p.relay.config.Observer.Attempt(p.sync.Name, string(result.Outcome), result.Took)
 	return result
+}
+
+// versionFalls reports whether this is the first attempt of an event with a lower version
+// than the event of its key that was answered last. A replay has a lower version by nature.
+func versionFalls(d *outbox.Delivery) bool {
+	return d.Total == 0 && d.Revision == 1 && d.Event.Version != nil && d.Ref.Version != nil && *d.Event.Version < *d.Ref.Version
 }
 
 // errLeaseEnds is the cause of a context that ends an attempt for its lease.

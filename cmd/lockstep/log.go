@@ -80,7 +80,7 @@ type logFilter struct {
 func outcomes() []string {
 	return []string{
 		"delivered", "duplicate", "accepted", "filtered", "retry", "failed", "unknown", "lease_lost", "superseded",
-		"requeued", "replayed", "discarded", "paused", "resumed", "retired", "sync_changed",
+		"requeued", "replayed", "discarded", "paused", "resumed", "retired", "sync_changed", "reference_set",
 	}
 }
 

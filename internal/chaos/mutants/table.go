@@ -468,8 +468,18 @@ var mutants = []mutant{
 	},
 	{
 		"a reference that goes back",
-		[]edit{{file: outbox, in: "recordReferences", old: `excluded.version >= old.version`, new: `excluded.version <> old.version`}},
-		relay, "TestReferenceNeverGoesBack",
+		[]edit{{file: outbox, in: "recordReferences", old: `excluded.event_seq >= old.event_seq AND `}},
+		outbox, "TestReferenceOfALaterDeliveryStays",
+	},
+	{
+		"a reference that a person has set and that an attempt from before overwrites",
+		[]edit{{file: outbox, in: "recordReferences", old: ` AND excluded.times_set = old.times_set`}},
+		outbox, "TestAReferenceThatIsSetStays",
+	},
+	{
+		"a reference that a person has set and that a copy read before overwrites",
+		[]edit{{file: outbox, in: "recordUnfinished", old: `WHERE excluded.times_set = old.times_set`}},
+		outbox, "TestAReferenceThatIsSetStays",
 	},
 	{
 		"a slot of one's own that comes back as shared",

@@ -25,14 +25,14 @@ CREATE TABLE outbox.delivery_log (
     reason          text,
     CONSTRAINT delivery_log_outcome_known CHECK (outcome = ANY (
         '{delivered, duplicate, accepted, filtered, retry, failed, unknown, lease_lost, superseded,
-          requeued, replayed, discarded, paused, resumed, retired, sync_changed}'::text[])),
+          requeued, replayed, discarded, paused, resumed, retired, sync_changed, reference_set}'::text[])),
     -- If the database was away for longer, the relay leaves answered_at out.
     CONSTRAINT delivery_log_answered_before CHECK (answered_at BETWEEN at - interval '7 days' AND at + interval '1 minute'),
     -- Every row has a claim or an actor. Two kinds of rows of relays have no claim: superseded, and lease_lost if the
     -- database does not know the claim.
     CONSTRAINT delivery_log_claim_or_actor CHECK (
         CASE WHEN claim IS NULL THEN actor IS NOT NULL OR relay IS NOT NULL AND outcome = ANY ('{superseded, lease_lost}'::text[])
-             ELSE actor IS NULL AND outcome <> ALL ('{requeued, replayed, discarded, paused, resumed, retired, sync_changed}'::text[]) END)
+             ELSE actor IS NULL AND outcome <> ALL ('{requeued, replayed, discarded, paused, resumed, retired, sync_changed, reference_set}'::text[]) END)
 ) PARTITION BY RANGE (at);
 ALTER SEQUENCE outbox.delivery_log_id_seq OWNED BY outbox.delivery_log.id;
 CREATE INDEX delivery_log_event ON outbox.delivery_log (event_id);
@@ -104,7 +104,7 @@ CREATE FUNCTION outbox.sign_log_row() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner     boolean := (SELECT pg_has_role(current_user, c.relowner, 'USAGE') FROM pg_class AS c WHERE c.oid = TG_RELID);
-    by_people boolean := NEW.outcome = ANY ('{requeued, replayed, discarded, paused, resumed, retired, sync_changed}'::text[]);
+    by_people boolean := NEW.outcome = ANY ('{requeued, replayed, discarded, paused, resumed, retired, sync_changed, reference_set}'::text[]);
 BEGIN
     IF NEW.at NOT BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp() + interval '1 minute' THEN -- it may belong to another partition
         RAISE EXCEPTION 'a row of the delivery log cannot be dated %: the database sets at', NEW.at
@@ -114,7 +114,7 @@ BEGIN
     IF by_people AND NOT owner THEN
         RAISE EXCEPTION 'a row that says "%" is written by the function that does it, not by "%"', NEW.outcome, current_user
             USING ERRCODE = 'insufficient_privilege',
-                  HINT = 'Use outbox.requeue, replay, discard, pause, resume or retire, or lockstep sync apply.';
+                  HINT = 'Use outbox.requeue, replay, discard, pause, resume, retire or set_reference, or lockstep sync apply.';
     END IF;
     IF NOT owner AND NEW.claim IS NULL AND (NEW.relay IS NULL OR NEW.outcome <> ALL ('{superseded, lease_lost}'::text[])) THEN
         RAISE EXCEPTION 'a row that says "%" needs the claim that it is recorded with', NEW.outcome

@@ -330,3 +330,44 @@ END
 $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION outbox.resume_retired(text, text) IS 'Undoes outbox.retire: the sync takes events again, and gets those that were written while it was retired.';
+
+-- Sets what the receiver knows a key by, such as an id that the receiver gave before the sync was there. Relays may be sending
+-- to this key. The claim reads times_set with the reference, and the recording changes the reference only if times_set is
+-- still the same:
+--
+--   relay     claims, reads times_set 0 …  sends with the old reference …  records: the reference stays as set here
+--   operator                              sets the id, times_set 1
+--   relay                                                                  claims, reads the new id and times_set 1 …  records its answer
+--
+-- A recording that comes between this function and its COMMIT waits for the row, alone, and then finds times_set 1.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.set_reference(sync text, key text, external_id text, etag text, reason text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+#variable_conflict use_column
+DECLARE
+    most CONSTANT int := 512; -- bytes; adapters.MaxRef in Go
+    given text;
+BEGIN
+    PERFORM outbox.check_sync(set_reference.sync);
+    PERFORM outbox.check_reason(set_reference.reason);
+    IF coalesce(set_reference.key, '') = '' OR octet_length(set_reference.key) > 512 THEN
+        RAISE EXCEPTION 'a reference needs a key of at most 512 bytes: the key of the events, such as the hearing''s id'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOREACH given IN ARRAY ARRAY[set_reference.external_id, set_reference.etag] LOOP
+        IF octet_length(given) > most OR given <> outbox.clean(given) THEN
+            RAISE EXCEPTION 'the reference of key "%" cannot be kept: an external id or ETag has at most % bytes, and only characters that print', set_reference.key, most
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'A changed id would address another record of the receiver.';
+        END IF;
+    END LOOP;
+    INSERT INTO outbox.external_ref AS r (sync, key, external_id, etag, event_seq, times_set)
+    VALUES (set_reference.sync, set_reference.key, nullif(set_reference.external_id, ''), nullif(set_reference.etag, ''), 0, 1)
+    ON CONFLICT ON CONSTRAINT external_ref_pkey DO UPDATE
+       SET external_id = excluded.external_id, etag = excluded.etag, version = NULL, request_sha256 = NULL,
+           updated_at = clock_timestamp(), event_seq = 0, times_set = r.times_set + 1;
+    INSERT INTO outbox.delivery_log (sync, key, outcome, external_id, actor, reason)
+    VALUES (set_reference.sync, set_reference.key, 'reference_set', nullif(set_reference.external_id, ''), outbox.actor(), outbox.check_reason(set_reference.reason));
+END
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.set_reference(text, text, text, text, text) IS 'Sets the external id and ETag by which the receiver knows a key, for the next delivery of that key. Null: not known.';

@@ -19,7 +19,7 @@ DROP FUNCTION outbox.describe;
 DROP VIEW outbox.status, outbox.unmatched_type, outbox.blocked_key, outbox.failed, outbox.open_delivery;
 DROP TABLE outbox.delivery_log, outbox.external_ref, outbox.retention, outbox.hold, outbox.unmatched, outbox.event CASCADE;
 DROP FUNCTION outbox.oldest_relay, outbox.log_action, outbox.why_not_delivered, outbox.maintain, outbox.older_writers, outbox.requeue,
-    outbox.discard, outbox.replay, outbox.pause, outbox.resume, outbox.retire, outbox.resume_retired, outbox.emit, outbox.actor, outbox.check_sync,
+    outbox.discard, outbox.replay, outbox.pause, outbox.resume, outbox.retire, outbox.resume_retired, outbox.set_reference, outbox.emit, outbox.actor, outbox.check_sync,
     outbox.check_reason, outbox.check_scope, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold;
 DROP TABLE outbox.delivery, outbox.lane, outbox.sync CASCADE;
 DROP FUNCTION outbox.complete_requeue, outbox.like_patterns, outbox.clean, outbox.sign_log_row, outbox.check_log_claims,
