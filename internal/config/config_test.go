@@ -235,6 +235,7 @@ func TestSubstitution(t *testing.T) {
 		return path
 	}
 	secret := write("secret", "from file\r\n\n")
+	marked := write("marked", "\uFEFFfrom file\r\n")
 	large := write("large", strings.Repeat("x", maxSecretSize+1))
 	tests := map[string]struct {
 		in   string
@@ -250,6 +251,7 @@ func TestSubstitution(t *testing.T) {
 		"empty default":     {"<${NOPE:-}>", "<>"},
 		"default with URL":  {"${NOPE:-http://x:-/}", "http://x:-/"},
 		"file":              {"${file:" + secret + "}", "from file"},
+		"file with a mark":  {"${file:" + marked + "}", "from file"},
 		"dollar":            {"$$", "$"},
 		"escaped":           {"$${WORKERS}", "${WORKERS}"},
 		"dollar alone":      {"^a$", "^a$"},

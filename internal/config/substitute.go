@@ -74,7 +74,8 @@ func (s *substitution) lookup(reference string) (string, error) {
 	return value, nil
 }
 
-// readSecret reads a file and trims the line end that editors add.
+// readSecret reads a file, without the byte-order mark and the line end that editors
+// add.
 func readSecret(path string) (string, error) {
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf("${file:%s} is not an absolute path: write ${file:/path/to/file}", path)
@@ -88,7 +89,7 @@ func readSecret(path string) (string, error) {
 	case !utf8.Valid(b):
 		return "", fmt.Errorf("${file:%s} is not UTF-8: save it as UTF-8", path)
 	}
-	return strings.TrimRight(string(b), "\r\n"), nil
+	return strings.TrimRight(strings.TrimPrefix(string(b), "\uFEFF"), "\r\n"), nil
 }
 
 // readFile reads a file up to one byte more than limit. Its errors do not have the

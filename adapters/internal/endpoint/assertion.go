@@ -112,7 +112,7 @@ func readKey(a adapters.Credentials) (any, error) {
 			return nil, fmt.Errorf("key_file: %w", err)
 		}
 	}
-	for block, rest := pem.Decode(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))); block != nil; block, rest = pem.Decode(rest) {
+	for block, rest := pem.Decode(bytes.TrimPrefix(text, []byte("\uFEFF"))); block != nil; block, rest = pem.Decode(rest) {
 		if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
 			return key, nil
 		}

@@ -151,7 +151,7 @@ func readLease(res *http.Response) (*oauth2.Token, error) {
 // readBody reads an answer of a token endpoint, without its byte-order mark.
 func readBody(res *http.Response) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(res.Body, exchange.MaxAnswer))
-	return bytes.TrimPrefix(bytes.TrimSpace(body), []byte("\xef\xbb\xbf")), err
+	return bytes.TrimPrefix(bytes.TrimSpace(body), []byte("\uFEFF")), err
 }
 
 func success(res *http.Response) bool { return res.StatusCode >= 200 && res.StatusCode <= 299 }

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -62,7 +63,7 @@ func readPEM(name string) ([]byte, error) {
 	if err == nil && len(b) > maxPEM {
 		err = fmt.Errorf("%s is longer than %d bytes", name, maxPEM)
 	}
-	return b, err
+	return bytes.TrimPrefix(b, []byte("\uFEFF")), err // encoding/pem does not know the byte-order mark of editors
 }
 
 // keyPair is a client certificate that follows its files.

@@ -195,6 +195,21 @@ func TestRefusedClientCertificateIsAuth(t *testing.T) {
 	}
 }
 
+// Editors of Windows begin files with a byte-order mark.
+func TestPEMFilesWithAByteOrderMark(t *testing.T) {
+	server, client := issue(t, "127.0.0.1", time.Now().Add(time.Hour)), issue(t, "client", time.Now().Add(time.Hour))
+	u := tlsServer(t, &tls.Config{Certificates: []tls.Certificate{server.pair(t)}, ClientAuth: tls.RequireAnyClientCert})
+	marked := func(name string, pem []byte) string {
+		return write(t, t.TempDir(), name, append([]byte("\uFEFF"), pem...))
+	}
+	c := newClient(t, adapters.TLS{
+		CAFile: marked("ca.pem", server.cert), CertFile: marked("cert.pem", client.cert), KeyFile: marked("key.pem", client.key),
+	})
+	if a, err := post(t.Context(), c, u); err != nil || string(a.Body) != "client" {
+		t.Errorf("showed %q, %v", a.Body, err)
+	}
+}
+
 func TestClientCertificateFollowsItsFiles(t *testing.T) {
 	server := issue(t, "127.0.0.1", time.Now().Add(time.Hour))
 	u := tlsServer(t, &tls.Config{Certificates: []tls.Certificate{server.pair(t)}, ClientAuth: tls.RequireAnyClientCert})
