@@ -12,7 +12,8 @@ type Previewer interface {
 // Preview is a request that was not made.
 type Preview struct {
 	Method      string
-	URL         string // without its query
+	URL         string            // without its query
+	Headers     map[string]string // by canonical name; credentials are masked
 	ContentType string
 	Body        []byte
 }

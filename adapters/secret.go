@@ -4,10 +4,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"regexp"
 )
 
 // mask is printed instead of a secret that is not empty.
 const mask = "***"
+
+// sensitive matches names whose values are probably credentials.
+var sensitive = regexp.MustCompile(`(?i)auth|token|secret|passw|key|cookie|signature|credential`)
+
+// Sensitive reports whether a header or a configuration key of this name probably has a
+// credential.
+func Sensitive(name string) bool { return sensitive.MatchString(name) }
 
 // Secret is a credential in a configuration. It is read like a string, but does not
 // print its value: fmt, log/slog, JSON, YAML and XML show "***", or nothing if it is

@@ -121,7 +121,7 @@ func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
 	if err != nil {
 		return adapters.Preview{Method: to.method}, err
 	}
-	return req.Preview(), nil
+	return a.endpoint.Preview(req), nil
 }
 
 // request builds the request of one attempt, without authorization.

@@ -143,7 +143,7 @@ func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
 	if err != nil {
 		return adapters.Preview{Method: http.MethodPost}, err
 	}
-	return req.Preview(), nil
+	return a.endpoint.Preview(req), nil
 }
 
 // attempt returns the token of a new attempt, nil without security.

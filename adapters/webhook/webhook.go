@@ -111,14 +111,13 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 	})
 }
 
-// Preview implements [adapters.Previewer]. It does not show headers, and so no
-// signatures.
+// Preview implements [adapters.Previewer]. The signatures are masked.
 func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
 	req, err := a.request(msg)
 	if err != nil {
 		return adapters.Preview{Method: http.MethodPost}, err
 	}
-	return req.Preview(), nil
+	return a.endpoint.Preview(req), nil
 }
 
 // request builds the request of one attempt, without authorization.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"regexp"
@@ -32,18 +34,19 @@ const maxInput = 2 << 20
 
 // preview is a request that would be sent.
 type preview struct {
-	Sync           string          `json:"sync"`
-	Adapter        string          `json:"adapter"`
-	Send           bool            `json:"send"`
-	Notes          []string        `json:"notes"`
-	Method         string          `json:"method,omitempty"`
-	URL            string          `json:"url,omitempty"`
-	Scope          string          `json:"scope,omitempty"` // the destination, if the sync has several
-	IdempotencyKey string          `json:"idempotency_key,omitempty"`
-	MappingVersion string          `json:"mapping_version"`
-	Body           json.RawMessage `json:"body,omitempty"`         // the mapped fields
-	ContentType    string          `json:"content_type,omitempty"` // of Request
-	Request        string          `json:"request,omitempty"`      // the bytes on the wire, if they are not Body
+	Sync           string            `json:"sync"`
+	Adapter        string            `json:"adapter"`
+	Send           bool              `json:"send"`
+	Notes          []string          `json:"notes"`
+	Method         string            `json:"method,omitempty"`
+	URL            string            `json:"url,omitempty"`
+	Headers        map[string]string `json:"headers,omitempty"`
+	Scope          string            `json:"scope,omitempty"` // the destination, if the sync has several
+	IdempotencyKey string            `json:"idempotency_key,omitempty"`
+	MappingVersion string            `json:"mapping_version"`
+	Body           json.RawMessage   `json:"body,omitempty"`         // the mapped fields
+	ContentType    string            `json:"content_type,omitempty"` // of Request
+	Request        string            `json:"request,omitempty"`      // the bytes on the wire, if they are not Body
 }
 
 // example is an event to be mapped, and what the database knows about it.
@@ -57,20 +60,34 @@ type example struct {
 	version  string // of body
 }
 
+// assumed is what the user says about an event.
+type assumed struct {
+	typ, key string            // of an event from a file
+	headers  map[string]string // of an event from a file
+	ref      string            // the receiver's id for the key
+	etag     string
+}
+
 func (a *app) mapCommand() *cobra.Command {
-	var typ, key string
+	var assume assumed
 	c := &cobra.Command{
 		Use:   "map SYNC EVENT|FILE",
 		Short: "Show what would be sent for an event, send nothing",
 		Long: `Show what would be sent for an event: the mapped fields, the request that the
-adapter makes from them (secrets are masked), the version of the mapping and the
-idempotency key. Nothing is sent or changed.
+adapter makes from them with its headers (secrets are masked), the version of the
+mapping and the idempotency key. Nothing is sent or changed, and no token is
+fetched.
 
 EVENT is the id of an event of the database, and then the login needs the role
 outbox_auditor. FILE holds a whole event with "type" and "payload", or only a
-payload; - is standard input. This is the only command that prints payloads.`,
+payload; - is standard input. This is the only command that prints payloads.
+
+--ref and --etag say what the receiver answered for the key, as if it had accepted
+an earlier event. Without them, an event of the database has what the database
+knows, and an event from a file has nothing.`,
 		Example: `  lockstep map CourtCalendarSync 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d
   lockstep map CourtCalendarSync hearing.json --type scheduling:updated
+  lockstep map CourtCalendarSync hearing.json --type scheduling:cancelled --ref C-7
   echo '{"hearingId":"H-7"}' | lockstep map CourtCalendarSync -`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -85,6 +102,9 @@ payload; - is standard input. This is the only command that prints payloads.`,
 			named, sync := f.Syncs[i], f.RelayConfig().Syncs[i]
 			var x example
 			if uuid.MatchString(args[1]) {
+				if assume.typ != "" || assume.key != "" || len(assume.headers) > 0 {
+					return usagef("--type, --key and --headers are for an event from a file: an event of the database has its own")
+				}
 				err = a.with(cmd, f, roleAuditor, func(ctx context.Context, db *database) (err error) {
 					x, err = db.example(ctx, sync.Name, args[1])
 					return err
@@ -95,7 +115,7 @@ payload; - is standard input. This is the only command that prints payloads.`,
 			if err != nil {
 				return err
 			}
-			x.complete(sync, typ, key)
+			x.complete(sync, assume)
 			p, err := x.preview(sync, named.Adapter.Kind)
 			if err != nil {
 				return err
@@ -104,8 +124,11 @@ payload; - is standard input. This is the only command that prints payloads.`,
 			return console.Object(a.stdout, a.format, p, p.text)
 		},
 	}
-	c.Flags().StringVar(&typ, "type", "", "`TYPE` of an event that is read from a file")
-	c.Flags().StringVar(&key, "key", "", "`KEY` of an event that is read from a file")
+	c.Flags().StringVar(&assume.typ, "type", "", "`TYPE` of an event that is read from a file")
+	c.Flags().StringVar(&assume.key, "key", "", "`KEY` of an event that is read from a file")
+	c.Flags().StringToStringVar(&assume.headers, "headers", nil, "headers of an event that is read from a file, as `NAME=VALUE`,…")
+	c.Flags().StringVar(&assume.ref, "ref", "", "the receiver's `ID` for the key")
+	c.Flags().StringVar(&assume.etag, "etag", "", "the `ETAG` that the receiver answered last for the key")
 	return c
 }
 
@@ -127,7 +150,7 @@ func (a *app) readEvent(name string) (outbox.Event, error) {
 	if len(b) > maxInput {
 		return outbox.Event{}, fmt.Errorf("%s has more than %d bytes, which is too long for an event", name, maxInput)
 	}
-	e, err := parseEvent(b)
+	e, err := parseEvent(bytes.TrimPrefix(b, []byte("\uFEFF"))) // a byte-order mark is not a part of the text
 	if err != nil {
 		return e, fmt.Errorf("%s: %w", name, err)
 	}
@@ -164,8 +187,10 @@ func parseEvent(b []byte) (outbox.Event, error) {
 	}, nil
 }
 
-// complete fills the fields that an event from a file lacks.
-func (x *example) complete(sync relay.Sync, typ, key string) {
+// complete fills in what the user says, and the fields that an event from a file lacks.
+func (x *example) complete(sync relay.Sync, assume assumed) {
+	x.ref.ExternalID = cmp.Or(assume.ref, x.ref.ExternalID)
+	x.ref.ETag = cmp.Or(assume.etag, x.ref.ETag)
 	if x.stored {
 		return
 	}
@@ -173,11 +198,15 @@ func (x *example) complete(sync relay.Sync, typ, key string) {
 	if x.event.ID == "" {
 		x.event.ID = "00000000-0000-0000-0000-000000000000" // the database would give it one
 	}
-	if typ != "" {
-		x.event.Type = typ
-	}
-	if key != "" {
-		x.event.Key = key
+	x.event.Type = cmp.Or(assume.typ, x.event.Type)
+	x.event.Key = cmp.Or(assume.key, x.event.Key)
+	if len(assume.headers) > 0 {
+		headers := maps.Clone(x.event.Headers)
+		if headers == nil {
+			headers = map[string]string{}
+		}
+		maps.Copy(headers, assume.headers)
+		x.event.Headers = headers
 	}
 	if x.event.Type == "" && !strings.Contains(sync.Events[0], "*") {
 		x.event.Type = sync.Events[0]
@@ -296,7 +325,7 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 		if err != nil {
 			p.not("the adapter refuses it: %v", err)
 		}
-		p.Method, p.URL = would.Method, would.URL
+		p.Method, p.URL, p.Headers = would.Method, would.URL, would.Headers
 		if !bytes.Equal(would.Body, p.Body) {
 			p.ContentType, p.Request = would.ContentType, string(would.Body)
 		}
@@ -314,11 +343,14 @@ func (p *preview) not(format string, args ...any) {
 var jsonString = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 
 // mask hides the values of the sync's ${…}. Values in the adapter are hidden only in
-// the request, because the operator wants to see the URL.
+// the request and its headers, because the operator wants to see the URL.
 func (p *preview) mask(substituted, inAdapter []adapters.Secret) {
-	hide := masker(substituted)
+	hide, hideAll := masker(substituted), masker(slices.Concat(substituted, inAdapter))
 	p.Scope = hide.Replace(p.Scope)
-	p.URL, p.Request = hide.Replace(p.URL), masker(slices.Concat(substituted, inAdapter)).Replace(p.Request)
+	p.URL, p.Request = hide.Replace(p.URL), hideAll.Replace(p.Request)
+	for name, value := range p.Headers {
+		p.Headers[name] = hideAll.Replace(value)
+	}
 	for i := range p.Notes {
 		p.Notes[i] = hide.Replace(p.Notes[i])
 	}
@@ -362,6 +394,11 @@ func (p preview) text(w io.Writer) error {
 	}
 	line("sync", p.Sync+" ("+p.Adapter+")")
 	line("request", strings.TrimSpace(p.Method+" "+p.URL))
+	title := "headers"
+	for _, name := range slices.Sorted(maps.Keys(p.Headers)) {
+		line(title, name+": "+p.Headers[name])
+		title = ""
+	}
 	line("scope", p.Scope)
 	line("idempotency key", p.IdempotencyKey)
 	line("mapping version", p.MappingVersion)

@@ -3,12 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/outbox"
@@ -133,4 +137,93 @@ func compact(t *testing.T, document []byte) string {
 		t.Fatal(err)
 	}
 	return b.String()
+}
+
+// threeYAML has a sync for each kind of adapter. Two have credentials in headers.
+const threeYAML = `
+syncs:
+  - name: CourtCalendarSync
+    events: ["scheduling:*"]
+    adapter:
+      kind: rest
+      url: https://court.example.gov/hearings
+      routes: {"scheduling:cancelled": {method: DELETE, url: "https://court.example.gov/hearings/{ref.external_id}"}}
+      headers: {Source-System: AGENCY, X-Api-Key: written-here, X-Tenant: "${TENANT}"}
+      if_match: true
+      auth:
+        kind: oauth2_client_credentials
+        token_url: https://login.example.gov/token
+        client_id: agency
+        client_secret: ${SECRET}
+        second: {kind: hmac, header: X-Signature, value: "key=agency, sig={signature}", secret: "${SECRET}", headers: {X-Digest: "{sha256}"}}
+    mapping: {hearingId: case_reference}
+  - name: ClinicHookSync
+    events: ["scheduling:*"]
+    from: now
+    adapter: {kind: webhook, url: "https://clinic.example.gov/hook", secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]}
+    mapping: {hearingId: case_reference}
+  - name: ClinicCalendarSync
+    events: ["scheduling:*"]
+    from: now
+    adapter: {kind: soap, url: "https://clinic.example.gov/calendar", action: "urn:notify", auth: {kind: basic, username: agency, password: "${SECRET}"}, body: "<a>{fields.case_reference}</a>"}
+    mapping: {hearingId: case_reference}
+`
+
+func TestMapShowsHeadersOfEveryKind(t *testing.T) {
+	w := newWorld(t)
+	w.env["SECRET"], w.env["TENANT"] = "secret-canary", "tenant-canary"
+	w.configure(threeYAML)
+	file := filepath.Join(t.TempDir(), "event.json")
+	writeFile(t, file, "\uFEFF"+`{"id": "e-1", "type": "scheduling:updated", "key": "H-1", "payload": {"hearingId": "H-1"}}`)
+	for sync, want := range map[string]map[string]string{
+		"CourtCalendarSync": {
+			"Accept": "application/json", "Content-Type": "application/json", "Idempotency-Key": `"e-1"`, "User-Agent": "Lockstep",
+			"Authorization": "Bearer ***", "X-Signature": "key=agency, sig=***",
+			"X-Digest":      fmt.Sprintf("%x", sha256.Sum256([]byte(`{"case_reference":"H-1"}`))),
+			"Source-System": "AGENCY", "X-Api-Key": "***", "X-Tenant": "***", "If-Match": `"v3"`,
+			"Traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+		},
+		"ClinicHookSync": {
+			"Accept": "application/json", "Content-Type": "application/json", "Idempotency-Key": `"e-1"`, "User-Agent": "Lockstep",
+			"Traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+			"Webhook-Id":  "e-1", "Webhook-Signature": "***", "Webhook-Timestamp": "now",
+		},
+		"ClinicCalendarSync": {
+			"Accept": "text/xml, application/soap+xml", "Content-Type": "text/xml; charset=utf-8", "Idempotency-Key": `"e-1"`, "User-Agent": "Lockstep",
+			"Authorization": "Basic ***", "Soapaction": `"urn:notify"`,
+			"Traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+		},
+	} {
+		t.Run(sync, func(t *testing.T) {
+			r := w.run("map", sync, file, "--etag", `"v3"`, "--headers", "traceparent=00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "-o", "json").wants(t, 0)
+			if strings.Contains(r.stdout, "canary") || strings.Contains(r.stdout, "written-here") {
+				t.Errorf("a secret is shown: %s", r.stdout)
+			}
+			got := decode[preview](t, r)
+			if _, ok := want["Webhook-Timestamp"]; ok {
+				want["Webhook-Timestamp"] = got.Headers["Webhook-Timestamp"]
+			}
+			if diff := cmp.Diff(want, got.Headers); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			text := w.run("map", sync, file).wants(t, 0, "headers          ", "\n                 User-Agent: Lockstep\n").stdout
+			if strings.Contains(text, "canary") || strings.Contains(text, "written-here") {
+				t.Errorf("a secret is shown: %s", text)
+			}
+		})
+	}
+}
+
+func TestMapOfAKnownReference(t *testing.T) {
+	w := newWorld(t)
+	w.env["SECRET"], w.env["TENANT"] = "secret-canary", "tenant-canary"
+	w.configure(threeYAML)
+	w.stdin = "\uFEFF" + `{"hearingId": "H-1"}`
+	cancelled := []string{"map", "CourtCalendarSync", "-", "--type", "scheduling:cancelled"}
+	w.run(cancelled...).wants(t, 0, "would not be sent", "{ref.external_id} is not known")
+	w.run(append(cancelled, "--ref", "C-7")...).wants(t, 0, "request          DELETE https://court.example.gov/hearings/C-7")
+	id := w.emit("H-1", `{"hearingId":"H-1"}`)
+	for _, flag := range [][]string{{"--type", "a"}, {"--key", "k"}, {"--headers", "a=b"}} {
+		w.run(append([]string{"map", "CourtCalendarSync", id}, flag...)...).wants(t, 2, "--type, --key and --headers are for an event from a file")
+	}
 }

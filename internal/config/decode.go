@@ -175,7 +175,7 @@ func (d *decoder) table(tag reflect.StructTag, n *node, v reflect.Value) *yaml.N
 		}
 		s := d.value(tag, item, value)
 		v.SetMapIndex(key, value)
-		if s != nil && sensitive.MatchString(item.key) && item.kind == kindText && item.ref == "" {
+		if s != nil && adapters.Sensitive(item.key) && item.kind == kindText && item.ref == "" {
 			s.Value = masked
 		}
 		put(out, item.key, s)

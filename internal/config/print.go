@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/hms-mkt/lockstep/adapters"
 )
 
 const masked = "***"
@@ -99,8 +101,6 @@ func escapeDollars(s string) string {
 }
 
 var (
-	// sensitive matches keys whose values are probably credentials.
-	sensitive   = regexp.MustCompile(`(?i)auth|token|secret|passw|key|cookie|signature|credential`)
 	urlPassword = regexp.MustCompile(`(://[^/?#@\s:]*:)[^/?#\s]*@`)
 	urlQuery    = regexp.MustCompile(`(?i)([?&][^=&#\s]*(?:auth|token|secret|passw|key|signature|sig)[^=&#\s]*=)[^&#\s]*`)
 	dsnPassword = regexp.MustCompile(`(?i)(\b(?:ssl)?pass(?:word|file)\s*=\s*)\S+`)
@@ -130,7 +130,7 @@ func maskDatabase(s string) string {
 		}
 		q := u.Query()
 		for key := range q {
-			if sensitive.MatchString(key) {
+			if adapters.Sensitive(key) {
 				q.Set(key, masked)
 			}
 		}

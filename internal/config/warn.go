@@ -74,7 +74,7 @@ func sendsCredential(v reflect.Value) bool {
 		}
 	case reflect.Map:
 		for entry := v.MapRange(); entry.Next(); {
-			named := v.Type().Elem() != secret || sensitive.MatchString(entry.Key().String())
+			named := v.Type().Elem() != secret || adapters.Sensitive(entry.Key().String())
 			if named && sendsCredential(entry.Value()) {
 				return true
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -131,6 +132,28 @@ func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, h http
 		Body:    body,
 		Payload: v.Msg.Body,
 	}, nil
+}
+
+// Preview shows r as it would be sent, without the query, which may have secrets of the
+// configuration. Credentials in headers are masked: those of [Options.Auth], and those
+// in headers whose names say so.
+func (e *Endpoint) Preview(r exchange.Request) adapters.Preview {
+	r.Header = r.Header.Clone()
+	for name := range r.Header {
+		if adapters.Sensitive(name) && name != "Idempotency-Key" {
+			r.Header.Set(name, masked)
+		}
+	}
+	for _, a := range e.auth {
+		a.show(r)
+	}
+	u := *r.URL
+	u.RawQuery = ""
+	p := adapters.Preview{Method: r.Method, URL: u.String(), Headers: map[string]string{}, ContentType: r.Header.Get("Content-Type"), Body: r.Body}
+	for name, values := range r.Header {
+		p.Headers[name] = strings.Join(values, ", ")
+	}
+	return p
 }
 
 // authorize sets all credentials of r. The receiver does not say which of them it

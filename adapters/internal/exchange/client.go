@@ -98,13 +98,6 @@ type Request struct {
 	Secrets func() []string
 }
 
-// Preview shows r, without the query, which may have secrets of the configuration.
-func (r Request) Preview() adapters.Preview {
-	u := *r.URL
-	u.RawQuery = ""
-	return adapters.Preview{Method: r.Method, URL: u.String(), ContentType: r.Header.Get("Content-Type"), Body: r.Body}
-}
-
 // Digest returns the SHA-256 of sent bytes in hexadecimal, as a receipt has it.
 func Digest(body []byte) string {
 	sum := sha256.Sum256(body)
