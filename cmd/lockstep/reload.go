@@ -13,8 +13,13 @@ import (
 	"github.com/hms-mkt/lockstep/relay"
 )
 
-// reloader reads the configuration file again while a relay runs.
+// watchInterval is how often a relay looks for changes of its files. A change is used
+// when it was seen twice.
+const watchInterval = time.Second
+
+// reloader reads the configuration again while a relay runs.
 type reloader struct {
+	files   *config.Watch
 	app     *app
 	relay   *relay.Relay
 	metrics *telemetry.Metrics
@@ -24,21 +29,32 @@ type reloader struct {
 	current *config.File // the configuration in use
 }
 
-// loop reloads at each signal until ctx ends.
+// loop reloads at each signal, and when the files have changed, until ctx ends.
 func (r *reloader) loop(ctx context.Context, signals <-chan os.Signal) {
+	ticks := time.NewTicker(watchInterval)
+	defer ticks.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-signals:
-			r.reload(ctx)
+			next, err := r.app.loadBy(r.files.Load)
+			r.use(ctx, next, err)
+		case <-ticks.C:
+			if next, changed, err := r.files.Changed(); changed {
+				r.use(ctx, next, err)
+			}
 		}
 	}
 }
 
-func (r *reloader) reload(ctx context.Context) {
+// use gives the configuration next to the relay. wrong is why it could not be read.
+func (r *reloader) use(ctx context.Context, next *config.File, wrong error) {
 	name, _ := r.app.file()
-	next, left, err := r.read()
+	left, err := []string(nil), wrong
+	if wrong == nil {
+		left, err = r.replace(next)
+	}
 	r.metrics.Reloaded(err == nil)
 	if err != nil {
 		if problems, ok := errors.AsType[config.Problems](err); ok {
@@ -64,20 +80,16 @@ func (r *reloader) reload(ctx context.Context) {
 	r.log.InfoContext(ctx, "configuration reloaded", "file", name, "not_taken_over", len(left))
 }
 
-// read reads and checks the file and gives it to the relay. left names the changes that
-// have no effect.
-func (r *reloader) read() (next *config.File, left []string, err error) {
-	if next, err = r.app.load(); err != nil {
-		return nil, nil, err
-	}
+// replace gives next to the relay. left names the changes that have no effect.
+func (r *reloader) replace(next *config.File) (left []string, err error) {
 	url, err := r.app.url(next)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	c := next.RelayConfig()
 	c.Logger, c.Observer = r.log, r.metrics
 	if left, err = r.relay.Reload(c); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, s := range []struct {
 		name string
@@ -91,5 +103,5 @@ func (r *reloader) read() (next *config.File, left []string, err error) {
 			left = append(left, s.name+" needs a restart")
 		}
 	}
-	return next, left, nil
+	return left, nil
 }

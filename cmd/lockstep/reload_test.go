@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -176,6 +178,69 @@ INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, 
  WHERE (SELECT count(*) FROM outbox.delivery_log AS l WHERE l.event_id = e.id AND l.outcome IN ('delivered', 'filtered')) <> 1`); n != 0 {
 		t.Errorf("%d events were not finished exactly once", n)
 	}
+}
+
+// A secret is replaced as Kubernetes does it, without a signal. A file that is broken
+// meanwhile changes nothing.
+func TestChangedFilesAreReadAgain(t *testing.T) {
+	w := newWorld(t)
+	var token atomic.Value
+	w.court.answers(func(r *http.Request, _ string) int {
+		token.Store(r.Header.Get("Authorization"))
+		return http.StatusCreated
+	})
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "lockstep.yaml"), filepath.Join(dir, "mounted")
+	mount := func(version string) {
+		t.Helper()
+		if err := os.Mkdir(filepath.Join(dir, version), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(dir, version, "token"), "token-of-"+version+"\n")
+		if err := errors.Join(os.Symlink(version, link+".new"), os.Rename(link+".new", link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := fmt.Sprintf(reloadYAML, 16, "court", w.court.URL, filepath.Join(link, "token"), 8)
+	mount("first")
+	writeFile(t, file, good)
+	w.env["LOCKSTEP_CONFIG"] = file
+	p := w.spawn(program(t))
+	address := fmt.Sprint(p.says(t, "serving health and metrics")["address"])
+	p.says(t, "relay running")
+	n := 0
+	sends := func(version string) {
+		t.Helper()
+		n++
+		id := w.emit(fmt.Sprint("H-", n), `{"hearingId":"H"}`)
+		w.eventually(`SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE outcome = 'delivered' AND event_id = '` + id + `')`)
+		if got := token.Load(); got != "Bearer token-of-"+version {
+			t.Errorf("sent %v, want the token of %s", got, version)
+		}
+	}
+	sends("first")
+	mount("second")
+	p.says(t, "configuration reloaded")
+	sends("second")
+
+	writeFile(t, file, good[:strings.Index(good, "mapping")])
+	broken := strings.Replace(good, "retry: {initial: 10ms", "retry: {initial: 10", 1)
+	writeFile(t, file, broken)
+	p.says(t, "configuration is wrong")
+	p.says(t, "configuration not reloaded, nothing has changed")
+	sends("second")
+	if _, metrics := get(t, "http://"+address+"/metrics"); !strings.Contains(metrics, "\nlockstep_config_last_reload_successful 0\n") {
+		t.Error("the metrics lack a failed reload")
+	}
+	mount("third")
+	p.says(t, "configuration not reloaded, nothing has changed")
+	writeFile(t, file, good)
+	p.says(t, "configuration reloaded")
+	sends("third")
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	p.exits(t, 0)
 }
 
 // A supervisor signals the process and its group, so two signals at once count as one.

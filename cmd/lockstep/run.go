@@ -35,8 +35,9 @@ second signal more than a second later ends it at once, also with 4. It exits
 with 1 if a migration makes the schema too new for this program, or if at the
 start the database does not exist or refuses the login.
 
-SIGHUP reads the configuration again. If it is wrong, the log says what is wrong
-and where, and nothing changes. Otherwise conditions, mappings, adapters with
+The relay reads the configuration again when the file, or a file that a ${file:…}
+names, has changed, and on SIGHUP. If it is wrong, the log says what is wrong and
+where, and nothing changes. Otherwise conditions, mappings, adapters with
 their credentials and routes, retry and limits take effect with the next
 delivery. The log names changes that need a restart or lockstep sync apply.
 
@@ -49,7 +50,8 @@ empty listen turns them off. The login needs the role outbox_relay.`,
 			signals := make(chan os.Signal, 1)
 			signal.Notify(signals, syscall.SIGHUP) // which would end the process otherwise
 			defer signal.Stop(signals)
-			f, err := a.load()
+			files := new(config.Watch)
+			f, err := a.loadBy(files.Load)
 			if err != nil {
 				return err
 			}
@@ -57,7 +59,7 @@ empty listen turns them off. The login needs the role outbox_relay.`,
 			if err != nil {
 				return err
 			}
-			return a.relay(cmd.Context(), f, url, signals)
+			return a.relay(cmd.Context(), f, files, url, signals)
 		},
 	}
 }
@@ -73,7 +75,7 @@ func calmCollector() {
 }
 
 // relay runs a relay with its health and metrics.
-func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-chan os.Signal) error {
+func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, url string, hangups <-chan os.Signal) error {
 	calmCollector()
 	zones, err := mapping.ZoneVersion()
 	if err != nil {
@@ -117,7 +119,7 @@ func (a *app) relay(ctx context.Context, f *config.File, url string, hangups <-c
 		}()
 		log.InfoContext(ctx, "serving health and metrics", "address", l.Addr().String())
 	}
-	reload := &reloader{app: a, relay: r, metrics: metrics, log: log, started: f, url: url, current: f}
+	reload := &reloader{files: files, app: a, relay: r, metrics: metrics, log: log, started: f, url: url, current: f}
 	reloading, stop := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	group.Go(func() { reload.loop(reloading, hangups) })

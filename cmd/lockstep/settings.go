@@ -27,12 +27,15 @@ func (a *app) file() (name string, named bool) {
 }
 
 // load reads the configuration file.
-func (a *app) load() (*config.File, error) {
+func (a *app) load() (*config.File, error) { return a.loadBy(config.Load) }
+
+// loadBy reads the configuration file with the function read.
+func (a *app) loadBy(read func(path string, env func(string) (string, bool)) (*config.File, error)) (*config.File, error) {
 	name, _ := a.file()
 	if name == "" {
 		return nil, usagef("no configuration: there is no %s here; name a file with --config or LOCKSTEP_CONFIG", defaultFile)
 	}
-	f, err := config.Load(name, a.lookup)
+	f, err := read(name, a.lookup)
 	if err != nil {
 		return nil, usageError{err}
 	}

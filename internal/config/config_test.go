@@ -269,7 +269,7 @@ func TestSubstitution(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, _, err := (&substitution{env: testEnv}).replace(tt.in)
+			got, _, err := (&substitution{env: testEnv, read: readFile}).replace(tt.in)
 			if part, ok := strings.CutPrefix(tt.want, "!"); ok {
 				if err == nil || !strings.Contains(err.Error(), part) {
 					t.Fatalf("got %q, %v; want an error with %q", got, err, part)

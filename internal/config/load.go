@@ -1,18 +1,12 @@
 package config
 
-import (
-	"fmt"
-	"reflect"
-)
+import "reflect"
 
 // Load reads and checks the file at path. env looks up environment variables, as
 // [os.LookupEnv] does. Mistakes in the file are returned as [Problems].
 func Load(path string, env func(string) (string, bool)) (*File, error) {
-	data, err := readFile(path, maxFileSize)
-	if err != nil {
-		return nil, fmt.Errorf("configuration %s cannot be read: %w; name another file with --config", path, err)
-	}
-	return Parse(path, data, env)
+	f, _, err := load(path, env)
+	return f, err
 }
 
 // Parse checks data, which is YAML or JSON. name is its file name in messages.
@@ -21,8 +15,12 @@ func Parse(name string, data []byte, env func(string) (string, bool)) (*File, er
 }
 
 func parseWith(name string, data []byte, env func(string) (string, bool), known map[string]adapterKind) (*File, error) {
+	return parse(name, data, substitution{env: env, read: readFile}, known)
+}
+
+func parse(name string, data []byte, sub substitution, known map[string]adapterKind) (*File, error) {
 	f := &File{}
-	d := &decoder{name: name, file: f, kinds: known, sub: substitution{env: env}}
+	d := &decoder{name: name, file: f, kinds: known, sub: sub}
 	if root := d.read(data); root != nil {
 		f.shown = d.object(root, reflect.ValueOf(f).Elem())
 		d.checkSyncs(root)

@@ -23,6 +23,7 @@ var (
 // substitution replaces the ${…} in scalars.
 type substitution struct {
 	env    func(string) (string, bool)
+	read   func(path string, limit int64) ([]byte, error)
 	values []string // the values of all ${…}, so that no message repeats them
 }
 
@@ -56,7 +57,7 @@ func (s *substitution) lookup(reference string) (string, error) {
 		return "", errors.New("a ${ has no closing brace: write ${NAME}, or $${ for the characters themselves")
 	}
 	if path, ok := strings.CutPrefix(body, "file:"); ok {
-		return readSecret(path)
+		return s.secret(path)
 	}
 	name, fallback, hasFallback := strings.Cut(body, ":-")
 	if !variableName.MatchString(name) {
@@ -74,13 +75,13 @@ func (s *substitution) lookup(reference string) (string, error) {
 	return value, nil
 }
 
-// readSecret reads a file, without the byte-order mark and the line end that editors
+// secret reads a file, without the byte-order mark and the line end that editors
 // add.
-func readSecret(path string) (string, error) {
+func (s *substitution) secret(path string) (string, error) {
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf("${file:%s} is not an absolute path: write ${file:/path/to/file}", path)
 	}
-	b, err := readFile(path, maxSecretSize)
+	b, err := s.read(path, maxSecretSize)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("${file:%s} cannot be read: %w; check that it exists and that this user may read it", path, err)
