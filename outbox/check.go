@@ -84,21 +84,47 @@ func (s *Store) Check(ctx context.Context) error {
 var ErrPrivilege = errors.New("this login may not relay")
 
 // CheckPrivileges returns [ErrPrivilege] if the login does not have the privileges of a
-// relay, which are those of the role outbox_relay.
+// relay, which are those of the role outbox_relay, or if row-level security may hide rows
+// from it.
 func (s *Store) CheckPrivileges(ctx context.Context) error {
 	const statement = `
 SELECT current_user,
        has_table_privilege('outbox.delivery', 'SELECT') AND has_table_privilege('outbox.delivery', 'UPDATE')
        AND has_table_privilege('outbox.delivery', 'DELETE') AND has_table_privilege('outbox.lane', 'INSERT')
        AND has_table_privilege('outbox.lane', 'UPDATE') AND has_table_privilege('outbox.lane', 'DELETE') AND has_any_column_privilege('outbox.delivery_log', 'INSERT')
-       AND has_table_privilege('outbox.hold', 'INSERT') AND has_table_privilege('outbox.external_ref', 'INSERT')`
-	var login string
+       AND has_table_privilege('outbox.hold', 'INSERT') AND has_table_privilege('outbox.external_ref', 'INSERT'),
+       (SELECT coalesce(string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname), '')
+          FROM pg_class AS c
+         WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind IN ('r', 'p') AND row_security_active(c.oid))`
+	var login, hidden string
 	var allowed bool
-	if err := s.scan(ctx, []any{&login, &allowed}, statement); err != nil {
+	if err := s.scan(ctx, []any{&login, &allowed, &hidden}, statement); err != nil {
 		return err
 	}
-	if !allowed {
-		return fmt.Errorf("%w: grant it the role outbox_relay, as an administrator: GRANT outbox_relay TO %s", ErrPrivilege, pgx.Identifier{login}.Sanitize())
+	login = pgx.Identifier{login}.Sanitize()
+	switch {
+	case !allowed:
+		return fmt.Errorf("%w: grant it the role outbox_relay, as an administrator: GRANT outbox_relay TO %s", ErrPrivilege, login)
+	case hidden != "":
+		return fmt.Errorf("%w: row-level security may hide rows of %s from it; turn it off, as the owner: ALTER TABLE … DISABLE ROW LEVEL SECURITY, or exempt the login, as an administrator: ALTER ROLE %s BYPASSRLS",
+			ErrPrivilege, hidden, login)
 	}
 	return nil
+}
+
+// ErrNumbers reports that new events would get numbers that are not in the order of the
+// inserts.
+var ErrNumbers = errors.New("the numbers of new events are not in order")
+
+// CheckNumbers returns [ErrNumbers] if the sequence of event numbers was begun anew, or has
+// a cache. The error has the remedy. Store.Maintain reports the same.
+func (s *Store) CheckNumbers(ctx context.Context) error {
+	var trouble *string
+	err := s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error { // it reads whole tables
+		return tx.QueryRow(ctx, `SELECT outbox.sequence_trouble()`).Scan(&trouble)
+	})
+	if err != nil || trouble == nil {
+		return s.judge(ctx, err)
+	}
+	return fmt.Errorf("%w: %s", ErrNumbers, *trouble)
 }

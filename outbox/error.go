@@ -25,8 +25,10 @@ func (d silence) Error() string {
 // name of the login. Anybody may read it, for example in a health check.
 func Brief(err error) string {
 	switch pgErr, ok := errors.AsType[*pgconn.PgError](err); {
-	case errors.Is(err, ErrServer), errors.Is(err, ErrReadOnly), errors.Is(err, ErrSchema), errors.Is(err, ErrIsolation):
+	case errors.Is(err, ErrServer), errors.Is(err, ErrReadOnly), errors.Is(err, ErrSchema), errors.Is(err, ErrIsolation), errors.Is(err, ErrNumbers):
 		return err.Error()
+	case errors.Is(err, ErrPrivilege):
+		return ErrPrivilege.Error()
 	case ok:
 		return "the database says SQLSTATE " + pgErr.Code
 	default:

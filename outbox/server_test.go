@@ -182,3 +182,45 @@ func TestReadOnlyLoginIsNamedAsTheCause(t *testing.T) {
 		}
 	}
 }
+
+// The numbers of events must rise in the order of the inserts, or a writer gets an error, or an event comes before others
+// of its key that were sent already.
+func TestNumbersThatBeginAnewAreNoticed(t *testing.T) {
+	const remedy = "ALTER SEQUENCE outbox.event_seq_seq INCREMENT BY 1 NO CYCLE CACHE 1"
+	for name, c := range map[string]struct{ change, want, remedy string }{
+		"new database":              {"SELECT", "", ""},
+		"events":                    {"INSERT INTO outbox.event (type, key, payload) SELECT 'x', 'k', '{}' FROM generate_series(1, 5)", "", ""},
+		"number left out":           {"SELECT nextval('outbox.event_seq_seq')", "", ""},
+		"restart without events":    {"ALTER SEQUENCE outbox.event_seq_seq RESTART", "", ""},
+		"restart":                   {"INSERT INTO outbox.event (type, key, payload) SELECT 'x', 'k', '{}' FROM generate_series(1, 5); ALTER TABLE outbox.event ALTER COLUMN seq RESTART", "next event would get number 1, but numbers up to 5 were used", "SELECT setval('outbox.event_seq_seq', 5)"},
+		"logical replication":       {"INSERT INTO outbox.event (type, key, payload) SELECT 'x', 'k', '{}' FROM generate_series(1, 5); SELECT setval('outbox.event_seq_seq', 3)", "next event would get number 4, but numbers up to 5 were used", "SELECT setval('outbox.event_seq_seq', 5)"},
+		"truncated":                 {"INSERT INTO outbox.external_ref (sync, key, external_id, event_seq) VALUES ('s', 'k', 'E', 7); TRUNCATE outbox.event RESTART IDENTITY", "numbers up to 7 were used", "SELECT setval('outbox.event_seq_seq', 7)"},
+		"unmatched events are left": {"INSERT INTO outbox.unmatched (event_seq, event_id, type, inserted_at) VALUES (9, gen_random_uuid(), 'x', now())", "numbers up to 9 were used", "SELECT setval('outbox.event_seq_seq', 9)"},
+		"replay":                    {"INSERT INTO outbox.delivery (sync, key, event_seq, event_id) VALUES ('s', 'k', 8, gen_random_uuid())", "numbers up to 8 were used", "SELECT setval('outbox.event_seq_seq', 8)"},
+		"cache":                     {"ALTER SEQUENCE outbox.event_seq_seq CACHE 10", "has a cache", remedy},
+		"cycle":                     {"ALTER SEQUENCE outbox.event_seq_seq CYCLE", "cycles", remedy},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDesk(t)
+			d.exec(c.change)
+			err := d.a.CheckNumbers(t.Context())
+			if c.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if !errors.Is(err, outbox.ErrNumbers) || outbox.IsTemporary(err) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "as the owner: "+c.remedy) {
+				t.Errorf("got %v, want %q and %q", err, c.want, c.remedy)
+			}
+			m, err := d.a.Maintain(t.Context(), "90 days", "84 months")
+			if err != nil || !slices.ContainsFunc(m.Trouble, func(said string) bool { return strings.Contains(said, c.want) }) {
+				t.Errorf("maintain says %q, %v", m.Trouble, err)
+			}
+			d.exec(c.remedy)
+			if err := d.a.CheckNumbers(t.Context()); err != nil {
+				t.Errorf("after the remedy: %v", err)
+			}
+		})
+	}
+}

@@ -107,6 +107,11 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	}()
 	switch {
 	case d.Missing:
+		// Row-level security hides events from a login. Then nothing fails, and the delivery waits.
+		if err := p.relay.store.CheckPrivileges(ctx); err != nil {
+			p.log.ErrorContext(ctx, "event cannot be read", "event", d.Event.ID, "key", d.Key, "error", err)
+			return p.later(d, "the event cannot be read: "+outbox.Brief(err))
+		}
 		return p.giveUp(d, "permanent", "the event is gone from outbox.event")
 	case d.Crashes >= maxCrashes:
 		return p.giveUp(d, "crash", fmt.Sprintf("%d relays died while sending it", maxCrashes))
@@ -115,13 +120,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	case p.slots.workers() == 0:
 		return outbox.Result{Delivery: d} // a suspect does not ask for a slot
 	case p.abandoned.has(d.Event.ID):
-		// Nothing is sent and the fault is ours, so it costs no budget and does not count against the receiver.
-		result = outbox.Result{
-			Delivery: d, Outcome: outbox.Retry, Delay: max(p.sync.Retry.delay(d.Charged+1), p.relay.config.Lease/4),
-			Class: string(adapters.ClassUnknown), Error: "waits for an earlier attempt in this relay, which has not returned",
-		}
-		p.report(d, &result)
-		return result
+		return p.later(d, "waits for an earlier attempt in this relay, which has not returned")
 	}
 	if d.Body == nil {
 		if _, done, ok := p.prepare(ctx, w); !ok {
@@ -252,6 +251,17 @@ func unchanged(s string) string {
 		return ""
 	}
 	return s
+}
+
+// later lets a delivery wait before an attempt: nothing was sent. The fault is ours, so it
+// costs no budget and does not count against the receiver.
+func (p *pipeline) later(d *outbox.Delivery, reason string) outbox.Result {
+	result := outbox.Result{
+		Delivery: d, Outcome: outbox.Retry, Delay: max(p.sync.Retry.delay(d.Charged+1), p.relay.config.Lease/4),
+		Class: string(adapters.ClassUnknown), Error: adapters.Clean(reason, maxError),
+	}
+	p.report(d, &result)
+	return result
 }
 
 // giveUp fails a delivery before an attempt: nothing was sent.

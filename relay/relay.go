@@ -178,6 +178,9 @@ func (r *Relay) prepare(ctx context.Context) error {
 			err = r.store.CheckPrivileges(ctx)
 		}
 		if err == nil {
+			err = r.store.CheckNumbers(ctx)
+		}
+		if err == nil {
 			var known map[string]outbox.Registered
 			known, err = r.store.Register(ctx, r.config.Registrations())
 			if err == nil {

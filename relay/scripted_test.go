@@ -94,6 +94,7 @@ func (s *scripted) results() []outbox.Result {
 
 func (s *scripted) Check(context.Context) error           { return nil }
 func (s *scripted) CheckPrivileges(context.Context) error { return nil }
+func (s *scripted) CheckNumbers(context.Context) error    { return nil }
 func (s *scripted) Register(context.Context, []outbox.Registration) (map[string]outbox.Registered, error) {
 	return nil, nil
 }

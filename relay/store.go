@@ -34,6 +34,7 @@ type Store interface {
 
 	Check(context.Context) error
 	CheckPrivileges(context.Context) error
+	CheckNumbers(context.Context) error
 	Register(context.Context, []outbox.Registration) (map[string]outbox.Registered, error)
 	Syncs(context.Context) (map[string]outbox.Registered, error)
 	NewBackfill(sync string) *outbox.Backfill

@@ -25,6 +25,32 @@ $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION outbox.lock_holder(bigint) IS 'Names the holders of an advisory lock: 1869967988 is the lock of outbox.maintain, 1869967989 of retention, 1869967990 of registrations.';
 
+-- Says why new events would get wrong numbers, and what to do. Null if they do not. A number that is used already makes a
+-- writer fail, and a lower one brings an event before earlier events of its key. The tables are those where a number is
+-- unique, or decides which of two events of a key is newer.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.sequence_trouble() RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = on AS $$
+DECLARE
+    highest bigint := greatest((SELECT max(e.seq) FROM outbox.event AS e), (SELECT max(u.event_seq) FROM outbox.unmatched AS u),
+                               (SELECT max(d.event_seq) FROM outbox.delivery AS d), (SELECT max(r.event_seq) FROM outbox.external_ref AS r), 0);
+    next    bigint := (SELECT CASE WHEN s.is_called THEN s.last_value + 1 ELSE s.last_value END FROM outbox.event_seq_seq AS s); -- read last
+    kind    record;
+BEGIN
+    SELECT * INTO kind FROM pg_sequence AS s WHERE s.seqrelid = 'outbox.event_seq_seq'::regclass;
+    IF kind.seqcache > 1 OR kind.seqincrement < 1 OR kind.seqcycle THEN
+        RETURN 'the sequence outbox.event_seq_seq has a cache, counts down or cycles, so its numbers do not rise in the order of the inserts; '
+            || 'as the owner: ALTER SEQUENCE outbox.event_seq_seq INCREMENT BY 1 NO CYCLE CACHE 1';
+    ELSIF next <= highest THEN
+        RETURN format('the next event would get number %s, but numbers up to %s were used: the sequence was begun anew, as by RESTART or an upgrade by '
+            'logical replication; as the owner: SELECT setval(''outbox.event_seq_seq'', %s)', next, highest, highest);
+    END IF;
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.sequence_trouble() IS 'Says why new events would get numbers that are not in the order of the inserts, and what to do. Null if all is well.';
+
 -- +goose StatementBegin
 CREATE FUNCTION outbox.maintain(keep_events interval DEFAULT '1 hour', keep_log interval DEFAULT '1 month')
 RETURNS TABLE (done text, n bigint)
@@ -227,6 +253,21 @@ BEGIN
                HAVING count(*) > 0 LOOP
         done := format('trouble: %s event(s) inserted from %s to %s have no delivery: they were written with triggers off; add them with: lockstep sync apply NAME --from TIME',
                        old.events, old.first, old.last); n := old.events;
+        RETURN NEXT;
+    END LOOP;
+
+    done := outbox.sequence_trouble(); n := 1;
+    IF done IS NOT NULL THEN
+        done := 'trouble: ' || done;
+        RETURN NEXT;
+    END IF;
+
+    -- Row-level security that is forced applies to the owner too, whose functions then do not see every row.
+    FOR old IN SELECT c.oid::regclass AS place
+                 FROM pg_class AS c
+                WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind IN ('r', 'p') AND row_security_active(c.oid)
+                ORDER BY 1 LOOP
+        done := format('trouble: row-level security of %s may hide rows from its owner; turn it off with: ALTER TABLE %1$s NO FORCE ROW LEVEL SECURITY', old.place); n := 1;
         RETURN NEXT;
     END LOOP;
 

@@ -26,7 +26,7 @@ GRANT USAGE ON SEQUENCE outbox.delivery_log_id_seq TO outbox_relay;
 GRANT INSERT, UPDATE ON outbox.sync TO outbox_relay;
 GRANT INSERT, UPDATE, DELETE ON outbox.hold, outbox.external_ref TO outbox_relay;
 GRANT DELETE ON outbox.unmatched TO outbox_relay;
-GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[]), outbox.older_writers(), outbox.maintain(interval, interval), outbox.lock_holder(bigint), outbox.clean(text),
+GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[]), outbox.older_writers(), outbox.maintain(interval, interval), outbox.sequence_trouble(), outbox.lock_holder(bigint), outbox.clean(text),
     outbox.begin_backfill(text, timestamptz, boolean) TO outbox_relay;
 
 GRANT UPDATE (state) ON outbox.delivery TO outbox_operator;

@@ -20,7 +20,8 @@ DROP VIEW outbox.status, outbox.unmatched_type, outbox.blocked_key, outbox.faile
 DROP TABLE outbox.delivery_log, outbox.external_ref, outbox.retention, outbox.hold, outbox.unmatched, outbox.event CASCADE;
 DROP FUNCTION outbox.oldest_relay, outbox.log_action, outbox.why_not_delivered, outbox.maintain, outbox.older_writers, outbox.requeue,
     outbox.discard, outbox.replay, outbox.pause, outbox.resume, outbox.retire, outbox.resume_retired, outbox.set_reference, outbox.emit, outbox.actor, outbox.check_sync,
-    outbox.check_reason, outbox.check_scope, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold;
+    outbox.check_reason, outbox.check_scope, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold,
+    outbox.sequence_trouble;
 DROP TABLE outbox.delivery, outbox.lane, outbox.sync CASCADE;
 DROP FUNCTION outbox.complete_requeue, outbox.like_patterns, outbox.clean, outbox.sign_log_row, outbox.check_log_claims,
     outbox.log_sync_change, outbox.keep_registration, outbox.refuse_restored_event, outbox.keep_operators_hold, outbox.lock_holder, outbox.begin_backfill;
