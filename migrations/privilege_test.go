@@ -54,7 +54,7 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 			"INSERT on hold", "UPDATE on hold", "DELETE on hold",
 			"INSERT on external_ref", "UPDATE on external_ref", "DELETE on external_ref",
 			"DELETE on unmatched",
-			"EXECUTE on maintain", "EXECUTE on lock_holder", "EXECUTE on clean", "EXECUTE on older_writers", "EXECUTE on like_patterns", "EXECUTE on begin_backfill"),
+			"EXECUTE on maintain", "EXECUTE on sequence_trouble", "EXECUTE on lock_holder", "EXECUTE on clean", "EXECUTE on older_writers", "EXECUTE on like_patterns", "EXECUTE on begin_backfill"),
 		"outbox_operator": read(
 			"UPDATE on delivery.state",
 			"EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire", "EXECUTE on resume_retired", "EXECUTE on set_reference"),
