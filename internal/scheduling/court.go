@@ -12,42 +12,60 @@ import (
 
 // Knowledge says what the court of one sync knows of a hearing.
 type Knowledge struct {
-	Sync    string     `json:"sync,omitempty"`    // "" if no sync carries hearings
-	GotIt   bool       `json:"got_it"`            // the court acknowledged the newest version last
-	State   string     `json:"state"`             // of the newest version: delivered, accepted, waiting, sending, failed, filtered, discarded, superseded, not_sent
+	Sync string `json:"sync,omitempty"` // "" if no sync carries hearings
+	// GotIt says whether the court acknowledged the newest version last. It is nil if
+	// nobody sends that version to the court: State and Says have the reason.
+	GotIt   *bool      `json:"got_it"`
+	State   string     `json:"state"`             // of the newest version: delivered, accepted, waiting, sending, failed, filtered, discarded, superseded, retired, not_sent
 	Version *int64     `json:"version,omitempty"` // the version that the court acknowledged last
 	At      *time.Time `json:"at,omitempty"`      // time of that acknowledgement
 	Says    string     `json:"says"`              // a sentence for the clerk
 }
 
+// A sync whose patterns do not match the newest version is shown if its court has an older
+// one.
 const courtSQL = `/* scheduling: court */
-SELECT coalesce(s.name, ''),
-       coalesce(held.event_id = $1, false),
-       CASE WHEN d.state = 'sending' THEN 'sending'
-            WHEN d.state = 'failed'  THEN 'failed'
-            WHEN d.state IS NOT NULL THEN 'waiting'
-            WHEN l.outcome = 'duplicate' THEN 'delivered'
-            ELSE coalesce(l.outcome, 'not_sent') END,
-       held.version,
-       held.at,
-       CASE WHEN s.name IS NULL THEN w.says ELSE substr(w.says, length(s.name) + 3) END
+WITH said AS (
+    SELECT s.name, held.event_id = $1 AS has_newest,
+           CASE WHEN d.state = 'sending' THEN 'sending'
+                WHEN d.state = 'failed'  THEN 'failed'
+                WHEN d.state IS NOT NULL THEN 'waiting'
+                WHEN l.outcome = 'duplicate' THEN 'delivered'
+                WHEN l.outcome IS NOT NULL THEN l.outcome
+                WHEN NOT m.matches THEN 'not_sent'
+                WHEN s.retired_at <= e.inserted_at THEN 'retired'
+                WHEN s.backfill_seq IS NOT NULL THEN 'waiting'
+                ELSE 'not_sent' END AS state,
+           held.version, held.at, substr(w.says, length(s.name) + 3) AS says
+      FROM outbox.sync AS s
+      LEFT JOIN outbox.event AS e ON e.id = $1
+     CROSS JOIN LATERAL (SELECT coalesce(e.type LIKE ANY (s.likes), false) AS matches) AS m
+      LEFT JOIN LATERAL (
+           SELECT state FROM outbox.open_delivery
+            WHERE sync = s.name AND key = $2 AND event_id = $1
+            LIMIT 1) AS d ON true
+      LEFT JOIN LATERAL (
+           SELECT outcome FROM outbox.delivery_log
+            WHERE sync = s.name AND event_id = $1
+              AND outcome IN ('delivered', 'duplicate', 'accepted', 'filtered', 'superseded', 'discarded')
+            ORDER BY id DESC LIMIT 1) AS l ON true
+      LEFT JOIN LATERAL (
+           SELECT event_id, version, coalesce(answered_at, at) AS at FROM outbox.delivery_log
+            WHERE sync = s.name AND key = $2
+              AND outcome IN ('delivered', 'duplicate', 'accepted')
+            ORDER BY id DESC LIMIT 1) AS held ON true
+     CROSS JOIN LATERAL outbox.why_not_delivered($1, s.name) AS w (says)
+     WHERE m.matches OR d.state IS NOT NULL OR l.outcome IS NOT NULL OR held.event_id IS NOT NULL
+)
+SELECT name,
+       CASE WHEN state IN ('waiting', 'sending', 'failed', 'delivered', 'accepted') THEN coalesce(has_newest, false) END,
+       state, version, at, says
+  FROM said
+ UNION ALL
+SELECT '', NULL, 'not_sent', NULL, NULL, w.says
   FROM outbox.why_not_delivered($1) AS w (says)
-  LEFT JOIN outbox.sync AS s ON starts_with(w.says, s.name || ': ')
-  LEFT JOIN LATERAL (
-       SELECT state FROM outbox.open_delivery
-        WHERE sync = s.name AND key = $2 AND event_id = $1
-        LIMIT 1) AS d ON true
-  LEFT JOIN LATERAL (
-       SELECT outcome FROM outbox.delivery_log
-        WHERE sync = s.name AND event_id = $1
-          AND outcome IN ('delivered', 'duplicate', 'accepted', 'filtered', 'superseded', 'discarded')
-        ORDER BY id DESC LIMIT 1) AS l ON true
-  LEFT JOIN LATERAL (
-       SELECT event_id, version, coalesce(answered_at, at) AS at FROM outbox.delivery_log
-        WHERE sync = s.name AND key = $2
-          AND outcome IN ('delivered', 'duplicate', 'accepted')
-        ORDER BY id DESC LIMIT 1) AS held ON true
- ORDER BY s.name`
+ WHERE NOT EXISTS (SELECT FROM said)
+ ORDER BY name`
 
 // Court says, for each sync that carries h, whether the court has got this version of
 // h.
@@ -69,10 +87,13 @@ func (k *Knowledge) explain(newest int64) {
 	switch {
 	case k.At != nil:
 		k.At = new(k.At.UTC())
-		if !k.GotIt && k.Version != nil {
+		if (k.GotIt == nil || !*k.GotIt) && k.Version != nil {
 			k.Says += fmt.Sprintf("; the receiver holds version %d of %d", *k.Version, newest)
 		}
-	case k.Sync != "" && k.State != "filtered":
+	case k.Sync == "":
+	case k.GotIt == nil:
+		k.Says += "; the court knows nothing of this hearing"
+	default:
 		k.Says += "; the court knows nothing of this hearing yet"
 	}
 }

@@ -1,6 +1,7 @@
 package scheduling_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -49,7 +50,7 @@ func TestEachHearingSaysWhetherTheCourtHasGotIt(t *testing.T) {
 	check := func(when string, gotIt bool, state string, version int64, says ...string) {
 		t.Helper()
 		k := c.court(sync)
-		if k.GotIt != gotIt || k.State != state {
+		if k.GotIt == nil || *k.GotIt != gotIt || k.State != state {
 			t.Errorf("%s: got_it %v, state %s; want %v, %s", when, k.GotIt, k.State, gotIt, state)
 		}
 		if (k.Version == nil) != (version == 0) || k.Version != nil && *k.Version != version {
@@ -98,39 +99,133 @@ func TestAReplayOfAnOlderVersionIsShown(t *testing.T) {
 	c.call("POST", "/hearings/H-1/reschedule", `{"local_start":"2027-11-15T14:30"}`).want(200)
 	c.answered("Court", "delivered")
 	c.exec(`SELECT outbox.replay('Court', (SELECT id FROM outbox.event WHERE key = 'H-1' AND version = 1), 'asked for')`)
-	if k := c.court("Court"); !k.GotIt {
+	if k := c.court("Court"); k.GotIt == nil || !*k.GotIt {
 		t.Errorf("before the replay is sent: %+v", k)
 	}
 	c.answered("Court", "delivered")
-	if k := c.court("Court"); k.GotIt || *k.Version != 1 || !strings.Contains(k.Says, "version 1 of 2") {
+	if k := c.court("Court"); k.GotIt == nil || *k.GotIt || *k.Version != 1 || !strings.Contains(k.Says, "version 1 of 2") {
 		t.Errorf("the court got the older version last, but the clerk reads %+v", k)
 	}
 }
 
-func TestHearingsThatNoSyncCarries(t *testing.T) {
-	t.Run("no sync", func(t *testing.T) {
-		c := open(t)
-		c.book("H-1", nil).want(201)
-		if k := c.court(""); k.GotIt || k.State != "not_sent" || !strings.Contains(k.Says, "no sync matches") {
-			t.Errorf("got %+v", k)
-		}
-	})
-	t.Run("filtered", func(t *testing.T) {
-		c := open(t)
-		c.register("Court", "scheduling:*")
-		c.book("H-1", nil).want(201)
-		c.answered("Court", "filtered")
-		if k := c.court("Court"); k.GotIt || k.State != "filtered" || strings.Contains(k.Says, "yet") {
-			t.Errorf("got %+v", k)
-		}
-	})
-	t.Run("discarded", func(t *testing.T) {
-		c := open(t)
-		c.register("Court", "scheduling:*")
-		c.book("H-1", nil).want(201)
-		c.exec(`SELECT outbox.discard('Court', (SELECT id FROM outbox.event), 'test data')`)
-		if k := c.court("Court"); k.GotIt || k.State != "discarded" || !strings.Contains(k.Says, "test data") {
-			t.Errorf("got %+v", k)
-		}
-	})
+// A clerk must not wait for an answer that never comes: got_it is false only while this
+// version may still reach the court.
+func TestNobodyWaitsForWhatIsNotSent(t *testing.T) {
+	for name, tc := range map[string]struct {
+		prepare func(c *clinic)
+		gotIt   string
+		state   string
+		version int64
+		says    string
+	}{
+		"no sync takes hearings": {
+			func(c *clinic) { c.book("H-1", nil).want(201) },
+			"null", "not_sent", 0, "no sync matches",
+		},
+		"filtered": {
+			func(c *clinic) {
+				c.register("Court", "scheduling:*")
+				c.book("H-1", nil).want(201)
+				c.answered("Court", "filtered")
+			},
+			"null", "filtered", 0, "did not match; the court knows nothing of this hearing",
+		},
+		"discarded": {
+			func(c *clinic) {
+				c.register("Court", "scheduling:*")
+				c.book("H-1", nil).want(201)
+				c.exec(`SELECT outbox.discard('Court', (SELECT id FROM outbox.event), 'entered by hand')`)
+			},
+			"null", "discarded", 0, "entered by hand; the court knows nothing of this hearing",
+		},
+		"retired before the booking": {
+			func(c *clinic) {
+				c.register("Court", "scheduling:*")
+				c.exec(`SELECT outbox.retire('Court', 'the court moved')`)
+				c.book("H-1", nil).want(201)
+			},
+			"null", "retired", 0, "the court knows nothing of this hearing",
+		},
+		"retired between two versions": {
+			func(c *clinic) {
+				c.register("Court", "scheduling:*")
+				c.book("H-1", nil).want(201)
+				c.answered("Court", "delivered")
+				c.exec(`SELECT outbox.retire('Court', 'the court moved')`)
+				c.call("POST", "/hearings/H-1/reschedule", `{"local_start":"2027-11-15T14:30"}`).want(200)
+			},
+			"null", "retired", 1, "the receiver holds version 1 of 2",
+		},
+		"retired after the delivery": {
+			func(c *clinic) {
+				c.register("Court", "scheduling:*")
+				c.book("H-1", nil).want(201)
+				c.answered("Court", "delivered")
+				c.exec(`SELECT outbox.retire('Court', 'the court moved')`)
+			},
+			"true", "delivered", 1, "delivered at",
+		},
+		"retired with open work": {
+			func(c *clinic) {
+				c.register("Court", "scheduling:*")
+				c.book("H-1", nil).want(201)
+				c.exec(`SELECT outbox.retire('Court', 'the court moved')`)
+			},
+			"false", "waiting", 0, "waits for a relay",
+		},
+		"not of a type that the sync takes": {
+			func(c *clinic) {
+				c.register("Court", "scheduling:created")
+				c.register("Other", "scheduling:*")
+				c.book("H-1", nil).want(201)
+				c.answered("Court", "delivered")
+				c.call("POST", "/hearings/H-1/cancel", `{"reason":"settled"}`).want(200)
+			},
+			"null", "not_sent", 1, "do not match type scheduling:cancelled; the receiver holds version 1 of 2",
+		},
+		"written before the sync": {
+			func(c *clinic) {
+				c.register("Other", "clinic:*")
+				c.book("H-1", nil).want(201)
+				c.register("Court", "scheduling:*")
+			},
+			"null", "not_sent", 0, "before the sync took events",
+		},
+		"still being added": {
+			func(c *clinic) {
+				c.book("H-1", nil).want(201)
+				c.register("Court", "scheduling:*")
+				c.exec(`UPDATE outbox.sync SET backfill_seq = 0`)
+			},
+			"false", "waiting", 0, "are still being added",
+		},
+		"failed": {
+			func(c *clinic) {
+				c.register("Court", "scheduling:*")
+				c.book("H-1", nil).want(201)
+				c.exec(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent', error = 'HTTP 422'`)
+			},
+			"false", "failed", 0, "waits for an operator",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := open(t)
+			tc.prepare(c)
+			sync := "Court"
+			if tc.gotIt == "null" && tc.says == "no sync matches" {
+				sync = ""
+			}
+			k := c.court(sync)
+			b, err := json.Marshal(k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(b), `"got_it":`+tc.gotIt+`,"state":"`+tc.state+`"`) || !strings.Contains(k.Says, tc.says) || strings.HasSuffix(k.Says, "yet") != (tc.gotIt == "false") {
+				t.Errorf("got %s, want got_it %s, state %s, and it says %q", b, tc.gotIt, tc.state, tc.says)
+			}
+			if (k.Version == nil) != (tc.version == 0) || k.Version != nil && *k.Version != tc.version {
+				t.Errorf("the court is said to hold %v, want %d", k.Version, tc.version)
+			}
+		})
+	}
 }
