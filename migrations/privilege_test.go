@@ -20,7 +20,7 @@ import (
 func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 	d := outboxtest.Connect(t, pgtest.New(t))
 	readable := []string{
-		"blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "hold", "lane", "open_delivery", "retention", "status", "sync", "unmatched", "unmatched_type",
+		"blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "heartbeat", "hold", "lane", "open_delivery", "relay", "retention", "status", "sync", "unmatched", "unmatched_type",
 	}
 	read := func(more ...string) []string {
 		for _, table := range readable {
@@ -52,6 +52,7 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 			"INSERT on delivery_log.relay", "INSERT on delivery_log.reason", "USAGE on delivery_log_id_seq",
 			"INSERT on sync", "UPDATE on sync",
 			"INSERT on hold", "UPDATE on hold", "DELETE on hold",
+			"INSERT on heartbeat", "UPDATE on heartbeat", "DELETE on heartbeat",
 			"INSERT on external_ref", "UPDATE on external_ref", "DELETE on external_ref",
 			"DELETE on unmatched",
 			"EXECUTE on maintain", "EXECUTE on sequence_trouble", "EXECUTE on lock_holder", "EXECUTE on clean", "EXECUTE on older_writers", "EXECUTE on like_patterns", "EXECUTE on begin_backfill"),
@@ -137,7 +138,7 @@ func TestRolesReadTheViews(t *testing.T) {
 	outboxtest.Connect(t, url).Sync("court")
 	for _, role := range []string{"outbox_relay", "outbox_operator", "outbox_auditor"} {
 		d := outboxtest.As(t, url, role)
-		for _, name := range []string{"status", "failed", "blocked_key", "open_delivery", "event", "delivery", "lane", "delivery_log", "delivery_log_default", "sync", "hold", "external_ref", "unmatched", "unmatched_type"} {
+		for _, name := range []string{"status", "failed", "blocked_key", "open_delivery", "relay", "heartbeat", "event", "delivery", "lane", "delivery_log", "delivery_log_default", "sync", "hold", "external_ref", "unmatched", "unmatched_type"} {
 			d.Do("SELECT * FROM outbox." + name)
 		}
 		d.Do("SELECT outbox.why_not_delivered(gen_random_uuid(), 'court')")

@@ -34,6 +34,36 @@ func TestWhyNotDelivered(t *testing.T) {
 			"due, no relay yet", nil, func(outboxtest.Session, outboxtest.Session, string) {},
 			"court: due since T, waits for a relay to claim it",
 		},
+		{
+			"no relay is running", nil, func(d, _ outboxtest.Session, _ string) {
+				d.Do("UPDATE outbox.heartbeat SET seen_at = now() - interval '31 seconds'")
+			},
+			"court: due since T, waits for a relay to claim it; no relay is running",
+		},
+		{
+			"the clock was set back since a relay was seen", nil, func(d, _ outboxtest.Session, _ string) {
+				d.Do("UPDATE outbox.heartbeat SET seen_at = now() + interval '1 hour'")
+			},
+			"court: due since T, waits for a relay to claim it; no relay is running",
+		},
+		{
+			"no relay serves the sync", nil, func(d, _ outboxtest.Session, _ string) {
+				d.Do("UPDATE outbox.heartbeat SET syncs = '{clinic}'")
+			},
+			"court: due since T, waits for a relay to claim it; no running relay serves this sync",
+		},
+		{"its relay died, no other is running", nil, func(d, _ outboxtest.Session, id string) {
+			d.Send(id)
+			d.Dies()
+			d.Do("DELETE FROM outbox.heartbeat")
+		}, "court: was being sent by relay-1, whose lease ended at T; a running relay takes it over; no relay is running"},
+		{
+			"failed, no relay is running", nil, func(d, _ outboxtest.Session, id string) {
+				d.Fail(id)
+				d.Do("DELETE FROM outbox.heartbeat")
+			},
+			"court: failed with permanent after 3 attempt(s): HTTP 422: no such courtroom; waits for an operator (outbox.requeue or outbox.discard)",
+		},
 		{"not due yet", nil, func(d, _ outboxtest.Session, id string) {
 			d.Do("UPDATE outbox.delivery SET state = 'retry', due_at = now() + interval '1 hour' WHERE event_id = $1", id)
 			d.Do("UPDATE outbox.delivery SET attempts = 2, error_class = 'transient', error = 'HTTP 502' WHERE event_id = $1", id)
@@ -136,6 +166,7 @@ func TestWhyNotDelivered(t *testing.T) {
 			url := pgtest.New(t)
 			d, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
 			d.Sync("court")
+			d.Do("INSERT INTO outbox.heartbeat (instance, name, syncs, started_at, seen_at) VALUES (gen_random_uuid(), 'relay-1', '{court, clinic}', now(), now())")
 			id := d.Event("k")
 			tt.arrange(d, operator, id)
 			got := plain(outboxtest.List[string](operator, "SELECT outbox.why_not_delivered($1::text::uuid, $2)", id, tt.sync))
@@ -158,6 +189,7 @@ func TestWhyNotDeliveredNamesTheFirstDelivery(t *testing.T) {
 	url := pgtest.New(t)
 	d := outboxtest.Connect(t, url)
 	d.Sync("court")
+	d.Do("INSERT INTO outbox.heartbeat (instance, name, syncs, started_at, seen_at) VALUES (gen_random_uuid(), 'relay-1', '{court}', now(), now())")
 	first, second, third := d.Event("hearing-7"), d.Event("hearing-7"), d.Event("hearing-7")
 	ask := func() string {
 		return plain(outboxtest.List[string](d, "SELECT replace(w, $2, 'FIRST') FROM outbox.why_not_delivered($1::text::uuid) AS w", third, first))

@@ -92,7 +92,8 @@ SELECT current_user,
        has_table_privilege('outbox.delivery', 'SELECT') AND has_table_privilege('outbox.delivery', 'UPDATE')
        AND has_table_privilege('outbox.delivery', 'DELETE') AND has_table_privilege('outbox.lane', 'INSERT')
        AND has_table_privilege('outbox.lane', 'UPDATE') AND has_table_privilege('outbox.lane', 'DELETE') AND has_any_column_privilege('outbox.delivery_log', 'INSERT')
-       AND has_table_privilege('outbox.hold', 'INSERT') AND has_table_privilege('outbox.external_ref', 'INSERT'),
+       AND has_table_privilege('outbox.hold', 'INSERT') AND has_table_privilege('outbox.external_ref', 'INSERT')
+       AND has_table_privilege('outbox.heartbeat', 'INSERT'),
        (SELECT coalesce(string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname), '')
           FROM pg_class AS c
          WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind IN ('r', 'p') AND row_security_active(c.oid))`

@@ -26,6 +26,17 @@ type Status struct {
 	RetiredAt        *time.Time     `json:"retired_at"`
 	Backfill         *string        `json:"backfill"`    // state of the backfill: what it does or waits for
 	ScopeHolds       []ScopeHold    `json:"scope_holds"` // scopes of the sync that are on hold; Hold is about the whole sync
+	Relays           []RelaySeen    `json:"relays"`      // relays that serve the sync; in the row without a sync, all relays of the database
+}
+
+// RelaySeen is a relay of the database, as outbox.relay has it.
+type RelaySeen struct {
+	Name      string    `json:"name"`
+	Host      *string   `json:"host"`
+	Version   *string   `json:"version"`
+	StartedAt time.Time `json:"started_at"`
+	SeenAt    time.Time `json:"seen_at"`
+	Running   bool      `json:"running"` // it was seen in the last 30 seconds
 }
 
 // ScopeHold is the strongest hold of one scope of a sync, as outbox.status shows it.

@@ -33,6 +33,7 @@ type Config struct {
 	Drain      time.Duration    // how long a stop waits for deliveries in flight; default 20s
 	KeepEvents outbox.Retention // finished events are removed after this; default "90 days"
 	KeepLog    outbox.Retention // log partitions are dropped after this; default "84 months"
+	Version    string           // version of the program, for outbox.relay; default: none
 	Logger     *slog.Logger     // default slog.Default()
 	Observer   Observer         // default: none
 }

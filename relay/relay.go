@@ -91,6 +91,8 @@ func (r *Relay) Run(ctx context.Context) error {
 	defer r.ready.Store(false)
 	r.log.InfoContext(ctx, "relay running", "syncs", len(r.pipelines), "workers", r.config.Workers)
 
+	defer r.beat(ctx)()
+
 	// A stop has two steps: the end of ctx stops claims, the end of attempts cuts off the attempts in flight.
 	attempts, cutOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutOff()

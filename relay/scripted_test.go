@@ -92,9 +92,11 @@ func (s *scripted) results() []outbox.Result {
 	return slices.Clone(s.recorded)
 }
 
-func (s *scripted) Check(context.Context) error           { return nil }
-func (s *scripted) CheckPrivileges(context.Context) error { return nil }
-func (s *scripted) CheckNumbers(context.Context) error    { return nil }
+func (s *scripted) Check(context.Context) error                     { return nil }
+func (s *scripted) CheckPrivileges(context.Context) error           { return nil }
+func (s *scripted) CheckNumbers(context.Context) error              { return nil }
+func (s *scripted) Beat(context.Context, outbox.Heartbeat) error    { return nil }
+func (s *scripted) EndBeat(context.Context, outbox.Heartbeat) error { return nil }
 func (s *scripted) Register(context.Context, []outbox.Registration) (map[string]outbox.Registered, error) {
 	return nil, nil
 }

@@ -35,6 +35,8 @@ type Store interface {
 	Check(context.Context) error
 	CheckPrivileges(context.Context) error
 	CheckNumbers(context.Context) error
+	Beat(context.Context, outbox.Heartbeat) error
+	EndBeat(context.Context, outbox.Heartbeat) error
 	Register(context.Context, []outbox.Registration) (map[string]outbox.Registered, error)
 	Syncs(context.Context) (map[string]outbox.Registered, error)
 	NewBackfill(sync string) *outbox.Backfill

@@ -521,3 +521,39 @@ func TestResumeSaysHowAnotherHoldEnds(t *testing.T) {
 		}
 	}
 }
+
+func TestStatusSaysWhoRelays(t *testing.T) {
+	w := newWorld(t)
+	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NULL)`)
+	id := w.emit("H-1", `{"hearingId":"H-1"}`)
+	w.run("status").wants(t, 0, "no relay is running") // it stopped in an orderly way
+	w.run("status", "--relays").wants(t, 0, "no relay is running; start one with: lockstep run")
+	w.run("explain", id).wants(t, 0, "waits for a relay to claim it; no relay is running")
+
+	ask[int64](w, `WITH h AS (INSERT INTO outbox.heartbeat (instance, name, host, version, syncs, started_at, seen_at)
+	   VALUES (gen_random_uuid(), 'clinic-1', 'host-a', 'v1.3.9', '{ClinicSync}', now() - interval '1 day', now()),
+	          (gen_random_uuid(), 'court-1', 'host-b', 'v1.4.0', '{CourtCalendarSync}', now() - interval '1 day', now() - interval '1 minute') RETURNING 1) SELECT count(*) FROM h`)
+	w.run("status").wants(t, 0, "no running relay serves this sync")
+	w.run("explain", id).wants(t, 0, "waits for a relay to claim it; no running relay serves this sync")
+	w.run("status", "--relays").wants(t, 0, "clinic-1", "host-a", "v1.3.9", "running", "court-1", "v1.4.0", "not seen since ")
+	w.run("status", "--relays", "--max-lag", "5m").wants(t, exitUsage, "none of the others")
+	rows := decode[[]statusRow](t, w.run("status", "-o", "json").wants(t, 0))
+	if got := rows[0].Relays; len(got) != 1 || got[0].Name != "court-1" || deref(got[0].Version) != "v1.4.0" || got[0].Running {
+		t.Errorf("relays of the sync: %+v", got)
+	}
+	relays := decode[[]relayRow](t, w.run("status", "--relays", "-o", "json").wants(t, 0))
+	if len(relays) != 2 || !relays[0].Running || relays[1].Running || relays[1].Syncs[0] != "CourtCalendarSync" {
+		t.Errorf("got %+v", relays)
+	}
+	w.as(roleAuditor).run("status", "--relays").wants(t, 0, "clinic-1")
+
+	r := w.start("run")
+	w.eventually(`SELECT count(*) = 2 AND bool_and(version <> '') FROM outbox.relay WHERE running`)
+	if out := w.run("status").wants(t, 0); strings.Contains(out.stdout, "relay") {
+		t.Errorf("status of a sync that is served: %s", out.stdout)
+	}
+	r.stop(t, 0)
+	if n := ask[int](w, `SELECT count(*) FROM outbox.relay WHERE running`); n != 1 {
+		t.Errorf("%d relays are running after the stop, want 1", n)
+	}
+}

@@ -99,7 +99,7 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 		metrics.Expect(s.Name)
 	}
 	c := f.RelayConfig()
-	c.Logger, c.Observer = log, metrics
+	c.Logger, c.Observer, c.Version = log, metrics, b.Version
 	r, err := relay.New(store, c)
 	if err != nil {
 		return usageError{err}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -104,9 +105,10 @@ func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Re
 	for _, s := range listSyncs(f, known) {
 		notes[s.Name] = s.Note
 		if !s.Registered {
-			rows = append(rows, statusRow{Status: outbox.Status{Sync: &s.Name, ScopeHolds: []outbox.ScopeHold{}}, Note: s.Note})
+			rows = append(rows, statusRow{Status: outbox.Status{Sync: &s.Name, ScopeHolds: []outbox.ScopeHold{}, Relays: []outbox.RelaySeen{}}, Note: s.Note})
 		}
 	}
+	relays := allRelays(list)
 	for _, s := range list {
 		if s.Sync == nil && s.Pending == 0 {
 			continue
@@ -114,6 +116,8 @@ func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Re
 		row := statusRow{Status: s, Note: notes[deref(s.Sync)]}
 		if s.Sync == nil {
 			row.UnmatchedTypes = unmatched
+		} else if s.RetiredAt == nil || s.Pending+s.Queued+s.Retry+s.Sending > 0 {
+			row.Note = strings.TrimPrefix(row.Note+noRelay(s.Relays, relays), "; ")
 		}
 		if s.OldestPendingAge != nil {
 			row.OldestSeconds = new(s.OldestPendingAge.Seconds())
@@ -121,6 +125,68 @@ func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Re
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// allRelays are the relays of the database, which the row without a sync has.
+func allRelays(list []outbox.Status) []outbox.RelaySeen {
+	for _, s := range list {
+		if s.Sync == nil {
+			return s.Relays
+		}
+	}
+	return nil
+}
+
+// noRelay says that nobody sends for a sync, given the relays that serve it and all relays.
+func noRelay(serving, all []outbox.RelaySeen) string {
+	isRunning := func(r outbox.RelaySeen) bool { return r.Running }
+	switch {
+	case !slices.ContainsFunc(all, isRunning):
+		return "; no relay is running"
+	case !slices.ContainsFunc(serving, isRunning):
+		return "; no running relay serves this sync"
+	}
+	return ""
+}
+
+// relayRow is a line of status --relays: a row of outbox.relay.
+type relayRow struct {
+	Name      string    `json:"name"`
+	Host      *string   `json:"host"`
+	Version   *string   `json:"version"`
+	Syncs     []string  `json:"syncs"`
+	StartedAt time.Time `json:"started_at"`
+	SeenAt    time.Time `json:"seen_at"`
+	Running   bool      `json:"running"`
+}
+
+func (relayRow) Header() []string {
+	return []string{"NAME", "HOST", "VERSION", "STATE", "STARTED", "SYNCS"}
+}
+
+func (r relayRow) Cells() []string {
+	state := "running"
+	if !r.Running {
+		state = "not seen since " + clock(&r.SeenAt)
+	}
+	return []string{r.Name, deref(r.Host), deref(r.Version), state, clock(&r.StartedAt), strings.Join(r.Syncs, ", ")}
+}
+
+// printRelays prints the relays of the database.
+func (a *app) printRelays(ctx context.Context, db *database) error {
+	const list = `-- lockstep status: relays
+SELECT name, host, version, syncs, started_at, seen_at, running FROM outbox.relay ORDER BY name, started_at`
+	rows, err := query[relayRow](ctx, db.conn, list)
+	if err != nil {
+		return err
+	}
+	if err := console.Rows(a.stdout, a.format, rows...); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(rows, func(r relayRow) bool { return r.Running }) {
+		a.say("no relay is running; start one with: lockstep run")
+	}
+	return nil
 }
 
 // limits are the limits of status --max-lag and --max-failed.
@@ -151,6 +217,7 @@ func (a *app) statusCommand() *cobra.Command {
 		maxLag   duration
 		tolerate int64
 		watch    bool
+		relays   bool
 	)
 	c := &cobra.Command{
 		Use:   "status",
@@ -159,7 +226,9 @@ func (a *app) statusCommand() *cobra.Command {
 hosts), its open deliveries by state, and the keys that are blocked by a failed
 or retried event. OLDEST is the age of the oldest delivery that is neither
 finished nor failed. If events are being added to a sync, the note says what
-they wait for. A sync of the database that is not in the configuration file is
+they wait for. It also says if no running relay serves the sync. --relays lists
+the relays themselves, with their versions; one that was not seen for 30 seconds
+does not count as running. A sync of the database that is not in the configuration file is
 called orphaned. The last line counts the events that no sync took when they were
 written, by type. Times are UTC. The login needs the role outbox_auditor.
 
@@ -169,6 +238,7 @@ than that, or when one has failed, because a failed delivery waits for an operat
 Without --max-lag it checks only failed deliveries.`,
 		Example: `  lockstep status
   lockstep status --watch
+  lockstep status --relays
   lockstep status --max-lag 5m > /dev/null || alert`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -178,6 +248,9 @@ Without --max-lag it checks only failed deliveries.`,
 			}
 			if watch && a.format == console.JSON {
 				return usagef("--watch has no end, and a JSON array has one: use --output jsonl")
+			}
+			if relays {
+				return a.with(cmd, nil, roleAuditor, a.printRelays)
 			}
 			f, err := a.optionalFile()
 			if err != nil {
@@ -208,6 +281,10 @@ Without --max-lag it checks only failed deliveries.`,
 	c.Flags().Var(&maxLag, "max-lag", "exit with 3 if a delivery is open for longer than `D` (90s, 2h, 1d), or one has failed")
 	c.Flags().Int64Var(&tolerate, "max-failed", 0, "failed deliveries per sync that the check tolerates; `N` = -1 tolerates any number")
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "show it again every two seconds")
+	c.Flags().BoolVar(&relays, "relays", false, "list the relays of the database instead")
+	for _, other := range []string{"max-lag", "max-failed", "watch"} {
+		c.MarkFlagsMutuallyExclusive("relays", other)
+	}
 	return c
 }
 

@@ -77,17 +77,25 @@ WITH delivery AS ( -- the states of outbox.open_delivery and the keys of outbox.
       FROM held
      WHERE scope <> ''
      GROUP BY sync
+), known_relay AS (
+    SELECT syncs, jsonb_build_object('name', name, 'host', host, 'version', version, 'started_at', started_at, 'seen_at', seen_at, 'running', running) AS relay
+      FROM outbox.relay
+     ORDER BY name, started_at
+), serving AS (
+    SELECT served.sync, jsonb_agg(r.relay) AS relays FROM known_relay AS r CROSS JOIN unnest(r.syncs) AS served (sync) GROUP BY served.sync
 )
 SELECT s.name AS sync, h.kind AS hold,
        coalesce(o.due_now, 0) AS due_now, coalesce(o.pending, 0) AS pending, coalesce(o.queued, 0) AS queued,
        coalesce(o.retry, 0) AS retry, coalesce(o.sending, 0) AS sending, coalesce(o.failed, 0) AS failed,
        coalesce(o.blocked_keys, 0) AS blocked_keys, o.oldest_pending_age, s.last_delivered_at,
        h.until AS hold_until, h.reason AS hold_reason, h.by AS hold_by, s.retired_at, s.backfill_reason AS backfill,
-       coalesce(c.holds, '[]') AS scope_holds
+       coalesce(c.holds, '[]') AS scope_holds, coalesce(r.relays, '[]') AS relays
   FROM outbox.sync AS s
   LEFT JOIN held AS h ON h.sync = s.name AND h.scope = ''
   LEFT JOIN held_scope AS c ON c.sync = s.name
   LEFT JOIN open AS o ON o.sync = s.name
+  LEFT JOIN serving AS r ON r.sync = s.name
 UNION ALL
-SELECT NULL, NULL, 0, (SELECT count(*) FROM outbox.unmatched), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, '[]';
-COMMENT ON VIEW outbox.status IS 'One row per sync. hold is about the whole sync, scope_holds lists its scopes on hold, backfill says what a backfill does or waits for. In the row without a sync, pending counts the events that no sync matched.';
+SELECT NULL, NULL, 0, (SELECT count(*) FROM outbox.unmatched), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, '[]',
+       (SELECT coalesce(jsonb_agg(relay), '[]') FROM known_relay);
+COMMENT ON VIEW outbox.status IS 'One row per sync. hold is about the whole sync, scope_holds lists its scopes on hold, backfill says what a backfill does or waits for. In the row without a sync, pending counts the events that no sync matched, and relays has all relays of the database.';

@@ -30,6 +30,7 @@ DECLARE
     l     record;
     h     record;
     said  text;
+    idle  text;
     known boolean := false;
 BEGIN
     IF why_not_delivered.sync IS NOT NULL THEN
@@ -44,6 +45,9 @@ BEGIN
                FROM outbox.sync AS r
               WHERE why_not_delivered.sync IS NULL OR r.name = why_not_delivered.sync
               ORDER BY r.name LOOP
+        idle := CASE WHEN NOT EXISTS (SELECT FROM outbox.relay AS r WHERE r.running) THEN '; no relay is running'
+                     WHEN NOT EXISTS (SELECT FROM outbox.relay AS r WHERE r.running AND s.name = ANY (r.syncs)) THEN '; no running relay serves this sync'
+                     ELSE '' END;
         SELECT * INTO d FROM outbox.open_delivery AS o
          WHERE o.sync = s.name AND o.key = e.key AND o.event_id = e.id
          LIMIT 1;
@@ -80,6 +84,9 @@ BEGIN
             IF s.retired_at IS NOT NULL THEN
                 said := said || format('; the sync was retired at %s and takes no new events', s.retired_at);
             END IF;
+            IF first_delivery.state <> 'failed' AND (first_delivery.state <> 'sending' OR first_delivery.lease_until <= clock_timestamp()) THEN
+                said := said || idle;
+            END IF;
             RETURN NEXT s.name || ': ' || said;
             CONTINUE;
         END IF;
@@ -106,7 +113,7 @@ BEGIN
             RETURN NEXT format('%s: not sent: the sync was retired at %s, before the event was written at %s', s.name, s.retired_at, e.inserted_at);
         ELSIF s.matches AND s.backfill_seq IS NOT NULL THEN
             known := true;
-            RETURN NEXT format('%s: events are still being added to the sync%s', s.name, coalesce(' (' || s.backfill_reason || ')', ''));
+            RETURN NEXT format('%s: events are still being added to the sync%s%s', s.name, coalesce(' (' || s.backfill_reason || ')', ''), idle);
         ELSIF s.matches THEN
             known := true;
             RETURN NEXT format('%s: not sent: written at %s, before the sync took events of type %s (registered at %s; lockstep sync apply with from: adds older events)',

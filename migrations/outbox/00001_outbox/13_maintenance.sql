@@ -154,6 +154,16 @@ BEGIN
         RETURN NEXT;
     END;
 
+    FOR old IN DELETE FROM outbox.heartbeat AS h
+                WHERE h.ctid = ANY (ARRAY(
+                      SELECT o.ctid FROM outbox.heartbeat AS o
+                       WHERE o.seen_at NOT BETWEEN clock_timestamp() - interval '1 hour' AND clock_timestamp() + interval '1 hour'
+                         FOR UPDATE SKIP LOCKED))
+               RETURNING h.name, h.seen_at LOOP
+        done := format('relay removed: %s, not seen since %s', outbox.clean(old.name), old.seen_at); n := 1;
+        RETURN NEXT;
+    END LOOP;
+
     -- A restore with triggers off makes a guard an ordinary trigger, which does not fire in the session of a replica.
     FOR old IN SELECT c.oid::regclass AS name
                  FROM pg_class AS c
