@@ -4,9 +4,10 @@ package adapters
 // version is TLS 1.2. The zero value trusts the system's authorities and shows no
 // certificate.
 type TLS struct {
-	// CAFile is a PEM file of the only authorities to trust. It is read once.
-	// Default: the system's authorities.
-	CAFile string `yaml:"ca_file"`
+	// CAFile is a PEM file of the only authorities to trust. An adapter reads it once;
+	// lockstep run makes new adapters when it has changed. Default: the system's
+	// authorities.
+	CAFile string `yaml:"ca_file" check:"file"`
 
 	// CertFile and KeyFile are the PEM files of the client certificate, leaf first, and
 	// of its key. After a change of the files, the next connection reads them again, so

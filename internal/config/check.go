@@ -32,6 +32,10 @@ func (d *decoder) check(tag string, n *node) {
 		}
 	case "database":
 		d.checkDatabase(n)
+	case "file":
+		if n.text != "" && d.sub.read != nil {
+			_, _ = d.sub.read(n.text, 0) // a Watch notices changes of the file; the adapter says what is wrong with it
+		}
 	case "name":
 		if !syncName.MatchString(n.text) {
 			d.at(n, "%s cannot be a sync's name: use 1 to 63 characters of A-Z a-z 0-9 _ . -", d.quote(n))

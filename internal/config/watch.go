@@ -6,8 +6,8 @@ import (
 	"maps"
 )
 
-// digests are the files of a configuration, by name: its own and those of its
-// ${file:…}. The digest of a file that cannot be read is zero.
+// digests are the files of a configuration, by name: its own, those of its ${file:…},
+// and those that an adapter reads when it is made. The digest of a file that cannot be read is zero.
 type digests map[string][sha256.Size]byte
 
 // read reads a file as [readFile] does, and remembers its digest.
@@ -30,8 +30,8 @@ func (d digests) same() bool {
 	return maps.Equal(now, d)
 }
 
-// Watch reads a configuration again when its files change: its own and those of its
-// ${file:…}. It compares their contents, because the time of a file says nothing if a
+// Watch reads a configuration again when its files change: its own, those of its
+// ${file:…}, and authorities that an adapter trusts. It compares their contents, because the time of a file says nothing if a
 // link is replaced, as Kubernetes does. The zero value is ready for Load. It is not safe
 // for concurrent use.
 type Watch struct {

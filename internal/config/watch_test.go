@@ -1,7 +1,9 @@
 package config
 
 import (
+	"encoding/pem"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -51,6 +53,25 @@ func (f *files) mount(secret string) {
 func (f *files) configure(name string) {
 	f.t.Helper()
 	f.write(f.config, fmt.Sprintf("database: {url: \"${file:%s}\"}\nrelay: {name: %s}\nsyncs: [{name: A, event: a, adapter: {kind: rest, url: \"http://x/\"}}]\n", f.secret(), name))
+}
+
+// A new authority is trusted without a restart.
+func TestWatchSeesAuthorities(t *testing.T) {
+	f := newFiles(t)
+	ca := filepath.Join(f.dir, "ca.pem")
+	f.write(f.config, "syncs: [{name: A, event: a, adapter: {kind: rest, url: \"http://x/\", tls: {ca_file: "+ca+"}}}]\n")
+	var w Watch
+	if _, err := w.Load(f.config, docEnv); err == nil {
+		t.Fatal("an authority without a file is accepted")
+	}
+	server := httptest.NewTLSServer(nil)
+	defer server.Close()
+	f.write(ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
+	for i := range 3 {
+		if _, changed, err := w.Changed(); changed != (i == 1) || err != nil {
+			t.Fatalf("call %d: changed %v, %v", i+1, changed, err)
+		}
+	}
 }
 
 func TestWatch(t *testing.T) {
