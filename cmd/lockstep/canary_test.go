@@ -65,7 +65,7 @@ func TestNoSecretAndNoPartyNameIsWritten(t *testing.T) {
 	if c.repeater.most > repeated {
 		t.Errorf("a request holds %d texts to be repeated: raise the number of events", c.repeater.most)
 	}
-	if missing := c.repeater.missing(); !slices.Equal(missing, []string{"database password", "secret in a condition", "webhook secret", "webhook key"}) {
+	if missing := c.repeater.missing(); !slices.Equal(missing, []string{"database password", "secret in a condition", "webhook secret", "webhook key", "HMAC secret"}) {
 		t.Errorf("never sent to a receiver: %q: searching for these proves nothing", missing)
 	}
 }
@@ -87,6 +87,7 @@ func newCanaryWorld(t *testing.T) *canaryWorld {
 	for _, name := range []string{
 		"database password", "bearer token", "basic password", "API key", "client secret", "access token",
 		"header", "header from a file", "URL query", "constant", "default value", "secret in a condition", "webhook secret", "webhook key", "SOAP password",
+		"user password", "HMAC secret",
 	} {
 		c.canaries = append(c.canaries, canary{name: name, core: word(letters+digits, 32), secret: true})
 	}
@@ -104,6 +105,7 @@ func newCanaryWorld(t *testing.T) *canaryWorld {
 		"CONSTANT": c.core("constant") + `"é`, "DEFAULT": c.core("default value"), "CONDITION": c.core("secret in a condition"),
 		"HOOK_SECRET":   "whsec_" + base64.StdEncoding.EncodeToString([]byte(c.core("webhook secret"))),
 		"SOAP_PASSWORD": c.core("SOAP password") + "<&é",
+		"USER_PASSWORD": c.core("user password") + `"&é`, "HMAC_SECRET": c.core("HMAC secret"),
 		"HOOK_KEY":      "whsk_" + base64.StdEncoding.EncodeToString([]byte(c.core("webhook key"))),
 	})
 	c.writeConfig()
@@ -181,10 +183,14 @@ func (c *canaryWorld) writeConfig() {
 	oauth := func(endpoint string) string {
 		return fmt.Sprintf(`auth: {kind: oauth2_client_credentials, token_url: "%s/%s", client_id: agency, client_secret: "${CLIENT_SECRET}"}`, p.URL, endpoint)
 	}
+	password := func(endpoint string) string {
+		return fmt.Sprintf(`auth: {kind: oauth2_password, token_url: "%s/%s", client_id: agency, username: clerk, password: "${USER_PASSWORD}",
+      second: {kind: hmac, header: X-Signature, secret: "${HMAC_SECRET}", sign: "{method}{path}{body}", value: "agency {signature}"}}`, p.URL, endpoint)
+	}
 	p.answers["token"] = issues(c.core("access token"))
 	add(target{name: "accepted", adapter: rest(p.URL, "accepted", bearer), answer: accepts})
 	for name, auth := range map[string]string{
-		"bearer": bearer, "none": `auth: {kind: none}`, "oauth": oauth("token"),
+		"bearer": bearer, "none": `auth: {kind: none}`, "oauth": oauth("token"), "password": password("token"),
 		"basic":   `auth: {kind: basic, username: agency, password: "${PASSWORD}"}`,
 		"api-key": `auth: {kind: api_key, key: "${API_KEY}"}`,
 	} {
@@ -250,6 +256,12 @@ func (c *canaryWorld) writeConfig() {
 			objects(400)(w, said)
 		}
 		add(target{name: name, adapter: rest(p.URL, name, oauth(name+"-endpoint"))})
+		name = fmt.Sprint("password-refused-", i)
+		p.answers[name+"-endpoint"] = func(w *bufio.Writer, said material) {
+			said.turn, said.words = i, spell(c.core("user password"))
+			objects(400)(w, said)
+		}
+		add(target{name: name, adapter: rest(p.URL, name, password(name+"-endpoint"))})
 	}
 	for name, a := range map[string]answer{
 		"repeated": objects(401), "moved": objects(302), "empty": says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
