@@ -216,7 +216,7 @@ func (d *decoder) redact(n *node, text string) string {
 	// Values of other ${…} may be words that the message itself uses, such as bearer.
 	text = quotedText.ReplaceAllStringFunc(text, func(quoted string) string { return hide(quoted, d.sub.values) })
 	text = repeatedText.ReplaceAllStringFunc(text, func(repeated string) string { return hide(repeated, d.sub.values) })
-	return hide(text, d.secrets)
+	return hide(hide(text, n.substituted), d.secrets)
 }
 
 // shortestSecret is the length of the shortest value that is hidden wherever a message has
