@@ -13,5 +13,5 @@ type Allow struct {
 	// public address, or an address in one of these networks. Other addresses
 	// (loopback, private, link-local, metadata services) are refused when the
 	// connection is made.
-	Networks []string `yaml:"networks"`
+	Networks []string `yaml:"networks" pattern:"^[0-9a-fA-F.:]+/[0-9]+$"`
 }

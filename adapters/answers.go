@@ -20,7 +20,7 @@ type Answer struct {
 	// Path is a JSON Pointer (RFC 6901) into the answer, such as /success. A segment *
 	// is any element of a list or any member of an object. Default: the body does not
 	// matter.
-	Path string `yaml:"path"`
+	Path string `yaml:"path" pattern:"^/"`
 
 	// Equals is the value that Path must have: a string, a number, true, false or null,
 	// as JSON. Default: any value, but it must exist.
@@ -31,9 +31,9 @@ type Answer struct {
 	Status int `yaml:"status"`
 
 	// Class is the class of such an answer, such as duplicate. Required.
-	Class string `yaml:"class"`
+	Class string `yaml:"class" required:"true" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown"`
 
 	// Reason is a JSON Pointer to a text that may be shown: it must name nobody.
 	// Default: the reason of the configuration, otherwise that of the known forms.
-	Reason string `yaml:"reason"`
+	Reason string `yaml:"reason" pattern:"^/"`
 }

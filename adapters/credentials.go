@@ -17,64 +17,65 @@ const (
 )
 
 // Credentials authorize HTTP requests in the way that Kind names. Fields of other kinds
-// must be empty.
+// must be empty. The tag needed has the kinds that need a field, and the tag of has those
+// that may have it. A field with the tag lines may have line breaks.
 type Credentials struct {
 	// Kind is none, bearer, basic, api_key, oauth2_client_credentials,
 	// oauth2_password, private_key_jwt, s2s_lease or hmac. Default: none.
-	Kind CredentialsKind `yaml:"kind"`
+	Kind CredentialsKind `yaml:"kind" oneof:"none|bearer|basic|api_key|oauth2_client_credentials|oauth2_password|private_key_jwt|s2s_lease|hmac"`
 
 	// Header is the header that has the credentials. Default: X-Api-Key for api_key,
 	// ServiceAuthorization for s2s_lease, Authorization for the others.
-	Header string `yaml:"header"`
+	Header string `yaml:"header" of:"bearer|basic|api_key|oauth2_client_credentials|oauth2_password|private_key_jwt|s2s_lease|hmac"`
 
-	Token Secret `yaml:"token"` // bearer
+	Token Secret `yaml:"token" needed:"bearer"` // bearer
 
-	Username string `yaml:"username"` // basic, oauth2_password
-	Password Secret `yaml:"password"` // basic, oauth2_password
+	Username string `yaml:"username" needed:"basic|oauth2_password"`      // basic, oauth2_password
+	Password Secret `yaml:"password" needed:"oauth2_password" of:"basic"` // basic, oauth2_password
 
-	Key Secret `yaml:"key"` // api_key
+	Key Secret `yaml:"key" needed:"api_key"` // api_key
 
 	// The kinds that get tokens: oauth2_client_credentials, oauth2_password,
 	// private_key_jwt and s2s_lease. A token is kept until it expires or the receiver
 	// refuses it. For s2s_lease, ClientID is the microservice and ClientSecret is the
 	// secret of its one-time passwords (RFC 6238) in base32.
-	TokenURL     string   `yaml:"token_url"`
-	ClientID     string   `yaml:"client_id"`
-	ClientSecret Secret   `yaml:"client_secret"`
-	Scopes       []string `yaml:"scopes"`
+	TokenURL     string   `yaml:"token_url" needed:"oauth2_client_credentials|oauth2_password|private_key_jwt|s2s_lease" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://."`
+	ClientID     string   `yaml:"client_id" needed:"oauth2_client_credentials|private_key_jwt|s2s_lease" of:"oauth2_password"`
+	ClientSecret Secret   `yaml:"client_secret" needed:"oauth2_client_credentials|s2s_lease" of:"oauth2_password"`
+	Scopes       []string `yaml:"scopes" of:"oauth2_client_credentials|oauth2_password|private_key_jwt"`
 
 	// Audience is sent to the token endpoint if it is set. For private_key_jwt it is
 	// the claim aud. Default for private_key_jwt: TokenURL.
-	Audience string `yaml:"audience"`
+	Audience string `yaml:"audience" of:"oauth2_client_credentials|oauth2_password|private_key_jwt"`
 
 	// The key of private_key_jwt, RSA or EC, in PEM: the text itself, or a file that
 	// is read again for each token. KeyID is the header kid. Default: no kid.
-	PrivateKey Secret `yaml:"private_key"`
-	KeyFile    string `yaml:"key_file"`
-	KeyID      string `yaml:"key_id"`
+	PrivateKey Secret `yaml:"private_key" of:"private_key_jwt" lines:"true"`
+	KeyFile    string `yaml:"key_file" of:"private_key_jwt"`
+	KeyID      string `yaml:"key_id" of:"private_key_jwt"`
 
 	// Algorithm signs. For private_key_jwt it is RS256, RS384, RS512, PS256, PS384,
 	// PS512, ES256, ES384 or ES512. Default: RS384, or for an EC key the one of its
 	// curve. For hmac it is sha1, sha256 or sha512. Default: sha256.
-	Algorithm string `yaml:"algorithm"`
+	Algorithm string `yaml:"algorithm" of:"private_key_jwt|hmac"`
 
 	// The secret of hmac, as text, base64 or hex. Default of SecretEncoding: text.
-	Secret         Secret `yaml:"secret"`
-	SecretEncoding string `yaml:"secret_encoding"`
+	Secret         Secret `yaml:"secret" needed:"hmac"`
+	SecretEncoding string `yaml:"secret_encoding" of:"hmac"`
 
 	// Sign is the text that hmac signs, with placeholders: {method}, {host}, {path},
 	// {query}, {timestamp}, {date}, {nonce}, {content_type}, {sha256}, {sha256_base64}
 	// and {body}. Default: {body}.
-	Sign string `yaml:"sign"`
+	Sign string `yaml:"sign" of:"hmac" lines:"true"`
 
 	// Encoding is how {signature} is written: hex or base64. Default: hex.
-	Encoding string `yaml:"encoding"`
+	Encoding string `yaml:"encoding" of:"hmac"`
 
 	// Value is what hmac sends in Header, and Headers are headers that it sends in
 	// addition. They have the placeholders of Sign, except {body}, and {signature}.
 	// Default of Value: {signature}.
-	Value   string            `yaml:"value"`
-	Headers map[string]Secret `yaml:"headers"`
+	Value   string            `yaml:"value" of:"hmac"`
+	Headers map[string]Secret `yaml:"headers" of:"hmac"`
 
 	// Second are credentials that are sent in addition, in another header. They have
 	// no second ones themselves.

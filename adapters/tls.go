@@ -12,6 +12,6 @@ type TLS struct {
 	// CertFile and KeyFile are the PEM files of the client certificate, leaf first, and
 	// of its key. After a change of the files, the next connection reads them again, so
 	// a renewed certificate needs no restart. Default: no client certificate.
-	CertFile string `yaml:"cert_file"`
-	KeyFile  string `yaml:"key_file"`
+	CertFile string `yaml:"cert_file" with:"key_file"`
+	KeyFile  string `yaml:"key_file" with:"cert_file"`
 }

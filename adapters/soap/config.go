@@ -25,10 +25,10 @@ type Config struct {
 	// URL is where messages go. Its path and query may have {ref.external_id}, {key},
 	// {id}, {version} and {fields.NAME}. Its host may have {fields.NAME} if Allow lists
 	// the possible hosts. Required.
-	URL string `yaml:"url"`
+	URL string `yaml:"url" required:"true" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://."`
 
 	// Version is 1.1 or 1.2. Answers are read in either. Default: 1.1.
-	Version string `yaml:"version"`
+	Version string `yaml:"version" oneof:"1.1|1.2"`
 
 	// Namespaces are the prefixes that Body, Header and paths use. The prefixes
 	// soap, wsse, wsu, wsa and lockstep are known already.
@@ -72,11 +72,11 @@ type Config struct {
 
 	// Outcomes gives HTTP statuses another class than the default table has, such as
 	// 204: delivered. It applies to answers without a SOAP message.
-	Outcomes map[int]string `yaml:"outcomes"`
+	Outcomes map[int]string `yaml:"outcomes" keys:"status" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown"`
 
 	// Headers are sent with every HTTP request. Values may have the placeholders of
 	// Body except {item}. They are never printed, because some are credentials.
-	Headers map[string]adapters.Secret `yaml:"headers"`
+	Headers map[string]adapters.Secret `yaml:"headers" keys:"header"`
 
 	// Auth says how HTTP requests are authorized. Default: no authorization.
 	Auth adapters.Credentials `yaml:"auth"`
@@ -95,9 +95,9 @@ type Config struct {
 
 // Route says how events of one type are sent.
 type Route struct {
-	Action string `yaml:"action"` // default: Config.Action
-	Body   string `yaml:"body"`   // default: Config.Body
-	URL    string `yaml:"url"`    // default: Config.URL
+	Action string `yaml:"action"`                                   // default: Config.Action
+	Body   string `yaml:"body"`                                     // default: Config.Body
+	URL    string `yaml:"url" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://."` // default: Config.URL
 }
 
 // Addressing describes the header blocks of WS-Addressing 1.0. If it is set, the
@@ -123,14 +123,14 @@ const (
 // nonce and time of creation are new for every attempt.
 type Security struct {
 	// Kind is none or username_token. Default: none.
-	Kind string `yaml:"kind"`
+	Kind string `yaml:"kind" oneof:"none|username_token"`
 
 	Username string          `yaml:"username"`
 	Password adapters.Secret `yaml:"password"`
 
 	// PasswordType is digest or text. With text, the envelope shows the password.
 	// Default: digest.
-	PasswordType string `yaml:"password_type"`
+	PasswordType string `yaml:"password_type" oneof:"digest|text"`
 
 	// Timestamp is how long the envelope is valid, from 1s to 24h. It adds a
 	// wsu:Timestamp, which is not signed. Default: no timestamp.
@@ -163,7 +163,7 @@ type Answer struct {
 	Value string `yaml:"value"`
 
 	// Class is the class of such an answer, such as duplicate. Required.
-	Class string `yaml:"class"`
+	Class string `yaml:"class" required:"true" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown"`
 }
 
 // withDefaults returns c with its defaults filled in.

@@ -19,16 +19,16 @@ import (
 type Config struct {
 	// URL is where messages go. It may have the placeholders of a REST URL. Put
 	// credentials into Auth. Required.
-	URL string `yaml:"url"`
+	URL string `yaml:"url" required:"true" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://."`
 
 	// Secrets sign the requests: each request has one signature for every secret. A
 	// secret for HMAC-SHA256 (v1) is whsec_ and the base64 of 24 to 64 bytes. A secret
 	// for ed25519 (v1a) is whsk_ and the base64 of the private key: its seed, or its
 	// seed and public key. At least one is required.
-	Secrets []adapters.Secret `yaml:"secrets"`
+	Secrets []adapters.Secret `yaml:"secrets" required:"true" pattern:"^(whsec|whsk)_."`
 
 	// Payload is the form of the body. Default: standard.
-	Payload Payload `yaml:"payload"`
+	Payload Payload `yaml:"payload" oneof:"standard|fields|cloudevents_binary|cloudevents_structured"`
 
 	// Source is the source attribute of CloudEvents, a URI reference such as
 	// /agency/scheduling. Required for CloudEvents, refused otherwise.
@@ -37,11 +37,11 @@ type Config struct {
 	// Types are the receiver's names of event types. The key is a type, or a pattern in
 	// which * is any number of characters. An exact type wins, then the pattern with
 	// the most other characters. Default: the event's type.
-	Types map[string]string `yaml:"types" keys:"event"`
+	Types map[string]string `yaml:"types" keys:"event" pattern:"."`
 
 	// Headers are sent with every request. Values may have placeholders. They are never
 	// printed, because some are credentials.
-	Headers map[string]adapters.Secret `yaml:"headers"`
+	Headers map[string]adapters.Secret `yaml:"headers" keys:"header"`
 
 	// Auth says how requests are authorized in addition to their signatures. Default:
 	// no authorization.
@@ -60,7 +60,7 @@ type Config struct {
 
 	// Outcomes gives statuses another class than the webhook table has. Default: the
 	// table in docs/adapters/webhook.md.
-	Outcomes map[int]string `yaml:"outcomes"`
+	Outcomes map[int]string `yaml:"outcomes" keys:"status" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown"`
 
 	// Answers give answers a class by what is in their JSON bodies. Default: only the
 	// status counts.
@@ -68,7 +68,7 @@ type Config struct {
 
 	// Reason is a JSON Pointer to the reason in answers. Its text is shown, so it must
 	// name nobody. Default: the reason in the known forms.
-	Reason string `yaml:"reason"`
+	Reason string `yaml:"reason" pattern:"^/"`
 }
 
 // withDefaults returns c with its defaults filled in.

@@ -68,20 +68,29 @@ func (a *Adapter) decode(d *decoder, n *node) *yaml.Node {
 	}
 	a.Kind = kind.text
 	config := reflect.New(known.config).Elem()
+	before, others := n.failed, len(d.problems)-d.words
 	out := d.object(n, config, "kind")
 	out.Content = append([]*yaml.Node{text("kind"), text(a.Kind)}, out.Content...)
-	if n.failed {
-		return nil
+	if before || len(d.problems)-d.words > others {
+		return nil // the adapter would miss what could not be decoded
 	}
 	adapter, err := known.build(config)
-	if err == nil {
+	switch {
+	case err == nil && n.failed:
+		return nil
+	case err == nil:
 		a.Adapter = adapter
 		d.warnPlainHTTP(n, config)
 		return out
 	}
+	reported := slices.Clip(d.problems)
 	for _, text := range flatten(err, "") {
 		d.adapterProblem(n, text, fieldsOf(known.config))
 	}
+	same := func(p Problem) bool {
+		return slices.ContainsFunc(reported, func(r Problem) bool { return r.Path == p.Path })
+	}
+	d.problems = append(reported, slices.DeleteFunc(d.problems[len(reported):], same)...)
 	return nil
 }
 
@@ -91,10 +100,11 @@ func (a *Adapter) schema() map[string]any {
 	for _, name := range slices.Sorted(maps.Keys(known)) {
 		variant := objectSchema(known[name].config)
 		variant["properties"].(map[string]any)["kind"] = map[string]any{"const": name}
-		variant["required"] = []string{"kind"}
+		required, _ := variant["required"].([]string)
+		variant["required"] = append([]string{"kind"}, required...)
 		variants = append(variants, variant)
 	}
-	return map[string]any{"oneOf": variants}
+	return map[string]any{"type": "object", "required": []string{"kind"}, "oneOf": variants}
 }
 
 var (

@@ -667,18 +667,19 @@ func TestPositionsInsideTexts(t *testing.T) {
 	}
 }
 
-// A message keeps its own words, even if a ${…} has one of them as its value.
+// A message keeps its own words, even if a ${…} has one of them as its value. A secret is
+// hidden everywhere.
 func TestMessagesKeepTheirWords(t *testing.T) {
 	env := func(name string) (string, bool) {
 		return map[string]string{"WORD": "bearer", "SHORT": "a", "TOKEN": "hunter2"}[name], true
 	}
-	_, err := Parse("t.yaml", []byte(`syncs:
-  - name: A
-    event: ${SHORT}
-    adapter: {kind: rest, url: "https://h/${WORD}", headers: {A: "${TOKEN}"}, auth: {kind: "hunter2", token: "${TOKEN}"}}
-`), env)
-	if err == nil || !strings.Contains(err.Error(), `auth.kind: "…" is not one of none, bearer, basic,`) {
-		t.Errorf("got %v", err)
+	kinds := map[string]adapterKind{"fake": kindOf(func(c fakeConfig) (*fakeAdapter, error) {
+		return nil, fmt.Errorf("text: is a bad word, not bearer, %q or %s", c.Table["a"], c.Secret.Reveal())
+	})}
+	_, err := parseWith("t.yaml", []byte(fakeSync+"      text: x\n      secret: ${TOKEN}\n      table: {a: \"${WORD}\", b: \"${SHORT}\"}\n"), env, kinds)
+	want := `t.yaml:7:13: syncs[0].adapter.text: is a bad word, not bearer, "…" or …`
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 

@@ -23,9 +23,14 @@ import (
 //   - min, max: bounds, as a file would have them
 //   - oneof: the allowed words, separated by |
 //   - check: a case of [decoder.check]
-//   - required: the key must exist
-//   - keys: what the keys of a mapping are: event (types or patterns of events), status
+//   - required: the key must exist; without doc only for the schema, because the adapter
+//     itself says what is missing
+//   - keys: what the keys of a mapping are, one of keyForms
 //   - pattern: a regular expression for the schema; the adapter itself checks the text
+//   - with: another key that must be given too, for the schema
+//   - needed, of: the kinds, separated by |, that need a key, and those that may have it,
+//     for the schema
+//   - filled: the mapping has at least one entry, for the schema
 //   - doc: a description
 
 // special is a type that decodes its own node. decode returns the node to print.
@@ -42,6 +47,7 @@ type decoder struct {
 	sub      substitution
 	lines    []string // of the file
 	secrets  []string // the values of ${…} in secrets
+	words    int      // problems of words that are not allowed; the value is there nevertheless
 	problems Problems
 	warnings Problems
 }
@@ -77,8 +83,8 @@ func (d *decoder) object(n *node, v reflect.Value, also ...string) *yaml.Node {
 	}
 	for _, f := range fields {
 		value := n.at(keyOf(f))
-		if f.Tag.Get("required") != "" && value.kind == kindAbsent {
-			d.at(value, "is missing: %s", f.Tag.Get("doc"))
+		if doc := f.Tag.Get("doc"); f.Tag.Get("required") != "" && doc != "" && value.kind == kindAbsent {
+			d.at(value, "is missing: %s", doc)
 			continue
 		}
 		put(out, keyOf(f), d.field(f.Tag, value, v.FieldByIndex(f.Index)))
@@ -197,6 +203,7 @@ func (d *decoder) text(tag reflect.StructTag, n *node, v reflect.Value) *yaml.No
 	words := strings.Split(tag.Get("oneof"), "|")
 	if words[0] != "" && !slices.Contains(words, n.text) {
 		d.at(n, "%s is not one of %s%s", d.quote(n), strings.Join(words, ", "), n.suggest(words))
+		d.words++
 	}
 	v.SetString(n.text)
 	if secret {

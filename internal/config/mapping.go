@@ -16,16 +16,16 @@ type Fields []mapping.Field
 
 // longField is the long form of one entry.
 type longField struct {
-	To       string            `yaml:"to" doc:"Name at the receiver; dots make objects."`
+	To       string            `yaml:"to" pattern:"^[^.]+([.][^.]+)*$" doc:"Name at the receiver; dots make objects."`
 	Time     *timeFormat       `yaml:"time" doc:"The value is a time: convert and format it."`
-	Values   map[string]string `yaml:"values" doc:"The value is a code: look it up."`
+	Values   map[string]string `yaml:"values" filled:"true" doc:"The value is a code: look it up."`
 	Default  json.RawMessage   `yaml:"default" doc:"Sent when the source is missing or null, or not in values."`
 	Const    json.RawMessage   `yaml:"const" doc:"Always sent; the key is the name at the receiver."`
 	Optional bool              `yaml:"optional" doc:"Leave the field out when the source is missing or null."`
 }
 
 type timeFormat struct {
-	Zone   string `yaml:"zone" doc:"IANA zone such as America/New_York. Default: the offset of the source."`
+	Zone   string `yaml:"zone" pattern:"^[A-Za-z0-9_+/-]+$" doc:"IANA zone such as America/New_York. Default: the offset of the source."`
 	Format string `yaml:"format" doc:"A named format or a Go layout. Default: RFC3339."`
 }
 
@@ -73,7 +73,7 @@ func (m *Fields) schema() map[string]any {
 	return map[string]any{
 		"type": "object",
 		"additionalProperties": map[string]any{
-			"anyOf": []any{map[string]any{"type": "string"}, objectSchema(reflect.TypeFor[longField]())},
+			"anyOf": []any{textSchema(`pattern:"^[^.]+([.][^.]+)*$"`), objectSchema(reflect.TypeFor[longField]())},
 		},
 	}
 }
@@ -98,7 +98,7 @@ func (c *Compute) decode(d *decoder, n *node) *yaml.Node {
 }
 
 func (c *Compute) schema() map[string]any {
-	return map[string]any{"type": "object", "additionalProperties": map[string]any{"type": "string"}}
+	return map[string]any{"type": "object", "additionalProperties": textSchema(`check:"condition"`)}
 }
 
 func (s Sync) mapping() mapping.Mapping {

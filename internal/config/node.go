@@ -295,8 +295,8 @@ func (d *decoder) substitute(n *node) {
 	n.text = out
 }
 
-// bareVariable matches a $NAME that a shell would replace.
-var bareVariable = regexp.MustCompile(`(?:^|[^A-Za-z0-9])\$[A-Z_][A-Z0-9_]*(?:$|[^A-Za-z0-9])`)
+// bareVariable matches a $NAME that a shell would replace. A $$ before NAME is not matched.
+var bareVariable = regexp.MustCompile(`(?:^|[^A-Za-z0-9$])\$[A-Z_][A-Z0-9_]*(?:$|[^A-Za-z0-9])`)
 
 func unsupported(y *yaml.Node) string {
 	switch {

@@ -63,6 +63,3 @@ func (d *decoder) checkTypes(n *node, s *Sync) {
 		}
 	}
 }
-
-// keysAreEvents is the tag of mappings whose keys are event types or patterns of them.
-const keysAreEvents = "event"

@@ -29,13 +29,13 @@ var scalars = map[reflect.Type]scalar{
 	reflect.TypeFor[bool]():          {kindBool, "true or false", []string{"boolean", "string"}, "", parseBool},
 	reflect.TypeFor[float64]():       {kindNumber, "a number", []string{"number", "string"}, "", parseFloat},
 	reflect.TypeFor[int]():           {kindNumber, "a whole number", []string{"integer", "string"}, "", parseInt},
-	reflect.TypeFor[time.Duration](): {kindText, "a duration such as 15s", "string", `^(0|` + durationPattern + `|.*\$\{.*)$`, parseDuration},
+	reflect.TypeFor[time.Duration](): {kindText, "a duration such as 15s", []string{"string", "integer"}, `^(0|` + durationPattern + `|.*\$\{.*)$`, parseDuration},
 	reflect.TypeFor[Period]():        {kindText, "a period such as 90d or 84mo", "string", `^([0-9]+mo|` + durationPattern + `|.*\$\{.*)$`, parsePeriod},
-	reflect.TypeFor[Percent]():       {kindText, "a percentage such as 20%", []string{"string", "integer"}, `^([0-9]+(\.[0-9]+)?%|0|.*\$\{.*)$`, parsePercent},
+	reflect.TypeFor[Percent]():       {kindText, "a percentage such as 20%", []string{"string", "integer"}, `^((100|[0-9]{1,2}(\.[0-9]+)?)%|0|.*\$\{.*)$`, parsePercent},
 	reflect.TypeFor[Rate]():          {kindText, "a rate such as 20/s, or 0", []string{"string", "integer"}, `^([0-9]+(\.[0-9]+)?/[smh]|0|.*\$\{.*)$`, parseRate},
 }
 
-const durationPattern = `([0-9]+d)?([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))*`
+const durationPattern = `([0-9]+d([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))*|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)`
 
 func parseBool(text string) (any, error)  { return strconv.ParseBool(text) }
 func parseFloat(text string) (any, error) { return strconv.ParseFloat(text, 64) }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -178,42 +179,47 @@ func checkSecond(a adapters.Credentials, protocol map[string]string) error {
 	return errors.Join(errs...)
 }
 
+// credentialsField is a field of credentials, and the kinds that have it.
+type credentialsField struct {
+	name, value     string
+	needed, allowed []adapters.CredentialsKind
+	lines           bool // it may have line breaks
+}
+
+// credentialsFields are the fields that belong to kinds, by their tags.
+func credentialsFields(a adapters.Credentials) (fields []credentialsField) {
+	kinds := func(tag string) (list []adapters.CredentialsKind) {
+		for kind := range strings.FieldsFuncSeq(tag, func(r rune) bool { return r == '|' }) {
+			list = append(list, adapters.CredentialsKind(kind))
+		}
+		return list
+	}
+	v := reflect.ValueOf(a)
+	for i, f := range reflect.VisibleFields(v.Type()) {
+		needed, allowed := f.Tag.Get("needed"), f.Tag.Get("of")
+		if needed == "" && allowed == "" {
+			continue
+		}
+		one := credentialsField{name: f.Tag.Get("yaml"), needed: kinds(needed), allowed: kinds(allowed), lines: f.Tag.Get("lines") != ""}
+		switch value := v.Field(i).Interface().(type) {
+		case string:
+			one.value = value
+		case adapters.Secret:
+			one.value = value.Reveal()
+		case []string:
+			one.value = strings.Join(value, " ")
+		case map[string]adapters.Secret:
+			one.value = strings.Repeat("set", min(len(value), 1))
+		}
+		fields = append(fields, one)
+	}
+	return fields
+}
+
 // checkAuth reports every field that is missing, wrong, or belongs to another kind. path
 // is the name of the credentials in errors. protocol are the headers that the adapter
 // itself sets.
 func checkAuth(path string, a adapters.Credentials, protocol map[string]string) error {
-	type kinds = []adapters.CredentialsKind
-	type field struct {
-		name, value       string
-		required, allowed kinds
-	}
-	oauth2 := kinds{adapters.ClientCredentials, adapters.PasswordGrant, adapters.PrivateKeyJWT}
-	fields := []field{
-		{"token", a.Token.Reveal(), kinds{adapters.Bearer}, nil},
-		{"username", a.Username, kinds{adapters.Basic, adapters.PasswordGrant}, nil},
-		{"password", a.Password.Reveal(), kinds{adapters.PasswordGrant}, kinds{adapters.Basic}},
-		{"header", a.Header, nil, credentialsKinds[1:]},
-		{"key", a.Key.Reveal(), kinds{adapters.APIKey}, nil},
-		{"token_url", a.TokenURL, tokenKinds, nil},
-		{"client_id", a.ClientID, kinds{adapters.ClientCredentials, adapters.PrivateKeyJWT, adapters.ServiceLease}, kinds{adapters.PasswordGrant}},
-		{"client_secret", a.ClientSecret.Reveal(), kinds{adapters.ClientCredentials, adapters.ServiceLease}, kinds{adapters.PasswordGrant}},
-		{"scopes", strings.Join(a.Scopes, " "), nil, oauth2},
-		{"audience", a.Audience, nil, oauth2},
-		{"key_file", a.KeyFile, nil, kinds{adapters.PrivateKeyJWT}},
-		{"key_id", a.KeyID, nil, kinds{adapters.PrivateKeyJWT}},
-		{"algorithm", a.Algorithm, nil, kinds{adapters.PrivateKeyJWT, adapters.HMAC}},
-		{"secret", a.Secret.Reveal(), kinds{adapters.HMAC}, nil},
-		{"secret_encoding", a.SecretEncoding, nil, kinds{adapters.HMAC}},
-		{"encoding", a.Encoding, nil, kinds{adapters.HMAC}},
-		{"value", a.Value, nil, kinds{adapters.HMAC}},
-	}
-	lines := []field{ // these may have line breaks
-		{"private_key", a.PrivateKey.Reveal(), nil, kinds{adapters.PrivateKeyJWT}},
-		{"sign", a.Sign, nil, kinds{adapters.HMAC}},
-	}
-	if len(a.Headers) > 0 {
-		lines = append(lines, field{"headers", "set", nil, kinds{adapters.HMAC}})
-	}
 	var errs []error
 	wrong := func(field, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s.%s: "+format, append([]any{path, field}, args...)...))
@@ -222,8 +228,8 @@ func checkAuth(path string, a adapters.Credentials, protocol map[string]string) 
 		wrong("kind", "%q is not one of %s", a.Kind, joined(credentialsKinds))
 		return errors.Join(errs...)
 	}
-	for i, f := range slices.Concat(fields, lines) {
-		belongs := slices.Concat(f.required, f.allowed)
+	for _, f := range credentialsFields(a) {
+		belongs := slices.Concat(f.needed, f.allowed)
 		plain := placeholder.Plain(f.value)
 		switch {
 		case f.value != "" && !slices.Contains(belongs, a.Kind):
@@ -232,9 +238,9 @@ func checkAuth(path string, a adapters.Credentials, protocol map[string]string) 
 				continue
 			}
 			wrong(f.name, "belongs to kind %s, not to %s", joined(belongs), a.Kind)
-		case f.value == "" && slices.Contains(f.required, a.Kind):
+		case f.value == "" && slices.Contains(f.needed, a.Kind):
 			wrong(f.name, "is required for kind %s", a.Kind)
-		case i < len(fields) && plain != nil:
+		case !f.lines && plain != nil:
 			wrong(f.name, "%w", plain)
 		}
 	}
