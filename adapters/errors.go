@@ -52,6 +52,27 @@ func IsCommon(err error) bool {
 	return ok
 }
 
+// redacted marks an error whose text is safe to show.
+type redacted struct{ error }
+
+func (e redacted) Unwrap() error { return e.error }
+
+// Redacted says that the text of err has no value of the message and no secret, except
+// in our own words: text from outside went through [Redact]. The relay then shows it as
+// it is. It redacts the text of any other error. nil stays nil.
+func Redacted(err error) error {
+	if err == nil {
+		return nil
+	}
+	return redacted{err}
+}
+
+// IsRedacted reports whether err was marked by [Redacted].
+func IsRedacted(err error) bool {
+	_, ok := errors.AsType[redacted](err)
+	return ok
+}
+
 // Throttled says that the receiver wants no requests for d. The relay holds the
 // message's destination, or the whole sync if it has one destination. If d is 0, the
 // relay waits for the delay of its backoff.

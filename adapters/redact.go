@@ -2,7 +2,6 @@ package adapters
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -18,31 +17,46 @@ const (
 	minHidden  = 4  // bytes of a value; shorter ones are parts of ordinary words
 	minPiece   = 12 // bytes of a value inside a word; few words that a reason needs are longer
 	minDecoded = 6  // bytes of a value that only decoding shows
-	minDigits  = 4  // digits of the shortest number that is masked
+	minDigits  = 4  // digits of the shortest number that counts
 
-	maxText     = 64 << 10 // bytes of a text or a value that are looked at
-	maxRedacted = 4 << 10  // bytes of a text that are kept
-	maxRun      = 256      // bytes of a run of characters that is decoded
+	maxText  = 4 << 10  // bytes of a text that are looked at
+	maxShown = 1 << 10  // bytes of a text that are shown
+	maxValue = 64 << 10 // bytes of a value that are looked at
+	maxRun   = 256      // bytes of a run of characters that is decoded
 )
 
+// Hidden stands for a text that is not shown.
+const Hidden = "(hidden, because it repeats what was sent)"
+
 // Redact makes text from a receiver or an error safe for logs, the delivery log and
-// screens. Such text may repeat what was sent. payload is a JSON document, or nil.
-// Redact cleans and cuts the text as [Clean] does, joins its white space, and writes
-// "***" instead of
+// screens. It cleans and cuts the text as [Clean] does, to 1 KiB at most, and joins
+// its white space. A text that [Repeats] what was sent is not shown at all: the result is [Hidden].
+func Redact(text string, limit int, payload []byte, secrets ...string) string {
+	if Repeats(text, payload, secrets...) {
+		return Hidden
+	}
+	if limit <= 0 || limit > maxShown {
+		limit = maxShown
+	}
+	return Clean(fold(text, maxText), limit)
+}
+
+// Repeats reports whether a text from a receiver repeats what was sent. payload is a
+// JSON document, or nil. It looks for
 //
 //   - a secret or a value of the payload, in any case and in any escape of URLs, JSON
 //     or HTML
 //   - a word that holds a longer piece of one, plain or in base64 or hexadecimal
-//   - each word of a value of the payload, and each longer number that is part of one
+//   - a word of a value of the payload, and a longer number that is part of one
 //
-// An allow-list has words that name nobody, such as "courtroom". They stay, even if the
-// payload has them. No other word of the payload is shown: it may be a party's name,
-// which must not get into the delivery log.
-func Redact(text string, limit int, payload []byte, secrets ...string) string {
+// An allow-list has words that name nobody, such as "courtroom". They do not count, even
+// if the payload has them. Every other word of the payload does: it may be a party's
+// name, which must not get into the delivery log.
+func Repeats(text string, payload []byte, secrets ...string) bool {
 	named := slices.DeleteFunc(texts(payload), plain)
 	hidden := forms(slices.Concat(secrets, named))
-	text = maskPieces(shorten(maskValues(fold(unescape(fold(text))), hidden)), hidden)
-	return Clean(maskWords(text, named), limit)
+	text = fold(unescape(fold(text, maxText)), maxText)
+	return hasValue(text, hidden) || hasPiece(text, hidden) || hasWord(text, named)
 }
 
 // plain reports whether all words of value are plainWords and it has no longer number.
@@ -60,7 +74,7 @@ func plain(value string) bool {
 }
 
 // plainWords is the allow-list: words that reasons and payloads have in common.
-// Masking them would only hide what is wrong.
+// To hide them would only hide what is wrong.
 var plainWords = wordSet(`a an and are as at be been by can cannot could for from has have in into is it its must no not of off
 on one or that the this to was were will with
 accepted already answer api available bad body booked busy calendar cancelled case civil closed code conflict court courthouse courtroom
@@ -117,58 +131,27 @@ func texts(document []byte) []string {
 var identifier = regexp.MustCompile(`^[a-z][A-Za-z0-9_]*$`)
 
 // fold cleans text and writes one space for all white space between two words.
-func fold(text string) string {
-	return strings.Join(strings.Fields(Clean(text[:min(len(text), maxText)], 0)), " ")
+func fold(text string, most int) string {
+	return strings.Join(strings.Fields(Clean(text[:min(len(text), most)], 0)), " ")
 }
 
-// forms returns the values as a folded text has them, in lower case. The longest comes
-// first, so that no part of it is left.
+// forms returns the values as a folded text has them, in lower case.
 func forms(values []string) []string {
 	var all []string
 	for _, v := range values {
 		for _, form := range slices.Compact([]string{v, unescape(v)}) {
-			if form = lower(fold(form)); len(form) >= minHidden {
+			if form = lower(fold(form, maxValue)); len(form) >= minHidden {
 				all = append(all, form)
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b string) int { return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b)) })
-	return slices.Compact(all)
+	return all
 }
 
-// maskValues masks the values, which are in lower case.
-func maskValues(text string, values []string) string {
-	folded := lower(text)
-	for _, v := range values {
-		if !strings.Contains(folded, v) {
-			continue
-		}
-		var b strings.Builder
-		end := 0
-		for {
-			i := strings.Index(folded[end:], v)
-			if i < 0 {
-				break
-			}
-			b.WriteString(text[end:end+i] + mask)
-			end += i + len(v)
-		}
-		text = b.String() + text[end:]
-		folded = lower(text)
-	}
-	return text
-}
-
-// shorten cuts text between two words.
-func shorten(text string) string {
-	if len(text) <= maxRedacted {
-		return text
-	}
-	end := strings.LastIndexByte(text[:maxRedacted], ' ')
-	if end < 0 {
-		return mask
-	}
-	return text[:end]
+// hasValue reports whether text has one of the values, which are in lower case.
+func hasValue(text string, values []string) bool {
+	text = lower(text)
+	return slices.ContainsFunc(values, func(v string) bool { return strings.Contains(text, v) })
 }
 
 // lower changes ASCII letters only, so that every byte keeps its position.
@@ -186,46 +169,31 @@ var (
 	runs  = regexp.MustCompile(`[A-Za-z0-9+/_-]{8,}`) // what base64 and hexadecimal are written in
 )
 
-// maskPieces masks words that share a longer piece with one of the values, which
-// are in lower case, and runs that do so once decoded.
-func maskPieces(text string, values []string) string {
-	type span struct{ from, to int }
-	suspects := map[int]map[string][]span{minPiece: {}, minDecoded: {}} // by the length of the pieces
-	note := func(length int, piece string, s span) {
-		for i := range len(piece) - length + 1 {
-			at := piece[i : i+length]
-			if old := suspects[length][at]; len(old) == 0 || old[len(old)-1] != s {
-				suspects[length][at] = append(old, s)
-			}
+// hasPiece reports whether a word of text shares a longer piece with one of the values,
+// which are in lower case, or a run of characters does so once decoded.
+func hasPiece(text string, values []string) bool {
+	pieces := map[int]map[string]bool{minPiece: {}, minDecoded: {}} // by their length
+	note := func(length int, text string) {
+		for i := range len(text) - length + 1 {
+			pieces[length][text[i:i+length]] = true
 		}
 	}
-	for _, at := range words.FindAllStringIndex(text, -1) {
-		note(minPiece, lower(text[at[0]:at[1]]), span{at[0], at[1]})
+	for _, word := range words.FindAllString(text, -1) {
+		note(minPiece, lower(word))
 	}
-	for _, at := range runs.FindAllStringIndex(text, -1) {
-		s := span{at[0], at[1]}
-		decodings(text[s.from:min(s.to, s.from+maxRun)], func(decoded string) { note(minDecoded, lower(decoded), s) })
+	for _, run := range runs.FindAllString(text, -1) {
+		decodings(run[:min(len(run), maxRun)], func(decoded string) { note(minDecoded, lower(decoded)) })
 	}
-	var masked []span
-	for _, v := range values {
-		for length, of := range suspects {
+	return slices.ContainsFunc(values, func(v string) bool {
+		for length, of := range pieces {
 			for i := 0; i+length <= len(v) && len(of) > 0; i++ {
-				masked = append(masked, of[v[i:i+length]]...)
-				delete(of, v[i:i+length])
+				if of[v[i:i+length]] {
+					return true
+				}
 			}
 		}
-	}
-	slices.SortFunc(masked, func(a, b span) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(b.to, a.to)) })
-	var b strings.Builder
-	end := 0
-	for _, s := range masked {
-		if s.from >= end {
-			b.WriteString(text[end:s.from] + mask)
-		}
-		end = max(end, s.to)
-	}
-	b.WriteString(text[end:])
-	return b.String()
+		return false
+	})
 }
 
 // decodings calls yield with each text that run may encode, or that its part after a
@@ -253,9 +221,9 @@ func decodings(run string, yield func(decoded string)) {
 	}
 }
 
-// maskWords masks the words of the values, except plain ones. It also masks longer
-// numbers that are part of a value's digits.
-func maskWords(text string, values []string) string {
+// hasWord reports whether text has a word of the values, except plain ones, or a longer
+// number that is part of a value's digits.
+func hasWord(text string, values []string) bool {
 	named := map[string]bool{}
 	var numbers strings.Builder
 	for _, v := range values {
@@ -270,16 +238,14 @@ func maskWords(text string, values []string) string {
 		numbers.WriteByte(' ')
 	}
 	digits := numbers.String()
-	var b strings.Builder
 	for token := range tokens(text) {
 		word := strings.ToLower(token)
 		number := unicode.IsDigit([]rune(token)[0])
 		if named[word] && !plainWords[word] || number && len(token) >= minDigits && strings.Contains(digits, token) {
-			token = mask
+			return true
 		}
-		b.WriteString(token)
 	}
-	return b.String()
+	return false
 }
 
 // tokens yields the words, the numbers and what lies between, in order.

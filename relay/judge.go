@@ -49,7 +49,7 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 		w.to = "" // the cause is common to all destinations
 	}
 	result.Outcome = outbox.Retry
-	result.Class, result.Error = string(adapters.ClassOf(err)), redact(err.Error(), d.Event.Payload)
+	result.Class, result.Error = string(adapters.ClassOf(err)), textOf(err, d.Event.Payload)
 	asked := min(adapters.RetryDelay(err), time.Hour)
 
 	switch class {
@@ -191,7 +191,7 @@ func startOf(result *outbox.Result) time.Time { return result.AnsweredAt.Add(-re
 // It costs no budget. The receiver may have seen the request.
 func cutOff(result *outbox.Result, err error) {
 	result.Outcome, result.Class = outbox.Unknown, string(adapters.ClassUnknown)
-	result.Error = adapters.Clean("cut off by the relay's stop: "+redact(err.Error(), result.Delivery.Event.Payload), maxError)
+	result.Error = adapters.Clean("cut off by the relay's stop: "+textOf(err, result.Delivery.Event.Payload), maxError)
 }
 
 // readBack reads the receiver's copy after a conflict, if the adapter can, and returns the
@@ -204,7 +204,7 @@ func (p *pipeline) readBack(ctx context.Context, result *outbox.Result, receipt 
 	}
 	standing, ref, readErr := p.read(ctx, reader, p.message(d))
 	if readErr != nil {
-		*err = adapters.Classify(adapters.ClassTransient, fmt.Errorf("%w; reading back failed: %w", *err, readErr))
+		*err = adapters.Classify(adapters.ClassTransient, fmt.Errorf("%w; reading back failed: %s", *err, textOf(readErr, d.Event.Payload)))
 		return adapters.ClassTransient
 	}
 	switch standing {

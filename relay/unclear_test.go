@@ -78,6 +78,29 @@ func TestPagesAreUnknownAndFailNothing(t *testing.T) {
 	}
 }
 
+// The relay's own words stay, even if the message has the same ones.
+func TestOwnWordsAreShown(t *testing.T) {
+	for name, tc := range map[string]struct {
+		err  error
+		want string
+	}{
+		"own words": {adapters.Redacted(adapters.Permanent(errors.New("connection reset by peer"))), "connection reset by peer"},
+		"others":    {adapters.Permanent(errors.New("connection reset by peer")), adapters.Hidden},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.start("relay-1", sync1(newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+				return adapters.Receipt{Code: "HTTP 400"}, tc.err
+			})))
+			w.emit("reset", map[string]any{"button": "reset"})
+			w.eventually("failed", func() bool { return query[int](w, `SELECT count(*) FROM outbox.failed`) == 1 })
+			if got := query[string](w, `SELECT error FROM outbox.failed`); got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
 // idCounter counts answers without an id.
 type idCounter struct {
 	claimCounter

@@ -259,7 +259,7 @@ func TestErrorsNameTheEndpointAndTheReason(t *testing.T) {
 	c := newCourt(t)
 	c.status, c.body = 422, `{"errCode":"1004","errorDesc":"room NY/07 is closed","errLinkId":"L9"}`
 	_, err := newAdapter(t, rest.Config{URL: c.URL + "/h/{id}?code=abc"}).Deliver(t.Context(), message())
-	want := "POST " + strings.TrimPrefix(c.URL, "http://") + "/h/{id}: answered HTTP 422: 1004: room *** is closed: errLinkId L9"
+	want := "POST " + strings.TrimPrefix(c.URL, "http://") + "/h/{id}: answered HTTP 422: 1004, errLinkId L9 (a part is not shown, because it repeats what was sent)"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}

@@ -104,6 +104,9 @@ var senders = []string{"Client", "VersionMismatch", "MustUnderstand", "DataEncod
 // Receivers use them as code or subcode.
 var security = []string{"FailedAuthentication", "InvalidSecurity", "FailedCheck", "UnsupportedSecurityToken", "InvalidSecurityToken"}
 
+// maxSubcodes bounds the codes of a fault that a text shows.
+const maxSubcodes = 4
+
 const expired = "MessageExpired"
 
 // class returns the default class of f.
@@ -142,15 +145,16 @@ func (n name) code(known *scope) string {
 	return n.local
 }
 
-// text returns the text of f in one line, without its detail.
-func (f *fault) text(known *scope) string {
+// text returns the text of f in one line, without its detail. redact makes its parts
+// safe.
+func (f *fault) text(known *scope, redact func(string) string) string {
 	var b strings.Builder
-	b.WriteString(cmp.Or(f.codes[0].code(known), "a fault without a code"))
-	for _, sub := range f.codes[1:] {
-		b.WriteString(" (" + sub.code(known) + ")")
+	b.WriteString(cmp.Or(redact(f.codes[0].code(known)), "a fault without a code"))
+	for _, sub := range f.codes[1:min(len(f.codes), maxSubcodes)] {
+		b.WriteString(" (" + redact(sub.code(known)) + ")")
 	}
 	if f.reason != "" {
-		b.WriteString(": " + f.reason)
+		b.WriteString(": " + redact(f.reason))
 	}
 	if f.has(expired) {
 		b.WriteString(" (compare the clocks of both sides)")

@@ -18,7 +18,12 @@ func (a *Adapter) judge(req exchange.Request, ans exchange.Answer, msg adapters.
 		return a.judgeOther(req, ans, err)
 	}
 	class, reason := a.meaning(m, ans)
-	receipt, err := exchange.Result(class, req, ans, func() string { return req.Redact(reason) })
+	receipt, err := exchange.Result(class, req, ans, func() string {
+		if reason != "" {
+			return reason
+		}
+		return adapters.Clean(m.fault.text(a.known, req.Redact), maxFault)
+	})
 	if m.fault != nil {
 		receipt.Code += " " + shortCode(m.fault.codes[0].code(a.known), req)
 	}
@@ -41,11 +46,11 @@ func (a *Adapter) judge(req exchange.Request, ans exchange.Answer, msg adapters.
 	return receipt, nil
 }
 
-// meaning returns the class of a SOAP message, and the reason of a failure.
+// meaning returns the class of a SOAP message, and the reason of a failure in our own
+// words. It is empty if the fault says the reason.
 func (a *Adapter) meaning(m *message, ans exchange.Answer) (class adapters.Class, reason string) {
-	reason = "a SOAP message without a fault"
-	if m.fault != nil {
-		reason = m.fault.text(a.known)
+	if m.fault == nil {
+		reason = "a SOAP message without a fault"
 	}
 	for i, r := range a.rules {
 		if r.any() && (m.fault != nil || !ans.OK()) {
@@ -96,15 +101,21 @@ func (a *Adapter) judgeOther(req exchange.Request, ans exchange.Answer, why erro
 		why = errors.New("its end was cut off")
 	}
 	return exchange.Result(class, req, ans, func() string {
-		return req.Redact(cmp.Or(exchange.Reason(ans.Body), "no SOAP message: "+why.Error()))
+		return cmp.Or(req.Reason(ans), "no SOAP message: "+req.Redact(why.Error()))
 	})
 }
+
+// maxFault bounds what an error shows of a fault, in bytes.
+const maxFault = 400
 
 // maxCode bounds the code of a fault in a receipt, in bytes.
 const maxCode = 80
 
 func shortCode(code string, req exchange.Request) string {
-	return cmp.Or(adapters.Clean(req.Redact(code), maxCode), "fault")
+	if code = req.Redact(code); code == adapters.Hidden {
+		return "fault"
+	}
+	return cmp.Or(adapters.Clean(code, maxCode), "fault")
 }
 
 // ref returns the new reference of the message's key, or nil if the answer does not

@@ -157,7 +157,7 @@ func (a *Adapter) attempt() *token {
 // request builds the request of one attempt, without authorization.
 func (a *Adapter) request(o operation, msg adapters.Message, t *token) (exchange.Request, error) {
 	if o.body == nil {
-		return exchange.Request{}, adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: no body is configured for events of this type", o.url.Target()))
+		return exchange.Request{}, adapters.Redacted(adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: no body is configured for events of this type", o.url.Target())))
 	}
 	header := http.Header{
 		"Accept":       {"text/xml, application/soap+xml"},
@@ -172,7 +172,7 @@ func (a *Adapter) request(o operation, msg adapters.Message, t *token) (exchange
 		return req, err
 	}
 	if req.Body, err = o.write(v, req.URL, t); err != nil {
-		return req, adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: %w", o.url.Target(), err))
+		return req, adapters.Redacted(adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: %w", o.url.Target(), err)))
 	}
 	return req, nil
 }

@@ -142,7 +142,7 @@ func TestReasonsRepeatNothingOfTheToken(t *testing.T) {
 			c.URL = server.URL
 			c.Security = soap.Security{Kind: soap.UsernameToken, Username: "agency", Password: "p&ss<word", PasswordType: passwordType}
 			_, err := newAdapter(t, c).Deliver(t.Context(), message("e-1", "scheduling:updated"))
-			if err == nil || !strings.HasSuffix(err.Error(), "soap:Client: bad *** and *** and *** and ***") {
+			if err == nil || !strings.HasSuffix(err.Error(), "soap:Client: (hidden, because it repeats what was sent)") {
 				t.Errorf("got %v", err)
 			}
 			for _, secret := range secrets {
@@ -177,7 +177,7 @@ func TestReasonsRepeatNothingThatTheTemplatesSay(t *testing.T) {
 		c.Routes = map[string]soap.Route{}
 		change(&c)
 		_, err := newAdapter(t, c).Deliver(t.Context(), message("e-1", "scheduling:updated"))
-		if err == nil || !strings.Contains(err.Error(), "soap:Client: bad *** and <?xml") || strings.Contains(err.Error(), "word") {
+		if err == nil || !strings.Contains(err.Error(), "soap:Client: (hidden, because it repeats what was sent)") || strings.Contains(err.Error(), "p&ss") {
 			t.Errorf("%s: got %v", field, err)
 		}
 	}

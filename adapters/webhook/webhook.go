@@ -123,7 +123,7 @@ func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
 // request builds the request of one attempt, without authorization.
 func (a *Adapter) request(msg adapters.Message) (exchange.Request, error) {
 	if err := checkID(msg.IdempotencyKey); err != nil {
-		return exchange.Request{}, adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: header webhook-id: the key %w", a.url.Target(), err))
+		return exchange.Request{}, adapters.Redacted(adapters.Permanent(fmt.Errorf("POST %s: nothing was sent: header webhook-id: the key %w", a.url.Target(), err)))
 	}
 	eventType := a.types.Find(msg.Type)
 	if eventType == "" {

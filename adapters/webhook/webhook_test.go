@@ -286,7 +286,7 @@ func TestReasonsShowNeitherSecretsNorSignatures(t *testing.T) {
 			_, _ = fmt.Fprintf(w, `{"title":"refused %s"}`, what())
 		})
 		_, err := a.Deliver(t.Context(), message())
-		if err == nil || !strings.HasSuffix(err.Error(), "answered HTTP 400: refused ***") {
+		if err == nil || !strings.HasSuffix(err.Error(), "answered HTTP 400: its reason is not shown, because it repeats what was sent") {
 			t.Errorf("got %v", err)
 		}
 	}

@@ -198,11 +198,11 @@ func misbehave(r *run) {
 		},
 		{
 			name: "malformed-json-accepted", faults: always(courtsim.Action{Body: new(`{"id": `)}),
-			outcome: "delivered",
+			outcome: "unknown", class: "unknown", says: "without the id that external_id names (/id)",
 		},
 		{
 			name: "id-with-control-characters", faults: always(courtsim.Action{Body: new(`{"id": "CAL\u0000-\u001b[31m7\u202e"}`)}),
-			outcome: "delivered",
+			outcome: "unknown", class: "unknown", says: "without the id that external_id names (/id)",
 		},
 		{
 			name: "redirect", faults: always(courtsim.Action{Redirect: trap.url + "/api/calendar"}),

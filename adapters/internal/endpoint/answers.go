@@ -13,8 +13,6 @@ import (
 	"strings"
 
 	"golang.org/x/oauth2"
-
-	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
 
 // badAnswer is a success without a token. Its text repeats nothing of the answer.
@@ -49,7 +47,7 @@ func (t tokenAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
 	switch {
 	case !ok:
 		return nil, badAnswer(fmt.Sprintf("answered HTTP %d, but its body is %s, not a token: check token_url", res.StatusCode, form(body)))
-	case token == "" && exchange.Reason(body) != "":
+	case token == "" && reasonOf(res, body, nil) != "":
 		return nil, &oauth2.RetrieveError{Response: res, Body: body}
 	case token == "":
 		return nil, badAnswer(fmt.Sprintf("answered HTTP %d, but without an access_token: check token_url and the client", res.StatusCode))

@@ -210,9 +210,9 @@ func TestTokenEndpointFailures(t *testing.T) {
 		text   string
 		wait   time.Duration
 	}{
-		"wrong secret": {status(401, `{"error":"invalid_client","error_description":"client-canary is wrong"}`), adapters.ClassAuth, "invalid_client: *** is wrong", 0},
-		"header told":  {status(400, `{"error":"invalid_request","error_description":"Basic YWdlbmN5OmNsaWVudC1jYW5hcnk= is refused"}`), adapters.ClassAuth, "invalid_request: Basic *** is refused", 0},
-		"Azure AD":     {status(400, `{"error":"unauthorized_client","error_codes":[700016],"error_description":"not in the directory"}`), adapters.ClassAuth, "unauthorized_client: 700016: not in the directory", 0},
+		"wrong secret": {status(401, `{"error":"invalid_client","error_description":"client-canary is wrong"}`), adapters.ClassAuth, "invalid_client (a part is not shown, because it repeats what was sent)", 0},
+		"header told":  {status(400, `{"error":"invalid_request","error_description":"Basic YWdlbmN5OmNsaWVudC1jYW5hcnk= is refused"}`), adapters.ClassAuth, "invalid_request (a part is not shown, because it repeats what was sent)", 0},
+		"Azure AD":     {status(400, `{"error":"unauthorized_client","error_codes":[700016],"error_description":"not in the directory"}`), adapters.ClassAuth, "700016, unauthorized_client: not in the directory", 0},
 		"error in 200": {status(200, `{"error":"access_denied"}`), adapters.ClassAuth, "HTTP 200: access_denied", 0},
 		"redirect":     {redirectTo("http://127.0.0.1:1/client-canary"), adapters.ClassAuth, "HTTP 307", 0},
 		"down":         {status(503, "client-canary"), adapters.ClassAuth, "HTTP 503: without a reason", 0},

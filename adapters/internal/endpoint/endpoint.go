@@ -111,7 +111,7 @@ func (e *Endpoint) Close() error { return errors.Join(e.client.Close(), e.guarde
 func (e *Endpoint) Request(method string, to *URL, v *placeholder.Values, h http.Header, body []byte) (exchange.Request, error) {
 	r, err := e.request(method, to, v, h, body)
 	if err != nil {
-		return r, adapters.Permanent(fmt.Errorf("%s %s: nothing was sent: %w", method, to.Target(), err))
+		return r, adapters.Redacted(adapters.Permanent(fmt.Errorf("%s %s: nothing was sent: %w", method, to.Target(), err)))
 	}
 	return r, nil
 }
@@ -131,6 +131,7 @@ func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, h http
 		Header:  h,
 		Body:    body,
 		Payload: v.Msg.Body,
+		Key:     v.Msg.Key,
 	}, nil
 }
 
@@ -180,7 +181,7 @@ func (e *Endpoint) authorize(ctx context.Context, r exchange.Request) (refused f
 func (e *Endpoint) Deliver(ctx context.Context, to *URL, r exchange.Request, judge func(exchange.Answer) (adapters.Receipt, error)) (adapters.Receipt, error) {
 	refused, err := e.authorize(ctx, r)
 	if err != nil {
-		return adapters.Receipt{}, adapters.Common(err)
+		return adapters.Receipt{}, adapters.Redacted(adapters.Common(err))
 	}
 	client := e.client
 	if to.FromData() {
@@ -188,12 +189,12 @@ func (e *Endpoint) Deliver(ctx context.Context, to *URL, r exchange.Request, jud
 	}
 	ans, err := client.Do(ctx, r)
 	if err != nil {
-		return adapters.Receipt{SHA256: exchange.Digest(r.Body)}, err
+		return adapters.Receipt{SHA256: exchange.Digest(r.Body)}, adapters.Redacted(err)
 	}
 	receipt, err := judge(ans)
 	receipt.SHA256 = exchange.Digest(r.Body)
 	if adapters.ClassOf(err) == adapters.ClassAuth {
 		refused()
 	}
-	return receipt, err
+	return receipt, adapters.Redacted(err)
 }

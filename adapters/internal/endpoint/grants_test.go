@@ -200,7 +200,7 @@ func TestARefusedPasswordIsNotRepeated(t *testing.T) {
 	l.answer = status(400, `{"error":"invalid_grant","error_description":"user-canary is wrong, and user%2Dcanary"}`)
 	a := post(t, config{URL: c.URL, Auth: adapters.Credentials{Kind: adapters.PasswordGrant, TokenURL: l.URL, Username: "clerk", Password: "user-canary"}})
 	_, err := a.Deliver(t.Context(), message())
-	if adapters.ClassOf(err) != adapters.ClassAuth || !strings.Contains(err.Error(), "invalid_grant: *** is wrong") || strings.Contains(err.Error(), "user-canary") {
+	if adapters.ClassOf(err) != adapters.ClassAuth || !strings.Contains(err.Error(), "invalid_grant (a part is not shown, because it repeats what was sent)") || strings.Contains(err.Error(), "user-canary") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -284,7 +284,7 @@ func TestLeaseFailures(t *testing.T) {
 		"wrong password": {func(w http.ResponseWriter, otp string) {
 			w.WriteHeader(http.StatusUnauthorized)
 			_, _ = fmt.Fprintf(w, `{"error":"invalid","error_description":"one-time password %s"}`, otp)
-		}, "answered HTTP 401: invalid: one-time password ***"},
+		}, "answered HTTP 401: invalid (a part is not shown, because it repeats what was sent)"},
 		"a page":      {func(w http.ResponseWriter, _ string) { _, _ = io.WriteString(w, "<html>") }, "its body is a page of HTML or XML, not a JWT"},
 		"other JSON":  {func(w http.ResponseWriter, _ string) { _, _ = io.WriteString(w, `{"token":"x"}`) }, "its body is JSON, not a JWT"},
 		"no token":    {func(http.ResponseWriter, string) {}, "its body is empty, not a JWT"},

@@ -20,9 +20,6 @@ import (
 // tokenTimeout bounds how long a delivery waits for a token.
 const tokenTimeout = 10 * time.Second
 
-// maxReason bounds the reason that a token endpoint gives, in bytes.
-const maxReason = 200
-
 // If a token endpoint asks for a pause without a duration, it gets no requests for
 // firstPause. Each further pause is twice as long.
 const (
@@ -182,7 +179,7 @@ func (t *tokens) ask(ctx context.Context) (*oauth2.Token, error) {
 // refusal classifies an answer of the token endpoint without a token. The texts of
 // oauth2's errors are not used, because they have the whole answer.
 func (t *tokens) refusal(e *oauth2.RetrieveError) error {
-	reason := adapters.Redact(exchange.Reason(e.Body), maxReason, nil, t.grant.secrets()...)
+	reason := reasonOf(e.Response, e.Body, t.grant.secrets())
 	if reason == "" {
 		reason = "without a reason that can be shown"
 	}
@@ -192,6 +189,13 @@ func (t *tokens) refusal(e *oauth2.RetrieveError) error {
 		return adapters.Throttled(err, t.pauseFor(wait, err.Error()))
 	}
 	return adapters.Auth(err)
+}
+
+// reasonOf returns the reason in an answer of a token endpoint, without the secrets.
+func reasonOf(res *http.Response, body []byte, secrets []string) string {
+	return exchange.Answer{Status: res.StatusCode, Header: res.Header, Body: body}.Reason(func(text string) bool {
+		return adapters.Repeats(text, nil, secrets...)
+	})
 }
 
 // pauseFor stops requests to the endpoint for wait, or for longer each time if wait is

@@ -90,8 +90,10 @@ type Request struct {
 	Header http.Header // not changed
 	Body   []byte      // not changed
 
-	// Payload has, as JSON, the values that a text from the answer must not repeat.
+	// Payload has, as JSON, the values that a text from the answer must not repeat,
+	// except Key, which every log names.
 	Payload []byte
+	Key     string
 
 	// Secrets returns more values that it must not repeat, in addition to those of
 	// Header and of the URL's query. It is called only for failures, and may be nil.

@@ -30,11 +30,11 @@ func FuzzReason(f *testing.F) {
 	}
 	f.Add([]byte(`{"title":"a b  c d"}`), "a\tb c d")
 	f.Fuzz(func(t *testing.T, body []byte, hide string) {
-		got := Request{Secrets: func() []string { return []string{hide} }}.Redact(Reason(body))
+		got := Request{Secrets: func() []string { return []string{hide} }}.Reason(Answer{Status: 422, Body: body})
 		if len(got) > maxReason || !safe(got) {
 			t.Errorf("%q is not safe", got)
 		}
-		if hidden := strings.Join(strings.Fields(adapters.Clean(hide, 0)), " "); len(hidden) >= 4 && !strings.Contains(hidden, "*") && strings.Contains(got, hidden) {
+		if hidden := strings.Join(strings.Fields(adapters.Clean(hide, 0)), " "); len(hidden) >= 4 && strings.Contains(strings.TrimSuffix(got, partHidden), hidden) && !strings.HasPrefix(got, "its reason is not") && !strings.HasPrefix(got, "the receiver wants") {
 			t.Errorf("%q contains %q", got, hidden)
 		}
 	})

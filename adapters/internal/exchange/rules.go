@@ -127,7 +127,7 @@ func (r Rules) Judge(req Request, a Answer) (adapters.Receipt, error) {
 				return req.RedactSecrets(text)
 			}
 		}
-		return req.Redact(Reason(a.Body))
+		return req.Reason(a)
 	})
 }
 

@@ -125,7 +125,7 @@ func TestConfiguredReasons(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"ok":false,"problems":[{"text":"room 3A-West is closed"}]}`: "room 3A-West is closed",
 		`{"ok":false,"note":"see 4711"}`:                              "see 4711",
-		`{"ok":false,"problems":[{"text":"bad tok-4711-secret"}]}`:    "bad ***",
+		`{"ok":false,"problems":[{"text":"bad tok-4711-secret"}]}`:    "(hidden, because it repeats what was sent)",
 	} {
 		_, err := r.Judge(req, Answer{Status: 200, Body: []byte(body)})
 		if want := fmt.Sprintf("POST court: answered HTTP 200: %s", want); err == nil || err.Error() != want {
