@@ -23,7 +23,9 @@ func (s *Store) Listen(ctx context.Context, listening func(), wake func(sync str
 		return call(ctx)
 	}
 	err := bounded(func(ctx context.Context) (err error) {
-		if conn, err = pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig); err == nil {
+		c := s.pool.Config().ConnConfig
+		s.usePassword(c)
+		if conn, err = pgx.ConnectConfig(ctx, c); err == nil {
 			_, err = conn.Exec(ctx, `LISTEN outbox`)
 		}
 		return err

@@ -46,6 +46,8 @@ type Store struct {
 	relay   string
 	pooler  bool // the connections go through a transaction pooler
 
+	password atomic.Pointer[string] // of new connections; nil: the one in the URL
+
 	resets atomic.Int64 // how often all connections were dropped: another server may have answered since
 }
 
@@ -90,11 +92,25 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 			}
 		}
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
+	s := &Store{timeout: o.Timeout, relay: o.Name, pooler: pooler}
+	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		s.usePassword(c)
+		return nil
+	}
+	if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, fmt.Errorf("outbox: open pool: %w", err)
 	}
-	return &Store{pool: pool, timeout: o.Timeout, relay: o.Name, pooler: pooler}, nil
+	return s, nil
+}
+
+// UsePassword makes new connections log in with password. Open connections stay as they
+// are.
+func (s *Store) UsePassword(password string) { s.password.Store(&password) }
+
+func (s *Store) usePassword(c *pgx.ConnConfig) {
+	if password := s.password.Load(); password != nil {
+		c.Password = *password
+	}
 }
 
 // PreferWritable changes a configuration with several hosts, which was parsed from url: it

@@ -106,7 +106,7 @@ func newCanaryWorld(t *testing.T) *canaryWorld {
 		"HOOK_SECRET":   "whsec_" + base64.StdEncoding.EncodeToString([]byte(c.core("webhook secret"))),
 		"SOAP_PASSWORD": c.core("SOAP password") + "<&é",
 		"USER_PASSWORD": c.core("user password") + `"&é`, "HMAC_SECRET": c.core("HMAC secret"),
-		"HOOK_KEY":      "whsk_" + base64.StdEncoding.EncodeToString([]byte(c.core("webhook key"))),
+		"HOOK_KEY": "whsk_" + base64.StdEncoding.EncodeToString([]byte(c.core("webhook key"))),
 	})
 	c.writeConfig()
 	return c

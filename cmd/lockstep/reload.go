@@ -5,11 +5,16 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
+	"regexp"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/hms-mkt/lockstep/internal/config"
 	"github.com/hms-mkt/lockstep/internal/telemetry"
+	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay"
 )
 
@@ -22,10 +27,11 @@ type reloader struct {
 	files   *config.Watch
 	app     *app
 	relay   *relay.Relay
+	store   *outbox.Store
 	metrics *telemetry.Metrics
 	log     *slog.Logger
 	started *config.File // with which the process started
-	url     string
+	url     string       // of the database, with the password in use
 	current *config.File // the configuration in use
 }
 
@@ -82,7 +88,7 @@ func (r *reloader) use(ctx context.Context, next *config.File, wrong error) {
 
 // replace gives next to the relay. left names the changes that have no effect.
 func (r *reloader) replace(next *config.File) (left []string, err error) {
-	url, err := r.app.url(next)
+	database, err := r.app.url(next)
 	if err != nil {
 		return nil, err
 	}
@@ -91,11 +97,17 @@ func (r *reloader) replace(next *config.File) (left []string, err error) {
 	if left, err = r.relay.Reload(c); err != nil {
 		return nil, err
 	}
+	if database != r.url && withoutPassword(database) == withoutPassword(r.url) {
+		if login, err := pgx.ParseConfig(database); err == nil {
+			r.store.UsePassword(login.Password)
+			r.url = database
+		}
+	}
 	for _, s := range []struct {
 		name string
 		same bool
 	}{
-		{"database", url == r.url && next.Database.MaxConnections == r.started.Database.MaxConnections},
+		{"database", database == r.url && next.Database.MaxConnections == r.started.Database.MaxConnections},
 		{"listen", next.Listen == r.started.Listen},
 		{"relay.name", next.Relay.Name == r.started.Relay.Name},
 	} {
@@ -104,4 +116,17 @@ func (r *reloader) replace(next *config.File) (left []string, err error) {
 		}
 	}
 	return left, nil
+}
+
+// passwordKeyword matches the password in the keywords of a database URL.
+var passwordKeyword = regexp.MustCompile(`\bpassword\s*=\s*(?:'(?:[^'\\]|\\.)*'|\S*)`)
+
+// withoutPassword is a database's URL, or its keywords, without the password.
+func withoutPassword(database string) string {
+	u, err := url.Parse(database)
+	if err != nil || u.User == nil {
+		return passwordKeyword.ReplaceAllString(database, "")
+	}
+	u.User = url.User(u.User.Username())
+	return u.String()
 }

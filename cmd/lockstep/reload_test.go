@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
 const reloadYAML = `
@@ -241,6 +244,64 @@ func TestChangedFilesAreReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.exits(t, 0)
+}
+
+// A password of the database is replaced in its file. Connections that are made after that
+// log in with the new one.
+func TestDatabasePasswordIsReadAgain(t *testing.T) {
+	w := newWorld(t)
+	login, err := url.Parse(pgtest.AsRole(t, w.env["DATABASE_URL"], roleRelay))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := login.User.Username()
+	dir := t.TempDir()
+	database := filepath.Join(dir, "database")
+	use := func(password string) {
+		t.Helper()
+		if _, err := w.conn.Exec(t.Context(), "ALTER ROLE "+pgx.Identifier{name}.Sanitize()+" PASSWORD '"+password+"'"); err != nil {
+			t.Fatal(err)
+		}
+		login.User = url.UserPassword(name, password)
+		writeFile(t, database, login.String()+"\n")
+	}
+	use("first@/")
+	w.configure(strings.Replace(fmt.Sprintf(courtYAML, w.court.URL), "${DATABASE_URL}", "${file:"+database+"}", 1))
+	delete(w.env, "DATABASE_URL")
+	p := w.spawn(program(t))
+	p.says(t, "relay running")
+	use("second:@")
+	if said := p.says(t, "configuration reloaded"); said["not_taken_over"] != 0.0 {
+		t.Errorf("said %v", said)
+	}
+	if _, err := w.conn.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1`, name); err != nil {
+		t.Fatal(err)
+	}
+	id := w.emit("H-1", `{"hearingId":"H-1"}`)
+	w.eventually(`SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE outcome = 'delivered' AND event_id = '` + id + `')`)
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	p.exits(t, 0)
+}
+
+func TestWithoutPassword(t *testing.T) {
+	for _, tc := range []struct {
+		was, is string
+		same    bool
+	}{
+		{"postgres://a:b@db/x", "postgres://a:c%40@db/x", true},
+		{"postgres://a:b@db/x", "postgres://a@db/x", true},
+		{"postgres://a:b@db/x", "postgres://b:b@db/x", false},
+		{"postgres://a:b@db/x", "postgres://a:b@other/x", false},
+		{"postgres://a:b@db/x?sslmode=require", "postgres://a:b@db/x", false},
+		{"host=db user=a password=b dbname=x", "host=db user=a password = 'c d\\' e' dbname=x", true},
+		{"host=db user=a password=b dbname=x", "host=db user=b password=b dbname=x", false},
+	} {
+		if same := withoutPassword(tc.was) == withoutPassword(tc.is); same != tc.same {
+			t.Errorf("%s and %s: %v", tc.was, tc.is, same)
+		}
+	}
 }
 
 // A supervisor signals the process and its group, so two signals at once count as one.

@@ -119,7 +119,7 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 		}()
 		log.InfoContext(ctx, "serving health and metrics", "address", l.Addr().String())
 	}
-	reload := &reloader{files: files, app: a, relay: r, metrics: metrics, log: log, started: f, url: url, current: f}
+	reload := &reloader{files: files, app: a, relay: r, store: store, metrics: metrics, log: log, started: f, url: url, current: f}
 	reloading, stop := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	group.Go(func() { reload.loop(reloading, hangups) })
