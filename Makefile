@@ -24,6 +24,7 @@ help: ## Show this list
 
 .PHONY: demo
 demo: ## Show the first five minutes: relays, court, clinic and scheduling on a throw-away PostgreSQL
+	@echo 'compiling the demo: the first time this takes a minute or more, and downloads modules' >&2
 	go run ./cmd/demo
 
 .PHONY: build

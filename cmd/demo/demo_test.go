@@ -317,3 +317,17 @@ func TestHintsWorkWhenPasted(t *testing.T) {
 func waitFor(w *world, condition string) string {
 	return `until [ "$(psql '` + w.databaseURL + `' -Atc "SELECT ` + condition + `")" = t ]; do sleep 0.1; done` + "\n"
 }
+
+// The first go run of a fresh clone prints nothing for a minute or more.
+func TestMakeSaysThatItCompiles(t *testing.T) {
+	plan := exec.CommandContext(t.Context(), "make", "-n", "demo")
+	plan.Dir = filepath.Join("..", "..")
+	out, err := plan.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	says, runs := strings.Index(string(out), "compiling the demo"), strings.Index(string(out), "go run")
+	if says < 0 || runs < says {
+		t.Errorf("make demo runs\n%s", out)
+	}
+}

@@ -23,7 +23,8 @@ const usage = `demo shows Lockstep at work: clerks book, move and cancel hearing
 busy, one of two relays is killed. At the end the demo compares both calendars
 with the database, hearing by hearing.
 
-It needs Go and PostgreSQL: PostgreSQL's programs on this machine, a Docker
+Before it starts, Go compiles it: silently, and the first time for a minute or
+more. It needs Go and PostgreSQL: PostgreSQL's programs on this machine, a Docker
 engine, or LOCKSTEP_TEST_DATABASE_URL. At its end it removes everything that it
 has started.
 
