@@ -76,13 +76,11 @@ func all(a adapters.Credentials) []adapters.Credentials {
 }
 
 // tokenTime is how long getting the tokens for one request may take.
-func tokenTime(a adapters.Credentials) (longest time.Duration) {
-	for _, c := range all(a) {
-		if slices.Contains(tokenKinds, c.Kind) {
-			longest += tokenTimeout
-		}
+func tokenTime(a adapters.Credentials) time.Duration {
+	if slices.ContainsFunc(all(a), func(c adapters.Credentials) bool { return slices.Contains(tokenKinds, c.Kind) }) {
+		return tokenTimeout
 	}
-	return longest
+	return 0
 }
 
 // authHeaders are the canonical names of the headers that a sets.

@@ -157,9 +157,15 @@ func (e *Endpoint) Preview(r exchange.Request) adapters.Preview {
 	return p
 }
 
-// authorize sets all credentials of r. The receiver does not say which of them it
+// authorize sets all credentials of r. Two tokens together have the time of one, so that
+// an attempt is not longer with them. The receiver does not say which of them it
 // refuses, so refused drops all tokens.
 func (e *Endpoint) authorize(ctx context.Context, r exchange.Request) (refused func(), err error) {
+	if len(e.auth) > 1 {
+		var cancel context.CancelFunc
+		ctx, cancel = exchange.WithTimeout(ctx, tokenTimeout)
+		defer cancel()
+	}
 	var drop []func()
 	for _, a := range e.auth {
 		one, err := a.authorize(ctx, r)

@@ -244,8 +244,8 @@ func TestServiceTokenBesideTheBearer(t *testing.T) {
 		Kind: adapters.PasswordGrant, TokenURL: l.URL, Username: "clerk", Password: "p",
 		Second: &adapters.Credentials{Kind: adapters.ServiceLease, TokenURL: s.URL + "/lease", ClientID: "agency", ClientSecret: "gezd gnbv gy3t qojq"},
 	}})
-	if got, want := a.AttemptTimeout(), 25*time.Second; got != want {
-		t.Errorf("an attempt may take %s, want %s: the request and two tokens", got, want)
+	if got, want := a.AttemptTimeout(), 15*time.Second; got != want {
+		t.Errorf("an attempt may take %s, want %s: the request, and ten seconds for both tokens", got, want)
 	}
 	deliver := func() string {
 		t.Helper()

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
 
 func TestAFailedFetchIsShared(t *testing.T) {
@@ -98,6 +99,33 @@ func TestATokenEndpointIsAskedLessAndLess(t *testing.T) {
 		}
 		if asked > 70 {
 			t.Errorf("asked %d times in an hour", asked)
+		}
+	})
+}
+
+// Two token endpoints that are slow take the time of one, so that an attempt is as long
+// as AttemptTimeout says.
+func TestTwoTokensHaveTheTimeOfOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := func(takes time.Duration) *tokens {
+			return &tokens{header: "X-Token", grant: grant{style: oauth2.AuthStyleInParams, request: func(ctx context.Context, _ oauth2.AuthStyle) (*oauth2.Token, error) {
+				select {
+				case <-time.After(takes):
+					return &oauth2.Token{AccessToken: "t"}, nil
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}}}
+		}
+		e := &Endpoint{auth: []authorizer{slow(7 * time.Second), slow(7 * time.Second)}}
+		start := time.Now()
+		_, err := e.authorize(t.Context(), exchange.Request{Header: http.Header{}})
+		if took := time.Since(start); took != tokenTimeout || adapters.ClassOf(err) != adapters.ClassAuth || !strings.Contains(err.Error(), "the timeout of 10s is up") {
+			t.Errorf("after %s: %v (%s)", took, err, adapters.ClassOf(err))
+		}
+		start = time.Now() // the first token is kept
+		if _, err := e.authorize(t.Context(), exchange.Request{Header: http.Header{}}); err != nil || time.Since(start) != 7*time.Second {
+			t.Errorf("after %s: %v", time.Since(start), err)
 		}
 	})
 }
