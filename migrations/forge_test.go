@@ -260,36 +260,6 @@ func TestRelayLoginCannotTouchAnOperatorsHold(t *testing.T) {
 	}
 }
 
-// Events that were written without the trigger are found and reported, and can be added.
-func TestEventsWrittenWithTriggersOffAreFound(t *testing.T) {
-	url := pgtest.New(t)
-	d, relay := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url)
-	d.Sync("court", "scheduling:*")
-	d.Do("INSERT INTO outbox.event (type, key, payload) VALUES ('nobody:listens', 'k', '{}')")
-	d.Deliver(d.Event("delivered"))
-	d.Event("open")
-	d.Past("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'unseen', '{}'), ('nobody:listens', 'unseen', '{}')")
-	d.Do("UPDATE outbox.event SET inserted_at = inserted_at - interval '2 minutes'")
-	trouble := func() []string {
-		t.Helper()
-		m, err := relay.Maintain(t.Context(), "90 days", "84 months")
-		outboxtest.Must(t, err)
-		return m.Trouble
-	}
-	if got := trouble(); len(got) != 1 || !strings.HasPrefix(got[0], "1 event(s) inserted from ") || !strings.Contains(got[0], "lockstep sync apply NAME --from") {
-		t.Errorf("maintain found %q, want the event that no trigger saw", got)
-	}
-	_, err := relay.Apply(t.Context(), outbox.Registration{Name: "court", Patterns: []string{"scheduling:*"}, OnFailed: "block", From: "beginning"})
-	outboxtest.Must(t, err)
-	outboxtest.Backfill(t, relay)
-	if got := d.States("unseen"); got != "pending" {
-		t.Errorf("its delivery is %q, want pending", got)
-	}
-	if got := trouble(); got != nil {
-		t.Errorf("maintain found %q", got)
-	}
-}
-
 // A name or a reason cannot move the cursor of a terminal or change the direction of the text around it.
 func TestNamesAndReasonsAreClean(t *testing.T) {
 	const dirty, want = "a\x1b[2J\tb\u202ec\u2066d\u200be\ufefff\u0085g é", "a?[2J b?c?d?e?f?g é"

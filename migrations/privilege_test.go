@@ -20,7 +20,7 @@ import (
 func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 	d := outboxtest.Connect(t, pgtest.New(t))
 	readable := []string{
-		"blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "heartbeat", "hold", "lane", "open_delivery", "relay", "retention", "status", "sync", "unmatched", "unmatched_type",
+		"blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "heartbeat", "hold", "lane", "missed", "open_delivery", "relay", "retention", "status", "sync", "unmatched", "unmatched_type",
 	}
 	read := func(more ...string) []string {
 		for _, table := range readable {
@@ -54,11 +54,11 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 			"INSERT on hold", "UPDATE on hold", "DELETE on hold",
 			"INSERT on heartbeat", "UPDATE on heartbeat", "DELETE on heartbeat",
 			"INSERT on external_ref", "UPDATE on external_ref", "DELETE on external_ref",
-			"DELETE on unmatched",
+			"DELETE on unmatched", "DELETE on missed",
 			"EXECUTE on maintain", "EXECUTE on sequence_trouble", "EXECUTE on lock_holder", "EXECUTE on clean", "EXECUTE on older_writers", "EXECUTE on like_patterns", "EXECUTE on begin_backfill"),
 		"outbox_operator": read(
 			"UPDATE on delivery.state",
-			"EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire", "EXECUTE on resume_retired", "EXECUTE on set_reference"),
+			"EXECUTE on find_missed", "EXECUTE on repair", "EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire", "EXECUTE on resume_retired", "EXECUTE on set_reference"),
 		"outbox_auditor": read(),
 	}
 	const held = `

@@ -222,6 +222,8 @@ WITH page AS MATERIALIZED (
     ON CONFLICT DO NOTHING
 ), matched AS (
     DELETE FROM outbox.unmatched AS u USING missing AS m WHERE u.event_seq = m.seq
+), found AS (
+    DELETE FROM outbox.missed AS f USING missing AS m WHERE f.event_seq = m.seq
 )
 SELECT count(*), max(seq) FROM page`
 		var n int

@@ -27,6 +27,7 @@ type Status struct {
 	Backfill         *string        `json:"backfill"`    // state of the backfill: what it does or waits for
 	ScopeHolds       []ScopeHold    `json:"scope_holds"` // scopes of the sync that are on hold; Hold is about the whole sync
 	Relays           []RelaySeen    `json:"relays"`      // relays that serve the sync; in the row without a sync, all relays of the database
+	Missed           int64          `json:"missed"`      // events found without a delivery, because they were written with triggers off
 }
 
 // RelaySeen is a relay of the database, as outbox.relay has it.

@@ -41,3 +41,31 @@ func TestCommandsRefuseADatabaseThatIsNotUTF8(t *testing.T) {
 		}
 	}
 }
+
+func TestRepairAddsDeliveriesOfEventsWrittenWithTriggersOff(t *testing.T) {
+	url := pgtest.New(t)
+	admin, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = admin.Close(context.Background()) }()
+	_, err = admin.Exec(t.Context(), `
+INSERT INTO outbox.sync (name, patterns) VALUES ('CourtCalendarSync', '{scheduling:*}');
+SET session_replication_role = replica;
+INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'H-' || n, '{}' FROM generate_series(1, 1001) AS n;
+INSERT INTO outbox.event (type, key, payload) VALUES ('nobody:listens', 'H-1', '{}');
+RESET session_replication_role`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := &shell{t: t, env: map[string]string{"DATABASE_URL": url}}
+	s := owner.as("outbox_operator")
+	s.run("status").wants(t, 0, "CourtCalendarSync")
+	s.run("repair", "--dry-run").wants(t, 0, "H-1001", "(no sync matches)", "1001 deliveries would be added; nothing was changed")
+	s.run("status").wants(t, 0, "1001 events without delivery, see: lockstep repair", "1 event without delivery")
+	s.run("repair", "--reason", "loaded by hand", "--output", "jsonl").wants(t, 0, `"sync":"CourtCalendarSync"`, `"sync":null`, "1001 deliveries added")
+	s.run("repair").wants(t, 0, "every event has its deliveries: there is nothing to repair")
+	s.run("status").wants(t, 0, "CourtCalendarSync")
+	owner.as("outbox_auditor").run("repair").wants(t, exitFailed, "it needs the role outbox_operator")
+	s.run("repair", "H-1").wants(t, exitUsage)
+}

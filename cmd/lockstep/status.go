@@ -69,6 +69,9 @@ func (s statusRow) Cells() []string {
 		}
 		notes = append(notes, fmt.Sprintf("%s: %s, the last at %s", u.Type, plural(int(u.Events), "event"), clock(&u.Last)))
 	}
+	if s.Missed > 0 {
+		notes = append(notes, plural(int(s.Missed), "event")+" without delivery, see: lockstep repair --dry-run")
+	}
 	hold := deref(s.Hold)
 	if n := len(s.ScopeHolds); n > 0 {
 		hold = strings.TrimPrefix(fmt.Sprintf("%s, %d of its scopes", hold, n), ", ")
@@ -110,7 +113,7 @@ func statusRows(list []outbox.Status, f *config.File, known map[string]outbox.Re
 	}
 	relays := allRelays(list)
 	for _, s := range list {
-		if s.Sync == nil && s.Pending == 0 {
+		if s.Sync == nil && s.Pending == 0 && s.Missed == 0 {
 			continue
 		}
 		row := statusRow{Status: s, Note: notes[deref(s.Sync)]}

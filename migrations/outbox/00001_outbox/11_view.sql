@@ -89,7 +89,8 @@ SELECT s.name AS sync, h.kind AS hold,
        coalesce(o.retry, 0) AS retry, coalesce(o.sending, 0) AS sending, coalesce(o.failed, 0) AS failed,
        coalesce(o.blocked_keys, 0) AS blocked_keys, o.oldest_pending_age, s.last_delivered_at,
        h.until AS hold_until, h.reason AS hold_reason, h.by AS hold_by, s.retired_at, s.backfill_reason AS backfill,
-       coalesce(c.holds, '[]') AS scope_holds, coalesce(r.relays, '[]') AS relays
+       coalesce(c.holds, '[]') AS scope_holds, coalesce(r.relays, '[]') AS relays,
+       CASE WHEN s.retired_at IS NULL THEN (SELECT count(*) FROM outbox.missed AS m WHERE m.type LIKE ANY (s.likes)) ELSE 0 END AS missed
   FROM outbox.sync AS s
   LEFT JOIN held AS h ON h.sync = s.name AND h.scope = ''
   LEFT JOIN held_scope AS c ON c.sync = s.name
@@ -97,5 +98,6 @@ SELECT s.name AS sync, h.kind AS hold,
   LEFT JOIN serving AS r ON r.sync = s.name
 UNION ALL
 SELECT NULL, NULL, 0, (SELECT count(*) FROM outbox.unmatched), 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, '[]',
-       (SELECT coalesce(jsonb_agg(relay), '[]') FROM known_relay);
-COMMENT ON VIEW outbox.status IS 'One row per sync. hold is about the whole sync, scope_holds lists its scopes on hold, backfill says what a backfill does or waits for. In the row without a sync, pending counts the events that no sync matched, and relays has all relays of the database.';
+       (SELECT coalesce(jsonb_agg(relay), '[]') FROM known_relay),
+       (SELECT count(*) FROM outbox.missed AS m WHERE NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.retired_at IS NULL AND m.type LIKE ANY (s.likes)));
+COMMENT ON VIEW outbox.status IS 'One row per sync. hold is about the whole sync, scope_holds lists its scopes on hold, backfill says what a backfill does or waits for. In the row without a sync, pending counts the events that no sync matched, and relays has all relays of the database. missed counts the events of the sync that have no delivery because they were written with triggers off.';

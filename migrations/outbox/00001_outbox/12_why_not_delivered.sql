@@ -31,6 +31,7 @@ DECLARE
     h     record;
     said  text;
     idle  text;
+    missed boolean := false;
     known boolean := false;
 BEGIN
     IF why_not_delivered.sync IS NOT NULL THEN
@@ -40,6 +41,9 @@ BEGIN
     IF NOT FOUND AND NOT EXISTS (SELECT FROM outbox.delivery_log AS g WHERE g.event_id = why_not_delivered.event_id) THEN
         RETURN NEXT format('event %s does not exist: its transaction did not commit, or it is past its retention', why_not_delivered.event_id);
         RETURN;
+    END IF;
+    IF e.id IS NOT NULL THEN
+        missed := outbox.was_missed(e);
     END IF;
     FOR s IN SELECT r.*, coalesce(e.type LIKE ANY (r.likes), false) AS matches
                FROM outbox.sync AS r
@@ -111,6 +115,10 @@ BEGIN
         ELSIF s.matches AND s.retired_at <= e.inserted_at THEN
             known := true;
             RETURN NEXT format('%s: not sent: the sync was retired at %s, before the event was written at %s', s.name, s.retired_at, e.inserted_at);
+        ELSIF s.matches AND missed THEN
+            known := true;
+            RETURN NEXT format('%s: not sent: the event was written with triggers off (session_replication_role, DISABLE TRIGGER or a logical subscription), so it has no delivery; %s',
+                s.name, CASE WHEN s.retired_at IS NULL THEN 'add it with: lockstep repair' ELSE format('the sync was retired at %s', s.retired_at) END);
         ELSIF s.matches AND s.backfill_seq IS NOT NULL THEN
             known := true;
             RETURN NEXT format('%s: events are still being added to the sync%s%s', s.name, coalesce(' (' || s.backfill_reason || ')', ''), idle);

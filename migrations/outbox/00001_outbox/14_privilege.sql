@@ -14,7 +14,7 @@ GRANT INSERT (id, type, key, version, payload, headers, occurred_at), SELECT (id
 GRANT EXECUTE ON FUNCTION outbox.emit(text, text, jsonb, bigint, jsonb, uuid) TO outbox_writer;
 
 GRANT SELECT ON outbox.event, outbox.unmatched, outbox.sync, outbox.hold, outbox.delivery, outbox.lane, outbox.open_delivery, outbox.delivery_log, outbox.external_ref, outbox.retention,
-    outbox.heartbeat, outbox.relay, outbox.status, outbox.failed, outbox.blocked_key, outbox.unmatched_type, outbox.goose_db_version TO outbox_relay, outbox_operator, outbox_auditor;
+    outbox.heartbeat, outbox.relay, outbox.status, outbox.failed, outbox.blocked_key, outbox.unmatched_type, outbox.missed, outbox.goose_db_version TO outbox_relay, outbox_operator, outbox_auditor;
 GRANT EXECUTE ON FUNCTION outbox.oldest_relay(), outbox.hold_rank(text), outbox.ends_delivery(text), outbox.why_not_delivered(uuid, text), outbox.describe(outbox.open_delivery), outbox.check_sync(text)
     TO outbox_relay, outbox_operator, outbox_auditor;
 
@@ -25,10 +25,11 @@ GRANT INSERT (answered_at, sync, event_id, event_type, key, version, attempt, ou
 GRANT USAGE ON SEQUENCE outbox.delivery_log_id_seq TO outbox_relay;
 GRANT INSERT, UPDATE ON outbox.sync TO outbox_relay;
 GRANT INSERT, UPDATE, DELETE ON outbox.hold, outbox.external_ref, outbox.heartbeat TO outbox_relay;
-GRANT DELETE ON outbox.unmatched TO outbox_relay;
+GRANT DELETE ON outbox.unmatched, outbox.missed TO outbox_relay;
 GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[]), outbox.older_writers(), outbox.maintain(interval, interval), outbox.sequence_trouble(), outbox.lock_holder(bigint), outbox.clean(text),
     outbox.begin_backfill(text, timestamptz, boolean) TO outbox_relay;
 
 GRANT UPDATE (state) ON outbox.delivery TO outbox_operator;
+GRANT EXECUTE ON FUNCTION outbox.find_missed(bigint, int), outbox.repair(int, text) TO outbox_operator;
 GRANT EXECUTE ON FUNCTION outbox.requeue(text, text, uuid, text), outbox.discard(text, uuid, text), outbox.replay(text, uuid, text),
     outbox.pause(text, text, timestamptz, text), outbox.resume(text, text), outbox.retire(text, text), outbox.resume_retired(text, text), outbox.set_reference(text, text, text, text, text) TO outbox_operator;

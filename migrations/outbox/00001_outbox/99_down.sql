@@ -8,16 +8,16 @@ BEGIN
             USING HINT = 'Back it up, then: lockstep migrate down --force';
     END IF;
     IF coalesce(current_setting('lockstep.force', true), '') <> 'on'
-       AND (EXISTS (SELECT FROM outbox.delivery) OR EXISTS (SELECT FROM outbox.unmatched)) THEN
+       AND (EXISTS (SELECT FROM outbox.delivery) OR EXISTS (SELECT FROM outbox.unmatched) OR EXISTS (SELECT FROM outbox.missed)) THEN
         RAISE EXCEPTION 'there are events in outbox.event that were not delivered yet'
             USING HINT = 'Let a relay deliver them, or give them up with: lockstep migrate down --force';
     END IF;
 END
 $$;
 -- +goose StatementEnd
-DROP FUNCTION outbox.describe;
+DROP FUNCTION outbox.describe, outbox.was_missed, outbox.find_missed, outbox.repair;
 DROP VIEW outbox.status, outbox.relay, outbox.unmatched_type, outbox.blocked_key, outbox.failed, outbox.open_delivery;
-DROP TABLE outbox.delivery_log, outbox.external_ref, outbox.retention, outbox.hold, outbox.heartbeat, outbox.unmatched, outbox.event CASCADE;
+DROP TABLE outbox.delivery_log, outbox.external_ref, outbox.retention, outbox.hold, outbox.heartbeat, outbox.unmatched, outbox.missed, outbox.event CASCADE;
 DROP FUNCTION outbox.oldest_relay, outbox.log_action, outbox.why_not_delivered, outbox.maintain, outbox.older_writers, outbox.requeue,
     outbox.discard, outbox.replay, outbox.pause, outbox.resume, outbox.retire, outbox.resume_retired, outbox.set_reference, outbox.emit, outbox.actor, outbox.check_sync,
     outbox.check_reason, outbox.check_scope, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold,
