@@ -119,6 +119,7 @@ func TestFileDropConforms(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
+			Answer: func(adaptertest.Answer) bool { return false }, // a share does not answer
 		}
 	})
 }

@@ -9,10 +9,11 @@ type Previewer interface {
 	Preview(msg Message) (Preview, error)
 }
 
-// Preview is a request that was not made.
+// Preview is a request that was not made. A protocol without methods or URLs leaves them
+// out, or writes its own: the type of a message, the address of the receiver.
 type Preview struct {
-	Method      string
-	URL         string            // without its query
+	Method      string            // such as PUT, or SIU^S12
+	URL         string            // without its query; or another address, such as mllp://clinic.example.org:2575
 	Headers     map[string]string // by canonical name; credentials are masked
 	ContentType string
 	Body        []byte

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,6 +51,7 @@ type naiveQueue struct {
 	away   bool
 	mu     sync.Mutex
 	held   []adaptertest.Held
+	answer adaptertest.Answer
 }
 
 func (n *naiveQueue) Deliver(_ context.Context, msg adapters.Message) (adapters.Receipt, error) {
@@ -61,7 +63,14 @@ func (n *naiveQueue) Deliver(_ context.Context, msg adapters.Message) (adapters.
 	if !strings.Contains(msg.IdempotencyKey, "-3") { // loses some
 		n.held = append(n.held, adaptertest.Held{Key: msg.IdempotencyKey, Body: fmt.Appendf(nil, "%d %s", msg.Attempt, msg.Body)})
 	}
-	return adapters.Receipt{}, nil
+	switch n.answer {
+	case adaptertest.Lost:
+		return adapters.Receipt{}, io.ErrUnexpectedEOF
+	case adaptertest.Silent:
+		return adapters.Receipt{}, os.ErrDeadlineExceeded
+	default:
+		return adapters.Receipt{}, nil
+	}
 }
 
 // defective is the environment variable that makes TestNaive run.
@@ -76,8 +85,13 @@ func TestNaive(t *testing.T) {
 		n := &naiveQueue{secret: secret.Reveal()}
 		return adaptertest.Receiver{
 			Adapter: n,
-			Held:    func() []adaptertest.Held { return n.held },
-			Away:    func(away bool) { n.away = away },
+			Held: func() []adaptertest.Held {
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				return slices.Clone(n.held)
+			},
+			Away:   func(away bool) { n.away = away },
+			Answer: func(how adaptertest.Answer) bool { n.answer = how; return true },
 		}
 	})
 	adaptertest.Run(t, adaptertest.Harness{
@@ -112,7 +126,8 @@ func TestTheSuiteCatches(t *testing.T) {
 		"no_answer/a_kept-alive_connection_breaks",
 		"secrets/echoed_with_500", "redirects/302", "redirects/307",
 		"gateways/404_with_a_page", "gateways/302_with_nothing",
-		"a_message_arrives", "attempts_are_the_same", "many_at_once", "out_of_reach", "stopped_before_it_was_sent", "printing_the_adapter",
+		"a_message_arrives", "attempts_are_the_same", "many_at_once", "out_of_reach", "stopped_before_it_was_sent",
+		"stopped_while_it_waits", "the_answer_is_lost", "the_answer_is_to_another_message", "printing_the_adapter",
 	} {
 		if !strings.Contains(string(out), "--- FAIL: TestNaive/"+name+" ") {
 			t.Errorf("%s lets a naive adapter pass", name)

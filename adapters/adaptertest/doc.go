@@ -6,6 +6,7 @@
 // Deliver: class, wait, bounds, error text, and the bytes on the wire.
 //
 // The test of any other adapter calls [RunWith] with its own [Receiver], whose content
-// can be read and which can be made unreachable. RunWith checks the rules that apply to
-// every protocol. The adapter's own tests check its other failures.
+// can be read, which can be made unreachable, and which can lose its answers. RunWith
+// checks the rules that apply to every protocol. The adapter's own tests check its other
+// failures.
 package adaptertest

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
 )
@@ -21,19 +22,39 @@ type Receiver struct {
 	Held func() []Held
 
 	// Away makes the receiver unreachable, or reachable again. The receiver keeps its
-	// messages. Required.
+	// messages, and its connections end. Required.
 	Away func(away bool)
+
+	// Answer says how the receiver answers from now on. It reports false if the
+	// protocol has no such answer: a file share does not answer at all. Required.
+	Answer func(Answer) bool
+
+	// Key returns what the receiver has instead of an idempotency key. HL7 version 2,
+	// for example, allows 20 characters, so the key is derived. Default: the
+	// idempotency key itself.
+	Key func(idempotencyKey string) string
 }
 
 // Held is a message as its receiver has it.
 type Held struct {
-	Key  string // the idempotency key
+	Key  string // the idempotency key, or what Receiver.Key makes of it
 	Body []byte // what was sent, without freshness fields such as a nonce
 }
 
+// Answer is a way in which a receiver answers. It accepts and keeps the message in each.
+type Answer string
+
+// The ways in which a receiver answers.
+const (
+	Normal Answer = "normal" // says that it has the message
+	Silent Answer = "silent" // keeps the connection open and says nothing
+	Lost   Answer = "lost"   // breaks the connection instead of an answer
+	Other  Answer = "other"  // says that it has another message, as a late answer does
+)
+
 // RunWith runs the tests that apply to every protocol. Each test calls open for a new
-// receiver. The adapter must send secret in the protocol's way; a protocol without
-// credentials ignores it.
+// receiver, which answers normally. The adapter must send secret in the protocol's way; a
+// protocol without credentials ignores it.
 func RunWith(t *testing.T, open func(t *testing.T, secret adapters.Secret) Receiver) {
 	t.Helper()
 	for _, test := range []struct {
@@ -45,11 +66,17 @@ func RunWith(t *testing.T, open func(t *testing.T, secret adapters.Secret) Recei
 		{"many at once", (*exam).manyAtOnce},
 		{"out of reach", (*exam).outOfReach},
 		{"stopped before it was sent", (*exam).stopped},
+		{"stopped while it waits", (*exam).stoppedWaiting},
+		{"the answer is lost", (*exam).lost},
+		{"the answer is to another message", (*exam).other},
 		{"printing the adapter", (*exam).printing},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			checkLeaks(t)
 			r := open(t, "secret-"+canary)
+			if r.Key == nil {
+				r.Key = func(key string) string { return key }
+			}
 			if c, ok := r.Adapter.(io.Closer); ok {
 				t.Cleanup(func() {
 					if err := c.Close(); err != nil {
@@ -78,8 +105,8 @@ func (e *exam) arrives(t *testing.T) {
 		t.Error("the receipt has no code")
 	}
 	held := e.Held()
-	if len(held) != 1 || held[0].Key != e.msg.IdempotencyKey || len(held[0].Body) == 0 {
-		t.Fatalf("the receiver holds %+v, want one message with key %s", held, e.msg.IdempotencyKey)
+	if key := e.Key(e.msg.IdempotencyKey); len(held) != 1 || held[0].Key != key || len(held[0].Body) == 0 {
+		t.Fatalf("the receiver holds %+v, want one message with key %s", held, key)
 	}
 	if receipt.SHA256 == "" && string(held[0].Body) != string(e.msg.Body) {
 		t.Errorf("the receipt has no digest, although not the message's body was sent but %s", held[0].Body)
@@ -117,17 +144,21 @@ func (e *exam) manyAtOnce(t *testing.T) {
 }
 
 // outOfReach: an unreachable receiver loses no message, and gets all of them when it is
-// back.
+// back. The adapter may have kept a connection from before.
 func (e *exam) outOfReach(t *testing.T) {
+	earlier := e.msg
+	earlier.ID, earlier.IdempotencyKey = "event-0", "event-0"
+	_, err := e.deliver(t.Context(), t, earlier)
+	e.wantClass(t, err, adapters.ClassDelivered)
 	e.Away(true)
-	_, err := e.deliver(t.Context(), t, e.msg)
+	_, err = e.deliver(t.Context(), t, e.msg)
 	e.wantClass(t, err, adapters.ClassTransient, adapters.ClassUnknown)
 	e.Away(false)
 	e.msg.Attempt++
 	_, err = e.deliver(t.Context(), t, e.msg)
 	e.wantClass(t, err, adapters.ClassDelivered)
-	if n := len(e.Held()); n != 1 {
-		t.Errorf("the receiver holds %d messages, want 1", n)
+	if n := len(e.Held()); n != 2 {
+		t.Errorf("the receiver holds %d messages, want 2", n)
 	}
 }
 
@@ -142,6 +173,94 @@ func (e *exam) stopped(t *testing.T) {
 	if held := e.Held(); len(held) != 0 {
 		t.Errorf("the receiver holds %d messages", len(held))
 	}
+}
+
+// stoppedWaiting: a stop ends an attempt that waits for its answer. The receiver has the
+// message, so the result is unknown.
+func (e *exam) stoppedWaiting(t *testing.T) {
+	if !e.answer(t, Silent) {
+		return
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	returned := make(chan struct{})
+	go func() {
+		defer close(returned)
+		_, err := e.adapter.Deliver(ctx, e.msg)
+		checkError(t, err)
+		e.wantClass(t, err, adapters.ClassUnknown)
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("the error does not say that it was stopped: %v", err)
+		}
+	}()
+	if !within(prompt, func() bool { return len(e.Held()) > 0 }) {
+		t.Errorf("the receiver does not have the message after %s", prompt)
+	}
+	cancel()
+	select {
+	case <-returned:
+	case <-time.After(prompt):
+		t.Errorf("Deliver still waits %s after its context ended", prompt)
+		e.Away(true) // ends the connection
+		<-returned
+		e.Away(false)
+	}
+	e.again(t)
+}
+
+// lost: the receiver has the message, and its answer does not arrive.
+func (e *exam) lost(t *testing.T) {
+	if e.answer(t, Lost) {
+		_, err := e.deliver(t.Context(), t, e.msg)
+		e.wantClass(t, err, adapters.ClassUnknown)
+		e.again(t)
+	}
+}
+
+// other: the receiver answers to another message, which says nothing about this one.
+func (e *exam) other(t *testing.T) {
+	if e.answer(t, Other) {
+		_, err := e.deliver(t.Context(), t, e.msg)
+		e.wantClass(t, err, adapters.ClassUnknown)
+		e.again(t)
+	}
+}
+
+// answer reports whether the receiver can answer so.
+func (e *exam) answer(t *testing.T, how Answer) bool {
+	t.Helper()
+	if e.Answer == nil {
+		t.Fatal("Receiver.Answer is required: return false if the protocol has no answers")
+	}
+	return e.Answer(how)
+}
+
+// again sends the message to a receiver that answers normally. The receiver must have it
+// once.
+func (e *exam) again(t *testing.T) {
+	t.Helper()
+	e.Answer(Normal)
+	e.msg.Attempt++
+	_, err := e.deliver(t.Context(), t, e.msg)
+	e.wantClass(t, err, adapters.ClassDelivered)
+	if n := len(e.Held()); n != 1 {
+		t.Errorf("the receiver holds %d messages, want 1", n)
+	}
+}
+
+// within waits until the condition holds, and reports whether it did so in time.
+func within(bound time.Duration, holds func() bool) bool {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	over := time.After(bound)
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-over:
+			return holds()
+		}
+	}
+	return true
 }
 
 func (e *exam) printing(t *testing.T) { checkPrinting(t, e.adapter) }

@@ -41,7 +41,7 @@ type Client struct {
 // have been processed, and is never sent again by the protocol. The proxy comes from
 // the environment, as [http.ProxyFromEnvironment] describes.
 func New(options adapters.TLS, timeout time.Duration) (*Client, error) {
-	config, err := tlsConfig(options)
+	config, err := TLSConfig(options)
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,10 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-func tlsConfig(o adapters.TLS) (*tls.Config, error) {
+// TLSConfig returns the configuration of connections for o. A protocol that is not HTTP uses
+// it too: set its ServerName, or leave that to [tls.Dialer]. The error names every wrong
+// field.
+func TLSConfig(o adapters.TLS) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	var errs []error
 	if o.CAFile != "" {
