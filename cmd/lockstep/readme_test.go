@@ -399,7 +399,7 @@ func table(out io.Writer, names []string, rows [][]string) {
 }
 
 var (
-	moment = regexp.MustCompile(`\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(\+00|Z)?`)
+	moment = regexp.MustCompile(`(?:-Timestamp: )\d+|\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(\+00|Z)?`)
 	span   = regexp.MustCompile(`\d\d:\d\d:\d\d\.\d+|\b\d+(\.\d+)?(ms|s|m)\b`)
 	anID   = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 	gap    = regexp.MustCompile(`[ -]+`)
