@@ -129,7 +129,7 @@ func freeAddress(t *testing.T) string {
 	}
 }
 
-var fenced = regexp.MustCompile("(?ms)((?:^<!-- run: [^\n]*-->\n)*)^```(sh|sql|yaml|json|go)\n(.*?)^```\n(\n*```text\n(.*?)^```\n)?")
+var fenced = regexp.MustCompile("(?ms)((?:^<!-- run: [^\n]*-->\n)*)^```(sh|sql|yaml|json|csv|go)\n(.*?)^```\n(\n*```text\n(.*?)^```\n)?")
 
 // read follows one document.
 func (r *reader) read(path string) {

@@ -137,7 +137,7 @@ func TestURLTemplates(t *testing.T) {
 		"slash next to text that needs escaping": {path: "/für\"/{key}?ü={key}", edit: func(m *adapters.Message) { m.Key = "a/b" }, want: "/f%C3%BCr%22/a%2Fb?%C3%BC=a%2Fb"},
 		"escaped already":                        {path: "/{key}", edit: func(m *adapters.Message) { m.Key = "%2e%2e" }, want: "/%252e%252e"},
 
-		"no external id":      {path: "/h/{ref.external_id}", edit: func(m *adapters.Message) { m.Ref.ExternalID = "" }, err: "{ref.external_id} is not known"},
+		"no external id":      {path: "/h/{ref.external_id}", edit: func(m *adapters.Message) { m.Ref.ExternalID = "" }, err: "{ref.external_id} is not known: no answer of the receiver contained the id of this key's record; set it with lockstep ref set, then requeue"},
 		"no version":          {path: "/{version}", edit: func(m *adapters.Message) { m.Version = nil }, err: "{version} is not known"},
 		"no such field":       {path: "/{fields.court.name}", err: "{fields.court.name} is not known"},
 		"field below a value": {path: "/{fields.note.x}", err: "{fields.note.x} is not known"},

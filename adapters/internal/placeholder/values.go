@@ -60,12 +60,17 @@ var ErrNotKnown = errors.New("is not known")
 // payload's name of a field, not its mapped name.
 var errNoField = fmt.Errorf("%w: the mapped fields have none of this name, or null", ErrNotKnown)
 
+// errNoID is ErrNotKnown for {ref.external_id}. It says what a person can do.
+var errNoID = fmt.Errorf("%w: no answer of the receiver contained the id of this key's record; set it with lockstep ref set, then requeue", ErrNotKnown)
+
 // Get returns the value of a placeholder. Its errors do not repeat values.
 func (v *Values) Get(name string) (string, error) {
 	var value string
 	switch name {
 	case "ref.external_id":
-		value = v.Msg.Ref.ExternalID
+		if value = v.Msg.Ref.ExternalID; value == "" {
+			return "", errNoID
+		}
 	case "key":
 		value = v.Msg.Key
 	case "id":
