@@ -253,3 +253,52 @@ func TestWritersNeverWaitForEachOther(t *testing.T) {
 	first.Do("COMMIT")
 	admin.Do("ROLLBACK")
 }
+
+// A writer may read back id and seq of what it inserts, and nothing else. docs/databases.md has what drivers send by default.
+func TestWhatAWriterMayReadBack(t *testing.T) {
+	w := outboxtest.As(t, pgtest.New(t), "outbox_writer")
+	const insert = "INSERT INTO outbox.event (type, key, payload) VALUES ('t', 'k', '{}') RETURNING "
+	w.Do(insert + "id, seq")
+	for _, statement := range []string{insert + "*", "SELECT lastval()", "SELECT currval('outbox.event_seq_seq')"} {
+		w.Refuses(denied, statement, nil)
+	}
+}
+
+// Two transactions that emit the same keys wait for each other if both take the keys in the same order. If not, PostgreSQL
+// ends one of them.
+func TestEmitOfSeveralKeys(t *testing.T) {
+	const emit = "SELECT outbox.emit('t', $1, '{}')"
+	for name, c := range map[string]struct {
+		first, second [2]string
+		deadlock      bool
+	}{
+		"in one order":        {[2]string{"a", "b"}, [2]string{"a", "b"}, false},
+		"in different orders": {[2]string{"a", "b"}, [2]string{"b", "a"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := pgtest.New(t)
+			d, first, second := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_writer"), outboxtest.As(t, url, "outbox_writer")
+			first.Do("BEGIN")
+			second.Do("BEGIN")
+			first.Do(emit, c.first[0])
+			if !c.deadlock {
+				waits := second.Begin(emit, c.second[0])
+				d.Blocked(second.PgConn().PID())
+				first.Do(emit, c.first[1])
+				first.Do("COMMIT")
+				outboxtest.Must(t, second.Ended(waits))
+				second.Do(emit, c.second[1])
+				second.Do("COMMIT")
+				return
+			}
+			second.Do(emit, c.second[0])
+			waits := first.Begin(emit, c.first[1])
+			d.Blocked(first.PgConn().PID())
+			_, err := second.Exec(t.Context(), emit, c.second[1])
+			if other := first.Ended(waits); err == nil {
+				err = other
+			}
+			second.Judge(err, "40P01", "emit", nil)
+		})
+	}
+}

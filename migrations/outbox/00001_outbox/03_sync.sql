@@ -45,7 +45,7 @@ COMMENT ON COLUMN outbox.sync.backfill_round IS 'Counts the changes of the patte
 -- Relays and commands change outbox.sync directly. The log has rows about each change that affects what a receiver gets.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.log_sync_change() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO, MDY' AS $$ -- for the times in its text
 BEGIN
     -- One row for each pattern and each attribute, because the text of a row is bounded.
     INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)

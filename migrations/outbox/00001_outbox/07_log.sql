@@ -83,7 +83,7 @@ $$;
 -- the direction of text.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.clean(said text) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
     SELECT regexp_replace(regexp_replace(said, '[\t\n\r]', ' ', 'g'),
                           '[\u0001-\u001F\u007F-\u009F\u00AD\u061C\u180E\u200B-\u200F\u2028-\u202E\u2060-\u206F\uFEFF\uFFF9-\uFFFB]', '?', 'g')
 $$;

@@ -25,7 +25,7 @@ $$;
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.check_scope(scope text) RETURNS text
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 BEGIN
     IF length(scope) > 200 OR scope ~ '[\u0001-\u001F\u007F-\u009F]' THEN
         RAISE EXCEPTION 'a scope has at most 200 characters and no control characters'
