@@ -2,6 +2,9 @@ package outbox
 
 import (
 	"context"
+	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -83,5 +86,37 @@ SELECT coalesce(min(m.i) - 1, 3)
 	return months, err
 }
 
-// Retention is a PostgreSQL interval such as "90 days" or "84 months".
+// Retention is a time such as "90 days", "84 months" or "1 year 6 months": whole numbers, each
+// with a unit of PostgreSQL's interval from microsecond to year.
 type Retention string
+
+var (
+	retentionForm = regexp.MustCompile(`^\d+ [a-z]+( \d+ [a-z]+)*$`)
+	retentionPart = regexp.MustCompile(`(\d+) ([a-z]+?)s?(?: |$)`)
+
+	// retentionUnits are in hours. A month has 30 days and a year 12 months, as when
+	// PostgreSQL compares intervals.
+	retentionUnits = map[string]float64{
+		"microsecond": 1e-6 / 3600, "millisecond": 1e-3 / 3600, "second": 1.0 / 3600, "minute": 1.0 / 60,
+		"hour": 1, "day": 24, "week": 7 * 24, "month": 30 * 24, "year": 12 * 30 * 24,
+	}
+)
+
+// Hours returns the length of r. A month counts as 30 days. The error says that r is not in
+// the form of a Retention.
+func (r Retention) Hours() (float64, error) {
+	wrong := fmt.Errorf("%q is not a time such as \"90 days\" or \"84 months\"", string(r))
+	if !retentionForm.MatchString(string(r)) {
+		return 0, wrong
+	}
+	var hours float64
+	for _, part := range retentionPart.FindAllStringSubmatch(string(r), -1) {
+		count, err := strconv.ParseFloat(part[1], 64)
+		unit, ok := retentionUnits[part[2]]
+		if err != nil || !ok {
+			return 0, wrong
+		}
+		hours += count * unit
+	}
+	return hours, nil
+}

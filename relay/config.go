@@ -31,8 +31,8 @@ type Config struct {
 	Poll       time.Duration    // longest pause between polls; default 50ms
 	Lease      time.Duration    // how long a claim lasts; at least twice any adapter's timeout; default 60s
 	Drain      time.Duration    // how long a stop waits for deliveries in flight; default 20s
-	KeepEvents outbox.Retention // finished events are removed after this; default "90 days"
-	KeepLog    outbox.Retention // log partitions are dropped after this; default "84 months"
+	KeepEvents outbox.Retention // finished events are removed after this, 1 hour to 1200 months; default "90 days"
+	KeepLog    outbox.Retention // log partitions are dropped after this, 1 month to 1200 months; default "84 months"
 	Version    string           // version of the program, for outbox.relay; default: none
 	Logger     *slog.Logger     // default slog.Default()
 	Observer   Observer         // default: none
@@ -172,6 +172,22 @@ func (c Config) validate() error {
 	}
 	if c.Drain < 0 {
 		bad("drain %s: must not be negative", c.Drain)
+	}
+	const month = 30 * 24
+	for _, keep := range []struct {
+		name   string
+		value  outbox.Retention
+		least  float64 // hours
+		bounds string
+	}{
+		{"keep events", c.KeepEvents, 1, "1 hour to 1200 months"},
+		{"keep log", c.KeepLog, month, "1 month to 1200 months"},
+	} {
+		if hours, err := keep.value.Hours(); err != nil {
+			bad("%s %w", keep.name, err)
+		} else if hours < keep.least || hours > 1200*month {
+			bad("%s %s: want %s", keep.name, keep.value, keep.bounds)
+		}
 	}
 	names := map[string]bool{}
 	for _, s := range c.Syncs {
