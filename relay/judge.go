@@ -86,7 +86,11 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 			p.retry(w, result, asked)
 		}
 	default:
-		p.retry(w, result, asked)
+		if adapters.IsCommon(err) && result.Code == "" && ctx.Err() == nil {
+			p.unreachable(w, result)
+		} else {
+			p.retry(w, result, asked)
+		}
 	}
 	if result.Failed {
 		p.healths.of(w.to).forget(d.Key)
@@ -151,6 +155,16 @@ func (p *pipeline) refused(w work, class adapters.Class, result *outbox.Result) 
 	case class == adapters.ClassAuth && d.Class != string(adapters.ClassAuth): // the adapter has just dropped its token
 	default:
 		result.Delay = min(p.sync.Retry.delay(times), probeMost)
+	}
+}
+
+// unreachable handles an attempt that sent nothing because of something that all
+// destinations need, such as a proxy. The sync is put on hold and probed. No record is the
+// cause, so it is no attempt and costs no budget.
+func (p *pipeline) unreachable(w work, result *outbox.Result) {
+	result.Attempt = false
+	if !w.probe.granted() {
+		p.putOnHold(w.to, outbox.HoldBreaker, time.Second, result.Error)
 	}
 }
 

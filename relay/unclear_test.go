@@ -133,3 +133,26 @@ func TestASuccessWithoutAnIDIsSaidAtOnce(t *testing.T) {
 }
 
 var _ relay.Observer = (*idCounter)(nil)
+
+// Something that all destinations need is away, such as a proxy: nothing was sent, and no record
+// is the cause.
+func TestWhatAllDestinationsNeedIsAway(t *testing.T) {
+	w := newWorld(t)
+	var healed atomic.Bool
+	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+		if healed.Load() {
+			return adapters.Receipt{Code: "HTTP 201"}, nil
+		}
+		return adapters.Receipt{}, adapters.Common(errors.New("the proxy cannot be reached"))
+	})
+	w.start("relay-1", sync1(c, func(s *relay.Sync) { s.Retry.Attempts = 1 }))
+	w.emit("H-1", map[string]any{"n": 1})
+	w.eventually("held, and probed", func() bool {
+		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.hold WHERE kind = 'breaker' AND probes > 0 AND reason = 'the proxy cannot be reached')`)
+	})
+	if n := query[int](w, `SELECT count(*) FROM outbox.delivery WHERE charged > 0 OR state = 'failed'`); n > 0 {
+		t.Errorf("%d deliveries have used up budget:\n%s", n, w.dump())
+	}
+	healed.Store(true)
+	w.drained()
+}

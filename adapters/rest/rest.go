@@ -49,7 +49,7 @@ func New(c Config) (*Adapter, error) {
 	}
 	check(exchange.CheckRequire(c.Require, c.ExternalID))
 	a.endpoint, err = endpoint.New(endpoint.Options{
-		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow,
+		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Proxy: c.Proxy, Timeout: c.Timeout, Allow: c.Allow,
 		URLs: a.urls(), Reserved: map[string]string{"If-Match": "is set by if_match"},
 	})
 	check(err)

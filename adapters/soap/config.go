@@ -84,6 +84,11 @@ type Config struct {
 	// TLS says which certificates to trust and which client certificate to show.
 	TLS adapters.TLS `yaml:"tls"`
 
+	// Proxy is the URL of the proxy for all requests, such as
+	// http://user:password@proxy.example:3128, or none. Its scheme is http, https or
+	// socks5. Default: the proxy of the environment.
+	Proxy adapters.Secret `yaml:"proxy"`
+
 	// Timeout bounds a request, from the name lookup to the end of the answer. It is
 	// from 10ms to 10m. Default: 15s.
 	Timeout time.Duration `yaml:"timeout"`

@@ -72,7 +72,7 @@ func newAdapter(c Config, nonce func() []byte, now func() time.Time) (*Adapter, 
 
 func (c Config) options(urls []*endpoint.URL) endpoint.Options {
 	o := endpoint.Options{
-		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow, URLs: urls,
+		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Proxy: c.Proxy, Timeout: c.Timeout, Allow: c.Allow, URLs: urls,
 		Reserved: map[string]string{"Content-Type": "comes from version and action", "Soapaction": "comes from action"},
 	}
 	if c.Security.Kind != NoSecurity {

@@ -66,7 +66,7 @@ func New(c Config) (*Adapter, error) {
 	a.rules, err = exchange.ParseRules(exchange.RuleOptions{Protocol: statuses, Outcomes: c.Outcomes, Answers: c.Answers, Reason: c.Reason})
 	check(err)
 	a.endpoint, err = endpoint.New(endpoint.Options{
-		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Timeout: c.Timeout, Allow: c.Allow,
+		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Proxy: c.Proxy, Timeout: c.Timeout, Allow: c.Allow,
 		URLs: []*endpoint.URL{a.url}, Reserved: c.Payload.reserved(),
 	})
 	check(err)

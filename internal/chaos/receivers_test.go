@@ -234,17 +234,17 @@ func misbehave(r *run) {
 		},
 		{
 			name: "tls-expired", arrange: handshake(func() (*authority, string, time.Duration, uint16) { return ca, "127.0.0.1", -time.Hour, 0 }),
-			outcome: "retry", class: "transient", says: "nothing was sent: TLS: the receiver's certificate has expired",
+			outcome: "retry", class: "auth", says: "nothing was sent: TLS: the receiver's certificate has expired",
 		},
 		{
 			name: "tls-wrong-host", arrange: handshake(func() (*authority, string, time.Duration, uint16) { return ca, "court.example", time.Hour, 0 }),
-			outcome: "retry", class: "transient", says: "nothing was sent: TLS: the receiver's certificate is for another host name",
+			outcome: "retry", class: "auth", says: "nothing was sent: TLS: the receiver's certificate is for another host name",
 		},
 		{
 			name: "tls-unknown-authority", arrange: handshake(func() (*authority, string, time.Duration, uint16) {
 				return newAuthority(r), "127.0.0.1", time.Hour, 0
 			}),
-			outcome: "retry", class: "transient", says: "nothing was sent: TLS: the receiver's certificate comes from an unknown authority",
+			outcome: "retry", class: "auth", says: "nothing was sent: TLS: the receiver's certificate comes from an unknown authority",
 		},
 		{
 			name: "tls-1.1", arrange: handshake(func() (*authority, string, time.Duration, uint16) { return ca, "127.0.0.1", time.Hour, 0x0302 }),

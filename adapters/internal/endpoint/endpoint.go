@@ -29,7 +29,8 @@ type Options struct {
 	Headers map[string]adapters.Secret
 	Auth    adapters.Credentials
 	TLS     adapters.TLS
-	Timeout time.Duration // default: DefaultTimeout
+	Proxy   adapters.Secret // URL, none, or empty for the environment's
+	Timeout time.Duration   // default: DefaultTimeout
 	Allow   adapters.Allow
 
 	URLs        []*URL            // all URLs to which requests may go; nil ones are ignored
@@ -67,7 +68,7 @@ func New(o Options) (*Endpoint, error) {
 	check(err)
 	e.hosts, err = parseHosts(o)
 	check(err)
-	e.client, err = exchange.New(o.TLS, o.Timeout)
+	e.client, err = exchange.New(o.TLS, o.Proxy, o.Timeout)
 	check(err)
 	e.longest += tokenTime(o.Auth)
 	if e.client != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
 
 // hosts are the hosts that data may name: names, *.suffix, or * for any.
@@ -36,6 +37,9 @@ func parseHosts(o Options) (hosts, error) {
 	fromData := slices.DeleteFunc(slices.Clone(o.URLs), func(u *URL) bool { return u == nil || !u.FromData() })
 	if len(fromData) > 0 && len(h) == 0 {
 		errs = append(errs, errors.New("allow.hosts: is required, because the host of a url has a placeholder: list the hosts that data may name"))
+	}
+	if proxy := o.Proxy.Reveal(); len(fromData) > 0 && proxy != "" && proxy != exchange.NoProxy {
+		errs = append(errs, errors.New("proxy: is not used for a host from data, because the proxy would resolve its name: remove proxy"))
 	}
 	if slices.Contains(h, "*") {
 		with := slices.Clone(o.Credentials)

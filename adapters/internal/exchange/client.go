@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"io"
 	"maps"
 	"net"
@@ -35,17 +36,21 @@ type Client struct {
 }
 
 // New returns a Client whose exchanges take at most timeout each, from the name lookup
-// to the last byte of the answer. Its errors name the wrong TLS option.
+// to the last byte of the answer. proxy is the URL of a proxy, or none. If it is empty,
+// the proxy comes from the environment, as [http.ProxyFromEnvironment] describes. Errors
+// name the wrong option.
 //
-// It speaks HTTP/1.1, in which a request without an answer was either not sent or may
-// have been processed, and is never sent again by the protocol. The proxy comes from
-// the environment, as [http.ProxyFromEnvironment] describes.
-func New(options adapters.TLS, timeout time.Duration) (*Client, error) {
-	config, err := TLSConfig(options)
-	if err != nil {
+// The client speaks HTTP/1.1, in which a request without an answer was either not sent
+// or may have been processed, and is never sent again by the protocol.
+func New(options adapters.TLS, proxy adapters.Secret, timeout time.Duration) (*Client, error) {
+	config, tlsErr := TLSConfig(options)
+	find, proxyErr := parseProxy(proxy.Reveal())
+	if err := errors.Join(tlsErr, proxyErr); err != nil {
 		return nil, err
 	}
+	config.NextProtos = []string{"http/1.1"}
 	t := newTransport(config)
+	t.Proxy = noting(find)
 	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		return dial(ctx, new(net.Dialer), network, address)
 	}
@@ -56,7 +61,7 @@ func newTransport(config *tls.Config) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+		OnProxyConnectResponse: connected,
 		TLSClientConfig:        config,
 		Protocols:              &protocols,
 		MaxIdleConns:           idleConnections,
@@ -164,7 +169,8 @@ func (r Request) build(ctx context.Context) *http.Request {
 type progress struct {
 	conn    atomic.Pointer[net.Conn] // nil until there is one
 	written atomic.Bool
-	asked   atomic.Bool // for a client certificate
+	asked   atomic.Bool            // for a client certificate
+	proxy   atomic.Pointer[string] // host of the proxy that the request goes through; nil without one
 }
 
 // progressKey is the key of a *progress in a context.

@@ -51,10 +51,30 @@ func noAnswer(ctx context.Context, r Request, p *progress, err error) error {
 	if !sent && Exhausted(err) {
 		return adapters.Local(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, Exhaustion(why)))
 	}
+	if refused, ok := errors.AsType[*proxyError](err); ok {
+		return refused.classify(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, refused))
+	}
+	if proxy := p.proxy.Load(); proxy != nil && !sent {
+		if unreachable(err) && ctx.Err() == nil {
+			return adapters.Common(adapters.Classify(adapters.ClassTransient,
+				fmt.Errorf("%s %s: nothing was sent: the proxy %s cannot be reached: %w", r.Method, r.Target, *proxy, why)))
+		}
+		why = fmt.Errorf("%w (through the proxy %s)", why, *proxy)
+	}
+	if !sent && untrusted(err) {
+		return adapters.Auth(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, why))
+	}
 	if sent {
 		return adapters.Unknown(fmt.Errorf("%s %s: sent, but no answer: %w", r.Method, r.Target, why))
 	}
 	return adapters.Classify(adapters.ClassTransient, fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, why))
+}
+
+// untrusted reports whether err is about the receiver's certificate. No message is the
+// cause.
+func untrusted(err error) bool {
+	_, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	return ok
 }
 
 // Exhausted is [adapters.Exhausted], also for a name lookup, whose error keeps only the
@@ -113,10 +133,14 @@ func describe(err error) string {
 		return "TLS: the receiver's certificate is not trusted"
 	case errors.As(err, &record):
 		return "TLS: the receiver does not speak TLS on this port"
+	case errors.As(err, &op) && op.Op == remoteError && strings.Contains(op.Err.Error(), "no application protocol"):
+		return "TLS: the receiver does not speak HTTP/1.1, perhaps only HTTP/2: ask its operator for an address that does"
 	case errors.As(err, &op) && op.Op == remoteError:
 		return "TLS: the receiver ended the connection: " + adapters.Clean(op.Err.Error(), maxReason)
 	case errors.As(err, &errno):
 		return errno.Error()
+	case strings.Contains(err.Error(), `malformed HTTP response "\x00\x00`): // a frame of HTTP/2 (RFC 9113, 3.4)
+		return "the answer is HTTP/2, but Lockstep speaks HTTP/1.1: ask the receiver's operator for an address that does"
 	case errors.As(err, &protocol), strings.Contains(err.Error(), "malformed"):
 		return "a malformed answer"
 	case strings.Contains(err.Error(), "response headers exceeded"):

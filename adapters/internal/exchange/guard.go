@@ -15,7 +15,6 @@ import (
 // check. It uses no proxy, because a proxy would resolve the name itself.
 func (c *Client) Guarded(allowed []netip.Prefix) *Client {
 	t := newTransport(c.transport.TLSClientConfig)
-	t.Proxy = nil
 	dialer := &net.Dialer{Control: func(_, address string, _ syscall.RawConn) error { return judge(address, allowed) }}
 	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		return dial(ctx, dialer, network, address)

@@ -133,7 +133,7 @@ func TestRequestWithoutABodyHasItsKeyAndLength(t *testing.T) {
 
 func newClient(t *testing.T, o adapters.TLS) *Client {
 	t.Helper()
-	c, err := New(o, 5*time.Second)
+	c, err := New(o, "", 5*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
