@@ -12,6 +12,7 @@ const (
 	ClientCredentials CredentialsKind = "oauth2_client_credentials" // RFC 6749, 4.4
 	PasswordGrant     CredentialsKind = "oauth2_password"           // RFC 6749, 4.3
 	PrivateKeyJWT     CredentialsKind = "private_key_jwt"           // RFC 7523, 2.2: SMART Backend Services, NHS
+	JWTBearer         CredentialsKind = "jwt_bearer"                // RFC 7523, 2.1: Google service accounts
 	ServiceLease      CredentialsKind = "s2s_lease"                 // HMCTS service-auth-provider: a token for a one-time password
 	HMAC              CredentialsKind = "hmac"                      // a signature of each request in a header
 )
@@ -21,43 +22,45 @@ const (
 // that may have it. A field with the tag lines may have line breaks.
 type Credentials struct {
 	// Kind is none, bearer, basic, api_key, oauth2_client_credentials,
-	// oauth2_password, private_key_jwt, s2s_lease or hmac. Default: none.
-	Kind CredentialsKind `yaml:"kind" oneof:"none|bearer|basic|api_key|oauth2_client_credentials|oauth2_password|private_key_jwt|s2s_lease|hmac"`
+	// oauth2_password, private_key_jwt, jwt_bearer, s2s_lease or hmac. Default: none.
+	Kind CredentialsKind `yaml:"kind" oneof:"none|bearer|basic|api_key|oauth2_client_credentials|oauth2_password|private_key_jwt|jwt_bearer|s2s_lease|hmac"`
 
 	// Header is the header that has the credentials. Default: X-Api-Key for api_key,
 	// ServiceAuthorization for s2s_lease, Authorization for the others.
-	Header string `yaml:"header" of:"bearer|basic|api_key|oauth2_client_credentials|oauth2_password|private_key_jwt|s2s_lease|hmac"`
+	Header string `yaml:"header" of:"bearer|basic|api_key|oauth2_client_credentials|oauth2_password|private_key_jwt|jwt_bearer|s2s_lease|hmac"`
 
 	Token Secret `yaml:"token" needed:"bearer"` // bearer
 
-	Username string `yaml:"username" needed:"basic|oauth2_password"`      // basic, oauth2_password
-	Password Secret `yaml:"password" needed:"oauth2_password" of:"basic"` // basic, oauth2_password
+	// The user of basic and oauth2_password. For jwt_bearer, Username is the claim sub:
+	// the user for whom the client acts. Default: no claim sub.
+	Username string `yaml:"username" needed:"basic|oauth2_password" of:"jwt_bearer"`
+	Password Secret `yaml:"password" needed:"oauth2_password" of:"basic"`
 
 	Key Secret `yaml:"key" needed:"api_key"` // api_key
 
 	// The kinds that get tokens: oauth2_client_credentials, oauth2_password,
-	// private_key_jwt and s2s_lease. A token is kept until it expires or the receiver
+	// private_key_jwt, jwt_bearer and s2s_lease. A token is kept until it expires or the receiver
 	// refuses it. For s2s_lease, ClientID is the microservice and ClientSecret is the
 	// secret of its one-time passwords (RFC 6238) in base32.
-	TokenURL     string   `yaml:"token_url" needed:"oauth2_client_credentials|oauth2_password|private_key_jwt|s2s_lease" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://."`
-	ClientID     string   `yaml:"client_id" needed:"oauth2_client_credentials|private_key_jwt|s2s_lease" of:"oauth2_password"`
+	TokenURL     string   `yaml:"token_url" needed:"oauth2_client_credentials|oauth2_password|private_key_jwt|jwt_bearer|s2s_lease" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://."`
+	ClientID     string   `yaml:"client_id" needed:"oauth2_client_credentials|private_key_jwt|jwt_bearer|s2s_lease" of:"oauth2_password"`
 	ClientSecret Secret   `yaml:"client_secret" needed:"oauth2_client_credentials|s2s_lease" of:"oauth2_password"`
-	Scopes       []string `yaml:"scopes" of:"oauth2_client_credentials|oauth2_password|private_key_jwt"`
+	Scopes       []string `yaml:"scopes" of:"oauth2_client_credentials|oauth2_password|private_key_jwt|jwt_bearer"`
 
-	// Audience is sent to the token endpoint if it is set. For private_key_jwt it is
-	// the claim aud. Default for private_key_jwt: TokenURL.
-	Audience string `yaml:"audience" of:"oauth2_client_credentials|oauth2_password|private_key_jwt"`
+	// Audience is sent to the token endpoint if it is set. For private_key_jwt and
+	// jwt_bearer it is the claim aud. Default for these: TokenURL.
+	Audience string `yaml:"audience" of:"oauth2_client_credentials|oauth2_password|private_key_jwt|jwt_bearer"`
 
-	// The key of private_key_jwt, RSA or EC, in PEM: the text itself, or a file that
+	// The key of private_key_jwt and jwt_bearer, RSA or EC, in PEM: the text itself, or a file that
 	// is read again for each token. KeyID is the header kid. Default: no kid.
-	PrivateKey Secret `yaml:"private_key" of:"private_key_jwt" lines:"true"`
-	KeyFile    string `yaml:"key_file" of:"private_key_jwt"`
-	KeyID      string `yaml:"key_id" of:"private_key_jwt"`
+	PrivateKey Secret `yaml:"private_key" of:"private_key_jwt|jwt_bearer" lines:"true"`
+	KeyFile    string `yaml:"key_file" of:"private_key_jwt|jwt_bearer"`
+	KeyID      string `yaml:"key_id" of:"private_key_jwt|jwt_bearer"`
 
-	// Algorithm signs. For private_key_jwt it is RS256, RS384, RS512, PS256, PS384,
-	// PS512, ES256, ES384 or ES512. Default: RS384, or for an EC key the one of its
-	// curve. For hmac it is sha1, sha256 or sha512. Default: sha256.
-	Algorithm string `yaml:"algorithm" of:"private_key_jwt|hmac"`
+	// Algorithm signs. For private_key_jwt and jwt_bearer it is RS256, RS384, RS512,
+	// PS256, PS384, PS512, ES256, ES384 or ES512. Default: RS384 for private_key_jwt,
+	// RS256 for jwt_bearer, and for an EC key the one of its curve. For hmac it is sha1, sha256 or sha512. Default: sha256.
+	Algorithm string `yaml:"algorithm" of:"private_key_jwt|jwt_bearer|hmac"`
 
 	// The secret of hmac, as text, base64 or hex. Default of SecretEncoding: text.
 	Secret         Secret `yaml:"secret" needed:"hmac"`

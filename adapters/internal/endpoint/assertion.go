@@ -32,29 +32,22 @@ const (
 	maxKey = 64 << 10
 )
 
-// newAssertion returns the client credentials grant of a client that identifies itself
-// by a signed JWT (RFC 7523, 2.2 and 3). Each request has a new one, with a new jti:
-// SMART Backend Services accept each jti once.
+// newAssertion returns a grant with a signed JWT. With private_key_jwt, the JWT says who
+// the client is, for the client credentials grant (RFC 7523, 2.2). With jwt_bearer, it is
+// the grant itself (2.1). Each request has a new one, with a new jti: SMART Backend
+// Services accept each jti once.
 func newAssertion(a adapters.Credentials, client *http.Client) (grant, error) {
 	key, err := readKey(a)
 	if err != nil {
 		return grant{}, err
 	}
-	algorithm := cmp.Or(a.Algorithm, defaultAlgorithm(key))
+	algorithm := cmp.Or(a.Algorithm, defaultAlgorithm(a.Kind, key))
 	if !slices.Contains(algorithms, algorithm) {
 		return grant{}, fmt.Errorf("algorithm: %q is not one of %s", algorithm, strings.Join(algorithms, ", "))
 	}
 	method := jwt.GetSigningMethod(algorithm)
 	sign := func(key any) (string, error) {
-		now := time.Now()
-		t := jwt.NewWithClaims(method, jwt.MapClaims{
-			"iss": a.ClientID,
-			"sub": a.ClientID,
-			"aud": a.Audience, // text: not all servers read a list
-			"jti": newID(),
-			"iat": now.Unix(),
-			"exp": now.Add(assertionLife).Unix(),
-		})
+		t := jwt.NewWithClaims(method, assertedClaims(a, time.Now()))
 		if a.KeyID != "" {
 			t.Header["kid"] = a.KeyID
 		}
@@ -64,12 +57,15 @@ func newAssertion(a adapters.Credentials, client *http.Client) (grant, error) {
 		return grant{}, fmt.Errorf("algorithm: %s does not fit the key: RS… and PS… need an RSA key, ES256, ES384 and ES512 an EC key with 256, 384 and 521 bits", algorithm)
 	}
 	var sent string
-	g := newOAuth2(a, client, func() (url.Values, error) {
+	g := newOAuth2(formOf(a), client, func() (url.Values, error) {
 		if next, err := readKey(a); err == nil { // a file that is being replaced: the last key
 			key = next
 		}
 		if sent, err = sign(key); err != nil {
 			return nil, err
+		}
+		if a.Kind == adapters.JWTBearer {
+			return url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {sent}}, nil
 		}
 		return url.Values{
 			"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
@@ -81,14 +77,48 @@ func newAssertion(a adapters.Credentials, client *http.Client) (grant, error) {
 	return g, nil
 }
 
+// assertedClaims are the claims of an assertion (RFC 7523, 3). With jwt_bearer the scopes
+// are a claim, as Google wants it, and the subject is the user for whom the client acts.
+func assertedClaims(a adapters.Credentials, now time.Time) jwt.MapClaims {
+	claims := jwt.MapClaims{
+		"iss": a.ClientID,
+		"sub": a.ClientID,
+		"aud": a.Audience, // text: not all servers read a list
+		"jti": newID(),
+		"iat": now.Unix(),
+		"exp": now.Add(assertionLife).Unix(),
+	}
+	if a.Kind == adapters.JWTBearer {
+		claims["sub"] = a.Username
+		if a.Username == "" {
+			delete(claims, "sub")
+		}
+		if len(a.Scopes) > 0 {
+			claims["scope"] = strings.Join(a.Scopes, " ")
+		}
+	}
+	return claims
+}
+
+// formOf is a without what the assertion says instead of the form.
+func formOf(a adapters.Credentials) adapters.Credentials {
+	if a.Kind == adapters.JWTBearer {
+		a.ClientID, a.Scopes = "", nil
+	}
+	return a
+}
+
 // algorithms are the algorithms of assertions. All are asymmetric.
 var algorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"}
 
 // defaultAlgorithm is the algorithm of a key. SMART Backend Services require RS384 and
-// ES384.
-func defaultAlgorithm(key any) string {
+// ES384, Google takes RS256 only.
+func defaultAlgorithm(kind adapters.CredentialsKind, key any) string {
 	if ec, ok := key.(*ecdsa.PrivateKey); ok {
 		return map[int]string{256: "ES256", 384: "ES384", 521: "ES512"}[ec.Curve.Params().BitSize]
+	}
+	if kind == adapters.JWTBearer {
+		return "RS256"
 	}
 	return "RS384"
 }
@@ -98,7 +128,7 @@ func readKey(a adapters.Credentials) (any, error) {
 	field, text := "private_key", []byte(a.PrivateKey.Reveal())
 	switch {
 	case a.PrivateKey == "" && a.KeyFile == "":
-		return nil, errors.New("key_file: is required for kind private_key_jwt, or private_key")
+		return nil, errors.New("key_file: is required, or private_key")
 	case a.PrivateKey != "" && a.KeyFile != "":
 		return nil, errors.New("key_file: is set together with private_key: remove one of them")
 	case a.KeyFile != "":

@@ -31,7 +31,7 @@ type authorizer interface {
 
 // tokenKinds are the kinds that get a token from an endpoint.
 var tokenKinds = []adapters.CredentialsKind{
-	adapters.ClientCredentials, adapters.PasswordGrant, adapters.PrivateKeyJWT, adapters.ServiceLease,
+	adapters.ClientCredentials, adapters.PasswordGrant, adapters.PrivateKeyJWT, adapters.JWTBearer, adapters.ServiceLease,
 }
 
 // credentialsKinds are all kinds, in the order of the documentation.
@@ -51,7 +51,7 @@ func withDefaults(c adapters.Credentials) adapters.Credentials {
 	default:
 		c.Header = cmp.Or(c.Header, "Authorization")
 	}
-	if c.Kind == adapters.PrivateKeyJWT {
+	if c.Kind == adapters.PrivateKeyJWT || c.Kind == adapters.JWTBearer {
 		c.Audience = cmp.Or(c.Audience, c.TokenURL)
 	}
 	if c.Kind == adapters.HMAC {

@@ -82,7 +82,7 @@ func TestAuthIsChecked(t *testing.T) {
 		"bad token URL":                 {oauth(func(a *adapters.Credentials) { a.TokenURL = "https://u:canary@x/" }), "auth.token_url: must be"},
 		"password without a user":       {adapters.Credentials{Kind: adapters.PasswordGrant, TokenURL: "https://login.example/t", Password: "canary"}, "auth.username: is required"},
 		"header of nothing":             {adapters.Credentials{Header: "X-Token"}, "auth.header: belongs to kind bearer, basic"},
-		"no key":                        {assertion(func(a *adapters.Credentials) { a.PrivateKey = "" }), "auth.key_file: is required for kind private_key_jwt, or private_key"},
+		"no key":                        {assertion(func(a *adapters.Credentials) { a.PrivateKey = "" }), "auth.key_file: is required, or private_key"},
 		"two keys":                      {assertion(func(a *adapters.Credentials) { a.KeyFile = "/nowhere" }), "auth.key_file: is set together with private_key"},
 		"no such key file":              {assertion(func(a *adapters.Credentials) { a.PrivateKey, a.KeyFile = "", "/nowhere" }), "auth.key_file: open /nowhere"},
 		"a key that is none":            {assertion(func(a *adapters.Credentials) { a.PrivateKey = "canary" }), "auth.private_key: has no RSA or EC private key in PEM form"},

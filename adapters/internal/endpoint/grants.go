@@ -39,7 +39,7 @@ func newGrant(a adapters.Credentials, client *exchange.Client) (grant, error) {
 	switch a.Kind {
 	case adapters.ServiceLease:
 		return newLease(a, client.TokenClient())
-	case adapters.PrivateKeyJWT:
+	case adapters.PrivateKeyJWT, adapters.JWTBearer:
 		return newAssertion(a, client.TokenClient())
 	default:
 		return newShared(a, client.TokenClient()), nil

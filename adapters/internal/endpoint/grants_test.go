@@ -133,6 +133,37 @@ func TestPrivateKeyJWT(t *testing.T) {
 	}
 }
 
+// Google's service accounts: the assertion is the grant, and has the scopes.
+func TestJWTBearer(t *testing.T) {
+	key := newRSA(t)
+	for user, sub := range map[string]any{"": nil, "clerk@agency.example": "clerk@agency.example"} {
+		l, c := newLogin(t), newCourt(t)
+		a := post(t, config{URL: c.URL, Auth: adapters.Credentials{
+			Kind: adapters.JWTBearer, TokenURL: l.URL + "/token", ClientID: "relay@agency.example", Username: user,
+			Scopes: []string{"https://calendar.example/auth", "b"}, PrivateKey: adapters.Secret(pemOf(t, key)),
+		}})
+		if _, err := a.Deliver(t.Context(), message()); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.request.Header.Get("Authorization"); got != "Bearer token-1" {
+			t.Errorf("sent %q", got)
+		}
+		claims := jwt.MapClaims{}
+		token, err := jwt.ParseWithClaims(l.form.Get("assertion"), claims, func(*jwt.Token) (any, error) { return &key.PublicKey, nil }, jwt.WithExpirationRequired())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token.Header["alg"] != "RS256" || claims["iss"] != "relay@agency.example" || claims["sub"] != sub ||
+			claims["aud"] != l.URL+"/token" || claims["scope"] != "https://calendar.example/auth b" {
+			t.Errorf("header %v, claims %v", token.Header, claims)
+		}
+		l.form.Del("assertion")
+		if diff := cmp.Diff(url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}}, l.form); diff != "" {
+			t.Errorf("form (-want +got):\n%s", diff)
+		}
+	}
+}
+
 // A new key is used with the next token. While its file is being written, the old one is.
 func TestKeyFileIsReadAgain(t *testing.T) {
 	first, second := newEC(t, elliptic.P384()), newEC(t, elliptic.P384())

@@ -22,7 +22,7 @@ func TestGuideShowsCredentials(t *testing.T) {
 		t.Fatalf("found %d blocks only", len(blocks))
 	}
 	variable := regexp.MustCompile(`\$\{(\w+)\}`)
-	values := map[string]string{"BARS_KEY": pemOf(t, newRSA(t)), "S2S_SECRET": "GEZDGNBVGY3TQOJQ"}
+	values := map[string]string{"BARS_KEY": pemOf(t, newRSA(t)), "GOOGLE_KEY": pemOf(t, newRSA(t)), "S2S_SECRET": "GEZDGNBVGY3TQOJQ"}
 	for _, b := range blocks {
 		var section struct {
 			Auth adapters.Credentials `yaml:"auth"`
@@ -50,7 +50,7 @@ func TestGuideShowsCredentials(t *testing.T) {
 	}
 	for _, kind := range []adapters.CredentialsKind{
 		adapters.NoCredentials, adapters.Bearer, adapters.Basic, adapters.APIKey, adapters.ClientCredentials,
-		adapters.PasswordGrant, adapters.PrivateKeyJWT, adapters.ServiceLease, adapters.HMAC,
+		adapters.PasswordGrant, adapters.PrivateKeyJWT, adapters.JWTBearer, adapters.ServiceLease, adapters.HMAC,
 	} {
 		if !regexp.MustCompile("(?m)^\\| `" + string(kind) + "` \\|").Match(guide) {
 			t.Errorf("the kind %s is not in the table", kind)

@@ -123,6 +123,7 @@ func TestTwoTokensHaveTheTimeOfOne(t *testing.T) {
 		if took := time.Since(start); took != tokenTimeout || adapters.ClassOf(err) != adapters.ClassAuth || !strings.Contains(err.Error(), "the timeout of 10s is up") {
 			t.Errorf("after %s: %v (%s)", took, err, adapters.ClassOf(err))
 		}
+		synctest.Wait()    // until the fetch that was given up has ended
 		start = time.Now() // the first token is kept
 		if _, err := e.authorize(t.Context(), exchange.Request{Header: http.Header{}}); err != nil || time.Since(start) != 7*time.Second {
 			t.Errorf("after %s: %v", time.Since(start), err)
