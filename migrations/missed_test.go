@@ -81,6 +81,24 @@ func TestEventsWrittenWithTriggersOffAreFound(t *testing.T) {
 	}
 }
 
+// A call of maintain checks a bounded number of events. The next calls check the others.
+func TestMissedEventsAreFoundAmongMany(t *testing.T) {
+	url := pgtest.New(t)
+	d, relay := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url)
+	d.Do("INSERT INTO outbox.event (type, key, payload) SELECT 'x', 'k', '{}' FROM generate_series(1, 23000)") // unmatched
+	d.Past("INSERT INTO outbox.event (type, key, payload) VALUES ('x', 'unseen', '{}')")
+	d.Do("INSERT INTO outbox.event (type, key, payload) SELECT 'x', 'k', '{}' FROM generate_series(1, 3000)")
+	if got := missedTrouble(t, relay); got != nil {
+		t.Errorf("the first call found %q", got)
+	}
+	d.Past("INSERT INTO outbox.event (type, key, payload) VALUES ('x', 'unseen', '{}')")
+	for call, want := range []string{"2 event(s)", "2 event(s)"} {
+		if got := missedTrouble(t, relay); len(got) != 1 || !strings.HasPrefix(got[0], want) {
+			t.Errorf("call %d found %q, want %s", call+2, got, want)
+		}
+	}
+}
+
 // A backfill may add an event that a repair would add.
 func TestRepairLeavesEventsToABackfill(t *testing.T) {
 	url := pgtest.New(t)

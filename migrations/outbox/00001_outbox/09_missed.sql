@@ -10,6 +10,9 @@ CREATE TABLE outbox.missed (
 );
 COMMENT ON TABLE outbox.missed IS 'Events that were found to have no delivery although no delivery of them was ever made, because triggers were off. lockstep repair adds the deliveries.';
 
+-- Where the last call of outbox.maintain stopped. Without a row the next call begins with the first event.
+CREATE TABLE outbox.missed_scan (after_seq bigint CONSTRAINT missed_scan_pkey PRIMARY KEY); -- a publication FOR ALL TABLES needs a key
+
 -- Whether no trigger saw an event: it has no delivery, was not unmatched, and the log knows nothing of it. A recording
 -- removes the delivery and writes the log row in one transaction, so the snapshot of the calling statement sees one of the
 -- two. If the log may have been dropped, the answer is no.

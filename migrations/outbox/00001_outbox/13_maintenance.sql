@@ -165,15 +165,17 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 
-    -- Events that were written with triggers off: the latest events are checked, and after that a random range. The range
-    -- bounds the call, and over a day the calls reach every event.
+    -- Events that were written with triggers off: the latest events are checked, and after that the next 20,000 after those
+    -- of the last call. This bounds the call.
     BEGIN
         PERFORM outbox.find_missed(coalesce((SELECT o.seq FROM outbox.event AS o ORDER BY o.seq DESC OFFSET 2000 LIMIT 1), 0), 2000);
-        last := (SELECT floor(random() * greatest(max(o.seq) - min(o.seq) - 20000, 0)) + min(o.seq) - 1 FROM outbox.event AS o);
+        last := coalesce((SELECT s.after_seq FROM outbox.missed_scan AS s), 0);
         FOR i IN 1..10 LOOP
-            EXIT WHEN last IS NULL OR clock_timestamp() > now() + interval '7 seconds';
             last := outbox.find_missed(last, 2000);
+            EXIT WHEN last IS NULL OR clock_timestamp() > now() + interval '7 seconds';
         END LOOP;
+        DELETE FROM outbox.missed_scan;
+        INSERT INTO outbox.missed_scan SELECT last WHERE last IS NOT NULL; -- at the end, the next call begins anew
     EXCEPTION WHEN OTHERS THEN
         done := 'trouble: events that were written with triggers off were not looked for: ' || SQLERRM; n := 0;
         RETURN NEXT;
