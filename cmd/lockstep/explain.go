@@ -273,9 +273,13 @@ SELECT ` + logColumns + `
 // text writes x for a person, who may have asked about one sync.
 func (x explanation) text(out io.Writer, sync string) error {
 	if e := x.Event; e != nil {
+		version := "none"
+		if e.Version != nil {
+			version = fmt.Sprint(*e.Version)
+		}
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		fmt.Fprintf(w, "event\t%s (seq %d)\ntype\t%s\nkey\t%s\nversion\t%s\noccurred\t%s\ninserted\t%s\npayload\t%d bytes\n",
-			e.ID, e.Seq, adapters.Clean(e.Type, 0), adapters.Clean(e.Key, 0), e.version(), clock(&e.OccurredAt), clock(&e.InsertedAt), e.PayloadBytes)
+			e.ID, e.Seq, adapters.Clean(e.Type, 0), adapters.Clean(e.Key, 0), version, clock(&e.OccurredAt), clock(&e.InsertedAt), e.PayloadBytes)
 		if len(e.HeaderNames) > 0 {
 			fmt.Fprintf(w, "headers\t%s\n", adapters.Clean(strings.Join(e.HeaderNames, ", "), 0))
 		}
@@ -295,9 +299,11 @@ func (x keyExplanation) text(out io.Writer, sync string) error {
 		if i > 0 {
 			fmt.Fprintln(out)
 		}
-		heading := fmt.Sprintf("event %s (seq %d), %s, version %s, inserted %s",
-			e.Event.ID, e.Event.Seq, adapters.Clean(e.Event.Type, 0), e.Event.version(), clock(&e.Event.InsertedAt))
-		fmt.Fprintln(out, console.Wrap(out, heading))
+		heading := fmt.Sprintf("event %s (seq %d), %s", e.Event.ID, e.Event.Seq, adapters.Clean(e.Event.Type, 0))
+		if e.Event.Version != nil {
+			heading += fmt.Sprintf(", version %d", *e.Event.Version)
+		}
+		fmt.Fprintln(out, console.Wrap(out, heading+", inserted "+clock(&e.Event.InsertedAt)))
 		e.sentences(out)
 	}
 	if x.NotShown > 0 {
@@ -311,13 +317,6 @@ func (x explainedEvent) sentences(out io.Writer) {
 	for _, sentence := range x.Why {
 		fmt.Fprintln(out, console.Wrap(out, adapters.Clean(sentence, 0)))
 	}
-}
-
-func (e *eventFacts) version() string {
-	if e.Version == nil {
-		return "none"
-	}
-	return fmt.Sprint(*e.Version)
 }
 
 // key returns the event's key, or "" after the event's retention.
@@ -334,7 +333,8 @@ func explainedTables(out io.Writer, deliveries []deliveryRow, log []logRow, know
 	var errs []error
 	if len(deliveries) > 0 {
 		fmt.Fprintln(out)
-		errs = append(errs, console.NewPrinter[deliveryRow](out, console.Table).Without(known...).Print(deliveries...))
+		open := console.NewPrinter[deliveryRow](out, console.Table).Without(known...).Without("DETAIL") // the sentences have it
+		errs = append(errs, open.Print(deliveries...))
 	}
 	if len(log) > 0 {
 		fmt.Fprintln(out)

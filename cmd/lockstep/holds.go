@@ -62,9 +62,11 @@ type holdChange struct {
 // syncFacts describe a sync, or one scope of it, after a change.
 type syncFacts struct {
 	hold   *strongestHold // nil if nothing holds it
-	open   int64          // deliveries that are neither finished nor failed
+	open   int64          // deliveries that relays may send: neither finished nor failed, nor behind a failed one
 	failed int64
-	paused bool // before the change
+	behind int64 // deliveries behind failed ones
+	served bool  // by a running relay
+	paused bool  // before the change
 }
 
 func (a *app) pauseCommand() *cobra.Command {
@@ -183,10 +185,17 @@ func (h *holdChange) run(cmd *cobra.Command, args []string) error {
 				return err
 			}
 			const open = `-- lockstep: open deliveries
-SELECT count(*) FILTER (WHERE state <> 'failed'), count(*) FILTER (WHERE state = 'failed')
-  FROM outbox.delivery
- WHERE sync = $1`
-			if err := tx.QueryRow(ctx, open, h.sync).Scan(&facts.open, &facts.failed); err != nil {
+SELECT count(*) FILTER (WHERE d.state <> 'failed' AND NOT b.blocked), count(*) FILTER (WHERE d.state = 'failed'),
+       count(*) FILTER (WHERE d.state <> 'failed' AND b.blocked)
+  FROM outbox.delivery AS d
+ CROSS JOIN LATERAL (
+       SELECT EXISTS (SELECT FROM outbox.delivery AS f
+                       WHERE f.sync = d.sync AND f.key = d.key AND f.event_seq < d.event_seq AND f.state = 'failed') AS blocked) AS b
+ WHERE d.sync = $1`
+			if err := tx.QueryRow(ctx, open, h.sync).Scan(&facts.open, &facts.failed, &facts.behind); err != nil {
+				return err
+			}
+			if facts.served, err = isServed(ctx, tx, h.sync); err != nil {
 				return err
 			}
 			facts.hold, err = holdOf(ctx, tx, h.sync, h.scope)
@@ -242,21 +251,30 @@ func (h *holdChange) resumedSays(facts syncFacts) string {
 		return name + " is resumed: relays send to it again"
 	}
 	said := name + " is resumed: relays send "
-	switch facts.open {
-	case 0:
+	switch {
+	case facts.open == 0 && facts.failed == 0:
 		said += "again, nothing is open"
-	case 1:
+	case facts.open == 0:
+		said += "again, nothing else is open"
+	case facts.open == 1:
 		said += "its open delivery"
 	default:
 		said += fmt.Sprintf("its %d open deliveries", facts.open)
+	}
+	if !facts.served {
+		said += " " + servedAgain(h.sync)
 	}
 	return said + facts.waiting(h.sync)
 }
 
 func (h *holdChange) retiredSays(facts syncFacts) string {
 	said := h.sync + " is retired: it gets no further events"
-	if facts.open > 0 {
-		said += fmt.Sprintf(", its %s still sent", verb(facts.open, "open delivery", "is", "are"))
+	switch facts.open {
+	case 0:
+	case 1:
+		said += ", its open delivery is still sent"
+	default:
+		said += fmt.Sprintf(", its %d open deliveries are still sent", facts.open)
 	}
 	return fmt.Sprintf("%s%s. To undo this: lockstep retire %s --undo", said, facts.waiting(h.sync), h.sync)
 }
@@ -266,15 +284,26 @@ func (f syncFacts) waiting(sync string) string {
 	if f.failed == 0 {
 		return ""
 	}
-	return fmt.Sprintf(". %s for you: lockstep requeue --sync %s --all --dry-run", verb(f.failed, "failed delivery", "waits", "wait"), sync)
+	said := ". 1 failed delivery waits for you"
+	if f.failed > 1 {
+		said = fmt.Sprintf(". %d failed deliveries wait for you", f.failed)
+	}
+	if f.behind > 0 {
+		said += fmt.Sprintf(", and %s behind them", plural(f.behind, "delivery"))
+	}
+	return fmt.Sprintf("%s: lockstep requeue --sync %s --all --dry-run", said, sync)
 }
 
-// verb joins a number of things and what they do: "1 delivery waits", "2 deliveries wait".
-func verb(n int64, thing, does, do string) string {
-	if n != 1 {
-		does = do
-	}
-	return plural(n, thing) + " " + does
+// isServed reports whether a running relay sends for the sync.
+func isServed(ctx context.Context, tx pgx.Tx, sync string) (served bool, err error) {
+	const running = `SELECT EXISTS (SELECT FROM outbox.relay AS r WHERE r.running AND $1 = ANY (r.syncs))`
+	err = tx.QueryRow(ctx, running, sync).Scan(&served)
+	return served, err
+}
+
+// servedAgain says when a sync is served that no running relay serves.
+func servedAgain(sync string) string {
+	return fmt.Sprintf("as soon as one serves %s; none does now, see: lockstep status --relays", sync)
 }
 
 // strongestHold is the hold of a sync, or of one scope of it, that an operator must know of

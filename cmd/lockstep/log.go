@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -62,7 +63,7 @@ func (r logRow) Cells() []string {
 		}
 	}
 	return []string{
-		r.At.UTC().Format("2006-01-02T15:04:05.000Z"), r.Sync, deref(r.Key), attempt, r.Outcome, deref(r.Code),
+		clock(&r.At), r.Sync, deref(r.Key), attempt, r.Outcome, deref(r.Code),
 		cmp.Or(deref(r.Actor), deref(r.Relay)), took, deref(r.EventID), strings.Join(detail, ": "),
 	}
 }
@@ -178,6 +179,7 @@ With --until, --follow ends when no row before that time can appear any more.`,
 			if err := f.check(); err != nil {
 				return err
 			}
+			byDefault := f.since.set() && !cmd.Flags().Changed("since")
 			p := console.NewPrinter[logRow](a.stdout, a.format).Without(fixed(f.sync, f.key, f.event)...)
 			if follow {
 				db, err := a.connect(cmd.Context(), nil, cmd.CommandPath(), roleAuditor)
@@ -195,7 +197,10 @@ With --until, --follow ends when no row before that time can appear any more.`,
 				if err != nil {
 					return err
 				}
-				return errors.Join(p.Print(rows...), p.Close())
+				if err := errors.Join(p.Print(rows...), p.Close()); err != nil || len(rows) > 0 {
+					return err
+				}
+				return a.noRows(ctx, db, f, byDefault)
 			})
 		},
 	}
@@ -209,6 +214,25 @@ With --until, --follow ends when no row before that time can appear any more.`,
 	c.Flags().IntVar(&f.limit, "limit", 100, "show the newest `N` rows, or with --after the first")
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "print rows as they are added")
 	return c
+}
+
+// noRows says why the log shows nothing: because of a sync that does not exist, or of the
+// time that the command looks back by default.
+func (a *app) noRows(ctx context.Context, db *database, f logFilter, byDefault bool) error {
+	known, err := db.store.Syncs(ctx)
+	if err != nil {
+		return err
+	}
+	_, registered := known[f.sync]
+	switch {
+	case f.sync != "" && !registered:
+		a.say("sync %q has no rows; known are %s", f.sync, cmp.Or(strings.Join(slices.Sorted(maps.Keys(known)), ", "), "none"))
+	case byDefault:
+		a.say("nothing was logged in the last 24 hours; to look further back: --since 7d")
+	default:
+		a.say("no row of the log is selected")
+	}
+	return nil
 }
 
 // show returns the rows that are in the log now.

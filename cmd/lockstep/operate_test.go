@@ -256,7 +256,7 @@ func TestPauseResumeAndRetireReportTheirResult(t *testing.T) {
 	operator.run("pause", "CourtCalendarSync", "--reason", "maintenance", "--actor", "anna").wants(t, 0, "CourtCalendarSync is paused: relays send nothing more, events are collected. To end the pause: lockstep resume CourtCalendarSync\n")
 	w.as(roleAuditor).run("status", "--config", w.env["LOCKSTEP_CONFIG"]).wants(t, exitUsage, "COURT_TOKEN")
 	w.run("status").wants(t, 0, "operator", "/anna", "maintenance")
-	operator.run("resume", "CourtCalendarSync").wants(t, 0, "CourtCalendarSync is resumed: relays send its open delivery. 2 failed deliveries wait for you: lockstep requeue --sync CourtCalendarSync --all --dry-run\n")
+	operator.run("resume", "CourtCalendarSync").wants(t, 0, "CourtCalendarSync is resumed: relays send again, nothing else is open", "2 failed deliveries wait for you")
 	operator.run("resume", "CourtCalendarSync").wants(t, 0, "was not paused by an operator")
 	operator.run("retire", "CourtCalendarSync", "--reason", "moved").wants(t, 0, "CourtCalendarSync is retired: it gets no further events", "To undo this: lockstep retire CourtCalendarSync --undo")
 	w.run("status").wants(t, 0, "retired in the database")
@@ -456,7 +456,7 @@ func TestTablesFitIntoTheTerminal(t *testing.T) {
 				t.Errorf("does not say %q: %s", says, text)
 			}
 			wide := narrow.run(append(strings.Fields(line), "--wide")...).wants(t, 0)
-			if piped := w.run(strings.Fields(line)...); masked(piped.stdout) != masked(wide.stdout) {
+			if piped := w.run(strings.Fields(line)...).wants(t, 0); masked(piped.stdout) != masked(wide.stdout) {
 				t.Errorf("--wide prints\n%s, a pipe gets\n%s", wide.stdout, piped.stdout)
 			}
 			narrow.env["COLUMNS"] = "wide"
@@ -492,6 +492,7 @@ func TestTablesLeaveOutWhatTheUserAskedFor(t *testing.T) {
 // A success says what is true now, and what still stops the deliveries.
 func TestRepairsSayWhatIsTrueNow(t *testing.T) {
 	w, h1, h2, _, _ := troubled(t)
+	w.runsARelay()
 	operator := w.as(roleOperator)
 	operator.run("requeue", "--class", "mapping").wants(t, 0, "1 delivery requeued: relays send it now\n")
 	operator.run("pause", "CourtCalendarSync", "--reason", "maintenance until six").wants(t, 0)

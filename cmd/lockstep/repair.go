@@ -129,8 +129,10 @@ func (r *repair) run(cmd *cobra.Command, given string, needsReason bool) error {
 			return fmt.Errorf("%s; see: lockstep explain %s", r.nothing, r.filter.event)
 		}
 		p := console.NewPrinter[deliveryRow](r.app.stdout, r.app.format).Without(fixed(r.filter.sync, r.filter.key, r.filter.event)...)
-		if err := errors.Join(p.Print(rows...), p.Close()); err != nil {
-			return err
+		if len(rows) > 0 || r.app.format != console.Table { // a table without rows says less than what follows
+			if err := errors.Join(p.Print(rows...), p.Close()); err != nil {
+				return err
+			}
 		}
 		switch {
 		case len(rows) == 0 && r.filter.key != "":
@@ -175,8 +177,14 @@ func sentWhen(ctx context.Context, tx pgx.Tx, rows []deliveryRow) (string, error
 		if err != nil {
 			return "", err
 		}
-		if hold != nil {
+		served, err := isServed(ctx, tx, sync)
+		switch {
+		case err != nil:
+			return "", err
+		case hold != nil:
 			whens = append(whens, fmt.Sprintf("when %s is no longer on hold (%s)", sync, hold))
+		case !served:
+			whens = append(whens, servedAgain(sync))
 		}
 	}
 	switch len(whens) {

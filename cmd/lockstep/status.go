@@ -145,7 +145,7 @@ func noRelay(serving, all []outbox.RelaySeen) string {
 	isRunning := func(r outbox.RelaySeen) bool { return r.Running }
 	switch {
 	case !slices.ContainsFunc(all, isRunning):
-		return "; no relay is running"
+		return "; no relay is running; start one with: lockstep run"
 	case !slices.ContainsFunc(serving, isRunning):
 		return "; no running relay serves this sync"
 	}

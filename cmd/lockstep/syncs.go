@@ -44,11 +44,11 @@ func (a *app) optionalFile() (*config.File, error) {
 func compare(wanted outbox.Registration, inFile bool, row outbox.Registered, inDatabase bool) string {
 	switch {
 	case !inDatabase:
-		return "not registered"
+		return "not registered: lockstep run registers it"
 	case !inFile && row.Retired:
 		return "retired"
 	case !inFile:
-		return "orphaned: not in the file"
+		return "orphaned: not in the file. Add it to the file of a relay, or end it: lockstep retire " + row.Name
 	case row.Matches(wanted):
 		return ""
 	}
@@ -59,7 +59,11 @@ func compare(wanted outbox.Registration, inFile bool, row outbox.Registered, inD
 	if row.Retired {
 		differs = append(differs, "retired in the database")
 	}
-	return "differs: " + strings.Join(differs, "; ")
+	text := "differs: " + strings.Join(differs, "; ")
+	if row.Retired {
+		return text + "; to undo that: lockstep retire " + row.Name + " --undo"
+	}
+	return text + "; to apply the file: lockstep sync apply " + row.Name
 }
 
 // settings lists the settings of wanted that the database's row does not have.

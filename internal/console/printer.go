@@ -166,8 +166,9 @@ func (p *Printer[R]) line(b *strings.Builder, cells []string, columns []int) {
 	b.WriteByte('\n')
 }
 
-// below writes the given columns of a row with their names. Short ones share a line.
-// The last column of the table, which is often a sentence, begins a line.
+// below writes the given columns of a row with their names, except what is empty or a
+// count of zero. Short ones share a line. The last column of the table, which is often a
+// sentence, begins a line.
 func (p *Printer[R]) below(b *strings.Builder, cells []string, columns []int) {
 	room := max(1, p.columns-len(indent))
 	var line string
@@ -178,7 +179,7 @@ func (p *Printer[R]) below(b *strings.Builder, cells []string, columns []int) {
 		line = ""
 	}
 	for _, i := range columns {
-		if cells[i] == "" {
+		if cells[i] == "" || cells[i] == "0" {
 			continue
 		}
 		text := strings.ToLower(p.header[i]) + ": " + cells[i]
