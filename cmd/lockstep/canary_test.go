@@ -440,6 +440,7 @@ func (c *canaryWorld) lookAtCommands(program, address string, events []string) {
 		"run":     {},
 		"config":  {""},
 		"migrate": {""},
+		"ref":     {""},
 		"sync":    {""},
 
 		"config check":   {""},
@@ -455,6 +456,10 @@ func (c *canaryWorld) lookAtCommands(program, address string, events []string) {
 		"migrate status": {""},
 		"migrate up":     {"", "--set scheduling"},
 		"pause":          {"rest-422 --reason maintenance"},
+		"ref get":        {"rest-409 H-1"},
+		"ref import":     {"rest-409 -"}, // from an empty file
+		"ref set":        {"rest-409 H-1 CAL-1 --reason entered-by-hand"},
+		"repair":         {"--dry-run", "--reason entered-by-hand"},
 		"replay":         {"--all --dry-run", "--event " + events[0] + " --reason lost"},
 		"requeue":        {"--all --dry-run", "--event " + events[0]},
 		"resume":         {"rest-422", "rest-401"},
