@@ -41,7 +41,8 @@ type Ref struct {
 	ExternalID string
 	ETag       string
 	Version    *int64
-	Known      bool // the database has a reference for the key
+	Learned    map[string]string // other values of the answer, by the names of the configuration
+	Known      bool              // the database has a reference for the key
 
 	timesSet int32 // how often a person had set it when it was read
 }

@@ -15,7 +15,7 @@ func FuzzReadHeaders(f *testing.F) {
 		f.Add([]byte(raw))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		got := readHeaders(raw)
+		got := texts(raw)
 		var want map[string]any
 		if json.Unmarshal(raw, &want) != nil {
 			want = nil

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -63,6 +64,7 @@ var (
 		columnOf("external_id", "text", func(r *Result) pgtype.Text { return nullable(r.reference().ExternalID) }),
 		columnOf("etag", "text", func(r *Result) pgtype.Text { return nullable(r.reference().ETag) }),
 		columnOf("times_set", "int", func(r *Result) int32 { return r.Delivery.Ref.timesSet }),
+		columnOf("learned", "text", learned),
 	}
 	retryColumns = []column{
 		columnClass, columnError,
@@ -88,6 +90,18 @@ func (r *Result) reference() Ref {
 		return *r.Ref
 	}
 	return r.Delivery.Ref
+}
+
+// learned is a JSON object, or null if the new reference has no learnt values.
+func learned(r *Result) pgtype.Text {
+	if r.Ref == nil || len(r.Ref.Learned) == 0 {
+		return pgtype.Text{}
+	}
+	object, err := json.Marshal(r.Ref.Learned)
+	if err != nil {
+		panic(err) // texts always encode
+	}
+	return nullable(string(object))
 }
 
 // answeredBefore is how long ago the receiver answered, in milliseconds.
@@ -204,12 +218,12 @@ WITH result AS MATERIALIZED (
 // answer of a later delivery of the lane stays, and so does a reference that a person has
 // set since the claim (see outbox.set_reference).
 const recordReferences = `, referenced AS (
-    INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, version, request_sha256, event_seq, times_set)
-    SELECT $1, r.key, r.external_id, r.etag, r.version, r.sha256, r.event_seq, r.times_set
+    INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, learned, version, request_sha256, event_seq, times_set)
+    SELECT $1, r.key, r.external_id, r.etag, coalesce(r.learned, '{}')::jsonb, r.version, r.sha256, r.event_seq, r.times_set
       FROM removed AS r
      WHERE r.has_ref
     ON CONFLICT (sync, key) DO UPDATE
-       SET external_id = excluded.external_id, etag = excluded.etag, version = excluded.version,
+       SET external_id = excluded.external_id, etag = excluded.etag, learned = excluded.learned, version = excluded.version,
            request_sha256 = excluded.request_sha256, updated_at = clock_timestamp(), event_seq = excluded.event_seq
      WHERE excluded.event_seq >= old.event_seq AND excluded.times_set = old.times_set
 )`
@@ -260,13 +274,13 @@ WITH result AS MATERIALIZED (
       FROM result AS r
      WHERE r.outcome <> ''
 ), referenced AS (
-    -- The relay has read the receiver's copy after a conflict. The version of the copy is not known.
-    INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, event_seq, times_set)
-    SELECT $1, r.key, r.external_id, r.etag, 0, r.times_set
+    -- After a conflict, the relay has read the receiver's copy, or knows that there is none. The version of the copy is not known.
+    INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, learned, event_seq, times_set)
+    SELECT $1, r.key, r.external_id, r.etag, coalesce(r.learned, '{}')::jsonb, 0, r.times_set
       FROM result AS r
      WHERE r.has_ref AND r.outcome <> ''
     ON CONFLICT (sync, key) DO UPDATE
-       SET external_id = excluded.external_id, etag = excluded.etag, updated_at = clock_timestamp()
+       SET external_id = excluded.external_id, etag = excluded.etag, learned = excluded.learned, updated_at = clock_timestamp()
      WHERE excluded.times_set = old.times_set
 )
 SELECT n FROM result`

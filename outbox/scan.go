@@ -46,6 +46,7 @@ type claimedRow struct {
 	attempts, total, charged       pgtype.Int4
 	crashes, revision              pgtype.Int4
 	payload, headers               []byte
+	learned                        []byte
 	typ, externalID, etag          pgtype.Text
 	version, refVersion            pgtype.Int8
 	refTimesSet                    pgtype.Int4
@@ -58,7 +59,7 @@ func (r *claimedRow) fields() []any {
 	return []any{
 		&r.lane, &r.tid, &r.isAlone, &r.crashes, &r.scope, &r.position, &r.id, &r.attempts, &r.total, &r.charged, &r.spent, &r.revision,
 		&r.class, &r.body, &r.sum, &r.mapping,
-		&r.seq, &r.typ, &r.version, &r.payload, &r.headers, &r.occurred, &r.externalID, &r.etag, &r.refVersion, &r.refTimesSet,
+		&r.seq, &r.typ, &r.version, &r.payload, &r.headers, &r.occurred, &r.externalID, &r.etag, &r.learned, &r.refVersion, &r.refTimesSet,
 	}
 }
 
@@ -80,7 +81,7 @@ func (r *claimedRow) delivery(key string, token pgtype.UUID) (*Delivery, error) 
 		lane:  r.lane, tid: r.tid, isAlone: r.isAlone,
 		Ref: Ref{
 			ExternalID: r.externalID.String, ETag: r.etag.String, Version: number(r.refVersion), Known: r.refTimesSet.Valid,
-			timesSet: r.refTimesSet.Int32,
+			Learned: texts(r.learned), timesSet: r.refTimesSet.Int32,
 		},
 	}
 	if !r.seq.Valid {
@@ -88,7 +89,7 @@ func (r *claimedRow) delivery(key string, token pgtype.UUID) (*Delivery, error) 
 		return d, nil
 	}
 	d.Event.Seq, d.Event.Type, d.Event.OccurredAt = r.seq.Int64, r.typ.String, r.occurred.Time
-	d.Event.Headers = readHeaders(r.headers)
+	d.Event.Headers = texts(r.headers)
 	return d, nil
 }
 
@@ -99,9 +100,9 @@ func number(n pgtype.Int8) *int64 {
 	return &n.Int64
 }
 
-// readHeaders returns strings as they are. Other values, which only writers in SQL can
-// write, are returned as JSON.
-func readHeaders(raw []byte) map[string]string {
+// texts reads the members of an object. It returns strings as they are. Other values, which
+// only writers in SQL can write, are returned as JSON.
+func texts(raw []byte) map[string]string {
 	if len(raw) <= 2 {
 		return nil
 	}
@@ -109,13 +110,13 @@ func readHeaders(raw []byte) map[string]string {
 	if err := json.Unmarshal(raw, &values); err != nil {
 		return nil
 	}
-	headers := make(map[string]string, len(values))
+	members := make(map[string]string, len(values))
 	for name, value := range values {
 		var s string
 		if json.Unmarshal(value, &s) != nil {
 			s = string(value)
 		}
-		headers[name] = s
+		members[name] = s
 	}
-	return headers
+	return members
 }

@@ -162,7 +162,7 @@ func (s *Store) judgeNewer(ctx context.Context, sync string, keys []string, want
 			}
 			event := Event{
 				ID: id.String, Seq: seq, Type: typ.String, Key: key, Version: number(version),
-				Payload: payload, Headers: readHeaders(headers), OccurredAt: occurred.Time,
+				Payload: payload, Headers: texts(headers), OccurredAt: occurred.Time,
 			}
 			if !wanted(event) {
 				seq = 0

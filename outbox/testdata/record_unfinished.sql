@@ -1,8 +1,8 @@
 -- lockstep: record unfinished
--- $1 sync, $2 relay, $3 claim of this recording, of each result $4 key, $5 event_seq, $6 claim, $7 outcome, $8 attempt, $9 revision, $10 sha256, $11 event_type, $12 version, $13 code, $14 answered_ms, $15 took_ms, $16 mapping_version, $17 has_ref, $18 external_id, $19 etag, $20 times_set, $21 class, $22 error, $23 failed, $24 delay_ms, $25 charge, $26 spend_ms, $27 body
+-- $1 sync, $2 relay, $3 claim of this recording, of each result $4 key, $5 event_seq, $6 claim, $7 outcome, $8 attempt, $9 revision, $10 sha256, $11 event_type, $12 version, $13 code, $14 answered_ms, $15 took_ms, $16 mapping_version, $17 has_ref, $18 external_id, $19 etag, $20 times_set, $21 learned, $22 class, $23 error, $24 failed, $25 delay_ms, $26 charge, $27 spend_ms, $28 body
 WITH result AS MATERIALIZED (
     SELECT i.*, l.lane, d.tid, d.event_id, d.total_attempts
-      FROM unnest($4::text[], $5::bigint[], $6::uuid[], $7::text[], $8::boolean[], $9::bigint[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::bigint[], $15::bigint[], $16::text[], $17::boolean[], $18::text[], $19::text[], $20::int[], $21::text[], $22::text[], $23::boolean[], $24::bigint[], $25::boolean[], $26::bigint[], $27::bytea[]) WITH ORDINALITY AS i (key, event_seq, claim, outcome, attempt, revision, sha256, event_type, version, code, answered_ms, took_ms, mapping_version, has_ref, external_id, etag, times_set, class, error, failed, delay_ms, charge, spend_ms, body, n)
+      FROM unnest($4::text[], $5::bigint[], $6::uuid[], $7::text[], $8::boolean[], $9::bigint[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::bigint[], $15::bigint[], $16::text[], $17::boolean[], $18::text[], $19::text[], $20::int[], $21::text[], $22::text[], $23::text[], $24::boolean[], $25::bigint[], $26::boolean[], $27::bigint[], $28::bytea[]) WITH ORDINALITY AS i (key, event_seq, claim, outcome, attempt, revision, sha256, event_type, version, code, answered_ms, took_ms, mapping_version, has_ref, external_id, etag, times_set, learned, class, error, failed, delay_ms, charge, spend_ms, body, n)
      CROSS JOIN LATERAL (
            SELECT l.ctid AS lane
              FROM outbox.lane AS l
@@ -38,13 +38,13 @@ WITH result AS MATERIALIZED (
       FROM result AS r
      WHERE r.outcome <> ''
 ), referenced AS (
-    -- The relay has read the receiver's copy after a conflict. The version of the copy is not known.
-    INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, event_seq, times_set)
-    SELECT $1, r.key, r.external_id, r.etag, 0, r.times_set
+    -- After a conflict, the relay has read the receiver's copy, or knows that there is none. The version of the copy is not known.
+    INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, learned, event_seq, times_set)
+    SELECT $1, r.key, r.external_id, r.etag, coalesce(r.learned, '{}')::jsonb, 0, r.times_set
       FROM result AS r
      WHERE r.has_ref AND r.outcome <> ''
     ON CONFLICT (sync, key) DO UPDATE
-       SET external_id = excluded.external_id, etag = excluded.etag, updated_at = clock_timestamp()
+       SET external_id = excluded.external_id, etag = excluded.etag, learned = excluded.learned, updated_at = clock_timestamp()
      WHERE excluded.times_set = old.times_set
 )
 SELECT n FROM result;
