@@ -76,16 +76,23 @@ func (m Message) Fields() (map[string]any, error) {
 	return decodeObject(m.Body)
 }
 
-// MaxRef is the longest ExternalID or ETag that is kept, in bytes.
+// MaxRef is the longest ExternalID, ETag or learnt value that is kept, in bytes.
 const MaxRef = 512
 
-// Ref is what a receiver answered for a key: needed to address the next update. An
-// ExternalID or ETag that is longer than [MaxRef], or has characters that do not print,
-// is not kept: a changed id would address another record.
+// MaxLearned is how many values of [Ref.Learned] are kept.
+const MaxLearned = 16
+
+// Ref is what a receiver answered for a key: needed to address the next update. A value
+// that is longer than [MaxRef], or has characters that do not print, is not kept: a
+// changed id would address another record.
 type Ref struct {
 	ExternalID string
 	ETag       string
 	Version    *int64 // version of the event that was accepted last
+
+	// Learned are other values of the answer that the next request needs, by the names
+	// that the configuration gives them. At most [MaxLearned] are kept.
+	Learned map[string]string
 }
 
 // Receipt is the receiver's answer.
@@ -93,8 +100,12 @@ type Receipt struct {
 	Code      string // protocol status, such as "HTTP 201"
 	Duplicate bool   // the receiver already had this message
 	Accepted  bool   // the receiver took it for later processing (202 and the like)
-	Ref       *Ref   // new reference for the key; nil leaves it as it is
 	NoID      bool   // the answer lacks the receiver's id, which later messages of the key need
+
+	// Ref is the new reference for the key; nil leaves it as it is. Together with a
+	// [Conflict] it means that the record is not where the old reference says: the relay
+	// keeps the new one and sends once more.
+	Ref *Ref
 
 	// SHA256 is the digest of the sent bytes, in hexadecimal. Set it also when you
 	// return an error: the delivery log keeps it. Empty means that Message.Body was

@@ -8,3 +8,33 @@ type FieldUser interface {
 	// them.
 	Fields() []string
 }
+
+// Router is implemented by adapters whose messages take different routes, by their type
+// or by what is known of their key. Each route may have a mapping of its own, which the
+// relay applies.
+type Router interface {
+	// Route returns the name of the route that a message takes: that of one of Routes.
+	// It looks at Type and Ref only, and not at Body. It is safe for concurrent use and
+	// sends nothing.
+	Route(msg Message) string
+
+	// Routes returns all routes, in any order.
+	Routes() []Route
+}
+
+// Route is one of the routes of a [Router].
+type Route struct {
+	Name   string   // unique in the adapter; empty for the route of all other messages
+	Keys   []string // where it stands below the adapter's configuration, such as routes, scheduling:cancelled; empty for the adapter itself
+	Fields []string // as [FieldUser.Fields]; a Router needs no FieldUser
+	Flat   bool     // its body takes no objects and lists
+	Parent string   // name of the route whose mapping it has, unless it has one of its own
+}
+
+// Mapped is the type of a key that has the mapping of a route, in the configuration of an
+// adapter, and Computed of one that has its computed fields. The relay applies them, so an
+// adapter learns only that the key exists. In Go, set relay.Sync.Routes instead.
+type (
+	Mapped   bool
+	Computed bool
+)

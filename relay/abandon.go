@@ -171,9 +171,10 @@ func (p *pipeline) adapterPanicked(ctx context.Context, m adapters.Message, err 
 
 // mapper is a compiled mapping.
 type mapper interface {
-	Map(ev outbox.Event, w mapping.Watcher) ([]byte, error)
+	Map(ev outbox.Event, to mapping.Sending, w mapping.Watcher) ([]byte, error)
 	Version() string
 	Computes() bool
+	UsesKey() bool
 }
 
 // evaluation watches the expressions of one event, while a sender waits for their results.
@@ -204,11 +205,11 @@ type rendered struct {
 	err    error
 }
 
-// render decides whether the sync wants the event, maps it and finds its scope.
-func (p *pipeline) render(d *outbox.Delivery, w mapping.Watcher) (r rendered) {
+// render decides whether the sync wants the event, maps it for a route and finds its scope.
+func (p *pipeline) render(d *outbox.Delivery, to route, w mapping.Watcher) (r rendered) {
 	defer p.recovered(d, &r.err)
 	if r.wanted, r.err = p.filter.Match(d.Event, w); r.err == nil && r.wanted {
-		if r.body, r.err = p.mapper.Map(d.Event, w); r.err == nil {
+		if r.body, r.err = to.mapper.Map(d.Event, mapping.Sending{IdempotencyKey: idempotencyKey(d), Ref: d.Ref}, w); r.err == nil {
 			r.scope, r.err = p.scope.Of(d.Event, w)
 		}
 	}

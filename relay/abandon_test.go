@@ -24,10 +24,10 @@ type hangingMapper struct {
 	leave <-chan struct{}
 }
 
-func (m hangingMapper) Map(ev outbox.Event, w mapping.Watcher) ([]byte, error) {
+func (m hangingMapper) Map(ev outbox.Event, to mapping.Sending, w mapping.Watcher) ([]byte, error) {
 	w.Begin(m.field)
 	<-m.leave
-	return m.mapper.Map(ev, w)
+	return m.mapper.Map(ev, to, w)
 }
 
 func pipelineFor(t *testing.T, log *bytes.Buffer, s Sync, workers int) *pipeline {
@@ -81,7 +81,7 @@ func TestAnEvaluationThatNobodyWaitsForEnds(t *testing.T) {
 	p.relay.evaluationPeriod = time.Millisecond
 	var e evaluation
 	e.abandoned.Store(true)
-	if r := p.render(claimed("E-1", []byte(`{}`)).Delivery, &e); r.err == nil {
+	if r := p.render(claimed("E-1", []byte(`{}`)).Delivery, route{mapper: p.mapper}, &e); r.err == nil {
 		t.Error("the evaluation went on to its end")
 	}
 }

@@ -40,18 +40,23 @@ type Config struct {
 
 // Sync connects event types to an external system.
 type Sync struct {
-	Name        string
-	Events      []string         // event types; * matches any characters, or none
-	When        string           // expression that selects events, see [mapping.CompileFilter]; empty selects every event
-	From        string           // beginning, now or an RFC 3339 time; required if the database has other syncs already
-	Notify      bool             // writers also tell relays of new events by NOTIFY
-	Adapter     adapters.Adapter // makes the attempts
-	Mapping     Mapping          // the zero Mapping sends the payload unchanged
-	OnFailed    string           // block: a failed delivery blocks its key; supersede: a newer event replaces it; default block
-	Retry       Retry            // when and how often an attempt is repeated
-	Per         string           // expression that names the destination of an event, see [mapping.CompileScope]; if set, Concurrency and Rate apply to each destination
-	Concurrency int              // deliveries in flight in this process; default Config.Workers
-	Rate        float64          // attempts per second in this process; 0 means no limit
+	Name    string
+	Events  []string         // event types; * matches any characters, or none
+	When    string           // expression that selects events, see [mapping.CompileFilter]; empty selects every event
+	From    string           // beginning, now or an RFC 3339 time; required if the database has other syncs already
+	Notify  bool             // writers also tell relays of new events by NOTIFY
+	Adapter adapters.Adapter // makes the attempts
+	Mapping Mapping          // the zero Mapping sends the payload unchanged
+
+	// Routes are the mappings of single routes of the Adapter, by the names that
+	// [adapters.Router] gives them. The other routes have Mapping.
+	Routes map[string]Mapping
+
+	OnFailed    string  // block: a failed delivery blocks its key; supersede: a newer event replaces it; default block
+	Retry       Retry   // when and how often an attempt is repeated
+	Per         string  // expression that names the destination of an event, see [mapping.CompileScope]; if set, Concurrency and Rate apply to each destination
+	Concurrency int     // deliveries in flight in this process; default Config.Workers
+	Rate        float64 // attempts per second in this process; 0 means no limit
 }
 
 // inFlight is how many deliveries of the sync may be in flight. If Concurrency is for each

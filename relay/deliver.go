@@ -6,11 +6,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 // maxCrashes is how many relays may die while they send one delivery. Then it fails.
@@ -122,17 +125,13 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	case p.abandoned.has(d.Event.ID):
 		return p.later(d, "waits for an earlier attempt in this relay, which has not returned")
 	}
-	if d.Body == nil {
+	if !p.isRendered(d) {
 		if _, done, ok := p.prepare(ctx, w); !ok {
 			return done
 		}
 		if time.Until(w.leaseEnd) < leaseMargin {
 			return outbox.Result{Delivery: d} // the lease ends too soon
 		}
-	}
-	if d.BodySHA256 != "" && d.BodySHA256 != digest(d.Body) {
-		d.Revision++ // another body needs another idempotency key
-		d.BodySHA256 = digest(d.Body)
 	}
 	if versionFalls(d) {
 		p.log.WarnContext(ctx, "the version of this key has fallen: it was deleted and created again, or its writer does not count upwards; the order of its events decides",
@@ -177,49 +176,66 @@ func digest(body []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// prepare applies the filter to the event, renders the body if no earlier attempt did, and
-// returns the scope by limits.per. It reports false if there is nothing to send: then it
-// returns the result.
+// prepare applies the filter to the event, renders the body if no earlier attempt of its
+// route did, and returns the scope by limits.per. It reports false if there is nothing to
+// send: then it returns the result.
 func (p *pipeline) prepare(ctx context.Context, w work) (scope string, _ outbox.Result, ok bool) {
-	d := w.Delivery
-	var r rendered
-	work, kept := p.render, d.Body != nil
-	if kept {
-		work = p.locate
+	d, to := w.Delivery, p.routeOf(w.Delivery)
+	kept := p.isRendered(d)
+	work := p.locate
+	if !kept {
+		work = func(d *outbox.Delivery, w mapping.Watcher) rendered { return p.render(d, to, w) }
 	}
-	if p.filter.IsZero() && !p.mapper.Computes() && p.scope.IsZero() {
-		r = work(d, nil)
-	} else {
-		done, ok := p.relay.decoding.acquire(ctx, len(d.Event.Payload), w.leaseEnd.Add(-p.sync.AttemptTimeout()-leaseMargin))
-		if !ok {
-			return "", outbox.Result{Delivery: d}, false
+	r, ok := p.rendered(ctx, w, to, work)
+	if ok && r.err == nil && r.wanted && !kept && d.BodySHA256 != "" && (d.BodySHA256 != digest(r.body) || d.MappingVersion != "" && to.name != routeIn(d.MappingVersion)) {
+		d.Revision++ // another body, or another request, needs another idempotency key
+		if to.mapper.UsesKey() {
+			r, ok = p.rendered(ctx, w, to, work)
 		}
-		r = p.evaluate(d, work)
-		done()
 	}
 	switch {
+	case !ok:
+		return "", outbox.Result{Delivery: d}, false
 	case r.err != nil:
 		if !kept {
-			d.MappingVersion = p.mapper.Version()
+			d.MappingVersion = to.version()
 		}
 		return "", p.giveUp(d, "mapping", r.err.Error()), false
 	case !r.wanted:
 		return "", outbox.Result{Delivery: d, Outcome: outbox.Filtered}, false
 	case !kept:
-		d.Body, d.MappingVersion = r.body, p.mapper.Version()
+		d.Body, d.MappingVersion = r.body, to.version()
 	}
 	return r.scope, outbox.Result{}, true
 }
 
-func (p *pipeline) message(d *outbox.Delivery) adapters.Message {
-	key := d.Event.ID
-	if d.Revision > 1 {
-		key = fmt.Sprintf("%s:%d", d.Event.ID, d.Revision)
+// rendered returns the result of work. It reports false if the lease ends too soon for
+// that.
+func (p *pipeline) rendered(ctx context.Context, w work, to route, work func(*outbox.Delivery, mapping.Watcher) rendered) (r rendered, ok bool) {
+	if p.filter.IsZero() && !to.mapper.Computes() && p.scope.IsZero() {
+		return work(w.Delivery, nil), true
 	}
+	done, ok := p.relay.decoding.acquire(ctx, len(w.Event.Payload), w.leaseEnd.Add(-p.sync.AttemptTimeout()-leaseMargin))
+	if !ok {
+		return rendered{}, false
+	}
+	defer done()
+	return p.evaluate(w.Delivery, work), true
+}
+
+// idempotencyKey is the event's id, or "id:n" for a replay and for another body.
+func idempotencyKey(d *outbox.Delivery) string {
+	if d.Revision > 1 {
+		return fmt.Sprintf("%s:%d", d.Event.ID, d.Revision)
+	}
+	return d.Event.ID
+}
+
+func (p *pipeline) message(d *outbox.Delivery) adapters.Message {
 	return adapters.Message{
-		ID: d.Event.ID, IdempotencyKey: key, Type: d.Event.Type, Key: d.Key, Version: d.Event.Version,
+		ID: d.Event.ID, IdempotencyKey: idempotencyKey(d), Type: d.Event.Type, Key: d.Key, Version: d.Event.Version,
 		OccurredAt: d.Event.OccurredAt, Attempt: d.Total + 1, Body: d.Body, Headers: d.Event.Headers,
-		Ref: adapters.Ref{ExternalID: d.Ref.ExternalID, ETag: d.Ref.ETag, Version: d.Ref.Version},
+		Ref: adapters.Ref{ExternalID: d.Ref.ExternalID, ETag: d.Ref.ETag, Version: d.Ref.Version, Learned: d.Ref.Learned},
 	}
 }
 
@@ -240,9 +256,20 @@ func reference(r *adapters.Ref, d *outbox.Delivery) *outbox.Ref {
 			return nil
 		}
 		// The receiver returned no reference: the known one stays, and now belongs to the newer event.
-		return &outbox.Ref{ExternalID: d.Ref.ExternalID, ETag: d.Ref.ETag, Version: d.Event.Version}
+		return &outbox.Ref{ExternalID: d.Ref.ExternalID, ETag: d.Ref.ETag, Version: d.Event.Version, Learned: d.Ref.Learned}
 	}
-	return &outbox.Ref{ExternalID: unchanged(r.ExternalID), ETag: unchanged(r.ETag), Version: d.Event.Version}
+	return &outbox.Ref{ExternalID: unchanged(r.ExternalID), ETag: unchanged(r.ETag), Version: d.Event.Version, Learned: learned(r.Learned)}
+}
+
+// learned returns the learnt values that can be kept, and at most as many as may be.
+func learned(values map[string]string) map[string]string {
+	kept := make(map[string]string, len(values))
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if unchanged(name) != "" && unchanged(values[name]) != "" && len(kept) < adapters.MaxLearned {
+			kept[name] = values[name]
+		}
+	}
+	return kept
 }
 
 // unchanged returns an id or ETag that can be kept as it is. Others are empty.

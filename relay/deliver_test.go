@@ -16,7 +16,9 @@ import (
 // brokenMapper panics. No configuration is known to cause that.
 type brokenMapper struct{}
 
-func (brokenMapper) Map(outbox.Event, mapping.Watcher) ([]byte, error) {
+func (brokenMapper) UsesKey() bool { return false }
+
+func (brokenMapper) Map(outbox.Event, mapping.Sending, mapping.Watcher) ([]byte, error) {
 	panic("no hearing of Jane Roe")
 }
 func (brokenMapper) Computes() bool  { return false }

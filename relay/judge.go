@@ -39,7 +39,10 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 		cutOff(result, err)
 		return
 	}
-	if class == adapters.ClassConflict {
+	switch {
+	case class == adapters.ClassConflict && receipt.Ref != nil:
+		class = p.moved(result, *receipt.Ref, &err)
+	case class == adapters.ClassConflict:
 		if class = p.readBack(ctx, result, &receipt, &err); class == adapters.ClassDelivered {
 			p.succeeded(w, result, receipt)
 			return
@@ -226,18 +229,24 @@ func (p *pipeline) readBack(ctx context.Context, result *outbox.Result, receipt 
 		receipt.Ref = &ref
 		return adapters.ClassDelivered
 	case adapters.Older:
-		if d.Class == string(adapters.ClassConflict) {
-			*err = fmt.Errorf("%w; the receiver holds an older state and refuses the new one again", *err)
-			return adapters.ClassPermanent
-		}
-		result.Ref = reference(&ref, d)
-		return adapters.ClassConflict
+		return p.moved(result, ref, err)
 	case adapters.Newer:
 		*err = fmt.Errorf("%w; drift: the receiver holds a newer state", *err)
 	default:
 		*err = fmt.Errorf("%w; drift: the receiver's copy was changed by somebody else", *err)
 	}
 	return adapters.ClassPermanent
+}
+
+// moved keeps a reference that a conflict has shown, for one more attempt.
+func (p *pipeline) moved(result *outbox.Result, ref adapters.Ref, err *error) adapters.Class {
+	d := result.Delivery
+	if d.Class == string(adapters.ClassConflict) {
+		*err = fmt.Errorf("%w; the attempt before had a conflict too", *err)
+		return adapters.ClassPermanent
+	}
+	result.Ref = reference(&ref, d)
+	return adapters.ClassConflict
 }
 
 const (

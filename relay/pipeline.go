@@ -22,7 +22,9 @@ import (
 type pipeline struct {
 	*state
 	sync        Sync
-	mapper      mapper
+	mapper      mapper            // of all routes without one of their own
+	mappers     map[string]mapper // of routes, by name
+	router      adapters.Router   // nil if the adapter has no routes
 	filter      *mapping.Filter
 	scope       *mapping.Scope
 	destination func(adapters.Message) string // nil if the adapter has one host
@@ -123,6 +125,13 @@ func compileSync(s Sync) (*pipeline, error) {
 	var err error
 	if p.mapper, err = s.Mapping.Compile(); err != nil {
 		return nil, err
+	}
+	p.router, _ = s.Adapter.(adapters.Router)
+	p.mappers = make(map[string]mapper, len(s.Routes))
+	for name, m := range s.Routes {
+		if p.mappers[name], err = m.Compile(); err != nil {
+			return nil, fmt.Errorf("route %q: %w", name, err)
+		}
 	}
 	if p.filter, err = mapping.CompileFilter(s.When); err != nil {
 		return nil, err

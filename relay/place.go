@@ -61,7 +61,7 @@ func (p *pipeline) scopeOf(ctx context.Context, w work) (scope string, done outb
 	case d.Missing, d.Crashes >= maxCrashes, p.abandoned.has(d.Event.ID):
 		return d.Scope, done, true // the attempt reports the reason, and sends nothing
 	}
-	if d.Body == nil || !p.scope.IsZero() {
+	if !p.isRendered(d) || !p.scope.IsZero() {
 		if scope, done, ok = p.prepare(ctx, w); !ok {
 			return "", done, false
 		}

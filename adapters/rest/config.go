@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"maps"
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -9,23 +10,26 @@ import (
 // DefaultMethod is the default of [Config.Method].
 const DefaultMethod = "POST"
 
-// Config describes one receiver. URLs and header values may have placeholders: see
-// [Config.URL].
+// Config describes one receiver. URLs, header values and body templates may have
+// placeholders: see [Config.URL].
 type Config struct {
-	// URL is where messages go. Its path and query may have {ref.external_id}, {key},
-	// {id}, {version} and {fields.NAME}; a dotted NAME reaches into objects. Its host
-	// may have {fields.NAME} if Allow lists the possible hosts. Values are escaped, so
-	// that they cannot add a path segment or a query. Put credentials into Auth.
-	// Required.
-	URL string `yaml:"url"`
+	// URL is where messages go. Its path and query may have {id}, {idempotency_key},
+	// {type}, {key}, {version}, {occurred_at}, {ref.external_id}, {ref.etag}, {ref.NAME}
+	// for a value that Learn names, and {fields.NAME}; a dotted NAME reaches into objects.
+	// Its host may have {fields.NAME} if Allow lists the possible hosts. Values are
+	// escaped, so that they cannot add a path segment or a query. Put credentials into
+	// Auth. Required.
+	URL string `yaml:"url" required:"true" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://."`
 
 	// Method is POST, PUT, PATCH or DELETE. Default: POST.
-	Method string `yaml:"method"`
+	Method string `yaml:"method" oneof:"POST|PUT|PATCH|DELETE"`
 
-	// Headers are sent with every request. Values may have the placeholders of URL,
-	// {type} and {occurred_at} (RFC 3339, UTC). They are never printed, because some
-	// are credentials.
-	Headers map[string]adapters.Secret `yaml:"headers"`
+	// Headers are sent with every request. Values may have the placeholders of URL. They
+	// are never printed, because some are credentials.
+	Headers map[string]adapters.Secret `yaml:"headers" keys:"header"`
+
+	// Body says how the mapped fields are written. Default: as one JSON object.
+	Body Body `yaml:"body"`
 
 	// Auth says how requests are authorized. Default: no authorization.
 	Auth adapters.Credentials `yaml:"auth"`
@@ -46,22 +50,30 @@ type Config struct {
 	// host.
 	Allow adapters.Allow `yaml:"allow"`
 
-	// Routes give event types their own method and URL. The key is a type, or a pattern
-	// in which * is any number of characters. An exact type wins, then the pattern with
-	// the most other characters.
+	// Known is used instead of the settings above while the receiver's id of the key is
+	// known, for event types without a route.
+	Known *Known `yaml:"known"`
+
+	// Routes give event types their own settings. The key is a type, or a pattern in
+	// which * is any number of characters. An exact type wins, then the pattern with the
+	// most other characters.
 	Routes map[string]Route `yaml:"routes" keys:"event"`
 
-	// ExternalID is a JSON Pointer (RFC 6901) to the receiver's own id in its
-	// answers, such as /id. Default: no id is read.
-	ExternalID string `yaml:"external_id"`
+	// ExternalID is where an answer has the receiver's own id. Default: no id is read.
+	ExternalID Source `yaml:"external_id"`
 
-	// IfMatch sends the ETag that the receiver answered last for the key as
-	// If-Match (RFC 9110, 13.1.1). Default: false.
-	IfMatch bool `yaml:"if_match"`
+	// Learn gives names to other values of an answer that later requests need. They are
+	// {ref.NAME} in URLs and headers, and ref.NAME in expressions.
+	Learn map[string]Source `yaml:"learn"`
+
+	// IfMatch sends the ETag that the receiver answered last for the key as If-Match
+	// (RFC 9110, 13.1.1): "false", "true" for strong ETags, or "weak" for weak ones too,
+	// for receivers such as FHIR servers that compare them. Default: false.
+	IfMatch string `yaml:"if_match" oneof:"true|false|weak"`
 
 	// Outcomes gives statuses another class than the default table has, such as 409:
 	// duplicate. Default: the table in docs/adapters.md.
-	Outcomes map[int]string `yaml:"outcomes"`
+	Outcomes map[int]string `yaml:"outcomes" keys:"status" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown"`
 
 	// Answers give answers a class by what is in their JSON bodies. Default: only the
 	// status counts.
@@ -71,23 +83,129 @@ type Config struct {
 	// none must. Otherwise the result is unknown. Default: with ExternalID, a success
 	// must have the id until it is known, but not a 202 or a duplicate. A DELETE never
 	// must.
-	Require string `yaml:"require"`
+	Require string `yaml:"require" oneof:"external_id|nothing"`
 
 	// Reason is a JSON Pointer to the reason in answers. Its text is shown, so it must
 	// name nobody. Default: the reason in the known forms.
-	Reason string `yaml:"reason"`
+	Reason string `yaml:"reason" pattern:"^/"`
 }
 
-// Route is where events of one type go.
+// Request are the settings of a route. What it leaves out, it has from the settings
+// above it.
+type Request struct {
+	Method string `yaml:"method" oneof:"POST|PUT|PATCH|DELETE"`     // default: that above
+	URL    string `yaml:"url" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://."` // default: that above
+
+	// Headers are sent in addition to those above. One of the same name replaces it.
+	Headers map[string]adapters.Secret `yaml:"headers" keys:"header"`
+
+	// Mapping and Compute make other fields than those of the sync. A route with one of
+	// them has none of the fields above it. See [adapters.Mapped].
+	Mapping adapters.Mapped   `yaml:"mapping"`
+	Compute adapters.Computed `yaml:"compute"`
+
+	Body       Body              `yaml:"body"`                                                                                                                      // default: that above
+	ExternalID Source            `yaml:"external_id"`                                                                                                               // default: that above
+	Learn      map[string]Source `yaml:"learn"`                                                                                                                     // in addition to those above
+	IfMatch    string            `yaml:"if_match" oneof:"true|false|weak"`                                                                                          // default: that above
+	Outcomes   map[int]string    `yaml:"outcomes" keys:"status" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown"` // in addition to those above, which they replace by status
+	Answers    []adapters.Answer `yaml:"answers"`                                                                                                                   // default: those above
+	Require    string            `yaml:"require" oneof:"external_id|nothing"`                                                                                       // default: that above
+	Reason     string            `yaml:"reason" pattern:"^/"`                                                                                                       // default: that above
+}
+
+// Route is where events of some types go.
 type Route struct {
-	Method string `yaml:"method"` // default: Config.Method
-	URL    string `yaml:"url"`    // default: Config.URL
+	Request `yaml:",inline"`
+
+	// Known is used instead while the receiver's id of the key is known.
+	Known *Known `yaml:"known"`
 }
 
-// withDefaults returns c with its defaults filled in.
-func (c Config) withDefaults() Config {
-	if c.Method == "" {
-		c.Method = DefaultMethod
+// Known is what is sent while the receiver's id of the key is known, such as an update.
+type Known struct {
+	Request `yaml:",inline"`
+
+	// Gone says what happens if the receiver answers that it has no such record (404 or
+	// 410). With "create" the id is forgotten, and the next attempt goes where events of
+	// unknown id go. Default: the delivery fails.
+	Gone string `yaml:"gone" oneof:"create"`
+}
+
+// Source is where a value is in an answer: in its body or in one of its headers.
+type Source struct {
+	// Path is a JSON Pointer (RFC 6901), such as /id. A configuration may have it alone.
+	Path string `yaml:"path" short:"true" pattern:"^/"`
+
+	// Header is the name of a header. Of a Location or Content-Location the last segment
+	// of the path is the value, of others the whole value.
+	Header string `yaml:"header"`
+
+	// Match is a regular expression with one group, which is the value that is taken of
+	// the header, such as /Appointment/([^/]+). Default: as Header says.
+	Match string `yaml:"match"`
+}
+
+// Body says how the body of a request is made of the mapped fields.
+type Body struct {
+	// Kind is
+	//   - json: one JSON object
+	//   - list: a JSON list of that one object
+	//   - form: application/x-www-form-urlencoded; fields with objects are refused
+	//   - template: Template
+	//   - none: no body and no Content-Type
+	//
+	// Default: json.
+	Kind string `yaml:"kind" oneof:"json|list|form|template|none" short:"true"`
+
+	// Template is the text of a body, with {fields.NAME} and the other placeholders but
+	// {ref.…}. A line with {fields.NAME?} is left out if the field is missing. A word in
+	// braces is always a placeholder; other braces are sent as they are.
+	Template string `yaml:"template" needed:"template"`
+
+	// ContentType is the header Content-Type. It is required for a template. Default:
+	// that of Kind.
+	ContentType string `yaml:"content_type"`
+
+	// Escape says how a template's values are escaped: xml, json (inside a string),
+	// calendar (TEXT of RFC 5545; the lines of the body are folded too), form or none.
+	// Default: by ContentType.
+	Escape string `yaml:"escape" of:"template" oneof:"xml|json|calendar|form|none"`
+
+	// Omit are fields that the body leaves out, because only the URL or a header uses
+	// them.
+	Omit []string `yaml:"omit"`
+}
+
+func (b Body) isZero() bool {
+	return b.Kind == "" && b.Template == "" && b.ContentType == "" && b.Escape == "" && len(b.Omit) == 0
+}
+
+// request returns the settings of all events without a route.
+func (c Config) request() Request {
+	r := Request{
+		Method: c.Method, URL: c.URL, Headers: c.Headers, Body: c.Body,
+		ExternalID: c.ExternalID, Learn: c.Learn, IfMatch: c.IfMatch, Outcomes: c.Outcomes,
+		Answers: c.Answers, Require: c.Require, Reason: c.Reason,
 	}
-	return c
+	if r.Method == "" {
+		r.Method = DefaultMethod
+	}
+	return r
+}
+
+// isEmpty reports whether the route sets nothing.
+func (r Request) isEmpty() bool {
+	return r.Method == "" && r.URL == "" && len(r.Headers) == 0 && !bool(r.Mapping) && !bool(r.Compute) && r.Body.isZero() &&
+		r.ExternalID == (Source{}) && len(r.Learn) == 0 && r.IfMatch == "" && len(r.Outcomes) == 0 && len(r.Answers) == 0 && r.Require == "" && r.Reason == ""
+}
+
+func merged[K comparable, V any](above, own map[K]V) map[K]V {
+	if len(own) == 0 {
+		return above
+	}
+	all := make(map[K]V, len(above)+len(own))
+	maps.Copy(all, above)
+	maps.Copy(all, own)
+	return all
 }

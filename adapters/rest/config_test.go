@@ -28,7 +28,7 @@ tls: {ca_file: ca.pem, cert_file: c.pem, key_file: k.pem}
 timeout: 20s
 routes:
   "scheduling:cancelled": {method: DELETE, url: "https://court.example.gov/api/calendar/{ref.external_id}"}
-external_id: /id
+external_id: {path: /id}
 if_match: true
 outcomes: {409: duplicate}
 `
@@ -41,8 +41,8 @@ outcomes: {409: duplicate}
 		},
 		TLS:        adapters.TLS{CAFile: "ca.pem", CertFile: "c.pem", KeyFile: "k.pem"},
 		Timeout:    20 * time.Second,
-		Routes:     map[string]rest.Route{"scheduling:cancelled": {Method: "DELETE", URL: "https://court.example.gov/api/calendar/{ref.external_id}"}},
-		ExternalID: "/id", IfMatch: true, Outcomes: map[int]string{409: "duplicate"},
+		Routes:     map[string]rest.Route{"scheduling:cancelled": {Request: rest.Request{Method: "DELETE", URL: "https://court.example.gov/api/calendar/{ref.external_id}"}}},
+		ExternalID: rest.Source{Path: "/id"}, IfMatch: "true", Outcomes: map[int]string{409: "duplicate"},
 	}
 	var got rest.Config
 	if err := yaml.Load([]byte(text), &got, yaml.WithKnownFields()); err != nil {

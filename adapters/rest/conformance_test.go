@@ -16,7 +16,7 @@ func TestConformance(t *testing.T) {
 	adaptertest.Run(t, adaptertest.Harness{
 		New: func(t *testing.T, s adaptertest.Setup) adapters.Adapter {
 			return newAdapter(t, rest.Config{
-				URL: s.URL, Timeout: s.Timeout, ExternalID: "/id",
+				URL: s.URL, Timeout: s.Timeout, ExternalID: rest.Source{Path: "/id"},
 				Auth: adapters.Credentials{Kind: adapters.Bearer, Token: s.Secret},
 			})
 		},

@@ -10,7 +10,7 @@ import (
 func TestDestinationIsTheHostThatDataNames(t *testing.T) {
 	a, err := rest.New(rest.Config{
 		URL: "https://{fields.court}.example.gov:8443/hearings", Allow: adapters.Allow{Hosts: []string{"*.example.gov"}},
-		Routes: map[string]rest.Route{"data:*": {URL: "https://data.example.gov/"}},
+		Routes: map[string]rest.Route{"data:*": {Request: rest.Request{URL: "https://data.example.gov/"}}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -31,9 +31,9 @@ func Example() {
 	calendar, err := rest.New(rest.Config{
 		URL:        court.URL + "/api/calendar",
 		Auth:       adapters.Credentials{Kind: adapters.Bearer, Token: "from the environment"},
-		ExternalID: "/id",
+		ExternalID: rest.Source{Path: "/id"},
 		Routes: map[string]rest.Route{
-			"scheduling:cancelled": {Method: "DELETE", URL: court.URL + "/api/calendar/{ref.external_id}"},
+			"scheduling:cancelled": {Request: rest.Request{Method: "DELETE", URL: court.URL + "/api/calendar/{ref.external_id}"}},
 		},
 	})
 	if err != nil {

@@ -88,7 +88,7 @@ func FuzzDeliver(f *testing.F) {
 	}
 	court := newReceiver(f)
 	a, err := New(Config{
-		URL: "http://" + court.Addr().String() + "/h/{key}?api_key=" + key, ExternalID: "/id", Timeout: 20 * time.Second,
+		URL: "http://" + court.Addr().String() + "/h/{key}?api_key=" + key, ExternalID: Source{Path: "/id"}, Timeout: 20 * time.Second,
 		Auth: adapters.Credentials{Kind: adapters.Bearer, Token: token},
 	})
 	if err != nil {

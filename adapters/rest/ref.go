@@ -1,7 +1,9 @@
 package rest
 
 import (
+	"maps"
 	"regexp"
+	"strings"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
@@ -11,24 +13,18 @@ var etag = regexp.MustCompile(`^(W/)?"[\x21\x23-\x7e]*"$`) // RFC 9110, 8.8.3, A
 
 func validETag(s string) bool { return len(s) <= adapters.MaxRef && etag.MatchString(s) }
 
-// id returns the receiver's id in an answer. It ignores values that cannot be stored or
-// sent back, because they are empty, too long or have control characters.
-func (a *Adapter) id(ans exchange.Answer) (string, bool) {
-	if a.externalID == nil {
-		return "", false
-	}
-	id, _ := ans.JSON().Text(a.externalID)
-	if !exchange.IsRef(id) {
-		return "", false
-	}
-	return id, true
+// condition returns the ETag for the header If-Match, or nothing.
+func (t *target) condition(tag string) (string, bool) {
+	weak := strings.HasPrefix(tag, "W/") // never matches by RFC 9110, 13.1.1; some receivers compare it nevertheless
+	return tag, validETag(tag) && (t.ifMatch == "weak" || t.ifMatch == "true" && !weak)
 }
 
 // ref returns the new reference of the message's key, or nil if the answer does not
 // change it. An accepted change without a new ETag makes the old ETag invalid.
 // id is the receiver's id in the answer, if it has one.
-func (a *Adapter) ref(msg adapters.Message, ans exchange.Answer, id string) *adapters.Ref {
-	ref := adapters.Ref{ExternalID: msg.Ref.ExternalID, ETag: msg.Ref.ETag, Version: msg.Version}
+func (t *target) ref(msg adapters.Message, ans exchange.Answer, id string) *adapters.Ref {
+	was := msg.Ref
+	ref := adapters.Ref{ExternalID: was.ExternalID, ETag: was.ETag, Version: msg.Version, Learned: was.Learned}
 	if ans.OK() {
 		ref.ETag = ""
 		if tag := ans.Header.Get("ETag"); validETag(tag) {
@@ -38,7 +34,17 @@ func (a *Adapter) ref(msg adapters.Message, ans exchange.Answer, id string) *ada
 	if id != "" {
 		ref.ExternalID = id
 	}
-	if ref.ExternalID == msg.Ref.ExternalID && ref.ETag == msg.Ref.ETag {
+	for name, from := range t.learn {
+		value, ok := from.find(ans)
+		if !ok || value == ref.Learned[name] {
+			continue
+		}
+		if ref.Learned = maps.Clone(ref.Learned); ref.Learned == nil {
+			ref.Learned = map[string]string{}
+		}
+		ref.Learned[name] = value
+	}
+	if ref.ExternalID == was.ExternalID && ref.ETag == was.ETag && maps.Equal(ref.Learned, was.Learned) {
 		return nil
 	}
 	return &ref

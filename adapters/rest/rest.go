@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -17,42 +17,38 @@ import (
 
 // Adapter delivers messages to one REST API. It is safe for concurrent use.
 type Adapter struct {
-	endpoint   *endpoint.Endpoint
-	routes     route.Table[target]
-	rules      exchange.Rules
-	externalID exchange.Pointer
-	idAt       string // ExternalID, for messages
-	ifMatch    bool
+	endpoint *endpoint.Endpoint
+	routes   route.Table[choice]
+	targets  []*target // those of routes, each once
 }
 
 var (
 	_ adapters.Adapter   = (*Adapter)(nil)
 	_ adapters.Previewer = (*Adapter)(nil)
-	_ adapters.FieldUser = (*Adapter)(nil)
+	_ adapters.Router    = (*Adapter)(nil)
 	_ adapters.Addresser = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
 // c, each line with the field's name, and no secret.
 func New(c Config) (*Adapter, error) {
-	c = c.withDefaults()
-	a := &Adapter{ifMatch: c.IfMatch, idAt: c.ExternalID}
-	var errs []error
-	check := func(err error) { errs = append(errs, err) }
-	var err error
-	a.routes, err = parseRoutes(c)
-	check(err)
-	a.rules, err = exchange.ParseRules(exchange.RuleOptions{Outcomes: c.Outcomes, Answers: c.Answers, Reason: c.Reason, Require: c.Require})
-	check(err)
-	if a.externalID, err = exchange.ParsePointer(c.ExternalID); err != nil {
-		check(fmt.Errorf("external_id: %w", err))
+	learned, err := c.learnedNames()
+	p := routeParser{learned: learned, errs: []error{err}}
+	a := &Adapter{routes: p.parse(c)}
+	a.targets = p.targets
+	errs := p.errs
+	var credentials []string
+	if slices.ContainsFunc(p.targets, func(t *target) bool { return t.above != nil && len(t.headers) > 0 }) {
+		credentials = []string{"the headers of routes"}
 	}
-	check(exchange.CheckRequire(c.Require, c.ExternalID))
 	a.endpoint, err = endpoint.New(endpoint.Options{
 		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Proxy: c.Proxy, Timeout: c.Timeout, Allow: c.Allow,
-		URLs: a.urls(), Reserved: map[string]string{"If-Match": "is set by if_match"},
+		URLs: a.urls(), Learned: learned, Credentials: credentials, Reserved: map[string]string{"If-Match": "is set by if_match"},
 	})
-	check(err)
+	errs = append(errs, err)
+	if a.endpoint != nil {
+		errs = append(errs, p.setEndpoints(a.endpoint))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -65,24 +61,27 @@ func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTime
 // Close closes idle connections. Deliveries in flight are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }
 
-// Fields implements [adapters.FieldUser].
-func (a *Adapter) Fields() []string {
-	names := a.endpoint.Fields()
-	for _, u := range a.urls() {
-		names = append(names, u.Fields()...)
+// Route implements [adapters.Router].
+func (a *Adapter) Route(msg adapters.Message) string { return a.find(msg).route.Name }
+
+// Routes implements [adapters.Router].
+func (a *Adapter) Routes() []adapters.Route {
+	routes := make([]adapters.Route, len(a.targets))
+	for i, t := range a.targets {
+		routes[i] = t.route
 	}
-	return names
+	return routes
 }
 
 // Destination implements [adapters.Addresser].
 func (a *Adapter) Destination() func(adapters.Message) string {
-	return a.endpoint.Destination(a.urls(), func(msg adapters.Message) *endpoint.URL { return a.routes.Find(msg.Type).url })
+	return a.endpoint.Destination(a.urls(), func(msg adapters.Message) *endpoint.URL { return a.find(msg).url })
 }
 
 func (a *Adapter) urls() []*endpoint.URL {
 	var urls []*endpoint.URL
-	for _, to := range a.routes.All() {
-		urls = append(urls, to.url)
+	for _, t := range a.targets {
+		urls = append(urls, t.url)
 	}
 	return urls
 }
@@ -93,31 +92,41 @@ func (a *Adapter) urls() []*endpoint.URL {
 // id is missing where [Config.Require] needs it, the result is [adapters.Unknown], and
 // the same request is sent again to get the id.
 func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
-	to := a.routes.Find(msg.Type)
-	req, err := a.request(to, msg)
+	to := a.find(msg)
+	req, err := to.request(msg)
 	if err != nil {
 		return adapters.Receipt{}, err
 	}
-	return a.endpoint.Deliver(ctx, to.url, req, func(ans exchange.Answer) (adapters.Receipt, error) {
-		receipt, err := a.rules.Judge(req, ans)
+	return to.endpoint.Deliver(ctx, to.url, req, func(ans exchange.Answer) (adapters.Receipt, error) {
+		if to.gone(ans) {
+			return adapters.Receipt{Code: ans.Code(), Ref: &adapters.Ref{}}, adapters.Conflict(fmt.Errorf(
+				"%s %s: answered %s: the receiver has no such record any more, so its id is forgotten and the record is created again", req.Method, req.Target, ans.Code()))
+		}
+		receipt, err := to.rules.Judge(req, ans)
 		if err != nil {
 			return receipt, err
 		}
-		id, found := a.id(ans)
-		if a.externalID != nil && !found {
-			if receipt, err = a.rules.WithoutID(req, ans, receipt, msg.Ref.ExternalID != "", a.idAt); err != nil {
+		id, found := to.externalID.find(ans)
+		if to.externalID != nil && !found {
+			if receipt, err = to.rules.WithoutID(req, ans, receipt, msg.Ref.ExternalID != "", to.externalID.String()); err != nil {
 				return receipt, err
 			}
 		}
-		receipt.Ref = a.ref(msg, ans, id)
+		receipt.Ref = to.ref(msg, ans, id)
 		return receipt, nil
 	})
 }
 
+// gone reports whether the record is to be created again. A gateway in front of a receiver
+// that is away may answer 404 too, so the answer must be the receiver's own.
+func (t *target) gone(ans exchange.Answer) bool {
+	return t.recreate && (ans.Status == http.StatusNotFound || ans.Status == http.StatusGone) && t.rules.Explains(ans)
+}
+
 // Preview implements [adapters.Previewer].
 func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
-	to := a.routes.Find(msg.Type)
-	req, err := a.request(to, msg)
+	to := a.find(msg)
+	req, err := to.request(msg)
 	if err != nil {
 		return adapters.Preview{Method: to.method}, err
 	}
@@ -125,15 +134,24 @@ func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
 }
 
 // request builds the request of one attempt, without authorization.
-func (a *Adapter) request(to target, msg adapters.Message) (exchange.Request, error) {
-	req, err := a.endpoint.Request(to.method, to.url, &placeholder.Values{Msg: msg}, http.Header{
-		"Accept":       {"application/json"},
-		"Content-Type": {"application/json"},
-	}, msg.Body)
+func (t *target) request(msg adapters.Message) (exchange.Request, error) {
+	v := &placeholder.Values{Msg: msg}
+	body, err := t.body.render(v)
+	if err != nil {
+		return exchange.Request{}, adapters.Permanent(fmt.Errorf("%s %s: nothing was sent: body: %w", t.method, t.url.Target(), err))
+	}
+	h := http.Header{"Accept": {"application/json"}}
+	if t.body.contentType != "" {
+		h.Set("Content-Type", t.body.contentType)
+	}
+	req, err := t.endpoint.Request(t.method, t.url, v, h, body)
 	if err != nil {
 		return req, err
 	}
-	if tag := msg.Ref.ETag; a.ifMatch && validETag(tag) && !strings.HasPrefix(tag, "W/") { // a weak tag never matches
+	if t.body.kind == noBody {
+		req.Header.Del("Content-Type")
+	}
+	if tag, ok := t.condition(msg.Ref.ETag); ok {
 		req.Header.Set("If-Match", tag)
 	}
 	return req, nil

@@ -61,7 +61,7 @@ func TestRequestOnTheWire(t *testing.T) {
 		t.Run(method, func(t *testing.T) {
 			c := newCourt(t)
 			a := newAdapter(t, rest.Config{
-				URL: c.URL + "/hearings", Method: method, IfMatch: true,
+				URL: c.URL + "/hearings", Method: method, IfMatch: "true",
 				Headers: map[string]adapters.Secret{
 					"source-system":      "AGENCY",
 					"Request-Created-At": "{occurred_at}",
@@ -113,12 +113,12 @@ func TestMostSpecificRouteWins(t *testing.T) {
 	a := newAdapter(t, rest.Config{
 		URL: c.URL + "/default", Method: "PUT",
 		Routes: map[string]rest.Route{
-			"*":                    {URL: c.URL + "/any"},
-			"scheduling:*":         {URL: c.URL + "/scheduling"},
-			"scheduling:can*":      {URL: c.URL + "/can"},
-			"scheduling:cancelled": {Method: "DELETE"},
-			"*:closed":             {URL: c.URL + "/closed", Method: "POST"},
-			"a*b*c":                {URL: c.URL + "/abc"},
+			"*":                    {Request: rest.Request{URL: c.URL + "/any"}},
+			"scheduling:*":         {Request: rest.Request{URL: c.URL + "/scheduling"}},
+			"scheduling:can*":      {Request: rest.Request{URL: c.URL + "/can"}},
+			"scheduling:cancelled": {Request: rest.Request{Method: "DELETE"}},
+			"*:closed":             {Request: rest.Request{URL: c.URL + "/closed", Method: "POST"}},
+			"a*b*c":                {Request: rest.Request{URL: c.URL + "/abc"}},
 		},
 	})
 	for eventType, want := range map[string]string{
@@ -145,9 +145,12 @@ func TestMostSpecificRouteWins(t *testing.T) {
 func TestReceipt(t *testing.T) {
 	before := adapters.Ref{ExternalID: "old", ETag: `"v1"`}
 	for name, tc := range map[string]struct {
-		status  int
-		etag    string
-		body    string
+		status int
+		etag   string
+		body   string
+
+		contentType string
+
 		pointer string
 		ref     adapters.Ref
 		want    adapters.Receipt
@@ -165,6 +168,8 @@ func TestReceipt(t *testing.T) {
 		"a bad ETag":          {status: 201, etag: "v1", want: adapters.Receipt{Code: "HTTP 201"}},
 		"accepted":            {status: 202, body: `{"id":"x"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 202", Accepted: true, Ref: &adapters.Ref{ExternalID: "x", Version: new(int64(4))}}},
 		"duplicate":           {status: 409, etag: `"err"`, body: `{"id":"x"}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 409", Duplicate: true, Ref: &adapters.Ref{ExternalID: "x", ETag: `"v1"`, Version: new(int64(4))}}},
+		"Latin 1, and says so": {status: 201, contentType: "application/json; charset=ISO-8859-1", body: "{\"id\":\"M\xfcnchen\"}", pointer: "/id",
+			want: adapters.Receipt{Code: "HTTP 201", Ref: &adapters.Ref{ExternalID: "München", Version: new(int64(4))}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCourt(t)
@@ -172,7 +177,10 @@ func TestReceipt(t *testing.T) {
 			if tc.etag != "" {
 				c.header.Set("ETag", tc.etag)
 			}
-			a := newAdapter(t, rest.Config{URL: c.URL, ExternalID: tc.pointer, Outcomes: map[int]string{409: "duplicate"}})
+			if tc.contentType != "" {
+				c.header.Set("Content-Type", tc.contentType)
+			}
+			a := newAdapter(t, rest.Config{URL: c.URL, ExternalID: rest.Source{Path: tc.pointer}, Outcomes: map[int]string{409: "duplicate"}})
 			msg := message()
 			msg.Ref = tc.ref
 			got, err := a.Deliver(t.Context(), msg)
@@ -214,7 +222,7 @@ func TestSuccessWithoutTheID(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newCourt(t)
 			c.status, c.body = tc.status, tc.body
-			a := newAdapter(t, rest.Config{URL: c.URL, Method: tc.method, ExternalID: "/id", Require: tc.require})
+			a := newAdapter(t, rest.Config{URL: c.URL, Method: tc.method, ExternalID: rest.Source{Path: "/id"}, Require: tc.require})
 			msg := message()
 			msg.Ref = adapters.Ref{ExternalID: tc.known}
 			receipt, err := a.Deliver(t.Context(), msg)
@@ -247,7 +255,7 @@ func TestCutAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			msg := message()
 			msg.Ref.ExternalID = tc.known
-			receipt, err := newAdapter(t, rest.Config{URL: s.URL, ExternalID: tc.pointer}).Deliver(t.Context(), msg)
+			receipt, err := newAdapter(t, rest.Config{URL: s.URL, ExternalID: rest.Source{Path: tc.pointer}}).Deliver(t.Context(), msg)
 			if got := adapters.ClassOf(err); got != tc.want || receipt.Code != "HTTP 201" {
 				t.Errorf("class %s, code %s, want %s: %v", got, receipt.Code, tc.want, err)
 			}
@@ -277,8 +285,8 @@ func TestNewReportsEverythingAtOnce(t *testing.T) {
 		Auth:       adapters.Credentials{Kind: adapters.Bearer, Username: "u"},
 		TLS:        adapters.TLS{CertFile: "c.pem"},
 		Timeout:    time.Hour,
-		Routes:     map[string]rest.Route{"": {URL: "https://x"}, "a": {}, "b": {Method: "HEAD"}, "c": {URL: "https://{id}.example"}},
-		ExternalID: "id",
+		Routes:     map[string]rest.Route{"": {Request: rest.Request{URL: "https://x"}}, "a": {}, "b": {Request: rest.Request{Method: "HEAD"}}, "c": {Request: rest.Request{URL: "https://{id}.example"}}},
+		ExternalID: rest.Source{Path: "id"},
 		Outcomes:   map[int]string{200: "fine"},
 		Answers: []adapters.Answer{
 			{Class: "delivered"},
@@ -297,7 +305,7 @@ func TestNewReportsEverythingAtOnce(t *testing.T) {
 		"url: ", "method: \"GET\"", `headers["Bad Name"]: is not`, `headers["Transfer-Encoding"]: cannot`, `headers["X-Line"]: has a control`,
 		`headers["X-Tmpl"]: {nope}`, `headers["a-b"]: is set twice`, `headers["Authorization"]: is set twice`,
 		`headers["Idempotency-Key"]: cannot`, `headers["Accept-Encoding"]: cannot`, "auth.token: is required", "auth.username: belongs to kind basic",
-		"tls.key_file", "timeout: 1h0m0s is not from 10ms to 10m0s", `routes[""]`, `routes["a"].method, routes["a"].url: set method, url or both`,
+		"tls.key_file", "timeout: 1h0m0s is not from 10ms to 10m0s", `routes[""]`, `routes["a"].method, routes["a"].url: set method, url or another key`,
 		`routes["b"].method: "HEAD"`, `routes["c"].url: {id} is not a placeholder that is allowed here`, "external_id: is not a JSON Pointer", `outcomes.200: "fine"`,
 		"answers[0]: has no condition", "answers[1].path: is not a JSON Pointer", `answers[1].class: "fine"`, "answers[2].equals: needs a path",
 		"answers[2].status: is not a status", "answers[2].reason: is not a JSON Pointer", "answers[3].equals: is not a single value",
@@ -326,7 +334,7 @@ func TestConfiguredContentTypeReplacesTheDefault(t *testing.T) {
 func TestPreviewShowsTheRequestWithoutSendingIt(t *testing.T) {
 	a, err := rest.New(rest.Config{
 		URL:    "https://court.example.gov/api/calendar?key=secret",
-		Routes: map[string]rest.Route{"scheduling:cancelled": {Method: "DELETE", URL: "https://court.example.gov/api/calendar/{ref.external_id}"}},
+		Routes: map[string]rest.Route{"scheduling:cancelled": {Request: rest.Request{Method: "DELETE", URL: "https://court.example.gov/api/calendar/{ref.external_id}"}}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -353,7 +361,7 @@ func TestPreviewShowsTheRequestWithoutSendingIt(t *testing.T) {
 // If-Match compares strongly (RFC 9110, 13.1.1): a weak tag would always be refused.
 func TestWeakETagIsNotSent(t *testing.T) {
 	c := newCourt(t)
-	a, err := rest.New(rest.Config{URL: c.URL, IfMatch: true})
+	a, err := rest.New(rest.Config{URL: c.URL, IfMatch: "true"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,49 +7,221 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/endpoint"
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 	"github.com/hms-mkt/lockstep/adapters/internal/route"
 )
 
-// target is where events of some types go.
+// target is where some messages go, and what their answers mean.
 type target struct {
-	method string
-	url    *endpoint.URL
+	route      adapters.Route
+	method     string
+	url        *endpoint.URL
+	endpoint   *endpoint.Endpoint
+	body       body
+	ifMatch    string
+	options    exchange.RuleOptions
+	rules      exchange.Rules
+	externalID *source
+	learn      map[string]*source
+	recreate   bool // 404 and 410 mean that the record is to be created again
+
+	// While the configuration is read: the target above, the place of the route in errors,
+	// and its headers.
+	above   *target
+	field   string
+	headers map[string]adapters.Secret
 }
 
-func parseRoutes(c Config) (route.Table[target], error) {
-	var (
-		errs     []error
-		fallback target
-		routes   = map[string]target{}
-	)
-	parse := func(field, method, rawURL string) target {
-		if !slices.Contains([]string{"POST", "PUT", "PATCH", "DELETE"}, method) {
-			errs = append(errs, fmt.Errorf("%smethod: %q cannot carry a message; use POST, PUT, PATCH or DELETE", field, method))
-		}
-		u, err := endpoint.ParseURL(rawURL)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%surl: %w", field, err))
-		}
-		return target{method: method, url: u}
+// choice are the targets of some event types.
+type choice struct {
+	unknown *target // used unless the receiver's id of the key is known
+	known   *target // nil: unknown is used
+}
+
+// find returns the target of a message.
+func (a *Adapter) find(msg adapters.Message) *target {
+	to := a.routes.Find(msg.Type)
+	if to.known != nil && msg.Ref.ExternalID != "" {
+		return to.known
 	}
+	return to.unknown
+}
+
+// routeParser makes targets of a configuration, and collects its mistakes.
+type routeParser struct {
+	learned []string // of all routes
+	targets []*target
+	errs    []error
+}
+
+// parse reads everything but the headers, which need the endpoint.
+func (p *routeParser) parse(c Config) route.Table[choice] {
+	top := p.target(nil, adapters.Route{}, "", c.request())
 	if c.URL == "" {
-		errs = append(errs, errors.New("url: is required"))
-	} else {
-		fallback = parse("", c.Method, c.URL)
+		p.fail("url: is required")
 	}
+	fallback := choice{unknown: top, known: p.known(top, adapters.Route{Name: "known", Keys: []string{"known"}}, "known.", c.Known)}
+	routes := map[string]choice{}
 	for _, pattern := range slices.Sorted(maps.Keys(c.Routes)) {
-		to := c.Routes[pattern]
-		field := fmt.Sprintf("routes[%q].", pattern)
-		switch {
-		case pattern == "":
-			errs = append(errs, errors.New(`routes[""]: name an event type, or a pattern such as "scheduling:*"`))
-		case to == Route{}:
-			errs = append(errs, fmt.Errorf("%smethod, %[1]surl: set method, url or both", field))
-		case to.URL == "" && c.URL == "": // reported above
-		default:
-			routes[pattern] = parse(field, cmp.Or(to.Method, c.Method), cmp.Or(to.URL, c.URL))
+		r, field := c.Routes[pattern], fmt.Sprintf("routes[%q].", pattern)
+		if pattern == "" {
+			p.fail(`routes[""]: name an event type, or a pattern such as "scheduling:*"`)
+			continue
+		}
+		if r.isEmpty() && r.Known == nil {
+			p.fail("%smethod, %[1]surl: set method, url or another key, or remove the route", field)
+			continue
+		}
+		to := p.target(top, adapters.Route{Name: pattern, Keys: []string{"routes", pattern}}, field, r.Request)
+		known := adapters.Route{Name: pattern + "/known", Keys: []string{"routes", pattern, "known"}, Parent: pattern}
+		routes[pattern] = choice{unknown: to, known: p.known(to, known, field+"known.", r.Known)}
+	}
+	return route.New(routes, fallback)
+}
+
+func (p *routeParser) fail(format string, args ...any) {
+	p.errs = append(p.errs, fmt.Errorf(format, args...))
+}
+
+// check adds the errors that err joins, each with its field.
+func (p *routeParser) check(field string, err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only the outermost error
+		for _, err := range joined.Unwrap() {
+			p.check(field, err)
+		}
+	} else if err != nil {
+		p.fail("%s%w", field, err)
+	}
+}
+
+func (p *routeParser) known(above *target, as adapters.Route, field string, k *Known) *target {
+	if k == nil {
+		return nil
+	}
+	if k.isEmpty() {
+		p.fail("%smethod, %[1]surl: set method, url or another key, or remove known", field)
+	}
+	t := p.target(above, as, field, k.Request)
+	switch k.Gone {
+	case "":
+	case "create":
+		t.recreate = true
+	default:
+		p.fail("%sgone: %q is not create", field, k.Gone)
+	}
+	return t
+}
+
+// target reads the settings of one route. It has the others from the target above.
+func (p *routeParser) target(above *target, as adapters.Route, field string, own Request) *target {
+	t := &target{}
+	if above != nil {
+		*t = *above
+	}
+	t.route, t.above, t.field, t.headers = as, above, field, own.Headers
+	p.targets = append(p.targets, t)
+	var err error
+	if own.Method != "" {
+		t.method = own.Method
+		if !slices.Contains([]string{"POST", "PUT", "PATCH", "DELETE"}, t.method) {
+			p.fail("%smethod: %q cannot carry a message; use POST, PUT, PATCH or DELETE", field, t.method)
 		}
 	}
-	return route.New(routes, fallback), errors.Join(errs...)
+	if own.URL != "" {
+		t.url, err = endpoint.ParseURL(own.URL, p.learned...)
+		p.check(field+"url: ", err)
+	}
+	if own.IfMatch != "" {
+		t.ifMatch = own.IfMatch
+		if !slices.Contains([]string{"true", "false", "weak"}, t.ifMatch) {
+			p.fail("%sif_match: %q is not true, false or weak", field, t.ifMatch)
+		}
+	}
+	if above == nil || !own.Body.isZero() {
+		t.body, err = own.Body.parse()
+		p.check(field+"body.", err)
+	}
+	t.route.Flat = t.body.kind == formBody
+	p.rules(t, field, own)
+	if own.ExternalID != (Source{}) {
+		t.externalID, err = own.ExternalID.parse()
+		p.check(field+"external_id", err)
+	}
+	where := ""
+	if t.externalID != nil {
+		where = t.externalID.String()
+	}
+	p.check(field, exchange.CheckRequire(own.Require, where))
+	learn := make(map[string]*source, len(own.Learn))
+	for _, name := range slices.Sorted(maps.Keys(own.Learn)) {
+		learn[name], err = own.Learn[name].parse()
+		p.check(fmt.Sprintf("%slearn[%q]", field, name), err)
+	}
+	t.learn = merged(t.learn, learn)
+	return t
+}
+
+// rules reads what the answers mean.
+func (p *routeParser) rules(t *target, field string, own Request) {
+	_, err := exchange.ParseRules(exchange.RuleOptions{
+		Field: field, Outcomes: own.Outcomes, Answers: own.Answers, Reason: own.Reason, Require: own.Require,
+	})
+	if err != nil {
+		p.errs = append(p.errs, err)
+		return
+	}
+	t.options.Outcomes = merged(t.options.Outcomes, own.Outcomes)
+	if own.Answers != nil {
+		t.options.Answers = own.Answers
+	}
+	t.options.Reason = cmp.Or(own.Reason, t.options.Reason)
+	t.options.Require = cmp.Or(own.Require, t.options.Require)
+	t.rules, _ = exchange.ParseRules(t.options) // its parts are right
+}
+
+// learnedNames returns the names of learnt values of all routes.
+func (c Config) learnedNames() (names []string, err error) {
+	var errs []error
+	all := []map[string]Source{c.Learn}
+	if c.Known != nil {
+		all = append(all, c.Known.Learn)
+	}
+	for _, r := range c.Routes {
+		all = append(all, r.Learn)
+		if r.Known != nil {
+			all = append(all, r.Known.Learn)
+		}
+	}
+	for _, learn := range all {
+		names = slices.AppendSeq(names, maps.Keys(learn))
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	for _, name := range names {
+		if !learnName.MatchString(name) || name == "external_id" || name == "etag" {
+			errs = append(errs, fmt.Errorf("learn[%q]: is not a name of letters, digits and _ other than external_id and etag", name))
+		}
+	}
+	if len(names) > adapters.MaxLearned {
+		errs = append(errs, fmt.Errorf("learn: has %d names with those of the routes, but at most %d are kept", len(names), adapters.MaxLearned))
+	}
+	return names, errors.Join(errs...)
+}
+
+// setEndpoints gives each target the endpoint with its headers, and the names of the
+// fields that it uses.
+func (p *routeParser) setEndpoints(e *endpoint.Endpoint) error {
+	var errs []error
+	for _, t := range p.targets { // those above first
+		t.endpoint = e
+		if t.above != nil {
+			var err error
+			t.endpoint, err = t.above.endpoint.With(t.field, t.headers)
+			errs = append(errs, err)
+		}
+		t.route.Fields = slices.Concat(t.endpoint.Fields(), t.url.Fields(), t.body.fields())
+	}
+	return errors.Join(errs...)
 }

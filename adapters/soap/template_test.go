@@ -35,7 +35,7 @@ func TestBadTemplatesAreRefusedWithTheirPlace(t *testing.T) {
 		"an attribute's prefix":        {`<cal:a ecf:b="1"/>`, "body: line 1, column 1: the prefix ecf is not declared"},
 		"a prefix declared inside":     {`<cal:a><b xmlns:x="urn:x"/><x:b/></cal:a>`, "body: line 1, column 28: the prefix x is not declared"},
 		"twice":                        {`<a b="1" b="2"/>`, "body: line 1, column 1: <a> has the attribute b twice"},
-		"unknown placeholder":          {"<a>\n  <b>é {field.case}</b></a>", "body: line 2, column 8: {field.case} is not a placeholder that is allowed here; a mapped field is written {fields.NAME}"},
+		"unknown placeholder":          {"<a>\n  <b>é {field.case}</b></a>", "body: line 2, column 8: {field.case} is not a placeholder that is allowed here; known are {id}, {idempotency_key}, {type}, {key}, {version}, {occurred_at}, {ref.external_id}, {ref.etag}, {fields.NAME} for a mapped field"},
 		"unknown in an attribute":      {`<a b="{keys}"/>`, "body: line 1, column 7: {keys} is not a placeholder"},
 		"empty placeholder":            {`<a>{}</a>`, "body: line 1, column 4: {} is not a placeholder"},
 		"no field":                     {`<a>{fields.}{fields..a}{fields}</a>`, "body: line 1, column 4: {fields.} is not a placeholder"},

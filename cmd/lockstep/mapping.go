@@ -220,18 +220,18 @@ func (x *example) complete(sync relay.Sync, assume assumed) {
 func (db *database) example(ctx context.Context, sync, id string) (example, error) {
 	const statement = `-- lockstep map
 SELECT e.id::text, e.seq, e.type, e.key, e.version, e.payload::text, e.headers::text, e.occurred_at,
-       coalesce(r.external_id, ''), coalesce(r.etag, ''), r.version,
+       coalesce(r.external_id, ''), coalesce(r.etag, ''), coalesce(r.learned, '{}')::text, r.version,
        coalesce(d.revision, 1), coalesce(d.total_attempts, 0), encode(d.body, 'hex'), coalesce(d.mapping_version, '')
   FROM outbox.event AS e
   LEFT JOIN outbox.external_ref AS r ON r.sync = $2 AND r.key = e.key
   LEFT JOIN outbox.delivery AS d ON d.sync = $2 AND d.key = e.key AND d.event_id = e.id
  WHERE e.id = $1::uuid`
 	x := example{stored: true}
-	var payload, headers string
+	var payload, headers, learned string
 	var body *string // in hexadecimal: the login's bytea_output would change the text of a bytea
 	err := db.conn.QueryRow(ctx, statement, id, sync).Scan(
 		&x.event.ID, &x.event.Seq, &x.event.Type, &x.event.Key, &x.event.Version, &payload, &headers, &x.event.OccurredAt,
-		&x.ref.ExternalID, &x.ref.ETag, &x.ref.Version, &x.revision, &x.attempts, &body, &x.version)
+		&x.ref.ExternalID, &x.ref.ETag, &learned, &x.ref.Version, &x.revision, &x.attempts, &body, &x.version)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return x, fmt.Errorf("event %s does not exist: its transaction did not commit, or it is past its retention", id)
 	}
@@ -242,7 +242,7 @@ SELECT e.id::text, e.seq, e.type, e.key, e.version, e.payload::text, e.headers::
 		return x, err
 	}
 	x.event.Payload = json.RawMessage(payload)
-	x.event.Headers = texts(headers)
+	x.event.Headers, x.ref.Learned = texts(headers), texts(learned)
 	return x, nil
 }
 
@@ -270,15 +270,28 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	if err != nil {
 		return p, err
 	}
-	mapper, err := sync.Mapping.Compile()
+	msg := adapters.Message{
+		ID: x.event.ID, Type: x.event.Type, Key: x.event.Key, Version: x.event.Version,
+		OccurredAt: x.event.OccurredAt, Attempt: x.attempts + 1, Headers: x.event.Headers, Ref: x.ref,
+	}
+	mapper, version, err := sync.Mapper(msg)
 	if err != nil {
 		return p, err
 	}
+	if x.body != nil && !relay.SameRoute(x.version, version) {
+		p.Notes = append(p.Notes, "an earlier attempt took another route, so the body is made again and has a new idempotency key")
+		x.body = nil
+		x.revision++
+	}
+	msg.IdempotencyKey = x.event.ID
+	if x.revision > 1 {
+		msg.IdempotencyKey = fmt.Sprintf("%s:%d", x.event.ID, x.revision)
+	}
+	p.IdempotencyKey, p.MappingVersion = msg.IdempotencyKey, version
 	scope, err := mapping.CompileScope(sync.Per)
 	if err != nil {
 		return p, err
 	}
-	p.MappingVersion = mapper.Version()
 	matches := x.event.Type == ""
 	for _, pattern := range sync.Events {
 		matches = matches || adapters.MatchType(pattern, x.event.Type)
@@ -293,7 +306,8 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	if !wanted {
 		p.not("filtered: its condition %s is not met", sync.When)
 	}
-	p.Body, err = mapper.Map(x.event, nil)
+	ref := outbox.Ref{ExternalID: x.ref.ExternalID, ETag: x.ref.ETag, Learned: x.ref.Learned}
+	p.Body, err = mapper.Map(x.event, mapping.Sending{IdempotencyKey: p.IdempotencyKey, Ref: ref}, nil)
 	switch {
 	case x.body != nil:
 		if !bytes.Equal(p.Body, x.body) {
@@ -303,14 +317,7 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	case err != nil:
 		return p, fmt.Errorf("the delivery would fail with class mapping: %w", err)
 	}
-	msg := adapters.Message{
-		ID: x.event.ID, IdempotencyKey: x.event.ID, Type: x.event.Type, Key: x.event.Key, Version: x.event.Version,
-		OccurredAt: x.event.OccurredAt, Attempt: x.attempts + 1, Body: p.Body, Headers: x.event.Headers, Ref: x.ref,
-	}
-	if x.revision > 1 {
-		msg.IdempotencyKey = fmt.Sprintf("%s:%d", x.event.ID, x.revision)
-	}
-	p.IdempotencyKey = msg.IdempotencyKey
+	msg.Body = p.Body
 	if sync.Per != "" && wanted {
 		if p.Scope, err = scope.Of(x.event, nil); err != nil {
 			return p, fmt.Errorf("the delivery would fail with class mapping: %w", err)

@@ -103,7 +103,7 @@ func relayMain() error {
 	}
 	for _, s := range spec.Syncs {
 		to := rest.Config{
-			URL: s.Court + "/api/calendar", Timeout: s.Timeout, ExternalID: "/id", Outcomes: map[int]string{409: "duplicate"},
+			URL: s.Court + "/api/calendar", Timeout: s.Timeout, ExternalID: rest.Source{Path: "/id"}, Outcomes: map[int]string{409: "duplicate"},
 			TLS: adapters.TLS{CAFile: s.CAFile},
 		}
 		if s.Hosts != nil {

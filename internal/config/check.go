@@ -156,19 +156,27 @@ func (d *decoder) checkLease(root, n *node, s *Sync) {
 		lease, name, timeout, 2*timeout)
 }
 
-// checkMapping compiles the mapping. It also refuses an adapter that uses a field which
-// the mapping does not make, because each of its deliveries would fail. Without a
-// mapping the payload itself is sent, and its fields are not known here.
+// checkMapping compiles the mapping, and those of routes.
 func (d *decoder) checkMapping(n *node, s *Sync) {
-	made := d.compileMapping(n, s)
-	user, ok := s.Adapter.Adapter.(adapters.FieldUser)
-	if !ok || len(made) == 0 {
+	made := d.compileMapping(n, s.mapping())
+	switch a := s.Adapter.Adapter.(type) {
+	case adapters.Router:
+		d.checkRoutes(n, s, a.Routes(), made)
+	case adapters.FieldUser:
+		d.checkFields(n.at("adapter"), a.Fields(), made)
+	}
+}
+
+// checkFields refuses an adapter that uses a field which the mapping does not make,
+// because each of its deliveries would fail. Without a mapping the payload itself is sent,
+// and its fields are not known here.
+func (d *decoder) checkFields(at *node, used, made []string) {
+	if len(made) == 0 {
 		return
 	}
 	within := func(inner, outer string) bool { return inner == outer || strings.HasPrefix(inner, outer+".") }
-	for _, name := range slices.Compact(slices.Sorted(slices.Values(user.Fields()))) {
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(used))) {
 		if !slices.ContainsFunc(made, func(to string) bool { return within(name, to) || within(to, name) }) {
-			at := n.at("adapter")
 			d.at(at, "%s", d.redact(at, fmt.Sprintf(
 				"uses {fields.%s}, but the mapping does not make this field: use one of its fields (%s), or add it to the mapping", name, strings.Join(made, ", "))))
 		}

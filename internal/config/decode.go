@@ -31,6 +31,7 @@ import (
 //   - needed, of: the kinds, separated by |, that need a key, and those that may have it,
 //     for the schema
 //   - filled: the mapping has at least one entry, for the schema
+//   - short: a text alone, without the struct's keys, is the value of this field
 //   - doc: a description
 
 // special is a type that decodes its own node. decode returns the node to print.
@@ -50,6 +51,8 @@ type decoder struct {
 	words    int      // problems of words that are not allowed; the value is there nevertheless
 	problems Problems
 	warnings Problems
+
+	routes map[string]*routeParts // by path in the file
 }
 
 // fieldsOf lists the fields of a struct that are keys, embedded ones in place.
@@ -129,8 +132,14 @@ func (d *decoder) value(tag reflect.StructTag, n *node, v reflect.Value) *yaml.N
 	if s, ok := scalars[v.Type()]; ok {
 		return d.scalar(s, tag, n, v)
 	}
+	if out, ok := d.routePart(n, v); ok {
+		return out
+	}
 	switch v.Kind() {
 	case reflect.Struct:
+		if f, ok := shortField(v.Type()); ok && n.kind == kindText {
+			return d.value(f.Tag, n, v.FieldByIndex(f.Index))
+		}
 		return d.object(n, v)
 	case reflect.Slice:
 		return d.list(tag, n, v)
@@ -191,16 +200,16 @@ func (d *decoder) table(tag reflect.StructTag, n *node, v reflect.Value) *yaml.N
 
 func (d *decoder) text(tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
 	secret := v.Type() == reflect.TypeFor[adapters.Secret]()
-	scalar := n.kind == kindNumber || n.kind == kindBool
+	words := strings.Split(tag.Get("oneof"), "|")
+	scalar := n.kind == kindNumber || n.kind == kindBool && !slices.Contains(words, n.text)
 	switch {
 	case scalar && secret:
 		return d.wrong(n, "text: put it in quotes")
 	case scalar:
 		return d.wrong(n, `text: put it in quotes, "`+n.text+`", if it is meant as text`)
-	case n.kind != kindText:
+	case n.kind != kindText && n.kind != kindBool:
 		return d.wrong(n, "text")
 	}
-	words := strings.Split(tag.Get("oneof"), "|")
 	if words[0] != "" && !slices.Contains(words, n.text) {
 		d.at(n, "%s is not one of %s%s", d.quote(n), strings.Join(words, ", "), n.suggest(words))
 		d.words++

@@ -16,7 +16,10 @@ import (
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
-const docPath = "../../docs/configuration.md"
+const (
+	docPath  = "../../docs/configuration.md"
+	restPath = "../../docs/adapters/rest.md"
+)
 
 func readDoc(t *testing.T) string {
 	t.Helper()
@@ -29,7 +32,7 @@ func readDoc(t *testing.T) string {
 
 func docEnv(name string) (string, bool) {
 	v, ok := map[string]string{
-		"DATABASE_URL": "postgres://lockstep@db.example.gov/agency", "COURT_TOKEN": "t", "COURT_PASSWORD": "p", "CLINIC_KEY": "k",
+		"DATABASE_URL": "postgres://lockstep@db.example.gov/agency", "COURT_TOKEN": "t", "COURT_PASSWORD": "p", "CLINIC_KEY": "k", "COURT_SECRET": "s",
 	}[name]
 	return v, ok
 }
@@ -41,12 +44,19 @@ var block = regexp.MustCompile("(?ms)(^<!-- refused -->\n)?^```(yaml|json)\n(.*?
 // refused must give the text block that follows it.
 func TestDocumentedExamples(t *testing.T) {
 	blocks := block.FindAllStringSubmatch(readDoc(t), -1)
-	if len(blocks) < 7 {
+	guide, err := os.ReadFile(restPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks = append(blocks, block.FindAllStringSubmatch(string(guide), -1)...)
+	if len(blocks) < 10 {
 		t.Fatalf("found %d blocks only", len(blocks))
 	}
 	for _, b := range blocks {
 		refused, text, want := b[1] != "", b[3], b[4]
-		if key, _, _ := strings.Cut(text, ":"); syncKey(key) {
+		if key, _, _ := strings.Cut(text, ":"); key == "adapter" {
+			text = "syncs:\n  - name: S\n    events: [\"scheduling:*\"]\n    " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ") + "\n"
+		} else if syncKey(key) {
 			text = oneSync + "    " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ") + "\n"
 		}
 		_, err := Parse("lockstep.yaml", []byte(text), docEnv)

@@ -7,6 +7,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 // The structs below have the structure of the file. Their tags are the only source of
@@ -73,6 +74,10 @@ type Sync struct {
 	OnFailed string   `yaml:"on_failed" default:"block" oneof:"block|supersede" doc:"What happens to a key after one of its deliveries has failed."`
 	Retry    Retry    `yaml:"retry" doc:"When a delivery is sent again after a temporary failure."`
 	Limits   Limits   `yaml:"limits" doc:"Most that this process sends."`
+
+	// Routes are the mappings of the adapter's routes, by the names that
+	// [adapters.Router] gives them.
+	Routes map[string]mapping.Mapping
 
 	// Substituted are the values of ${…} in the condition, the mapping, the computed
 	// fields and the limits. They may be secrets, and may be sent.

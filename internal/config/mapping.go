@@ -87,32 +87,48 @@ func (c *Compute) decode(d *decoder, n *node) *yaml.Node {
 	}
 	out := mappingNode()
 	for _, item := range n.items {
-		if item.kind != kindText {
-			d.wrong(item, "an expression, as text in quotes")
-			continue
+		long := longComputed{Expr: item.text}
+		switch item.kind {
+		case kindText:
+			put(out, item.key, showText(item, false))
+		case kindMap:
+			put(out, item.key, d.object(item, reflect.ValueOf(&long).Elem()))
+		default:
+			d.wrong(item, "an expression, as text in quotes, or a mapping with the key expr")
 		}
-		put(out, item.key, showText(item, false))
-		*c = append(*c, mapping.Computed{To: item.key, Expr: item.text})
+		if !item.failed {
+			*c = append(*c, mapping.Computed{To: item.key, Expr: long.Expr, Optional: long.Optional})
+		}
 	}
 	return out
 }
 
+// longComputed is the long form of one entry.
+type longComputed struct {
+	Expr     string `yaml:"expr" required:"true" doc:"The expression."`
+	Optional bool   `yaml:"optional" doc:"Leave the field out when the result is null."`
+}
+
 func (c *Compute) schema() map[string]any {
-	return map[string]any{"type": "object", "additionalProperties": textSchema(`check:"condition"`)}
+	return map[string]any{
+		"type": "object",
+		"additionalProperties": map[string]any{
+			"anyOf": []any{textSchema(`check:"condition"`), objectSchema(reflect.TypeFor[longComputed]())},
+		},
+	}
 }
 
 func (s Sync) mapping() mapping.Mapping {
 	return mapping.Mapping{Fields: s.Mapping, Compute: s.Compute}
 }
 
-// compileMapping reports each problem of the sync's mapping at its position. It returns
-// the names of the fields that the mapping makes.
-func (d *decoder) compileMapping(n *node, s *Sync) (made []string) {
+// compileMapping reports each problem of m at its position. n has the keys mapping and
+// compute. It returns the names of the fields that the mapping makes.
+func (d *decoder) compileMapping(n *node, m mapping.Mapping) (made []string) {
 	entries := func(key string) []*node { // the decoded ones
 		return slices.DeleteFunc(slices.Clone(n.at(key).items), func(item *node) bool { return item.failed })
 	}
 	fields, computed := entries("mapping"), entries("compute")
-	m := s.mapping()
 	_, err := m.Compile()
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range joined.Unwrap() {

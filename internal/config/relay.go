@@ -45,6 +45,7 @@ func (s Sync) relay() relay.Sync {
 		Notify:   s.Notify,
 		Adapter:  s.Adapter.Adapter,
 		Mapping:  s.mapping(),
+		Routes:   s.Routes,
 		OnFailed: s.OnFailed,
 		Retry: relay.Retry{
 			Initial: s.Retry.Initial, Max: s.Retry.Max, Jitter: jitter,

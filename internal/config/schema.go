@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -173,9 +174,16 @@ func typeSchema(t reflect.Type, tag reflect.StructTag) map[string]any {
 		return map[string]any{}
 	case t.Kind() == reflect.Pointer:
 		return typeSchema(t.Elem(), tag)
+	case t == reflect.TypeFor[adapters.Mapped]():
+		return new(Fields).schema()
+	case t == reflect.TypeFor[adapters.Computed]():
+		return new(Compute).schema()
 	case t.PkgPath() == shared && t.Kind() == reflect.Struct:
 		return map[string]any{"$ref": "#/$defs/" + t.Name()}
 	case t.Kind() == reflect.Struct:
+		if f, ok := shortField(t); ok {
+			return map[string]any{"anyOf": []any{fieldSchema(f), objectSchema(t)}}
+		}
 		return objectSchema(t)
 	case t.Kind() == reflect.Slice:
 		s := map[string]any{"type": "array", "items": typeSchema(t.Elem(), tag)}
@@ -209,7 +217,15 @@ func textSchema(tag reflect.StructTag) map[string]any {
 	s := map[string]any{"type": "string"}
 	pattern := cmp.Or(tag.Get("pattern"), textForms[tag.Get("check")])
 	if words := tag.Get("oneof"); words != "" {
-		s["anyOf"] = []any{map[string]any{"enum": strings.Split(words, "|")}, map[string]any{"pattern": variable}}
+		allowed := make([]any, 0, 4)
+		for word := range strings.SplitSeq(words, "|") {
+			allowed = append(allowed, word)
+			if flag, err := strconv.ParseBool(word); err == nil {
+				s["type"] = []string{"string", "boolean"}
+				allowed = append(allowed, flag)
+			}
+		}
+		s["anyOf"] = []any{map[string]any{"enum": allowed}, map[string]any{"type": "string", "pattern": variable}}
 	} else if pattern != "" {
 		s["pattern"] = pattern + "|" + variable
 	}

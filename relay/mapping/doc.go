@@ -10,7 +10,7 @@
 //		Compute: []mapping.Computed{{To: "title", Expr: `"Hearing " + event.hearingId`}},
 //	}.Compile()
 //	…
-//	body, err := mapper.Map(event, nil)
+//	body, err := mapper.Map(event, mapping.Sending{}, nil)
 //
 // All three are pure functions of the event: the same event gives the same bytes on every
 // machine and at every attempt. They are safe for concurrent use. A number that an

@@ -28,9 +28,9 @@ func Example() {
 	}
 	event := outbox.Event{Payload: []byte(`{"court": "NY-07", "hearingId": "H-1", "scheduledAt": "2027-03-02T14:30:00Z"}`)}
 	fmt.Println(filter.Match(event, nil))
-	body, err := mapper.Map(event, nil)
+	body, err := mapper.Map(event, mapping.Sending{}, nil)
 	fmt.Println(string(body), err)
-	_, err = mapper.Map(outbox.Event{Payload: []byte(`{"hearingId": "H-1"}`)}, nil)
+	_, err = mapper.Map(outbox.Event{Payload: []byte(`{"hearingId": "H-1"}`)}, mapping.Sending{}, nil)
 	fmt.Println(err)
 	// Output:
 	// true <nil>

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,7 +27,10 @@ type expression struct {
 	program *vm.Program
 	event   bool   // reads the payload
 	zones   bool   // uses a time zone
+	key     bool   // reads the idempotency key
 	yields  string // kind of its result, such as "a string"; empty if it depends on the event
+
+	optional bool // of a computed field: null leaves it out
 }
 
 // evaluation evaluates the expressions of one event, and counts their cost.
@@ -40,52 +45,73 @@ type evaluation struct {
 	zones     map[string]*time.Location // time zones that the event names
 }
 
+// use is what an expression is for.
+type use int
+
+const (
+	forScope     use = iota
+	forCondition     // its result is true or false
+	forField         // it may also read what is known of the delivery
+)
+
+// names are the names that an expression may read, with their types. A condition or scope
+// reads only the event, so that its result never changes.
+func (u use) names() types.Map {
+	names := types.Map{
+		"event":       types.Any,
+		"id":          types.String,
+		"type":        types.String,
+		"key":         types.String,
+		"version":     types.Any,
+		"occurred_at": types.String,
+		"headers":     types.Map{types.Extra: types.Any},
+	}
+	if u == forField {
+		names["idempotency_key"] = types.String
+		names["ref"] = types.Map{types.Extra: types.Any}
+	}
+	return names
+}
+
 // compileExpression compiles src. Its errors may contain parts of src, which is a part of the
 // configuration.
-func compileExpression(src, field string, condition bool) (*expression, error) {
+func compileExpression(src, field string, use use) (*expression, error) {
 	switch {
 	case strings.TrimSpace(src) == "":
 		return nil, errors.New("the expression is empty")
 	case len(src) > maxSource:
 		return nil, fmt.Errorf("the expression is longer than %d bytes", maxSource)
 	}
-	options := append(languageOptions(),
-		expr.Env(types.Map{
-			"event":        types.Any,
-			"type":         types.String,
-			"key":          types.String,
-			"version":      types.Any,
-			"headers":      types.Map{types.Extra: types.Any},
-			evaluationName: types.TypeOf(&evaluation{}),
-		}),
-		expr.MaxNodes(maxNodes),
-	)
+	names := use.names()
+	known := strings.Join(slices.Sorted(maps.Keys(names)), ", ")
+	names[evaluationName] = types.TypeOf(&evaluation{})
+	options := append(languageOptions(), expr.Env(names), expr.MaxNodes(maxNodes))
 	// Compile the original expression first, for its messages. With the rewritten one, the checker would name functions of
 	// the guard and miss mistakes in their arguments.
 	checked, err := expr.Compile(src, options...)
 	if err != nil {
-		return nil, explainCompile(err)
+		return nil, explainCompile(err, known)
 	}
-	guard := &guard{}
+	guard := &guard{known: known}
 	program, err := expr.Compile(src, append(options, expr.Patch(guard))...)
 	if guard.err != nil {
 		err = guard.err
 	}
 	if err != nil {
-		return nil, explainCompile(err)
+		return nil, explainCompile(err, known)
 	}
 	node := checked.Node()
 	yields := ""
 	if node.Type().Kind() != reflect.Interface {
 		yields = cmp.Or(typeWord(node.Type().String()), "something else")
 	}
-	if kind := node.Type().Kind(); condition && kind != reflect.Bool && kind != reflect.Interface {
+	if kind := node.Type().Kind(); use == forCondition && kind != reflect.Bool && kind != reflect.Interface {
 		return nil, fmt.Errorf("the condition is %s, and must be true or false: compare it with something", yields)
 	}
-	return &expression{field: field, program: program, event: guard.event, zones: guard.zones, yields: yields}, nil
+	return &expression{field: field, program: program, event: guard.event, zones: guard.zones, key: guard.key, yields: yields}, nil
 }
 
-func explainCompile(err error) error {
+func explainCompile(err error, known string) error {
 	e, ok := errors.AsType[*file.Error](err)
 	if !ok {
 		return fmt.Errorf("the expression does not compile: %w", err)
@@ -95,13 +121,13 @@ func explainCompile(err error) error {
 	case unknown && disabled()[name] != "":
 		return fmt.Errorf("the expression does not compile: %s is not available, %s (column %d)", name, disabled()[name], e.Column+1)
 	case unknown:
-		return fmt.Errorf("the expression does not compile: unknown name %s (column %d); known are event, type, key, version, headers; payload fields are written event.%s", name, e.Column+1, name)
+		return fmt.Errorf("the expression does not compile: unknown name %s (column %d); known are %s; payload fields are written event.%s", name, e.Column+1, known, name)
 	}
 	return fmt.Errorf("the expression does not compile: %s (column %d)", e.Message, e.Column+1)
 }
 
 // newEvaluation decodes the payload of ev if one of exprs reads it.
-func newEvaluation(ev outbox.Event, w Watcher, exprs ...*expression) (*evaluation, error) {
+func newEvaluation(ev outbox.Event, to Sending, w Watcher, exprs ...*expression) (*evaluation, error) {
 	e := &evaluation{maxBytes: maxBytes + madePerByte*len(ev.Payload), watcher: w}
 	var event any
 	for _, x := range exprs {
@@ -126,13 +152,21 @@ func newEvaluation(ev outbox.Event, w Watcher, exprs ...*expression) (*evaluatio
 	if ev.Version != nil {
 		version = int(*ev.Version)
 	}
+	occurred := ""
+	if !ev.OccurredAt.IsZero() {
+		occurred = ev.OccurredAt.UTC().Format(time.RFC3339Nano)
+	}
 	e.vars = map[string]any{
-		"event":        event,
-		"type":         ev.Type,
-		"key":          ev.Key,
-		"version":      version,
-		"headers":      headers,
-		evaluationName: e,
+		"event":           event,
+		"id":              ev.ID,
+		"type":            ev.Type,
+		"key":             ev.Key,
+		"version":         version,
+		"occurred_at":     occurred,
+		"headers":         headers,
+		"idempotency_key": to.IdempotencyKey,
+		"ref":             to.ref(),
+		evaluationName:    e,
 	}
 	return e, nil
 }

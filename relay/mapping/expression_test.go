@@ -84,7 +84,7 @@ func TestCompute(t *testing.T) {
 				Type: "scheduling:updated", Key: "H-1", Version: &version,
 				Payload: raw(computePayload), Headers: map[string]string{"tenant": "t1"},
 			}
-			got, err := m.Map(ev, nil)
+			got, err := m.Map(ev, Sending{}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -155,7 +155,7 @@ func TestComputeRefusesAtRunTime(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			m := compile(t, Mapping{Compute: []Computed{{To: "x", Expr: tt.expr}}})
-			got, err := m.Map(outbox.Event{Payload: raw(computePayload)}, nil)
+			got, err := m.Map(outbox.Event{Payload: raw(computePayload)}, Sending{}, nil)
 			var fe *FieldError
 			if !errors.As(err, &fe) {
 				t.Fatalf("got %s, %v; want a FieldError", got, err)
@@ -172,7 +172,7 @@ func TestComputeRefusesAtRunTime(t *testing.T) {
 
 func TestExpressionRefusedAtCompileTime(t *testing.T) {
 	tests := map[string]struct{ expr, want string }{
-		"unknown name":      {`hearingId + "x"`, "unknown name hearingId (column 1); known are event, type, key, version, headers; payload fields are written event.hearingId"},
+		"unknown name":      {`hearingId + "x"`, "unknown name hearingId (column 1); known are event, headers, id, idempotency_key, key, occurred_at, ref, type, version; payload fields are written event.hearingId"},
 		"syntax":            {`event.a +`, "unexpected token EOF"},
 		"clock":             {`now()`, "now is not available, because the same event"},
 		"order of a map":    {`keys(event)`, "keys is not available"},
@@ -338,7 +338,7 @@ func TestExpressionOverALargeEventEnds(t *testing.T) {
 			done := make(chan error, 1)
 			began := time.Now()
 			go func() {
-				e, err := newEvaluation(ev, nil, m.exprs...)
+				e, err := newEvaluation(ev, Sending{}, nil, m.exprs...)
 				if err == nil {
 					if tt.reason == steps {
 						e.steps = maxSteps / 8 * 7 // the rest shows the same in less time

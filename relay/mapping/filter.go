@@ -24,7 +24,7 @@ func CompileFilter(src string) (*Filter, error) {
 	if strings.TrimSpace(src) == "" {
 		return &Filter{}, nil
 	}
-	e, err := compileExpression(src, "when", true)
+	e, err := compileExpression(src, "when", forCondition)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func (f *Filter) Match(ev outbox.Event, w Watcher) (bool, error) {
 	if f.expr == nil {
 		return true, nil
 	}
-	e, err := newEvaluation(ev, w, f.expr)
+	e, err := newEvaluation(ev, Sending{}, w, f.expr)
 	if err != nil {
 		return false, err
 	}

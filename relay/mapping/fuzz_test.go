@@ -69,8 +69,8 @@ func FuzzMapping(f *testing.F) {
 			}
 		}
 		if err == nil {
-			first, err := mapper.Map(ev, nil)
-			second, again := mapper.Map(ev, nil)
+			first, err := mapper.Map(ev, Sending{}, nil)
+			second, again := mapper.Map(ev, Sending{}, nil)
 			if !bytes.Equal(first, second) || (err == nil) != (again == nil) {
 				t.Errorf("mapped to %q, %v and then to %q, %v", first, err, second, again)
 			}

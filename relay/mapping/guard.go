@@ -48,8 +48,10 @@ func disabled() map[string]string {
 // guard also converts numbers. A number of the payload is kept as text ([json.Number]). It
 // becomes a machine number only as an operand, so event.amount alone keeps its digits.
 type guard struct {
-	event bool // the payload is read
-	zones bool // a time zone is used
+	event bool   // the payload is read
+	zones bool   // a time zone is used
+	key   bool   // the idempotency key is read
+	known string // the names that an expression may read
 	err   error
 }
 
@@ -60,8 +62,10 @@ func (g *guard) Visit(node *ast.Node) {
 		switch n.Value {
 		case "event":
 			g.event = true
+		case "idempotency_key":
+			g.key = true
 		case "$env":
-			g.err = errors.New("$env is not available; write event, type, key, version or headers")
+			g.err = errors.New("$env is not available; known are " + g.known)
 		}
 	case *ast.BinaryNode:
 		g.binary(node, n)

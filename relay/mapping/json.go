@@ -12,7 +12,7 @@ import (
 // result writes a computed value as JSON. Its errors contain no value.
 func (e *evaluation) result(v any) ([]byte, error) {
 	if v == nil {
-		return nil, kindError("the expression is null for this event, and null is never sent: give another value with ??")
+		return nil, kindError("the expression is null for this event, and null is never sent: give another value with ??, or add optional: true")
 	}
 	b, err := e.encode(v)
 	if err != nil {

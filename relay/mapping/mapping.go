@@ -41,8 +41,30 @@ type Field struct {
 // Computed is a field whose value is the result of an expression. See [CompileFilter] for the
 // language.
 type Computed struct {
-	To   string `json:"to"`
-	Expr string `json:"expr"`
+	To       string `json:"to"`
+	Expr     string `json:"expr"`
+	Optional bool   `json:"optional,omitempty"` // leave the field out if the result is null
+}
+
+// Sending is what computed fields may read besides the event: the variables
+// idempotency_key and ref. A body that was made with it is kept for all attempts.
+type Sending struct {
+	IdempotencyKey string
+	Ref            outbox.Ref // ref.external_id, ref.etag, and ref.NAME for each learnt value; null if it is not known
+}
+
+func (s Sending) ref() map[string]any {
+	known := map[string]any{"external_id": nil, "etag": nil}
+	if s.Ref.ExternalID != "" {
+		known["external_id"] = s.Ref.ExternalID
+	}
+	if s.Ref.ETag != "" {
+		known["etag"] = s.Ref.ETag
+	}
+	for name, value := range s.Ref.Learned {
+		known[name] = value
+	}
+	return known
 }
 
 // FieldError is the reason why an event cannot be mapped. It names the field and the kind of
@@ -113,12 +135,15 @@ func (m Mapping) Compile() (*Mapper, error) {
 			c.fail("compute", errors.New("a computed field needs a name"))
 			continue
 		}
-		e, err := compileExpression(f.Expr, f.To, false)
+		e, err := compileExpression(f.Expr, f.To, forField)
 		if err != nil {
 			c.fail(f.To, err)
 		}
 		if n := c.place(f.To); n != nil {
 			n.expr = len(exprs)
+		}
+		if e != nil {
+			e.optional = f.Optional
 		}
 		exprs = append(exprs, e)
 	}
@@ -165,9 +190,15 @@ func (m *Mapper) Version() string { return m.version }
 // Computes reports whether the mapping has computed fields.
 func (m *Mapper) Computes() bool { return len(m.exprs) > 0 }
 
-// Map renders the receiver's fields of ev as one JSON object. The same event gives the same
-// bytes. If ev cannot be mapped, the error is a [*FieldError]. The Watcher may be nil.
-func (m *Mapper) Map(ev outbox.Event, w Watcher) ([]byte, error) {
+// UsesKey reports whether a computed field reads the idempotency key.
+func (m *Mapper) UsesKey() bool {
+	return slices.ContainsFunc(m.exprs, func(x *expression) bool { return x.key })
+}
+
+// Map renders the receiver's fields of ev as one JSON object. The same event and the same
+// Sending give the same bytes. If ev cannot be mapped, the error is a [*FieldError]. The
+// Watcher may be nil.
+func (m *Mapper) Map(ev outbox.Event, to Sending, w Watcher) ([]byte, error) {
 	if m.empty {
 		return passPayload(ev.Payload)
 	}
@@ -180,7 +211,7 @@ func (m *Mapper) Map(ev outbox.Event, w Watcher) ([]byte, error) {
 		clear(s.slots)
 		scanObject(ev.Payload, m.source, s.slots)
 	}
-	results, err := m.compute(ev, w)
+	results, err := m.compute(ev, to, w)
 	if err != nil {
 		return nil, err
 	}
@@ -193,11 +224,11 @@ func (m *Mapper) Map(ev outbox.Event, w Watcher) ([]byte, error) {
 	return bytes.Clone(out), nil
 }
 
-func (m *Mapper) compute(ev outbox.Event, w Watcher) ([][]byte, error) {
+func (m *Mapper) compute(ev outbox.Event, to Sending, w Watcher) ([][]byte, error) {
 	if len(m.exprs) == 0 {
 		return nil, nil
 	}
-	e, err := newEvaluation(ev, w, m.exprs...)
+	e, err := newEvaluation(ev, to, w, m.exprs...)
 	if err != nil {
 		return nil, err
 	}
@@ -211,6 +242,9 @@ func (m *Mapper) evaluate(e *evaluation) ([][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		if v == nil && x.optional {
+			continue
+		}
 		if results[i], err = e.result(v); err != nil {
 			return nil, &FieldError{Field: x.field, Reason: err.Error()}
 		}
@@ -222,6 +256,8 @@ func (m *Mapper) evaluate(e *evaluation) ([][]byte, error) {
 // left out too. The result as a whole is never left out.
 func (n *targetNode) append(dst []byte, s *mapScratch, results [][]byte) ([]byte, bool, error) {
 	switch {
+	case n.expr >= 0 && results[n.expr] == nil: // optional
+		return dst, false, nil
 	case n.expr >= 0:
 		return append(dst, results[n.expr]...), true, nil
 	case n.field != nil:

@@ -139,7 +139,7 @@ func TestMap(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, err := compile(t, tt.mapping).Map(outbox.Event{Payload: raw(tt.payload)}, nil)
+			got, err := compile(t, tt.mapping).Map(outbox.Event{Payload: raw(tt.payload)}, Sending{}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -175,7 +175,7 @@ func TestMapRefuses(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := compile(t, tt.mapping).Map(outbox.Event{Payload: raw(tt.payload)}, nil)
+			_, err := compile(t, tt.mapping).Map(outbox.Event{Payload: raw(tt.payload)}, Sending{}, nil)
 			var fe *FieldError
 			if !errors.As(err, &fe) {
 				t.Fatalf("got %v, want a FieldError", err)
@@ -310,7 +310,7 @@ func TestTimeFormats(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			m := compile(t, Mapping{Fields: []Field{{From: "t", To: "t", Time: &tt.format}}})
-			got, err := m.Map(outbox.Event{Payload: raw(`{"t":"` + tt.in + `"}`)}, nil)
+			got, err := m.Map(outbox.Event{Payload: raw(`{"t":"` + tt.in + `"}`)}, Sending{}, nil)
 			if part, ok := strings.CutPrefix(tt.want, "!"); ok {
 				if err == nil || !strings.Contains(err.Error(), part) {
 					t.Fatalf("got %s, %v; want an error with %q", got, err, part)
@@ -340,13 +340,13 @@ func TestTimeIgnoresTheMachine(t *testing.T) {
 		Compute: []Computed{{To: "b", Expr: `(date(event.t) + duration("5000h")).Format("15:04 MST")`}},
 	})
 	ev := outbox.Event{Payload: raw(`{"t":"2027-07-04T19:30:15-04:00"}`)}
-	utc, err := m.Map(ev, nil)
+	utc, err := m.Map(ev, Sending{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func(l *time.Location) { time.Local = l }(time.Local)
 	time.Local = ny
-	local, err := m.Map(ev, nil)
+	local, err := m.Map(ev, Sending{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,12 +390,12 @@ func TestVersion(t *testing.T) {
 // A result must not share memory with the mapper's scratch space.
 func TestMapResultsAreIndependent(t *testing.T) {
 	m := compile(t, renames())
-	first, err := m.Map(outbox.Event{Payload: raw(courtPayload)}, nil)
+	first, err := m.Map(outbox.Event{Payload: raw(courtPayload)}, Sending{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := string(first)
-	if _, err := m.Map(outbox.Event{Payload: raw(`{"hearingId":"other","scheduledAt":"other","location":"other"}`)}, nil); err != nil {
+	if _, err := m.Map(outbox.Event{Payload: raw(`{"hearingId":"other","scheduledAt":"other","location":"other"}`)}, Sending{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if string(first) != before {
@@ -407,7 +407,7 @@ func TestMapAllocations(t *testing.T) {
 	m := compile(t, renames())
 	ev := outbox.Event{Payload: raw(courtPayload)}
 	got := testing.AllocsPerRun(100, func() {
-		if _, err := m.Map(ev, nil); err != nil {
+		if _, err := m.Map(ev, Sending{}, nil); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -442,7 +442,7 @@ func FuzzMap(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		for i, m := range mappers {
-			got, err := m.Map(outbox.Event{Payload: payload, Key: "k", Type: "t"}, nil)
+			got, err := m.Map(outbox.Event{Payload: payload, Key: "k", Type: "t"}, Sending{}, nil)
 			if err != nil {
 				if _, ok := errors.AsType[*FieldError](err); !ok {
 					t.Fatalf("mapper %d: %T %v", i, err, err)
@@ -515,7 +515,7 @@ func BenchmarkMap(b *testing.B) {
 			ev := outbox.Event{Payload: raw(courtPayload), Key: "H-1", Type: "scheduling:created"}
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := mapper.Map(ev, nil); err != nil {
+				if _, err := mapper.Map(ev, Sending{}, nil); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -25,7 +25,7 @@ func CompileScope(src string) (*Scope, error) {
 	if strings.TrimSpace(src) == "" {
 		return &Scope{}, nil
 	}
-	e, err := compileExpression(src, "limits.per", false)
+	e, err := compileExpression(src, "limits.per", forScope)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (s *Scope) Of(ev outbox.Event, w Watcher) (string, error) {
 	if s.expr == nil {
 		return "", nil
 	}
-	e, err := newEvaluation(ev, w, s.expr)
+	e, err := newEvaluation(ev, Sending{}, w, s.expr)
 	if err != nil {
 		return "", err
 	}

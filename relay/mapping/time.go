@@ -32,6 +32,8 @@ func namedLayouts() map[string]string {
 	return map[string]string{
 		"RFC3339":        time.RFC3339,
 		"RFC3339Nano":    time.RFC3339Nano,
+		"RFC3339Milli":   "2006-01-02T15:04:05.000Z07:00",
+		"RFC3339Micro":   "2006-01-02T15:04:05.000000Z07:00",
 		"RFC1123":        time.RFC1123,
 		"RFC1123Z":       time.RFC1123Z,
 		"date":           time.DateOnly,

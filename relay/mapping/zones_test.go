@@ -46,7 +46,7 @@ func TestMapWithZones(t *testing.T) {
 			t.Log("refused:", err)
 			continue
 		}
-		body, err := mapper.Map(outbox.Event{Payload: raw(`{"t":"2027-03-01T14:00:00Z"}`)}, nil)
+		body, err := mapper.Map(outbox.Event{Payload: raw(`{"t":"2027-03-01T14:00:00Z"}`)}, Sending{}, nil)
 		t.Log(string(body), err, mapper.Version())
 	}
 }

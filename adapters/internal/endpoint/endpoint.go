@@ -33,6 +33,8 @@ type Options struct {
 	Timeout time.Duration   // default: DefaultTimeout
 	Allow   adapters.Allow
 
+	Learned []string // names of learnt values that headers may have
+
 	URLs        []*URL            // all URLs to which requests may go; nil ones are ignored
 	Reserved    map[string]string // headers that the adapter itself sets, by canonical name, with the reason
 	Credentials []string          // set options of the adapter, other than Auth, that may have credentials
@@ -44,6 +46,7 @@ type Endpoint struct {
 	guarded *exchange.Client // for hosts that data names
 	hosts   hosts
 	headers []header
+	parse   func(field string, headers map[string]adapters.Secret) ([]header, error)
 	auth    []authorizer
 	longest time.Duration
 }
@@ -55,14 +58,14 @@ func New(o Options) (*Endpoint, error) {
 		o.Timeout = DefaultTimeout
 	}
 	o.Auth = withDefaults(o.Auth)
-	e := &Endpoint{longest: o.Timeout}
+	e := &Endpoint{parse: o.parseHeaders, longest: o.Timeout}
 	var errs []error
 	check := func(err error) { errs = append(errs, err) }
 	if o.Timeout < MinTimeout || o.Timeout > MaxTimeout {
 		check(fmt.Errorf("timeout: %s is not from %s to %s", o.Timeout, MinTimeout, MaxTimeout))
 	}
 	var err error
-	e.headers, err = parseHeaders(o)
+	e.headers, err = o.parseHeaders("", o.Headers)
 	check(err)
 	networks, err := parseNetworks(o.Allow.Networks)
 	check(err)

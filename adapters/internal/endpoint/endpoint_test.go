@@ -222,7 +222,7 @@ func TestNewRefusesURLs(t *testing.T) {
 		"https://court.example/a/../b":        ". or .. as a path segment",
 		"https://court.example/%2e./b":        ". or .. as a path segment",
 		"https://court.example/a b":           "has a space",
-		"https://court.example/{type}":        "{type} is not a placeholder that is allowed here",
+		"https://court.example/{ref.version}": "{ref.version} is not a placeholder that is allowed here: no key learn has the name \"version\"",
 		"https://court.example/{key":          "a brace does not belong",
 		"https://court.example/?a=}":          "a brace does not belong",
 		"https://court.example/{fields.a..b}": "{fields.a..b} is not a placeholder",

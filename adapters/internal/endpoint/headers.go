@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
@@ -45,7 +46,8 @@ type header struct {
 
 var token = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110, 5.6.2
 
-func parseHeaders(o Options) ([]header, error) {
+// parseHeaders reads configured headers. field is put before their names in errors.
+func (o Options) parseHeaders(field string, configured map[string]adapters.Secret) ([]header, error) {
 	var (
 		headers []header
 		errs    []error
@@ -54,9 +56,9 @@ func parseHeaders(o Options) ([]header, error) {
 	for _, name := range authHeaders(o.Auth) {
 		seen[name] = true
 	}
-	for _, name := range slices.Sorted(maps.Keys(o.Headers)) {
+	for _, name := range slices.Sorted(maps.Keys(configured)) {
 		wrong := func(format string, args ...any) {
-			errs = append(errs, fmt.Errorf("headers[%q]: "+format, append([]any{name}, args...)...))
+			errs = append(errs, fmt.Errorf("%sheaders[%q]: "+format, append([]any{field, name}, args...)...))
 		}
 		canonical := http.CanonicalHeaderKey(name)
 		if !token.MatchString(name) {
@@ -69,17 +71,33 @@ func parseHeaders(o Options) ([]header, error) {
 			wrong("is set twice, here and by auth or in another spelling")
 		}
 		seen[canonical] = true
-		value := o.Headers[name].Reveal()
+		value := configured[name].Reveal()
 		if err := placeholder.Plain(value); err != nil {
 			wrong("%w", err)
 		}
-		t, err := placeholder.Parse(value, placeholder.Any)
+		t, err := placeholder.Names{Learned: o.Learned}.Parse(value)
 		if err != nil {
 			wrong("%w", err)
 		}
 		headers = append(headers, header{name: canonical, value: t})
 	}
 	return headers, errors.Join(errs...)
+}
+
+// With returns an Endpoint that sends further headers, or the same ones with other values.
+// It shares its connections and tokens with e, which the caller closes. field is put
+// before the names of the headers in errors.
+func (e *Endpoint) With(field string, headers map[string]adapters.Secret) (*Endpoint, error) {
+	more, err := e.parse(field, headers)
+	if err != nil {
+		return e, err
+	}
+	with := *e
+	with.headers = slices.DeleteFunc(slices.Clone(e.headers), func(h header) bool {
+		return slices.ContainsFunc(more, func(m header) bool { return m.name == h.name })
+	})
+	with.headers = append(with.headers, more...)
+	return &with, nil
 }
 
 // header completes the headers of a request, without authorization.

@@ -21,8 +21,9 @@ type URL struct {
 	fixed             *url.URL // the same for all messages, which must not change it; nil with placeholders
 }
 
-// ParseURL makes all checks that need no message.
-func ParseURL(text string) (*URL, error) {
+// ParseURL makes all checks that need no message. learned are the names of learnt values
+// that path and query may have.
+func ParseURL(text string, learned ...string) (*URL, error) {
 	// A placeholder is not valid in a URL, so a letter replaces it here.
 	u, err := url.Parse(placeholder.Replace(text, "x"))
 	if err != nil {
@@ -54,8 +55,9 @@ func ParseURL(text string) (*URL, error) {
 	}
 	path, query, _ := strings.Cut(strings.TrimPrefix(rest, authority), "?")
 	t := &URL{scheme: u.Scheme}
-	parse := func(text string, known func(string) bool) placeholder.Template {
-		parsed, err := placeholder.Parse(text, known)
+	names := placeholder.Names{Learned: learned}
+	parse := func(text string, parse func(string) (placeholder.Template, error)) placeholder.Template {
+		parsed, err := parse(text)
 		if err != nil {
 			errs = append(errs, err)
 		}
@@ -64,9 +66,9 @@ func ParseURL(text string) (*URL, error) {
 	if !strings.ContainsAny(authority, "{}") {
 		authority = u.Host // unescaped, as it goes into the header
 	}
-	t.host = parse(authority, placeholder.Field)
-	t.path = parse(path, placeholder.Address).MapLiterals(escapeLiteral)
-	t.query = parse(query, placeholder.Address).MapLiterals(escapeLiteral)
+	t.host = parse(authority, func(text string) (placeholder.Template, error) { return placeholder.Parse(text, placeholder.Field) })
+	t.path = parse(path, names.Parse).MapLiterals(escapeLiteral)
+	t.query = parse(query, names.Parse).MapLiterals(escapeLiteral)
 	t.target = t.host.Text() + t.path.Text()
 	if err := errors.Join(errs...); err != nil || strings.Contains(text, "{") {
 		return t, err

@@ -131,6 +131,10 @@ func (r Rules) Judge(req Request, a Answer) (adapters.Receipt, error) {
 	})
 }
 
+// Explains reports whether a refusal comes from the receiver itself, not from a gateway in
+// front of it.
+func (r Rules) Explains(a Answer) bool { return r.meaning(a).class != adapters.ClassUnexplained }
+
 // meaning is what an answer means.
 type meaning struct {
 	class  adapters.Class

@@ -27,7 +27,7 @@ func TestExpand(t *testing.T) {
 		"{fields.empty}":              "error: {fields.empty} is empty",
 		"{fields.none}":               "error: {fields.none} is not known: the mapped fields have none of this name, or null",
 		"{fields.court.room.x}":       "error: {fields.court.room.x} is not known",
-		"{nope}":                      "error: {nope} is not a placeholder that is allowed here; a mapped field is written {fields.NAME}",
+		"{nope}":                      "error: {nope} is not a placeholder that is allowed here; known are {id}, {idempotency_key}, {type}, {key}, {version}, {occurred_at}, {ref.external_id}, {ref.etag}, {fields.NAME} for a mapped field",
 		"{fields.a..b}":               "error: {fields.a..b} is not a placeholder that is allowed here",
 		"{":                           "error: a brace does not belong",
 		"}{key}":                      "error: a brace does not belong",

@@ -31,14 +31,36 @@ var ErrLeftOut = errors.New("is left out")
 
 var pattern = regexp.MustCompile(`\{([^{}]*)\}`)
 
+// inText matches a placeholder in a text that has braces of its own, such as JSON.
+var inText = regexp.MustCompile(`\{([A-Za-z][A-Za-z0-9_.:-]*\??)\}`)
+
 // Parse splits text at its placeholders. It refuses names for which known returns
 // false, and single braces. A name that ends in ? is optional; known gets it with the
 // ?. The error joins one [Mistake] for each problem.
 func Parse(text string, known func(name string) bool) (Template, error) {
+	return parse(text, pattern, known, func(name string) string {
+		if Any(name) { // the caller does not allow it here
+			return ""
+		}
+		return Names{}.hint(name)
+	})
+}
+
+// Parse is the function of that name for texts with these placeholders, none of them
+// optional. Its errors list the names.
+func (n Names) Parse(text string) (Template, error) { return parse(text, pattern, n.Known, n.hint) }
+
+// ParseBody is [Names.Parse] for a text that may have braces of its own, such as JSON: only
+// braces around a word make a placeholder. Placeholders may be optional.
+func (n Names) ParseBody(text string) (Template, error) {
+	return parse(text, inText, func(name string) bool { return n.Known(strings.TrimSuffix(name, "?")) }, n.hint)
+}
+
+func parse(text string, pattern *regexp.Regexp, known func(name string) bool, hint func(name string) string) (Template, error) {
 	t := Template{text: text}
 	var errs []error
 	literal := func(s string) {
-		if i := strings.IndexAny(s, "{}"); i >= 0 {
+		if i := strings.IndexAny(s, "{}"); i >= 0 && pattern != inText {
 			errs = append(errs, Mistake{s[i : i+1], errors.New("a brace does not belong to a placeholder such as {key}")})
 		}
 		if s != "" {

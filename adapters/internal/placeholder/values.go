@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,16 +15,53 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 )
 
-const fieldPrefix = "fields."
+const (
+	fieldPrefix = "fields."
+	refPrefix   = "ref."
+)
 
-// Address reports whether name identifies something and so is allowed in a URL:
-// {ref.external_id}, {key}, {id}, {version} or {fields.NAME}.
-func Address(name string) bool {
-	switch name {
-	case "ref.external_id", "key", "id", "version":
-		return true
+// Names are the placeholders that a text may have. The zero value knows those that every
+// message has a value for.
+type Names struct {
+	Learned []string // names of learnt values: {ref.NAME}
+}
+
+// plainNames are the placeholders of every message, in the order in which messages list
+// them. {occurred_at} may have a format, as in {occurred_at:RFC3339Milli}.
+var plainNames = []string{"id", "idempotency_key", "type", "key", "version", "occurred_at", "ref.external_id", "ref.etag"}
+
+// Timed are the formats of {occurred_at:FORMAT}, and their layouts. The time is in UTC.
+// The mapping knows the same formats by the same names.
+var Timed = map[string]string{
+	"RFC3339":      time.RFC3339,
+	"RFC3339Milli": "2006-01-02T15:04:05.000Z07:00",
+	"RFC3339Micro": "2006-01-02T15:04:05.000000Z07:00",
+	"RFC3339Nano":  time.RFC3339Nano,
+	"date":         time.DateOnly,
+	"basic":        "20060102T150405Z0700",
+}
+
+const timedPrefix = "occurred_at:"
+
+// Known reports whether name is one of n.
+func (n Names) Known(name string) bool {
+	if format, ok := strings.CutPrefix(name, timedPrefix); ok {
+		return Timed[format] != ""
 	}
-	return Field(name)
+	learned, ok := strings.CutPrefix(name, refPrefix)
+	return slices.Contains(plainNames, name) || Field(name) || ok && slices.Contains(n.Learned, learned)
+}
+
+// String lists the names for people.
+func (n Names) String() string {
+	var b strings.Builder
+	for _, name := range plainNames {
+		b.WriteString("{" + name + "}, ")
+	}
+	for _, name := range n.Learned {
+		b.WriteString("{" + refPrefix + name + "}, ")
+	}
+	return b.String() + "{fields.NAME} for a mapped field"
 }
 
 // Field reports whether name is {fields.NAME}; a dotted NAME reaches into objects.
@@ -31,19 +70,20 @@ func Field(name string) bool {
 	return ok && !strings.Contains("."+field+".", "..")
 }
 
-// Any reports whether name is a placeholder at all: those of [Address], {type} and
-// {occurred_at}.
-func Any(name string) bool {
-	return Address(name) || name == "type" || name == "occurred_at"
-}
+// Any reports whether every message has a value for the placeholder.
+func Any(name string) bool { return Names{}.Known(name) }
 
-// hint is added to a message about an unknown placeholder. It says how to write a
-// field.
-func hint(name string) string {
-	if Any(name) || strings.HasPrefix(name, fieldPrefix) {
-		return ""
+// hint is added to a message about an unknown placeholder.
+func (n Names) hint(name string) string {
+	learned, ref := strings.CutPrefix(name, refPrefix)
+	format, timed := strings.CutPrefix(name, timedPrefix)
+	switch {
+	case ref:
+		return fmt.Sprintf(": no key learn has the name %q; known are %s", learned, n)
+	case timed:
+		return fmt.Sprintf(": %q is not one of the formats %s", format, strings.Join(slices.Sorted(maps.Keys(Timed)), ", "))
 	}
-	return "; a mapped field is written {fields.NAME}"
+	return "; known are " + n.String()
 }
 
 // Values are the values of the placeholders for one message. Use one for all texts
@@ -71,6 +111,10 @@ func (v *Values) Get(name string) (string, error) {
 		if value = v.Msg.Ref.ExternalID; value == "" {
 			return "", errNoID
 		}
+	case "ref.etag":
+		value = v.Msg.Ref.ETag
+	case "idempotency_key":
+		value = v.Msg.IdempotencyKey
 	case "key":
 		value = v.Msg.Key
 	case "id":
@@ -82,10 +126,16 @@ func (v *Values) Get(name string) (string, error) {
 			value = strconv.FormatInt(*v.Msg.Version, 10)
 		}
 	case "occurred_at":
-		if !v.Msg.OccurredAt.IsZero() {
-			value = v.Msg.OccurredAt.UTC().Format(time.RFC3339Nano)
-		}
+		value = v.occurredAt("RFC3339Nano")
 	default:
+		if learned, ok := strings.CutPrefix(name, refPrefix); ok {
+			value = v.Msg.Ref.Learned[learned]
+			break
+		}
+		if format, ok := strings.CutPrefix(name, timedPrefix); ok {
+			value = v.occurredAt(format)
+			break
+		}
 		at, err := v.Lookup(name)
 		if err != nil {
 			return "", err
@@ -102,6 +152,13 @@ func (v *Values) Get(name string) (string, error) {
 		return "", ErrNotKnown
 	}
 	return value, nil
+}
+
+func (v *Values) occurredAt(format string) string {
+	if v.Msg.OccurredAt.IsZero() {
+		return ""
+	}
+	return v.Msg.OccurredAt.UTC().Format(Timed[format])
 }
 
 // Lookup returns the value of {fields.NAME}, or [ErrNotKnown] if it is missing or null.

@@ -217,7 +217,7 @@ var mutants = []mutant{
 	},
 	{
 		"an idempotency key for each attempt",
-		[]edit{{file: relay, in: "pipeline.message", old: `key := d.Event.ID`, new: `key := fmt.Sprintf("%s:%d", d.Event.ID, d.Total+1)`}},
+		[]edit{{file: relay, in: "idempotencyKey", old: `return d.Event.ID`, new: `return fmt.Sprintf("%s:%d", d.Event.ID, d.Total+1)`}},
 		chaos, "TestFault03KilledDuringItsRecording/before_the_recording",
 	},
 	{

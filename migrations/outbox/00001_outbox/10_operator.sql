@@ -69,8 +69,7 @@ BEGIN
     NEW.spent_ms := 0;
     NEW.error_class := NULL;
     NEW.error := NULL;
-    NEW.body := NULL; -- it is rendered again, because the mapping may have been repaired
-    NEW.mapping_version := NULL;
+    NEW.body := NULL; -- it is rendered again, because the mapping may have been repaired; mapping_version keeps the route of the last attempt
     PERFORM outbox.log_action(OLD, 'requeued', left(outbox.clean(nullif(current_setting('lockstep.reason', true), '')), 1000));
     RETURN NEW;
 END
@@ -364,7 +363,7 @@ BEGIN
     VALUES (set_reference.sync, set_reference.key, nullif(set_reference.external_id, ''), nullif(set_reference.etag, ''), 0, 1)
     ON CONFLICT ON CONSTRAINT external_ref_pkey DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, version = NULL, request_sha256 = NULL,
-           updated_at = clock_timestamp(), event_seq = 0, times_set = r.times_set + 1;
+           learned = '{}', updated_at = clock_timestamp(), event_seq = 0, times_set = r.times_set + 1;
     INSERT INTO outbox.delivery_log (sync, key, outcome, external_id, actor, reason)
     VALUES (set_reference.sync, set_reference.key, 'reference_set', nullif(set_reference.external_id, ''), outbox.actor(), outbox.check_reason(set_reference.reason));
 END

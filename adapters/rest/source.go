@@ -1,0 +1,101 @@
+package rest
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
+)
+
+// source finds a value in answers.
+type source struct {
+	from   Source // as configured, for messages
+	path   exchange.Pointer
+	header string
+	match  *regexp.Regexp // nil: by the kind of header
+}
+
+var (
+	learnName  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110, 5.6.2
+)
+
+// parse returns nil for a source that says nothing.
+func (s Source) parse() (*source, error) {
+	if s == (Source{}) {
+		return nil, nil
+	}
+	parsed := &source{from: s, header: http.CanonicalHeaderKey(s.Header)}
+	var errs []error
+	if (s.Path == "") == (s.Header == "") {
+		errs = append(errs, errors.New(": name either path, a JSON Pointer into the body such as /id, or header"))
+	}
+	var err error
+	if parsed.path, err = exchange.ParsePointer(s.Path); err != nil {
+		errs = append(errs, fmt.Errorf(": %w", err))
+	}
+	if s.Header != "" && !headerName.MatchString(s.Header) {
+		errs = append(errs, fmt.Errorf(".header: %q is not the name of a header", s.Header))
+	}
+	if s.Match != "" {
+		parsed.match, err = regexp.Compile(s.Match)
+		switch {
+		case s.Header == "":
+			errs = append(errs, errors.New(".match: belongs to header: remove it"))
+		case err != nil || parsed.match.NumSubexp() != 1:
+			errs = append(errs, errors.New(".match: is not a regular expression with one group, such as /Appointment/([^/]+)"))
+		}
+	}
+	return parsed, errors.Join(errs...)
+}
+
+// String says where the value is, for messages.
+func (s *source) String() string {
+	if s.header != "" {
+		return "header " + s.header
+	}
+	return s.from.Path
+}
+
+// find returns the value in an answer, if it can be stored and sent back as it is. A nil
+// source finds nothing.
+func (s *source) find(ans exchange.Answer) (string, bool) {
+	switch {
+	case s == nil:
+		return "", false
+	case s.header == "":
+		value, _ := ans.JSON().Text(s.path)
+		return value, exchange.IsRef(value)
+	}
+	value := ans.Header.Get(s.header)
+	isURL := s.header == "Location" || s.header == "Content-Location"
+	if s.match == nil && !isURL {
+		return value, exchange.IsRef(value)
+	}
+	if s.match != nil {
+		m := s.match.FindStringSubmatch(value)
+		if m == nil {
+			return "", false
+		}
+		value = m[1]
+	} else {
+		u, err := url.Parse(value)
+		if err != nil {
+			return "", false
+		}
+		path := strings.TrimRight(u.EscapedPath(), "/")
+		value = path[strings.LastIndexByte(path, '/')+1:]
+	}
+	if isURL { // the value is escaped again when a URL is made with it
+		unescaped, err := url.PathUnescape(value)
+		if err != nil {
+			return "", false
+		}
+		value = unescaped
+	}
+	return value, exchange.IsRef(value)
+}
