@@ -10,6 +10,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/outbox"
 )
 
 const anID = "018f0000-0000-7000-8000-0000000000ff"
@@ -170,6 +171,9 @@ func TestOperatorsFunctionsRefuse(t *testing.T) {
 		{"discard of an event being sent", wrongState, "discard('court', '" + sending + "', 'r')", []string{"is being sent", "relay-1", "until", "outbox.pause"}},
 		{"discard of an unknown event", noData, "discard('court', '" + anID + "', 'r')", []string{"no open delivery", "why_not_delivered"}},
 		{"discard for a sync that never had it", noData, "discard('later', '" + failed + "', 'r')", []string{"no open delivery"}},
+		{"discard of everything of an unknown sync", noData, "discard_all('cuort', 'r')", []string{"not registered"}},
+		{"discard of everything without a reason", noReason, "discard_all('court', '')", []string{"a reason is required"}},
+		{"discard of everything of a sync that gets events", wrongState, "discard_all('court', 'r')", []string{`"court" still gets events`, "outbox.retire"}},
 		{"replay of an unknown sync", noData, "replay('cuort', '" + failed + "', 'r')", []string{"not registered"}},
 		{"replay without a reason", noReason, "replay('court', '" + failed + "', '')", []string{"a reason is required"}},
 		{"replay of an unknown event", noData, "replay('court', '" + anID + "', 'r')", []string{"does not exist", "retention"}},
@@ -276,6 +280,52 @@ func TestDiscardGivesUpForGoodAndLetsTheNextGo(t *testing.T) {
 	}
 	operator.Refuses(noData, "SELECT outbox.discard('court', $1, 'again')", []string{"no open delivery"}, first)
 	operator.Refuses(wrongState, "SELECT outbox.requeue('court', event_id => $1)", []string{"no open delivery"}, first)
+}
+
+func TestDiscardAllIsForASyncThatNobodyServes(t *testing.T) {
+	url := pgtest.New(t)
+	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
+	relay := outboxtest.OpenRelay(t, url)
+	admin.Sync("court")
+	admin.Sync("other")
+	failed, pending := admin.Event("k"), admin.Event("k")
+	sent := admin.Event("s")
+	admin.Fail(failed)
+	h := outbox.NewHeartbeat("host", "v1", []string{"court"})
+	outboxtest.Must(t, relay.Beat(t.Context(), h))
+	claimed := outboxtest.Only(t, relay)
+	if claimed.Event.ID != sent {
+		t.Fatalf("claimed %+v", claimed)
+	}
+	operator.Do("SELECT outbox.retire('court', 'closed')")
+	const all = "SELECT outbox.discard_all('court', 'the court closed')"
+	operator.Refuses(wrongState, all, []string{"is served by relay-1", "restart the relay"})
+	outboxtest.Must(t, relay.EndBeat(t.Context(), h))
+	operator.Refuses(wrongState, all, []string{"are claimed by relay-1", "leases have ended"})
+	operator.Do("BEGIN ISOLATION LEVEL REPEATABLE READ")
+	operator.Refuses(wrongState, all, []string{"outbox.discard_all cannot see in a repeatable read transaction"})
+	operator.Do("ROLLBACK")
+
+	admin.Dies() // the relay's leases end
+	if n := outboxtest.One[int64](operator, all); n != 3 {
+		t.Errorf("%d discarded, want 3", n)
+	}
+	got := outboxtest.List[string](admin, "SELECT concat_ws(' ', outcome, attempt, reason, event_id) FROM outbox.delivery_log WHERE outcome <> 'retired' ORDER BY id")
+	want := []string{"unknown 1 " + sent, "discarded 3 the court closed " + failed, "discarded 0 the court closed " + pending, "discarded 0 the court closed " + sent}
+	if !slices.Equal(got, want) {
+		t.Errorf("log %q, want %q", got, want)
+	}
+	if got := outboxtest.One[string](admin, "SELECT (SELECT count(*) FROM outbox.delivery WHERE sync = 'court') || ' ' || (SELECT count(*) FROM outbox.lane WHERE sync = 'court') || ' ' || (SELECT count(*) FROM outbox.delivery WHERE sync = 'other')"); got != "0 0 3" {
+		t.Errorf("deliveries and lanes that are left, and deliveries of the other sync: %s", got)
+	}
+	// The relay was not dead but slow. Its answer is known, and changes nothing.
+	r := relay.Record(t.Context(), "court", []outbox.Result{outboxtest.Delivered(claimed)})
+	if r.Err != nil || !r.Lost[0] {
+		t.Errorf("recorded %+v", r)
+	}
+	if n := outboxtest.One[int64](operator, all); n != 0 {
+		t.Errorf("%d discarded at the second time", n)
+	}
 }
 
 func TestReplayIsANewDeliveryAtTheEndOfTheLane(t *testing.T) {

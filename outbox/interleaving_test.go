@@ -260,33 +260,42 @@ func TestADeliveryBeingDiscardedIsNotSent(t *testing.T) {
 //	operator:                                          locks event 1, waits …                                is refused, or has discarded it
 func TestADiscardWaitsForAClaimInProgress(t *testing.T) {
 	const isSending, tryAgain = "55000", "55P03"
-	for _, laneIsThere := range []bool{false, true} {
-		for how, want := range map[string]string{"COMMIT": isSending, "ROLLBACK": "", "SELECT 1": tryAgain} {
-			t.Run(fmt.Sprintf("%s, the lane is there %t", how, laneIsThere), func(t *testing.T) {
-				d := newDesk(t)
-				d.emit("H-1", 1)
-				if laneIsThere {
-					d.record(d.a, outbox.Retry, d.claim(d.a)...)
-				}
-				relay := d.begin()
-				claimed, err := d.a.ClaimIn(t.Context(), relay, outbox.ClaimRequest{Sync: sync, Capacity: 1, Lanes: 1, Lease: time.Minute}, &outbox.Arrivals{})
-				if err != nil || len(claimed) != 1 {
-					t.Fatalf("claimed %v, %v", numbers(claimed), err)
-				}
-				discarding := blocked(d, "outbox.discard", func() error {
-					_, err := d.pool.Exec(t.Context(), `SELECT outbox.discard(sync, event_id, 'not wanted') FROM outbox.delivery`)
-					return err
+	discards := map[string]string{
+		"discard":     `SELECT outbox.discard(sync, event_id, 'not wanted') FROM outbox.delivery`,
+		"discard_all": `SELECT outbox.discard_all('CourtCalendarSync', 'not wanted')`,
+	}
+	for name, discard := range discards {
+		for _, laneIsThere := range []bool{false, true} {
+			for how, want := range map[string]string{"COMMIT": isSending, "ROLLBACK": "", "SELECT 1": tryAgain} {
+				t.Run(fmt.Sprintf("%s, %s, the lane is there %t", name, how, laneIsThere), func(t *testing.T) {
+					d := newDesk(t)
+					d.emit("H-1", 1)
+					if laneIsThere {
+						d.record(d.a, outbox.Retry, d.claim(d.a)...)
+					}
+					if name == "discard_all" {
+						d.exec(`SELECT outbox.retire('CourtCalendarSync', 'closed')`)
+					}
+					relay := d.begin()
+					claimed, err := d.a.ClaimIn(t.Context(), relay, outbox.ClaimRequest{Sync: sync, Capacity: 1, Lanes: 1, Lease: time.Minute}, &outbox.Arrivals{})
+					if err != nil || len(claimed) != 1 {
+						t.Fatalf("claimed %v, %v", numbers(claimed), err)
+					}
+					discarding := blocked(d, "outbox.discard", func() error {
+						_, err := d.pool.Exec(t.Context(), discard)
+						return err
+					})
+					d.end(relay, how)
+					err = discarding()
+					if refusal, _ := errors.AsType[*pgconn.PgError](err); refusal == nil && want != "" || refusal != nil && refusal.Code != want {
+						t.Errorf("the discard: %v, want SQLSTATE %q", err, want)
+					}
+					want := map[string]string{"COMMIT": "1", "ROLLBACK": "0", "SELECT 1": "1"}[how]
+					if got := d.text(`SELECT count(*)::text FROM outbox.delivery`); got != want {
+						t.Errorf("%s deliveries are open, want %s", got, want)
+					}
 				})
-				d.end(relay, how)
-				err = discarding()
-				if refusal, _ := errors.AsType[*pgconn.PgError](err); refusal == nil && want != "" || refusal != nil && refusal.Code != want {
-					t.Errorf("the discard: %v, want SQLSTATE %q", err, want)
-				}
-				want := map[string]string{"COMMIT": "1", "ROLLBACK": "0", "SELECT 1": "1"}[how]
-				if got := d.text(`SELECT count(*)::text FROM outbox.delivery`); got != want {
-					t.Errorf("%s deliveries are open, want %s", got, want)
-				}
-			})
+			}
 		}
 	}
 }

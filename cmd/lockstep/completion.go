@@ -26,20 +26,21 @@ type candidates func(cmd *cobra.Command, args []string) []string
 // takes. An argument has the name that it has in [cobra.Command.Use].
 func (a *app) completion(c *cobra.Command) {
 	known := map[string]candidates{
-		"sync":       a.syncNames,
-		"SYNC":       a.syncNames,
-		"NAME":       a.syncNames,
-		"key":        a.openKeys,
-		"EVENT|KEY":  a.openKeys,
-		"scope":      a.scopes,
-		"type":       a.eventTypes,
-		"class":      oneOf("conflict", "crash", "mapping", "permanent", "transient", "unknown"),
-		"outcome":    oneOf(outcomes()...),
-		"from":       oneOf("beginning", "now"),
-		"output":     oneOf("table", "json", "jsonl"),
-		"log-format": oneOf("text", formatJSON),
-		"log-level":  oneOf("debug", "info", "warn", "error"),
-		"set":        oneOf("outbox", "scheduling"),
+		"sync":           a.syncNames,
+		"SYNC":           a.syncNames,
+		"NAME":           a.syncNames,
+		"key":            a.openKeys,
+		"EVENT|KEY":      a.openKeys,
+		"EVENT|KEY|SYNC": a.openKeys,
+		"scope":          a.scopes,
+		"type":           a.eventTypes,
+		"class":          oneOf("conflict", "crash", "mapping", "permanent", "transient", "unknown"),
+		"outcome":        oneOf(outcomes()...),
+		"from":           oneOf("beginning", "now"),
+		"output":         oneOf("table", "json", "jsonl"),
+		"log-format":     oneOf("text", formatJSON),
+		"log-level":      oneOf("debug", "info", "warn", "error"),
+		"set":            oneOf("outbox", "scheduling"),
 	}
 	var visit func(c *cobra.Command)
 	visit = func(c *cobra.Command) {

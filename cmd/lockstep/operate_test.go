@@ -558,3 +558,19 @@ func TestStatusSaysWhoRelays(t *testing.T) {
 		t.Errorf("%d relays are running after the stop, want 1", n)
 	}
 }
+
+func TestDiscardEverythingOfAnOrphanedSync(t *testing.T) {
+	w, _, h2, behind, h3 := troubled(t)
+	operator := w.as(roleOperator)
+	operator.run("discard", "CourtCalendarSync", "--all").wants(t, exitUsage, "--reason is required")
+	operator.run("discard", "CourtCalendarSync", "--all", "--class", "permanent", "--reason", "r").wants(t, exitUsage, "--all allows no filter except --sync")
+	operator.run("discard", "NoSync", "--all", "--reason", "r").wants(t, exitFailed, `sync "NoSync" is not registered`)
+	operator.run("discard", "CourtCalendarSync", "--all", "--reason", "r").wants(t, exitFailed, "nothing was changed", "still gets events", "Retire it first")
+	operator.run("retire", "CourtCalendarSync", "--reason", "closed").wants(t, 0)
+	operator.run("discard", "CourtCalendarSync", "--all", "--dry-run").wants(t, 0, h2, behind, h3, "3 deliveries would be discarded; nothing was changed")
+	operator.run("discard", "CourtCalendarSync", "--all", "--reason", "the court closed").wants(t, 0, behind, "3 deliveries discarded: none of them is ever sent")
+	if n := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'discarded' AND reason = 'the court closed'`); n != 3 {
+		t.Errorf("%d rows of the log, want 3", n)
+	}
+	operator.run("discard", "CourtCalendarSync", "--all", "--reason", "r").wants(t, 0, "no delivery to discard")
+}

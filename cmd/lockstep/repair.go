@@ -26,6 +26,7 @@ type repair struct {
 	now     func(n int, when string) string // says what is true of n deliveries afterwards, and when relays send
 	nothing string                          // message if the filter selects nothing
 	replays bool                            // of a key, only the newest event is selected, and with --all all of them
+	bySync  bool                            // with --all, the argument is a sync, and all of its open deliveries are selected
 	older   int                             // events of the key that are not selected, because they are older
 
 	choose func(ctx context.Context, tx pgx.Tx) ([]deliveryRow, error)
@@ -77,6 +78,7 @@ func (r *repair) check(given string) error {
 	}
 	narrowed := given != "" || f.key != "" || f.event != "" || f.class != "" || f.since.set() || f.olderThan != 0
 	switch {
+	case f.all && r.bySync && given != "" && f.sync == "" && f.class == "" && !f.since.set() && f.olderThan == 0:
 	case f.all && r.replays && f.event == "" && !f.since.set() && f.olderThan == 0:
 	case f.all && narrowed:
 		return usagef("--all allows no filter except --sync: remove --all or the other filters")
@@ -98,6 +100,10 @@ func (r *repair) run(cmd *cobra.Command, given string, needsReason bool) error {
 	}
 	if err := r.check(given); err != nil {
 		return err
+	}
+	if r.bySync && r.filter.all && given != "" {
+		r.filter.sync, given = given, ""
+		r.choose, r.change, r.now = r.open, r.discardAll, func(int, string) string { return "none of them is ever sent" }
 	}
 	return r.app.with(cmd, nil, roleOperator, func(ctx context.Context, db *database) error {
 		if err := r.checkSync(ctx, db); err != nil {
@@ -229,17 +235,21 @@ outbox_operator.`,
 }
 
 func (a *app) discardCommand() *cobra.Command {
-	r := &repair{app: a, things: "failed delivery", moment: "failed", did: "discarded", now: neverSent, nothing: "no delivery to discard"}
+	r := &repair{app: a, things: "failed delivery", moment: "failed", did: "discarded", now: neverSent, nothing: "no delivery to discard", bySync: true}
 	r.choose, r.change = r.discardable, r.each(`SELECT outbox.discard($1, $2::uuid, $3)`)
 	return r.classFlag(r.command(&cobra.Command{
-		Use:   "discard [EVENT|KEY]",
+		Use:   "discard [EVENT|KEY|SYNC]",
 		Short: "Give up deliveries for good",
 		Long: `Give up deliveries for good. The next event of each key is sent. The command
 selects failed deliveries, or for an event its deliveries in any state except
 sending. It discards all of them or none. --since and --older-than compare the
-time of the failure. The login needs the role outbox_operator.`,
+time of the failure. The login needs the role outbox_operator.
+
+SYNC with --all selects every open delivery of an orphaned sync, in any state.
+The sync must be retired, and no running relay may serve it.`,
 		Example: `  lockstep discard 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d --reason "entered at the court by hand"
-  lockstep discard --sync CourtCalendarSync --class permanent --older-than 30d --dry-run`,
+  lockstep discard --sync CourtCalendarSync --class permanent --older-than 30d --dry-run
+  lockstep discard OldCourtSync --all --reason "the court closed"`,
 	}, reasonRequired))
 }
 
@@ -288,6 +298,26 @@ SELECT ` + deliveryColumns + `
  WHERE d.state = 'failed'` + filterCondition + `
  ORDER BY d.sync, d.event_seq`
 	return query[deliveryRow](ctx, tx, list, r.filter.args()...)
+}
+
+// open lists all open deliveries of a sync.
+func (r *repair) open(ctx context.Context, tx pgx.Tx) ([]deliveryRow, error) {
+	const list = `-- lockstep open deliveries of a sync
+SELECT ` + deliveryColumns + `
+  FROM outbox.open_delivery AS d
+  LEFT JOIN outbox.event AS e ON e.id = d.event_id
+ WHERE d.sync = $1
+ ORDER BY d.event_seq`
+	return query[deliveryRow](ctx, tx, list, r.filter.sync)
+}
+
+// discardAll discards the deliveries that open lists. Others can only come from
+// transactions that began before the sync was retired.
+func (r *repair) discardAll(ctx context.Context, tx pgx.Tx, rows []deliveryRow) ([]deliveryRow, error) {
+	if _, err := tx.Exec(ctx, `SELECT outbox.discard_all($1, $2)`, r.filter.sync, r.operator.reason); err != nil {
+		return nil, fmt.Errorf("nothing was changed: %w", err)
+	}
+	return rows, nil
 }
 
 // discardable lists the open deliveries of one event. Without an event, it lists failed

@@ -115,45 +115,31 @@ $$;
 COMMENT ON FUNCTION outbox.requeue(text, text, uuid, text) IS 'Gives failed deliveries of a sync (of one key, of one event) a new life. Returns how many.';
 
 -- +goose StatementBegin
-CREATE FUNCTION outbox.discard(sync text, event_id uuid, reason text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
-#variable_conflict use_column
-DECLARE
-    discards CONSTANT bigint := 1869967991; -- advisory lock of transactions that claim nothing
-    d outbox.delivery;
-    c record;
-    leads boolean;
-    others text[];
-    deadline timestamptz;
+CREATE FUNCTION outbox.check_sees_claims(caller text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM outbox.check_sync(discard.sync);
-    PERFORM outbox.check_reason(discard.reason);
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-        RAISE EXCEPTION 'outbox.discard cannot see in a % transaction what a relay has claimed since the transaction began', current_setting('transaction_isolation')
+        RAISE EXCEPTION '% cannot see in a % transaction what a relay has claimed since the transaction began', caller, current_setting('transaction_isolation')
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Use it in a transaction of its own: BEGIN ISOLATION LEVEL READ COMMITTED.';
     END IF;
-    SELECT * INTO d FROM outbox.delivery AS o
-     WHERE o.sync = discard.sync AND o.event_id = discard.event_id
-       AND o.key = (SELECT e.key FROM outbox.event AS e WHERE e.id = discard.event_id)
-       FOR UPDATE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'event % has no open delivery to "%"', discard.event_id, discard.sync
-            USING ERRCODE = 'no_data_found', HINT = 'Ask outbox.why_not_delivered what became of it.';
-    END IF;
-    -- A relay does not send a first delivery that is locked. But a relay that read it before it was locked here may not have
-    -- committed its claim yet. Until it commits, it has a lock on outbox.lane. So wait for the transactions that have such
-    -- a lock now: afterwards either their claim is visible, or none of them sends this delivery. Other calls of this
-    -- function claim nothing. Their advisory lock tells them apart.
+END
+$$;
+-- +goose StatementEnd
+
+-- The caller has locked deliveries. A relay does not send a first delivery that is locked. But a relay that read it before it
+-- was locked may not have committed its claim yet. Until it commits, it has a lock on outbox.lane. So wait for the
+-- transactions that have such a lock now: afterwards either their claim is visible, or none of them sends these deliveries.
+-- Other transactions that discard claim nothing. Their advisory lock tells them apart.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.wait_for_claims() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    discards CONSTANT bigint := 1869967991; -- advisory lock of transactions that claim nothing
+    others   text[];
+    deadline timestamptz := clock_timestamp() + interval '2 seconds';
+BEGIN
     PERFORM pg_try_advisory_xact_lock_shared(discards);
-    deadline := clock_timestamp() + interval '2 seconds';
     LOOP
-        SELECT o.claimed_by, o.lease_until INTO c FROM outbox.open_delivery AS o
-         WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq AND o.state = 'sending';
-        IF FOUND THEN
-            RAISE EXCEPTION 'event % is being sent to "%" by % until %: it cannot be discarded now', d.event_id, d.sync, c.claimed_by, c.lease_until
-                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Pause the sync with outbox.pause, wait for the answer, then discard.';
-        END IF;
-        EXIT WHEN others = '{}';
         SELECT coalesce(array_agg(l.virtualtransaction), '{}') INTO others
           FROM pg_locks AS l
          WHERE l.locktype = 'relation' AND l.relation = 'outbox.lane'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted
@@ -163,12 +149,46 @@ BEGIN
            AND NOT EXISTS (SELECT FROM pg_locks AS a
                             WHERE a.locktype = 'advisory' AND a.database = l.database AND a.virtualtransaction = l.virtualtransaction
                               AND (a.classid::bigint << 32 | a.objid::bigint) = discards AND a.objsubid = 1);
-        CONTINUE WHEN others = '{}'; -- check the claims again
+        EXIT WHEN others = '{}';
         IF clock_timestamp() > deadline THEN
-            RAISE EXCEPTION 'event % cannot be discarded now: another transaction has been changing lanes for two seconds', d.event_id
+            RAISE EXCEPTION 'nothing can be discarded now: another transaction has been changing lanes for two seconds'
                 USING ERRCODE = 'lock_not_available', HINT = 'Try again. See pg_locks for relation outbox.lane.';
         END IF;
         PERFORM pg_sleep(0.002);
+    END LOOP;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION outbox.discard(sync text, event_id uuid, reason text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+#variable_conflict use_column
+DECLARE
+    d outbox.delivery;
+    c record;
+    leads boolean;
+BEGIN
+    PERFORM outbox.check_sync(discard.sync);
+    PERFORM outbox.check_reason(discard.reason);
+    PERFORM outbox.check_sees_claims('outbox.discard');
+    SELECT * INTO d FROM outbox.delivery AS o
+     WHERE o.sync = discard.sync AND o.event_id = discard.event_id
+       AND o.key = (SELECT e.key FROM outbox.event AS e WHERE e.id = discard.event_id)
+       FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'event % has no open delivery to "%"', discard.event_id, discard.sync
+            USING ERRCODE = 'no_data_found', HINT = 'Ask outbox.why_not_delivered what became of it.';
+    END IF;
+    FOR pass IN 1..2 LOOP -- before and after the wait
+        SELECT o.claimed_by, o.lease_until INTO c FROM outbox.open_delivery AS o
+         WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq = d.event_seq AND o.state = 'sending';
+        IF FOUND THEN
+            RAISE EXCEPTION 'event % is being sent to "%" by % until %: it cannot be discarded now', d.event_id, d.sync, c.claimed_by, c.lease_until
+                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Pause the sync with outbox.pause, wait for the answer, then discard.';
+        END IF;
+        EXIT WHEN pass = 2;
+        PERFORM outbox.wait_for_claims();
     END LOOP;
     leads := NOT EXISTS (SELECT FROM outbox.delivery AS o WHERE o.sync = d.sync AND o.key = d.key AND o.event_seq < d.event_seq);
     PERFORM outbox.log_action(d, 'discarded', outbox.check_reason(discard.reason));
@@ -184,6 +204,58 @@ END
 $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION outbox.discard(text, uuid, text) IS 'Gives a delivery up for good; refused while it is being sent.';
+
+-- A retired sync gets no new events, but its open deliveries stay until a relay sends them. This function is for a sync that
+-- no relay serves any more. A relay that died may have sent the first delivery of a lane that it had claimed: the log says
+-- so, as it does when another relay takes over.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.discard_all(sync text, reason text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+#variable_conflict use_column
+DECLARE
+    is_retired boolean;
+    relays text;
+    discarded bigint;
+BEGIN
+    PERFORM outbox.check_sync(discard_all.sync);
+    PERFORM outbox.check_reason(discard_all.reason);
+    PERFORM outbox.check_sees_claims('outbox.discard_all');
+    SELECT s.retired_at IS NOT NULL INTO is_retired FROM outbox.sync AS s WHERE s.name = discard_all.sync FOR NO KEY UPDATE;
+    IF NOT is_retired THEN
+        RAISE EXCEPTION 'sync "%" still gets events: what comes after this call would stay open', discard_all.sync
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Retire it first, with outbox.retire or lockstep retire.';
+    END IF;
+    SELECT string_agg(r.name, ', ' ORDER BY r.name) INTO relays FROM outbox.relay AS r WHERE r.running AND discard_all.sync = ANY (r.syncs);
+    IF relays IS NOT NULL THEN
+        RAISE EXCEPTION 'sync "%" is served by % and not orphaned: its open deliveries are being sent', discard_all.sync, relays
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Take the sync out of the configuration and restart the relay, or discard single events with outbox.discard.';
+    END IF;
+    PERFORM FROM outbox.delivery AS d WHERE d.sync = discard_all.sync FOR UPDATE;
+    PERFORM outbox.wait_for_claims();
+    SELECT l.claimed_by INTO relays FROM outbox.lane AS l WHERE l.sync = discard_all.sync AND l.claim IS NOT NULL AND l.due_at > clock_timestamp() LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'deliveries of sync "%" are claimed by %', discard_all.sync, relays
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Wait until its leases have ended, which is a minute by default, or stop it.';
+    END IF;
+    INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, attempt, outcome, error_class, error, revision, event_seq, claim, relay)
+    SELECT d.sync, d.event_id, e.type, d.key, e.version, d.total_attempts + 1, 'unknown', 'unknown',
+           'the relay that was sending it did not come back before its lease ended', d.revision, d.event_seq,
+           coalesce(l.lost_claim, l.claim), coalesce(l.lost_by, l.claimed_by)
+      FROM outbox.lane AS l
+     CROSS JOIN LATERAL (SELECT * FROM outbox.delivery AS o WHERE o.sync = l.sync AND o.key = l.key ORDER BY o.event_seq LIMIT 1) AS d
+      LEFT JOIN outbox.event AS e ON e.id = d.event_id
+     WHERE l.sync = discard_all.sync AND (l.claim IS NOT NULL OR l.lost_claim IS NOT NULL) AND d.state <> 'failed';
+    PERFORM outbox.log_action(d, 'discarded', outbox.check_reason(discard_all.reason))
+       FROM (SELECT o FROM outbox.delivery AS o WHERE o.sync = discard_all.sync ORDER BY o.event_seq) AS l (d);
+    DELETE FROM outbox.delivery AS d WHERE d.sync = discard_all.sync;
+    GET DIAGNOSTICS discarded = ROW_COUNT;
+    DELETE FROM outbox.lane AS l WHERE l.sync = discard_all.sync;
+    RETURN discarded;
+END
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.discard_all(text, text) IS 'Gives up all open deliveries of a retired sync that no running relay serves. Returns how many.';
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.replay(sync text, event_id uuid, reason text) RETURNS void

@@ -19,7 +19,7 @@ DROP FUNCTION outbox.describe, outbox.was_missed, outbox.find_missed, outbox.rep
 DROP VIEW outbox.status, outbox.relay, outbox.unmatched_type, outbox.blocked_key, outbox.failed, outbox.open_delivery;
 DROP TABLE outbox.delivery_log, outbox.external_ref, outbox.retention, outbox.hold, outbox.heartbeat, outbox.unmatched, outbox.missed, outbox.missed_scan, outbox.event CASCADE;
 DROP FUNCTION outbox.oldest_relay, outbox.log_action, outbox.why_not_delivered, outbox.maintain, outbox.older_writers, outbox.requeue,
-    outbox.discard, outbox.replay, outbox.pause, outbox.resume, outbox.retire, outbox.resume_retired, outbox.set_reference, outbox.emit, outbox.actor, outbox.check_sync,
+    outbox.discard, outbox.discard_all, outbox.check_sees_claims, outbox.wait_for_claims, outbox.replay, outbox.pause, outbox.resume, outbox.retire, outbox.resume_retired, outbox.set_reference, outbox.emit, outbox.actor, outbox.check_sync,
     outbox.check_reason, outbox.check_scope, outbox.guard_log_partition, outbox.refuse_log_change, outbox.fan_out, outbox.show_strongest_hold,
     outbox.sequence_trouble;
 DROP TABLE outbox.delivery, outbox.lane, outbox.sync CASCADE;
