@@ -78,6 +78,7 @@ func (a *app) report(command string, err error) {
 	if errors.As(err, &pgErr) && pgErr.Hint != "" {
 		// A refusal by the outbox's own functions needs no SQLSTATE.
 		text, hint = strings.ReplaceAll(text, pgErr.Error(), pgErr.Message), pgErr.Hint
+		text = strings.TrimSuffix(text, " (hint: "+hint+")") // of migrations, which other programs call too
 	}
 	switch {
 	case errors.Is(err, outbox.ErrNeedsFrom):

@@ -100,3 +100,11 @@ func (w *world) runsARelay() {
 		w.t.Fatal(err)
 	}
 }
+
+func TestAHintIsSaidOnce(t *testing.T) {
+	w := newWorld(t)
+	w.emit("H-1", `{"hearingId":"H-1"}`)
+	if r := w.run("migrate", "down").wants(t, exitFailed, "hint: "); strings.Count(r.stderr, "--force") != 1 {
+		t.Errorf("got %s", r.stderr)
+	}
+}

@@ -67,7 +67,7 @@ something · 4 stopped before drained`,
   lockstep config check        # is lockstep.yaml valid?
   lockstep run                 # relay until stopped
   lockstep status              # state of each sync
-  lockstep explain H-2027-7    # what happened to a hearing or an event, and why`,
+  lockstep explain H-2027-000007  # what happened to a hearing or an event, and why`,
 		Version:       thisBuild().Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
