@@ -156,19 +156,55 @@ func (d *decoder) inText(n *node, text string) {
 	if m := textPosition.FindStringSubmatch(text); m != nil {
 		line, _ := strconv.Atoi(m[1])
 		column, _ := strconv.Atoi(m[2])
-		content := strings.Split(n.text, "\n")
-		at := n.line + line - 1
-		if n.block {
-			at++
-		}
-		if line >= 1 && line <= len(content) && at <= len(d.lines) {
-			if before, _, ok := strings.Cut(d.lines[at-1], content[line-1]); ok {
-				n.line, n.column = at, utf8.RuneCountInString(before)+column
-				text = text[len(m[0]):]
-			}
+		if d.locate(n, line, column) {
+			text = text[len(m[0]):]
 		}
 	}
 	d.at(n, "%s", d.redact(n, text))
+}
+
+// locate moves the position of n to a line and column of its text, if the file has that
+// line.
+func (d *decoder) locate(n *node, line, column int) bool {
+	content := strings.Split(n.text, "\n")
+	at := n.line + line - 1
+	if n.block {
+		at++
+	}
+	if line < 1 || line > len(content) || at > len(d.lines) {
+		return false
+	}
+	before, _, ok := strings.Cut(d.lines[at-1], content[line-1])
+	if ok {
+		n.line, n.column = at, utf8.RuneCountInString(before)+column
+	}
+	return ok
+}
+
+// atUse reports a problem of a mapped field at each text at or below n that uses it, and
+// at n if there is none.
+func (d *decoder) atUse(n *node, field, problem string) {
+	use := regexp.MustCompile(`fields\.` + regexp.QuoteMeta(field) + `(?:[}?"']|$)`)
+	found := false
+	var visit func(*node)
+	visit = func(n *node) {
+		if i := use.FindStringIndex(n.text); i != nil {
+			found = true
+			at := *n
+			before := n.text[:i[0]]
+			d.locate(&at, 1+strings.Count(before, "\n"), 1+utf8.RuneCountInString(before[strings.LastIndex(before, "\n")+1:]))
+			d.at(&at, "%s", d.redact(&at, problem))
+		}
+		for _, item := range n.items {
+			if d.routes[item.path] == nil { // a route with a mapping of its own
+				visit(item)
+			}
+		}
+	}
+	visit(n)
+	if !found {
+		d.at(n, "%s", d.redact(n, problem))
+	}
 }
 
 // flatten returns the texts of the errors that err joins, each with the text that wraps

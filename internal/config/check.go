@@ -177,8 +177,8 @@ func (d *decoder) checkFields(at *node, used, made []string) {
 	within := func(inner, outer string) bool { return inner == outer || strings.HasPrefix(inner, outer+".") }
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(used))) {
 		if !slices.ContainsFunc(made, func(to string) bool { return within(name, to) || within(to, name) }) {
-			d.at(at, "%s", d.redact(at, fmt.Sprintf(
-				"uses {fields.%s}, but the mapping does not make this field: use one of its fields (%s), or add it to the mapping", name, strings.Join(made, ", "))))
+			d.atUse(at, name, fmt.Sprintf(
+				"uses {fields.%s}, but the mapping does not make this field: use one of its fields (%s), or add it to the mapping", name, strings.Join(made, ", ")))
 		}
 	}
 }

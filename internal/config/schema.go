@@ -192,7 +192,11 @@ func typeSchema(t reflect.Type, tag reflect.StructTag) map[string]any {
 		}
 		return s
 	case t.Kind() == reflect.Map:
-		s := map[string]any{"type": "object", "additionalProperties": typeSchema(t.Elem(), tag)}
+		values := typeSchema(t.Elem(), tag)
+		if tag.Get("keys") == keysAreEvents && t.Elem().Kind() == reflect.Struct { // a route sets something
+			values["minProperties"] = 1
+		}
+		s := map[string]any{"type": "object", "additionalProperties": values}
 		if tag.Get("filled") != "" {
 			s["minProperties"] = 1
 		}
