@@ -1,6 +1,10 @@
 package migrations_test
 
 import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -8,6 +12,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/migrations"
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -143,5 +148,58 @@ func TestRepairChecksAgain(t *testing.T) {
 	}
 	if n := outboxtest.One[int](d, "SELECT count(*)::int FROM outbox.missed"); n != 0 {
 		t.Errorf("%d events still count", n)
+	}
+}
+
+// A logical subscription writes events without the trigger, and leaves the sequence of the subscriber as it was: this is also
+// an upgrade by logical replication.
+func TestEventsOfALogicalSubscription(t *testing.T) {
+	server, publisher := pgtest.Own(t, pgtest.Options{Settings: map[string]string{"wal_level": "logical"}})
+	name := "subscriber_" + strings.ToLower(rand.Text()[:10])
+	outboxtest.Must(t, server.CreateDatabase(t.Context(), name, ""))
+	subscriber := server.URL(name)
+	up(t, publisher, migrations.Outbox)
+	up(t, subscriber, migrations.Outbox)
+	old, d := outboxtest.Connect(t, publisher), outboxtest.Connect(t, subscriber)
+	old.Do("CREATE PUBLICATION upgrade FOR ALL TABLES")
+	old.Do("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", name)
+	old.Sync("court")
+	c := old.Config()
+	// As the server sees itself.
+	address := fmt.Sprintf("host=127.0.0.1 port=%s dbname=%s user=%s password=%s", outboxtest.One[string](old, "SELECT current_setting('port')"), c.Database, c.User, c.Password)
+	d.Do("TRUNCATE outbox.retention, outbox.goose_db_version") // as the copy has their rows
+	d.Do(fmt.Sprintf("CREATE SUBSCRIPTION %s CONNECTION '%s' PUBLICATION upgrade WITH (create_slot = false, copy_data = false)", name, address))
+	t.Cleanup(func() {
+		for _, statement := range []string{"ALTER SUBSCRIPTION " + name + " DISABLE", "ALTER SUBSCRIPTION " + name + " SET (slot_name = NONE)", "DROP SUBSCRIPTION " + name} {
+			if _, err := d.Exec(context.Background(), statement); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	event := old.Event("k")
+	old.Deliver(event)
+	old.Event("open")
+	old.Do("UPDATE outbox.delivery SET attempts = 1")
+	d.Until("everything has come", "SELECT EXISTS (SELECT FROM outbox.delivery WHERE attempts = 1) AND EXISTS (SELECT FROM outbox.delivery_log WHERE outcome = 'delivered')")
+	relay := outboxtest.OpenRelay(t, subscriber)
+	if err := relay.CheckNumbers(t.Context()); !errors.Is(err, outbox.ErrNumbers) || !strings.Contains(err.Error(), "numbers up to 2 were used") {
+		t.Errorf("the sequence: %v", err)
+	}
+	d.Do("SELECT setval('outbox.event_seq_seq', 2)")
+	if got := missedTrouble(t, relay); got != nil {
+		t.Errorf("after a subscription to all tables there is %q", got)
+	}
+
+	old.Do("DROP PUBLICATION upgrade")
+	old.Do("CREATE PUBLICATION upgrade FOR TABLE outbox.event")
+	d.Do("ALTER SUBSCRIPTION " + name + " REFRESH PUBLICATION WITH (copy_data = false)")
+	old.Event("alone")
+	d.Until("the event has come", "SELECT EXISTS (SELECT FROM outbox.event WHERE key = 'alone')")
+	if got := missedTrouble(t, relay); len(got) != 2 || !strings.HasPrefix(got[0], "1 event(s)") || !strings.Contains(got[1], "numbers up to 3 were used") {
+		t.Errorf("after a subscription to the events there is %q", got)
+	}
+	d.Do("SELECT outbox.repair()")
+	if got := d.States("alone"); got != "pending" {
+		t.Errorf("its delivery is %q", got)
 	}
 }
