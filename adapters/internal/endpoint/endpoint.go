@@ -49,6 +49,7 @@ type Endpoint struct {
 	parse   func(field string, headers map[string]adapters.Secret) ([]header, error)
 	auth    []authorizer
 	longest time.Duration
+	proxy   func() adapters.Secret // a function, so that fmt does not see it
 }
 
 // New returns an Endpoint, which the caller closes. Its error reports everything that
@@ -58,7 +59,7 @@ func New(o Options) (*Endpoint, error) {
 		o.Timeout = DefaultTimeout
 	}
 	o.Auth = withDefaults(o.Auth)
-	e := &Endpoint{parse: o.parseHeaders, longest: o.Timeout}
+	e := &Endpoint{parse: o.parseHeaders, longest: o.Timeout, proxy: func() adapters.Secret { return o.Proxy }}
 	var errs []error
 	check := func(err error) { errs = append(errs, err) }
 	if o.Timeout < MinTimeout || o.Timeout > MaxTimeout {
@@ -136,6 +137,7 @@ func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, h http
 		Body:    body,
 		Payload: v.Msg.Body,
 		Key:     v.Msg.Key,
+		Proxy:   e.proxy(),
 	}, nil
 }
 

@@ -100,6 +100,9 @@ type Request struct {
 	Payload []byte
 	Key     string
 
+	// Proxy is the option proxy, whose password a text must not show.
+	Proxy adapters.Secret
+
 	// Secrets returns more values that it must not repeat, in addition to those of
 	// Header and of the URL's query. It is called only for failures, and may be nil.
 	Secrets func() []string

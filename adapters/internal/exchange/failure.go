@@ -55,11 +55,11 @@ func noAnswer(ctx context.Context, r Request, p *progress, err error) error {
 		return refused.classify(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, refused))
 	}
 	if proxy := p.proxy.Load(); proxy != nil && !sent {
+		why = fmt.Errorf("%w (proxy %s)", why, *proxy)
 		if unreachable(err) && ctx.Err() == nil {
 			return adapters.Common(adapters.Classify(adapters.ClassTransient,
-				fmt.Errorf("%s %s: nothing was sent: the proxy %s cannot be reached: %w", r.Method, r.Target, *proxy, why)))
+				fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, why)))
 		}
-		why = fmt.Errorf("%w (through the proxy %s)", why, *proxy)
 	}
 	if !sent && untrusted(err) {
 		return adapters.Auth(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, why))
@@ -120,6 +120,12 @@ func describe(err error) string {
 		protocol  textproto.ProtocolError
 		errno     syscall.Errno
 	)
+	if refused, ok := errors.AsType[*proxyError](err); ok {
+		return refused.Error()
+	}
+	if errors.As(err, &op) && op.Op == proxyConnect {
+		return "the proxy cannot be reached: " + describe(op.Err)
+	}
 	switch {
 	case errors.As(err, &dns):
 		return "DNS: " + adapters.Clean(dns.Err, maxReason)

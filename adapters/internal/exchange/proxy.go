@@ -65,7 +65,7 @@ func (e *proxyError) Error() string {
 	return fmt.Sprintf("the proxy %s answered HTTP %d: %s", e.host, e.status, says)
 }
 
-// class returns the class of e, and marks what all receivers behind the proxy share.
+// classify returns err with the class of e, and marks what all receivers behind the proxy share.
 func (e *proxyError) classify(err error) error {
 	switch e.status {
 	case http.StatusProxyAuthRequired, http.StatusUnauthorized:
@@ -86,5 +86,9 @@ func connected(_ context.Context, proxy *url.URL, _ *http.Request, res *http.Res
 // unreachable reports whether err says that the proxy itself cannot be reached.
 func unreachable(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
-	return ok && op.Op == "proxyconnect"
+	return ok && op.Op == proxyConnect
 }
+
+// proxyConnect is the Op of the [net.OpError] with which net/http reports that it cannot
+// connect to a proxy.
+const proxyConnect = "proxyconnect"

@@ -43,12 +43,12 @@ func proxy(t *testing.T, status int) string {
 			w.WriteHeader(http.StatusBadGateway)
 			return
 		}
-		w.WriteHeader(http.StatusOK)
 		conn, _, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			t.Error(err)
 			return
 		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
 		go func() { _, _ = io.Copy(receiver, conn); _ = receiver.Close() }()
 		_, _ = io.Copy(conn, receiver)
 		_ = conn.Close()
@@ -92,7 +92,7 @@ func TestAProxyThatIsDown(t *testing.T) {
 	for _, scheme := range []string{"http", "https"} {
 		_, err := post(t.Context(), proxied(t, adapters.TLS{}, address), &url.URL{Scheme: scheme, Host: "court.example.gov"})
 		if adapters.ClassOf(err) != adapters.ClassTransient || !adapters.IsCommon(err) ||
-			!strings.Contains(err.Error(), "the proxy "+address+" cannot be reached: connection refused") || strings.Contains(err.Error(), proxyPassword) {
+			!strings.Contains(err.Error(), "nothing was sent: the proxy cannot be reached: connection refused (proxy "+address+")") || strings.Contains(err.Error(), proxyPassword) {
 			t.Errorf("%s: class %s, common %t: %v", scheme, adapters.ClassOf(err), adapters.IsCommon(err), err)
 		}
 	}
@@ -162,5 +162,31 @@ func TestServersOfHTTP2Only(t *testing.T) {
 		if adapters.ClassOf(err) != tc.class || err == nil || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: class %s: %v", name, adapters.ClassOf(err), err)
 		}
+	}
+}
+
+// The token endpoint is behind the same proxy.
+func TestFailuresOfTheTokenClientNameTheProxy(t *testing.T) {
+	for address, want := range map[string]string{proxy(t, 407): "wants other credentials: check proxy", "127.0.0.1:1": "the proxy cannot be reached: connection refused"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "https://login.example.gov/token", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := proxied(t, adapters.TLS{}, address).TokenClient().Do(req)
+		if err == nil {
+			_ = res.Body.Close()
+			t.Fatal("no error")
+		}
+		if got := Describe(t.Context(), err).Error(); !strings.Contains(got, want) || strings.Contains(got, proxyPassword) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// A proxy may repeat its own password.
+func TestReasonsDoNotShowTheProxysPassword(t *testing.T) {
+	r := Request{Proxy: "http://agency:" + proxyPassword + "@proxy.example:3128"}
+	if got := r.Reason(Answer{Status: 407, Body: []byte(`{"message":"` + proxyPassword + ` is wrong"}`)}); got != "its reason is not shown, because it repeats what was sent" {
+		t.Errorf("got %q", got)
 	}
 }

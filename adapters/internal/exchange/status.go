@@ -232,6 +232,11 @@ func (r Request) secrets() []string {
 			values = append(values, all...)
 		}
 	}
+	if proxy, err := url.Parse(r.Proxy.Reveal()); err == nil {
+		if password, ok := proxy.User.Password(); ok {
+			values = append(values, password)
+		}
+	}
 	if r.Secrets != nil {
 		values = append(values, r.Secrets()...)
 	}
