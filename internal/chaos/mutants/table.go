@@ -7,6 +7,7 @@ const (
 	migrations = "migrations"
 	outbox     = "outbox"
 	relay      = "relay"
+	rest       = "adapters/rest"
 	soap       = "adapters/soap"
 	webhook    = "adapters/webhook"
 )
@@ -309,6 +310,21 @@ var mutants = []mutant{
 		return byStatus, reason
 	}`}},
 		soap, "TestPHPAnswersAreClassified",
+	},
+	{
+		"a page with status 200 taken for a delivery",
+		[]edit{{file: exchange, in: "Rules.meaning", old: `case a.IsPage():`, new: `case a.IsPage() && named:`}},
+		rest, "TestConformance",
+	},
+	{
+		"a message without end to a receiver that answers nothing clear",
+		[]edit{{file: relay, in: "pipeline.unclear", old: `times >= unclearTimes`, new: `times >= 1000*unclearTimes`}},
+		relay, "TestADeliveryFailsAfterFiveAnswersThatDoNotSayWhetherItArrived",
+	},
+	{
+		"a result that no entry of answers knows, taken for a delivery",
+		[]edit{{file: soap, in: "Adapter.meaning", old: `why != "" && ans.OK()`, new: `why == "?"`}},
+		soap, "TestResultsThatNoEntryOfAnswersMatches",
 	},
 	{
 		"a short throttle that shortens a long one",
