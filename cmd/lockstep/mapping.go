@@ -66,6 +66,7 @@ type assumed struct {
 	headers  map[string]string // of an event from a file
 	ref      string            // the receiver's id for the key
 	etag     string
+	learned  map[string]string // values that learn read from the receiver's answers
 }
 
 func (a *app) mapCommand() *cobra.Command {
@@ -82,8 +83,8 @@ EVENT is the id of an event of the database, and then the login needs the role
 outbox_auditor. FILE holds a whole event with "type" and "payload", or only a
 payload; - is standard input. This is the only command that prints payloads.
 
---ref and --etag say what the receiver answered for the key, as if it had accepted
-an earlier event. Without them, an event of the database has what the database
+--ref, --etag and --learned say what the receiver answered for the key, as if it had
+accepted an earlier event. Without them, an event of the database has what the database
 knows, and an event from a file has nothing.`,
 		Example: `  lockstep map CourtCalendarSync 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d
   lockstep map CourtCalendarSync hearing.json --type scheduling:updated
@@ -129,6 +130,7 @@ knows, and an event from a file has nothing.`,
 	c.Flags().StringToStringVar(&assume.headers, "headers", nil, "headers of an event that is read from a file, as `NAME=VALUE`,…")
 	c.Flags().StringVar(&assume.ref, "ref", "", "the receiver's `ID` for the key")
 	c.Flags().StringVar(&assume.etag, "etag", "", "the `ETAG` that the receiver answered last for the key")
+	c.Flags().StringToStringVar(&assume.learned, "learned", nil, "values that learn has read from the receiver's answers, as `NAME=VALUE`,…")
 	return c
 }
 
@@ -191,6 +193,7 @@ func parseEvent(b []byte) (outbox.Event, error) {
 func (x *example) complete(sync relay.Sync, assume assumed) {
 	x.ref.ExternalID = cmp.Or(assume.ref, x.ref.ExternalID)
 	x.ref.ETag = cmp.Or(assume.etag, x.ref.ETag)
+	x.ref.Learned = with(x.ref.Learned, assume.learned)
 	if x.stored {
 		return
 	}
@@ -200,20 +203,23 @@ func (x *example) complete(sync relay.Sync, assume assumed) {
 	}
 	x.event.Type = cmp.Or(assume.typ, x.event.Type)
 	x.event.Key = cmp.Or(assume.key, x.event.Key)
-	if len(assume.headers) > 0 {
-		headers := maps.Clone(x.event.Headers)
-		if headers == nil {
-			headers = map[string]string{}
-		}
-		maps.Copy(headers, assume.headers)
-		x.event.Headers = headers
-	}
+	x.event.Headers = with(x.event.Headers, assume.headers)
 	if x.event.Type == "" && !strings.Contains(sync.Events[0], "*") {
 		x.event.Type = sync.Events[0]
 	}
 	if x.event.OccurredAt.IsZero() {
 		x.event.OccurredAt = time.Now()
 	}
+}
+
+// with returns values with those of more.
+func with(values, more map[string]string) map[string]string {
+	both := maps.Clone(values)
+	if both == nil {
+		both = make(map[string]string, len(more))
+	}
+	maps.Copy(both, more)
+	return both
 }
 
 // example reads an event, and what a relay would use for it.

@@ -147,7 +147,9 @@ syncs:
     adapter:
       kind: rest
       url: https://court.example.gov/hearings
-      routes: {"scheduling:cancelled": {method: DELETE, url: "https://court.example.gov/hearings/{ref.external_id}"}}
+      routes: {"scheduling:cancelled": {method: DELETE, url: "https://court.example.gov/hearings/{ref.external_id}"},
+        "scheduling:moved": {method: PUT, url: "https://court.example.gov/hearings/{ref.external_id}/{ref.number}"}}
+      learn: {number: /number}
       headers: {Source-System: AGENCY, X-Api-Key: written-here, X-Tenant: "${TENANT}"}
       if_match: true
       auth:
@@ -222,7 +224,11 @@ func TestMapOfAKnownReference(t *testing.T) {
 	cancelled := []string{"map", "CourtCalendarSync", "-", "--type", "scheduling:cancelled"}
 	w.run(cancelled...).wants(t, 0, "would not be sent", "{ref.external_id} is not known")
 	w.run(append(cancelled, "--ref", "C-7")...).wants(t, 0, "request          DELETE https://court.example.gov/hearings/C-7")
+	moved := []string{"map", "CourtCalendarSync", "-", "--type", "scheduling:moved", "--ref", "C-7"}
+	w.run(moved...).wants(t, 0, "{ref.number} is not known")
+	w.run(append(moved, "--learned", "number=3")...).wants(t, 0, "request          PUT https://court.example.gov/hearings/C-7/3")
 	id := w.emit("H-1", `{"hearingId":"H-1"}`)
+	w.run("map", "CourtCalendarSync", id, "--ref", "C-8").wants(t, 0, "request          POST https://court.example.gov/hearings")
 	for _, flag := range [][]string{{"--type", "a"}, {"--key", "k"}, {"--headers", "a=b"}} {
 		w.run(append([]string{"map", "CourtCalendarSync", id}, flag...)...).wants(t, 2, "--type, --key and --headers are for an event from a file")
 	}
