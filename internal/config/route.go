@@ -66,9 +66,8 @@ func (d *decoder) checkRoutes(n *node, s *Sync, routes []adapters.Route, made []
 		}
 	}
 	for _, r := range routes {
-		own, ok := s.Routes[r.Name]
-		if !ok {
-			if own, ok = s.Routes[r.Parent]; ok {
+		if _, ok := s.Routes[r.Name]; !ok {
+			if own, ok := s.Routes[r.Parent]; ok {
 				s.Routes[r.Name], fields[r.Name] = own, fields[r.Parent]
 			} else {
 				fields[r.Name] = made
