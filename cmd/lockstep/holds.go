@@ -220,10 +220,24 @@ SELECT count(*) FILTER (WHERE d.state <> 'failed' AND NOT b.blocked), count(*) F
 
 // subject returns the sync and its scope as a sentence and as a command line name them.
 func (h *holdChange) subject() (name, arguments string) {
+	arguments = syncArguments(h.sync, h.scope)
 	if h.scope == "" {
-		return h.sync, h.sync
+		return h.sync, arguments
 	}
-	return fmt.Sprintf("%s, scope %s,", h.sync, h.scope), h.sync + " --scope " + quoted(h.scope)
+	return fmt.Sprintf("%s, scope %s,", h.sync, h.scope), arguments
+}
+
+// syncArguments names a sync, or one scope of it, on a command line.
+func syncArguments(sync, scope string) string {
+	if scope == "" {
+		return sync
+	}
+	return sync + " --scope " + quoted(scope)
+}
+
+// listFailed is the command that lists the failed deliveries of a sync.
+func listFailed(sync string) string {
+	return "lockstep requeue --sync " + sync + " --all --dry-run"
 }
 
 func (h *holdChange) pausedSays(facts syncFacts) string {
@@ -291,7 +305,7 @@ func (f syncFacts) waiting(sync string) string {
 	if f.behind > 0 {
 		said += fmt.Sprintf(", and %s behind them", plural(f.behind, "delivery"))
 	}
-	return fmt.Sprintf("%s: lockstep requeue --sync %s --all --dry-run", said, sync)
+	return said + ": " + listFailed(sync)
 }
 
 // isServed reports whether a running relay sends for the sync.
@@ -342,7 +356,7 @@ func (h *strongestHold) String() string {
 func (h *strongestHold) ends(sync string) string {
 	switch outbox.HoldKind(h.Kind) {
 	case outbox.HoldAuth, outbox.HoldBreaker:
-		return "it ends when a probe succeeds"
+		return "it ends when a probe succeeds" + holdRemedy(h.Kind, sync, "")
 	case outbox.HoldBackfill:
 		return "it ends when a running relay has added the events"
 	case outbox.HoldOperator:

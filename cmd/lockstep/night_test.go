@@ -108,3 +108,22 @@ func TestAHintIsSaidOnce(t *testing.T) {
 		t.Errorf("got %s", r.stderr)
 	}
 }
+
+func TestStatusSaysWhatToDo(t *testing.T) {
+	w, _, _, _, _ := troubled(t)
+	w.runsARelay()
+	w.run("status").wants(t, 0, "2 failed wait for you: lockstep requeue --sync CourtCalendarSync --all --dry-run")
+	hold := func(kind, scope string) {
+		t.Helper()
+		if _, err := w.conn.Exec(t.Context(), `INSERT INTO outbox.hold (sync, scope, kind, until, reason, by) VALUES ('CourtCalendarSync', $2, $1, CASE WHEN $1 <> 'operator' THEN timestamptz '2099-01-01Z' END, 'the reason', 'relay-9')`, kind, scope); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hold("auth", "")
+	w.run("status").wants(t, 0, "next probe 2099-01-01T00:00:00Z: the reason; correct the credentials of the sync")
+	hold("operator", "")
+	hold("operator", "ny 07")
+	w.run("status").wants(t, 0, "on hold by relay-9: the reason; to end it: lockstep resume CourtCalendarSync;",
+		"scope ny 07 on hold by relay-9: the reason; to end it: lockstep resume CourtCalendarSync --scope 'ny 07'")
+	w.run("resume", "CourtCalendarSync").wants(t, 0, "it ends when a probe succeeds; correct the credentials of the sync")
+}

@@ -49,15 +49,18 @@ func (s statusRow) Cells() []string {
 	if s.Note != "" {
 		notes = append(notes, s.Note)
 	}
+	if s.Failed > 0 {
+		notes = append(notes, fmt.Sprintf("%d failed wait for you: %s", s.Failed, listFailed(name)))
+	}
 	if s.Hold != nil {
-		notes = append(notes, holdNote(*s.Hold, deref(s.HoldBy), s.HoldUntil, deref(s.HoldReason)))
+		notes = append(notes, holdNote(*s.Hold, deref(s.HoldBy), s.HoldUntil, deref(s.HoldReason))+holdRemedy(*s.Hold, name, ""))
 	}
 	for i, h := range s.ScopeHolds {
 		if i == mostScopesShown {
 			notes = append(notes, fmt.Sprintf("%d more scopes on hold, see: SELECT * FROM outbox.hold", len(s.ScopeHolds)-i))
 			break
 		}
-		notes = append(notes, fmt.Sprintf("scope %s %s", h.Scope, holdNote(h.Hold, h.By, h.Until, h.Reason)))
+		notes = append(notes, fmt.Sprintf("scope %s %s", h.Scope, holdNote(h.Hold, h.By, h.Until, h.Reason)+holdRemedy(h.Hold, name, h.Scope)))
 	}
 	if s.Backfill != nil && deref(s.Hold) != string(outbox.HoldBackfill) { // the scope's hold says the same
 		notes = append(notes, "events are being added: "+*s.Backfill)
@@ -99,6 +102,17 @@ func holdNote(kind, by string, until *time.Time, reason string) string {
 		text += ", " + word + " " + clock(until)
 	}
 	return text + ": " + reason
+}
+
+// holdRemedy says what a person can do about a hold. Most holds end by themselves.
+func holdRemedy(kind, sync, scope string) string {
+	switch kind {
+	case string(outbox.HoldAuth):
+		return "; correct the credentials of the sync and reload the relays"
+	case string(outbox.HoldOperator):
+		return "; to end it: lockstep resume " + syncArguments(sync, scope)
+	}
+	return ""
 }
 
 // statusRows combines the counts of the database with the syncs of the file.
@@ -209,7 +223,7 @@ func (l limits) exceeded(rows []statusRow) []string {
 			found = append(found, fmt.Sprintf("%s: the oldest delivery that is not finished is %s old, more than %s", *s.Sync, age(oldest), age(l.lag)))
 		}
 		if l.failed >= 0 && s.Failed > l.failed {
-			found = append(found, fmt.Sprintf("%s: %d failed, more than %d; see: lockstep requeue --sync %[1]s --dry-run --all", *s.Sync, s.Failed, l.failed))
+			found = append(found, fmt.Sprintf("%s: %d failed, more than %d; see: %s", *s.Sync, s.Failed, l.failed, listFailed(*s.Sync)))
 		}
 	}
 	return found
