@@ -66,11 +66,15 @@ func TestSIGHUPReloadsTheConfiguration(t *testing.T) {
 		return http.StatusCreated
 	})
 	dir := t.TempDir()
-	token, file := filepath.Join(dir, "token"), filepath.Join(dir, "lockstep.yaml")
+	file := filepath.Join(dir, "lockstep.yaml")
 	w.env["LOCKSTEP_CONFIG"] = file
+	token := func(version string) string { // each version has its own file, so that one write changes everything
+		path := filepath.Join(dir, version)
+		writeFile(t, path, "token-of-"+version)
+		return path
+	}
 	configure := func(version string, workers, concurrency int) {
-		writeFile(t, token, "token-of-"+version)
-		writeFile(t, file, fmt.Sprintf(reloadYAML, workers, version, w.court.URL, token, concurrency))
+		writeFile(t, file, fmt.Sprintf(reloadYAML, workers, version, w.court.URL, token(version), concurrency))
 	}
 	configure("old", 16, 8)
 	p := w.spawn(program(t))
@@ -129,8 +133,7 @@ INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, 
 		t.Error("the metrics lack a successful reload")
 	}
 
-	writeFile(t, token, "token-of-broken")
-	broken := strings.Replace(fmt.Sprintf(reloadYAML, 8, "broken", w.court.URL, token, 2), `event.court != "broken"`, `event.court != `, 1)
+	broken := strings.Replace(fmt.Sprintf(reloadYAML, 8, "broken", w.court.URL, token("broken"), 2), `event.court != "broken"`, `event.court != `, 1)
 	writeFile(t, file, broken)
 	hup()
 	line := p.says(t, "configuration is wrong")
