@@ -233,9 +233,9 @@ func (w *world) extendLeases() {
 }
 
 // counts waits until a query returns the number.
-func (w *world) counts(what string, want int, sql string, args ...any) {
+func (w *world) counts(what string, want int, sql string) {
 	w.t.Helper()
-	w.eventually(fmt.Sprint(what, ": ", want), func() bool { return query[int](w, sql, args...) == want })
+	w.eventually(fmt.Sprint(what, ": ", want), func() bool { return query[int](w, sql) == want })
 }
 
 // noHolds waits until holds that have ended are removed.
