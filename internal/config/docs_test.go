@@ -180,3 +180,50 @@ func TestDocumentedClasses(t *testing.T) {
 		t.Errorf("only %d answers were tried", tried)
 	}
 }
+
+// TestDocumentedAnswers delivers to a receiver that gives answers which the guide's
+// example of answers is about.
+func TestDocumentedAnswers(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/adapters.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(guide), "```yaml\nanswers:\n")
+	example, _, _ = strings.Cut(example, "```")
+	var status int
+	var body string
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}))
+	defer receiver.Close()
+	f, err := Parse("lockstep.yaml", []byte("database: {url: postgres://db/x}\nsyncs:\n- name: A\n  event: a\n  adapter:\n    kind: rest\n    url: "+receiver.URL+
+		"\n    answers:\n    "+strings.ReplaceAll(example, "\n", "\n    ")), docEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := f.RelayConfig().Syncs[0].Adapter
+	for _, tc := range []struct {
+		status int
+		body   string
+		want   string
+	}{
+		{200, `{"success":false,"code":"ROOM_CLOSED"}`, "permanent"},
+		{200, `{"errors":[{"code":"DUPLICATE"}]}`, "duplicate"},
+		{409, `{"errors":[{"code":"X"},{"code":"DUPLICATE"}]}`, "duplicate"},
+		{207, `{"results":[{"status":201}]}`, "delivered"},
+		{207, `{"results":[{"status":409}]}`, "unknown"},
+		{200, `{"success":true}`, "delivered"},
+		{200, "<!doctype html><title>Sign in</title>", "unexplained"},
+	} {
+		status, body = tc.status, tc.body
+		receipt, err := a.Deliver(t.Context(), adapters.Message{ID: "e-1", IdempotencyKey: "e-1", Type: "a", Key: "k", Body: []byte("{}")})
+		got := string(adapters.ClassOf(err))
+		if receipt.Duplicate {
+			got = "duplicate"
+		}
+		if got != tc.want || tc.want == "permanent" && !strings.HasSuffix(err.Error(), ": ROOM_CLOSED") {
+			t.Errorf("%d %s is %s, want %s: %v", tc.status, tc.body, got, tc.want, err)
+		}
+	}
+}

@@ -190,3 +190,11 @@ func TestReasonsDoNotShowTheProxysPassword(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// Without TLS the proxy answers instead of the receiver.
+func TestAProxysAnswerWithoutTLS(t *testing.T) {
+	_, err := Rules{}.Judge(Request{Method: "POST", Target: "court"}, Answer{Status: 407, Body: []byte("<html>")})
+	if want := "POST court: answered HTTP 407: a proxy wants other credentials: check proxy"; err == nil || err.Error() != want || adapters.ClassOf(err) != adapters.ClassAuth {
+		t.Errorf("%s: %v", adapters.ClassOf(err), err)
+	}
+}

@@ -165,6 +165,8 @@ func fail(class adapters.Class, r Request, a Answer, reason string) error {
 	switch {
 	case a.Status/100 == 3:
 		text += r.redirect(a.Header)
+	case a.Status == http.StatusProxyAuthRequired:
+		text += ": a proxy wants other credentials: check proxy"
 	case reason != "":
 		text += ": " + reason
 	default:
