@@ -96,6 +96,7 @@ func TestWatch(t *testing.T) {
 			t.Fatalf("changed %v, %v, %+v; want %s and %s", changed, err, got, url, name)
 		}
 		nothing("it was returned already")
+		nothing("it was returned already")
 	}
 	nothing("nothing has changed")
 	f.mount("host=two")
@@ -118,6 +119,7 @@ func TestWatch(t *testing.T) {
 		if got, changed, err := w.Changed(); !changed || err == nil || got != nil {
 			t.Fatalf("%s: changed %v, %v", why, changed, err)
 		}
+		nothing("it was reported already")
 		nothing("it was reported already")
 	}
 	f.write(f.config, "syncs: [")

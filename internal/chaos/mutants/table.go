@@ -3,6 +3,7 @@ package main
 // Packages with tests that catch.
 const (
 	chaos      = "internal/chaos"
+	config     = "internal/config"
 	endpoint   = "adapters/internal/endpoint"
 	migrations = "migrations"
 	outbox     = "outbox"
@@ -275,6 +276,29 @@ var mutants = []mutant{
 		"a token that is kept although it was refused",
 		[]edit{{file: endpoint, in: "Endpoint.Deliver", old: `refused()`, new: `_ = refused`}},
 		endpoint, "TestRefusedTokenIsDropped",
+	},
+	{
+		"one id for all assertions",
+		[]edit{{file: endpoint, in: "assertedClaims", old: `newID()`, new: `a.ClientID`}},
+		endpoint, "TestPrivateKeyJWT",
+	},
+	{
+		"a refusal drops only the last of two tokens",
+		[]edit{{file: endpoint, in: "Endpoint.authorize", old: `drop = append(drop, one)`, new: `drop = append(drop[:0:0], one)`}},
+		endpoint, "TestServiceTokenBesideTheBearer",
+	},
+	{
+		"a configuration that is still being written is used",
+		[]edit{{file: config, in: "Watch.Changed", old: `!maps.Equal(read, w.seen)`, new: `false`}},
+		config, "TestWatch",
+	},
+	{
+		"a wrong configuration is reported again and again",
+		[]edit{{file: config, in: "Watch.Changed", old: `w.used, w.seen = read, nil`, new: `w.seen = nil
+	if err == nil {
+		w.used = read
+	}`}},
+		config, "TestWatch",
 	},
 	{
 		"a webhook id for each attempt",
