@@ -32,9 +32,9 @@ type Route struct {
 }
 
 // Mapped is the type of a key that has the mapping of a route, in the configuration of an
-// adapter, and Computed of one that has its computed fields. The relay applies them, so an
-// adapter learns only that the key exists. In Go, set relay.Sync.Routes instead.
-type (
-	Mapped   bool
-	Computed bool
-)
+// adapter. The relay applies the mapping, so an adapter learns only that the key exists. In
+// Go, set relay.Sync.Routes instead.
+type Mapped bool
+
+// Computed is as [Mapped] for the computed fields of a route.
+type Computed bool

@@ -168,8 +168,10 @@ func TestReceipt(t *testing.T) {
 		"a bad ETag":          {status: 201, etag: "v1", want: adapters.Receipt{Code: "HTTP 201"}},
 		"accepted":            {status: 202, body: `{"id":"x"}`, pointer: "/id", want: adapters.Receipt{Code: "HTTP 202", Accepted: true, Ref: &adapters.Ref{ExternalID: "x", Version: new(int64(4))}}},
 		"duplicate":           {status: 409, etag: `"err"`, body: `{"id":"x"}`, pointer: "/id", ref: before, want: adapters.Receipt{Code: "HTTP 409", Duplicate: true, Ref: &adapters.Ref{ExternalID: "x", ETag: `"v1"`, Version: new(int64(4))}}},
-		"Latin 1, and says so": {status: 201, contentType: "application/json; charset=ISO-8859-1", body: "{\"id\":\"M\xfcnchen\"}", pointer: "/id",
-			want: adapters.Receipt{Code: "HTTP 201", Ref: &adapters.Ref{ExternalID: "München", Version: new(int64(4))}}},
+		"Latin 1, and says so": {
+			status: 201, contentType: "application/json; charset=ISO-8859-1", body: "{\"id\":\"M\xfcnchen\"}", pointer: "/id",
+			want: adapters.Receipt{Code: "HTTP 201", Ref: &adapters.Ref{ExternalID: "München", Version: new(int64(4))}},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCourt(t)

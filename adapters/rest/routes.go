@@ -87,7 +87,7 @@ func (p *routeParser) fail(format string, args ...any) {
 
 // check adds the errors that err joins, each with its field.
 func (p *routeParser) check(field string, err error) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only the outermost error
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range joined.Unwrap() {
 			p.check(field, err)
 		}
