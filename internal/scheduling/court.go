@@ -16,7 +16,7 @@ type Knowledge struct {
 	// GotIt says whether the court acknowledged the newest version last. It is nil if
 	// nobody sends that version to the court: State and Says have the reason.
 	GotIt   *bool      `json:"got_it"`
-	State   string     `json:"state"`             // of the newest version: delivered, accepted, waiting, sending, failed, filtered, discarded, superseded, retired, not_sent
+	State   string     `json:"state"`             // of the newest version: delivered, accepted, waiting, sending, failed, filtered, discarded, superseded, retired, missed, not_sent
 	Version *int64     `json:"version,omitempty"` // the version that the court acknowledged last
 	At      *time.Time `json:"at,omitempty"`      // time of that acknowledgement
 	Says    string     `json:"says"`              // a sentence for the clerk
@@ -35,6 +35,7 @@ WITH said AS (
                 WHEN NOT m.matches THEN 'not_sent'
                 WHEN s.retired_at <= e.inserted_at THEN 'retired'
                 WHEN s.backfill_seq IS NOT NULL THEN 'waiting'
+                WHEN EXISTS (SELECT FROM outbox.missed WHERE event_id = $1) THEN 'missed'
                 ELSE 'not_sent' END AS state,
            held.version, held.at, substr(w.says, length(s.name) + 3) AS says
       FROM outbox.sync AS s
@@ -58,7 +59,7 @@ WITH said AS (
      WHERE m.matches OR d.state IS NOT NULL OR l.outcome IS NOT NULL OR held.event_id IS NOT NULL
 )
 SELECT name,
-       CASE WHEN state IN ('waiting', 'sending', 'failed', 'delivered', 'accepted') THEN coalesce(has_newest, false) END,
+       CASE WHEN state IN ('waiting', 'sending', 'failed', 'missed', 'delivered', 'accepted') THEN coalesce(has_newest, false) END,
        state, version, at, says
   FROM said
  UNION ALL

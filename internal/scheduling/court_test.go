@@ -199,6 +199,15 @@ func TestNobodyWaitsForWhatIsNotSent(t *testing.T) {
 			},
 			"false", "waiting", 0, "are still being added",
 		},
+		"written with triggers off": {
+			func(c *clinic) {
+				c.register("Court", "scheduling:*")
+				c.book("H-1", nil).want(201)
+				c.exec(`DELETE FROM outbox.delivery`)
+				c.exec(`SELECT outbox.find_missed(0, 100)`)
+			},
+			"false", "missed", 0, "lockstep repair",
+		},
 		"failed": {
 			func(c *clinic) {
 				c.register("Court", "scheduling:*")
