@@ -132,6 +132,15 @@ AT
     the courtroom 3A is
     closed in March
 `},
+		"characters of two columns": {26, []attempt{{at, "東京地方裁判所", "sent", "", "法廷 3A は三月に閉鎖されています e\u0301"}}, `
+AT
+2027-03-01T10:00:00Z
+    sync: 東京地方裁判所
+    outcome: sent
+    detail: 法廷 3A
+    は三月に閉鎖されていま
+    す é
+`},
 		"two columns on one line below": {34, []attempt{{at, "Court", "sent", "1", ""}}, `
 AT                    SYNC   EVENT
 2027-03-01T10:00:00Z  Court  1

@@ -6,7 +6,9 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"unicode/utf8"
+	"unicode"
+
+	"golang.org/x/text/width"
 
 	"github.com/hms-mkt/lockstep/adapters"
 )
@@ -195,7 +197,25 @@ func (p *Printer[R]) below(b *strings.Builder, cells []string, columns []int) {
 }
 
 // displayed returns how many columns s takes.
-func displayed(s string) int { return utf8.RuneCountInString(s) }
+func displayed(s string) (columns int) {
+	for _, r := range s {
+		columns += columnsOf(r)
+	}
+	return columns
+}
+
+// columnsOf returns how many columns of a terminal a character takes.
+func columnsOf(r rune) int {
+	if unicode.Is(unicode.Mn, r) { // it is drawn over the one before
+		return 0
+	}
+	switch width.LookupRune(r).Kind() {
+	case width.EastAsianWide, width.EastAsianFullwidth:
+		return 2
+	default:
+		return 1
+	}
+}
 
 // Wrap breaks a long line between words, so that it fits into the [Width] of w.
 func Wrap(w any, line string) string {
@@ -210,16 +230,18 @@ func Wrap(w any, line string) string {
 func wrap(line string, room int) []string {
 	var lines []string
 	for displayed(line) > room {
-		runes := []rune(line)
-		end, next := room, room
-		for i := room; i > 0; i-- {
-			if runes[i] == ' ' {
-				end, next = i, i+1
+		end, used := len(line), 0 // end is where the first character begins that has no room
+		for i, r := range line {
+			if used += columnsOf(r); used > room && i > 0 {
+				end = i
 				break
 			}
 		}
-		lines = append(lines, strings.TrimRight(string(runes[:end]), " "))
-		line = strings.TrimLeft(string(runes[next:]), " ")
+		if space := strings.LastIndexByte(line[:min(end+1, len(line))], ' '); space > 0 {
+			end = space
+		}
+		lines = append(lines, strings.TrimRight(line[:end], " "))
+		line = strings.TrimLeft(line[end:], " ")
 	}
 	if line != "" {
 		lines = append(lines, line)
