@@ -536,4 +536,29 @@ var mutants = []mutant{
 		[]edit{{file: relay, in: "slots.grant", old: `a.exclusive[0].share.used == 0`, new: `true`}},
 		relay, "TestSuspectIsSentAloneAndStopsNobody",
 	},
+	{
+		"a date format that the login decides",
+		[]edit{{file: outbox, in: "UseFormats", old: `"datestyle": "ISO, MDY", `}},
+		outbox, "TestSettingsOfTheLoginChangeNothing",
+	},
+	{
+		"a sequence that was begun anew and is not noticed",
+		[]edit{{file: schema, in: "outbox.sequence_trouble", old: `ELSIF next <= highest THEN`, new: `ELSIF false THEN`}},
+		outbox, "TestNumbersThatBeginAnewAreNoticed",
+	},
+	{
+		"an event that is hidden and fails",
+		[]edit{{file: relay, in: "pipeline.attempt", old: `err := p.relay.store.CheckPrivileges(ctx)`, new: `err := error(nil)`}},
+		relay, "TestEventsThatAreHiddenFailNothing",
+	},
+	{
+		"a repair for retired syncs",
+		[]edit{{file: schema, in: "outbox.repair", old: `JOIN outbox.sync AS s ON s.retired_at IS NULL AND`, new: `JOIN outbox.sync AS s ON`}},
+		migrations, "TestEventsWrittenWithTriggersOffAreFound",
+	},
+	{
+		"a repair of what a backfill is about to add",
+		[]edit{{file: schema, in: "outbox.repair", old: `IS NOT NULL AND m.type LIKE`, new: `IS NULL AND m.type LIKE`}},
+		migrations, "TestRepairLeavesEventsToABackfill",
+	},
 }
