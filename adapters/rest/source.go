@@ -64,28 +64,34 @@ func (s *source) String() string {
 // find returns the value in an answer, if it can be stored and sent back as it is. A nil
 // source finds nothing.
 func (s *source) find(ans exchange.Answer) (string, bool) {
-	switch {
-	case s == nil:
+	if s == nil {
 		return "", false
-	case s.header == "":
+	}
+	if value := s.value(ans); exchange.IsRef(value) {
+		return value, true
+	}
+	return "", false
+}
+
+// value returns the value in an answer, or nothing.
+func (s *source) value(ans exchange.Answer) string {
+	if s.header == "" {
 		value, _ := ans.JSON().Text(s.path)
-		return value, exchange.IsRef(value)
+		return value
 	}
 	value := ans.Header.Get(s.header)
 	isURL := s.header == "Location" || s.header == "Content-Location"
-	if s.match == nil && !isURL {
-		return value, exchange.IsRef(value)
-	}
-	if s.match != nil {
+	switch {
+	case s.match != nil:
 		m := s.match.FindStringSubmatch(value)
 		if m == nil {
-			return "", false
+			return ""
 		}
 		value = m[1]
-	} else {
+	case isURL:
 		u, err := url.Parse(value)
 		if err != nil {
-			return "", false
+			return ""
 		}
 		path := strings.TrimRight(u.EscapedPath(), "/")
 		value = path[strings.LastIndexByte(path, '/')+1:]
@@ -93,9 +99,9 @@ func (s *source) find(ans exchange.Answer) (string, bool) {
 	if isURL { // the value is escaped again when a URL is made with it
 		unescaped, err := url.PathUnescape(value)
 		if err != nil {
-			return "", false
+			return ""
 		}
-		value = unescaped
+		return unescaped
 	}
-	return value, exchange.IsRef(value)
+	return value
 }
