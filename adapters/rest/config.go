@@ -96,7 +96,8 @@ type Request struct {
 	Method string `yaml:"method" oneof:"POST|PUT|PATCH|DELETE"`     // default: that above
 	URL    string `yaml:"url" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://."` // default: that above
 
-	// Headers are sent in addition to those above. One of the same name replaces it.
+	// Headers are sent in addition to those above. One of the same name replaces it, or
+	// leaves it out if its value is empty.
 	Headers map[string]adapters.Secret `yaml:"headers" keys:"header"`
 
 	// Mapping and Compute make other fields than those of the sync. A route with one of

@@ -19,8 +19,8 @@ func TestRouteByWhatIsKnown(t *testing.T) {
 	c := newCourt(t)
 	entry := c.URL + "/h/{ref.external_id}"
 	a := newAdapter(t, rest.Config{
-		URL: c.URL + "/h", Headers: map[string]adapters.Secret{"X-Source": "AGENCY", "X-Kind": "top"},
-		Known: &rest.Known{Request: rest.Request{Method: "PUT", URL: entry, Headers: map[string]adapters.Secret{"x-kind": "known"}}},
+		URL: c.URL + "/h", Headers: map[string]adapters.Secret{"X-Source": "AGENCY", "X-Kind": "top", "X-Create": "only"},
+		Known: &rest.Known{Request: rest.Request{Method: "PUT", URL: entry, Headers: map[string]adapters.Secret{"x-kind": "known", "X-Create": ""}}},
 		Routes: map[string]rest.Route{
 			"*:created": {Request: rest.Request{Headers: map[string]adapters.Secret{"If-None-Match": "*"}}},
 			"*:cancelled": {
@@ -49,7 +49,7 @@ func TestRouteByWhatIsKnown(t *testing.T) {
 		}
 		h := c.request.Header
 		got := strings.Join([]string{c.request.Method, c.request.URL.Path, h.Get("X-Kind"), h.Get("If-None-Match"), h.Get("X-Why"), h.Get("Content-Type"), c.sent}, " ")
-		if got != tc.want || a.Route(msg) != tc.route || h.Get("X-Source") != "AGENCY" {
+		if got != tc.want || a.Route(msg) != tc.route || h.Get("X-Source") != "AGENCY" || (h["X-Create"] == nil) != (tc.route == "known") {
 			t.Errorf("%s by route %q:\ngot  %s\nwant %s", tc.event, a.Route(msg), got, tc.want)
 		}
 	}

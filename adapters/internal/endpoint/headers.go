@@ -84,7 +84,8 @@ func (o Options) parseHeaders(field string, configured map[string]adapters.Secre
 	return headers, errors.Join(errs...)
 }
 
-// With returns an Endpoint that sends further headers, or the same ones with other values.
+// With returns an Endpoint that sends further headers, or the same ones with other values. An
+// empty value leaves a header out.
 // It shares its connections and tokens with e, which the caller closes. field is put
 // before the names of the headers in errors.
 func (e *Endpoint) With(field string, headers map[string]adapters.Secret) (*Endpoint, error) {
@@ -96,7 +97,11 @@ func (e *Endpoint) With(field string, headers map[string]adapters.Secret) (*Endp
 	with.headers = slices.DeleteFunc(slices.Clone(e.headers), func(h header) bool {
 		return slices.ContainsFunc(more, func(m header) bool { return m.name == h.name })
 	})
-	with.headers = append(with.headers, more...)
+	for _, h := range more {
+		if h.value.Text() != "" {
+			with.headers = append(with.headers, h)
+		}
+	}
 	return &with, nil
 }
 

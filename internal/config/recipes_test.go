@@ -1,0 +1,302 @@
+package config
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
+)
+
+// call is one request that a receiver got, without what all requests have.
+type call struct {
+	method, path string
+	header       http.Header
+	body         map[string]any
+	raw          string
+}
+
+// answer is what a receiver says to a call.
+type answer struct {
+	status int
+	header map[string]string
+	body   string
+}
+
+// receivers behave like the APIs of docs/recipes, as far as a court's calendar uses them.
+func receivers() map[string]func(call) answer {
+	var hearing, appointment struct{ version int }
+	county, google := map[string]bool{}, map[string]bool{}
+	refuse := func(why string) answer { return answer{status: 400, body: fmt.Sprintf(`{"title":%q}`, why)} }
+	return map[string]func(call) answer{
+		"hmc": func(c call) answer {
+			if c.header.Get("Authorization") == "" || c.header.Get("ServiceAuthorization") == "" {
+				return answer{status: 401}
+			}
+			says := func(status int) answer {
+				hearing.version++
+				return answer{status: status, body: fmt.Sprintf(`{"hearingRequestID":2000007,"status":"HEARING_REQUESTED","versionNumber":%d}`, hearing.version)}
+			}
+			switch {
+			case c.method == "POST" && c.path == "/hearing" && c.body["hearingDetails"] != nil && c.body["caseDetails"] != nil:
+				return says(201)
+			case c.method == "PUT" && c.path == "/hearing/2000007":
+				if details, _ := c.body["requestDetails"].(map[string]any); details["versionNumber"] != float64(hearing.version) {
+					return refuse("versionNumber is not the current one")
+				}
+				return says(201)
+			case c.method == "DELETE" && c.path == "/hearing/2000007" && c.body["cancellationReasonCodes"] != nil:
+				return says(200)
+			}
+			return refuse("not a request of this API")
+		},
+		"hmi": func(c call) answer {
+			for _, name := range []string{"Source-System", "Destination-System", "Request-Created-At", "Accept", "Content-Type"} {
+				if c.header.Get(name) == "" {
+					return refuse(name + " is missing")
+				}
+			}
+			switch {
+			case c.method == "POST" && c.path == "/hearings", c.method == "PUT" && c.path == "/hearings/H-2027-7":
+				return answer{status: 202}
+			case c.method == "DELETE" && c.path == "/hearings/H-2027-7" && c.body["_cancel"] != nil:
+				return answer{status: 200, body: "{}"}
+			}
+			return refuse("not a request of this API")
+		},
+		"county": func(c call) answer {
+			if c.method == "POST" && c.path == "/v2/hearings" {
+				id := fmt.Sprint("c-", len(county)+1)
+				county[id] = true
+				return answer{status: 201, header: map[string]string{"Location": "/v2/hearings/" + id}}
+			}
+			id := strings.TrimPrefix(c.path, "/v2/hearings/")
+			if !county[id] {
+				return answer{status: 404, body: `{"title":"no such hearing"}`}
+			}
+			if c.method == "DELETE" {
+				delete(county, id)
+			}
+			return answer{status: 204}
+		},
+		"graph": func(c call) answer {
+			switch {
+			case c.method == "POST" && c.path == "/v1.0/users/room-3a@court.example.gov/calendar/events" && c.body["transactionId"] != nil:
+				return answer{status: 201, body: `{"@odata.etag":"W/\"a\"","id":"AAMk/7=","subject":"Hearing"}`}
+			case c.path == "/v1.0/users/room-3a@court.example.gov/events/AAMk%2F7=" && c.method == "PATCH" && c.body["transactionId"] == nil:
+				return answer{status: 200, body: `{"id":"AAMk/7="}`}
+			case c.path == "/v1.0/users/room-3a@court.example.gov/events/AAMk%2F7=" && c.method == "DELETE":
+				return answer{status: 204}
+			}
+			return refuse("not a request of this API")
+		},
+		"google": func(c call) answer {
+			const events = "/calendar/v3/calendars/room-3a@court.example.gov/events"
+			id := strings.TrimPrefix(c.path, events+"/")
+			switch {
+			case c.method == "POST" && c.path == events:
+				id, _ = c.body["id"].(string)
+				if google[id] {
+					return answer{status: 409, body: `{"error":{"code":409}}`}
+				}
+				google[id] = true
+				return answer{status: 200, body: fmt.Sprintf(`{"id":%q}`, id)}
+			case !google[id]:
+				return answer{status: 410, body: `{"error":{"code":410}}`}
+			case c.method == "DELETE":
+				delete(google, id)
+				return answer{status: 204}
+			}
+			return answer{status: 200, body: fmt.Sprintf(`{"id":%q}`, id)}
+		},
+		"fhir": func(c call) answer {
+			switch {
+			case c.body["resourceType"] != "Appointment" || c.body["start"] == nil || c.body["end"] == nil || c.body["participant"] == nil:
+				return refuse("app-3")
+			case c.method == "POST" && c.path == "/Appointment" && c.header.Get("If-None-Exist") != "":
+			case c.method == "PUT" && c.path == "/Appointment/7" && c.body["id"] == "7":
+				if c.header.Get("If-None-Exist") != "" {
+					return refuse("If-None-Exist belongs to a create")
+				}
+				if c.header.Get("If-Match") != fmt.Sprintf(`W/"%d"`, appointment.version) {
+					return answer{status: 412}
+				}
+			default:
+				return refuse("not a request of this API")
+			}
+			appointment.version++
+			return answer{status: 200, header: map[string]string{"ETag": fmt.Sprintf(`W/"%d"`, appointment.version)}, body: `{"resourceType":"Appointment","id":"7"}`}
+		},
+	}
+}
+
+// notShown are headers that every request has, or that differ from run to run.
+var notShown = []string{"Accept-Encoding", "Content-Length", "User-Agent", "Idempotency-Key"}
+
+// TestRecipes reads every file of docs/recipes and sends a new, a moved, a cancelled and a
+// cancelled hearing once more to a receiver that behaves like that API. The requests are in
+// testdata/recipes.
+func TestRecipes(t *testing.T) {
+	files, err := filepath.Glob("../../docs/recipes/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	guide, err := os.ReadFile("../../docs/recipes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := receivers()
+	if len(files) != len(known) {
+		t.Errorf("%d recipes, but %d receivers", len(files), len(known))
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
+		t.Run(name, func(t *testing.T) {
+			if !strings.Contains(string(guide), "(recipes/"+name+".yaml)") {
+				t.Errorf("docs/recipes.md does not name it")
+			}
+			tryRecipe(t, file, name, known[name])
+		})
+	}
+}
+
+func tryRecipe(t *testing.T, file, name string, says func(call) answer) {
+	t.Helper()
+	var shown strings.Builder
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/lease"):
+			claims := base64.RawURLEncoding.EncodeToString([]byte(`{"exp":4102444800}`))
+			_, _ = io.WriteString(w, "eyJhbGciOiJIUzUxMiJ9."+claims+".c2lnbmF0dXJl")
+			return
+		case strings.HasSuffix(r.URL.Path, "/token"):
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"access_token":"token-of-`+name+`","token_type":"Bearer","expires_in":3600}`)
+			return
+		}
+		c := call{method: r.Method, path: r.URL.EscapedPath(), header: r.Header, raw: string(body)}
+		_ = json.Unmarshal(body, &c.body) // a request without a body has no fields
+		fmt.Fprintf(&shown, "%s %s\n", c.method, c.path)
+		for _, header := range slices.Sorted(maps.Keys(r.Header)) {
+			if !slices.Contains(notShown, header) {
+				value := r.Header.Get(header)
+				if strings.HasSuffix(strings.ToLower(header), "authorization") {
+					value = "Bearer …"
+				}
+				fmt.Fprintf(&shown, "%s: %s\n", header, value)
+			}
+		}
+		fmt.Fprintf(&shown, "\n%s\n", c.raw)
+		a := says(c)
+		for header, value := range a.header {
+			w.Header().Set(header, value)
+		}
+		w.WriteHeader(a.status)
+		_, _ = io.WriteString(w, a.body)
+	}))
+	defer receiver.Close()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Parse(file, text, func(variable string) (string, bool) {
+		switch {
+		case strings.HasSuffix(variable, "TOKEN_URL"):
+			return receiver.URL + "/token", true
+		case strings.HasSuffix(variable, "_URL"):
+			return receiver.URL, true
+		case variable == "FHIR_KEY":
+			key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+			return pemOf(t, key, err), true
+		case variable == "GOOGLE_KEY":
+			key, err := rsa.GenerateKey(rand.Reader, 2048)
+			return pemOf(t, key, err), true
+		case variable == "S2S_SECRET":
+			return "JBSWY3DPEHPK3PXP", true
+		}
+		return "value-of-" + variable, true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := f.RelayConfig().Syncs[0]
+	var ref adapters.Ref
+	for i, event := range []string{"created", "updated", "updated", "cancelled"} {
+		e := outbox.Event{
+			ID: fmt.Sprintf("01a00000-0000-7000-8000-%012d", i+1), Type: "scheduling:" + event, Key: "H-2027-7", Version: new(int64(i + 1)),
+			OccurredAt: time.Date(2027, 2, 17, 15, 4, i, 0, time.UTC),
+			Payload: fmt.Appendf(nil, `{"hearingId":"H-2027-7","caseId":"1234","scheduledAt":"2027-03-15T13:%02d:00Z","minutes":45,"location":"3A","room":"room-3a@court.example.gov",
+				"title":"Hearing H-2027-7","reason":"WD","caseDetails":{"caseRef":"1234"},"hearingDetails":{"duration":45}}`, 30+i),
+		}
+		msg := adapters.Message{
+			ID: e.ID, IdempotencyKey: e.ID, Type: e.Type, Key: e.Key, Version: e.Version, OccurredAt: e.OccurredAt, Attempt: 1, Ref: ref,
+		}
+		mapper, _, err := s.Mapper(msg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sending := mapping.Sending{IdempotencyKey: e.ID, Ref: outbox.Ref{ExternalID: ref.ExternalID, ETag: ref.ETag, Learned: ref.Learned}}
+		if msg.Body, err = mapper.Map(e, sending, nil); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&shown, "# %s\n", event)
+		receipt, err := s.Adapter.Deliver(t.Context(), msg)
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", event, err, shown.String())
+		}
+		if receipt.Ref != nil {
+			ref = *receipt.Ref
+		}
+		fmt.Fprintf(&shown, "%s\n\n", receipt.Code)
+	}
+	path := filepath.Join("testdata", "recipes", name+".golden")
+	got := strings.ReplaceAll(shown.String(), receiver.URL, "https://receiver.example")
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("requests (-want +got; run with -update if that is meant):\n%s", diff)
+	}
+}
+
+func pemOf(t *testing.T, key any, err error) string {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}

@@ -1,0 +1,130 @@
+package config
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
+)
+
+// routeFile is a sync with routes; %s is put below the route for cancellations.
+const routeFile = `
+syncs:
+  - name: S
+    events: ["h:*"]
+    adapter:
+      kind: rest
+      url: https://court.example.gov/{fields.id}
+      external_id: /id
+      known: {method: PUT}
+      routes:
+        "h:cancelled":
+          method: DELETE
+ROUTE
+    mapping: {a: id}
+    compute: {title: {expr: event.title, optional: true}}
+`
+
+func TestMappingsOfRoutes(t *testing.T) {
+	f, err := Parse("t.yaml", []byte(strings.Replace(routeFile, "ROUTE", `
+          compute: {id: key, entry: ref.external_id ?? "none", at: occurred_at, event: id, why: {expr: event.why}}
+          known: {method: POST, mapping: {a: id}}`, 1)), docEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := f.RelayConfig().Syncs[0]
+	got := map[string]string{}
+	for _, typ := range []string{"h:updated", "h:cancelled"} {
+		for _, id := range []string{"", "7"} {
+			e := outbox.Event{ID: "e-1", Type: typ, Key: "k", Payload: []byte(`{"a":1,"why":"WD"}`)}
+			m, _, err := s.Mapper(adapters.Message{Type: typ, Ref: adapters.Ref{ExternalID: id}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := m.Map(e, mapping.Sending{Ref: outbox.Ref{ExternalID: id}}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[typ+" "+id] = string(body)
+		}
+	}
+	want := map[string]string{
+		"h:updated ": `{"id":1}`, "h:updated 7": `{"id":1}`,
+		"h:cancelled ": `{"id":"k","entry":"none","at":"","event":"e-1","why":"WD"}`, "h:cancelled 7": `{"id":1}`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("bodies (-want +got):\n%s", diff)
+	}
+	var printed strings.Builder
+	if err := f.Print(&printed, false); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(printed.String(), "ref.external_id ??") {
+		t.Errorf("the computed field of the route is not printed:\n%s", printed.String())
+	}
+}
+
+// A mistake of a route has the position of that route.
+func TestMistakesOfRoutes(t *testing.T) {
+	for route, want := range map[string]string{
+		"          compute: {x: event.}":                                                              "t.yaml:13:24: syncs[0].adapter.routes[\"h:cancelled\"].compute.x: the expression does not compile",
+		"          mapping: {a: {to: x, zone: y}}":                                                    "routes[\"h:cancelled\"].mapping.a.zone: is not a known key",
+		"          mapping: {b: reason}":                                                              "routes[\"h:cancelled\"]: uses {fields.id}, but the mapping does not make this field: use one of its fields (reason)",
+		"          body: {kind: form}\n          mapping: {a: id, b: c.d}":                            "routes[\"h:cancelled\"]: the body is a form, which has no objects, but the mapping makes the field c.d",
+		"          body: {omit: [room]}":                                                              "routes[\"h:cancelled\"]: uses {fields.room}, but the mapping does not make this field",
+		"          known: {body: {kind: template, content_type: text/xml, template: \"{fields.b}\"}}": "routes[\"h:cancelled\"].known.body.template: uses {fields.b}, but the mapping does not make this field",
+		"          body: xml":                                                                         "routes[\"h:cancelled\"].body: \"xml\" is not one of json, list, form, template, none",
+		"          if_match: yes please":                                                              "if_match: \"yes please\" is not one of true, false, weak",
+		"          gone: create":                                                                      "gone: is not a known key",
+		"          external_id: [a]":                                                                  "external_id: is a list, but must be a mapping",
+		"          learn: {n: {head: X}}":                                                             "learn.n.head: is not a known key",
+	} {
+		_, err := Parse("t.yaml", []byte(strings.Replace(routeFile, "ROUTE", route, 1)), docEnv)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s\ngot  %v\nwant %s", route, err, want)
+		}
+	}
+}
+
+// Placeholders and the mapping write the same time in the same format alike.
+func TestFormatsOfPlaceholdersAreThoseOfMappings(t *testing.T) {
+	const at = "2027-03-15T13:30:07.25Z"
+	for _, format := range []string{"RFC3339", "RFC3339Milli", "RFC3339Micro", "RFC3339Nano", "date", "basic"} {
+		text := strings.NewReplacer("https://court.example.gov/{fields.id}", "https://court.example.gov/{occurred_at:"+format+"}", "ROUTE", "",
+			"{a: id}", "{at: {to: at, time: {zone: UTC, format: "+format+"}}}").Replace(routeFile)
+		f, err := Parse("t.yaml", []byte(text), docEnv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := f.RelayConfig().Syncs[0]
+		m, _, err := s.Mapper(adapters.Message{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := m.Map(outbox.Event{Payload: []byte(`{"at":"` + at + `"}`)}, mapping.Sending{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := s.Adapter.(adapters.Previewer).Preview(adapters.Message{IdempotencyKey: "e-1", OccurredAt: parseTime(t, at), Body: body})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := p.URL, "https://court.example.gov/"+strings.Trim(strings.TrimPrefix(string(body), `{"at":`), `"}`); got != want {
+			t.Errorf("%s: placeholder %s, mapping %s", format, got, want)
+		}
+	}
+}
+
+func parseTime(t *testing.T, s string) time.Time {
+	t.Helper()
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
