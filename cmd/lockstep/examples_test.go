@@ -87,7 +87,7 @@ func (s exampleShell) prepare(line string) {
 		return // it refuses to drop anything
 	}
 	statements := []string{
-		`INSERT INTO outbox.sync (name, patterns) VALUES ('CourtCalendarSync', '{scheduling:*}'), ('ClinicSync', '{clinic:closed}')`,
+		`INSERT INTO outbox.sync (name, patterns) VALUES ('CourtCalendarSync', '{scheduling:*}'), ('ClinicSync', '{clinic:closed}'), ('OldCourtSync', '{court:closed}')`,
 		`INSERT INTO outbox.event (id, type, key, payload) VALUES ('0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d', 'scheduling:updated', 'H-2027-000007', '{"hearingId": "H-2027-000007"}')`,
 	}
 	switch {
