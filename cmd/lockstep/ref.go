@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,12 +23,24 @@ type refRow struct {
 	Key        string     `json:"key"`
 	ExternalID *string    `json:"external_id"`
 	ETag       *string    `json:"etag"`
+	Learned    values     `json:"learned"`
 	Version    *int64     `json:"version"`
 	UpdatedAt  *time.Time `json:"updated_at"`
 }
 
+// values are what learn: of the configuration has read from an answer, by name.
+type values map[string]string
+
+func (v values) String() string {
+	var pairs []string
+	for _, name := range slices.Sorted(maps.Keys(v)) {
+		pairs = append(pairs, name+"="+v[name])
+	}
+	return strings.Join(pairs, " ")
+}
+
 func (refRow) Header() []string {
-	return []string{"SYNC", "KEY", "EXTERNAL ID", "ETAG", "VERSION", "UPDATED"}
+	return []string{"SYNC", "KEY", "EXTERNAL ID", "ETAG", "LEARNED", "VERSION", "UPDATED"}
 }
 
 func (r refRow) Cells() []string {
@@ -33,10 +48,10 @@ func (r refRow) Cells() []string {
 	if r.Version != nil {
 		version = fmt.Sprint(*r.Version)
 	}
-	return []string{r.Sync, r.Key, deref(r.ExternalID), deref(r.ETag), version, clock(r.UpdatedAt)}
+	return []string{r.Sync, r.Key, deref(r.ExternalID), deref(r.ETag), r.Learned.String(), version, clock(r.UpdatedAt)}
 }
 
-const refColumns = `sync, key, external_id, etag, version, updated_at`
+const refColumns = `sync, key, external_id, etag, learned, version, updated_at`
 
 func (a *app) refCommand() *cobra.Command {
 	return group(&cobra.Command{

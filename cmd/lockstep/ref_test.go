@@ -82,6 +82,8 @@ func TestRefCommands(t *testing.T) {
 	if len(rows) != 1 || deref(rows[0].ExternalID) != "C-1" || deref(rows[0].ETag) != `"7"` || rows[0].Version != nil {
 		t.Errorf("got %+v", rows)
 	}
+	ask[int64](w, `WITH u AS (UPDATE outbox.external_ref SET learned = '{"versionNumber": "4", "part": "a"}' RETURNING 1) SELECT count(*) FROM u`)
+	auditor.run("ref", "get", "CourtCalendarSync", "H-1").wants(t, 0, "part=a versionNumber=4")
 	auditor.run("log", "--outcome", "reference_set").wants(t, 0, "/anna", "from the list", "H-1")
 	operator.run("ref", "set", "CourtCalendarSync", "H-1", "--unknown", "--reason", "deleted there").wants(t, 0, "H-1")
 
