@@ -522,6 +522,36 @@ var mutants = []mutant{
 		outbox, "TestAReferenceThatIsSetStays",
 	},
 	{
+		"a pause that does not end by itself",
+		[]edit{{file: outbox, in: "holdsInForce", old: `kind IN ('auth', 'breaker') OR`, new: `kind IN ('auth', 'breaker', 'operator') OR`}},
+		migrations, "TestPauseEndsByItself",
+	},
+	{
+		"an undone retirement that does not wait for open writers",
+		[]edit{{file: schema, in: "outbox.resume_retired", old: `outbox.begin_backfill(resume_retired.sync, retired, true)`, new: `outbox.begin_backfill(resume_retired.sync, retired, false)`}},
+		migrations, "TestUndoOfARetirementAddsWhatWasMissed",
+	},
+	{
+		"an undone retirement without the events from meanwhile",
+		[]edit{{file: schema, in: "outbox.resume_retired", old: `outbox.begin_backfill(resume_retired.sync, retired, true)`, new: `outbox.begin_backfill(resume_retired.sync, 'infinity', true)`}},
+		migrations, "TestUndoOfARetirementAddsWhatWasMissed",
+	},
+	{
+		"a discard that does not wait for a claim in progress",
+		[]edit{{file: schema, in: "outbox.discard", old: `PERFORM outbox.wait_for_claims();`}},
+		outbox, "TestADiscardWaitsForAClaimInProgress/discard,_COMMIT,_the_lane_is_there_true",
+	},
+	{
+		"a discard of everything that does not wait for a claim in progress",
+		[]edit{{file: schema, in: "outbox.discard_all", old: `PERFORM outbox.wait_for_claims();`}},
+		outbox, "TestADiscardWaitsForAClaimInProgress/discard_all,_COMMIT,_the_lane_is_there_true",
+	},
+	{
+		"a relay that leaves its heartbeat behind when it stops",
+		[]edit{{file: relay, in: "Relay.beat", old: `r.endBeat(ctx, h)`}},
+		relay, "TestRelaysShowThatTheyRun",
+	},
+	{
 		"a slot of one's own that comes back as shared",
 		[]edit{{file: relay, in: "share.free", old: `s.used > s.reserve`, new: `true`}},
 		relay, "TestAsManySlotsComeBackAsWereTaken",
