@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/hms-mkt/lockstep/adapters/internal/endpoint"
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 	"github.com/hms-mkt/lockstep/adapters/internal/route"
 )
 
@@ -81,7 +82,7 @@ func (o operation) contentType() string {
 func parseOperations(c Config, known *scope) (route.Table[operation], error) {
 	var errs []error
 	check := func(field string, err error) {
-		for _, e := range flatten(err) {
+		for _, e := range exchange.Flatten(err) {
 			errs = append(errs, fmt.Errorf("%s: %w", field, e))
 		}
 	}
@@ -199,15 +200,4 @@ func checkAction(action string) error {
 		return errors.New("is not a URI: it has a space, a quote, a backslash, or a character that is not printable ASCII")
 	}
 	return nil
-}
-
-// flatten returns the errors that err joins.
-func flatten(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
-	}
-	if err == nil {
-		return nil
-	}
-	return []error{err}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
@@ -228,7 +229,7 @@ func (c *compiler) attribute(e *element, a attribute, item bool) attrTemplate {
 // text parses text, which is between start and end of the source, escaped.
 func (c *compiler) text(text string, start, end int, item bool) placeholder.Template {
 	t, err := placeholder.Parse(text, func(name string) bool { return knownName(strings.TrimSuffix(name, "?"), item) })
-	for _, e := range flatten(err) {
+	for _, e := range exchange.Flatten(err) {
 		var m placeholder.Mistake
 		if errors.As(e, &m) && strings.HasPrefix(strings.Trim(m.At, "{?}")+".", "item.") {
 			e = fmt.Errorf("%s is outside of an element with lockstep:each", m.At)

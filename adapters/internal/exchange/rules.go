@@ -47,7 +47,7 @@ func ParseRules(o RuleOptions) (Rules, error) {
 		err  error
 	)
 	check := func(err error) {
-		for _, e := range flatten(err) {
+		for _, e := range Flatten(err) {
 			errs = append(errs, fmt.Errorf("%s%w", o.Field, e))
 		}
 	}
@@ -103,8 +103,8 @@ func parseAnswers(answers []adapters.Answer) (rules []answerRule, err error) {
 	return rules, errors.Join(errs...)
 }
 
-// flatten returns the errors that err joins.
-func flatten(err error) []error {
+// Flatten returns the errors that err joins, or err alone. nil has none.
+func Flatten(err error) []error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		return joined.Unwrap()
 	}
