@@ -2,7 +2,6 @@ package rest_test
 
 import (
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -188,7 +187,7 @@ func TestSources(t *testing.T) {
 	} {
 		c := newCourt(t)
 		if tc.value != "" {
-			c.header.Set(http.CanonicalHeaderKey(tc.from.Header), tc.value)
+			c.header.Set(tc.from.Header, tc.value)
 		}
 		a := newAdapter(t, rest.Config{URL: c.URL, ExternalID: tc.from, Learn: map[string]rest.Source{"too": tc.from}, Require: "nothing"})
 		msg := message()
@@ -249,44 +248,48 @@ func TestRoutesThatAreRefused(t *testing.T) {
 	for i := range adapters.MaxLearned + 1 {
 		many[strings.Repeat("x", i+1)] = rest.Source{Path: "/x"}
 	}
-	for want, c := range map[string]rest.Config{
-		`routes["a"].headers["Host"]: cannot be set`:                               {Routes: route(rest.Request{Headers: map[string]adapters.Secret{"Host": "x"}})},
-		`routes["a"].headers["X"]: {ref.n} is not a placeholder that is allowed`:   {Routes: route(rest.Request{Headers: map[string]adapters.Secret{"X": "{ref.n}"}})},
-		`no key learn has the name "n"; known are {id}, {idempotency_key}`:         {URL: "https://x/{ref.n}"},
-		`routes["a"].outcomes.1: is not a status`:                                  {Routes: route(rest.Request{Outcomes: map[int]string{1: "auth"}})},
-		`routes["a"].answers[0].class: "fine"`:                                     {Routes: route(rest.Request{Answers: []adapters.Answer{{Class: "fine"}}})},
-		`routes["a"].external_id: name either path`:                                {Routes: route(rest.Request{ExternalID: rest.Source{Path: "/x", Header: "X"}})},
-		`routes["a"].learn["n"].match: is not a regular expression with one group`: {Routes: route(rest.Request{Learn: map[string]rest.Source{"n": {Header: "X", Match: "x"}}})},
-		`external_id.match: belongs to header`:                                     {ExternalID: rest.Source{Path: "/x", Match: "(x)"}},
-		`external_id.header: "a b" is not the name of a header`:                    {ExternalID: rest.Source{Header: "a b"}},
-		`learn["etag"]: is not a name`:                                             {Learn: map[string]rest.Source{"etag": {Path: "/x"}}},
-		`learn["a.b"]: is not a name`:                                              {Learn: map[string]rest.Source{"a.b": {Path: "/x"}}},
-		`learn: has 17 names`:                                                      {Learn: many},
-		`if_match: "strong" is not true, false or weak`:                            {IfMatch: "strong"},
-		`known.method, known.url: set method`:                                      {Known: &rest.Known{}},
-		`known.gone: "delete" is not create`:                                       {Known: &rest.Known{Request: rest.Request{Method: "PUT"}, Gone: "delete"}},
-		`known.method: "GET" cannot carry a message`:                               {Known: &rest.Known{Request: rest.Request{Method: "GET"}}},
-		`body.kind: "text" is not one of json, list, form, template, none`:         body(rest.Body{Kind: "text"}),
-		`body.template: is required for kind template`:                             body(rest.Body{Kind: "template"}),
-		`body.content_type: is required for kind template`:                         body(rest.Body{Kind: "template", Template: "x"}),
-		`body.escape: is required for this content_type`:                           body(rest.Body{Kind: "template", Template: "x", ContentType: "application/x"}),
-		`body.template: belongs to kind template`:                                  body(rest.Body{Template: "x"}),
-		`body.escape: belongs to kind template`:                                    body(rest.Body{Escape: "xml"}),
-		`body.omit: belongs to the kinds`:                                          body(rest.Body{Kind: "none", Omit: []string{"x"}}),
-		`body.content_type: does not belong to kind none`:                          body(rest.Body{Kind: "none", ContentType: "text/xml"}),
-		`body.content_type: is not a media type`:                                   body(rest.Body{ContentType: "xml"}),
-		`body.template: has a placeholder {ref.…}`:                                 body(rest.Body{Kind: "template", ContentType: "text/xml", Template: "{ref.etag}"}),
-		`body.template: {court} is not a placeholder that is allowed here; known`:  body(rest.Body{Kind: "template", ContentType: "text/xml", Template: "{court}"}),
-		`{occurred_at:x} is not a placeholder that is allowed here: "x" is not one of the formats RFC3339, RFC3339Micro`: {URL: "https://x/{occurred_at:x}"},
-		`allow.hosts: * would send the headers of routes`: {
+	for _, tc := range []struct {
+		want string
+		c    rest.Config
+	}{
+		{`routes["a"].headers["Host"]: cannot be set`, rest.Config{Routes: route(rest.Request{Headers: map[string]adapters.Secret{"Host": "x"}})}},
+		{`routes["a"].headers["X"]: {ref.n} is not a placeholder that is allowed`, rest.Config{Routes: route(rest.Request{Headers: map[string]adapters.Secret{"X": "{ref.n}"}})}},
+		{`no key learn has the name "n"; known are {id}, {idempotency_key}`, rest.Config{URL: "https://x/{ref.n}"}},
+		{`routes["a"].outcomes.1: is not a status`, rest.Config{Routes: route(rest.Request{Outcomes: map[int]string{1: "auth"}})}},
+		{`routes["a"].answers[0].class: "fine"`, rest.Config{Routes: route(rest.Request{Answers: []adapters.Answer{{Class: "fine"}}})}},
+		{`routes["a"].external_id: name either path`, rest.Config{Routes: route(rest.Request{ExternalID: rest.Source{Path: "/x", Header: "X"}})}},
+		{`routes["a"].learn["n"].match: is not a regular expression with one group`, rest.Config{Routes: route(rest.Request{Learn: map[string]rest.Source{"n": {Header: "X", Match: "x"}}})}},
+		{`external_id.match: belongs to header`, rest.Config{ExternalID: rest.Source{Path: "/x", Match: "(x)"}}},
+		{`external_id.header: "a b" is not the name of a header`, rest.Config{ExternalID: rest.Source{Header: "a b"}}},
+		{`learn["etag"]: is not a name`, rest.Config{Learn: map[string]rest.Source{"etag": {Path: "/x"}}}},
+		{`learn["a.b"]: is not a name`, rest.Config{Learn: map[string]rest.Source{"a.b": {Path: "/x"}}}},
+		{`learn: has 17 names`, rest.Config{Learn: many}},
+		{`if_match: "strong" is not true, false or weak`, rest.Config{IfMatch: "strong"}},
+		{`known.method, known.url: set method`, rest.Config{Known: &rest.Known{}}},
+		{`known.gone: "delete" is not create`, rest.Config{Known: &rest.Known{Request: rest.Request{Method: "PUT"}, Gone: "delete"}}},
+		{`known.method: "GET" cannot carry a message`, rest.Config{Known: &rest.Known{Request: rest.Request{Method: "GET"}}}},
+		{`body.kind: "text" is not one of json, list, form, template, none`, body(rest.Body{Kind: "text"})},
+		{`body.template: is required for kind template`, body(rest.Body{Kind: "template"})},
+		{`body.content_type: is required for kind template`, body(rest.Body{Kind: "template", Template: "x"})},
+		{`body.escape: is required for this content_type`, body(rest.Body{Kind: "template", Template: "x", ContentType: "application/x"})},
+		{`body.template: belongs to kind template`, body(rest.Body{Template: "x"})},
+		{`body.escape: belongs to kind template`, body(rest.Body{Escape: "xml"})},
+		{`body.omit: belongs to the kinds`, body(rest.Body{Kind: "none", Omit: []string{"x"}})},
+		{`body.content_type: does not belong to kind none`, body(rest.Body{Kind: "none", ContentType: "text/xml"})},
+		{`body.content_type: is not a media type`, body(rest.Body{ContentType: "xml"})},
+		{`body.template: has a placeholder {ref.…}`, body(rest.Body{Kind: "template", ContentType: "text/xml", Template: "{ref.etag}"})},
+		{`body.template: {court} is not a placeholder that is allowed here; known`, body(rest.Body{Kind: "template", ContentType: "text/xml", Template: "{court}"})},
+		{`{occurred_at:x} is not a placeholder that is allowed here: "x" is not one of the formats RFC3339, RFC3339Micro`, rest.Config{URL: "https://x/{occurred_at:x}"}},
+		{`allow.hosts: * would send the headers of routes`, rest.Config{
 			URL: "https://{fields.a}.example/", Allow: adapters.Allow{Hosts: []string{"*"}}, Routes: route(rest.Request{Headers: map[string]adapters.Secret{"X": "x"}}),
-		},
+		}},
 	} {
+		c := tc.c
 		if c.URL == "" {
 			c.URL = "https://court.example.gov/"
 		}
-		if _, err := rest.New(c); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got  %v\nwant %s", err, want)
+		if _, err := rest.New(c); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("got  %v\nwant %s", err, tc.want)
 		}
 	}
 }

@@ -223,6 +223,16 @@ var mutants = []mutant{
 		chaos, "TestFault03KilledDuringItsRecording/before_the_recording",
 	},
 	{
+		"a body is kept on another route",
+		[]edit{{file: relay, in: "pipeline.isRendered", old: ` && (p.router == nil || routeIn(d.MappingVersion) == p.routeOf(d).name)`, new: ``}},
+		relay, "TestRetryOnAnotherRouteIsAnotherRequest",
+	},
+	{
+		"another route keeps the idempotency key",
+		[]edit{{file: relay, in: "pipeline.prepare", old: ` || d.MappingVersion != "" && to.name != routeIn(d.MappingVersion)`, new: ``}},
+		relay, "TestRequeueOnAnotherRouteHasAnotherKey",
+	},
+	{
 		"the lease is not checked before sending",
 		[]edit{
 			{file: relay, in: "pipeline.mayStart", old: `time.Until(w.leaseEnd) < p.sync.AttemptTimeout()+leaseMargin`, new: `false`},
