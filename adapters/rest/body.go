@@ -76,13 +76,16 @@ func (b Body) parse() (body, error) {
 		if parsed.escape == nil && b.ContentType != "" {
 			wrong("escape", "is required for this content_type: write xml, json, calendar, form or none")
 		}
+		number := 0
 		for line := range strings.Lines(b.Template) {
+			number++
 			t, err := placeholder.Names{}.ParseBody(line)
-			if err != nil {
-				wrong("template", "%w", err)
+			for _, mistake := range placeholder.Mistakes(err) {
+				wrong("template", "line %d, column %d: %w", number, column(line, mistake.At), mistake)
 			}
 			if slices.ContainsFunc(t.Names(), func(name string) bool { return strings.HasPrefix(name, "ref.") }) {
-				wrong("template", "has a placeholder {ref.…}, but a body must be the same at every attempt: make it a field, as in compute: {entry: ref.external_id}, and write {fields.entry}")
+				wrong("template", "line %d, column %d: has a placeholder {ref.…}, but a body must be the same at every attempt: make it a field, as in compute: {entry: ref.external_id}, and write {fields.entry}",
+					number, column(line, "{ref."))
 			}
 			parsed.lines = append(parsed.lines, t)
 		}
@@ -90,6 +93,12 @@ func (b Body) parse() (body, error) {
 		wrong("kind", "%q is not one of json, list, form, template, none", b.Kind)
 	}
 	return parsed, errors.Join(errs...)
+}
+
+// column is where text begins in line, 1 for the first character.
+func column(line, text string) int {
+	before, _, _ := strings.Cut(line, text)
+	return 1 + utf8.RuneCountInString(before)
 }
 
 func validType(contentType string) bool {

@@ -277,8 +277,8 @@ func TestRoutesThatAreRefused(t *testing.T) {
 		{`body.omit: belongs to the kinds`, body(rest.Body{Kind: "none", Omit: []string{"x"}})},
 		{`body.content_type: does not belong to kind none`, body(rest.Body{Kind: "none", ContentType: "text/xml"})},
 		{`body.content_type: is not a media type`, body(rest.Body{ContentType: "xml"})},
-		{`body.template: has a placeholder {ref.…}`, body(rest.Body{Kind: "template", ContentType: "text/xml", Template: "{ref.etag}"})},
-		{`body.template: {court} is not a placeholder that is allowed here; known`, body(rest.Body{Kind: "template", ContentType: "text/xml", Template: "{court}"})},
+		{`body.template: line 1, column 1: has a placeholder {ref.…}`, body(rest.Body{Kind: "template", ContentType: "text/xml", Template: "{ref.etag}"})},
+		{`body.template: line 1, column 1: {court} is not a placeholder that is allowed here; known`, body(rest.Body{Kind: "template", ContentType: "text/xml", Template: "{court}"})},
 		{`{occurred_at:x} is not a placeholder that is allowed here: "x" is not one of the formats RFC3339, RFC3339Micro`, rest.Config{URL: "https://x/{occurred_at:x}"}},
 		{`allow.hosts: * would send the headers of routes`, rest.Config{
 			URL: "https://{fields.a}.example/", Allow: adapters.Allow{Hosts: []string{"*"}}, Routes: route(rest.Request{Headers: map[string]adapters.Secret{"X": "x"}}),

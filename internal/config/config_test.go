@@ -667,6 +667,26 @@ func TestPositionsInsideTexts(t *testing.T) {
 	}
 }
 
+func TestPositionsInBodiesOfREST(t *testing.T) {
+	_, err := Parse("t.yaml", []byte(`syncs:
+  - name: A
+    event: a
+    adapter:
+      kind: rest
+      url: https://h.example/
+      body:
+        kind: template
+        content_type: text/xml
+        template: |
+          <a>
+            <b>{feilds.b}</b>
+          </a>
+`), testEnv)
+	if want := "t.yaml:12:16: syncs[0].adapter.body.template: {feilds.b} is not"; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
 // A message keeps its own words, even if a ${…} has one of them as its value. A secret is
 // hidden everywhere.
 func TestMessagesKeepTheirWords(t *testing.T) {

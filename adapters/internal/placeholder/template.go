@@ -26,6 +26,18 @@ type Mistake struct {
 	error
 }
 
+// Mistakes returns the mistakes of an error of Parse.
+func Mistakes(err error) (all []Mistake) {
+	joined, _ := err.(interface{ Unwrap() []error })
+	if joined == nil {
+		return nil
+	}
+	for _, e := range joined.Unwrap() {
+		all = append(all, e.(Mistake)) //nolint:errorlint // they are not wrapped
+	}
+	return all
+}
+
 // ErrLeftOut says that an optional value is missing, so the text with it is left out.
 var ErrLeftOut = errors.New("is left out")
 
