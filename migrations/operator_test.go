@@ -328,6 +328,38 @@ func TestDiscardAllIsForASyncThatNobodyServes(t *testing.T) {
 	}
 }
 
+// A writer that began before the sync was retired commits while deliveries are being discarded.
+//
+//	writer:   inserts an event …                                          commits
+//	operator:                    retires the sync, discards, logs it …             removes what it has logged
+func TestDiscardAllRemovesNothingThatItDoesNotLog(t *testing.T) {
+	url := pgtest.New(t)
+	admin, operator, writer := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator"), outboxtest.As(t, url, "outbox_writer")
+	admin.Sync("court")
+	open := admin.Event("k")
+	writer.Do("BEGIN")
+	writer.Do("INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', 'late', '{}')")
+	operator.Do("SELECT outbox.retire('court', 'closed')")
+	admin.Do(`CREATE FUNCTION public.wait_for_test() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NEW; END $$`)
+	admin.Do(`CREATE TRIGGER wait_for_test BEFORE INSERT ON outbox.delivery_log FOR EACH ROW EXECUTE FUNCTION public.wait_for_test()`)
+	admin.Do("SELECT pg_advisory_lock(42)")
+	const all = "SELECT outbox.discard_all('court', 'the court closed')"
+	discarding := operator.Begin(all)
+	admin.Blocked(operator.PgConn().PID())
+	writer.Do("COMMIT")
+	admin.Do("SELECT pg_advisory_unlock(42)")
+	outboxtest.Must(t, operator.Ended(discarding))
+	if got := outboxtest.List[string](admin, "SELECT event_id::text FROM outbox.delivery_log WHERE outcome = 'discarded'"); !slices.Equal(got, []string{open}) {
+		t.Errorf("discarded %q, want %s", got, open)
+	}
+	if got := admin.States("late"); got != "pending" {
+		t.Errorf("the late delivery is %q and not in the log, want it to be pending", got)
+	}
+	if n := outboxtest.One[int64](operator, all); n != 1 {
+		t.Errorf("%d discarded at the second time, want the late one", n)
+	}
+}
+
 func TestReplayIsANewDeliveryAtTheEndOfTheLane(t *testing.T) {
 	url := pgtest.New(t)
 	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")

@@ -246,10 +246,13 @@ BEGIN
      CROSS JOIN LATERAL (SELECT * FROM outbox.delivery AS o WHERE o.sync = l.sync AND o.key = l.key ORDER BY o.event_seq LIMIT 1) AS d
       LEFT JOIN outbox.event AS e ON e.id = d.event_id
      WHERE l.sync = discard_all.sync AND (l.claim IS NOT NULL OR l.lost_claim IS NOT NULL) AND d.state <> 'failed';
-    PERFORM outbox.log_action(d, 'discarded', outbox.check_reason(discard_all.reason))
-       FROM (SELECT o FROM outbox.delivery AS o WHERE o.sync = discard_all.sync ORDER BY o.event_seq) AS l (d);
-    DELETE FROM outbox.delivery AS d WHERE d.sync = discard_all.sync;
-    GET DIAGNOSTICS discarded = ROW_COUNT;
+    -- One statement, so that it logs what it removes: a writer that sees the sync not retired may commit at any time.
+    WITH removed AS (
+        DELETE FROM outbox.delivery AS d WHERE d.sync = discard_all.sync RETURNING d
+    )
+    SELECT count(*) INTO discarded
+      FROM (SELECT outbox.log_action(r.d, 'discarded', outbox.check_reason(discard_all.reason))
+              FROM (SELECT d FROM removed ORDER BY (d).event_seq) AS r) AS logged;
     DELETE FROM outbox.lane AS l WHERE l.sync = discard_all.sync;
     RETURN discarded;
 END
