@@ -105,6 +105,19 @@ func TestMissedEventsAreFoundAmongMany(t *testing.T) {
 }
 
 // A backfill may add an event that a repair would add.
+// The check of an event reads its own delivery, not all those of its key.
+func TestCheckForMissedEventsOfOneKeyReadsEachDeliveryOnce(t *testing.T) {
+	d := outboxtest.Connect(t, pgtest.New(t))
+	d.Sync("court")
+	d.Do("INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'k', '{}' FROM generate_series(1, 500)")
+	d.Do("BEGIN")
+	d.Do("SELECT outbox.find_missed(0, 1000)")
+	if n := outboxtest.One[int64](d, "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relid = 'outbox.delivery'::regclass"); n > 1000 {
+		t.Errorf("%d deliveries were read to check 500 events", n)
+	}
+	d.Do("ROLLBACK")
+}
+
 func TestRepairLeavesEventsToABackfill(t *testing.T) {
 	url := pgtest.New(t)
 	d, relay := outboxtest.Connect(t, url), outboxtest.OpenRelay(t, url)

@@ -22,8 +22,9 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan
 BEGIN
     RETURN NOT EXISTS (SELECT FROM outbox.unmatched AS u WHERE u.event_seq = e.seq)
        AND NOT EXISTS (SELECT FROM outbox.sync AS s
-                         JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_id = e.id)
-       -- A clock that is set back may date log rows before the event. Older partitions are not read.
+                         JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_seq = e.seq)
+       -- A replay has another event_seq, but a row in the log. A clock that is set back may date log rows before the event.
+       -- Older partitions are not read.
        AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l WHERE l.event_id = e.id AND l.at >= e.inserted_at - interval '31 days')
        AND e.inserted_at >= clock_timestamp() - coalesce((SELECT r.keep FROM outbox.retention AS r WHERE r.what = 'log'), '84 months');
 END
