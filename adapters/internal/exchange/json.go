@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -77,6 +78,12 @@ func (d Document) Find(p Pointer) []any {
 		at = below
 	}
 	return at
+}
+
+// settles reports whether d has all values to which p points: nothing that was not read can
+// be one of them.
+func (d Document) settles(p Pointer) bool {
+	return !d.Partial || !slices.Contains(p, "*") && len(d.Find(p)) > 0
 }
 
 // Text returns the first string, or the digits of the first number, to which p points.

@@ -155,7 +155,7 @@ func (r Rules) meaning(a Answer) meaning {
 		if rule.matches(doc) {
 			return meaning{class: rule.class, reason: rule.reason}
 		}
-		if doc.Partial {
+		if !doc.settles(rule.path) {
 			return meaning{class: adapters.ClassUnknown, why: fmt.Sprintf("its body ends before the value that answers[%d] needs", i)}
 		}
 		named = named || rule.class == adapters.ClassDelivered || rule.class == adapters.ClassAccepted

@@ -97,10 +97,12 @@ func TestPagesAreNoSuccess(t *testing.T) {
 func TestCutAnswersAreJudgedByWhatIsThere(t *testing.T) {
 	r := rules(t, adapters.Answer{Path: "/status", Equals: []byte("1"), Class: "permanent"}, adapters.Answer{Path: "/done", Equals: []byte("true"), Class: "delivered"})
 	for body, want := range map[string]adapters.Class{
-		`{"status":1,"do`:   adapters.ClassPermanent,
-		`{"status":1`:       adapters.ClassUnknown, // or 12
-		`{"done":true,"sta`: adapters.ClassUnknown,
-		`{"status":0,"do`:   adapters.ClassUnknown,
+		`{"status":1,"do`:                   adapters.ClassPermanent,
+		`{"status":1`:                       adapters.ClassUnknown, // or 12
+		`{"done":true,"sta`:                 adapters.ClassUnknown,
+		`{"status":0,"do`:                   adapters.ClassUnknown,
+		`{"status":0,"done":true,"copy":"`:  adapters.ClassDelivered,
+		`{"status":0,"done":false,"copy":"`: adapters.ClassUnknown, // no entry matches
 	} {
 		t.Run(body, func(t *testing.T) {
 			_, err := r.Judge(Request{}, Answer{Status: 200, Body: []byte(body), Partial: true, Cut: errors.New("the connection was closed")})
@@ -108,6 +110,27 @@ func TestCutAnswersAreJudgedByWhatIsThere(t *testing.T) {
 				t.Errorf("class %s, want %s: %v", got, want, err)
 			}
 		})
+	}
+}
+
+// An answer longer than what is read of it is judged by values that are in what was read. A
+// list may go on after that.
+func TestLongAnswersAreJudgedByTheirBeginning(t *testing.T) {
+	refused := adapters.Answer{Path: "/success", Equals: []byte("false"), Class: "permanent"}
+	inList := adapters.Answer{Path: "/errors/*/code", Equals: []byte("7"), Class: "permanent"}
+	for body, want := range map[string]adapters.Class{
+		`{"success":true,"errors":[],"copy":["`:        adapters.ClassDelivered,
+		`{"copy":{"success":true,"more":"`:             adapters.ClassUnknown,
+		`{"success":true,"errors":[{"code":1},{"code"`: adapters.ClassUnknown,
+	} {
+		answers := []adapters.Answer{refused}
+		if strings.Contains(body, `{"code"`) {
+			answers = append(answers, inList)
+		}
+		_, err := rules(t, answers...).Judge(Request{}, Answer{Status: 200, Body: []byte(body), Partial: true})
+		if got := adapters.ClassOf(err); got != want {
+			t.Errorf("%s: class %s, want %s: %v", body, got, want, err)
+		}
 	}
 }
 
