@@ -79,6 +79,29 @@ func TestRetryOnAnotherRouteIsAnotherRequest(t *testing.T) {
 	}
 }
 
+// An attempt on another route that sends nothing leaves the body of the first route. That body
+// must not go to the other route.
+func TestBodyStaysOnItsRouteIfNothingWasSent(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(func(_ context.Context, _ adapters.Message, nth int) (adapters.Receipt, error) {
+		switch nth {
+		case 1:
+			w.exec(`INSERT INTO outbox.external_ref (sync, key, external_id, event_seq) VALUES ('CourtCalendarSync', 'H-1', 'C-7', 0)`)
+			return adapters.Receipt{Code: "HTTP 503"}, errors.New("HTTP 503")
+		case 2, 3:
+			return adapters.Receipt{}, adapters.Local(errors.New("nothing was sent: no file descriptor"))
+		}
+		return adapters.Receipt{Code: "HTTP 200"}, nil
+	})
+	w.start("relay-1", createOrUpdate(c))
+	w.emit("H-1", map[string]any{"a": 1})
+	w.drained()
+	updated := `id:2 {"updated":1,"entry":"C-7"}`
+	if diff := cmp.Diff([]string{`id {"created":1}`, updated, updated, updated}, sent(c)); diff != "" {
+		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+}
+
 // The route counts even if the bodies are equal, also over a requeue.
 func TestRequeueOnAnotherRouteHasAnotherKey(t *testing.T) {
 	w := newWorld(t)

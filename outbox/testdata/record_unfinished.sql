@@ -25,8 +25,9 @@ WITH result AS MATERIALIZED (
            error_class = r.class, error = r.error,
            body = coalesce(r.body, d.body),
            body_sha256 = coalesce(encode(sha256(r.body), 'hex'), d.body_sha256),
-           mapping_version = coalesce(r.mapping_version, d.mapping_version),
-           revision = r.revision
+           -- These two belong to the body that was sent last, which the next attempt may send again.
+           mapping_version = CASE WHEN r.body IS NULL AND d.body_sha256 IS NOT NULL THEN d.mapping_version ELSE coalesce(r.mapping_version, d.mapping_version) END,
+           revision = CASE WHEN r.body IS NULL THEN d.revision ELSE r.revision END
       FROM result AS r
      WHERE d.ctid = r.tid AND r.outcome <> ''
 ), logged AS (
@@ -44,7 +45,8 @@ WITH result AS MATERIALIZED (
       FROM result AS r
      WHERE r.has_ref AND r.outcome <> ''
     ON CONFLICT (sync, key) DO UPDATE
-       SET external_id = excluded.external_id, etag = excluded.etag, learned = excluded.learned, updated_at = clock_timestamp()
+       SET external_id = excluded.external_id, etag = excluded.etag, learned = excluded.learned, updated_at = clock_timestamp(),
+           event_seq = 0 -- the next answer counts, also that to an earlier delivery
      WHERE excluded.times_set = old.times_set
 )
 SELECT n FROM result;
