@@ -75,6 +75,20 @@ func TestReferenceOfALaterDeliveryStays(t *testing.T) {
 	}
 }
 
+// A late event finds that the receiver has lost the record, and creates it again. The id of the
+// new record is kept, although a later event was answered before.
+func TestReferenceOfARecordThatIsCreatedAgainIsKept(t *testing.T) {
+	d := newDesk(t)
+	late := d.begin(`INSERT INTO outbox.event (type, key, version, payload) VALUES ('x', 'H-1', 2, '{}')`)
+	d.exec(`INSERT INTO outbox.event (type, key, version, payload) VALUES ('x', 'H-1', 1, '{}')`)
+	d.answered("later", d.claim(d.a))
+	d.end(late, "COMMIT")
+	d.recorded([]outbox.Result{{Delivery: d.claim(d.a)[0], Outcome: outbox.Retry, Attempt: true, Ref: &outbox.Ref{}}})
+	if got := d.answered("again", d.claim(d.a)); got != "H-1 again v2" {
+		t.Errorf("reference %s, want that of the record that was created again", got)
+	}
+}
+
 // A person sets a reference while a delivery of the key is being sent.
 //
 //	relay:    claims, reads the reference …  sends …      records: the reference stays    claims, reads the one that was set … records its answer
