@@ -191,6 +191,18 @@ func TestOperatorsFunctionsRefuse(t *testing.T) {
 		{"a reference with an id that is too long", badParameter, "set_reference('court', 'k', repeat('x', 513), NULL, 'r')", []string{`key "k"`, "512 bytes"}},
 		{"a reference with an id that has a line break", badParameter, `set_reference('court', 'k', E'X\n', NULL, 'r')`, []string{"characters that print", "another record"}},
 		{"a reference with an ETag that has a line break", badParameter, `set_reference('court', 'k', 'X', E'"1\n"', 'r')`, []string{"characters that print"}},
+		{"a reference with an ETag without quotes", badParameter, "set_reference('court', 'k', 'X', 'v2', 'r')", []string{`ETag of key "k"`, `'"v2"'`, `W/`}},
+		{"a reference with two ETags", badParameter, `set_reference('court', 'k', 'X', '"1", "2"', 'r')`, []string{"with its quotes"}},
+		{"learned values in a list", badParameter, `set_reference('court', 'k', 'X', NULL, 'r', '["a"]')`, []string{`key "k"`, "object of texts"}},
+		{"a learned value that is a number", badParameter, `set_reference('court', 'k', 'X', NULL, 'r', '{"n": 4}')`, []string{"object of texts", `{"versionNumber": "4"}`}},
+		{"a learned value that is null", badParameter, `set_reference('court', 'k', 'X', NULL, 'r', '{"n": null}')`, []string{"object of texts"}},
+		{"a learned value in a list", badParameter, `set_reference('court', 'k', 'X', NULL, 'r', '{"n": ["4"]}')`, []string{"object of texts"}},
+		{"a learned value that is too long", badParameter, `set_reference('court', 'k', 'X', NULL, 'r', jsonb_build_object('n', repeat('x', 513)))`, []string{"learned value", "512 bytes"}},
+		{"a learned value that has a line break", badParameter, `set_reference('court', 'k', 'X', NULL, 'r', '{"n": "a\nb"}')`, []string{"characters that print"}},
+		{"a learned name that has a line break", badParameter, `set_reference('court', 'k', 'X', NULL, 'r', '{"a\nb": "4"}')`, []string{"characters that print"}},
+		{"a learned value without a name", badParameter, `set_reference('court', 'k', 'X', NULL, 'r', '{"": "4"}')`, []string{"no empty name or value"}},
+		{"a learned value that is empty", badParameter, `set_reference('court', 'k', 'X', NULL, 'r', '{"n": ""}')`, []string{"no empty name or value"}},
+		{"too many learned values", badParameter, "set_reference('court', 'k', 'X', NULL, 'r', (SELECT jsonb_object_agg('n' || n, '4') FROM generate_series(1, 17) AS n))", []string{"at most 16 learned values"}},
 		{"resume of an unknown sync", noData, "resume('cuort')", []string{"not registered"}},
 		{"retire of an unknown sync", noData, "retire('cuort', 'r')", []string{"not registered"}},
 		{"retire without a reason", noReason, "retire('court', NULL)", []string{"a reason is required"}},
@@ -534,6 +546,30 @@ func TestSetReferenceIsLogged(t *testing.T) {
 	}
 	if got := outboxtest.One[string](admin, "SELECT concat_ws('|', external_id, etag, event_seq, times_set) FROM outbox.external_ref"); got != "0|2" {
 		t.Errorf("reference %s", got)
+	}
+}
+
+func TestLearnedValuesStayWithTheirRecord(t *testing.T) {
+	url := pgtest.New(t)
+	admin, operator := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_operator")
+	admin.Sync("court")
+	for _, step := range []struct{ name, rest, want string }{
+		{"set for the first time", `'C-1', NULL, 'r', '{"versionNumber": "1"}'`, `C-1|{"versionNumber": "1"}`},
+		{"the same id", `'C-1', '"2"', 'r'`, `C-1|"2"|{"versionNumber": "1"}`},
+		{"the same id, null", `'C-1', NULL, 'r', 'null'`, `C-1|{"versionNumber": "1"}`},
+		{"other values", `'C-1', NULL, 'r', '{"part": "a", "n": "2"}'`, `C-1|{"n": "2", "part": "a"}`},
+		{"no values", `'C-1', NULL, 'r', '{}'`, `C-1|{}`},
+		{"values again", `'C-1', NULL, 'r', '{"n": "3"}'`, `C-1|{"n": "3"}`},
+		{"another id", `'C-2', NULL, 'r'`, `C-2|{}`},
+		{"another id with values", `'C-3', NULL, 'r', '{"n": "4"}'`, `C-3|{"n": "4"}`},
+		{"no id", `'', NULL, 'r'`, `{}`},
+		{"values without an id", `NULL, NULL, 'r', '{"n": "5"}'`, `{"n": "5"}`},
+		{"still no id", `'', NULL, 'r'`, `{"n": "5"}`},
+	} {
+		operator.Do("SELECT outbox.set_reference('court', 'H-1', " + step.rest + ")")
+		if got := outboxtest.One[string](admin, "SELECT concat_ws('|', external_id, etag, learned) FROM outbox.external_ref"); got != step.want {
+			t.Errorf("%s: got %s, want %s", step.name, got, step.want)
+		}
 	}
 }
 

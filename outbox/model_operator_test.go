@@ -24,7 +24,7 @@ const (
 	replay        = `SELECT outbox.replay($1, $2, 'r')`
 	pause         = `SELECT outbox.pause($1, 'r')`
 	resume        = `SELECT outbox.resume($1)`
-	setReference  = `SELECT outbox.set_reference($1, $2, $3, NULL, 'r')`
+	setReference  = `SELECT outbox.set_reference($1, $2, $3, NULL, 'r', $4::jsonb)`
 	lockRow       = `SELECT FROM outbox.delivery WHERE sync = $1 AND event_id = $2 FOR UPDATE`
 	lockLane      = `SELECT FROM outbox.lane WHERE sync = $1 AND key = $2 FOR UPDATE`
 )
@@ -146,12 +146,25 @@ func (m *model) replayed(l laneID, e *event) (*delivery, logRow) {
 	return o, logRow{sync: l.sync, event: e.n, outcome: "replayed", attempt: o.total, revision: o.revision}
 }
 
-// setReference sets the reference of a lane, whether or not it has one.
+// setReference sets the reference of a lane, whether or not it has one, perhaps to the id that it
+// has. Learned values stay with that id, unless others are given.
 func (m *model) setReference(t *rapid.T) {
-	l, known := laneID{pick(t, "sync", syncs), pick(t, "key", keys)}, fmt.Sprint("set", m.step)
-	m.say("reference of %s set to %s", l, known)
-	m.sql(t, setReference, l.sync, l.key, known)
-	m.refs[l] = reference{externalID: known, set: m.refs[l].set + 1}
+	l := laneID{pick(t, "sync", syncs), pick(t, "key", keys)}
+	was := m.refs[l]
+	known := reference{externalID: was.externalID, learned: was.learned, set: was.set + 1}
+	if rapid.Bool().Draw(t, "another id") {
+		known.externalID, known.learned = fmt.Sprint("set", m.step), ""
+	}
+	var learned any
+	switch pick(t, "learned", []string{"left out", "none", "given"}) {
+	case "none":
+		learned, known.learned = `{}`, ""
+	case "given":
+		learned, known.learned = fmt.Sprintf(`{"n": "set%d"}`, m.step), fmt.Sprint("set", m.step)
+	}
+	m.say("reference of %s set to %+v", l, known)
+	m.sql(t, setReference, l.sync, l.key, known.externalID, learned)
+	m.refs[l] = known
 	m.log = append(m.log, logRow{sync: l.sync, outcome: "reference_set"})
 }
 

@@ -176,7 +176,7 @@ func (m *model) take(t *rapid.T, by *relay, r outbox.OneRequest, d *outbox.Deliv
 		d.Crashes != lane.crashes || d.Revision != o.revision || d.Missing || d.Event.Seq != int64(m.events[o.event].seq) {
 		t.Fatalf("claimed %+v, want %+v, crashes %d", *d, *o, lane.crashes)
 	}
-	if ref := m.refs[o.laneID]; d.Ref.ExternalID != ref.externalID || !equal(d.Ref.Version, ref.version) {
+	if ref := m.refs[o.laneID]; d.Ref.ExternalID != ref.externalID || d.Ref.Learned["n"] != ref.learned || !equal(d.Ref.Version, ref.version) {
 		t.Fatalf("claimed %s with reference %+v, want %+v", o, d.Ref, ref)
 	}
 	m.claims = append(m.claims, &heldClaim{relay: by, d: d, refSet: m.refs[o.laneID].set})
@@ -252,7 +252,7 @@ func (m *model) recordSome(t *rapid.T) {
 		r := pick(t, "result", results)
 		r.Delivery, r.Stay = h.d, rapid.Bool().Draw(t, "stay")
 		if r.Ref != nil {
-			r.Ref = &outbox.Ref{ExternalID: fmt.Sprint("x", m.step)}
+			r.Ref = &outbox.Ref{ExternalID: fmt.Sprint("x", m.step), Learned: map[string]string{"n": fmt.Sprint(m.step)}}
 		}
 		h.result = &r
 	}
@@ -400,7 +400,7 @@ func (m *model) attempted(h *heldClaim, o *delivery, e *event, row logRow) {
 	if r.Outcome.Finished() {
 		m.remove(o)
 		if old := m.refs[o.laneID]; r.Ref != nil && o.place >= old.place && h.refSet == old.set {
-			m.refs[o.laneID] = reference{r.Ref.ExternalID, e.version, o.place, old.set}
+			m.refs[o.laneID] = reference{r.Ref.ExternalID, r.Ref.Learned["n"], e.version, o.place, old.set}
 		}
 		return
 	}

@@ -105,14 +105,14 @@ SELECT name, coalesce(hold_kind, 'none') || ' of ' || (SELECT count(*) FROM outb
 }
 
 func (m *model) storedRefs(t *rapid.T) map[laneID]reference {
-	rows, err := m.pool.Query(t.Context(), `SELECT sync, key, coalesce(external_id, ''), version, event_seq, times_set FROM outbox.external_ref`)
+	rows, err := m.pool.Query(t.Context(), `SELECT sync, key, coalesce(external_id, ''), coalesce(learned ->> 'n', ''), version, event_seq, times_set FROM outbox.external_ref`)
 	if err != nil {
 		t.Fatal(err)
 	}
 	refs := map[laneID]reference{}
 	var l laneID
 	var r reference
-	if _, err := pgx.ForEachRow(rows, []any{&l.sync, &l.key, &r.externalID, &r.version, &r.place, &r.set}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&l.sync, &l.key, &r.externalID, &r.learned, &r.version, &r.place, &r.set}, func() error {
 		refs[l] = r
 		r.version = nil
 		return nil

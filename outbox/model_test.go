@@ -131,6 +131,7 @@ type logRow struct {
 // reference is the reference of a key.
 type reference struct {
 	externalID string
+	learned    string // the value that it calls n
 	version    *int64
 	place      int // of the delivery that it was answered to; 0 if an operator has set it
 	set        int // how often operators have set it

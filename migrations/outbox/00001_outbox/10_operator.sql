@@ -415,11 +415,14 @@ COMMENT ON FUNCTION outbox.resume_retired(text, text) IS 'Undoes outbox.retire: 
 --
 -- A recording that comes between this function and its COMMIT waits for the row, alone, and then finds times_set 1.
 -- +goose StatementBegin
-CREATE FUNCTION outbox.set_reference(sync text, key text, external_id text, etag text, reason text) RETURNS void
+CREATE FUNCTION outbox.set_reference(sync text, key text, external_id text, etag text, reason text, learned jsonb DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 #variable_conflict use_column
 DECLARE
-    most CONSTANT int := 512; -- bytes; adapters.MaxRef in Go
+    most        CONSTANT int := 512; -- bytes; adapters.MaxRef in Go
+    most_values CONSTANT int := 16;  -- adapters.MaxLearned in Go
+    new_id      CONSTANT text := nullif(set_reference.external_id, '');
+    new_values  CONSTANT jsonb := nullif(set_reference.learned, 'null');
     given text;
 BEGIN
     PERFORM outbox.check_sync(set_reference.sync);
@@ -428,20 +431,37 @@ BEGIN
         RAISE EXCEPTION 'a reference needs a key of at most 512 bytes: the key of the events, such as the hearing''s id'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    FOREACH given IN ARRAY ARRAY[set_reference.external_id, set_reference.etag] LOOP
+    IF jsonb_typeof(new_values) <> 'object' OR jsonb_path_exists(new_values, 'strict $.* ? (@.type() != "string")') THEN
+        RAISE EXCEPTION 'the learned values of key "%" must be an object of texts, such as {"versionNumber": "4"}', set_reference.key
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF (SELECT count(*) > most_values OR bool_or('' IN (v.name, v.value)) FROM jsonb_each_text(new_values) AS v (name, value)) THEN
+        RAISE EXCEPTION 'the reference of key "%" has at most % learned values, and no empty name or value', set_reference.key, most_values
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOR given IN
+        SELECT unnest(ARRAY[new_id, set_reference.etag])
+        UNION ALL
+        SELECT unnest(ARRAY[v.name, v.value]) FROM jsonb_each_text(new_values) AS v (name, value)
+    LOOP
         IF octet_length(given) > most OR given <> outbox.clean(given) THEN
-            RAISE EXCEPTION 'the reference of key "%" cannot be kept: an external id or ETag has at most % bytes, and only characters that print', set_reference.key, most
+            RAISE EXCEPTION 'the reference of key "%" cannot be kept: an external id, ETag or learned value has at most % bytes, and only characters that print', set_reference.key, most
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'A changed id would address another record of the receiver.';
         END IF;
     END LOOP;
-    INSERT INTO outbox.external_ref AS r (sync, key, external_id, etag, event_seq, times_set)
-    VALUES (set_reference.sync, set_reference.key, nullif(set_reference.external_id, ''), nullif(set_reference.etag, ''), 0, 1)
+    IF set_reference.etag <> '' AND set_reference.etag !~ '^(W/)?"[!#-~]*"$' THEN -- RFC 9110, 8.8.3, ASCII only
+        RAISE EXCEPTION 'the ETag of key "%" cannot be sent: write it with its quotes, ''"v2"'' or ''W/"v2"''', set_reference.key
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    INSERT INTO outbox.external_ref AS r (sync, key, external_id, etag, event_seq, times_set, learned)
+    VALUES (set_reference.sync, set_reference.key, new_id, nullif(set_reference.etag, ''), 0, 1, coalesce(new_values, '{}'))
     ON CONFLICT ON CONSTRAINT external_ref_pkey DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, version = NULL, request_sha256 = NULL,
-           learned = '{}', updated_at = clock_timestamp(), event_seq = 0, times_set = r.times_set + 1;
+           learned = CASE WHEN new_values IS NULL AND r.external_id IS NOT DISTINCT FROM new_id THEN r.learned ELSE excluded.learned END,
+           updated_at = clock_timestamp(), event_seq = 0, times_set = r.times_set + 1;
     INSERT INTO outbox.delivery_log (sync, key, outcome, external_id, actor, reason)
-    VALUES (set_reference.sync, set_reference.key, 'reference_set', nullif(set_reference.external_id, ''), outbox.actor(), outbox.check_reason(set_reference.reason));
+    VALUES (set_reference.sync, set_reference.key, 'reference_set', new_id, outbox.actor(), outbox.check_reason(set_reference.reason));
 END
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION outbox.set_reference(text, text, text, text, text) IS 'Sets the external id and ETag by which the receiver knows a key, for the next delivery of that key. Null: not known.';
+COMMENT ON FUNCTION outbox.set_reference(text, text, text, text, text, jsonb) IS 'Sets the external id, ETag and learned values by which the receiver knows a key, for the next delivery of that key. An external id or ETag that is null is not known. If learned is null, the learned values stay while the external id stays the same, and are emptied when it changes.';
