@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"regexp"
 	"time"
 )
 
@@ -94,6 +95,12 @@ type Ref struct {
 	// that the configuration gives them. At most [MaxLearned] are kept.
 	Learned map[string]string
 }
+
+var etag = regexp.MustCompile(`^(W/)?"[\x21\x23-\x7e]*"$`)
+
+// ValidETag reports whether s is an entity tag with its quotes, perhaps a weak one, that can be
+// kept and sent (RFC 9110, 8.8.3, ASCII only).
+func ValidETag(s string) bool { return len(s) <= MaxRef && etag.MatchString(s) }
 
 // Receipt is the receiver's answer.
 type Receipt struct {

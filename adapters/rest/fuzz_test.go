@@ -120,7 +120,7 @@ func FuzzDeliver(f *testing.F) {
 			t.Errorf("wait of %s", wait)
 		}
 		if ref := receipt.Ref; ref != nil && (err != nil ||
-			ref.ExternalID != "" && (!storable(ref.ExternalID) || len(ref.ExternalID) > adapters.MaxRef) || ref.ETag != "" && !validETag(ref.ETag)) {
+			ref.ExternalID != "" && (!storable(ref.ExternalID) || len(ref.ExternalID) > adapters.MaxRef) || ref.ETag != "" && !adapters.ValidETag(ref.ETag)) {
 			t.Errorf("reference %+v, %v", ref, err)
 		}
 	})

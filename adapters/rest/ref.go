@@ -2,21 +2,16 @@ package rest
 
 import (
 	"maps"
-	"regexp"
 	"strings"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
 
-var etag = regexp.MustCompile(`^(W/)?"[\x21\x23-\x7e]*"$`) // RFC 9110, 8.8.3, ASCII only
-
-func validETag(s string) bool { return len(s) <= adapters.MaxRef && etag.MatchString(s) }
-
 // condition returns the ETag for the header If-Match, or nothing.
 func (t *target) condition(tag string) (string, bool) {
 	weak := strings.HasPrefix(tag, "W/") // never matches by RFC 9110, 13.1.1; some receivers compare it nevertheless
-	return tag, validETag(tag) && (t.ifMatch == "weak" || t.ifMatch == "true" && !weak)
+	return tag, adapters.ValidETag(tag) && (t.ifMatch == "weak" || t.ifMatch == "true" && !weak)
 }
 
 // ref returns the new reference of the message's key, or nil if the answer does not
@@ -27,7 +22,7 @@ func (t *target) ref(msg adapters.Message, ans exchange.Answer, id string) *adap
 	ref := adapters.Ref{ExternalID: was.ExternalID, ETag: was.ETag, Version: msg.Version, Learned: was.Learned}
 	if ans.OK() {
 		ref.ETag = ""
-		if tag := ans.Header.Get("ETag"); validETag(tag) {
+		if tag := ans.Header.Get("ETag"); adapters.ValidETag(tag) {
 			ref.ETag = tag
 		}
 	}

@@ -101,6 +101,9 @@ knows, and an event from a file has nothing.`,
 				return err
 			}
 			named, sync := f.Syncs[i], f.RelayConfig().Syncs[i]
+			if err := assume.check(); err != nil {
+				return err
+			}
 			var x example
 			if uuid.MatchString(args[1]) {
 				if assume.typ != "" || assume.key != "" || len(assume.headers) > 0 {
@@ -187,6 +190,17 @@ func parseEvent(b []byte) (outbox.Event, error) {
 		ID: whole.ID, Type: whole.Type, Key: whole.Key, Version: whole.Version,
 		Payload: whole.Payload, Headers: whole.Headers, OccurredAt: whole.OccurredAt,
 	}, nil
+}
+
+// check refuses an answer that the receiver's adapter would not keep.
+func (a assumed) check() error {
+	if err := checkETag(a.etag); err != nil {
+		return usagef("--etag %w", err)
+	}
+	if err := values(a.learned).check(); err != nil {
+		return usagef("--learned %w", err)
+	}
+	return nil
 }
 
 // complete fills in what the user says, and the fields that an event from a file lacks.

@@ -197,6 +197,7 @@ func TestMapShowsHeadersOfEveryKind(t *testing.T) {
 		},
 	} {
 		t.Run(sync, func(t *testing.T) {
+			w.run("map", sync, file, "--etag", "v3").wants(t, exitUsage, `--etag has no quotes: write '"v3"'`)
 			r := w.run("map", sync, file, "--etag", `"v3"`, "--headers", "traceparent=00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "-o", "json").wants(t, 0)
 			if strings.Contains(r.stdout, "canary") || strings.Contains(r.stdout, "written-here") {
 				t.Errorf("a secret is shown: %s", r.stdout)

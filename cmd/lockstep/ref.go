@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -98,6 +99,7 @@ func (a *app) refSetCommand() *cobra.Command {
 	var (
 		o       operator
 		etag    string
+		learned map[string]string
 		unknown bool
 	)
 	c := &cobra.Command{
@@ -107,8 +109,14 @@ func (a *app) refSetCommand() *cobra.Command {
 The next delivery of the key uses it. An attempt that is in flight does not
 change it any more. For a delivery that has failed because the id was not known,
 set it, then: lockstep requeue KEY. With --unknown the receiver has no record of
-the key. The login needs the role outbox_operator.`,
+the key. The login needs the role outbox_operator.
+
+Without --etag, no ETag is known afterwards. --learned gives all values that the
+configuration reads with "learn" from answers. Without it, they stay if the
+external id stays the same, and are forgotten if it changes. The command says
+what is forgotten.`,
 		Example: `  lockstep ref set CourtCalendarSync H-2027-000007 CAL-4711 --reason "from the court's list"
+  lockstep ref set CourtCalendarSync H-2027-000007 CAL-4711 --etag '"v2"' --learned versionNumber=4 --reason "read there"
   lockstep ref set CourtCalendarSync H-2027-000007 --unknown --reason "the court deleted it"`,
 		Args: cobra.RangeArgs(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -122,17 +130,22 @@ the key. The login needs the role outbox_operator.`,
 			if unknown != (r.externalID == "") {
 				return usagef("give the receiver's id, or --unknown if it has no record of the key")
 			}
-			if unknown && etag != "" {
-				return usagef("--etag belongs to a record: leave it out with --unknown")
+			if unknown && (etag != "" || len(learned) > 0) {
+				return usagef("--etag and --learned belong to a record: leave them out with --unknown")
 			}
-			var rows []refRow
+			if err := checkETag(etag); err != nil {
+				return usagef("--etag %w", err)
+			}
+			if unknown || len(learned) > 0 {
+				r.learned = values(learned)
+			}
+			if err := r.learned.check(); err != nil {
+				return usagef("--learned %w", err)
+			}
+			var before, rows []refRow
 			err := a.with(cmd, nil, roleOperator, func(ctx context.Context, db *database) error {
 				return db.act(ctx, o, func(tx pgx.Tx) (err error) {
-					if err := setReferences(ctx, tx, args[0], []importedRef{r}, o.reason); err != nil {
-						return err
-					}
-					const get = `SELECT ` + refColumns + ` FROM outbox.external_ref WHERE sync = $1 AND key = $2`
-					rows, err = query[refRow](ctx, tx, get, args[0], args[1])
+					before, rows, err = setReferences(ctx, tx, args[0], []importedRef{r}, o.reason)
 					return err
 				})
 			})
@@ -142,11 +155,16 @@ the key. The login needs the role outbox_operator.`,
 			if err := console.Rows(a.stdout, a.format, rows...); err != nil {
 				return err
 			}
-			a.say("the next delivery of key %s to %s uses it", quoted(r.key), args[0])
+			said := fmt.Sprintf("the next delivery of key %s to %s uses it", quoted(r.key), args[0])
+			if forgotten := rows[0].forgets(before[0]); len(forgotten) > 0 {
+				said += ", and forgets " + strings.Join(forgotten, ", ")
+			}
+			a.say("%s", said)
 			return nil
 		},
 	}
 	c.Flags().StringVar(&etag, "etag", "", "the record's `ETAG`, if updates send If-Match; with its quotes")
+	c.Flags().StringToStringVar(&learned, "learned", nil, "all values that learn reads from answers, as `NAME=VALUE`,…")
 	c.Flags().BoolVar(&unknown, "unknown", false, "the receiver has no record of the key")
 	o.flags(c, reasonRequired)
 	return c
@@ -162,9 +180,11 @@ func (a *app) refImportCommand() *cobra.Command {
 		Short: "Set the references of many keys from a file",
 		Long: `Set the references of many keys from a file, or from standard input if FILE is -.
 The file is CSV, whose first line names the columns key, external_id and perhaps
-etag, or has one JSON object with these names on each line. It is UTF-8. All
-references are set, or none: an error names its line. While the import is not
-committed, results of these keys wait. The login needs the role outbox_operator.`,
+etag and learned, or has one JSON object with these names on each line. It is
+UTF-8. An ETag has its quotes, and "learned" is a JSON object of texts. What a
+line leaves out is as with: lockstep ref set. All references are set, or none: an
+error names its line. While the import is not committed, results of these keys
+wait. The login needs the role outbox_operator.`,
 		Example: `  lockstep ref import CourtCalendarSync court.csv --dry-run
   lockstep ref import CourtCalendarSync court.csv --reason "the court's list of 1 March"`,
 		Args: cobra.ExactArgs(2),
@@ -176,18 +196,22 @@ committed, results of these keys wait. The login needs the role outbox_operator.
 			if err != nil {
 				return err
 			}
-			var rows []importRow
+			reason := o.reason
+			if dryRun {
+				reason = "dry run"
+			}
+			rows := make([]importRow, len(refs))
 			err = a.with(cmd, nil, roleOperator, func(ctx context.Context, db *database) error {
 				return db.act(ctx, o, func(tx pgx.Tx) error {
-					if rows, err = compareReferences(ctx, tx, args[0], refs); err != nil {
-						return err
-					}
-					reason := o.reason
-					if dryRun {
-						reason = "dry run"
-					}
-					if err := setReferences(ctx, tx, args[0], refs, reason); err != nil {
+					before, after, err := setReferences(ctx, tx, args[0], refs, reason)
+					if err != nil {
 						return fmt.Errorf("nothing was changed: %w", err)
+					}
+					for i, r := range after {
+						rows[i] = importRow{
+							Line: refs[i].line, Key: r.Key, ExternalID: deref(r.ExternalID), ETag: deref(r.ETag), Learned: r.Learned,
+							Before: before[i].ExternalID, Forgets: r.forgets(before[i]),
+						}
 					}
 					if dryRun {
 						return errDryRun
@@ -219,16 +243,38 @@ var errDryRun = errors.New("dry run")
 
 // importRow is a reference of a file, with the one that the key had before.
 type importRow struct {
-	Line       int     `json:"line"`
-	Key        string  `json:"key"`
-	ExternalID string  `json:"external_id"`
-	ETag       string  `json:"etag,omitempty"`
-	Before     *string `json:"before"` // null: the key had no reference
+	Line       int      `json:"line"`
+	Key        string   `json:"key"`
+	ExternalID string   `json:"external_id"`
+	ETag       string   `json:"etag,omitempty"`
+	Learned    values   `json:"learned"`
+	Before     *string  `json:"before"` // null: the key had no external id
+	Forgets    []string `json:"forgets,omitempty"`
 }
 
-func (importRow) Header() []string { return []string{"KEY", "EXTERNAL ID", "ETAG", "BEFORE"} }
+func (importRow) Header() []string {
+	return []string{"KEY", "EXTERNAL ID", "ETAG", "LEARNED", "BEFORE", "FORGETS"}
+}
 
-func (r importRow) Cells() []string { return []string{r.Key, r.ExternalID, r.ETag, deref(r.Before)} }
+func (r importRow) Cells() []string {
+	return []string{r.Key, r.ExternalID, r.ETag, r.Learned.String(), deref(r.Before), strings.Join(r.Forgets, ", ")}
+}
+
+// forgets lists what r does not have any more and before had.
+func (r refRow) forgets(before refRow) []string {
+	var all []string
+	add := func(name, was, is string) {
+		if was != "" && is == "" {
+			all = append(all, fmt.Sprintf("%s (was %s)", name, was))
+		}
+	}
+	add("external id", deref(before.ExternalID), deref(r.ExternalID))
+	add("ETag", deref(before.ETag), deref(r.ETag))
+	for _, name := range slices.Sorted(maps.Keys(before.Learned)) {
+		add(name, before.Learned[name], r.Learned[name])
+	}
+	return all
+}
 
 func (a *app) readReferences(name string) ([]importedRef, error) {
 	in := a.stdin
@@ -257,38 +303,43 @@ func (a *app) readReferences(name string) ([]importedRef, error) {
 	return refs, nil
 }
 
-// columns are the values of references as arrays, for a statement.
-func columns(refs []importedRef) (keys, ids, etags []string) {
+// setReferences sets references in the order of the file. It returns those of the keys before
+// and after, in that order; a key that had none has an empty one.
+func setReferences(ctx context.Context, tx pgx.Tx, sync string, refs []importedRef, reason string) (before, after []refRow, err error) {
+	var keys, ids, etags []string
+	var learned []*string
 	for _, r := range refs {
 		keys, ids, etags = append(keys, r.key), append(ids, r.externalID), append(etags, r.etag)
+		var object *string
+		if r.learned != nil {
+			b, err := json.Marshal(r.learned)
+			if err != nil {
+				return nil, nil, err
+			}
+			text := string(b)
+			object = &text
+		}
+		learned = append(learned, object)
 	}
-	return keys, ids, etags
-}
-
-// setReferences sets references in the order of the file.
-func setReferences(ctx context.Context, tx pgx.Tx, sync string, refs []importedRef, reason string) error {
+	if before, err = references(ctx, tx, sync, keys); err != nil {
+		return nil, nil, err
+	}
 	const set = `-- lockstep ref: set
-SELECT outbox.set_reference($1, r.key, r.external_id, r.etag, $5)
-  FROM (SELECT * FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS u (key, external_id, etag, n) ORDER BY u.n) AS r`
-	keys, ids, etags := columns(refs)
-	_, err := tx.Exec(ctx, set, sync, keys, ids, etags, reason)
-	return err
+SELECT outbox.set_reference($1, r.key, r.external_id, r.etag, $6, r.learned::jsonb)
+  FROM (SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS u (key, external_id, etag, learned, n) ORDER BY u.n) AS r`
+	if _, err := tx.Exec(ctx, set, sync, keys, ids, etags, learned, reason); err != nil {
+		return nil, nil, err
+	}
+	after, err = references(ctx, tx, sync, keys)
+	return before, after, err
 }
 
-func compareReferences(ctx context.Context, tx pgx.Tx, sync string, refs []importedRef) ([]importRow, error) {
-	const before = `-- lockstep ref: before
-SELECT r.external_id FROM unnest($2::text[]) WITH ORDINALITY AS u (key, n)
+// references returns the references of keys, in the order of the keys.
+func references(ctx context.Context, tx pgx.Tx, sync string, keys []string) ([]refRow, error) {
+	const get = `-- lockstep ref: references of keys
+SELECT $1::text AS sync, u.key, r.external_id, r.etag, coalesce(r.learned, '{}') AS learned, r.version, r.updated_at
+  FROM unnest($2::text[]) WITH ORDINALITY AS u (key, n)
   LEFT JOIN outbox.external_ref AS r ON r.sync = $1 AND r.key = u.key
  ORDER BY u.n`
-	keys, _, _ := columns(refs)
-	found, _ := tx.Query(ctx, before, sync, keys) // CollectRows returns its error
-	ids, err := pgx.CollectRows(found, pgx.RowTo[*string])
-	if err != nil {
-		return nil, err
-	}
-	rows := make([]importRow, len(refs))
-	for i, r := range refs {
-		rows[i] = importRow{Line: r.line, Key: r.key, ExternalID: r.externalID, ETag: r.etag, Before: ids[i]}
-	}
-	return rows, nil
+	return query[refRow](ctx, tx, get, sync, keys)
 }

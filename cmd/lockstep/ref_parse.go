@@ -18,6 +18,7 @@ import (
 type importedRef struct {
 	line                  int
 	key, externalID, etag string
+	learned               values // nil: those of the key stay while its external id stays the same
 }
 
 const (
@@ -47,7 +48,7 @@ func parseReferences(b []byte) (refs []importedRef, problems []error) {
 		}
 	}
 	if len(refs) == 0 && len(problems) == 0 {
-		problems = append(problems, errors.New("1: no references: want CSV whose first line is key,external_id,etag, or a JSON object on each line"))
+		problems = append(problems, errors.New("1: no references: want CSV whose first line is key,external_id,etag,learned, or a JSON object on each line"))
 	}
 	if more := len(problems) - mostProblems; more > 0 {
 		problems = append(problems[:mostProblems], fmt.Errorf("%d more", more))
@@ -69,7 +70,53 @@ func (r importedRef) check() error {
 			return fmt.Errorf("%s has more than %d bytes, or characters that do not print", v.name, adapters.MaxRef)
 		}
 	}
+	if err := checkETag(r.etag); err != nil {
+		return fmt.Errorf("etag %w", err)
+	}
+	if err := r.learned.check(); err != nil {
+		return fmt.Errorf("learned %w", err)
+	}
 	return nil
+}
+
+// checkETag refuses text that If-Match cannot send.
+func checkETag(tag string) error {
+	if tag == "" || adapters.ValidETag(tag) {
+		return nil
+	}
+	if quoted := `"` + tag + `"`; adapters.ValidETag(quoted) {
+		return fmt.Errorf("has no quotes: write '%s'", quoted)
+	}
+	return errors.New(`is not one: write it with its quotes, '"v2"' or 'W/"v2"'`)
+}
+
+// check refuses values that are not kept as they are.
+func (v values) check() error {
+	if len(v) > adapters.MaxLearned {
+		return fmt.Errorf("has %d names, but at most %d are kept", len(v), adapters.MaxLearned)
+	}
+	for name, value := range v {
+		if name == "" || value == "" {
+			return errors.New("has an empty name or value: write NAME=VALUE, or leave it out")
+		}
+		for _, text := range []string{name, value} {
+			if !utf8.ValidString(text) || adapters.Clean(text, adapters.MaxRef) != text {
+				return fmt.Errorf("has more than %d bytes in a name or value, or characters that do not print", adapters.MaxRef)
+			}
+		}
+	}
+	return nil
+}
+
+// parseValues reads a JSON object of texts. Nothing, or null, are no values.
+func parseValues(b []byte) (v values, err error) {
+	if len(bytes.TrimSpace(b)) == 0 {
+		return nil, nil
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return nil, errors.New(`learned must be a JSON object of texts, such as {"versionNumber": "4"}`)
+	}
+	return v, nil
 }
 
 func parseCSV(b []byte) ([]importedRef, error) {
@@ -79,9 +126,15 @@ func parseCSV(b []byte) ([]importedRef, error) {
 		return nil, nil
 	}
 	position := func(name string) int { return slices.Index(header, name) }
-	key, id, etag := position("key"), position("external_id"), position("etag")
-	if err != nil || key < 0 || id < 0 || len(header) > 3 || len(header) == 3 && etag < 0 {
-		return nil, errors.New("1: want the names of the columns, separated by commas: key,external_id or key,external_id,etag")
+	key, id, etag, learned := position("key"), position("external_id"), position("etag"), position("learned")
+	known := 0
+	for _, column := range []int{key, id, etag, learned} {
+		if column >= 0 {
+			known++
+		}
+	}
+	if err != nil || key < 0 || id < 0 || len(header) > known {
+		return nil, errors.New("1: want the names of the columns, separated by commas: key,external_id, and perhaps etag and learned")
 	}
 	var refs []importedRef
 	for {
@@ -100,6 +153,11 @@ func parseCSV(b []byte) ([]importedRef, error) {
 		if etag >= 0 {
 			ref.etag = cells[etag]
 		}
+		if learned >= 0 {
+			if ref.learned, err = parseValues([]byte(cells[learned])); err != nil {
+				return refs, fmt.Errorf("%d: %w", line, err)
+			}
+		}
 		refs = append(refs, ref)
 	}
 }
@@ -112,9 +170,10 @@ func parseJSONLines(b []byte) (refs []importedRef, problems []error) {
 			continue
 		}
 		var v struct {
-			Key        string `json:"key"`
-			ExternalID string `json:"external_id"`
-			ETag       string `json:"etag"`
+			Key        string          `json:"key"`
+			ExternalID string          `json:"external_id"`
+			ETag       string          `json:"etag"`
+			Learned    json.RawMessage `json:"learned"`
 		}
 		d := json.NewDecoder(bytes.NewReader(text))
 		d.DisallowUnknownFields()
@@ -122,11 +181,15 @@ func parseJSONLines(b []byte) (refs []importedRef, problems []error) {
 		if err == nil && d.More() {
 			err = errors.New("want one JSON object on a line")
 		}
+		var learned values
+		if err == nil {
+			learned, err = parseValues(v.Learned)
+		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%d: %s", n, strings.TrimPrefix(err.Error(), "json: ")))
 			continue
 		}
-		refs = append(refs, importedRef{n, v.Key, v.ExternalID, v.ETag})
+		refs = append(refs, importedRef{n, v.Key, v.ExternalID, v.ETag, learned})
 	}
 	return refs, problems
 }
