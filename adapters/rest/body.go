@@ -222,7 +222,13 @@ func (b body) render(v *placeholder.Values) ([]byte, error) {
 func (b body) template(v *placeholder.Values) ([]byte, error) {
 	var text strings.Builder
 	for _, line := range b.lines {
-		filled, err := line.Expand(v, b.escape)
+		filled, err := line.Fill(func(name string) (string, error) {
+			value, err := v.Get(name)
+			if err != nil && !errors.Is(err, placeholder.ErrEmpty) {
+				return "", err
+			}
+			return b.escape(value)
+		})
 		switch {
 		case errors.Is(err, placeholder.ErrLeftOut):
 		case err != nil:

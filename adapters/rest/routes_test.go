@@ -126,6 +126,7 @@ func TestBodies(t *testing.T) {
 		"none":          {body: rest.Body{Kind: "none"}, fields: fields},
 		"xml":           {body: rest.Body{Kind: "template", ContentType: "application/xml", Template: "<h id='{id}'>\n<b>{fields.b}</b>\n<c>{fields.nope?}</c>\n</h>"}, fields: fields, want: "<h id='e-1'>\n<b>x &amp; &lt;y&gt;</b>\n</h>", is: "application/xml"},
 		"json template": {body: rest.Body{Kind: "template", ContentType: "application/json", Template: `{"h":{"q":"{fields.quote}","n":{fields.n}},"at":"{occurred_at:RFC3339Milli}","k":"{idempotency_key}"}`}, fields: fields, want: `{"h":{"q":"say \"hi\"\n","n":1.50},"at":"2027-03-01T14:30:00.000Z","k":"e-1"}`, is: "application/json"},
+		"empty":         {body: rest.Body{Kind: "template", ContentType: "text/xml", Template: "<b>{fields.b}</b>\n<c>{fields.b?}</c>"}, fields: `{"b":""}`, want: "<b></b>\n<c></c>", is: "text/xml"},
 		"plain":         {body: rest.Body{Kind: "template", ContentType: "text/plain", Template: "{fields.b}"}, fields: fields, want: "x & <y>", is: "text/plain"},
 		"another type":  {body: rest.Body{Kind: "template", ContentType: "application/x-court", Escape: "xml", Template: "{fields.b}"}, fields: fields, want: "x &amp; &lt;y&gt;", is: "application/x-court"},
 		"not in XML":    {body: rest.Body{Kind: "template", ContentType: "text/xml", Template: "<a>{fields.b}</a>"}, fields: `{"b":"\u0001"}`, err: "body: {fields.b} has a character that XML does not allow (U+0001) at byte 0"},

@@ -96,6 +96,10 @@ type Values struct {
 // ErrNotKnown says that the message has no such value.
 var ErrNotKnown = errors.New("is not known")
 
+// ErrEmpty says that the value of a field is an empty text. Only the text of a body may have
+// it: a URL or a header without its value would mean something else.
+var ErrEmpty = errors.New("is empty")
+
 // errNoField is ErrNotKnown for {fields.NAME}. The usual mistake is to write the
 // payload's name of a field, not its mapped name.
 var errNoField = fmt.Errorf("%w: the mapped fields have none of this name, or null", ErrNotKnown)
@@ -144,7 +148,7 @@ func (v *Values) Get(name string) (string, error) {
 			return "", err
 		}
 		if value == "" {
-			return "", errors.New("is empty")
+			return "", ErrEmpty
 		}
 		return value, nil
 	}
