@@ -216,12 +216,14 @@ WITH result AS MATERIALIZED (
 // recordReferences is the part of recordFinished that writes references. Few receivers
 // return one, and each part of a statement costs time even if it has nothing to do. The
 // answer of a later delivery of the lane stays, and so does a reference that a person has
-// set since the claim (see outbox.set_reference).
+// set since the claim (see outbox.set_reference). References are written in the order of the
+// keys, as by lockstep ref import, so that they do not wait for each other in a circle.
 const recordReferences = `, referenced AS (
     INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, learned, version, request_sha256, event_seq, times_set)
     SELECT $1, r.key, r.external_id, r.etag, coalesce(r.learned, '{}')::jsonb, r.version, r.sha256, r.event_seq, r.times_set
       FROM removed AS r
      WHERE r.has_ref
+     ORDER BY r.key COLLATE "C"
     ON CONFLICT (sync, key) DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, learned = excluded.learned, version = excluded.version,
            request_sha256 = excluded.request_sha256, updated_at = clock_timestamp(), event_seq = excluded.event_seq
@@ -280,6 +282,7 @@ WITH result AS MATERIALIZED (
     SELECT $1, r.key, r.external_id, r.etag, coalesce(r.learned, '{}')::jsonb, 0, r.times_set
       FROM result AS r
      WHERE r.has_ref AND r.outcome <> ''
+     ORDER BY r.key COLLATE "C"
     ON CONFLICT (sync, key) DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, learned = excluded.learned, updated_at = clock_timestamp(),
            event_seq = 0 -- the next answer counts, also that to an earlier delivery

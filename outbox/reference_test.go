@@ -1,6 +1,8 @@
 package outbox_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/hms-mkt/lockstep/outbox"
@@ -156,6 +158,38 @@ func TestAnOpenTransactionThatSetsAReferenceIsWaitedFor(t *testing.T) {
 	}
 	if got := d.text(`SELECT external_id FROM outbox.external_ref WHERE key = 'H-1'`); got != "set" {
 		t.Errorf("reference %s", got)
+	}
+}
+
+// A person sets several references in one transaction, in the order of the keys. A recording
+// with the same keys takes them in the same order, so neither waits for the other without end.
+//
+//	operator: sets H-1 …                             sets H-2 … commits
+//	relay:                records H-2 and H-1, waits                    has recorded them
+func TestReferencesAreRecordedInTheOrderOfTheKeys(t *testing.T) {
+	for _, outcome := range []outbox.Outcome{outbox.Delivered, outbox.Retry} {
+		t.Run(string(outcome), func(t *testing.T) {
+			d := newDesk(t)
+			d.emit("H-1", 1)
+			d.emit("H-2", 2)
+			results := delivered(d.claim(d.a)...)
+			slices.SortFunc(results, func(a, b outbox.Result) int { return strings.Compare(b.Delivery.Key, a.Delivery.Key) })
+			for i := range results {
+				results[i].Outcome, results[i].Ref = outcome, &outbox.Ref{ExternalID: "answered"}
+			}
+			open := d.begin(`SELECT outbox.set_reference('CourtCalendarSync', 'H-1', 'set', NULL, 'r')`)
+			recording := blocked(d, "record", func() outbox.Recorded { return d.a.Record(t.Context(), sync, results) })
+			if _, err := open.Exec(t.Context(), `SELECT outbox.set_reference('CourtCalendarSync', 'H-2', 'set', NULL, 'r')`); err != nil {
+				t.Error(err)
+			}
+			d.end(open, "COMMIT")
+			if r := recording(); r.Err != nil || !r.Done[0] || !r.Done[1] {
+				t.Errorf("recorded %+v", r)
+			}
+			if got := d.text(`SELECT string_agg(external_id, ' ') FROM outbox.external_ref`); got != "set set" {
+				t.Errorf("references %s", got)
+			}
+		})
 	}
 }
 

@@ -303,8 +303,9 @@ func (a *app) readReferences(name string) ([]importedRef, error) {
 	return refs, nil
 }
 
-// setReferences sets references in the order of the file. It returns those of the keys before
-// and after, in that order; a key that had none has an empty one.
+// setReferences sets references in the order of the keys, in which relays record them. It
+// returns those of the keys before and after, in the order of the file; a key that had none has
+// an empty one.
 func setReferences(ctx context.Context, tx pgx.Tx, sync string, refs []importedRef, reason string) (before, after []refRow, err error) {
 	var keys, ids, etags []string
 	var learned []*string
@@ -326,7 +327,7 @@ func setReferences(ctx context.Context, tx pgx.Tx, sync string, refs []importedR
 	}
 	const set = `-- lockstep ref: set
 SELECT outbox.set_reference($1, r.key, r.external_id, r.etag, $6, r.learned::jsonb)
-  FROM (SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS u (key, external_id, etag, learned, n) ORDER BY u.n) AS r`
+  FROM (SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS u (key, external_id, etag, learned) ORDER BY u.key COLLATE "C") AS r`
 	if _, err := tx.Exec(ctx, set, sync, keys, ids, etags, learned, reason); err != nil {
 		return nil, nil, err
 	}

@@ -44,6 +44,7 @@ WITH result AS MATERIALIZED (
     SELECT $1, r.key, r.external_id, r.etag, coalesce(r.learned, '{}')::jsonb, r.version, r.sha256, r.event_seq, r.times_set
       FROM removed AS r
      WHERE r.has_ref
+     ORDER BY r.key COLLATE "C"
     ON CONFLICT (sync, key) DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, learned = excluded.learned, version = excluded.version,
            request_sha256 = excluded.request_sha256, updated_at = clock_timestamp(), event_seq = excluded.event_seq

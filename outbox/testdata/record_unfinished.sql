@@ -44,6 +44,7 @@ WITH result AS MATERIALIZED (
     SELECT $1, r.key, r.external_id, r.etag, coalesce(r.learned, '{}')::jsonb, 0, r.times_set
       FROM result AS r
      WHERE r.has_ref AND r.outcome <> ''
+     ORDER BY r.key COLLATE "C"
     ON CONFLICT (sync, key) DO UPDATE
        SET external_id = excluded.external_id, etag = excluded.etag, learned = excluded.learned, updated_at = clock_timestamp(),
            event_seq = 0 -- the next answer counts, also that to an earlier delivery
