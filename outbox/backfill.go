@@ -146,10 +146,10 @@ func (b *Backfill) waitForWriters(ctx context.Context) (bool, error) {
 	reason := addsEvents
 	if len(writers) > 0 {
 		oldest := slices.MinFunc(writers, func(x, y writer) int { return x.Since.Compare(y.Since) })
-		reason = fmt.Sprintf("waits for %d transaction(s) that may not have seen the change, the oldest: pid %d since %s",
+		reason = fmt.Sprintf("waits until %d transaction(s) end that may not have seen the change, which is normal and usually short; the oldest: pid %d since %s",
 			len(writers), oldest.PID, oldest.Since.UTC().Format(time.RFC3339))
 		if oldest.PID == 0 {
-			reason = fmt.Sprintf("waits for %d transaction(s) that may not have seen the change, one of them prepared (see pg_prepared_xacts)", len(writers))
+			reason = fmt.Sprintf("waits until %d transaction(s) end that may not have seen the change; one of them is prepared (see pg_prepared_xacts)", len(writers))
 		}
 	}
 	const note = `-- lockstep: backfill waits

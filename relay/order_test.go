@@ -106,7 +106,7 @@ func TestWiderPatternsDoNotStopARunningSync(t *testing.T) {
 			})
 			for _, id := range []string{added, behind} {
 				why := query[string](w, `SELECT outbox.why_not_delivered($1)`, id)
-				if !strings.Contains(why, "its type was added to the sync") || !strings.Contains(why, "oldest: pid") {
+				if !strings.Contains(why, "its type was added to the sync") || !strings.Contains(why, "normal and usually short; the oldest: pid") {
 					t.Errorf("why_not_delivered: %s", why)
 				}
 			}
