@@ -63,7 +63,7 @@ type Credentials struct {
 	Algorithm string `yaml:"algorithm" of:"private_key_jwt|jwt_bearer|hmac"`
 
 	// The secret of hmac, as text, base64 or hex. Default of SecretEncoding: text.
-	Secret         Secret `yaml:"secret" needed:"hmac"`
+	Secret         Secret `yaml:"secret" needed:"hmac" signs:"true"`
 	SecretEncoding string `yaml:"secret_encoding" of:"hmac"`
 
 	// Sign is the text that hmac signs, with placeholders: {method}, {host}, {path},

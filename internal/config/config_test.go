@@ -656,9 +656,9 @@ func TestPositionsInsideTexts(t *testing.T) {
 	for body, want := range map[string]string{
 		"|\n        <a>\n          <b>{feilds.b}</b>\n        </a>\n": "t.yaml:9:14: syncs[0].adapter.body: {feilds.b} is not",
 		"|-\n\n            <a>\n            <b></a>\n":                "t.yaml:10:16: syncs[0].adapter.body: </a> closes <b>, which was opened in line 3",
-		"<a><b>{x}</b></a>\n":                      "t.yaml:7:19: syncs[0].adapter.body: {x} is not",
-		"'<a><b>{x}</b></a>'\n":                    "t.yaml:7:20: syncs[0].adapter.body: {x} is not",
-		">\n        <a>\n        <b>{x}</b></a>\n": "t.yaml:7:13: syncs[0].adapter.body: line 1, column 8: {x} is not",
+		"<a><b>{x}</b></a>\n":                                                "t.yaml:7:19: syncs[0].adapter.body: {x} is not",
+		"'<a><b>{x}</b></a>'\n":                                              "t.yaml:7:20: syncs[0].adapter.body: {x} is not",
+		">\n        <a>\n        <b>{x}</b></a>\n":                           "t.yaml:7:13: syncs[0].adapter.body: line 1, column 8: {x} is not",
 		"|\n        <a>\n          <b>{x}</b>${COURT_TOKEN}\n        </a>\n": "t.yaml:7:13: syncs[0].adapter.body: line 2, column 6: … is not",
 	} {
 		if got := parse(body); !strings.Contains(got, want) {
@@ -716,6 +716,8 @@ func TestWarnings(t *testing.T) {
 		`{kind: rest, url: "http://127.0.0.1:8080/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                             "",
 		`{kind: rest, url: "http://localhost/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                                  "",
 		`{kind: rest, url: "http://[::1]:8080/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                                 "",
+		`{kind: rest, url: "http://court.example/in", auth: {kind: hmac, secret: "${COURT_TOKEN}", headers: {X-Client: agency}}}`:                  "",
+		`{kind: rest, url: "http://court.example/in", auth: {kind: hmac, secret: "${COURT_TOKEN}", headers: {X-Api-Key: "${COURT_TOKEN}"}}}`:       "t.yaml:4:32: syncs[0].adapter.url: " + warning,
 		`{kind: webhook, url: "http://court.example/in", secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]}`:                                     "",
 		`{kind: soap, url: "https://court.example/in", body: '<a xmlns="http://court.example/"/>', auth: {kind: bearer, token: "${COURT_TOKEN}"}}`: "",
 	} {

@@ -30,6 +30,7 @@ import (
 //   - with: another key that must be given too, for the schema
 //   - needed, of: the kinds, separated by |, that need a key, and those that may have it,
 //     for the schema
+//   - signs: the secret signs requests and is not sent
 //   - filled: the mapping has at least one entry, for the schema
 //   - short: a text alone, without the struct's keys, is the value of this field
 //   - doc: a description

@@ -58,7 +58,7 @@ func loopback(rest string) bool {
 }
 
 // sendsCredential reports whether a configuration has a secret that is sent. Those in a list
-// sign requests; headers are secret only if their name says so.
+// and those with the tag signs sign requests; headers are secret only if their name says so.
 func sendsCredential(v reflect.Value) bool {
 	secret := reflect.TypeFor[adapters.Secret]()
 	switch v.Kind() {
@@ -68,7 +68,7 @@ func sendsCredential(v reflect.Value) bool {
 		return !v.IsNil() && sendsCredential(v.Elem())
 	case reflect.Struct:
 		for _, f := range fieldsOf(v.Type()) {
-			if f.Type != reflect.SliceOf(secret) && sendsCredential(v.FieldByIndex(f.Index)) {
+			if f.Type != reflect.SliceOf(secret) && f.Tag.Get("signs") == "" && sendsCredential(v.FieldByIndex(f.Index)) {
 				return true
 			}
 		}
