@@ -120,6 +120,8 @@ func explainCompile(err error, known string) error {
 	switch {
 	case unknown && disabled()[name] != "":
 		return fmt.Errorf("the expression does not compile: %s is not available, %s (column %d)", name, disabled()[name], e.Column+1)
+	case unknown && name == "null":
+		return fmt.Errorf("the expression does not compile: unknown name null: write nil (column %d)", e.Column+1)
 	case unknown:
 		return fmt.Errorf("the expression does not compile: unknown name %s (column %d); known are %s; payload fields are written event.%s", name, e.Column+1, known, name)
 	}

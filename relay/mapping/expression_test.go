@@ -173,6 +173,7 @@ func TestComputeRefusesAtRunTime(t *testing.T) {
 func TestExpressionRefusedAtCompileTime(t *testing.T) {
 	tests := map[string]struct{ expr, want string }{
 		"unknown name":      {`hearingId + "x"`, "unknown name hearingId (column 1); known are event, headers, id, idempotency_key, key, occurred_at, ref, type, version; payload fields are written event.hearingId"},
+		"null":              {`event.a == null`, "unknown name null: write nil (column 12)"},
 		"syntax":            {`event.a +`, "unexpected token EOF"},
 		"clock":             {`now()`, "now is not available, because the same event"},
 		"order of a map":    {`keys(event)`, "keys is not available"},
