@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -286,7 +287,7 @@ func TestTimeFormats(t *testing.T) {
 		"RFC1123Z":              {TimeFormat{Format: "RFC1123Z"}, summer, `"Sun, 04 Jul 2027 23:30:15 +0000"`},
 		"unix":                  {TimeFormat{Format: "unix"}, "1970-01-01T01:00:01+01:00", `1`},
 		"unix_ms":               {TimeFormat{Format: "unix_ms"}, "1970-01-01T00:00:01.5Z", `1500`},
-		"layout needing quotes": {TimeFormat{Format: `"15h"`}, summer, `"\"23h\""`},
+		"layout needing quotes": {TimeFormat{Format: `"15h04"`}, summer, `"\"23h30\""`},
 		"lower case":            {TimeFormat{}, "2027-07-04t23:30:15z", `"2027-07-04T23:30:15Z"`},
 		"no seconds":            {TimeFormat{}, "2027-03-15T13:30Z", `"2027-03-15T13:30:00Z"`},
 		"no seconds, offset":    {TimeFormat{}, "2027-03-15T13:30-05:00", `"2027-03-15T13:30:00-05:00"`},
@@ -325,6 +326,33 @@ func TestTimeFormats(t *testing.T) {
 	for _, name := range TimeFormats() {
 		if _, err := (TimeFormat{Format: name}).compile(); err != nil {
 			t.Errorf("listed format: %v", err)
+		}
+	}
+}
+
+func TestLayoutsShowADateOrATime(t *testing.T) {
+	for layout, want := range map[string]string{
+		"02.01.2006":          "",
+		"Jan _2 06":           "",
+		"2006-002":            "",
+		"20060102":            "",
+		"15:04":               "",
+		"3:04 PM":             "",
+		"1504":                "",
+		"Mon 2 Jan 2006, 3pm": "",
+		"ISO8601":             "; the form of ISO 8601 is RFC3339",
+		"iso":                 "; the form of ISO 8601 is RFC3339",
+		"rfc3339":             "is neither", // it would be sent as it is
+		"2006-01":             "year, month and day, or hour and minute",
+		"02.01.":              "year, month and day",
+		"Monday":              "year, month and day",
+		"15h":                 "hour and minute",
+		"03:04":               "hour and minute", // half of the day is missing
+		"":                    "",
+	} {
+		_, err := (TimeFormat{Format: layout}).compile()
+		if got := fmt.Sprint(err); (err == nil) != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%q: got %s, want %q", layout, got, want)
 		}
 	}
 }

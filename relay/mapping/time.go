@@ -85,16 +85,38 @@ func (f TimeFormat) compile() (*timeWriter, error) {
 	if layout, ok := namedLayouts()[f.Format]; ok {
 		w.layout = layout
 	}
-	// A layout is useless if two times that differ in everything give the same text.
-	a := time.Date(2031, 11, 22, 17, 48, 59, 123456789, time.FixedZone("XST", 7*3600))
-	b := time.Date(2017, 3, 5, 4, 7, 8, 987654321, time.UTC)
-	if a.Format(w.layout) == b.Format(w.layout) || foreignLayout.MatchString(f.Format) {
-		return nil, fmt.Errorf("time.format %q is neither one of %s nor a Go layout such as %q",
-			f.Format, strings.Join(TimeFormats(), ", "), "2006-01-02 15:04")
+	shows := shownBy(w.layout)
+	if !shows.date && !shows.time || foreignLayout.MatchString(f.Format) {
+		hint := ""
+		if strings.HasPrefix(strings.ToUpper(f.Format), "ISO") {
+			hint = "; the form of ISO 8601 is RFC3339"
+		}
+		return nil, fmt.Errorf("time.format %q is neither one of %s nor a Go layout with year, month and day, or hour and minute, such as %q%s",
+			f.Format, strings.Join(TimeFormats(), ", "), "2006-01-02 15:04", hint)
 	}
-	day := time.Date(2031, 11, 22, 0, 0, 0, 0, time.UTC)
-	w.clock = day.Format(w.layout) != a.Format(w.layout)
+	w.clock = shows.clock
 	return w, nil
+}
+
+// shown says what of a time a layout shows.
+type shown struct {
+	date  bool // year, month and day
+	time  bool // hour of the day and minute
+	clock bool // anything of the time of day
+}
+
+// shownBy compares texts of times that differ in one thing and have the same weekday.
+func shownBy(layout string) shown {
+	at := func(year int, month time.Month, day, hour, minute int) string {
+		return time.Date(year, month, day, hour, minute, 0, 0, time.UTC).Format(layout)
+	}
+	t := at(2031, time.January, 14, 4, 7)
+	other := time.Date(2031, time.January, 14, 17, 48, 59, 123456789, time.FixedZone("XST", 7*3600)).Format(layout)
+	return shown{
+		date:  t != at(2059, time.January, 14, 4, 7) && t != at(2031, time.October, 14, 4, 7) && t != at(2031, time.January, 21, 4, 7),
+		time:  t != at(2031, time.January, 14, 5, 7) && t != at(2031, time.January, 14, 16, 7) && t != at(2031, time.January, 14, 4, 8),
+		clock: t != other,
+	}
 }
 
 // withoutZone replaces the zone of t with its offset. If the offset is that of the machine's
