@@ -59,17 +59,30 @@ type Config struct {
 	// most other characters.
 	Routes map[string]Route `yaml:"routes" keys:"event"`
 
-	// ExternalID is where an answer has the receiver's own id. Default: no id is read.
+	// ExternalID is where an answer has the receiver's own id, or the id itself if the
+	// sender chooses it. Default: no id is read.
 	ExternalID Source `yaml:"external_id"`
 
 	// Learn gives names to other values of an answer that later requests need. They are
 	// {ref.NAME} in URLs and headers, and ref.NAME in expressions.
 	Learn map[string]Source `yaml:"learn"`
 
+	// Reference says what a success does to the reference of the key, which is the
+	// receiver's id, the ETag and the learnt values:
+	//   - update: it takes from the answer what the answer has
+	//   - keep: it stays as it is, for requests about a part of the record; no id is
+	//     required
+	//   - forget: it is forgotten, for requests that remove the record, so that a later
+	//     event of the key creates it again; no id is required
+	//
+	// Default: update.
+	Reference string `yaml:"reference" oneof:"update|keep|forget"`
+
 	// IfMatch sends the ETag that the receiver answered last for the key as If-Match
-	// (RFC 9110, 13.1.1): "false", "true" for strong ETags, or "weak" for weak ones too,
-	// for receivers such as FHIR servers that compare them. Default: false.
-	IfMatch string `yaml:"if_match" oneof:"true|false|weak"`
+	// (RFC 9110, 13.1.1): "false", "true" for strong ETags, "weak" for weak ones too, for
+	// receivers such as FHIR servers that compare them, or "any": as "true", and * while
+	// the id is known but no strong ETag. Default: false.
+	IfMatch string `yaml:"if_match" oneof:"true|false|weak|any"`
 
 	// Outcomes gives statuses another class than the default table has, such as 409:
 	// duplicate. Default: the table in docs/adapters.md.
@@ -108,7 +121,8 @@ type Request struct {
 	Body       Body              `yaml:"body"`                                                                                                                      // default: that above
 	ExternalID Source            `yaml:"external_id"`                                                                                                               // default: that above
 	Learn      map[string]Source `yaml:"learn"`                                                                                                                     // in addition to those above
-	IfMatch    string            `yaml:"if_match" oneof:"true|false|weak"`                                                                                          // default: that above
+	Reference  string            `yaml:"reference" oneof:"update|keep|forget"`                                                                                      // default: that above
+	IfMatch    string            `yaml:"if_match" oneof:"true|false|weak|any"`                                                                                      // default: that above
 	Outcomes   map[int]string    `yaml:"outcomes" keys:"status" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown"` // in addition to those above, which they replace by status
 	Answers    []adapters.Answer `yaml:"answers"`                                                                                                                   // default: those above
 	Require    string            `yaml:"require" oneof:"external_id|nothing"`                                                                                       // default: that above
@@ -133,10 +147,11 @@ type Known struct {
 	Gone string `yaml:"gone" oneof:"create"`
 }
 
-// Source is where a value is in an answer: in its body or in one of its headers.
+// Source is where a value is in an answer: in its body or in one of its headers. Set one of
+// Path, Header and Value.
 type Source struct {
 	// Path is a JSON Pointer (RFC 6901), such as /id. A configuration may have it alone.
-	Path string `yaml:"path" short:"true" pattern:"^/"`
+	Path string `yaml:"path" short:"true" pattern:"^/" empty:"write a JSON Pointer such as /id, or remove the key; a route whose answers are not about the record has reference: keep"`
 
 	// Header is the name of a header. Of a Location or Content-Location the last segment
 	// of the path is the value, of others the whole value.
@@ -145,6 +160,11 @@ type Source struct {
 	// Match is a regular expression with one group, which is the value that is taken of
 	// the header, such as /Appointment/([^/]+). Default: as Header says.
 	Match string `yaml:"match"`
+
+	// Value is the value itself, for an ExternalID that the sender chooses, such as
+	// {key}. It may have the placeholders of [Config.URL] but {ref.…}. The receiver knows
+	// it after a success.
+	Value string `yaml:"value"`
 }
 
 // Body says how the body of a request is made of the mapped fields.
@@ -186,7 +206,7 @@ func (b Body) isZero() bool {
 func (c Config) request() Request {
 	r := Request{
 		Method: c.Method, URL: c.URL, Headers: c.Headers, Body: c.Body,
-		ExternalID: c.ExternalID, Learn: c.Learn, IfMatch: c.IfMatch, Outcomes: c.Outcomes,
+		ExternalID: c.ExternalID, Learn: c.Learn, Reference: c.Reference, IfMatch: c.IfMatch, Outcomes: c.Outcomes,
 		Answers: c.Answers, Require: c.Require, Reason: c.Reason,
 	}
 	if r.Method == "" {
@@ -198,7 +218,7 @@ func (c Config) request() Request {
 // isEmpty reports whether the route sets nothing.
 func (r Request) isEmpty() bool {
 	return r.Method == "" && r.URL == "" && len(r.Headers) == 0 && !bool(r.Mapping) && !bool(r.Compute) && r.Body.isZero() &&
-		r.ExternalID == (Source{}) && len(r.Learn) == 0 && r.IfMatch == "" && len(r.Outcomes) == 0 && len(r.Answers) == 0 && r.Require == "" && r.Reason == ""
+		r.ExternalID == (Source{}) && len(r.Learn) == 0 && r.Reference == "" && r.IfMatch == "" && len(r.Outcomes) == 0 && len(r.Answers) == 0 && r.Require == "" && r.Reason == ""
 }
 
 func merged[K comparable, V any](above, own map[K]V) map[K]V {

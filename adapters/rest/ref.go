@@ -8,10 +8,19 @@ import (
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 )
 
-// condition returns the ETag for the header If-Match, or nothing.
-func (t *target) condition(tag string) (string, bool) {
-	weak := strings.HasPrefix(tag, "W/") // never matches by RFC 9110, 13.1.1; some receivers compare it nevertheless
-	return tag, adapters.ValidETag(tag) && (t.ifMatch == "weak" || t.ifMatch == "true" && !weak)
+// condition returns the value of the header If-Match, or nothing.
+func (t *target) condition(known adapters.Ref) (string, bool) {
+	tag := known.ETag
+	valid, weak := adapters.ValidETag(tag), strings.HasPrefix(tag, "W/") // a weak one never matches by RFC 9110, 13.1.1; some receivers compare it nevertheless
+	switch t.ifMatch {
+	case "weak":
+		return tag, valid
+	case "true", "any":
+		if valid && !weak {
+			return tag, true
+		}
+	}
+	return "*", t.ifMatch == "any" && known.ExternalID != ""
 }
 
 // ref returns the new reference of the message's key, or nil if the answer does not
@@ -19,6 +28,15 @@ func (t *target) condition(tag string) (string, bool) {
 // id is the receiver's id in the answer, if it has one.
 func (t *target) ref(msg adapters.Message, ans exchange.Answer, id string) *adapters.Ref {
 	was := msg.Ref
+	switch {
+	case t.reference == keepReference:
+		return nil
+	case t.reference != forgetReference:
+	case was.ExternalID == "" && was.ETag == "" && len(was.Learned) == 0:
+		return nil
+	default:
+		return &adapters.Ref{Version: msg.Version}
+	}
 	ref := adapters.Ref{ExternalID: was.ExternalID, ETag: was.ETag, Version: msg.Version, Learned: was.Learned}
 	if ans.OK() {
 		ref.ETag = ""

@@ -20,6 +20,8 @@ type Adapter struct {
 	endpoint *endpoint.Endpoint
 	routes   route.Table[choice]
 	targets  []*target // those of routes, each once
+	learned  []string  // names of learnt values
+	warnings []string
 }
 
 var (
@@ -34,7 +36,7 @@ var (
 func New(c Config) (*Adapter, error) {
 	learned, err := c.learnedNames()
 	p := routeParser{learned: learned, errs: []error{err}}
-	a := &Adapter{routes: p.parse(c)}
+	a := &Adapter{routes: p.parse(c), learned: learned}
 	a.targets = p.targets
 	errs := p.errs
 	var credentials []string
@@ -43,7 +45,7 @@ func New(c Config) (*Adapter, error) {
 	}
 	a.endpoint, err = endpoint.New(endpoint.Options{
 		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Proxy: c.Proxy, Timeout: c.Timeout, Allow: c.Allow,
-		URLs: a.urls(), Learned: learned, Credentials: credentials, Reserved: map[string]string{"If-Match": "is set by if_match"},
+		URLs: a.urls(), Learned: learned, Credentials: credentials, Reserved: map[string]string{"If-Match": "is sent by Lockstep itself: use if_match"},
 	})
 	errs = append(errs, err)
 	if a.endpoint != nil {
@@ -52,6 +54,7 @@ func New(c Config) (*Adapter, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	a.warnings = p.unknownIDs()
 	return a, nil
 }
 
@@ -73,6 +76,12 @@ func (a *Adapter) Routes() []adapters.Route {
 	return routes
 }
 
+// Learned returns the names of the values that answers may teach, beside the id and the ETag.
+func (a *Adapter) Learned() []string { return a.learned }
+
+// Warnings returns what is allowed and probably a mistake, each with its field.
+func (a *Adapter) Warnings() []string { return a.warnings }
+
 // Destination implements [adapters.Addresser].
 func (a *Adapter) Destination() func(adapters.Message) string {
 	return a.endpoint.Destination(a.urls(), func(msg adapters.Message) *endpoint.URL { return a.find(msg).url })
@@ -93,7 +102,7 @@ func (a *Adapter) urls() []*endpoint.URL {
 // the same request is sent again to get the id.
 func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
 	to := a.find(msg)
-	req, err := to.request(msg)
+	req, chosen, err := to.request(msg)
 	if err != nil {
 		return adapters.Receipt{}, err
 	}
@@ -106,8 +115,11 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 		if err != nil {
 			return receipt, err
 		}
-		id, found := to.externalID.find(ans)
-		if to.externalID != nil && !found {
+		id := chosen
+		if to.awaitsID() {
+			id, _ = to.externalID.find(ans)
+		}
+		if to.awaitsID() && id == "" {
 			if receipt, err = to.rules.WithoutID(req, ans, receipt, msg.Ref.ExternalID != "", to.externalID.String()); err != nil {
 				return receipt, err
 			}
@@ -115,6 +127,11 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 		receipt.Ref = to.ref(msg, ans, id)
 		return receipt, nil
 	})
+}
+
+// awaitsID reports whether an answer may have the receiver's id of the record.
+func (t *target) awaitsID() bool {
+	return t.externalID != nil && t.externalID.from.Value == "" && t.reference == updateReference
 }
 
 // gone reports whether the record is to be created again. A gateway in front of a receiver
@@ -126,33 +143,39 @@ func (t *target) gone(ans exchange.Answer) bool {
 // Preview implements [adapters.Previewer].
 func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
 	to := a.find(msg)
-	req, err := to.request(msg)
+	req, _, err := to.request(msg)
 	if err != nil {
 		return adapters.Preview{Method: to.method}, err
 	}
 	return a.endpoint.Preview(req), nil
 }
 
-// request builds the request of one attempt, without authorization.
-func (t *target) request(msg adapters.Message) (exchange.Request, error) {
+// request builds the request of one attempt, without authorization. id is the receiver's
+// id if the sender chooses it.
+func (t *target) request(msg adapters.Message) (req exchange.Request, id string, err error) {
 	v := &placeholder.Values{Msg: msg}
+	refuse := func(what string, err error) error {
+		return adapters.Permanent(fmt.Errorf("%s %s: nothing was sent: %s: %w", t.method, t.url.Target(), what, err))
+	}
+	if id, err = t.externalID.choose(v); err != nil {
+		return req, "", refuse("external_id", err)
+	}
 	body, err := t.body.render(v)
 	if err != nil {
-		return exchange.Request{}, adapters.Permanent(fmt.Errorf("%s %s: nothing was sent: body: %w", t.method, t.url.Target(), err))
+		return req, "", refuse("body", err)
 	}
 	h := http.Header{"Accept": {"application/json"}}
 	if t.body.contentType != "" {
 		h.Set("Content-Type", t.body.contentType)
 	}
-	req, err := t.endpoint.Request(t.method, t.url, v, h, body)
-	if err != nil {
-		return req, err
+	if req, err = t.endpoint.Request(t.method, t.url, v, h, body); err != nil {
+		return req, "", err
 	}
 	if t.body.kind == noBody {
 		req.Header.Del("Content-Type")
 	}
-	if tag, ok := t.condition(msg.Ref.ETag); ok {
+	if tag, ok := t.condition(msg.Ref); ok {
 		req.Header.Set("If-Match", tag)
 	}
-	return req, nil
+	return req, id, nil
 }

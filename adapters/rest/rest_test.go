@@ -307,7 +307,7 @@ func TestNewReportsEverythingAtOnce(t *testing.T) {
 		"url: ", "method: \"GET\"", `headers["Bad Name"]: is not`, `headers["Transfer-Encoding"]: cannot`, `headers["X-Line"]: has a control`,
 		`headers["X-Tmpl"]: {nope}`, `headers["a-b"]: is set twice`, `headers["Authorization"]: is set twice`,
 		`headers["Idempotency-Key"]: cannot`, `headers["Accept-Encoding"]: cannot`, "auth.token: is required", "auth.username: belongs to kind basic",
-		"tls.key_file", "timeout: 1h0m0s is not from 10ms to 10m0s", `routes[""]`, `routes["a"].method, routes["a"].url: set method, url or another key`,
+		"tls.key_file", "timeout: 1h0m0s is not from 10ms to 10m0s", `routes[""]`, `routes["a"]: is empty: set method, url or another key`,
 		`routes["b"].method: "HEAD"`, `routes["c"].url: {id} is not a placeholder that is allowed here`, "external_id: is not a JSON Pointer", `outcomes.200: "fine"`,
 		"answers[0]: has no condition", "answers[1].path: is not a JSON Pointer", `answers[1].class: "fine"`, "answers[2].equals: needs a path",
 		"answers[2].status: is not a status", "answers[2].reason: is not a JSON Pointer", "answers[3].equals: is not a single value",

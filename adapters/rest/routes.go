@@ -6,11 +6,19 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/endpoint"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
 	"github.com/hms-mkt/lockstep/adapters/internal/route"
+)
+
+// What a success does to the reference of the key.
+const (
+	updateReference = "update"
+	keepReference   = "keep"
+	forgetReference = "forget"
 )
 
 // target is where some messages go, and what their answers mean.
@@ -21,6 +29,7 @@ type target struct {
 	endpoint   *endpoint.Endpoint
 	body       body
 	ifMatch    string
+	reference  string
 	options    exchange.RuleOptions
 	rules      exchange.Rules
 	externalID *source
@@ -31,6 +40,7 @@ type target struct {
 	// and its headers.
 	above   *target
 	field   string
+	ownURL  bool
 	headers map[string]adapters.Secret
 }
 
@@ -71,8 +81,11 @@ func (p *routeParser) parse(c Config) route.Table[choice] {
 			continue
 		}
 		if r.isEmpty() && r.Known == nil {
-			p.fail("%smethod, %[1]surl: set method, url or another key, or remove the route", field)
+			p.fail("routes[%q]: is empty: set method, url or another key, or remove the route", pattern)
 			continue
+		}
+		if c.Known != nil && r.Known == nil && r.Method == "" && r.URL == "" {
+			p.fail("routes[%q]: known is above and not here, so this would be sent as new for a hearing that the receiver has: write known or method here", pattern)
 		}
 		to := p.target(top, adapters.Route{Name: pattern, Keys: []string{"routes", pattern}}, field, r.Request)
 		known := adapters.Route{Name: pattern + "/known", Keys: []string{"routes", pattern, "known"}, Parent: pattern}
@@ -101,7 +114,7 @@ func (p *routeParser) known(above *target, as adapters.Route, field string, k *K
 		return nil
 	}
 	if k.isEmpty() {
-		p.fail("%smethod, %[1]surl: set method, url or another key, or remove known", field)
+		p.fail("%s: is empty: set method, url or another key, or remove known", strings.TrimSuffix(field, "."))
 	}
 	t := p.target(above, as, field, k.Request)
 	switch k.Gone {
@@ -120,7 +133,7 @@ func (p *routeParser) target(above *target, as adapters.Route, field string, own
 	if above != nil {
 		*t = *above
 	}
-	t.route, t.above, t.field, t.headers = as, above, field, own.Headers
+	t.route, t.above, t.field, t.headers, t.ownURL = as, above, field, own.Headers, own.URL != ""
 	p.targets = append(p.targets, t)
 	var err error
 	if own.Method != "" {
@@ -135,9 +148,16 @@ func (p *routeParser) target(above *target, as adapters.Route, field string, own
 	}
 	if own.IfMatch != "" {
 		t.ifMatch = own.IfMatch
-		if !slices.Contains([]string{"true", "false", "weak"}, t.ifMatch) {
-			p.fail("%sif_match: %q is not true, false or weak", field, t.ifMatch)
+		if !slices.Contains([]string{"true", "false", "weak", "any"}, t.ifMatch) {
+			p.fail("%sif_match: %q is not true, false, weak or any", field, t.ifMatch)
 		}
+	}
+	t.reference = cmp.Or(own.Reference, t.reference, updateReference)
+	switch {
+	case !slices.Contains([]string{updateReference, keepReference, forgetReference}, t.reference):
+		p.fail("%sreference: %q is not update, keep or forget", field, t.reference)
+	case t.reference != updateReference && own.Require == adapters.RequireID:
+		p.fail("%srequire: does not go with reference: %s, which needs no id: remove one of them", field, t.reference)
 	}
 	if above == nil || !own.Body.isZero() {
 		t.body, err = own.Body.parse()
@@ -146,7 +166,7 @@ func (p *routeParser) target(above *target, as adapters.Route, field string, own
 	t.route.Flat = t.body.kind == formBody
 	p.rules(t, field, own)
 	if own.ExternalID != (Source{}) {
-		t.externalID, err = own.ExternalID.parse()
+		t.externalID, err = own.ExternalID.parseID()
 		p.check(field+"external_id", err)
 	}
 	where := ""
@@ -201,13 +221,30 @@ func (c Config) learnedNames() (names []string, err error) {
 	names = slices.Compact(names)
 	for _, name := range names {
 		if !learnName.MatchString(name) || name == "external_id" || name == "etag" {
-			errs = append(errs, fmt.Errorf("learn[%q]: is not a name of letters, digits and _ other than external_id and etag", name))
+			errs = append(errs, fmt.Errorf("learn[%q]: may have only letters, digits and _, and must not be external_id or etag", name))
 		}
 	}
 	if len(names) > adapters.MaxLearned {
 		errs = append(errs, fmt.Errorf("learn: has %d names with those of the routes, but at most %d are kept", len(names), adapters.MaxLearned))
 	}
 	return names, errors.Join(errs...)
+}
+
+// unknownIDs warns of settings that need the receiver's id, if no route learns it.
+func (p *routeParser) unknownIDs() (warnings []string) {
+	if slices.ContainsFunc(p.targets, func(t *target) bool { return t.externalID != nil }) {
+		return nil
+	}
+	const why = "needs the receiver's id, but external_id is not configured, so the id is known only if somebody sets it with lockstep ref set or ref import: write external_id"
+	for _, t := range p.targets {
+		switch {
+		case strings.HasSuffix(t.field, "known."):
+			warnings = append(warnings, strings.TrimSuffix(t.field, ".")+": "+why)
+		case t.ownURL && t.url.Uses("ref.external_id"):
+			warnings = append(warnings, t.field+"url: "+why)
+		}
+	}
+	return warnings
 }
 
 // setEndpoints gives each target the endpoint with its headers, and the names of the
@@ -221,7 +258,7 @@ func (p *routeParser) setEndpoints(e *endpoint.Endpoint) error {
 			t.endpoint, err = t.above.endpoint.With(t.field, t.headers)
 			errs = append(errs, err)
 		}
-		t.route.Fields = slices.Concat(t.endpoint.Fields(), t.url.Fields(), t.body.fields())
+		t.route.Fields = slices.Concat(t.endpoint.Fields(), t.url.Fields(), t.body.fields(), t.externalID.fields())
 	}
 	return errors.Join(errs...)
 }

@@ -21,7 +21,7 @@ func TestRouteByWhatIsKnown(t *testing.T) {
 		URL: c.URL + "/h", Headers: map[string]adapters.Secret{"X-Source": "AGENCY", "X-Kind": "top", "X-Create": "only"},
 		Known: &rest.Known{Request: rest.Request{Method: "PUT", URL: entry, Headers: map[string]adapters.Secret{"x-kind": "known", "X-Create": ""}}},
 		Routes: map[string]rest.Route{
-			"*:created": {Request: rest.Request{Headers: map[string]adapters.Secret{"If-None-Match": "*"}}},
+			"*:created": {Request: rest.Request{Method: "POST", Headers: map[string]adapters.Secret{"If-None-Match": "*"}}},
 			"*:cancelled": {
 				Request: rest.Request{Method: "DELETE", Body: rest.Body{Kind: "none"}, Headers: map[string]adapters.Secret{"X-Kind": "route"}},
 				Known:   &rest.Known{Request: rest.Request{URL: entry + "/v/{ref.version}", Headers: map[string]adapters.Secret{"X-Why": "{ref.etag}"}}},
@@ -262,11 +262,23 @@ func TestRoutesThatAreRefused(t *testing.T) {
 		{`routes["a"].learn["n"].match: is not a regular expression with one group`, rest.Config{Routes: route(rest.Request{Learn: map[string]rest.Source{"n": {Header: "X", Match: "x"}}})}},
 		{`external_id.match: belongs to header`, rest.Config{ExternalID: rest.Source{Path: "/x", Match: "(x)"}}},
 		{`external_id.header: "a b" is not the name of a header`, rest.Config{ExternalID: rest.Source{Header: "a b"}}},
-		{`learn["etag"]: is not a name`, rest.Config{Learn: map[string]rest.Source{"etag": {Path: "/x"}}}},
-		{`learn["a.b"]: is not a name`, rest.Config{Learn: map[string]rest.Source{"a.b": {Path: "/x"}}}},
+		{`learn["etag"]: may have only letters, digits and _, and must not be external_id or etag`, rest.Config{Learn: map[string]rest.Source{"etag": {Path: "/x"}}}},
+		{`learn["a.b"]: may have only`, rest.Config{Learn: map[string]rest.Source{"a.b": {Path: "/x"}}}},
 		{`learn: has 17 names`, rest.Config{Learn: many}},
-		{`if_match: "strong" is not true, false or weak`, rest.Config{IfMatch: "strong"}},
-		{`known.method, known.url: set method`, rest.Config{Known: &rest.Known{}}},
+		{`if_match: "strong" is not true, false, weak or any`, rest.Config{IfMatch: "strong"}},
+		{`known: is empty: set method`, rest.Config{Known: &rest.Known{}}},
+		{`routes["a"].known: is empty: set method`, rest.Config{Routes: map[string]rest.Route{"a": {Request: rest.Request{Method: "PUT"}, Known: &rest.Known{}}}}},
+		{
+			`routes["a"]: known is above and not here, so this would be sent as new for a hearing that the receiver has: write known or method here`,
+			rest.Config{Known: &rest.Known{Request: rest.Request{Method: "PUT"}}, Routes: route(rest.Request{Headers: map[string]adapters.Secret{"X": "x"}})},
+		},
+		{`headers["if-match"]: cannot be set, it is sent by Lockstep itself: use if_match`, rest.Config{Headers: map[string]adapters.Secret{"if-match": "*"}}},
+		{`reference: "drop" is not update, keep or forget`, rest.Config{Reference: "drop"}},
+		{`routes["a"].require: does not go with reference: keep`, rest.Config{Routes: route(rest.Request{ExternalID: rest.Source{Path: "/id"}, Require: "external_id", Reference: "keep"})}},
+		{`external_id.value: does not go with path`, rest.Config{ExternalID: rest.Source{Path: "/id", Value: "{key}"}}},
+		{`external_id.value: has a placeholder {ref.…}`, rest.Config{ExternalID: rest.Source{Value: "{ref.external_id}"}}},
+		{`external_id.value: {court} is not a placeholder`, rest.Config{ExternalID: rest.Source{Value: "{court}"}}},
+		{`learn["n"].value: belongs to external_id`, rest.Config{Learn: map[string]rest.Source{"n": {Value: "{key}"}}}},
 		{`known.gone: "delete" is not create`, rest.Config{Known: &rest.Known{Request: rest.Request{Method: "PUT"}, Gone: "delete"}}},
 		{`known.method: "GET" cannot carry a message`, rest.Config{Known: &rest.Known{Request: rest.Request{Method: "GET"}}}},
 		{`body.kind: "text" is not one of json, list, form, template, none`, body(rest.Body{Kind: "text"})},
@@ -310,5 +322,149 @@ func TestFieldsOfRoutes(t *testing.T) {
 	}
 	if want := map[string]string{"": "a b", "known": "c"}; !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// A request about a part of the record leaves the reference as it is, and one that removes
+// the record forgets it.
+func TestReferenceOfARoute(t *testing.T) {
+	known := adapters.Ref{ExternalID: "7", ETag: `"v1"`, Learned: map[string]string{"n": "1"}}
+	forgotten := &adapters.Ref{Version: new(int64(4))}
+	for name, tc := range map[string]struct {
+		reference, require, gone string
+		status                   int
+		ref                      adapters.Ref
+		want                     *adapters.Ref
+		class                    adapters.Class
+	}{
+		"keep, and no ETag":            {reference: "keep", status: 204, ref: known},
+		"keep, and the part's id":      {reference: "keep", status: 201, ref: known},
+		"keep, and no id yet":          {reference: "keep", status: 204},
+		"keep, and require above":      {reference: "keep", require: "external_id", status: 204},
+		"keep, refused":                {reference: "keep", status: 422, ref: known, class: adapters.ClassPermanent},
+		"keep, and the record is gone": {reference: "keep", gone: "create", status: 410, ref: known, class: adapters.ClassConflict, want: &adapters.Ref{}},
+		"forget":                       {reference: "forget", status: 204, ref: known, want: forgotten},
+		"forget a duplicate":           {reference: "forget", status: 409, ref: known, want: forgotten},
+		"forget, accepted":             {reference: "forget", status: 202, ref: known, want: forgotten},
+		"forget, and the answer's":     {reference: "forget", status: 201, ref: known, want: forgotten},
+		"forget, and nothing known":    {reference: "forget", status: 204},
+		"forget, refused":              {reference: "forget", status: 422, ref: known, class: adapters.ClassPermanent},
+		"update":                       {reference: "update", status: 201, ref: known, want: &adapters.Ref{ExternalID: "part-1", ETag: `"p1"`, Version: new(int64(4)), Learned: map[string]string{"n": "9"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCourt(t)
+			c.status = tc.status
+			switch tc.status {
+			case 201:
+				c.header.Set("Location", "/h/7/parts/part-1")
+				c.header.Set("ETag", `"p1"`)
+				c.body = `{"n":9}`
+			case 410, 422:
+				c.body = `{"title":"no"}`
+			}
+			own := rest.Request{URL: c.URL + "/h/parts", Reference: tc.reference}
+			a := newAdapter(t, rest.Config{
+				URL: c.URL, ExternalID: rest.Source{Header: "Location"}, Learn: map[string]rest.Source{"n": {Path: "/n"}},
+				Require: tc.require, Outcomes: map[int]string{409: "duplicate"},
+				Routes: map[string]rest.Route{"*": {Request: own, Known: &rest.Known{Request: rest.Request{Method: "PUT"}, Gone: tc.gone}}},
+			})
+			msg := message()
+			msg.Ref = tc.ref
+			receipt, err := a.Deliver(t.Context(), msg)
+			if tc.class == "" {
+				tc.class = adapters.ClassDelivered
+			}
+			if got := adapters.ClassOf(err); got != tc.class {
+				t.Fatalf("class %s, want %s: %v", got, tc.class, err)
+			}
+			if diff := cmp.Diff(tc.want, receipt.Ref); diff != "" {
+				t.Errorf("reference (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// An id that the sender chooses is known after the first success, and after no failure.
+func TestIDThatWeChoose(t *testing.T) {
+	c := newCourt(t)
+	a := newAdapter(t, rest.Config{
+		URL: c.URL + "/h", ExternalID: rest.Source{Value: "h-{key}-{fields.n}"},
+		Known: &rest.Known{Request: rest.Request{Method: "PUT", URL: c.URL + "/h/{ref.external_id}"}},
+	})
+	if got := a.Routes()[0].Fields; !slices.Equal(got, []string{"n"}) {
+		t.Errorf("uses the fields %v", got)
+	}
+	msg := message()
+	msg.Ref, msg.Key, msg.Body = adapters.Ref{}, "7", []byte(`{"n":1}`)
+	c.status, c.body = 422, `{"title":"no"}`
+	if receipt, err := a.Deliver(t.Context(), msg); err == nil || receipt.Ref != nil {
+		t.Errorf("%+v, %v", receipt, err)
+	}
+	c.status, c.body = 202, ""
+	receipt, err := a.Deliver(t.Context(), msg)
+	if err != nil || receipt.NoID {
+		t.Fatalf("%+v, %v", receipt, err)
+	}
+	if diff := cmp.Diff(&adapters.Ref{ExternalID: "h-7-1", Version: new(int64(4))}, receipt.Ref); diff != "" {
+		t.Errorf("reference (-want +got):\n%s", diff)
+	}
+	msg.Ref = *receipt.Ref
+	receipt, err = a.Deliver(t.Context(), msg)
+	if got := c.request.Method + " " + c.request.URL.Path; err != nil || receipt.Ref != nil || got != "PUT /h/h-7-1" {
+		t.Errorf("%s, %+v, %v", got, receipt, err)
+	}
+	c.request = nil
+	msg.Body = []byte(`{}`)
+	_, err = a.Deliver(t.Context(), msg)
+	if adapters.ClassOf(err) != adapters.ClassPermanent || !strings.Contains(err.Error(), "nothing was sent: external_id: {fields.n} is not known") || c.request != nil {
+		t.Errorf("%v", err)
+	}
+}
+
+// A receiver may require If-Match, although its answer to a create has no ETag.
+func TestIfMatchAny(t *testing.T) {
+	c := newCourt(t)
+	a := newAdapter(t, rest.Config{
+		URL: c.URL, IfMatch: "any", Routes: map[string]rest.Route{"without": {Request: rest.Request{IfMatch: "false"}}},
+	})
+	for _, tc := range []struct {
+		event string
+		ref   adapters.Ref
+		want  string
+	}{
+		{"a", adapters.Ref{}, ""},
+		{"a", adapters.Ref{ExternalID: "7"}, "*"},
+		{"a", adapters.Ref{ExternalID: "7", ETag: `"v1"`}, `"v1"`},
+		{"a", adapters.Ref{ExternalID: "7", ETag: `W/"v1"`}, "*"},
+		{"without", adapters.Ref{ExternalID: "7"}, ""},
+		{"without", adapters.Ref{ExternalID: "7", ETag: `"v1"`}, ""},
+	} {
+		msg := message()
+		msg.Type, msg.Ref = tc.event, tc.ref
+		if _, err := a.Deliver(t.Context(), msg); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.request.Header.Get("If-Match"); got != tc.want {
+			t.Errorf("%s %+v: sent If-Match %q, want %q", tc.event, tc.ref, got, tc.want)
+		}
+	}
+}
+
+// A value that no answer contained can be set by a person.
+func TestUnknownReferenceSaysWhatToDo(t *testing.T) {
+	a := newAdapter(t, rest.Config{
+		URL: "https://court.example.gov/", Learn: map[string]rest.Source{"n": {Path: "/n"}},
+		Routes: map[string]rest.Route{
+			"n":    {Request: rest.Request{URL: "https://court.example.gov/{ref.n}"}},
+			"etag": {Request: rest.Request{Headers: map[string]adapters.Secret{"X": "{ref.etag}"}}},
+		},
+	})
+	for event, option := range map[string]string{"n": "--learned n=VALUE", "etag": "--etag"} {
+		msg := message()
+		msg.Type, msg.Ref = event, adapters.Ref{ExternalID: "7"}
+		_, err := a.Deliver(t.Context(), msg)
+		if want := "no answer of the receiver contained it; set it with lockstep ref set " + option + ", then requeue"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 }

@@ -1,14 +1,18 @@
 package rest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/exchange"
+	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
 )
 
 // source finds a value in answers.
@@ -16,7 +20,8 @@ type source struct {
 	from   Source // as configured, for messages
 	path   exchange.Pointer
 	header string
-	match  *regexp.Regexp // nil: by the kind of header
+	match  *regexp.Regexp       // nil: by the kind of header
+	chosen placeholder.Template // the sender's own value, if there is neither path nor header
 }
 
 var (
@@ -24,15 +29,54 @@ var (
 	headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$") // RFC 9110, 5.6.2
 )
 
-// parse returns nil for a source that says nothing.
-func (s Source) parse() (*source, error) {
-	if s == (Source{}) {
-		return nil, nil
+// parseID reads the source of an id.
+func (s Source) parseID() (*source, error) {
+	if s.Value == "" {
+		return s.parse()
 	}
+	if s != (Source{Value: s.Value}) {
+		return nil, errors.New(".value: does not go with path, header and match: keep one of them")
+	}
+	chosen, err := placeholder.Names{}.Parse(s.Value)
+	var errs []error
+	for _, mistake := range placeholder.Mistakes(err) {
+		errs = append(errs, fmt.Errorf(".value: %w", mistake))
+	}
+	if slices.ContainsFunc(chosen.Names(), func(name string) bool { return strings.HasPrefix(name, "ref.") }) {
+		errs = append(errs, errors.New(".value: has a placeholder {ref.…}, but an id that you choose depends on no answer: use {key} or {fields.NAME}"))
+	}
+	return &source{from: s, chosen: chosen}, errors.Join(errs...)
+}
+
+// choose returns the id that the sender chooses, or nothing if the receiver does.
+func (s *source) choose(v *placeholder.Values) (string, error) {
+	if s == nil || s.from.Value == "" {
+		return "", nil
+	}
+	id, err := s.chosen.Expand(v, func(value string) (string, error) { return value, nil })
+	if err == nil && !exchange.IsRef(id) {
+		err = fmt.Errorf("is longer than %d bytes, or has characters that do not print", adapters.MaxRef)
+	}
+	return id, err
+}
+
+// fields are the mapped fields that the value uses.
+func (s *source) fields() []string {
+	if s == nil {
+		return nil
+	}
+	return s.chosen.Fields()
+}
+
+// parse reads a source in answers.
+func (s Source) parse() (*source, error) {
 	parsed := &source{from: s, header: http.CanonicalHeaderKey(s.Header)}
 	var errs []error
 	if (s.Path == "") == (s.Header == "") {
 		errs = append(errs, errors.New(": name either path, a JSON Pointer into the body such as /id, or header"))
+	}
+	if s.Value != "" {
+		errs = append(errs, errors.New(".value: belongs to external_id: name path or header"))
 	}
 	var err error
 	if parsed.path, err = exchange.ParsePointer(s.Path); err != nil {
@@ -58,7 +102,7 @@ func (s *source) String() string {
 	if s.header != "" {
 		return "header " + s.header
 	}
-	return s.from.Path
+	return cmp.Or(s.from.Path, s.from.Value)
 }
 
 // find returns the value in an answer, if it can be stored and sent back as it is. A nil

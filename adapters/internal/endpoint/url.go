@@ -101,6 +101,11 @@ func (t *URL) Fields() []string {
 	return slices.Concat(t.host.Fields(), t.path.Fields(), t.query.Fields())
 }
 
+// Uses reports whether the URL has the placeholder of this name.
+func (t *URL) Uses(name string) bool {
+	return slices.Contains(t.path.Names(), name) || slices.Contains(t.query.Names(), name)
+}
+
 // Target is the URL's name in errors: host and path of the template, nothing from data.
 func (t *URL) Target() string { return t.target }
 

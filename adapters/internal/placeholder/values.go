@@ -107,6 +107,11 @@ var errNoField = fmt.Errorf("%w: the mapped fields have none of this name, or nu
 // errNoID is ErrNotKnown for {ref.external_id}. It says what a person can do.
 var errNoID = fmt.Errorf("%w: no answer of the receiver contained the id of this key's record; set it with lockstep ref set, then requeue", ErrNotKnown)
 
+// notLearned is ErrNotKnown for {ref.etag} and {ref.NAME}. option sets the value.
+func notLearned(option string) error {
+	return fmt.Errorf("%w: no answer of the receiver contained it; set it with lockstep ref set %s, then requeue", ErrNotKnown, option)
+}
+
 // Get returns the value of a placeholder. Its errors do not repeat values.
 func (v *Values) Get(name string) (string, error) {
 	var value string
@@ -116,7 +121,9 @@ func (v *Values) Get(name string) (string, error) {
 			return "", errNoID
 		}
 	case "ref.etag":
-		value = v.Msg.Ref.ETag
+		if value = v.Msg.Ref.ETag; value == "" {
+			return "", notLearned("--etag")
+		}
 	case "idempotency_key":
 		value = v.Msg.IdempotencyKey
 	case "key":
@@ -133,7 +140,9 @@ func (v *Values) Get(name string) (string, error) {
 		value = v.occurredAt("RFC3339Nano")
 	default:
 		if learned, ok := strings.CutPrefix(name, refPrefix); ok {
-			value = v.Msg.Ref.Learned[learned]
+			if value = v.Msg.Ref.Learned[learned]; value == "" {
+				return "", notLearned("--learned " + learned + "=VALUE")
+			}
 			break
 		}
 		if format, ok := strings.CutPrefix(name, timedPrefix); ok {
