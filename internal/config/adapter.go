@@ -81,6 +81,14 @@ func (a *Adapter) decode(d *decoder, n *node) *yaml.Node {
 	case err == nil:
 		a.Adapter = adapter
 		d.warnPlainHTTP(n, config)
+		if a, ok := adapter.(interface{ Warnings() []string }); ok {
+			problems := d.problems
+			d.problems = nil
+			for _, text := range a.Warnings() {
+				d.adapterProblem(n, text, fieldsOf(known.config))
+			}
+			d.warnings, d.problems = append(d.warnings, d.problems...), problems
+		}
 		return out
 	}
 	reported := slices.Clip(d.problems)

@@ -159,11 +159,33 @@ func (d *decoder) checkLease(root, n *node, s *Sync) {
 // checkMapping compiles the mapping, and those of routes.
 func (d *decoder) checkMapping(n *node, s *Sync) {
 	made := d.compileMapping(n, s.mapping())
+	d.checkLearned(n, s.mapping(), s.Adapter.Adapter)
 	switch a := s.Adapter.Adapter.(type) {
 	case adapters.Router:
 		d.checkRoutes(n, s, a.Routes(), made)
 	case adapters.FieldUser:
 		d.checkFields(n.at("adapter"), a.Fields(), made)
+	}
+}
+
+// checkLearned refuses an expression that reads a value which no answer teaches, because it
+// would always be null.
+func (d *decoder) checkLearned(n *node, m mapping.Mapping, a adapters.Adapter) {
+	if a == nil {
+		return // its names are not known
+	}
+	names := []string{"external_id", "etag"}
+	if a, ok := a.(interface{ Learned() []string }); ok {
+		names = append(names, a.Learned()...)
+	}
+	items := slices.DeleteFunc(slices.Clone(n.at("compute").items), func(item *node) bool { return item.failed })
+	for i, c := range m.Compute {
+		for _, name := range c.Refs() {
+			if !slices.Contains(names, name) {
+				d.at(items[i], "%s", d.redactExpression(items[i], fmt.Sprintf("no key learn has the name %q, so ref.%s would always be null; known are ref.%s",
+					name, name, strings.Join(names, ", ref."))))
+			}
+		}
 	}
 }
 

@@ -704,6 +704,7 @@ func TestMessagesKeepTheirWords(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
+	const noID = "needs the receiver's id, but external_id is not configured, so the id is known only if somebody sets it with lockstep ref set or ref import: write external_id"
 	const warning = "a credential is sent over plain http, where anybody on the way can read it: use https"
 	for adapter, want := range map[string]string{
 		`{kind: rest, url: "http://court.example/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                              "t.yaml:4:32: syncs[0].adapter.url: " + warning,
@@ -720,6 +721,10 @@ func TestWarnings(t *testing.T) {
 		`{kind: rest, url: "http://court.example/in", auth: {kind: hmac, secret: "${COURT_TOKEN}", headers: {X-Api-Key: "${COURT_TOKEN}"}}}`:       "t.yaml:4:32: syncs[0].adapter.url: " + warning,
 		`{kind: webhook, url: "http://court.example/in", secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]}`:                                     "",
 		`{kind: soap, url: "https://court.example/in", body: '<a xmlns="http://court.example/"/>', auth: {kind: bearer, token: "${COURT_TOKEN}"}}`: "",
+		`{kind: rest, url: "https://court.example/", known: {method: PUT, url: "https://court.example/{ref.external_id}"}}`:                        "t.yaml:4:65: syncs[0].adapter.known: " + noID,
+		`{kind: rest, url: "https://court.example/", routes: {a: {url: "https://court.example/{ref.external_id}"}}}`:                               "t.yaml:4:76: syncs[0].adapter.routes.a.url: " + noID,
+		`{kind: rest, url: "https://court.example/", known: {method: PUT}, external_id: /id}`:                                                      "",
+		`{kind: rest, url: "https://court.example/", known: {method: PUT}, external_id: {value: "{key}"}, reference: keep, if_match: any}`:         "",
 	} {
 		f, err := Parse("t.yaml", []byte("syncs:\n  - name: A\n    event: a\n    adapter: "+adapter+"\n"), testEnv)
 		if err != nil {

@@ -32,6 +32,7 @@ import (
 //     for the schema
 //   - signs: the secret signs requests and is not sent
 //   - filled: the mapping has at least one entry, for the schema
+//   - empty: what to do instead of writing an empty text
 //   - short: a text alone, without the struct's keys, is the value of this field
 //   - doc: a description
 
@@ -214,6 +215,9 @@ func (d *decoder) text(tag reflect.StructTag, n *node, v reflect.Value) *yaml.No
 	if words[0] != "" && !slices.Contains(words, n.text) {
 		d.at(n, "%s is not one of %s%s", d.quote(n), strings.Join(words, ", "), n.suggest(words))
 		d.words++
+	}
+	if instead := tag.Get("empty"); instead != "" && n.text == "" {
+		d.at(n, "is empty: %s", instead)
 	}
 	v.SetString(n.text)
 	if secret {

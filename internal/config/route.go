@@ -63,6 +63,7 @@ func (d *decoder) checkRoutes(n *node, s *Sync, routes []adapters.Route, made []
 				s.Routes = map[string]mapping.Mapping{}
 			}
 			s.Routes[r.Name], fields[r.Name] = m, d.compileMapping(at(r), m)
+			d.checkLearned(at(r), m, s.Adapter.Adapter)
 		}
 	}
 	for _, r := range routes {

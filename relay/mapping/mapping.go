@@ -12,6 +12,9 @@ import (
 	"sync"
 	"unicode/utf8"
 
+	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/parser"
+
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -44,6 +47,34 @@ type Computed struct {
 	To       string `json:"to"`
 	Expr     string `json:"expr"`
 	Optional bool   `json:"optional,omitempty"` // leave the field out if the result is null
+}
+
+// Refs are the names of the values of ref that the expression reads, such as etag of
+// ref.etag. An expression that does not compile has none.
+func (c Computed) Refs() []string {
+	tree, err := parser.Parse(c.Expr)
+	if err != nil {
+		return nil
+	}
+	var names refNames
+	ast.Walk(&tree.Node, &names)
+	return slices.Compact(slices.Sorted(slices.Values(names)))
+}
+
+// refNames collects the names of the values of ref.
+type refNames []string
+
+// Visit implements [ast.Visitor].
+func (r *refNames) Visit(node *ast.Node) {
+	member, ok := (*node).(*ast.MemberNode)
+	if !ok {
+		return
+	}
+	of, isName := member.Node.(*ast.IdentifierNode)
+	name, isFixed := member.Property.(*ast.StringNode)
+	if isName && isFixed && of.Value == "ref" {
+		*r = append(*r, name.Value)
+	}
 }
 
 // Sending is what computed fields may read besides the event: the variables

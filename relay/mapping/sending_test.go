@@ -59,3 +59,16 @@ func TestConditionsDoNotReadTheDelivery(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestRefsOfAnExpression(t *testing.T) {
+	for expr, want := range map[string]string{
+		`ref.n ?? ref["m"] ?? ref?.n`:         "m n",
+		`event.ref.x + key`:                   "",
+		`map(event.a, {ref.external_id + #})`: "external_id",
+		`ref.`:                                "",
+	} {
+		if got := strings.Join(Computed{Expr: expr}.Refs(), " "); got != want {
+			t.Errorf("%s: %q, want %q", expr, got, want)
+		}
+	}
+}
