@@ -349,11 +349,13 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	}
 	if tells, ok := sync.Adapter.(adapters.Previewer); ok {
 		would, err := tells.Preview(msg)
-		if err != nil {
-			p.not("the adapter refuses it: %v", err)
-		}
 		p.Method, p.URL, p.Headers = would.Method, would.URL, would.Headers
-		if !bytes.Equal(would.Body, p.Body) {
+		switch {
+		case err != nil:
+			p.not("the adapter refuses it: %v", err)
+		case len(would.Body) == 0:
+			p.Body, p.Notes = nil, append(p.Notes, "sent without a body")
+		case !bytes.Equal(would.Body, p.Body):
 			p.ContentType, p.Request = would.ContentType, string(would.Body)
 		}
 	}
@@ -432,11 +434,13 @@ func (p preview) text(w io.Writer) error {
 	for _, note := range p.Notes {
 		line("note", note)
 	}
-	var b bytes.Buffer
-	if err := json.Indent(&b, p.Body, "", "  "); err != nil {
-		return err
+	if p.Body != nil {
+		var b bytes.Buffer
+		if err := json.Indent(&b, p.Body, "", "  "); err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "\n%s\n", b.String())
 	}
-	fmt.Fprintf(w, "\n%s\n", b.String())
 	if p.Request != "" {
 		fmt.Fprintf(w, "\nsent as %s:\n\n", p.ContentType)
 		for line := range strings.Lines(p.Request) {

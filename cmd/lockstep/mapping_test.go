@@ -37,6 +37,26 @@ func (telling) Preview(msg adapters.Message) (adapters.Preview, error) {
 	}, nil
 }
 
+// The fields of a request without a body are not shown as its body.
+func TestMapOfARequestWithoutABody(t *testing.T) {
+	w := newWorld(t)
+	w.configure(`
+syncs:
+  - name: Rooms
+    events: ["scheduling:cancelled"]
+    adapter: {kind: rest, method: DELETE, url: "https://court.example.gov/{fields.room}", body: none}
+    mapping: {room: room}
+`)
+	w.stdin = `{"room": "3A"}`
+	text := w.run("map", "Rooms", "-").wants(t, 0, "DELETE https://court.example.gov/3A", "note             sent without a body").stdout
+	if strings.Contains(text, `"room"`) {
+		t.Errorf("a body is shown:\n%s", text)
+	}
+	if p := decode[preview](t, w.run("map", "Rooms", "-", "-o", "json").wants(t, 0)); !p.Send || p.Body != nil {
+		t.Errorf("got %+v", p)
+	}
+}
+
 // The value of a ${…} in a mapping or a condition may be a secret.
 func TestMapHidesSubstitutedValues(t *testing.T) {
 	w := newWorld(t)
