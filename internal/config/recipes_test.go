@@ -45,8 +45,9 @@ type answer struct {
 
 // receivers behave like the APIs of docs/recipes, as far as a court's calendar uses them.
 func receivers() map[string]func(call) answer {
-	var hearing, appointment struct{ version int }
-	county, google := map[string]bool{}, map[string]bool{}
+	var hearing, appointment struct{ id, version int }
+	hearing.id = 2000006
+	county, google, booked := map[string]bool{}, map[string]string{}, 0
 	refuse := func(why string) answer { return answer{status: 400, body: fmt.Sprintf(`{"title":%q}`, why)} }
 	return map[string]func(call) answer{
 		"hmc": func(c call) answer {
@@ -55,17 +56,19 @@ func receivers() map[string]func(call) answer {
 			}
 			says := func(status int) answer {
 				hearing.version++
-				return answer{status: status, body: fmt.Sprintf(`{"hearingRequestID":2000007,"status":"HEARING_REQUESTED","versionNumber":%d}`, hearing.version)}
+				return answer{status: status, body: fmt.Sprintf(`{"hearingRequestID":%d,"status":"HEARING_REQUESTED","versionNumber":%d}`, hearing.id, hearing.version)}
 			}
+			entry := fmt.Sprint("/hearing/", hearing.id)
 			switch {
 			case c.method == "POST" && c.path == "/hearing" && c.body["hearingDetails"] != nil && c.body["caseDetails"] != nil:
+				hearing.id, hearing.version = hearing.id+1, 0
 				return says(201)
-			case c.method == "PUT" && c.path == "/hearing/2000007":
+			case c.method == "PUT" && c.path == entry:
 				if details, _ := c.body["requestDetails"].(map[string]any); details["versionNumber"] != float64(hearing.version) {
 					return refuse("versionNumber is not the current one")
 				}
 				return says(201)
-			case c.method == "DELETE" && c.path == "/hearing/2000007" && c.body["cancellationReasonCodes"] != nil:
+			case c.method == "DELETE" && c.path == entry && c.body["cancellationReasonCodes"] != nil:
 				return says(200)
 			}
 			return refuse("not a request of this API")
@@ -86,13 +89,17 @@ func receivers() map[string]func(call) answer {
 		},
 		"county": func(c call) answer {
 			if c.method == "POST" && c.path == "/v2/hearings" {
-				id := fmt.Sprint("c-", len(county)+1)
+				booked++
+				id := fmt.Sprint("c-", booked)
 				county[id] = true
 				return answer{status: 201, header: map[string]string{"Location": "/v2/hearings/" + id}}
 			}
 			id := strings.TrimPrefix(c.path, "/v2/hearings/")
-			if !county[id] {
+			switch {
+			case !county[id]:
 				return answer{status: 404, body: `{"title":"no such hearing"}`}
+			case c.method == "PUT" && c.header.Get("If-Match") == "":
+				return answer{status: 428, body: `{"title":"If-Match is missing"}`}
 			}
 			if c.method == "DELETE" {
 				delete(county, id)
@@ -116,17 +123,22 @@ func receivers() map[string]func(call) answer {
 			switch {
 			case c.method == "POST" && c.path == events:
 				id, _ = c.body["id"].(string)
-				if google[id] {
+				if google[id] != "" {
 					return answer{status: 409, body: `{"error":{"code":409}}`}
 				}
-				google[id] = true
+				google[id] = "confirmed"
 				return answer{status: 200, body: fmt.Sprintf(`{"id":%q}`, id)}
-			case !google[id]:
+			case google[id] == "":
+				return answer{status: 404, body: `{"error":{"code":404}}`}
+			case c.method == "DELETE" && google[id] == "cancelled":
 				return answer{status: 410, body: `{"error":{"code":410}}`}
-			case c.method == "DELETE":
-				delete(google, id)
+			case c.method == "DELETE": // its id stays in use
+				google[id] = "cancelled"
 				return answer{status: 204}
+			case c.body["status"] != "confirmed":
+				return refuse("the event stays cancelled")
 			}
+			google[id] = "confirmed"
 			return answer{status: 200, body: fmt.Sprintf(`{"id":%q}`, id)}
 		},
 		"fhir": func(c call) answer {
@@ -153,8 +165,8 @@ func receivers() map[string]func(call) answer {
 // notShown are headers that every request has, or that differ from run to run.
 var notShown = []string{"Accept-Encoding", "Content-Length", "User-Agent", "Idempotency-Key"}
 
-// TestRecipes reads every file of docs/recipes and sends a new, a moved, a cancelled and a
-// cancelled hearing once more to a receiver that behaves like that API. The requests are in
+// TestRecipes reads every file of docs/recipes and sends a new hearing, two updates, a
+// cancellation and an update that books it again to a receiver that behaves like that API. The requests are in
 // testdata/recipes.
 func TestRecipes(t *testing.T) {
 	files, err := filepath.Glob("../../docs/recipes/*.yaml")
@@ -242,7 +254,7 @@ func tryRecipe(t *testing.T, file, name string, says func(call) answer) {
 	}
 	s := f.RelayConfig().Syncs[0]
 	var ref adapters.Ref
-	for i, event := range []string{"created", "updated", "updated", "cancelled"} {
+	for i, event := range []string{"created", "updated", "updated", "cancelled", "updated"} {
 		e := outbox.Event{
 			ID: fmt.Sprintf("01a00000-0000-7000-8000-%012d", i+1), Type: "scheduling:" + event, Key: "H-2027-7", Version: new(int64(i + 1)),
 			OccurredAt: time.Date(2027, 2, 17, 15, 4, i, 0, time.UTC),
