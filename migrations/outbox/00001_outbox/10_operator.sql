@@ -413,7 +413,7 @@ COMMENT ON FUNCTION outbox.resume_retired(text, text) IS 'Undoes outbox.retire: 
 --   operator                              sets the id, times_set 1
 --   relay                                                                  claims, reads the new id and times_set 1 …  records its answer
 --
--- A recording that comes between this function and its COMMIT waits for the row, with its batch, and then finds times_set 1.
+-- A recording that comes between this function and its COMMIT waits for the row, alone, and then finds times_set 1.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.set_reference(sync text, key text, external_id text, etag text, reason text, learned jsonb DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
