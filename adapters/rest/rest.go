@@ -119,6 +119,10 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 		if to.awaitsID() {
 			id, _ = to.externalID.find(ans)
 		}
+		if receipt.Duplicate && id == "" && to.creates && msg.Ref.ExternalID == "" {
+			return adapters.Receipt{Code: ans.Code(), NoID: true}, adapters.Conflict(fmt.Errorf(
+				"%s %s: answered %s: the receiver has a record for this key, but its id is not known, so it was not changed; %s", req.Method, req.Target, ans.Code(), placeholder.SetID))
+		}
 		if to.awaitsID() && id == "" {
 			if receipt, err = to.rules.WithoutID(req, ans, receipt, msg.Ref.ExternalID != "", to.externalID.String()); err != nil {
 				return receipt, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -35,6 +36,7 @@ type target struct {
 	externalID *source
 	learn      map[string]*source
 	recreate   bool // 404 and 410 mean that the record is to be created again
+	creates    bool // updates of a record whose id is not known are sent by it too, as new records
 
 	// While the configuration is read: the target above, the place of the route in errors,
 	// and its headers.
@@ -117,6 +119,7 @@ func (p *routeParser) known(above *target, as adapters.Route, field string, k *K
 		p.fail("%s: is empty: set method, url or another key, or remove known", strings.TrimSuffix(field, "."))
 	}
 	t := p.target(above, as, field, k.Request)
+	above.creates = above.method != http.MethodDelete && above.reference == updateReference
 	switch k.Gone {
 	case "":
 	case "create":
@@ -134,6 +137,7 @@ func (p *routeParser) target(above *target, as adapters.Route, field string, own
 		*t = *above
 	}
 	t.route, t.above, t.field, t.headers, t.ownURL = as, above, field, own.Headers, own.URL != ""
+	t.creates = false
 	p.targets = append(p.targets, t)
 	var err error
 	if own.Method != "" {

@@ -468,3 +468,53 @@ func TestUnknownReferenceSaysWhatToDo(t *testing.T) {
 		}
 	}
 }
+
+// A duplicate of the create request says only that the record exists. An update that was sent
+// as one has not changed it.
+func TestDuplicateWithoutID(t *testing.T) {
+	c := newCourt(t)
+	known := &rest.Known{Request: rest.Request{Method: "PATCH", URL: c.URL + "/{ref.external_id}"}}
+	booked := map[string]rest.Route{"h:booked": {Request: rest.Request{Method: "POST"}}}
+	for name, tc := range map[string]struct {
+		config rest.Config
+		event  string
+		ref    string
+		body   string
+		class  adapters.Class
+	}{
+		"create":                     {config: rest.Config{Known: known}, class: adapters.ClassConflict},
+		"nothing is required":        {config: rest.Config{Known: known, Require: "nothing"}, class: adapters.ClassConflict},
+		"no id is read":              {config: rest.Config{Known: known, ExternalID: rest.Source{}}, class: adapters.ClassConflict},
+		"the duplicate has the id":   {config: rest.Config{Known: known}, body: `{"id":"7"}`, class: adapters.ClassDuplicate},
+		"an id that we choose":       {config: rest.Config{Known: known, ExternalID: rest.Source{Value: "{key}"}}, class: adapters.ClassDuplicate},
+		"a duplicate of the update":  {config: rest.Config{Known: known}, ref: "7", class: adapters.ClassDuplicate},
+		"new hearings only":          {config: rest.Config{Known: known, Routes: booked}, event: "h:booked", class: adapters.ClassDuplicate},
+		"nothing updates":            {config: rest.Config{}, class: adapters.ClassDuplicate},
+		"a DELETE of what is gone":   {config: rest.Config{Known: known, Method: "DELETE"}, class: adapters.ClassDuplicate},
+		"a part of the whole record": {config: rest.Config{Known: known, Reference: "keep"}, class: adapters.ClassDuplicate},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc.config.URL, tc.config.Outcomes = c.URL, map[int]string{409: "duplicate"}
+			if tc.config.ExternalID == (rest.Source{}) && name != "no id is read" {
+				tc.config.ExternalID = rest.Source{Path: "/id"}
+			}
+			c.status, c.body = 409, tc.body
+			msg := message()
+			msg.Key, msg.Ref = "7", adapters.Ref{ExternalID: tc.ref}
+			if tc.event != "" {
+				msg.Type = tc.event
+			}
+			receipt, err := newAdapter(t, tc.config).Deliver(t.Context(), msg)
+			class := adapters.ClassOf(err)
+			if receipt.Duplicate {
+				class = adapters.ClassDuplicate
+			}
+			if class != tc.class {
+				t.Fatalf("class %s, want %s: %+v, %v", class, tc.class, receipt, err)
+			}
+			if err != nil && (!strings.Contains(err.Error(), "has a record for this key, but its id is not known") || !receipt.NoID || receipt.Ref != nil || receipt.Code != "HTTP 409") {
+				t.Errorf("%+v, %v", receipt, err)
+			}
+		})
+	}
+}

@@ -104,8 +104,11 @@ var ErrEmpty = errors.New("is empty")
 // payload's name of a field, not its mapped name.
 var errNoField = fmt.Errorf("%w: the mapped fields have none of this name, or null", ErrNotKnown)
 
+// SetID says what a person can do if the id of a key's record is not known.
+const SetID = "set it with lockstep ref set, then requeue"
+
 // errNoID is ErrNotKnown for {ref.external_id}. It says what a person can do.
-var errNoID = fmt.Errorf("%w: no answer of the receiver contained the id of this key's record; set it with lockstep ref set, then requeue", ErrNotKnown)
+var errNoID = fmt.Errorf("%w: no answer of the receiver contained the id of this key's record; %s", ErrNotKnown, SetID)
 
 // notLearned is ErrNotKnown for {ref.etag} and {ref.NAME}. option sets the value.
 func notLearned(option string) error {
