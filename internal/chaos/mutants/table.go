@@ -532,6 +532,26 @@ var mutants = []mutant{
 		outbox, "TestAReferenceThatIsSetStays",
 	},
 	{
+		"a reference of a record that was lost, which stays that of a later event",
+		[]edit{{file: outbox, in: "recordUnfinished", old: `event_seq = 0 --`, new: `event_seq = old.event_seq --`}},
+		outbox, "TestReferenceOfARecordThatIsCreatedAgainIsKept",
+	},
+	{
+		"references that are written in any order",
+		[]edit{{file: outbox, in: "recordReferences", old: `ORDER BY r.key COLLATE "C"`}},
+		outbox, "TestReferencesAreRecordedInTheOrderOfTheKeys/delivered",
+	},
+	{
+		"a body that goes to another route than it was made for",
+		[]edit{{file: outbox, in: "recordUnfinished", old: `r.body IS NULL AND d.body_sha256 IS NOT NULL`, new: `false`}},
+		relay, "TestBodyStaysOnItsRouteIfNothingWasSent",
+	},
+	{
+		"a search for missed events that reads all deliveries of the key",
+		[]edit{{file: schema, in: "outbox.was_missed", old: `d.event_seq = e.seq`, new: `d.event_id = e.id`}},
+		migrations, "TestCheckForMissedEventsOfOneKeyReadsEachDeliveryOnce",
+	},
+	{
 		"a pause that does not end by itself",
 		[]edit{{file: outbox, in: "holdsInForce", old: `kind IN ('auth', 'breaker') OR`, new: `kind IN ('auth', 'breaker', 'operator') OR`}},
 		migrations, "TestPauseEndsByItself",
