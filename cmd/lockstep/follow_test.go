@@ -313,3 +313,12 @@ func TestRowsAreHeldBackOnAStandby(t *testing.T) {
 	}
 	f.stop(t, 0)
 }
+
+func TestAttemptsWithinASecondAreToldApart(t *testing.T) {
+	at := time.Date(2027, 3, 1, 5, 0, 0, 123_400_000, time.FixedZone("", -5*3600))
+	for after, want := range map[time.Duration]string{0: "2027-03-01T10:00:00.123Z", time.Millisecond: "2027-03-01T10:00:00.124Z"} {
+		if got := (logRow{At: at.Add(after)}).Cells()[0]; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}

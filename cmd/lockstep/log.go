@@ -63,7 +63,7 @@ func (r logRow) Cells() []string {
 		}
 	}
 	return []string{
-		clock(&r.At), r.Sync, deref(r.Key), attempt, r.Outcome, deref(r.Code),
+		clockMilli(r.At), r.Sync, deref(r.Key), attempt, r.Outcome, deref(r.Code),
 		cmp.Or(deref(r.Actor), deref(r.Relay)), took, deref(r.EventID), strings.Join(detail, ": "),
 	}
 }

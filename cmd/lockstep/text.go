@@ -18,6 +18,9 @@ func clock(t *time.Time) string {
 	return t.UTC().Format("2006-01-02T15:04:05Z")
 }
 
+// clockMilli formats a time for tables in which attempts within a second are told apart.
+func clockMilli(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+
 // age formats a duration with its two largest units: 3d4h, 5m2s, 0.4s.
 func age(d time.Duration) string {
 	const day = 24 * time.Hour
