@@ -68,10 +68,10 @@ func (a *Adapter) decode(d *decoder, n *node) *yaml.Node {
 	}
 	a.Kind = kind.text
 	config := reflect.New(known.config).Elem()
-	before, others := n.failed, len(d.problems)-d.words
+	before, others := n.failed, len(d.problems)-d.usable
 	out := d.object(n, config, "kind")
 	out.Content = append([]*yaml.Node{text("kind"), text(a.Kind)}, out.Content...)
-	if before || len(d.problems)-d.words > others {
+	if before || len(d.problems)-d.usable > others {
 		return nil // the adapter would miss what could not be decoded
 	}
 	adapter, err := known.build(config)
@@ -96,7 +96,8 @@ func (a *Adapter) decode(d *decoder, n *node) *yaml.Node {
 		d.adapterProblem(n, text, fieldsOf(known.config))
 	}
 	same := func(p Problem) bool {
-		return slices.ContainsFunc(reported, func(r Problem) bool { return r.Path == p.Path })
+		return slices.ContainsFunc(d.unknown, func(u unknownKey) bool { return u.explains(p.Path, n.path) }) ||
+			slices.ContainsFunc(reported, func(r Problem) bool { return r.Path == p.Path })
 	}
 	d.problems = append(reported, slices.DeleteFunc(d.problems[len(reported):], same)...)
 	return nil

@@ -872,6 +872,35 @@ func TestAdapterErrorsRepeatNoPartOfAValue(t *testing.T) {
 	}
 }
 
+func TestUnknownKeysHideNoOtherProblem(t *testing.T) {
+	for adapter, want := range map[string][]string{
+		`{kind: rest, url: "https://h/{nope}", tiemout: 5s}`: {
+			"adapter.url: {nope}", "adapter.tiemout: is not a known key. Did you mean timeout?",
+		},
+		`{kind: rest, url: "https://h/{nope}", auth: {kind: basic, usernme: a, password: b}}`: {
+			"adapter.url: {nope}", "adapter.auth.usernme: is not a known key. Did you mean username?",
+		},
+		`{kind: rest, url: "https://h/{nope}", auth: {knd: bearer, token: x}}`: { // the token is not said to be wrong
+			"adapter.url: {nope}", "adapter.auth.knd: is not a known key. Did you mean kind?",
+		},
+		`{kind: rest, ulr: "https://h/", method: BREW}`: { // url is not said to be missing
+			"adapter.ulr: is not a known key. Did you mean url?", "adapter.method: ",
+		},
+	} {
+		_, err := Parse("t.yaml", []byte("syncs:\n  - name: A\n    event: a\n    adapter: "+adapter+"\n"), testEnv)
+		problems, _ := errors.AsType[Problems](err)
+		if len(problems) != len(want) {
+			t.Errorf("%s:\n%v\nwant %d problems", adapter, err, len(want))
+			continue
+		}
+		for i, p := range problems {
+			if !strings.Contains(p.Error(), want[i]) {
+				t.Errorf("got %v, want %s", p, want[i])
+			}
+		}
+	}
+}
+
 func TestAdapterKeysAreStrict(t *testing.T) {
 	_, err := parseWith("t.yaml", []byte(fakeSync+`
       txt: a

@@ -50,11 +50,23 @@ type decoder struct {
 	sub      substitution
 	lines    []string // of the file
 	secrets  []string // the values of ${…} in secrets
-	words    int      // problems of words that are not allowed; the value is there nevertheless
+	usable   int      // problems of unknown keys, and of words that are not allowed; all other values are there
+	unknown  []unknownKey
 	problems Problems
 	warnings Problems
 
 	routes map[string]*routeParts // by path in the file
+}
+
+// unknownKey has the path of a mapping with a key that is not known, and of the key that this
+// seems to mean.
+type unknownKey struct{ in, meant string }
+
+// explains reports whether another problem of the adapter at path may only be there because of
+// the unknown key.
+func (u unknownKey) explains(path, adapter string) bool {
+	rest, within := strings.CutPrefix(path, u.in)
+	return path == u.meant || u.in != adapter && within && (rest == "" || strings.ContainsAny(rest[:1], ".["))
 }
 
 // fieldsOf lists the fields of a struct that are keys, embedded ones in place.
@@ -80,6 +92,8 @@ func (d *decoder) object(n *node, v reflect.Value, also ...string) *yaml.Node {
 	for _, item := range n.items {
 		if !slices.Contains(known, item.key) {
 			d.atKey(item, "is not a known key%s Known here: %s", cmp.Or(suggest(item.key, known), "."), strings.Join(known, ", "))
+			d.usable++
+			d.unknown = append(d.unknown, unknownKey{n.path, join(n.path, similar(item.key, known))})
 		}
 	}
 	out := mappingNode()
@@ -214,7 +228,7 @@ func (d *decoder) text(tag reflect.StructTag, n *node, v reflect.Value) *yaml.No
 	}
 	if words[0] != "" && !slices.Contains(words, n.text) {
 		d.at(n, "%s is not one of %s%s", d.quote(n), strings.Join(words, ", "), n.suggest(words))
-		d.words++
+		d.usable++
 	}
 	if instead := tag.Get("empty"); instead != "" && n.text == "" {
 		d.at(n, "is empty: %s", instead)

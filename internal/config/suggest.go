@@ -5,16 +5,22 @@ import "strings"
 // suggest returns ". Did you mean x?" with the known word that is most similar to word,
 // or "" if no word is similar.
 func suggest(word string, known []string) string {
+	best := similar(word, known)
+	if best == "" {
+		return ""
+	}
+	return ". Did you mean " + best + "?"
+}
+
+// similar returns the known word that is most similar to word, or "" if no word is similar.
+func similar(word string, known []string) string {
 	best, at := "", len(word)/3+2
 	for _, k := range known {
 		if d := distance(strings.ToLower(word), strings.ToLower(k)); d < at {
 			best, at = k, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return ". Did you mean " + best + "?"
+	return best
 }
 
 // distance is the Levenshtein distance of a and b.
