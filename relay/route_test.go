@@ -128,6 +128,32 @@ func TestRequeueOnAnotherRouteHasAnotherKey(t *testing.T) {
 	}
 }
 
+// A success may make the relay forget the record, as a cancellation does. The next event of
+// the key creates it again, also one that waits in the same lane.
+func TestForgottenRecordIsCreatedAgain(t *testing.T) {
+	w := newWorld(t)
+	created := 0
+	c := newCourt(func(_ context.Context, m adapters.Message, _ int) (adapters.Receipt, error) {
+		if m.Ref.ExternalID == "" {
+			created++
+			return adapters.Receipt{Code: "HTTP 201", Ref: &adapters.Ref{ExternalID: fmt.Sprint("C-", created), ETag: `"v"`, Learned: map[string]string{"n": "1"}}}, nil
+		}
+		return adapters.Receipt{Code: "HTTP 204", Ref: &adapters.Ref{Version: m.Version}}, nil
+	})
+	for a := range 4 {
+		w.emit("H-1", map[string]any{"a": a})
+	}
+	w.start("relay-1", createOrUpdate(c))
+	w.drained()
+	want := []string{`id {"created":0}`, `id {"updated":1,"entry":"C-1"}`, `id {"created":2}`, `id {"updated":3,"entry":"C-2"}`}
+	if diff := cmp.Diff(want, sent(c)); diff != "" {
+		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+	if got := query[int](w, `SELECT count(*) FROM outbox.external_ref WHERE coalesce(external_id, etag) IS NULL AND learned = '{}'`); got != 1 {
+		t.Error("the reference is not forgotten")
+	}
+}
+
 // A receiver that has lost the record gets it again: the id is forgotten and the row does not
 // fail.
 func TestRecordThatIsGoneIsCreatedAgain(t *testing.T) {
