@@ -24,6 +24,10 @@ func (p *pipeline) succeeded(w work, result *outbox.Result, receipt adapters.Rec
 		p.log.Warn("the answer lacks the receiver's id, which later events of the key need",
 			"event", result.Delivery.Event.ID, "key", result.Delivery.Key, "code", result.Code)
 	}
+	if receipt.NoETag && !p.saidNoETag.Swap(true) {
+		p.log.Warn("if_match is set, but the answer has no ETag that it can send: later requests for such keys go without If-Match; this is said once",
+			"event", result.Delivery.Event.ID, "key", result.Delivery.Key, "code", result.Code)
+	}
 	if w.to != "" {
 		p.healths.of("").answered() // things that all destinations need, such as the token endpoint, work
 	}

@@ -65,6 +65,7 @@ type state struct {
 	delivered   atomic.Int64 // sinceStart of the last success that is not in the database yet
 	probing     atomic.Int64 // probes in flight
 	draining    atomic.Bool
+	saidNoETag  atomic.Bool   // the log has said that answers lack an ETag
 	atCapacity  atomic.Bool   // the claimer has no capacity left, or is counting it
 	stop        chan struct{} // closed when draining begins
 }

@@ -134,6 +134,26 @@ func TestASuccessWithoutAnIDIsSaidAtOnce(t *testing.T) {
 
 var _ relay.Observer = (*idCounter)(nil)
 
+func TestAnswersWithoutAnETagAreSaidOnce(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+		return adapters.Receipt{Code: "HTTP 200", NoETag: true}, nil
+	})
+	var log bytes.Buffer
+	config := sync1(c)
+	config.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	r := w.start("relay-1", config)
+	w.emit("H-1", map[string]any{"n": 1})
+	w.emit("H-2", map[string]any{"n": 1})
+	w.drained()
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(log.String(), "the answer has no ETag"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, log.String())
+	}
+}
+
 // Something that all destinations need is away, such as a proxy: nothing was sent, and no record
 // is the cause.
 func TestWhatAllDestinationsNeedIsAway(t *testing.T) {

@@ -63,6 +63,10 @@ type Config struct {
 	// sender chooses it. Default: no id is read.
 	ExternalID Source `yaml:"external_id"`
 
+	// ETag is where an answer has the ETag for IfMatch. A value without quotes is put in
+	// quotes. Default: the header ETag.
+	ETag Source `yaml:"etag"`
+
 	// Learn gives names to other values of an answer that later requests need. They are
 	// {ref.NAME} in URLs and headers, and ref.NAME in expressions.
 	Learn map[string]Source `yaml:"learn"`
@@ -120,6 +124,7 @@ type Request struct {
 
 	Body       Body              `yaml:"body"`                                                                                                                      // default: that above
 	ExternalID Source            `yaml:"external_id"`                                                                                                               // default: that above
+	ETag       Source            `yaml:"etag"`                                                                                                                      // default: that above
 	Learn      map[string]Source `yaml:"learn"`                                                                                                                     // in addition to those above
 	Reference  string            `yaml:"reference" oneof:"update|keep|forget"`                                                                                      // default: that above
 	IfMatch    string            `yaml:"if_match" oneof:"true|false|weak|any"`                                                                                      // default: that above
@@ -206,7 +211,7 @@ func (b Body) isZero() bool {
 func (c Config) request() Request {
 	r := Request{
 		Method: c.Method, URL: c.URL, Headers: c.Headers, Body: c.Body,
-		ExternalID: c.ExternalID, Learn: c.Learn, Reference: c.Reference, IfMatch: c.IfMatch, Outcomes: c.Outcomes,
+		ExternalID: c.ExternalID, ETag: c.ETag, Learn: c.Learn, Reference: c.Reference, IfMatch: c.IfMatch, Outcomes: c.Outcomes,
 		Answers: c.Answers, Require: c.Require, Reason: c.Reason,
 	}
 	if r.Method == "" {
@@ -218,7 +223,7 @@ func (c Config) request() Request {
 // isEmpty reports whether the route sets nothing.
 func (r Request) isEmpty() bool {
 	return r.Method == "" && r.URL == "" && len(r.Headers) == 0 && !bool(r.Mapping) && !bool(r.Compute) && r.Body.isZero() &&
-		r.ExternalID == (Source{}) && len(r.Learn) == 0 && r.Reference == "" && r.IfMatch == "" && len(r.Outcomes) == 0 && len(r.Answers) == 0 && r.Require == "" && r.Reason == ""
+		r.ExternalID == (Source{}) && r.ETag == (Source{}) && len(r.Learn) == 0 && r.Reference == "" && r.IfMatch == "" && len(r.Outcomes) == 0 && len(r.Answers) == 0 && r.Require == "" && r.Reason == ""
 }
 
 func merged[K comparable, V any](above, own map[K]V) map[K]V {

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"maps"
+	"net/http"
 	"strings"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -23,6 +24,30 @@ func (t *target) condition(known adapters.Ref) (string, bool) {
 	return "*", t.ifMatch == "any" && known.ExternalID != ""
 }
 
+// tag returns the ETag in an answer, or nothing.
+func (t *target) tag(ans exchange.Answer) string {
+	tag := ans.Header.Get("ETag")
+	if t.etag != nil {
+		if tag, _ = t.etag.find(ans); tag != "" && !adapters.ValidETag(tag) {
+			tag = `"` + tag + `"` // such as Microsoft Graph's changeKey
+		}
+	}
+	if !adapters.ValidETag(tag) {
+		return ""
+	}
+	return tag
+}
+
+// lacksTag reports whether later requests have no If-Match because of this success,
+// although they are to have one.
+func (t *target) lacksTag(req exchange.Request, ans exchange.Answer, receipt adapters.Receipt) bool {
+	if t.ifMatch != "true" && t.ifMatch != "weak" || t.reference != updateReference || req.Method == http.MethodDelete || !ans.OK() || receipt.Accepted {
+		return false
+	}
+	_, has := t.condition(adapters.Ref{ETag: t.tag(ans)})
+	return !has
+}
+
 // ref returns the new reference of the message's key, or nil if the answer does not
 // change it. An accepted change without a new ETag makes the old ETag invalid.
 // id is the receiver's id in the answer, if it has one.
@@ -39,10 +64,7 @@ func (t *target) ref(msg adapters.Message, ans exchange.Answer, id string) *adap
 	}
 	ref := adapters.Ref{ExternalID: was.ExternalID, ETag: was.ETag, Version: msg.Version, Learned: was.Learned}
 	if ans.OK() {
-		ref.ETag = ""
-		if tag := ans.Header.Get("ETag"); adapters.ValidETag(tag) {
-			ref.ETag = tag
-		}
+		ref.ETag = t.tag(ans)
 	}
 	if id != "" {
 		ref.ExternalID = id

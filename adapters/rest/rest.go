@@ -128,7 +128,7 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 				return receipt, err
 			}
 		}
-		receipt.Ref = to.ref(msg, ans, id)
+		receipt.Ref, receipt.NoETag = to.ref(msg, ans, id), to.lacksTag(req, ans, receipt)
 		return receipt, nil
 	})
 }

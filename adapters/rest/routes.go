@@ -34,6 +34,7 @@ type target struct {
 	options    exchange.RuleOptions
 	rules      exchange.Rules
 	externalID *source
+	etag       *source // nil: the header ETag
 	learn      map[string]*source
 	recreate   bool // 404 and 410 mean that the record is to be created again
 	creates    bool // updates of a record whose id is not known are sent by it too, as new records
@@ -172,6 +173,10 @@ func (p *routeParser) target(above *target, as adapters.Route, field string, own
 	if own.ExternalID != (Source{}) {
 		t.externalID, err = own.ExternalID.parseID()
 		p.check(field+"external_id", err)
+	}
+	if own.ETag != (Source{}) {
+		t.etag, err = own.ETag.parse()
+		p.check(field+"etag", err)
 	}
 	where := ""
 	if t.externalID != nil {

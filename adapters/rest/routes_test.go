@@ -518,3 +518,53 @@ func TestDuplicateWithoutID(t *testing.T) {
 		})
 	}
 }
+
+// Microsoft Graph has the ETag in the body.
+func TestETagOfTheBody(t *testing.T) {
+	for name, tc := range map[string]struct {
+		from   rest.Source
+		match  string
+		method string
+		status int
+		body   string
+		want   string
+		lacks  bool
+	}{
+		"as it is":           {from: rest.Source{Path: "/@odata.etag"}, match: "weak", body: `{"@odata.etag":"W/\"a+b=\""}`, want: `W/"a+b="`},
+		"without quotes":     {from: rest.Source{Path: "/changeKey"}, match: "true", body: `{"changeKey":"CQAA=="}`, want: `"CQAA=="`},
+		"another header":     {from: rest.Source{Header: "X-Version"}, match: "true", want: `"9"`},
+		"weak, not sent":     {from: rest.Source{Path: "/e"}, match: "true", body: `{"e":"W/\"1\""}`, want: `W/"1"`, lacks: true},
+		"none":               {from: rest.Source{Path: "/e"}, match: "true", lacks: true},
+		"not an ETag":        {from: rest.Source{Path: "/e"}, match: "true", body: `{"e":"a \"b"}`, lacks: true},
+		"none in the header": {match: "weak", lacks: true},
+		"none, but * is":     {match: "any"},
+		"none is needed":     {match: "false"},
+		"taken for later":    {match: "true", status: 202},
+		"a DELETE":           {match: "true", method: "DELETE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCourt(t)
+			c.header.Set("X-Version", "9")
+			if c.body = tc.body; tc.body == "" {
+				c.body = `{}`
+			}
+			if tc.status != 0 {
+				c.status = tc.status
+			}
+			a := newAdapter(t, rest.Config{URL: c.URL, ETag: tc.from, IfMatch: tc.match, Method: tc.method})
+			msg := message()
+			msg.Ref = adapters.Ref{ExternalID: "7"}
+			receipt, err := a.Deliver(t.Context(), msg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got string
+			if receipt.Ref != nil {
+				got = receipt.Ref.ETag
+			}
+			if got != tc.want || receipt.NoETag != tc.lacks {
+				t.Errorf("ETag %s, want %s; lacks one: %t", got, tc.want, receipt.NoETag)
+			}
+		})
+	}
+}
