@@ -17,6 +17,7 @@
 //   - [Addresser] names the host to which a message goes.
 //   - [Previewer] shows what the adapter would send.
 //   - [FieldUser] names the mapped fields that the configuration uses.
+//   - [Learner] names the values of answers that it keeps.
 //   - [Router] sends messages by different routes, each perhaps with its own mapping.
 //
 // Pass the adapter to relay.Sync, or give it a kind in the YAML file. lockstep config

@@ -9,6 +9,13 @@ type FieldUser interface {
 	Fields() []string
 }
 
+// Learner is implemented by adapters that keep values of answers in [Ref.Learned].
+type Learner interface {
+	// Learned returns the names of these values, in any order. lockstep config check and
+	// map refuse others.
+	Learned() []string
+}
+
 // Router is implemented by adapters whose messages take different routes, by their type
 // or by what is known of their key. Each route may have a mapping of its own, which the
 // relay applies.

@@ -101,7 +101,7 @@ knows, and an event from a file has nothing.`,
 				return err
 			}
 			named, sync := f.Syncs[i], f.RelayConfig().Syncs[i]
-			if err := assume.check(); err != nil {
+			if err := assume.check(sync); err != nil {
 				return err
 			}
 			var x example
@@ -193,12 +193,22 @@ func parseEvent(b []byte) (outbox.Event, error) {
 }
 
 // check refuses an answer that the receiver's adapter would not keep.
-func (a assumed) check() error {
+func (a assumed) check(sync relay.Sync) error {
 	if err := checkETag(a.etag); err != nil {
 		return usagef("--etag %w", err)
 	}
 	if err := values(a.learned).check(); err != nil {
 		return usagef("--learned %w", err)
+	}
+	var known []string
+	if learner, ok := sync.Adapter.(adapters.Learner); ok {
+		known = slices.Sorted(slices.Values(learner.Learned()))
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.learned)) {
+		if !slices.Contains(known, name) {
+			return usagef("--learned %s: %s does not learn this value; learn of its adapter has %s",
+				quoted(name), sync.Name, cmp.Or(strings.Join(known, ", "), "no names"))
+		}
 	}
 	return nil
 }

@@ -217,6 +217,7 @@ func TestMapShowsHeadersOfEveryKind(t *testing.T) {
 		},
 	} {
 		t.Run(sync, func(t *testing.T) {
+			w.run("map", sync, file, "--learned", "nope=3").wants(t, exitUsage, "--learned nope: "+sync+" does not learn this value; learn of its adapter has ")
 			w.run("map", sync, file, "--etag", "v3").wants(t, exitUsage, `--etag has no quotes: write '"v3"'`)
 			r := w.run("map", sync, file, "--etag", `"v3"`, "--headers", "traceparent=00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "-o", "json").wants(t, 0)
 			if strings.Contains(r.stdout, "canary") || strings.Contains(r.stdout, "written-here") {
@@ -247,6 +248,7 @@ func TestMapOfAKnownReference(t *testing.T) {
 	w.run(append(cancelled, "--ref", "C-7")...).wants(t, 0, "request          DELETE https://court.example.gov/hearings/C-7")
 	moved := []string{"map", "CourtCalendarSync", "-", "--type", "scheduling:moved", "--ref", "C-7"}
 	w.run(moved...).wants(t, 0, "{ref.number} is not known")
+	w.run(append(moved, "--learned", "nubmer=3")...).wants(t, exitUsage, "--learned nubmer: CourtCalendarSync does not learn this value; learn of its adapter has number")
 	w.run(append(moved, "--learned", "number=3")...).wants(t, 0, "request          PUT https://court.example.gov/hearings/C-7/3")
 	id := w.emit("H-1", `{"hearingId":"H-1"}`)
 	w.run("map", "CourtCalendarSync", id, "--ref", "C-8").wants(t, 0, "request          POST https://court.example.gov/hearings")

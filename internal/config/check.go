@@ -175,7 +175,7 @@ func (d *decoder) checkLearned(n *node, m mapping.Mapping, a adapters.Adapter) {
 		return // its names are not known
 	}
 	names := []string{"external_id", "etag"}
-	if a, ok := a.(interface{ Learned() []string }); ok {
+	if a, ok := a.(adapters.Learner); ok {
 		names = append(names, a.Learned()...)
 	}
 	items := slices.DeleteFunc(slices.Clone(n.at("compute").items), func(item *node) bool { return item.failed })
