@@ -108,6 +108,7 @@ type Receipt struct {
 	Duplicate bool   // the receiver already had this message
 	Accepted  bool   // the receiver took it for later processing (202 and the like)
 	NoID      bool   // the answer lacks the receiver's id, which later messages of the key need
+	Skipped   string // why there is nothing to send, in your own words: nothing was sent, and the delivery is finished as filtered
 	NoETag    bool   // the answer lacks an ETag, so later messages of the key go without If-Match
 
 	// Ref is the new reference for the key; nil leaves it as it is. Together with a

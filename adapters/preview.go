@@ -17,4 +17,5 @@ type Preview struct {
 	Headers     map[string]string // by canonical name; credentials are masked
 	ContentType string
 	Body        []byte
+	Skipped     string // as [Receipt.Skipped]
 }

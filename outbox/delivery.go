@@ -86,6 +86,7 @@ type Result struct {
 	Code       string        // status of the protocol, such as HTTP 201
 	Class      string        // error class, such as transient
 	Error      string        // reason of a failure, without secrets and personal data
+	Reason     string        // why a delivery is filtered; empty: its event does not meet the sync's condition
 	AnsweredAt time.Time     // by the local clock; the database stores its own time less the age of the answer
 	Took       time.Duration // duration of the attempt
 	SHA256     string        // digest of the body that was sent, hexadecimal

@@ -77,6 +77,7 @@ var (
 
 	finishedColumns = slices.Concat(logColumns, referenceColumns, []column{
 		columnLane, columnTID,
+		columnOf("reason", "text", func(r *Result) pgtype.Text { return nullable(r.Reason) }),
 		columnOf("is_alone", "boolean", func(r *Result) bool { return r.Delivery.isAlone }),
 	})
 	unfinishedColumns = slices.Concat(logColumns, referenceColumns, retryColumns)
@@ -206,10 +207,10 @@ WITH result AS MATERIALIZED (
     RETURNING i.*
 ), logged AS (
     INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, external_id,
-                                     request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay)
+                                     request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay, reason)
     SELECT clock_timestamp() - r.answered_ms * interval '1 millisecond', $1, r.event_id, r.event_type, r.key, r.version,
            CASE WHEN r.attempt THEN r.total_attempts + 1 END, r.outcome, r.code, r.external_id,
-           r.sha256, r.mapping_version, r.revision, r.event_seq, r.took_ms, r.claim, $2
+           r.sha256, r.mapping_version, r.revision, r.event_seq, r.took_ms, r.claim, $2, r.reason
       FROM removed AS r
 )`
 

@@ -313,6 +313,30 @@ func TestFilteredIsRecorded(t *testing.T) {
 	}
 }
 
+// An adapter may find that there is nothing to send. The event ends in its order, and the log
+// and why_not_delivered say why.
+func TestSkippedIsFilteredWithItsReason(t *testing.T) {
+	w := newWorld(t)
+	c := newCourt(func(_ context.Context, msg adapters.Message, _ int) (adapters.Receipt, error) {
+		if msg.Ref.ExternalID == "" && strings.Contains(string(msg.Body), "cancel") {
+			return adapters.Receipt{Skipped: "nothing to cancel"}, nil
+		}
+		return adapters.Receipt{Code: "HTTP 200", Ref: &adapters.Ref{ExternalID: "7"}}, nil
+	})
+	w.start("relay-1", sync1(c))
+	w.emit("H-1", map[string]any{"n": "cancel"})
+	w.drained()
+	w.emit("H-1", map[string]any{"n": "book"})
+	w.emit("H-1", map[string]any{"n": "cancel"})
+	w.drained()
+	if got := query[string](w, `SELECT string_agg(concat_ws(' ', outcome, attempt::text, request_sha256 IS NOT NULL, reason), ', ' ORDER BY id) FROM outbox.delivery_log`); got != "filtered f nothing to cancel, delivered 1 t, delivered 1 t" {
+		t.Errorf("log: %s", got)
+	}
+	if got := query[string](w, `SELECT outbox.why_not_delivered((SELECT event_id FROM outbox.delivery_log WHERE outcome = 'filtered'))`); !strings.HasSuffix(got, ": nothing to cancel") {
+		t.Error(got)
+	}
+}
+
 func TestPanicIsThatAttemptsFailure(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(_ context.Context, _ adapters.Message, nth int) (adapters.Receipt, error) {

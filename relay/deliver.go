@@ -141,6 +141,9 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	defer cancel()
 	started := time.Now()
 	receipt, err := p.call(ctx, p.message(d))
+	if err == nil && receipt.Skipped != "" {
+		return outbox.Result{Delivery: d, Outcome: outbox.Filtered, Reason: adapters.Clean(receipt.Skipped, maxError)}
+	}
 	answered := time.Now()
 	result = outbox.Result{
 		Delivery: d, Attempt: true, Code: adapters.Clean(receipt.Code, 100), SHA256: adapters.Clean(receipt.SHA256, hex.EncodedLen(sha256.Size)),

@@ -140,6 +140,11 @@ type Route struct {
 
 	// Known is used instead while the receiver's id of the key is known.
 	Known *Known `yaml:"known"`
+
+	// WithoutID says what happens if {ref.external_id} is needed and not known. With
+	// "skip" nothing is sent and the delivery is finished as filtered, for the
+	// cancellation of a record that was never created. Default: the delivery fails.
+	WithoutID string `yaml:"without_id" oneof:"skip"`
 }
 
 // Known is what is sent while the receiver's id of the key is known, such as an update.

@@ -103,6 +103,9 @@ func (a *Adapter) urls() []*endpoint.URL {
 func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
 	to := a.find(msg)
 	req, chosen, err := to.request(msg)
+	if to.skips && errors.Is(err, placeholder.ErrNoID) {
+		return adapters.Receipt{Skipped: nothingToCancel}, nil
+	}
 	if err != nil {
 		return adapters.Receipt{}, err
 	}
@@ -133,6 +136,8 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 	})
 }
 
+const nothingToCancel = "nothing to cancel: no id of the receiver is known for this key, so nothing was sent (without_id: skip)"
+
 // awaitsID reports whether an answer may have the receiver's id of the record.
 func (t *target) awaitsID() bool {
 	return t.externalID != nil && t.externalID.from.Value == "" && t.reference == updateReference
@@ -148,6 +153,9 @@ func (t *target) gone(ans exchange.Answer) bool {
 func (a *Adapter) Preview(msg adapters.Message) (adapters.Preview, error) {
 	to := a.find(msg)
 	req, _, err := to.request(msg)
+	if to.skips && errors.Is(err, placeholder.ErrNoID) {
+		return adapters.Preview{Method: to.method, Skipped: nothingToCancel}, nil
+	}
 	if err != nil {
 		return adapters.Preview{Method: to.method}, err
 	}

@@ -37,6 +37,7 @@ type target struct {
 	etag       *source // nil: the header ETag
 	learn      map[string]*source
 	recreate   bool // 404 and 410 mean that the record is to be created again
+	skips      bool // nothing is sent without the receiver's id
 	creates    bool // updates of a record whose id is not known are sent by it too, as new records
 
 	// While the configuration is read: the target above, the place of the route in errors,
@@ -83,7 +84,7 @@ func (p *routeParser) parse(c Config) route.Table[choice] {
 			p.fail(`routes[""]: name an event type, or a pattern such as "scheduling:*"`)
 			continue
 		}
-		if r.isEmpty() && r.Known == nil {
+		if r.isEmpty() && r.Known == nil && r.WithoutID == "" {
 			p.fail("routes[%q]: is empty: set method, url or another key, or remove the route", pattern)
 			continue
 		}
@@ -91,6 +92,9 @@ func (p *routeParser) parse(c Config) route.Table[choice] {
 			p.fail("routes[%q]: known is above and not here, so this would be sent as new for a hearing that the receiver has: write known or method here", pattern)
 		}
 		to := p.target(top, adapters.Route{Name: pattern, Keys: []string{"routes", pattern}}, field, r.Request)
+		if to.skips = r.WithoutID == "skip"; r.WithoutID != "" && !to.skips {
+			p.fail("%swithout_id: %q is not skip", field, r.WithoutID)
+		}
 		known := adapters.Route{Name: pattern + "/known", Keys: []string{"routes", pattern, "known"}, Parent: pattern}
 		routes[pattern] = choice{unknown: to, known: p.known(to, known, field+"known.", r.Known)}
 	}
@@ -138,7 +142,7 @@ func (p *routeParser) target(above *target, as adapters.Route, field string, own
 		*t = *above
 	}
 	t.route, t.above, t.field, t.headers, t.ownURL = as, above, field, own.Headers, own.URL != ""
-	t.creates = false
+	t.creates, t.skips = false, false
 	p.targets = append(p.targets, t)
 	var err error
 	if own.Method != "" {

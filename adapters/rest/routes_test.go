@@ -568,3 +568,35 @@ func TestETagOfTheBody(t *testing.T) {
 		})
 	}
 }
+
+func TestCancellationOfWhatWasNeverCreated(t *testing.T) {
+	c := newCourt(t)
+	cancel := rest.Request{Method: "DELETE", URL: c.URL + "/h/{ref.external_id}/{fields.n}"}
+	a := newAdapter(t, rest.Config{URL: c.URL, ExternalID: rest.Source{Path: "/id"}, Routes: map[string]rest.Route{
+		"skip": {Request: cancel, WithoutID: "skip"}, "fail": {Request: cancel},
+	}})
+	for _, tc := range []struct {
+		event, ref, body string
+		skipped          bool
+		err              string
+	}{
+		{event: "skip", body: `{"n":1}`, skipped: true},
+		{event: "skip", ref: "7", body: `{"n":1}`},
+		{event: "skip", ref: "7", body: `{}`, err: "{fields.n} is not known"},
+		{event: "fail", body: `{"n":1}`, err: "{ref.external_id} is not known"},
+	} {
+		c.request = nil
+		msg := adapters.Message{ID: "e-1", IdempotencyKey: "e-1", Type: tc.event, Key: "k", Body: []byte(tc.body), Ref: adapters.Ref{ExternalID: tc.ref}}
+		receipt, err := a.Deliver(t.Context(), msg)
+		would, _ := a.Preview(msg)
+		if strings.HasPrefix(receipt.Skipped, "nothing to cancel: ") != tc.skipped || would.Skipped != receipt.Skipped || (c.request == nil) != (tc.skipped || tc.err != "") {
+			t.Errorf("%+v: %+v, %+v", tc, receipt, would)
+		}
+		if (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+			t.Errorf("%+v: %v", tc, err)
+		}
+	}
+	if _, err := rest.New(rest.Config{URL: c.URL, Routes: map[string]rest.Route{"a": {WithoutID: "fail"}}}); err == nil || !strings.Contains(err.Error(), `routes["a"].without_id: "fail" is not skip`) {
+		t.Error(err)
+	}
+}

@@ -363,6 +363,8 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 		switch {
 		case err != nil:
 			p.not("the adapter refuses it: %v", err)
+		case would.Skipped != "":
+			p.not("filtered: %s", would.Skipped)
 		case len(would.Body) == 0:
 			p.Body, p.Notes = nil, append(p.Notes, "sent without a body")
 		case !bytes.Equal(would.Body, p.Body):

@@ -107,8 +107,8 @@ var errNoField = fmt.Errorf("%w: the mapped fields have none of this name, or nu
 // SetID says what a person can do if the id of a key's record is not known.
 const SetID = "set it with lockstep ref set, then requeue"
 
-// errNoID is ErrNotKnown for {ref.external_id}. It says what a person can do.
-var errNoID = fmt.Errorf("%w: no answer of the receiver contained the id of this key's record; %s", ErrNotKnown, SetID)
+// ErrNoID is ErrNotKnown for {ref.external_id}. It says what a person can do.
+var ErrNoID = fmt.Errorf("%w: no answer of the receiver contained the id of this key's record; %s", ErrNotKnown, SetID)
 
 // notLearned is ErrNotKnown for {ref.etag} and {ref.NAME}. option sets the value.
 func notLearned(option string) error {
@@ -121,7 +121,7 @@ func (v *Values) Get(name string) (string, error) {
 	switch name {
 	case "ref.external_id":
 		if value = v.Msg.Ref.ExternalID; value == "" {
-			return "", errNoID
+			return "", ErrNoID
 		}
 	case "ref.etag":
 		if value = v.Msg.Ref.ETag; value == "" {

@@ -104,7 +104,7 @@ BEGIN
                 WHEN 'delivered'  THEN format('delivered at %s (%s)', coalesce(l.answered_at, l.at), coalesce(l.code, 'no code'))
                 WHEN 'duplicate'  THEN format('delivered: at %s the receiver said that it already had it (%s)', coalesce(l.answered_at, l.at), coalesce(l.code, 'no code'))
                 WHEN 'accepted'   THEN format('delivered: accepted for later processing at %s (%s)', coalesce(l.answered_at, l.at), coalesce(l.code, 'no code'))
-                WHEN 'filtered'   THEN format('filtered at %s: the sync''s "when" did not match', l.at)
+                WHEN 'filtered'   THEN format('filtered at %s: %s', l.at, coalesce(l.reason, 'the sync''s "when" did not match'))
                 WHEN 'superseded' THEN format('superseded at %s: %s', l.at, coalesce(l.reason, 'a newer event of its key exists'))
                 ELSE format('discarded at %s by %s: %s', l.at, l.actor, l.reason) END;
         ELSIF e.id IS NULL THEN
