@@ -166,7 +166,7 @@ func (r Rules) meaning(a Answer) meaning {
 	switch {
 	case !a.OK() || configured:
 	case a.IsPage():
-		return unknown("an HTML page, which is not the answer of an API")
+		return unknown(fmt.Sprintf("an HTML page, which is not the answer of an API: check url, or set outcomes: {%d: delivered} if the receiver always answers so", a.Status))
 	case compared && !doc.IsJSON() && !a.withoutBody():
 		return unknown("its body is not JSON, so answers cannot be compared with it")
 	case named && !a.withoutBody():
