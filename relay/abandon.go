@@ -175,6 +175,7 @@ type mapper interface {
 	Version() string
 	Computes() bool
 	UsesKey() bool
+	UsesRef() bool
 }
 
 // evaluation watches the expressions of one event, while a sender waits for their results.
@@ -208,7 +209,10 @@ type rendered struct {
 // render decides whether the sync wants the event, maps it for a route and finds its scope.
 func (p *pipeline) render(d *outbox.Delivery, to route, w mapping.Watcher) (r rendered) {
 	defer p.recovered(d, &r.err)
-	if r.wanted, r.err = p.filter.Match(d.Event, w); r.err == nil && r.wanted {
+	if r.wanted = d.Body != nil; !r.wanted { // what was sent once is wanted
+		r.wanted, r.err = p.filter.Match(d.Event, w)
+	}
+	if r.err == nil && r.wanted {
 		if r.body, r.err = to.mapper.Map(d.Event, mapping.Sending{IdempotencyKey: idempotencyKey(d), Ref: d.Ref}, w); r.err == nil {
 			r.scope, r.err = p.scope.Of(d.Event, w)
 		}

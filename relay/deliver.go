@@ -179,8 +179,7 @@ func digest(body []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// prepare applies the filter to the event, renders the body if no earlier attempt of its
-// route did, and returns the scope by limits.per. It reports false if there is nothing to
+// prepare applies the filter to the event, renders the body (see isRendered), and returns the scope by limits.per. It reports false if there is nothing to
 // send: then it returns the result.
 func (p *pipeline) prepare(ctx context.Context, w work) (scope string, _ outbox.Result, ok bool) {
 	d, to := w.Delivery, p.routeOf(w.Delivery)
@@ -195,6 +194,7 @@ func (p *pipeline) prepare(ctx context.Context, w work) (scope string, _ outbox.
 		if to.mapper.UsesKey() {
 			r, ok = p.rendered(ctx, w, to, work)
 		}
+		d.BodySHA256 = digest(r.body) // it may be rendered once more before it is sent
 	}
 	switch {
 	case !ok:

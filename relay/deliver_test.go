@@ -17,6 +17,7 @@ import (
 type brokenMapper struct{}
 
 func (brokenMapper) UsesKey() bool { return false }
+func (brokenMapper) UsesRef() bool { return false }
 
 func (brokenMapper) Map(outbox.Event, mapping.Sending, mapping.Watcher) ([]byte, error) {
 	panic("no hearing of Jane Roe")

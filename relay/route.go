@@ -54,9 +54,15 @@ func (p *pipeline) routeOf(d *outbox.Delivery) (to route) {
 }
 
 // isRendered reports whether an earlier attempt has rendered the body for the route that
-// the delivery takes now. Then it is sent again, byte for byte.
+// the delivery takes now. Then it is sent again, byte for byte. A body that may have the
+// receiver's reference is rendered again by the same mapping: it differs only if the
+// reference was set or forgotten since.
 func (p *pipeline) isRendered(d *outbox.Delivery) bool {
-	return d.Body != nil && (p.router == nil || routeIn(d.MappingVersion) == p.routeOf(d).name)
+	if d.Body == nil {
+		return false
+	}
+	to := p.routeOf(d)
+	return routeIn(d.MappingVersion) == to.name && !(to.mapper.UsesRef() && d.MappingVersion == to.version())
 }
 
 // Mapper compiles the mapping of the route that a message takes now. version is the

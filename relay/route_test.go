@@ -79,6 +79,45 @@ func TestRetryOnAnotherRouteIsAnotherRequest(t *testing.T) {
 	}
 }
 
+// A person sets another id while a delivery waits for its retry. The request goes to the new
+// record, so a body with the id is made again, and has another idempotency key. A body without
+// it stays.
+func TestRetryAfterAReferenceWasSetIsAnotherRequest(t *testing.T) {
+	for name, tc := range map[string]struct {
+		mapping relay.Mapping
+		want    []string
+	}{
+		"a body with the id": {
+			relay.Mapping{Compute: []relay.Computed{{To: "entry", Expr: "ref.external_id"}}},
+			[]string{`id {"entry":"old"}`, `id:2 {"entry":"new"}`, `id:2 {"entry":"new"}`},
+		},
+		"a body without it": {
+			relay.Mapping{Compute: []relay.Computed{{To: "a", Expr: "event.a"}}},
+			[]string{`id {"a":1}`, `id {"a":1}`, `id {"a":1}`},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			c := newCourt(func(_ context.Context, _ adapters.Message, nth int) (adapters.Receipt, error) {
+				if nth == 1 {
+					w.exec(`SELECT outbox.set_reference('CourtCalendarSync', 'H-1', 'new', NULL, 'r')`)
+				}
+				if nth <= 2 {
+					return adapters.Receipt{Code: "HTTP 503"}, errors.New("HTTP 503")
+				}
+				return adapters.Receipt{Code: "HTTP 200"}, nil
+			})
+			w.exec(`INSERT INTO outbox.external_ref (sync, key, external_id, event_seq) VALUES ('CourtCalendarSync', 'H-1', 'old', 0)`)
+			w.start("relay-1", sync1(c, func(s *relay.Sync) { s.Mapping, s.Per = tc.mapping, "key" }))
+			w.emit("H-1", map[string]any{"a": 1})
+			w.drained()
+			if diff := cmp.Diff(tc.want, sent(c)); diff != "" {
+				t.Errorf("requests (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // An attempt on another route that sends nothing leaves the body of the first route. That body
 // must not go to the other route.
 func TestBodyStaysOnItsRouteIfNothingWasSent(t *testing.T) {

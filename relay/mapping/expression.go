@@ -28,6 +28,7 @@ type expression struct {
 	event   bool   // reads the payload
 	zones   bool   // uses a time zone
 	key     bool   // reads the idempotency key
+	ref     bool   // reads the receiver's reference
 	yields  string // kind of its result, such as "a string"; empty if it depends on the event
 
 	optional bool // of a computed field: null leaves it out
@@ -108,7 +109,7 @@ func compileExpression(src, field string, use use) (*expression, error) {
 	if kind := node.Type().Kind(); use == forCondition && kind != reflect.Bool && kind != reflect.Interface {
 		return nil, fmt.Errorf("the condition is %s, and must be true or false: compare it with something", yields)
 	}
-	return &expression{field: field, program: program, event: guard.event, zones: guard.zones, key: guard.key, yields: yields}, nil
+	return &expression{field: field, program: program, event: guard.event, zones: guard.zones, key: guard.key, ref: guard.ref, yields: yields}, nil
 }
 
 func explainCompile(err error, known string) error {

@@ -51,6 +51,7 @@ type guard struct {
 	event bool   // the payload is read
 	zones bool   // a time zone is used
 	key   bool   // the idempotency key is read
+	ref   bool   // the receiver's reference is read
 	known string // the names that an expression may read
 	err   error
 }
@@ -64,6 +65,8 @@ func (g *guard) Visit(node *ast.Node) {
 			g.event = true
 		case "idempotency_key":
 			g.key = true
+		case "ref":
+			g.ref = true
 		case "$env":
 			g.err = errors.New("$env is not available; known are " + g.known)
 		}

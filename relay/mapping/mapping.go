@@ -226,6 +226,11 @@ func (m *Mapper) UsesKey() bool {
 	return slices.ContainsFunc(m.exprs, func(x *expression) bool { return x.key })
 }
 
+// UsesRef reports whether a computed field reads the receiver's reference.
+func (m *Mapper) UsesRef() bool {
+	return slices.ContainsFunc(m.exprs, func(x *expression) bool { return x.ref })
+}
+
 // Map renders the receiver's fields of ev as one JSON object. The same event and the same
 // Sending give the same bytes. If ev cannot be mapped, the error is a [*FieldError]. The
 // Watcher may be nil.

@@ -39,6 +39,9 @@ func TestComputedFieldsReadTheDelivery(t *testing.T) {
 		if m.UsesKey() != (tc.expr == "idempotency_key") {
 			t.Errorf("%s: UsesKey is %v", tc.expr, m.UsesKey())
 		}
+		if m.UsesRef() != strings.Contains(tc.expr, "ref.") {
+			t.Errorf("%s: UsesRef is %v", tc.expr, m.UsesRef())
+		}
 	}
 }
 

@@ -224,7 +224,7 @@ var mutants = []mutant{
 	},
 	{
 		"a body is kept on another route",
-		[]edit{{file: relay, in: "pipeline.isRendered", old: ` && (p.router == nil || routeIn(d.MappingVersion) == p.routeOf(d).name)`, new: ``}},
+		[]edit{{file: relay, in: "pipeline.isRendered", old: `routeIn(d.MappingVersion) == to.name && `, new: ``}},
 		relay, "TestRetryOnAnotherRouteIsAnotherRequest",
 	},
 	{
@@ -540,6 +540,11 @@ var mutants = []mutant{
 		"references that are written in any order",
 		[]edit{{file: outbox, in: "recordReferences", old: `ORDER BY r.key COLLATE "C"`}},
 		outbox, "TestReferencesAreRecordedInTheOrderOfTheKeys/delivered",
+	},
+	{
+		"a body that keeps a reference that was replaced",
+		[]edit{{file: relay, in: "pipeline.isRendered", old: ` && !(to.mapper.UsesRef() && d.MappingVersion == to.version())`, new: ``}},
+		relay, "TestRetryAfterAReferenceWasSetIsAnotherRequest/a_body_with_the_id",
 	},
 	{
 		"a body that goes to another route than it was made for",
