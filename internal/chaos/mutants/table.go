@@ -537,6 +537,11 @@ var mutants = []mutant{
 		outbox, "TestReferenceOfARecordThatIsCreatedAgainIsKept",
 	},
 	{
+		"learned values that stay with another record",
+		[]edit{{file: schema, in: "outbox.set_reference", old: `r.external_id IS NOT DISTINCT FROM new_id`, new: `true`}},
+		migrations, "TestLearnedValuesStayWithTheirRecord",
+	},
+	{
 		"references that are written in any order",
 		[]edit{{file: outbox, in: "recordReferences", old: `ORDER BY r.key COLLATE "C"`}},
 		outbox, "TestReferencesAreRecordedInTheOrderOfTheKeys/delivered",
