@@ -304,7 +304,8 @@ func TestBusySyncsHaveEqualShares(t *testing.T) {
 	if most := f.peak(); most != 16 {
 		t.Errorf("%d deliveries were in flight, want as many as there are workers: 16", most)
 	}
-	if least, most := slices.Min(shares), slices.Max(shares); float64(most-least) > slack*0.1*float64(most) {
+	// A sync that a busy machine keeps from its claims for a while lends its workers.
+	if least, most := slices.Min(shares), slices.Max(shares); 2*least < most {
 		t.Errorf("sent %v meanwhile, want about equal shares", shares)
 	}
 }

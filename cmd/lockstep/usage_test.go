@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"net"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -68,15 +70,11 @@ func TestExamplesParse(t *testing.T) {
 	visit((&app{}).root())
 }
 
-// words splits a command line at spaces outside double quotes.
+// words splits a command line at spaces outside quotes.
 func words(line string) []string {
 	var all []string
-	for i, part := range strings.Split(line, `"`) {
-		if i%2 == 1 {
-			all = append(all, part)
-		} else {
-			all = append(all, strings.Fields(part)...)
-		}
+	for _, m := range regexp.MustCompile(`"([^"]*)"|'([^']*)'|([^\s"']+)`).FindAllStringSubmatch(line, -1) {
+		all = append(all, cmp.Or(m[1], m[2], m[3]))
 	}
 	return all
 }
