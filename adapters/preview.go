@@ -13,7 +13,7 @@ type Previewer interface {
 // out, or writes its own: the type of a message, the address of the receiver.
 type Preview struct {
 	Method      string            // such as PUT, or SIU^S12
-	URL         string            // without its query; or another address, such as mllp://clinic.example.org:2575
+	URL         string            // credentials in its query are masked; or another address, such as mllp://clinic.example.org:2575
 	Headers     map[string]string // by canonical name; credentials are masked
 	ContentType string
 	Body        []byte

@@ -17,6 +17,14 @@ var sensitive = regexp.MustCompile(`(?i)auth|token|secret|passw|key|cookie|signa
 // credential.
 func Sensitive(name string) bool { return sensitive.MatchString(name) }
 
+var sensitiveParameter = regexp.MustCompile(`(?i)([?&][^=&#\s]*(?:auth|token|secret|passw|key|signature|sig)[^=&#\s]*=)[^&#\s]*`)
+
+// MaskQuery takes the values of parameters whose names say that they are credentials out of
+// a text that is, or contains, a URL.
+func MaskQuery(text string) string {
+	return sensitiveParameter.ReplaceAllString(text, "${1}"+mask)
+}
+
 // Secret is a credential in a configuration. It is read like a string, but does not
 // print its value: fmt, log/slog, JSON, YAML and XML show "***", or nothing if it is
 // empty. The code that sends it calls Reveal.

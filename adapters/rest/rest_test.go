@@ -346,7 +346,7 @@ func TestPreviewShowsTheRequestWithoutSendingIt(t *testing.T) {
 		want string
 		err  bool
 	}{
-		"default route": {adapters.Message{IdempotencyKey: "1", Type: "scheduling:created"}, "POST https://court.example.gov/api/calendar", false},
+		"default route": {adapters.Message{IdempotencyKey: "1", Type: "scheduling:created"}, "POST https://court.example.gov/api/calendar?key=***", false},
 		"own route":     {adapters.Message{IdempotencyKey: "1", Type: "scheduling:cancelled", Ref: adapters.Ref{ExternalID: "C 7"}}, "DELETE https://court.example.gov/api/calendar/C%207", false},
 		"unknown field": {adapters.Message{IdempotencyKey: "1", Type: "scheduling:cancelled"}, "DELETE ", true},
 	}

@@ -309,7 +309,7 @@ func TestPreviewShowsTheBodyAndNoSecret(t *testing.T) {
 		t.Error("a request was sent")
 	}
 	deliver(t, a, message())
-	want := adapters.Preview{Method: "POST", URL: c.URL + "/in", ContentType: "application/json", Body: c.body, Headers: map[string]string{
+	want := adapters.Preview{Method: "POST", URL: c.URL + "/in?key=***", ContentType: "application/json", Body: c.body, Headers: map[string]string{
 		"Accept": "application/json", "Content-Type": "application/json", "Idempotency-Key": c.request.Header.Get("Idempotency-Key"), "User-Agent": "Lockstep",
 		"Webhook-Id": message().IdempotencyKey, "Webhook-Timestamp": got.Headers["Webhook-Timestamp"], "Webhook-Signature": "***",
 	}}

@@ -384,11 +384,15 @@ func (p *preview) not(format string, args ...any) {
 var jsonString = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 
 // mask hides the values of the sync's ${…}. Values in the adapter are hidden only in
-// the request and its headers, because the operator wants to see the URL.
+// the request, its headers and its query, because the operator wants to see where it goes.
 func (p *preview) mask(substituted, inAdapter []adapters.Secret) {
 	hide, hideAll := masker(substituted), masker(slices.Concat(substituted, inAdapter))
 	p.Scope = hide.Replace(p.Scope)
-	p.URL, p.Request = hide.Replace(p.URL), hideAll.Replace(p.Request)
+	address, query, has := strings.Cut(p.URL, "?")
+	if p.URL = hide.Replace(address); has {
+		p.URL += "?" + hideAll.Replace(query)
+	}
+	p.Request = hideAll.Replace(p.Request)
 	for name, value := range p.Headers {
 		p.Headers[name] = hideAll.Replace(value)
 	}

@@ -95,6 +95,25 @@ syncs:
 	}
 }
 
+// The query of a conditional update is the address of the record.
+func TestMapShowsTheQueryWithoutCredentials(t *testing.T) {
+	w := newWorld(t)
+	w.env["SECRET"] = "hunter2"
+	w.configure(`
+database: {url: "${DATABASE_URL}"}
+syncs:
+  - name: ClinicCalendarSync
+    event: a
+    adapter: {kind: rest, method: PUT, url: "https://clinic.example/Appointment?identifier=urn:case%7C{key}&sig=abc&who=${SECRET}"}
+    mapping: {hearingId: case_reference}
+`)
+	w.stdin = `{"hearingId": "H-1"}`
+	p := decode[preview](t, w.run("map", "ClinicCalendarSync", "-", "--key", "K 7", "-o", "json").wants(t, 0))
+	if want := "https://clinic.example/Appointment?identifier=urn:case%7CK+7&sig=***&who=***"; p.URL != want {
+		t.Errorf("got  %s\nwant %s", p.URL, want)
+	}
+}
+
 func TestPreviewEqualsTheRequestOfARelay(t *testing.T) {
 	sync := relay.Sync{
 		Name: "Court", Events: []string{"a"}, Adapter: telling{t},

@@ -102,14 +102,13 @@ func escapeDollars(s string) string {
 
 var (
 	urlPassword = regexp.MustCompile(`(://[^/?#@\s:]*:)[^/?#\s]*@`)
-	urlQuery    = regexp.MustCompile(`(?i)([?&][^=&#\s]*(?:auth|token|secret|passw|key|signature|sig)[^=&#\s]*=)[^&#\s]*`)
 	dsnPassword = regexp.MustCompile(`(?i)(\b(?:ssl)?pass(?:word|file)\s*=\s*)\S+`)
 )
 
 // maskURL takes passwords out of text that is, or contains, a URL.
 func maskURL(s string) string {
 	s = urlPassword.ReplaceAllString(s, "${1}"+masked+"@")
-	return urlQuery.ReplaceAllString(s, "${1}"+masked)
+	return adapters.MaskQuery(s)
 }
 
 // maskDatabase shows where a database is, without its password. A text that is neither

@@ -141,9 +141,8 @@ func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, h http
 	}, nil
 }
 
-// Preview shows r as it would be sent, without the query, which may have secrets of the
-// configuration. Credentials in headers are masked: those of [Options.Auth], and those
-// in headers whose names say so.
+// Preview shows r as it would be sent. Credentials are masked: those of [Options.Auth], and
+// those in headers and parameters whose names say so.
 func (e *Endpoint) Preview(r exchange.Request) adapters.Preview {
 	r.Header = r.Header.Clone()
 	for name := range r.Header {
@@ -154,9 +153,7 @@ func (e *Endpoint) Preview(r exchange.Request) adapters.Preview {
 	for _, a := range e.auth {
 		a.show(r)
 	}
-	u := *r.URL
-	u.RawQuery = ""
-	p := adapters.Preview{Method: r.Method, URL: u.String(), Headers: map[string]string{}, ContentType: r.Header.Get("Content-Type"), Body: r.Body}
+	p := adapters.Preview{Method: r.Method, URL: adapters.MaskQuery(r.URL.String()), Headers: map[string]string{}, ContentType: r.Header.Get("Content-Type"), Body: r.Body}
 	for name, values := range r.Header {
 		p.Headers[name] = strings.Join(values, ", ")
 	}
