@@ -73,7 +73,7 @@ func TestPreviewMasksNonceDigestAndPassword(t *testing.T) {
 					t.Errorf("%s is not in\n%s", want, body)
 				}
 			}
-			if preview.Method != "POST" || preview.ContentType != "text/xml; charset=utf-8" || preview.URL != "https://clinic.example.gov/CalendarService" {
+			if preview.Method != "POST" || preview.ContentType != "text/xml; charset=utf-8" || preview.URL != "https://clinic.example.gov/CalendarService?key=***" {
 				t.Errorf("got %s %s, %s", preview.Method, preview.URL, preview.ContentType)
 			}
 		})
