@@ -105,6 +105,10 @@ type Config struct {
 	// Reason is a JSON Pointer to the reason in answers. Its text is shown, so it must
 	// name nobody. Default: the reason in the known forms.
 	Reason string `yaml:"reason" pattern:"^/"`
+
+	// Hidden are values of bodies, such as a key in a template, that no error may
+	// repeat. A configuration file has them as ${…} in body.
+	Hidden []adapters.Secret `yaml:"-"`
 }
 
 // Request are the settings of a route. What it leaves out, it has from the settings

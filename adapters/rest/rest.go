@@ -45,7 +45,7 @@ func New(c Config) (*Adapter, error) {
 	}
 	a.endpoint, err = endpoint.New(endpoint.Options{
 		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Proxy: c.Proxy, Timeout: c.Timeout, Allow: c.Allow,
-		URLs: a.urls(), Learned: learned, Credentials: credentials, Reserved: map[string]string{"If-Match": "is sent by Lockstep itself: use if_match"},
+		URLs: a.urls(), Learned: learned, Hidden: c.Hidden, Credentials: credentials, Reserved: map[string]string{"If-Match": "is sent by Lockstep itself: use if_match"},
 	})
 	errs = append(errs, err)
 	if a.endpoint != nil {

@@ -74,6 +74,9 @@ func (a *Adapter) decode(d *decoder, n *node) *yaml.Node {
 	if before || len(d.problems)-d.usable > others {
 		return nil // the adapter would miss what could not be decoded
 	}
+	if hidden := config.FieldByName("Hidden"); hidden.IsValid() {
+		hidden.Set(reflect.ValueOf(n.substitutedIn("body")))
+	}
 	adapter, err := known.build(config)
 	switch {
 	case err == nil && n.failed:

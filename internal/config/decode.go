@@ -72,7 +72,7 @@ func (u unknownKey) explains(path, adapter string) bool {
 // fieldsOf lists the fields of a struct that are keys, embedded ones in place.
 func fieldsOf(t reflect.Type) []reflect.StructField {
 	return slices.DeleteFunc(reflect.VisibleFields(t), func(f reflect.StructField) bool {
-		return keyOf(f) == "" || keyOf(f)[0] == ','
+		return keyOf(f) == "" || keyOf(f) == "-" || keyOf(f)[0] == ','
 	})
 }
 

@@ -94,6 +94,18 @@ func (n *node) allSubstituted() (all []adapters.Secret) {
 	return all
 }
 
+// substitutedIn lists the values of ${…} in all values of a key, in n and below.
+func (n *node) substitutedIn(key string) (all []adapters.Secret) {
+	for _, item := range n.items {
+		if n.kind == kindMap && item.key == key {
+			all = append(all, item.allSubstituted()...)
+		} else {
+			all = append(all, item.substitutedIn(key)...)
+		}
+	}
+	return all
+}
+
 var plainKey = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
 func join(path, key string) string {

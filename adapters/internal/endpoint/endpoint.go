@@ -33,6 +33,8 @@ type Options struct {
 	Timeout time.Duration   // default: DefaultTimeout
 	Allow   adapters.Allow
 
+	Hidden []adapters.Secret // values of bodies that no text may show
+
 	Learned []string // names of learnt values that headers may have
 
 	URLs        []*URL            // all URLs to which requests may go; nil ones are ignored
@@ -50,6 +52,7 @@ type Endpoint struct {
 	auth    []authorizer
 	longest time.Duration
 	proxy   func() adapters.Secret // a function, so that fmt does not see it
+	hidden  func() []string        // a function, for the same reason
 }
 
 // New returns an Endpoint, which the caller closes. Its error reports everything that
@@ -60,6 +63,12 @@ func New(o Options) (*Endpoint, error) {
 	}
 	o.Auth = withDefaults(o.Auth)
 	e := &Endpoint{parse: o.parseHeaders, longest: o.Timeout, proxy: func() adapters.Secret { return o.Proxy }}
+	e.hidden = func() (values []string) {
+		for _, s := range o.Hidden {
+			values = append(values, s.Reveal())
+		}
+		return values
+	}
 	var errs []error
 	check := func(err error) { errs = append(errs, err) }
 	if o.Timeout < MinTimeout || o.Timeout > MaxTimeout {
@@ -138,6 +147,7 @@ func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, h http
 		Payload: v.Msg.Body,
 		Key:     v.Msg.Key,
 		Proxy:   e.proxy(),
+		Secrets: e.hidden,
 	}, nil
 }
 
