@@ -227,7 +227,11 @@ func (d *decoder) text(tag reflect.StructTag, n *node, v reflect.Value) *yaml.No
 		return d.wrong(n, "text")
 	}
 	if words[0] != "" && !slices.Contains(words, n.text) {
-		d.at(n, "%s is not one of %s%s", d.quote(n), strings.Join(words, ", "), n.suggest(words))
+		if len(words) == 1 {
+			d.at(n, "%s is not possible: only %s is", d.quote(n), words[0])
+		} else {
+			d.at(n, "%s is not one of %s%s", d.quote(n), strings.Join(words, ", "), n.suggest(words))
+		}
 		d.usable++
 	}
 	if instead := tag.Get("empty"); instead != "" && n.text == "" {

@@ -83,6 +83,7 @@ func TestMistakesOfRoutes(t *testing.T) {
 		"          external_id: \"\"":                                                                 "t.yaml:13:24: syncs[0].adapter.routes[\"h:cancelled\"].external_id: is empty: write a JSON Pointer such as /id, or remove the key; a route whose answers are not about the record has reference: keep",
 		"          external_id: {value: \"{fields.nr}\"}":                                             "routes[\"h:cancelled\"].external_id.value: uses {fields.nr}, but the mapping does not make this field",
 		"          learn: {n: /n}\n          compute: {id: ref.m ?? ref.n}":                           "t.yaml:14:25: syncs[0].adapter.routes[\"h:cancelled\"].compute.id: no key learn has the name \"m\", so ref.m would always be null; known are ref.external_id, ref.etag, ref.n",
+		"          without_id: fail":                                                                  "routes[\"h:cancelled\"].without_id: \"fail\" is not possible: only skip is",
 		"          reference: drop":                                                                   "reference: \"drop\" is not one of update, keep, forget",
 		"        \"h:updated\": {headers: {X: x}}":                                                    "t.yaml:13:22: syncs[0].adapter.routes[\"h:updated\"]: known is above and not here",
 		"          known: {}":                                                                         "t.yaml:13:18: syncs[0].adapter.routes[\"h:cancelled\"].known: is empty: set method, url or another key, or remove known",
