@@ -108,8 +108,11 @@ type Receipt struct {
 	Duplicate bool   // the receiver already had this message
 	Accepted  bool   // the receiver took it for later processing (202 and the like)
 	NoID      bool   // the answer lacks the receiver's id, which later messages of the key need
-	Skipped   string // why there is nothing to send, in your own words: nothing was sent, and the delivery is finished as filtered
 	NoETag    bool   // the answer lacks an ETag, so later messages of the key go without If-Match
+
+	// Skipped says why there is nothing to send, in your own words. The delivery is finished as
+	// filtered, or fails if the receiver may have an event of another type of the key.
+	Skipped string
 
 	// Ref is the new reference for the key; nil leaves it as it is. Together with a
 	// [Conflict] it means that the record is not where the old reference says: the relay

@@ -61,6 +61,18 @@ SELECT name, patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq I
 	return byName, nil
 }
 
+// LastReached returns the type of the last event of a key that the receiver of a sync has,
+// or may have. It is empty if there is none in the delivery log.
+func (s *Store) LastReached(ctx context.Context, sync, key string) (eventType string, err error) {
+	const statement = `-- lockstep: last reached
+SELECT coalesce((SELECT l.event_type FROM outbox.delivery_log AS l
+                  WHERE l.sync = $1 AND l.key = $2
+                    AND l.outcome IN ('delivered', 'duplicate', 'accepted', 'unknown', 'lease_lost')
+                  ORDER BY l.id DESC LIMIT 1), '')`
+	err = s.scan(ctx, []any{&eventType}, statement, sync, key)
+	return eventType, err
+}
+
 // NoteDelivery writes the time of the last success to the sync's row, for outbox.status. It
 // does not wait for locks: it reports false if the row is locked.
 func (s *Store) NoteDelivery(ctx context.Context, sync string, at time.Time) (bool, error) {

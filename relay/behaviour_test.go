@@ -337,6 +337,34 @@ func TestSkippedIsFilteredWithItsReason(t *testing.T) {
 	}
 }
 
+// The answer to a booking had no id, so the receiver may have the hearing. Its cancellation is not
+// left out.
+func TestSkippedFailsIfTheReceiverMayHaveTheRecord(t *testing.T) {
+	w := newWorld(t)
+	const cancelled = "scheduling:cancelled"
+	c := newCourt(func(_ context.Context, msg adapters.Message, _ int) (adapters.Receipt, error) {
+		if msg.Type == cancelled && msg.Ref.ExternalID == "" {
+			return adapters.Receipt{Skipped: "nothing to cancel"}, nil
+		}
+		return adapters.Receipt{Code: "HTTP 202", Accepted: true}, nil
+	})
+	config := sync1(c, func(s *relay.Sync) { s.Events = []string{"scheduling:*"} })
+	w.start("relay-1", config)
+	cancel := func(key string) {
+		w.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ($1, $2, '{}')`, cancelled, key)
+	}
+	cancel("H-1")
+	w.drained()
+	w.emit("H-2", map[string]any{"n": "book"})
+	cancel("H-2")
+	w.eventually("the cancellation fails", func() bool {
+		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.failed WHERE key = 'H-2' AND strpos(error, 'may have reached it') > 0)`)
+	})
+	if got := query[string](w, `SELECT string_agg(key, ' ') FROM outbox.delivery_log WHERE outcome = 'filtered'`); got != "H-1" {
+		t.Errorf("filtered: %s", got)
+	}
+}
+
 func TestPanicIsThatAttemptsFailure(t *testing.T) {
 	w := newWorld(t)
 	c := newCourt(func(_ context.Context, _ adapters.Message, nth int) (adapters.Receipt, error) {

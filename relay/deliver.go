@@ -142,7 +142,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	started := time.Now()
 	receipt, err := p.call(ctx, p.message(d))
 	if err == nil && receipt.Skipped != "" {
-		return outbox.Result{Delivery: d, Outcome: outbox.Filtered, Reason: adapters.Clean(receipt.Skipped, maxError)}
+		return p.skipped(ctx, d, adapters.Clean(receipt.Skipped, maxError))
 	}
 	answered := time.Now()
 	result = outbox.Result{
@@ -162,6 +162,21 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	}
 	p.relay.config.Observer.Attempt(p.sync.Name, string(result.Outcome), result.Took)
 	return result
+}
+
+// skipped finishes a delivery that the adapter found nothing to send for. If the receiver
+// may have the record all the same, the delivery fails instead: an answer without the id
+// taught the relay nothing.
+func (p *pipeline) skipped(ctx context.Context, d *outbox.Delivery, why string) outbox.Result {
+	last, err := p.relay.store.LastReached(ctx, p.sync.Name, d.Key)
+	switch {
+	case err != nil:
+		return p.later(d, "the log cannot be read: "+outbox.Brief(err))
+	case last != "" && last != d.Event.Type:
+		return p.giveUp(d, "permanent", "nothing was sent: the receiver's id of this key is not known, but an event "+last+
+			" may have reached it; set the id with lockstep ref set, then requeue, or discard")
+	}
+	return outbox.Result{Delivery: d, Outcome: outbox.Filtered, Reason: why}
 }
 
 // versionFalls reports whether this is the first attempt of an event with a lower version

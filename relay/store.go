@@ -17,6 +17,8 @@ type Store interface {
 	ClaimOne(context.Context, outbox.OneRequest) (outbox.Claims, error)
 	Record(ctx context.Context, sync string, results []outbox.Result) outbox.Recorded
 
+	LastReached(ctx context.Context, sync, key string) (eventType string, err error)
+
 	// Holds, and slow work for a sync.
 
 	Hold(ctx context.Context, sync, scope string, kind outbox.HoldKind, d time.Duration, reason string) error
