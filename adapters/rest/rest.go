@@ -122,9 +122,13 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 		if to.awaitsID() {
 			id, _ = to.externalID.find(ans)
 		}
-		if receipt.Duplicate && id == "" && to.creates && msg.Ref.ExternalID == "" {
-			return adapters.Receipt{Code: ans.Code(), NoID: true}, adapters.Conflict(fmt.Errorf(
-				"%s %s: answered %s: the receiver has a record for this key, but its id is not known, so it was not changed; %s", req.Method, req.Target, ans.Code(), placeholder.SetID))
+		if receipt.Duplicate && to.creates && msg.Ref.ExternalID == "" {
+			if id == "" {
+				return adapters.Receipt{Code: ans.Code(), NoID: true}, adapters.Conflict(fmt.Errorf(
+					"%s %s: answered %s: the receiver has a record for this key, but its id is not known, so it was not changed; %s", req.Method, req.Target, ans.Code(), placeholder.SetID))
+			}
+			return adapters.Receipt{Code: ans.Code(), Ref: to.ref(msg, ans, id)}, adapters.Conflict(fmt.Errorf(
+				"%s %s: answered %s: the receiver has a record for this key, which this request did not change, so it is sent again as an update", req.Method, req.Target, ans.Code()))
 		}
 		if to.awaitsID() && id == "" {
 			if receipt, err = to.rules.WithoutID(req, ans, receipt, msg.Ref.ExternalID != "", to.externalID.String()); err != nil {
