@@ -62,7 +62,7 @@ func (p *pipeline) isRendered(d *outbox.Delivery) bool {
 		return false
 	}
 	to := p.routeOf(d)
-	return routeIn(d.MappingVersion) == to.name && !(to.mapper.UsesRef() && d.MappingVersion == to.version())
+	return routeIn(d.MappingVersion) == to.name && (!to.mapper.UsesRef() || d.MappingVersion != to.version())
 }
 
 // Mapper compiles the mapping of the route that a message takes now. version is the

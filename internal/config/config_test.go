@@ -653,16 +653,16 @@ func TestPositionsInsideTexts(t *testing.T) {
       body: `+body), testEnv)
 		return fmt.Sprint(err)
 	}
-	for body, want := range map[string]string{
-		"|\n        <a>\n          <b>{feilds.b}</b>\n        </a>\n": "t.yaml:9:14: syncs[0].adapter.body: {feilds.b} is not",
-		"|-\n\n            <a>\n            <b></a>\n":                "t.yaml:10:16: syncs[0].adapter.body: </a> closes <b>, which was opened in line 3",
-		"<a><b>{x}</b></a>\n":                                                "t.yaml:7:19: syncs[0].adapter.body: {x} is not",
-		"'<a><b>{x}</b></a>'\n":                                              "t.yaml:7:20: syncs[0].adapter.body: {x} is not",
-		">\n        <a>\n        <b>{x}</b></a>\n":                           "t.yaml:7:13: syncs[0].adapter.body: line 1, column 8: {x} is not",
-		"|\n        <a>\n          <b>{x}</b>${COURT_TOKEN}\n        </a>\n": "t.yaml:7:13: syncs[0].adapter.body: line 2, column 6: … is not",
+	for _, tc := range []struct{ body, want string }{
+		{"|\n        <a>\n          <b>{feilds.b}</b>\n        </a>\n", "t.yaml:9:14: syncs[0].adapter.body: {feilds.b} is not"},
+		{"|-\n\n            <a>\n            <b></a>\n", "t.yaml:10:16: syncs[0].adapter.body: </a> closes <b>, which was opened in line 3"},
+		{"<a><b>{x}</b></a>\n", "t.yaml:7:19: syncs[0].adapter.body: {x} is not"},
+		{"'<a><b>{x}</b></a>'\n", "t.yaml:7:20: syncs[0].adapter.body: {x} is not"},
+		{">\n        <a>\n        <b>{x}</b></a>\n", "t.yaml:7:13: syncs[0].adapter.body: line 1, column 8: {x} is not"},
+		{"|\n        <a>\n          <b>{x}</b>${COURT_TOKEN}\n        </a>\n", "t.yaml:7:13: syncs[0].adapter.body: line 2, column 6: … is not"},
 	} {
-		if got := parse(body); !strings.Contains(got, want) {
-			t.Errorf("%q: got %s\nwant %s", body, got, want)
+		if got := parse(tc.body); !strings.Contains(got, tc.want) {
+			t.Errorf("%q: got %s\nwant %s", tc.body, got, tc.want)
 		}
 	}
 }
