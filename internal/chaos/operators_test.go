@@ -594,7 +594,7 @@ func TestFault17cSyncRegisteredDuringOpenWriters(t *testing.T) {
 			insert(s, fmt.Sprint("O-", i)) // once more, in the knowledge of a sync or not
 			s.exec([]string{`COMMIT`, `COMMIT`, `ROLLBACK`}[i])
 		}
-		reason("the hold says that a prepared transaction is waited for", `one of them prepared`)
+		reason("the hold says that a prepared transaction is waited for", `one of them is prepared`)
 		l.reaches(int64(of(300, 5000)))
 		if n := w.logged(`sync = $1`, second); n != 0 {
 			r.Errorf("%d log rows of the new sync before its registration was complete", n)
