@@ -164,9 +164,8 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	return result
 }
 
-// skipped finishes a delivery that the adapter found nothing to send for. If the receiver
-// may have the record all the same, the delivery fails instead: an answer without the id
-// taught the relay nothing.
+// skipped finishes a delivery for which the adapter found nothing to send. The delivery
+// fails instead if the receiver may have the record: its answer may have lacked the id.
 func (p *pipeline) skipped(ctx context.Context, d *outbox.Delivery, why string) outbox.Result {
 	last, err := p.relay.store.LastReached(ctx, p.sync.Name, d.Key)
 	switch {
