@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 )
 
 // plainEvery is the pause between lines of status when they cannot be redrawn.
@@ -36,8 +36,8 @@ func newProgress(out io.Writer, plain bool, env func(string) (string, bool)) *pr
 	fancy := !plain && dumb != "dumb"
 	return &progress{
 		out: out, began: time.Now(), last: time.Now(),
-		width: func() int { return cmp.Or(console.Width(out), 80) },
-		live:  fancy && console.IsTerminal(out), colour: fancy && noColour == "",
+		width: func() int { return cmp.Or(output.Width(out), 80) },
+		live:  fancy && output.IsTerminal(out), colour: fancy && noColour == "",
 	}
 }
 
@@ -102,7 +102,7 @@ func (p *progress) draw() {
 
 // paint returns the colours that may be used on w.
 func (p *progress) paint(w io.Writer) palette {
-	return palette{p.colour && console.IsTerminal(w)}
+	return palette{p.colour && output.IsTerminal(w)}
 }
 
 // palette colours text, or leaves it alone.

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hms-mkt/lockstep/internal/config"
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 	"github.com/hms-mkt/lockstep/relay"
 )
 
@@ -64,10 +64,10 @@ the exit code.`,
 				}
 				result.Warnings = problemsOf(f.Warnings)
 			}
-			if err != nil && a.format == console.Table {
+			if err != nil && a.format == output.Table {
 				return err
 			}
-			return errors.Join(err, console.Object(a.stdout, a.format, result, func(w io.Writer) error {
+			return errors.Join(err, output.Object(a.stdout, a.format, result, func(w io.Writer) error {
 				for _, p := range result.Warnings {
 					fmt.Fprintf(w, "%s:%d:%d: warning: %s: %s\n", result.File, p.Line, p.Column, p.Path, p.Text)
 				}

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hms-mkt/lockstep/adapters"
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 )
 
 // explanation has everything that is known about one event, except its payload.
@@ -124,13 +124,13 @@ has the UUID that you give, it is taken as an event.`,
 						if err != nil {
 							return err
 						}
-						return console.Object(a.stdout, a.format, x, func(w io.Writer) error { return x.text(w, sync) })
+						return output.Object(a.stdout, a.format, x, func(w io.Writer) error { return x.text(w, sync) })
 					}
 					x, err := explainKey(ctx, tx, key, sync, limit)
 					if err != nil {
 						return err
 					}
-					return console.Object(a.stdout, a.format, x, func(w io.Writer) error { return x.text(w, sync) })
+					return output.Object(a.stdout, a.format, x, func(w io.Writer) error { return x.text(w, sync) })
 				})
 			})
 		},
@@ -303,7 +303,7 @@ func (x keyExplanation) text(out io.Writer, sync string) error {
 		if e.Event.Version != nil {
 			heading += fmt.Sprintf(", version %d", *e.Event.Version)
 		}
-		fmt.Fprintln(out, console.Wrap(out, heading+", inserted "+clock(&e.Event.InsertedAt)))
+		fmt.Fprintln(out, output.Wrap(out, heading+", inserted "+clock(&e.Event.InsertedAt)))
 		e.sentences(out)
 	}
 	if x.NotShown > 0 {
@@ -315,7 +315,7 @@ func (x keyExplanation) text(out io.Writer, sync string) error {
 
 func (x explainedEvent) sentences(out io.Writer) {
 	for _, sentence := range x.Why {
-		fmt.Fprintln(out, console.Wrap(out, adapters.Clean(sentence, 0)))
+		fmt.Fprintln(out, output.Wrap(out, adapters.Clean(sentence, 0)))
 	}
 }
 
@@ -333,12 +333,12 @@ func explainedTables(out io.Writer, deliveries []deliveryRow, log []logRow, know
 	var errs []error
 	if len(deliveries) > 0 {
 		fmt.Fprintln(out)
-		open := console.NewPrinter[deliveryRow](out, console.Table).Without(known...).Without("DETAIL") // the sentences have it
+		open := output.NewPrinter[deliveryRow](out, output.Table).Without(known...).Without("DETAIL") // the sentences have it
 		errs = append(errs, open.Print(deliveries...))
 	}
 	if len(log) > 0 {
 		fmt.Fprintln(out)
-		errs = append(errs, console.NewPrinter[logRow](out, console.Table).Without(known...).Print(log...))
+		errs = append(errs, output.NewPrinter[logRow](out, output.Table).Without(known...).Print(log...))
 	}
 	return errors.Join(errs...)
 }

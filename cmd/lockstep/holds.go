@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -215,7 +215,7 @@ SELECT count(*) FILTER (WHERE d.state <> 'failed' AND NOT b.blocked), count(*) F
 	if facts.hold != nil {
 		result.Hold = new(facts.hold.String())
 	}
-	return console.Object(h.app.stdout, h.app.format, result, func(io.Writer) error { return nil }) // say has reported it
+	return output.Object(h.app.stdout, h.app.format, result, func(io.Writer) error { return nil }) // say has reported it
 }
 
 // subject returns the sync and its scope as a sentence and as a command line name them.

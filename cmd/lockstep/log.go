@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 )
 
 // logRow is a row of outbox.delivery_log.
@@ -168,7 +168,7 @@ With --until, --follow ends when no row before that time can appear any more.`,
   lockstep log --after 4711 --limit 10000 --output jsonl`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if follow && a.format == console.JSON {
+			if follow && a.format == output.JSON {
 				return usagef("--follow has no end, and a JSON array has one: use --output jsonl")
 			}
 			if !cmd.Flags().Changed("after") {
@@ -180,7 +180,7 @@ With --until, --follow ends when no row before that time can appear any more.`,
 				return err
 			}
 			byDefault := f.since.set() && !cmd.Flags().Changed("since")
-			p := console.NewPrinter[logRow](a.stdout, a.format).Without(fixed(f.sync, f.key, f.event)...)
+			p := output.NewPrinter[logRow](a.stdout, a.format).Without(fixed(f.sync, f.key, f.event)...)
 			if follow {
 				db, err := a.connect(cmd.Context(), nil, cmd.CommandPath(), roleAuditor)
 				if err != nil {

@@ -22,7 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hms-mkt/lockstep/adapters"
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay"
 	"github.com/hms-mkt/lockstep/relay/mapping"
@@ -125,7 +125,7 @@ knows, and an event from a file has nothing.`,
 				return err
 			}
 			p.mask(named.Substituted, named.Adapter.Substituted)
-			return console.Object(a.stdout, a.format, p, p.text)
+			return output.Object(a.stdout, a.format, p, p.text)
 		},
 	}
 	c.Flags().StringVar(&assume.typ, "type", "", "`TYPE` of an event that is read from a file")

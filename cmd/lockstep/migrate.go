@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 	"github.com/hms-mkt/lockstep/migrations"
 	"github.com/hms-mkt/lockstep/outbox"
 )
@@ -151,7 +151,7 @@ the schema serves.`,
 				for _, m := range list {
 					rows = append(rows, migration(m))
 				}
-				if err := console.Rows(a.stdout, a.format, rows...); err != nil || set != migrations.Outbox {
+				if err := output.Rows(a.stdout, a.format, rows...); err != nil || set != migrations.Outbox {
 					return err
 				}
 				return a.sayServed(ctx, url)

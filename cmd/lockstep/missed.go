@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 )
 
 // missedRow is a delivery that repair adds. An event that no sync takes has a row without
@@ -101,7 +101,7 @@ SELECT sync, event_seq, event_id::text AS event_id, event_type, key, inserted_at
 		}
 		rows = append(rows, page...)
 	}
-	if err := console.Rows(a.stdout, a.format, rows...); err != nil {
+	if err := output.Rows(a.stdout, a.format, rows...); err != nil {
 		return err
 	}
 	deliveries := 0

@@ -15,7 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 )
 
 // refRow is a row of outbox.external_ref.
@@ -89,7 +89,7 @@ SELECT ` + refColumns + ` FROM outbox.external_ref WHERE sync = $1 AND key = $2`
 					return fmt.Errorf("%s knows no reference of key %s: no answer contained one, and nobody set one; see: lockstep explain %s",
 						args[0], quoted(args[1]), quoted(args[1]))
 				}
-				return console.Rows(a.stdout, a.format, rows...)
+				return output.Rows(a.stdout, a.format, rows...)
 			})
 		},
 	}
@@ -152,7 +152,7 @@ what is forgotten.`,
 			if err != nil {
 				return err
 			}
-			if err := console.Rows(a.stdout, a.format, rows...); err != nil {
+			if err := output.Rows(a.stdout, a.format, rows...); err != nil {
 				return err
 			}
 			said := fmt.Sprintf("the next delivery of key %s to %s uses it", quoted(r.key), args[0])
@@ -222,7 +222,7 @@ wait. The login needs the role outbox_operator.`,
 			if err != nil && !errors.Is(err, errDryRun) {
 				return err
 			}
-			if err := console.Rows(a.stdout, a.format, rows...); err != nil {
+			if err := output.Rows(a.stdout, a.format, rows...); err != nil {
 				return err
 			}
 			if dryRun {

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 )
 
 // repair is one run of requeue, discard or replay.
@@ -134,8 +134,8 @@ func (r *repair) run(cmd *cobra.Command, given string, needsReason bool) error {
 		if len(rows) == 0 && r.filter.event != "" {
 			return fmt.Errorf("%s; see: lockstep explain %s", r.nothing, r.filter.event)
 		}
-		p := console.NewPrinter[deliveryRow](r.app.stdout, r.app.format).Without(fixed(r.filter.sync, r.filter.key, r.filter.event)...)
-		if len(rows) > 0 || r.app.format != console.Table { // a table without rows says less than what follows
+		p := output.NewPrinter[deliveryRow](r.app.stdout, r.app.format).Without(fixed(r.filter.sync, r.filter.key, r.filter.event)...)
+		if len(rows) > 0 || r.app.format != output.Table { // a table without rows says less than what follows
 			if err := errors.Join(p.Print(rows...), p.Close()); err != nil {
 				return err
 			}

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hms-mkt/lockstep/adapters"
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 )
 
 // app is shared by the commands: the environment of the process and the global flags.
@@ -29,7 +29,7 @@ type app struct {
 	logFormat   string
 	logLevel    string
 
-	format console.Format
+	format output.Format
 	log    *slog.Logger
 }
 
@@ -139,14 +139,14 @@ func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 
 func (a *app) readGlobals() error {
 	var err error
-	if a.format, err = console.ParseFormat(a.output); err != nil {
+	if a.format, err = output.ParseFormat(a.output); err != nil {
 		return fmt.Errorf("--%w", err)
 	}
 	if columns, err := strconv.Atoi(a.getenv("COLUMNS")); a.wide || err == nil && columns > 0 {
 		if a.wide {
 			columns = 0
 		}
-		a.stdout = console.Screen{Writer: a.stdout, Columns: columns}
+		a.stdout = output.Screen{Writer: a.stdout, Columns: columns}
 	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(a.logLevel)); err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hms-mkt/lockstep/internal/config"
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -197,7 +197,7 @@ SELECT name, host, version, syncs, started_at, seen_at, running FROM outbox.rela
 	if err != nil {
 		return err
 	}
-	if err := console.Rows(a.stdout, a.format, rows...); err != nil {
+	if err := output.Rows(a.stdout, a.format, rows...); err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(rows, func(r relayRow) bool { return r.Running }) {
@@ -263,7 +263,7 @@ Without --max-lag it checks only failed deliveries.`,
 			if cmd.Flags().Changed("max-lag") || cmd.Flags().Changed("max-failed") {
 				l.failed = tolerate
 			}
-			if watch && a.format == console.JSON {
+			if watch && a.format == output.JSON {
 				return usagef("--watch has no end, and a JSON array has one: use --output jsonl")
 			}
 			if relays {
@@ -321,14 +321,14 @@ SELECT type, events, first, last FROM outbox.unmatched_type ORDER BY events DESC
 	if err != nil {
 		return nil, err
 	}
-	if again && a.format == console.Table {
-		if err := console.ClearScreen(a.stdout); err != nil {
+	if again && a.format == output.Table {
+		if err := output.ClearScreen(a.stdout); err != nil {
 			return nil, err
 		}
 		fmt.Fprintln(a.stdout, time.Now().UTC().Format(time.RFC3339))
 	}
 	rows := statusRows(list, f, known, unmatched)
-	return rows, console.Rows(a.stdout, a.format, rows...)
+	return rows, output.Rows(a.stdout, a.format, rows...)
 }
 
 // every calls do at once and again after each pause, until ctx ends.

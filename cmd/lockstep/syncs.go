@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hms-mkt/lockstep/internal/config"
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -152,7 +152,7 @@ registered yet. The login needs the role outbox_auditor.`,
 				if err != nil {
 					return err
 				}
-				return console.Rows(a.stdout, a.format, listSyncs(f, known)...)
+				return output.Rows(a.stdout, a.format, listSyncs(f, known)...)
 			})
 		},
 	}
@@ -213,7 +213,7 @@ login needs the role outbox_relay.`,
 				if err != nil {
 					return err
 				}
-				p := console.NewPrinter[applied](a.stdout, a.format)
+				p := output.NewPrinter[applied](a.stdout, a.format)
 				for _, r := range regs {
 					row, registered := known[r.Name]
 					if registered || from != "" {

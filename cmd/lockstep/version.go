@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/output"
 	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
@@ -54,7 +54,7 @@ zones.`,
 			if b.Zones, err = mapping.ZoneVersion(); err != nil {
 				return usageError{err}
 			}
-			return console.Object(a.stdout, a.format, b, func(w io.Writer) error {
+			return output.Object(a.stdout, a.format, b, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "lockstep %s (%s, schema %d, time zones %s)\n", b.Version, b.Go, b.Schema, b.Zones)
 				return err
 			})

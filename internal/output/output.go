@@ -1,9 +1,9 @@
-// Package console writes a program's data for people and for programs: as a
+// Package output writes a program's data for people and for programs: as a
 // table, as one JSON array, or as JSON lines.
 //
 // Text from outside is cleaned for tables and escaped in JSON, so that no key and no
 // error message can move a terminal's cursor or reverse the text next to it.
-package console
+package output
 
 import (
 	"fmt"
