@@ -295,6 +295,7 @@ func (x explanation) text(out io.Writer, sync string) error {
 // text writes x for a person, who may have asked about one sync.
 func (x keyExplanation) text(out io.Writer, sync string) error {
 	fmt.Fprintf(out, "key %s, %s\n\n", adapters.Clean(x.Key, 0), plural(int64(len(x.Events))+x.NotShown, "event"))
+	said := map[string]bool{}
 	for i, e := range x.Events {
 		if i > 0 {
 			fmt.Fprintln(out)
@@ -304,6 +305,7 @@ func (x keyExplanation) text(out io.Writer, sync string) error {
 			heading += fmt.Sprintf(", version %d", *e.Event.Version)
 		}
 		fmt.Fprintln(out, output.Wrap(out, heading+", inserted "+clock(&e.Event.InsertedAt)))
+		e.Why = x.withoutRepeats(e.Why, said)
 		e.sentences(out)
 	}
 	if x.NotShown > 0 {
@@ -311,6 +313,35 @@ func (x keyExplanation) text(out io.Writer, sync string) error {
 			plural(x.NotShown, "more event"), quoted(x.Key), min(1000, x.NotShown+int64(len(x.Events))))
 	}
 	return explainedTables(out, x.Deliveries, x.Log, fixed(sync, x.Key, ""))
+}
+
+// withoutRepeats shortens the sentence of an event that waits behind another one of the
+// key, if said has what that one waits for. It adds the others to said.
+func (x keyExplanation) withoutRepeats(why []string, said map[string]bool) []string {
+	short := slices.Clone(why)
+	for i, sentence := range why {
+		said[sentence] = true
+		for _, e := range x.Events {
+			for _, d := range x.Deliveries {
+				if d.EventID != e.Event.ID {
+					continue
+				}
+				waits := fmt.Sprintf("%s: waits behind event %s of key %s, which is ", d.Sync, e.Event.ID, x.Key)
+				if rest, ok := strings.CutPrefix(sentence, waits); ok && said[d.Sync+": "+rest] {
+					short[i] = fmt.Sprintf("%s: waits behind %s", d.Sync, e.Event.name())
+				}
+			}
+		}
+	}
+	return short
+}
+
+// name is how people call an event: by its version, if it has one.
+func (e *eventFacts) name() string {
+	if e.Version == nil {
+		return "event " + e.ID
+	}
+	return fmt.Sprintf("version %d", *e.Version)
 }
 
 func (x explainedEvent) sentences(out io.Writer) {

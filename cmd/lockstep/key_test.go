@@ -38,6 +38,27 @@ func TestAKeyMayLookLikeAnEvent(t *testing.T) {
 	w.run("replay", key, "--reason", "the court lost it").wants(t, 0, "1 delivery replayed")
 }
 
+// The error of the first event is not repeated for each event that waits behind it.
+func TestExplainOfAKeySaysAnErrorOnce(t *testing.T) {
+	w := newWorld(t)
+	w.court.answers(refuses("H-2"))
+	w.emit("H-2", `{"hearingId":"H-2"}`)
+	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.failed)`)
+	ask[int](w, `WITH added AS (INSERT INTO outbox.event (type, key, version, payload) SELECT 'scheduling:updated', 'H-2', n, '{}' FROM generate_series(4, 6) AS n RETURNING 1) SELECT count(*) FROM added`)
+	r := w.run("explain", "H-2").wants(t, 0, "version 6, inserted")
+	sentences, _, _ := strings.Cut(r.stdout, "SYNC")
+	first := ask[string](w, `SELECT event_id::text FROM outbox.failed`)
+	if strings.Count(sentences, "HTTP 422") != 1 || strings.Count(sentences, "CourtCalendarSync: waits behind event "+first+"\n") != 3 {
+		t.Errorf("the error is repeated: %s", sentences)
+	}
+	ask[int](w, `WITH gone AS (DELETE FROM outbox.delivery WHERE event_id = $1::text::uuid RETURNING 1) SELECT count(*) FROM gone`, first)
+	w.run("explain", "H-2").wants(t, 0, "CourtCalendarSync: waits behind version 4\n")
+	x := decode[keyExplanation](t, w.run("explain", "H-2", "-o", "json"))
+	if last := x.Events[len(x.Events)-1]; !strings.Contains(last.Why[0], "which is") {
+		t.Errorf("a program gets less: %q", last.Why)
+	}
+}
+
 // The first event of a blocked key matters most, so a long lane does not hide it.
 func TestExplainOfALongLaneShowsItsBeginning(t *testing.T) {
 	w := newWorld(t)
