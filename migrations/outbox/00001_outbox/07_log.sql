@@ -39,6 +39,8 @@ CREATE INDEX delivery_log_event ON outbox.delivery_log (event_id);
 CREATE INDEX delivery_log_key ON outbox.delivery_log (key);
 -- For programs that copy the log: they read the rows after the last one that they have.
 CREATE INDEX delivery_log_id ON outbox.delivery_log (id);
+-- Few rows: what people did, the newest first.
+CREATE INDEX delivery_log_actor ON outbox.delivery_log (id) WHERE actor IS NOT NULL;
 CREATE INDEX delivery_log_at ON outbox.delivery_log USING brin (at);
 COMMENT ON TABLE outbox.delivery_log IS 'Append only. Every request that a receiver may have seen has a row. It contains no payload, secret or name of a party.';
 COMMENT ON COLUMN outbox.delivery_log.at IS 'When this row was recorded; answered_at is when the receiver answered, both by the database clock.';

@@ -1,0 +1,454 @@
+package inspect
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Bounds of a [Story]. What is older is left out, and the story says so.
+const (
+	MostEvents  = 50  // events of a key
+	MostEntries = 200 // rows of the log about a key
+	mostActions = 50  // rows of the log about whole syncs
+	mostOpen    = 50  // open deliveries that are read for each sync; their number is counted up to mostBehind
+	mostBehind  = 1000
+	mostRecent  = 10_000 // newest events that are searched for a key that nothing else knows
+)
+
+// Story is what is known about one key, such as a hearing, at one moment. It has no
+// payload.
+type Story struct {
+	Key          string
+	At           time.Time // the moment, by the database's clock
+	Lanes        []Lane    // the syncs that have something to do with the key, by name
+	Unmatched    []Event   // events that no sync takes, the newest first
+	RelayRunning bool
+	Before       int64 // only rows of the log with smaller ids were read; 0: the newest
+	OlderThan    int64 // id of the oldest row of the log that was read, if older ones are left out; otherwise 0
+}
+
+// Known reports whether anything is known of the key.
+func (s *Story) Known() bool { return len(s.Lanes) > 0 || len(s.Unmatched) > 0 }
+
+// Lane is the part of a story that is about one sync.
+type Lane struct {
+	Sync      string
+	OnFailed  string
+	RetiredAt *time.Time
+	Served    bool        // a running relay serves the sync
+	Events    []LaneEvent // the newest first, at most MostEvents and that of First
+	Older     int         // events of this lane that are left out
+	Open      int         // open deliveries, counted up to 1,000
+	First     *Delivery   // the open delivery that is sent next; nil: nothing is open
+	Holds     []Hold      // what stops this key, the strongest first
+	Has       *Entry      // the newest row that says that the receiver has an event of the key; nil: there is none, or an older part of the log was read
+	Reference *Reference  // nil: the receiver has not answered, or there is no such sync any more
+	Actions   []Entry     // what people did to the whole sync since the first event, the newest first
+	Why       string      // for the newest event, if nothing is open and the log has no end of it; outbox.why_not_delivered
+}
+
+// LaneEvent is an event in one lane.
+type LaneEvent struct {
+	Event
+	Delivery *Delivery // nil: it is finished, or never had a delivery
+	Entries  []Entry   // the newest first
+}
+
+// Event is an event without its payload. After its retention, the log still knows its id,
+// type and version.
+type Event struct {
+	ID         string
+	Seq        int64 // after the retention: its place in the lane
+	Type       string
+	Key        string
+	Version    *int64
+	OccurredAt time.Time // zero after the retention
+	InsertedAt time.Time // zero after the retention
+}
+
+// Delivery is an open delivery.
+type Delivery struct {
+	Sync       string
+	EventSeq   int64
+	EventID    string
+	State      string // as in outbox.open_delivery
+	Attempts   int
+	DueAt      *time.Time // nil: failed, or it waits for a backfill
+	ClaimedBy  string
+	LeaseUntil *time.Time
+	ErrorClass string
+	Error      string
+	CreatedAt  time.Time
+}
+
+// Entry is a row of the delivery log.
+type Entry struct {
+	ID         int64
+	At         time.Time
+	AnsweredAt *time.Time
+	Sync       string
+	EventID    string
+	EventType  string
+	Key        string
+	Version    *int64
+	EventSeq   *int64
+	Attempt    *int
+	Outcome    string
+	Code       string
+	ErrorClass string
+	Error      string
+	ExternalID string
+	TookMS     *int
+	Relay      string
+	Actor      string
+	Reason     string
+}
+
+// When returns when the receiver answered or, without an answer, when the row was recorded.
+func (e *Entry) When() time.Time {
+	if e.AnsweredAt != nil {
+		return *e.AnsweredAt
+	}
+	return e.At
+}
+
+// Delivered reports whether the row says that the receiver has the event.
+func (e *Entry) Delivered() bool {
+	return e.Outcome == "delivered" || e.Outcome == "duplicate" || e.Outcome == "accepted"
+}
+
+// Finished reports whether the row is the end of a delivery.
+func (e *Entry) Finished() bool {
+	return e.Delivered() || e.Outcome == "filtered" || e.Outcome == "superseded" || e.Outcome == "discarded"
+}
+
+// Hold is a reason why a sync, or one destination of it, sends nothing for now.
+type Hold struct {
+	Sync   string
+	Scope  string // empty: the whole sync
+	Kind   string
+	Until  *time.Time // nil: until it is lifted
+	Reason string
+	By     string
+	Since  time.Time
+}
+
+// Reference is what a receiver answered last for a key, or what a person has set.
+type Reference struct {
+	ExternalID string
+	ETag       string
+	Version    *int64
+	Learned    []Learned
+	UpdatedAt  time.Time
+	BySomebody bool // set by a person or read from the receiver, and not answered since
+}
+
+// Learned is another value of the receiver's answer.
+type Learned struct{ Name, Value string }
+
+const entryColumns = `l.id, l.at, l.answered_at, l.sync, coalesce(l.event_id::text, '') AS event_id, coalesce(l.event_type, '') AS event_type,
+       coalesce(l.key, '') AS key, l.version, l.event_seq, l.attempt, l.outcome, coalesce(l.code, '') AS code, coalesce(l.error_class, '') AS error_class,
+       coalesce(l.error, '') AS error, coalesce(l.external_id, '') AS external_id, l.took_ms, coalesce(l.relay, '') AS relay,
+       coalesce(l.actor, '') AS actor, coalesce(l.reason, '') AS reason`
+
+// ReadStory reads what is known about a key. Of the log, it reads the newest rows with ids
+// below before; 0 means the newest of all. The reads are one snapshot, so that a delivery
+// that is finished meanwhile is either open or in the log.
+func ReadStory(ctx context.Context, db Beginner, key string, before int64) (story Story, err error) {
+	err = read(ctx, db, func(tx pgx.Tx) error {
+		story, err = readStory(ctx, tx, key, before)
+		return err
+	})
+	return story, err
+}
+
+func readStory(ctx context.Context, tx pgx.Tx, key string, before int64) (Story, error) {
+	story := Story{Key: key, Before: before}
+	const moment = `-- lockstep story: the moment
+SELECT clock_timestamp(), EXISTS (SELECT FROM outbox.relay AS r WHERE r.running)`
+	if err := tx.QueryRow(ctx, moment).Scan(&story.At, &story.RelayRunning); err != nil {
+		return story, err
+	}
+	const entries = `-- lockstep story: log
+SELECT ` + entryColumns + `
+  FROM outbox.delivery_log AS l
+ WHERE l.key = $1 AND ($2 = 0 OR l.id < $2)
+ ORDER BY l.id DESC
+ LIMIT $3`
+	log, err := collect[Entry](ctx, tx, entries, key, before, MostEntries+1)
+	if err != nil {
+		return story, err
+	}
+	if len(log) > MostEntries {
+		log = log[:MostEntries]
+		story.OlderThan = log[MostEntries-1].ID
+	}
+	// The first deliveries of each lane decide what happens next. The last one has the newest version.
+	const open = `-- lockstep story: open deliveries
+SELECT s.name AS sync, d.event_seq, d.event_id::text AS event_id, d.state, d.attempts, CASE WHEN d.due_at < 'infinity' THEN d.due_at END AS due_at,
+       coalesce(d.claimed_by, '') AS claimed_by, d.lease_until, coalesce(d.error_class, '') AS error_class, coalesce(d.error, '') AS error, d.created_at
+  FROM outbox.sync AS s
+ CROSS JOIN LATERAL (
+       SELECT event_seq FROM (SELECT o.event_seq FROM outbox.delivery AS o WHERE o.sync = s.name AND o.key = $1 ORDER BY o.event_seq LIMIT $2) AS begins
+        UNION
+       SELECT event_seq FROM (SELECT o.event_seq FROM outbox.delivery AS o WHERE o.sync = s.name AND o.key = $1 ORDER BY o.event_seq DESC LIMIT 1) AS ends) AS n
+  JOIN outbox.open_delivery AS d ON d.sync = s.name AND d.key = $1 AND d.event_seq = n.event_seq
+ ORDER BY d.sync, d.event_seq`
+	deliveries, err := collect[Delivery](ctx, tx, open, key, mostOpen)
+	if err != nil {
+		return story, err
+	}
+	events, err := readEvents(ctx, tx, key, log, deliveries)
+	if err != nil {
+		return story, err
+	}
+	lanes, err := readLanes(ctx, tx, key)
+	if err != nil {
+		return story, err
+	}
+	b := builder{log: log, deliveries: deliveries, events: events, newest: before == 0}
+	for _, l := range lanes {
+		lane := b.lane(l)
+		if err := completeLane(ctx, tx, &story, &lane); err != nil {
+			return story, err
+		}
+		if len(lane.Events) > 0 || lane.Reference != nil {
+			story.Lanes = append(story.Lanes, lane)
+		}
+	}
+	// A sync whose row is gone still has its rows in the log.
+	for _, e := range log {
+		if !slices.ContainsFunc(lanes, func(l laneRow) bool { return l.Name == e.Sync }) &&
+			!slices.ContainsFunc(story.Lanes, func(l Lane) bool { return l.Sync == e.Sync }) {
+			story.Lanes = append(story.Lanes, b.lane(laneRow{Name: e.Sync}))
+		}
+	}
+	for _, e := range events {
+		if len(e.Takers) == 0 {
+			story.Unmatched = append(story.Unmatched, e.Event)
+		}
+	}
+	return story, nil
+}
+
+// knownEvent is an event with the syncs that take its type.
+type knownEvent struct {
+	Event
+	Takers []string
+}
+
+// readEvents reads the newest events of a key. outbox.event has no index by key, because
+// each writer would pay for it. The log, the open deliveries and the unmatched events know
+// the ids.
+func readEvents(ctx context.Context, tx pgx.Tx, key string, log []Entry, deliveries []Delivery) ([]knownEvent, error) {
+	ids := []string{}
+	for _, d := range deliveries {
+		ids = append(ids, d.EventID)
+	}
+	for _, e := range log {
+		if e.EventID != "" {
+			ids = append(ids, e.EventID)
+		}
+	}
+	const find = `-- lockstep story: events
+WITH recent AS MATERIALIZED (
+    SELECT u.event_id FROM outbox.unmatched AS u ORDER BY u.event_seq DESC LIMIT $3
+), newest AS MATERIALIZED (
+    SELECT e.id, e.key FROM outbox.event AS e WHERE cardinality($2::uuid[]) = 0 ORDER BY e.seq DESC LIMIT $3
+), id AS (
+    SELECT unnest($2::uuid[]) AS id
+    UNION
+    SELECT e.id FROM recent AS r JOIN outbox.event AS e ON e.id = r.event_id WHERE e.key = $1
+    UNION
+    SELECT n.id FROM newest AS n WHERE n.key = $1
+)
+SELECT e.id::text AS id, e.seq, e.type, e.key, e.version, e.occurred_at, e.inserted_at,
+       ARRAY(SELECT s.name FROM outbox.sync AS s WHERE e.type LIKE ANY (s.likes)) AS takers
+  FROM id
+  JOIN outbox.event AS e ON e.id = id.id
+ ORDER BY e.seq DESC
+ LIMIT $4`
+	return collect[knownEvent](ctx, tx, find, key, ids, mostRecent, MostEvents+mostOpen+MostEntries)
+}
+
+// laneRow is a sync with what it knows of a key.
+type laneRow struct {
+	Name       string
+	OnFailed   string
+	RetiredAt  *time.Time
+	Served     bool
+	Open       int
+	ExternalID *string
+	ETag       *string
+	Version    *int64
+	Learned    map[string]string
+	UpdatedAt  *time.Time // nil: no reference
+	EventSeq   *int64
+}
+
+func readLanes(ctx context.Context, tx pgx.Tx, key string) ([]laneRow, error) {
+	const lanes = `-- lockstep story: lanes
+SELECT s.name, s.on_failed, s.retired_at, EXISTS (SELECT FROM outbox.relay AS r WHERE r.running AND s.name = ANY (r.syncs)) AS served,
+       (SELECT count(*) FROM (SELECT FROM outbox.delivery AS d WHERE d.sync = s.name AND d.key = $1 LIMIT $2) AS counted)::int AS open,
+       f.external_id, f.etag AS e_tag, f.version, f.learned, f.updated_at, f.event_seq
+  FROM outbox.sync AS s
+  LEFT JOIN outbox.external_ref AS f ON f.sync = s.name AND f.key = $1
+ ORDER BY s.name`
+	return collect[laneRow](ctx, tx, lanes, key, mostBehind)
+}
+
+// completeLane reads what needs to know that the lane exists.
+func completeLane(ctx context.Context, tx pgx.Tx, story *Story, lane *Lane) (err error) {
+	if len(lane.Events) == 0 {
+		return nil
+	}
+	if lane.Has == nil && story.OlderThan != 0 && story.Before == 0 {
+		const has = `-- lockstep story: what the receiver has
+SELECT ` + entryColumns + `
+  FROM outbox.delivery_log AS l
+ WHERE l.key = $1 AND l.sync = $2 AND l.outcome IN ('delivered', 'duplicate', 'accepted')
+ ORDER BY l.id DESC
+ LIMIT 1`
+		found, err := collect[Entry](ctx, tx, has, story.Key, lane.Sync)
+		if err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			lane.Has = &found[0]
+		}
+	}
+	const holds = `-- lockstep story: holds
+SELECT h.sync, h.scope, h.kind, h.until, h.reason, h.by, h.since
+  FROM outbox.hold AS h
+ WHERE h.sync = $1
+   AND (h.kind IN ('auth', 'breaker') OR h.until IS NULL OR h.until > clock_timestamp())
+   AND (h.scope = '' OR h.scope = (SELECT n.scope FROM outbox.lane AS n WHERE n.sync = $1 AND n.key = $2))
+ ORDER BY outbox.hold_rank(h.kind), h.scope`
+	if lane.Holds, err = collect[Hold](ctx, tx, holds, lane.Sync, story.Key); err != nil {
+		return err
+	}
+	// The index by event finds the rows without an event, which are few.
+	const actions = `-- lockstep story: what people did to the sync
+SELECT ` + entryColumns + `
+  FROM outbox.delivery_log AS l
+ WHERE l.event_id IS NULL AND l.key IS NULL AND l.actor IS NOT NULL AND l.sync = $1 AND l.at >= $2
+ ORDER BY l.id DESC
+ LIMIT $3`
+	whole, err := collect[Entry](ctx, tx, actions, lane.Sync, lane.began(), mostActions)
+	if err != nil {
+		return err
+	}
+	lane.Actions = append(lane.Actions, whole...)
+	slices.SortFunc(lane.Actions, func(a, b Entry) int { return cmp.Compare(b.ID, a.ID) })
+	if newest := lane.Events[0]; lane.First == nil && !slices.ContainsFunc(newest.Entries, func(e Entry) bool { return e.Finished() }) {
+		const why = `-- lockstep story: why
+SELECT coalesce(string_agg(w, '; '), '') FROM outbox.why_not_delivered($1::uuid, $2) AS w`
+		if err := tx.QueryRow(ctx, why, newest.ID, lane.Sync).Scan(&lane.Why); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// began returns when the lane's oldest event was written, as far as it is known.
+func (l *Lane) began() time.Time {
+	oldest := l.Events[len(l.Events)-1]
+	if !oldest.InsertedAt.IsZero() || len(oldest.Entries) == 0 {
+		return oldest.InsertedAt
+	}
+	return oldest.Entries[len(oldest.Entries)-1].At
+}
+
+// builder orders what was read by lane and event.
+type builder struct {
+	log        []Entry    // the newest first
+	deliveries []Delivery // by sync and place
+	events     []knownEvent
+	newest     bool // log has the newest rows
+}
+
+func (b *builder) lane(row laneRow) Lane {
+	lane := Lane{Sync: row.Name, OnFailed: row.OnFailed, RetiredAt: row.RetiredAt, Served: row.Served, Open: row.Open}
+	if row.UpdatedAt != nil {
+		lane.Reference = &Reference{Version: row.Version, UpdatedAt: *row.UpdatedAt, BySomebody: *row.EventSeq == 0}
+		if row.ExternalID != nil {
+			lane.Reference.ExternalID = *row.ExternalID
+		}
+		if row.ETag != nil {
+			lane.Reference.ETag = *row.ETag
+		}
+		for name, value := range row.Learned {
+			lane.Reference.Learned = append(lane.Reference.Learned, Learned{name, value})
+		}
+		slices.SortFunc(lane.Reference.Learned, func(a, b Learned) int { return cmp.Compare(a.Name, b.Name) })
+	}
+	byID := map[string]*LaneEvent{}
+	var order []string
+	at := func(id string, e Event) *LaneEvent {
+		if byID[id] == nil {
+			byID[id] = &LaneEvent{Event: e}
+			order = append(order, id)
+		}
+		return byID[id]
+	}
+	for _, e := range b.events {
+		if slices.Contains(e.Takers, row.Name) {
+			at(e.ID, e.Event)
+		}
+	}
+	known := func(id string) (Event, bool) {
+		i := slices.IndexFunc(b.events, func(e knownEvent) bool { return e.ID == id })
+		if i < 0 {
+			return Event{ID: id}, false
+		}
+		return b.events[i].Event, true
+	}
+	for _, d := range b.deliveries {
+		if d.Sync != row.Name {
+			continue
+		}
+		if lane.First == nil {
+			lane.First = &d
+		}
+		if e, ok := known(d.EventID); ok {
+			at(d.EventID, e).Delivery = &d
+		}
+	}
+	for _, entry := range b.log {
+		if entry.Sync != row.Name {
+			continue
+		}
+		if entry.EventID == "" { // the reference was set
+			lane.Actions = append(lane.Actions, entry)
+			continue
+		}
+		e, ok := known(entry.EventID)
+		if !ok {
+			e = Event{ID: entry.EventID, Type: entry.EventType, Key: entry.Key, Version: entry.Version}
+			if entry.EventSeq != nil {
+				e.Seq = *entry.EventSeq
+			}
+		}
+		if lane.Has == nil && b.newest && entry.Delivered() {
+			lane.Has = &entry
+		}
+		event := at(entry.EventID, e)
+		event.Entries = append(event.Entries, entry)
+	}
+	for _, id := range order {
+		lane.Events = append(lane.Events, *byID[id])
+	}
+	slices.SortStableFunc(lane.Events, func(a, b LaneEvent) int { return cmp.Compare(b.Seq, a.Seq) })
+	if len(lane.Events) > MostEvents {
+		lane.Older = len(lane.Events) - MostEvents
+		oldest := lane.Events[MostEvents-1].Seq
+		lane.Events = slices.DeleteFunc(lane.Events, func(e LaneEvent) bool {
+			return e.Seq < oldest && (lane.First == nil || e.ID != lane.First.EventID)
+		})
+	}
+	return lane
+}
