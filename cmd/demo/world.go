@@ -161,7 +161,9 @@ func (w *world) startScheduling(ctx context.Context) error {
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	served := make(chan error, 1)
-	go func() { served <- scheduling.Serve(ctx, ln, scheduling.New(w.pool), slog.New(slog.DiscardHandler)) }()
+	go func() {
+		served <- scheduling.Serve(ctx, ln, scheduling.New(w.pool, nil), scheduling.Pages{Zone: londonZone}, slog.New(slog.DiscardHandler))
+	}()
 	w.atEnd(func() error { stop(); return <-served })
 	w.schedulingURL = "http://" + ln.Addr().String()
 	return nil

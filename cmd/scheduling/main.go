@@ -1,5 +1,5 @@
-// Command scheduling serves the reference scheduling module: an HTTP API to
-// book, reschedule, cancel and list hearings.
+// Command scheduling serves the reference scheduling module: an HTTP API, and pages
+// for clerks, to book, reschedule, cancel and list hearings.
 package main
 
 import (
@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -25,19 +26,22 @@ hearings over HTTP, and writes each change and its outbox event in one transacti
 
 Usage: scheduling [flags]
 
+  GET  /                          pages for clerks: the list, which courts have each hearing, and
+                                  forms to book, move and cancel
+
   POST /hearings                  {"case_number", "case_name", "hearing_type", "courthouse", "courtroom",
                                    "local_start": "2027-03-15T10:00", "zone": "America/New_York",
                                    "duration_minutes"; optional "id", "fold": "first"|"second"}
   POST /hearings/{id}/reschedule  {"local_start"; optional "zone", "fold", "duration_minutes",
                                    "courthouse", "courtroom"}
   POST /hearings/{id}/cancel      {"reason": "settled"}
-  GET  /hearings                  ?from=&to=&courthouse=&courtroom=&status=&limit=&after=
+  GET  /hearings                  ?from=&to=&courthouse=&courtroom=&case_number=&status=&limit=&after=
   GET  /hearings/{id}             the hearing, and under "court" which courts have got it
   GET  /livez, /readyz
 
 A change may have If-Match: "<version>". The database needs the schemas scheduling and outbox:
 lockstep migrate up, and lockstep migrate up --set scheduling. There is no authentication: put
-the API behind a proxy that has.
+it behind a proxy that has. The pages answer only as localhost, a loopback address, or as --page-host.
 
 Flags:
 `
@@ -45,6 +49,7 @@ Flags:
 const environment = `
 Environment:
   DATABASE_URL   PostgreSQL URL (default of --database-url)
+  STATUS_URL     PostgreSQL URL (default of --status-url)
 
 Exit: 0 stopped by a signal, 1 failed, 2 wrong usage, 4 stopped before all requests were answered
 `
@@ -84,6 +89,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 	fs.SetOutput(io.Discard) // errors are reported once, by exitCode
 	listen := fs.String("listen", "127.0.0.1:8080", "`address` to listen on; port 0 picks one")
 	database := fs.String("database-url", "", "PostgreSQL `URL`; other users cannot see it in the environment")
+	status := fs.String("status-url", "", "PostgreSQL `URL` of a login in outbox_auditor, to show what the courts have; default: the first URL")
+	zone := fs.String("zone", "", "time `zone` of a new hearing on the page, such as America/New_York")
+	host := fs.String("page-host", "", "`name` under which a proxy that signs people in serves the pages")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		fmt.Fprint(stdout, usage)
 		fs.SetOutput(stdout)
@@ -96,28 +104,45 @@ func run(ctx context.Context, args []string, getenv func(string) string, _ io.Re
 	if fs.NArg() > 0 {
 		return usageError{fmt.Errorf("unexpected argument %q; everything is a flag", fs.Arg(0))}
 	}
-	pool, err := openPool(ctx, cmp.Or(*database, getenv("DATABASE_URL")))
+	pool, err := openPool(ctx, "--database-url or DATABASE_URL", cmp.Or(*database, getenv("DATABASE_URL")))
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
+	statusPool := pool
+	if url := cmp.Or(*status, getenv("STATUS_URL")); url != "" {
+		if statusPool, err = openPool(ctx, "--status-url or STATUS_URL", url); err != nil {
+			return err
+		}
+		defer statusPool.Close()
+	}
+	pages := scheduling.Pages{Zone: *zone}
+	if *zone != "" {
+		if _, err := time.LoadLocation(*zone); err != nil {
+			return usageError{fmt.Errorf("--zone %q is not in the zone database; give an IANA name such as America/New_York", *zone)}
+		}
+	}
+	if *host != "" {
+		pages.Hosts = []string{*host}
+	}
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", *listen)
 	if err != nil {
 		return fmt.Errorf("--listen: %w; choose another address", err)
 	}
 	fmt.Fprintf(stdout, "http://%s\n", ln.Addr())
-	return scheduling.Serve(ctx, ln, scheduling.New(pool), slog.New(slog.NewTextHandler(stderr, nil)))
+	return scheduling.Serve(ctx, ln, scheduling.New(pool, statusPool), pages, slog.New(slog.NewTextHandler(stderr, nil)))
 }
 
-// openPool does not wait for the database. /readyz says when it answers.
-func openPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
+// openPool does not wait for the database. /readyz says when it answers. from says where
+// the URL is from.
+func openPool(ctx context.Context, from, url string) (*pgxpool.Pool, error) {
 	if url == "" {
 		return nil, usageError{errors.New("no database: set DATABASE_URL or --database-url")}
 	}
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		// The parser's message may quote the URL with its password.
-		return nil, usageError{errors.New("the database URL cannot be read; expected postgres://user:password@host:port/database")}
+		return nil, usageError{errors.New("the database URL of " + from + " cannot be read; expected postgres://user:password@host:port/database")}
 	}
 	config.ConnConfig.RuntimeParams["application_name"] = "scheduling"
 	return pgxpool.NewWithConfig(ctx, config)

@@ -161,6 +161,8 @@ func TestExitCodes(t *testing.T) {
 		{"port in use", []string{"--listen", strings.TrimPrefix(url, "http://")}, database, 1, "address already in use"},
 		{"no database", nil, "", 2, "DATABASE_URL"},
 		{"not a URL", nil, "postgres://clerk:s3cret@host:port:port/", 2, "cannot be read"},
+		{"status URL", []string{"--status-url", "postgres://clerk:s3cret@host:port:port/"}, database, 2, "STATUS_URL cannot be read"},
+		{"zone", []string{"--zone", "New York"}, database, 2, "America/New_York"},
 		{"unknown flag", []string{"--colour"}, database, 2, "-colour"},
 		{"argument", []string{"now"}, database, 2, `"now"`},
 	}
@@ -188,7 +190,7 @@ func TestHelp(t *testing.T) {
 	if !errors.Is(err, flag.ErrHelp) || exitCode(err, &stderr) != 0 || stderr.Len() > 0 {
 		t.Errorf("help returned %v and wrote %q to stderr", err, stderr.String())
 	}
-	for _, want := range []string{"-listen", "DATABASE_URL", "/hearings/{id}/cancel"} {
+	for _, want := range []string{"-listen", "DATABASE_URL", "/hearings/{id}/cancel", "-status-url", "pages for clerks"} {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("help does not show %s", want)
 		}

@@ -75,7 +75,7 @@ func openAs(t *testing.T, url, role string) *clinic {
 	})
 	return &clinic{
 		t: t, pool: pool, log: log,
-		api: scheduling.NewHandler(scheduling.New(pool), slog.New(slog.NewTextHandler(log, nil))),
+		api: scheduling.NewHandler(scheduling.New(pool, nil), scheduling.Pages{Zone: "America/New_York"}, slog.New(slog.NewTextHandler(log, nil))),
 	}
 }
 

@@ -18,18 +18,19 @@ type api struct {
 	mux     *http.ServeMux
 }
 
-// NewHandler returns the HTTP API:
+// NewHandler returns the HTTP API, and the pages of [Pages] beside it:
 //
 //	POST /hearings                  book
 //	POST /hearings/{id}/reschedule  change the start (If-Match: "<version>" is optional)
 //	POST /hearings/{id}/cancel      cancel, with a reason (If-Match is optional)
-//	GET  /hearings                  list: from, to, courthouse, courtroom, status, limit, after
+//	GET  /hearings                  list: from, to, courthouse, courtroom, case_number, status, limit, after
 //	GET  /hearings/{id}             one hearing, and which courts have got it
 //	GET  /livez, /readyz
+//	GET  /                          the list of hearings for clerks, and pages from there
 //
-// Errors are application/problem+json (RFC 9457). The API has no authentication: put it
-// behind a proxy that has. Each request is one log line, without its query and body.
-func NewHandler(s *Service, log *slog.Logger) http.Handler {
+// Errors of the API are application/problem+json (RFC 9457). There is no authentication: put it behind
+// a proxy that has. Each request is one log line, without its query and body.
+func NewHandler(s *Service, p Pages, log *slog.Logger) http.Handler {
 	a := &api{service: s, log: log, mux: http.NewServeMux()}
 	a.handle("POST /hearings", a.book)
 	a.handle("POST /hearings/{id}/reschedule", changing(s.Reschedule))
@@ -40,6 +41,7 @@ func NewHandler(s *Service, log *slog.Logger) http.Handler {
 		return writeOK(w, map[string]string{"status": "ok"})
 	})
 	a.handle("GET /readyz", a.readyz)
+	a.addPages(p)
 	return a
 }
 

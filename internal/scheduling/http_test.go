@@ -414,7 +414,7 @@ func TestPrivilegesThatAreEnough(t *testing.T) {
 	id := decodeAs[hearing](c.book("", nil).want(201)).ID
 	c.call("POST", "/hearings/"+id+"/reschedule", `{"local_start":"2027-11-15T14:30"}`).want(200)
 	h := decodeAs[hearing](c.call("GET", "/hearings/"+id, "").want(200))
-	if h.Court != nil || !strings.Contains(h.CourtAbsent, "grant it outbox_auditor") {
+	if h.Court != nil || !strings.Contains(h.CourtAbsent, "login of outbox_auditor") {
 		t.Errorf("a login that may not read deliveries gets %+v", h)
 	}
 	admin.exec("GRANT outbox_auditor TO " + role)

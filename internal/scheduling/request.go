@@ -109,6 +109,7 @@ type Filter struct {
 	Courthouse string
 	Courtroom  string
 	Status     Status
+	CaseNumber string
 	Limit      int // 1 to [MaxLimit]
 
 	afterStart *time.Time // of the last hearing of the page before, nil for the first page
@@ -124,7 +125,7 @@ type Bound struct {
 
 // parseFilter reads the query of a list.
 func parseFilter(q url.Values) (Filter, error) {
-	known := []string{"from", "to", "courthouse", "courtroom", "status", "limit", "after"}
+	known := []string{"from", "to", "courthouse", "courtroom", "case_number", "status", "limit", "after"}
 	var c checks
 	for name, values := range q {
 		switch {
@@ -137,10 +138,12 @@ func parseFilter(q url.Values) (Filter, error) {
 	slices.SortFunc(c, func(a, b FieldError) int { return strings.Compare(a.Field, b.Field) })
 	f := Filter{
 		From: c.bound("from", q.Get("from")), To: c.bound("to", q.Get("to")),
-		Courthouse: q.Get("courthouse"), Courtroom: q.Get("courtroom"), Status: Status(q.Get("status")), Limit: DefaultLimit,
+		Courthouse: q.Get("courthouse"), Courtroom: q.Get("courtroom"), Status: Status(q.Get("status")),
+		CaseNumber: q.Get("case_number"), Limit: DefaultLimit,
 	}
 	c.text("courthouse", f.Courthouse, maxText)
 	c.text("courtroom", f.Courtroom, maxText)
+	c.text("case_number", f.CaseNumber, maxText)
 	if f.Status != "" && f.Status != Booked && f.Status != Cancelled {
 		c.add("status", "is neither booked nor cancelled")
 	}

@@ -15,11 +15,11 @@ var ErrNotDrained = errors.New("stopped before all requests were answered")
 // drain is how long a stop waits for requests in flight. No request takes longer.
 const drain = requestTimeout + 2*time.Second
 
-// Serve serves the API on ln until ctx ends. Then it lets requests in flight finish and
+// Serve serves the API and the pages on ln until ctx ends. Then it lets requests in flight finish and
 // returns nil, or [ErrNotDrained] if they take too long.
-func Serve(ctx context.Context, ln net.Listener, s *Service, log *slog.Logger) error {
+func Serve(ctx context.Context, ln net.Listener, s *Service, p Pages, log *slog.Logger) error {
 	srv := &http.Server{
-		Handler:           NewHandler(s, log),
+		Handler:           NewHandler(s, p, log),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,

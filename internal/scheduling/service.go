@@ -14,6 +14,7 @@
 package scheduling
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -33,13 +34,16 @@ import (
 // other error comes from the database, and then nobody knows whether the change
 // was committed.
 type Service struct {
-	pool *pgxpool.Pool
+	pool   *pgxpool.Pool
+	status *pgxpool.Pool // for what the courts have; reads only
 }
 
 // New returns a service on the pool, which the caller closes. Its login needs
-// the tables of schema scheduling, outbox_writer and, for [Service.Court],
-// outbox_auditor.
-func New(pool *pgxpool.Pool) *Service { return &Service{pool: pool} }
+// the tables of schema scheduling and outbox_writer. What the courts have is read
+// through the pool status, whose login needs outbox_auditor; nil takes the first pool.
+func New(pool, status *pgxpool.Pool) *Service {
+	return &Service{pool: pool, status: cmp.Or(status, pool)}
+}
 
 // Target says which hearing a change is for.
 type Target struct {
@@ -125,15 +129,16 @@ SELECT ` + columns + `
    AND ($5::text = '' OR courthouse = $5)
    AND ($6::text = '' OR courtroom = $6)
    AND ($7::text = '' OR status = $7)
-   AND ($8::timestamptz IS NULL OR (starts_at, id) > ($8, $9))
+   AND ($8::text = '' OR case_number = $8)
+   AND ($9::timestamptz IS NULL OR (starts_at, id) > ($9, $10))
  ORDER BY starts_at, id
- LIMIT $10`
+ LIMIT $11`
 
 // List returns a page of hearings. A page begins after the last hearing of the page
 // before, so new and removed hearings never make it skip or repeat another.
 func (s *Service) List(ctx context.Context, f Filter) (Page, error) {
 	rows, _ := s.pool.Query(ctx, listSQL, f.From.Instant, f.From.Wall, f.To.Instant, f.To.Wall,
-		f.Courthouse, f.Courtroom, f.Status, f.afterStart, f.afterID, f.Limit+1) // one more than the page holds
+		f.Courthouse, f.Courtroom, f.Status, f.CaseNumber, f.afterStart, f.afterID, f.Limit+1) // one more than the page holds
 	list, err := pgx.CollectRows(rows, scanHearing)
 	if err != nil {
 		return Page{}, err
@@ -161,11 +166,11 @@ RETURNING ` + columns
 func insert(ctx context.Context, tx pgx.Tx, h Hearing) (Hearing, error) {
 	for given := h.ID; ; {
 		if given == "" {
-			var n int64
-			if err := tx.QueryRow(ctx, "SELECT nextval('scheduling.hearing_number')").Scan(&n); err != nil {
+			n, err := number(ctx, tx)
+			if err != nil {
 				return h, err
 			}
-			h.ID = fmt.Sprintf("H-%d-%06d", h.StartsAt.Year(), n)
+			h.ID = numbered(h.StartsAt, n)
 		}
 		inserted, err := one(ctx, tx, insertSQL, h.ID, h.CaseNumber, h.CaseName, h.HearingType, h.Status, h.Courthouse, h.Courtroom,
 			h.LocalStart, h.Zone, h.StartsAt, h.DurationMinutes, newEventID())
@@ -181,6 +186,17 @@ func insert(ctx context.Context, tx pgx.Tx, h Hearing) (Hearing, error) {
 		}
 	}
 }
+
+// nextNumber draws the number of a hearing that is booked later.
+func (s *Service) nextNumber(ctx context.Context) (int64, error) { return number(ctx, s.pool) }
+
+func number(ctx context.Context, q querier) (int64, error) {
+	rows, _ := q.Query(ctx, "/* scheduling: number */ SELECT nextval('scheduling.hearing_number')") // CollectExactlyOneRow returns its error
+	return pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
+}
+
+// numbered is the id of a hearing that is booked without one.
+func numbered(start time.Time, n int64) string { return fmt.Sprintf("H-%d-%06d", start.Year(), n) }
 
 const updateSQL = `/* scheduling: change */
 UPDATE scheduling.hearing

@@ -52,6 +52,7 @@ COMMENT ON COLUMN scheduling.hearing.event_id IS 'outbox.event that told of this
 CREATE INDEX hearing_starts ON scheduling.hearing (starts_at, id);
 -- For the list of one courtroom, and for the list of one day in local time.
 CREATE INDEX hearing_room ON scheduling.hearing (courtroom, starts_at, id);
+CREATE INDEX hearing_case_number ON scheduling.hearing (case_number, starts_at, id);
 CREATE INDEX hearing_local_start ON scheduling.hearing (local_start);
 
 -- +goose Down
