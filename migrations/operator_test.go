@@ -453,7 +453,7 @@ func TestHoldsOfDifferentKindsAreKeptApart(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "operator|court asked twice"},
-		{"resume lifts the operator's only", func() { operator.Do("SELECT outbox.resume('court')") }, "backfill|registered"},
+		{"resume lifts the operator's only", func() { operator.Do("SELECT outbox.resume('court', reason => 'it is\nback')") }, "backfill|registered"},
 		{"resume without a pause", func() { operator.Do("SELECT outbox.resume('court')") }, "backfill|registered"},
 		{"backfill ends", func() { admin.Do("DELETE FROM outbox.hold WHERE kind = 'backfill'") }, "window|night"},
 		{"window ends", func() { admin.Do("DELETE FROM outbox.hold WHERE kind = 'window'") }, "|"},
@@ -471,7 +471,7 @@ func TestHoldsOfDifferentKindsAreKeptApart(t *testing.T) {
 	}
 	got := strings.Join(outboxtest.List[string](admin, "SELECT outcome || coalesce(' ' || reason, '') FROM outbox.delivery_log WHERE actor = $1 ORDER BY id",
 		login(t, operator.Config().ConnString())), ", ")
-	if want := "paused court asked, paused court asked twice, resumed"; got != want {
+	if want := "paused court asked, paused court asked twice, resumed it is back"; got != want {
 		t.Errorf("log: %s, want %s", got, want)
 	}
 }

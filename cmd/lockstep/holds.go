@@ -48,6 +48,7 @@ type holdChange struct {
 	app         *app
 	call        string // of the database's function for a sync, and for its scope, the reason and the end if it takes them
 	needsReason bool
+	takesReason bool // it needs none
 	say         func(*holdChange, syncFacts) string // what is true after the change
 
 	operator operator
@@ -91,7 +92,7 @@ one. The login needs the role outbox_operator.`,
 }
 
 func (a *app) resumeCommand() *cobra.Command {
-	h := &holdChange{app: a, call: `SELECT outbox.resume($1, $2)`, scoped: true, say: (*holdChange).resumedSays}
+	h := &holdChange{app: a, call: `SELECT outbox.resume($1, $2, nullif($3, ''))`, scoped: true, takesReason: true, say: (*holdChange).resumedSays}
 	return h.command(&cobra.Command{
 		Use:   "resume SYNC",
 		Short: "Lift a pause",
@@ -99,7 +100,7 @@ func (a *app) resumeCommand() *cobra.Command {
 succeeds, a throttle ends with its time. For a pause of one destination, give
 the same --scope. For a pause of the whole sync, give none. The login needs the
 role outbox_operator.`,
-		Example: `  lockstep resume CourtCalendarSync
+		Example: `  lockstep resume CourtCalendarSync --reason "the court is back"
   lockstep resume CourtCalendarSync --scope ny07.courts.example.gov`,
 	})
 }
@@ -138,8 +139,11 @@ func (h *holdChange) command(c *cobra.Command) *cobra.Command {
 	c.Args = cobra.ExactArgs(1)
 	c.RunE = h.run
 	reasonUsage := ""
-	if h.needsReason {
+	switch {
+	case h.needsReason:
 		reasonUsage = reasonRequired
+	case h.takesReason:
+		reasonUsage = reasonOptional
 	}
 	h.operator.flags(c, reasonUsage)
 	if h.ends {
@@ -168,7 +172,7 @@ func (h *holdChange) run(cmd *cobra.Command, args []string) error {
 	if h.scoped {
 		parameters = append(parameters, h.scope)
 	}
-	if h.needsReason {
+	if h.needsReason || h.takesReason {
 		parameters = append(parameters, h.operator.reason)
 	}
 	if h.ends {

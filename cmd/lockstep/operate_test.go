@@ -420,11 +420,14 @@ func TestPauseOfOneDestination(t *testing.T) {
 	}
 	operator.run("resume", "CourtCalendarSync").wants(t, 0, "was not paused", "CourtCalendarSync is not on hold")
 	operator.run("pause", "CourtCalendarSync", "--reason", "all of it").wants(t, 0, "CourtCalendarSync is paused: ", "lockstep resume CourtCalendarSync")
-	operator.run("resume", "CourtCalendarSync", "--scope", "ny07").wants(t, 0, "the pause of CourtCalendarSync, scope ny07, is lifted, but it is still on hold (the whole sync, operator: all of it); to end that: lockstep resume CourtCalendarSync\n")
+	operator.run("resume", "CourtCalendarSync", "--scope", "ny07", "--reason", "moved").wants(t, 0, "the pause of CourtCalendarSync, scope ny07, is lifted, but it is still on hold (the whole sync, operator: all of it); to end that: lockstep resume CourtCalendarSync\n")
 	operator.run("resume", "CourtCalendarSync", "--scope", "ny08").wants(t, 0, "still on hold (the whole sync, operator")
 	operator.run("resume", "CourtCalendarSync").wants(t, 0, "CourtCalendarSync is resumed: relays send again, nothing is open")
 	if n := ask[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome IN ('paused', 'resumed')`); n != 4 {
 		t.Errorf("%d rows in the log, want 4", n)
+	}
+	if reason := ask[string](w, `SELECT string_agg(coalesce(reason, 'none'), ', ' ORDER BY id) FROM outbox.delivery_log WHERE outcome = 'resumed'`); reason != "scope ny07: moved, none" {
+		t.Errorf("the log has %q", reason)
 	}
 }
 

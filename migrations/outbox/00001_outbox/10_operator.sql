@@ -330,7 +330,7 @@ $$;
 COMMENT ON FUNCTION outbox.pause(text, text, timestamptz, text) IS 'Puts a sync, or one scope of it, on the operator''s hold: nothing more is sent until the given time, or until outbox.resume.';
 
 -- +goose StatementBegin
-CREATE FUNCTION outbox.resume(sync text, scope text DEFAULT '') RETURNS void
+CREATE FUNCTION outbox.resume(sync text, scope text DEFAULT '', reason text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -350,11 +350,12 @@ BEGIN
         RETURN;
     END IF;
     INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
-    VALUES (resume.sync, 'resumed', outbox.actor(), CASE WHEN part <> '' THEN format('scope %s', part) END);
+    VALUES (resume.sync, 'resumed', outbox.actor(),
+            nullif(left(concat_ws(': ', CASE WHEN part <> '' THEN format('scope %s', part) END, nullif(btrim(outbox.clean(resume.reason)), '')), 1000), ''));
 END
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION outbox.resume(text, text) IS 'Lifts the operator''s hold of a sync, or of one scope of it, and no other.';
+COMMENT ON FUNCTION outbox.resume(text, text, text) IS 'Lifts the operator''s hold of a sync, or of one scope of it, and no other.';
 
 -- +goose StatementBegin
 CREATE FUNCTION outbox.retire(sync text, reason text) RETURNS void

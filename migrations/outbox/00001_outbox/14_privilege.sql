@@ -32,4 +32,4 @@ GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[]), outbox.older_writers(), 
 GRANT UPDATE (state) ON outbox.delivery TO outbox_operator;
 GRANT EXECUTE ON FUNCTION outbox.find_missed(bigint, int), outbox.repair(int, text) TO outbox_operator;
 GRANT EXECUTE ON FUNCTION outbox.requeue(text, text, uuid, text), outbox.discard(text, uuid, text), outbox.discard_all(text, text), outbox.replay(text, uuid, text),
-    outbox.pause(text, text, timestamptz, text), outbox.resume(text, text), outbox.retire(text, text), outbox.resume_retired(text, text), outbox.set_reference(text, text, text, text, text, jsonb) TO outbox_operator;
+    outbox.pause(text, text, timestamptz, text), outbox.resume(text, text, text), outbox.retire(text, text), outbox.resume_retired(text, text), outbox.set_reference(text, text, text, text, text, jsonb) TO outbox_operator;
