@@ -3,6 +3,7 @@ package inspect
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -166,6 +167,22 @@ func (l *Lane) saysOpen(story *Story) (Standing, []Sentence) {
 	return standing, l.withHas(said...)
 }
 
+// Now says what becomes of an event of the lane that is not finished, "" if it is finished.
+// The sentences of Says are about the first one.
+func (l *Lane) Now(e *LaneEvent) string {
+	switch {
+	case e.Delivery == nil:
+		return ""
+	case l.First != nil && e.Delivery.EventSeq != l.First.EventSeq:
+		return "waits behind " + l.nameOf(l.First, name)
+	case e.Delivery.State == "failed":
+		return "waits for a person"
+	case e.Delivery.State == "sending":
+		return "is being sent"
+	}
+	return "is sent next"
+}
+
 // has says which version the receiver has. It begins with the sync's name or "It".
 func (l *Lane) has(who string) Sentence {
 	if l.Has.Outcome == "accepted" {
@@ -282,11 +299,12 @@ func (e *Entry) Detail() string {
 
 // Answer shortens an error to what the receiver answered, if it says so.
 func Answer(text string) string {
-	if _, answer, ok := strings.Cut(text, ": answered "); ok {
-		text = answer
-	}
+	text = request.ReplaceAllString(text, "")
 	return cmp.Or(strings.TrimRight(adapters.Clean(text, 0), ". "), "no reason was recorded")
 }
+
+// request is the beginning of an error that says which request was answered.
+var request = regexp.MustCompile(`^[A-Z]+ \S+: answered `)
 
 // Person returns the name of the person in an actor, or the login if it is not shared.
 func Person(actor string) string {
