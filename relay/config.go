@@ -52,6 +52,10 @@ type Sync struct {
 	// [adapters.Router] gives them. The other routes have Mapping.
 	Routes map[string]Mapping
 
+	// TypeNames are the event types that the settings of the Adapter name, for a warning
+	// about an event whose type is almost the same.
+	TypeNames []string
+
 	OnFailed    string  // block: a failed delivery blocks its key; supersede: a newer event replaces it; default block
 	Retry       Retry   // when and how often an attempt is repeated
 	Per         string  // expression that names the destination of an event, see [mapping.CompileScope]; if set, Concurrency and Rate apply to each destination

@@ -29,6 +29,7 @@ type pipeline struct {
 	scope       *mapping.Scope
 	destination func(adapters.Message) string // nil if the adapter has one host
 	rate        *rate.Limiter                 // nil without a limit, and if each destination has its own
+	spelling    *spelling                     // of event types
 	healths     *healths                      // the receiver's answers with these settings, by scope
 }
 
@@ -122,7 +123,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 
 // compileSync makes a pipeline from the settings of a sync. Its state is not set yet.
 func compileSync(s Sync) (*pipeline, error) {
-	p := &pipeline{sync: s, healths: newHealths(s.Retry.Initial)}
+	p := &pipeline{sync: s, healths: newHealths(s.Retry.Initial), spelling: newSpelling(s.TypeNames)}
 	var err error
 	if p.mapper, err = s.Mapping.Compile(); err != nil {
 		return nil, err

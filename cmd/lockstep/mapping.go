@@ -329,6 +329,9 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	if !matches {
 		p.not("its events %s do not match type %s", strings.Join(sync.Events, ", "), x.event.Type)
 	}
+	if name := relay.SimilarType(x.event.Type, sync.TypeNames); name != "" {
+		p.Notes = append(p.Notes, fmt.Sprintf("the adapter has no entry for type %s. Did you mean %s?", x.event.Type, name))
+	}
 	wanted, err := filter.Match(x.event, nil)
 	if err != nil {
 		return p, fmt.Errorf("the delivery would fail with class mapping: %w", err)

@@ -57,6 +57,24 @@ syncs:
 	}
 }
 
+// A route does nothing for a type that the writer spells otherwise.
+func TestMapSaysThatATypeIsAlmostARoute(t *testing.T) {
+	w := newWorld(t)
+	w.configure(`
+syncs:
+  - name: Rooms
+    events: ["scheduling:*"]
+    adapter: {kind: rest, url: "https://court.example.gov/", routes: {"scheduling:cancelled": {method: DELETE, body: none}}}
+`)
+	w.stdin = `{"room": "3A"}`
+	const note = "note             the adapter has no entry for type scheduling:canceled. Did you mean scheduling:cancelled?"
+	w.run("map", "Rooms", "-", "--type", "scheduling:canceled").wants(t, 0, "POST https://court.example.gov/", note)
+	w.stdin = `{"room": "3A"}`
+	if text := w.run("map", "Rooms", "-", "--type", "scheduling:created").wants(t, 0).stdout; strings.Contains(text, "Did you mean") {
+		t.Errorf("got\n%s", text)
+	}
+}
+
 // The value of a ${…} in a mapping or a condition may be a secret.
 func TestMapHidesSubstitutedValues(t *testing.T) {
 	w := newWorld(t)

@@ -79,6 +79,9 @@ type Sync struct {
 	// [adapters.Router] gives them.
 	Routes map[string]mapping.Mapping
 
+	// TypeNames are the keys of the adapter's sections by event type, without patterns.
+	TypeNames []string
+
 	// Substituted are the values of ${…} in the condition, the mapping, the computed
 	// fields and the limits. They may be secrets, and may be sent.
 	Substituted []adapters.Secret

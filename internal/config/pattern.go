@@ -54,6 +54,9 @@ func (d *decoder) checkTypes(n *node, s *Sync) {
 			continue
 		}
 		for _, item := range n.at("adapter", keyOf(f)).items {
+			if !strings.Contains(item.key, "*") {
+				s.TypeNames = append(s.TypeNames, item.key)
+			}
 			meets := func(event string) bool { return overlap(event, item.key) }
 			if item.key == "" || len(item.key) <= maxTypeLen && slices.ContainsFunc(events, meets) {
 				continue // the adapter refuses an empty key

@@ -38,15 +38,16 @@ func (s Sync) relay() relay.Sync {
 		jitter = -1 // in the relay's Config, 0 means the default and -1 none
 	}
 	return relay.Sync{
-		Name:     s.Name,
-		Events:   events,
-		When:     s.When,
-		From:     s.From,
-		Notify:   s.Notify,
-		Adapter:  s.Adapter.Adapter,
-		Mapping:  s.mapping(),
-		Routes:   s.Routes,
-		OnFailed: s.OnFailed,
+		Name:      s.Name,
+		TypeNames: s.TypeNames,
+		Events:    events,
+		When:      s.When,
+		From:      s.From,
+		Notify:    s.Notify,
+		Adapter:   s.Adapter.Adapter,
+		Mapping:   s.mapping(),
+		Routes:    s.Routes,
+		OnFailed:  s.OnFailed,
 		Retry: relay.Retry{
 			Initial: s.Retry.Initial, Max: s.Retry.Max, Jitter: jitter,
 			MaxAge: s.Retry.MaxAge, Attempts: s.Retry.Attempts,

@@ -135,3 +135,27 @@ func parseTime(t *testing.T, s string) time.Time {
 	}
 	return at
 }
+
+// A relay warns of an event whose type is spelt almost like one of these.
+func TestNamesOfTypes(t *testing.T) {
+	f := parseYAML(t, `
+syncs:
+  - name: R
+    events: ["h:*"]
+    adapter:
+      kind: rest
+      url: https://court.example.gov/
+      routes: {"h:cancelled": {method: DELETE}, "h:moved*": {method: PUT}}
+  - name: S
+    events: ["h:*"]
+    adapter: {kind: soap, url: "https://court.example.gov/", body: "<a/>", routes: {"h:cancelled": {body: "<b/>"}}}
+  - name: W
+    events: ["h:*"]
+    adapter: {kind: webhook, url: "https://court.example.gov/", secrets: ["whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="], types: {"h:cancelled": removed}}
+`)
+	for _, s := range f.RelayConfig().Syncs {
+		if diff := cmp.Diff([]string{"h:cancelled"}, s.TypeNames); diff != "" {
+			t.Errorf("%s: -want +got\n%s", s.Name, diff)
+		}
+	}
+}
