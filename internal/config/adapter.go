@@ -51,7 +51,7 @@ type Adapter struct {
 
 func (a *Adapter) decode(d *decoder, n *node) *yaml.Node {
 	if n.kind != kindMap {
-		return d.wrong(n, "a mapping with the key kind")
+		return d.wrong(n, "a section with the key kind")
 	}
 	names := strings.Join(slices.Sorted(maps.Keys(d.kinds)), ", ")
 	kind := n.at("kind")

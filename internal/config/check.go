@@ -123,7 +123,7 @@ func (d *decoder) checkEvents(n *node, events []string) {
 		d.at(many, "is given together with event: keep one of them; events takes a list")
 	case one.kind == kindAbsent && many.kind == kindAbsent:
 		d.at(one, `is missing: name the event types of this sync, such as event: scheduling:updated, or events: ["scheduling:*"]`)
-	case many.kind == kindNull || many.kind == kindList && len(events) == 0:
+	case many.kind == kindList && len(events) == 0:
 		d.at(many, `is empty: name the event types of this sync, such as ["scheduling:*"]`)
 	default:
 		for i, event := range events {

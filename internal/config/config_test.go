@@ -105,6 +105,8 @@ func TestExample(t *testing.T) {
 			OnFailed: "block",
 			Retry:    Retry{Initial: time.Second, Max: 15 * time.Minute, Jitter: 0.2, MaxAge: 72 * time.Hour},
 			Limits:   Limits{Concurrency: 32},
+
+			TypeNames: []string{"scheduling:cancelled"},
 		}},
 	}
 	if diff := cmp.Diff(want, f, ignoreBuilt()); diff != "" {
@@ -927,8 +929,8 @@ func TestAdapterKeysAreStrict(t *testing.T) {
 		`t.yaml:13:13: syncs[0].adapter.list: is text, but must be a list`,
 		`t.yaml:14:16: syncs[0].adapter.items[0].c: is not a known key.`,
 		`t.yaml:15:15: syncs[0].adapter.codes.x: the key is not a number`,
-		`t.yaml:16:14: syncs[0].adapter.table: is a list, but must be a mapping of keys to values`,
-		`t.yaml:17:16: syncs[0].adapter.pointer: is a number, but must be a mapping of keys to values`,
+		`t.yaml:16:14: syncs[0].adapter.table: is a list, but must be a section (keys and values)`,
+		`t.yaml:17:16: syncs[0].adapter.pointer: is a number, but must be a section (keys and values)`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("missing %s in\n%v", want, err)

@@ -81,8 +81,8 @@ func keyOf(f reflect.StructField) string { return f.Tag.Get("yaml") }
 // object decodes a mapping into the struct v. The caller reads the keys in also. If the
 // mapping is absent, v gets the defaults.
 func (d *decoder) object(n *node, v reflect.Value, also ...string) *yaml.Node {
-	if n.kind != kindMap && n.kind != kindNull && n.kind != kindAbsent {
-		return d.wrong(n, "a mapping of keys to values")
+	if n.kind != kindMap && n.kind != kindAbsent {
+		return d.wrong(n, aSection)
 	}
 	fields := fieldsOf(v.Type())
 	known := slices.Clone(also)
@@ -135,11 +135,10 @@ func (d *decoder) field(tag reflect.StructTag, n *node, v reflect.Value) *yaml.N
 // value decodes n into v.
 func (d *decoder) value(tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
 	raw, isJSON := reflect.TypeAssert[*json.RawMessage](v.Addr())
-	nothing := n.kind == kindNull && (v.Kind() == reflect.Slice || v.Kind() == reflect.Map)
 	switch {
 	case isJSON:
 		return d.json(n, raw)
-	case n.kind == kindBroken, nothing:
+	case n.kind == kindBroken:
 		return nil
 	}
 	if p, ok := reflect.TypeAssert[special](v.Addr()); ok {
@@ -153,8 +152,14 @@ func (d *decoder) value(tag reflect.StructTag, n *node, v reflect.Value) *yaml.N
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		if f, ok := shortField(v.Type()); ok && n.kind == kindText {
-			return d.value(f.Tag, n, v.FieldByIndex(f.Index))
+		if f, ok := shortField(v.Type()); ok {
+			switch n.kind {
+			case kindText:
+				return d.value(f.Tag, n, v.FieldByIndex(f.Index))
+			case kindMap, kindAbsent:
+			default:
+				return d.wrong(n, cmp.Or(strings.ReplaceAll(f.Tag.Get("oneof"), "|", ", "), "text")+", or "+aSection)
+			}
 		}
 		return d.object(n, v)
 	case reflect.Slice:
@@ -170,6 +175,9 @@ func (d *decoder) value(tag reflect.StructTag, n *node, v reflect.Value) *yaml.N
 		panic(fmt.Sprintf("config: %s has the type %s, which the decoder does not know", n.path, v.Type()))
 	}
 }
+
+// aSection is what messages call a mapping of YAML, because mapping is a key of the file.
+const aSection = "a section (keys and values)"
 
 func (d *decoder) list(tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
 	if n.kind != kindList {
@@ -190,7 +198,7 @@ func (d *decoder) list(tag reflect.StructTag, n *node, v reflect.Value) *yaml.No
 
 func (d *decoder) table(tag reflect.StructTag, n *node, v reflect.Value) *yaml.Node {
 	if n.kind != kindMap {
-		return d.wrong(n, "a mapping of keys to values")
+		return d.wrong(n, aSection)
 	}
 	out := mappingNode()
 	v.Set(reflect.MakeMapWithSize(v.Type(), len(n.items)))
@@ -294,7 +302,11 @@ func (d *decoder) wrong(n *node, want string) *yaml.Node {
 	switch {
 	case n.kind == kindBroken:
 	case n.kind == kindNull:
-		d.at(n, "has no value: write %s, or remove the key", want)
+		remove := "the key"
+		if n.key == "" {
+			remove = "the entry"
+		}
+		d.at(n, "has no value: write %s, or remove %s", want, remove)
 	case n.ref != "":
 		d.at(n, "%s does not fit: it must be %s", d.quote(n), want)
 	case n.kind == kindText:

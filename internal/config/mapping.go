@@ -31,7 +31,7 @@ type timeFormat struct {
 
 func (m *Fields) decode(d *decoder, n *node) *yaml.Node {
 	if n.kind != kindMap {
-		return d.wrong(n, "a mapping of source fields to target fields, such as hearingId: case_reference")
+		return d.wrong(n, "a section of source fields and target fields, such as hearingId: case_reference")
 	}
 	out := mappingNode()
 	for _, item := range n.items {
@@ -42,7 +42,7 @@ func (m *Fields) decode(d *decoder, n *node) *yaml.Node {
 		case kindMap:
 			put(out, item.key, d.longField(item, &f))
 		default:
-			d.wrong(item, "the name of the target field, or a mapping with the key to")
+			d.wrong(item, "the name of the target field, or a section with the key to")
 		}
 		if !item.failed {
 			*m = append(*m, f)
@@ -83,7 +83,7 @@ type Compute []mapping.Computed
 
 func (c *Compute) decode(d *decoder, n *node) *yaml.Node {
 	if n.kind != kindMap {
-		return d.wrong(n, `a mapping of target fields to expressions, such as title: '"Hearing " + event.hearingId'`)
+		return d.wrong(n, `a section of target fields and expressions, such as title: '"Hearing " + event.hearingId'`)
 	}
 	out := mappingNode()
 	for _, item := range n.items {
@@ -94,7 +94,7 @@ func (c *Compute) decode(d *decoder, n *node) *yaml.Node {
 		case kindMap:
 			put(out, item.key, d.object(item, reflect.ValueOf(&long).Elem()))
 		default:
-			d.wrong(item, "an expression, as text in quotes, or a mapping with the key expr")
+			d.wrong(item, "an expression, as text in quotes, or a section with the key expr")
 		}
 		if !item.failed {
 			*c = append(*c, mapping.Computed{To: item.key, Expr: long.Expr, Optional: long.Optional})

@@ -37,7 +37,7 @@ const (
 )
 
 func (k kind) String() string {
-	return [...]string{"nothing", "nothing", "nothing", "text", "a number", "true or false", "a mapping", "a list"}[k]
+	return [...]string{"nothing", "nothing", "nothing", "text", "a number", "true or false", aSection, "a list"}[k]
 }
 
 // node is a value of the file, after substitution.
