@@ -46,7 +46,7 @@ func TestUpdateOfStateIsACompleteRequeue(t *testing.T) {
 		t.Fatalf("%d rows requeued, want 1", n)
 	}
 
-	if !outboxtest.One[bool](admin, `SELECT state = 'pending' AND attempts = 0 AND charged = 0 AND spent_ms = 0 AND crashes = 0
+	if !outboxtest.One[bool](admin, `SELECT state = 'pending' AND attempts = 0 AND charged = 0 AND unclear = 0 AND spent_ms = 0 AND crashes = 0
 	       AND due_at BETWEEN now() - interval '1 minute' AND now()
 	       AND num_nulls(error_class, error, claim, claimed_by, lease_until) = 5
 	       AND (SELECT d.body IS NULL FROM outbox.delivery AS d WHERE d.event_id = o.event_id)

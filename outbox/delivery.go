@@ -19,6 +19,7 @@ type Delivery struct {
 	Attempts int           // recorded attempts since the delivery was added or requeued
 	Total    int           // all recorded attempts; a requeue does not reset it
 	Charged  int           // of Attempts, those that count for the retry budget
+	Unclear  int           // of Attempts, those whose answer did not say whether the receiver has the message
 	Spent    time.Duration // time that counts for the retry budget
 	Crashes  int           // claims of the lane in a row whose relay died
 	Revision int           // n of the Idempotency-Key "<id>:<n>"; for 1 it is the id alone
@@ -81,6 +82,7 @@ type Result struct {
 	Failed  bool          // no next attempt, an operator decides; for outcome Failed, and for Unknown at the end of the retry budget
 	Attempt bool          // the receiver may have seen a request: counts as an attempt
 	Charge  bool          // the attempt counts for the retry budget
+	Unclear bool          // the answer does not say whether the receiver has the message
 	Spend   time.Duration // time that the attempt adds to the retry budget in use
 
 	Code       string        // status of the protocol, such as HTTP 201

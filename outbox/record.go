@@ -71,6 +71,7 @@ var (
 		columnOf("failed", "boolean", func(r *Result) bool { return r.Failed }),
 		columnOf("delay_ms", "bigint", func(r *Result) int64 { return r.Delay.Milliseconds() }),
 		columnOf("charge", "boolean", func(r *Result) bool { return r.Charge }),
+		columnOf("unclear", "boolean", func(r *Result) bool { return r.Unclear }),
 		columnOf("spend_ms", "bigint", func(r *Result) int64 { return r.Spend.Milliseconds() }),
 		columnOf("body", "bytea", bodySent),
 	}
@@ -260,7 +261,7 @@ WITH result AS MATERIALIZED (
        SET state = CASE WHEN r.failed THEN 'failed' WHEN r.attempt OR d.attempts > 0 THEN 'retry' ELSE 'pending' END,
            due_at = CASE WHEN r.failed THEN 'infinity' ELSE clock_timestamp() + r.delay_ms * interval '1 millisecond' END,
            attempts = d.attempts + r.attempt::int, total_attempts = d.total_attempts + r.attempt::int,
-           charged = d.charged + r.charge::int, spent_ms = d.spent_ms + r.spend_ms,
+           charged = d.charged + r.charge::int, unclear = d.unclear + r.unclear::int, spent_ms = d.spent_ms + r.spend_ms,
            error_class = r.class, error = r.error,
            body = coalesce(r.body, d.body),
            body_sha256 = coalesce(encode(sha256(r.body), 'hex'), d.body_sha256),

@@ -43,7 +43,8 @@ type claimedRow struct {
 	scope, id, class, sum, mapping pgtype.Text
 	body                           pgtype.Text // hexadecimal
 	position, spent, seq           pgtype.Int8
-	attempts, total, charged       pgtype.Int4
+	attempts, total                pgtype.Int4
+	charged, unclear               pgtype.Int4
 	crashes, revision              pgtype.Int4
 	payload, headers               []byte
 	learned                        []byte
@@ -57,7 +58,7 @@ type claimedRow struct {
 
 func (r *claimedRow) fields() []any {
 	return []any{
-		&r.lane, &r.tid, &r.isAlone, &r.crashes, &r.scope, &r.position, &r.id, &r.attempts, &r.total, &r.charged, &r.spent, &r.revision,
+		&r.lane, &r.tid, &r.isAlone, &r.crashes, &r.scope, &r.position, &r.id, &r.attempts, &r.total, &r.charged, &r.unclear, &r.spent, &r.revision,
 		&r.class, &r.body, &r.sum, &r.mapping,
 		&r.seq, &r.typ, &r.version, &r.payload, &r.headers, &r.occurred, &r.externalID, &r.etag, &r.learned, &r.refVersion, &r.refTimesSet,
 	}
@@ -73,7 +74,7 @@ func (r *claimedRow) delivery(key string, token pgtype.UUID) (*Delivery, error) 
 	}
 	d := &Delivery{
 		Sync: r.sync, Key: key, Scope: r.scope.String, Position: r.position.Int64, Claim: token.String(), token: token,
-		Attempts: int(r.attempts.Int32), Total: int(r.total.Int32), Charged: int(r.charged.Int32),
+		Attempts: int(r.attempts.Int32), Total: int(r.total.Int32), Charged: int(r.charged.Int32), Unclear: int(r.unclear.Int32),
 		Spent:   time.Duration(r.spent.Int64) * time.Millisecond,
 		Crashes: int(r.crashes.Int32), Revision: int(r.revision.Int32), Class: r.class.String,
 		Body: body, BodySHA256: r.sum.String, MappingVersion: r.mapping.String,

@@ -119,7 +119,7 @@ type health struct {
 
 	mu       sync.Mutex
 	failed   map[string]struct{} // keys that failed since the last success
-	doubted  map[string]*doubt   // keys that got doubtful or unclear answers, and were not accepted since
+	doubted  map[string]*doubt   // keys that got doubtful answers, and were not accepted since
 	accepted [2]acceptance       // the accepted requests of two keys that began last, the latest first
 
 	refusedAt time.Time           // time of the first refusal since the last success; zero if there is none
@@ -132,8 +132,6 @@ type doubt struct {
 	times int       // number of these answers in a row
 	alone int       // number of these answers after another key was accepted
 	since time.Time // time of the first answer that alone counts
-
-	unclear int // answers that do not say whether the receiver has the message
 }
 
 // acceptance is a request that was accepted.
@@ -239,21 +237,19 @@ func (h *health) unexplained(key string, answered time.Time) (alone bool, times 
 	return others && h.judge(d, answered) == refusesRecord, d.times
 }
 
-// unclear notes an answer that does not say whether the receiver has the message for key.
-// It returns how many of them there were.
-func (h *health) unclear(key string) (times int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	d := h.about(key)
-	d.unclear++
-	return d.unclear
-}
-
 // doubt counts a doubtful answer for key, and reports whether another key was accepted
 // since the first of these answers. The caller holds the lock.
 func (h *health) doubt(key string, answered time.Time) (d *doubt, others bool) {
-	if d = h.about(key); d.first.IsZero() {
-		d.first = answered
+	d = h.doubted[key]
+	if d == nil {
+		for forgotten := range h.doubted {
+			if len(h.doubted) < h.doubts {
+				break
+			}
+			delete(h.doubted, forgotten)
+		}
+		d = &doubt{first: answered}
+		h.doubted[key] = d
 	}
 	d.times++
 	if others = h.othersAccepted(key, d.first); others {
@@ -262,22 +258,6 @@ func (h *health) doubt(key string, answered time.Time) (d *doubt, others bool) {
 		}
 	}
 	return d, others
-}
-
-// about returns the doubts about key. The caller holds the lock.
-func (h *health) about(key string) *doubt {
-	d := h.doubted[key]
-	if d == nil {
-		for forgotten := range h.doubted {
-			if len(h.doubted) < h.doubts {
-				break
-			}
-			delete(h.doubted, forgotten)
-		}
-		d = new(doubt)
-		h.doubted[key] = d
-	}
-	return d
 }
 
 // judge reports whether d is about one record. The caller holds the lock.

@@ -191,7 +191,8 @@ func (p *pipeline) unexplained(w work, result *outbox.Result, asked time.Duratio
 // further attempt may be accepted once more, so the delivery fails after a few of them. This
 // also holds for probes.
 func (p *pipeline) unclear(w work, result *outbox.Result) {
-	times := p.healths.of(w.to).unclear(w.Key)
+	times := w.Unclear + 1
+	result.Unclear = true
 	p.retry(w, result, 0)
 	if times >= unclearTimes && !result.Failed {
 		result.Failed = true

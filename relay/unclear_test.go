@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/relay"
@@ -36,6 +37,28 @@ func TestADeliveryFailsAfterFiveAnswersThatDoNotSayWhetherItArrived(t *testing.T
 	w.eventually("a requeue counts anew", func() bool {
 		return query[bool](w, `SELECT (SELECT count(*) FROM outbox.failed) = 1 AND (SELECT count(*) FROM outbox.delivery_log WHERE key = 'bad-1' AND outcome = 'unknown') = 10`)
 	})
+}
+
+// The database counts these answers: a restart does not begin anew.
+func TestUnclearAnswersCountForAllRelays(t *testing.T) {
+	w := newWorld(t)
+	c := badOnes("HTTP 200", adapters.Unclear(errors.New("no id")))
+	slow := sync1(c, func(s *relay.Sync) { s.Retry.Initial, s.Retry.Max = time.Hour, time.Hour })
+	sent := func() int {
+		return query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE key = 'bad-1' AND outcome = 'unknown'`)
+	}
+	w.emit("bad-1", map[string]any{"n": 1})
+	for n := range 5 {
+		r := w.start(fmt.Sprint("relay-", n), slow)
+		w.eventually("it is sent once more", func() bool { return sent() == n+1 })
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+		w.makeDue("bad-1")
+	}
+	if n := query[int](w, `SELECT count(*) FROM outbox.failed WHERE error LIKE 'gave up after 5 answers%'`); n != 1 {
+		t.Errorf("it has not failed:\n%s", w.dump())
+	}
 }
 
 // All keys get such answers: the breaker holds the sync, and a probe counts as an attempt.

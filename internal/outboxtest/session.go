@@ -162,7 +162,7 @@ SELECT CASE WHEN claim IS NOT NULL THEN 'claimed' WHEN due_at = 'infinity' THEN 
 func (d Session) Fail(event string) {
 	d.T.Helper()
 	d.Do(`UPDATE outbox.delivery
-	              SET state = 'failed', due_at = 'infinity', attempts = 3, total_attempts = 3, charged = 3, spent_ms = 900,
+	              SET state = 'failed', due_at = 'infinity', attempts = 3, total_attempts = 3, charged = 3, unclear = 2, spent_ms = 900,
 	                  error_class = 'permanent', error = 'HTTP 422: no such courtroom', body = 'old', body_sha256 = 'ab'
 	            WHERE event_id = $1 AND state <> 'failed'`, event)
 	d.Do(`UPDATE outbox.lane AS l SET claim = NULL, claimed_by = NULL, due_at = 'infinity'

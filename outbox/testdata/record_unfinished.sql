@@ -1,8 +1,8 @@
 -- lockstep: record unfinished
--- $1 sync, $2 relay, $3 claim of this recording, of each result $4 key, $5 event_seq, $6 claim, $7 outcome, $8 attempt, $9 revision, $10 sha256, $11 event_type, $12 version, $13 code, $14 answered_ms, $15 took_ms, $16 mapping_version, $17 has_ref, $18 external_id, $19 etag, $20 times_set, $21 learned, $22 class, $23 error, $24 failed, $25 delay_ms, $26 charge, $27 spend_ms, $28 body
+-- $1 sync, $2 relay, $3 claim of this recording, of each result $4 key, $5 event_seq, $6 claim, $7 outcome, $8 attempt, $9 revision, $10 sha256, $11 event_type, $12 version, $13 code, $14 answered_ms, $15 took_ms, $16 mapping_version, $17 has_ref, $18 external_id, $19 etag, $20 times_set, $21 learned, $22 class, $23 error, $24 failed, $25 delay_ms, $26 charge, $27 unclear, $28 spend_ms, $29 body
 WITH result AS MATERIALIZED (
     SELECT i.*, l.lane, d.tid, d.event_id, d.total_attempts
-      FROM unnest($4::text[], $5::bigint[], $6::uuid[], $7::text[], $8::boolean[], $9::bigint[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::bigint[], $15::bigint[], $16::text[], $17::boolean[], $18::text[], $19::text[], $20::int[], $21::text[], $22::text[], $23::text[], $24::boolean[], $25::bigint[], $26::boolean[], $27::bigint[], $28::bytea[]) WITH ORDINALITY AS i (key, event_seq, claim, outcome, attempt, revision, sha256, event_type, version, code, answered_ms, took_ms, mapping_version, has_ref, external_id, etag, times_set, learned, class, error, failed, delay_ms, charge, spend_ms, body, n)
+      FROM unnest($4::text[], $5::bigint[], $6::uuid[], $7::text[], $8::boolean[], $9::bigint[], $10::text[], $11::text[], $12::bigint[], $13::text[], $14::bigint[], $15::bigint[], $16::text[], $17::boolean[], $18::text[], $19::text[], $20::int[], $21::text[], $22::text[], $23::text[], $24::boolean[], $25::bigint[], $26::boolean[], $27::boolean[], $28::bigint[], $29::bytea[]) WITH ORDINALITY AS i (key, event_seq, claim, outcome, attempt, revision, sha256, event_type, version, code, answered_ms, took_ms, mapping_version, has_ref, external_id, etag, times_set, learned, class, error, failed, delay_ms, charge, unclear, spend_ms, body, n)
      CROSS JOIN LATERAL (
            SELECT l.ctid AS lane
              FROM outbox.lane AS l
@@ -21,7 +21,7 @@ WITH result AS MATERIALIZED (
        SET state = CASE WHEN r.failed THEN 'failed' WHEN r.attempt OR d.attempts > 0 THEN 'retry' ELSE 'pending' END,
            due_at = CASE WHEN r.failed THEN 'infinity' ELSE clock_timestamp() + r.delay_ms * interval '1 millisecond' END,
            attempts = d.attempts + r.attempt::int, total_attempts = d.total_attempts + r.attempt::int,
-           charged = d.charged + r.charge::int, spent_ms = d.spent_ms + r.spend_ms,
+           charged = d.charged + r.charge::int, unclear = d.unclear + r.unclear::int, spent_ms = d.spent_ms + r.spend_ms,
            error_class = r.class, error = r.error,
            body = coalesce(r.body, d.body),
            body_sha256 = coalesce(encode(sha256(r.body), 'hex'), d.body_sha256),

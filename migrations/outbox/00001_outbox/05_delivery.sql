@@ -13,6 +13,7 @@ CREATE TABLE outbox.delivery (
     changed_in      xid8        NOT NULL DEFAULT pg_current_xact_id(),
     total_attempts  int         NOT NULL DEFAULT 0,
     charged         int         NOT NULL DEFAULT 0,
+    unclear         int         NOT NULL DEFAULT 0,
     spent_ms        bigint      NOT NULL DEFAULT 0,
     revision        int         NOT NULL DEFAULT 1,
     body            bytea,
@@ -32,6 +33,7 @@ COMMENT ON COLUMN outbox.delivery.error_class IS 'Error class of the last attemp
 COMMENT ON COLUMN outbox.delivery.changed_in IS 'The transaction that made it ready to be sent. Relays read the deliveries of transactions that have committed since their last look.';
 COMMENT ON COLUMN outbox.delivery.attempts IS 'Recorded attempts of this life; a requeue starts a new one. total_attempts is never reset.';
 COMMENT ON COLUMN outbox.delivery.charged IS 'Attempts of this life that count for the retry budget. Throttles, auth errors and faults of our own side do not count.';
+COMMENT ON COLUMN outbox.delivery.unclear IS 'Answers of this life that do not say whether the receiver has the message. With the fifth the delivery fails.';
 COMMENT ON COLUMN outbox.delivery.spent_ms IS 'Retry budget used in this life, in milliseconds: attempts and the delays between them, holds excluded.';
 COMMENT ON COLUMN outbox.delivery.revision IS 'n of the Idempotency-Key "<id>:<n>"; 1 is the bare id.';
 

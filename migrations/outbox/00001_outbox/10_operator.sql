@@ -66,6 +66,7 @@ BEGIN
     NEW.due_at := clock_timestamp();
     NEW.attempts := 0;
     NEW.charged := 0;
+    NEW.unclear := 0;
     NEW.spent_ms := 0;
     NEW.error_class := NULL;
     NEW.error := NULL;
