@@ -29,16 +29,23 @@ type Change struct {
 
 const mostKeys = 5 // keys of a Change
 
-// ReadChanges reads what people did, from the newest rows of the log with an id below
-// before; 0 means the newest of all. person is an actor or the name after its slash; sync
-// is a sync; both may be empty.
-func ReadChanges(ctx context.Context, db Beginner, person, sync string, before int64) (c Changes, err error) {
+// ChangeFilter selects changes. The zero value selects all.
+type ChangeFilter struct {
+	Person string // an actor, or the name after its slash
+	Sync   string
+	Before int64 // only rows of the log with smaller ids
+	After  int64 // only rows of the log with larger ids
+}
+
+// ReadChanges reads what people did, from the newest rows of the log that f selects.
+func ReadChanges(ctx context.Context, db Beginner, f ChangeFilter) (c Changes, err error) {
 	const newest = `-- lockstep changes
 SELECT ` + entryColumns + `
   FROM outbox.delivery_log AS l
  WHERE l.actor IS NOT NULL
    AND ($1 = 0 OR l.id < $1)
    AND ($2 = '' OR l.sync = $2)
+   AND l.id > $5
    AND ($3 = '' OR l.actor = $3 OR right(l.actor, length($3) + 1) = '/' || $3)
  ORDER BY l.id DESC
  LIMIT $4`
@@ -47,7 +54,7 @@ SELECT ` + entryColumns + `
 		if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&c.At); err != nil {
 			return err
 		}
-		rows, err = collect[Entry](ctx, tx, newest, before, sync, person, mostChanges)
+		rows, err = collect[Entry](ctx, tx, newest, f.Before, f.Sync, f.Person, mostChanges, f.After)
 		return err
 	})
 	if len(rows) == mostChanges {

@@ -214,7 +214,7 @@ func TestChangesSayWhoDidWhat(t *testing.T) {
 	operator.Do(`SET lockstep.actor = 'jo'`)
 	operator.Do(`SELECT outbox.pause('Court', 'moves house'), outbox.resume('Court')`)
 	h.deliver(h.emit(1)) // rows of relays are no changes
-	c, err := ReadChanges(t.Context(), h.auditor, "", "", 0)
+	c, err := ReadChanges(t.Context(), h.auditor, ChangeFilter{})
 	if err != nil || c.Older != 0 || len(c.List) != 4 {
 		t.Fatalf("%v: got %+v", err, c)
 	}
@@ -225,14 +225,17 @@ func TestChangesSayWhoDidWhat(t *testing.T) {
 		t.Errorf("got %+v", all)
 	}
 	for person, want := range map[string]int{"maria": 2, "jo": 2, "ria": 0, c.List[2].Actor: 2} {
-		if c, err := ReadChanges(t.Context(), h.auditor, person, "Court", 0); err != nil || len(c.List) != want {
+		if c, err := ReadChanges(t.Context(), h.auditor, ChangeFilter{Person: person, Sync: "Court"}); err != nil || len(c.List) != want {
 			t.Errorf("%s: %v: got %+v", person, err, c.List)
 		}
 	}
-	if c, err := ReadChanges(t.Context(), h.auditor, "", "Other", 0); err != nil || len(c.List) != 0 {
+	if c, err := ReadChanges(t.Context(), h.auditor, ChangeFilter{Sync: "Other"}); err != nil || len(c.List) != 0 {
 		t.Errorf("%v: got %+v", err, c.List)
 	}
-	if c, err := ReadChanges(t.Context(), h.auditor, "", "", c.List[2].ID); err != nil || len(c.List) != 2 {
+	if c, err := ReadChanges(t.Context(), h.auditor, ChangeFilter{Before: c.List[2].ID}); err != nil || len(c.List) != 2 {
+		t.Errorf("%v: got %+v", err, c.List)
+	}
+	if c, err := ReadChanges(t.Context(), h.auditor, ChangeFilter{After: c.List[1].ID}); err != nil || len(c.List) != 1 || c.List[0].Outcome != "resumed" {
 		t.Errorf("%v: got %+v", err, c.List)
 	}
 }
