@@ -42,7 +42,7 @@ func (h Hearing) tell(k Knowledge, now time.Time) told {
 		if k.errorClass == "permanent" || k.errorClass == "conflict" {
 			t.State = "refused it"
 		}
-		t.Why = k.error + ". A person must decide what to do; the operators see it."
+		t.Why = k.reason() + " A person must decide what to do; the operators see it."
 	case "sending":
 		t.Tone, t.State, t.Why = "wait", "is being told", ""
 	case "waiting":
@@ -82,7 +82,7 @@ func (k Knowledge) waitsFor(zone *time.Location, now time.Time) string {
 	}
 	switch {
 	case k.behind && k.frontState == "failed":
-		return "An earlier change of this hearing was not taken: " + k.error + ". It goes first; a person must decide about it."
+		return "An earlier change of this hearing was not taken. " + k.reason() + " It goes first; a person must decide about it."
 	case k.hold == "operator":
 		return "An operator paused it" + until + ": " + k.holdReason + "."
 	case k.hold == "auth":
@@ -96,11 +96,19 @@ func (k Knowledge) waitsFor(zone *time.Location, now time.Time) string {
 	case k.hold != "":
 		return "Sending is held back" + until + ": " + k.holdReason + "."
 	case k.frontState == "retry" && k.dueAt != nil:
-		return "The last attempt did not work: " + k.error + ". It is tried again at " + clock(k.dueAt) + "."
+		return "The last attempt did not work. " + k.reason() + " It is tried again at " + clock(k.dueAt) + "."
 	case k.behind:
 		return "An earlier change of this hearing is sent first."
 	}
 	return "It is in line and is sent soon."
+}
+
+// reason is the error as a sentence, without the address that the request went to.
+func (k Knowledge) reason() string {
+	if _, answer, ok := strings.Cut(k.error, ": answered "); ok {
+		return "The system answered " + strings.TrimSuffix(answer, ".") + "."
+	}
+	return "The reason: " + strings.TrimSuffix(k.error, ".") + "."
 }
 
 // zone is the zone of the courthouse.

@@ -1,6 +1,7 @@
 package scheduling
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -78,7 +79,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.mux.ServeHTTP(out, r)
 	}
 	a.log.LogAttrs(ctx, slog.LevelInfo, "request",
-		slog.String("method", r.Method), slog.String("route", route), slog.Int("status", out.status),
+		slog.String("method", r.Method), slog.String("route", route), slog.Int("status", cmp.Or(out.status, http.StatusOK)),
 		slog.Duration("took", time.Since(began)))
 }
 

@@ -508,7 +508,7 @@ func (c *clerkPages) book(w http.ResponseWriter, r *http.Request) error {
 	}
 	wrong, ok := mistakes(err, append(slices.Clone(fields), fold)...)
 	if !ok {
-		wrong = []field{{Error: fmt.Sprintf("This form has booked hearing %s already, with other values. To book one more, send it again.", b.ID)}}
+		wrong = []field{{Error: fmt.Sprintf("Hearing %s exists already with other values, perhaps from this form. To book one more, send it again.", b.ID)}}
 	}
 	return c.showBooking(w, r, refused.Status, fields, fold, wrong)
 }

@@ -91,7 +91,7 @@ func TestAClerkBooksMovesAndCancelsByForms(t *testing.T) {
 	if n := len(c.events(id)); n != 1 {
 		t.Errorf("a form that was sent twice booked %d times", n)
 	}
-	c.page("/book", blank.form(url.Values{"courtroom": {"4B"}})).shows(409, "has booked hearing "+id+" already, with other values")
+	c.page("/book", blank.form(url.Values{"courtroom": {"4B"}})).shows(409, "Hearing "+id+" exists already with other values")
 
 	hearing := c.page("/hearing/"+id, nil).shows(200)
 	moved := c.page("/hearing/"+id+"/move", hearing.form(url.Values{"local_start": {"2027-07-16T11:30"}})).
@@ -172,7 +172,7 @@ func TestTheListSaysWhatEachCourtHas(t *testing.T) {
 	c.book("H-2", map[string]any{"case_number": "2027-CV-0043", "local_start": "2027-11-16T14:30"}).want(201)
 	c.exec(`SELECT outbox.pause('CourtCalendarSync', 'the court moves')`)
 	a := c.page("/", nil).shows(200, "2 hearings", "Court calendar has it since",
-		"An earlier change of this hearing was not taken: HTTP 422 unknown courtroom", "An operator paused it: the court moves")
+		"An earlier change of this hearing was not taken. The reason: HTTP 422 unknown courtroom. It goes first", "An operator paused it: the court moves")
 	if strings.Contains(a.body, party) {
 		t.Error("the list names a party")
 	}
