@@ -11,10 +11,13 @@ CHAOS := internal/chaos
 # The benchmark program is a separate module, so that the libraries that it compares stay out of go.mod.
 BENCH := internal/bench
 
+# The tests of the pages are a separate module, so that their browser driver stays out of go.mod.
+BROWSER := internal/browser
+
 # Installs programs that tests need in addition to PostgreSQL.
 INSTALL     := internal/testtools/install.sh
 CHAOS_TOOLS := $(if $(filter Linux,$(shell uname)),pgbouncer faketime)
-TEST_TOOLS  := php-cli php-soap $(CHAOS_TOOLS)
+TEST_TOOLS  := php-cli php-soap chromium $(CHAOS_TOOLS)
 
 .DEFAULT_GOAL := help
 
@@ -32,11 +35,12 @@ build: ## Build the programs into bin/
 	go build -o bin/ ./cmd/...
 
 .PHONY: test
-test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL, and PHP
+test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL, PHP and Chromium
 	$(INSTALL) $(TEST_TOOLS)
 	go test -p 3 -timeout 20m ./...
 	cd $(CHAOS) && go test -timeout 20m ./...
 	cd $(BENCH) && go test ./...
+	cd $(BROWSER) && go test -timeout 10m ./...
 
 .PHONY: test-race
 test-race: ## Run all tests with the race detector; needs a C compiler
@@ -44,6 +48,12 @@ test-race: ## Run all tests with the race detector; needs a C compiler
 	go test -race -p 3 -timeout 40m ./...
 	cd $(CHAOS) && go test -race -timeout 40m ./...
 	cd $(BENCH) && go test -race ./...
+	cd $(BROWSER) && go test -race -timeout 10m ./...
+
+.PHONY: screenshots
+screenshots: ## Test the pages in Chromium, and write their pictures into docs/screenshots
+	$(INSTALL) chromium
+	cd $(BROWSER) && go test -count=1 -timeout 10m -screenshots '$(CURDIR)/docs/screenshots' ./...
 
 .PHONY: chaos
 chaos: ## Run every fault scenario in its long form with SEEDS=20 seeds, and print a table; RUN=regexp selects
@@ -104,12 +114,14 @@ vet: ## Run go vet
 	go vet ./...
 	cd $(CHAOS) && go vet ./...
 	cd $(BENCH) && go vet ./...
+	cd $(BROWSER) && go vet ./...
 
 .PHONY: lint
 lint: ## Run the linters of .golangci.yml, among them the import rules
 	go run $(GOLANGCI_LINT) run ./...
 	cd $(CHAOS) && go run $(GOLANGCI_LINT) run ./...
 	cd $(BENCH) && go run $(GOLANGCI_LINT) run ./...
+	cd $(BROWSER) && go run $(GOLANGCI_LINT) run ./...
 
 .PHONY: tidy-check
 tidy-check: ## Fail if go.mod or go.sum are not tidy or a module was tampered with
@@ -117,6 +129,7 @@ tidy-check: ## Fail if go.mod or go.sum are not tidy or a module was tampered wi
 	go mod tidy -diff
 	cd $(CHAOS) && go mod verify && go mod tidy -diff
 	cd $(BENCH) && go mod verify && go mod tidy -diff
+	cd $(BROWSER) && go mod verify && go mod tidy -diff
 
 .PHONY: clean
 clean: ## Remove what was built

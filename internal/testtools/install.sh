@@ -14,6 +14,7 @@ set -eu
 missing() {
 	for package; do
 		case $package in
+		chromium) command -v chromium || command -v google-chrome ;;
 		docker-cli) command -v docker ;;
 		docker.io) command -v dockerd ;;
 		iproute2) command -v ip ;;
