@@ -38,6 +38,16 @@ type Route struct {
 	Parent string   // name of the route whose mapping it has, unless it has one of its own
 }
 
+// Shaper is implemented by adapters whose settings say how a body is made of the fields,
+// such as a template. A retry after a change of these settings sends other bytes, so it gets
+// another idempotency key.
+type Shaper interface {
+	// Shape names the settings that make the body of a message, in letters and digits:
+	// other settings have another name. It is empty for the usual body of the adapter. It
+	// looks at Type and Ref only. It is safe for concurrent use and sends nothing.
+	Shape(msg Message) string
+}
+
 // Mapped is the type of a key that has the mapping of a route, in the configuration of an
 // adapter. The relay applies the mapping, so an adapter learns only that the key exists. In
 // Go, set relay.Sync.Routes instead.

@@ -204,7 +204,7 @@ func (p *pipeline) prepare(ctx context.Context, w work) (scope string, _ outbox.
 		work = func(d *outbox.Delivery, w mapping.Watcher) rendered { return p.render(d, to, w) }
 	}
 	r, ok := p.rendered(ctx, w, to, work)
-	if ok && r.err == nil && r.wanted && !kept && d.BodySHA256 != "" && (d.BodySHA256 != digest(r.body) || d.MappingVersion != "" && to.name != routeIn(d.MappingVersion)) {
+	if ok && r.err == nil && r.wanted && !kept && d.BodySHA256 != "" && (d.BodySHA256 != digest(r.body) || d.MappingVersion != "" && to.request() != requestIn(d.MappingVersion)) {
 		d.Revision++ // another body, or another request, needs another idempotency key
 		if to.mapper.UsesKey() {
 			r, ok = p.rendered(ctx, w, to, work)

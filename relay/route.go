@@ -13,43 +13,68 @@ import (
 // route is the way that a message takes through the adapter, with its mapping.
 type route struct {
 	name   string
+	shape  string // see [adapters.Shaper]
 	mapper mapper
 }
 
-// routeSign separates the version of a mapping from the name of the route in
-// mapping_version. A version has only hexadecimal digits.
-const routeSign = "/"
+// These signs separate the version of a mapping, which has only hexadecimal digits, from the
+// shape of the body and the name of the route in mapping_version.
+const (
+	shapeSign = "."
+	routeSign = "/"
+)
 
-// version is the mapping_version of bodies that were rendered for the route.
-func (r route) version() string {
-	if r.name == "" {
-		return r.mapper.Version()
+// version is the mapping_version of bodies that were rendered for the route, such as
+// 675557b3bde1.5f0c2d1a/scheduling:cancelled.
+func (r route) version() string { return r.mapper.Version() + r.request() }
+
+// request is the part of version that says how the adapter makes a request of the body. A
+// body is sent again only in the same kind of request.
+func (r route) request() string {
+	request := ""
+	if r.shape != "" {
+		request = shapeSign + r.shape
 	}
-	return r.mapper.Version() + routeSign + r.name
+	if r.name != "" {
+		request += routeSign + r.name
+	}
+	return request
 }
 
-// routeIn is the name of the route in a mapping_version.
-func routeIn(version string) string {
-	_, name, _ := strings.Cut(version, routeSign)
-	return name
+// requestIn is the part of a mapping_version that route.request makes.
+func requestIn(version string) string {
+	if at := strings.IndexAny(version, shapeSign+routeSign); at >= 0 {
+		return version[at:]
+	}
+	return ""
+}
+
+// shapeOf is the shape of a message's body, empty if the adapter has no shapes.
+func shapeOf(a adapters.Adapter, msg adapters.Message) string {
+	if a, ok := a.(adapters.Shaper); ok {
+		return a.Shape(msg)
+	}
+	return ""
 }
 
 // routeOf returns the route that a delivery takes now. It depends on what is known of the
 // key, so that it may be another one than at the attempt before.
 func (p *pipeline) routeOf(d *outbox.Delivery) (to route) {
-	if p.router == nil {
-		return route{mapper: p.mapper}
-	}
+	to.mapper = p.mapper
 	defer func() {
 		if v := recover(); v != nil {
 			p.log.Error("adapter panicked", "event", d.Event.ID, "key", d.Key, "panic", redact(fmt.Sprint(v), d.Event.Payload), "stack", string(debug.Stack()))
 			to = route{mapper: p.mapper}
 		}
 	}()
-	to.name = p.router.Route(p.message(d))
-	if to.mapper = p.mappers[to.name]; to.mapper == nil {
-		to.mapper = p.mapper
+	msg := p.message(d)
+	if p.router != nil {
+		to.name = p.router.Route(msg)
+		if own := p.mappers[to.name]; own != nil {
+			to.mapper = own
+		}
 	}
+	to.shape = shapeOf(p.sync.Adapter, msg)
 	return to
 }
 
@@ -62,7 +87,7 @@ func (p *pipeline) isRendered(d *outbox.Delivery) bool {
 		return false
 	}
 	to := p.routeOf(d)
-	return routeIn(d.MappingVersion) == to.name && (!to.mapper.UsesRef() || d.MappingVersion != to.version())
+	return requestIn(d.MappingVersion) == to.request() && (!to.mapper.UsesRef() || d.MappingVersion != to.version())
 }
 
 // Mapper compiles the mapping of the route that a message takes now. version is the
@@ -78,9 +103,9 @@ func (s Sync) Mapper(msg adapters.Message) (m *mapping.Mapper, version string, e
 	if m, err = of.Compile(); err != nil {
 		return nil, "", err
 	}
-	return m, route{name, m}.version(), nil
+	return m, route{name, shapeOf(s.Adapter, msg), m}.version(), nil
 }
 
-// SameRoute reports whether bodies with these mapping versions were rendered for the same
-// route. A body is sent again only on its route.
-func SameRoute(version, other string) bool { return routeIn(version) == routeIn(other) }
+// SameRequest reports whether bodies with these mapping versions are sent in the same kind of
+// request: on the same route, and in the same shape. Only then a body is sent again.
+func SameRequest(version, other string) bool { return requestIn(version) == requestIn(other) }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -315,5 +317,56 @@ func TestMapperOfARoute(t *testing.T) {
 		if got := string(body) + strings.TrimPrefix(version, m.Version()); err != nil || got != tc.want {
 			t.Errorf("got %s, %v, want %s", got, err, tc.want)
 		}
+	}
+}
+
+// shaped is a court whose adapter makes a body of its own from the fields.
+type shaped struct {
+	*court
+	shape string
+}
+
+func (a shaped) Shape(adapters.Message) string { return a.shape }
+
+// A reload or a restart changes the template of the adapter. A retry would send other bytes, so
+// it has another idempotency key. The new bytes then stay.
+func TestRetryInAnotherShapeIsAnotherRequest(t *testing.T) {
+	for _, again := range []string{"a reload", "a restart"} {
+		t.Run(again, func(t *testing.T) {
+			w := newWorld(t)
+			var healed atomic.Bool
+			c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+				if healed.Load() {
+					return adapters.Receipt{Code: "HTTP 200"}, nil
+				}
+				return adapters.Receipt{Code: "HTTP 503"}, errors.New("HTTP 503")
+			})
+			shape := func(name string) relay.Config { return sync1(shaped{c, name}) }
+			r := w.start("relay-1", shape(""))
+			w.emit("H-1", map[string]any{"a": 1})
+			w.eventually("sent with the id", func() bool { return slices.Contains(sent(c), `id {"a":1}`) })
+			if again == "a reload" {
+				if _, err := r.Reload(shape("5f0c")); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				if err := r.stop(); err != nil {
+					t.Fatal(err)
+				}
+				w.start("relay-2", shape("5f0c"))
+			}
+			w.eventually("sent twice with another key", func() bool {
+				all := sent(c)
+				return len(all) > 2 && all[len(all)-1] == `id:2 {"a":1}` && all[len(all)-2] == `id:2 {"a":1}`
+			})
+			healed.Store(true)
+			w.drained()
+			if all := sent(c); all[len(all)-1] != `id:2 {"a":1}` {
+				t.Errorf("requests %s", all)
+			}
+			if version := query[string](w, `SELECT mapping_version FROM outbox.delivery_log WHERE outcome = 'delivered'`); !strings.HasSuffix(version, ".5f0c") {
+				t.Errorf("mapping_version %s", version)
+			}
+		})
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/internal/placeholder"
+	"github.com/hms-mkt/lockstep/adapters/internal/route"
 )
 
 // The kinds of bodies.
@@ -33,6 +34,7 @@ type body struct {
 	escape      func(string) (string, error)
 	fold        bool // end the lines with CRLF, and fold long ones
 	omit        []string
+	shape       string // of the settings, see [adapters.Shaper]
 }
 
 func (b Body) parse() (body, error) {
@@ -91,6 +93,13 @@ func (b Body) parse() (body, error) {
 		}
 	default:
 		wrong("kind", "%q is not one of json, list, form, template, none", b.Kind)
+	}
+	if parsed.kind != jsonBody || len(b.Omit) > 0 {
+		settings := append([]string{parsed.kind}, b.Omit...)
+		if isTemplate {
+			settings = append(settings, b.Template, cmp.Or(b.Escape, escapeOf(b.ContentType)))
+		}
+		parsed.shape = route.Shape(settings...)
 	}
 	return parsed, errors.Join(errs...)
 }

@@ -29,6 +29,7 @@ var (
 	_ adapters.Previewer = (*Adapter)(nil)
 	_ adapters.Router    = (*Adapter)(nil)
 	_ adapters.Addresser = (*Adapter)(nil)
+	_ adapters.Shaper    = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -66,6 +67,9 @@ func (a *Adapter) Close() error { return a.endpoint.Close() }
 
 // Route implements [adapters.Router].
 func (a *Adapter) Route(msg adapters.Message) string { return a.find(msg).route.Name }
+
+// Shape implements [adapters.Shaper].
+func (a *Adapter) Shape(msg adapters.Message) string { return a.find(msg).body.shape }
 
 // Routes implements [adapters.Router].
 func (a *Adapter) Routes() []adapters.Route {

@@ -23,6 +23,7 @@ type operation struct {
 	header     []*template
 	body       *template // nil if these types have no operation
 	addressing *Addressing
+	shape      string // of the settings of the body, see [adapters.Shaper]
 }
 
 // write writes the envelope of one attempt. token is nil without security.
@@ -122,6 +123,7 @@ func parseOperations(c Config, known *scope) (route.Table[operation], error) {
 			o.body = body.elements[0]
 		}
 		o.namespaces = namespaces(c, known, header, body)
+		o.shape = route.Shape(append([]string{o.version, r.Body}, o.namespaces...)...)
 		return o
 	}
 	whole := Route{Action: c.Action, Body: c.Body, URL: c.URL}

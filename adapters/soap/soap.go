@@ -32,6 +32,7 @@ var (
 	_ adapters.Previewer = (*Adapter)(nil)
 	_ adapters.FieldUser = (*Adapter)(nil)
 	_ adapters.Addresser = (*Adapter)(nil)
+	_ adapters.Shaper    = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -97,6 +98,9 @@ func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTime
 
 // Close closes idle connections. Deliveries in flight are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }
+
+// Shape implements [adapters.Shaper]. Header blocks do not count.
+func (a *Adapter) Shape(msg adapters.Message) string { return a.operations.Find(msg.Type).shape }
 
 // Destination implements [adapters.Addresser].
 func (a *Adapter) Destination() func(adapters.Message) string {

@@ -42,6 +42,7 @@ var (
 	_ adapters.Previewer = (*Adapter)(nil)
 	_ adapters.FieldUser = (*Adapter)(nil)
 	_ adapters.Addresser = (*Adapter)(nil)
+	_ adapters.Shaper    = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -94,6 +95,15 @@ func (a *Adapter) Close() error { return a.endpoint.Close() }
 
 // Fields implements [adapters.FieldUser].
 func (a *Adapter) Fields() []string { return append(a.endpoint.Fields(), a.url.Fields()...) }
+
+// Shape implements [adapters.Shaper].
+func (a *Adapter) Shape(msg adapters.Message) string {
+	name := a.types.Find(msg.Type)
+	if a.payload == Standard && name == "" {
+		return ""
+	}
+	return route.Shape(string(a.payload), name, a.source)
+}
 
 // Destination implements [adapters.Addresser].
 func (a *Adapter) Destination() func(adapters.Message) string {

@@ -308,8 +308,8 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 	if err != nil {
 		return p, err
 	}
-	if x.body != nil && !relay.SameRoute(x.version, version) {
-		p.Notes = append(p.Notes, "an earlier attempt took another route, so the body is made again and has a new idempotency key")
+	if x.body != nil && !relay.SameRequest(x.version, version) {
+		p.Notes = append(p.Notes, "an earlier attempt took another route, or the settings of its body have changed, so the body is made again and has a new idempotency key")
 		x.body = nil
 		x.revision++
 	}

@@ -168,3 +168,61 @@ syncs:
 		}
 	}
 }
+
+// Two settings of an adapter have the same shape if and only if they make the same bodies.
+func TestShapesOfBodies(t *testing.T) {
+	const court = `url: "https://court.example.gov/{fields.b}", `
+	for kind, settings := range map[string][]string{
+		"rest": {
+			court + `method: POST`,
+			court + `method: PUT, headers: {X: y}`,
+			court + `body: list`,
+			court + `body: {kind: list, content_type: application/vnd.court+json}`,
+			court + `body: form`,
+			court + `body: none`,
+			court + `body: {omit: [b]}`,
+			court + `body: {kind: template, content_type: text/plain, template: "{fields.b}"}`,
+			court + `body: {kind: template, content_type: text/xml, template: "{fields.b}"}`,
+			court + `body: {kind: template, content_type: text/xml, template: "<b>{fields.b}</b>"}`,
+			court + `routes: {"h:*": {body: list}}`,
+			court + `known: {method: PUT, body: list}`,
+		},
+		"webhook": {
+			`url: "https://court.example.gov/", secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]`,
+			`url: "https://other.example.gov/", payload: standard, secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSx"]`,
+			court + `secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], types: {"h:*": moved}`,
+			court + `secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], types: {"h:other": moved}`,
+			court + `secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], payload: fields`,
+			court + `secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], payload: cloudevents_structured, source: /a`,
+			court + `secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], payload: cloudevents_structured, source: /b`,
+		},
+		"soap": {
+			court + `body: "<a>{fields.b}</a>"`,
+			court + `body: "<a>{fields.b}</a>", action: urn:a`,
+			court + `body: "<a>{key}</a>"`,
+			court + `body: "<a>{fields.b}</a>", version: "1.2"`,
+			court + `body: "<c:a xmlns:c='urn:c'>{fields.b}</c:a>"`,
+			court + `body: "<a>{fields.b}</a>", routes: {"h:*": {body: "<u/>"}}`,
+		},
+	} {
+		type made struct{ shape, body, by string }
+		var all []made
+		for _, setting := range settings {
+			f := parseYAML(t, "\nsyncs:\n  - name: S\n    events: [\"h:*\"]\n    adapter: {kind: "+kind+", "+setting+"}\n    mapping: {a: b, c: d}\n")
+			adapter := f.RelayConfig().Syncs[0].Adapter
+			msg := adapters.Message{ID: "e-1", IdempotencyKey: "e-1", Type: "h:moved", Key: "H-1", Body: []byte(`{"b":"<&","d":2}`)}
+			p, err := adapter.(adapters.Previewer).Preview(msg)
+			if err != nil {
+				t.Fatalf("%s: %v", setting, err)
+			}
+			all = append(all, made{adapter.(adapters.Shaper).Shape(msg), string(p.Body), setting})
+		}
+		for i, a := range all {
+			for _, b := range all[:i] {
+				if (a.shape == b.shape) != (a.body == b.body) {
+					t.Errorf("%s: shapes %q and %q of\n%s\n%s\nbodies:\n%s\n%s", kind, a.shape, b.shape, a.by, b.by, a.body, b.body)
+				}
+			}
+		}
+	}
+}

@@ -3,6 +3,9 @@ package route
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -51,6 +54,12 @@ func (t Table[T]) All() []T {
 		all = append(all, e.value)
 	}
 	return all
+}
+
+// Shape names settings that make a body, for [adapters.Shaper].
+func Shape(settings ...string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", settings))
+	return hex.EncodeToString(sum[:4])
 }
 
 // specific ranks a pattern by its number of characters without *. A pattern without *

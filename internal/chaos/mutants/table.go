@@ -224,12 +224,12 @@ var mutants = []mutant{
 	},
 	{
 		"a body is kept on another route",
-		[]edit{{file: relay, in: "pipeline.isRendered", old: `routeIn(d.MappingVersion) == to.name && `, new: ``}},
+		[]edit{{file: relay, in: "pipeline.isRendered", old: `requestIn(d.MappingVersion) == to.request() && `, new: ``}},
 		relay, "TestRetryOnAnotherRouteIsAnotherRequest",
 	},
 	{
 		"another route keeps the idempotency key",
-		[]edit{{file: relay, in: "pipeline.prepare", old: ` || d.MappingVersion != "" && to.name != routeIn(d.MappingVersion)`, new: ``}},
+		[]edit{{file: relay, in: "pipeline.prepare", old: ` || d.MappingVersion != "" && to.request() != requestIn(d.MappingVersion)`, new: ``}},
 		relay, "TestRequeueOnAnotherRouteHasAnotherKey",
 	},
 	{
