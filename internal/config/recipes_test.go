@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -42,6 +43,9 @@ type answer struct {
 	header map[string]string
 	body   string
 }
+
+// googleID are the characters of ids that Google Calendar accepts: base32hex, RFC 4648.
+var googleID = regexp.MustCompile(`^[0-9a-v]{5,}$`)
 
 // receivers behave like the APIs of docs/recipes, as far as a court's calendar uses them.
 func receivers() map[string]func(call) answer {
@@ -123,6 +127,9 @@ func receivers() map[string]func(call) answer {
 			switch {
 			case c.method == "POST" && c.path == events:
 				id, _ = c.body["id"].(string)
+				if !googleID.MatchString(id) {
+					return refuse("the id has other characters than 0-9 and a-v")
+				}
 				if google[id] != "" {
 					return answer{status: 409, body: `{"error":{"code":409}}`}
 				}

@@ -36,7 +36,7 @@ const (
 	textPerStep   = 16     // bytes of text that cost one step
 	digitsPerStep = 4      // digits of a number that cost one step
 	addingRate    = 8      // sum, count, min, max, mean
-	copyingRate   = 16     // flatten, string, toJSON
+	copyingRate   = 16     // flatten, string, toJSON, sha256, uuid5
 	sortingRate   = 40     // sort, sortBy, groupBy, median: twice the logarithm of maxListParts
 	roundCost     = 10     // a round of a predicate
 	nodeCost      = 4      // each node of the predicate, in each round

@@ -20,7 +20,7 @@ const evaluationName = guardPrefix + "evaluation"
 // languageOptions removes everything from the language that does not depend on the event
 // alone, and adds the functions of the guard.
 func languageOptions() []expr.Option {
-	options := boundedFunctions()
+	options := append(boundedFunctions(), idFunctions()...)
 	for name, f := range guardFunctions() {
 		options = append(options, expr.Function(guardPrefix+name, func(params ...any) (any, error) {
 			return f(params[0].(*evaluation), params[1:])
@@ -163,8 +163,12 @@ func (g *guard) call(node *ast.Node, n *ast.CallNode) {
 	if callee, ok := n.Callee.(*ast.MemberNode); ok && memberName(callee) == "Local" {
 		g.err = errLocalTime
 	}
+	operand := "operand"
+	if callee, ok := n.Callee.(*ast.IdentifierNode); ok && isIDFunction(callee.Value) {
+		operand = "copied"
+	}
 	for i := range n.Arguments {
-		g.around("operand", &n.Arguments[i])
+		g.around(operand, &n.Arguments[i])
 	}
 	g.around("made", node)
 }
