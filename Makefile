@@ -26,9 +26,9 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## Show the first five minutes: relays, court, clinic and scheduling on a throw-away PostgreSQL
+demo: ## Show the first five minutes on a throw-away PostgreSQL; KEEP=1 leaves it running, to look at its pages
 	@echo 'compiling the demo: the first time this takes a minute or more, and downloads modules' >&2
-	go run ./cmd/demo
+	go run ./cmd/demo $(if $(KEEP),--keep)
 
 .PHONY: build
 build: ## Build the programs into bin/

@@ -69,10 +69,7 @@ func (d *demo) play(ctx context.Context) error {
 	stopWatching()
 	<-watched
 	d.progress.clear()
-	if cause := context.Cause(ctx); cause != nil {
-		return cause // it says more than the errors that follow from it
-	}
-	return err
+	return causeOr(ctx, err)
 }
 
 // conclude compares, reports and returns the exit code.
@@ -87,21 +84,6 @@ func (d *demo) conclude(ctx context.Context) (int, error) {
 		return 1, err
 	}
 	return 0, err
-}
-
-// stay prints what to try next, and keeps everything running until ctx ends or a relay
-// ends by itself.
-func (d *demo) stay(ctx context.Context) error {
-	watched := d.world.watchRelays(ctx)
-	if _, err := io.WriteString(d.stdout, d.world.fill(hints)); err != nil {
-		return err
-	}
-	<-watched.Done()
-	d.progress.say("stopping and removing everything that was started")
-	if ctx.Err() == nil {
-		return context.Cause(watched)
-	}
-	return nil
 }
 
 // close ends and removes everything that was started.

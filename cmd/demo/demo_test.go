@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -57,7 +58,7 @@ func TestTheDemoAgreesStaysAndLeavesNothing(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit code %d\n%s\n%s", code, stderr.String(), stdout.String())
 	}
-	for _, want := range []string{"hearings                   15      15", "lost                        0       0\n", "changes made: the court took 0, the clinic", "All 15 hearings are at the court and at the clinic"} {
+	for _, want := range []string{"hearings                   15      15", "lost                        0       0\n", "changes made: the court took 0, the clinic", "All 15 hearings are at the court and at the clinic", "Clerks:  http://127.0.0.1:"} {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("the result does not say %q:\n%s", want, stdout.String())
 		}
@@ -280,6 +281,11 @@ func TestHintsWorkWhenPasted(t *testing.T) {
 			t.Error(err)
 		}
 	}()
+	d := newDemo(options{}, noEnv, io.Discard, io.Discard)
+	d.world, d.traffic = w, newTraffic(w.schedulingURL, nil, 1)
+	if err := d.exhibit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
@@ -290,10 +296,10 @@ func TestHintsWorkWhenPasted(t *testing.T) {
 		if line, ok := strings.CutPrefix(line, "  "); ok {
 			script.WriteString(line)
 			if strings.HasPrefix(line, "curl") && strings.Contains(line, "/hearings ") {
-				script.WriteString(waitFor(w, "EXISTS (SELECT FROM outbox.delivery WHERE state = 'failed')"))
+				script.WriteString(waitFor(w, "EXISTS (SELECT FROM outbox.delivery WHERE key = 'H-TRY-1' AND state = 'failed')"))
 			}
-			if strings.HasPrefix(line, "lockstep requeue") {
-				script.WriteString(waitFor(w, "NOT EXISTS (SELECT FROM outbox.delivery)"))
+			if strings.HasPrefix(line, "lockstep requeue") && !strings.Contains(line, "--dry-run") {
+				script.WriteString(waitFor(w, "NOT EXISTS (SELECT FROM outbox.delivery WHERE key = 'H-TRY-1')"))
 			}
 		}
 	}
@@ -306,7 +312,10 @@ func TestHintsWorkWhenPasted(t *testing.T) {
 	if strings.Contains(string(out), w.password) {
 		t.Errorf("the output holds the clinic's password:\n%s", out)
 	}
-	for _, want := range []string{w.court.sync, w.clinic.sync, `"case_reference":"H-TRY-1"`, "HTTP 422", "requeued", `"room":"Court 3"`, "<cal:reference>H-TRY-1"} {
+	for _, want := range []string{
+		w.court.sync, w.clinic.sync, `"case_reference":"H-TRY-1"`, "HTTP 422", "requeued", `"room":"Court 3"`, "<cal:reference>H-TRY-1",
+		"DEMO-REFUSED", "the courthouse moves to new computers", "/maria", "the court has corrected its list of rooms", "waits behind",
+	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the output does not say %q:\n%s", want, out)
 		}
@@ -329,5 +338,10 @@ func TestMakeSaysThatItCompiles(t *testing.T) {
 	says, runs := strings.Index(string(out), "compiling the demo"), strings.Index(string(out), "go run")
 	if says < 0 || runs < says {
 		t.Errorf("make demo runs\n%s", out)
+	}
+	plan = exec.CommandContext(t.Context(), "make", "-n", "demo", "KEEP=1")
+	plan.Dir = filepath.Join("..", "..")
+	if out, err = plan.CombinedOutput(); err != nil || !strings.Contains(string(out), "./cmd/demo --keep") {
+		t.Errorf("make demo KEEP=1 runs\n%s%v", out, err)
 	}
 }

@@ -36,7 +36,8 @@ Flags:
 const examples = `
 Examples:
   make demo
-  go run ./cmd/demo --keep                        # leave everything running, to try things out
+  make demo KEEP=1                                # leave everything running: the pages for clerks, and more to try
+  go run ./cmd/demo --keep                        # the same
   go run ./cmd/demo --hearings 1000 --seed 7
   go run ./cmd/demo 2>progress.txt                # only the result
 

@@ -43,7 +43,7 @@ func printReport(w io.Writer, v verdict, s story, took time.Duration, c palette)
 	}
 	b.WriteString(`
 What to try next
-  go run ./cmd/demo --keep              leave everything running: pause a sync, break the court yourself
+  go run ./cmd/demo --keep              leave everything running, with pages: see and repair what waits
   go run ./cmd/demo --hearings 1000     more hearings; --seed N for other changes and other faults
   go run ./cmd/lockstep --help          the relay and the operator's commands
   docs/configuration.md                 connect your own events to your own systems

@@ -34,6 +34,7 @@ type world struct {
 	pool          *pgxpool.Pool
 	court, clinic *system
 	password      string // of the clinic
+	limits        string // of the court, in the configuration
 
 	mu     sync.Mutex
 	relays map[string]*relayProcess // by name; the last process of each
@@ -54,7 +55,7 @@ var (
 func (w *world) fill(text string) string {
 	return strings.NewReplacer(
 		"{{config}}", w.configFile, "{{dir}}", w.dir, "{{database}}", w.databaseURL, "{{password}}", w.password,
-		"{{court}}", w.court.url, "{{clinic}}", w.clinic.url, "{{scheduling}}", w.schedulingURL,
+		"{{court}}", w.court.url, "{{clinic}}", w.clinic.url, "{{scheduling}}", w.schedulingURL, "{{limits}}", w.limits,
 	).Replace(text)
 }
 
