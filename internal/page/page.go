@@ -157,6 +157,6 @@ func TimeNear(at, now time.Time) template.HTML {
 }
 
 func timeElement(at time.Time, text string) template.HTML {
-	return template.HTML(fmt.Sprintf(`<time datetime=%q title=%q>%s</time>`,
-		at.Format(time.RFC3339), at.Format("Monday 2 January 2006, 15:04:05 MST"), template.HTMLEscapeString(text)))
+	return template.HTML(fmt.Sprintf(`<time datetime="%s" title="%s">%s</time>`, at.Format(time.RFC3339),
+		template.HTMLEscapeString(at.Format("Monday 2 January 2006, 15:04:05 MST")), template.HTMLEscapeString(text)))
 }
