@@ -301,6 +301,19 @@ SELECT s.name, s.on_failed, s.retired_at, EXISTS (SELECT FROM outbox.relay AS r 
 	return collect[laneRow](ctx, tx, lanes, key, mostBehind)
 }
 
+// HoldsOf reads the holds of syncs, as a whole or of one destination, by sync and with the
+// strongest first: at most twenty.
+func HoldsOf(ctx context.Context, tx pgx.Tx, syncs []string) ([]Hold, error) {
+	const holds = `-- lockstep: holds of syncs
+SELECT h.sync, h.scope, h.kind, h.until, h.reason, h.by, h.since
+  FROM outbox.hold AS h
+ WHERE h.sync = ANY ($1)
+   AND (h.kind IN ('auth', 'breaker') OR h.until IS NULL OR h.until > clock_timestamp())
+ ORDER BY h.sync, h.scope <> '', outbox.hold_rank(h.kind), h.scope
+ LIMIT 20`
+	return collect[Hold](ctx, tx, holds, syncs)
+}
+
 // completeLane reads what needs to know that the lane exists.
 func completeLane(ctx context.Context, tx pgx.Tx, story *Story, lane *Lane) (err error) {
 	if len(lane.Events) == 0 {
