@@ -194,16 +194,17 @@ SELECT backfill_seq, backfill_waits, settled IS NOT NULL AND backfill_from < 'in
 		}
 		const add = `-- lockstep: backfill
 WITH page AS MATERIALIZED (
-    SELECT e.seq, e.id, e.key, e.type, e.inserted_at
+    SELECT e.seq, e.id, e.key, e.type, e.payload, e.inserted_at
       FROM outbox.event AS e
      WHERE e.seq > $2
      ORDER BY e.seq
      LIMIT $3
 ), missing AS MATERIALIZED (
-    SELECT p.seq, p.id, p.key
+    SELECT p.seq, p.id, p.key, p.type, clock_timestamp() AS added_at, s.escalate_before, s.escalate_after,
+           CASE WHEN s.escalate_at <> '{}' THEN outbox.needed_by(p.type, p.payload, s.escalate_at, s.escalate_zone) END AS needed_by
       FROM page AS p
       JOIN outbox.sync AS s ON s.name = $1
-     WHERE p.type LIKE ANY (s.likes)
+     WHERE p.type LIKE ANY (s.likes) AND NOT starts_with(p.type, 'lockstep:')
        AND (p.inserted_at >= s.backfill_from OR s.backfill_unseen @> p.seq)
        -- A recording removes the delivery and writes the log row in one transaction: a snapshot sees one of the two.
        -- OFFSET 0 makes the planner use the indexes for each event, whatever table sizes it assumes.
@@ -215,8 +216,8 @@ WITH page AS MATERIALIZED (
                           AND outbox.ends_delivery(l.outcome)
                        OFFSET 0)
 ), added AS (
-    INSERT INTO outbox.delivery (sync, key, event_seq, event_id)
-    SELECT $1, m.key, m.seq, m.id
+    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, created_at, needed_by, escalates_at)
+    SELECT $1, m.key, m.seq, m.id, m.added_at, m.needed_by, outbox.escalates_at(m.type, m.needed_by, m.added_at, m.escalate_before, m.escalate_after)
       FROM missing AS m
      ORDER BY m.seq
     ON CONFLICT DO NOTHING

@@ -47,11 +47,11 @@ func (s *Store) Apply(ctx context.Context, r Registration) (changed bool, err er
 		var old Registered
 		var settled []string
 		const row = `
-SELECT patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq IS NOT NULL, settled
+SELECT ` + registeredColumns + `, settled
   FROM outbox.sync
  WHERE name = $1
    FOR UPDATE` // waits for recordings of failures that have read the old policy: makeFailedDue must see their deliveries
-		if err := tx.QueryRow(ctx, row, r.Name).Scan(&old.Patterns, &old.OnFailed, &old.Notify, &old.Retired, &old.Backfilling, &settled); err != nil {
+		if err := tx.QueryRow(ctx, row, r.Name).Scan(append(old.into(), &settled)...); err != nil {
 			return err
 		}
 		if old.Matches(r) && r.From == "" {
@@ -67,6 +67,11 @@ UPDATE outbox.sync SET patterns = $2, on_failed = $3, notify = $4, retired_at = 
 		if _, err := tx.Exec(ctx, update, r.Name, r.Patterns, r.OnFailed, r.Notify, change.settled); err != nil {
 			return err
 		}
+		if !old.Escalate.Equal(r.Escalate) {
+			if err := setEscalation(ctx, tx, r, true); err != nil {
+				return err
+			}
+		}
 		if r.OnFailed == "supersede" && old.OnFailed != "supersede" {
 			if _, err := tx.Exec(ctx, makeFailedDue, r.Name); err != nil {
 				return err
@@ -78,6 +83,9 @@ UPDATE outbox.sync SET patterns = $2, on_failed = $3, notify = $4, retired_at = 
 		r.From = cmp.Or(r.From, "now")
 		return beginBackfill(ctx, tx, r, change)
 	})
+	if err == nil {
+		err = s.recountEscalations(ctx, r.Name)
+	}
 	return changed, err
 }
 
@@ -107,6 +115,11 @@ func addSync(ctx context.Context, tx pgx.Tx, r Registration, isFirst bool) error
 INSERT INTO outbox.sync (name, patterns, on_failed, notify) VALUES ($1, $2, $3, $4)`
 	if _, err := tx.Exec(ctx, insert, r.Name, r.Patterns, r.OnFailed, r.Notify); err != nil {
 		return fmt.Errorf("register sync %q: %w", r.Name, err)
+	}
+	if !r.Escalate.Equal(Escalation{}) {
+		if err := setEscalation(ctx, tx, r, false); err != nil {
+			return err
+		}
 	}
 	return beginBackfill(ctx, tx, r, backfillPlan{waits: true, holds: true})
 }

@@ -14,8 +14,9 @@ type Registration struct {
 	Patterns []string // of event types; * matches any characters
 	OnFailed string   // block or supersede
 	Notify   bool     // relays are told of new events by NOTIFY
-	From     string   // beginning, now or an RFC 3339 time; may be empty for the first syncs of a database: beginning
-	Actor    string   // name of the person who changes the sync; the log has login/name
+	Escalate Escalation
+	From     string // beginning, now or an RFC 3339 time; may be empty for the first syncs of a database: beginning
+	Actor    string // name of the person who changes the sync; the log has login/name
 }
 
 // Registered is a sync as the database has it. Relays follow the database, not their
@@ -27,11 +28,22 @@ type Registered struct {
 	Notify      bool
 	Retired     bool
 	Backfilling bool
+	Escalate    Escalation
+	recount     *string // open deliveries after this key have times of an earlier Escalate; nil: none has
 }
 
 // Matches reports whether the database's row has the settings of r, and is not retired.
 func (d Registered) Matches(r Registration) bool {
-	return slices.Equal(d.Patterns, r.Patterns) && d.OnFailed == r.OnFailed && d.Notify == r.Notify && !d.Retired
+	return slices.Equal(d.Patterns, r.Patterns) && d.OnFailed == r.OnFailed && d.Notify == r.Notify && d.Escalate.Equal(r.Escalate) && d.recount == nil && !d.Retired
+}
+
+const registeredColumns = `name, patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq IS NOT NULL,
+       escalate_at, escalate_zone, coalesce(escalate_before, '0'), coalesce(escalate_after, '0'), escalate_recount`
+
+// into returns where registeredColumns are scanned to.
+func (d *Registered) into() []any {
+	e := &d.Escalate
+	return []any{&d.Name, &d.Patterns, &d.OnFailed, &d.Notify, &d.Retired, &d.Backfilling, &e.At, &e.Zone, &e.Before, &e.After, &d.recount}
 }
 
 // Syncs returns every registered sync by name.
@@ -44,13 +56,13 @@ func (s *Store) Syncs(ctx context.Context) (map[string]Registered, error) {
 
 func listSyncs(ctx context.Context, on database) (map[string]Registered, error) {
 	const list = `
-SELECT name, patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq IS NOT NULL
+SELECT ` + registeredColumns + `
   FROM outbox.sync`
 	rows, err := on.Query(ctx, list)
 	if err != nil {
 		return nil, err
 	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Registered])
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r Registered, err error) { return r, row.Scan(r.into()...) })
 	if err != nil {
 		return nil, err
 	}

@@ -56,6 +56,8 @@ type Sync struct {
 	// about an event whose type is almost the same.
 	TypeNames []string
 
+	Escalate outbox.Escalation // when people are told that an event is not delivered yet; default: never
+
 	OnFailed    string  // block: a failed delivery blocks its key; supersede: a newer event replaces it; default block
 	Retry       Retry   // when and how often an attempt is repeated
 	Per         string  // expression that names the destination of an event, see [mapping.CompileScope]; if set, Concurrency and Rate apply to each destination
@@ -231,7 +233,7 @@ func (c Config) validate() error {
 }
 
 func (s Sync) registration() outbox.Registration {
-	return outbox.Registration{Name: s.Name, Patterns: s.Events, OnFailed: s.OnFailed, Notify: s.Notify, From: s.From}
+	return outbox.Registration{Name: s.Name, Patterns: s.Events, OnFailed: s.OnFailed, Notify: s.Notify, Escalate: s.Escalate, From: s.From}
 }
 
 // Registrations returns the syncs as [outbox.Store.Register] and [outbox.Store.Apply] take

@@ -43,8 +43,8 @@ func (r *Relay) Reload(config Config) (left []string, err error) {
 			s = was
 		}
 		delete(wanted, was.Name)
-		if !slices.Equal(s.Events, was.Events) || s.OnFailed != was.OnFailed {
-			left = append(left, fmt.Sprintf("sync %q: events and on_failed are changed with: lockstep sync apply %s", s.Name, s.Name))
+		if !slices.Equal(s.Events, was.Events) || s.OnFailed != was.OnFailed || !s.Escalate.Equal(was.Escalate) {
+			left = append(left, fmt.Sprintf("sync %q: events, on_failed and escalate are changed with: lockstep sync apply %s", s.Name, s.Name))
 		}
 		if s.Notify != was.Notify {
 			left = append(left, fmt.Sprintf("sync %q: notify needs a restart", s.Name))

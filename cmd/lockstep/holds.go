@@ -48,7 +48,7 @@ type holdChange struct {
 	app         *app
 	call        string // of the database's function for a sync, and for its scope, the reason and the end if it takes them
 	needsReason bool
-	takesReason bool // it needs none
+	takesReason bool                                // it needs none
 	say         func(*holdChange, syncFacts) string // what is true after the change
 
 	operator operator

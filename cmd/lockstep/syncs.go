@@ -77,6 +77,9 @@ func settings(wanted outbox.Registration, row outbox.Registered) (all []string) 
 	if row.Notify != wanted.Notify {
 		all = append(all, fmt.Sprintf("notify is %t", wanted.Notify))
 	}
+	if !row.Escalate.Equal(wanted.Escalate) {
+		all = append(all, fmt.Sprintf("escalate is %s", wanted.Escalate))
+	}
 	return all
 }
 

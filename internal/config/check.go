@@ -55,6 +55,10 @@ func (d *decoder) check(tag string, n *node) {
 	case "scope":
 		_, err := mapping.CompileScope(n.text)
 		d.checkExpression(n, err, "an expression such as event.court, or remove the key")
+	case "zone":
+		if _, err := mapping.LoadZone(n.text); err != nil {
+			d.at(n, "%s is not a time zone: write an IANA name such as America/New_York, or UTC", d.quote(n))
+		}
 	case "from":
 		if _, err := time.Parse(time.RFC3339, n.text); err != nil && n.text != "beginning" && n.text != "now" {
 			d.at(n, "%s is neither beginning, now nor a time with an offset such as 2027-03-01T00:00:00Z%s",
@@ -108,6 +112,7 @@ func (d *decoder) checkSyncs(root *node) {
 		if s.Retry.Max > 0 && s.Retry.Max < s.Retry.Initial {
 			d.at(n.at("retry", "max"), "is shorter than retry.initial (%s): raise max or lower initial", s.Retry.Initial)
 		}
+		d.checkEscalate(n, s.Escalate)
 		d.checkMapping(n, s)
 		for _, key := range []string{"when", "mapping", "compute", "limits"} {
 			s.Substituted = append(s.Substituted, n.at(key).allSubstituted()...)

@@ -103,6 +103,7 @@ func TestExample(t *testing.T) {
 			},
 			Compute:  Compute{{To: "title", Expr: `"Hearing " + event.hearingId`}},
 			OnFailed: "block",
+			Escalate: Escalate{Zone: "UTC"},
 			Retry:    Retry{Initial: time.Second, Max: 15 * time.Minute, Jitter: 0.2, MaxAge: 72 * time.Hour},
 			Limits:   Limits{Concurrency: 32},
 
@@ -131,9 +132,9 @@ func TestJSON(t *testing.T) {
 				{From: "a", To: "y.z", Default: json.RawMessage(`1.50`)},
 				{To: "kind", Const: json.RawMessage(`{"b":[1,2.0],"a":null}`)},
 			},
-			OnFailed: "block", Retry: retry, Limits: Limits{Concurrency: 4, Rate: 10},
+			OnFailed: "block", Escalate: Escalate{Zone: "UTC"}, Retry: retry, Limits: Limits{Concurrency: 4, Rate: 10},
 		},
-		{Name: "Clinic-2", Events: []string{"*"}, Adapter: Adapter{Kind: "rest"}, OnFailed: "block", Retry: retry, Limits: Limits{Concurrency: 4}},
+		{Name: "Clinic-2", Events: []string{"*"}, Adapter: Adapter{Kind: "rest"}, OnFailed: "block", Escalate: Escalate{Zone: "UTC"}, Retry: retry, Limits: Limits{Concurrency: 4}},
 	}
 	if diff := cmp.Diff(want, f.Syncs, ignoreBuilt()); diff != "" {
 		t.Errorf("-want +got\n%s", diff)

@@ -72,6 +72,7 @@ type Sync struct {
 	Mapping  Fields   `yaml:"mapping" doc:"Fields of the payload and their names at the receiver, in the order in which they are sent. Without mapping and compute the payload is sent as it is."`
 	Compute  Compute  `yaml:"compute" doc:"Further fields, each with an expression."`
 	OnFailed string   `yaml:"on_failed" default:"block" oneof:"block|supersede" doc:"What happens to a key after one of its deliveries has failed."`
+	Escalate Escalate `yaml:"escalate" doc:"When people are told that an event is not delivered yet: outbox.alert shows it, and an operator event is written. Change it with: lockstep sync apply."`
 	Retry    Retry    `yaml:"retry" doc:"When a delivery is sent again after a temporary failure."`
 	Limits   Limits   `yaml:"limits" doc:"Most that this process sends."`
 
@@ -86,6 +87,17 @@ type Sync struct {
 	// fields and the limits. They may be secrets, and may be sent.
 	Substituted []adapters.Secret
 }
+
+// Escalate says when an open delivery is escalated.
+type Escalate struct {
+	At     Paths         `yaml:"at" doc:"Where the payload has the time by which the receiver needs the event, such as scheduledAt or hearing.start. Of several paths, the earliest time counts."`
+	Zone   string        `yaml:"zone" default:"UTC" check:"zone" doc:"Zone of times without an offset, such as America/New_York."`
+	Before time.Duration `yaml:"before" default:"0s" min:"0s" max:"365d" doc:"Escalated when the time is nearer than this. Needs at. 0 means never."`
+	After  time.Duration `yaml:"after" default:"0s" min:"0s" max:"365d" doc:"Escalated when the event is not delivered after this. 0 means never."`
+}
+
+// Paths are paths into a payload: one text, or a list.
+type Paths []string
 
 // Retry is the schedule of a sync's retries.
 type Retry struct {

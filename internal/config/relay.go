@@ -48,6 +48,7 @@ func (s Sync) relay() relay.Sync {
 		Mapping:   s.mapping(),
 		Routes:    s.Routes,
 		OnFailed:  s.OnFailed,
+		Escalate:  outbox.Escalation{At: s.Escalate.At, Zone: s.Escalate.Zone, Before: s.Escalate.Before, After: s.Escalate.After},
 		Retry: relay.Retry{
 			Initial: s.Retry.Initial, Max: s.Retry.Max, Jitter: jitter,
 			MaxAge: s.Retry.MaxAge, Attempts: s.Retry.Attempts,

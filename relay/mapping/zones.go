@@ -88,6 +88,16 @@ func (z zones) load(name string) (*time.Location, error) {
 
 var errNoZone = errors.New("no time zone has this name")
 
+// LoadZone returns the time zone of an IANA name such as America/New_York, from the time zone
+// database of this process. The error says what to write instead.
+func LoadZone(name string) (*time.Location, error) {
+	zone, err := loadZone(name)
+	if errors.Is(err, errNoZone) {
+		return nil, fmt.Errorf("%q is no time zone: write an IANA name such as America/New_York", name)
+	}
+	return zone, err
+}
+
 // loadZone returns the zone of that name. If there is none, the error wraps errNoZone.
 func loadZone(name string) (*time.Location, error) {
 	z, err := currentZones()

@@ -19,6 +19,13 @@ CREATE TABLE outbox.sync (
     registered_by     text        NOT NULL DEFAULT session_user,
     retired_at        timestamptz,
     last_delivered_at timestamptz,
+    -- When an open delivery is escalated: shortly before the time in the payload, or when the delivery is old.
+    escalate_at       text[]      NOT NULL DEFAULT '{}',
+    escalate_zone     text        NOT NULL DEFAULT 'UTC',
+    escalate_before   interval,
+    escalate_after    interval,
+    -- The policy was changed, and open deliveries after this key still have times of the old policy. Null: none has.
+    escalate_recount  text        COLLATE "C",
     -- The events that a backfill has not added yet; null without a backfill. They are retained events with a seq above
     -- backfill_seq that were inserted at or after backfill_from, or whose seq is in backfill_unseen.
     backfill_from     timestamptz,
@@ -36,9 +43,16 @@ CREATE TABLE outbox.sync (
     CONSTRAINT sync_pkey PRIMARY KEY (name),
     CONSTRAINT sync_name_form CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$'),
     CONSTRAINT sync_patterns_not_empty CHECK (cardinality(patterns) > 0),
-    CONSTRAINT sync_on_failed_known CHECK (on_failed IN ('block', 'supersede'))
+    CONSTRAINT sync_on_failed_known CHECK (on_failed IN ('block', 'supersede')),
+    CONSTRAINT sync_escalate_paths CHECK (cardinality(escalate_at) <= 8 AND array_position(escalate_at, NULL) IS NULL),
+    CONSTRAINT sync_escalate_before CHECK (escalate_before IS NULL OR escalate_before >= '0' AND escalate_at <> '{}'),
+    CONSTRAINT sync_escalate_after CHECK (escalate_after >= '0')
 );
 COMMENT ON TABLE outbox.sync IS 'Registered connections, each with its strongest hold: the reason why it sends nothing for now.';
+COMMENT ON COLUMN outbox.sync.escalate_at IS 'Where the payload has the time by which the receiver needs the event, such as scheduledAt: the earliest of these paths counts.';
+COMMENT ON COLUMN outbox.sync.escalate_zone IS 'The zone of times without an offset.';
+COMMENT ON COLUMN outbox.sync.escalate_before IS 'An open delivery is escalated when its time is nearer than this.';
+COMMENT ON COLUMN outbox.sync.escalate_after IS 'An open delivery is escalated when it is older than this.';
 COMMENT ON COLUMN outbox.sync.backfill_reason IS 'What the backfill does or waits for, such as the pid of the oldest transaction; null without a backfill.';
 COMMENT ON COLUMN outbox.sync.backfill_round IS 'Counts the changes of the patterns. A relay that waits for transactions begins again after another change.';
 
@@ -60,6 +74,11 @@ BEGIN
              UNION ALL
             SELECT format('notify: %s to %s', OLD.notify, NEW.notify), 4, '' WHERE NEW.notify <> OLD.notify
              UNION ALL
+            SELECT format('escalate: at %s in %s, before %s, after %s', coalesce(nullif(array_to_string(NEW.escalate_at, ', '), ''), 'nothing'), NEW.escalate_zone,
+                          coalesce(NEW.escalate_before::text, 'none'), coalesce(NEW.escalate_after::text, 'none')), 6, ''
+             WHERE (NEW.escalate_at, NEW.escalate_zone, NEW.escalate_before, NEW.escalate_after)
+                   IS DISTINCT FROM (OLD.escalate_at, OLD.escalate_zone, OLD.escalate_before, OLD.escalate_after)
+             UNION ALL
             SELECT concat(format('retired: since %s to %s', OLD.retired_at, coalesce('since ' || NEW.retired_at, 'no')), ': ' || nullif(current_setting('lockstep.reason', true), '')), 5, ''
              WHERE OLD.retired_at IS NOT NULL AND NEW.retired_at IS DISTINCT FROM OLD.retired_at) AS c
      ORDER BY c.part, c.pattern;
@@ -74,7 +93,9 @@ $$;
 CREATE TRIGGER log_change AFTER UPDATE ON outbox.sync
     FOR EACH ROW
     WHEN (NEW.patterns IS DISTINCT FROM OLD.patterns OR NEW.on_failed IS DISTINCT FROM OLD.on_failed
-          OR NEW.notify IS DISTINCT FROM OLD.notify OR NEW.retired_at IS DISTINCT FROM OLD.retired_at)
+          OR NEW.notify IS DISTINCT FROM OLD.notify OR NEW.retired_at IS DISTINCT FROM OLD.retired_at
+          OR NEW.escalate_at IS DISTINCT FROM OLD.escalate_at OR NEW.escalate_zone IS DISTINCT FROM OLD.escalate_zone
+          OR NEW.escalate_before IS DISTINCT FROM OLD.escalate_before OR NEW.escalate_after IS DISTINCT FROM OLD.escalate_after)
     EXECUTE FUNCTION outbox.log_sync_change();
 
 

@@ -9,6 +9,7 @@ CREATE TABLE outbox.delivery (
     error_class     text,
     error           text,
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    needed_by       timestamptz,
     -- Relays write and read these.
     changed_in      xid8        NOT NULL DEFAULT pg_current_xact_id(),
     total_attempts  int         NOT NULL DEFAULT 0,
@@ -19,6 +20,9 @@ CREATE TABLE outbox.delivery (
     body            bytea,
     body_sha256     text,
     mapping_version text,
+    escalates_at    timestamptz,
+    escalated       boolean     NOT NULL DEFAULT false,
+    failure_told    boolean     NOT NULL DEFAULT false,
     CONSTRAINT delivery_pkey PRIMARY KEY (sync, key, event_seq),
     -- One constant instead of a list, as in the log: every statement parses the CHECKs of its table.
     CONSTRAINT delivery_state_known CHECK (state = ANY ('{pending, retry, failed}'::text[])),
@@ -30,6 +34,10 @@ COMMENT ON TABLE outbox.delivery IS 'Open work only: a finished delivery leaves 
 COMMENT ON COLUMN outbox.delivery.event_seq IS 'Place in the key''s lane: the event''s seq or, for a replay, a new number of that sequence. Join events by event_id.';
 COMMENT ON COLUMN outbox.delivery.due_at IS 'Not sent before this time. Infinity: failed, or its type is still being added to the sync (error_class "backfill").';
 COMMENT ON COLUMN outbox.delivery.error_class IS 'Error class of the last attempt, or "backfill": it waits until its type is fully added to the sync.';
+COMMENT ON COLUMN outbox.delivery.needed_by IS 'The time of the hearing or the like: the earliest time that the payload has at outbox.sync.escalate_at. Null: none, or it cannot be read.';
+COMMENT ON COLUMN outbox.delivery.escalates_at IS 'From this time on an open delivery is escalated, by the policy of its sync. Null: never.';
+COMMENT ON COLUMN outbox.delivery.escalated IS 'outbox.raise_alerts has told that it is escalated.';
+COMMENT ON COLUMN outbox.delivery.failure_told IS 'outbox.raise_alerts has told that it failed. A requeue takes it back.';
 COMMENT ON COLUMN outbox.delivery.changed_in IS 'The transaction that made it ready to be sent. Relays read the deliveries of transactions that have committed since their last look.';
 COMMENT ON COLUMN outbox.delivery.attempts IS 'Recorded attempts of this life; a requeue starts a new one. total_attempts is never reset.';
 COMMENT ON COLUMN outbox.delivery.charged IS 'Attempts of this life that count for the retry budget. Throttles, auth errors and faults of our own side do not count.';
@@ -45,3 +53,10 @@ CREATE INDEX delivery_failed ON outbox.delivery (sync, key) WHERE state = 'faile
 
 -- Mostly empty: deliveries that wait for the end of a backfill.
 CREATE INDEX delivery_backfill ON outbox.delivery (sync, event_seq) WHERE error_class = 'backfill';
+
+-- Only deliveries of syncs that escalate are in these: those that are needed soonest, and those that are escalated.
+CREATE INDEX delivery_needed ON outbox.delivery (sync, needed_by) WHERE needed_by IS NOT NULL;
+CREATE INDEX delivery_escalates ON outbox.delivery (sync, escalated, escalates_at) WHERE escalates_at IS NOT NULL;
+
+-- Mostly empty: failures that outbox.raise_alerts has not told yet.
+CREATE INDEX delivery_failed_untold ON outbox.delivery (sync, event_seq) WHERE state = 'failed' AND NOT failure_told;

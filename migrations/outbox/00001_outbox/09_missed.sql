@@ -63,6 +63,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enab
 DECLARE
     page  bigint[];
     stale bigint[];
+    repaired_at timestamptz := clock_timestamp();
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(1869967989); -- retention must not remove an event that is about to get a delivery
     LOOP
@@ -86,16 +87,17 @@ BEGIN
         DELETE FROM outbox.missed AS m WHERE m.event_seq = ANY (page)
         RETURNING m.event_seq
     ), missed_event AS MATERIALIZED (
-        SELECT e.seq, e.id, e.type, e.key, e.inserted_at
+        SELECT e.seq, e.id, e.type, e.key, e.inserted_at, e.payload
           FROM outbox.event AS e
          WHERE e.seq = ANY (ARRAY(SELECT r.event_seq FROM repaired AS r))
     ), live AS MATERIALIZED (
-        SELECT s.name, m.seq
+        SELECT s.name, m.seq, s.escalate_before, s.escalate_after,
+               CASE WHEN s.escalate_at <> '{}' THEN outbox.needed_by(m.type, m.payload, s.escalate_at, s.escalate_zone) END AS needed_by
           FROM missed_event AS m
-          JOIN outbox.sync AS s ON s.retired_at IS NULL AND m.type LIKE ANY (s.likes)
+          JOIN outbox.sync AS s ON s.retired_at IS NULL AND m.type LIKE ANY (s.likes) AND NOT starts_with(m.type, 'lockstep:')
     ), added AS (
-        INSERT INTO outbox.delivery (sync, key, event_seq, event_id)
-        SELECT l.name, m.key, m.seq, m.id
+        INSERT INTO outbox.delivery (sync, key, event_seq, event_id, created_at, needed_by, escalates_at)
+        SELECT l.name, m.key, m.seq, m.id, repaired_at, l.needed_by, outbox.escalates_at(m.type, l.needed_by, repaired_at, l.escalate_before, l.escalate_after)
           FROM live AS l
           JOIN missed_event AS m ON m.seq = l.seq
          ORDER BY m.seq

@@ -10,12 +10,14 @@ DECLARE
     several    boolean;
     listening  boolean;
 BEGIN
-    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, due_at, created_at, error_class, error)
+    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, due_at, created_at, error_class, error, needed_by, escalates_at)
     SELECT s.name, e.key, e.seq, e.id, CASE WHEN w.waits THEN 'infinity' ELSE written_at END, written_at,
-           CASE WHEN w.waits THEN 'backfill' END, CASE WHEN w.waits THEN 'its type was added to the sync, and earlier events of it may still be missing' END
+           CASE WHEN w.waits THEN 'backfill' END, CASE WHEN w.waits THEN 'its type was added to the sync, and earlier events of it may still be missing' END,
+           n.needed_by, outbox.escalates_at(e.type, n.needed_by, written_at, s.escalate_before, s.escalate_after)
       FROM new_event AS e
-      JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes)
-     CROSS JOIN LATERAL (SELECT s.backfill_seq IS NOT NULL AND s.settled IS NOT NULL AND NOT e.type LIKE ANY (s.settled_likes) AS waits) AS w;
+      JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes) AND NOT starts_with(e.type, 'lockstep:')
+     CROSS JOIN LATERAL (SELECT s.backfill_seq IS NOT NULL AND s.settled IS NOT NULL AND NOT e.type LIKE ANY (s.settled_likes) AS waits) AS w
+     CROSS JOIN LATERAL (SELECT CASE WHEN s.escalate_at <> '{}' THEN outbox.needed_by(e.type, e.payload, s.escalate_at, s.escalate_zone) END AS needed_by OFFSET 0) AS n;
     matched := FOUND;
     -- Every writer waits for this function, and each statement in it costs time. So the INSERT below runs only if events
     -- may be unmatched: a single event with a delivery is matched, but some of several events may not be.
@@ -25,7 +27,8 @@ BEGIN
         INSERT INTO outbox.unmatched (event_seq, event_id, type, inserted_at)
         SELECT e.seq, e.id, e.type, e.inserted_at
           FROM new_event AS e
-         WHERE NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.retired_at IS NULL AND e.type LIKE ANY (s.likes));
+         WHERE NOT starts_with(e.type, 'lockstep:')
+           AND NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.retired_at IS NULL AND e.type LIKE ANY (s.likes));
     END IF;
     IF matched AND listening THEN
         PERFORM pg_notify('outbox', s.name)

@@ -70,6 +70,7 @@ BEGIN
     NEW.spent_ms := 0;
     NEW.error_class := NULL;
     NEW.error := NULL;
+    NEW.failure_told := false;
     NEW.body := NULL; -- it is rendered again, because the mapping may have been repaired; mapping_version keeps the route of the last attempt
     PERFORM outbox.log_action(OLD, 'requeued', left(outbox.clean(nullif(current_setting('lockstep.reason', true), '')), 1000));
     RETURN NEW;
@@ -269,6 +270,7 @@ DECLARE
     e outbox.event;
     d outbox.delivery;
     found_state text;
+    replay_at timestamptz := clock_timestamp();
 BEGIN
     PERFORM outbox.check_sync(replay.sync);
     PERFORM outbox.check_reason(replay.reason);
@@ -293,8 +295,12 @@ BEGIN
         RAISE EXCEPTION 'event % was never delivered to "%"', e.id, replay.sync
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Ask outbox.why_not_delivered what became of it.';
     END IF;
-    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, total_attempts, revision)
-    VALUES (replay.sync, e.key, nextval(pg_get_serial_sequence('outbox.event', 'seq')), e.id, coalesce(d.total_attempts, 0), d.revision)
+    INSERT INTO outbox.delivery (sync, key, event_seq, event_id, total_attempts, revision, created_at, needed_by, escalates_at)
+    SELECT s.name, e.key, nextval(pg_get_serial_sequence('outbox.event', 'seq')), e.id, coalesce(d.total_attempts, 0), d.revision,
+           replay_at, n.needed_by, outbox.escalates_at(e.type, n.needed_by, replay_at, s.escalate_before, s.escalate_after)
+      FROM outbox.sync AS s
+     CROSS JOIN LATERAL (SELECT outbox.needed_by(e.type, e.payload, s.escalate_at, s.escalate_zone) AS needed_by) AS n
+     WHERE s.name = replay.sync
     RETURNING * INTO d;
     PERFORM outbox.log_action(d, 'replayed', outbox.check_reason(replay.reason));
 END

@@ -6,7 +6,8 @@ SELECT d.sync, d.event_seq, d.event_id, d.key,
             ELSE d.state END COLLATE "C" AS state,
        d.attempts, d.due_at, CASE WHEN s.sends THEN l.claim END AS claim, CASE WHEN s.sends THEN l.claimed_by END AS claimed_by,
        CASE WHEN s.sends THEN l.due_at END AS lease_until, d.error_class, d.error, d.created_at, d.total_attempts, d.charged, d.unclear, d.spent_ms,
-       CASE WHEN f.leads THEN coalesce(l.crashes, 0) ELSE 0 END AS crashes, d.revision, d.body_sha256, d.mapping_version
+       CASE WHEN f.leads THEN coalesce(l.crashes, 0) ELSE 0 END AS crashes, d.revision, d.body_sha256, d.mapping_version,
+       d.needed_by, d.escalates_at
   FROM outbox.delivery AS d
  CROSS JOIN LATERAL (
        SELECT NOT EXISTS (SELECT FROM outbox.delivery AS o

@@ -27,7 +27,8 @@ GRANT INSERT, UPDATE ON outbox.sync TO outbox_relay;
 GRANT INSERT, UPDATE, DELETE ON outbox.hold, outbox.external_ref, outbox.heartbeat TO outbox_relay;
 GRANT DELETE ON outbox.unmatched, outbox.missed TO outbox_relay;
 GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[]), outbox.older_writers(), outbox.maintain(interval, interval), outbox.sequence_trouble(), outbox.lock_holder(bigint), outbox.clean(text),
-    outbox.begin_backfill(text, timestamptz, boolean) TO outbox_relay;
+    outbox.begin_backfill(text, timestamptz, boolean), outbox.read_time(jsonb, text), outbox.needed_by(text, jsonb, text[], text),
+    outbox.escalates_at(text, timestamptz, timestamptz, interval, interval) TO outbox_relay;
 
 GRANT UPDATE (state) ON outbox.delivery TO outbox_operator;
 GRANT EXECUTE ON FUNCTION outbox.find_missed(bigint, int), outbox.repair(int, text) TO outbox_operator;

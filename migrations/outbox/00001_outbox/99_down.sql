@@ -25,4 +25,5 @@ DROP FUNCTION outbox.oldest_relay, outbox.log_action, outbox.why_not_delivered, 
 DROP TABLE outbox.delivery, outbox.lane, outbox.sync CASCADE;
 DROP FUNCTION outbox.complete_requeue, outbox.like_patterns, outbox.clean, outbox.sign_log_row, outbox.check_log_claims,
     outbox.log_sync_change, outbox.keep_registration, outbox.refuse_restored_event, outbox.keep_operators_hold, outbox.lock_holder, outbox.begin_backfill;
+DROP FUNCTION outbox.needed_by, outbox.read_time, outbox.escalates_at;
 DROP FUNCTION IF EXISTS outbox.hold_rank, outbox.ends_delivery; -- schemas made before they were added have none

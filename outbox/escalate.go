@@ -1,0 +1,110 @@
+package outbox
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Escalation says when an open delivery of a sync is escalated: people are told that the
+// receiver does not have the event yet. The zero value escalates nothing.
+type Escalation struct {
+	At     []string      // paths into the payload, such as hearing.scheduledAt, at most 8: the earliest time there is when the receiver needs the event
+	Zone   string        // IANA zone of times without an offset; default UTC
+	Before time.Duration // escalated when the time is nearer than this; needs At; 0: never
+	After  time.Duration // escalated when it is older than this; 0: never
+}
+
+// Equal reports whether two policies are the same.
+func (e Escalation) Equal(o Escalation) bool {
+	return slices.Equal(e.At, o.At) && cmp.Or(e.Zone, "UTC") == cmp.Or(o.Zone, "UTC") && e.Before == o.Before && e.After == o.After
+}
+
+func (e Escalation) String() string {
+	var parts []string
+	if len(e.At) > 0 {
+		parts = append(parts, "at "+strings.Join(e.At, ", ")+" in "+cmp.Or(e.Zone, "UTC"))
+	}
+	if e.Before > 0 {
+		parts = append(parts, "before "+e.Before.String())
+	}
+	if e.After > 0 {
+		parts = append(parts, "after "+e.After.String())
+	}
+	return cmp.Or(strings.Join(parts, ", "), "none")
+}
+
+// ErrZone reports a time zone that the database server does not know.
+var ErrZone = errors.New("is not a time zone of the database server")
+
+// setEscalation writes the policy to the sync's row. With recount, the times of open
+// deliveries follow, see recountEscalations.
+func setEscalation(ctx context.Context, tx pgx.Tx, r Registration, recount bool) error {
+	e := r.Escalate
+	zone := cmp.Or(e.Zone, "UTC")
+	const known = `SELECT EXISTS (SELECT FROM pg_timezone_names WHERE name = $1)`
+	var is bool
+	if err := tx.QueryRow(ctx, known, zone).Scan(&is); err != nil {
+		return err
+	}
+	if !is {
+		return fmt.Errorf("sync %q: escalate.zone %q %w: write a name of pg_timezone_names, such as America/New_York", r.Name, zone, ErrZone)
+	}
+	const update = `
+UPDATE outbox.sync
+   SET escalate_at = coalesce($2::text[], '{}'), escalate_zone = $3, escalate_before = nullif($4::interval, '0'), escalate_after = nullif($5::interval, '0'),
+       escalate_recount = CASE WHEN $6 THEN '' END
+ WHERE name = $1`
+	_, err := tx.Exec(ctx, update, r.Name, e.At, zone, e.Before, e.After, recount)
+	if err != nil {
+		return fmt.Errorf("sync %q: escalate: %w", r.Name, err)
+	}
+	return nil
+}
+
+// recountEscalations gives open deliveries the times of a changed policy, in pages, so that
+// relays and writers are not delayed. If it is interrupted, the next Apply continues.
+func (s *Store) recountEscalations(ctx context.Context, sync string) error {
+	const page = `-- lockstep: recount escalations
+WITH last_key AS MATERIALIZED (
+    SELECT max(p.key) AS key, count(*) = 2000 AS more
+      FROM (SELECT d.key FROM outbox.delivery AS d WHERE d.sync = $1 AND d.key > $2 ORDER BY d.key LIMIT 2000) AS p
+), counted AS MATERIALIZED (
+    SELECT d.key, d.event_seq, n.needed_by, outbox.escalates_at(e.type, n.needed_by, d.created_at, s.escalate_before, s.escalate_after) AS escalates_at
+      FROM outbox.delivery AS d
+      JOIN outbox.event AS e ON e.id = d.event_id
+      JOIN outbox.sync AS s ON s.name = $1
+     CROSS JOIN LATERAL (SELECT outbox.needed_by(e.type, e.payload, s.escalate_at, s.escalate_zone) AS needed_by OFFSET 0) AS n
+     WHERE d.sync = $1 AND d.key > $2 AND d.key <= (SELECT l.key FROM last_key AS l)
+), updated AS (
+    UPDATE outbox.delivery AS d
+       SET needed_by = c.needed_by, escalates_at = c.escalates_at, escalated = false
+      FROM counted AS c
+     WHERE d.sync = $1 AND d.key = c.key AND d.event_seq = c.event_seq
+       AND (d.needed_by, d.escalates_at) IS DISTINCT FROM (c.needed_by, c.escalates_at)
+)
+UPDATE outbox.sync AS s
+   SET escalate_recount = CASE WHEN l.more THEN l.key END
+  FROM last_key AS l
+ WHERE s.name = $1
+RETURNING s.escalate_recount`
+	for {
+		var after *string
+		err := s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			err := tx.QueryRow(ctx, `SELECT escalate_recount FROM outbox.sync WHERE name = $1 FOR NO KEY UPDATE`, sync).Scan(&after)
+			if err != nil || after == nil {
+				return err
+			}
+			return tx.QueryRow(ctx, page, sync, *after).Scan(&after)
+		})
+		if err != nil || after == nil {
+			return s.judge(ctx, err)
+		}
+	}
+}
