@@ -151,7 +151,7 @@ func TestRunRelaysAndDrainsAtSIGTERM(t *testing.T) {
 	address := fmt.Sprint(p.says(t, "serving health and metrics")["address"])
 	p.says(t, "relay running")
 	w.emit("H-1", `{"hearingId":"H-1"}`)
-	w.eventually(`SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE outcome = 'delivered')`)
+	w.eventually(`SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE outcome = 'delivered') AND EXISTS (SELECT FROM outbox.relay WHERE running)`)
 
 	if code, text := get(t, "http://"+address+"/readyz"); code != http.StatusOK || text != "ready\n" {
 		t.Errorf("readyz: %d %s", code, text)
@@ -159,7 +159,7 @@ func TestRunRelaysAndDrainsAtSIGTERM(t *testing.T) {
 	_, metrics := get(t, "http://"+address+"/metrics")
 	for _, line := range []string{
 		`lockstep_attempts_total{outcome="delivered",sync="CourtCalendarSync"} 1`,
-		`lockstep_pending{sync="CourtCalendarSync"} 0`, `lockstep_status_up 1`, `lockstep_build_info{`, `go_goroutines `,
+		`lockstep_pending{sync="CourtCalendarSync"} 0`, `lockstep_status_up 1`, `lockstep_sync_relays{sync="CourtCalendarSync"} 1`, `lockstep_relays{version="`, `lockstep_build_info{`, `go_goroutines `,
 	} {
 		if !strings.Contains(metrics, line) {
 			t.Errorf("metrics lack %s", line)

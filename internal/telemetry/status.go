@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,8 +31,8 @@ type Status struct {
 	ctx  context.Context // ends readings at Close
 	end  context.CancelFunc
 
-	up, paused, scopesPaused, unmatched *prometheus.Desc
-	gauges                              []gauge
+	up, paused, scopesPaused, unmatched, relays *prometheus.Desc
+	gauges                                      []gauge
 
 	mu      sync.Mutex
 	rows    []outbox.Status
@@ -63,7 +64,14 @@ func (m *Metrics) Watch(read Read, log *slog.Logger) *Status {
 		paused:       metric("lockstep_sync_paused", "1 for a sync on hold; kind is the strongest hold, such as operator, auth or throttle.", "sync", "kind"),
 		scopesPaused: metric("lockstep_scopes_paused", "Scopes of a sync that are on hold, such as its hosts; kind is their strongest hold. outbox.status names them.", "sync", "kind"),
 		unmatched:    metric("lockstep_unmatched_events", "Retained events that no sync matches."),
+		relays:       metric("lockstep_relays", "Running relays of this database, by their version.", "version"),
 		gauges: []gauge{
+			bySync("lockstep_sync_relays", "Running relays that serve the sync. A retired sync needs none and is not shown.", func(s outbox.Status) float64 {
+				if s.RetiredAt != nil {
+					return math.NaN()
+				}
+				return float64(len(running(s.Relays)))
+			}),
 			bySync("lockstep_pending", "Deliveries that can be claimed once due.", func(s outbox.Status) float64 { return float64(s.Pending) }),
 			bySync("lockstep_queued", "Deliveries that wait behind an earlier one of their key.", func(s outbox.Status) float64 { return float64(s.Queued) }),
 			bySync("lockstep_retry", "Deliveries that wait for their next attempt.", func(s outbox.Status) float64 { return float64(s.Retry) }),
@@ -149,6 +157,7 @@ func (s *Status) Describe(ch chan<- *prometheus.Desc) {
 	ch <- s.paused
 	ch <- s.scopesPaused
 	ch <- s.unmatched
+	ch <- s.relays
 }
 
 // Collect implements [prometheus.Collector].
@@ -168,6 +177,17 @@ func (s *Status) Collect(ch chan<- prometheus.Metric) {
 	for _, row := range rows {
 		if row.Sync == nil {
 			send(s.unmatched, float64(row.Pending))
+			versions := map[string]float64{}
+			for _, r := range running(row.Relays) {
+				version := ""
+				if r.Version != nil {
+					version = *r.Version
+				}
+				versions[version]++
+			}
+			for version, n := range versions {
+				send(s.relays, n, version)
+			}
 			continue
 		}
 		for _, g := range s.gauges {
@@ -186,4 +206,9 @@ func (s *Status) Collect(ch chan<- prometheus.Metric) {
 			send(s.scopesPaused, n, *row.Sync, kind)
 		}
 	}
+}
+
+// running returns the relays that are running, without those that died or hang.
+func running(relays []outbox.RelaySeen) []outbox.RelaySeen {
+	return slices.DeleteFunc(slices.Clone(relays), func(r outbox.RelaySeen) bool { return !r.Running })
 }

@@ -78,15 +78,25 @@ func TestReportsOfTheRelayAreCounted(t *testing.T) {
 }
 
 func standing() []outbox.Status {
-	court, hold, age := "Court", "throttle", 90*time.Second
+	court, closed, hold, age := "Court", "Closed", "throttle", 90*time.Second
 	at := time.Unix(1_800_000_000, 0)
+	older, newer := "v1.2.2", "v1.2.3"
+	relays := []outbox.RelaySeen{
+		{Name: "a", Version: &older, Running: true},
+		{Name: "b", Version: &newer, Running: true},
+		{Name: "c", Version: &newer, Running: true},
+		{Name: "died", Version: &newer},
+		{Name: "embedded", Running: true},
+	}
 	return []outbox.Status{
 		{
 			Sync: &court, Hold: &hold, Pending: 1, Queued: 2, Retry: 3, Sending: 4, Failed: 5, BlockedKeys: 6, Missed: 7,
 			OldestPendingAge: &age, LastDeliveredAt: &at,
 			ScopeHolds: []outbox.ScopeHold{{Scope: "a.example", Hold: "breaker"}, {Scope: "b.example", Hold: "breaker"}, {Scope: "c.example", Hold: "operator"}},
+			Relays:     relays[2:4],
 		},
-		{Pending: 8},
+		{Sync: &closed, RetiredAt: &at},
+		{Pending: 8, Relays: relays},
 	}
 }
 
@@ -100,7 +110,11 @@ func TestStateOfTheSyncsIsShown(t *testing.T) {
 		`lockstep_sending{sync="Court"} 4`, `lockstep_failed{sync="Court"} 5`, `lockstep_blocked_keys{sync="Court"} 6`, `lockstep_missed_events{sync="Court"} 7`,
 		`lockstep_oldest_pending_age_seconds{sync="Court"} 90`, `lockstep_last_delivered_timestamp_seconds{sync="Court"} 1.8e+09`,
 		`lockstep_sync_paused{kind="throttle",sync="Court"} 1`,
-		`lockstep_scopes_paused{kind="breaker",sync="Court"} 2`, `lockstep_scopes_paused{kind="operator",sync="Court"} 1`, `lockstep_unmatched_events 8`, `lockstep_status_up 1`)
+		`lockstep_scopes_paused{kind="breaker",sync="Court"} 2`, `lockstep_scopes_paused{kind="operator",sync="Court"} 1`, `lockstep_unmatched_events 8`, `lockstep_status_up 1`,
+		`lockstep_relays{version="v1.2.2"} 1`, `lockstep_relays{version="v1.2.3"} 2`, `lockstep_relays{version=""} 1`, `lockstep_sync_relays{sync="Court"} 1`, `lockstep_pending{sync="Closed"} 0`)
+	if name := `lockstep_sync_relays{sync="Closed"}`; strings.Contains(text, name) {
+		t.Errorf("metrics have %s of a retired sync", name)
+	}
 }
 
 func TestScrapesShareOneReading(t *testing.T) {
