@@ -45,6 +45,7 @@ type clerkPages struct {
 	service *Service
 	site    *page.Site
 	log     *slog.Logger
+	zone    *time.Location // of Zone; UTC if there is none
 }
 
 // addPages adds the pages to the API's mux.
@@ -57,7 +58,11 @@ func (a *api) addPages(p Pages) {
 	if err != nil {
 		panic(err) // they are embedded, and a test writes each
 	}
-	c := &clerkPages{Pages: p, service: a.service, site: site, log: a.log}
+	zone, err := time.LoadLocation(p.Zone)
+	if err != nil {
+		zone = time.UTC // a booking in this zone is refused with the reason
+	}
+	c := &clerkPages{Pages: p, service: a.service, site: site, log: a.log, zone: zone}
 	c.handle(a.mux, "GET /{$}", c.list)
 	c.handle(a.mux, "GET /book", c.booking)
 	c.handle(a.mux, "POST /book", c.book)
@@ -121,7 +126,7 @@ func (c *clerkPages) refuse(w http.ResponseWriter, r *http.Request, err error) {
 
 func (c *clerkPages) write(w http.ResponseWriter, r *http.Request, status int, v page.View) {
 	if v.Foot == "" {
-		v.Foot = "As of " + time.Now().UTC().Format("15:04:05 MST") + ". Reload the page to see what is new."
+		v.Foot = "As of " + time.Now().In(c.zone).Format("15:04:05 MST") + ". Reload the page to see what is new."
 	}
 	if err := c.site.Write(w, status, v); err != nil {
 		c.log.LogAttrs(r.Context(), slog.LevelError, "page was not written", slog.String("route", r.Pattern), slog.String("error", err.Error()))

@@ -191,6 +191,13 @@ func TestTheListSaysWhatEachCourtHas(t *testing.T) {
 	c.page(next[1], nil).shows(200, "10 hearings.", "Back to the first")
 }
 
+func TestThePageSaysItsAgeInTheZoneOfTheCourthouse(t *testing.T) {
+	got := open(t).page("/", nil).shows(200).body
+	if !regexp.MustCompile(`As of \d\d:\d\d:\d\d E[SD]T`).MatchString(got) {
+		t.Errorf("the page does not say its age in the zone of New York:\n%s", got)
+	}
+}
+
 func TestWithoutTheRightToReadThePagesSayWhatIsMissing(t *testing.T) {
 	database := pgtest.New(t)
 	writer := openAs(t, database, "")
