@@ -58,7 +58,8 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 			"EXECUTE on maintain", "EXECUTE on sequence_trouble", "EXECUTE on lock_holder", "EXECUTE on clean", "EXECUTE on older_writers", "EXECUTE on like_patterns", "EXECUTE on begin_backfill", "EXECUTE on read_time", "EXECUTE on needed_by", "EXECUTE on escalates_at"),
 		"outbox_operator": read(
 			"UPDATE on delivery.state",
-			"EXECUTE on find_missed", "EXECUTE on repair", "EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire", "EXECUTE on resume_retired", "EXECUTE on set_reference", "EXECUTE on discard_all"),
+			"EXECUTE on find_missed", "EXECUTE on repair", "EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire", "EXECUTE on resume_retired", "EXECUTE on set_reference", "EXECUTE on discard_all",
+			"EXECUTE on read_time", "EXECUTE on needed_by"),
 		"outbox_auditor": read(),
 	}
 	const held = `

@@ -74,7 +74,8 @@ type place struct {
 
 // Apply changes the set that o selects. It begins with the soonest hearing, and changes a
 // page of deliveries in each transaction. If ctx ends, it completes the page that it has
-// begun, and returns a [StoppedError].
+// begun, and returns a [StoppedError]. If the connection breaks, it may return an
+// [UnclearError]. With the same AsOf and without a fingerprint, another Apply goes on.
 func Apply(ctx context.Context, db Beginner, by Actor, o Order) (r Result, err error) {
 	o.pageSize = cmp.Or(o.pageSize, PageSize)
 	if o.Rate > 0 {
@@ -94,8 +95,10 @@ func Apply(ctx context.Context, db Beginner, by Actor, o Order) (r Result, err e
 		return r, nil
 	}
 	if o.Filter.Retired {
-		r.Done, err = discardRetired(ctx, db, by, o)
-		return r, unchanged(err)
+		if r.Done, err = discardRetired(ctx, db, by, o); err != nil {
+			return r, r.after(ctx, err)
+		}
+		return r, nil
 	}
 	if r.Set.Count > int64(o.pageSize) {
 		o.Fingerprint = "" // others may change some deliveries meanwhile; each page leaves those out
@@ -132,16 +135,35 @@ func Apply(ctx context.Context, db Beginner, by Actor, o Order) (r Result, err e
 			r.Done += int64(len(done))
 			if o.Each != nil && len(done) > 0 {
 				if err := o.Each(done); err != nil {
-					return r, err
+					return r, r.after(ctx, err)
 				}
 			}
 		}
 	}
 }
 
+// UnclearError says that the connection broke while a page was committed: nobody can know
+// from here whether it was.
+type UnclearError struct {
+	Result
+	Page  int64 // deliveries of the page
+	cause error
+}
+
+func (e *UnclearError) Error() string {
+	return fmt.Sprintf("%d of %d were %s, perhaps %d more were, and the others were not changed: %v",
+		e.Done, e.Set.Count, e.Set.Action.Did(), e.Page, e.cause)
+}
+
+func (e *UnclearError) Unwrap() error { return e.cause }
+
 // after says in an error what was done before it.
 func (r *Result) after(ctx context.Context, err error) error {
+	unclear, isUnclear := errors.AsType[*UnclearError](err)
 	switch {
+	case isUnclear:
+		unclear.Result = *r
+		return unclear
 	case ctx.Err() != nil:
 		return &StoppedError{*r, context.Cause(ctx)}
 	case r.Done == 0:
@@ -218,7 +240,7 @@ const pageLock = 1869967993
 // page changes those deliveries of a page that are still as they were when they were
 // chosen, and returns them.
 func (o *Order) page(ctx context.Context, db Beginner, by Actor, places []place) (done []Delivery, err error) {
-	err = act(ctx, db, by, func(tx pgx.Tx) error {
+	err = Act(ctx, db, by, func(tx pgx.Tx) error {
 		const wait = `SELECT set_config('lock_timeout', '10s', true), pg_advisory_xact_lock($1)`
 		if _, err := tx.Exec(ctx, wait, pageLock); err != nil {
 			return err
@@ -233,11 +255,17 @@ func (o *Order) page(ctx context.Context, db Beginner, by Actor, places []place)
 		if len(found) == 0 {
 			return nil
 		}
+		if err := o.change(ctx, tx, found, by.Reason); err != nil {
+			return err
+		}
 		done = deliveries(found)
-		return o.change(ctx, tx, found, by.Reason)
+		return nil
 	})
-	if errors.Is(err, errSetChanged) {
+	switch {
+	case errors.Is(err, errSetChanged):
 		return nil, changed(ctx, db, *o)
+	case errors.Is(err, errUnclear):
+		return nil, &UnclearError{Page: int64(len(done)), cause: err}
 	}
 	return done, err
 }
@@ -355,7 +383,7 @@ SELECT outbox.replay(g.sync, g.event_id, $3) FROM unnest($1::text[], $2::uuid[])
 
 // discardRetired gives up all open deliveries of a retired sync, in one transaction.
 func discardRetired(ctx context.Context, db Beginner, by Actor, o Order) (done int64, err error) {
-	err = act(ctx, db, by, func(tx pgx.Tx) error {
+	err = Act(ctx, db, by, func(tx pgx.Tx) error {
 		var (
 			last *place
 			hash int64
@@ -388,8 +416,13 @@ func discardRetired(ctx context.Context, db Beginner, by Actor, o Order) (done i
 		}
 		return tx.QueryRow(ctx, `SELECT outbox.discard_all($1, $2)`, o.Filter.Sync, by.Reason).Scan(&done)
 	})
-	if errors.Is(err, errSetChanged) {
+	switch {
+	case errors.Is(err, errSetChanged):
 		return 0, changed(ctx, db, o)
+	case errors.Is(err, errUnclear):
+		return 0, &UnclearError{Page: done, cause: err}
+	case err != nil:
+		return 0, err
 	}
-	return done, err
+	return done, nil
 }

@@ -30,10 +30,15 @@ type Set struct {
 	// Older counts the events of a key that Replay leaves out, because it sends the newest.
 	Older int64 `json:"older_left_out,omitempty"`
 	// Outdated counts the events that Replay leaves out, because the receiver got a newer one
-	// of their key, or will get it. FirstOutdated is one of them.
+	// of their key, or will get it. FirstOutdated is one of them, and OutdatedKeys are the
+	// first keys, in alphabetical order.
 	Outdated      int64          `json:"outdated_left_out,omitempty"`
+	OutdatedKeys  []string       `json:"outdated_keys,omitempty"`
 	FirstOutdated *OutdatedError `json:"-"`
 }
+
+// MostOutdatedKeys bounds [Set.OutdatedKeys].
+const MostOutdatedKeys = 10
 
 // Group counts the deliveries of a set that have one sync and one error class.
 type Group struct {
@@ -125,7 +130,7 @@ const openConditions = `
 
 const openColumns = `
     SELECT d.sync, d.key, d.event_seq, d.event_id, d.changed_in::text AS life, d.error_class, d.created_at AS at,
-           NULL::timestamptz AS needed_by, 'infinity'::timestamptz AS soonest, d.event_seq AS seq, 0::bigint AS newest_seq`
+           d.needed_by, coalesce(d.needed_by, 'infinity') AS soonest, d.event_seq AS seq, 0::bigint AS newest_seq`
 
 const failedDeliveries = openColumns + `
       FROM outbox.delivery AS d
@@ -145,12 +150,18 @@ const openOfSync = openColumns + `
 const gotIt = `('delivered', 'duplicate', 'accepted')`
 
 // deliveredEvents are the events that were delivered and have no open delivery, without
-// those that were changed after $8.
+// those that were changed after $8. All events of a key have the hearing's time of the
+// newest one, so that pages keep their order.
 const deliveredEvents = `
+    SELECT d.*, coalesce(d.needed_by, 'infinity') AS soonest
+      FROM (
     SELECT l.sync, e.key, e.seq AS event_seq, e.id AS event_id, max(l.id)::text AS life, NULL AS error_class, max(l.at) AS at,
-           NULL::timestamptz AS needed_by, 'infinity'::timestamptz AS soonest, e.seq, max(e.seq) OVER (PARTITION BY l.sync, e.key) AS newest_seq
+           first_value(CASE WHEN s.escalate_at <> '{}' THEN outbox.needed_by(e.type, e.payload, s.escalate_at, s.escalate_zone) END)
+             OVER newest_first AS needed_by,
+           e.seq, max(e.seq) OVER newest_first AS newest_seq
       FROM outbox.delivery_log AS l
       JOIN outbox.event AS e ON e.id = l.event_id
+      JOIN outbox.sync AS s ON s.name = l.sync
      WHERE l.outcome IN ` + gotIt + `
        AND ($1::text = '' OR l.sync = $1)
        AND ($2::text = '' OR l.key = $2)
@@ -159,7 +170,8 @@ const deliveredEvents = `
        AND l.at BETWEEN coalesce($6::timestamptz, '-infinity') AND least($7::timestamptz, $8)
        AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = l.sync AND d.key = e.key AND d.event_id = e.id)
        AND NOT EXISTS (SELECT FROM outbox.delivery_log AS later WHERE later.event_id = l.event_id AND later.sync = l.sync AND later.at > $8)
-     GROUP BY l.sync, e.id`
+     GROUP BY l.sync, s.name, e.id
+    WINDOW newest_first AS (PARTITION BY l.sync, e.key ORDER BY e.seq DESC)) AS d`
 
 // newerEvent finds the newest event of a key that the receiver got, or will get, after
 // event k.newest_seq.
@@ -289,6 +301,7 @@ func (s *Set) leaveOut(ctx context.Context, tx pgx.Tx) error {
       JOIN outdated_key AS o ON o.sync = d.sync AND o.key = d.key
 )
 SELECT (SELECT count(*) FROM outdated) AS outdated,
+       ARRAY(SELECT DISTINCT key FROM outdated ORDER BY key LIMIT $9) AS outdated_keys,
        (SELECT count(*) FROM delivered_event) - (SELECT count(*) FROM outdated) - (SELECT count(*) FROM chosen) AS older,
        o.sync, o.key, o.event_id::text, e.version, o.id::text AS newer_id, o.version AS newer_version, o.delivered, o.state
   FROM (SELECT) AS always
@@ -299,7 +312,7 @@ SELECT (SELECT count(*) FROM outdated) AS outdated,
 		sync, key, event, newer, state *string
 		delivered                      *bool
 	)
-	err := tx.QueryRow(ctx, count, f.args()...).Scan(&s.Outdated, &s.Older, &sync, &key, &event, &out.Version, &newer, &out.NewerVersion, &delivered, &state)
+	err := tx.QueryRow(ctx, count, append(f.args(), MostOutdatedKeys)...).Scan(&s.Outdated, &s.OutdatedKeys, &s.Older, &sync, &key, &event, &out.Version, &newer, &out.NewerVersion, &delivered, &state)
 	if err != nil || s.Outdated == 0 {
 		return err
 	}
@@ -311,15 +324,47 @@ SELECT (SELECT count(*) FROM outdated) AS outdated,
 	return nil
 }
 
-// read lists the first deliveries of the set.
+// read lists the first deliveries of the set, in the order of pages.
 func (s *Set) read(ctx context.Context, tx pgx.Tx, most int) ([]Delivery, error) {
-	list := `-- lockstep: first deliveries of a set
+	return collect[Delivery](ctx, tx, s.list(), append(s.Filter.args(), most)...)
+}
+
+// List reads all deliveries of the set, in the order of pages, and calls each with some of
+// them at a time, which it must not keep. It sees the set that Choose saw if tx is the same transaction, and is
+// REPEATABLE READ.
+func (s *Set) List(ctx context.Context, tx pgx.Tx, each func(some []Delivery) error) error {
+	rows, err := tx.Query(ctx, s.list(), append(s.Filter.args(), nil)...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var some []Delivery
+	for rows.Next() {
+		d, err := pgx.RowToStructByName[Delivery](rows)
+		if err != nil {
+			return err
+		}
+		if some = append(some, d); len(some) == PageSize {
+			if err := each(some); err != nil {
+				return err
+			}
+			some = some[:0]
+		}
+	}
+	if err := rows.Err(); err != nil || len(some) == 0 {
+		return err
+	}
+	return each(some)
+}
+
+// list selects the first $9 deliveries of the set.
+func (s *Set) list() string {
+	return `-- lockstep: list a set
 ` + s.Filter.chosen(s.Action) + `, page AS MATERIALIZED (
     SELECT * FROM chosen AS c ORDER BY c.soonest, c.seq, c.sync LIMIT $9
 )
 SELECT ` + s.columns() + `
  ORDER BY c.soonest, c.seq, c.sync`
-	return collect[Delivery](ctx, tx, list, append(s.Filter.args(), most)...)
 }
 
 // columns are those of a Delivery, and where they come from: the rows c of a CTE page.

@@ -42,7 +42,8 @@ type Filter struct {
 
 	Since     time.Time     // when it failed, or was delivered, at the earliest
 	Within    time.Duration // the same as a duration before AsOf
-	OlderThan time.Duration // when it failed, or was delivered: before AsOf by more than this
+	Until     time.Time     // when it failed, or was delivered, at the latest
+	OlderThan time.Duration // the same as a duration before AsOf
 
 	// All is needed without any other field but Sync. For Replay with a Key, it selects all
 	// events of the key. Without it, only the newest.
@@ -63,7 +64,7 @@ var ErrTooWide = errors.New("this would select everything: choose an event, a ke
 
 // check refuses filters that select more than the person may mean.
 func (f *Filter) check(a Action) error {
-	narrowed := f.Key != "" || f.Event != "" || f.Class != "" || f.Error != "" || !f.Since.IsZero() || f.Within != 0 || f.OlderThan != 0
+	narrowed := f.Key != "" || f.Event != "" || f.Class != "" || f.Error != "" || !f.Since.IsZero() || f.Within != 0 || !f.Until.IsZero() || f.OlderThan != 0
 	switch {
 	case a != Requeue && a != Discard && a != Replay:
 		return fmt.Errorf("there is no action %q: want requeue, discard or replay", a)
@@ -93,6 +94,9 @@ func (f *Filter) bounds() (since, until *time.Time) {
 	}
 	if f.Within != 0 {
 		since = new(f.AsOf.Add(-f.Within))
+	}
+	if !f.Until.IsZero() {
+		until = &f.Until
 	}
 	if f.OlderThan != 0 {
 		until = new(f.AsOf.Add(-f.OlderThan))

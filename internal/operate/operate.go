@@ -11,8 +11,11 @@ package operate
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Beginner is a pool or a connection. Its login is a member of outbox_operator.
@@ -23,16 +26,27 @@ type Beginner interface {
 // Actor is the person who acts, and the reason. Both are written to the delivery log.
 type Actor struct{ Name, Reason string }
 
-// act runs do in one transaction on behalf of a person.
-func act(ctx context.Context, db Beginner, by Actor, do func(pgx.Tx) error) error {
+// errUnclear says that the connection broke during COMMIT.
+var errUnclear = errors.New("it is not known whether the transaction was committed")
+
+// Act runs do in one transaction on behalf of a person. The database writes the name and
+// the reason into the log.
+func Act(ctx context.Context, db Beginner, by Actor, do func(pgx.Tx) error) error {
+	isDone := false
 	// Not the login's default: outbox.discard must see the newest claims of relays.
-	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, db, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		const settings = `SELECT set_config('lockstep.actor', $1, true), set_config('lockstep.reason', $2, true)`
 		if _, err := tx.Exec(ctx, settings, by.Name, by.Reason); err != nil {
 			return err
 		}
-		return do(tx)
+		err := do(tx)
+		isDone = err == nil
+		return err
 	})
+	if refusal, ok := errors.AsType[*pgconn.PgError](err); err != nil && isDone && (!ok || refusal.SeverityUnlocalized != "ERROR") {
+		return fmt.Errorf("%w: %w", errUnclear, err)
+	}
+	return err
 }
 
 // collect reads rows as values of T, whose fields are named like the columns.

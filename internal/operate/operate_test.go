@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
@@ -129,6 +131,7 @@ func TestASetIsWhatTheFilterSelects(t *testing.T) {
 		"error, literally": {Filter{Error: "100%_", Sync: "Court"}, []string{h2}, `failed deliveries to Court with "100%_" in the error`},
 		"error, no match":  {Filter{Error: "is%missing"}, nil, `failed deliveries with "is%missing" in the error, to any sync`},
 		"within":           {Filter{Within: 30 * time.Minute, Sync: "Court"}, []string{h2, h3}, "failed deliveries to Court that failed since "},
+		"until":            {Filter{Until: time.Now().Add(-30 * time.Minute), Sync: "Court"}, []string{h1}, "failed deliveries to Court that failed before "},
 		"older":            {Filter{OlderThan: 30 * time.Minute, Sync: "Court"}, []string{h1}, "failed deliveries to Court that failed before "},
 	} {
 		s := c.choose(Requeue, test.filter)
@@ -297,6 +300,66 @@ func TestPagesChangeEachDeliveryOnce(t *testing.T) {
 	}
 }
 
+// hearing writes an event about a hearing at a time.
+func (c *court) hearing(key, at string) string {
+	c.T.Helper()
+	return outboxtest.One[string](c.Session, `INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, jsonb_build_object('at', $2::text)) RETURNING id::text`, key, at)
+}
+
+func TestTheSoonestHearingIsFirst(t *testing.T) {
+	t.Parallel()
+	c := newCourt(t)
+	c.Do(`UPDATE outbox.sync SET escalate_at = '{at}'`)
+	var want []string
+	for _, h := range []struct{ key, at string }{{"H-3", "2027-03-01"}, {"H-0", "unknown"}, {"H-1", "2027-01-01"}, {"H-2", "2027-02-01"}} {
+		event := c.hearing(h.key, h.at)
+		c.fail(event, "permanent", "x")
+		want = append(want, event)
+	}
+	want = []string{want[2], want[3], want[0], want[1]}
+	var got []string
+	page := func(page []Delivery) error { got = append(got, ids(page)...); return nil }
+	s := c.choose(Requeue, Filter{All: true})
+	if !slices.Equal(ids(s.First), want) || s.SoonestNeededBy == nil || s.SoonestNeededBy.UTC().Format(time.DateOnly) != "2027-01-01" {
+		t.Errorf("listed %s, want %s; the soonest is %s", ids(s.First), want, s.SoonestNeededBy)
+	}
+	c.apply(Order{Action: Requeue, Filter: Filter{All: true}, pageSize: 1, Each: page})
+	if !slices.Equal(got, want) {
+		t.Errorf("requeued in the order %s, want %s", got, want)
+	}
+
+	// A replay is sent after everything else of its key, so the order of a key's events
+	// matters more than their times.
+	for _, event := range want {
+		c.deliver(event)
+	}
+	earlier := c.hearing("H-3", "2027-01-15")
+	c.deliver(earlier)
+	got = nil
+	c.apply(Order{Action: Replay, Filter: Filter{All: true}, pageSize: 1, Each: page})
+	if want := []string{want[0], want[2], earlier, want[1], want[3]}; !slices.Equal(got, want) {
+		t.Errorf("replayed in the order %s, want %s", got, want)
+	}
+}
+
+func TestListReadsTheWholeSet(t *testing.T) {
+	t.Parallel()
+	c := newCourt(t)
+	c.Do(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'H-' || n, '{}' FROM generate_series(1, 1200) AS n`)
+	c.Past(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity'`)
+	var pages []int
+	err := pgx.BeginTxFunc(t.Context(), c.maria, snapshot, func(tx pgx.Tx) error {
+		s, err := Choose(t.Context(), tx, Requeue, Filter{All: true})
+		if err != nil {
+			return err
+		}
+		return s.List(t.Context(), tx, func(some []Delivery) error { pages = append(pages, len(some)); return nil })
+	})
+	if err != nil || !slices.Equal(pages, []int{1000, 200}) {
+		t.Errorf("%d, %v", pages, err)
+	}
+}
+
 func TestApplyThatIsStoppedCompletesItsPage(t *testing.T) {
 	t.Parallel()
 	c := newCourt(t)
@@ -358,8 +421,39 @@ func TestAnErrorInALaterPageSaysWhatWasDone(t *testing.T) {
 	}
 	c.Do(`GRANT UPDATE (state) ON outbox.delivery TO outbox_operator`)
 	o.Each = func([]Delivery) error { return enough }
-	if _, err := Apply(t.Context(), c.maria, Actor{"maria", "x"}, o); !errors.Is(err, enough) {
+	if _, err := Apply(t.Context(), c.maria, Actor{"maria", "x"}, o); !errors.Is(err, enough) || !strings.Contains(err.Error(), "2 of 2 were requeued") {
 		t.Error(err)
+	}
+}
+
+// A page may be committed although its answer does not come.
+func TestACommitWithoutAnAnswerIsUnclear(t *testing.T) {
+	t.Parallel()
+	for _, action := range []Action{Requeue, Discard} {
+		c := newCourt(t)
+		for n := range 6 {
+			c.failed(fmt.Sprint("H-", n), "permanent", "x")
+		}
+		c.Do(`CREATE FUNCTION break() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END'`)
+		f := Filter{All: true}
+		breaks := func() {
+			c.Do(`CREATE CONSTRAINT TRIGGER break AFTER INSERT ON outbox.delivery_log DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION break()`)
+		}
+		want := "4 of 6 were requeued, perhaps 2 more were, and the others were not changed"
+		if action == Discard {
+			c.Do(`SELECT outbox.retire('Court', 'closed')`)
+			f, want = Filter{Sync: "Court", Retired: true}, "0 of 6 were discarded, perhaps 6 more were"
+			breaks()
+		}
+		o := Order{Action: action, Filter: f, pageSize: 4, Each: func([]Delivery) error {
+			if action == Requeue {
+				breaks()
+			}
+			return nil
+		}}
+		if _, err := Apply(t.Context(), c.maria, Actor{"maria", "x"}, o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
 	}
 }
 
@@ -393,7 +487,7 @@ func TestAReplayThatWouldUndoANewerEventIsRefused(t *testing.T) {
 	// In a set of many keys, those that would be undone are left out.
 	h2 := c.delivered("H-2", 1)
 	s := c.choose(Replay, Filter{All: true})
-	if !slices.Equal(ids(s.First), []string{h2}) || s.Outdated != 2 || s.FirstOutdated.NewerEventID != v3 {
+	if !slices.Equal(ids(s.First), []string{h2}) || s.Outdated != 2 || s.FirstOutdated.NewerEventID != v3 || !slices.Equal(s.OutdatedKeys, []string{"H-1"}) {
 		t.Errorf("selected %s, left out %d", ids(s.First), s.Outdated)
 	}
 	// Also if the newer event came after the set was read.

@@ -95,7 +95,7 @@ func LiftPause(ctx context.Context, db Beginner, by Actor, sync, scope, seen str
 const pauseLock = 1869967992
 
 func changePause(ctx context.Context, db Beginner, by Actor, sync, scope, seen string, change func(pgx.Tx) error) error {
-	return act(ctx, db, by, func(tx pgx.Tx) error {
+	return Act(ctx, db, by, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, pauseLock); err != nil {
 			return err
 		}

@@ -31,6 +31,6 @@ GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[]), outbox.older_writers(), 
     outbox.escalates_at(text, timestamptz, timestamptz, interval, interval) TO outbox_relay;
 
 GRANT UPDATE (state) ON outbox.delivery TO outbox_operator;
-GRANT EXECUTE ON FUNCTION outbox.find_missed(bigint, int), outbox.repair(int, text) TO outbox_operator;
+GRANT EXECUTE ON FUNCTION outbox.find_missed(bigint, int), outbox.repair(int, text), outbox.read_time(jsonb, text), outbox.needed_by(text, jsonb, text[], text) TO outbox_operator;
 GRANT EXECUTE ON FUNCTION outbox.requeue(text, text, uuid, text), outbox.discard(text, uuid, text), outbox.discard_all(text, text), outbox.replay(text, uuid, text),
     outbox.pause(text, text, timestamptz, text), outbox.resume(text, text, text), outbox.retire(text, text), outbox.resume_retired(text, text), outbox.set_reference(text, text, text, text, text, jsonb) TO outbox_operator;
