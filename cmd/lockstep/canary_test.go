@@ -443,6 +443,7 @@ func (c *canaryWorld) lookAtCommands(program, address string, events []string) {
 		"ref":     {""},
 		"sync":    {""},
 
+		"changes":        {"", "--limit 1"},
 		"config check":   {""},
 		"config print":   {"", "--defaults"},
 		"config schema":  {""},

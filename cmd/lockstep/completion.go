@@ -36,6 +36,7 @@ func (a *app) completion(c *cobra.Command) {
 		"type":           a.eventTypes,
 		"class":          oneOf("conflict", "crash", "mapping", "permanent", "transient", "unknown"),
 		"outcome":        oneOf(outcomes()...),
+		"action":         oneOf(actions()...),
 		"from":           oneOf("beginning", "now"),
 		"output":         oneOf("table", "json", "jsonl"),
 		"log-format":     oneOf("text", formatJSON),

@@ -79,10 +79,9 @@ type logFilter struct {
 
 // outcomes are the words that --outcome takes.
 func outcomes() []string {
-	return []string{
+	return append([]string{
 		"delivered", "duplicate", "accepted", "filtered", "retry", "failed", "unknown", "lease_lost", "superseded",
-		"requeued", "replayed", "discarded", "paused", "resumed", "retired", "sync_changed", "reference_set",
-	}
+	}, actions()...)
 }
 
 func (f *logFilter) check() error {

@@ -238,4 +238,60 @@ func TestChangesSayWhoDidWhat(t *testing.T) {
 	if c, err := ReadChanges(t.Context(), h.auditor, ChangeFilter{After: c.List[1].ID}); err != nil || len(c.List) != 1 || c.List[0].Outcome != "resumed" {
 		t.Errorf("%v: got %+v", err, c.List)
 	}
+	for action, want := range map[string]int{"requeued": 2, "paused": 1, "discarded": 0} {
+		if c, err := ReadChanges(t.Context(), h.auditor, ChangeFilter{Action: action}); err != nil || len(c.List) != want {
+			t.Errorf("%s: %v: got %+v", action, err, c.List)
+		}
+	}
+	paused := c.List[1].At
+	for name, test := range map[string]struct {
+		filter ChangeFilter
+		want   int
+	}{"since": {ChangeFilter{Since: paused}, 2}, "until": {ChangeFilter{Until: paused}, 2}} {
+		if c, err := ReadChanges(t.Context(), h.auditor, test.filter); err != nil || len(c.List) != test.want {
+			t.Errorf("%s: %v: got %+v", name, err, c.List)
+		}
+	}
+}
+
+func TestChangesAreReadInParts(t *testing.T) {
+	t.Parallel()
+	h := newHearing(t)
+	const row = `INSERT INTO outbox.delivery_log (sync, event_id, key, outcome, actor, reason) `
+	h.Past(row + `SELECT 'Court', gen_random_uuid(), 'old', 'discarded', 'ops/jo', 'x' FROM generate_series(1, 3)`)
+	h.Past(row+`SELECT 'Court', gen_random_uuid(), 'K-' || n, 'requeued', 'ops/maria', 'again' FROM generate_series(1, $1) AS n`, mostRows+5)
+	read := func(f ChangeFilter) Changes {
+		t.Helper()
+		c, err := ReadChanges(t.Context(), h.auditor, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	all := read(ChangeFilter{})
+	if len(all.List) != 1 || all.List[0].Rows != mostRows || !all.List[0].Cut || all.Older == 0 || len(all.List[0].Keys) != mostKeys {
+		t.Fatalf("got %+v", all)
+	}
+	all.Continue(read(ChangeFilter{Before: all.Older}))
+	if len(all.List) != 2 || all.List[0].Rows != mostRows+5 || all.List[0].Cut || all.List[1].Rows != 3 || all.Older != 0 {
+		t.Errorf("got %+v", all)
+	}
+	// A read that selects nothing says where to continue.
+	jo := read(ChangeFilter{Person: "jo"})
+	if len(jo.List) != 0 || jo.Older == 0 {
+		t.Errorf("got %+v", jo)
+	}
+	jo.Continue(read(ChangeFilter{Person: "jo", Before: jo.Older}))
+	if len(jo.List) != 1 || jo.Older != 0 {
+		t.Errorf("got %+v", jo)
+	}
+
+	h.Past(row+`SELECT 'Court', NULL, NULL, 'paused', 'ops/jo', 'x' FROM generate_series(1, $1)`, MostChanges+1)
+	page := read(ChangeFilter{})
+	if len(page.List) != MostChanges || page.Older != page.List[MostChanges-1].ID || page.List[MostChanges-1].Cut {
+		t.Errorf("%d changes, older than %d", len(page.List), page.Older)
+	}
+	if next := read(ChangeFilter{Before: page.Older}); next.List[0].Outcome != "paused" || next.List[1].Outcome != "requeued" {
+		t.Errorf("got %+v", next.List)
+	}
 }
