@@ -14,7 +14,7 @@ type Previewer interface {
 type Preview struct {
 	Method      string            // such as PUT, or SIU^S12
 	URL         string            // credentials in its query are masked; or another address, such as mllp://clinic.example.org:2575
-	Headers     map[string]string // by canonical name; credentials are masked
+	Headers     map[string]string // by name, spelt as it is sent; credentials are masked
 	ContentType string
 	Body        []byte
 	Skipped     string // as [Receipt.Skipped]

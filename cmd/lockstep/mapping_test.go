@@ -249,7 +249,7 @@ func TestMapShowsHeadersOfEveryKind(t *testing.T) {
 		},
 		"ClinicCalendarSync": {
 			"Accept": "text/xml, application/soap+xml", "Content-Type": "text/xml; charset=utf-8", "Idempotency-Key": `"e-1"`, "User-Agent": "Lockstep",
-			"Authorization": "Basic ***", "Soapaction": `"urn:notify"`,
+			"Authorization": "Basic ***", "SOAPAction": `"urn:notify"`,
 			"Traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 		},
 	} {

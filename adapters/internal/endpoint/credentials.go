@@ -84,13 +84,22 @@ func tokenTime(a adapters.Credentials) time.Duration {
 }
 
 // authHeaders are the canonical names of the headers that a sets.
-func authHeaders(a adapters.Credentials) (names []string) {
+func authHeaders(a adapters.Credentials) []string {
+	names := authNames(a)
+	for i, name := range names {
+		names[i] = http.CanonicalHeaderKey(name)
+	}
+	return names
+}
+
+// authNames are the names of the headers that a sets, as they are configured.
+func authNames(a adapters.Credentials) (names []string) {
 	for _, c := range all(a) {
 		if c.Header != "" {
-			names = append(names, http.CanonicalHeaderKey(c.Header))
+			names = append(names, c.Header)
 		}
 		for name := range c.Headers {
-			names = append(names, http.CanonicalHeaderKey(name))
+			names = append(names, name)
 		}
 	}
 	return names

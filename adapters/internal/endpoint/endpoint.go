@@ -1,9 +1,11 @@
 package endpoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -48,6 +50,7 @@ type Endpoint struct {
 	guarded *exchange.Client // for hosts that data names
 	hosts   hosts
 	headers []header
+	spelled map[string]string // as in [exchange.Request]
 	parse   func(field string, headers map[string]adapters.Secret) ([]header, error)
 	auth    []authorizer
 	longest time.Duration
@@ -77,6 +80,7 @@ func New(o Options) (*Endpoint, error) {
 	var err error
 	e.headers, err = o.parseHeaders("", o.Headers)
 	check(err)
+	e.spelled = spelling(slices.Concat([]string{"SOAPAction"}, slices.Collect(maps.Keys(o.Headers)), authNames(o.Auth)))
 	networks, err := parseNetworks(o.Allow.Networks)
 	check(err)
 	e.hosts, err = parseHosts(o)
@@ -143,6 +147,7 @@ func (e *Endpoint) request(method string, to *URL, v *placeholder.Values, h http
 		URL:     u,
 		Target:  to.Target(),
 		Header:  h,
+		Spelled: e.spelled,
 		Body:    body,
 		Payload: v.Msg.Body,
 		Key:     v.Msg.Key,
@@ -165,7 +170,7 @@ func (e *Endpoint) Preview(r exchange.Request) adapters.Preview {
 	}
 	p := adapters.Preview{Method: r.Method, URL: adapters.MaskQuery(r.URL.String()), Headers: map[string]string{}, ContentType: r.Header.Get("Content-Type"), Body: r.Body}
 	for name, values := range r.Header {
-		p.Headers[name] = strings.Join(values, ", ")
+		p.Headers[cmp.Or(e.spelled[name], name)] = strings.Join(values, ", ")
 	}
 	return p
 }

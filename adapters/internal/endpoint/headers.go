@@ -84,6 +84,19 @@ func (o Options) parseHeaders(field string, configured map[string]adapters.Secre
 	return headers, errors.Join(errs...)
 }
 
+// spelling returns the names that are sent in another spelling than the canonical one, by
+// the canonical one. User-Agent is not among them: net/http sends one of its own if it finds
+// none.
+func spelling(names []string) map[string]string {
+	spelled := map[string]string{}
+	for _, name := range names {
+		if canonical := http.CanonicalHeaderKey(name); canonical != name && canonical != "User-Agent" {
+			spelled[canonical] = name
+		}
+	}
+	return spelled
+}
+
 // With returns an Endpoint that sends further headers, or the same ones with other values. An
 // empty value leaves a header out.
 // It shares its connections and tokens with e, which the caller closes. field is put
@@ -97,6 +110,8 @@ func (e *Endpoint) With(field string, headers map[string]adapters.Secret) (*Endp
 	with.headers = slices.DeleteFunc(slices.Clone(e.headers), func(h header) bool {
 		return slices.ContainsFunc(more, func(m header) bool { return m.name == h.name })
 	})
+	with.spelled = maps.Clone(e.spelled)
+	maps.Copy(with.spelled, spelling(slices.Collect(maps.Keys(headers))))
 	for _, h := range more {
 		if h.value.Text() != "" {
 			with.headers = append(with.headers, h)

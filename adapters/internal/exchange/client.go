@@ -95,6 +95,10 @@ type Request struct {
 	Header http.Header // not changed
 	Body   []byte      // not changed
 
+	// Spelled has, by canonical name, the names of headers that are sent in another
+	// spelling. It has no name that net/http looks for.
+	Spelled map[string]string
+
 	// Payload has, as JSON, the values that a text from the answer must not repeat,
 	// except Key, which every log names.
 	Payload []byte
@@ -150,6 +154,16 @@ func (r Request) build(ctx context.Context) *http.Request {
 		ProtoMajor:    1,
 		ProtoMinor:    1,
 	}).WithContext(ctx)
+	respell := func(canonical, spelled string) {
+		if values, ok := req.Header[canonical]; ok {
+			delete(req.Header, canonical)
+			req.Header[spelled] = values
+		}
+	}
+	req.Header = maps.Clone(header)
+	for canonical, spelled := range r.Spelled {
+		respell(canonical, spelled)
+	}
 	if len(r.Body) > 0 {
 		// net/http knows that this type does not block, and writes header and body at
 		// once. GetBody stays nil, so net/http cannot get the body again.
@@ -158,12 +172,8 @@ func (r Request) build(ctx context.Context) *http.Request {
 	}
 	// Without a body only this header decides, and net/http looks for its canonical
 	// name. On the wire, the case of a name does not matter (RFC 9110, 5.1).
-	req.Header = maps.Clone(header)
 	for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
-		if values, ok := req.Header[name]; ok {
-			delete(req.Header, name)
-			req.Header[strings.ToLower(name)] = values
-		}
+		respell(name, strings.ToLower(name))
 	}
 	return req
 }
