@@ -41,8 +41,8 @@ where, and nothing changes. Otherwise conditions, mappings, adapters with
 their credentials and routes, retry and limits take effect with the next
 delivery. The log names changes that need a restart or lockstep sync apply.
 
-The relay serves health (/livez, /readyz) and metrics (/metrics) at listen. An
-empty listen turns them off. The login needs the role outbox_relay.`,
+The relay serves the console (/), health (/livez, /readyz) and metrics (/metrics)
+at listen. An empty listen turns them off. The login needs the role outbox_relay.`,
 		Example: `  lockstep run
   lockstep run --config court.yaml --log-format json`,
 		Args: cobra.NoArgs,
@@ -111,13 +111,19 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 		if err != nil {
 			return err
 		}
-		server := telemetry.Serve(l, metrics.Handler(r.Ready), log)
+		pages, closePages, err := a.console(context.WithoutCancel(ctx), f, url, l.Addr())
+		if err != nil {
+			_ = l.Close()
+			return err
+		}
+		defer closePages()
+		server := telemetry.Serve(l, withConsole(metrics.Handler(r.Ready), pages.Handler()), log)
 		defer func() {
 			if err := server.Close(); err != nil {
 				log.WarnContext(ctx, "health and metrics did not stop cleanly", "error", err)
 			}
 		}()
-		log.InfoContext(ctx, "serving health and metrics", "address", l.Addr().String())
+		log.InfoContext(ctx, "serving the console, health and metrics", "address", l.Addr().String())
 	}
 	reload := &reloader{files: files, app: a, relay: r, store: store, metrics: metrics, log: log, started: f, url: url, current: f}
 	reloading, stop := context.WithCancel(ctx)

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/http"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/spf13/cobra"
+
+	"github.com/hms-mkt/lockstep/internal/config"
+	"github.com/hms-mkt/lockstep/internal/console"
+	"github.com/hms-mkt/lockstep/internal/telemetry"
+	"github.com/hms-mkt/lockstep/outbox"
+)
+
+func (a *app) consoleCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "console",
+		Short: "Serve the pages about the syncs until stopped, without a relay",
+		Long: `Serve the pages about the syncs until stopped, at the address listen of the
+configuration. lockstep run serves the same pages. Use this command on a machine
+that runs no relay, for example with the URL of a standby.
+
+The login needs the role outbox_auditor.`,
+		Example: `  lockstep console
+  lockstep console --config court.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, err := a.load()
+			if err != nil {
+				return err
+			}
+			url, err := a.url(f)
+			if err != nil {
+				return err
+			}
+			return a.serveConsole(cmd.Context(), f, url)
+		},
+	}
+}
+
+// serveConsole serves the pages alone until ctx ends.
+func (a *app) serveConsole(ctx context.Context, f *config.File, url string) error {
+	if f.Listen == "" {
+		return usagef("listen is empty: name the address of the pages, such as listen: 127.0.0.1:9464")
+	}
+	l, err := listen(ctx, f.Listen)
+	if err != nil {
+		return err
+	}
+	pages, closePages, err := a.console(ctx, f, url, l.Addr())
+	if err != nil {
+		_ = l.Close()
+		return err
+	}
+	defer closePages()
+	server := telemetry.Serve(l, pages.Handler(), a.log)
+	a.log.InfoContext(ctx, "serving the console", "address", l.Addr().String())
+	<-ctx.Done()
+	return server.Close()
+}
+
+// console prepares the pages that are served at an address. Call the function that it
+// returns when they are served no more.
+func (a *app) console(ctx context.Context, _ *config.File, url string, address net.Addr) (*console.Console, func(), error) {
+	pool, err := readPool(ctx, url)
+	if err != nil {
+		return nil, nil, err
+	}
+	tcp, ok := address.(*net.TCPAddr)
+	pages, err := console.New(console.Config{Read: pool, Loopback: ok && tcp.IP.IsLoopback(), Version: thisBuild().Version, Log: a.log})
+	if err != nil {
+		pool.Close()
+		return nil, nil, err
+	}
+	return pages, pool.Close, nil
+}
+
+// withConsole serves the pages at all addresses that health and metrics do not have.
+func withConsole(metrics, pages http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	for _, path := range []string{"/livez", "/readyz", "/metrics"} {
+		mux.Handle(path, metrics)
+	}
+	mux.Handle("/", pages)
+	return mux
+}
+
+// consoleConnections is how many connections the pages use at most.
+const consoleConnections = 3
+
+// readPool prepares the connections of the pages. The first page connects.
+func readPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
+	c, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, usagef("the database URL cannot be used: want postgres://user@host:5432/database, or keywords such as host=… dbname=…")
+	}
+	c.MaxConns = consoleConnections
+	c.ConnConfig.ConnectTimeout = connectTimeout
+	c.ConnConfig.RuntimeParams["application_name"] = "lockstep console"
+	outbox.UseFormats(c.ConnConfig)
+	c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // suits any pooler
+	return pgxpool.NewWithConfig(ctx, c)
+}

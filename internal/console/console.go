@@ -1,0 +1,212 @@
+package console
+
+import (
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/internal/page"
+)
+
+// Config are the settings of the pages.
+type Config struct {
+	Read       *pgxpool.Pool  // of a login in outbox_auditor
+	Operate    *pgxpool.Pool  // of a login in outbox_operator; nil: there are no actions
+	Zone       *time.Location // of the times on the pages; default UTC
+	Users      []User         // who may log in with a token
+	UserHeader string         // the header in which a proxy names the person; empty: none
+	Proxies    []netip.Prefix // the addresses from which UserHeader counts
+	Operators  []string       // names in UserHeader that may operate
+	Loopback   bool           // only this machine can reach the pages
+	Secure     bool           // browsers reach the pages by HTTPS only
+	Version    string         // of this program
+	Log        *slog.Logger
+}
+
+// User is a person who may log in.
+type User struct {
+	Name  string
+	Token adapters.Secret
+	May   May
+}
+
+// May is what a person may do.
+type May int
+
+// What a person may do. Who may operate may also read.
+const (
+	Read May = iota
+	Operate
+)
+
+// Console serves the pages. It is safe for concurrent use.
+type Console struct {
+	Config
+	site *page.Site
+	mux  *http.ServeMux
+}
+
+//go:embed pages/*.html
+var pageFiles embed.FS
+
+// New prepares the pages. It reads nothing from the database yet.
+func New(config Config) (*Console, error) {
+	c := &Console{Config: config, mux: http.NewServeMux()}
+	if c.Zone == nil {
+		c.Zone = time.UTC
+	}
+	files, err := fs.Sub(pageFiles, "pages")
+	if err != nil {
+		return nil, err
+	}
+	if c.site, err = page.NewSite("Lockstep", navigation, files, c.functions()); err != nil {
+		return nil, err
+	}
+	for _, r := range c.routes() {
+		c.handle(r.pattern, r.needs, r.answer)
+	}
+	c.handle("/", Read, unknown)
+	c.mux.HandleFunc(page.StylePattern, page.Style)
+	return c, nil
+}
+
+// Handler serves the pages.
+func (c *Console) Handler() http.Handler { return c.mux }
+
+// visitor is the person who asks for a page.
+type visitor struct {
+	Name string // empty: not known
+	May  May
+}
+
+// handler answers a request with a page. The page of an error is written by its caller.
+type handler func(w http.ResponseWriter, r *http.Request, v visitor) error
+
+// maxBody bounds the form of a request.
+const maxBody = 64 << 10
+
+// handle answers requests for a page of visitors who may do what it needs. It refuses
+// forms of other sites.
+func (c *Console) handle(pattern string, needs May, h handler) {
+	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		page.SecurityHeaders(w.Header())
+		v, err := c.visitor(r)
+		if err == nil {
+			err = c.allow(v, needs)
+		}
+		if err == nil {
+			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+			err = h(w, r, v)
+		}
+		if err != nil {
+			c.refuse(w, r, err)
+		}
+	})
+	own := http.NewCrossOriginProtection()
+	own.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		page.SecurityHeaders(w.Header())
+		c.refuse(w, r, refusal{http.StatusForbidden, "This was refused", "The form was sent by another site, so nothing was changed. Open the page here and send it again."})
+	}))
+	c.mux.Handle(pattern, own.Handler(answer))
+}
+
+// visitor returns who sent the request, or why it is refused.
+func (c *Console) visitor(r *http.Request) (visitor, error) {
+	if !c.Loopback {
+		return visitor{}, refusal{http.StatusForbidden, "This was refused", "These pages can be reached from other machines, so they need to know who you are: configure console.users or console.user_header."}
+	}
+	// A foreign name may be made to point to this machine, so that another site's script reads the pages.
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	if ip := net.ParseIP(strings.Trim(host, "[]")); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return visitor{}, refusal{http.StatusForbidden, "This was refused", fmt.Sprintf("Without a login, these pages are only served as localhost, not as %s.", strconv.Quote(adapters.Clean(host, 100)))}
+	}
+	return visitor{May: Read}, nil
+}
+
+// allow refuses a visitor who may not do what the page needs.
+func (c *Console) allow(v visitor, needs May) error {
+	switch {
+	case needs == Read:
+		return nil
+	case c.Operate == nil:
+		return refusal{http.StatusForbidden, "There are no actions here", "This program has no login of the database that may act: configure console.operator_url, or use the command line."}
+	case v.Name == "":
+		return refusal{http.StatusForbidden, "You are not known", "The log names the person who acts, so actions need a login: configure console.users or console.user_header."}
+	case v.May < needs:
+		return refusal{http.StatusForbidden, "You may only read", fmt.Sprintf("%s may read these pages, but may not act.", v.Name)}
+	}
+	return nil
+}
+
+// refusal is an error with the page that says it.
+type refusal struct {
+	status int
+	title  string
+	says   string // one sentence or two
+}
+
+func (r refusal) Error() string { return r.says }
+
+// unknown answers requests for which there is no page.
+func unknown(_ http.ResponseWriter, r *http.Request, _ visitor) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return refusal{http.StatusMethodNotAllowed, "This was refused", "Nothing can be changed at this address."}
+	}
+	return refusal{http.StatusNotFound, "No such page", "There is no page with this address. Check the link, or begin with the overview."}
+}
+
+// refuse writes a page that says why there is no other page.
+func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	said, ok := errors.AsType[refusal](err)
+	if !ok {
+		said = databaseRefusal(err)
+		c.Log.LogAttrs(r.Context(), slog.LevelWarn, "a page could not be read",
+			slog.String("route", r.Pattern), slog.String("error", adapters.Clean(err.Error(), 500)))
+	}
+	if said.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "5")
+	}
+	c.write(w, r, said.status, page.View{Page: "refused", Title: said.title, Data: said.says})
+}
+
+// databaseRefusal says what an error of the database means for the reader of a page.
+func databaseRefusal(err error) refusal {
+	says := "The database does not answer. Reload the page in a moment; the log of this program has the reason."
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch pgErr.Code {
+		case "57014":
+			says = "The database took too long to answer. Reload the page in a moment."
+		case "42501":
+			says = "The login of this program may not read this. It needs the role outbox_auditor, which an administrator grants."
+		case "3F000", "42P01", "42703", "42883":
+			says = "The schema of the database does not fit this program. Run lockstep migrate status on the machine of the relay."
+		}
+	}
+	return refusal{http.StatusServiceUnavailable, "This cannot be shown now", says}
+}
+
+// write writes a page. Its foot says when that was, unless it says something else.
+func (c *Console) write(w http.ResponseWriter, r *http.Request, status int, v page.View) {
+	if v.Foot == "" {
+		v.Foot = "As of " + time.Now().In(c.Zone).Format("15:04:05 MST") + "."
+	}
+	if err := c.site.Write(w, status, v); err != nil {
+		c.Log.LogAttrs(r.Context(), slog.LevelError, "a page could not be written", slog.String("route", r.Pattern), slog.String("error", err.Error()))
+		http.Error(w, "the page could not be written", http.StatusInternalServerError)
+	}
+}

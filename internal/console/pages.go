@@ -1,0 +1,57 @@
+package console
+
+import (
+	"html/template"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/hms-mkt/lockstep/internal/inspect"
+	"github.com/hms-mkt/lockstep/internal/page"
+)
+
+// navigation is on top of every page.
+var navigation = []page.Link{
+	{URL: "/", Text: "Overview"},
+}
+
+// route is the address of a page, and what a visitor needs to see it.
+type route struct {
+	pattern string
+	needs   May
+	answer  handler
+}
+
+// routes are all pages.
+func (c *Console) routes() []route {
+	return []route{
+		{"GET /{$}", Read, c.overview},
+	}
+}
+
+// functions are what templates can call, in addition to those of package page. Times are
+// in the zone of the console.
+func (c *Console) functions() template.FuncMap {
+	return template.FuncMap{
+		"time":     func(at time.Time) template.HTML { return page.Time(at.In(c.Zone)) },
+		"timeNear": func(at, now time.Time) template.HTML { return page.TimeNear(at.In(c.Zone), now) },
+		"sentence": c.sentence,
+		"keyURL":   keyURL,
+	}
+}
+
+// sentence writes a sentence with its times.
+func (c *Console) sentence(s inspect.Sentence) template.HTML {
+	var b strings.Builder
+	for _, p := range s {
+		if p.Time.IsZero() {
+			b.WriteString(template.HTMLEscapeString(p.Text))
+			continue
+		}
+		b.WriteString(string(page.Time(p.Time.In(c.Zone))))
+	}
+	return template.HTML(b.String()) // its texts are escaped
+}
+
+// keyURL is the address of the story of a key.
+func keyURL(key string) string { return "/key/" + url.PathEscape(key) }
