@@ -448,6 +448,7 @@ func (c *canaryWorld) lookAtCommands(program, address string, events []string) {
 		"config print":   {"", "--defaults"},
 		"config schema":  {""},
 		"discard":        {"--all --dry-run", "--event " + events[4] + " --reason entered-by-hand"},
+		"doctor":         {""},
 		"explain":        {events[0], events[5]},
 		"healthcheck":    {"", "--url http://" + address + "/readyz", "--url http://user:x@127.0.0.1:1"},
 		"log":            {"--limit 100000", "--key H-1", "--event " + events[0]},

@@ -93,6 +93,9 @@ func (s exampleShell) prepare(line string) {
 	switch {
 	case strings.Contains(line, "requeue"), strings.Contains(line, "discard"):
 		statements = append(statements, `UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'mapping', error = 'no field'`)
+	case strings.Contains(line, "doctor"):
+		statements = append(statements, `INSERT INTO outbox.heartbeat (instance, name, syncs, started_at, seen_at)
+			SELECT gen_random_uuid(), 'relay-1', array_agg(name), now(), now() FROM outbox.sync`)
 	default:
 		statements = append(statements, `SELECT setval(pg_get_serial_sequence('outbox.delivery_log', 'id'), 5000)`,
 			`INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, attempt, revision, outcome, code, answered_at)

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/hms-mkt/lockstep/internal/doctor"
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+)
+
+func TestDoctor(t *testing.T) {
+	w := newWorld(t)
+	relay, auditor := w.as(roleRelay), w.as(roleAuditor)
+	relay.run("doctor").wants(t, exitFound, "configuration", "COURT_TOKEN is not set")
+	relay.env["COURT_TOKEN"], auditor.env["COURT_TOKEN"] = "court-token-canary", "court-token-canary"
+	relay.run("doctor").wants(t, exitFound, "no relay is running", "lockstep run", "not registered: lockstep run registers it")
+	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.sync)`)
+	if _, err := w.conn.Exec(t.Context(), `INSERT INTO outbox.heartbeat (instance, name, version, syncs, started_at, seen_at)
+		SELECT gen_random_uuid(), 'relay', $1, '{CourtCalendarSync}', now(), now()`, thisBuild().Version); err != nil {
+		t.Fatal(err)
+	}
+	relay.run("doctor").wants(t, 0, "those of the file are as in the database", "the schema is as the migrations make it")
+	for _, f := range decode[[]doctor.Finding](t, auditor.run("doctor", "--output", "json").wants(t, 0)) {
+		if f.Name == "sequence" && f.Severity != doctor.Warning || f.Name == "drift" && f.Severity != doctor.OK {
+			t.Errorf("with the login of an auditor: %+v", f)
+		}
+	}
+}
+
+func TestDoctorWithoutADatabase(t *testing.T) {
+	w := newWorld(t)
+	w.env["DATABASE_URL"] = "postgres://nobody@127.0.0.1:1/agency"
+	w.run("doctor").wants(t, exitFound, "cannot be reached")
+	w.env["DATABASE_URL"] = pgtest.Empty(t)
+	w.run("doctor").wants(t, exitFound, "there is no outbox schema in this database", "lockstep migrate up")
+}
