@@ -285,3 +285,52 @@ DELETE FROM outbox.hold AS h
 	_, err := s.exec(ctx, statement, sync, within)
 	return err
 }
+
+// Window says whether deliveries of a sync may start in the period from From until Until.
+type Window struct {
+	Open        bool
+	From, Until time.Time
+	Reason      string // of the hold, if they may not; it names the opening
+}
+
+const keepWindow = `-- lockstep: keep window
+-- $1 sync, $2 true: deliveries may start, $3 begin and $4 end of the period, $5 reason, $6 relay
+WITH clock AS MATERIALIZED (
+    SELECT clock_timestamp() AS now
+), sync_to_change AS MATERIALIZED (
+    SELECT s.name
+      FROM clock AS c
+      JOIN outbox.sync AS s ON s.name = $1
+      LEFT JOIN outbox.hold AS h ON h.sync = s.name AND h.scope = '' AND h.kind = 'window'
+     WHERE c.now >= $3 AND c.now < $4
+       AND CASE WHEN $2 THEN h.sync IS NOT NULL ELSE (h.until, h.reason) IS DISTINCT FROM ($4, $5) END
+), locked_sync AS MATERIALIZED (
+    SELECT s.name
+      FROM outbox.sync AS s
+     WHERE s.name = (SELECT name FROM sync_to_change)
+       FOR NO KEY UPDATE SKIP LOCKED
+), ended_hold AS (
+    DELETE FROM outbox.hold AS h
+     USING locked_sync AS s
+     WHERE $2 AND h.sync = s.name AND h.scope = '' AND h.kind = 'window'
+), new_hold AS (
+    INSERT INTO outbox.hold AS h (sync, scope, kind, until, reason, by)
+    SELECT name, '', 'window', $4, $5, $6
+      FROM locked_sync
+     WHERE NOT $2
+    ON CONFLICT ON CONSTRAINT hold_pkey DO UPDATE
+       SET until = excluded.until, reason = excluded.reason, by = excluded.by,
+           since = CASE WHEN h.until <= clock_timestamp() THEN excluded.since ELSE h.since END -- it had ended
+)
+SELECT now, now >= $3 AND now < $4 AND (SELECT count(*) FROM sync_to_change) = (SELECT count(*) FROM locked_sync)
+  FROM clock`
+
+// KeepWindow puts a sync on hold until the end of the period, or ends that hold, as w says.
+// Several relays may call it with the same period. It reports true if the hold is now as w
+// says. It changes nothing and reports false if the database's clock is not within the
+// period, or if the sync's row is locked. It does not wait for that lock. It returns what
+// the database's clock showed.
+func (s *Store) KeepWindow(ctx context.Context, sync string, w Window) (kept bool, now time.Time, err error) {
+	err = s.scan(ctx, []any{&now, &kept}, keepWindow, sync, w.Open, w.From, w.Until, w.Reason, s.relay)
+	return kept, now, err
+}

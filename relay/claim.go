@@ -26,8 +26,12 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		p = p.now()
 		p.claiming.begin()
 		p.startWaiting()
+		found := foundNone
 		p.atCapacity.Store(true) // before the free capacity is counted: a recording in between must wake this loop
-		found, err := p.claim(ctx, attempts, &arrivals)
+		kept, err := p.hours.keep(ctx, p.relay.store, p.sync.Name)
+		if kept {
+			found, err = p.claim(ctx, attempts, &arrivals)
+		}
 		if err == nil && time.Since(housekept) > housekeepEvery {
 			housekept = time.Now()
 			err = p.housekeep(ctx, &checked)
@@ -57,7 +61,7 @@ func (p *pipeline) claimLoop(ctx, attempts context.Context) {
 		default:
 			pause = min(max(2*pause, time.Millisecond), p.relay.config.Poll)
 		}
-		t := time.NewTimer(pause)
+		t := time.NewTimer(min(pause, p.hours.change(time.Now())))
 		select {
 		case <-ctx.Done():
 		case <-p.woken:

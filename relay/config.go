@@ -58,6 +58,9 @@ type Sync struct {
 
 	Escalate outbox.Escalation // when people are told that an event is not delivered yet; default: never
 
+	Windows  []Window // when deliveries may start; at other times the sync is on hold; default: always
+	Holidays []Date   // on these days no window begins
+
 	OnFailed    string  // block: a failed delivery blocks its key; supersede: a newer event replaces it; default block
 	Retry       Retry   // when and how often an attempt is repeated
 	Per         string  // expression that names the destination of an event, see [mapping.CompileScope]; if set, Concurrency and Rate apply to each destination
@@ -221,6 +224,19 @@ func (c Config) validate() error {
 		}
 		if s.OnFailed != "block" && s.OnFailed != "supersede" {
 			bad("sync %q: on_failed %q: want block or supersede", s.Name, s.OnFailed)
+		}
+		for i, w := range s.Windows {
+			if err := w.validate(); err != nil {
+				bad("sync %q: window %d: %w", s.Name, i+1, err)
+			}
+		}
+		switch {
+		case len(s.Windows) > maxWindows:
+			bad("sync %q: %d windows: want at most %d", s.Name, len(s.Windows), maxWindows)
+		case len(s.Holidays) > maxHolidays:
+			bad("sync %q: %d holidays: want at most %d", s.Name, len(s.Holidays), maxHolidays)
+		case len(s.Holidays) > 0 && len(s.Windows) == 0:
+			bad("sync %q: holidays have an effect on windows only, and there are none", s.Name)
 		}
 		if s.Concurrency < 1 || s.Rate < 0 {
 			bad("sync %q: limits must not be negative", s.Name)

@@ -133,6 +133,9 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 			return outbox.Result{Delivery: d} // the lease ends too soon
 		}
 	}
+	if !p.hours.open(time.Now()) {
+		return outbox.Result{Delivery: d} // the window has closed since the claim
+	}
 	p.checkSpelling(ctx, d.Event.Type)
 	if versionFalls(d) {
 		p.log.WarnContext(ctx, "the version of this key has fallen: it was deleted and created again, or its writer does not count upwards; the order of its events decides",

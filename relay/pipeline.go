@@ -31,6 +31,7 @@ type pipeline struct {
 	rate        *rate.Limiter                 // nil without a limit, and if each destination has its own
 	spelling    *spelling                     // of event types
 	healths     *healths                      // the receiver's answers with these settings, by scope
+	hours       *hours                        // when deliveries may start
 }
 
 // state is the state that the pipelines of a sync share.
@@ -123,7 +124,7 @@ func newPipeline(r *Relay, s Sync, slots *share) (*pipeline, error) {
 
 // compileSync makes a pipeline from the settings of a sync. Its state is not set yet.
 func compileSync(s Sync) (*pipeline, error) {
-	p := &pipeline{sync: s, healths: newHealths(s.Retry.Initial), spelling: newSpelling(s.TypeNames)}
+	p := &pipeline{sync: s, healths: newHealths(s.Retry.Initial), spelling: newSpelling(s.TypeNames), hours: newHours(s)}
 	var err error
 	if p.mapper, err = s.Mapping.Compile(); err != nil {
 		return nil, err

@@ -101,8 +101,12 @@ func (s *scripted) Register(context.Context, []outbox.Registration) (map[string]
 	return nil, nil
 }
 
-func (s *scripted) Syncs(context.Context) (map[string]outbox.Registered, error)   { return nil, nil }
-func (s *scripted) EndHolds(context.Context, string, time.Duration) error         { return nil }
+func (s *scripted) Syncs(context.Context) (map[string]outbox.Registered, error) { return nil, nil }
+func (s *scripted) EndHolds(context.Context, string, time.Duration) error       { return nil }
+func (s *scripted) KeepWindow(context.Context, string, outbox.Window) (bool, time.Time, error) {
+	return true, time.Now(), nil
+}
+
 func (s *scripted) NoteDelivery(context.Context, string, time.Time) (bool, error) { return true, nil }
 
 func (s *scripted) ReleaseBackfilled(context.Context, string, int) (int, error) { return 0, nil }
@@ -394,4 +398,53 @@ func TestScriptedLanesLeaveAScopeThatNoEventHas(t *testing.T) {
 			t.Errorf("%d of %d lanes have left the scope in half of the time that one a look would take", moved, lanes)
 		}
 	}, perCourt)
+}
+
+// A window closes while the claimer waits for the database, and a claimed delivery waits for a slot. It is
+// not sent.
+func TestScriptedNothingStartsOutsideTheWindow(t *testing.T) {
+	waits := func() { time.Sleep(10 * time.Second) }
+	claimed := false
+	s := &scripted{}
+	s.claim = func(outbox.ClaimRequest) (outbox.Claims, error) {
+		if claimed {
+			waits()
+			return outbox.Claims{}, nil
+		}
+		claimed = true
+		return outbox.Claims{Deliveries: deliveries(0, 2)}, nil
+	}
+	var sent []string
+	runs(t, s, 1, func(_ context.Context, m adapters.Message) error {
+		sent = append(sent, m.Key)
+		time.Sleep(2 * time.Second)
+		return nil
+	}, func() {
+		time.Sleep(20 * time.Second)
+		if !slices.Equal(sent, []string{"H-0"}) {
+			t.Errorf("sent %v, want only the one that began within the window", sent)
+		}
+		results := s.results()
+		if len(results) != 2 || results[1].Outcome != "" {
+			t.Errorf("results %+v, want the second one released", results)
+		}
+	}, func(s *Sync) { s.Windows = []Window{{From: 0, To: TimeOfDay(time.Second)}} })
+}
+
+func TestScriptedNoSuspectStartsOutsideTheWindow(t *testing.T) {
+	s := &scripted{}
+	s.claim = func(outbox.ClaimRequest) (outbox.Claims, error) { return outbox.Claims{Suspects: true}, nil }
+	asked := false
+	s.claimOne = func(outbox.OneRequest) (c outbox.Claims) {
+		time.Sleep(2 * time.Second)
+		if !asked {
+			c.Deliveries = deliveries(0, 1)
+		}
+		asked = true
+		return c
+	}
+	runs(t, s, 1, func(context.Context, adapters.Message) error {
+		t.Error("a suspect was sent after the closing")
+		return nil
+	}, func() { time.Sleep(20 * time.Second) }, func(s *Sync) { s.Windows = []Window{{From: 0, To: TimeOfDay(time.Second)}} })
 }

@@ -28,6 +28,7 @@ type Store interface {
 	LiftUnused(ctx context.Context, sync, scope string) (bool, error)
 	ScopeHolds(ctx context.Context, sync string) ([]outbox.Hold, error)
 	EndHolds(ctx context.Context, sync string, within time.Duration) error
+	KeepWindow(ctx context.Context, sync string, w outbox.Window) (kept bool, now time.Time, err error)
 	NoteDelivery(ctx context.Context, sync string, at time.Time) (bool, error)
 	ReleaseBackfilled(ctx context.Context, sync string, page int) (int, error)
 	RepairTimes(ctx context.Context, sync, after string, page int) (string, error)
