@@ -1,11 +1,13 @@
 package console
 
 import (
+	"html"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -120,4 +122,14 @@ func (a answer) lacks(texts ...string) {
 			a.t.Errorf("%s has %q:\n%s", a.Request.URL.Path, text, a.body)
 		}
 	}
+}
+
+// link returns the address of the page's link with a text.
+func (a answer) link(text string) string {
+	a.t.Helper()
+	found := regexp.MustCompile(`<a [^>]*href="([^"]*)"[^>]*>` + regexp.QuoteMeta(text) + `</a>`).FindStringSubmatch(a.body)
+	if found == nil {
+		a.t.Fatalf("%s has no link %q:\n%s", a.Request.URL.Path, text, a.body)
+	}
+	return html.UnescapeString(found[1])
 }

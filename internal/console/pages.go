@@ -2,7 +2,6 @@ package console
 
 import (
 	"html/template"
-	"net/url"
 	"strings"
 	"time"
 
@@ -26,6 +25,9 @@ type route struct {
 func (c *Console) routes() []route {
 	return []route{
 		{"GET /{$}", Read, c.overview},
+		{"GET /find", Read, c.find},
+		{"GET /key/{key}", Read, c.storyOf},
+		{"GET /key", Read, c.storyAsked},
 	}
 }
 
@@ -33,25 +35,26 @@ func (c *Console) routes() []route {
 // in the zone of the console.
 func (c *Console) functions() template.FuncMap {
 	return template.FuncMap{
-		"time":     func(at time.Time) template.HTML { return page.Time(at.In(c.Zone)) },
-		"timeNear": func(at, now time.Time) template.HTML { return page.TimeNear(at.In(c.Zone), now) },
-		"sentence": c.sentence,
-		"keyURL":   keyURL,
+		"time":      func(at time.Time) template.HTML { return page.Time(at.In(c.Zone)) },
+		"timeNear":  func(at, now time.Time) template.HTML { return page.TimeNear(at.In(c.Zone), now) },
+		"timeExact": func(at time.Time) template.HTML { return page.TimeExact(at.In(c.Zone)) },
+		"sentence":  c.sentence,
+		"keyURL":    keyURL,
 	}
 }
 
 // sentence writes a sentence with its times.
-func (c *Console) sentence(s inspect.Sentence) template.HTML {
+func (c *Console) sentence(s inspect.Sentence) template.HTML { return sentenceIn(s, c.Zone) }
+
+// sentenceIn writes a sentence with the times of a zone.
+func sentenceIn(s inspect.Sentence, zone *time.Location) template.HTML {
 	var b strings.Builder
 	for _, p := range s {
 		if p.Time.IsZero() {
 			b.WriteString(template.HTMLEscapeString(p.Text))
 			continue
 		}
-		b.WriteString(string(page.Time(p.Time.In(c.Zone))))
+		b.WriteString(string(page.Time(p.Time.In(zone))))
 	}
 	return template.HTML(b.String()) // its texts are escaped
 }
-
-// keyURL is the address of the story of a key.
-func keyURL(key string) string { return "/key/" + url.PathEscape(key) }

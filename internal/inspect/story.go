@@ -47,6 +47,7 @@ type Lane struct {
 	Holds     []Hold      // what stops this key, the strongest first
 	Has       *Entry      // the newest row that says that the receiver has an event of the key; nil: there is none, or an older part of the log was read
 	Reference *Reference  // nil: the receiver has not answered, or there is no such sync any more
+	Zone      string      // time zone of the receiver, as escalate_zone of the sync says; UTC by default
 	Actions   []Entry     // what people did to the whole sync since the first event, the newest first
 	Why       string      // for the newest event, if nothing is open and the log has no end of it; outbox.why_not_delivered
 }
@@ -83,6 +84,7 @@ type Delivery struct {
 	ErrorClass string
 	Error      string
 	CreatedAt  time.Time
+	NeededBy   *time.Time // the time of the hearing; nil: not known
 }
 
 // Entry is a row of the delivery log.
@@ -190,7 +192,7 @@ SELECT ` + entryColumns + `
 	// The first deliveries of each lane decide what happens next. The last one has the newest version.
 	const open = `-- lockstep story: open deliveries
 SELECT s.name AS sync, d.event_seq, d.event_id::text AS event_id, d.state, d.attempts, CASE WHEN d.due_at < 'infinity' THEN d.due_at END AS due_at,
-       coalesce(d.claimed_by, '') AS claimed_by, d.lease_until, coalesce(d.error_class, '') AS error_class, coalesce(d.error, '') AS error, d.created_at
+       coalesce(d.claimed_by, '') AS claimed_by, d.lease_until, coalesce(d.error_class, '') AS error_class, coalesce(d.error, '') AS error, d.created_at, d.needed_by
   FROM outbox.sync AS s
  CROSS JOIN LATERAL (
        SELECT event_seq FROM (SELECT o.event_seq FROM outbox.delivery AS o WHERE o.sync = s.name AND o.key = $1 ORDER BY o.event_seq LIMIT $2) AS begins
@@ -233,6 +235,16 @@ SELECT s.name AS sync, d.event_seq, d.event_id::text AS event_id, d.state, d.att
 		}
 	}
 	return story, nil
+}
+
+// KeyOfEvent returns the key of an event, "" if neither the outbox nor the log knows the
+// event. id is a UUID.
+func KeyOfEvent(ctx context.Context, db Beginner, id string) (key string, err error) {
+	const find = `-- lockstep story: the key of an event
+SELECT coalesce((SELECT e.key FROM outbox.event AS e WHERE e.id = $1::text::uuid),
+                (SELECT l.key FROM outbox.delivery_log AS l WHERE l.event_id = $1::text::uuid AND l.key IS NOT NULL LIMIT 1), '')`
+	err = read(ctx, db, func(tx pgx.Tx) error { return tx.QueryRow(ctx, find, id).Scan(&key) })
+	return key, err
 }
 
 // knownEvent is an event with the syncs that take its type.
@@ -280,6 +292,7 @@ type laneRow struct {
 	Name       string
 	OnFailed   string
 	RetiredAt  *time.Time
+	Zone       string
 	Served     bool
 	Open       int
 	ExternalID *string
@@ -292,7 +305,7 @@ type laneRow struct {
 
 func readLanes(ctx context.Context, tx pgx.Tx, key string) ([]laneRow, error) {
 	const lanes = `-- lockstep story: lanes
-SELECT s.name, s.on_failed, s.retired_at, EXISTS (SELECT FROM outbox.relay AS r WHERE r.running AND s.name = ANY (r.syncs)) AS served,
+SELECT s.name, s.on_failed, s.retired_at, s.escalate_zone AS zone, EXISTS (SELECT FROM outbox.relay AS r WHERE r.running AND s.name = ANY (r.syncs)) AS served,
        (SELECT count(*) FROM (SELECT FROM outbox.delivery AS d WHERE d.sync = s.name AND d.key = $1 LIMIT $2) AS counted)::int AS open,
        f.external_id, f.etag AS e_tag, f.version, f.learned, f.updated_at, f.event_seq
   FROM outbox.sync AS s
@@ -385,7 +398,7 @@ type builder struct {
 }
 
 func (b *builder) lane(row laneRow) Lane {
-	lane := Lane{Sync: row.Name, OnFailed: row.OnFailed, RetiredAt: row.RetiredAt, Served: row.Served, Open: row.Open}
+	lane := Lane{Sync: row.Name, OnFailed: row.OnFailed, RetiredAt: row.RetiredAt, Zone: row.Zone, Served: row.Served, Open: row.Open}
 	if row.UpdatedAt != nil {
 		lane.Reference = &Reference{Version: row.Version, UpdatedAt: *row.UpdatedAt, BySomebody: *row.EventSeq == 0}
 		if row.ExternalID != nil {

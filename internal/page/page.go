@@ -47,7 +47,7 @@ type Site struct {
 // NewSite reads all *.html of pages. A page's name is that of its file without .html.
 // A file whose name begins with _ is a part that all pages can use.
 func NewSite(name string, nav []Link, pages fs.FS, funcs template.FuncMap) (*Site, error) {
-	all := template.FuncMap{"style": func() string { return styleURL }, "time": Time, "timeNear": TimeNear}
+	all := template.FuncMap{"style": func() string { return styleURL }, "time": Time, "timeNear": TimeNear, "timeExact": TimeExact}
 	maps.Copy(all, funcs)
 	base, err := template.New("layout.html").Funcs(all).ParseFS(files, "layout.html")
 	if err != nil {
@@ -154,6 +154,11 @@ func TimeNear(at, now time.Time) template.HTML {
 		return timeElement(at, at.Format("15:04"))
 	}
 	return timeElement(at, at.Format("Mon 2 Jan 2006, 15:04"))
+}
+
+// TimeExact is [Time] with seconds.
+func TimeExact(at time.Time) template.HTML {
+	return timeElement(at, at.Format("Mon 2 Jan 2006, 15:04:05 MST"))
 }
 
 func timeElement(at time.Time, text string) template.HTML {
