@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -80,9 +81,9 @@ func (w *world) until(condition string) {
 	})
 }
 
-// start runs a program until the test ends, and returns the first line of its output that
-// has the text.
-func (w *world) start(text string, env []string, name string, args ...string) string {
+// start runs a program until the test ends, or until stop is called. It returns the first
+// line of its output that has the text.
+func (w *world) start(text string, env []string, name string, args ...string) (line string, stop func()) {
 	w.Helper()
 	cmd := exec.CommandContext(w.Context(), filepath.Join(programs, name), args...)
 	cmd.Env = append(os.Environ(), env...)
@@ -94,6 +95,20 @@ func (w *world) start(text string, env []string, name string, args ...string) st
 		w.Fatal(err)
 	}
 	ended := make(chan error, 1)
+	stop = func() {
+		w.Helper()
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			w.Fatal(err)
+		}
+		select {
+		case err := <-ended:
+			if err != nil {
+				w.Fatalf("%s ended: %v", name, err)
+			}
+		case <-time.After(happens):
+			w.Fatalf("%s does not end", name)
+		}
+	}
 	go func() {
 		ended <- cmd.Wait()
 		write.Close()
@@ -123,28 +138,31 @@ func (w *world) start(text string, env []string, name string, args ...string) st
 	})
 	select {
 	case line := <-found:
-		return line
+		return line, stop
 	case err := <-ended:
 		<-logged
 		w.Fatalf("%s ended: %v\n%s", name, err, said.String())
 	case <-time.After(happens):
 		w.Fatalf("%s does not say %q", name, text)
 	}
-	return ""
+	return "", nil
 }
+
+// address is the address in a line that a program has said.
+var address = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 
 // scheduling starts the scheduling module and returns its address.
 func (w *world) scheduling() string {
 	w.Helper()
-	return w.start("http://", nil, "scheduling", "--listen", "127.0.0.1:0", "--database-url", w.database,
+	line, _ := w.start("http://", nil, "scheduling", "--listen", "127.0.0.1:0", "--database-url", w.database,
 		"--status-url", pgtest.AsRole(w, w.database, "outbox_auditor"), "--zone", "America/New_York")
+	return "http://" + address.FindString(line)
 }
 
-// relay starts a relay and returns the address that it listens on. more is added to the
-// configuration.
-func (w *world) relay(more string) string {
+// configuration writes a configuration whose login has the role. more is added to it.
+func (w *world) configuration(role, more string) (file string) {
 	w.Helper()
-	file := filepath.Join(w.TempDir(), "lockstep.yaml")
+	file = filepath.Join(w.TempDir(), "lockstep.yaml")
 	config := fmt.Sprintf(`database: {url: %q}
 listen: 127.0.0.1:0
 %s
@@ -154,12 +172,29 @@ syncs:
     adapter: {kind: rest, url: "%s/api/calendar", timeout: 1s, external_id: /id, outcomes: {409: duplicate}}
     mapping: {hearingId: case_reference, scheduledAt: start_time, location: courtroom, status: status}
     retry: {initial: 200ms, max: 1s}
-`, pgtest.AsRole(w, w.database, "outbox_relay"), more, w.courtURL)
+    escalate: {at: scheduledAt, zone: America/New_York, before: 24h}
+`, pgtest.AsRole(w, w.database, role), more, w.courtURL)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		w.Fatal(err)
 	}
-	w.start("address", nil, "lockstep", "run", "--config", file, "--log-format", "text")
-	return ""
+	return file
+}
+
+// console serves the console alone, and returns its address. more is added to the
+// configuration.
+func (w *world) console(more string) (site string) {
+	w.Helper()
+	line, _ := w.start("address", nil, "lockstep", "console", "--config", w.configuration("outbox_auditor", more), "--log-format", "text")
+	return "http://" + address.FindString(line)
+}
+
+// relay starts a relay and returns the address that it listens on. more is added to the
+// configuration.
+func (w *world) relay(more string) (site string, stop func()) {
+	w.Helper()
+	file := w.configuration("outbox_relay", more)
+	line, stop := w.start("address", nil, "lockstep", "run", "--config", file, "--log-format", "text")
+	return "http://" + address.FindString(line), stop
 }
 
 // book inserts a hearing and its event as the scheduling module does. start is a wall
