@@ -22,7 +22,7 @@ const childEnv = "LOCKSTEP_BENCH_CHILD"
 
 // childConfig configures a child. A child runs until its standard input ends.
 type childConfig struct {
-	Role     string // relay, river, client or sink
+	Role     string // relay, river, client, sink or console
 	Name     string
 	URL      string        // of the database
 	Sink     string        // where to post to; empty: an adapter that does nothing
@@ -42,7 +42,7 @@ type childConfig struct {
 }
 
 var roles = map[string]func(context.Context, childConfig, *reporter) error{
-	"relay": relayChild, "river": riverChild, "client": clientChild, "sink": sinkChild,
+	"relay": relayChild, "river": riverChild, "client": clientChild, "sink": sinkChild, "console": consoleChild,
 }
 
 // report is a line that a child prints.
@@ -50,7 +50,7 @@ type report struct {
 	At       int64           `json:"at"` // Unix nanoseconds
 	Done     int64           `json:"done"`
 	CPU      time.Duration   `json:"cpu"`                // user and system, so far
-	URL      string          `json:"url,omitempty"`      // of a sink, once
+	URL      string          `json:"url,omitempty"`      // of a sink or a console, once
 	Resident int64           `json:"resident,omitempty"` // most bytes ever, in the last report
 	Arrivals map[int64]int64 `json:"arrivals,omitempty"` // by the event's number, in the last report
 	Claims   []claimTime     `json:"claims,omitempty"`   // that found work, in the last report

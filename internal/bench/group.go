@@ -126,13 +126,13 @@ func (g *group) wake() {
 	}
 }
 
-// address waits for the URL of a sink.
+// address waits for the URL of a sink or a console.
 func (g *group) address(ctx context.Context) (string, error) {
 	select {
 	case url := <-g.children[0].url:
 		return url, nil
 	case <-g.children[0].ended:
-		return "", errors.New("the sink ended")
+		return "", errors.New("the server ended")
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}

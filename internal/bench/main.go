@@ -69,7 +69,7 @@ type part struct {
 // parts are all that is measured, in the order of the table.
 func parts() []part {
 	return []part{
-		backlogPart(), livePart(), slowPart(), wirePart(), heldPart(), millionPart(), failedPart(), freshPart(), recoveryPart(), holdPart(), latencyPart(), writerPart(), sharePart(),
+		backlogPart(), livePart(), slowPart(), wirePart(), heldPart(), millionPart(), failedPart(), freshPart(), recoveryPart(), holdPart(), latencyPart(), writerPart(), sharePart(), pagesPart(),
 	}
 }
 
