@@ -204,7 +204,7 @@ WITH page AS MATERIALIZED (
            CASE WHEN s.escalate_at <> '{}' THEN outbox.needed_by(p.type, p.payload, s.escalate_at, s.escalate_zone) END AS needed_by
       FROM page AS p
       JOIN outbox.sync AS s ON s.name = $1
-     WHERE p.type LIKE ANY (s.likes) AND NOT starts_with(p.type, 'lockstep:')
+     WHERE outbox.takes(s.name, s.likes, s.operator_likes, p.type, p.key)
        AND (p.inserted_at >= s.backfill_from OR s.backfill_unseen @> p.seq)
        -- A recording removes the delivery and writes the log row in one transaction: a snapshot sees one of the two.
        -- OFFSET 0 makes the planner use the indexes for each event, whatever table sizes it assumes.

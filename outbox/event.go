@@ -17,3 +17,8 @@ type Event struct {
 	Headers    map[string]string // W3C traceparent, tenant, …
 	OccurredAt time.Time         // when the fact happened; zero means now, by the database clock
 }
+
+// OperatorEvents is how the types of the events begin that tell people about the relay's own
+// work, such as lockstep:failed. Only the database's function outbox.raise_alerts writes
+// them. A sync takes them by a pattern with the same beginning: * does not match them.
+const OperatorEvents = "lockstep:"

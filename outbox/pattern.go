@@ -13,9 +13,12 @@ func covers(patterns, others []string) bool {
 
 // covered reports whether one of patterns matches other as a text. The * of other is then
 // an ordinary character, which only a * of the pattern matches. So the pattern matches
-// everything that other matches.
+// everything that other matches. Types of operator events need a pattern of their own, see
+// [OperatorEvents].
 func covered(patterns []string, other string) bool {
-	return slices.ContainsFunc(patterns, func(p string) bool { return matches(p, other) })
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		return matches(p, other) && strings.HasPrefix(p, OperatorEvents) == strings.HasPrefix(other, OperatorEvents)
+	})
 }
 
 // matches reports whether a pattern matches all of s. A * matches any characters, or none.

@@ -65,7 +65,7 @@ type fact struct {
 const facts = `
 SELECT s.name AS sync, e.id::text AS id, e.key, e.seq, d.state, l.*
   FROM outbox.event AS e
-  JOIN outbox.sync AS s ON e.type LIKE ANY (s.likes)
+  JOIN outbox.sync AS s ON outbox.takes(s.name, s.likes, s.operator_likes, e.type, e.key)
   LEFT JOIN outbox.delivery AS d ON d.sync = s.name AND d.key = e.key AND d.event_id = e.id
  CROSS JOIN LATERAL (
        SELECT count(*) FILTER (WHERE l.outcome IN ('delivered', 'duplicate', 'accepted', 'filtered', 'superseded', 'discarded')) AS finished,

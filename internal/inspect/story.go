@@ -279,7 +279,7 @@ WITH recent AS MATERIALIZED (
     SELECT n.id FROM newest AS n WHERE n.key = $1
 )
 SELECT e.id::text AS id, e.seq, e.type, e.key, e.version, e.occurred_at, e.inserted_at,
-       ARRAY(SELECT s.name FROM outbox.sync AS s WHERE e.type LIKE ANY (s.likes)) AS takers
+       ARRAY(SELECT s.name FROM outbox.sync AS s WHERE outbox.takes(s.name, s.likes, s.operator_likes, e.type, e.key)) AS takers
   FROM id
   JOIN outbox.event AS e ON e.id = id.id
  ORDER BY e.seq DESC

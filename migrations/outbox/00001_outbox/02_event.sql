@@ -45,6 +45,24 @@ CREATE TRIGGER refuse_restored BEFORE INSERT ON outbox.event
     WHEN (NEW.inserted_at < clock_timestamp() - interval '1 minute' OR NEW.inserted_at > clock_timestamp() + interval '1 minute')
     EXECUTE FUNCTION outbox.refuse_restored_event();
 
+-- Operator events begin with lockstep: , and outbox.raise_alerts alone writes them: receivers rely on what they say.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.refuse_operator_event() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF coalesce(current_setting('lockstep.raises_alerts', true), '') <> 'on'
+       OR NOT (SELECT pg_has_role(current_user, c.relowner, 'USAGE') FROM pg_class AS c WHERE c.oid = TG_RELID) THEN
+        RAISE EXCEPTION 'event type "%" begins with lockstep: , and only outbox.raise_alerts() writes such events', NEW.type
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Name your own event type differently, such as scheduling:updated.';
+    END IF;
+    RETURN NEW;
+END
+$$;
+-- +goose StatementEnd
+CREATE TRIGGER refuse_operator BEFORE INSERT ON outbox.event
+    FOR EACH ROW WHEN (starts_with(NEW.type, 'lockstep:'))
+    EXECUTE FUNCTION outbox.refuse_operator_event();
+
 -- Events that no sync takes: outbox.status and outbox.unmatched_type count them without reading all events.
 CREATE TABLE outbox.unmatched (
     event_seq   bigint      NOT NULL,

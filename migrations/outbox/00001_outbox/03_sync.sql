@@ -1,10 +1,19 @@
+-- The patterns that begin so, as LIKE takes them.
 -- +goose StatementBegin
-CREATE FUNCTION outbox.like_patterns(patterns text[]) RETURNS text[]
+CREATE FUNCTION outbox.like_patterns(patterns text[], beginning text DEFAULT '') RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
     SELECT coalesce(array_agg(replace(regexp_replace(p, '([\\%_])', '\\\1', 'g'), '*', '%')), '{}')
       FROM unnest(patterns) AS p
+     WHERE starts_with(p, beginning)
 $$;
 -- +goose StatementEnd
+
+-- Whether a sync takes an event. The first list has all patterns of the sync, the second those that begin with lockstep: .
+-- Only the latter match operator events, which outbox.raise_alerts writes. Their key is the name of the sync that they are
+-- about, and that sync does not take them.
+CREATE FUNCTION outbox.takes(sync text, likes text[], operator_likes text[], type text, key text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN type LIKE ANY (CASE WHEN NOT starts_with(type, 'lockstep:') THEN likes WHEN key <> sync THEN operator_likes ELSE '{}' END);
 
 CREATE TABLE outbox.sync (
     name              text        COLLATE "C" NOT NULL,
@@ -40,6 +49,8 @@ CREATE TABLE outbox.sync (
     settled           text[],
     likes             text[]      NOT NULL GENERATED ALWAYS AS (outbox.like_patterns(patterns)) STORED,
     settled_likes     text[]      NOT NULL GENERATED ALWAYS AS (outbox.like_patterns(settled)) STORED,
+    operator_likes         text[] NOT NULL GENERATED ALWAYS AS (outbox.like_patterns(patterns, 'lockstep:')) STORED,
+    settled_operator_likes text[] NOT NULL GENERATED ALWAYS AS (outbox.like_patterns(settled, 'lockstep:')) STORED,
     CONSTRAINT sync_pkey PRIMARY KEY (name),
     CONSTRAINT sync_name_form CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$'),
     CONSTRAINT sync_patterns_not_empty CHECK (cardinality(patterns) > 0),

@@ -15,8 +15,8 @@ BEGIN
            CASE WHEN w.waits THEN 'backfill' END, CASE WHEN w.waits THEN 'its type was added to the sync, and earlier events of it may still be missing' END,
            n.needed_by, outbox.escalates_at(e.type, n.needed_by, written_at, s.escalate_before, s.escalate_after)
       FROM new_event AS e
-      JOIN outbox.sync AS s ON s.retired_at IS NULL AND e.type LIKE ANY (s.likes) AND NOT starts_with(e.type, 'lockstep:')
-     CROSS JOIN LATERAL (SELECT s.backfill_seq IS NOT NULL AND s.settled IS NOT NULL AND NOT e.type LIKE ANY (s.settled_likes) AS waits) AS w
+      JOIN outbox.sync AS s ON s.retired_at IS NULL AND outbox.takes(s.name, s.likes, s.operator_likes, e.type, e.key)
+     CROSS JOIN LATERAL (SELECT s.backfill_seq IS NOT NULL AND s.settled IS NOT NULL AND NOT outbox.takes(s.name, s.settled_likes, s.settled_operator_likes, e.type, e.key) AS waits) AS w
      CROSS JOIN LATERAL (SELECT CASE WHEN s.escalate_at <> '{}' THEN outbox.needed_by(e.type, e.payload, s.escalate_at, s.escalate_zone) END AS needed_by OFFSET 0) AS n;
     matched := FOUND;
     -- Every writer waits for this function, and each statement in it costs time. So the INSERT below runs only if events
@@ -28,13 +28,13 @@ BEGIN
         SELECT e.seq, e.id, e.type, e.inserted_at
           FROM new_event AS e
          WHERE NOT starts_with(e.type, 'lockstep:')
-           AND NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.retired_at IS NULL AND e.type LIKE ANY (s.likes));
+           AND NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.retired_at IS NULL AND outbox.takes(s.name, s.likes, s.operator_likes, e.type, e.key));
     END IF;
     IF matched AND listening THEN
         PERFORM pg_notify('outbox', s.name)
            FROM outbox.sync AS s
           WHERE s.notify AND s.retired_at IS NULL
-            AND EXISTS (SELECT FROM new_event AS e WHERE e.type LIKE ANY (s.likes));
+            AND EXISTS (SELECT FROM new_event AS e WHERE outbox.takes(s.name, s.likes, s.operator_likes, e.type, e.key));
     END IF;
     RETURN NULL;
 END

@@ -45,7 +45,7 @@ BEGIN
     IF e.id IS NOT NULL THEN
         missed := outbox.was_missed(e);
     END IF;
-    FOR s IN SELECT r.*, coalesce(e.type LIKE ANY (r.likes), false) AS matches
+    FOR s IN SELECT r.*, coalesce(outbox.takes(r.name, r.likes, r.operator_likes, e.type, e.key), false) AS matches
                FROM outbox.sync AS r
               WHERE why_not_delivered.sync IS NULL OR r.name = why_not_delivered.sync
               ORDER BY r.name LOOP
@@ -128,7 +128,9 @@ BEGIN
                 s.name, e.inserted_at, e.type, s.registered_at);
         ELSIF why_not_delivered.sync IS NOT NULL THEN
             known := true;
-            RETURN NEXT format('%s: its patterns %s do not match type %s', s.name, s.patterns::text, e.type);
+            RETURN NEXT s.name || ': ' || CASE WHEN starts_with(e.type, 'lockstep:') AND e.key = s.name
+                THEN 'not sent: an operator event is not sent to the sync that it is about'
+                ELSE format('its patterns %s do not match type %s', s.patterns::text, e.type) END;
         END IF;
     END LOOP;
     IF NOT known THEN
