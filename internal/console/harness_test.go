@@ -35,7 +35,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 	w.Sync("Court", "scheduling:*")
 	config := Config{
 		Read: pool(t, pgtest.AsRole(t, database, "outbox_auditor")), Operate: pool(t, pgtest.AsRole(t, database, "outbox_operator")),
-		Loopback: true, Version: "1.2.3", Log: slog.New(slog.DiscardHandler),
+		Loopback: true, Version: "1.2.3", Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	for _, c := range change {
 		c(&config)

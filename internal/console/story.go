@@ -201,8 +201,8 @@ type entryData struct {
 }
 
 // Row prepares a row of the log.
-func (d laneData) Row(e inspect.Entry) entryData {
-	return entryData{e, d.Exact(e.When()), tones[e.Outcome]}
+func (d laneData) Row(e inspect.Entry) *entryData {
+	return &entryData{e, d.Exact(e.When()), tones[e.Outcome]}
 }
 
 // rowID reads the id of a row of the log in an address, 0 for none.
