@@ -66,7 +66,7 @@ func TestReloadChecksFirstAndNamesUnchangedSettings(t *testing.T) {
 	}
 	want := []string{
 		"workers needs a restart", "lease needs a restart", "retention needs a restart",
-		`sync "CourtCalendarSync": events and on_failed are changed with: lockstep sync apply CourtCalendarSync`,
+		`sync "CourtCalendarSync": events, on_failed and escalate are changed with: lockstep sync apply CourtCalendarSync`,
 		`sync "CourtCalendarSync": notify needs a restart`, `sync "Another" is new: it needs a restart`,
 	}
 	if !slices.Equal(left, want) {
