@@ -113,6 +113,7 @@ func (d *decoder) checkSyncs(root *node) {
 			d.at(n.at("retry", "max"), "is shorter than retry.initial (%s): raise max or lower initial", s.Retry.Initial)
 		}
 		d.checkEscalate(n, s.Escalate)
+		d.checkWindows(n, s)
 		d.checkMapping(n, s)
 		for _, key := range []string{"when", "mapping", "compute", "limits"} {
 			s.Substituted = append(s.Substituted, n.at(key).allSubstituted()...)

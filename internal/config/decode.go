@@ -31,7 +31,7 @@ import (
 //   - needed, of: the kinds, separated by |, that need a key, and those that may have it,
 //     for the schema
 //   - signs: the secret signs requests and is not sent
-//   - filled: the mapping has at least one entry, for the schema
+//   - filled: the mapping or list has at least one entry, for the schema
 //   - empty: what to do instead of writing an empty text
 //   - short: a text alone, without the struct's keys, is the value of this field
 //   - doc: a description

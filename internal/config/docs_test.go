@@ -86,7 +86,7 @@ func TestDocumentedKeys(t *testing.T) {
 	doc := readDoc(t)
 	for _, typ := range []reflect.Type{
 		reflect.TypeFor[Database](), reflect.TypeFor[RelaySettings](), reflect.TypeFor[Retention](), reflect.TypeFor[Sync](),
-		reflect.TypeFor[Escalate](), reflect.TypeFor[Retry](), reflect.TypeFor[Limits](), reflect.TypeFor[longField](),
+		reflect.TypeFor[Escalate](), reflect.TypeFor[Window](), reflect.TypeFor[Retry](), reflect.TypeFor[Limits](), reflect.TypeFor[longField](),
 	} {
 		for _, f := range fieldsOf(typ) {
 			key, def, low, high := keyOf(f), f.Tag.Get("default"), f.Tag.Get("min"), f.Tag.Get("max")

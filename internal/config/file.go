@@ -7,6 +7,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/relay"
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
@@ -62,19 +63,21 @@ func (p Period) Interval() string {
 
 // Sync is one named connection.
 type Sync struct {
-	Name     string   `yaml:"name" required:"true" check:"name" doc:"Name of the sync, 1 to 63 characters of A-Z a-z 0-9 _ . -"`
-	Event    string   `yaml:"event" check:"event" doc:"One event type, or a pattern in which * stands for any characters. Use event or events."`
-	Events   []string `yaml:"events" check:"event" doc:"Event types or patterns. Use event or events."`
-	When     string   `yaml:"when" check:"condition" doc:"Condition over event, type, key, version and headers. Events that do not meet it are filtered."`
-	From     string   `yaml:"from" check:"from" doc:"Where a sync that is added to others starts: beginning, now, or an RFC 3339 time."`
-	Notify   bool     `yaml:"notify" default:"false" doc:"Also wake relays by NOTIFY. Costs the writers and makes PREPARE TRANSACTION fail."`
-	Adapter  Adapter  `yaml:"adapter" required:"true" doc:"The protocol of the receiver and its settings."`
-	Mapping  Fields   `yaml:"mapping" doc:"Fields of the payload and their names at the receiver, in the order in which they are sent. Without mapping and compute the payload is sent as it is."`
-	Compute  Compute  `yaml:"compute" doc:"Further fields, each with an expression."`
-	OnFailed string   `yaml:"on_failed" default:"block" oneof:"block|supersede" doc:"What happens to a key after one of its deliveries has failed."`
-	Escalate Escalate `yaml:"escalate" doc:"When people are told that an event is not delivered yet: outbox.alert shows it, and an operator event is written. Change it with: lockstep sync apply."`
-	Retry    Retry    `yaml:"retry" doc:"When a delivery is sent again after a temporary failure."`
-	Limits   Limits   `yaml:"limits" doc:"Most that this process sends."`
+	Name     string       `yaml:"name" required:"true" check:"name" doc:"Name of the sync, 1 to 63 characters of A-Z a-z 0-9 _ . -"`
+	Event    string       `yaml:"event" check:"event" doc:"One event type, or a pattern in which * stands for any characters. Use event or events."`
+	Events   []string     `yaml:"events" check:"event" doc:"Event types or patterns. Use event or events."`
+	When     string       `yaml:"when" check:"condition" doc:"Condition over event, type, key, version and headers. Events that do not meet it are filtered."`
+	From     string       `yaml:"from" check:"from" doc:"Where a sync that is added to others starts: beginning, now, or an RFC 3339 time."`
+	Notify   bool         `yaml:"notify" default:"false" doc:"Also wake relays by NOTIFY. Costs the writers and makes PREPARE TRANSACTION fail."`
+	Adapter  Adapter      `yaml:"adapter" required:"true" doc:"The protocol of the receiver and its settings."`
+	Mapping  Fields       `yaml:"mapping" doc:"Fields of the payload and their names at the receiver, in the order in which they are sent. Without mapping and compute the payload is sent as it is."`
+	Compute  Compute      `yaml:"compute" doc:"Further fields, each with an expression."`
+	OnFailed string       `yaml:"on_failed" default:"block" oneof:"block|supersede" doc:"What happens to a key after one of its deliveries has failed."`
+	Escalate Escalate     `yaml:"escalate" doc:"When people are told that an event is not delivered yet: outbox.alert shows it, and an operator event is written. Change it with: lockstep sync apply."`
+	Windows  []Window     `yaml:"windows" filled:"true" doc:"When deliveries may start. At other times the sync is on hold. Default: always."`
+	Holidays []relay.Date `yaml:"holidays" filled:"true" doc:"Dates such as 2026-12-25 on which no window begins."`
+	Retry    Retry        `yaml:"retry" doc:"When a delivery is sent again after a temporary failure."`
+	Limits   Limits       `yaml:"limits" doc:"Most that this process sends."`
 
 	// Routes are the mappings of the adapter's routes, by the names that
 	// [adapters.Router] gives them.
@@ -98,6 +101,14 @@ type Escalate struct {
 
 // Paths are paths into a payload: one text, or a list.
 type Paths []string
+
+// Window is a part of the day in which deliveries may start.
+type Window struct {
+	Days relay.Weekdays  `yaml:"days" default:"Mon-Sun" doc:"Days on which the window begins, such as Mon-Fri or Sat,Sun. Fri-Mon is Friday to Monday."`
+	From relay.TimeOfDay `yaml:"from" required:"true" doc:"When it opens, such as \"08:00\"."`
+	To   relay.TimeOfDay `yaml:"to" required:"true" doc:"When it closes, such as \"18:00\"; \"24:00\" is midnight. A time before from is on the next day."`
+	Zone string          `yaml:"zone" default:"UTC" check:"zone" doc:"Zone of days, times and holidays, such as America/New_York."`
+}
 
 // Retry is the schedule of a sync's retries.
 type Retry struct {

@@ -49,6 +49,8 @@ func (s Sync) relay() relay.Sync {
 		Routes:    s.Routes,
 		OnFailed:  s.OnFailed,
 		Escalate:  outbox.Escalation{At: s.Escalate.At, Zone: s.Escalate.Zone, Before: s.Escalate.Before, After: s.Escalate.After},
+		Windows:   s.relayWindows(),
+		Holidays:  s.Holidays,
 		Retry: relay.Retry{
 			Initial: s.Retry.Initial, Max: s.Retry.Max, Jitter: jitter,
 			MaxAge: s.Retry.MaxAge, Attempts: s.Retry.Attempts,

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hms-mkt/lockstep/relay"
 )
 
 const maxDuration = 100 * 365 * 24 * time.Hour
@@ -33,6 +35,10 @@ var scalars = map[reflect.Type]scalar{
 	reflect.TypeFor[Period]():        {kindText, "a period such as 90d or 84mo", "string", `^([0-9]+mo|` + durationPattern + `|.*\$\{.*)$`, parsePeriod},
 	reflect.TypeFor[Percent]():       {kindText, "a percentage such as 20%", []string{"string", "integer"}, `^((100|[0-9]{1,2}(\.[0-9]+)?)%|0|.*\$\{.*)$`, parsePercent},
 	reflect.TypeFor[Rate]():          {kindText, "a rate such as 20/s, or 0", []string{"string", "integer"}, `^([0-9]+(\.[0-9]+)?/[smh]|0|.*\$\{.*)$`, parseRate},
+
+	reflect.TypeFor[relay.Weekdays]():  {kindText, "days such as Mon-Fri", "string", `^(` + daysPattern + `( *, *` + daysPattern + `)*|.*\$\{.*)$`, parseDays},
+	reflect.TypeFor[relay.TimeOfDay](): {kindText, "a time of day such as 08:00", "string", `^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00|.*\$\{.*)$`, parseTimeOfDay},
+	reflect.TypeFor[relay.Date]():      {kindText, "a date such as 2026-12-25", "string", `^([0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])|.*\$\{.*)$`, parseDate},
 }
 
 const durationPattern = `([0-9]+d([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))*|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)`

@@ -190,6 +190,9 @@ func typeSchema(t reflect.Type, tag reflect.StructTag) map[string]any {
 		if tag.Get("check") != "" || tag.Get("required") != "" {
 			s["minItems"], s["uniqueItems"] = 1, true
 		}
+		if tag.Get("filled") != "" {
+			s["minItems"] = 1
+		}
 		return s
 	case t.Kind() == reflect.Map:
 		values := typeSchema(t.Elem(), tag)

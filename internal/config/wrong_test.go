@@ -76,6 +76,7 @@ func TestTheSchemaAcceptsValidFiles(t *testing.T) {
 		"on_failed: ${POLICY:-block}\n    notify: ${NOTIFY:-true}",
 		"mapping: {a: b.c, d: {const: [1, null]}, e: {to: f, time: {zone: America/Argentina/Buenos_Aires}}, g: {to: h, values: {'1': x}, default: 0}}",
 		"mapping: {}\n    compute: {}",
+		"windows: [{days: Mon-Fri, from: '08:00', to: '18:00', zone: America/New_York}, {days: 'Sat, Sun', from: '22:00', to: '06:00'}, {days: Fri-Mon, from: '00:00', to: '24:00'}]\n    holidays: ['2026-12-25']",
 	} {
 		data := []byte("syncs:\n  - name: A\n    event: 'a:*'\n    from: 2027-03-01T00:00:00.5-05:00\n    adapter: {kind: rest, url: HTTPS://h/}\n    " + text + "\n")
 		if err := schema.Validate(asJSON(t, data)); err != nil {
