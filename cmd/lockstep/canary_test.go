@@ -444,6 +444,7 @@ func (c *canaryWorld) lookAtCommands(program, address string, events []string) {
 		"sync":    {""},
 
 		"changes":        {"", "--limit 1"},
+		"config init":    {"", "--profile graph"},
 		"config check":   {""},
 		"config print":   {"", "--defaults"},
 		"config schema":  {""},

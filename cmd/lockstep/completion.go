@@ -42,6 +42,7 @@ func (a *app) completion(c *cobra.Command) {
 		"log-format":     oneOf("text", formatJSON),
 		"log-level":      oneOf("debug", "info", "warn", "error"),
 		"set":            oneOf("outbox", "scheduling"),
+		"profile":        profileCandidates,
 	}
 	var visit func(c *cobra.Command)
 	visit = func(c *cobra.Command) {
@@ -82,6 +83,11 @@ func (a *app) completion(c *cobra.Command) {
 
 func oneOf(all ...string) candidates {
 	return func(*cobra.Command, []string) []string { return all }
+}
+
+func profileCandidates(*cobra.Command, []string) []string {
+	all, _ := profiles()
+	return profileNames(all)
 }
 
 // complete offers the candidates that begin as typed and are not given yet.

@@ -16,8 +16,8 @@ import (
 func (a *app) configCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "config",
-		Short: "Check and show the configuration",
-	}, a.configCheckCommand(), a.configSchemaCommand(), a.configPrintCommand())
+		Short: "Begin, check and show the configuration",
+	}, a.configInitCommand(), a.configCheckCommand(), a.configSchemaCommand(), a.configPrintCommand())
 }
 
 // checked is the result of config check.
