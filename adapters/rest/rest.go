@@ -55,7 +55,7 @@ func New(c Config) (*Adapter, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	a.warnings = p.unknownIDs()
+	a.warnings = append(p.warnings, p.unknownIDs()...)
 	return a, nil
 }
 

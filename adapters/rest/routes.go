@@ -65,9 +65,10 @@ func (a *Adapter) find(msg adapters.Message) *target {
 
 // routeParser makes targets of a configuration, and collects its mistakes.
 type routeParser struct {
-	learned []string // of all routes
-	targets []*target
-	errs    []error
+	learned  []string // of all routes
+	targets  []*target
+	warnings []string
+	errs     []error
 }
 
 // parse reads everything but the headers, which need the endpoint.
@@ -124,6 +125,7 @@ func (p *routeParser) known(above *target, as adapters.Route, field string, k *K
 		p.fail("%s: is empty: set method, url or another key, or remove known", strings.TrimSuffix(field, "."))
 	}
 	t := p.target(above, as, field, k.Request)
+	p.refusedUpdates(t, field, k.Outcomes)
 	above.creates = above.method != http.MethodDelete && above.reference == updateReference
 	switch k.Gone {
 	case "":
@@ -212,6 +214,20 @@ func (p *routeParser) rules(t *target, field string, own Request) {
 	t.options.Reason = cmp.Or(own.Reason, t.options.Reason)
 	t.options.Require = cmp.Or(own.Require, t.options.Require)
 	t.rules, _ = exchange.ParseRules(t.options) // its parts are right
+}
+
+// refusedUpdates warns if t, which is used for an update of a record, has an outcome duplicate
+// from above, where it is about new records.
+func (p *routeParser) refusedUpdates(t *target, field string, own map[int]string) {
+	if t.method == http.MethodDelete {
+		return
+	}
+	for _, status := range slices.Sorted(maps.Keys(t.options.Outcomes)) {
+		if _, ok := own[status]; !ok && t.options.Outcomes[status] == string(adapters.ClassDuplicate) {
+			p.warnings = append(p.warnings, fmt.Sprintf("%[1]soutcomes: has %[2]d: duplicate from above, so an update that the receiver refuses with %[2]d counts as delivered: "+
+				"write outcomes: {%[2]d: conflict} here, or {%[2]d: duplicate} if it means that the receiver has this update already", field, status))
+		}
+	}
 }
 
 // learnedNames returns the names of learnt values of all routes.

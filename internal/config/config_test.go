@@ -708,26 +708,32 @@ func TestMessagesKeepTheirWords(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	const noID = "needs the receiver's id, but external_id is not configured, so the id is known only if somebody sets it with lockstep ref set or ref import: write external_id"
+	const refused = "has 409: duplicate from above, so an update that the receiver refuses with 409 counts as delivered: " +
+		"write outcomes: {409: conflict} here, or {409: duplicate} if it means that the receiver has this update already"
 	const warning = "a credential is sent over plain http, where anybody on the way can read it: use https"
 	for adapter, want := range map[string]string{
-		`{kind: rest, url: "http://court.example/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                              "t.yaml:4:32: syncs[0].adapter.url: " + warning,
-		`{kind: rest, url: "HTTP://court.example/in?a=b&api_key=${COURT_TOKEN}"}`:                                                                  "t.yaml:4:32: syncs[0].adapter.url: " + warning,
-		`{kind: rest, url: "http://court.example/in", headers: {X-Api-Key: "${COURT_TOKEN}"}}`:                                                     "t.yaml:4:32: syncs[0].adapter.url: " + warning,
-		`{kind: rest, url: "https://court.example/in", routes: {a: {url: "http://x/"}}, headers: {Authorization: "Basic x"}}`:                      `t.yaml:4:78: syncs[0].adapter.routes.a.url: ` + warning,
-		`{kind: soap, url: "http://court.example/in", body: <a/>, security: {kind: username_token, username: a, password: b}}`:                     "t.yaml:4:32: syncs[0].adapter.url: " + warning,
-		`{kind: rest, url: "http://court.example/in", headers: {Source-System: AGENCY}}`:                                                           "",
-		`{kind: rest, url: "https://court.example/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                             "",
-		`{kind: rest, url: "http://127.0.0.1:8080/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                             "",
-		`{kind: rest, url: "http://localhost/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                                  "",
-		`{kind: rest, url: "http://[::1]:8080/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                                 "",
-		`{kind: rest, url: "http://court.example/in", auth: {kind: hmac, secret: "${COURT_TOKEN}", headers: {X-Client: agency}}}`:                  "",
-		`{kind: rest, url: "http://court.example/in", auth: {kind: hmac, secret: "${COURT_TOKEN}", headers: {X-Api-Key: "${COURT_TOKEN}"}}}`:       "t.yaml:4:32: syncs[0].adapter.url: " + warning,
-		`{kind: webhook, url: "http://court.example/in", secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]}`:                                     "",
-		`{kind: soap, url: "https://court.example/in", body: '<a xmlns="http://court.example/"/>', auth: {kind: bearer, token: "${COURT_TOKEN}"}}`: "",
-		`{kind: rest, url: "https://court.example/", known: {method: PUT, url: "https://court.example/{ref.external_id}"}}`:                        "t.yaml:4:65: syncs[0].adapter.known: " + noID,
-		`{kind: rest, url: "https://court.example/", routes: {a: {url: "https://court.example/{ref.external_id}"}}}`:                               "t.yaml:4:76: syncs[0].adapter.routes.a.url: " + noID,
-		`{kind: rest, url: "https://court.example/", known: {method: PUT}, external_id: /id}`:                                                      "",
-		`{kind: rest, url: "https://court.example/", known: {method: PUT}, external_id: {value: "{key}"}, reference: keep, if_match: any}`:         "",
+		`{kind: rest, url: "http://court.example/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                                "t.yaml:4:32: syncs[0].adapter.url: " + warning,
+		`{kind: rest, url: "HTTP://court.example/in?a=b&api_key=${COURT_TOKEN}"}`:                                                                    "t.yaml:4:32: syncs[0].adapter.url: " + warning,
+		`{kind: rest, url: "http://court.example/in", headers: {X-Api-Key: "${COURT_TOKEN}"}}`:                                                       "t.yaml:4:32: syncs[0].adapter.url: " + warning,
+		`{kind: rest, url: "https://court.example/in", routes: {a: {url: "http://x/"}}, headers: {Authorization: "Basic x"}}`:                        `t.yaml:4:78: syncs[0].adapter.routes.a.url: ` + warning,
+		`{kind: soap, url: "http://court.example/in", body: <a/>, security: {kind: username_token, username: a, password: b}}`:                       "t.yaml:4:32: syncs[0].adapter.url: " + warning,
+		`{kind: rest, url: "http://court.example/in", headers: {Source-System: AGENCY}}`:                                                             "",
+		`{kind: rest, url: "https://court.example/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                               "",
+		`{kind: rest, url: "http://127.0.0.1:8080/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                               "",
+		`{kind: rest, url: "http://localhost/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                                    "",
+		`{kind: rest, url: "http://[::1]:8080/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                                   "",
+		`{kind: rest, url: "http://court.example/in", auth: {kind: hmac, secret: "${COURT_TOKEN}", headers: {X-Client: agency}}}`:                    "",
+		`{kind: rest, url: "http://court.example/in", auth: {kind: hmac, secret: "${COURT_TOKEN}", headers: {X-Api-Key: "${COURT_TOKEN}"}}}`:         "t.yaml:4:32: syncs[0].adapter.url: " + warning,
+		`{kind: webhook, url: "http://court.example/in", secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]}`:                                       "",
+		`{kind: soap, url: "https://court.example/in", body: '<a xmlns="http://court.example/"/>', auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:   "",
+		`{kind: rest, url: "https://court.example/", known: {method: PUT, url: "https://court.example/{ref.external_id}"}}`:                          "t.yaml:4:65: syncs[0].adapter.known: " + noID,
+		`{kind: rest, url: "https://court.example/", routes: {a: {url: "https://court.example/{ref.external_id}"}}}`:                                 "t.yaml:4:76: syncs[0].adapter.routes.a.url: " + noID,
+		`{kind: rest, url: "https://court.example/", known: {method: PUT}, external_id: /id}`:                                                        "",
+		`{kind: rest, url: "https://court.example/", known: {method: PUT}, external_id: {value: "{key}"}, reference: keep, if_match: any}`:           "",
+		`{kind: rest, url: "https://court.example/", known: {method: PUT}, external_id: /id, outcomes: {409: duplicate, 410: permanent}}`:            "t.yaml:4:65: syncs[0].adapter.known.outcomes: " + refused,
+		`{kind: rest, url: "https://court.example/", known: {method: PUT, outcomes: {409: conflict}}, external_id: /id, outcomes: {409: duplicate}}`: "",
+		`{kind: rest, url: "https://court.example/", known: {method: DELETE}, external_id: /id, outcomes: {409: duplicate}}`:                         "",
+		`{kind: rest, url: "https://court.example/", external_id: /id, outcomes: {409: duplicate}}`:                                                  "",
 	} {
 		f, err := Parse("t.yaml", []byte("syncs:\n  - name: A\n    event: a\n    adapter: "+adapter+"\n"), testEnv)
 		if err != nil {
