@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hms-mkt/lockstep/internal/config"
+	"github.com/hms-mkt/lockstep/internal/operate"
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -173,14 +174,7 @@ func (db *database) explain(err error) error {
 // act runs do in one transaction on behalf of o. The database writes o's name and
 // reason into the log.
 func (db *database) act(ctx context.Context, o operator, do func(pgx.Tx) error) error {
-	// Not the login's default: outbox.discard must see the newest claims of relays.
-	return pgx.BeginTxFunc(ctx, db.conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		const settings = `SELECT set_config('lockstep.actor', $1, true), set_config('lockstep.reason', $2, true)`
-		if _, err := tx.Exec(ctx, settings, o.name, o.reason); err != nil {
-			return err
-		}
-		return do(tx)
-	})
+	return operate.Act(ctx, db.conn, operate.Actor{Name: o.name, Reason: o.reason}, do)
 }
 
 // query collects rows as values of T, whose fields are named like the columns.

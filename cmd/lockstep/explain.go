@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/internal/operate"
 	"github.com/hms-mkt/lockstep/internal/output"
 )
 
@@ -51,22 +52,8 @@ type eventFacts struct {
 	HeaderNames  []string  `json:"header_names"`
 }
 
-// deliveryRow is an open delivery.
-type deliveryRow struct {
-	Sync       string     `json:"sync"`
-	EventSeq   int64      `json:"event_seq"`
-	EventID    string     `json:"event_id"`
-	EventType  *string    `json:"event_type"`
-	Key        string     `json:"key"`
-	State      string     `json:"state"`
-	Attempts   int64      `json:"attempts"`
-	DueAt      *time.Time `json:"due_at"`
-	ClaimedBy  *string    `json:"claimed_by"`
-	LeaseUntil *time.Time `json:"lease_until"`
-	ErrorClass *string    `json:"error_class"`
-	Error      *string    `json:"error"`
-	CreatedAt  time.Time  `json:"created_at"`
-}
+// deliveryRow is an open delivery as a line of a table.
+type deliveryRow struct{ operate.Delivery }
 
 const deliveryColumns = `d.sync, d.event_seq, d.event_id::text AS event_id, e.type AS event_type, d.key, d.state, d.attempts,
        CASE WHEN d.due_at < 'infinity' THEN d.due_at END AS due_at, d.claimed_by, d.lease_until, d.error_class, d.error, d.created_at`

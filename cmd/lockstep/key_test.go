@@ -92,7 +92,7 @@ func TestReplayOfAKeySendsItsNewestState(t *testing.T) {
 		t.Errorf("not in order: %s", r.stdout)
 	}
 	w.run("replay", "H-1", "--reason", "the court lost it").wants(t, 0, moved, "1 delivery replayed")
-	w.run("replay", "H-1", "--all", "--reason", "x").wants(t, exitFailed, `key H-1 has 1 open delivery to CourtCalendarSync, the first is pending`, "lockstep explain H-1")
+	w.run("replay", "H-1", "--all", "--reason", "x").wants(t, exitFailed, "of key H-1 is newer than event "+created+" and still pending for CourtCalendarSync", "lockstep explain H-1")
 	w.relayUntil(nothingOpen)
 	w.court.mu.Lock()
 	defer w.court.mu.Unlock()
@@ -109,11 +109,12 @@ func TestReplayOfAKeyDoesNotUndoANewerEvent(t *testing.T) {
 	w.court.answers(refuses("H-2 moved"))
 	w.emit("H-2", `{"hearingId":"H-2 moved"}`)
 	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.failed)`)
-	r := w.run("replay", "H-2", "--reason", "x").wants(t, exitFailed, "key H-2 has 1 open delivery to CourtCalendarSync, the first is failed", "would undo", "lockstep replay "+delivered)
+	r := w.run("replay", "H-2", "--reason", "x").wants(t, exitFailed, "of key H-2 is newer than event "+delivered+" and still failed for CourtCalendarSync", "would undo", "add --force")
 	if r.stdout != "" {
 		t.Errorf("stdout has %q", r.stdout)
 	}
-	w.run("replay", delivered, "--reason", "I know").wants(t, 0, "1 delivery replayed")
+	w.run("replay", delivered, "--reason", "x").wants(t, exitFailed, "would undo", "add --force")
+	w.run("replay", delivered, "--reason", "I know", "--force").wants(t, 0, "1 delivery replayed")
 }
 
 func TestRequeueAndDiscardTakeAnEventOrAKey(t *testing.T) {

@@ -385,9 +385,8 @@ func TestScalars(t *testing.T) {
 		{"%", nil},
 	})
 	run("rate", func(s string) (any, error) {
-		r, err := parseRate(s)
-		perSecond, _ := r.(Rate)
-		return float64(perSecond), err
+		r, err := ParseRate(s)
+		return float64(r), err
 	}, []test{
 		{"20/s", 20.0},
 		{"0", 0.0},

@@ -34,7 +34,7 @@ var scalars = map[reflect.Type]scalar{
 	reflect.TypeFor[time.Duration](): {kindText, "a duration such as 15s", []string{"string", "integer"}, `^(0|` + durationPattern + `|.*\$\{.*)$`, parseDuration},
 	reflect.TypeFor[Period]():        {kindText, "a period such as 90d or 84mo", "string", `^([0-9]+mo|` + durationPattern + `|.*\$\{.*)$`, parsePeriod},
 	reflect.TypeFor[Percent]():       {kindText, "a percentage such as 20%", []string{"string", "integer"}, `^((100|[0-9]{1,2}(\.[0-9]+)?)%|0|.*\$\{.*)$`, parsePercent},
-	reflect.TypeFor[Rate]():          {kindText, "a rate such as 20/s, or 0", []string{"string", "integer"}, `^([0-9]+(\.[0-9]+)?/[smh]|0|.*\$\{.*)$`, parseRate},
+	reflect.TypeFor[Rate]():          {kindText, "a rate such as 20/s, or 0", []string{"string", "integer"}, `^([0-9]+(\.[0-9]+)?/[smh]|0|.*\$\{.*)$`, func(text string) (any, error) { return ParseRate(text) }},
 
 	reflect.TypeFor[relay.Weekdays]():  {kindText, "days such as Mon-Fri", "string", `^(` + daysPattern + `( *, *` + daysPattern + `)*|.*\$\{.*)$`, parseDays},
 	reflect.TypeFor[relay.TimeOfDay](): {kindText, "a time of day such as 08:00", "string", `^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00|.*\$\{.*)$`, parseTimeOfDay},
@@ -125,16 +125,16 @@ func parsePercent(text string) (any, error) {
 	return Percent(x / 100), nil
 }
 
-// parseRate reads 20/s, 600/m, 1000/h, or 0.
-func parseRate(text string) (any, error) {
+// ParseRate reads 20/s, 600/m, 1000/h, or 0.
+func ParseRate(text string) (Rate, error) {
 	if text == "0" {
-		return Rate(0), nil
+		return 0, nil
 	}
 	count, unit, _ := strings.Cut(text, "/")
 	per := map[string]float64{"s": 1, "m": 60, "h": 3600}[unit]
 	x, err := strconv.ParseFloat(count, 64)
 	if err != nil || per == 0 || math.IsNaN(x) || x <= 0 || x > 1e6 {
-		return nil, errors.New("is not a rate: write a number per second, minute or hour, such as 20/s, 600/m or 1000/h, or 0 for no limit")
+		return 0, errors.New("is not a rate: write a number per second, minute or hour, such as 20/s, 600/m or 1000/h, or 0 for no limit")
 	}
 	return Rate(x / per), nil
 }

@@ -234,10 +234,15 @@ func Choose(ctx context.Context, tx pgx.Tx, a Action, f Filter) (Set, error) {
 	if err := f.check(a); err != nil {
 		return Set{}, err
 	}
+	var now time.Time
+	if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now); err != nil {
+		return Set{}, err
+	}
+	if f.AsOf.After(now) {
+		return Set{}, fmt.Errorf("a set cannot be of %s, because the database's clock says %s", f.AsOf.UTC().Format(time.RFC3339Nano), now.UTC().Format(time.RFC3339Nano))
+	}
 	if f.AsOf.IsZero() {
-		if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&f.AsOf); err != nil {
-			return Set{}, err
-		}
+		f.AsOf = now
 	}
 	s := Set{Action: a, Filter: f, Words: f.Words(a), AsOf: f.AsOf}
 	if err := s.leaveOut(ctx, tx); err != nil {

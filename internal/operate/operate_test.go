@@ -165,6 +165,7 @@ func TestAFilterThatSelectsMoreThanIsMeantIsRefused(t *testing.T) {
 		"class of a delivered": {Replay, Filter{Class: "mapping"}, "has no error"},
 		"retired requeue":      {Requeue, Filter{Sync: "Court", Retired: true}, "only discard"},
 		"retired of a key":     {Discard, Filter{Sync: "Court", Retired: true, Key: "H-1"}, "only discard"},
+		"the future":           {Requeue, Filter{All: true, AsOf: time.Now().Add(time.Hour)}, "the database's clock says"},
 		"another action":       {"remove", Filter{All: true}, `no action "remove"`},
 	} {
 		if _, err := chooseNow(t.Context(), c.maria, test.action, test.filter); err == nil || !strings.Contains(err.Error(), test.want) {
