@@ -26,7 +26,7 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 		for _, table := range readable {
 			more = append(more, "SELECT on "+table)
 		}
-		for _, function := range []string{"oldest_relay", "why_not_delivered", "describe", "check_sync", "hold_rank", "ends_delivery", "takes", "older_writers", "held_subject"} {
+		for _, function := range []string{"oldest_relay", "why_not_delivered", "describe", "check_sync", "hold_rank", "ends_delivery", "takes"} {
 			more = append(more, "EXECUTE on "+function)
 		}
 		slices.Sort(more)
@@ -55,7 +55,7 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 			"INSERT on heartbeat", "UPDATE on heartbeat", "DELETE on heartbeat",
 			"INSERT on external_ref", "UPDATE on external_ref", "DELETE on external_ref",
 			"DELETE on unmatched", "DELETE on missed",
-			"EXECUTE on maintain", "EXECUTE on raise_alerts", "EXECUTE on sequence_trouble", "EXECUTE on lock_holder", "EXECUTE on clean", "EXECUTE on like_patterns", "EXECUTE on begin_backfill", "EXECUTE on read_time", "EXECUTE on needed_by", "EXECUTE on escalates_at"),
+			"EXECUTE on maintain", "EXECUTE on older_writers", "EXECUTE on raise_alerts", "EXECUTE on sequence_trouble", "EXECUTE on lock_holder", "EXECUTE on clean", "EXECUTE on like_patterns", "EXECUTE on begin_backfill", "EXECUTE on read_time", "EXECUTE on needed_by", "EXECUTE on escalates_at"),
 		"outbox_operator": read(
 			"UPDATE on delivery.state",
 			"EXECUTE on find_missed", "EXECUTE on repair", "EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire", "EXECUTE on resume_retired", "EXECUTE on set_reference", "EXECUTE on discard_all",

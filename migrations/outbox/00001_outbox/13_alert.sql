@@ -10,13 +10,6 @@ SELECT h.sync, h.scope, h.kind, h.until, h.reason, h.by, h.since,
     OR h.kind = 'throttle' AND h.since <= statement_timestamp() - interval '5 minutes' AND h.until > statement_timestamp();
 COMMENT ON VIEW outbox.alerting_hold IS 'The holds of outbox.alert: auth and operator at once, breaker after a minute, throttle after five.';
 
--- The subject and the verb of a sentence about holds of one kind: of a whole sync, or of n of its destinations.
-CREATE FUNCTION outbox.held_subject(sync text, whole boolean, n bigint, destination text) RETURNS text
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN CASE WHEN whole THEN format('sync "%s" is', sync)
-            WHEN n = 1 THEN format('destination %s of sync "%s" is', destination, sync)
-            ELSE format('%s destinations of sync "%s", such as %s, are', n, sync, destination) END;
-
 -- Nothing is counted beyond a thousand: a reader waits for it while a million deliveries are open.
 CREATE VIEW outbox.alert AS
 SELECT 'escalated' COLLATE "C" AS name, 'critical' COLLATE "C" AS severity, e.since,
@@ -80,7 +73,10 @@ SELECT 'held', h.severity, h.since, format('%s on hold (%s) by %s: %s', h.subjec
        h.sync, NULL, NULL
   FROM (SELECT a.sync, a.kind, a.severity, min(a.since) AS since, (array_agg(a.by ORDER BY a.since, a.scope))[1] AS by,
                (array_agg(a.reason ORDER BY a.since, a.scope))[1] AS reason,
-               outbox.held_subject(a.sync, bool_or(a.scope = ''), count(*), min(a.scope)) AS subject
+               -- Not outbox.held_subject: whoever may read a view would need EXECUTE on each function in it.
+               CASE WHEN bool_or(a.scope = '') THEN format('sync "%s" is', a.sync)
+                    WHEN count(*) = 1 THEN format('destination %s of sync "%s" is', min(a.scope), a.sync)
+                    ELSE format('%s destinations of sync "%s", such as %s, are', count(*), a.sync, min(a.scope)) END AS subject
           FROM outbox.alerting_hold AS a
          GROUP BY a.sync, a.kind, a.severity) AS h
 UNION ALL
@@ -114,14 +110,7 @@ SELECT 'no_partition', 'warning', NULL, 'the delivery log has no partition for n
        SELECT FROM pg_inherits AS i
          JOIN pg_class AS c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'outbox.delivery_log'::regclass
-          AND c.relname = 'delivery_log_' || to_char(date_trunc('month', statement_timestamp() AT TIME ZONE 'UTC') + interval '1 month', 'YYYY_MM'))
-UNION ALL
-(SELECT 'old_transaction', 'warning', w.since, format('a transaction%s is open since %s: dead rows are not removed, and changes of syncs wait for it',
-               coalesce(' of pid ' || w.pid, ' that is prepared'), w.since),
-        coalesce(format('End it if it is forgotten: SELECT pg_terminate_backend(%s)', w.pid), 'See pg_prepared_xacts'), NULL, NULL, NULL
-   FROM outbox.older_writers() AS w
-  WHERE w.since < statement_timestamp() - interval '1 hour'
-  ORDER BY w.since LIMIT 1);
+          AND c.relname = 'delivery_log_' || to_char(date_trunc('month', statement_timestamp() AT TIME ZONE 'UTC') + interval '1 month', 'YYYY_MM'));
 COMMENT ON VIEW outbox.alert IS 'What people must know now, one row for each name and sync. since is null if it is not known. says and remedy are sentences, key and event_id show one example. Counts end at a thousand.';
 
 -- What outbox.raise_alerts has told.
@@ -138,6 +127,13 @@ CREATE TABLE outbox.told (
 );
 COMMENT ON TABLE outbox.told IS 'What outbox.raise_alerts has told: a row for each hold that lasts, and for each sync that had failed or escalated deliveries.';
 COMMENT ON COLUMN outbox.told.untold IS 'Deliveries (failed) or keys (escalated) that the next operator event of this name will count.';
+
+-- The subject and the verb of a sentence about holds of one kind: of a whole sync, or of n of its destinations.
+CREATE FUNCTION outbox.held_subject(sync text, whole boolean, n bigint, destination text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN whole THEN format('sync "%s" is', sync)
+            WHEN n = 1 THEN format('destination %s of sync "%s" is', destination, sync)
+            ELSE format('%s destinations of sync "%s", such as %s, are', n, sync, destination) END;
 
 -- Writes an operator event if a sync takes it. Null: none does.
 -- +goose StatementBegin
@@ -284,13 +280,15 @@ BEGIN
         RETURN;
     END IF;
     FOR change IN
-        UPDATE outbox.told AS t
-           SET told_at = statement_timestamp(), untold = 0
-          FROM (SELECT o.sync, o.name, o.untold FROM outbox.told AS o
-                 WHERE o.untold > 0 AND (o.told_at IS NULL OR o.told_at NOT BETWEEN statement_timestamp() - pause AND statement_timestamp())
-                 ORDER BY o.sync, o.name DESC) AS due
-         WHERE t.sync = due.sync AND t.name = due.name AND t.scope = '' AND t.kind = ''
-        RETURNING t.sync, t.name, due.untold
+        WITH due AS (
+            UPDATE outbox.told AS t
+               SET told_at = statement_timestamp(), untold = 0
+              FROM outbox.told AS was
+             WHERE was.untold > 0 AND (was.told_at IS NULL OR was.told_at NOT BETWEEN statement_timestamp() - pause AND statement_timestamp())
+               AND t.sync = was.sync AND t.name = was.name AND t.scope = '' AND t.kind = ''
+            RETURNING t.sync, t.name, was.untold
+        )
+        SELECT d.* FROM due AS d ORDER BY d.sync, d.name DESC
     LOOP
         SELECT * INTO place FROM outbox.alert AS a WHERE a.sync = change.sync AND a.name = change.name;
         CONTINUE WHEN NOT FOUND; -- the deliveries have been corrected meanwhile

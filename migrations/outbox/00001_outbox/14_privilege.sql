@@ -16,7 +16,7 @@ GRANT EXECUTE ON FUNCTION outbox.emit(text, text, jsonb, bigint, jsonb, uuid) TO
 GRANT SELECT ON outbox.event, outbox.unmatched, outbox.sync, outbox.hold, outbox.delivery, outbox.lane, outbox.open_delivery, outbox.delivery_log, outbox.external_ref, outbox.retention,
     outbox.heartbeat, outbox.relay, outbox.status, outbox.failed, outbox.blocked_key, outbox.unmatched_type, outbox.missed, outbox.alert, outbox.alerting_hold, outbox.told, outbox.goose_db_version TO outbox_relay, outbox_operator, outbox_auditor;
 GRANT EXECUTE ON FUNCTION outbox.oldest_relay(), outbox.hold_rank(text), outbox.ends_delivery(text), outbox.why_not_delivered(uuid, text), outbox.describe(outbox.open_delivery), outbox.check_sync(text),
-    outbox.takes(text, text[], text[], text, text), outbox.older_writers(), outbox.held_subject(text, boolean, bigint, text)
+    outbox.takes(text, text[], text[], text, text)
     TO outbox_relay, outbox_operator, outbox_auditor;
 
 GRANT INSERT, UPDATE, DELETE ON outbox.delivery, outbox.lane TO outbox_relay;
@@ -27,7 +27,7 @@ GRANT USAGE ON SEQUENCE outbox.delivery_log_id_seq TO outbox_relay;
 GRANT INSERT, UPDATE ON outbox.sync TO outbox_relay;
 GRANT INSERT, UPDATE, DELETE ON outbox.hold, outbox.external_ref, outbox.heartbeat TO outbox_relay;
 GRANT DELETE ON outbox.unmatched, outbox.missed TO outbox_relay;
-GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[], text), outbox.maintain(interval, interval), outbox.sequence_trouble(), outbox.raise_alerts(), outbox.lock_holder(bigint), outbox.clean(text),
+GRANT EXECUTE ON FUNCTION outbox.like_patterns(text[], text), outbox.older_writers(), outbox.maintain(interval, interval), outbox.sequence_trouble(), outbox.raise_alerts(), outbox.lock_holder(bigint), outbox.clean(text),
     outbox.begin_backfill(text, timestamptz, boolean), outbox.read_time(jsonb, text), outbox.needed_by(text, jsonb, text[], text),
     outbox.escalates_at(text, timestamptz, timestamptz, interval, interval) TO outbox_relay;
 
