@@ -656,7 +656,7 @@ func (c *canaryWorld) relay(program, format string) *relayRun {
 	return run
 }
 
-var serving = regexp.MustCompile(`serving the console, health and metrics.*?(127\.0\.0\.1:\d+)`)
+var serving = regexp.MustCompile(`serving health and metrics.*?(127\.0\.0\.1:\d+)`)
 
 // address is where the relay serves health and metrics.
 func (t *relayRun) address(tb testing.TB) string {

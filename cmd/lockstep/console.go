@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/console"
 	"github.com/hms-mkt/lockstep/internal/telemetry"
 	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
 func (a *app) consoleCommand() *cobra.Command {
@@ -23,7 +25,8 @@ func (a *app) consoleCommand() *cobra.Command {
 configuration. lockstep run serves the same pages. Use this command on a machine
 that runs no relay, for example with the URL of a standby.
 
-The login needs the role outbox_auditor.`,
+The login of the database needs the role outbox_auditor. Without console.users and
+console.user_header, the pages are for reading only, and only for this machine.`,
 		Example: `  lockstep console
   lockstep console --config court.yaml`,
 		Args: cobra.NoArgs,
@@ -43,8 +46,11 @@ The login needs the role outbox_auditor.`,
 
 // serveConsole serves the pages alone until ctx ends.
 func (a *app) serveConsole(ctx context.Context, f *config.File, url string) error {
-	if f.Listen == "" {
+	switch {
+	case f.Listen == "":
 		return usagef("listen is empty: name the address of the pages, such as listen: 127.0.0.1:9464")
+	case f.Console.Off:
+		return usagef("console.off is true: remove it to serve the pages")
 	}
 	l, err := listen(ctx, f.Listen)
 	if err != nil {
@@ -56,7 +62,7 @@ func (a *app) serveConsole(ctx context.Context, f *config.File, url string) erro
 		return err
 	}
 	defer closePages()
-	server := telemetry.Serve(l, pages.Handler(), a.log)
+	server := telemetry.Serve(secure(l, f.ListenTLS, a.log), pages.Handler(), a.log)
 	a.log.InfoContext(ctx, "serving the console", "address", l.Addr().String())
 	<-ctx.Done()
 	return server.Close()
@@ -64,18 +70,44 @@ func (a *app) serveConsole(ctx context.Context, f *config.File, url string) erro
 
 // console prepares the pages that are served at an address. Call the function that it
 // returns when they are served no more.
-func (a *app) console(ctx context.Context, _ *config.File, url string, address net.Addr) (*console.Console, func(), error) {
-	pool, err := readPool(ctx, url)
+func (a *app) console(ctx context.Context, f *config.File, url string, address net.Addr) (*console.Console, func(), error) {
+	zone, err := mapping.LoadZone(f.Console.Zone)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, usagef("console.zone: %w", err)
 	}
 	tcp, ok := address.(*net.TCPAddr)
-	pages, err := console.New(console.Config{Read: pool, Loopback: ok && tcp.IP.IsLoopback(), Version: thisBuild().Version, Log: a.log})
-	if err != nil {
-		pool.Close()
+	c := console.Config{
+		Zone: zone, UserHeader: f.Console.UserHeader, Proxies: f.Console.Networks(), Operators: f.Console.Operators,
+		Loopback: ok && tcp.IP.IsLoopback(), Version: thisBuild().Version, Log: a.log,
+	}
+	for _, u := range f.Console.Users {
+		user := console.User{Name: u.Name, Token: u.Token}
+		if u.May == "operate" {
+			user.May = console.Operate
+		}
+		c.Users = append(c.Users, user)
+	}
+	if c.Read, err = consolePool(ctx, url, true); err != nil {
 		return nil, nil, err
 	}
-	return pages, pool.Close, nil
+	if operator := f.Console.OperatorURL.Reveal(); operator != "" {
+		if c.Operate, err = consolePool(ctx, operator, false); err != nil {
+			c.Read.Close()
+			return nil, nil, fmt.Errorf("console.operator_url: %w", err)
+		}
+	}
+	closePools := func() {
+		c.Read.Close()
+		if c.Operate != nil {
+			c.Operate.Close()
+		}
+	}
+	pages, err := console.New(c)
+	if err != nil {
+		closePools()
+		return nil, nil, err
+	}
+	return pages, closePools, nil
 }
 
 // withConsole serves the pages at all addresses that health and metrics do not have.
@@ -91,8 +123,9 @@ func withConsole(metrics, pages http.Handler) http.Handler {
 // consoleConnections is how many connections the pages use at most.
 const consoleConnections = 3
 
-// readPool prepares the connections of the pages. The first page connects.
-func readPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
+// consolePool prepares the connections of the pages. The first page connects: to any host of
+// the URL, or to the one that accepts writes.
+func consolePool(ctx context.Context, url string, anyHost bool) (*pgxpool.Pool, error) {
 	c, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, usagef("the database URL cannot be used: want postgres://user@host:5432/database, or keywords such as host=… dbname=…")
@@ -102,5 +135,8 @@ func readPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	c.ConnConfig.RuntimeParams["application_name"] = "lockstep console"
 	outbox.UseFormats(c.ConnConfig)
 	c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // suits any pooler
+	if !anyHost {
+		outbox.PreferWritable(c.ConnConfig, url)
+	}
 	return pgxpool.NewWithConfig(ctx, c)
 }

@@ -17,7 +17,7 @@ func TestIdleAndSlowClientsOfTheHealthPortDisturbNobody(t *testing.T) {
 	w := newWorld(t)
 	const descriptors = 100
 	p := w.spawnAs("/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" run --log-format json`, descriptors), program(t))
-	address := fmt.Sprint(p.says(t, "serving the console, health and metrics")["address"])
+	address := fmt.Sprint(p.says(t, "serving health and metrics")["address"])
 	p.says(t, "relay running")
 	dial := func() net.Conn {
 		conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), "tcp", address)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,7 +16,7 @@ import (
 )
 
 func (a *app) healthcheckCommand() *cobra.Command {
-	var url string
+	var url, own string
 	c := &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Ask a running relay whether it is ready, for probes of containers",
@@ -36,8 +37,12 @@ is not ready or does not answer.`,
 					return usagef("listen is empty, so a relay of this configuration has no health endpoint: give --url, or write an address into listen")
 				}
 				url = "http://" + local(f.Listen) + "/readyz"
+				if f.ListenTLS.Enabled() {
+					url = "https" + strings.TrimPrefix(url, "http")
+					own = f.ListenTLS.CertFile
+				}
 			}
-			return a.probe(cmd.Context(), url)
+			return a.probe(cmd.Context(), url, own)
 		},
 	}
 	c.Flags().StringVar(&url, "url", "", "`URL` to ask instead of /readyz at the listen address")
@@ -59,7 +64,9 @@ func local(addr string) string {
 	return net.JoinHostPort(host, port)
 }
 
-func (a *app) probe(ctx context.Context, url string) error {
+// probe asks url. own is a file with the certificate that an HTTPS server must have, whatever
+// its name; without it, the certificate must be valid for the name in url.
+func (a *app) probe(ctx context.Context, url, own string) error {
 	ctx, cancel := answerWithin(ctx, connectTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
@@ -68,7 +75,11 @@ func (a *app) probe(ctx context.Context, url string) error {
 	}
 	// This is not the default transport, because a proxy from the environment cannot
 	// reach this machine's ports.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: connectTimeout + time.Second}
+	transport := &http.Transport{DisableKeepAlives: true}
+	if own != "" {
+		transport.TLSClientConfig = onlyCertificate(own)
+	}
+	client := &http.Client{Transport: transport, Timeout: connectTimeout + time.Second}
 	resp, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("no relay answers: %w; is it running, and is this its listen address?", err)

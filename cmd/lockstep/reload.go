@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"reflect"
 	"regexp"
 	"time"
 
@@ -109,6 +110,8 @@ func (r *reloader) replace(next *config.File) (left []string, err error) {
 	}{
 		{"database", database == r.url && next.Database.MaxConnections == r.started.Database.MaxConnections},
 		{"listen", next.Listen == r.started.Listen},
+		{"listen_tls", next.ListenTLS == r.started.ListenTLS},
+		{"console", reflect.DeepEqual(next.Console, r.started.Console)},
 		{"relay.name", next.Relay.Name == r.started.Relay.Name},
 	} {
 		if !s.same {

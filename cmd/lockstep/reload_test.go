@@ -78,7 +78,7 @@ func TestSIGHUPReloadsTheConfiguration(t *testing.T) {
 	}
 	configure("old", 16, 8)
 	p := w.spawn(program(t))
-	address := fmt.Sprint(p.says(t, "serving the console, health and metrics")["address"])
+	address := fmt.Sprint(p.says(t, "serving health and metrics")["address"])
 	p.says(t, "relay running")
 	hup := func() {
 		if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
@@ -212,7 +212,7 @@ func TestChangedFilesAreReadAgain(t *testing.T) {
 	writeFile(t, file, good)
 	w.env["LOCKSTEP_CONFIG"] = file
 	p := w.spawn(program(t))
-	address := fmt.Sprint(p.says(t, "serving the console, health and metrics")["address"])
+	address := fmt.Sprint(p.says(t, "serving health and metrics")["address"])
 	p.says(t, "relay running")
 	n := 0
 	sends := func(version string) {

@@ -111,19 +111,24 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 		if err != nil {
 			return err
 		}
-		pages, closePages, err := a.console(context.WithoutCancel(ctx), f, url, l.Addr())
-		if err != nil {
-			_ = l.Close()
-			return err
+		handler := metrics.Handler(r.Ready)
+		if !f.Console.Off {
+			pages, closePages, err := a.console(context.WithoutCancel(ctx), f, url, l.Addr())
+			if err != nil {
+				_ = l.Close()
+				return err
+			}
+			defer closePages()
+			handler = withConsole(handler, pages.Handler())
+			log.InfoContext(ctx, "serving the console", "address", l.Addr().String())
 		}
-		defer closePages()
-		server := telemetry.Serve(l, withConsole(metrics.Handler(r.Ready), pages.Handler()), log)
+		server := telemetry.Serve(secure(l, f.ListenTLS, log), handler, log)
 		defer func() {
 			if err := server.Close(); err != nil {
 				log.WarnContext(ctx, "health and metrics did not stop cleanly", "error", err)
 			}
 		}()
-		log.InfoContext(ctx, "serving the console, health and metrics", "address", l.Addr().String())
+		log.InfoContext(ctx, "serving health and metrics", "address", l.Addr().String())
 	}
 	reload := &reloader{files: files, app: a, relay: r, store: store, metrics: metrics, log: log, started: f, url: url, current: f}
 	reloading, stop := context.WithCancel(ctx)

@@ -148,7 +148,7 @@ func TestRunRelaysAndDrainsAtSIGTERM(t *testing.T) {
 		return http.StatusCreated
 	})
 	p := w.spawn(program(t))
-	address := fmt.Sprint(p.says(t, "serving the console, health and metrics")["address"])
+	address := fmt.Sprint(p.says(t, "serving health and metrics")["address"])
 	p.says(t, "relay running")
 	w.emit("H-1", `{"hearingId":"H-1"}`)
 	w.eventually(`SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE outcome = 'delivered') AND EXISTS (SELECT FROM outbox.relay WHERE running)`)
@@ -243,7 +243,7 @@ func TestRunWaitsForItsDatabase(t *testing.T) {
 	}()
 	w.env["DATABASE_URL"] = "postgres://relay:canary@" + l.Addr().String() + "/db"
 	p := w.spawn(program(t))
-	address := fmt.Sprint(p.says(t, "serving the console, health and metrics")["address"])
+	address := fmt.Sprint(p.says(t, "serving health and metrics")["address"])
 	if said := fmt.Sprint(p.says(t, "database is not ready, waiting")); strings.Contains(said, "canary") {
 		t.Errorf("the password is in the log: %s", said)
 	}

@@ -59,6 +59,14 @@ func (d *decoder) check(tag string, n *node) {
 		if _, err := mapping.LoadZone(n.text); err != nil {
 			d.at(n, "%s is not a time zone: write an IANA name such as America/New_York, or UTC", d.quote(n))
 		}
+	case "person":
+		d.checkPerson(n)
+	case "header":
+		d.checkHeader(n)
+	case "network":
+		if _, ok := network(n.text); !ok {
+			d.at(n, "%s is not an address: write one such as 10.0.0.5, or a network such as 10.0.0.0/24", d.quote(n))
+		}
 	case "from":
 		if _, err := time.Parse(time.RFC3339, n.text); err != nil && n.text != "beginning" && n.text != "now" {
 			d.at(n, "%s is neither beginning, now nor a time with an offset such as 2027-03-01T00:00:00Z%s",

@@ -88,6 +88,7 @@ func TestExample(t *testing.T) {
 		Database:  Database{URL: "postgres://lockstep:hunter2@db.example.gov:5432/agency?sslmode=require", MaxConnections: 8},
 		Relay:     RelaySettings{Workers: 32, Poll: 50 * time.Millisecond, Lease: time.Minute, Drain: 20 * time.Second},
 		Listen:    "127.0.0.1:9464",
+		Console:   Console{Zone: "UTC"},
 		Retention: Retention{Events: Period{Duration: 90 * 24 * time.Hour}, Log: Period{Months: 84}},
 		Syncs: []Sync{{
 			Name:    "CourtCalendarSync",
@@ -147,6 +148,7 @@ func TestDefaults(t *testing.T) {
 		Database:  Database{MaxConnections: 8},
 		Relay:     RelaySettings{Workers: 32, Poll: 50 * time.Millisecond, Lease: time.Minute, Drain: 20 * time.Second},
 		Listen:    "127.0.0.1:9464",
+		Console:   Console{Zone: "UTC"},
 		Retention: Retention{Events: Period{Duration: 90 * 24 * time.Hour}, Log: Period{Months: 84}},
 	}
 	if diff := cmp.Diff(want, Defaults(), ignoreBuilt()); diff != "" {

@@ -87,10 +87,11 @@ func TestDocumentedKeys(t *testing.T) {
 	for _, typ := range []reflect.Type{
 		reflect.TypeFor[Database](), reflect.TypeFor[RelaySettings](), reflect.TypeFor[Retention](), reflect.TypeFor[Sync](),
 		reflect.TypeFor[Escalate](), reflect.TypeFor[Window](), reflect.TypeFor[Retry](), reflect.TypeFor[Limits](), reflect.TypeFor[longField](),
+		reflect.TypeFor[ListenTLS](), reflect.TypeFor[Console](), reflect.TypeFor[User](),
 	} {
 		for _, f := range fieldsOf(typ) {
 			key, def, low, high := keyOf(f), f.Tag.Get("default"), f.Tag.Get("min"), f.Tag.Get("max")
-			row := regexp.MustCompile("(?m)^\\| `(?:retention\\.)?"+key+"` \\|.*$").FindAllString(doc, -1)
+			row := regexp.MustCompile("(?m)^\\| `(?:retention\\.|listen_tls\\.)?"+key+"` \\|.*$").FindAllString(doc, -1)
 			found := false
 			for _, r := range row {
 				hasDefault := def == "" || def[0] == '@' || strings.Contains(r, "| `"+def+"` |")

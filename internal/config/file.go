@@ -18,7 +18,9 @@ import (
 type File struct {
 	Database  Database      `yaml:"database" doc:"Where the outbox is."`
 	Relay     RelaySettings `yaml:"relay" doc:"Settings of one relay process."`
-	Listen    string        `yaml:"listen" default:"127.0.0.1:9464" check:"address" doc:"Address of health and metrics, host:port."`
+	Listen    string        `yaml:"listen" default:"127.0.0.1:9464" check:"address" doc:"Address of the console, health and metrics, host:port. An empty text turns them off."`
+	ListenTLS ListenTLS     `yaml:"listen_tls" doc:"Certificate with which listen is served by HTTPS."`
+	Console   Console       `yaml:"console" doc:"The pages on which people see what the relays do, and act."`
 	Retention Retention     `yaml:"retention" doc:"How long finished events and the log are kept. A longer time in the database's outbox.retention wins. Only the owner of the tables can shorten that."`
 	Syncs     []Sync        `yaml:"syncs" doc:"The connections, each with a name of its own."`
 

@@ -23,6 +23,8 @@ func parse(name string, data []byte, sub substitution, known map[string]adapterK
 	d := &decoder{name: name, file: f, kinds: known, sub: sub}
 	if root := d.read(data); root != nil {
 		f.shown = d.object(root, reflect.ValueOf(f).Elem())
+		d.checkListenTLS(root)
+		d.checkConsole(root)
 		d.checkSyncs(root)
 	}
 	if err := d.err(); err != nil {

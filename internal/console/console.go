@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
-	"strconv"
-	"strings"
+	"net/url"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -30,7 +28,6 @@ type Config struct {
 	Proxies    []netip.Prefix // the addresses from which UserHeader counts
 	Operators  []string       // names in UserHeader that may operate
 	Loopback   bool           // only this machine can reach the pages
-	Secure     bool           // browsers reach the pages by HTTPS only
 	Version    string         // of this program
 	Log        *slog.Logger
 }
@@ -54,8 +51,9 @@ const (
 // Console serves the pages. It is safe for concurrent use.
 type Console struct {
 	Config
-	site *page.Site
-	mux  *http.ServeMux
+	site     *page.Site
+	mux      *http.ServeMux
+	attempts attempts
 }
 
 //go:embed pages/*.html
@@ -77,6 +75,9 @@ func New(config Config) (*Console, error) {
 	for _, r := range c.routes() {
 		c.handle(r.pattern, r.needs, r.answer)
 	}
+	c.open("GET /login", c.login)
+	c.open("POST /login", c.logIn)
+	c.open("POST /logout", c.logOut)
 	c.handle("/", Read, unknown)
 	c.mux.HandleFunc(page.StylePattern, page.Style)
 	return c, nil
@@ -97,20 +98,30 @@ type handler func(w http.ResponseWriter, r *http.Request, v visitor) error
 // maxBody bounds the form of a request.
 const maxBody = 64 << 10
 
-// handle answers requests for a page of visitors who may do what it needs. It refuses
-// forms of other sites.
+// handle answers requests for a page of visitors who may do what it needs.
 func (c *Console) handle(pattern string, needs May, h handler) {
-	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		page.SecurityHeaders(w.Header())
+	c.open(pattern, func(w http.ResponseWriter, r *http.Request) error {
 		v, err := c.visitor(r)
 		if err == nil {
 			err = c.allow(v, needs)
 		}
-		if err == nil {
-			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-			err = h(w, r, v)
+		if errors.Is(err, errNoLogin) && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+			http.Redirect(w, r, "/login?next="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
+			return nil
 		}
 		if err != nil {
+			return err
+		}
+		return h(w, r, v)
+	})
+}
+
+// open answers requests for a page that anybody may see. It refuses forms of other sites.
+func (c *Console) open(pattern string, h func(http.ResponseWriter, *http.Request) error) {
+	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		page.SecurityHeaders(w.Header())
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		if err := h(w, r); err != nil {
 			c.refuse(w, r, err)
 		}
 	})
@@ -120,22 +131,6 @@ func (c *Console) handle(pattern string, needs May, h handler) {
 		c.refuse(w, r, refusal{http.StatusForbidden, "This was refused", "The form was sent by another site, so nothing was changed. Open the page here and send it again."})
 	}))
 	c.mux.Handle(pattern, own.Handler(answer))
-}
-
-// visitor returns who sent the request, or why it is refused.
-func (c *Console) visitor(r *http.Request) (visitor, error) {
-	if !c.Loopback {
-		return visitor{}, refusal{http.StatusForbidden, "This was refused", "These pages can be reached from other machines, so they need to know who you are: configure console.users or console.user_header."}
-	}
-	// A foreign name may be made to point to this machine, so that another site's script reads the pages.
-	host := r.Host
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	if ip := net.ParseIP(strings.Trim(host, "[]")); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return visitor{}, refusal{http.StatusForbidden, "This was refused", fmt.Sprintf("Without a login, these pages are only served as localhost, not as %s.", strconv.Quote(adapters.Clean(host, 100)))}
-	}
-	return visitor{May: Read}, nil
 }
 
 // allow refuses a visitor who may not do what the page needs.
@@ -202,6 +197,9 @@ func databaseRefusal(err error) refusal {
 
 // write writes a page. Its foot says when that was, unless it says something else.
 func (c *Console) write(w http.ResponseWriter, r *http.Request, status int, v page.View) {
+	if who, err := c.visitor(r); err == nil && who.Name != "" {
+		v.Aside = page.Link{URL: "/login", Text: who.Name}
+	}
 	if v.Foot == "" {
 		v.Foot = "As of " + time.Now().In(c.Zone).Format("15:04:05 MST") + "."
 	}

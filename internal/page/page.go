@@ -86,7 +86,7 @@ type View struct {
 	Page  string // name of the page
 	Title string // its h1, and with the site's name the title of the window
 	Here  string // URL of the navigation's entry that the page belongs to; "" for none
-	Aside string // a short text at the end of the header, such as who is signed in
+	Aside Link   // a short text at the end of the header, such as who is signed in
 	Foot  string // a sentence below the page
 	Data  any    // what "main" gets as .Data
 }
