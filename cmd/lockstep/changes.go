@@ -51,11 +51,6 @@ func (r changeRow) Cells() []string {
 	return []string{clock(&r.At), r.Actor, r.Action, r.Sync, fmt.Sprint(r.Rows), keys, r.Reason}
 }
 
-// actions are the outcomes of what people do.
-func actions() []string {
-	return []string{"requeued", "replayed", "discarded", "paused", "resumed", "retired", "sync_changed", "reference_set"}
-}
-
 func (a *app) changesCommand() *cobra.Command {
 	var (
 		f            inspect.ChangeFilter
@@ -79,8 +74,8 @@ the name alone. What happened to one event or key: lockstep explain.`,
   lockstep changes --limit 1000 --output jsonl`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if f.Action != "" && !slices.Contains(actions(), f.Action) {
-				return usagef("--action %q: want one of %s", f.Action, strings.Join(actions(), ", "))
+			if f.Action != "" && !slices.Contains(inspect.Actions(), f.Action) {
+				return usagef("--action %q: want one of %s", f.Action, strings.Join(inspect.Actions(), ", "))
 			}
 			if limit < 1 || limit > 10_000 {
 				return usagef("--limit %d: want 1 to 10000", limit)
@@ -123,7 +118,7 @@ the name alone. What happened to one event or key: lockstep explain.`,
 	}
 	c.Flags().StringVar(&f.Person, "by", "", "only what this `PERSON` did: the login, login/name, or the name alone")
 	c.Flags().StringVar(&f.Sync, "sync", "", "only for this `SYNC`")
-	c.Flags().StringVar(&f.Action, "action", "", "only this `ACTION`: "+strings.Join(actions(), ", "))
+	c.Flags().StringVar(&f.Action, "action", "", "only this `ACTION`: "+strings.Join(inspect.Actions(), ", "))
 	c.Flags().Var(&since, "since", "only since `WHEN`: 90s, 24h, 7d, or a time such as 2027-01-31T08:00:00Z")
 	c.Flags().Var(&until, "until", "only before `WHEN`")
 	c.Flags().IntVar(&limit, "limit", 50, "show the newest `N` lines")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/config"
+	"github.com/hms-mkt/lockstep/internal/inspect"
 )
 
 // completionTimeout bounds the wait for the database, because a person waits for the shell.
@@ -36,7 +37,7 @@ func (a *app) completion(c *cobra.Command) {
 		"type":           a.eventTypes,
 		"class":          oneOf("conflict", "crash", "mapping", "permanent", "transient", "unknown"),
 		"outcome":        oneOf(outcomes()...),
-		"action":         oneOf(actions()...),
+		"action":         oneOf(inspect.Actions()...),
 		"from":           oneOf("beginning", "now"),
 		"output":         oneOf("table", "json", "jsonl"),
 		"log-format":     oneOf("text", formatJSON),

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hms-mkt/lockstep/internal/inspect"
 	"github.com/hms-mkt/lockstep/internal/output"
 )
 
@@ -81,7 +82,7 @@ type logFilter struct {
 func outcomes() []string {
 	return append([]string{
 		"delivered", "duplicate", "accepted", "filtered", "retry", "failed", "unknown", "lease_lost", "superseded",
-	}, actions()...)
+	}, inspect.Actions()...)
 }
 
 func (f *logFilter) check() error {

@@ -12,6 +12,7 @@ import (
 // navigation is on top of every page.
 var navigation = []page.Link{
 	{URL: "/", Text: "Overview"},
+	{URL: "/changes", Text: "Changes"},
 }
 
 // route is the address of a page, and what a visitor needs to see it.
@@ -28,6 +29,7 @@ func (c *Console) routes() []route {
 		{"GET /find", Read, c.find},
 		{"GET /key/{key}", Read, c.storyOf},
 		{"GET /key", Read, c.storyAsked},
+		{"GET /changes", Read, c.changes},
 	}
 }
 
@@ -40,6 +42,7 @@ func (c *Console) functions() template.FuncMap {
 		"timeExact": func(at time.Time) template.HTML { return page.TimeExact(at.In(c.Zone)) },
 		"sentence":  c.sentence,
 		"keyURL":    keyURL,
+		"person":    inspect.Person,
 	}
 }
 

@@ -212,7 +212,7 @@ func rowID(text string) (int64, error) {
 	}
 	id, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || id < 1 {
-		return 0, refusal{http.StatusBadRequest, "This address is wrong", fmt.Sprintf("before=%s is not the id of a row of the log. Go back and follow the link again.", adapters.Clean(text, 100))}
+		return 0, wrong("before=%s is not the id of a row of the log. Go back and follow the link again.", text)
 	}
 	return id, nil
 }

@@ -45,6 +45,11 @@ type ChangeFilter struct {
 	After  int64     // only rows of the log with larger ids
 }
 
+// Actions are the outcomes of what people do.
+func Actions() []string {
+	return []string{"requeued", "replayed", "discarded", "paused", "resumed", "retired", "sync_changed", "reference_set"}
+}
+
 // changeGroup has the rows of the log that are one change.
 type changeGroup struct {
 	Newest, Oldest *int64 // ids; nil: nothing is selected
