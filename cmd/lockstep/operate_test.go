@@ -54,6 +54,26 @@ func TestStatusForAnAuditor(t *testing.T) {
 	auditor.run("status", "--max-failed", "1").wants(t, exitFound)
 }
 
+// Outside the window of a sync, commands say when it opens. Its deliveries may be old.
+func TestCommandsSayWhenAWindowOpens(t *testing.T) {
+	w := newWorld(t)
+	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NULL)`)
+	opens := time.Now().UTC().AddDate(0, 0, 3).Truncate(24 * time.Hour).Add(8 * time.Hour)
+	w.configure(strings.ReplaceAll(strings.ReplaceAll(courtYAML, "%s", w.court.URL), "    retry:",
+		"    windows: [{days: "+opens.Format("Mon")+", from: '08:00', to: '18:00'}]\n    retry:"))
+	id := w.emit("H-1", `{"hearingId":"H-1"}`)
+	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.hold)`)
+	says := "outside its window, opens " + opens.Format("Mon 2006-01-02 15:04") + " UTC"
+	auditor := w.as(roleAuditor)
+	auditor.env["COURT_TOKEN"] = w.env["COURT_TOKEN"]
+	auditor.run("status", "--max-lag", "1ns").wants(t, 0, "window", says)
+	auditor.run("explain", id).wants(t, 0, "on hold (window)", says)
+	w.as(roleOperator).run("resume", "CourtCalendarSync").wants(t, 0, "window: "+says, "it ends at "+opens.Format(time.RFC3339))
+	if n := ask[int](w, `SELECT count(*) FROM outbox.delivery`); n != 1 {
+		t.Errorf("%d deliveries are open, want 1", n)
+	}
+}
+
 func TestStatusComparesWithTheFile(t *testing.T) {
 	w := newWorld(t)
 	w.relayUntil(`SELECT EXISTS (SELECT FROM outbox.sync WHERE backfill_seq IS NULL)`)

@@ -219,7 +219,8 @@ func (l limits) exceeded(rows []statusRow) []string {
 		if s.Sync == nil {
 			continue
 		}
-		if oldest := deref(s.Status.OldestPendingAge); l.lag > 0 && oldest > l.lag {
+		closed := deref(s.Hold) == string(outbox.HoldWindow) // its deliveries wait as planned
+		if oldest := deref(s.Status.OldestPendingAge); l.lag > 0 && oldest > l.lag && !closed {
 			found = append(found, fmt.Sprintf("%s: the oldest delivery that is not finished is %s old, more than %s", *s.Sync, age(oldest), age(l.lag)))
 		}
 		if l.failed >= 0 && s.Failed > l.failed {
@@ -252,7 +253,8 @@ written, by type. Times are UTC. The login needs the role outbox_auditor.
 With --max-lag the command is a check. It exits with 3 when a delivery is older
 than that, or when one has failed, because a failed delivery waits for an operator.
 --max-failed N tolerates N failed deliveries per sync, -1 tolerates any number.
-Without --max-lag it checks only failed deliveries.`,
+Without --max-lag it checks only failed deliveries. The age of deliveries is not
+checked while a sync waits for its window to open.`,
 		Example: `  lockstep status
   lockstep status --watch
   lockstep status --relays

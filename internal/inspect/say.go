@@ -218,7 +218,7 @@ func (h *Hold) Says(now time.Time) Sentence {
 	case "throttle":
 		s = []any{what, " waits since ", h.Since, ", because the receiver asked for a pause: ", Answer(h.Reason)}
 	case "window":
-		s = []any{what, " waits since ", h.Since, " for the hours in which the receiver wants changes: ", h.Reason}
+		s = []any{what, " waits since ", h.Since, ": it is ", h.Reason} // such as: outside its window, opens Mon 2026-12-07 08:00 America/New_York
 	default:
 		s = []any{what, " is on hold (", h.Kind, ") since ", h.Since, ": ", h.Reason}
 	}

@@ -42,6 +42,7 @@ func TestAHoldSaysWhyAndUntilWhen(t *testing.T) {
 		{Hold{Kind: "auth", Reason: "POST a/b: answered HTTP 401: no", Until: at(13)}, "Sending is stopped since 10 Mar 2027 10:00:00 UTC, because the receiver refuses our credentials: HTTP 401: no. It will be tried again at 10 Mar 2027 13:00:00 UTC."},
 		{Hold{Kind: "breaker", Reason: "refused", Until: at(11)}, "Sending is stopped since 10 Mar 2027 10:00:00 UTC, because the receiver does not answer as it should: refused. It is about to be tried again."},
 		{Hold{Kind: "throttle", Reason: "HTTP 429", Until: at(13)}, "Sending waits since 10 Mar 2027 10:00:00 UTC, because the receiver asked for a pause: HTTP 429. It continues at 10 Mar 2027 13:00:00 UTC."},
+		{Hold{Kind: "window", Reason: "outside its window, opens Wed 2027-03-10 08:00 America/New_York", Until: at(13)}, "Sending waits since 10 Mar 2027 10:00:00 UTC: it is outside its window, opens Wed 2027-03-10 08:00 America/New_York. It continues at 10 Mar 2027 13:00:00 UTC."},
 		{Hold{Kind: "backfill", Reason: "waits for pid 7"}, "Sending waits since 10 Mar 2027 10:00:00 UTC until older events are added: waits for pid 7."},
 	} {
 		test.hold.Since = *at(10)
