@@ -36,7 +36,8 @@ CREATE TABLE outbox.delivery_log (
 ) PARTITION BY RANGE (at);
 ALTER SEQUENCE outbox.delivery_log_id_seq OWNED BY outbox.delivery_log.id;
 CREATE INDEX delivery_log_event ON outbox.delivery_log (event_id);
-CREATE INDEX delivery_log_key ON outbox.delivery_log (key);
+-- With the id, the newest rows of a key are found without reading all of its rows.
+CREATE INDEX delivery_log_key ON outbox.delivery_log (key, id);
 -- For programs that copy the log: they read the rows after the last one that they have.
 CREATE INDEX delivery_log_id ON outbox.delivery_log (id);
 -- Few rows: what people did, the newest first.
