@@ -29,6 +29,7 @@ var (
 	_ adapters.Previewer = (*Adapter)(nil)
 	_ adapters.Router    = (*Adapter)(nil)
 	_ adapters.Addresser = (*Adapter)(nil)
+	_ adapters.Connector = (*Adapter)(nil)
 	_ adapters.Shaper    = (*Adapter)(nil)
 )
 
@@ -61,6 +62,12 @@ func New(c Config) (*Adapter, error) {
 
 // AttemptTimeout is the longest time that Deliver can take.
 func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTimeout() }
+
+// Hosts implements [adapters.Connector].
+func (a *Adapter) Hosts() []adapters.Host { return a.endpoint.Hosts() }
+
+// CertificateExpires implements [adapters.Connector].
+func (a *Adapter) CertificateExpires() time.Time { return a.endpoint.CertificateExpires() }
 
 // Close closes idle connections. Deliveries in flight are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }

@@ -32,6 +32,7 @@ var (
 	_ adapters.Previewer = (*Adapter)(nil)
 	_ adapters.FieldUser = (*Adapter)(nil)
 	_ adapters.Addresser = (*Adapter)(nil)
+	_ adapters.Connector = (*Adapter)(nil)
 	_ adapters.Shaper    = (*Adapter)(nil)
 )
 
@@ -95,6 +96,12 @@ func (a *Adapter) urls() []*endpoint.URL {
 
 // AttemptTimeout is the longest time that Deliver can take.
 func (a *Adapter) AttemptTimeout() time.Duration { return a.endpoint.AttemptTimeout() }
+
+// Hosts implements [adapters.Connector].
+func (a *Adapter) Hosts() []adapters.Host { return a.endpoint.Hosts() }
+
+// CertificateExpires implements [adapters.Connector].
+func (a *Adapter) CertificateExpires() time.Time { return a.endpoint.CertificateExpires() }
 
 // Close closes idle connections. Deliveries in flight are not disturbed.
 func (a *Adapter) Close() error { return a.endpoint.Close() }

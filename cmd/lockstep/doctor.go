@@ -26,29 +26,39 @@ func (f findingRow) Cells() []string {
 }
 
 func (a *app) doctorCommand() *cobra.Command {
-	return &cobra.Command{
+	var noNetwork, tokens bool
+	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find what is wrong before it stops deliveries, and say what to do",
 		Long: `Find what is wrong before it stops deliveries, and say what to do. The command
 checks the server and its settings, the login, the version of the schema and
 whether somebody has changed it, clocks and time zones, old transactions,
 replication slots, vacuum, partitions of the log, the relays, deliveries that
-need a person, and how the configuration differs from the database.
+need a person, and how the configuration differs from the database. It connects
+to each host that the configuration names, through the configured proxy, and
+says when certificates expire.
 
-It changes nothing. Each check has 5 seconds. The command exits with 3 if it
+It changes nothing, and sends no request to a receiver. With --tokens, it gets a
+token from each token endpoint, as a relay does. Each check has 5 seconds. The command exits with 3 if it
 found a problem. A warning may become a problem, or could not be checked, and
 does not change the exit code. The login of a relay can make all checks, and one
 in the role outbox_auditor most of them.`,
 		Example: `  lockstep doctor
-  lockstep doctor --output json`,
+  lockstep doctor --no-network --output json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.examine(cmd)
+			if noNetwork && tokens {
+				return usagef("--no-network and --tokens exclude each other: a token comes over the network")
+			}
+			return a.examine(cmd, !noNetwork, tokens)
 		},
 	}
+	c.Flags().BoolVar(&noNetwork, "no-network", false, "do not connect to receivers and token endpoints")
+	c.Flags().BoolVar(&tokens, "tokens", false, "get a token from each token endpoint")
+	return c
 }
 
-func (a *app) examine(cmd *cobra.Command) error {
+func (a *app) examine(cmd *cobra.Command, network, tokens bool) error {
 	ctx := cmd.Context()
 	f, found, err := a.examineFile()
 	if err != nil {
@@ -68,6 +78,8 @@ func (a *app) examine(cmd *cobra.Command) error {
 		Store:   store,
 		Version: thisBuild().Version,
 		Config:  f,
+		Network: network,
+		Tokens:  tokens,
 	}
 	if f != nil {
 		o.Also = []doctor.Check{syncsCheck(store, f)}

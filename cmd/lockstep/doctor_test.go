@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/hms-mkt/lockstep/internal/doctor"
@@ -18,7 +19,7 @@ func TestDoctor(t *testing.T) {
 		SELECT gen_random_uuid(), 'relay', $1, '{CourtCalendarSync}', now(), now()`, thisBuild().Version); err != nil {
 		t.Fatal(err)
 	}
-	relay.run("doctor").wants(t, 0, "those of the file are as in the database", "the schema is as the migrations make it")
+	relay.run("doctor").wants(t, 0, w.court.Listener.Addr().String()+": reached", "those of the file are as in the database", "the schema is as the migrations make it")
 	for _, f := range decode[[]doctor.Finding](t, auditor.run("doctor", "--output", "json").wants(t, 0)) {
 		if f.Name == "sequence" && f.Severity != doctor.Warning || f.Name == "drift" && f.Severity != doctor.OK {
 			t.Errorf("with the login of an auditor: %+v", f)
@@ -32,4 +33,14 @@ func TestDoctorWithoutADatabase(t *testing.T) {
 	w.run("doctor").wants(t, exitFound, "cannot be reached")
 	w.env["DATABASE_URL"] = pgtest.Empty(t)
 	w.run("doctor").wants(t, exitFound, "there is no outbox schema in this database", "lockstep migrate up")
+}
+
+func TestDoctorOfReceivers(t *testing.T) {
+	w := newWorld(t)
+	w.court.Close()
+	w.run("doctor").wants(t, exitFound, "receiver", "connection refused")
+	if r := w.run("doctor", "--no-network"); strings.Contains(r.stdout, "refused") {
+		t.Errorf("--no-network connects: %s", r.stdout)
+	}
+	w.run("doctor", "--no-network", "--tokens").wants(t, exitUsage, "exclude each other")
 }

@@ -49,7 +49,11 @@ func TestExamplesRun(t *testing.T) {
 				listen = "127.0.0.1:0"
 			}
 			for _, name := range []string{"lockstep.yaml", "court.yaml"} {
-				writeFile(t, filepath.Join(s.dir, name), strings.ReplaceAll(yaml, "listen: 127.0.0.1:0", "listen: "+listen))
+				own := strings.ReplaceAll(yaml, "listen: 127.0.0.1:0", "listen: "+listen)
+				if c.Name() == "doctor" { // which connects
+					own = strings.ReplaceAll(own, "http://127.0.0.1:1/", relay.URL+"/")
+				}
+				writeFile(t, filepath.Join(s.dir, name), own)
 			}
 			writeFile(t, filepath.Join(s.dir, "hearing.json"), `{"hearingId": "H-2027-000007"}`)
 			writeFile(t, filepath.Join(s.dir, "court.csv"), "key,external_id,etag\nH-2027-000007,CAL-4711,\n")

@@ -24,14 +24,29 @@ type Options struct {
 	// Config is the configuration. Default: none, and checks that need one are left out.
 	Config *config.File
 
+	// Network says whether to connect to the receivers of the configuration.
+	Network bool
+
+	// Tokens says whether to get a token from each token endpoint.
+	Tokens bool
+
 	// Also are more checks of a database whose schema fits.
 	Also []Check
 }
 
 // Examine makes all checks and returns what they find. If the database cannot be used, the
 // checks that need it are left out.
-func Examine(ctx context.Context, o Options) (found []Finding) {
-	found = o.server().make(ctx)
+func Examine(ctx context.Context, o Options) []Finding {
+	found := o.database(ctx)
+	if o.Config != nil && o.Network {
+		found = append(found, run(ctx, o.receivers())...)
+	}
+	return found
+}
+
+// database makes the checks of the database.
+func (o Options) database(ctx context.Context) []Finding {
+	found := o.server().make(ctx)
 	if _, err := o.Store.State(ctx); err != nil && sqlState(err) != insufficientPrivilege {
 		return found
 	}

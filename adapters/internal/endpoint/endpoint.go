@@ -53,6 +53,7 @@ type Endpoint struct {
 	spelled map[string]string // as in [exchange.Request]
 	parse   func(field string, headers map[string]adapters.Secret) ([]header, error)
 	auth    []authorizer
+	urls    []*URL
 	longest time.Duration
 	proxy   func() adapters.Secret // a function, so that fmt does not see it
 	hidden  func() []string        // a function, for the same reason
@@ -65,7 +66,7 @@ func New(o Options) (*Endpoint, error) {
 		o.Timeout = DefaultTimeout
 	}
 	o.Auth = withDefaults(o.Auth)
-	e := &Endpoint{parse: o.parseHeaders, longest: o.Timeout, proxy: func() adapters.Secret { return o.Proxy }}
+	e := &Endpoint{parse: o.parseHeaders, urls: o.URLs, longest: o.Timeout, proxy: func() adapters.Secret { return o.Proxy }}
 	e.hidden = func() (values []string) {
 		for _, s := range o.Hidden {
 			values = append(values, s.Reveal())

@@ -31,6 +31,7 @@ const (
 // all deliveries that wait for it.
 type tokens struct {
 	header string // that has the token
+	scheme string // of the token endpoint
 	host   string // of the token endpoint, for errors
 
 	fetches singleflight.Group
@@ -55,7 +56,7 @@ func newTokens(path string, a adapters.Credentials, client *exchange.Client) (au
 	}
 	t := &tokens{header: http.CanonicalHeaderKey(a.Header), grant: g}
 	if u, err := url.Parse(a.TokenURL); err == nil {
-		t.host = u.Host
+		t.scheme, t.host = u.Scheme, u.Host
 	}
 	return t, nil
 }

@@ -33,6 +33,7 @@ const (
 type Client struct {
 	transport *http.Transport
 	timeout   time.Duration
+	own       adapters.TLS // the files of the client certificate
 }
 
 // New returns a Client whose exchanges take at most timeout each, from the name lookup
@@ -54,7 +55,7 @@ func New(options adapters.TLS, proxy adapters.Secret, timeout time.Duration) (*C
 	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		return dial(ctx, new(net.Dialer), network, address)
 	}
-	return &Client{transport: t, timeout: timeout}, nil
+	return &Client{transport: t, timeout: timeout, own: options}, nil
 }
 
 func newTransport(config *tls.Config) *http.Transport {
