@@ -84,7 +84,7 @@ func newCourt(t *testing.T, c *certificate, status int) *court {
 func proxy(t *testing.T, status int) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		receiver, err := net.Dial("tcp", r.Host)
+		receiver, err := net.Dial("tcp", r.Host) //nolint:noctx // it ends with the test's server
 		if status != http.StatusOK || err != nil {
 			w.WriteHeader(status)
 			return
