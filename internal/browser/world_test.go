@@ -46,6 +46,7 @@ type world struct {
 	pool     *pgxpool.Pool
 	court    *courtsim.Court
 	courtURL string
+	syncs    string // more syncs of the configuration
 }
 
 func newWorld(t *testing.T) *world {
@@ -173,11 +174,27 @@ syncs:
     mapping: {hearingId: case_reference, scheduledAt: start_time, location: courtroom, status: status}
     retry: {initial: 200ms, max: 1s}
     escalate: {at: scheduledAt, zone: America/New_York, before: 24h}
-`, pgtest.AsRole(w, w.database, role), more, w.courtURL)
+%s`, pgtest.AsRole(w, w.database, role), more, w.courtURL, w.syncs)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		w.Fatal(err)
 	}
 	return file
+}
+
+// second adds a sync to a receiver of its own.
+func (w *world) second(name string) {
+	w.Helper()
+	receiver := courtsim.New(courtsim.Options{Seed: 2})
+	url, err := receiver.Start("127.0.0.1:0")
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { _ = receiver.Close() })
+	w.syncs += fmt.Sprintf(`  - name: %s
+    events: ["scheduling:*"]
+    adapter: {kind: rest, url: "%s/api/calendar", timeout: 1s, external_id: /id, outcomes: {409: duplicate}}
+    mapping: {hearingId: case_reference, scheduledAt: start_time, location: courtroom, status: status}
+`, name, url)
 }
 
 // console serves the console alone, and returns its address. more is added to the
@@ -207,6 +224,17 @@ func (w *world) book(id, start string) {
 		RETURNING *)
 		INSERT INTO outbox.event (id, type, key, version, payload)
 		SELECT event_id, 'scheduling:created', id, version, jsonb_build_object('hearingId', id, 'scheduledAt', starts_at, 'location', courtroom, 'status', status) FROM h`, id, start)
+}
+
+// change writes the next version of a hearing and its event.
+func (w *world) change(id, what, status string) {
+	w.Helper()
+	w.exec(`WITH h AS (
+		UPDATE scheduling.hearing SET status = $3, cancel_reason = CASE $3 WHEN 'cancelled' THEN 'settled' END, version = version + 1, event_id = gen_random_uuid(), updated_at = now()
+		 WHERE id = $1
+		RETURNING *)
+		INSERT INTO outbox.event (id, type, key, version, payload)
+		SELECT event_id, $2, id, version, jsonb_build_object('hearingId', id, 'scheduledAt', starts_at, 'location', courtroom, 'status', status) FROM h`, id, "scheduling:"+what, status)
 }
 
 // faults gives the court a script.
