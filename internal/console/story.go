@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,6 +87,9 @@ var tones = map[string]string{
 	"failed": "bad", "retry": "wait", "unknown": "wait", "lease_lost": "wait",
 }
 
+// urgency orders the lanes of a page: those that need a person are first, the finished ones last.
+var urgency = map[string]int{"bad": -2, "wait": -1}
+
 // storyOf answers with the story of the key in the path.
 func (c *Console) storyOf(w http.ResponseWriter, r *http.Request, v visitor) error {
 	return c.story(w, r, v, r.PathValue("key"))
@@ -116,15 +120,17 @@ func (c *Console) story(w http.ResponseWriter, r *http.Request, v visitor, key s
 		return unknown
 	}
 	data := storyData{Key: key, Unmatched: story.Unmatched}
-	anchored := map[string]bool{}
 	for i := range story.Lanes {
-		lane := c.lane(&story, &story.Lanes[i], v)
-		for j := range lane.Events {
-			if e := &lane.Events[j]; !anchored[e.ID] {
+		data.Lanes = append(data.Lanes, c.lane(&story, &story.Lanes[i], v))
+	}
+	slices.SortStableFunc(data.Lanes, func(a, b laneData) int { return cmp.Compare(urgency[a.Tone], urgency[b.Tone]) })
+	anchored := map[string]bool{}
+	for _, lane := range data.Lanes {
+		for i := range lane.Events {
+			if e := &lane.Events[i]; !anchored[e.ID] {
 				e.Anchor, anchored[e.ID] = e.ID, true
 			}
 		}
-		data.Lanes = append(data.Lanes, lane)
 	}
 	here := keyURL(key)
 	if story.OlderThan != 0 {

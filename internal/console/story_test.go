@@ -26,6 +26,17 @@ func TestAStoryShowsWhatHappenedToAKey(t *testing.T) {
 	}
 }
 
+func TestAStoryBeginsWithWhatNeedsAPerson(t *testing.T) {
+	w := newWorld(t)
+	w.Sync("Zoo", "scheduling:*")
+	w.Event("H-1")
+	w.Do(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent', error = 'HTTP 422' WHERE sync = 'Zoo'`)
+	body := w.get("/key/H-1").wants(200, "waits for a person").body
+	if strings.Index(body, `id="lane-Zoo"`) > strings.Index(body, `id="lane-Court"`) {
+		t.Errorf("the failed lane is not the first:\n%s", body)
+	}
+}
+
 func TestAStoryHasALinkForEveryKey(t *testing.T) {
 	w := newWorld(t)
 	for _, key := range []string{
