@@ -3,7 +3,9 @@ package doctor
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,7 +30,11 @@ type patient struct {
 func newPatient(t *testing.T) patient {
 	t.Helper()
 	t.Parallel()
-	url := pgtest.New(t)
+	return newPatientAt(t, pgtest.New(t))
+}
+
+func newPatientAt(t *testing.T, url string) patient {
+	t.Helper()
 	return patient{outboxtest.Connect(t, url), url}
 }
 
@@ -104,7 +110,7 @@ func TestSchemaIsListed(t *testing.T) {
 // relay makes the database know a running relay of a version, which serves syncs.
 func (p patient) relay(version string, syncs ...string) {
 	p.T.Helper()
-	p.Do(`INSERT INTO outbox.heartbeat (instance, name, version, syncs, started_at, seen_at) VALUES (gen_random_uuid(), 'relay', $1, $2, now(), now())`, version, syncs)
+	p.Do(`INSERT INTO outbox.heartbeat (instance, name, version, syncs, started_at, seen_at) VALUES (gen_random_uuid(), 'relay', $1, $2, now(), now())`, version, append([]string{}, syncs...))
 }
 
 func TestHealthyDatabaseHasNoFindings(t *testing.T) {
@@ -119,7 +125,15 @@ func TestHealthyDatabaseHasNoFindings(t *testing.T) {
 	}
 }
 
+func heartbeat(name, version, seen string) string {
+	return fmt.Sprintf(`INSERT INTO outbox.heartbeat (instance, name, version, syncs, started_at, seen_at) VALUES (gen_random_uuid(), '%s', '%s', '{}', now(), %s)`, name, version, seen)
+}
+
 func TestFindings(t *testing.T) {
+	two := []string{ // deliveries of a key
+		"INSERT INTO outbox.sync (name, patterns) VALUES ('court', '{*}')",
+		"INSERT INTO outbox.event (type, key, payload) VALUES ('a', 'k', '{}'), ('a', 'k', '{}')",
+	}
 	for name, tc := range map[string]struct {
 		do       []string // what makes the database ill
 		check    string
@@ -132,9 +146,9 @@ func TestFindings(t *testing.T) {
 			[]string{"column outbox.heartbeat.host is missing", "lockstep migrate sql"},
 		},
 		"a column of another type": {
-			[]string{"ALTER TABLE outbox.missed ALTER COLUMN found_at TYPE timestamptz(0)"},
+			[]string{"ALTER TABLE outbox.missed_scan ALTER COLUMN after_seq TYPE numeric"},
 			"drift", Problem,
-			[]string{"column outbox.missed.found_at was changed", "timestamp(0) with time zone"},
+			[]string{"column outbox.missed_scan.after_seq was changed", "numeric"},
 		},
 		"a right that was taken": {
 			[]string{"REVOKE DELETE ON outbox.lane FROM outbox_relay"},
@@ -200,6 +214,53 @@ func TestFindings(t *testing.T) {
 			[]string{"INSERT INTO outbox.event (type, key, payload) VALUES ('a', 'k', '{}')"},
 			"unmatched events", Warning,
 			[]string{"no sync takes events of a"},
+		},
+		"relays of two versions": {
+			[]string{heartbeat("a", "v1", "now()"), heartbeat("b", "v2", "now()")}, "relays", Warning, []string{"different versions: v1, v2"},
+		},
+		"a relay of another version than this program": {
+			[]string{heartbeat("a", "v2", "now()")}, "relays", Warning, []string{"running relays are version v2, and this program is v1"},
+		},
+		"a relay that died": {
+			[]string{heartbeat("a", "v1", "now()"), heartbeat("b", "v1", "now() - interval '1 minute'")}, "relays", Warning, []string{"relay b was last seen"},
+		},
+		"a sync that no relay serves": {
+			[]string{heartbeat("a", "v1", "now()"), "INSERT INTO outbox.sync (name, patterns) VALUES ('court', '{*}')"},
+			"relays", Problem,
+			[]string{"no running relay serves this sync", "court", "lockstep retire court"},
+		},
+		"a failed delivery with others behind it": {
+			append(slices.Clone(two), "UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent', error = 'HTTP 422' WHERE event_seq = (SELECT min(seq) FROM outbox.event)"),
+			"deliveries", Problem,
+			[]string{"1 failed, and later events of 1 key wait", "court", "lockstep requeue --sync court --all --dry-run"},
+		},
+		"a delivery that may have arrived": {
+			append(slices.Clone(two), "SET session_replication_role = replica", "UPDATE outbox.delivery SET state = 'retry', unclear = 1, error_class = 'unknown', error = 'no answer' WHERE event_seq = (SELECT min(seq) FROM outbox.event)"),
+			"deliveries", Warning,
+			[]string{"1 may have arrived", "court", "lockstep log --sync court"},
+		},
+		"dead rows that stay": {
+			[]string{
+				"ALTER TABLE outbox.missed SET (autovacuum_enabled = off)",
+				"INSERT INTO outbox.missed (event_seq, event_id, type, inserted_at) SELECT n, gen_random_uuid(), 'a', now() FROM generate_series(1, 20000) AS n",
+				"DELETE FROM outbox.missed", "SELECT pg_stat_force_next_flush()", "SELECT 1",
+			}, "vacuum", Warning, []string{"outbox.missed has 20000 dead rows", "VACUUM outbox.missed"},
+		},
+		"a schema that is too old": {
+			[]string{"UPDATE outbox.goose_db_version SET is_applied = false WHERE version_id > 0"}, "schema", Problem, []string{"lockstep migrate up"},
+		},
+		"a schema that is too new": {
+			[]string{"CREATE OR REPLACE FUNCTION outbox.oldest_relay() RETURNS bigint LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS 'SELECT 99::bigint'"},
+			"schema", Problem,
+			[]string{"serves programs made for version 99 and newer", "install a newer lockstep"},
+		},
+		"a month ahead without a partition": {
+			[]string{`DO $$ BEGIN EXECUTE (SELECT format('DROP TABLE outbox.%I', 'delivery_log_' || to_char(now() AT TIME ZONE 'UTC' + interval '3 months', 'YYYY_MM'))); END $$`},
+			"partitions", Warning,
+			[]string{"for 2 months ahead, not for 3"},
+		},
+		"a table that was dropped": {
+			[]string{"DROP TABLE outbox.external_ref CASCADE"}, "drift", Problem, []string{"table outbox.external_ref is missing"},
 		},
 		"autovacuum that is off for a table": {
 			[]string{"ALTER TABLE outbox.lane SET (autovacuum_enabled = off)"}, "vacuum", Problem, []string{"ALTER TABLE outbox.lane RESET (autovacuum_enabled)"},

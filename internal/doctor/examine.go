@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -32,6 +33,8 @@ type Options struct {
 
 	// Also are more checks of a database whose schema fits.
 	Also []Check
+
+	oldTransaction time.Duration // from which a transaction is found; default: 15 minutes
 }
 
 // Examine makes all checks and returns what they find. If the database cannot be used, the

@@ -19,16 +19,22 @@ func (o Options) clock() Check {
 		if err != nil {
 			return nil, err
 		}
-		if ahead.Abs()-within <= clockTolerance {
-			return []Finding{fine("the database's and this machine's differ by less than %s", clockTolerance)}, nil
-		}
-		direction := "ahead of"
-		if ahead < 0 {
-			direction = "behind"
-		}
-		return []Finding{warning("set both by NTP; lockstep uses the database's",
-			"the database's is %s %s this machine's", ahead.Abs().Round(100*time.Millisecond), direction)}, nil
+		return []Finding{clockFinding(ahead, within)}, nil
 	}}
+}
+
+// clockFinding judges by how much the database's clock is ahead. within bounds the error of
+// the measurement.
+func clockFinding(ahead, within time.Duration) Finding {
+	if ahead.Abs()-within <= clockTolerance {
+		return fine("the database's and this machine's differ by less than %s", clockTolerance)
+	}
+	direction := "ahead of"
+	if ahead < 0 {
+		direction = "behind"
+	}
+	return warning("set both by NTP; lockstep uses the database's",
+		"the database's is %s %s this machine's", ahead.Abs().Round(100*time.Millisecond), direction)
 }
 
 // zoneYears is for how many years the offsets of time zones are compared.
@@ -49,7 +55,11 @@ func (o Options) zones() Check {
 			return []Finding{fine("the database needs none for this configuration")}, nil
 		}
 		for _, zone := range slices.Sorted(maps.Keys(syncs)) {
-			f, err := o.zone(ctx, zone)
+			ours, err := mapping.LoadZone(zone)
+			if err != nil {
+				return found, err // config check has accepted the zone
+			}
+			f, err := o.zone(ctx, zone, ours)
 			if err != nil {
 				return found, err
 			}
@@ -63,12 +73,9 @@ func (o Options) zones() Check {
 
 const zoneRemedy = "update the time zones of the server (its package tzdata, then a restart), or this program; LOCKSTEP_ZONEINFO can name newer zones for it"
 
-// zone compares the offsets of one time zone, for each hour of the next years.
-func (o Options) zone(ctx context.Context, name string) (f Finding, err error) {
-	ours, err := mapping.LoadZone(name)
-	if err != nil {
-		return f, err // config check has accepted the zone
-	}
+// zone compares the offsets of one time zone in the server with ours, for each hour of the
+// next years.
+func (o Options) zone(ctx context.Context, name string, ours *time.Location) (f Finding, err error) {
 	// The hours at which the offset changes, and the first one.
 	const changes = `
 SELECT at, seconds

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -10,7 +11,6 @@ import (
 const (
 	oldTransaction     = 15 * time.Minute
 	veryOldTransaction = 6 * time.Hour
-	oldPrepared        = 15 * time.Minute
 
 	// oldSnapshot is in transactions, for sessions whose times the login may not see.
 	oldSnapshot = 1_000_000
@@ -38,12 +38,13 @@ SELECT 'prepared', p.gid, p.owner::text, '', clock_timestamp() - p.prepared, age
 			Behind                       *int32
 		}
 		all, err := list[transaction](ctx, o, open)
+		old := cmp.Or(o.oldTransaction, oldTransaction)
 		hidden := false
 		for _, t := range all {
 			who := fmt.Sprintf("pid %s of %s (%s)", t.ID, t.Login, t.Application)
 			end := fmt.Sprintf("end it if nobody needs it, as an administrator: SELECT pg_terminate_backend(%s)", t.ID)
 			switch {
-			case t.Kind == "prepared" && t.Age != nil && *t.Age > oldPrepared:
+			case t.Kind == "prepared" && t.Age != nil && *t.Age > old:
 				found = append(found, problem(fmt.Sprintf("let its transaction manager end it, or in this database: ROLLBACK PREPARED %s", quote(t.ID)),
 					"the prepared transaction %s of %s is open for %s: it keeps its locks, and dead rows stay", t.ID, t.Login, round(*t.Age)))
 			case t.Age == nil && t.Behind != nil && *t.Behind > oldSnapshot:
@@ -52,7 +53,7 @@ SELECT 'prepared', p.gid, p.owner::text, '', clock_timestamp() - p.prepared, age
 				hidden = true
 			case *t.Age > veryOldTransaction:
 				found = append(found, problem(end, "the transaction of %s is open for %s: dead rows stay, and the tables grow", who, round(*t.Age)))
-			case *t.Age > oldTransaction:
+			case *t.Age > old:
 				found = append(found, warning(end, "the transaction of %s is open for %s: dead rows stay meanwhile", who, round(*t.Age)))
 			}
 		}
