@@ -22,3 +22,8 @@ type Event struct {
 // work, such as lockstep:failed. Only the database's function outbox.raise_alerts writes
 // them. A sync takes them by a pattern with the same beginning: * does not match them.
 const OperatorEvents = "lockstep:"
+
+// OperatorEventTypes returns the types of operator events.
+func OperatorEventTypes() []string {
+	return []string{"lockstep:failed", "lockstep:held", "lockstep:resumed", "lockstep:escalated"}
+}

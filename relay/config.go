@@ -94,6 +94,7 @@ type Observer interface {
 	LeaseLost(sync string)                              // a result came after the claim was lost
 	Clock(ahead time.Duration)                          // by how much the database's clock is ahead of this machine's
 	MissingID(sync string)                              // an answer lacked the receiver's id, which later messages of its key need
+	Alert(event, sync string, n int64)                  // an operator event such as lockstep:escalated was told, about n deliveries, keys or destinations
 	LogAhead(months int)                                // for how many months after this one the delivery log has partitions: 3 is normal, alert at 0
 }
 
@@ -269,4 +270,5 @@ func (nobody) Claim(string, int, time.Duration)      {}
 func (nobody) LeaseLost(string)                      {}
 func (nobody) Clock(time.Duration)                   {}
 func (nobody) MissingID(string)                      {}
+func (nobody) Alert(string, string, int64)           {}
 func (nobody) LogAhead(int)                          {}

@@ -18,6 +18,7 @@ func (a *ahead) LogAhead(months int)                 { a.months.Store(int64(mont
 func (*ahead) Attempt(string, string, time.Duration) {}
 func (*ahead) Claim(string, int, time.Duration)      {}
 func (*ahead) LeaseLost(string)                      {}
+func (*ahead) Alert(string, string, int64)           {}
 func (*ahead) Clock(time.Duration)                   {}
 
 // Another program's lock prevents new partitions of the log. The relay names that session, logs an

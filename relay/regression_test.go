@@ -189,6 +189,7 @@ func (*claimCounter) LeaseLost(string)                      {}
 func (*claimCounter) Clock(time.Duration)                   {}
 func (*claimCounter) MissingID(string)                      {}
 func (*claimCounter) LogAhead(int)                          {}
+func (*claimCounter) Alert(string, string, int64)           {}
 func (c *claimCounter) Claim(string, int, time.Duration)    { c.Add(1) }
 
 type flakyReader struct {

@@ -109,6 +109,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	loop("maintenance", r.maintainLoop)
 	loop("listen", r.listenLoop)
 	loop("clock", r.clockLoop)
+	loop("alerts", r.alertLoop)
 	loop("watch", r.watchLoop)
 	claiming.Go(func() error { return r.supervise("schema", func() error { return r.watchSchema(ctx) }) })
 

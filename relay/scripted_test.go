@@ -115,6 +115,10 @@ func (s *scripted) RepairTimes(context.Context, string, string, int) (string, er
 
 func (s *scripted) LogMonthsAhead(context.Context) (int, error) { return 3, nil }
 
+func (s *scripted) RaiseAlerts(context.Context) ([]outbox.Raised, bool, error) {
+	return nil, false, nil
+}
+
 func (s *scripted) ClockOffset(context.Context) (ahead, within time.Duration, err error) {
 	return 0, 0, nil
 }

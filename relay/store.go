@@ -47,6 +47,7 @@ type Store interface {
 	Maintain(ctx context.Context, keepEvents, keepLog outbox.Retention) (outbox.Maintenance, error)
 	KeptLonger(ctx context.Context, keepEvents, keepLog outbox.Retention) ([]outbox.Kept, error)
 	LogMonthsAhead(context.Context) (int, error)
+	RaiseAlerts(context.Context) (raised []outbox.Raised, more bool, err error)
 	ClockOffset(context.Context) (ahead, within time.Duration, err error)
 }
 

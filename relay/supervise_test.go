@@ -29,6 +29,7 @@ func (p *panicking) Claim(string, int, time.Duration)      { oops(&p.claims) }
 func (p *panicking) LeaseLost(string)                      { oops(&p.lost) }
 func (p *panicking) Clock(time.Duration)                   { oops(&p.clock) }
 func (p *panicking) MissingID(string)                      {}
+func (p *panicking) Alert(string, string, int64)           { panic("the observer panics") }
 func (p *panicking) LogAhead(int)                          { oops(&p.ahead) }
 
 // logBuffer is a log that can be read during writes.

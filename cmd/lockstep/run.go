@@ -104,7 +104,7 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 	if err != nil {
 		return usageError{err}
 	}
-	status := metrics.Watch(store.Status, log)
+	status := metrics.Watch(store, log)
 	defer status.Close()
 	if f.Listen != "" {
 		l, err := listen(ctx, f.Listen)

@@ -238,6 +238,7 @@ func (*claims) LeaseLost(string)                      {}
 func (*claims) Clock(time.Duration)                   {}
 func (*claims) MissingID(string)                      {}
 func (*claims) LogAhead(int)                          {}
+func (*claims) Alert(string, string, int64)           {}
 
 func (c *claims) Claim(_ string, claimed int, took time.Duration) {
 	if claimed == 0 {

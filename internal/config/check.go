@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay"
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
@@ -48,6 +49,8 @@ func (d *decoder) check(tag string, n *node) {
 			d.at(n, "is longer than %d bytes, the limit of an event type: shorten it", maxTypeLen)
 		case strings.ContainsFunc(n.text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
 			d.at(n, "%s contains space or control characters: an event type is a word such as scheduling:updated; write several as a list in events", d.quote(n))
+		case strings.HasPrefix(n.text, outbox.OperatorEvents) && !slices.ContainsFunc(outbox.OperatorEventTypes(), func(known string) bool { return overlap(n.text, known) }):
+			d.at(n, "%s matches no operator event: they are %s", d.quote(n), strings.Join(outbox.OperatorEventTypes(), ", "))
 		}
 	case "condition":
 		_, err := mapping.CompileFilter(n.text)

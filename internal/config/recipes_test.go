@@ -148,6 +148,18 @@ func receivers() map[string]func(call) answer {
 			google[id] = "confirmed"
 			return answer{status: 200, body: fmt.Sprintf(`{"id":%q}`, id)}
 		},
+		"chat": func(c call) answer {
+			if text, _ := c.body["text"].(string); c.method != "POST" || c.path != "/" || len(c.body) != 1 || text == "" {
+				return refuse("not a message")
+			}
+			return answer{status: 200, body: "ok"}
+		},
+		"mail": func(c call) answer {
+			if c.header.Get("Webhook-Signature") == "" || c.body["to"] == nil || c.body["subject"] == nil || c.body["text"] == nil {
+				return refuse("not a mail")
+			}
+			return answer{status: 202}
+		},
 		"fhir": func(c call) answer {
 			switch {
 			case c.body["resourceType"] != "Appointment" || c.body["start"] == nil || c.body["end"] == nil || c.body["participant"] == nil:
@@ -170,11 +182,34 @@ func receivers() map[string]func(call) answer {
 }
 
 // notShown are headers that every request has, or that differ from run to run.
-var notShown = []string{"Accept-Encoding", "Content-Length", "User-Agent", "Idempotency-Key"}
+var notShown = []string{"Accept-Encoding", "Content-Length", "User-Agent", "Idempotency-Key", "Webhook-Signature", "Webhook-Timestamp"}
+
+// hearing are the events that are sent to an API of a court.
+func hearing() []outbox.Event {
+	var all []outbox.Event
+	for i, event := range []string{"created", "updated", "updated", "cancelled", "updated"} {
+		all = append(all, outbox.Event{Type: "scheduling:" + event, Key: "H-2027-7", Payload: fmt.Appendf(nil, `{"hearingId":"H-2027-7","caseId":"1234","scheduledAt":"2027-03-15T13:%02d:00Z","minutes":45,"location":"3A","room":"room-3a@court.example.gov",
+				"title":"Hearing H-2027-7","reason":"WD","caseDetails":{"caseRef":"1234"},"hearingDetails":{"duration":45}}`, 30+i)})
+	}
+	return all
+}
+
+// operatorEvents are events about a court's sync, as docs/operators.md describes them.
+func operatorEvents() []outbox.Event {
+	event := func(kind, payload string) outbox.Event {
+		return outbox.Event{Type: outbox.OperatorEvents + kind, Key: "CourtCalendarSync", Payload: []byte(payload)}
+	}
+	return []outbox.Event{
+		event("held", `{"sync":"CourtCalendarSync","severity":"critical","says":"sync \"CourtCalendarSync\" is on hold (auth) by relay-1: HTTP 401","remedy":"Renew the credentials: docs/operators.md, \"Credentials expired\"","kind":"auth","reason":"HTTP 401","by":"relay-1","since":"2027-02-17T15:04:00+00:00"}`),
+		event("failed", `{"sync":"CourtCalendarSync","severity":"warning","says":"sync \"CourtCalendarSync\" has 3 failed deliveries; one is of key H-2027-7, with permanent: HTTP 422: no such courtroom","remedy":"Correct the cause, then: lockstep requeue --sync CourtCalendarSync","new":3,"key":"H-2027-7"}`),
+		event("escalated", `{"sync":"CourtCalendarSync","severity":"critical","says":"sync \"CourtCalendarSync\" has 1 escalated event","remedy":"Ask what it waits for: lockstep explain H-2027-7","new":1,"key":"H-2027-7","needed_by":"2027-02-18T15:00:00+00:00"}`),
+		event("resumed", `{"sync":"CourtCalendarSync","severity":"info","says":"sync \"CourtCalendarSync\" is not on hold (auth) any more","kind":"auth"}`),
+	}
+}
 
 // TestRecipes reads every file of docs/recipes and sends a new hearing, two updates, a
-// cancellation and an update that books it again to a receiver that behaves like that API. The requests are in
-// testdata/recipes.
+// cancellation and an update that books it again to a receiver that behaves like that API. A sync that takes operator
+// events gets some of these instead. The requests are in testdata/recipes.
 func TestRecipes(t *testing.T) {
 	files, err := filepath.Glob("../../docs/recipes/*.yaml")
 	if err != nil {
@@ -251,6 +286,8 @@ func tryRecipe(t *testing.T, file, name string, says func(call) answer) {
 		case variable == "GOOGLE_KEY":
 			key, err := rsa.GenerateKey(rand.Reader, 2048)
 			return pemOf(t, key, err), true
+		case variable == "HOOK_SECRET":
+			return "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", true
 		case variable == "S2S_SECRET":
 			return "JBSWY3DPEHPK3PXP", true
 		}
@@ -261,12 +298,22 @@ func tryRecipe(t *testing.T, file, name string, says func(call) answer) {
 	}
 	s := f.RelayConfig().Syncs[0]
 	var ref adapters.Ref
-	for i, event := range []string{"created", "updated", "updated", "cancelled", "updated"} {
-		e := outbox.Event{
-			ID: fmt.Sprintf("01a00000-0000-7000-8000-%012d", i+1), Type: "scheduling:" + event, Key: "H-2027-7", Version: new(int64(i + 1)),
-			OccurredAt: time.Date(2027, 2, 17, 15, 4, i, 0, time.UTC),
-			Payload: fmt.Appendf(nil, `{"hearingId":"H-2027-7","caseId":"1234","scheduledAt":"2027-03-15T13:%02d:00Z","minutes":45,"location":"3A","room":"room-3a@court.example.gov",
-				"title":"Hearing H-2027-7","reason":"WD","caseDetails":{"caseRef":"1234"},"hearingDetails":{"duration":45}}`, 30+i),
+	events := hearing()
+	if strings.HasPrefix(s.Events[0], outbox.OperatorEvents) {
+		events = operatorEvents()
+	}
+	filter, err := mapping.CompileFilter(s.When)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, e := range events {
+		e.ID, e.Version, e.OccurredAt = fmt.Sprintf("01a00000-0000-7000-8000-%012d", i+1), new(int64(i+1)), time.Date(2027, 2, 17, 15, 4, i, 0, time.UTC)
+		_, event, _ := strings.Cut(e.Type, ":")
+		if wanted, err := filter.Match(e, nil); err != nil {
+			t.Fatal(err)
+		} else if !wanted {
+			fmt.Fprintf(&shown, "# %s: filtered\n\n", event)
+			continue
 		}
 		msg := adapters.Message{
 			ID: e.ID, IdempotencyKey: e.ID, Type: e.Type, Key: e.Key, Version: e.Version, OccurredAt: e.OccurredAt, Attempt: 1, Ref: ref,

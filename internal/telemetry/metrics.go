@@ -8,11 +8,14 @@ package telemetry
 import (
 	"math"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/hms-mkt/lockstep/outbox"
 )
 
 // Metrics are the relay's metrics with a registry of their own. They implement
@@ -25,6 +28,7 @@ type Metrics struct {
 	claimed  *prometheus.CounterVec
 	lost     *prometheus.CounterVec
 	noID     *prometheus.CounterVec
+	told     *prometheus.CounterVec
 	clock    prometheus.Gauge
 	logAhead prometheus.Gauge
 	reloadOK prometheus.Gauge
@@ -61,6 +65,7 @@ func NewMetrics(build Build) *Metrics {
 		claimed:  counter("lockstep_claimed_total", "Deliveries claimed by this process.", "sync"),
 		lost:     counter("lockstep_leases_lost_total", "Deliveries that another relay took over before this one recorded them.", "sync"),
 		noID:     counter("lockstep_missing_ids_total", "Answers without the receiver's id that external_id names, although no id of the key is known.", "sync"),
+		told:     counter("lockstep_alerts_told_total", "Operator events that this process told, by type without lockstep: , and counted by what they are about: failed deliveries, escalated keys, or destinations on hold.", "sync", "event"),
 		clock:    gauge("lockstep_database_clock_ahead_seconds", "Seconds that the database's clock is ahead of this machine's; negative is behind."),
 		logAhead: gauge("lockstep_log_months_ahead", "Months after this one for which the delivery log has a partition: 3 is normal, 0 and -1 are an alarm."),
 		reloadOK: gauge("lockstep_config_last_reload_successful", "1 if the configuration that was read last is in use, 0 if it was refused."),
@@ -86,6 +91,9 @@ func (m *Metrics) Expect(syncs ...string) {
 		m.claimed.WithLabelValues(s)
 		m.lost.WithLabelValues(s)
 		m.noID.WithLabelValues(s)
+		for _, event := range []string{"failed", "escalated"} {
+			m.told.WithLabelValues(s, event)
+		}
 	}
 }
 
@@ -106,6 +114,11 @@ func (m *Metrics) LeaseLost(sync string) { m.lost.WithLabelValues(sync).Inc() }
 
 // MissingID counts an answer without the receiver's id.
 func (m *Metrics) MissingID(sync string) { m.noID.WithLabelValues(sync).Inc() }
+
+// Alert counts what an operator event told.
+func (m *Metrics) Alert(event, sync string, n int64) {
+	m.told.WithLabelValues(sync, strings.TrimPrefix(event, outbox.OperatorEvents)).Add(float64(n))
+}
 
 // Reloaded records that the configuration was read, at the start or later, and whether
 // it is in use.

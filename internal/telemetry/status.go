@@ -21,22 +21,26 @@ const (
 	pauseFactor = 10          // the pause between readings is at least this many times the duration of the last one
 )
 
-// Read returns the state of the syncs, as outbox.Store.Status does.
-type Read func(ctx context.Context) ([]outbox.Status, error)
+// Source is where the state of the database is read from: an outbox.Store.
+type Source interface {
+	Status(ctx context.Context) ([]outbox.Status, error)
+	Alerts(ctx context.Context) ([]outbox.Alert, error)
+}
 
 // Status is the part of the metrics that comes from the database.
 type Status struct {
-	read Read
+	from Source
 	log  *slog.Logger
 	ctx  context.Context // ends readings at Close
 	end  context.CancelFunc
 
-	up, paused, scopesPaused, unmatched, relays *prometheus.Desc
-	gauges                                      []gauge
+	up, paused, scopesPaused, unmatched, relays, alert *prometheus.Desc
+	gauges                                             []gauge
 
 	mu      sync.Mutex
 	rows    []outbox.Status
-	at      time.Time     // when rows were read
+	alerts  []outbox.Alert
+	at      time.Time     // when rows and alerts were read
 	next    time.Time     // no reading before this time
 	reading chan struct{} // closed when the current reading ends, nil without one
 	failed  bool          // the last reading failed
@@ -48,9 +52,9 @@ type gauge struct {
 	value func(outbox.Status) float64
 }
 
-// Watch adds the state of the syncs to m. Close the result before read becomes
+// Watch adds the state of the syncs to m. Close the result before the source becomes
 // unusable.
-func (m *Metrics) Watch(read Read, log *slog.Logger) *Status {
+func (m *Metrics) Watch(from Source, log *slog.Logger) *Status {
 	ctx, end := context.WithCancel(context.Background())
 	metric := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
@@ -59,10 +63,11 @@ func (m *Metrics) Watch(read Read, log *slog.Logger) *Status {
 		return gauge{metric(name, help, "sync"), value}
 	}
 	s := &Status{
-		read: read, log: log, ctx: ctx, end: end,
+		from: from, log: log, ctx: ctx, end: end,
 		up:           metric("lockstep_status_up", "1 if the last reading of the syncs' state succeeded, 0 if not."),
 		paused:       metric("lockstep_sync_paused", "1 for a sync on hold; kind is the strongest hold, such as operator, auth or throttle.", "sync", "kind"),
 		scopesPaused: metric("lockstep_scopes_paused", "Scopes of a sync that are on hold, such as its hosts; kind is their strongest hold. outbox.status names them.", "sync", "kind"),
+		alert:        metric("lockstep_alerts", "Rows of outbox.alert: what people must know now. The view has a sentence and a remedy for each.", "name", "severity"),
 		unmatched:    metric("lockstep_unmatched_events", "Retained events that no sync matches."),
 		relays:       metric("lockstep_relays", "Running relays of this database, by their version.", "version"),
 		gauges: []gauge{
@@ -109,7 +114,7 @@ func (s *Status) Close() {
 }
 
 // latest returns the last reading, after asking for a new one if it is due.
-func (s *Status) latest() (rows []outbox.Status, at time.Time, ok bool) {
+func (s *Status) latest() (rows []outbox.Status, alerts []outbox.Alert, at time.Time, ok bool) {
 	s.mu.Lock()
 	if s.reading == nil && s.ctx.Err() == nil && !time.Now().Before(s.next) {
 		s.reading = make(chan struct{})
@@ -125,14 +130,18 @@ func (s *Status) latest() (rows []outbox.Status, at time.Time, ok bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.rows, s.at, !s.failed
+	return s.rows, s.alerts, s.at, !s.failed
 }
 
 func (s *Status) refresh(done chan struct{}) {
 	ctx, cancel := context.WithTimeout(s.ctx, readTimeout)
 	defer cancel()
 	began := time.Now()
-	rows, err := s.read(ctx)
+	rows, err := s.from.Status(ctx)
+	var alerts []outbox.Alert
+	if err == nil {
+		alerts, err = s.from.Alerts(ctx)
+	}
 	took := time.Since(began)
 
 	s.mu.Lock()
@@ -142,7 +151,7 @@ func (s *Status) refresh(done chan struct{}) {
 		s.log.WarnContext(ctx, "metrics: cannot read the state of the syncs", "error", err)
 	}
 	if s.failed = err != nil; !s.failed {
-		s.rows, s.at = rows, time.Now()
+		s.rows, s.alerts, s.at = rows, alerts, time.Now()
 	}
 	s.next = time.Now().Add(max(sharedFor, pauseFactor*took))
 	s.reading = nil
@@ -158,6 +167,7 @@ func (s *Status) Describe(ch chan<- *prometheus.Desc) {
 	ch <- s.scopesPaused
 	ch <- s.unmatched
 	ch <- s.relays
+	ch <- s.alert
 }
 
 // Collect implements [prometheus.Collector].
@@ -165,7 +175,7 @@ func (s *Status) Collect(ch chan<- prometheus.Metric) {
 	send := func(desc *prometheus.Desc, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
-	rows, at, ok := s.latest()
+	rows, alerts, at, ok := s.latest()
 	if ok && !at.IsZero() {
 		send(s.up, 1)
 	} else {
@@ -173,6 +183,13 @@ func (s *Status) Collect(ch chan<- prometheus.Metric) {
 	}
 	if time.Since(at) > shownFor {
 		return
+	}
+	alike := map[[2]string]float64{}
+	for _, a := range alerts {
+		alike[[2]string{a.Name, a.Severity}]++
+	}
+	for labels, n := range alike {
+		send(s.alert, n, labels[:]...)
 	}
 	for _, row := range rows {
 		if row.Sync == nil {

@@ -55,6 +55,7 @@ func TestReportsOfTheRelayAreCounted(t *testing.T) {
 	_, text := ask(m, ready, "/metrics")
 	has(t, text, "lockstep_log_months_ahead NaN") // before the first look there is no alarm
 	m.LogAhead(3)
+	m.Alert("lockstep:escalated", "Court", 4)
 	code, text := ask(m, ready, "/metrics")
 	if code != http.StatusOK {
 		t.Fatalf("status %d", code)
@@ -68,6 +69,8 @@ func TestReportsOfTheRelayAreCounted(t *testing.T) {
 		`lockstep_claimed_total{sync="Court"} 7`,
 		`lockstep_leases_lost_total{sync="Court"} 1`,
 		`lockstep_missing_ids_total{sync="Court"} 1`,
+		`lockstep_alerts_told_total{event="escalated",sync="Court"} 4`,
+		`lockstep_alerts_told_total{event="failed",sync="Court"} 0`,
 		`lockstep_database_clock_ahead_seconds -1.5`,
 		`lockstep_log_months_ahead 3`)
 	for _, name := range []string{`version="v1.2.3"`, `revision="abc"`, "go_goroutines", "process_start_time_seconds"} {
@@ -100,9 +103,18 @@ func standing() []outbox.Status {
 	}
 }
 
+// source is a database with some alerts.
+type source func(context.Context) ([]outbox.Status, error)
+
+func (s source) Status(ctx context.Context) ([]outbox.Status, error) { return s(ctx) }
+
+func (source) Alerts(context.Context) ([]outbox.Alert, error) {
+	return []outbox.Alert{{Name: "failed", Severity: "warning"}, {Name: "failed", Severity: "warning"}, {Name: "no_relay", Severity: "critical"}}, nil
+}
+
 func TestStateOfTheSyncsIsShown(t *testing.T) {
 	m := NewMetrics(Build{})
-	s := m.Watch(func(context.Context) ([]outbox.Status, error) { return standing(), nil }, quiet())
+	s := m.Watch(source(func(context.Context) ([]outbox.Status, error) { return standing(), nil }), quiet())
 	defer s.Close()
 	_, text := ask(m, ready, "/metrics")
 	has(t, text,
@@ -110,7 +122,7 @@ func TestStateOfTheSyncsIsShown(t *testing.T) {
 		`lockstep_sending{sync="Court"} 4`, `lockstep_failed{sync="Court"} 5`, `lockstep_blocked_keys{sync="Court"} 6`, `lockstep_missed_events{sync="Court"} 7`,
 		`lockstep_oldest_pending_age_seconds{sync="Court"} 90`, `lockstep_last_delivered_timestamp_seconds{sync="Court"} 1.8e+09`,
 		`lockstep_sync_paused{kind="throttle",sync="Court"} 1`,
-		`lockstep_scopes_paused{kind="breaker",sync="Court"} 2`, `lockstep_scopes_paused{kind="operator",sync="Court"} 1`, `lockstep_unmatched_events 8`, `lockstep_status_up 1`,
+		`lockstep_scopes_paused{kind="breaker",sync="Court"} 2`, `lockstep_scopes_paused{kind="operator",sync="Court"} 1`, `lockstep_unmatched_events 8`, `lockstep_alerts{name="failed",severity="warning"} 2`, `lockstep_alerts{name="no_relay",severity="critical"} 1`, `lockstep_status_up 1`,
 		`lockstep_relays{version="v1.2.2"} 1`, `lockstep_relays{version="v1.2.3"} 2`, `lockstep_relays{version=""} 1`, `lockstep_sync_relays{sync="Court"} 1`, `lockstep_pending{sync="Closed"} 0`)
 	if name := `lockstep_sync_relays{sync="Closed"}`; strings.Contains(text, name) {
 		t.Errorf("metrics have %s of a retired sync", name)
@@ -121,10 +133,10 @@ func TestScrapesShareOneReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMetrics(Build{})
 		var reads atomic.Int32
-		s := m.Watch(func(context.Context) ([]outbox.Status, error) {
+		s := m.Watch(source(func(context.Context) ([]outbox.Status, error) {
 			reads.Add(1)
 			return standing(), nil
-		}, quiet())
+		}), quiet())
 		defer s.Close()
 		for range 20 {
 			ask(m, ready, "/metrics")
@@ -140,11 +152,11 @@ func TestASlowReadingIsRepeatedRarely(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMetrics(Build{})
 		var reads atomic.Int32
-		s := m.Watch(func(context.Context) ([]outbox.Status, error) {
+		s := m.Watch(source(func(context.Context) ([]outbox.Status, error) {
 			reads.Add(1)
 			time.Sleep(6 * time.Second)
 			return standing(), nil
-		}, quiet())
+		}), quiet())
 		defer s.Close()
 		for range 60 {
 			ask(m, ready, "/metrics")
@@ -161,7 +173,7 @@ func TestMetricsAnswerWhileTheDatabaseIsAway(t *testing.T) {
 		m := NewMetrics(Build{})
 		var mode atomic.Int32 // 0 answers, 1 hangs, 2 fails
 		var logged strings.Builder
-		s := m.Watch(func(ctx context.Context) ([]outbox.Status, error) {
+		s := m.Watch(source(func(ctx context.Context) ([]outbox.Status, error) {
 			switch mode.Load() {
 			case 1:
 				<-ctx.Done()
@@ -170,7 +182,7 @@ func TestMetricsAnswerWhileTheDatabaseIsAway(t *testing.T) {
 				return nil, errors.New("connection refused")
 			}
 			return standing(), nil
-		}, slog.New(slog.NewTextHandler(&logged, nil)))
+		}), slog.New(slog.NewTextHandler(&logged, nil)))
 		defer s.Close()
 		ask(m, ready, "/metrics")
 
@@ -207,10 +219,10 @@ func TestMetricsAnswerWhileTheDatabaseIsAway(t *testing.T) {
 func TestCloseEndsAReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMetrics(Build{})
-		s := m.Watch(func(ctx context.Context) ([]outbox.Status, error) {
+		s := m.Watch(source(func(ctx context.Context) ([]outbox.Status, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
-		}, quiet())
+		}), quiet())
 		ask(m, ready, "/metrics")
 		s.Close()
 		code, text := ask(m, ready, "/metrics")

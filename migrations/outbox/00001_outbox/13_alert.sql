@@ -2,7 +2,11 @@
 -- backfill or a change window is planned.
 CREATE VIEW outbox.alerting_hold AS
 SELECT h.sync, h.scope, h.kind, h.until, h.reason, h.by, h.since,
-       CASE h.kind WHEN 'auth' THEN 'critical' WHEN 'operator' THEN 'info' ELSE 'warning' END COLLATE "C" AS severity
+       CASE h.kind WHEN 'auth' THEN 'critical' WHEN 'operator' THEN 'info' ELSE 'warning' END COLLATE "C" AS severity,
+       CASE h.kind WHEN 'auth' THEN 'Renew the credentials: docs/operators.md, "Credentials expired"'
+                   WHEN 'operator' THEN format('Resume it when the reason has passed: lockstep resume %s', h.sync)
+                   WHEN 'throttle' THEN 'The receiver limits the rate. If it lasts, lower limits.rate: docs/operators.md, "Throttled"'
+                   ELSE 'The receiver is down or answers with errors. The relay probes it and resumes by itself: docs/operators.md, "The court is down"' END AS remedy
   FROM outbox.hold AS h
  WHERE h.kind = 'auth'
     OR h.kind = 'operator' AND (h.until IS NULL OR h.until > statement_timestamp())
@@ -66,19 +70,16 @@ SELECT 'failed', 'warning', c.since,
  WHERE c.n > 0
 UNION ALL
 SELECT 'held', h.severity, h.since, format('%s on hold (%s) by %s: %s', h.subject, h.kind, h.by, h.reason),
-       CASE h.kind WHEN 'auth' THEN 'Renew the credentials: docs/operators.md, "Credentials expired"'
-                   WHEN 'operator' THEN format('Resume it when the reason has passed: lockstep resume %s', h.sync)
-                   WHEN 'throttle' THEN 'The receiver limits the rate. If it lasts, lower limits.rate: docs/operators.md, "Throttled"'
-                   ELSE 'The receiver is down or answers with errors; it is probed and resumes by itself: docs/operators.md, "The court is down"' END,
+       h.remedy,
        h.sync, NULL, NULL
-  FROM (SELECT a.sync, a.kind, a.severity, min(a.since) AS since, (array_agg(a.by ORDER BY a.since, a.scope))[1] AS by,
+  FROM (SELECT a.sync, a.kind, a.severity, a.remedy, min(a.since) AS since, (array_agg(a.by ORDER BY a.since, a.scope))[1] AS by,
                (array_agg(a.reason ORDER BY a.since, a.scope))[1] AS reason,
                -- Not outbox.held_subject: whoever may read a view would need EXECUTE on each function in it.
                CASE WHEN bool_or(a.scope = '') THEN format('sync "%s" is', a.sync)
                     WHEN count(*) = 1 THEN format('destination %s of sync "%s" is', min(a.scope), a.sync)
                     ELSE format('%s destinations of sync "%s", such as %s, are', count(*), a.sync, min(a.scope)) END AS subject
           FROM outbox.alerting_hold AS a
-         GROUP BY a.sync, a.kind, a.severity) AS h
+         GROUP BY a.sync, a.kind, a.severity, a.remedy) AS h
 UNION ALL
 SELECT 'no_relay', 'critical', (SELECT max(r.seen_at) FROM outbox.relay AS r), 'no relay is running: nothing is delivered',
        'Start one: docs/operators.md, "Relay down"', NULL, NULL, NULL
@@ -200,12 +201,12 @@ BEGIN
                 RETURNING t.scope, t.kind
             )
             SELECT 'lockstep:resumed' AS type, 'info' AS severity, e.kind, count(*) AS n, bool_or(e.scope = '') AS whole, min(e.scope) AS scope,
-                   NULL::timestamptz AS since, NULL::timestamptz AS until, NULL AS reason, NULL AS held_by
+                   NULL::timestamptz AS since, NULL::timestamptz AS until, NULL AS reason, NULL AS held_by, NULL AS remedy
               FROM ended AS e
              GROUP BY e.kind
             UNION ALL
             SELECT 'lockstep:held', min(h.severity), h.kind, count(*), bool_or(h.scope = ''), min(h.scope),
-                   min(h.since), min(h.until), (array_agg(h.reason ORDER BY h.scope))[1], (array_agg(h.by ORDER BY h.scope))[1]
+                   min(h.since), min(h.until), (array_agg(h.reason ORDER BY h.scope))[1], (array_agg(h.by ORDER BY h.scope))[1], min(h.remedy)
               FROM begun AS b
               JOIN outbox.alerting_hold AS h ON h.sync = place.name AND h.scope = b.scope AND h.kind = b.kind
              GROUP BY h.kind
@@ -220,7 +221,7 @@ BEGIN
                                  AND (h.kind IN ('auth', 'breaker') OR h.until IS NULL OR h.until > statement_timestamp())
                                ORDER BY outbox.hold_rank(h.kind) LIMIT 1), '') END;
             event_id := outbox.write_operator_event(type, sync, jsonb_build_object(
-                'sync', sync, 'severity', severity, 'says', says, 'kind', change.kind, 'destinations', CASE WHEN change.whole THEN NULL ELSE n END,
+                'sync', sync, 'severity', severity, 'says', says, 'remedy', change.remedy, 'kind', change.kind, 'destinations', CASE WHEN change.whole THEN NULL ELSE n END,
                 'destination', CASE WHEN NOT change.whole THEN change.scope END,
                 'since', change.since, 'until', change.until, 'reason', change.reason, 'by', change.held_by));
             RETURN NEXT;
