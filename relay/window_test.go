@@ -59,27 +59,48 @@ func (s *starts) between(from, until time.Time) (n int) {
 	return n
 }
 
-// outsideWindow reports whether the sync is on hold for its window.
-func (w *world) outsideWindow() bool {
-	return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.status WHERE hold = 'window')`)
+// outsideWindow waits until the sync is on hold for its window.
+func (w *world) outsideWindow() {
+	w.t.Helper()
+	w.eventually("outside the window", func() bool { return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.hold WHERE kind = 'window')`) })
+}
+
+// reload gives relays a new configuration.
+func (w *world) reload(config relay.Config, relays ...*running) {
+	w.t.Helper()
+	for _, r := range relays {
+		if _, err := r.Reload(config); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// opensSoon gives relays whose windows are closed a window that opens in a second. It returns when.
+func (w *world) opensSoon(config relay.Config, relays ...*running) (opens time.Time) {
+	w.t.Helper()
+	window, opens, _ := w.window(time.Second, time.Hour)
+	config.Syncs[0].Windows = []relay.Window{window}
+	w.reload(config, relays...)
+	return opens
 }
 
 func TestAWindowOpensByItself(t *testing.T) {
 	w := newWorld(t)
 	c := newStarts(accepts)
-	window, opens, _ := w.window(2*time.Second, time.Hour)
+	window, opens, _ := w.window(time.Hour, 2*time.Hour)
 	config := sync1(c, within(window))
-	w.start("relay-1", config)
-	w.start("relay-2", config)
+	relays := []*running{w.start("relay-1", config), w.start("relay-2", config)}
 	w.bulk(40)
-	w.eventually("held", w.outsideWindow)
+	w.outsideWindow()
+	w.counts("syncs that are registered", 1, `SELECT count(*) FROM outbox.sync WHERE backfill_seq IS NULL`)
 	want := "outside its window, opens " + opens.Format("Mon 2006-01-02 15:04") + " UTC"
-	if got := query[string](w, `SELECT hold_reason FROM outbox.status`); got != want {
+	if got := query[string](w, `SELECT hold_reason FROM outbox.status WHERE hold = 'window'`); got != want {
 		t.Errorf("reason %q, want %q", got, want)
 	}
 	if until := query[time.Time](w, `SELECT hold_until FROM outbox.status`); !until.Equal(opens) {
 		t.Errorf("until %s, want %s", until, opens)
 	}
+	opens = w.opensSoon(config, relays...)
 	w.drained()
 	if early := c.between(time.Time{}, opens); early > 0 {
 		t.Errorf("%d attempts began before the opening", early)
@@ -95,21 +116,25 @@ func TestNothingStartsAfterAWindowCloses(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 		return adapters.Receipt{Code: "HTTP 200"}, nil
 	})
-	window, _, closes := w.window(-time.Hour, 1500*time.Millisecond)
-	r := w.start("relay-1", sync1(c, within(window)))
-	w.eventually("registered", func() bool { return query[int](w, `SELECT count(*) FROM outbox.sync WHERE backfill_seq IS NULL`) == 1 })
+	config := sync1(c)
+	r := w.start("relay-1", config)
 	w.bulk(5000)
-	w.eventually("held", w.outsideWindow)
+	w.eventually("busy", func() bool { return c.count() > 0 })
+	var closes time.Time
+	for !time.Now().Before(closes) { // the relay knew it before
+		config.Syncs[0].Windows = make([]relay.Window, 1)
+		config.Syncs[0].Windows[0], _, closes = w.window(-time.Hour, time.Second)
+		w.reload(config, r)
+	}
+	w.outsideWindow()
 	w.counts("claims", 0, `SELECT count(*) FROM outbox.lane WHERE claim IS NOT NULL`)
-	if late := c.between(closes, closes.Add(time.Hour)); late > 0 || c.count() == 0 || c.count() == 5000 {
+	if late := c.between(closes, closes.Add(time.Hour)); late > 0 || c.count() == 5000 {
 		t.Errorf("of %d attempts, %d began after the closing", c.count(), late)
 	}
 	if n := query[int](w, `SELECT count(*) FROM outbox.delivery_log WHERE outcome <> 'delivered'`); n > 0 {
 		t.Errorf("%d attempts did not end normally", n)
 	}
-	if _, err := r.Reload(sync1(newCourt(accepts))); err != nil {
-		t.Fatal(err)
-	}
+	w.reload(sync1(newCourt(accepts)), r)
 	w.drained()
 	w.noHolds()
 }
@@ -123,21 +148,17 @@ func TestTheConfigurationEndsAWindowsHold(t *testing.T) {
 	open, _, _ := w.window(-time.Hour, time.Hour)
 	for i, next := range []relay.Config{sync1(c), sync1(c, within(closed, open))} {
 		r := w.start("relay-1", sync1(c, within(closed)))
-		w.eventually("held", w.outsideWindow)
+		w.outsideWindow()
 		if err := r.stop(); err != nil {
 			t.Fatal(err)
 		}
 		w.emit("H-1", map[string]any{"n": i})
 		r = w.start("relay-1", next)
 		w.drained()
-		if _, err := r.Reload(sync1(c, within(closed))); err != nil {
-			t.Fatal(err)
-		}
-		w.eventually("held", w.outsideWindow)
+		w.reload(sync1(c, within(closed)), r)
+		w.outsideWindow()
 		w.emit("H-1", map[string]any{"n": i})
-		if _, err := r.Reload(next); err != nil {
-			t.Fatal(err)
-		}
+		w.reload(next, r)
 		w.drained()
 		if err := r.stop(); err != nil {
 			t.Fatal(err)
@@ -161,10 +182,12 @@ func TestADeliveryOfADeadRelayWaitsForTheWindow(t *testing.T) {
 	if err != nil || len(claims.Deliveries) != 1 {
 		t.Fatalf("claimed %d, %v", len(claims.Deliveries), err)
 	}
-	window, opens, _ := w.window(2*time.Second, time.Hour)
-	w.start("relay-2", sync1(c, within(window)))
-	w.eventually("held", w.outsideWindow)
+	window, _, _ := w.window(time.Hour, 2*time.Hour)
+	config := sync1(c, within(window))
+	r := w.start("relay-2", config)
+	w.outsideWindow()
 	w.endLeases("dead")
+	opens := w.opensSoon(config, r)
 	w.drained()
 	if c.count() != 1 || c.between(time.Time{}, opens) > 0 {
 		t.Errorf("%d attempts, of which %d began before the opening", c.count(), c.between(time.Time{}, opens))
@@ -177,7 +200,7 @@ func TestADeliveryOfADeadRelayWaitsForTheWindow(t *testing.T) {
 // An auth hold is not probed outside the window. It is at the opening.
 func TestNoProbeStartsOutsideTheWindow(t *testing.T) {
 	w := newWorld(t)
-	c := newStarts(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+	c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
 		return adapters.Receipt{Code: "HTTP 401"}, adapters.Auth(errors.New("HTTP 401"))
 	})
 	r := w.start("relay-1", sync1(c))
@@ -185,51 +208,50 @@ func TestNoProbeStartsOutsideTheWindow(t *testing.T) {
 	w.eventually("held for auth", func() bool {
 		return query[int](w, `SELECT count(*) FROM outbox.sync WHERE hold_kind = 'auth'`) == 1
 	})
-	window, opens, _ := w.window(4*time.Second, time.Hour)
-	if _, err := r.Reload(sync1(c, within(window))); err != nil {
-		t.Fatal(err)
-	}
-	w.eventually("held for the window too", func() bool {
-		return query[int](w, `SELECT count(*) FROM outbox.hold`) == 2
-	})
-	began := query[time.Time](w, `SELECT since FROM outbox.hold WHERE kind = 'window'`)
+	closed, _, _ := w.window(time.Hour, 2*time.Hour)
 	accepting := newStarts(accepts)
-	if _, err := r.Reload(sync1(accepting, within(window))); err != nil {
-		t.Fatal(err)
-	}
+	config := sync1(accepting, within(closed))
+	w.reload(config, r)
+	w.counts("holds, for auth and the window", 2, `SELECT count(*) FROM outbox.hold`)
+	opens := w.opensSoon(config, r)
 	w.drained()
-	if n := c.between(began, opens) + accepting.between(time.Time{}, opens); n > 0 {
+	if n := accepting.between(time.Time{}, opens); n > 0 {
 		t.Errorf("%d probes began outside the window", n)
 	}
 }
 
-// A delivery whose retry is due while the window is closed is sent at the opening, and uses no budget meanwhile.
+// A delivery whose retry is due while the window is closed is sent at the opening. The time since then is not
+// taken from its budget.
 func TestTheClosedTimeUsesNoBudget(t *testing.T) {
 	w := newWorld(t)
-	tried := make(chan struct{}, 1)
+	tried, release := make(chan struct{}), make(chan struct{})
 	c := newStarts(func(_ context.Context, _ adapters.Message, nth int) (adapters.Receipt, error) {
 		if nth == 1 {
-			tried <- struct{}{}
-			return adapters.Receipt{Code: "HTTP 500"}, errors.New("HTTP 500")
+			close(tried)
+			<-release
 		}
-		return adapters.Receipt{Code: "HTTP 200"}, nil
+		return adapters.Receipt{Code: "HTTP 500"}, errors.New("HTTP 500")
 	})
-	budget := func(s *relay.Sync) {
-		s.Retry = relay.Retry{Initial: 500 * time.Millisecond, Max: 500 * time.Millisecond, MaxAge: time.Second}
-	}
-	r := w.start("relay-1", sync1(c, budget))
+	config := sync1(c, func(s *relay.Sync) { s.Retry.Initial, s.Retry.Max = 100*time.Millisecond, 100*time.Millisecond })
+	r := w.start("relay-1", config)
 	w.emit("H-1", map[string]any{"n": 1})
 	<-tried
-	window, opens, _ := w.window(3*time.Second, time.Hour)
-	if _, err := r.Reload(sync1(c, budget, within(window))); err != nil {
-		t.Fatal(err)
+	closed, _, _ := w.window(time.Hour, 2*time.Hour)
+	config.Syncs[0].Windows = []relay.Window{closed}
+	w.reload(config, r)
+	w.outsideWindow()
+	close(release)
+	w.eventually("the retry is due", func() bool {
+		return query[bool](w, `SELECT EXISTS (SELECT FROM outbox.delivery WHERE state = 'retry' AND due_at <= clock_timestamp())`)
+	})
+	spent := query[int](w, `SELECT spent_ms FROM outbox.delivery`)
+	opens := w.opensSoon(config, r)
+	w.eventually("tried again", func() bool { return query[bool](w, `SELECT attempts > 1 FROM outbox.delivery`) })
+	if c.between(opens, opens.Add(time.Hour)) != c.count()-1 {
+		t.Errorf("of %d attempts, %d began after the opening, want all but the first", c.count(), c.between(opens, opens.Add(time.Hour)))
 	}
-	w.drained()
-	if c.count() != 2 || c.between(opens, opens.Add(time.Hour)) != 1 {
-		t.Errorf("%d attempts, of which %d began after the opening", c.count(), c.between(opens, opens.Add(time.Hour)))
-	}
-	if got := query[string](w, `SELECT outcome::text FROM outbox.delivery_log ORDER BY id DESC LIMIT 1`); got != "delivered" {
-		t.Errorf("the delivery is %s", got)
+	if more := query[int](w, `SELECT (spent_ms - $1) / (attempts - 1) FROM outbox.delivery`, spent); more > 900 {
+		t.Errorf("an attempt after the opening used %d ms of the budget", more)
 	}
 }
 
@@ -238,9 +260,12 @@ func TestAnOpeningKeepsTheRateLimit(t *testing.T) {
 	w := newWorld(t)
 	c := newStarts(accepts)
 	const rate = 40
-	window, opens, _ := w.window(1500*time.Millisecond, time.Hour)
-	w.start("relay-1", sync1(c, within(window), func(s *relay.Sync) { s.Rate = rate }))
+	closed, _, _ := w.window(time.Hour, 2*time.Hour)
+	config := sync1(c, within(closed), func(s *relay.Sync) { s.Rate = rate })
+	r := w.start("relay-1", config)
 	w.bulk(80)
+	w.outsideWindow()
+	opens := w.opensSoon(config, r)
 	w.drained()
 	if early := c.between(time.Time{}, opens); early > 0 {
 		t.Errorf("%d attempts began before the opening", early)
