@@ -54,6 +54,7 @@ type Console struct {
 	site     *page.Site
 	mux      *http.ServeMux
 	attempts attempts
+	jobs     jobs
 }
 
 //go:embed pages/*.html

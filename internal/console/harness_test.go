@@ -22,8 +22,9 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 // world is a database with one sync, and a server of its pages.
 type world struct {
 	outboxtest.Session
-	server *httptest.Server
-	client *http.Client
+	database string
+	server   *httptest.Server
+	client   *http.Client
 }
 
 // newWorld serves the pages of a new database. change may change their settings.
@@ -31,7 +32,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 	t.Helper()
 	t.Parallel()
 	database := pgtest.New(t)
-	w := &world{Session: outboxtest.Connect(t, database)}
+	w := &world{Session: outboxtest.Connect(t, database), database: database}
 	w.Sync("Court", "scheduling:*")
 	config := Config{
 		Read: pool(t, pgtest.AsRole(t, database, "outbox_auditor")), Operate: pool(t, pgtest.AsRole(t, database, "outbox_operator")),
@@ -44,6 +45,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(c.Close)
 	w.server = httptest.NewServer(c.Handler())
 	t.Cleanup(w.server.Close)
 	w.client = w.server.Client()

@@ -30,6 +30,14 @@ func (c *Console) routes() []route {
 		{"GET /key/{key}", Read, c.storyOf},
 		{"GET /key", Read, c.storyAsked},
 		{"GET /changes", Read, c.changes},
+		{"GET /action/{action}", Operate, c.confirm},
+		{"POST /action/{action}", Operate, c.act},
+		{"GET /action/pause", Operate, c.confirmPause},
+		{"POST /action/pause", Operate, c.changePause},
+		{"GET /action/resume", Operate, c.confirmPause},
+		{"POST /action/resume", Operate, c.changePause},
+		{"GET /action/job/{id}", Read, c.showJob},
+		{"POST /action/job/{id}/stop", Operate, c.stopJob},
 	}
 }
 

@@ -1,7 +1,6 @@
 package console
 
 import (
-	"cmp"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -185,7 +184,7 @@ func (d *laneData) acts(key string) (links []page.Link) {
 	}
 	for _, h := range d.Holds {
 		if h.Kind == "operator" {
-			add("resume", cmp.Or("Resume "+h.Scope, "Resume"), "scope", h.Scope)
+			add("resume", strings.TrimSpace("Resume "+h.Scope), "scope", h.Scope)
 		}
 	}
 	return links

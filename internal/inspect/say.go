@@ -281,8 +281,8 @@ func (e *Entry) Says() string {
 
 // Detail says what the receiver answered, or why a person did it.
 func (e *Entry) Detail() string {
-	if e.Actor != "" && e.Reason != "" {
-		return adapters.Clean(e.Reason, 0) // the error is that of the attempt before
+	if e.Actor != "" { // the error is that of the attempt before
+		return adapters.Clean(e.Reason, 0)
 	}
 	detail := Answer(e.Error)
 	if e.Error == "" {

@@ -231,7 +231,7 @@ const hashed = `hashtextextended(concat_ws(' ', c.sync, c.event_seq, c.life, c.e
 // is REPEATABLE READ. It returns an [OutdatedError] if the filter names an event or key
 // that must not be replayed, and [ErrTooWide] if the filter selects everything unasked.
 func Choose(ctx context.Context, tx pgx.Tx, a Action, f Filter) (Set, error) {
-	if err := f.check(a); err != nil {
+	if err := f.Check(a); err != nil {
 		return Set{}, err
 	}
 	var now time.Time

@@ -62,8 +62,9 @@ type Filter struct {
 // ErrTooWide is the error of a filter that selects everything and does not say All.
 var ErrTooWide = errors.New("this would select everything: choose an event, a key, a time, a class or a part of the error's text, or say that all are meant")
 
-// check refuses filters that select more than the person may mean.
-func (f *Filter) check(a Action) error {
+// Check refuses filters that select more than the person may mean, or that the action does
+// not take.
+func (f *Filter) Check(a Action) error {
 	narrowed := f.Key != "" || f.Event != "" || f.Class != "" || f.Error != "" || !f.Since.IsZero() || f.Within != 0 || !f.Until.IsZero() || f.OlderThan != 0
 	switch {
 	case a != Requeue && a != Discard && a != Replay:
