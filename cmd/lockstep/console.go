@@ -107,7 +107,7 @@ func (a *app) console(ctx context.Context, f *config.File, url string, address n
 		closePools()
 		return nil, nil, err
 	}
-	return pages, closePools, nil
+	return pages, func() { pages.Close(); closePools() }, nil
 }
 
 // withConsole serves the pages at all addresses that health and metrics do not have.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
@@ -55,7 +56,12 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 
 func pool(t *testing.T, database string) *pgxpool.Pool {
 	t.Helper()
-	p, err := pgxpool.New(t.Context(), database)
+	c, err := pgxpool.ParseConfig(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // as the commands do
+	p, err := pgxpool.NewWithConfig(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}

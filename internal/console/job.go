@@ -16,7 +16,7 @@ import (
 
 const (
 	answerWithin = 3 * time.Second // an action that takes longer is shown while it runs
-	mostRunning  = 3               // actions at a time
+	mostRunning  = 2               // actions at a time, fewer than Config.Operate has connections
 	mostJobs     = 50              // actions whose end this process remembers
 )
 
