@@ -74,7 +74,7 @@ func (r *repair) command(c *cobra.Command, reasonUsage string) *cobra.Command {
 	}
 	c.Flags().BoolVar(&f.All, "all", false, "every "+r.things+", or every one of --sync; needed without another filter")
 	c.Flags().BoolVarP(&r.dryRun, "dry-run", "n", false, "list what would change, change nothing")
-	c.Flags().Var(&r.asOf, "as-of", "only what was "+r.moment+" at `TIME` and was not changed since, such as what a dry run has listed")
+	c.Flags().Var(&r.asOf, "as-of", "only what would have been selected at `TIME` and was not changed since, such as what a dry run has listed")
 	c.Flags().Var(&r.rate, "rate", "at most this `RATE`, such as 50/s or 600/m")
 	c.Flags().BoolVarP(&r.yes, "yes", "y", false, fmt.Sprintf("do not ask before changing more than %d deliveries", mostUnasked))
 	r.operator.flags(c, reasonUsage)
@@ -366,7 +366,7 @@ func (r *repair) howToGoOn(err error, set *operate.Set, begun bool) error {
 	if err == nil {
 		return nil
 	}
-	how := "to go on, run the same command with --as-of " + set.AsOf.UTC().Format(time.RFC3339Nano)
+	how := "to continue, run the same command with --as-of " + set.AsOf.UTC().Format(time.RFC3339Nano)
 	if _, ok := errors.AsType[*operate.StoppedError](err); ok {
 		return errors.New(err.Error() + "; " + how) // not wrapped: it says more than that it was interrupted
 	}
@@ -505,7 +505,8 @@ outbox_operator.
 // aboutSets is what requeue, discard and replay have in common.
 const aboutSets = `The soonest hearing is first. Each transaction changes up to 1,000 deliveries, and
 leaves out those that somebody has changed meanwhile. Relays and writers work at
-the same time. Ctrl-C ends the command after its transaction; --as-of goes on.
+the same time. Ctrl-C ends the command after its transaction, and it prints the
+--as-of with which the same command continues.
 
 The command lists each delivery as it was before the change; a table of more
 than 20 has a line for each sync and error class.`

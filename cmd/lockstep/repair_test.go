@@ -105,7 +105,7 @@ func TestAStoppedRepairSaysHowToGoOn(t *testing.T) {
 	}
 	stop()
 	_, _ = io.Copy(io.Discard, out)
-	r := result{code: <-code, stderr: stderr.String()}.wants(t, exitFailed, "lockstep: stopped: 20 of 50 requeued, the others were not changed; to go on, run the same command with --as-of 2")
+	r := result{code: <-code, stderr: stderr.String()}.wants(t, exitFailed, "lockstep: stopped: 20 of 50 requeued, the others were not changed; to continue, run the same command with --as-of 2")
 	if n := ask[int](w, countFailed); n != 30 {
 		t.Errorf("%d are failed, want 30", n)
 	}
