@@ -18,7 +18,7 @@ func (p *tab) shows(address string, status int64, texts []string, pictures ...st
 func TestTheOverviewSaysWhatStopsASync(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	site := w.console("")
+	site := "http://" + w.console("")
 	p := open(t)
 	p.shows(site+"/", 200, []string{"There is no sync yet"}, "console-empty-light")
 	p.skips()

@@ -197,12 +197,12 @@ func (w *world) second(name string) {
 `, name, url)
 }
 
-// console serves the console alone, and returns its address. more is added to the
-// configuration.
-func (w *world) console(more string) (site string) {
+// console serves the console alone, and returns its host and port. more is added to the
+// configuration, and env to the environment.
+func (w *world) console(more string, env ...string) (host string) {
 	w.Helper()
-	line, _ := w.start("address", nil, "lockstep", "console", "--config", w.configuration("outbox_auditor", more), "--log-format", "text")
-	return "http://" + address.FindString(line)
+	line, _ := w.start("address", env, "lockstep", "console", "--config", w.configuration("outbox_auditor", more), "--log-format", "text")
+	return address.FindString(line)
 }
 
 // relay starts a relay and returns the address that it listens on. more is added to the
