@@ -194,3 +194,4 @@ func (*claimTimes) LeaseLost(string)                      {}
 func (*claimTimes) Clock(time.Duration)                   {}
 func (*claimTimes) MissingID(string)                      {}
 func (*claimTimes) LogAhead(int)                          {}
+func (*claimTimes) Alert(string, string, int64)           {}
