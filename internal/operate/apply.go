@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // PageSize is how many deliveries one transaction changes at most. A set of up to that many
@@ -31,13 +32,15 @@ type Order struct {
 	// committed. For Filter.Retired, it gets them before. If it returns an error, Apply ends.
 	Each func(page []Delivery) error
 
+	set      *Set                                             // the set that it is the order of, nil if it is none
 	pageSize int                                              // default: PageSize
+	lockWait time.Duration                                    // for the locks of deliveries; default: 10 s
 	wait     func(ctx context.Context, until time.Time) error // default: waitUntil
 }
 
 // Order returns the order to change exactly this set.
 func (s Set) Order() Order {
-	return Order{Action: s.Action, Filter: s.Filter, Fingerprint: s.Fingerprint}
+	return Order{Action: s.Action, Filter: s.Filter, Fingerprint: s.Fingerprint, set: &s}
 }
 
 // Result is what Apply has done.
@@ -77,14 +80,16 @@ type place struct {
 // begun, and returns a [StoppedError]. If the connection breaks, it may return an
 // [UnclearError]. With the same AsOf and without a fingerprint, another Apply goes on.
 func Apply(ctx context.Context, db Beginner, by Actor, o Order) (r Result, err error) {
-	o.pageSize = cmp.Or(o.pageSize, PageSize)
+	o.pageSize, o.lockWait = cmp.Or(o.pageSize, PageSize), cmp.Or(o.lockWait, 10*time.Second)
 	if o.Rate > 0 {
 		o.pageSize = max(1, min(o.pageSize, int(o.Rate)))
 	}
 	if o.wait == nil {
 		o.wait = waitUntil
 	}
-	if r.Set, err = chooseNow(ctx, db, o.Action, o.Filter); err != nil {
+	if o.Fingerprint == "" && o.set != nil {
+		r.Set = *o.set // there is nothing to compare, and a large set takes seconds to count
+	} else if r.Set, err = chooseNow(ctx, db, o.Action, o.Filter); err != nil {
 		return r, err
 	}
 	if o.Fingerprint != "" && o.Fingerprint != r.Set.Fingerprint {
@@ -237,17 +242,38 @@ SELECT c.sync, c.key, c.event_seq, c.event_id::text AS event_id, c.life, c.at, c
 // the second one sees what the first one did.
 const pageLock = 1869967993
 
+// waitForOthers waits until other people's pages have ended, and bounds the waits for locks
+// of deliveries.
+func waitForOthers(ctx context.Context, tx pgx.Tx, lockWait time.Duration) error {
+	const (
+		wait  = `SELECT set_config('lock_timeout', '1min', true), pg_advisory_xact_lock($1)`
+		bound = `SELECT set_config('lock_timeout', $1, true)`
+	)
+	if _, err := tx.Exec(ctx, wait, pageLock); err != nil {
+		return whyLocked(err, "the page of another person did not end within a minute")
+	}
+	_, err := tx.Exec(ctx, bound, fmt.Sprint(lockWait.Milliseconds()))
+	return err
+}
+
+// whyLocked says in an error of a lock what it waited for.
+func whyLocked(err error, why string) error {
+	if refusal, ok := errors.AsType[*pgconn.PgError](err); ok && refusal.Code == "55P03" { // lock_not_available
+		return fmt.Errorf("%s: %w", why, err)
+	}
+	return err
+}
+
 // page changes those deliveries of a page that are still as they were when they were
 // chosen, and returns them.
 func (o *Order) page(ctx context.Context, db Beginner, by Actor, places []place) (done []Delivery, err error) {
 	err = Act(ctx, db, by, func(tx pgx.Tx) error {
-		const wait = `SELECT set_config('lock_timeout', '10s', true), pg_advisory_xact_lock($1)`
-		if _, err := tx.Exec(ctx, wait, pageLock); err != nil {
+		if err := waitForOthers(ctx, tx, o.lockWait); err != nil {
 			return err
 		}
 		found, err := o.find(ctx, tx, places)
 		if err != nil {
-			return err
+			return whyLocked(err, fmt.Sprintf("somebody has locked one of the deliveries for %s: see who is idle in transaction in pg_stat_activity", o.lockWait))
 		}
 		if o.Fingerprint != "" && o.Fingerprint != fingerprint(int64(len(found)), hashOf(places, found)) {
 			return errSetChanged

@@ -427,6 +427,18 @@ func TestAnErrorInALaterPageSaysWhatWasDone(t *testing.T) {
 	}
 }
 
+// Somebody has a transaction open in psql and has gone home.
+func TestALockThatStaysIsExplained(t *testing.T) {
+	t.Parallel()
+	c := newCourt(t)
+	h1 := c.failed("H-1", "permanent", "x")
+	c.begin().Do(`SELECT FROM outbox.delivery WHERE event_id = $1::text::uuid FOR UPDATE`, h1)
+	_, err := Apply(t.Context(), c.maria, Actor{"maria", "x"}, Order{Action: Requeue, Filter: Filter{All: true}, lockWait: 100 * time.Millisecond})
+	if err == nil || !strings.Contains(err.Error(), "nothing was changed: somebody has locked one of the deliveries for 100ms") {
+		t.Error(err)
+	}
+}
+
 // A page may be committed although its answer does not come.
 func TestACommitWithoutAnAnswerIsUnclear(t *testing.T) {
 	t.Parallel()
