@@ -447,8 +447,23 @@ var mutants = []mutant{
 		outbox, "TestABackfillFromNowAddsUncommittedEvents",
 	},
 	{
+		"a delivery that starts after the closing of its window",
+		[]edit{{file: relay, in: "pipeline.attempt", old: `!p.hours.open(time.Now())`, new: `false`}},
+		relay, "TestScriptedNothingStartsOutsideTheWindow",
+	},
+	{
+		"a window that is kept by the relay's clock",
+		[]edit{{file: outbox, in: "keepWindow", old: `c.now >= $3 AND c.now < $4`, new: `true`}},
+		outbox, "TestAWindowIsKeptByTheDatabasesClock",
+	},
+	{
+		"a window that closes at the first of two times",
+		[]edit{{file: relay, in: "Window.instant", old: `!found.IsZero() && !last`, new: `!found.IsZero()`}},
+		relay, "TestWindowsOpenAndClose",
+	},
+	{
 		"a fan-out to syncs that are retired",
-		[]edit{{file: schema, in: "outbox.fan_out", old: `ON _.retired_at IS NULL AND _.type LIKE`, new: `ON _2.type LIKE`}},
+		[]edit{{file: schema, in: "outbox.fan_out", old: `JOIN outbox.sync AS _ ON _.retired_at IS NULL AND outbox.takes`, new: `JOIN outbox.sync AS _1 ON outbox.takes`}},
 		migrations, "TestFanOutFollowsPatterns",
 	},
 	{
