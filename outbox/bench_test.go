@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/migrations"
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -81,4 +83,63 @@ func BenchmarkClaim(b *testing.B) {
 			b.StartTimer()
 		}
 	})
+}
+
+// BenchmarkBacklog writes an event, claims and records, while many deliveries are open and the
+// log has five times as many rows. It reports the pages that each statement reads, with those
+// of its indexes. They must not grow with the backlog, except with the height of an index.
+func BenchmarkBacklog(b *testing.B) {
+	for _, size := range []int{10_000, 1_000_000} {
+		b.Run(fmt.Sprintf("open=%d", size), func(b *testing.B) {
+			_, url := pgtest.Own(b, pgtest.Options{Settings: map[string]string{
+				"shared_preload_libraries": "pg_stat_statements",
+				"shared_buffers":           "512MB",
+			}})
+			if err := migrations.Up(b.Context(), url, migrations.Outbox); err != nil {
+				b.Fatal(err)
+			}
+			d := newDeskAt(b, url)
+			d.exec(`WITH triggers_off AS MATERIALIZED (SELECT set_config('session_replication_role', 'replica', true))
+INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, attempt, outcome, code, event_seq, claim, relay)
+SELECT $1, gen_random_uuid(), 'scheduling:updated', 'H-' || n % $2, 1, 'delivered', 'HTTP 200', n, gen_random_uuid(), 'earlier'
+  FROM triggers_off
+ CROSS JOIN generate_series(1, $3) AS n`, sync, size/4, 5*size)
+			d.waiting(size)
+			d.exec(`CREATE EXTENSION pg_stat_statements`)
+			d.exec(`SELECT pg_stat_statements_reset()`) // it counts from the start of the server
+
+			const lanes = 32
+			request := outbox.ClaimRequest{Sync: sync, Capacity: lanes, Lanes: lanes / 2, Latest: lanes / 4, Lease: time.Hour}
+			claimed, n := 0, 0
+			for b.Loop() {
+				n++
+				d.emit(fmt.Sprint("new-", n), n)
+				c, err := d.a.Claim(b.Context(), request, d.known(d.a))
+				if err != nil || len(c.Deliveries) == 0 {
+					b.Fatal(c, err)
+				}
+				claimed += len(c.Deliveries)
+				if r := d.record(d.a, outbox.Delivered, c.Deliveries...); r.Err != nil {
+					b.Fatal(r.Err)
+				}
+				d.giveBack(d.a, c)
+			}
+			for name, per := range map[string]struct {
+				statements string
+				n          int
+			}{
+				"write":    {`^INSERT INTO outbox\.event`, n},
+				"claim":    {"^-- lockstep: (open lanes|claim lanes|first deliveries)", claimed},
+				"record":   {"^-- lockstep: record finished", claimed},
+				"settling": {"^-- lockstep: settle lanes", claimed},
+			} {
+				var pages float64
+				const query = `SELECT sum(shared_blks_hit + shared_blks_read)::float8 FROM pg_stat_statements WHERE query ~ $1`
+				if err := d.pool.QueryRow(b.Context(), query, per.statements).Scan(&pages); err != nil {
+					b.Fatal(name, err)
+				}
+				b.ReportMetric(pages/float64(per.n), "pages/"+name)
+			}
+		})
+	}
 }

@@ -28,10 +28,15 @@ type desk struct {
 // newDesk registers the given syncs, by default one that takes everything.
 func newDesk(t testing.TB, syncs ...outbox.Registration) *desk {
 	t.Helper()
+	return newDeskAt(t, pgtest.New(t), syncs...)
+}
+
+// newDeskAt is newDesk for a database that exists.
+func newDeskAt(t testing.TB, url string, syncs ...outbox.Registration) *desk {
+	t.Helper()
 	if syncs == nil {
 		syncs = []outbox.Registration{{Name: sync, Patterns: []string{"*"}, OnFailed: "block"}}
 	}
-	url := pgtest.New(t)
 	pool, err := pgxpool.New(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
