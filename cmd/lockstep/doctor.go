@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
@@ -89,10 +88,21 @@ func (a *app) examine(cmd *cobra.Command, network, tokens bool) error {
 		rows = append(rows, findingRow{one})
 	}
 	err = output.Rows(a.stdout, a.format, rows...)
-	if slices.ContainsFunc(rows, func(f findingRow) bool { return f.Severity == doctor.Problem }) {
+	a.say("%s, %s", plural(number(rows, doctor.Problem), "problem"), plural(number(rows, doctor.Warning), "warning"))
+	if number(rows, doctor.Problem) > 0 {
 		err = errors.Join(err, errFound)
 	}
 	return err
+}
+
+// number counts the findings of a severity.
+func number(rows []findingRow, severity doctor.Severity) (n int) {
+	for _, f := range rows {
+		if f.Severity == severity {
+			n++
+		}
+	}
+	return n
 }
 
 // examineFile reads the configuration, if there is one, and returns what is wrong with it. If

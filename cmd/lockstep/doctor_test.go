@@ -30,7 +30,7 @@ func TestDoctor(t *testing.T) {
 func TestDoctorWithoutADatabase(t *testing.T) {
 	w := newWorld(t)
 	w.env["DATABASE_URL"] = "postgres://nobody@127.0.0.1:1/agency"
-	w.run("doctor").wants(t, exitFound, "cannot be reached")
+	w.run("doctor").wants(t, exitFound, "cannot be reached", "1 problem, 0 warnings")
 	w.env["DATABASE_URL"] = pgtest.Empty(t)
 	w.run("doctor").wants(t, exitFound, "there is no outbox schema in this database", "lockstep migrate up")
 }

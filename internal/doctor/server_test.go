@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"net/url"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +67,38 @@ func TestDatabasesThatCannotBeUsed(t *testing.T) {
 	parameters.Set("default_transaction_read_only", "on")
 	readOnly.RawQuery = parameters.Encode()
 	findings{t, Examine(t.Context(), options(t, readOnly.String()))}.have("server", Problem, "accepts no writes", "by the database URL")
+}
+
+// An administrator's script and a restored dump make the same schema.
+func TestOtherWaysToTheSchemaHaveNoDrift(t *testing.T) {
+	t.Parallel()
+	scripted, restored := pgtest.Empty(t), pgtest.Empty(t)
+	script, err := migrations.SQL(migrations.Outbox)
+	outboxtest.Must(t, err)
+	program(t, script, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", scripted)
+	program(t, program(t, "", "pg_dump", scripted), "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", restored)
+	for name, url := range map[string]string{"script": scripted, "dump": restored} {
+		o := options(t, url)
+		if found := o.drift().make(t.Context()); len(found) != 1 || found[0].Severity != OK {
+			t.Errorf("after a %s: %s", name, findings{t, found})
+		}
+	}
+}
+
+// program runs a program of PostgreSQL.
+func program(t *testing.T, stdin, name string, args ...string) string {
+	t.Helper()
+	path, err := pgtest.Program(t.Context(), name)
+	outboxtest.Must(t, err)
+	cmd := exec.CommandContext(t.Context(), path, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", name, err, &stderr)
+	}
+	return string(out)
 }
 
 // A check that waits for a lock does not stop the others.

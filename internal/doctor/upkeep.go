@@ -63,7 +63,7 @@ SELECT 'prepared', p.gid, p.owner::text, '', clock_timestamp() - p.prepared, age
 		if hidden {
 			return []Finding{fine("none keeps an old snapshot; the times of other logins are visible only to members of pg_read_all_stats")}, nil
 		}
-		return []Finding{fine("none is older than %s", oldTransaction)}, nil
+		return []Finding{fine("none is older than %s", round(oldTransaction))}, nil
 	}}
 }
 
