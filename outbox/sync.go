@@ -37,8 +37,11 @@ func (d Registered) Matches(r Registration) bool {
 	return slices.Equal(d.Patterns, r.Patterns) && d.OnFailed == r.OnFailed && d.Notify == r.Notify && d.Escalate.Equal(r.Escalate) && d.recount == nil && !d.Retired
 }
 
+// registeredColumns are the columns of a Registered. Intervals are in nanoseconds: a pooler does
+// not keep intervalstyle, which would change their text.
 const registeredColumns = `name, patterns, on_failed, notify, retired_at IS NOT NULL, backfill_seq IS NOT NULL,
-       escalate_at, escalate_zone, coalesce(escalate_before, '0'), coalesce(escalate_after, '0'), escalate_recount`
+       escalate_at, escalate_zone, coalesce((extract(epoch FROM escalate_before) * 1000000000)::bigint, 0),
+       coalesce((extract(epoch FROM escalate_after) * 1000000000)::bigint, 0), escalate_recount`
 
 // into returns where registeredColumns are scanned to.
 func (d *Registered) into() []any {
