@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -56,21 +57,21 @@ func (a *app) serveConsole(ctx context.Context, f *config.File, url string) erro
 	if err != nil {
 		return err
 	}
-	pages, closePages, err := a.console(ctx, f, url, l.Addr())
+	pages, stopPages, err := a.console(ctx, f, url, l.Addr())
 	if err != nil {
 		_ = l.Close()
 		return err
 	}
-	defer closePages()
-	server := telemetry.Serve(secure(l, f.ListenTLS, a.log), pages.Handler(), a.log)
+	server := telemetry.Serve(secure(l, f.ListenTLS, a.log), pages, a.log)
 	a.log.InfoContext(ctx, "serving the console", "address", l.Addr().String())
 	<-ctx.Done()
+	stopPages()
 	return server.Close()
 }
 
-// console prepares the pages that are served at an address. Call the function that it
-// returns when they are served no more.
-func (a *app) console(ctx context.Context, f *config.File, url string, address net.Addr) (*console.Console, func(), error) {
+// console returns the pages that are served at an address. Call the function that it returns
+// before the server is closed: it ends the connections of readers who watch live.
+func (a *app) console(ctx context.Context, f *config.File, url string, address net.Addr) (http.Handler, func(), error) {
 	zone, err := mapping.LoadZone(f.Console.Zone)
 	if err != nil {
 		return nil, nil, usagef("console.zone: %w", err)
@@ -107,7 +108,15 @@ func (a *app) console(ctx context.Context, f *config.File, url string, address n
 		closePools()
 		return nil, nil, err
 	}
-	return pages, func() { pages.Close(); closePools() }, nil
+	running, end := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	group.Go(func() { pages.Run(running) })
+	return pages.Handler(), func() {
+		end()
+		group.Wait()
+		pages.Close()
+		closePools()
+	}, nil
 }
 
 // withConsole serves the pages at all addresses that health and metrics do not have.

@@ -117,9 +117,10 @@ console:
 	if len(cookies) != 1 || cookies[0].Name != "__Host-lockstep" || !cookies[0].Secure {
 		t.Fatalf("cookies %v", cookies)
 	}
-	if status, body := get(c, "/", cookies...); status != http.StatusOK || !strings.Contains(body, "CourtCalendarSync") {
-		t.Errorf("after the login: %d\n%s", status, body)
-	}
+	waiting.For(t, waitTimeout, "after the login the page shows the sync", func() bool {
+		status, body := get(c, "/", cookies...)
+		return status == http.StatusOK && strings.Contains(body, "CourtCalendarSync")
+	})
 
 	// The certificate is replaced while the relay runs.
 	issue(t, cert, key)

@@ -111,19 +111,19 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 		if err != nil {
 			return err
 		}
-		handler := metrics.Handler(r.Ready)
+		handler, stopPages := metrics.Handler(r.Ready), func() {}
 		if !f.Console.Off {
-			pages, closePages, err := a.console(context.WithoutCancel(ctx), f, url, l.Addr())
+			pages, stop, err := a.console(context.WithoutCancel(ctx), f, url, l.Addr())
 			if err != nil {
 				_ = l.Close()
 				return err
 			}
-			defer closePages()
-			handler = withConsole(handler, pages.Handler())
+			handler, stopPages = withConsole(handler, pages), stop
 			log.InfoContext(ctx, "serving the console", "address", l.Addr().String())
 		}
 		server := telemetry.Serve(secure(l, f.ListenTLS, log), handler, log)
 		defer func() {
+			stopPages()
 			if err := server.Close(); err != nil {
 				log.WarnContext(ctx, "health and metrics did not stop cleanly", "error", err)
 			}

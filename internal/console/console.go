@@ -1,6 +1,7 @@
 package console
 
 import (
+	"context"
 	"embed"
 	"errors"
 	"fmt"
@@ -55,6 +56,11 @@ type Console struct {
 	mux      *http.ServeMux
 	attempts attempts
 	jobs     jobs
+	latest   latest
+	history  history
+	kept     kept
+	viewers  chan struct{} // one entry for each who watches live
+	ended    chan struct{} // closed when Run ends
 }
 
 //go:embed pages/*.html
@@ -62,7 +68,7 @@ var pageFiles embed.FS
 
 // New prepares the pages. It reads nothing from the database yet.
 func New(config Config) (*Console, error) {
-	c := &Console{Config: config, mux: http.NewServeMux()}
+	c := &Console{Config: config, mux: http.NewServeMux(), viewers: make(chan struct{}, mostViewers), ended: make(chan struct{})}
 	if c.Zone == nil {
 		c.Zone = time.UTC
 	}
@@ -79,8 +85,10 @@ func New(config Config) (*Console, error) {
 	c.open("GET /login", c.login)
 	c.open("POST /login", c.logIn)
 	c.open("POST /logout", c.logOut)
+	c.serve("GET /live", Read, c.live)
 	c.handle("/", Read, unknown)
 	c.mux.HandleFunc(page.StylePattern, page.Style)
+	c.mux.HandleFunc("GET "+scriptURL, serveScript)
 	return c, nil
 }
 
@@ -99,8 +107,33 @@ type handler func(w http.ResponseWriter, r *http.Request, v visitor) error
 // maxBody bounds the form of a request.
 const maxBody = 64 << 10
 
-// handle answers requests for a page of visitors who may do what it needs.
+// handle answers requests for a page of visitors who may do what it needs. A page that is
+// only for reading is bounded in time. If it cannot be read now, its last good answer is shown.
 func (c *Console) handle(pattern string, needs May, h handler) {
+	if needs > Read {
+		c.serve(pattern, needs, h)
+		return
+	}
+	c.serve(pattern, needs, func(w http.ResponseWriter, r *http.Request, v visitor) error {
+		ctx, cancel := context.WithTimeoutCause(r.Context(), readTimeout, fmt.Errorf("no answer within %s", readTimeout))
+		defer cancel()
+		err := h(w, r.WithContext(ctx), v)
+		if _, refused := errors.AsType[refusal](err); err == nil || refused {
+			return err
+		}
+		last, ok := c.kept.get(v.keptAs(r))
+		if !ok {
+			return err
+		}
+		c.logUnread(r, err)
+		last.view.Note = staleNote(err, last.at)
+		c.write(w, r, http.StatusOK, last.view)
+		return nil
+	})
+}
+
+// serve answers requests of visitors who may do what it needs.
+func (c *Console) serve(pattern string, needs May, h handler) {
 	c.open(pattern, func(w http.ResponseWriter, r *http.Request) error {
 		v, err := c.visitor(r)
 		if err == nil {
@@ -171,8 +204,7 @@ func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	said, ok := errors.AsType[refusal](err)
 	if !ok {
 		said = databaseRefusal(err)
-		c.Log.LogAttrs(r.Context(), slog.LevelWarn, "a page could not be read",
-			slog.String("route", r.Pattern), slog.String("error", adapters.Clean(err.Error(), 500)))
+		c.logUnread(r, err)
 	}
 	if said.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "5")
@@ -180,12 +212,17 @@ func (c *Console) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	c.write(w, r, said.status, page.View{Page: "refused", Title: said.title, Data: said.says})
 }
 
+func (c *Console) logUnread(r *http.Request, err error) {
+	c.Log.LogAttrs(r.Context(), slog.LevelWarn, "a page could not be read",
+		slog.String("route", r.Pattern), slog.String("error", adapters.Clean(err.Error(), 500)))
+}
+
 // databaseRefusal says what an error of the database means for the reader of a page.
 func databaseRefusal(err error) refusal {
 	says := "The database does not answer. Reload the page in a moment; the log of this program has the reason."
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pgErr.Code {
-		case "57014":
+		case "57014": // the statement timeout
 			says = "The database took too long to answer. Reload the page in a moment."
 		case "42501":
 			says = "The login of this program may not read this. It needs the role outbox_auditor, which an administrator grants."
@@ -196,13 +233,19 @@ func databaseRefusal(err error) refusal {
 	return refusal{http.StatusServiceUnavailable, "This cannot be shown now", says}
 }
 
-// write writes a page. Its foot says when that was, unless it says something else.
+// write writes a page, and keeps it for the time when the database does not answer. Its foot
+// says when that was, unless it says something else.
 func (c *Console) write(w http.ResponseWriter, r *http.Request, status int, v page.View) {
-	if who, err := c.visitor(r); err == nil && who.Name != "" {
-		v.Aside = page.Link{URL: "/login", Text: who.Name}
-	}
 	if v.Foot == "" {
 		v.Foot = "As of " + time.Now().In(c.Zone).Format("15:04:05 MST") + "."
+	}
+	if who, err := c.visitor(r); err == nil {
+		if status == http.StatusOK && r.Method == http.MethodGet && v.Note == "" {
+			c.kept.put(who.keptAs(r), v)
+		}
+		if who.Name != "" {
+			v.Aside = page.Link{URL: "/login", Text: who.Name}
+		}
 	}
 	if err := c.site.Write(w, status, v); err != nil {
 		c.Log.LogAttrs(r.Context(), slog.LevelError, "a page could not be written", slog.String("route", r.Pattern), slog.String("error", err.Error()))

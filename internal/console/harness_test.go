@@ -24,6 +24,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 type world struct {
 	outboxtest.Session
 	database string
+	console  *Console
 	server   *httptest.Server
 	client   *http.Client
 }
@@ -46,6 +47,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.console = c
 	t.Cleanup(c.Close)
 	w.server = httptest.NewServer(c.Handler())
 	t.Cleanup(w.server.Close)

@@ -1,18 +1,186 @@
 package console
 
 import (
+	"context"
+	"fmt"
 	"net/http"
+	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/hms-mkt/lockstep/internal/inspect"
 	"github.com/hms-mkt/lockstep/internal/page"
 )
 
+// readTimeout bounds all reads of one page, and waiting for a connection.
+const readTimeout = 3 * time.Second
+
+// sharedFor is how long a reading of the overview is shared by all who ask.
+const sharedFor = time.Second
+
+// latest shares one reading of the overview among all who ask at about the same time.
+type latest struct {
+	reads singleflight.Group
+	last  guarded[reading]
+}
+
+// reading is an overview and when it was read, by this machine's clock.
+type reading struct {
+	inspect.Overview
+	read time.Time
+}
+
+// readOverview returns an overview that is at most sharedFor old.
+func (c *Console) readOverview(ctx context.Context) (reading, error) {
+	if last := c.latest.last.get(); time.Since(last.read) < sharedFor {
+		return last, nil
+	}
+	result := c.latest.reads.DoChan("", func() (any, error) {
+		// The reading is not only for the one who asks first, who may go away.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+		defer cancel()
+		o, err := inspect.ReadOverview(ctx, c.Read)
+		if err != nil {
+			return nil, err
+		}
+		now := reading{o, time.Now()}
+		c.latest.last.set(now)
+		c.history.age(&o)
+		return now, nil
+	})
+	select {
+	case r := <-result:
+		if r.Err != nil {
+			return reading{}, r.Err
+		}
+		return r.Val.(reading), nil
+	case <-ctx.Done():
+		return reading{}, context.Cause(ctx)
+	}
+}
+
+// overviewData is the page of all syncs.
+type overviewData struct {
+	*inspect.Overview
+	Version string
+	Syncs   []syncData
+	Since   time.Time // since when the ages in the pictures are known
+}
+
+// syncData is a sync with what the page shows beside.
+type syncData struct {
+	*inspect.Sync
+	At        time.Time
+	State     string // in one or two words
+	Tone      string // the colour of State
+	Delivered picture
+	Ages      picture
+	Acts      []page.Link
+}
+
 // overview is the page of all syncs.
-func (c *Console) overview(w http.ResponseWriter, r *http.Request, _ visitor) error {
-	all, err := inspect.ReadOverview(r.Context(), c.Read)
+func (c *Console) overview(w http.ResponseWriter, r *http.Request, v visitor) error {
+	now, err := c.readOverview(r.Context())
 	if err != nil {
 		return err
 	}
-	c.write(w, r, http.StatusOK, page.View{Page: "overview", Title: "Overview", Here: "/", Data: all})
+	c.write(w, r, http.StatusOK, page.View{
+		Page: "overview", Title: "Overview", Here: "/", Data: c.overviewData(&now.Overview, v),
+		Foot: c.asOf(now.At),
+	})
 	return nil
+}
+
+// asOf is the foot of a page that was read at a time of the database's clock.
+func (c *Console) asOf(at time.Time) string {
+	return "As of " + at.In(c.Zone).Format("2 Jan 2006 15:04:05 MST") + ", by the clock of the database. Lockstep " + c.Version + "."
+}
+
+func (c *Console) overviewData(o *inspect.Overview, v visitor) overviewData {
+	d := overviewData{Overview: o, Version: c.Version, Since: c.history.began()}
+	for i := range o.Syncs {
+		d.Syncs = append(d.Syncs, c.syncData(&o.Syncs[i], o.At, v))
+	}
+	return d
+}
+
+func (c *Console) syncData(s *inspect.Sync, at time.Time, v visitor) syncData {
+	d := syncData{Sync: s, At: at}
+	d.State, d.Tone = standing(s)
+	d.Delivered, d.Ages = c.history.pictures(s.Name, at)
+	if c.allow(v, Operate) == nil {
+		d.Acts = syncActs(s)
+	}
+	return d
+}
+
+// syncActs are the actions on a whole sync that can work.
+func syncActs(s *inspect.Sync) (links []page.Link) {
+	if s.Backlog.Failed > 0 {
+		links = append(links, action("requeue", "Send failed ones again", "sync", s.Name))
+	}
+	if h := s.Stopped(); h != nil && h.Kind == "operator" {
+		return append(links, action("resume", "Resume", "sync", s.Name))
+	}
+	if s.RetiredAt == nil {
+		links = append(links, action("pause", "Pause", "sync", s.Name))
+	}
+	return links
+}
+
+// standing says in one or two words how a sync stands, and in which colour.
+func standing(s *inspect.Sync) (state, tone string) {
+	h := s.Stopped()
+	switch {
+	case s.RetiredAt != nil && s.Backlog.Open == 0:
+		return "retired", ""
+	case s.Orphaned():
+		return "no relay", "bad"
+	case h != nil && h.Kind == "auth":
+		return "on hold", "bad"
+	case h != nil:
+		return "on hold", "wait"
+	case s.RetiredAt != nil:
+		return "retired", "wait"
+	case s.Backlog.Failed > 0:
+		return "some failed", "bad"
+	case len(s.Holds) > 0:
+		return "partly on hold", "wait"
+	case s.Backlog.Open > 0:
+		return "sending", ""
+	}
+	return "up to date", "good"
+}
+
+// Orphan says why nobody sends for a sync.
+func (d syncData) Orphan() string {
+	if !d.Orphaned() {
+		return ""
+	}
+	return "No running relay serves this sync, so nothing is sent. Start one that has it in its configuration: lockstep run."
+}
+
+// Countdown says when a sync that is on hold is tried again, or continues.
+func (d syncData) Countdown(h *inspect.Hold) string {
+	if h.Until == nil || !h.Until.After(d.At) {
+		return ""
+	}
+	return "That is in " + lasting(h.Until.Sub(d.At)) + "."
+}
+
+// lasting writes a length of time for people.
+func lasting(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0 s"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d/time.Second))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d/time.Minute))
+	case d < 48*time.Hour && d%time.Hour < time.Minute:
+		return fmt.Sprintf("%d h", int(d/time.Hour))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h %d min", int(d/time.Hour), int(d%time.Hour/time.Minute))
+	}
+	return fmt.Sprintf("%d days", int(d/(24*time.Hour)))
 }

@@ -1,10 +1,170 @@
 package console
 
-import "testing"
+import (
+	"bufio"
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hms-mkt/lockstep/internal/outboxtest"
+)
+
+// relay makes a relay appear that serves the sync Court.
+func (w *world) relay() {
+	w.T.Helper()
+	w.Do(`INSERT INTO outbox.heartbeat (instance, name, host, version, syncs, started_at, seen_at) VALUES (gen_random_uuid(), 'relay-<1>', 'host-1', '1.2.3', '{Court}', now(), now())`)
+}
+
+// hearing writes an event that is needed after a time, such as '2 hours'.
+func (w *world) hearing(key, in string) string {
+	w.T.Helper()
+	w.Do(`UPDATE outbox.sync SET escalate_at = '{scheduledAt}'`)
+	id := outboxtest.One[string](w.Session, `INSERT INTO outbox.event (type, key, version, payload)
+		VALUES ('scheduling:updated', $1, 3, jsonb_build_object('scheduledAt', now() + $2::text::interval + interval '1 second', 'party', 'Smith')) RETURNING id::text`, key, in)
+	w.Do(`UPDATE outbox.delivery SET created_at = created_at - interval '2 minutes'`)
+	return id
+}
 
 func TestTheOverviewSaysInWordsWhyNothingIsSent(t *testing.T) {
 	w := newWorld(t)
-	w.get("/").wants(200, "Court", "Nothing stops it.")
+	w.get("/").wants(200, "No relay is running", "No running relay serves this sync")
+	w.relay()
+	w.fresh().get("/").wants(200, "up to date", "relay-&lt;1&gt;", "host-1").lacks("No relay is running", "<1>")
 	w.Do(`SELECT outbox.pause('Court', 'the <script> moves')`)
-	w.get("/").wants(200, "was paused by", "the &lt;script&gt; moves", "It continues when a person resumes it.").lacks("<script>", "Nothing stops it.")
+	w.fresh().get("/").wants(200, "on hold", "was paused by", "the &lt;script&gt; moves", "It continues when a person resumes it.").lacks("<script>alert", "the <script>")
+	w.Do(`SELECT outbox.resume('Court')`)
+	for kind, want := range map[string]string{
+		"auth": "refuses our credentials", "breaker": "does not answer as it should", "throttle": "asked for a pause", "window": "it is HTTP 500",
+	} {
+		w.Do(`INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('Court', $1, now() + interval '90 seconds', 'HTTP 500 <b>', 'relay-1')`, kind)
+		w.fresh().get("/").wants(200, "on hold", want, "That is in 1 min.", "&lt;b&gt;").lacks("<b>")
+		w.Do(`DELETE FROM outbox.hold`)
+	}
+	w.Do(`INSERT INTO outbox.hold (sync, scope, kind, until, reason, by) VALUES ('Court', '<court-7>', 'breaker', now() + interval '90 seconds', 'HTTP 500', 'relay-1')`)
+	w.fresh().get("/").wants(200, "partly on hold", "Sending to &lt;court-7&gt; is stopped")
+}
+
+// fresh makes the next page read again.
+func (w *world) fresh() *world {
+	w.console.latest.last.set(reading{})
+	return w
+}
+
+func TestTheOverviewSortsWhatIsAtRiskByTime(t *testing.T) {
+	w := newWorld(t)
+	w.relay()
+	w.hearing("H-later", "3 days")
+	refused := w.hearing("H-<soon>", "2 hours")
+	w.hearing("H-past", "-1 hours")
+	w.Fail(refused)
+	body := w.get("/").wants(200, "H-&lt;soon&gt;", "H-later", "in 2 h", "in 3 days", "no such courtroom", "It waits for a person.", "1 open event was needed before now",
+		`<a href="/key/H-%3Csoon%3E">`, "1 waits for a person", "3: 2 pending").body
+	if strings.Index(body, "H-&lt;soon") > strings.Index(body, "H-later") {
+		t.Error("the soonest is not the first")
+	}
+	if strings.Contains(body, "Smith") {
+		t.Error("the page has a part of a payload")
+	}
+}
+
+func TestTheOverviewOffersActionsToThoseWhoMayAct(t *testing.T) {
+	w := newWorld(t, withUsers)
+	w.Fail(w.hearing("H-1", "2 hours"))
+	w.get("/", w.logIn(bobToken)).wants(200, "1 waits for a person").lacks("/action/")
+	w.get("/", w.logIn(anaToken)).wants(200, `href="/action/requeue?sync=Court"`, `href="/action/pause?sync=Court"`).lacks("/action/resume")
+	w.Do(`SELECT outbox.pause('Court', 'a reason')`)
+	w.fresh().get("/", w.logIn(anaToken)).wants(200, `href="/action/resume?sync=Court"`).lacks("/action/pause")
+}
+
+func TestWhileTheDatabaseIsAwayTheLastAnswerIsShown(t *testing.T) {
+	w := newWorld(t)
+	w.relay()
+	w.get("/").wants(200, "up to date").lacks("This is as of")
+	w.console.Read.Close()
+	w.fresh().get("/").wants(200, "up to date", "This is as of", "The database does not answer.")
+	w.get("/key/H-1").wants(503, "The database does not answer")
+}
+
+func TestTheOverviewIsSentLive(t *testing.T) {
+	w := newWorld(t)
+	w.relay()
+	w.get("/").wants(200, `<div id="live" data-from="/live">`, `<script src="`+scriptURL+`" defer>`)
+	script := w.get(scriptURL).wants(200, "EventSource")
+	if kind := script.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/javascript") {
+		t.Errorf("the script is %s", kind)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan struct{})
+	go func() { defer close(ended); w.console.Run(ctx) }()
+	r, err := http.NewRequestWithContext(t.Context(), "GET", w.server.URL+"/live", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := w.client.Do(r) //nolint:bodyclose // it is closed below
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Body.Close()
+	if kind := got.Header.Get("Content-Type"); kind != "text/event-stream" {
+		t.Errorf("/live is %s", kind)
+	}
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		for s := bufio.NewScanner(got.Body); s.Scan(); {
+			lines <- s.Text()
+		}
+	}()
+	until := func(text string) {
+		t.Helper()
+		for {
+			select {
+			case line, ok := <-lines:
+				if !ok {
+					t.Fatalf("ended before %q", text)
+				}
+				if strings.Contains(line, text) {
+					return
+				}
+			case <-time.After(time.Minute):
+				t.Fatalf("did not send %q", text)
+			}
+		}
+	}
+	until("up to date")
+	w.Do(`SELECT outbox.pause('Court', 'a reason')`)
+	until("was paused by")
+	stop()
+	for range lines { // until the server ends it
+	}
+	<-ended
+}
+
+func TestTheNumberOfViewersIsBounded(t *testing.T) {
+	w := newWorld(t)
+	for range mostViewers {
+		w.console.viewers <- struct{}{}
+	}
+	w.get("/live").wants(503, "20 people watch the live overview already")
+}
+
+func TestThePicturesShowWhatWasDelivered(t *testing.T) {
+	w := newWorld(t)
+	w.relay()
+	for range 3 {
+		w.Deliver(w.Event("H-1"))
+	}
+	w.console.sample(t.Context())
+	w.console.sample(t.Context())
+	w.get("/").wants(200, "Delivered per minute in the last hour: at most 3")
+	for at, want := range map[time.Duration]string{
+		-time.Second: "0 s", 59 * time.Second: "59 s", 5 * time.Minute: "5 min", 2 * time.Hour: "2 h", 130 * time.Minute: "2 h 10 min", 47 * time.Hour: "47 h", 72 * time.Hour: "3 days",
+	} {
+		if got := lasting(at); got != want {
+			t.Errorf("%s is %q, want %q", at, got, want)
+		}
+	}
 }

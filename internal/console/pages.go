@@ -2,9 +2,11 @@ package console
 
 import (
 	"html/template"
+	"net/url"
 	"strings"
 	"time"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/inspect"
 	"github.com/hms-mkt/lockstep/internal/page"
 )
@@ -45,12 +47,19 @@ func (c *Console) routes() []route {
 // in the zone of the console.
 func (c *Console) functions() template.FuncMap {
 	return template.FuncMap{
-		"time":      func(at time.Time) template.HTML { return page.Time(at.In(c.Zone)) },
-		"timeNear":  func(at, now time.Time) template.HTML { return page.TimeNear(at.In(c.Zone), now) },
-		"timeExact": func(at time.Time) template.HTML { return page.TimeExact(at.In(c.Zone)) },
-		"sentence":  c.sentence,
-		"keyURL":    keyURL,
-		"person":    inspect.Person,
+		"time":       func(at time.Time) template.HTML { return page.Time(at.In(c.Zone)) },
+		"timeNear":   func(at, now time.Time) template.HTML { return page.TimeNear(at.In(c.Zone), now) },
+		"timeExact":  func(at time.Time) template.HTML { return page.TimeExact(at.In(c.Zone)) },
+		"sentence":   c.sentence,
+		"keyURL":     keyURL,
+		"lasting":    lasting,
+		"script":     func() string { return scriptURL },
+		"text":       func(s string) string { return adapters.Clean(s, 0) },
+		"tone":       func(s inspect.Standing) string { return tones[string(s)] },
+		"syncURL":    func(sync string) string { return "/sync/" + url.PathEscape(sync) },
+		"failedURL":  func(sync string) string { return "/failed?" + url.Values{"sync": {sync}}.Encode() },
+		"blockedURL": func(sync string) string { return "/blocked?" + url.Values{"sync": {sync}}.Encode() },
+		"person":     inspect.Person,
 	}
 }
 
@@ -68,4 +77,13 @@ func sentenceIn(s inspect.Sentence, zone *time.Location) template.HTML {
 		b.WriteString(string(page.Time(p.Time.In(zone))))
 	}
 	return template.HTML(b.String()) // its texts are escaped
+}
+
+// action is a link to the page of an action, with the names and values of its query.
+func action(name, text string, query ...string) page.Link {
+	q := url.Values{}
+	for i := 0; i < len(query); i += 2 {
+		q.Set(query[i], query[i+1])
+	}
+	return page.Link{URL: "/action/" + name + "?" + q.Encode(), Text: text}
 }

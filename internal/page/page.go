@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"html/template"
+	"io"
 	"io/fs"
 	"maps"
 	"net/http"
@@ -87,6 +88,7 @@ type View struct {
 	Title string // its h1, and with the site's name the title of the window
 	Here  string // URL of the navigation's entry that the page belongs to; "" for none
 	Aside Link   // a short text at the end of the header, such as who is signed in
+	Note  string // a sentence above the page that the reader must not miss
 	Foot  string // a sentence below the page
 	Data  any    // what "main" gets as .Data
 }
@@ -110,6 +112,15 @@ func (s *Site) Write(w http.ResponseWriter, status int, v View) error {
 	w.WriteHeader(status)
 	_, _ = out.WriteTo(w) // the reader may have closed the connection
 	return nil
+}
+
+// Part writes a part of a page: a template that the page's file or a file with _ defines.
+func (s *Site) Part(w io.Writer, page, part string, data any) error {
+	t := s.pages[page]
+	if t == nil {
+		return fmt.Errorf("no page is named %q", page)
+	}
+	return t.ExecuteTemplate(w, part, data)
 }
 
 // StylePattern is the pattern of [Style] for a ServeMux.

@@ -1,0 +1,52 @@
+// Shows what the server sends in place of the live part of a page, and adds to each time
+// what it is in the reader's own zone.
+"use strict";
+
+(() => {
+	const live = document.getElementById("live");
+
+	// offset is that of an RFC 3339 time, in minutes.
+	const offset = (text) => {
+		const m = /([+-])(\d\d):(\d\d)$/.exec(text);
+		return m ? (m[1] + "1") * (m[2] * 60 + +m[3]) : 0;
+	};
+
+	const addOwnTimes = (part) => {
+		for (const time of part.querySelectorAll("time[datetime]")) {
+			const at = new Date(time.dateTime);
+			if (isNaN(at) || -at.getTimezoneOffset() === offset(time.dateTime) || time.querySelector("span")) {
+				continue;
+			}
+			const own = document.createElement("span");
+			own.className = "quiet";
+			own.textContent = " (" + at.toLocaleString([], { weekday: "short", hour: "2-digit", minute: "2-digit", timeZoneName: "short" }) + ")";
+			time.append(own);
+		}
+	};
+
+	// A reader who marks a text keeps it until the next change. The focus stays where it was.
+	const show = (html) => {
+		const marked = getSelection();
+		if (!marked.isCollapsed && live.contains(marked.anchorNode)) {
+			return;
+		}
+		const focused = live.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+		live.innerHTML = html;
+		addOwnTimes(live);
+		if (focused !== null) {
+			live.querySelector('[href="' + CSS.escape(focused) + '"]')?.focus({ preventScroll: true });
+		}
+	};
+
+	addOwnTimes(document);
+	if (live) {
+		const source = new EventSource(live.dataset.from);
+		source.addEventListener("message", (event) => show(event.data));
+		// The server ends a connection with many others, or does not take it. It takes it later.
+		source.addEventListener("error", () => {
+			if (source.readyState === EventSource.CLOSED) {
+				setTimeout(() => location.reload(), 15000);
+			}
+		});
+	}
+})();
