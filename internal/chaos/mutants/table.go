@@ -6,6 +6,7 @@ const (
 	config     = "internal/config"
 	endpoint   = "adapters/internal/endpoint"
 	migrations = "migrations"
+	operate    = "internal/operate"
 	outbox     = "outbox"
 	relay      = "relay"
 	rest       = "adapters/rest"
@@ -147,6 +148,16 @@ var mutants = []mutant{
 		"lanes are opened claimed during a hold",
 		[]edit{{file: outbox, in: "openLanes", old: `'' IN (SELECT scope FROM scope_on_hold) THEN 0`, new: `false THEN 0`}},
 		chaos, "TestFault17PauseClaimsNothing",
+	},
+	{
+		"a page changes what is no longer as it was chosen",
+		[]edit{{file: operate, in: "Order.find", old: ` AND d.changed_in = k.life::xid8`}},
+		chaos, "TestFault17dBulkRequeueDuringDeliveries",
+	},
+	{
+		"a set has what failed after its moment",
+		[]edit{{file: operate, in: "openConditions", old: `AND l.at > $8`, new: `AND l.at > $8 AND false`}},
+		chaos, "TestFault17dBulkRequeueDuringDeliveries",
 	},
 	{
 		"the latest have no share during a backlog",
