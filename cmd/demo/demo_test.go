@@ -58,7 +58,7 @@ func TestTheDemoAgreesStaysAndLeavesNothing(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit code %d\n%s\n%s", code, stderr.String(), stdout.String())
 	}
-	for _, want := range []string{"hearings                   15      15", "lost                        0       0\n", "changes made: the court took 0, the clinic", "All 15 hearings are at the court and at the clinic", "Clerks:  http://127.0.0.1:"} {
+	for _, want := range []string{"hearings                   15      15", "lost                        0       0\n", "changes made: the court took 0, the clinic", "All 15 hearings are at the court and at the clinic", "Clerks:     http://127.0.0.1:", "Operators:  http://127.0.0.1:"} {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("the result does not say %q:\n%s", want, stdout.String())
 		}

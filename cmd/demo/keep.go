@@ -21,6 +21,9 @@ const (
 	requeuedKey = "DEMO-REQUEUED" // was refused until a person sent it again
 )
 
+// operator is the person who has repaired something, and who can log in to the console.
+const operator = "maria"
+
 // heldCourthouse is the destination that is paused.
 const heldCourthouse = "Oxford Combined Court"
 
@@ -31,6 +34,9 @@ const trickle = 2 * time.Second
 // hearings wait, prints what to look at, and lets the clerks go on slowly.
 func (d *demo) stay(ctx context.Context) error {
 	watched := d.world.watchRelays(ctx)
+	if err := d.world.startConsole(ctx); err != nil {
+		return err
+	}
 	if err := d.exhibit(watched); err != nil {
 		return causeOr(watched, err)
 	}
@@ -114,8 +120,8 @@ func (d *demo) exhibit(ctx context.Context) error {
 	if err := refuse(refusedKey, blockedKey, soonKey); err != nil {
 		return err
 	}
-	if err := w.exec(ctx, `WITH who AS MATERIALIZED (SELECT set_config('lockstep.actor', 'maria', true))
-SELECT outbox.requeue($1, key => $2, reason => 'the court has corrected its list of rooms') FROM who`, w.court.sync, requeuedKey); err != nil {
+	if err := w.exec(ctx, `WITH who AS MATERIALIZED (SELECT set_config('lockstep.actor', $3, true))
+SELECT outbox.requeue($1, key => $2, reason => 'the court has corrected its list of rooms') FROM who`, w.court.sync, requeuedKey, operator); err != nil {
 		return err
 	}
 	err := until(ctx, sceneTimeout, func() (bool, error) {

@@ -18,9 +18,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/internal/console"
 	"github.com/hms-mkt/lockstep/internal/courtsim"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 	"github.com/hms-mkt/lockstep/internal/scheduling"
+	"github.com/hms-mkt/lockstep/internal/telemetry"
 	"github.com/hms-mkt/lockstep/migrations"
 )
 
@@ -31,6 +34,8 @@ type world struct {
 	configFile    string
 	databaseURL   string
 	schedulingURL string
+	consoleURL    string // empty until it is started
+	token         string // of the console
 	pool          *pgxpool.Pool
 	court, clinic *system
 	password      string // of the clinic
@@ -56,6 +61,7 @@ func (w *world) fill(text string) string {
 	return strings.NewReplacer(
 		"{{config}}", w.configFile, "{{dir}}", w.dir, "{{database}}", w.databaseURL, "{{password}}", w.password,
 		"{{court}}", w.court.url, "{{clinic}}", w.clinic.url, "{{scheduling}}", w.schedulingURL, "{{limits}}", w.limits,
+		"{{console}}", w.consoleURL, "{{token}}", w.token,
 	).Replace(text)
 }
 
@@ -64,7 +70,7 @@ const dropTimeout = 10 * time.Second
 
 // startWorld starts everything. If it fails, it ends everything that it has started.
 func startWorld(ctx context.Context, seed uint64) (_ *world, err error) {
-	w := &world{court: newCourt(), clinic: newClinic(), password: rand.Text(), relays: map[string]*relayProcess{}}
+	w := &world{court: newCourt(), clinic: newClinic(), password: rand.Text(), token: rand.Text(), relays: map[string]*relayProcess{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
@@ -167,6 +173,31 @@ func (w *world) startScheduling(ctx context.Context) error {
 	}()
 	w.atEnd(func() error { stop(); return <-served })
 	w.schedulingURL = "http://" + ln.Addr().String()
+	return nil
+}
+
+// startConsole serves the pages of lockstep run. The demo's relays have none, because they
+// are started again and again.
+func (w *world) startConsole(ctx context.Context) error {
+	zone, err := time.LoadLocation(londonZone)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.DiscardHandler)
+	pages, err := console.New(console.Config{
+		Read: w.pool, Operate: w.pool, Zone: zone, Loopback: true, Version: "demo", Log: log,
+		Users: []console.User{{Name: operator, Token: adapters.Secret(w.token), May: console.Operate}},
+	})
+	if err != nil {
+		return err
+	}
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("console: %w", err)
+	}
+	server := telemetry.Serve(ln, pages.Handler(), log)
+	w.atEnd(server.Close)
+	w.consoleURL = "http://" + ln.Addr().String()
 	return nil
 }
 
