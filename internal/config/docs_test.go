@@ -32,7 +32,7 @@ func readDoc(t *testing.T) string {
 
 func docEnv(name string) (string, bool) {
 	v, ok := map[string]string{
-		"DATABASE_URL": "postgres://lockstep@db.example.gov/agency", "COURT_TOKEN": "t", "COURT_PASSWORD": "p", "CLINIC_KEY": "k", "COURT_SECRET": "s",
+		"DATABASE_URL": "postgres://lockstep@db.example.gov/agency", "OPERATOR_DATABASE_URL": "postgres://console@db.example.gov/agency", "COURT_TOKEN": "t", "COURT_PASSWORD": "p", "CLINIC_KEY": "k", "COURT_SECRET": "s",
 	}[name]
 	return v, ok
 }
