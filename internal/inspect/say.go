@@ -144,7 +144,10 @@ func (l *Lane) saysOpen(story *Story) (Standing, []Sentence) {
 		said = append(said, say(append(does, " yet. It is being sent now.")...))
 	case len(l.Holds) > 0:
 		standing = OnHold
-		said = append(said, say(append(does, " yet.")...), l.Holds[0].Says(story.At))
+		said = append(said, say(append(does, " yet.")...))
+		for _, h := range l.Holds { // sending continues when the last one has ended
+			said = append(said, h.Says(story.At))
+		}
 	case d.State == "retry" && d.DueAt != nil && d.DueAt.After(story.At):
 		said = append(said, say(append(does, " yet: ", Answer(d.Error), ". It will be tried again at ", *d.DueAt, ".")...))
 	case d.State == "retry":

@@ -114,6 +114,10 @@ func TestAStoryBeginsWithWhatTheReceiverHas(t *testing.T) {
 	}
 
 	operator.Do(`SELECT outbox.resume('Court')`)
+	h.Do(`INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('Court', 'auth', now(), 'HTTP 401', 'relay-1'),
+		('Court', 'window', now() + interval '9 hours', 'outside its window, opens Thu 2027-03-11 08:00 UTC', 'relay-1')`)
+	h.says(OnHold, "refuses our credentials: HTTP 401. It is about to be tried again.", "it is outside its window, opens Thu 2027-03-11 08:00 UTC. It continues at ")
+	h.Do(`DELETE FROM outbox.hold`)
 	h.Do(`UPDATE outbox.delivery SET state = 'retry', due_at = now() + interval '1 hour', attempts = 1, error_class = 'transient', error = 'POST 127.0.0.1/x: answered HTTP 500: disk full.'`)
 	h.Do(`UPDATE outbox.heartbeat SET syncs = '{}'`)
 	h.says(Waiting, "yet: HTTP 500: disk full. It will be tried again at ", "No running relay serves this sync")
