@@ -231,29 +231,38 @@ SELECT clock_timestamp(), ARRAY(SELECT n FROM unnest($1::text[]) AS n WHERE NOT 
 	if err := tx.QueryRow(ctx, served, names).Scan(&now, &unserved); err != nil {
 		return nil, err
 	}
-	holds, err := inspect.HoldsOf(ctx, tx, names)
-	if err != nil {
-		return nil, err
-	}
 	text := func(s string) inspect.Sentence { return inspect.Sentence{{Text: s}} }
+	stopped := 0 // syncs to which nothing is sent
 	for _, name := range names {
-		i := slices.IndexFunc(holds, func(h inspect.Hold) bool { return h.Sync == name })
+		holds, err := inspect.HoldsOf(ctx, tx, []string{name})
+		if err != nil {
+			return nil, err
+		}
+		whole := slices.DeleteFunc(slices.Clone(holds), func(h inspect.Hold) bool { return h.Scope != "" })
 		switch {
 		case slices.Contains(unserved, name):
+			stopped++
 			said = append(said, text(name+": no running relay serves this sync, so nothing is sent until one does."))
-		case i >= 0:
-			said = append(said, append(text(name+": "), holds[i].Says(now)...))
+		case len(whole) > 0:
+			stopped++
+			said = append(said, append(text(name+": "), whole[0].Says(now)...))
+		}
+		for _, h := range holds[len(whole):min(len(holds), len(whole)+mostScopes)] {
+			said = append(said, append(text(name+": "), h.Says(now)...))
 		}
 	}
-	if len(said) < len(names) {
-		now := actionWords[set.Action].When + " as soon as the relays can."
-		if len(said) > 0 {
-			now = "To other syncs: " + strings.ToLower(now[:1]) + now[1:]
-		}
-		said = append([]inspect.Sentence{text(now)}, said...)
+	soon := actionWords[set.Action].When + " as soon as the relays can."
+	switch {
+	case stopped == len(names):
+		return said, nil
+	case stopped > 0:
+		soon = "To other syncs: " + strings.ToLower(soon[:1]) + soon[1:]
 	}
-	return said, nil
+	return append([]inspect.Sentence{text(soon)}, said...), nil
 }
+
+// mostScopes is how many destinations on hold the page names for each sync.
+const mostScopes = 3
 
 // act changes the set of a confirmation.
 func (c *Console) act(w http.ResponseWriter, r *http.Request, v visitor) error {
@@ -287,7 +296,7 @@ func (c *Console) act(w http.ResponseWriter, r *http.Request, v visitor) error {
 	if err != nil {
 		return err
 	}
-	if !j.wait(r.Context(), answerWithin) {
+	if !j.wait(r.Context(), c.jobs.answerWithin) {
 		http.Redirect(w, r, j.URL(), http.StatusSeeOther)
 		return nil
 	}

@@ -6,12 +6,14 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hms-mkt/lockstep/internal/operate"
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // office is a world with people: ana and cleo may act, bob may read.
@@ -102,6 +104,25 @@ func TestAnActionChangesWhatWasShown(t *testing.T) {
 	if states := o.States("H-4"); states != "pending" || !strings.HasSuffix(o.log(), "ana replayed H-4 the court lost it") {
 		t.Errorf("H-4 is %s, log:\n%s", states, o.log())
 	}
+}
+
+func TestAConfirmationSaysWhenRelaysSend(t *testing.T) {
+	o := newOffice(t)
+	o.Sync("Clinic")
+	o.failed("H-1")
+	both := func(texts ...string) answer {
+		t.Helper()
+		return o.get("/action/requeue?all=yes", o.ana).wants(200, texts...)
+	}
+	both("Clinic: no running relay serves this sync", "Court: no running relay serves this sync").lacks("as soon as the relays can")
+	o.Do(`INSERT INTO outbox.heartbeat (instance, name, syncs, started_at, seen_at) VALUES (gen_random_uuid(), 'relay-1', '{Court,Clinic}', now(), now())`)
+	both("They are sent as soon as the relays can").lacks("no running relay")
+	o.Do(`SELECT outbox.pause('Court', 'it moves', scope => 'ny07')`)
+	both("They are sent as soon as the relays can", "Court: Sending to ny07 was paused by")
+	o.Do(`SELECT outbox.pause('Court', 'all of it moves')`)
+	both("To other syncs: they are sent as soon as the relays can", "Court: Sending was paused by", "all of it moves", "Sending to ny07")
+	o.get("/action/discard?key=H-1&sync=Court", o.ana).wants(200, "Sending was paused by").lacks("as soon as the relays can")
+	o.get("/action/discard?key=H-1&sync=Clinic", o.ana).wants(200, "What waits behind them is sent as soon as the relays can").lacks("paused")
 }
 
 func TestTheSecondOfTwoPeopleSeesWhatTheFirstDid(t *testing.T) {
@@ -283,27 +304,35 @@ func TestAPauseIsChangedAsItWasSeen(t *testing.T) {
 	}
 }
 
+// until asks for a page until it has texts.
+func (o *office) until(path string, texts ...string) (a answer) {
+	o.T.Helper()
+	waiting.For(o.T, time.Minute, path+" has "+strings.Join(texts, ", "), func() bool {
+		a = o.get(path, o.ana)
+		return !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(a.body, text) })
+	})
+	return a.wants(200, texts...)
+}
+
 func TestALargeSetIsChangedInTheBackground(t *testing.T) {
 	o := newOffice(t)
 	o.Do(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'H-' || n, '{}' FROM generate_series(1, 2500) AS n`)
 	o.Do(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent', error = 'x', attempts = 1`)
 	page := o.get("/action/requeue?sync=Court&all=yes", o.ana).wants(200, "<dd>2500</dd>", "in steps of 1000", "The first 20", "2480 more are not listed")
 
-	// Somebody has locked a delivery of the second step: the action waits, and is stopped.
+	// Somebody has locked a delivery of the second step. The action waits, and is stopped.
+	o.console.jobs.answerWithin = time.Millisecond
 	other := outboxtest.Connect(t, o.database)
 	other.Do(`BEGIN`)
 	other.Do(`SELECT FROM outbox.delivery WHERE key = 'H-1500' FOR UPDATE`)
-	sent := make(chan answer)
-	go func() { sent <- o.send("POST", "/action/requeue", page.form("the court is back"), o.ana) }()
+	job := o.send("POST", "/action/requeue", page.form("the court is back"), o.ana).wants(303).Header.Get("Location")
 	o.Until("the first step is done", `SELECT count(*) = 1000 FROM outbox.delivery WHERE state = 'pending'`)
-	a := <-sent
-	running := o.done(a, o.ana, "1000 of 2500 requeued until now", `<meta http-equiv="refresh"`, "Stop after this step")
-	job := running.Request.URL.Path
+	o.until(job, "1000 of 2500 requeued until now", `<meta http-equiv="refresh"`, "Stop after this step")
 	o.send("POST", job+"/stop", url.Values{}, o.bob).wants(403)
-	stopped := make(chan answer)
-	go func() { stopped <- o.send("POST", job+"/stop", url.Values{}, o.ana) }()
+	o.send("POST", job+"/stop", url.Values{}, o.ana).wants(303)
 	other.Do(`ROLLBACK`)
-	o.done(<-stopped, o.ana, "Stopped", "stopped: 2000 of 2500 requeued, the others were not changed").lacks("http-equiv")
+	o.until(job, "Stopped", "stopped: 2000 of 2500 requeued, the others were not changed").lacks("http-equiv")
+	o.console.jobs.answerWithin = time.Minute
 
 	// The rest is as it was.
 	rest := o.get(o.get(job, o.ana).link("look at them"), o.ana).wants(200, "<dd>500</dd>")

@@ -69,6 +69,7 @@ var pageFiles embed.FS
 // New prepares the pages. It reads nothing from the database yet.
 func New(config Config) (*Console, error) {
 	c := &Console{Config: config, mux: http.NewServeMux(), viewers: make(chan struct{}, mostViewers), ended: make(chan struct{})}
+	c.jobs.answerWithin = 3 * time.Second
 	if c.Zone == nil {
 		c.Zone = time.UTC
 	}

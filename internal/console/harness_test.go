@@ -49,6 +49,7 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 	}
 	w.console = c
 	t.Cleanup(c.Close)
+	w.console = c
 	w.server = httptest.NewServer(c.Handler())
 	t.Cleanup(w.server.Close)
 	w.client = w.server.Client()

@@ -15,9 +15,8 @@ import (
 )
 
 const (
-	answerWithin = 3 * time.Second // an action that takes longer is shown while it runs
-	mostRunning  = 2               // actions at a time, fewer than Config.Operate has connections
-	mostJobs     = 50              // actions whose end this process remembers
+	mostRunning = 2  // actions at a time, fewer than Config.Operate has connections
+	mostJobs    = 50 // actions whose end this process remembers
 )
 
 // job is an action that runs in this process. If the process ends, the deliveries that were
@@ -80,6 +79,8 @@ func (j *job) wait(ctx context.Context, most time.Duration) bool {
 
 // jobs are the actions of this process.
 type jobs struct {
+	answerWithin time.Duration // an action that takes longer is shown while it runs
+
 	mu     sync.Mutex
 	all    []*job // the oldest first
 	closed bool
@@ -204,7 +205,7 @@ var errStopped = errors.New("a person stopped it")
 func (c *Console) stopJob(w http.ResponseWriter, r *http.Request, v visitor) error {
 	if j := c.jobs.find(r.PathValue("id")); j != nil {
 		j.stop(errStopped)
-		j.wait(r.Context(), answerWithin)
+		j.wait(r.Context(), c.jobs.answerWithin)
 		http.Redirect(w, r, j.URL(), http.StatusSeeOther)
 		return nil
 	}

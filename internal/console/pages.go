@@ -60,6 +60,7 @@ func (c *Console) functions() template.FuncMap {
 		"failedURL":  func(sync string) string { return "/failed?" + url.Values{"sync": {sync}}.Encode() },
 		"blockedURL": func(sync string) string { return "/blocked?" + url.Values{"sync": {sync}}.Encode() },
 		"person":     inspect.Person,
+		"answer":     inspect.Answer,
 	}
 }
 
