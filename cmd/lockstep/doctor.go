@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
 	"github.com/hms-mkt/lockstep/internal/config"
@@ -67,13 +68,14 @@ func (a *app) examine(cmd *cobra.Command, network, tokens bool) error {
 	if err != nil {
 		return err
 	}
-	store, err := outbox.Open(ctx, url, outbox.Options{MaxConnections: 2, AnyHost: true, Name: cmd.CommandPath()})
+	anyHost := a.readOnly(ctx, url, cmd.CommandPath())
+	store, err := outbox.Open(ctx, url, outbox.Options{MaxConnections: 2, AnyHost: anyHost, Name: cmd.CommandPath()})
 	if err != nil {
 		return usageError{err}
 	}
 	defer store.Close()
 	o := doctor.Options{
-		Connect: func(ctx context.Context) (*pgx.Conn, error) { return a.dial(ctx, url, cmd.CommandPath(), true) },
+		Connect: func(ctx context.Context) (*pgx.Conn, error) { return a.dial(ctx, url, cmd.CommandPath(), anyHost) },
 		Store:   store,
 		Version: thisBuild().Version,
 		Config:  f,
@@ -93,6 +95,17 @@ func (a *app) examine(cmd *cobra.Command, network, tokens bool) error {
 		err = errors.Join(err, errFound)
 	}
 	return err
+}
+
+// readOnly reports whether no host of the URL accepts writes. Then the doctor examines the first
+// that answers, and says so.
+func (a *app) readOnly(ctx context.Context, url, name string) bool {
+	conn, err := a.dial(ctx, url, name, false)
+	if err != nil {
+		return errors.Is(err, pgconn.ErrReadOnlyConnection)
+	}
+	_ = conn.Close(ctx) // nothing was asked
+	return false
 }
 
 // number counts the findings of a severity.

@@ -44,8 +44,11 @@ func options(t *testing.T, url string) Options {
 	store, err := outbox.Open(t.Context(), url, outbox.Options{MaxConnections: 2, AnyHost: true})
 	outboxtest.Must(t, err)
 	t.Cleanup(store.Close)
+	c, err := pgx.ParseConfig(url)
+	outboxtest.Must(t, err)
+	c.DefaultQueryExecMode = pgx.QueryExecModeExec // as the command connects
 	return Options{
-		Connect: func(ctx context.Context) (*pgx.Conn, error) { return pgx.Connect(ctx, url) },
+		Connect: func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, c) },
 		Store:   store,
 		Version: "v1",
 	}
@@ -208,12 +211,12 @@ func TestFindings(t *testing.T) {
 			[]string{
 				"SET session_replication_role = replica", "INSERT INTO outbox.event (type, key, payload) VALUES ('a', 'k', '{}')",
 				"SELECT outbox.find_missed(0, 100)",
-			}, "missed events", Problem, []string{"1 event without a delivery", "lockstep repair"},
+			}, "missed", Problem, []string{"1 event has no delivery", "lockstep repair"},
 		},
 		"a type that no sync takes": {
 			[]string{"INSERT INTO outbox.event (type, key, payload) VALUES ('a', 'k', '{}')"},
-			"unmatched events", Warning,
-			[]string{"no sync takes events of a"},
+			"unmatched", Warning,
+			[]string{"1 event went to no sync; the latest type is a"},
 		},
 		"relays of two versions": {
 			[]string{heartbeat("a", "v1", "now()"), heartbeat("b", "v2", "now()")}, "relays", Warning, []string{"different versions: v1, v2"},
@@ -226,18 +229,26 @@ func TestFindings(t *testing.T) {
 		},
 		"a sync that no relay serves": {
 			[]string{heartbeat("a", "v1", "now()"), "INSERT INTO outbox.sync (name, patterns) VALUES ('court', '{*}')"},
-			"relays", Problem,
-			[]string{"no running relay serves this sync", "court", "lockstep retire court"},
+			"not_served", Warning,
+			[]string{"no running relay serves sync", "court", "lockstep retire court"},
+		},
+		"a failed delivery": {
+			append(slices.Clone(two), "UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent', error = 'HTTP 422' WHERE event_seq = (SELECT min(seq) FROM outbox.event)"),
+			"failed", Warning,
+			[]string{"1 failed delivery", "HTTP 422", "lockstep requeue --sync court"},
+		},
+		"a hold": {
+			append(slices.Clone(two), "SELECT outbox.pause('court', reason => 'maintenance')"), "held", Warning, []string{"on hold (operator)", "maintenance", "lockstep resume court"},
 		},
 		"a failed delivery with others behind it": {
 			append(slices.Clone(two), "UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent', error = 'HTTP 422' WHERE event_seq = (SELECT min(seq) FROM outbox.event)"),
-			"deliveries", Problem,
-			[]string{"1 failed, and later events of 1 key wait", "court", "lockstep requeue --sync court --all --dry-run"},
+			"deliveries", Warning,
+			[]string{"later events wait behind a failed one: 1", "court", "lockstep requeue --sync court --all --dry-run"},
 		},
 		"a delivery that may have arrived": {
 			append(slices.Clone(two), "SET session_replication_role = replica", "UPDATE outbox.delivery SET state = 'retry', unclear = 1, error_class = 'unknown', error = 'no answer' WHERE event_seq = (SELECT min(seq) FROM outbox.event)"),
 			"deliveries", Warning,
-			[]string{"1 may have arrived", "court", "lockstep log --sync court"},
+			[]string{"may have arrived, because the answers do not say so: 1", "court", "lockstep log --sync court"},
 		},
 		"dead rows that stay": {
 			[]string{

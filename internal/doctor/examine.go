@@ -59,7 +59,7 @@ func (o Options) database(ctx context.Context) []Finding {
 	}
 	checks := []Check{
 		o.drift(), o.triggers(), o.rowSecurity(), o.sequence(), o.clock(), o.zones(),
-		o.transactions(), o.slots(), o.vacuum(), o.partitions(), o.relays(), o.deliveries(), o.missed(), o.unmatched(),
+		o.transactions(), o.slots(), o.vacuum(), o.partitions(), o.relays(), o.alerts(), o.deliveries(),
 	}
 	return append(found, run(ctx, append(checks, o.Also...))...)
 }
@@ -70,7 +70,11 @@ func (o Options) read(ctx context.Context, do func(pgx.Tx) error) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(ctx) // it was only read
+	}()
 	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		// The server ends the statement too, when the check is given up. Names have their schema and texts one form, whatever
 		// the login's defaults are.

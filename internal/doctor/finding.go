@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,7 @@ const (
 
 // Finding is something that a check has found.
 type Finding struct {
-	Name     string   `json:"name"` // of the check
+	Name     string   `json:"name"` // of the check, or of the alert
 	Severity Severity `json:"severity"`
 	Sync     string   `json:"sync,omitempty"` // empty: it is not about one sync
 	Says     string   `json:"says"`
@@ -71,7 +72,7 @@ func (c Check) make(ctx context.Context) []Finding {
 		found = []Finding{{Severity: OK, Says: c.Fine}}
 	}
 	for i := range found {
-		found[i].Name = c.Name
+		found[i].Name = cmp.Or(found[i].Name, c.Name)
 	}
 	return found
 }

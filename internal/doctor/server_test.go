@@ -109,7 +109,7 @@ func TestCheckThatHangs(t *testing.T) {
 	p.Do("LOCK TABLE outbox.missed IN ACCESS EXCLUSIVE MODE")
 	found := p.examined(t)
 	p.Do("ROLLBACK")
-	found.have("missed events", Warning, "could not be checked within 5s", "pg_stat_activity")
+	found.have("alerts", Warning, "could not be checked within 5s", "pg_stat_activity")
 	found.have("relays", OK, "1 running")
 }
 

@@ -8,13 +8,12 @@ import (
 	"time"
 )
 
-// relays checks that relays run, all of one version, and serve every sync.
+// relays checks that relays run, all of one version.
 func (o Options) relays() Check {
 	return Check{"relays", "", func(ctx context.Context) (found []Finding, err error) {
-		const known = `SELECT name, coalesce(version, '') AS version, syncs, seen_at, running FROM outbox.relay ORDER BY name, started_at`
+		const known = `SELECT name, coalesce(version, '') AS version, seen_at, running FROM outbox.relay ORDER BY name, started_at`
 		type relay struct {
 			Name, Version string
-			Syncs         []string
 			SeenAt        time.Time
 			Running       bool
 		}
@@ -22,7 +21,6 @@ func (o Options) relays() Check {
 		if err != nil {
 			return nil, err
 		}
-		served := map[string]bool{}
 		var versions []string
 		running := 0
 		for _, r := range all {
@@ -32,9 +30,6 @@ func (o Options) relays() Check {
 			}
 			running++
 			versions = append(versions, r.Version)
-			for _, sync := range r.Syncs {
-				served[sync] = true
-			}
 		}
 		slices.Sort(versions)
 		versions = slices.Compact(versions)
@@ -46,15 +41,30 @@ func (o Options) relays() Check {
 		case versions[0] != o.Version:
 			found = append(found, warning("use the same version everywhere", "running relays are version %s, and this program is %s", versions[0], o.Version))
 		}
-		type sync struct{ Name string }
-		syncs, err := list[sync](ctx, o, `SELECT name FROM outbox.sync WHERE retired_at IS NULL ORDER BY name`)
-		for _, s := range syncs {
-			if !served[s.Name] {
-				found = append(found, problem("add it to the configuration of a relay, or end it: lockstep retire "+s.Name, "no running relay serves this sync").about(s.Name))
-			}
-		}
 		if len(found) == 0 {
 			found = append(found, fine("%d running, version %s", running, versions[0]))
+		}
+		return found, err
+	}}
+}
+
+// alerts are the rows of outbox.alert, each under its name. The checks of relays and partitions
+// say more about those than their alerts.
+func (o Options) alerts() Check {
+	return Check{"alerts", "outbox.alert is empty", func(ctx context.Context) (found []Finding, err error) {
+		const alerts = `
+SELECT name, severity, coalesce(sync, '') AS sync, says, remedy
+  FROM outbox.alert
+ WHERE name NOT IN ('no_relay', 'no_partition')
+ ORDER BY array_position(ARRAY['critical', 'warning', 'info'], severity), name, sync`
+		type alert struct{ Name, Severity, Sync, Says, Remedy string }
+		all, err := list[alert](ctx, o, alerts)
+		for _, a := range all {
+			f := Finding{Name: a.Name, Severity: Warning, Sync: a.Sync, Says: a.Says, Remedy: a.Remedy}
+			if a.Severity == "critical" {
+				f.Severity = Problem
+			}
+			found = append(found, f)
 		}
 		return found, err
 	}}
@@ -63,21 +73,12 @@ func (o Options) relays() Check {
 // mostCounted is how many deliveries are counted.
 const mostCounted = 1000
 
-// atMost writes a number that was counted up to mostCounted.
-func atMost(n int64) string {
-	if n > mostCounted {
-		return fmt.Sprintf("more than %d", mostCounted)
-	}
-	return fmt.Sprint(n)
-}
-
-// deliveries counts those that need a person.
+// deliveries counts those that wait behind a failed one, and those that may have arrived.
 func (o Options) deliveries() Check {
-	return Check{"deliveries", "none needs a person", func(ctx context.Context) (found []Finding, err error) {
+	return Check{"deliveries", "none waits behind a failed one, and none may have arrived without our knowledge", func(ctx context.Context) (found []Finding, err error) {
 		const counts = `
-SELECT s.name AS sync, f.n AS failed, b.n AS blocked, u.n AS unclear
+SELECT s.name AS sync, b.n AS blocked, u.n AS unclear
   FROM outbox.sync AS s
- CROSS JOIN LATERAL (SELECT count(*) AS n FROM (SELECT FROM outbox.delivery AS d WHERE d.sync = s.name AND d.state = 'failed' LIMIT $1) AS d) AS f
  CROSS JOIN LATERAL (SELECT count(*) AS n
                        FROM (SELECT FROM outbox.delivery AS d
                               WHERE d.sync = s.name
@@ -87,81 +88,28 @@ SELECT s.name AS sync, f.n AS failed, b.n AS blocked, u.n AS unclear
  CROSS JOIN LATERAL (SELECT count(*) AS n FROM (SELECT FROM outbox.delivery AS d WHERE d.sync = s.name AND d.state IN ('retry', 'failed') AND d.unclear > 0 LIMIT $1) AS d) AS u
  ORDER BY s.name`
 		type count struct {
-			Sync                     string
-			Failed, Blocked, Unclear int64
+			Sync             string
+			Blocked, Unclear int64
 		}
 		all, err := list[count](ctx, o, counts, mostCounted+1)
 		for _, c := range all {
-			if c.Failed > 0 {
-				says := fmt.Sprintf("%s failed", atMost(c.Failed))
-				if c.Blocked > 0 {
-					says += fmt.Sprintf(", and later events of %s wait behind them", keys(c.Blocked))
-				}
-				found = append(found, problem("lockstep requeue --sync "+c.Sync+" --all --dry-run lists them with their reasons; when the cause is gone, requeue or discard them", "%s", says).about(c.Sync))
+			if c.Blocked > 0 {
+				found = append(found, warning("requeue or discard the failed ones: lockstep requeue --sync "+c.Sync+" --all --dry-run lists them",
+					"keys whose later events wait behind a failed one: %s", atMost(c.Blocked)).about(c.Sync))
 			}
 			if c.Unclear > 0 {
 				found = append(found, warning("they are sent again with the same idempotency key, up to five times; to see the answers: lockstep log --sync "+c.Sync,
-					"%s may have arrived: the answers do not say so", atMost(c.Unclear)).about(c.Sync))
+					"deliveries that may have arrived, because the answers do not say so: %s", atMost(c.Unclear)).about(c.Sync))
 			}
 		}
 		return found, err
 	}}
 }
 
-// keys counts keys that are blocked.
-func keys(n int64) string {
-	if n == 1 {
-		return "1 key"
+// atMost writes a number that was counted up to mostCounted.
+func atMost(n int64) string {
+	if n > mostCounted {
+		return fmt.Sprintf("more than %d", mostCounted)
 	}
-	return atMost(n) + " keys"
-}
-
-// missed looks for events that were written with triggers off.
-func (o Options) missed() Check {
-	return Check{"missed events", "none is known", func(ctx context.Context) (found []Finding, err error) {
-		const count = `SELECT count(*) AS n FROM (SELECT FROM outbox.missed LIMIT $1) AS m`
-		type counted struct{ N int64 }
-		all, err := list[counted](ctx, o, count, mostCounted+1)
-		for _, c := range all {
-			if c.N > 0 {
-				found = append(found, problem("lockstep repair --dry-run, then: lockstep repair", "%s without a delivery: written with triggers off", events(c.N)))
-			}
-		}
-		return found, err
-	}}
-}
-
-func events(n int64) string {
-	if n == 1 {
-		return "1 event"
-	}
-	return atMost(n) + " events"
-}
-
-// mostTypes is how many types of events are named.
-const mostTypes = 5
-
-// unmatched looks for types of events that no sync takes.
-func (o Options) unmatched() Check {
-	return Check{"unmatched events", "a sync takes each type", func(ctx context.Context) ([]Finding, error) {
-		const types = `
-SELECT DISTINCT type
-  FROM (SELECT type FROM outbox.unmatched ORDER BY event_seq DESC LIMIT $1) AS u
- ORDER BY type`
-		type unmatched struct{ Type string }
-		all, err := list[unmatched](ctx, o, types, mostCounted)
-		if err != nil || len(all) == 0 {
-			return nil, err
-		}
-		var names []string
-		for _, u := range all[:min(len(all), mostTypes)] {
-			names = append(names, u.Type)
-		}
-		more := ""
-		if n := len(all) - mostTypes; n > 0 {
-			more = fmt.Sprintf(" and %d more types", n)
-		}
-		return []Finding{warning("add the type to a sync if a receiver needs it, and send what is retained: lockstep sync apply NAME --from beginning",
-			"no sync takes events of %s%s", strings.Join(names, ", "), more)}, nil
-	}}
+	return fmt.Sprint(n)
 }
