@@ -14,6 +14,8 @@ import (
 // navigation is on top of every page.
 var navigation = []page.Link{
 	{URL: "/", Text: "Overview"},
+	{URL: "/failed", Text: "Failed"},
+	{URL: "/blocked", Text: "Blocked"},
 	{URL: "/changes", Text: "Changes"},
 }
 
@@ -28,6 +30,9 @@ type route struct {
 func (c *Console) routes() []route {
 	return []route{
 		{"GET /{$}", Read, c.overview},
+		{"GET /failed", Read, c.failed},
+		{"GET /blocked", Read, c.blocked},
+		{"GET /sync/{name}", Read, c.sync},
 		{"GET /find", Read, c.find},
 		{"GET /key/{key}", Read, c.storyOf},
 		{"GET /key", Read, c.storyAsked},

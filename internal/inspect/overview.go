@@ -184,7 +184,8 @@ WITH counted AS MATERIALIZED (
                      WHEN l.claim IS NOT NULL THEN 'sending'
                      ELSE p.state END AS shown
       FROM placed AS p
-      LEFT JOIN outbox.lane AS l ON p.is_first AND l.sync = $1 AND l.key = p.key
+      -- OFFSET 0: one lookup for each key. The planner might read all lanes of a sync whose statistics are old.
+      LEFT JOIN LATERAL (SELECT n.claim FROM outbox.lane AS n WHERE p.is_first AND n.sync = $1 AND n.key = p.key OFFSET 0) AS l ON true
 )
 SELECT count(*) AS open,
        count(*) FILTER (WHERE shown = 'failed')  AS failed,
@@ -196,7 +197,7 @@ SELECT count(*) AS open,
        min(created_at) FILTER (WHERE state <> 'failed') AS oldest
   FROM delivery`
 	const first = `-- lockstep overview: whether there are too many deliveries to count
-SELECT count(*) FROM (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 LIMIT $2) AS counted`
+SELECT count(*) FROM (SELECT FROM outbox.delivery AS d WHERE d.sync = $1 ORDER BY d.key, d.event_seq LIMIT $2) AS counted`
 	if err = tx.QueryRow(ctx, first, name, MostCounted+1).Scan(&b.Open); err != nil {
 		return b, err
 	}
