@@ -319,7 +319,7 @@ func (r *repair) apply(ctx context.Context, db *database, set *operate.Set) erro
 	if r.filter.Retired && err != nil {
 		rows, count = nil, nil // it was in one transaction
 	}
-	err = r.howToGoOn(err, set, result.Done > 0 || isUnclear && unclear.Page > 0)
+	err = r.howToContinue(err, set, result.Done > 0 || isUnclear && unclear.Page > 0)
 	if r.app.format == output.Table && set.Count > mostRows {
 		err = errors.Join(r.groups(r.app.stdout, grouped(count)), err)
 	} else {
@@ -361,8 +361,8 @@ func grouped(count map[operate.Group]int64) (groups []operate.Group) {
 	return groups
 }
 
-// howToGoOn adds to an error after a part of the set was changed how to change the others.
-func (r *repair) howToGoOn(err error, set *operate.Set, begun bool) error {
+// howToContinue adds to an error after a part of the set was changed how to change the others.
+func (r *repair) howToContinue(err error, set *operate.Set, begun bool) error {
 	if err == nil {
 		return nil
 	}

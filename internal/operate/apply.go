@@ -78,7 +78,7 @@ type place struct {
 // Apply changes the set that o selects. It begins with the soonest hearing, and changes a
 // page of deliveries in each transaction. If ctx ends, it completes the page that it has
 // begun, and returns a [StoppedError]. If the connection breaks, it may return an
-// [UnclearError]. With the same AsOf and without a fingerprint, another Apply goes on.
+// [UnclearError]. With the same AsOf and without a fingerprint, another Apply continues.
 func Apply(ctx context.Context, db Beginner, by Actor, o Order) (r Result, err error) {
 	o.pageSize, o.lockWait = cmp.Or(o.pageSize, PageSize), cmp.Or(o.lockWait, 10*time.Second)
 	if o.Rate > 0 {
@@ -225,7 +225,7 @@ func (o *Order) places(ctx context.Context, tx pgx.Tx, after *place) ([]place, e
 		most = max(o.pageSize, min(most, int(o.Rate*60))) // a minute's work, so that they are not too old
 	}
 	next := `-- lockstep: places of a set
-` + o.Filter.chosen(o.Action) + `
+` + o.Filter.chosen(o.Action, false) + `
 SELECT c.sync, c.key, c.event_seq, c.event_id::text AS event_id, c.life, c.at, c.soonest::text AS soonest, c.seq, c.newest_seq, ` + hashed + ` AS hash
   FROM chosen AS c
  WHERE $9::text IS NULL OR (c.soonest, c.seq, c.sync) > ($9::timestamptz, $10::bigint, $11::text)

@@ -112,21 +112,31 @@ const mostFirst = 100
 //	seq        the order within soonest
 //	newest_seq for Replay: the newest event of the key in the set
 
-// openConditions are those of the filter for open deliveries. A delivery that failed after
-// $8 is not in the set. The time of a failure is that of the last log row that made it
-// fail. The log is read for it only if the filter has a time.
+// openConditions are those of the filter for open deliveries, without its AsOf. The time of
+// a failure is that of the last log row that made it fail. The log is read for it only if
+// the filter has a time.
 const openConditions = `
        AND ($1::text = '' OR d.sync = $1)
        AND ($2::text = '' OR d.key = $2)
        AND ($3::text = '' OR d.event_id = nullif($3, '')::uuid)
        AND ($4::text = '' OR d.error_class = $4)
        AND ($5::text = '' OR strpos(lower(d.error), lower($5)) > 0)
-       AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
-                        WHERE l.event_id = d.event_id AND l.sync = d.sync AND l.outcome IN ('failed', 'unknown') AND l.at > $8)
        AND ($6::timestamptz IS NULL AND $7::timestamptz IS NULL
             OR (SELECT max(l.at) FROM outbox.delivery_log AS l
                  WHERE l.event_id = d.event_id AND l.sync = d.sync AND l.outcome IN ('failed', 'unknown'))
                BETWEEN coalesce($6::timestamptz, '-infinity') AND coalesce($7::timestamptz, 'infinity'))`
+
+// Conditions for deliveries and events that are as they were at $8. If that is now, they
+// are, and the log need not be read for each.
+const (
+	notFailedSince = `
+       AND NOT EXISTS (SELECT FROM outbox.delivery_log AS l
+                        WHERE l.event_id = d.event_id AND l.sync = d.sync AND l.outcome IN ('failed', 'unknown') AND l.at > $8)`
+	notChangedSince = `
+       AND NOT EXISTS (SELECT FROM outbox.delivery_log AS later WHERE later.event_id = l.event_id AND later.sync = l.sync AND later.at > $8)`
+	asOfNow = `
+       AND $8::timestamptz IS NOT NULL`
+)
 
 const openColumns = `
     SELECT d.sync, d.key, d.event_seq, d.event_id, d.changed_in::text AS life, d.error_class, d.created_at AS at,
@@ -149,10 +159,11 @@ const openOfSync = openColumns + `
 
 const gotIt = `('delivered', 'duplicate', 'accepted')`
 
-// deliveredEvents are the events that were delivered and have no open delivery, without
-// those that were changed after $8. All events of a key have the hearing's time of the
-// newest one, so that pages keep their order.
-const deliveredEvents = `
+// deliveredEvents are the events that were delivered until $8 and have no open delivery.
+// asOf is a condition for the rows l of the log. All events of a key have the hearing's
+// time of the newest one, so that pages keep their order.
+func deliveredEvents(asOf string) string {
+	return `
     SELECT d.*, coalesce(d.needed_by, 'infinity') AS soonest
       FROM (
     SELECT l.sync, e.key, e.seq AS event_seq, e.id AS event_id, max(l.id)::text AS life, NULL AS error_class, max(l.at) AS at,
@@ -168,10 +179,10 @@ const deliveredEvents = `
        AND ($3::text = '' OR l.event_id = nullif($3, '')::uuid)
        AND $4::text = '' AND $5::text = ''
        AND l.at BETWEEN coalesce($6::timestamptz, '-infinity') AND least($7::timestamptz, $8)
-       AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = l.sync AND d.key = e.key AND d.event_id = e.id)
-       AND NOT EXISTS (SELECT FROM outbox.delivery_log AS later WHERE later.event_id = l.event_id AND later.sync = l.sync AND later.at > $8)
+       AND NOT EXISTS (SELECT FROM outbox.delivery AS d WHERE d.sync = l.sync AND d.key = e.key AND d.event_id = e.id)` + asOf + `
      GROUP BY l.sync, s.name, e.id
     WINDOW newest_first AS (PARTITION BY l.sync, e.key ORDER BY e.seq DESC)) AS d`
+}
 
 // newerEvent finds the newest event of a key that the receiver got, or will get, after
 // event k.newest_seq.
@@ -190,17 +201,21 @@ const newerEvent = `(
        LIMIT 1)`
 
 // chosen returns the CTE that selects a set. For Replay, a second CTE has what the set
-// leaves out.
-func (f *Filter) chosen(a Action) string {
+// leaves out. isNow says that AsOf is the moment of the transaction that reads.
+func (f *Filter) chosen(a Action, isNow bool) string {
+	notFailed, notChanged := notFailedSince, notChangedSince
+	if isNow {
+		notFailed, notChanged = asOfNow, asOfNow
+	}
 	switch {
 	case f.Retired:
-		return `WITH chosen AS (` + openOfSync + `
+		return `WITH chosen AS (` + openOfSync + notFailed + `
 )`
 	case a == Discard && f.Event != "":
-		return `WITH chosen AS (` + openOfEvent + `
+		return `WITH chosen AS (` + openOfEvent + notFailed + `
 )`
 	case a != Replay:
-		return `WITH chosen AS (` + failedDeliveries + `
+		return `WITH chosen AS (` + failedDeliveries + notFailed + `
 )`
 	}
 	wanted, force := "true", "false"
@@ -210,7 +225,7 @@ func (f *Filter) chosen(a Action) string {
 	if f.Force {
 		force = "true"
 	}
-	return `WITH delivered_event AS (` + deliveredEvents + `
+	return `WITH delivered_event AS (` + deliveredEvents(notChanged) + `
 ), outdated_key AS (
     SELECT k.sync, k.key, n.*
       FROM (SELECT DISTINCT sync, key, newest_seq FROM delivered_event) AS k
@@ -241,15 +256,16 @@ func Choose(ctx context.Context, tx pgx.Tx, a Action, f Filter) (Set, error) {
 	if f.AsOf.After(now) {
 		return Set{}, fmt.Errorf("a set cannot be of %s, because the database's clock says %s", f.AsOf.UTC().Format(time.RFC3339Nano), now.UTC().Format(time.RFC3339Nano))
 	}
-	if f.AsOf.IsZero() {
+	isNow := f.AsOf.IsZero()
+	if isNow {
 		f.AsOf = now
 	}
 	s := Set{Action: a, Filter: f, Words: f.Words(a), AsOf: f.AsOf}
-	if err := s.leaveOut(ctx, tx); err != nil {
+	if err := s.leaveOut(ctx, tx, isNow); err != nil {
 		return s, err
 	}
 	groups := `-- lockstep: count a set
-` + f.chosen(a) + `
+` + f.chosen(a, isNow) + `
 SELECT c.sync, coalesce(c.error_class, '') AS class, count(*) AS count, min(c.at) AS oldest, max(c.at) AS newest,
        min(c.needed_by) AS needed_by, bit_xor(` + hashed + `) AS hash
   FROM chosen AS c
@@ -273,7 +289,7 @@ SELECT c.sync, coalesce(c.error_class, '') AS class, count(*) AS count, min(c.at
 		s.SoonestNeededBy = earlier(s.SoonestNeededBy, g.NeededBy)
 	}
 	s.Fingerprint = fingerprint(s.Count, hash)
-	s.First, err = s.read(ctx, tx, mostFirst)
+	s.First, err = collect[Delivery](ctx, tx, s.list(isNow), append(f.args(), mostFirst)...)
 	return s, err
 }
 
@@ -294,13 +310,13 @@ func later(a, b *time.Time) *time.Time {
 }
 
 // leaveOut finds out what a replay leaves out.
-func (s *Set) leaveOut(ctx context.Context, tx pgx.Tx) error {
+func (s *Set) leaveOut(ctx context.Context, tx pgx.Tx, isNow bool) error {
 	if s.Action != Replay {
 		return nil
 	}
 	f := s.Filter
 	count := `-- lockstep: events that a replay leaves out
-` + f.chosen(s.Action) + `, outdated AS (
+` + f.chosen(s.Action, isNow) + `, outdated AS (
     SELECT d.sync, d.key, d.event_id, d.seq, o.id, o.version, o.delivered, o.state
       FROM delivered_event AS d
       JOIN outdated_key AS o ON o.sync = d.sync AND o.key = d.key
@@ -329,16 +345,11 @@ SELECT (SELECT count(*) FROM outdated) AS outdated,
 	return nil
 }
 
-// read lists the first deliveries of the set, in the order of pages.
-func (s *Set) read(ctx context.Context, tx pgx.Tx, most int) ([]Delivery, error) {
-	return collect[Delivery](ctx, tx, s.list(), append(s.Filter.args(), most)...)
-}
-
 // List reads all deliveries of the set, in the order of pages, and calls each with some of
 // them at a time, which it must not keep. It sees the set that Choose saw if tx is the same transaction, and is
 // REPEATABLE READ.
 func (s *Set) List(ctx context.Context, tx pgx.Tx, each func(some []Delivery) error) error {
-	rows, err := tx.Query(ctx, s.list(), append(s.Filter.args(), nil)...)
+	rows, err := tx.Query(ctx, s.list(false), append(s.Filter.args(), nil)...)
 	if err != nil {
 		return err
 	}
@@ -362,10 +373,10 @@ func (s *Set) List(ctx context.Context, tx pgx.Tx, each func(some []Delivery) er
 	return each(some)
 }
 
-// list selects the first $9 deliveries of the set.
-func (s *Set) list() string {
+// list selects the first $9 deliveries of the set, in the order of pages.
+func (s *Set) list(isNow bool) string {
 	return `-- lockstep: list a set
-` + s.Filter.chosen(s.Action) + `, page AS MATERIALIZED (
+` + s.Filter.chosen(s.Action, isNow) + `, page AS MATERIALIZED (
     SELECT * FROM chosen AS c ORDER BY c.soonest, c.seq, c.sync LIMIT $9
 )
 SELECT ` + s.columns() + `

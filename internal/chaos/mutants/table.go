@@ -156,7 +156,7 @@ var mutants = []mutant{
 	},
 	{
 		"a set has what failed after its moment",
-		[]edit{{file: operate, in: "openConditions", old: `AND l.at > $8`, new: `AND l.at > $8 AND false`}},
+		[]edit{{file: operate, in: "notFailedSince", old: `AND l.at > $8`, new: `AND l.at > $8 AND false`}},
 		chaos, "TestFault17dBulkRequeueDuringDeliveries",
 	},
 	{
