@@ -107,7 +107,7 @@ func (c *Console) showSet(w http.ResponseWriter, r *http.Request, a operate.Acti
 	words := actionWords[a]
 	d.Action, d.Button, d.Does = a, words.Button, words.Does
 	d.Asked = asked(r.Form)
-	f, err := c.filter(r.Form)
+	f, err := c.filter(a, r.Form)
 	if err != nil {
 		return err
 	}
@@ -158,8 +158,9 @@ func asked(form url.Values) fields {
 	return given
 }
 
-// filter reads the fields that select deliveries.
-func (c *Console) filter(form url.Values) (f operate.Filter, err error) {
+// filter reads the fields that select deliveries. For failed deliveries, nobody has to say
+// that all are meant: the page shows how many they are.
+func (c *Console) filter(a operate.Action, form url.Values) (f operate.Filter, err error) {
 	for _, name := range filterFields {
 		if value := form.Get(name); !utf8.ValidString(value) || strings.ContainsRune(value, 0) {
 			return f, wrong("%s has a text that cannot be read.", name)
@@ -168,7 +169,7 @@ func (c *Console) filter(form url.Values) (f operate.Filter, err error) {
 	yes := func(name string) bool { return form.Get(name) == "yes" }
 	f = operate.Filter{
 		Sync: form.Get("sync"), Key: form.Get("key"), Event: form.Get("event"), Class: form.Get("class"), Error: form.Get("error"),
-		All: yes("all"), Retired: yes("retired"), Force: yes("force"),
+		All: yes("all") || a != operate.Replay, Retired: yes("retired"), Force: yes("force"),
 	}
 	if f.Event != "" && !eventID.MatchString(f.Event) {
 		return f, wrong("%q is not an event's id: want a UUID such as 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d.", f.Event)
@@ -278,7 +279,7 @@ func (c *Console) act(w http.ResponseWriter, r *http.Request, v visitor) error {
 	if mistake != "" {
 		return c.showSet(w, r, a, http.StatusBadRequest, confirmation{Reason: reason, Mistake: mistake})
 	}
-	f, err := c.filter(r.PostForm)
+	f, err := c.filter(a, r.PostForm)
 	if err != nil {
 		return err
 	}

@@ -88,7 +88,7 @@ func TestAnActionChangesWhatWasShown(t *testing.T) {
 	if states := o.States("H-1"); states != "pending" {
 		t.Errorf("H-1 is %s", states)
 	}
-	o.get("/action/requeue?sync=Court&all=yes", o.ana).wants(200, "Nothing is selected", "Select others")
+	o.get("/action/requeue?sync=Court", o.ana).wants(200, "Nothing is selected", "Select others")
 
 	event := o.failed("H-3")
 	page = o.get("/action/discard?sync=Court&event="+event, o.ana).wants(200, "open deliveries of event "+event, "This cannot be undone", "Give them up: 1")
@@ -112,7 +112,7 @@ func TestAConfirmationSaysWhenRelaysSend(t *testing.T) {
 	o.failed("H-1")
 	both := func(texts ...string) answer {
 		t.Helper()
-		return o.get("/action/requeue?all=yes", o.ana).wants(200, texts...)
+		return o.get("/action/requeue", o.ana).wants(200, texts...)
 	}
 	both("Clinic: no running relay serves this sync", "Court: no running relay serves this sync").lacks("as soon as the relays can")
 	o.Do(`INSERT INTO outbox.heartbeat (instance, name, syncs, started_at, seen_at) VALUES (gen_random_uuid(), 'relay-1', '{Court,Clinic}', now(), now())`)
@@ -129,7 +129,7 @@ func TestTheSecondOfTwoPeopleSeesWhatTheFirstDid(t *testing.T) {
 	o := newOffice(t)
 	o.failed("H-1")
 	o.failed("H-2")
-	anas := o.get("/action/requeue?sync=Court&all=yes", o.ana).wants(200, "<dd>2</dd>")
+	anas := o.get("/action/requeue?sync=Court", o.ana).wants(200, "<dd>2</dd>")
 	cleos := o.get("/action/discard?sync=Court&key=H-1", o.cleo).wants(200, "<dd>1</dd>")
 	o.done(o.send("POST", "/action/discard", cleos.form("entered by hand"), o.cleo), o.cleo, "1 discarded")
 	again := o.send("POST", "/action/requeue", anas.form("the court is back"), o.ana).
@@ -146,7 +146,7 @@ func TestTheSecondOfTwoPeopleSeesWhatTheFirstDid(t *testing.T) {
 func TestADeliveryThatFailedLaterIsNotInTheSet(t *testing.T) {
 	o := newOffice(t)
 	o.failed("H-1")
-	page := o.get("/action/requeue?sync=Court&all=yes", o.ana).wants(200)
+	page := o.get("/action/requeue?sync=Court", o.ana).wants(200)
 	o.failed("H-2")
 	o.Past(`INSERT INTO outbox.delivery_log (sync, event_id, key, outcome, claim, relay, attempt)
 	        SELECT 'Court', event_id, key, 'failed', gen_random_uuid(), 'relay-1', 1 FROM outbox.delivery WHERE key = 'H-2'`)
@@ -175,7 +175,7 @@ func TestARelayThatSendsAfterTheConfirmationWins(t *testing.T) {
 func TestAnActionIsRefused(t *testing.T) {
 	o := newOffice(t)
 	o.failed("H-1")
-	page := o.get("/action/requeue?sync=Court&all=yes", o.ana).wants(200)
+	page := o.get("/action/requeue?sync=Court", o.ana).wants(200)
 	send := func(change func(url.Values), who ...func(*http.Request)) answer {
 		t.Helper()
 		f := page.form("the court is back")
@@ -194,11 +194,11 @@ func TestAnActionIsRefused(t *testing.T) {
 	send(same, o.bob).wants(403, "may read these pages, but may not act")
 	send(same, o.ana, func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }).wants(403, "another site")
 	send(same, o.ana, func(r *http.Request) { r.Header.Set("Origin", "http://evil.example") }).wants(403, "another site")
-	o.get("/action/requeue?sync=Court&all=yes", o.bob).wants(403, "may not act")
+	o.get("/action/requeue?sync=Court", o.bob).wants(403, "may not act")
 	for path, want := range map[string]string{
 		"requeue?all=yes&sync=Typo": "Registered: Court",
-		"requeue?sync=Court":        "This would select everything of Court",
-		"requeue":                   "This would select everything.",
+		"replay?sync=Court":         "This would select everything of Court",
+		"replay":                    "This would select everything.",
 		"requeue?event=H-1":         "is not an event&#39;s id",
 		"requeue?since=yesterday":   "since=yesterday is not a time",
 		"requeue?key=%ff":           "key has a text that cannot be read",
@@ -318,7 +318,7 @@ func TestALargeSetIsChangedInTheBackground(t *testing.T) {
 	o := newOffice(t)
 	o.Do(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:updated', 'H-' || n, '{}' FROM generate_series(1, 2500) AS n`)
 	o.Do(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity', error_class = 'permanent', error = 'x', attempts = 1`)
-	page := o.get("/action/requeue?sync=Court&all=yes", o.ana).wants(200, "<dd>2500</dd>", "in steps of 1000", "The first 20", "2480 more are not listed")
+	page := o.get("/action/requeue?sync=Court", o.ana).wants(200, "<dd>2500</dd>", "in steps of 1000", "The first 20", "2480 more are not listed")
 
 	// Somebody has locked a delivery of the second step. The action waits, and is stopped.
 	o.console.jobs.answerWithin = time.Millisecond
@@ -381,7 +381,7 @@ func TestActionsEscapeEverything(t *testing.T) {
 	const evil = `<script>"'&`
 	o.failed(evil)
 	o.Do(`UPDATE outbox.delivery SET error = $1, error_class = $1`, evil)
-	page := o.get("/action/requeue?all=yes", o.ana).wants(200, "&lt;script&gt;")
+	page := o.get("/action/requeue", o.ana).wants(200, "&lt;script&gt;")
 	page.lacks("<script>")
 	for _, name := range []string{"key", "class", "error", "sync", "scope"} {
 		o.get("/action/requeue?"+url.Values{name: {evil}, "all": {"yes"}}.Encode(), o.ana).lacks("<script>")
@@ -390,7 +390,7 @@ func TestActionsEscapeEverything(t *testing.T) {
 	f := page.form(evil)
 	o.failed("other")
 	o.send("POST", "/action/requeue", f, o.ana).lacks("<script>")
-	o.done(o.send("POST", "/action/requeue", o.get("/action/requeue?all=yes", o.ana).form(evil), o.ana), o.ana, "requeued").lacks("<script>")
+	o.done(o.send("POST", "/action/requeue", o.get("/action/requeue", o.ana).form(evil), o.ana), o.ana, "requeued").lacks("<script>")
 	p := o.get("/action/pause?sync=Court", o.ana).form(evil)
 	o.send("POST", "/action/pause", p, o.ana).wants(303)
 	o.get("/action/resume?sync=Court", o.ana).wants(200, "&lt;script&gt;").lacks("<script>")
