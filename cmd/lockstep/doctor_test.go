@@ -1,11 +1,14 @@
 package main
 
 import (
+	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/hms-mkt/lockstep/internal/doctor"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
+	"github.com/hms-mkt/lockstep/migrations"
 )
 
 func TestDoctor(t *testing.T) {
@@ -43,4 +46,38 @@ func TestDoctorOfReceivers(t *testing.T) {
 		t.Errorf("--no-network connects: %s", r.stdout)
 	}
 	w.run("doctor", "--no-network", "--tokens").wants(t, exitUsage, "exclude each other")
+}
+
+// Like a relay, the doctor takes the host that accepts writes. If none does, it says so.
+func TestDoctorWithSeveralHosts(t *testing.T) {
+	t.Parallel()
+	primary, database := pgtest.Own(t, pgtest.Options{})
+	if err := migrations.Up(t.Context(), database, migrations.Outbox); err != nil {
+		t.Fatal(err)
+	}
+	standby, err := primary.Standby(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = standby.Stop() })
+	first, second := parsed(t, standby.URL("agency")), parsed(t, database)
+	s := &shell{t: t, env: map[string]string{"DATABASE_URL": first.String()}}
+	waiting.For(t, waitTimeout, "the standby has the schema", func() bool {
+		return strings.Contains(s.run("doctor").stdout, "the schema is as the migrations make it")
+	})
+	s.run("doctor").wants(t, exitFound, "accepts no writes", "standby")
+	first.Host += "," + second.Host
+	s.env["DATABASE_URL"] = first.String()
+	if r := s.run("doctor").wants(t, exitFound, "no relay is running"); strings.Contains(r.stdout, "standby") {
+		t.Errorf("the doctor examines the standby: %s", r.stdout)
+	}
+}
+
+func parsed(t *testing.T, text string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
 }
