@@ -45,7 +45,7 @@ func TestExamplesRun(t *testing.T) {
 			s := exampleShell{t: t, dir: t.TempDir(), path: dir, database: pgtest.New(t)}
 			s.prepare(line)
 			listen := address
-			if c.Name() == "run" || strings.Contains(line, "lockstep run") {
+			if c.Name() == "console" || c.Name() == "run" || strings.Contains(line, "lockstep run") {
 				listen = "127.0.0.1:0"
 			}
 			for _, name := range []string{"lockstep.yaml", "court.yaml"} {
@@ -121,6 +121,8 @@ func (s exampleShell) run(line string) {
 	switch {
 	case strings.Contains(line, "lockstep run"):
 		endless = "relay running"
+	case strings.Contains(line, "lockstep console"):
+		endless = "serving the console"
 	case strings.Contains(line, "--watch"), strings.Contains(line, "--follow"):
 		endless = "CourtCalendarSync"
 	}
