@@ -122,9 +122,9 @@ const openConditions = `
        AND ($4::text = '' OR d.error_class = $4)
        AND ($5::text = '' OR strpos(lower(d.error), lower($5)) > 0)
        AND ($6::timestamptz IS NULL AND $7::timestamptz IS NULL
-            OR (SELECT max(l.at) FROM outbox.delivery_log AS l
-                 WHERE l.event_id = d.event_id AND l.sync = d.sync AND l.outcome IN ('failed', 'unknown'))
-               BETWEEN coalesce($6::timestamptz, '-infinity') AND coalesce($7::timestamptz, 'infinity'))`
+            OR (SELECT max(l.at) BETWEEN coalesce($6::timestamptz, '-infinity') AND coalesce($7::timestamptz, 'infinity')
+                  FROM outbox.delivery_log AS l
+                 WHERE l.event_id = d.event_id AND l.sync = d.sync AND l.outcome IN ('failed', 'unknown')))`
 
 // Conditions for deliveries and events that are as they were at $8. If that is now, they
 // are, and the log need not be read for each.
