@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -143,5 +145,44 @@ func TestYesAsksNothing(t *testing.T) {
 	c.waits(t, "150 deliveries requeued")
 	if got := c.read(); strings.Contains(got, "[y/N]") || !strings.Contains(got, "\r[################........] requeued 100 of 150") || !strings.Contains(got, "\r[########################] requeued 150 of 150, ") {
 		t.Errorf("the terminal shows %q", got)
+	}
+}
+
+// starts runs a command line as a process whose terminal is c, so that Ctrl-C is a signal.
+func (w *world) starts(c *terminal, args ...string) *exec.Cmd {
+	w.t.Helper()
+	cmd := exec.CommandContext(w.t.Context(), program(w.t), args...)
+	for name, value := range w.env {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.program, c.program, c.program
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	return cmd
+}
+
+func TestCtrlCAtTheTerminalChangesNothingMore(t *testing.T) {
+	const ctrlC = "\x03"
+	w := manyFailed(t, 150)
+	c := newTerminal(t)
+	asks := w.starts(c, "requeue", "--all")
+	c.waits(t, "Requeue 150 deliveries? [y/N] ")
+	c.types(t, ctrlC)
+	_ = asks.Wait()
+	c.waits(t, "lockstep: interrupted")
+	if code := asks.ProcessState.ExitCode(); code != exitFailed || ask[int](w, countFailed) != 150 {
+		t.Errorf("exit code %d, %d are failed", code, ask[int](w, countFailed))
+	}
+
+	c = newTerminal(t)
+	works := w.starts(c, "requeue", "--all", "--yes", "--rate", "1/m")
+	c.waits(t, "] requeued 1 of 150")
+	c.types(t, ctrlC)
+	_ = works.Wait()
+	c.waits(t, "lockstep: stopped: 1 of 150 requeued, the others were not changed; to continue, run the same command with --as-of 2")
+	if code := works.ProcessState.ExitCode(); code != exitFailed || ask[int](w, countFailed) != 149 {
+		t.Errorf("exit code %d, %d are failed", code, ask[int](w, countFailed))
 	}
 }
