@@ -494,7 +494,7 @@ func (m *model) freeSyncs(t *rapid.T) []string {
 // anyHold does one of a relay's actions on holds.
 func (m *model) anyHold(t *rapid.T) {
 	free := m.freeSyncs(t)
-	pick(t, "hold", []func(*rapid.T, []string){m.hold, m.holdEnds, m.probe, m.lift, m.lift, m.endHolds})(t, free)
+	pick(t, "hold", []func(*rapid.T, []string){m.hold, m.window, m.holdEnds, m.probe, m.lift, m.lift, m.endHolds})(t, free)
 }
 
 func (m *model) hold(t *rapid.T, free []string) {
@@ -504,6 +504,32 @@ func (m *model) hold(t *rapid.T, free []string) {
 	nobodyWaits(t, by.name+" holds", func(ctx context.Context) error { return by.store.Hold(ctx, sync, "", kind, forever, "r") })
 	m.holds[sync][kind] = &hold{}
 	m.untriedWait(t, sync)
+}
+
+// locked reports whether the open operator has a lock on a sync.
+func (m *model) locked(sync string) bool { return m.operator != nil && m.operator.syncs[sync] }
+
+// window opens or closes the window of a sync. It does not wait for the open operator: if the sync is
+// locked, the relay is told that nothing has changed.
+func (m *model) window(t *rapid.T, _ []string) {
+	sync, by, open := pick(t, "sync", syncs), m.relay(t), rapid.Bool().Draw(t, "open")
+	h := m.holds[sync][outbox.HoldWindow]
+	changes := open && h != nil || !open && (h == nil || h.due)
+	w := outbox.Window{Open: open, From: testsBegan.Add(-forever), Until: testsBegan.Add(24 * forever), Reason: "r"}
+	var kept bool
+	nobodyWaits(t, by.name+" keeps a window", func(ctx context.Context) (err error) {
+		kept, _, err = by.store.KeepWindow(ctx, sync, w)
+		return err
+	})
+	m.say("the window of %s is open: %t, kept by %s: %t", sync, open, by.name, kept)
+	switch want := !changes || !m.locked(sync); {
+	case kept != want:
+		t.Fatalf("window kept: %t, want %t", kept, want)
+	case kept && open:
+		delete(m.holds[sync], outbox.HoldWindow)
+	case kept:
+		m.holds[sync][outbox.HoldWindow] = &hold{}
+	}
 }
 
 // untriedWait removes the early probes with untried deliveries from the database. The model does
@@ -579,7 +605,9 @@ func (m *model) endHolds(t *rapid.T, _ []string) {
 		_, err := by.store.NoteDelivery(ctx, sync, time.Now())
 		return err
 	})
-	if h := m.holds[sync][outbox.HoldThrottle]; h != nil && h.due && (m.operator == nil || !m.operator.syncs[sync]) {
-		delete(m.holds[sync], outbox.HoldThrottle)
+	for _, kind := range []outbox.HoldKind{outbox.HoldThrottle, outbox.HoldWindow} {
+		if h := m.holds[sync][kind]; h != nil && h.due && !m.locked(sync) {
+			delete(m.holds[sync], kind)
+		}
 	}
 }

@@ -186,7 +186,7 @@ func (m *model) lanesAgree(t *rapid.T, d database) {
 }
 
 func (m *model) holdsAgree(t *rapid.T, d database) {
-	strongest := []outbox.HoldKind{outbox.HoldOperator, outbox.HoldAuth, outbox.HoldBreaker, outbox.HoldThrottle}
+	strongest := []outbox.HoldKind{outbox.HoldOperator, outbox.HoldAuth, outbox.HoldBreaker, outbox.HoldThrottle, outbox.HoldWindow}
 	want := map[string]string{}
 	for _, sync := range syncs {
 		shown := "none"
@@ -383,9 +383,11 @@ func (m *model) everythingDrains(t *rapid.T) {
 			m.sql(t, resume, sync)
 			m.resumed(sync)
 		}
-		if m.holds[sync][outbox.HoldThrottle] != nil {
-			m.sql(t, `UPDATE outbox.hold SET until = clock_timestamp() WHERE sync = $1 AND kind = 'throttle'`, sync)
-			m.holds[sync][outbox.HoldThrottle].due = true
+		m.sql(t, `UPDATE outbox.hold SET until = clock_timestamp() WHERE sync = $1 AND kind IN ('throttle', 'window')`, sync)
+		for _, kind := range []outbox.HoldKind{outbox.HoldThrottle, outbox.HoldWindow} {
+			if h := m.holds[sync][kind]; h != nil {
+				h.due = true
+			}
 		}
 		nobodyWaits(t, "lift", func(ctx context.Context) error { return m.a.Lift(ctx, sync, "") })
 		delete(m.holds[sync], outbox.HoldAuth)
