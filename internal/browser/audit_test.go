@@ -98,25 +98,18 @@ func (p *tab) where() string {
 // a visible focus, the link that skips the header first.
 func (p *tab) keyboard() {
 	p.Helper()
-	stops := eval[int](p, keyboardScript)
-	p.atTheTop()
 	type place struct {
-		At      int
-		Visible bool
+		Stops   int
+		At      int // place among the stops, or -1
 		Text    string
+		Visible bool
 	}
-	const active = `(() => {
-		const el = document.activeElement, s = getComputedStyle(el);
-		const stop = window.auditStops.findIndex((o) => o === el || (o.type === "radio" && o.name === el.name && o.form === el.form));
-		const box = el.getBoundingClientRect();
-		return {At: stop, Text: el.tagName + " " + (el.name || el.textContent.trim().slice(0, 40)),
-			Visible: s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2 &&
-				box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth};
-	})()`
+	p.atTheTop()
+	stops := eval[place](p, keyboardScript).Stops
 	var reached []int
 	for range 10*stops + 10 { // a date has several stops
 		p.press(kb.Tab)
-		at := eval[place](p, active)
+		at := eval[place](p, keyboardScript)
 		if at.At < 0 {
 			break // the end of the page
 		}

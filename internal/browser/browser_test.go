@@ -197,7 +197,7 @@ func (p *tab) visitStatus(address string, status int64) *tab {
 // text is what a reader sees.
 func (p *tab) text() string {
 	p.Helper()
-	return eval[string](p, "document.body.innerText")
+	return eval[string](p, "document.body?.innerText ?? ''")
 }
 
 // says waits until the page has these texts. Spaces and line ends are the same.

@@ -1,5 +1,5 @@
-// What the Tab key must reach, in the order of the page. A group of radio buttons is one
-// stop.
+// What the Tab key must reach, in the order of the page, and where the focus is. A group of
+// radio buttons is one stop. The list is made again each time, because a live page changes.
 (() => {
 	const seen = new Set();
 	const stops = [...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex='0']")].filter((el) => {
@@ -13,6 +13,11 @@
 		}
 		return true;
 	});
-	window.auditStops = stops;
-	return stops.length;
+	const el = document.activeElement, style = getComputedStyle(el), box = el.getBoundingClientRect();
+	return {
+		Stops: stops.length,
+		At: stops.findIndex((o) => o === el || (o.type === "radio" && o.name === el.name && o.form === el.form)),
+		Text: el.tagName + " " + (el.name || el.textContent.trim().slice(0, 40)),
+		Visible: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2 && box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth,
+	};
 })()

@@ -30,11 +30,15 @@
 		if (!marked.isCollapsed && live.contains(marked.anchorNode)) {
 			return;
 		}
+		// Several links may have the same address, so the place among them counts too.
 		const focused = live.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+		const same = () => [...live.querySelectorAll('[href="' + CSS.escape(focused) + '"]')];
+		const place = focused === null ? -1 : same().indexOf(document.activeElement);
 		live.innerHTML = html;
 		addOwnTimes(live);
-		if (focused !== null) {
-			live.querySelector('[href="' + CSS.escape(focused) + '"]')?.focus({ preventScroll: true });
+		if (place >= 0) {
+			const links = same();
+			links[Math.min(place, links.length - 1)]?.focus({ preventScroll: true });
 		}
 	};
 
