@@ -115,6 +115,7 @@ func Run(t *testing.T, h Harness) {
 		{"secrets", s.secrets},
 		{"redirects", s.redirects},
 		{"gateways", s.gateways},
+		{"connecting", s.connecting},
 	} {
 		t.Run(group.name, group.run)
 	}
