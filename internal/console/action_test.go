@@ -161,7 +161,7 @@ func TestARelayThatSendsAfterTheConfirmationWins(t *testing.T) {
 	event := o.Event("H-1")
 	page := o.get("/action/discard?sync=Court&event="+event, o.ana).wants(200, "<dd>1</dd>")
 	o.Send(event) // a relay claims it
-	o.send("POST", "/action/discard", page.form("not needed"), o.ana).wants(303)
+	o.done(o.send("POST", "/action/discard", page.form("not needed"), o.ana), o.ana, "Not done", "Nothing was changed: event "+event+" is being sent", "it cannot be discarded now").lacks("SQLSTATE")
 	if states := o.States("H-1"); states != "sending" {
 		t.Errorf("H-1 is %s", states)
 	}
@@ -328,11 +328,15 @@ func TestALargeSetIsChangedInTheBackground(t *testing.T) {
 	job := o.send("POST", "/action/requeue", page.form("the court is back"), o.ana).wants(303).Header.Get("Location")
 	o.Until("the first step is done", `SELECT count(*) = 1000 FROM outbox.delivery WHERE state = 'pending'`)
 	o.until(job, "1000 of 2500 requeued until now", `<meta http-equiv="refresh"`, "Stop after this step")
+	if to := o.get("/changes", o.bob).wants(200, "failed deliveries to Court").link("1000 of 2500 requeued until now"); to != job {
+		t.Errorf("the changes lead to %s", to)
+	}
 	o.send("POST", job+"/stop", url.Values{}, o.bob).wants(403)
 	o.send("POST", job+"/stop", url.Values{}, o.ana).wants(303)
 	other.Do(`ROLLBACK`)
-	o.until(job, "Stopped", "stopped: 2000 of 2500 requeued, the others were not changed").lacks("http-equiv")
+	o.until(job, "Stopped", "Stopped: 2000 of 2500 requeued, the others were not changed").lacks("http-equiv")
 	o.console.jobs.answerWithin = time.Minute
+	o.get("/changes", o.ana).lacks("until now")
 
 	// The rest is as it was.
 	rest := o.get(o.get(job, o.ana).link("look at them"), o.ana).wants(200, "<dd>500</dd>")

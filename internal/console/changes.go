@@ -19,6 +19,7 @@ import (
 type changesData struct {
 	By, Sync, Action, From, To string // as the form has them
 	Actions                    []string
+	Running                    []jobData // actions of this process
 	List                       []inspect.Change
 	Older                      string // address of older changes; "" for none
 	Newest                     string // address of the newest changes, if these are others
@@ -56,7 +57,7 @@ func (c *Console) changes(w http.ResponseWriter, r *http.Request, _ visitor) err
 	if err != nil {
 		return err
 	}
-	d.List = found.List
+	d.List, d.Running = found.List, c.jobs.now()
 	here := "/changes?" + query.Encode()
 	if found.Older != 0 {
 		d.Older = with(here, "before", strconv.FormatInt(found.Older, 10))

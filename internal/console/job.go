@@ -6,8 +6,11 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/operate"
@@ -94,13 +97,7 @@ var errClosing = errors.New("this program is being stopped")
 func (s *jobs) start(j *job, db operate.Beginner, order operate.Order) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	running := 0
-	for _, j := range s.all {
-		if j.State().Running {
-			running++
-		}
-	}
-	if s.closed || running >= mostRunning {
+	if s.closed || len(s.running()) >= mostRunning {
 		says := "Several actions are running, and this one was not begun. Wait until one of them has ended, and send the form again."
 		if s.closed {
 			says = "This program is being stopped, so the action was not begun."
@@ -131,6 +128,13 @@ func (s *jobs) start(j *job, db operate.Beginner, order operate.Order) error {
 	return nil
 }
 
+// now returns the actions that run now.
+func (s *jobs) now() []jobData {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running()
+}
+
 // find returns a job, nil if this process does not know it.
 func (s *jobs) find(id string) *job {
 	s.mu.Lock()
@@ -139,6 +143,16 @@ func (s *jobs) find(id string) *job {
 		return s.all[i]
 	}
 	return nil
+}
+
+// running returns the actions that run now. The caller has locked s.
+func (s *jobs) running() (now []jobData) {
+	for _, j := range s.all {
+		if state := j.State(); state.Running {
+			now = append(now, jobData{job: j, jobState: state})
+		}
+	}
+	return now
 }
 
 // forget removes a job that changed nothing.
@@ -183,7 +197,7 @@ func (c *Console) showJob(w http.ResponseWriter, r *http.Request, v visitor) err
 	d := jobData{job: j, jobState: j.State(), Changes: with("/changes", "by", j.By)}
 	if d.Err != nil {
 		_, d.Stopped = errors.AsType[*operate.StoppedError](d.Err)
-		d.Said = adapters.Clean(d.Err.Error(), 1000)
+		d.Said = said(d.Err)
 	}
 	title := "Done"
 	switch {
@@ -196,6 +210,16 @@ func (c *Console) showJob(w http.ResponseWriter, r *http.Request, v visitor) err
 	}
 	c.write(w, r, http.StatusOK, page.View{Page: "job", Title: title, Data: d})
 	return nil
+}
+
+// said is the error of an action as a sentence.
+func said(err error) string {
+	text := err.Error()
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
+		text = strings.Replace(text, refused.Error(), refused.Message, 1)
+	}
+	text = adapters.Clean(text, 1000)
+	return strings.ToUpper(text[:1]) + text[1:]
 }
 
 // errStopped is the cause of the end of a job that a person has stopped.

@@ -13,7 +13,7 @@ import (
 // Bounds of one read of changes.
 const (
 	MostChanges = 100    // changes
-	mostRows    = 20_000 // rows of the log that people wrote, also those that the filter leaves out
+	mostRows    = 10_000 // rows of the log that people wrote, also those that the filter leaves out
 	mostKeys    = 5      // keys of one change
 )
 
