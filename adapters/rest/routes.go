@@ -223,7 +223,7 @@ func (p *routeParser) refusedUpdates(t *target, field string, own map[int]string
 		return
 	}
 	for _, status := range slices.Sorted(maps.Keys(t.options.Outcomes)) {
-		if _, ok := own[status]; !ok && t.options.Outcomes[status] == string(adapters.ClassDuplicate) {
+		if _, ok := own[status]; !ok && status >= http.StatusMultipleChoices && t.options.Outcomes[status] == string(adapters.ClassDuplicate) {
 			p.warnings = append(p.warnings, fmt.Sprintf("%[1]soutcomes: has %[2]d: duplicate from above, so an update that the receiver refuses with %[2]d counts as delivered: "+
 				"write outcomes: {%[2]d: conflict} here, or {%[2]d: duplicate} if it means that the receiver has this update already", field, status))
 		}

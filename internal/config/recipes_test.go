@@ -26,6 +26,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/outbox"
+	"github.com/hms-mkt/lockstep/relay"
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
@@ -165,6 +166,11 @@ func receivers() map[string]func(call) answer {
 			case c.body["resourceType"] != "Appointment" || c.body["start"] == nil || c.body["end"] == nil || c.body["participant"] == nil:
 				return refuse("app-3")
 			case c.method == "POST" && c.path == "/Appointment" && c.header.Get("If-None-Exist") != "":
+				if appointment.version > 0 { // the server has it, and ignores the body
+					return answer{status: 200, header: map[string]string{"ETag": fmt.Sprintf(`W/"%d"`, appointment.version)}, body: `{"resourceType":"Appointment","id":"7"}`}
+				}
+				appointment.version++
+				return answer{status: 201, header: map[string]string{"ETag": `W/"1"`}, body: `{"resourceType":"Appointment","id":"7"}`}
 			case c.method == "PUT" && c.path == "/Appointment/7" && c.body["id"] == "7":
 				if c.header.Get("If-None-Exist") != "" {
 					return refuse("If-None-Exist belongs to a create")
@@ -191,6 +197,15 @@ func hearing() []outbox.Event {
 		all = append(all, outbox.Event{Type: "scheduling:" + event, Key: "H-2027-7", Payload: fmt.Appendf(nil, `{"hearingId":"H-2027-7","caseId":"1234","scheduledAt":"2027-03-15T13:%02d:00Z","minutes":45,"location":"3A","room":"room-3a@court.example.gov",
 				"title":"Hearing H-2027-7","reason":"WD","caseDetails":{"caseRef":"1234"},"hearingDetails":{"duration":45}}`, 30+i)})
 	}
+	return numbered(all)
+}
+
+// numbered gives events their ids, versions and times.
+func numbered(all []outbox.Event) []outbox.Event {
+	for i := range all {
+		e := &all[i]
+		e.ID, e.Version, e.OccurredAt = fmt.Sprintf("01a00000-0000-7000-8000-%012d", i+1), new(int64(i+1)), time.Date(2027, 2, 17, 15, 4, i, 0, time.UTC)
+	}
 	return all
 }
 
@@ -199,12 +214,12 @@ func operatorEvents() []outbox.Event {
 	event := func(kind, payload string) outbox.Event {
 		return outbox.Event{Type: outbox.OperatorEvents + kind, Key: "CourtCalendarSync", Payload: []byte(payload)}
 	}
-	return []outbox.Event{
+	return numbered([]outbox.Event{
 		event("held", `{"sync":"CourtCalendarSync","severity":"critical","says":"sync \"CourtCalendarSync\" is on hold (auth) by relay-1: HTTP 401","remedy":"Renew the credentials: docs/operators.md, \"Credentials expired\"","kind":"auth","reason":"HTTP 401","by":"relay-1","since":"2027-02-17T15:04:00+00:00"}`),
 		event("failed", `{"sync":"CourtCalendarSync","severity":"warning","says":"sync \"CourtCalendarSync\" has 3 failed deliveries; one is of key H-2027-7, with permanent: HTTP 422: no such courtroom","remedy":"Correct the cause, then: lockstep requeue --sync CourtCalendarSync","new":3,"key":"H-2027-7"}`),
 		event("escalated", `{"sync":"CourtCalendarSync","severity":"critical","says":"sync \"CourtCalendarSync\" has 1 escalated event","remedy":"Ask what it waits for: lockstep explain H-2027-7","new":1,"key":"H-2027-7","needed_by":"2027-02-18T15:00:00+00:00"}`),
 		event("resumed", `{"sync":"CourtCalendarSync","severity":"info","says":"sync \"CourtCalendarSync\" is not on hold (auth) any more","kind":"auth"}`),
-	}
+	})
 }
 
 // TestRecipes reads every file of docs/recipes and sends a new hearing, two updates, a
@@ -234,9 +249,43 @@ func TestRecipes(t *testing.T) {
 	}
 }
 
-func tryRecipe(t *testing.T, file, name string, says func(call) answer) {
+// TestRecipesUpdateARecordWhoseIDIsNotKnown sends an update of a hearing that the receiver has, although the
+// relay knows no id of it: an answer was lost, or the sync is new. The receiver finds it by a name of ours.
+func TestRecipesUpdateARecordWhoseIDIsNotKnown(t *testing.T) {
+	for _, name := range []string{"fhir", "google"} {
+		t.Run(name, func(t *testing.T) {
+			var last call
+			says := receivers()[name]
+			r := openRecipe(t, filepath.Join("../../docs/recipes", name+".yaml"), name, func(c call) answer {
+				last = c
+				return says(c)
+			})
+			created, updated := hearing()[0], hearing()[1]
+			if _, err := r.deliver(t, created, adapters.Ref{}); err != nil {
+				t.Fatal(err)
+			}
+			receipt, err := r.deliver(t, updated, adapters.Ref{})
+			if err != nil && adapters.ClassOf(err) == adapters.ClassConflict && receipt.Ref != nil {
+				receipt, err = r.deliver(t, updated, *receipt.Ref) // as the relay does
+			}
+			if err != nil || last.method != "PUT" || receipt.Duplicate {
+				t.Errorf("the last request is %s %s, with %+v, %v", last.method, last.path, receipt, err)
+			}
+		})
+	}
+}
+
+// recipe is a sync of docs/recipes with its receiver.
+type recipe struct {
+	sync  relay.Sync
+	url   string
+	shown strings.Builder // what the receiver got
+}
+
+func openRecipe(t *testing.T, file, name string, says func(call) answer) *recipe {
 	t.Helper()
-	var shown strings.Builder
+	var r recipe
+	shown := &r.shown
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		switch {
@@ -251,17 +300,17 @@ func tryRecipe(t *testing.T, file, name string, says func(call) answer) {
 		}
 		c := call{method: r.Method, path: r.URL.EscapedPath(), header: r.Header, raw: string(body)}
 		_ = json.Unmarshal(body, &c.body) // a request without a body has no fields
-		fmt.Fprintf(&shown, "%s %s\n", c.method, c.path)
+		fmt.Fprintf(shown, "%s %s\n", c.method, c.path)
 		for _, header := range slices.Sorted(maps.Keys(r.Header)) {
 			if !slices.Contains(notShown, header) {
 				value := r.Header.Get(header)
 				if strings.HasSuffix(strings.ToLower(header), "authorization") {
 					value = "Bearer …"
 				}
-				fmt.Fprintf(&shown, "%s: %s\n", header, value)
+				fmt.Fprintf(shown, "%s: %s\n", header, value)
 			}
 		}
-		fmt.Fprintf(&shown, "\n%s\n", c.raw)
+		fmt.Fprintf(shown, "\n%s\n", c.raw)
 		a := says(c)
 		for header, value := range a.header {
 			w.Header().Set(header, value)
@@ -269,7 +318,7 @@ func tryRecipe(t *testing.T, file, name string, says func(call) answer) {
 		w.WriteHeader(a.status)
 		_, _ = io.WriteString(w, a.body)
 	}))
-	defer receiver.Close()
+	t.Cleanup(receiver.Close)
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -296,7 +345,31 @@ func tryRecipe(t *testing.T, file, name string, says func(call) answer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := f.RelayConfig().Syncs[0]
+	r.sync, r.url = f.RelayConfig().Syncs[0], receiver.URL
+	return &r
+}
+
+// deliver sends e as a relay does that knows ref.
+func (r *recipe) deliver(t *testing.T, e outbox.Event, ref adapters.Ref) (adapters.Receipt, error) {
+	t.Helper()
+	msg := adapters.Message{
+		ID: e.ID, IdempotencyKey: e.ID, Type: e.Type, Key: e.Key, Version: e.Version, OccurredAt: e.OccurredAt, Attempt: 1, Ref: ref,
+	}
+	mapper, _, err := r.sync.Mapper(msg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sending := mapping.Sending{IdempotencyKey: e.ID, Ref: outbox.Ref{ExternalID: ref.ExternalID, ETag: ref.ETag, Learned: ref.Learned}}
+	if msg.Body, err = mapper.Map(e, sending, nil); err != nil {
+		t.Fatal(err)
+	}
+	return r.sync.Adapter.Deliver(t.Context(), msg)
+}
+
+func tryRecipe(t *testing.T, file, name string, says func(call) answer) {
+	t.Helper()
+	r := openRecipe(t, file, name, says)
+	s, shown := r.sync, &r.shown
 	var ref adapters.Ref
 	events := hearing()
 	if strings.HasPrefix(s.Events[0], outbox.OperatorEvents) {
@@ -306,38 +379,26 @@ func tryRecipe(t *testing.T, file, name string, says func(call) answer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, e := range events {
-		e.ID, e.Version, e.OccurredAt = fmt.Sprintf("01a00000-0000-7000-8000-%012d", i+1), new(int64(i+1)), time.Date(2027, 2, 17, 15, 4, i, 0, time.UTC)
+	for _, e := range events {
 		_, event, _ := strings.Cut(e.Type, ":")
 		if wanted, err := filter.Match(e, nil); err != nil {
 			t.Fatal(err)
 		} else if !wanted {
-			fmt.Fprintf(&shown, "# %s: filtered\n\n", event)
+			fmt.Fprintf(shown, "# %s: filtered\n\n", event)
 			continue
 		}
-		msg := adapters.Message{
-			ID: e.ID, IdempotencyKey: e.ID, Type: e.Type, Key: e.Key, Version: e.Version, OccurredAt: e.OccurredAt, Attempt: 1, Ref: ref,
-		}
-		mapper, _, err := s.Mapper(msg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sending := mapping.Sending{IdempotencyKey: e.ID, Ref: outbox.Ref{ExternalID: ref.ExternalID, ETag: ref.ETag, Learned: ref.Learned}}
-		if msg.Body, err = mapper.Map(e, sending, nil); err != nil {
-			t.Fatal(err)
-		}
-		fmt.Fprintf(&shown, "# %s\n", event)
-		receipt, err := s.Adapter.Deliver(t.Context(), msg)
+		fmt.Fprintf(shown, "# %s\n", event)
+		receipt, err := r.deliver(t, e, ref)
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", event, err, shown.String())
 		}
 		if receipt.Ref != nil {
 			ref = *receipt.Ref
 		}
-		fmt.Fprintf(&shown, "%s\n\n", receipt.Code)
+		fmt.Fprintf(shown, "%s\n\n", receipt.Code)
 	}
 	path := filepath.Join("testdata", "recipes", name+".golden")
-	got := strings.ReplaceAll(shown.String(), receiver.URL, "https://receiver.example")
+	got := strings.ReplaceAll(shown.String(), r.url, "https://receiver.example")
 	if *update {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
