@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/hms-mkt/lockstep/outbox"
 )
 
 //go:embed catalog.sql
@@ -25,6 +27,13 @@ type item struct{ Name, Definition string }
 // drift compares the schema with what the migrations make.
 func (o Options) drift() Check {
 	return Check{"drift", "the schema is as the migrations make it", func(ctx context.Context) ([]Finding, error) {
+		state, err := o.Store.State(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if state.Version > outbox.Schema {
+			return []Finding{warning("run lockstep doctor of the newer version", "not compared, because the schema is version %d and this program is made for %d", state.Version, outbox.Schema)}, nil
+		}
 		all, err := list[item](ctx, o, catalog)
 		if err != nil {
 			return nil, err
