@@ -154,6 +154,14 @@ func TestSettingsOfTheLoginChangeNothing(t *testing.T) {
 			if err != nil || claims.Hold == nil || claims.Hold.Reason != `Dvořák \` || time.Until(claims.Hold.Until) > 2*time.Minute || time.Until(claims.Hold.Until) < 0 {
 				t.Errorf("hold %+v, %v", claims.Hold, err)
 			}
+			now := time.Now()
+			kept, clock, err := s.KeepWindow(t.Context(), sync, outbox.Window{From: now.Add(-time.Hour), Until: now.Add(time.Hour), Reason: `Dvořák \`})
+			if err != nil || !kept || time.Since(clock).Abs() > time.Minute || d.text(`SELECT reason FROM outbox.hold WHERE kind = 'window' AND until > now()`) != `Dvořák \` {
+				t.Errorf("window kept: %t at %s, %v", kept, clock, err)
+			}
+			if kept, _, err = s.KeepWindow(t.Context(), sync, outbox.Window{Open: true, Until: now.AddDate(1000, 0, 0)}); err != nil || !kept {
+				t.Errorf("window kept: %t, %v", kept, err)
+			}
 		})
 	}
 }
