@@ -283,6 +283,7 @@ func TestTwoRelaysTellOnce(t *testing.T) {
 	d.Sync("chat", "lockstep:*")
 	d.Fail(d.Event("H-1"))
 	hold(d, "court", "", "auth", "0")
+	b.Do("SET lock_timeout = '1s'")
 	const both = "lockstep:held court 1, lockstep:failed court 1"
 	tx, err := a.Conn.Begin(t.Context())
 	outboxtest.Must(t, err)

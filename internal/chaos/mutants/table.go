@@ -478,6 +478,51 @@ var mutants = []mutant{
 		migrations, "TestFanOutFollowsPatterns",
 	},
 	{
+		"operator events for every pattern",
+		[]edit{{file: schema, in: "outbox.takes", old: `WHEN NOT starts_with(type, 'lockstep:') THEN likes`, new: `WHEN true THEN likes`}},
+		migrations, "TestOperatorEventsGoToTheirOwnPatternsOnly",
+	},
+	{
+		"operator events for the sync that they are about",
+		[]edit{{file: schema, in: "outbox.takes", old: `key <> sync`, new: `true`}},
+		migrations, "TestOperatorEventsGoToTheirOwnPatternsOnly",
+	},
+	{
+		"operator events of everybody",
+		[]edit{{file: schema, in: "outbox.refuse_operator_event", old: `OR NOT (SELECT`, new: `AND NOT (SELECT`}},
+		migrations, "TestNobodyElseWritesOperatorEvents",
+	},
+	{
+		"a second failure that is not told",
+		[]edit{{file: schema, in: "outbox.complete_requeue", old: `NEW.failure_told := false;`}},
+		migrations, "TestEachFailureIsToldOnce",
+	},
+	{
+		"alerts that wait for an operator",
+		[]edit{{file: schema, in: "outbox.raise_alerts", old: `FOR NO KEY UPDATE SKIP LOCKED`, new: `FOR NO KEY UPDATE`, times: 2}},
+		migrations, "TestRowsInUseAreToldLater",
+	},
+	{
+		"two relays that tell at once",
+		[]edit{{file: schema, in: "outbox.raise_alerts", old: `NOT pg_try_advisory_xact_lock(1869967994)`, new: `false`}},
+		migrations, "TestTwoRelaysTellOnce",
+	},
+	{
+		"operator events about operator events",
+		[]edit{{file: schema, in: "outbox.raise_alerts", old: `place.operator_likes = '{}'`, new: `true`}},
+		migrations, "TestOperatorEventsRaiseNone",
+	},
+	{
+		"a key that is escalated with each of its events",
+		[]edit{{file: schema, in: "outbox.raise_alerts", old: `AND o.escalated)`, new: `AND false)`}},
+		migrations, "TestAKeyIsEscalatedOnce",
+	},
+	{
+		"a message that is told without a pause",
+		[]edit{{file: schema, in: "outbox.raise_alerts", old: `interval := '5 minutes'`, new: `interval := '0'`}},
+		migrations, "TestEachFailureIsToldOnce",
+	},
+	{
 		"backoff that counts throttles",
 		[]edit{{file: relay, in: "pipeline.retry", old: `budget.delay(d.Charged + 1)`, new: `budget.delay(d.Attempts + 1)`}},
 		relay, "TestBackoffCountsFailuresAndNoThrottles",
