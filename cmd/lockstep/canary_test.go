@@ -388,8 +388,13 @@ func (c *canaryWorld) search(canaries *finder, place, text string) {
 
 func (c *canaryWorld) lookAtHTTP(address string) {
 	c.t.Helper()
-	for _, path := range []string{"/metrics", "/readyz", "/livez", "/healthz", "/"} {
-		_, text := get(c.t, "http://"+address+path)
+	for _, path := range []string{
+		"/metrics", "/readyz", "/livez", "/healthz", "/", "/changes", "/failed", "/blocked", "/sync/rest-422", "/key/H-1", "/key/H-2", "/key/H-50", "/key/H-100",
+	} {
+		status, text := get(c.t, "http://"+address+path)
+		if strings.HasPrefix(path, "/key/") && status != 200 {
+			c.t.Errorf("%s is %d: searching it proves nothing", path, status)
+		}
 		c.look(path, text)
 	}
 }
@@ -438,6 +443,7 @@ func (c *canaryWorld) lookAtCommands(program, address string, events []string) {
 	lines := map[string][]string{
 		"":        {""},
 		"run":     {},
+		"console": {}, // its pages are those of run
 		"config":  {""},
 		"migrate": {""},
 		"ref":     {""},
