@@ -48,6 +48,16 @@ func TestDoctorOfReceivers(t *testing.T) {
 	w.run("doctor", "--no-network", "--tokens").wants(t, exitUsage, "exclude each other")
 }
 
+// A file that a relay refuses still says where the database is.
+func TestDoctorOfAFileThatARelayRefuses(t *testing.T) {
+	w := newWorld(t)
+	w.configure("database: {url: '" + w.env["DATABASE_URL"] + "'}")
+	delete(w.env, "DATABASE_URL")
+	w.run("doctor").wants(t, exitFound, "no syncs", "the schema is as the migrations make it")
+	w.env["LOCKSTEP_CONFIG"] = ""
+	w.run("doctor").wants(t, exitUsage, "no database")
+}
+
 // Like a relay, the doctor takes the host that accepts writes. If none does, it says so.
 func TestDoctorWithSeveralHosts(t *testing.T) {
 	t.Parallel()
