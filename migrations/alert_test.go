@@ -117,6 +117,7 @@ func TestNobodyElseWritesOperatorEvents(t *testing.T) {
 	for _, role := range []string{"outbox_writer", "outbox_operator", "outbox_auditor"} {
 		outboxtest.As(t, url, role).Refuses("42501", "SELECT * FROM outbox.raise_alerts()", []string{"permission denied"})
 	}
+	d.Refuses("55000", "INSERT INTO outbox.event (type, key, payload, inserted_at) VALUES ('lockstep:failed', 'court', '{}', '2026-01-01')", []string{"rows of a backup must not be inserted"})
 	d.Do("INSERT INTO outbox.event (type, key, payload) VALUES ('Lockstep:failed', 'k', '{}'), ('lockstep', 'k', '{}')")
 }
 
@@ -139,6 +140,10 @@ func TestEachFailureIsToldOnce(t *testing.T) {
 	later(d)
 	wantText(t, "after five minutes", raise(r), "lockstep:failed court 3")
 	wantText(t, "told", told(d, "chat"), "lockstep:failed court, lockstep:failed court")
+	// The clock is set back.
+	d.Fail(d.Event("H-5"))
+	d.Do("UPDATE outbox.told SET told_at = told_at + interval '1 day'")
+	wantText(t, "the clock is set back", raise(r), "lockstep:failed court 1")
 	// Corrected before they are told.
 	d.Fail(d.Event("H-4"))
 	wantText(t, "within five minutes", raise(r), "")

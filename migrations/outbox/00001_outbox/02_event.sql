@@ -59,7 +59,8 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
-CREATE TRIGGER refuse_operator BEFORE INSERT ON outbox.event
+-- After refuse_restored, in the order of their names: what it says fits all rows of a backup.
+CREATE TRIGGER refuse_type BEFORE INSERT ON outbox.event
     FOR EACH ROW WHEN (starts_with(NEW.type, 'lockstep:'))
     EXECUTE FUNCTION outbox.refuse_operator_event();
 
