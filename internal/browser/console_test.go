@@ -119,4 +119,12 @@ func TestTheOverviewShowsWhatTheCourtDoesNotHave(t *testing.T) {
 	p := open(t)
 	p.shows(site+"/", 200, []string{"H-2027-000601", "H-2027-000602", "H-2027-000603", "CourtCalendarSync some failed", "2 wait for a person", "1 key", "HTTP 422"},
 		"overview-light", "overview-dark", "overview-phone")
+	p.shows(site+"/failed", 200, []string{"H-2027-000601", "H-2027-000602", "it was refused: HTTP 422", "permanent"}, "failed-light", "failed-phone")
+	p.shows(site+"/failed?sync=CourtCalendarSync&error=422", 200, []string{"H-2027-000601"})
+	p.shows(site+"/blocked", 200, []string{"H-2027-000602", "1 later event of this key waits behind it"}, "blocked-light")
+	p.shows(site+"/sync/CourtCalendarSync", 200, []string{"some failed", "H-2027-000601", "H-2027-000603"}, "sync-light", "sync-dark", "sync-phone")
+	p.shows(site+"/sync/Nobody", 404, []string{"Nobody"})
+	p.shows(site+"/nothing", 404, []string{"There is no page with this address"})
+	p.visit(site+"/").click("2 wait for a person", 200).says("H-2027-000601")
+	p.click("H-2027-000601", 200).says("CourtCalendarSync failed")
 }
