@@ -132,6 +132,8 @@
 		const wide = [...document.body.querySelectorAll("*")].filter((el) => shown(el) && el.getBoundingClientRect().right > width + 1 && !el.closest(".scroll, pre")).slice(-3);
 		wrong.push(`the page is ${document.documentElement.scrollWidth} px wide on a screen of ${width}: ${wide.map(describe).join(", ")}`);
 	}
+	const main = document.querySelector("main");
+	if (main && main.scrollWidth > main.clientWidth) wrong.push(`the content is ${main.scrollWidth} px wide in a main of ${main.clientWidth}`);
 	for (const el of document.body.querySelectorAll("*")) {
 		const s = getComputedStyle(el);
 		if (shown(el) && s.overflowX === "hidden" && el.scrollWidth > el.clientWidth + 1 && s.textOverflow !== "ellipsis") wrong.push(`cut off: ${describe(el)}`);

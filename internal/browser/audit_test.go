@@ -154,7 +154,7 @@ func (p *tab) picture(name string) {
 		return
 	}
 	p.atTheTop()
-	height := min(eval[float64](p, "document.documentElement.scrollHeight"), 1600)
+	height := min(eval[float64](p, "document.documentElement.scrollHeight"), 1200)
 	beyond := true
 	shot := call(p, page.CaptureScreenshot, page.CaptureScreenshotParams{
 		CaptureBeyondViewport: &beyond,
