@@ -155,13 +155,18 @@ func (r Request) build(ctx context.Context) *http.Request {
 		ProtoMajor:    1,
 		ProtoMinor:    1,
 	}).WithContext(ctx)
+	copied := false // most requests need no header of their own
 	respell := func(canonical, spelled string) {
-		if values, ok := req.Header[canonical]; ok {
-			delete(req.Header, canonical)
-			req.Header[spelled] = values
+		values, ok := req.Header[canonical]
+		if !ok {
+			return
 		}
+		if !copied {
+			req.Header, copied = maps.Clone(header), true
+		}
+		delete(req.Header, canonical)
+		req.Header[spelled] = values
 	}
-	req.Header = maps.Clone(header)
 	for canonical, spelled := range r.Spelled {
 		respell(canonical, spelled)
 	}
