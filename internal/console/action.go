@@ -305,7 +305,6 @@ func (c *Console) act(w http.ResponseWriter, r *http.Request, v visitor) error {
 	changed, isChanged := errors.AsType[*operate.ChangedError](err)
 	_, isOlder := errors.AsType[*operate.OutdatedError](err)
 	if isChanged || isOlder {
-		c.jobs.forget(j)
 		d := confirmation{Reason: reason, Changed: "Something happened to these deliveries since you opened the page."}
 		if isChanged {
 			d.Changed = fmt.Sprintf("The set has changed since you opened the page: %d are in it now.", changed.Now.Count)

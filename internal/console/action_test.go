@@ -1,7 +1,6 @@
 package console
 
 import (
-	"fmt"
 	"html"
 	"net/http"
 	"net/url"
@@ -184,6 +183,7 @@ func TestAnActionIsRefused(t *testing.T) {
 	}
 	set := func(name, value string) func(url.Values) { return func(f url.Values) { f.Set(name, value) } }
 	same := func(url.Values) {}
+	o.send("POST", "/action/requeue?key=H-9", page.form(""), o.ana).wants(400, "<dd>1</dd>")
 	send(set("reason", " \n"), o.ana).wants(400, "Nothing was changed", "Say why", "<dd>1</dd>", `aria-invalid="true"`)
 	send(set("reason", strings.Repeat("x", 1001)), o.ana).wants(400, "The reason has 1001 characters. The log keeps 1000", "xxx</textarea>")
 	send(set("fingerprint", "0-0"), o.ana).wants(409)
@@ -369,15 +369,6 @@ func TestOnlyAFewActionsRunAtATime(t *testing.T) {
 	if err := s.start(&job{}, nil, operate.Order{}); err == nil || !strings.Contains(err.Error(), "Several actions are running") {
 		t.Errorf("got %v", err)
 	}
-	for i := range mostJobs - mostRunning {
-		s.all = append(s.all, &job{ID: fmt.Sprint(i), at: time.Now()})
-	}
-	s.all[0].at = time.Now()
-	s.all = s.all[1:]
-	s.forget(s.find("0"))
-	if s.find("0") != nil || s.find("1") == nil {
-		t.Error("the wrong job is forgotten")
-	}
 }
 
 func TestActionsEscapeEverything(t *testing.T) {
@@ -399,4 +390,18 @@ func TestActionsEscapeEverything(t *testing.T) {
 	o.send("POST", "/action/pause", p, o.ana).wants(303)
 	o.get("/action/resume?sync=Court", o.ana).wants(200, "&lt;script&gt;").lacks("<script>")
 	o.send("POST", "/action/pause", p, o.ana).wants(409).lacks("<script>")
+}
+
+func TestTheNewestActionsAreRemembered(t *testing.T) {
+	w := newWorld(t)
+	var ids []string
+	for range mostJobs + 1 {
+		j := &job{}
+		outboxtest.Must(t, w.console.jobs.start(j, w.console.Operate, operate.Order{Action: "none"}))
+		<-j.ended
+		ids = append(ids, j.ID)
+	}
+	w.get("/action/job/"+ids[0]).wants(404, "does not know the action")
+	w.get("/action/job/"+ids[1]).wants(200, "There is no action &#34;none&#34;")
+	w.get("/action/job/" + ids[mostJobs]).wants(200)
 }

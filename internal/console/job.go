@@ -155,13 +155,6 @@ func (s *jobs) running() (now []jobData) {
 	return now
 }
 
-// forget removes a job that changed nothing.
-func (s *jobs) forget(j *job) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.all = slices.DeleteFunc(s.all, func(other *job) bool { return other == j })
-}
-
 // close stops all jobs after the page that they have begun, and waits for them.
 func (s *jobs) close() {
 	s.mu.Lock()
