@@ -166,7 +166,7 @@ func TestPayloadOfAFailure(t *testing.T) {
 	}
 	raise(r)
 	got := outboxtest.One[string](d, "SELECT (payload - 'since' - 'event_id')::text FROM outbox.event WHERE type = 'lockstep:failed'")
-	want := fmt.Sprintf(`{"key": "H-1", "new": 3, "says": "sync \"court\" has 3 failed deliveries; the soonest is of key H-1, needed by %d-03-01 09:00:00+00, with permanent: HTTP 422: no such courtroom", "sync": "court", "remedy": "Correct the cause, then: lockstep requeue --sync court --reason …; or give them up with lockstep discard", "severity": "warning", "needed_by": "%[1]d-03-01T09:00:00+00:00"}`, year)
+	want := fmt.Sprintf(`{"key": "H-1", "new": 3, "says": "sync \"court\" has 3 failed deliveries; the soonest is of key H-1, needed by %d-03-01 09:00:00+00, with permanent: HTTP 422: no such courtroom", "sync": "court", "remedy": "Correct the cause, then: lockstep requeue --sync court --all --reason …; or give them up with lockstep discard", "severity": "warning", "needed_by": "%[1]d-03-01T09:00:00+00:00"}`, year)
 	wantText(t, "payload", got, want)
 }
 

@@ -50,7 +50,7 @@ SELECT 'failed', 'warning', c.since,
               CASE WHEN c.n > 1000 THEN 'more than 1000' ELSE c.n::text END, CASE c.n WHEN 1 THEN 'delivery' ELSE 'deliveries' END,
               CASE WHEN f.needed_by IS NULL THEN format('one is of key %s', f.key) ELSE format('the soonest is of key %s, needed by %s', f.key, f.needed_by) END,
               coalesce(f.error_class, 'unknown'), coalesce(left(f.error, 300), 'no reason recorded')),
-       format('Correct the cause, then: lockstep requeue --sync %s --reason …; or give them up with lockstep discard', s.name),
+       format('Correct the cause, then: lockstep requeue --sync %s --all --reason …; or give them up with lockstep discard', s.name),
        s.name, f.key, f.event_id
   FROM outbox.sync AS s
  CROSS JOIN LATERAL (
