@@ -1,10 +1,13 @@
 package migrations_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -311,6 +314,59 @@ func TestTwoRelaysTellOnce(t *testing.T) {
 	a.Judge(err, "40001", "raise_alerts", []string{"concurrent"})
 	outboxtest.Must(t, tx.Rollback(t.Context()))
 	wantText(t, "told", told(d, "chat"), "lockstep:held court, lockstep:failed court, lockstep:resumed court")
+}
+
+// Several relays raise alerts while deliveries fail, and their sessions are killed. The operator events
+// count each failure once.
+func TestEachFailureIsCountedOnceWhileSessionsDie(t *testing.T) {
+	url := pgtest.New(t)
+	d, killer := outboxtest.Connect(t, url), outboxtest.Connect(t, url)
+	d.Sync("court", "scheduling:*")
+	d.Sync("chat", "lockstep:*")
+	relay := pgtest.AsRole(t, url, "outbox_relay")
+	// The pause between two messages is over at once.
+	d.Do(`CREATE FUNCTION no_pause() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.told_at := NULL; RETURN NEW; END'`)
+	d.Do("CREATE TRIGGER no_pause BEFORE UPDATE ON outbox.told FOR EACH ROW EXECUTE FUNCTION no_pause()")
+	// The transaction that tells ends late, so that it can be killed.
+	d.Do(`CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END'`)
+	d.Do("CREATE CONSTRAINT TRIGGER linger AFTER UPDATE ON outbox.told DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION linger()")
+	ctx, stop := context.WithCancel(t.Context())
+	var raising sync.WaitGroup
+	var cut atomic.Int64
+	for range 3 {
+		raising.Go(func() {
+			for ctx.Err() == nil {
+				conn, err := pgx.Connect(t.Context(), relay)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for err == nil && ctx.Err() == nil {
+					_, err = conn.Exec(t.Context(), "SELECT outbox.raise_alerts()")
+				}
+				if err != nil {
+					cut.Add(1)
+				}
+				_ = conn.Close(t.Context())
+			}
+		})
+	}
+	const many = 400
+	for i := range many {
+		d.Do(`INSERT INTO outbox.delivery (sync, key, event_seq, event_id, state, due_at) VALUES ('court', 'H-' || $1::int, $1, gen_random_uuid(), 'failed', 'infinity')`, i+1)
+		if i%10 == 0 {
+			killer.Do("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT outbox.raise_alerts()' AND state = 'active' ORDER BY random() LIMIT 1")
+		}
+	}
+	d.Until("all is told", "SELECT NOT EXISTS (SELECT FROM outbox.delivery WHERE state = 'failed' AND NOT failure_told) AND NOT EXISTS (SELECT FROM outbox.told WHERE untold > 0)")
+	stop()
+	raising.Wait()
+	if n := outboxtest.One[int](d, "SELECT sum((payload ->> 'new')::int) FROM outbox.event WHERE type = 'lockstep:failed'"); n != many {
+		t.Errorf("%d failures were told, want %d", n, many)
+	}
+	if cut.Load() == 0 {
+		t.Error("no call was cut off")
+	}
 }
 
 // An operator who has requeued in an open transaction is not waited for.
