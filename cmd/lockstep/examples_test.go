@@ -123,7 +123,7 @@ func (s exampleShell) run(line string) {
 		endless = "relay running"
 	case strings.Contains(line, "lockstep console"):
 		endless = "serving the console"
-	case strings.Contains(line, "--watch"), strings.Contains(line, "--follow"):
+	case strings.Contains(line, "--follow"):
 		endless = "CourtCalendarSync"
 	}
 	if endless != "" {

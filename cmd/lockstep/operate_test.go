@@ -401,16 +401,6 @@ func TestFollowShowsNewRows(t *testing.T) {
 	f.stop(t, 0)
 }
 
-func TestWatchShowsStatusAgain(t *testing.T) {
-	w, _, _, _, _ := troubled(t)
-	f := w.start("status", "--watch", "-o", "jsonl")
-	first := f.line(t)
-	if second := f.line(t); !strings.Contains(first, `"failed":2`) || !strings.Contains(second, `"failed":2`) {
-		t.Errorf("got %s and %s", first, second)
-	}
-	f.stop(t, 0)
-}
-
 func TestAgesHaveTwoUnits(t *testing.T) {
 	for want, d := range map[string]time.Duration{
 		"0s": -time.Second, "400ms": 412 * time.Millisecond, "59.9s": 59900 * time.Millisecond,

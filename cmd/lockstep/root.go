@@ -95,7 +95,7 @@ something · 4 stopped before drained`,
 		}
 	}
 	add("relay", a.runCommand(), a.migrateCommand(), a.configCommand(), a.syncCommand(), a.healthcheckCommand())
-	add("look", a.statusCommand(), a.consoleCommand(), a.logCommand(), a.explainCommand(), a.changesCommand(), a.doctorCommand(), a.mapCommand())
+	add("look", a.statusCommand(), a.topCommand(), a.consoleCommand(), a.logCommand(), a.explainCommand(), a.changesCommand(), a.doctorCommand(), a.mapCommand())
 	add("act", a.requeueCommand(), a.discardCommand(), a.replayCommand(), a.repairCommand(), a.pauseCommand(), a.resumeCommand(), a.retireCommand(), a.refCommand())
 	root.AddCommand(a.versionCommand())
 	a.completion(root)

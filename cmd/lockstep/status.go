@@ -234,7 +234,6 @@ func (a *app) statusCommand() *cobra.Command {
 	var (
 		maxLag   duration
 		tolerate int64
-		watch    bool
 		relays   bool
 	)
 	c := &cobra.Command{
@@ -248,7 +247,7 @@ they wait for. It also says if no running relay serves the sync. --relays lists
 the relays themselves, with their versions; one that was not seen for 30 seconds
 does not count as running. A sync of the database that is not in the configuration file is
 called orphaned. The last line counts the events that no sync took when they were
-written, by type. Times are UTC. The login needs the role outbox_auditor.
+written, by type. Times are UTC. lockstep top shows it live. The login needs the role outbox_auditor.
 
 With --max-lag the command is a check. It exits with 3 when a delivery is older
 than that, or when one has failed, because a failed delivery waits for an operator.
@@ -256,7 +255,6 @@ than that, or when one has failed, because a failed delivery waits for an operat
 Without --max-lag it checks only failed deliveries. The age of deliveries is not
 checked while a sync waits for its window to open.`,
 		Example: `  lockstep status
-  lockstep status --watch
   lockstep status --relays
   lockstep status --max-lag 5m > /dev/null || alert`,
 		Args: cobra.NoArgs,
@@ -264,9 +262,6 @@ checked while a sync waits for its window to open.`,
 			l := limits{lag: time.Duration(maxLag), failed: -1}
 			if cmd.Flags().Changed("max-lag") || cmd.Flags().Changed("max-failed") {
 				l.failed = tolerate
-			}
-			if watch && a.format == output.JSON {
-				return usagef("--watch has no end, and a JSON array has one: use --output jsonl")
 			}
 			if relays {
 				return a.with(cmd, nil, roleAuditor, a.printRelays)
@@ -276,13 +271,7 @@ checked while a sync waits for its window to open.`,
 				return err
 			}
 			return a.with(cmd, f, roleAuditor, func(ctx context.Context, db *database) error {
-				if watch {
-					return every(ctx, 2*time.Second, func() error {
-						_, err := a.printStatus(ctx, db, f, true)
-						return err
-					})
-				}
-				rows, err := a.printStatus(ctx, db, f, false)
+				rows, err := a.printStatus(ctx, db, f)
 				if err != nil {
 					return err
 				}
@@ -299,16 +288,15 @@ checked while a sync waits for its window to open.`,
 	}
 	c.Flags().Var(&maxLag, "max-lag", "exit with 3 if a delivery is open for longer than `D` (90s, 2h, 1d), or one has failed")
 	c.Flags().Int64Var(&tolerate, "max-failed", 0, "failed deliveries per sync that the check tolerates; `N` = -1 tolerates any number")
-	c.Flags().BoolVarP(&watch, "watch", "w", false, "show it again every two seconds")
 	c.Flags().BoolVar(&relays, "relays", false, "list the relays of the database instead")
-	for _, other := range []string{"max-lag", "max-failed", "watch"} {
+	for _, other := range []string{"max-lag", "max-failed"} {
 		c.MarkFlagsMutuallyExclusive("relays", other)
 	}
 	return c
 }
 
-// printStatus prints the status once. again means that it replaces an earlier one.
-func (a *app) printStatus(ctx context.Context, db *database, f *config.File, again bool) ([]statusRow, error) {
+// printStatus prints the status.
+func (a *app) printStatus(ctx context.Context, db *database, f *config.File) ([]statusRow, error) {
 	list, err := db.store.Status(ctx)
 	if err != nil {
 		return nil, err
@@ -323,31 +311,6 @@ SELECT type, events, first, last FROM outbox.unmatched_type ORDER BY events DESC
 	if err != nil {
 		return nil, err
 	}
-	if again && a.format == output.Table {
-		if err := output.ClearScreen(a.stdout); err != nil {
-			return nil, err
-		}
-		fmt.Fprintln(a.stdout, time.Now().UTC().Format(time.RFC3339))
-	}
 	rows := statusRows(list, f, known, unmatched)
 	return rows, output.Rows(a.stdout, a.format, rows...)
-}
-
-// every calls do at once and again after each pause, until ctx ends.
-func every(ctx context.Context, pause time.Duration, do func() error) error {
-	t := time.NewTicker(pause)
-	defer t.Stop()
-	for {
-		if err := do(); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-	}
 }

@@ -104,7 +104,7 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		"since":                    {"log --since yesterday", "want a duration"},
 		"limit":                    {"log --limit 0", "want 1 to 1000000"},
 		"endless array":            {"log --follow --output json", "use --output jsonl"},
-		"endless status":           {"status --watch --output json", "use --output jsonl"},
+		"top for programs":         {"top --output json", "use lockstep status --output json"},
 		"requeue everything":       {"requeue --sync A", "or --all"},
 		"all and narrowed":         {"requeue --all --key H-1", "--all allows no filter except --sync"},
 		"discard without a reason": {"discard --event " + event, "--reason is required"},

@@ -71,8 +71,7 @@ type overviewData struct {
 type syncData struct {
 	*inspect.Sync
 	At        time.Time
-	State     string // in one or two words
-	Tone      string // the colour of State
+	Tone      string // the colour of its state
 	Delivered picture
 	Ages      picture
 	Acts      []page.Link
@@ -105,8 +104,7 @@ func (c *Console) overviewData(o *inspect.Overview, v visitor) overviewData {
 }
 
 func (c *Console) syncData(s *inspect.Sync, at time.Time, v visitor) syncData {
-	d := syncData{Sync: s, At: at}
-	d.State, d.Tone = standing(s)
+	d := syncData{Sync: s, At: at, Tone: syncTones[s.State()]}
 	d.Delivered, d.Ages = c.history.pictures(s.Name, at)
 	if c.allow(v, Operate) == nil {
 		d.Acts = syncActs(s)
@@ -128,28 +126,11 @@ func syncActs(s *inspect.Sync) (links []page.Link) {
 	return links
 }
 
-// standing says in one or two words how a sync stands, and in which colour.
-func standing(s *inspect.Sync) (state, tone string) {
-	h := s.Stopped()
-	switch {
-	case s.RetiredAt != nil && s.Backlog.Open == 0:
-		return "retired", ""
-	case s.Orphaned():
-		return "no relay", "bad"
-	case h != nil && h.Kind == "auth":
-		return "on hold", "bad"
-	case h != nil:
-		return "on hold", "wait"
-	case s.RetiredAt != nil:
-		return "retired", "wait"
-	case s.Backlog.Failed > 0:
-		return "some failed", "bad"
-	case len(s.Holds) > 0:
-		return "partly on hold", "wait"
-	case s.Backlog.Open > 0:
-		return "sending", ""
-	}
-	return "up to date", "good"
+// syncTones are the colours of the states of syncs. Others have none.
+var syncTones = map[string]string{
+	"no relay": "bad", "credentials refused": "bad", "some failed": "bad",
+	"on hold": "wait", "partly on hold": "wait", "retired, still sending": "wait",
+	"up to date": "good",
 }
 
 // Orphan says why nobody sends for a sync.

@@ -39,7 +39,7 @@ func TestTheOverviewSaysInWordsWhyNothingIsSent(t *testing.T) {
 		"auth": "refuses our credentials", "breaker": "does not answer as it should", "throttle": "asked for a pause", "window": "it is HTTP 500",
 	} {
 		w.Do(`INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('Court', $1, now() + interval '90 seconds', 'HTTP 500 <b>', 'relay-1')`, kind)
-		w.fresh().get("/").wants(200, "on hold", want, "That is in 1 min.", "&lt;b&gt;").lacks("<b>")
+		w.fresh().get("/").wants(200, "<span class=\"state", want, "That is in 1 min.", "&lt;b&gt;").lacks("<b>")
 		w.Do(`DELETE FROM outbox.hold`)
 	}
 	w.Do(`INSERT INTO outbox.hold (sync, scope, kind, until, reason, by) VALUES ('Court', '<court-7>', 'breaker', now() + interval '90 seconds', 'HTTP 500', 'relay-1')`)

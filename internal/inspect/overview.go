@@ -78,6 +78,30 @@ func (s *Sync) Orphaned() bool {
 	return len(s.ServedBy) == 0 && (s.RetiredAt == nil || s.Backlog.Open > 0)
 }
 
+// State says in a few words how the sync stands.
+func (s *Sync) State() string {
+	h := s.Stopped()
+	switch {
+	case s.RetiredAt != nil && s.Backlog.Open == 0:
+		return "retired"
+	case s.Orphaned():
+		return "no relay"
+	case h != nil && h.Kind == "auth":
+		return "credentials refused"
+	case h != nil:
+		return "on hold"
+	case s.RetiredAt != nil:
+		return "retired, still sending"
+	case s.Backlog.Failed > 0:
+		return "some failed"
+	case len(s.Holds) > 0:
+		return "partly on hold"
+	case s.Backlog.Open > 0:
+		return "sending"
+	}
+	return "up to date"
+}
+
 // Backlog are the open deliveries of a sync.
 type Backlog struct {
 	Open   Count

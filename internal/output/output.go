@@ -72,15 +72,6 @@ func file(w any) (*os.File, bool) {
 	return f, ok
 }
 
-// ClearScreen empties the terminal w. If w is no terminal, it writes nothing.
-func ClearScreen(w io.Writer) error {
-	if !IsTerminal(w) {
-		return nil
-	}
-	_, err := io.WriteString(w, "\x1b[H\x1b[2J")
-	return err
-}
-
 // escape writes characters that do not print as \u escapes. encoding/json escapes only
 // the first 32 of them. A program reads the same value. Outside of strings, line breaks
 // are the only such characters in JSON.

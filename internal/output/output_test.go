@@ -227,10 +227,16 @@ func TestAFileIsNoTerminal(t *testing.T) {
 	if IsTerminal(f) || IsTerminal(&strings.Builder{}) {
 		t.Error("taken for a terminal")
 	}
-	if err := ClearScreen(f); err != nil {
-		t.Fatal(err)
-	}
-	if info, err := f.Stat(); err != nil || info.Size() != 0 {
-		t.Errorf("cleared a file: %v, %v", info.Size(), err)
+}
+
+func TestALineIsCutAtTheEdgeOfTheScreen(t *testing.T) {
+	for _, c := range []struct {
+		line    string
+		columns int
+		want    string
+	}{{"abc", 3, "abc"}, {"abcd", 3, "abc"}, {"裁判所", 5, "裁判"}, {"", 0, ""}} {
+		if got := Cut(c.line, c.columns); got != c.want {
+			t.Errorf("%q cut at %d is %q, want %q", c.line, c.columns, got, c.want)
+		}
 	}
 }

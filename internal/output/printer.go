@@ -217,6 +217,17 @@ func columnsOf(r rune) int {
 	}
 }
 
+// Cut shortens a line to a number of columns.
+func Cut(line string, columns int) string {
+	used := 0
+	for i, r := range line {
+		if used += columnsOf(r); used > columns {
+			return line[:i]
+		}
+	}
+	return line
+}
+
 // Wrap breaks a long line between words, so that it fits into the [Width] of w.
 func Wrap(w any, line string) string {
 	columns := Width(w)
