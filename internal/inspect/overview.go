@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,6 +53,23 @@ func (o *Overview) Running() (n int) {
 	return n
 }
 
+// Timed reports whether something says where events of some sync have the time of the hearing
+// or the like. Without that, nothing is known to be at risk.
+func (o *Overview) Timed() bool {
+	return slices.ContainsFunc(o.Syncs, func(s Sync) bool { return !s.Untimed })
+}
+
+// Untimed returns the names of the syncs whose events are never listed as at risk, because nothing
+// says where they have a time. Retired syncs are left out.
+func (o *Overview) Untimed() (names []string) {
+	for _, s := range o.Syncs {
+		if s.Untimed && s.RetiredAt == nil {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
 // Sync is the state of one sync.
 type Sync struct {
 	Name            string
@@ -60,6 +78,7 @@ type Sync struct {
 	LastDeliveredAt *time.Time
 	Backfill        string   // what a backfill does or waits for
 	ServedBy        []string // names of the running relays that serve it
+	Untimed         bool     // nothing says where its events have the time of the hearing or the like
 
 	Holds   []Hold  `db:"-"` // what stops it, or one destination of it: the strongest first
 	Backlog Backlog `db:"-"`
@@ -170,7 +189,8 @@ SELECT r.name, coalesce(r.host, '') AS host, coalesce(r.version, '') AS version,
 func readSyncs(ctx context.Context, tx pgx.Tx, name string) ([]Sync, error) {
 	const list = `-- lockstep overview: syncs
 SELECT s.name, s.on_failed, s.retired_at, s.last_delivered_at, coalesce(s.backfill_reason, '') AS backfill,
-       ARRAY(SELECT r.name FROM outbox.relay AS r WHERE r.running AND s.name = ANY (r.syncs) ORDER BY r.name LIMIT 10) AS served_by
+       ARRAY(SELECT r.name FROM outbox.relay AS r WHERE r.running AND s.name = ANY (r.syncs) ORDER BY r.name LIMIT 10) AS served_by,
+       s.escalate_at = '{}' AS untimed
   FROM outbox.sync AS s
  WHERE $1 = '' OR s.name = $1
  ORDER BY s.name
