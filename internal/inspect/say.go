@@ -255,7 +255,7 @@ func (e *Entry) Says() string {
 	case "retry":
 		return "failed for now, tried again later"
 	case "failed":
-		return "failed, waits for a person"
+		return "failed, left to a person"
 	case "unknown":
 		return "sent, but no answer came"
 	case "lease_lost":
