@@ -215,12 +215,12 @@ SELECT s.name AS sync, d.event_seq, d.event_id::text AS event_id, d.state, d.att
 	b := builder{log: log, deliveries: deliveries, events: events, newest: before == 0}
 	for _, l := range lanes {
 		lane := b.lane(l)
-		if err := completeLane(ctx, tx, &story, &lane); err != nil {
-			return story, err
-		}
 		if len(lane.Events) > 0 || lane.Reference != nil {
 			story.Lanes = append(story.Lanes, lane)
 		}
+	}
+	if err := completeLanes(ctx, tx, &story); err != nil {
+		return story, err
 	}
 	// A sync whose row is gone still has its rows in the log.
 	for _, e := range log {
@@ -327,57 +327,89 @@ SELECT h.sync, h.scope, h.kind, h.until, h.reason, h.by, h.since
 	return collect[Hold](ctx, tx, holds, syncs)
 }
 
-// completeLane reads what needs to know that the lane exists.
-func completeLane(ctx context.Context, tx pgx.Tx, story *Story, lane *Lane) (err error) {
-	if len(lane.Events) == 0 {
+// completeLanes reads what needs to know which lanes exist. Each statement reads it for all of
+// them, so that a story takes as many statements for a hundred syncs as for one.
+func completeLanes(ctx context.Context, tx pgx.Tx, story *Story) error {
+	lanes := map[string]*Lane{}
+	var syncs, unfound, unsure, newest []string
+	var began []time.Time
+	for i := range story.Lanes {
+		l := &story.Lanes[i]
+		if len(l.Events) == 0 {
+			continue
+		}
+		lanes[l.Sync] = l
+		syncs, began = append(syncs, l.Sync), append(began, l.began())
+		if l.Has == nil && story.OlderThan != 0 && story.Before == 0 {
+			unfound = append(unfound, l.Sync)
+		}
+		if l.First == nil && !slices.ContainsFunc(l.Events[0].Entries, func(e Entry) bool { return e.Finished() }) {
+			unsure, newest = append(unsure, l.Sync), append(newest, l.Events[0].ID)
+		}
+	}
+	if len(syncs) == 0 {
 		return nil
 	}
-	if lane.Has == nil && story.OlderThan != 0 && story.Before == 0 {
-		const has = `-- lockstep story: what the receiver has
+	const has = `-- lockstep story: what the receivers have
 SELECT ` + entryColumns + `
-  FROM outbox.delivery_log AS l
- WHERE l.key = $1 AND l.sync = $2 AND l.outcome IN ('delivered', 'duplicate', 'accepted')
- ORDER BY l.id DESC
- LIMIT 1`
-		found, err := collect[Entry](ctx, tx, has, story.Key, lane.Sync)
-		if err != nil {
-			return err
-		}
-		if len(found) > 0 {
-			lane.Has = &found[0]
-		}
-	}
-	const holds = `-- lockstep story: holds
-SELECT h.sync, h.scope, h.kind, h.until, h.reason, h.by, h.since
-  FROM outbox.hold AS h
- WHERE h.sync = $1
-   AND (h.kind IN ('auth', 'breaker') OR h.until IS NULL OR h.until > clock_timestamp())
-   AND (h.scope = '' OR h.scope = (SELECT n.scope FROM outbox.lane AS n WHERE n.sync = $1 AND n.key = $2))
- ORDER BY outbox.hold_rank(h.kind), h.scope`
-	if lane.Holds, err = collect[Hold](ctx, tx, holds, lane.Sync, story.Key); err != nil {
-		return err
-	}
-	// The index by event finds the rows without an event, which are few.
-	const actions = `-- lockstep story: what people did to the sync
-SELECT ` + entryColumns + `
-  FROM outbox.delivery_log AS l
- WHERE l.event_id IS NULL AND l.key IS NULL AND l.actor IS NOT NULL AND l.sync = $1 AND l.at >= $2
- ORDER BY l.id DESC
- LIMIT $3`
-	whole, err := collect[Entry](ctx, tx, actions, lane.Sync, lane.began(), mostActions)
+  FROM unnest($2::text[]) AS s (name)
+ CROSS JOIN LATERAL (
+       SELECT l.*
+         FROM outbox.delivery_log AS l
+        WHERE l.key = $1 AND l.sync = s.name AND l.outcome IN ('delivered', 'duplicate', 'accepted')
+        ORDER BY l.id DESC
+        LIMIT 1) AS l`
+	found, err := collect[Entry](ctx, tx, has, story.Key, unfound)
 	if err != nil {
 		return err
 	}
-	lane.Actions = append(lane.Actions, whole...)
-	slices.SortFunc(lane.Actions, func(a, b Entry) int { return cmp.Compare(b.ID, a.ID) })
-	if newest := lane.Events[0]; lane.First == nil && !slices.ContainsFunc(newest.Entries, func(e Entry) bool { return e.Finished() }) {
-		const why = `-- lockstep story: why
-SELECT coalesce(string_agg(w, '; '), '') FROM outbox.why_not_delivered($1::uuid, $2) AS w`
-		if err := tx.QueryRow(ctx, why, newest.ID, lane.Sync).Scan(&lane.Why); err != nil {
-			return err
-		}
+	for i := range found {
+		lanes[found[i].Sync].Has = &found[i]
 	}
-	return nil
+	const onHold = `-- lockstep story: holds
+SELECT h.sync, h.scope, h.kind, h.until, h.reason, h.by, h.since
+  FROM outbox.hold AS h
+ WHERE h.sync = ANY ($1)
+   AND (h.kind IN ('auth', 'breaker') OR h.until IS NULL OR h.until > clock_timestamp())
+   AND (h.scope = '' OR h.scope = (SELECT n.scope FROM outbox.lane AS n WHERE n.sync = h.sync AND n.key = $2))
+ ORDER BY outbox.hold_rank(h.kind), h.scope`
+	holds, err := collect[Hold](ctx, tx, onHold, syncs, story.Key)
+	if err != nil {
+		return err
+	}
+	for _, h := range holds {
+		lanes[h.Sync].Holds = append(lanes[h.Sync].Holds, h)
+	}
+	// The index by key finds the rows without a key, which are few. $4 leaves out earlier partitions.
+	const actions = `-- lockstep story: what people did to the syncs
+SELECT ` + entryColumns + `
+  FROM (SELECT l.*, row_number() OVER (PARTITION BY l.sync ORDER BY l.id DESC) AS nth
+          FROM outbox.delivery_log AS l
+          JOIN unnest($1::text[], $2::timestamptz[]) AS s (name, began) ON s.name = l.sync AND s.began <= l.at
+         WHERE l.key IS NULL AND l.event_id IS NULL AND l.actor IS NOT NULL AND l.at >= $4) AS l
+ WHERE l.nth <= $3`
+	whole, err := collect[Entry](ctx, tx, actions, syncs, began, mostActions, slices.MinFunc(began, time.Time.Compare))
+	if err != nil {
+		return err
+	}
+	for _, e := range whole {
+		lanes[e.Sync].Actions = append(lanes[e.Sync].Actions, e)
+	}
+	for _, l := range lanes {
+		slices.SortFunc(l.Actions, func(a, b Entry) int { return cmp.Compare(b.ID, a.ID) })
+	}
+	const why = `-- lockstep story: why
+SELECT s.name, string_agg(w.says, '; ')
+  FROM unnest($1::text[], $2::text[]::uuid[]) AS s (name, event)
+ CROSS JOIN LATERAL outbox.why_not_delivered(s.event, s.name) AS w (says)
+ GROUP BY s.name`
+	rows, _ := tx.Query(ctx, why, unsure, newest) // ForEachRow returns its error
+	var sync, says string
+	_, err = pgx.ForEachRow(rows, []any{&sync, &says}, func() error {
+		lanes[sync].Why = says
+		return nil
+	})
+	return err
 }
 
 // began returns when the lane's oldest event was written, as far as it is known.

@@ -1,9 +1,13 @@
 package inspect
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
@@ -297,5 +301,49 @@ func TestChangesAreReadInParts(t *testing.T) {
 	}
 	if next := read(ChangeFilter{Before: page.Older}); next.List[0].Outcome != "paused" || next.List[1].Outcome != "requeued" {
 		t.Errorf("got %+v", next.List)
+	}
+}
+
+// statements counts the statements of a connection.
+type statements struct{ n int }
+
+func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	s.n++
+	return ctx
+}
+
+func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// A hundred syncs that take a key must not make its story a hundred times as slow.
+func TestAStoryOfManySyncsTakesAsManyStatements(t *testing.T) {
+	t.Parallel()
+	h := newHearing(t)
+	h.deliver(h.emit(1))
+	config, err := pgx.ParseConfig(pgtest.AsRole(t, h.Config().ConnString(), "outbox_auditor"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var count statements
+	config.Tracer = &count
+	conn, err := pgx.ConnectConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	read := func() (lanes, n int) {
+		count.n = 0
+		story, err := ReadStory(t.Context(), conn, h.key, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(story.Lanes), count.n
+	}
+	_, one := read()
+	for n := range 29 {
+		h.Sync(fmt.Sprintf("Court-%d", n), "scheduling:*")
+	}
+	h.emit(2)
+	if lanes, many := read(); lanes != 30 || many != one {
+		t.Errorf("%d lanes take %d statements, want 30 lanes and %d statements, as for one", lanes, many, one)
 	}
 }
