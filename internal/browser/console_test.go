@@ -28,7 +28,7 @@ func TestTheOverviewSaysWhatStopsASync(t *testing.T) {
 	w := newWorld(t)
 	site := "http://" + w.console("")
 	p := open(t)
-	p.shows(site+"/", 200, []string{"There is no sync yet", "No relay is running", "No relay has been seen"}, "overview-empty-light")
+	p.shows(site+"/", 200, []string{"There is no sync yet", "No relay is running", "A relay that was stopped is not listed"}, "overview-empty-light")
 	p.skips()
 
 	_, stop := w.relay("")
@@ -61,7 +61,7 @@ func TestTheOverviewSaysWhatStopsASync(t *testing.T) {
 	p.shows(site+"/", 200, []string{"it is outside its window", "It continues at"}, "overview-window-light")
 
 	stop()
-	p.shows(site+"/", 200, []string{"No relay is running, so nothing is sent", "No relay has been seen", "CourtCalendarSync no relay"}, "overview-no-relay-light")
+	p.shows(site+"/", 200, []string{"No relay is running, so nothing is sent", "A relay that was stopped is not listed", "CourtCalendarSync no relay"}, "overview-no-relay-light")
 
 	// The reads of the page wait for a lock, and are given up.
 	tx, err := w.pool.Begin(t.Context())
