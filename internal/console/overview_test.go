@@ -174,4 +174,6 @@ func TestTheOverviewNamesSyncsWithoutTimes(t *testing.T) {
 	w.get("/").wants(200, `Not in this list: events of <a href="/sync/Court">Court</a>`, "escalate.at").lacks("Nothing is at risk")
 	w.Do(`UPDATE outbox.sync SET escalate_at = '{scheduledAt}'`)
 	w.fresh().get("/").wants(200, "Nothing is at risk").lacks("Not in this list")
+	w.Do(`DELETE FROM outbox.sync`)
+	w.fresh().get("/").wants(200, "Nothing is at risk", "There is no sync yet")
 }

@@ -53,10 +53,9 @@ func (o *Overview) Running() (n int) {
 	return n
 }
 
-// Timed reports whether something says where events of some sync have the time of the hearing
-// or the like. Without that, nothing is known to be at risk.
+// Timed reports whether events of some sync may be at risk, or there is no sync.
 func (o *Overview) Timed() bool {
-	return slices.ContainsFunc(o.Syncs, func(s Sync) bool { return !s.Untimed })
+	return len(o.Untimed()) == 0 || slices.ContainsFunc(o.Syncs, func(s Sync) bool { return !s.Untimed })
 }
 
 // Untimed returns the names of the syncs whose events are never listed as at risk, because nothing
