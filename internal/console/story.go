@@ -169,23 +169,18 @@ func (c *Console) lane(story *inspect.Story, l *inspect.Lane, v visitor) laneDat
 
 // acts are the actions that can work for a lane.
 func (d *laneData) acts(key string) (links []page.Link) {
-	add := func(action, text string, query ...string) {
-		q := url.Values{"sync": {d.Sync}}
-		for i := 0; i < len(query); i += 2 {
-			q.Set(query[i], query[i+1])
-		}
-		links = append(links, page.Link{URL: "/action/" + action + "?" + q.Encode(), Text: text})
-	}
 	switch {
 	case d.First != nil && d.First.State == "failed":
-		add("requeue", "Send it again", "key", key)
-		add("discard", "Give it up", "event", d.First.EventID)
+		links = append(links, action("requeue", "Send it again", "sync", d.Sync, "key", key))
+		fallthrough
+	case d.First != nil && d.First.State == "retry":
+		links = append(links, action("discard", "Give it up", "sync", d.Sync, "event", d.First.EventID))
 	case d.First == nil && d.Standing == inspect.UpToDate:
-		add("replay", "Send it once more", "key", key)
+		links = append(links, action("replay", "Send it once more", "sync", d.Sync, "key", key))
 	}
 	for _, h := range d.Holds {
 		if h.Kind == "operator" {
-			add("resume", strings.TrimSpace("Resume "+h.Scope), "scope", h.Scope)
+			links = append(links, action("resume", strings.TrimSpace("Resume "+h.Scope), "sync", d.Sync, "scope", h.Scope))
 		}
 	}
 	return links
