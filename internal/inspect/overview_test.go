@@ -98,9 +98,13 @@ func TestWhatIsAtRiskIsSortedByTime(t *testing.T) {
 		}
 		got = append(got, fmt.Sprintf("%s %s: %s", s.Key, s.Standing, text))
 	}
-	if len(got) != 2 || !strings.HasPrefix(got[0], "K-soon failed: version 1 waits behind version 1. Court does not have version 1 (scheduling:updated): it was refused") ||
+	if len(got) != 2 || !strings.HasPrefix(got[0], "K-soon failed: Version 1 waits behind version 1. Court does not have version 1 (scheduling:updated): it was refused") ||
 		!strings.HasPrefix(got[1], "K-days waiting: Court does not have version 1 (scheduling:updated) yet. It is about to be sent.") || o.MoreRisk || o.Past != 1 {
 		t.Errorf("at risk: %q, past %s", got, o.Past)
+	}
+	h.Do(`UPDATE outbox.heartbeat SET seen_at = now() - interval '1 hour'`)
+	if said := h.overview().AtRisk[1].Says; len(said) != 2 || said[0].In(time.UTC) != "Court does not have version 1 (scheduling:updated) yet." || !strings.HasPrefix(said[1].In(time.UTC), "No running relay serves this sync") {
+		t.Errorf("without a relay: %v", said)
 	}
 	h.Do(`INSERT INTO outbox.hold (sync, scope, kind, reason, by) VALUES ('Court', 'court-7', 'operator', 'it moves', 'admin/ana')`)
 	h.Do(`INSERT INTO outbox.lane (sync, key, scope, due_at) VALUES ('Court', 'K-days', 'court-7', now())`)

@@ -158,6 +158,8 @@ func (l *Lane) saysOpen(story *Story) (Standing, []Sentence) {
 		said = append(said, say(append(does, " yet. The relay that was sending it did not answer, and another one takes over.")...))
 	case d.DueAt != nil && d.DueAt.After(story.At):
 		said = append(said, say(append(does, " yet. It will be sent at ", *d.DueAt, ".")...))
+	case !l.Served:
+		said = append(said, say(append(does, " yet.")...))
 	default:
 		said = append(said, say(append(does, " yet. It is about to be sent.")...))
 	}

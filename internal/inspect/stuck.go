@@ -3,6 +3,7 @@ package inspect
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -208,7 +209,7 @@ func describe(ctx context.Context, tx pgx.Tx, at time.Time, found []place) ([]St
 		head := row
 		if i := slices.IndexFunc(first, func(f stuckRow) bool { return f.Sync == row.Sync && f.Key == row.Key && f.EventSeq == row.Leads }); i >= 0 {
 			head = first[i]
-			one.Says = append(one.Says, say(one.Event, " waits behind ", name(head.Version, head.Type), "."))
+			one.Says = append(one.Says, say(strings.ToUpper(one.Event[:1]), one.Event[1:], " waits behind ", name(head.Version, head.Type), "."))
 		}
 		standing, said := head.lane(holds).Says(&Story{At: at})
 		one.Standing, one.Says = standing, append(one.Says, said...)
