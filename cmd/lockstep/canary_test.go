@@ -476,6 +476,7 @@ func (c *canaryWorld) lookAtCommands(program, address string, events []string) {
 		"status":         {"", "--max-lag 1ms"},
 		"sync apply":     {"--dry-run", "rest-302"},
 		"sync list":      {""},
+		"top":            {""},
 		"version":        {""},
 
 		"help":                  {"", "run"},
