@@ -77,6 +77,7 @@ func (d *database) fillForPages(ctx context.Context, open, logged int) error {
 	}
 	defer store.Close()
 	archive := syncNamed(archiveSync)
+	archive.From = "" // or the events would be searched once more
 	archive.Escalate = outbox.Escalation{At: []string{"scheduledAt"}, Before: 24 * time.Hour}
 	for _, r := range (relay.Config{Syncs: []relay.Sync{archive}}).Registrations() {
 		if _, err := store.Apply(ctx, r); err != nil {

@@ -11,12 +11,13 @@ import (
 
 // Bounds of a [Story]. What is older is left out, and the story says so.
 const (
-	MostEvents  = 50  // events of a key
-	MostEntries = 200 // rows of the log about a key
-	mostActions = 50  // rows of the log about whole syncs
-	mostOpen    = 50  // open deliveries that are read for each sync; their number is counted up to mostBehind
-	mostBehind  = 1000
-	mostRecent  = 10_000 // newest events that are searched for a key that nothing else knows
+	MostEvents   = 50  // events of a key
+	MostEntries  = 200 // rows of the log about a key
+	mostActions  = 50  // rows of the log about whole syncs
+	mostOpen     = 50  // open deliveries that are read for each sync; their number is counted up to mostBehind
+	mostBehind   = 1000
+	mostSearched = 2000   // newest rows of the log about a key that are searched for what the receivers have
+	mostRecent   = 10_000 // newest events that are searched for a key that nothing else knows
 )
 
 // Story is what is known about one key, such as a hearing, at one moment. It has no
@@ -45,7 +46,7 @@ type Lane struct {
 	Open      int         // open deliveries, counted up to 1,000
 	First     *Delivery   // the open delivery that is sent next; nil: nothing is open
 	Holds     []Hold      // what stops this key, the strongest first
-	Has       *Entry      // the newest row that says that the receiver has an event of the key; nil: there is none, or an older part of the log was read
+	Has       *Entry      // the newest row that says that the receiver has an event of the key; nil: none is among the newest rows, or an older part of the log was read
 	Reference *Reference  // nil: the receiver has not answered, or there is no such sync any more
 	Zone      string      // time zone of the receiver, as escalate_zone of the sync says; UTC by default
 	Actions   []Entry     // what people did to the whole sync since the first event, the newest first
@@ -351,15 +352,11 @@ func completeLanes(ctx context.Context, tx pgx.Tx, story *Story) error {
 		return nil
 	}
 	const has = `-- lockstep story: what the receivers have
-SELECT ` + entryColumns + `
-  FROM unnest($2::text[]) AS s (name)
- CROSS JOIN LATERAL (
-       SELECT l.*
-         FROM outbox.delivery_log AS l
-        WHERE l.key = $1 AND l.sync = s.name AND l.outcome IN ('delivered', 'duplicate', 'accepted')
-        ORDER BY l.id DESC
-        LIMIT 1) AS l`
-	found, err := collect[Entry](ctx, tx, has, story.Key, unfound)
+SELECT DISTINCT ON (l.sync) ` + entryColumns + `
+  FROM (SELECT * FROM outbox.delivery_log AS k WHERE k.key = $1 ORDER BY k.id DESC LIMIT $3) AS l
+ WHERE l.sync = ANY ($2) AND l.outcome IN ('delivered', 'duplicate', 'accepted')
+ ORDER BY l.sync, l.id DESC`
+	found, err := collect[Entry](ctx, tx, has, story.Key, unfound, mostSearched)
 	if err != nil {
 		return err
 	}
