@@ -174,11 +174,12 @@ SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmap
 SET timezone = 'UTC' SET datestyle = 'ISO, MDY' AS $$
 #variable_conflict use_column
 DECLARE
-    page   CONSTANT int := 10000; -- the rows of a page are locked until the end of the transaction
-    pause  CONSTANT interval := '5 minutes';
-    place  record;
-    change record;
-    marked record;
+    page_size CONSTANT int := 10000; -- the rows of a page are locked until the end of the transaction
+    pause     CONSTANT interval := '5 minutes';
+    place     record; -- a sync
+    change    record;
+    counted   record; -- the rows of a page, and what they add to outbox.told.untold
+    now_true  outbox.alert;
     full_page boolean := false;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(1869967994) THEN
@@ -227,12 +228,13 @@ BEGIN
             RETURN NEXT;
         END LOOP;
 
-        -- Rows that an operator or a relay is changing are left for the next call. They must not wait, and nor must this call.
+        -- Failures and escalations are marked and counted. A row that an operator or a relay has locked is left for the next
+        -- call: this call must not wait.
         WITH found AS MATERIALIZED (
             SELECT d.key, d.event_seq, d.event_id
               FROM outbox.delivery AS d
              WHERE d.sync = place.name AND d.state = 'failed' AND NOT d.failure_told
-             ORDER BY d.event_seq LIMIT page
+             ORDER BY d.event_seq LIMIT page_size
                FOR NO KEY UPDATE SKIP LOCKED
         ), marked AS (
             UPDATE outbox.delivery AS d
@@ -243,11 +245,11 @@ BEGIN
         SELECT count(*) AS rows,
                count(*) FILTER (WHERE place.operator_likes = '{}' OR NOT EXISTS (
                    SELECT FROM outbox.event AS e WHERE e.id = f.event_id AND starts_with(e.type, 'lockstep:'))) AS fresh
-          INTO marked
+          INTO counted
           FROM found AS f;
-        full_page := full_page OR marked.rows = page;
-        IF marked.fresh > 0 THEN
-            INSERT INTO outbox.told AS t (sync, name, untold) VALUES (place.name, 'failed', marked.fresh)
+        full_page := full_page OR counted.rows = page_size;
+        IF counted.fresh > 0 THEN
+            INSERT INTO outbox.told AS t (sync, name, untold) VALUES (place.name, 'failed', counted.fresh)
             ON CONFLICT ON CONSTRAINT told_pkey DO UPDATE SET untold = t.untold + excluded.untold;
         END IF;
 
@@ -255,7 +257,7 @@ BEGIN
             SELECT d.key, d.event_seq
               FROM outbox.delivery AS d
              WHERE d.sync = place.name AND NOT d.escalated AND d.escalates_at <= statement_timestamp()
-             ORDER BY d.escalates_at LIMIT page
+             ORDER BY d.escalates_at LIMIT page_size
                FOR NO KEY UPDATE SKIP LOCKED
         ), marked AS (
             UPDATE outbox.delivery AS d
@@ -266,11 +268,11 @@ BEGIN
         SELECT count(*) AS rows,
                count(DISTINCT f.key) FILTER (WHERE NOT EXISTS (
                    SELECT FROM outbox.delivery AS o WHERE o.sync = place.name AND o.key = f.key AND o.escalated)) AS fresh
-          INTO marked
+          INTO counted
           FROM found AS f;
-        full_page := full_page OR marked.rows = page;
-        IF marked.fresh > 0 THEN
-            INSERT INTO outbox.told AS t (sync, name, untold) VALUES (place.name, 'escalated', marked.fresh)
+        full_page := full_page OR counted.rows = page_size;
+        IF counted.fresh > 0 THEN
+            INSERT INTO outbox.told AS t (sync, name, untold) VALUES (place.name, 'escalated', counted.fresh)
             ON CONFLICT ON CONSTRAINT told_pkey DO UPDATE SET untold = t.untold + excluded.untold;
         END IF;
     END LOOP;
@@ -280,6 +282,7 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
+    -- Failures and escalations.
     FOR change IN
         WITH due AS (
             UPDATE outbox.told AS t
@@ -291,13 +294,13 @@ BEGIN
         )
         SELECT d.* FROM due AS d ORDER BY d.sync, d.name DESC
     LOOP
-        SELECT * INTO place FROM outbox.alert AS a WHERE a.sync = change.sync AND a.name = change.name;
+        SELECT * INTO now_true FROM outbox.alert AS a WHERE a.sync = change.sync AND a.name = change.name;
         CONTINUE WHEN NOT FOUND; -- the deliveries have been corrected meanwhile
-        type := 'lockstep:' || change.name; severity := place.severity; sync := change.sync; n := change.untold; says := place.says;
+        type := 'lockstep:' || change.name; severity := now_true.severity; sync := change.sync; n := change.untold; says := now_true.says;
         event_id := outbox.write_operator_event(type, sync, jsonb_build_object(
-            'sync', sync, 'severity', severity, 'says', says, 'remedy', place.remedy, 'since', place.since, 'new', n,
-            'key', place.key, 'event_id', place.event_id,
-            'needed_by', (SELECT d.needed_by FROM outbox.delivery AS d WHERE d.sync = change.sync AND d.key = place.key AND d.event_id = place.event_id LIMIT 1)));
+            'sync', sync, 'severity', severity, 'says', says, 'remedy', now_true.remedy, 'since', now_true.since, 'new', n,
+            'key', now_true.key, 'event_id', now_true.event_id,
+            'needed_by', (SELECT d.needed_by FROM outbox.delivery AS d WHERE d.sync = change.sync AND d.key = now_true.key AND d.event_id = now_true.event_id LIMIT 1)));
         RETURN NEXT;
     END LOOP;
 END
