@@ -127,6 +127,16 @@ console:
 	renewed := client(t, cert)
 	waiting.For(t, waitTimeout, "the new certificate is used", func() bool { status, _ := get(renewed, "/livez"); return status == http.StatusOK })
 
+	path := w.env["LOCKSTEP_CONFIG"]
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, path, strings.Replace(string(text), "console:", "console:\n  zone: America/New_York", 1))
+	if said := p.says(t, "configuration change not applied"); said["change"] != "console needs a restart" {
+		t.Errorf("said %v", said)
+	}
+
 	healthcheck := func() result {
 		w.configure(fmt.Sprintf("listen: %s\nlisten_tls: {cert_file: %q, key_file: %q}\n", address, cert, key))
 		return w.run("healthcheck")

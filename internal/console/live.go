@@ -45,6 +45,9 @@ func (c *Console) live(w http.ResponseWriter, r *http.Request, v visitor) error 
 		return refusal{http.StatusServiceUnavailable, "Too many people watch", fmt.Sprintf("%d people watch the live overview already. Reload the page instead.", mostViewers)}
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
+	if r.Method == http.MethodHead {
+		return nil
+	}
 	connection := http.NewResponseController(w)
 	t := time.NewTicker(liveEvery)
 	defer t.Stop()

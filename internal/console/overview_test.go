@@ -82,9 +82,62 @@ func TestWhileTheDatabaseIsAwayTheLastAnswerIsShown(t *testing.T) {
 	w := newWorld(t)
 	w.relay()
 	w.get("/").wants(200, "up to date").lacks("This is as of")
+	w.get("/failed").wants(200, "Nothing has failed.")
+	w.Do(`BEGIN`)
+	w.Do(`LOCK TABLE outbox.delivery`)
+	w.fresh().get("/").wants(200, "up to date", "This is as of", "The database took too long to answer.")
+	w.get("/failed").wants(200, "Nothing has failed.", "This is as of", "The database took too long to answer.")
+	w.get("/blocked").wants(503, "The database took too long to answer.")
+	w.Do(`ROLLBACK`)
+	w.get("/failed").wants(200, "Nothing has failed.").lacks("This is as of")
 	w.console.Read.Close()
 	w.fresh().get("/").wants(200, "up to date", "This is as of", "The database does not answer.")
 	w.get("/key/H-1").wants(503, "The database does not answer")
+}
+
+// watch follows the live overview. until waits for a text in it, or with "" for its end.
+func (w *world) watch() (until func(text string)) {
+	t := w.T
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), "GET", w.server.URL+"/live", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := w.client.Do(r) //nolint:bodyclose // the goroutine below closes it
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kind := got.Header.Get("Content-Type"); kind != "text/event-stream" {
+		t.Errorf("/live is %s", kind)
+	}
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		defer got.Body.Close()
+		for s := bufio.NewScanner(got.Body); s.Scan(); {
+			select {
+			case lines <- s.Text():
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
+	return func(text string) {
+		t.Helper()
+		for {
+			select {
+			case line, ok := <-lines:
+				switch {
+				case !ok && text != "":
+					t.Fatalf("ended before %q", text)
+				case !ok, text != "" && strings.Contains(line, text):
+					return
+				}
+			case <-time.After(time.Minute):
+				t.Fatalf("nothing came before %q", text)
+			}
+		}
+	}
 }
 
 func TestTheOverviewIsSentLive(t *testing.T) {
@@ -95,51 +148,19 @@ func TestTheOverviewIsSentLive(t *testing.T) {
 	if kind := script.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/javascript") {
 		t.Errorf("the script is %s", kind)
 	}
+	w.send("HEAD", "/live", nil).wants(200)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	ended := make(chan struct{})
 	go func() { defer close(ended); w.console.Run(ctx) }()
-	r, err := http.NewRequestWithContext(t.Context(), "GET", w.server.URL+"/live", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := w.client.Do(r) //nolint:bodyclose // it is closed below
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer got.Body.Close()
-	if kind := got.Header.Get("Content-Type"); kind != "text/event-stream" {
-		t.Errorf("/live is %s", kind)
-	}
-	lines := make(chan string)
-	go func() {
-		defer close(lines)
-		for s := bufio.NewScanner(got.Body); s.Scan(); {
-			lines <- s.Text()
-		}
-	}()
-	until := func(text string) {
-		t.Helper()
-		for {
-			select {
-			case line, ok := <-lines:
-				if !ok {
-					t.Fatalf("ended before %q", text)
-				}
-				if strings.Contains(line, text) {
-					return
-				}
-			case <-time.After(time.Minute):
-				t.Fatalf("did not send %q", text)
-			}
-		}
-	}
+	until := w.watch()
 	until("up to date")
 	w.Do(`SELECT outbox.pause('Court', 'a reason')`)
 	until("was paused by")
+	w.console.Read.Close()
+	until("This is as of")
 	stop()
-	for range lines { // until the server ends it
-	}
+	until("")
 	<-ended
 }
 
