@@ -104,7 +104,11 @@ SELECT sync, key, event_seq AS seq, true AS found FROM found
 UNION ALL
 SELECT sync, key, event_seq, false FROM ends
 ORDER BY found DESC, sync, key, seq`
-	places, err := collect[place](ctx, tx, search, f.Sync, f.After.Sync, f.After.Key, f.After.Seq, f.Failed, f.Class, f.Error, f.Blocked, stuckScan, stuckPage+1)
+	scan := stuckScan
+	if f.Failed && f.Class == "" && f.Error == "" && !f.Blocked {
+		scan = stuckPage + 1 // each delivery that is searched is found
+	}
+	places, err := collect[place](ctx, tx, search, f.Sync, f.After.Sync, f.After.Key, f.After.Seq, f.Failed, f.Class, f.Error, f.Blocked, scan, stuckPage+1)
 	if err != nil {
 		return p, err
 	}
