@@ -24,7 +24,7 @@ func (s *Store) Listen(ctx context.Context, listening func(), wake func(sync str
 	}
 	err := bounded(func(ctx context.Context) (err error) {
 		c := s.pool.Config().ConnConfig
-		s.usePassword(c)
+		s.SetPassword(c)
 		if conn, err = pgx.ConnectConfig(ctx, c); err == nil {
 			_, err = conn.Exec(ctx, `LISTEN outbox`)
 		}

@@ -94,7 +94,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	}
 	s := &Store{timeout: o.Timeout, relay: o.Name, pooler: pooler}
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
-		s.usePassword(c)
+		s.SetPassword(c)
 		return nil
 	}
 	if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
@@ -107,7 +107,9 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 // are.
 func (s *Store) UsePassword(password string) { s.password.Store(&password) }
 
-func (s *Store) usePassword(c *pgx.ConnConfig) {
+// SetPassword changes the configuration of a connection to the same database: it logs in with
+// the password of [Store.UsePassword], if there is one.
+func (s *Store) SetPassword(c *pgx.ConnConfig) {
 	if password := s.password.Load(); password != nil {
 		c.Password = *password
 	}

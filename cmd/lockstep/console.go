@@ -57,7 +57,7 @@ func (a *app) serveConsole(ctx context.Context, f *config.File, url string) erro
 	if err != nil {
 		return err
 	}
-	pages, stopPages, err := a.console(ctx, f, url, l.Addr())
+	pages, stopPages, err := a.console(ctx, f, url, nil, l.Addr())
 	if err != nil {
 		_ = l.Close()
 		return err
@@ -70,8 +70,9 @@ func (a *app) serveConsole(ctx context.Context, f *config.File, url string) erro
 }
 
 // console returns the pages that are served at an address. Call the function that it returns
-// before the server is closed: it ends the connections of readers who watch live.
-func (a *app) console(ctx context.Context, f *config.File, url string, address net.Addr) (http.Handler, func(), error) {
+// before the server is closed: it ends the connections of readers who watch live. login may
+// change how a connection to the database at url logs in; nil changes nothing.
+func (a *app) console(ctx context.Context, f *config.File, url string, login func(*pgx.ConnConfig), address net.Addr) (http.Handler, func(), error) {
 	zone, err := mapping.LoadZone(f.Console.Zone)
 	if err != nil {
 		return nil, nil, usagef("console.zone: %w", err)
@@ -88,11 +89,11 @@ func (a *app) console(ctx context.Context, f *config.File, url string, address n
 		}
 		c.Users = append(c.Users, user)
 	}
-	if c.Read, err = consolePool(ctx, url, true); err != nil {
+	if c.Read, err = consolePool(ctx, url, true, login); err != nil {
 		return nil, nil, err
 	}
 	if operator := f.Console.OperatorURL.Reveal(); operator != "" {
-		if c.Operate, err = consolePool(ctx, operator, false); err != nil {
+		if c.Operate, err = consolePool(ctx, operator, false, nil); err != nil {
 			c.Read.Close()
 			return nil, nil, fmt.Errorf("console.operator_url: %w", err)
 		}
@@ -134,7 +135,7 @@ const consoleConnections = 3
 
 // consolePool prepares the connections of the pages. The first page connects: to any host of
 // the URL, or to the one that accepts writes.
-func consolePool(ctx context.Context, url string, anyHost bool) (*pgxpool.Pool, error) {
+func consolePool(ctx context.Context, url string, anyHost bool, login func(*pgx.ConnConfig)) (*pgxpool.Pool, error) {
 	c, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, usagef("the database URL cannot be used: want postgres://user@host:5432/database, or keywords such as host=… dbname=…")
@@ -146,6 +147,12 @@ func consolePool(ctx context.Context, url string, anyHost bool) (*pgxpool.Pool, 
 	c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // suits any pooler
 	if !anyHost {
 		outbox.PreferWritable(c.ConnConfig, url)
+	}
+	if login != nil {
+		c.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+			login(c)
+			return nil
+		}
 	}
 	return pgxpool.NewWithConfig(ctx, c)
 }

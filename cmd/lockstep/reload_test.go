@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 const reloadYAML = `
@@ -272,6 +273,7 @@ func TestDatabasePasswordIsReadAgain(t *testing.T) {
 	w.configure(strings.Replace(fmt.Sprintf(courtYAML, w.court.URL), "${DATABASE_URL}", "${file:"+database+"}", 1))
 	delete(w.env, "DATABASE_URL")
 	p := w.spawn(program(t))
+	address := fmt.Sprint(p.says(t, "serving the console")["address"])
 	p.says(t, "relay running")
 	use("second:@")
 	if said := p.says(t, "configuration reloaded"); said["not_taken_over"] != 0.0 {
@@ -282,6 +284,10 @@ func TestDatabasePasswordIsReadAgain(t *testing.T) {
 	}
 	id := w.emit("H-1", `{"hearingId":"H-1"}`)
 	w.eventually(`SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE outcome = 'delivered' AND event_id = '` + id + `')`)
+	waiting.For(t, waitTimeout, "the console reads with the new password", func() bool {
+		status, page := get(t, "http://"+address+"/")
+		return status == http.StatusOK && strings.Contains(page, "relay-1") && !strings.Contains(page, "This is as of")
+	})
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -113,7 +113,7 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 		}
 		handler, stopPages := metrics.Handler(r.Ready), func() {}
 		if !f.Console.Off {
-			pages, stop, err := a.console(context.WithoutCancel(ctx), f, url, l.Addr())
+			pages, stop, err := a.console(context.WithoutCancel(ctx), f, url, store.SetPassword, l.Addr())
 			if err != nil {
 				_ = l.Close()
 				return err

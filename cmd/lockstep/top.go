@@ -51,7 +51,7 @@ Times are UTC. The login needs the role outbox_auditor.`,
 				if !ok || !output.IsTerminal(screen) {
 					return writeTop(a.stdout, &o)
 				}
-				pool, err := consolePool(ctx, url, true)
+				pool, err := consolePool(ctx, url, true, nil)
 				if err != nil {
 					return err
 				}

@@ -34,7 +34,7 @@ type File struct {
 // database.
 type Database struct {
 	URL            adapters.Secret `yaml:"url" check:"database" doc:"Connection URL or keyword string of PostgreSQL. May be left out when --database-url is given."`
-	MaxConnections int             `yaml:"max_connections" default:"8" min:"1" max:"1000" doc:"Most connections that this process opens."`
+	MaxConnections int             `yaml:"max_connections" default:"8" min:"1" max:"1000" doc:"Most connections of the relay. With notify, it opens one more. The console opens up to three more, and up to three with operator_url."`
 }
 
 // RelaySettings are the settings of one relay process.
