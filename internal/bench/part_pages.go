@@ -230,7 +230,9 @@ func view(ctx, flowing context.Context, address string, keys int) ([]*views, err
 					seen[i].refused++
 				}
 				mu.Unlock()
-				if waitFor(flowing, glance) != nil {
+				select {
+				case <-time.After(glance):
+				case <-flowing.Done():
 					return nil
 				}
 			}
