@@ -14,6 +14,7 @@ import (
 const (
 	MostChanges = 100    // changes
 	mostRows    = 10_000 // rows of the log that people wrote, also those that the filter leaves out
+	firstRows   = 1000   // of them are read first, which is mostly enough
 	mostKeys    = 5      // keys of one change
 )
 
@@ -110,10 +111,16 @@ SELECT ` + entryColumns + `
 		if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&c.At); err != nil {
 			return err
 		}
-		groups, err := collect[changeGroup](ctx, tx, newest, before, f.After, bound(f.Since), bound(f.Until), mostRows,
-			f.Sync, f.Action, f.Person, MostChanges+1)
-		if err != nil {
-			return err
+		var groups []changeGroup
+		for _, most := range []int64{firstRows, mostRows} {
+			groups, err = collect[changeGroup](ctx, tx, newest, before, f.After, bound(f.Since), bound(f.Until), most,
+				f.Sync, f.Action, f.Person, MostChanges+1)
+			if err != nil {
+				return err
+			}
+			if groups[0].Looked < most || len(groups) > MostChanges {
+				break
+			}
 		}
 		if groups[0].Looked == mostRows {
 			c.Older = groups[0].Last

@@ -174,7 +174,7 @@ SELECT r.name, coalesce(r.host, '') AS host, coalesce(r.version, '') AS version,
 	if o.MoreSyncs = len(o.Syncs) > mostSyncs; o.MoreSyncs {
 		o.Syncs = o.Syncs[:mostSyncs]
 	}
-	if o.AtRisk, err = readAtRisk(ctx, tx, o.At, ""); err != nil {
+	if o.AtRisk, err = readAtRisk(ctx, tx, o.At, "", MostAtRisk+1); err != nil {
 		return o, err
 	}
 	if o.MoreRisk = len(o.AtRisk) > MostAtRisk; o.MoreRisk {
@@ -285,10 +285,9 @@ func ReadSync(ctx context.Context, db Beginner, f StuckFilter) (p SyncPage, err 
 			return err
 		}
 		p.Sync = &syncs[0]
-		if p.AtRisk, err = readAtRisk(ctx, tx, p.At, f.Sync); err != nil {
+		if p.AtRisk, err = readAtRisk(ctx, tx, p.At, f.Sync, 10); err != nil {
 			return err
 		}
-		p.AtRisk = p.AtRisk[:min(len(p.AtRisk), 10)]
 		p.Trouble, err = readStuck(ctx, tx, f)
 		return err
 	})

@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	stuckPage   = 100    // rows on one page
-	stuckScan   = 10_000 // deliveries that are searched for one page
-	mostSoonest = 1000   // deliveries of each sync that are searched for those at risk
+	stuckPage   = 100  // rows on one page
+	stuckScan   = 3000 // deliveries that are searched for one page
+	mostSoonest = 1000 // deliveries of each sync that are searched for those at risk
 	settling    = time.Minute
 )
 
@@ -127,9 +127,9 @@ ORDER BY found DESC, sync, key, seq`
 }
 
 // readAtRisk reads the keys whose hearing or the like is in the future while the receiver
-// does not have their newest event, the soonest first: one more than [MostAtRisk]. A
-// delivery that was written a moment ago is not at risk yet.
-func readAtRisk(ctx context.Context, tx pgx.Tx, at time.Time, sync string) ([]Stuck, error) {
+// does not have their newest event, the soonest first. A delivery that was
+// written a moment ago is not at risk yet.
+func readAtRisk(ctx context.Context, tx pgx.Tx, at time.Time, sync string, most int) ([]Stuck, error) {
 	const search = `-- lockstep overview: at risk
 SELECT w.sync, w.key, w.seq, true AS found
   FROM (SELECT DISTINCT ON (d.sync, d.key) d.sync, d.key, d.event_seq AS seq, d.needed_by
@@ -145,7 +145,7 @@ SELECT w.sync, w.key, w.seq, true AS found
          ORDER BY d.sync, d.key, d.needed_by, d.event_seq) AS w
  ORDER BY w.needed_by, w.sync, w.key
  LIMIT $5`
-	found, err := collect[place](ctx, tx, search, at, mostSoonest, sync, at.Add(-settling), MostAtRisk+1)
+	found, err := collect[place](ctx, tx, search, at, mostSoonest, sync, at.Add(-settling), most)
 	if err != nil {
 		return nil, err
 	}
