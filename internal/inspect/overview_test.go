@@ -182,7 +182,7 @@ func TestASearchThatFindsLittleEndsAndContinues(t *testing.T) {
 	t.Parallel()
 	h := newHearing(t)
 	h.Do(`INSERT INTO outbox.event (type, key, payload) SELECT 'scheduling:created', 'K-' || i, '{}' FROM generate_series(1, $1) AS i`, stuckScan+10)
-	h.Do(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity' WHERE key = 'K-9999'`)
+	h.Do(`UPDATE outbox.delivery SET state = 'failed', due_at = 'infinity' WHERE key = 'K-999'`)
 	p, err := ReadStuck(t.Context(), h.auditor, StuckFilter{})
 	if err != nil || len(p.List) != 0 || p.Next == nil {
 		t.Fatalf("the first page: %+v, %v", p, err)
