@@ -197,6 +197,7 @@ func (w *world) startConsole(ctx context.Context) error {
 	}
 	server := telemetry.Serve(ln, pages.Handler(), log)
 	w.atEnd(server.Close)
+	w.atEnd(func() error { pages.Close(); return nil })
 	w.consoleURL = "http://" + ln.Addr().String()
 	return nil
 }

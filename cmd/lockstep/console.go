@@ -70,7 +70,7 @@ func (a *app) serveConsole(ctx context.Context, f *config.File, url string) erro
 }
 
 // console returns the pages that are served at an address. Call the function that it returns
-// before the server is closed: it ends the connections of readers who watch live. login may
+// before the server is closed: it ends the requests that are being answered. login may
 // change how a connection to the database at url logs in; nil changes nothing.
 func (a *app) console(ctx context.Context, f *config.File, url string, login func(*pgx.ConnConfig), address net.Addr) (http.Handler, func(), error) {
 	zone, err := mapping.LoadZone(f.Console.Zone)

@@ -398,6 +398,9 @@ func (c *Console) showPause(w http.ResponseWriter, r *http.Request, status int, 
 	return nil
 }
 
+// pauseTimeout bounds a change of a pause.
+const pauseTimeout = 20 * time.Second
+
 // changePause pauses or resumes, if the pause is as the person saw it.
 func (c *Console) changePause(w http.ResponseWriter, r *http.Request, v visitor) error {
 	if err := r.ParseForm(); err != nil {
@@ -415,7 +418,9 @@ func (c *Console) changePause(w http.ResponseWriter, r *http.Request, v visitor)
 	}
 	by := operate.Actor{Name: v.Name, Reason: reason}
 	sync, scope, seen := form.Get("sync"), form.Get("scope"), form.Get("seen")
-	ctx := context.WithoutCancel(r.Context()) // a change that has begun is completed, so that its result is known
+	// A change that has begun is completed, so that its result is known.
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(r.Context()), pauseTimeout, fmt.Errorf("no answer within %s", pauseTimeout))
+	defer cancel()
 	var err error
 	if pauseAction(r) == "pause" {
 		err = operate.SetPause(ctx, c.Operate, by, sync, scope, seen, operate.End{After: pauseEnds[end].after})
@@ -427,6 +432,8 @@ func (c *Console) changePause(w http.ResponseWriter, r *http.Request, v visitor)
 	}
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == "P0002" {
 		return refusal{http.StatusNotFound, "No such sync", adapters.Clean(refused.Message+". "+refused.Hint, 1000)}
+	} else if ok && refused.Code == "55P03" { // lock_not_available
+		return refusal{http.StatusConflict, "Not now", said(err) + "."}
 	} else if err != nil {
 		return err
 	}

@@ -308,6 +308,42 @@ func TestAPauseIsChangedAsItWasSeen(t *testing.T) {
 	}
 }
 
+func TestAPauseThatSomebodyElseIsChangingIsNotWaitedForLong(t *testing.T) {
+	o := newOffice(t)
+	page := o.get("/action/pause?sync=Court", o.ana).wants(200)
+	other := outboxtest.Connect(t, o.database)
+	other.Do(`BEGIN`)
+	other.Do(`SELECT outbox.pause('Court', 'not committed')`)
+	o.send("POST", "/action/pause", page.form("the court moves"), o.ana).wants(409, "Nothing was changed: somebody else has been changing the pause for 2s")
+	other.Do(`ROLLBACK`)
+	o.send("POST", "/action/pause", page.form("the court moves"), o.ana).wants(303)
+}
+
+func TestAPageThatWaitsForTheDatabaseEndsWithTheProgram(t *testing.T) {
+	o := newOffice(t)
+	other := outboxtest.Connect(t, o.database)
+	other.Do(`BEGIN`)
+	other.Do(`LOCK TABLE outbox.delivery`)
+	answered := make(chan answer, 1)
+	go func() { answered <- o.get("/action/requeue?sync=Court", o.ana) }()
+	waiting.For(t, time.Minute, "the page waits", func() bool {
+		return outboxtest.One[bool](other, `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'outbox.delivery'::regclass AND NOT granted)`)
+	})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		o.console.Close()
+		o.console.Operate.Close() // waits for the page's connection
+	}()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second): // less than chooseTimeout
+		t.Error("the end of the program waits for the page")
+	}
+	other.Do(`ROLLBACK`)
+	(<-answered).wants(503)
+}
+
 // until asks for a page until it has texts.
 func (o *office) until(path string, texts ...string) (a answer) {
 	o.T.Helper()

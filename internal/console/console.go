@@ -59,8 +59,9 @@ type Console struct {
 	latest   latest
 	history  history
 	kept     kept
-	viewers  chan struct{} // one entry for each who watches live
-	ended    chan struct{} // closed when Run ends
+	viewers  chan struct{}   // one entry for each who watches live
+	serving  context.Context // ends with Close
+	end      context.CancelCauseFunc
 }
 
 //go:embed pages/*.html
@@ -68,7 +69,8 @@ var pageFiles embed.FS
 
 // New prepares the pages. It reads nothing from the database yet.
 func New(config Config) (*Console, error) {
-	c := &Console{Config: config, mux: http.NewServeMux(), viewers: make(chan struct{}, mostViewers), ended: make(chan struct{})}
+	c := &Console{Config: config, mux: http.NewServeMux(), viewers: make(chan struct{}, mostViewers)}
+	c.serving, c.end = context.WithCancelCause(context.Background())
 	c.jobs.answerWithin = 3 * time.Second
 	if c.Zone == nil {
 		c.Zone = time.UTC
@@ -151,12 +153,17 @@ func (c *Console) serve(pattern string, needs May, h handler) {
 	})
 }
 
-// open answers requests for a page that anybody may see. It refuses forms of other sites.
+// open answers requests for a page that anybody may see. It refuses forms of other sites. The
+// context of a request ends with Close, because a page that waits for the database would
+// keep its connection.
 func (c *Console) open(pattern string, h func(http.ResponseWriter, *http.Request) error) {
 	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		page.SecurityHeaders(w.Header())
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		if err := h(w, r); err != nil {
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		defer context.AfterFunc(c.serving, func() { cancel(errClosing) })()
+		if err := h(w, r.WithContext(ctx)); err != nil {
 			c.refuse(w, r, err)
 		}
 	})

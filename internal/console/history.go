@@ -28,10 +28,8 @@ type history struct {
 	ages      map[string]map[int64]float64 // in seconds
 }
 
-// Run samples the state of the syncs for the pictures until ctx ends. Then it ends the
-// connections of readers who watch live.
+// Run samples the state of the syncs for the pictures until ctx ends.
 func (c *Console) Run(ctx context.Context) {
-	defer close(c.ended)
 	t := time.NewTicker(sampleEvery)
 	defer t.Stop()
 	for {

@@ -90,7 +90,7 @@ type jobs struct {
 	wg     sync.WaitGroup
 }
 
-// errClosing stops the jobs of a process that ends.
+// errClosing ends the requests and stops the jobs of a process that ends.
 var errClosing = errors.New("this program is being stopped")
 
 // start begins an action. It completes the fields of j that say who does what.
@@ -166,9 +166,13 @@ func (s *jobs) close() {
 	s.wg.Wait()
 }
 
-// Close stops the actions that are running, each after the page that it has begun, and
-// waits for them. What an action has not changed by then stays as it is.
-func (c *Console) Close() { c.jobs.close() }
+// Close ends the requests that are being answered, and stops the actions that are running,
+// each after the page that it has begun. It waits for the actions. What an action has not
+// changed by then stays as it is.
+func (c *Console) Close() {
+	c.end(errClosing)
+	c.jobs.close()
+}
 
 // jobData is the page of a job.
 type jobData struct {

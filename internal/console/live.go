@@ -72,8 +72,6 @@ func (c *Console) live(w http.ResponseWriter, r *http.Request, v visitor) error 
 		select {
 		case <-r.Context().Done():
 			return nil
-		case <-c.ended:
-			return nil
 		case <-t.C:
 		}
 		if _, err := c.visitor(r); err != nil {

@@ -159,8 +159,9 @@ func TestTheOverviewIsSentLive(t *testing.T) {
 	until("was paused by")
 	w.console.Read.Close()
 	until("This is as of")
-	stop()
+	w.console.Close()
 	until("")
+	stop()
 	<-ended
 }
 

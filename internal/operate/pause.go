@@ -94,9 +94,13 @@ func LiftPause(ctx context.Context, db Beginner, by Actor, sync, scope, seen str
 // second one sees what the first one did.
 const pauseLock = 1869967992
 
+// pauseLockWait bounds the wait for others who change the same pause.
+const pauseLockWait = 2 * time.Second
+
 func changePause(ctx context.Context, db Beginner, by Actor, sync, scope, seen string, change func(pgx.Tx) error) error {
-	return Act(ctx, db, by, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, pauseLock); err != nil {
+	err := Act(ctx, db, by, func(tx pgx.Tx) error {
+		const begin = `SELECT set_config('lock_timeout', $1, true), pg_advisory_xact_lock($2)`
+		if _, err := tx.Exec(ctx, begin, fmt.Sprint(pauseLockWait.Milliseconds()), pauseLock); err != nil {
 			return err
 		}
 		now, err := ReadPause(ctx, tx, sync, scope)
@@ -108,4 +112,5 @@ func changePause(ctx context.Context, db Beginner, by Actor, sync, scope, seen s
 		}
 		return change(tx)
 	})
+	return whyLocked(err, fmt.Sprintf("nothing was changed: somebody else has been changing the pause for %s: see who is idle in transaction in pg_stat_activity", pauseLockWait))
 }
