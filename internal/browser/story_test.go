@@ -30,6 +30,7 @@ func TestAStorySaysWhatBecameOfAHearing(t *testing.T) {
 
 	p := open(t)
 	p.shows(site+"/key/"+delivered, 200, []string{"CourtCalendarSync up to date", "has version 1", "delivered, attempt 1, HTTP 201", "The receiver's id"}, "story-delivered-light")
+	p.says("EST)") // the reader's own time beside that of the page
 	p.shows(site+"/key/"+refused, 200, []string{"CourtCalendarSync failed", "it was refused: HTTP 422", "It waits for a person", "waits behind version 1", "maria had it sent again", "the court has corrected its rooms", "ArchiveSync up to date"},
 		"story-failed-light", "story-failed-dark", "story-failed-phone")
 	p.shows(site+"/key/"+retried, 200, []string{"CourtCalendarSync up to date", "failed for now, tried again later", "HTTP 503", "attempt 3"}, "story-retried-light")
