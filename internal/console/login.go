@@ -210,10 +210,13 @@ func (c *Console) logOut(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// setCookie sets the cookie of a login. A browser sends it also with a link from elsewhere,
+// such as a mail, because a page that is read changes nothing. With forms of other sites it
+// does not send it.
 func setCookie(w http.ResponseWriter, r *http.Request, value string, seconds int) {
 	http.SetCookie(w, &http.Cookie{
 		Name: cookieName(r), Value: value, Path: "/", MaxAge: seconds,
-		HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
+		HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteLaxMode,
 	})
 }
 
