@@ -153,6 +153,8 @@ func TestEachFailureIsToldOnce(t *testing.T) {
 	d.Do("SELECT outbox.requeue('court')")
 	later(d)
 	wantText(t, "corrected", raise(r), "")
+	d.Fail(d.Event("H-6"))
+	wantText(t, "the first one that is told for long", raise(r), "lockstep:failed court 1")
 }
 
 func TestPayloadOfAFailure(t *testing.T) {

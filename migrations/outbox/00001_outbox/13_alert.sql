@@ -286,7 +286,7 @@ BEGIN
     FOR change IN
         WITH due AS (
             UPDATE outbox.told AS t
-               SET told_at = statement_timestamp(), untold = 0
+               SET untold = 0
               FROM outbox.told AS was
              WHERE was.untold > 0 AND (was.told_at IS NULL OR was.told_at NOT BETWEEN statement_timestamp() - pause AND statement_timestamp())
                AND t.sync = was.sync AND t.name = was.name AND t.scope = '' AND t.kind = ''
@@ -295,7 +295,8 @@ BEGIN
         SELECT d.* FROM due AS d ORDER BY d.sync, d.name DESC
     LOOP
         SELECT * INTO now_true FROM outbox.alert AS a WHERE a.sync = change.sync AND a.name = change.name;
-        CONTINUE WHEN NOT FOUND; -- the deliveries have been corrected meanwhile
+        CONTINUE WHEN NOT FOUND; -- the deliveries have been corrected meanwhile, so the next failure is told at once
+        UPDATE outbox.told AS t SET told_at = statement_timestamp() WHERE t.sync = change.sync AND t.name = change.name AND t.scope = '' AND t.kind = '';
         type := 'lockstep:' || change.name; severity := now_true.severity; sync := change.sync; n := change.untold; says := now_true.says;
         event_id := outbox.write_operator_event(type, sync, jsonb_build_object(
             'sync', sync, 'severity', severity, 'says', says, 'remedy', now_true.remedy, 'since', now_true.since, 'new', n,
