@@ -203,7 +203,7 @@ type views struct {
 	refused int // of them, answered with an error because the database took too long
 }
 
-// view opens the pages in turn until flowing ends.
+// view opens the pages in turn until flowing ends, and each at least once.
 func view(ctx, flowing context.Context, address string, keys int) ([]*views, error) {
 	seen := make([]*views, len(consolePages))
 	for i := range seen {
@@ -233,7 +233,9 @@ func view(ctx, flowing context.Context, address string, keys int) ([]*views, err
 				select {
 				case <-time.After(glance):
 				case <-flowing.Done():
-					return nil
+					if n-viewer >= len(consolePages) {
+						return nil
+					}
 				}
 			}
 		})
