@@ -56,7 +56,7 @@ func New(c Config) (*Adapter, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	a.warnings = append(p.warnings, p.unknownIDs()...)
+	a.warnings = slices.Concat(p.warnings, p.unknownIDs(), p.eventIDs())
 	return a, nil
 }
 

@@ -93,6 +93,9 @@ func (p *routeParser) parse(c Config) route.Table[choice] {
 			p.fail("routes[%q]: known is above and not here, so this would be sent as new for a hearing that the receiver has: write known or method here", pattern)
 		}
 		to := p.target(top, adapters.Route{Name: pattern, Keys: []string{"routes", pattern}}, field, r.Request)
+		if r.Method != "" && to.method != http.MethodPost && to.method != top.method {
+			p.refusals(to, field, r.Outcomes)
+		}
 		if to.skips = r.WithoutID == "skip"; r.WithoutID != "" && !to.skips {
 			p.fail("%swithout_id: %q is not skip", field, r.WithoutID)
 		}
@@ -125,7 +128,7 @@ func (p *routeParser) known(above *target, as adapters.Route, field string, k *K
 		p.fail("%s: is empty: set method, url or another key, or remove known", strings.TrimSuffix(field, "."))
 	}
 	t := p.target(above, as, field, k.Request)
-	p.refusedUpdates(t, field, k.Outcomes)
+	p.refusals(t, field, k.Outcomes)
 	above.creates = above.method != http.MethodDelete && above.reference == updateReference
 	switch k.Gone {
 	case "":
@@ -216,17 +219,21 @@ func (p *routeParser) rules(t *target, field string, own Request) {
 	t.rules, _ = exchange.ParseRules(t.options) // its parts are right
 }
 
-// refusedUpdates warns if t, which is used for an update of a record, has an outcome duplicate
-// from above, where it is about new records.
-func (p *routeParser) refusedUpdates(t *target, field string, own map[int]string) {
+// refusals warns if t, which changes or deletes a record, has an outcome duplicate from above,
+// where it is about new records. 404 and 410 may well say that a record is deleted already.
+func (p *routeParser) refusals(t *target, field string, own map[int]string) {
+	request, done := "an update", "the receiver has this update already"
 	if t.method == http.MethodDelete {
-		return
+		request, done = "a DELETE", "the record is deleted already"
 	}
 	for _, status := range slices.Sorted(maps.Keys(t.options.Outcomes)) {
-		if _, ok := own[status]; !ok && status >= http.StatusMultipleChoices && t.options.Outcomes[status] == string(adapters.ClassDuplicate) {
-			p.warnings = append(p.warnings, fmt.Sprintf("%[1]soutcomes: has %[2]d: duplicate from above, so an update that the receiver refuses with %[2]d counts as delivered: "+
-				"write outcomes: {%[2]d: conflict} here, or {%[2]d: duplicate} if it means that the receiver has this update already", field, status))
+		_, named := own[status]
+		gone := t.method == http.MethodDelete && (status == http.StatusNotFound || status == http.StatusGone)
+		if named || gone || status < http.StatusMultipleChoices || t.options.Outcomes[status] != string(adapters.ClassDuplicate) {
+			continue
 		}
+		p.warnings = append(p.warnings, fmt.Sprintf("%[1]soutcomes: has %[2]d: duplicate from above, so %[3]s that the receiver refuses with %[2]d counts as delivered: "+
+			"write outcomes: {%[2]d: conflict} here, or {%[2]d: duplicate} if it means that %[4]s", field, status, request, done))
 	}
 }
 
@@ -271,6 +278,18 @@ func (p *routeParser) unknownIDs() (warnings []string) {
 			warnings = append(warnings, strings.TrimSuffix(t.field, ".")+": "+why)
 		case t.ownURL && t.url.Uses("ref.external_id"):
 			warnings = append(warnings, t.field+"url: "+why)
+		}
+	}
+	return warnings
+}
+
+// eventIDs warns of a URL of a record that has the event's id where the receiver's is meant.
+func (p *routeParser) eventIDs() (warnings []string) {
+	for _, t := range p.targets {
+		ofRecord := t.method == http.MethodDelete || t.method == http.MethodPatch ||
+			t.method == http.MethodPut && strings.HasSuffix(t.field, "known.")
+		if ofRecord && t.ownURL && t.url.Uses("id") && !t.url.Uses("ref.external_id") {
+			warnings = append(warnings, t.field+"url: {id} is the id of the event, and every event has another: write {ref.external_id} for the receiver's id of the record")
 		}
 	}
 	return warnings

@@ -711,6 +711,9 @@ func TestWarnings(t *testing.T) {
 	const noID = "needs the receiver's id, but external_id is not configured, so the id is known only if somebody sets it with lockstep ref set or ref import: write external_id"
 	const refused = "has 409: duplicate from above, so an update that the receiver refuses with 409 counts as delivered: " +
 		"write outcomes: {409: conflict} here, or {409: duplicate} if it means that the receiver has this update already"
+	const refusedDelete = "has 409: duplicate from above, so a DELETE that the receiver refuses with 409 counts as delivered: " +
+		"write outcomes: {409: conflict} here, or {409: duplicate} if it means that the record is deleted already"
+	const eventID = "{id} is the id of the event, and every event has another: write {ref.external_id} for the receiver's id of the record"
 	const warning = "a credential is sent over plain http, where anybody on the way can read it: use https"
 	for adapter, want := range map[string]string{
 		`{kind: rest, url: "http://court.example/in", auth: {kind: bearer, token: "${COURT_TOKEN}"}}`:                                                "t.yaml:4:32: syncs[0].adapter.url: " + warning,
@@ -733,7 +736,16 @@ func TestWarnings(t *testing.T) {
 		`{kind: rest, url: "https://court.example/", known: {method: PUT}, external_id: {value: "{key}"}, reference: keep, if_match: any}`:           "",
 		`{kind: rest, url: "https://court.example/", known: {method: PUT}, external_id: /id, outcomes: {409: duplicate, 410: permanent}}`:            "t.yaml:4:65: syncs[0].adapter.known.outcomes: " + refused,
 		`{kind: rest, url: "https://court.example/", known: {method: PUT, outcomes: {409: conflict}}, external_id: /id, outcomes: {409: duplicate}}`: "",
-		`{kind: rest, url: "https://court.example/", known: {method: DELETE}, external_id: /id, outcomes: {409: duplicate}}`:                         "",
+		`{kind: rest, url: "https://court.example/", known: {method: DELETE}, external_id: /id, outcomes: {404: duplicate}}`:                         "",
+		`{kind: rest, url: "https://court.example/", routes: {a: {method: DELETE}}, outcomes: {409: duplicate, 404: duplicate, 410: duplicate}}`:     "t.yaml:4:70: syncs[0].adapter.routes.a.outcomes: " + refusedDelete,
+		`{kind: rest, url: "https://court.example/", routes: {a: {method: PUT}}, outcomes: {409: duplicate}}`:                                        "t.yaml:4:70: syncs[0].adapter.routes.a.outcomes: " + refused,
+		`{kind: rest, url: "https://court.example/", routes: {a: {method: DELETE, outcomes: {409: conflict}}}, outcomes: {409: duplicate}}`:          "",
+		`{kind: rest, url: "https://court.example/", routes: {a: {method: POST}}, outcomes: {409: duplicate}}`:                                       "",
+		`{kind: rest, url: "https://court.example/", method: PUT, routes: {a: {method: PUT}}, outcomes: {409: duplicate}}`:                           "",
+		`{kind: rest, url: "https://court.example/", external_id: /id, known: {method: PUT, url: "https://court.example/{id}"}}`:                     "t.yaml:4:102: syncs[0].adapter.known.url: " + eventID,
+		`{kind: rest, url: "https://court.example/", routes: {a: {method: DELETE, url: "https://court.example/{id}"}}}`:                              "t.yaml:4:92: syncs[0].adapter.routes.a.url: " + eventID,
+		`{kind: rest, url: "https://court.example/{id}", method: PUT}`:                                                                               "",
+		`{kind: rest, url: "https://court.example/", external_id: /id, known: {method: PUT, url: "https://court.example/{ref.external_id}/{id}"}}`:   "",
 		`{kind: rest, url: "https://court.example/", external_id: /id, outcomes: {409: duplicate}}`:                                                  "",
 	} {
 		f, err := Parse("t.yaml", []byte("syncs:\n  - name: A\n    event: a\n    adapter: "+adapter+"\n"), testEnv)
