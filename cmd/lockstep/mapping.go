@@ -81,13 +81,17 @@ fetched.
 
 EVENT is the id of an event of the database, and then the login needs the role
 outbox_auditor. FILE holds a whole event with "type" and "payload", or only a
-payload; - is standard input. This is the only command that prints payloads.
+payload; - is standard input. --type and --key replace what FILE has, and --headers
+adds to it. An id that FILE lacks is shown as zeros. This is the only command that
+prints payloads.
 
 --ref, --etag and --learned say what the receiver answered for the key, as if it had
 accepted an earlier event. Without them, an event of the database has what the database
-knows, and an event from a file has nothing.`,
+knows, and an event from a file has nothing. So a file without --ref shows how a hearing
+is created, and with --ref how it is updated.`,
 		Example: `  lockstep map CourtCalendarSync 0199f3a1-7c1e-7b5e-9c3e-5a4f2d1b0c9d
   lockstep map CourtCalendarSync hearing.json --type scheduling:updated
+  lockstep map CourtCalendarSync hearing.json --type scheduling:updated --ref C-7 --etag 'W/"3"'
   lockstep map CourtCalendarSync hearing.json --type scheduling:cancelled --ref C-7
   echo '{"hearingId":"H-7"}' | lockstep map CourtCalendarSync -`,
 		Args: cobra.ExactArgs(2),
@@ -124,13 +128,16 @@ knows, and an event from a file has nothing.`,
 			if err != nil {
 				return err
 			}
+			if named.Adapter.Kind == "rest" && p.Send && assume.etag != "" && p.Headers["If-Match"] != assume.etag {
+				p.Notes = append(p.Notes, "the ETag is not sent as If-Match: if_match is false here, or a weak ETag needs if_match: weak")
+			}
 			p.mask(named.Substituted, named.Adapter.Substituted)
 			return output.Object(a.stdout, a.format, p, p.text)
 		},
 	}
-	c.Flags().StringVar(&assume.typ, "type", "", "`TYPE` of an event that is read from a file")
-	c.Flags().StringVar(&assume.key, "key", "", "`KEY` of an event that is read from a file")
-	c.Flags().StringToStringVar(&assume.headers, "headers", nil, "headers of an event that is read from a file, as `NAME=VALUE`,…")
+	c.Flags().StringVar(&assume.typ, "type", "", "`TYPE` of an event from a file, instead of the file's")
+	c.Flags().StringVar(&assume.key, "key", "", "`KEY` of an event from a file, instead of the file's")
+	c.Flags().StringToStringVar(&assume.headers, "headers", nil, "more headers of an event from a file, as `NAME=VALUE`,…")
 	c.Flags().StringVar(&assume.ref, "ref", "", "the receiver's `ID` for the key")
 	c.Flags().StringVar(&assume.etag, "etag", "", "the `ETAG` that the receiver answered last for the key")
 	c.Flags().StringToStringVar(&assume.learned, "learned", nil, "values that learn has read from the receiver's answers, as `NAME=VALUE`,…")

@@ -57,6 +57,31 @@ syncs:
 	}
 }
 
+// An ETag that is given and not sent has a note that says why.
+func TestMapOfAnETagThatIsNotSent(t *testing.T) {
+	w := newWorld(t)
+	w.configure(`
+syncs:
+  - name: Rooms
+    events: ["h:*"]
+    adapter:
+      kind: rest
+      url: https://court.example.gov/rooms
+      if_match: true
+      external_id: /id
+      routes: {"h:moved": {if_match: weak}}
+`)
+	w.stdin = `{"room": "3A"}`
+	const note = "the ETag is not sent as If-Match"
+	w.run("map", "Rooms", "-", "--type", "h:booked", "--etag", `W/"3"`).wants(t, 0, note)
+	for _, args := range [][]string{{"h:moved", "--etag", `W/"3"`}, {"h:booked", "--etag", `"3"`}, {"h:booked"}} {
+		text := w.run(append([]string{"map", "Rooms", "-", "--type"}, args...)...).wants(t, 0).stdout
+		if strings.Contains(text, note) {
+			t.Errorf("%q: got a note:\n%s", args, text)
+		}
+	}
+}
+
 // A route does nothing for a type that the writer spells otherwise.
 func TestMapSaysThatATypeIsAlmostARoute(t *testing.T) {
 	w := newWorld(t)

@@ -84,7 +84,12 @@ func checkETag(tag string) error {
 	if tag == "" || adapters.ValidETag(tag) {
 		return nil
 	}
-	if quoted := `"` + tag + `"`; adapters.ValidETag(quoted) {
+	value, weak := strings.CutPrefix(tag, "W/") // a shell takes the quotes of W/"2"
+	quoted := `"` + value + `"`
+	if weak {
+		quoted = "W/" + quoted
+	}
+	if adapters.ValidETag(quoted) {
 		return fmt.Errorf("has no quotes: write '%s'", quoted)
 	}
 	return errors.New(`is not one: write it with its quotes, '"v2"' or 'W/"v2"'`)

@@ -45,6 +45,7 @@ func TestReferencesOfAFile(t *testing.T) {
 		"a learned value that is too long":  {file: `{"key":"H-1","external_id":"a","learned":{"n":"` + long + `"}}`, says: []string{"1: learned has more than 512 bytes"}},
 		"more learned values than are kept": {file: `{"key":"H-1","external_id":"a","learned":{"a":"1","b":"1","c":"1","d":"1","e":"1","f":"1","g":"1","h":"1","i":"1","j":"1","k":"1","l":"1","m":"1","n":"1","o":"1","p":"1","q":"1"}}`, says: []string{"1: learned has 17 names, but at most 16"}},
 		"an ETag without quotes":            {file: "key,external_id,etag\nH-1,C-1,v2\n", says: []string{`2: etag has no quotes: write '"v2"'`}},
+		"a weak ETag without quotes":        {file: "key,external_id,etag\nH-1,C-1,W/2\n", says: []string{`2: etag has no quotes: write 'W/"2"'`}},
 		"an ETag that has a space":          {file: `{"key":"H-1","external_id":"a","etag":"v 2"}`, says: []string{`1: etag is not one: write it with its quotes`}},
 		"an id that is a number":            {file: `{"key":"H-1","external_id":7}`, says: []string{"1: cannot unmarshal number"}},
 		"more problems than shown":          {file: "key,external_id\n" + strings.Repeat(",\n", 30), says: []string{"2: key is missing", "10 more"}},
