@@ -230,6 +230,9 @@ func explainRun(err error) string {
 	switch {
 	case strings.HasPrefix(e.Message, "cannot fetch ") && strings.HasSuffix(e.Message, " from <nil>"):
 		return "reads a member of a value that is missing or null" + at
+	case strings.HasPrefix(e.Message, "reflect: ") && strings.HasSuffix(e.Message, " on zero Value"), // int(nil)
+		e.Message == "invalid operation: float(<nil>)":
+		return "makes a number of a value that is missing or null" + at
 	case strings.HasPrefix(e.Message, "memory budget exceeded"):
 		return string(errTooMuchMemory)
 	case strings.HasPrefix(e.Message, "index out of range"):

@@ -117,6 +117,8 @@ func TestComputeRefusesAtRunTime(t *testing.T) {
 		"text and null":          {`"Hearing " + event.nope`, "cannot apply + to a string and null"},
 		"text and object":        {`event.nested + "x"`, "cannot apply + to an object and a string"},
 		"member of nothing":      {`event.nope.deeper`, "reads a member of a value that is missing or null"},
+		"number of nothing":      {`int(event.nope)`, "makes a number of a value that is missing or null"},
+		"fraction of nothing":    {`float(event.nope)`, "makes a number of a value that is missing or null"},
 		"null":                   {`event.none`, "is null for this event"},
 		"value in the complaint": {`int(event.secret)`, "cannot be evaluated for this event (column"},
 		"date in the complaint":  {`date(event.secret)`, "date() needs a time with an offset"},
