@@ -470,3 +470,26 @@ func TestAlertsSayWhatIsTrueNow(t *testing.T) {
 	d.Do("DROP TABLE outbox.delivery_log_" + next)
 	wantText(t, "partition", alerts(), "warning no_partition")
 }
+
+func TestHeldDestinationsAreResumedByTheirScope(t *testing.T) {
+	url := pgtest.New(t)
+	d, r := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_relay")
+	d.Sync("court", "scheduling:*")
+	d.Sync("chat", "lockstep:*")
+	remedies := func() string {
+		t.Helper()
+		raise(r)
+		return strings.Join(append(
+			outboxtest.List[string](d, "SELECT remedy FROM outbox.alert WHERE name = 'held'"),
+			outboxtest.List[string](d, "SELECT payload ->> 'remedy' FROM outbox.event WHERE type = 'lockstep:held' ORDER BY seq DESC LIMIT 1")...), "\n")
+	}
+	for _, c := range []struct{ scope, resume string }{
+		{"King's Court", `lockstep resume court --scope 'King'\''s Court'`},
+		{"East", "lockstep resume court --scope 'East'"}, // the alert names the first of two destinations
+		{"", "lockstep resume court"},
+	} {
+		d.Do("SELECT outbox.pause('court', 'they move', scope => $1)", c.scope)
+		want := "Resume it when the reason has passed: " + c.resume
+		wantText(t, "scope "+c.scope, remedies(), want+"\n"+want)
+	}
+}

@@ -428,7 +428,7 @@ func TestPauseOfOneDestination(t *testing.T) {
 	if rows[0].Hold != nil || len(rows[0].ScopeHolds) != 1 || rows[0].ScopeHolds[0].Scope != "ny07" || rows[0].ScopeHolds[0].Hold != "operator" {
 		t.Errorf("got %+v", rows)
 	}
-	operator.run("resume", "CourtCalendarSync").wants(t, 0, "was not paused", "CourtCalendarSync is not on hold")
+	operator.run("resume", "CourtCalendarSync").wants(t, 0, "was not paused by an operator, but this was: scope ny07; name the scope to resume it (--scope, or scope => in SQL)", "CourtCalendarSync is not on hold")
 	operator.run("pause", "CourtCalendarSync", "--reason", "all of it").wants(t, 0, "CourtCalendarSync is paused: ", "lockstep resume CourtCalendarSync")
 	operator.run("resume", "CourtCalendarSync", "--scope", "ny07", "--reason", "moved").wants(t, 0, "the pause of CourtCalendarSync, scope ny07, is lifted, but it is still on hold (the whole sync, operator: all of it); to end that: lockstep resume CourtCalendarSync\n")
 	operator.run("resume", "CourtCalendarSync", "--scope", "ny08").wants(t, 0, "still on hold (the whole sync, operator")

@@ -353,7 +353,7 @@ BEGIN
           FROM (SELECT o.scope FROM outbox.hold AS o
                  WHERE o.sync = resume.sync AND o.kind = 'operator' AND (o.until IS NULL OR o.until > clock_timestamp()) ORDER BY o.scope LIMIT 10) AS h;
         RAISE NOTICE 'sync "%"% was not paused by an operator%', resume.sync, CASE part WHEN '' THEN '' ELSE format(', scope %s', part) END,
-            coalesce(', but this was: ' || paused, '');
+            coalesce(', but this was: ' || paused || CASE part WHEN '' THEN '; name the scope to resume it (--scope, or scope => in SQL)' ELSE '' END, '');
         RETURN;
     END IF;
     INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)

@@ -5,6 +5,8 @@ SELECT h.sync, h.scope, h.kind, h.until, h.reason, h.by, h.since,
        CASE h.kind WHEN 'auth' THEN 'critical' WHEN 'operator' THEN 'info' ELSE 'warning' END COLLATE "C" AS severity,
        CASE h.kind WHEN 'auth' THEN 'Renew the credentials: docs/operators.md, "Credentials expired"'
                    WHEN 'operator' THEN format('Resume it when the reason has passed: lockstep resume %s', h.sync)
+                                        -- The destination is quoted for a shell.
+                                        || CASE h.scope WHEN '' THEN '' ELSE format(' --scope ''%s''', replace(h.scope, '''', '''\''''')) END
                    WHEN 'throttle' THEN 'The receiver limits the rate. If it lasts, lower limits.rate: docs/operators.md, "Throttled"'
                    ELSE 'The receiver is down or answers with errors. The relay probes it and resumes by itself: docs/operators.md, "The court is down"' END AS remedy
   FROM outbox.hold AS h
@@ -72,14 +74,14 @@ UNION ALL
 SELECT 'held', h.severity, h.since, format('%s on hold (%s) by %s: %s', h.subject, h.kind, h.by, h.reason),
        h.remedy,
        h.sync, NULL, NULL
-  FROM (SELECT a.sync, a.kind, a.severity, a.remedy, min(a.since) AS since, (array_agg(a.by ORDER BY a.since, a.scope))[1] AS by,
+  FROM (SELECT a.sync, a.kind, a.severity, (array_agg(a.remedy ORDER BY a.scope))[1] AS remedy, min(a.since) AS since, (array_agg(a.by ORDER BY a.since, a.scope))[1] AS by,
                (array_agg(a.reason ORDER BY a.since, a.scope))[1] AS reason,
                -- Not outbox.held_subject: whoever may read a view would need EXECUTE on each function in it.
                CASE WHEN bool_or(a.scope = '') THEN format('sync "%s" is', a.sync)
                     WHEN count(*) = 1 THEN format('destination %s of sync "%s" is', min(a.scope), a.sync)
                     ELSE format('%s destinations of sync "%s", such as %s, are', count(*), a.sync, min(a.scope)) END AS subject
           FROM outbox.alerting_hold AS a
-         GROUP BY a.sync, a.kind, a.severity, a.remedy) AS h
+         GROUP BY a.sync, a.kind, a.severity) AS h
 UNION ALL
 SELECT 'no_relay', 'critical', (SELECT max(r.seen_at) FROM outbox.relay AS r), 'no relay is running: nothing is delivered',
        'Start one: docs/operators.md, "Relay down"', NULL, NULL, NULL
@@ -207,7 +209,7 @@ BEGIN
              GROUP BY e.kind
             UNION ALL
             SELECT 'lockstep:held', min(h.severity), h.kind, count(*), bool_or(h.scope = ''), min(h.scope),
-                   min(h.since), min(h.until), (array_agg(h.reason ORDER BY h.scope))[1], (array_agg(h.by ORDER BY h.scope))[1], min(h.remedy)
+                   min(h.since), min(h.until), (array_agg(h.reason ORDER BY h.scope))[1], (array_agg(h.by ORDER BY h.scope))[1], (array_agg(h.remedy ORDER BY h.scope))[1]
               FROM begun AS b
               JOIN outbox.alerting_hold AS h ON h.sync = place.name AND h.scope = b.scope AND h.kind = b.kind
              GROUP BY h.kind
