@@ -125,11 +125,11 @@ func logWarnings(ctx context.Context, log *slog.Logger, warnings config.Problems
 	}
 }
 
-// plural counts things: "1 problem", "2 problems", "2 deliveries".
+// plural counts things: "1 problem", "2 problems", "2 deliveries", "2 relays".
 func plural[N int | int64](n N, one string) string {
 	switch {
 	case n == 1:
-	case one[len(one)-1] == 'y':
+	case strings.HasSuffix(one, "y") && !strings.HasSuffix(one, "ey") && !strings.HasSuffix(one, "ay"):
 		one = one[:len(one)-1] + "ies"
 	default:
 		one += "s"

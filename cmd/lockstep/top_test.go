@@ -11,6 +11,8 @@ func TestTopWithoutATerminalIsWrittenOnce(t *testing.T) {
 	ask[string](w, `SELECT outbox.pause('CourtCalendarSync', 'the court moves', now() + interval '1 hour 30 seconds')::text`)
 	got := w.as(roleAuditor).run("top").wants(t, 0, "no relay is running", "CourtCalendarSync", "the court moves", "It continues at", "That is in 1h0m.",
 		"At risk, the soonest first:", "2h0m", "It waits for a person.").stdout
+	ask[string](w, `INSERT INTO outbox.heartbeat (instance, name, syncs, started_at, seen_at) SELECT gen_random_uuid(), n, '{CourtCalendarSync}', now(), now() FROM unnest('{a,b}'::text[]) AS n RETURNING name`)
+	w.as(roleAuditor).run("top").wants(t, 0, "2 relays running")
 	if strings.Contains(got, "\x1b") {
 		t.Errorf("writes controls of a terminal: %q", got)
 	}
