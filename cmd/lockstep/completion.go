@@ -14,6 +14,7 @@ import (
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/config"
 	"github.com/hms-mkt/lockstep/internal/inspect"
+	"github.com/hms-mkt/lockstep/internal/operate"
 )
 
 // completionTimeout bounds the wait for the database, because a person waits for the shell.
@@ -35,7 +36,7 @@ func (a *app) completion(c *cobra.Command) {
 		"EVENT|KEY|SYNC": a.openKeys,
 		"scope":          a.scopes,
 		"type":           a.eventTypes,
-		"class":          oneOf("conflict", "crash", "mapping", "permanent", "transient", "unknown"),
+		"class":          oneOf(operate.Classes()...),
 		"outcome":        oneOf(outcomes()...),
 		"action":         oneOf(inspect.Actions()...),
 		"from":           oneOf("beginning", "now"),

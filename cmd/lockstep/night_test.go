@@ -39,7 +39,7 @@ func TestNothingFoundIsSaid(t *testing.T) {
 		"requeue --all":                  "no failed delivery to requeue",
 		"discard --all --reason r":       "no delivery to discard",
 		"replay --all --reason r":        "no delivered event to replay",
-		"requeue --class typo --dry-run": "no failed delivery to requeue",
+		"requeue --class auth --dry-run": "no failed delivery to requeue",
 	} {
 		r := w.run(strings.Fields(line)...).wants(t, 0, says)
 		if !strings.HasPrefix(line, "log") && r.stdout != "" {
@@ -48,6 +48,13 @@ func TestNothingFoundIsSaid(t *testing.T) {
 		if r := w.run(append(strings.Fields(line), "-o", "json")...).wants(t, 0); r.stdout != "[]\n" {
 			t.Errorf("%s prints %q for a program", line, r.stdout)
 		}
+	}
+}
+
+func TestAMisspeltErrorClassIsRefused(t *testing.T) {
+	w := newWorld(t)
+	for _, line := range []string{"requeue --class Permanent --dry-run", "discard --class typo --reason r"} {
+		w.run(strings.Fields(line)...).wants(t, exitUsage, "--class: there is no error class", "want one of auth, conflict, crash, forbidden, local, mapping, permanent,")
 	}
 }
 

@@ -92,6 +92,9 @@ func (r *repair) check(given string) error {
 			return err
 		}
 	}
+	if err := operate.CheckClass(f.Class); err != nil {
+		return usagef("--class: %w", err)
+	}
 	if len(f.Error) > longestErrorText {
 		return usagef("--error has %d bytes: give a part of the error's text, at most %d bytes", len(f.Error), longestErrorText)
 	}

@@ -101,6 +101,9 @@ func actionOf(r *http.Request) (operate.Action, error) {
 	return a, nil
 }
 
+// Classes returns the error classes that the page suggests.
+func (confirmation) Classes() []string { return operate.Classes() }
+
 // showSet writes the confirmation for the filter of the request's form. d has what the page
 // says about an earlier step.
 func (c *Console) showSet(w http.ResponseWriter, r *http.Request, a operate.Action, status int, d confirmation) error {

@@ -196,17 +196,18 @@ func TestAnActionIsRefused(t *testing.T) {
 	send(same, o.ana, func(r *http.Request) { r.Header.Set("Origin", "http://evil.example") }).wants(403, "another site")
 	o.get("/action/requeue?sync=Court", o.bob).wants(403, "may not act")
 	for path, want := range map[string]string{
-		"requeue?all=yes&sync=Typo": "Registered: Court",
-		"replay?sync=Court":         "This would select everything of Court",
-		"replay":                    "This would select everything.",
-		"requeue?event=H-1":         "is not an event&#39;s id",
-		"requeue?since=yesterday":   "since=yesterday is not a time",
-		"requeue?key=%ff":           "key has a text that cannot be read",
-		"replay?class=mapping":      "a delivered event has no error",
-		"discard?retired=yes":       "only discard selects all open deliveries of a retired sync",
-		"remove?all=yes":            "There is no page with this address",
-		"pause":                     "does not say which sync",
-		"pause?sync=Typo":           "Registered: Court",
+		"requeue?all=yes&sync=Typo":                "Registered: Court",
+		"replay?sync=Court":                        "This would select everything of Court",
+		"replay":                                   "This would select everything.",
+		"requeue?event=H-1":                        "is not an event&#39;s id",
+		"requeue?since=yesterday":                  "since=yesterday is not a time",
+		"requeue?key=%ff":                          "key has a text that cannot be read",
+		"replay?class=mapping":                     "a delivered event has no error",
+		"discard?retired=yes":                      "only discard selects all open deliveries of a retired sync",
+		"remove?all=yes":                           "There is no page with this address",
+		"pause":                                    "does not say which sync",
+		"pause?sync=Typo":                          "Registered: Court",
+		"requeue?class=Permanent":                  "want one of auth, conflict, crash, forbidden, local, mapping, permanent,",
 		"requeue?until=2027-01-31T08:00&class=%00": "cannot be read",
 	} {
 		status := http.StatusBadRequest

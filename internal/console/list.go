@@ -11,6 +11,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/inspect"
+	"github.com/hms-mkt/lockstep/internal/operate"
 	"github.com/hms-mkt/lockstep/internal/page"
 )
 
@@ -27,6 +28,9 @@ type listData struct {
 	Next    string      // address of the next page
 	Acts    []page.Link // actions on everything that the filter selects
 }
+
+// Classes returns the error classes that the page suggests.
+func (listData) Classes() []string { return operate.Classes() }
 
 // stuckData is a row with what can be done about it.
 type stuckData struct {
@@ -159,6 +163,9 @@ func stuckFilter(r *http.Request) (f inspect.StuckFilter, err error) {
 		if !fits(*field) {
 			return f, wrong("The field %s is longer than %d bytes, or is no text.", name, mostFilter)
 		}
+	}
+	if err := operate.CheckClass(f.Class); err != nil {
+		return f, wrong("%s.", err)
 	}
 	if after := r.FormValue("after"); after != "" {
 		text, err := base64.RawURLEncoding.DecodeString(after)

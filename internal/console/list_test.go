@@ -47,7 +47,7 @@ func TestFailedAndBlockedAreListedInPages(t *testing.T) {
 	w.get("/failed?error=ROOM+H-+01").wants(200, "H- 011", `value="ROOM H- 01"`).lacks("H- 021")
 	w.get("/failed?error=%25").wants(200, "Nothing matches.")
 	w.get("/blocked?sync=Other").wants(200, "Nothing matches.")
-	w.get("/failed?class=%3Cscript%3E").wants(200, "&lt;script&gt;").lacks("<script>")
+	w.get("/failed?class=%3Cscript%3E").wants(400, "there is no error class &#34;&lt;script&gt;&#34;: want one of auth, conflict,").lacks("<script>")
 }
 
 func TestListsOfferActionsOnWhatTheyShow(t *testing.T) {

@@ -3,6 +3,7 @@ package operate
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -62,9 +63,26 @@ type Filter struct {
 // ErrTooWide is the error of a filter that selects everything and does not say All.
 var ErrTooWide = errors.New("this would select everything: choose an event, a key, a time, a class or a part of the error's text, or say that all are meant")
 
+// Classes returns the error classes that a delivery may have that has failed or is tried
+// again: those of adapters, and mapping and crash.
+func Classes() []string {
+	return []string{"auth", "conflict", "crash", "forbidden", "local", "mapping", "permanent", "throttled", "transient", "unknown"}
+}
+
+// CheckClass refuses a class that no delivery can have: a misspelt one would select nothing.
+func CheckClass(class string) error {
+	if class != "" && !slices.Contains(Classes(), class) {
+		return fmt.Errorf("there is no error class %q: want one of %s", class, strings.Join(Classes(), ", "))
+	}
+	return nil
+}
+
 // Check refuses filters that select more than the person may mean, or that the action does
 // not take.
 func (f *Filter) Check(a Action) error {
+	if err := CheckClass(f.Class); err != nil {
+		return err
+	}
 	narrowed := f.Key != "" || f.Event != "" || f.Class != "" || f.Error != "" || !f.Since.IsZero() || f.Within != 0 || !f.Until.IsZero() || f.OlderThan != 0
 	switch {
 	case a != Requeue && a != Discard && a != Replay:
