@@ -135,8 +135,11 @@ func (l *Lane) saysOpen(story *Story) (Standing, []Sentence) {
 	case d.State == "failed":
 		standing = Failed
 		verb := "given up after " + times(d.Attempts)
-		if d.ErrorClass == "permanent" || d.ErrorClass == "conflict" {
+		switch d.ErrorClass {
+		case "permanent", "conflict":
 			verb = "refused"
+		case "mapping":
+			verb = "not sent, because its fields could not be mapped"
 		}
 		said = append(said, say(append(does, ": it was ", verb, ": ", Answer(d.Error), ". It waits for a person.")...))
 	case d.State == "sending" && d.LeaseUntil != nil && d.LeaseUntil.After(story.At):
@@ -184,6 +187,8 @@ func (l *Lane) Now(e *LaneEvent) string {
 		return "waits for a person"
 	case e.Delivery.State == "sending":
 		return "is being sent"
+	case len(l.Holds) > 0:
+		return "is sent next, when the hold has ended"
 	}
 	return "is sent next"
 }

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -48,6 +49,37 @@ func TestAHoldSaysWhyAndUntilWhen(t *testing.T) {
 		test.hold.Since = *at(10)
 		if got := test.hold.Says(now).In(time.UTC); got != test.want {
 			t.Errorf("got  %s\nwant %s", got, test.want)
+		}
+	}
+}
+
+func TestAnOpenDeliverySaysWhatBecomesOfIt(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2027, 3, 10, 12, 0, 0, 0, time.UTC)
+	pause := Hold{Kind: "operator", By: "op/maria", Reason: "moves house", Since: now}
+	for _, test := range []struct {
+		open  Delivery
+		holds []Hold
+		want  string // sentences
+		now   string
+	}{
+		{Delivery{State: "failed", ErrorClass: "permanent", Attempts: 1, Error: "no such room"}, nil, "it was refused: no such room. It waits for a person.", "waits for a person"},
+		{Delivery{State: "failed", ErrorClass: "mapping", Error: "field room is missing"}, nil, "it was not sent, because its fields could not be mapped: field room is missing. It waits", "waits for a person"},
+		{Delivery{State: "failed", ErrorClass: "transient", Attempts: 3, Error: "HTTP 500"}, nil, "it was given up after 3 attempts: HTTP 500. It waits", "waits for a person"},
+		{Delivery{State: "pending"}, []Hold{pause}, "Sending was paused by maria", "is sent next, when the hold has ended"},
+		{Delivery{State: "pending"}, nil, "It is about to be sent.", "is sent next"},
+	} {
+		lane := Lane{Sync: "Court", First: &test.open, Holds: test.holds, Open: 1, Served: true}
+		_, said := lane.saysOpen(&Story{At: now})
+		var text strings.Builder
+		for _, s := range said {
+			text.WriteString(s.In(time.UTC) + "\n")
+		}
+		if !strings.Contains(text.String(), test.want) {
+			t.Errorf("says  %swant %s", text.String(), test.want)
+		}
+		if got := lane.Now(&LaneEvent{Delivery: &test.open}); got != test.now {
+			t.Errorf("got %q, want %q", got, test.now)
 		}
 	}
 }
