@@ -83,7 +83,7 @@ func (h *history) count(d *inspect.Delivered) {
 	forget(h.delivered, d.At)
 }
 
-// age notes the age of the oldest open delivery of each sync. A minute has its highest age.
+// age notes the age of the oldest delivery to send of each sync. A minute has its highest age.
 func (h *history) age(o *inspect.Overview) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -134,7 +134,7 @@ func (h *history) pictures(sync string, at time.Time) (delivered, ages picture) 
 	most, last := highest(h.delivered[sync]), h.delivered[sync][now-1]
 	delivered = picture{line(h.delivered[sync], now, most), fmt.Sprintf("Delivered per minute in the last hour: at most %.0f, and %.0f in the last full minute.", most, last)}
 	oldest := highest(h.ages[sync])
-	ages = picture{line(h.ages[sync], now, oldest), fmt.Sprintf("Age of the oldest open event in the last hour: at most %s.", lasting(time.Duration(oldest)*time.Second))}
+	ages = picture{line(h.ages[sync], now, oldest), fmt.Sprintf("Age of the oldest event to send in the last hour: at most %s.", lasting(time.Duration(oldest)*time.Second))}
 	return delivered, ages
 }
 

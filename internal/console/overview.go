@@ -112,15 +112,24 @@ func (c *Console) syncData(s *inspect.Sync, at time.Time, v visitor) syncData {
 	return d
 }
 
-// syncActs are the actions on a whole sync that can work.
+// syncActs are the actions on a sync, and on the destinations that a person has paused, that
+// can work.
 func syncActs(s *inspect.Sync) (links []page.Link) {
 	if s.Backlog.Failed > 0 {
 		links = append(links, action("requeue", "Send failed ones again", "sync", s.Name))
 	}
-	if h := s.Stopped(); h != nil && h.Kind == "operator" {
-		return append(links, action("resume", "Resume", "sync", s.Name))
+	paused := false
+	for _, h := range s.Holds {
+		switch {
+		case h.Kind != "operator":
+		case h.Scope == "":
+			paused = true
+			links = append(links, action("resume", "Resume", "sync", s.Name))
+		default:
+			links = append(links, action("resume", "Resume "+h.Scope, "sync", s.Name, "scope", h.Scope))
+		}
 	}
-	if s.RetiredAt == nil {
+	if !paused && s.RetiredAt == nil {
 		links = append(links, action("pause", "Pause", "sync", s.Name))
 	}
 	return links

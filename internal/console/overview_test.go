@@ -60,7 +60,7 @@ func TestTheOverviewSortsWhatIsAtRiskByTime(t *testing.T) {
 	w.hearing("H-past", "-1 hours")
 	w.Fail(refused)
 	body := w.get("/").wants(200, "H-&lt;soon&gt;", "H-later", "in 2 h", "in 3 days", "no such courtroom", "It waits for a person.", "1 open event was needed before now",
-		`<a href="/key/H-%3Csoon%3E">`, "1 waits for a person", "3: 2 pending").body
+		`<a href="/key/H-%3Csoon%3E">`, "1 waits for a person", "3: 1 failed, 2 pending").body
 	if strings.Index(body, "H-&lt;soon") > strings.Index(body, "H-later") {
 		t.Error("the soonest is not the first")
 	}
@@ -76,6 +76,9 @@ func TestTheOverviewOffersActionsToThoseWhoMayAct(t *testing.T) {
 	w.get("/", w.logIn(anaToken)).wants(200, `href="/action/requeue?sync=Court"`, `href="/action/pause?sync=Court"`).lacks("/action/resume")
 	w.Do(`SELECT outbox.pause('Court', 'a reason')`)
 	w.fresh().get("/", w.logIn(anaToken)).wants(200, `href="/action/resume?sync=Court"`).lacks("/action/pause")
+	w.Do(`SELECT outbox.resume('Court')`)
+	w.Do(`SELECT outbox.pause('Court', 'a reason', scope => 'East')`)
+	w.fresh().get("/", w.logIn(anaToken)).wants(200, `href="/action/resume?scope=East&amp;sync=Court">Resume East<`, "/action/pause")
 }
 
 func TestWhileTheDatabaseIsAwayTheLastAnswerIsShown(t *testing.T) {
