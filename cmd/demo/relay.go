@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -61,6 +62,9 @@ func runRelay(ctx context.Context, args []string, env func(string) (string, bool
 	defer store.Close()
 	c := f.RelayConfig()
 	c.Logger = slog.New(slog.NewTextHandler(stderr, nil))
+	if info, ok := debug.ReadBuildInfo(); ok {
+		c.Version = info.Main.Version
+	}
 	r, err := relay.New(store, c)
 	if err != nil {
 		return err

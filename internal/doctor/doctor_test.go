@@ -224,6 +224,9 @@ func TestFindings(t *testing.T) {
 		"a relay of another version than this program": {
 			[]string{heartbeat("a", "v2", "now()")}, "relays", Warning, []string{"running relays are version v2, and this program is v1"},
 		},
+		"a relay that does not say its version": {
+			[]string{heartbeat("a", "", "now()"), heartbeat("b", "v1", "now()")}, "relays", OK, []string{"2 running, version v1"},
+		},
 		"a relay that died": {
 			[]string{heartbeat("a", "v1", "now()"), heartbeat("b", "v1", "now() - interval '1 minute'")}, "relays", Warning, []string{"relay b was last seen"},
 		},

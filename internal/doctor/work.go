@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -29,7 +30,9 @@ func (o Options) relays() Check {
 				continue
 			}
 			running++
-			versions = append(versions, r.Version)
+			if r.Version != "" { // a relay in a program of its own may not say it
+				versions = append(versions, r.Version)
+			}
 		}
 		slices.Sort(versions)
 		versions = slices.Compact(versions)
@@ -38,11 +41,11 @@ func (o Options) relays() Check {
 			return append(found, problem("lockstep run", "no relay is running, so nothing is sent")), nil
 		case len(versions) > 1:
 			found = append(found, warning("after an upgrade, restart the relays that are still old; see: lockstep status --relays", "running relays have different versions: %s", strings.Join(versions, ", ")))
-		case versions[0] != o.Version:
+		case len(versions) == 1 && versions[0] != o.Version:
 			found = append(found, warning("use the same version everywhere", "running relays are version %s, and this program is %s", versions[0], o.Version))
 		}
 		if len(found) == 0 {
-			found = append(found, fine("%d running, version %s", running, versions[0]))
+			found = append(found, fine("%d running, version %s", running, cmp.Or(strings.Join(versions, ""), "unknown")))
 		}
 		return found, err
 	}}
