@@ -265,9 +265,10 @@ func (h *hours) keep(ctx context.Context, store Store, sync string) (kept bool, 
 }
 
 // change returns how long it takes until the next opening or closing. The goroutine that
-// calls keep then calls it again.
+// calls keep then calls it again. If only the clock is known, it calls it at its own pace: the
+// sync's row may be locked for long.
 func (h *hours) change(now time.Time) time.Duration {
-	if k := h.known.Load(); k != nil && len(h.windows) > 0 {
+	if k := h.known.Load(); k != nil && k.From.Before(k.Until) && len(h.windows) > 0 {
 		return max(k.Until.Sub(k.database.earliest(now)), time.Millisecond)
 	}
 	return math.MaxInt64

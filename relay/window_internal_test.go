@@ -1,9 +1,11 @@
 package relay
 
 import (
+	"context"
 	"testing"
 	"time"
 
+	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
 
@@ -234,5 +236,22 @@ func TestAWindowMayBeOpenAllTheTime(t *testing.T) {
 	h := newHours(Sync{Windows: []Window{{From: 0, To: clockTime(24, 0)}}, Holidays: []Date{{2020, time.January, 1}}})
 	if got := h.at(now); !got.Open || got.Until.Before(now.AddDate(0, 6, 0)) {
 		t.Errorf("open is %t until %s", got.Open, got.Until)
+	}
+}
+
+// locked is a store in which somebody has locked the row of the sync.
+type locked struct{ Store }
+
+func (locked) KeepWindow(context.Context, string, outbox.Window) (bool, time.Time, error) {
+	return false, time.Now(), nil
+}
+
+func TestALockedSyncIsNotAskedAboutAllTheTime(t *testing.T) {
+	h := newHours(Sync{Windows: []Window{{From: clockTime(8, 0), To: clockTime(18, 0)}}})
+	if kept, err := h.keep(t.Context(), locked{}, "Court"); kept || err != nil {
+		t.Fatal(kept, err)
+	}
+	if pause := h.change(time.Now()); pause < time.Hour {
+		t.Errorf("asked again after %s, want the pause of a relay that finds nothing", pause)
 	}
 }
