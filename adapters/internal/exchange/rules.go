@@ -167,6 +167,8 @@ func (r Rules) meaning(a Answer) meaning {
 	case !a.OK() || configured:
 	case a.IsPage():
 		return unknown(fmt.Sprintf("an HTML page, which is not the answer of an API: check url, or set outcomes: {%d: delivered} if the receiver always answers so", a.Status))
+	case compared && len(a.Body) == 0 && a.Cut == nil && !a.withoutBody():
+		return unknown(fmt.Sprintf("its body is empty, so answers cannot be compared with it: set outcomes: {%d: delivered} if the receiver always answers so", a.Status))
 	case compared && !doc.IsJSON() && !a.withoutBody():
 		return unknown("its body is not JSON, so answers cannot be compared with it")
 	case named && !a.withoutBody():

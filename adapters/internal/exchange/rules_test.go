@@ -72,6 +72,24 @@ func TestAnswersByTheirBodies(t *testing.T) {
 	}
 }
 
+// A 201 with its Location and no body cannot be compared, unless outcomes has it.
+func TestAnEmptySuccessNamesItsSetting(t *testing.T) {
+	options := RuleOptions{Answers: []adapters.Answer{{Path: "/success", Equals: []byte("false"), Class: "permanent"}}}
+	for _, configured := range []bool{false, true} {
+		if configured {
+			options.Outcomes = map[int]string{201: "delivered"}
+		}
+		r, err := ParseRules(options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.Judge(Request{Method: "POST", Target: "court"}, Answer{Status: 201})
+		if names := err != nil && strings.Contains(err.Error(), "its body is empty") && strings.Contains(err.Error(), "set outcomes: {201: delivered}"); names == configured {
+			t.Errorf("configured %t: got %v", configured, err)
+		}
+	}
+}
+
 // A login page with status 200 says nothing about the message. It may come from a gateway.
 func TestPagesAreNoSuccess(t *testing.T) {
 	for name, body := range map[string]string{
