@@ -97,6 +97,29 @@ func TestTheOverviewChangesWithoutAReload(t *testing.T) {
 	p.audit()
 }
 
+func TestAPageThatNobodySeesIsNotRenewed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	site, _ := w.relay("")
+	w.until("EXISTS (SELECT FROM outbox.sync)")
+	hidden, seen := open(t), open(t)
+	shown := func(yes bool) {
+		hidden.run(fmt.Sprintf("Object.defineProperty(document, 'hidden', {value: %t, configurable: true}); document.dispatchEvent(new Event('visibilitychange'))", !yes))
+	}
+	hidden.visit(site + "/").says("CourtCalendarSync up to date")
+	shown(false)
+	seen.visit(site + "/").says("CourtCalendarSync up to date")
+	for _, reason := range []string{"first reason", "second reason", "third reason"} {
+		w.exec("SELECT outbox.pause('CourtCalendarSync', $1)", reason)
+		seen.says(reason)
+	}
+	if text := hidden.text(); strings.Contains(text, "reason") {
+		t.Errorf("the page that nobody sees says %s", text)
+	}
+	shown(true)
+	hidden.says("third reason")
+}
+
 // Keys that failed, are blocked behind a failure, or wait for another reason, and are needed.
 func TestTheOverviewShowsWhatTheCourtDoesNotHave(t *testing.T) {
 	t.Parallel()

@@ -44,13 +44,27 @@
 
 	addOwnTimes(document);
 	if (live) {
-		const source = new EventSource(live.dataset.from);
-		source.addEventListener("message", (event) => show(event.data));
-		// The server ends a connection with many others, or does not take it. It takes it later.
-		source.addEventListener("error", () => {
-			if (source.readyState === EventSource.CLOSED) {
-				setTimeout(() => location.reload(), 15000);
+		// A page that nobody sees needs no news: a browser has few connections to one server.
+		let source = null;
+		const follow = () => {
+			if (document.hidden) {
+				source?.close();
+				source = null;
+				return;
 			}
-		});
+			if (source) {
+				return;
+			}
+			const mine = source = new EventSource(live.dataset.from);
+			mine.addEventListener("message", (event) => show(event.data));
+			// The server ends a connection with many others, or does not take it. It takes it later.
+			mine.addEventListener("error", () => {
+				if (source === mine && mine.readyState === EventSource.CLOSED) {
+					setTimeout(() => location.reload(), 15000);
+				}
+			});
+		};
+		document.addEventListener("visibilitychange", follow);
+		follow();
 	}
 })();
