@@ -89,12 +89,12 @@ func TestWhyNotDelivered(t *testing.T) {
 		}, "court: held back: its type was added to the sync; waits for pid 42"},
 		{
 			"paused", nil, func(_, o outboxtest.Session, _ string) { o.Do("SELECT outbox.pause('court', 'the court migrates')") },
-			"court: due since T, waits for a relay to claim it; the sync is on hold (operator) by OP since T until outbox.resume: the court migrates",
+			"court: due since T; the sync is on hold (operator) by OP since T until outbox.resume: the court migrates",
 		},
 		{"two holds", nil, func(d, o outboxtest.Session, _ string) {
 			o.Do("SELECT outbox.pause('court', 'night')")
 			d.Do("INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('court', 'auth', now() + interval '1 minute', 'HTTP 401', 'relay-1'), ('court', 'throttle', now() + interval '1 minute', 'HTTP 429', 'relay-1')")
-		}, "court: due since T, waits for a relay to claim it; the sync is on hold (operator) by OP since T until outbox.resume: night" +
+		}, "court: due since T; the sync is on hold (operator) by OP since T until outbox.resume: night" +
 			"; the sync is on hold (auth) by relay-1 since T, next probe at T: HTTP 401; the sync is on hold (throttle) by relay-1 since T until T: HTTP 429"},
 		{"a throttle that is over", nil, func(d, _ outboxtest.Session, _ string) {
 			d.Do("INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('court', 'throttle', now() - interval '1 minute', 'HTTP 429', 'relay-1')")

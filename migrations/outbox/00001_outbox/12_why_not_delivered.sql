@@ -1,6 +1,6 @@
 -- Returns a sentence about the state of an open delivery. It leaves out holds and the deliveries before it.
 -- +goose StatementBegin
-CREATE FUNCTION outbox.describe(d outbox.open_delivery) RETURNS text
+CREATE FUNCTION outbox.describe(d outbox.open_delivery, held boolean) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE d.state
            WHEN 'sending' THEN
@@ -13,7 +13,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                 CASE WHEN d.due_at > clock_timestamp() THEN format('not due until %s', d.due_at) ELSE 'due now for its next attempt' END
                 || format(' after %s attempt(s), the last one: %s: %s', d.attempts, coalesce(d.error_class, 'transient'), coalesce(d.error, 'no reason recorded'))
            WHEN 'queued' THEN CASE WHEN d.error_class = 'backfill' THEN 'held back: ' || d.error ELSE 'waits behind an earlier event of its key' END
-           ELSE CASE WHEN d.due_at > clock_timestamp() THEN format('not due until %s', d.due_at) ELSE format('due since %s, waits for a relay to claim it', d.due_at) END
+           ELSE CASE WHEN d.due_at > clock_timestamp() THEN format('not due until %s', d.due_at) ELSE format('due since %s', d.due_at) || CASE WHEN held THEN '' ELSE ', waits for a relay to claim it' END END
            END
 $$;
 -- +goose StatementEnd
@@ -29,6 +29,7 @@ DECLARE
     first_delivery outbox.open_delivery;
     l     record;
     h     record;
+    held  text;
     said  text;
     idle  text;
     missed boolean := false;
@@ -57,11 +58,22 @@ BEGIN
          LIMIT 1;
         IF FOUND THEN
             known := true;
+            held := '';
+            FOR h IN SELECT * FROM outbox.hold AS o
+                      WHERE o.sync = s.name AND (o.kind IN ('auth', 'breaker') OR o.until IS NULL OR o.until > clock_timestamp())
+                        AND (o.scope = '' OR o.scope = (SELECT n.scope FROM outbox.lane AS n WHERE n.sync = d.sync AND n.key = d.key))
+                      ORDER BY o.scope, outbox.hold_rank(o.kind) LOOP
+                held := held || format('; %s is on hold (%s) by %s since %s%s: %s',
+                    CASE h.scope WHEN '' THEN 'the sync' ELSE format('destination %s of sync %s', h.scope, s.name) END, h.kind, h."by", h.since,
+                    CASE WHEN h.until IS NULL THEN CASE h.kind WHEN 'operator' THEN ' until outbox.resume' || CASE h.scope WHEN '' THEN '' ELSE ' of that scope' END ELSE '' END
+                         WHEN h.kind IN ('auth', 'breaker') THEN format(', next probe at %s', h.until)
+                         ELSE format(' until %s', h.until) END, h.reason);
+            END LOOP;
             SELECT * INTO first_delivery FROM outbox.open_delivery AS f
              WHERE f.sync = d.sync AND f.key = d.key AND f.event_seq < d.event_seq
              ORDER BY f.event_seq LIMIT 1;
             IF FOUND THEN
-                said := format('waits behind event %s of key %s, which is %s', first_delivery.event_id, first_delivery.key, outbox.describe(first_delivery));
+                said := format('waits behind event %s of key %s, which is %s', first_delivery.event_id, first_delivery.key, outbox.describe(first_delivery, held <> ''));
                 IF d.error_class = 'backfill' THEN
                     said := said || '; ' || d.error;
                 ELSIF s.on_failed = 'supersede' AND first_delivery.state = 'failed'
@@ -70,21 +82,12 @@ BEGIN
                 END IF;
             ELSE
                 first_delivery := d;
-                said := outbox.describe(d);
+                said := outbox.describe(d, held <> '');
             END IF;
             IF s.backfill_reason IS NOT NULL AND 'backfill' IN (first_delivery.error_class, d.error_class) THEN
                 said := said || '; ' || s.backfill_reason;
             END IF;
-            FOR h IN SELECT * FROM outbox.hold AS o
-                      WHERE o.sync = s.name AND (o.kind IN ('auth', 'breaker') OR o.until IS NULL OR o.until > clock_timestamp())
-                        AND (o.scope = '' OR o.scope = (SELECT n.scope FROM outbox.lane AS n WHERE n.sync = d.sync AND n.key = d.key))
-                      ORDER BY o.scope, outbox.hold_rank(o.kind) LOOP
-                said := said || format('; %s is on hold (%s) by %s since %s%s: %s',
-                    CASE h.scope WHEN '' THEN 'the sync' ELSE format('destination %s of sync %s', h.scope, s.name) END, h.kind, h."by", h.since,
-                    CASE WHEN h.until IS NULL THEN CASE h.kind WHEN 'operator' THEN ' until outbox.resume' || CASE h.scope WHEN '' THEN '' ELSE ' of that scope' END ELSE '' END
-                         WHEN h.kind IN ('auth', 'breaker') THEN format(', next probe at %s', h.until)
-                         ELSE format(' until %s', h.until) END, h.reason);
-            END LOOP;
+            said := said || held;
             IF s.retired_at IS NOT NULL THEN
                 said := said || format('; the sync was retired at %s and takes no new events', s.retired_at);
             END IF;

@@ -15,7 +15,7 @@ GRANT EXECUTE ON FUNCTION outbox.emit(text, text, jsonb, bigint, jsonb, uuid) TO
 
 GRANT SELECT ON outbox.event, outbox.unmatched, outbox.sync, outbox.hold, outbox.delivery, outbox.lane, outbox.open_delivery, outbox.delivery_log, outbox.external_ref, outbox.retention,
     outbox.heartbeat, outbox.relay, outbox.status, outbox.failed, outbox.blocked_key, outbox.unmatched_type, outbox.missed, outbox.alert, outbox.alerting_hold, outbox.told, outbox.goose_db_version TO outbox_relay, outbox_operator, outbox_auditor;
-GRANT EXECUTE ON FUNCTION outbox.oldest_relay(), outbox.hold_rank(text), outbox.ends_delivery(text), outbox.why_not_delivered(uuid, text), outbox.describe(outbox.open_delivery), outbox.check_sync(text),
+GRANT EXECUTE ON FUNCTION outbox.oldest_relay(), outbox.hold_rank(text), outbox.ends_delivery(text), outbox.why_not_delivered(uuid, text), outbox.describe(outbox.open_delivery, boolean), outbox.check_sync(text),
     outbox.takes(text, text[], text[], text, text)
     TO outbox_relay, outbox_operator, outbox_auditor;
 
