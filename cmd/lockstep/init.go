@@ -66,7 +66,7 @@ const beginning = `# Lockstep, begun with: lockstep config init --profile %s
 database:
   url: ${DATABASE_URL}                 # postgres://user@host:5432/database, with a login in the role outbox_relay
 
-listen: 127.0.0.1:9464                 # health and metrics
+listen: 127.0.0.1:9464                 # console, health and metrics
 
 relay:
   workers: 32                          # deliveries in flight in this process

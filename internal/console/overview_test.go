@@ -64,6 +64,11 @@ func TestTheOverviewSortsWhatIsAtRiskByTime(t *testing.T) {
 	if strings.Index(body, "H-&lt;soon") > strings.Index(body, "H-later") {
 		t.Error("the soonest is not the first")
 	}
+	w.Do(`UPDATE outbox.delivery SET escalates_at = now() WHERE key = 'H-<soon>'`)
+	if body := w.fresh().get("/").body; strings.Count(body, "escalated") != 1 || strings.Index(body, "escalated") > strings.Index(body, "H-later") {
+		t.Error("not exactly the escalated hearing is marked")
+	}
+	w.get("/failed").wants(200, `<span class="state bad">escalated</span>`)
 	if strings.Contains(body, "Smith") {
 		t.Error("the page has a part of a payload")
 	}

@@ -59,7 +59,7 @@ func (o *Overview) Timed() bool {
 }
 
 // Untimed returns the names of the syncs whose events are never listed as at risk, because nothing
-// says where they have a time. Retired syncs are left out.
+// says where they have a time. Retired syncs are left out, and those that take only operator events.
 func (o *Overview) Untimed() (names []string) {
 	for _, s := range o.Syncs {
 		if s.Untimed && s.RetiredAt == nil {
@@ -189,7 +189,7 @@ func readSyncs(ctx context.Context, tx pgx.Tx, name string) ([]Sync, error) {
 	const list = `-- lockstep overview: syncs
 SELECT s.name, s.on_failed, s.retired_at, s.last_delivered_at, coalesce(s.backfill_reason, '') AS backfill,
        ARRAY(SELECT r.name FROM outbox.relay AS r WHERE r.running AND s.name = ANY (r.syncs) ORDER BY r.name LIMIT 10) AS served_by,
-       s.escalate_at = '{}' AS untimed
+       s.escalate_at = '{}' AND EXISTS (SELECT FROM unnest(s.patterns) AS p (pattern) WHERE p.pattern NOT LIKE 'lockstep:%') AS untimed
   FROM outbox.sync AS s
  WHERE $1 = '' OR s.name = $1
  ORDER BY s.name

@@ -30,6 +30,7 @@ func TestTheOverviewCountsDeliveriesByState(t *testing.T) {
 	t.Parallel()
 	h := newHearing(t)
 	h.Sync("Other", "other:*")
+	h.Sync("Told", "lockstep:*")
 	failed := h.keyed("K-failed")
 	h.keyed("K-failed")
 	h.Fail(failed)
@@ -38,8 +39,11 @@ func TestTheOverviewCountsDeliveriesByState(t *testing.T) {
 	retried := h.keyed("K-retried")
 	h.Do(`UPDATE outbox.delivery SET state = 'retry', due_at = now(), created_at = created_at - interval '1 hour' WHERE event_id = $1`, retried)
 	o := h.overview()
-	if len(o.Syncs) != 2 || o.Syncs[0].Name != "Court" || o.Syncs[1].Name != "Other" {
+	if len(o.Syncs) != 3 || o.Syncs[0].Name != "Court" || o.Syncs[1].Name != "Other" {
 		t.Fatalf("syncs %+v", o.Syncs)
+	}
+	if got := o.Untimed(); !slices.Equal(got, []string{"Court", "Other"}) {
+		t.Errorf("%q have no time of a hearing, want Court and Other: operator events have none", got)
 	}
 	b := o.Syncs[0].Backlog
 	age := o.At.Sub(*b.Oldest)

@@ -276,9 +276,9 @@ func (e *Entry) Says() string {
 	case "discarded":
 		return by + " gave it up"
 	case "paused":
-		return by + " paused the sync"
+		return by + " paused sending"
 	case "resumed":
-		return by + " resumed the sync"
+		return by + " resumed sending"
 	case "retired":
 		return by + " retired the sync"
 	case "sync_changed":

@@ -113,7 +113,7 @@ func TestAStoryBeginsWithWhatTheReceiverHas(t *testing.T) {
 	if e := lane.Events[2].Entries; len(e) != 1 || e[0].Says() != "maria gave it up" || e[0].Detail() != "version 3 says the same" {
 		t.Errorf("got %+v", e)
 	}
-	if len(lane.Actions) != 1 || lane.Actions[0].Says() != "maria paused the sync" {
+	if len(lane.Actions) != 1 || lane.Actions[0].Says() != "maria paused sending" {
 		t.Errorf("got %+v", lane.Actions)
 	}
 
@@ -226,7 +226,7 @@ func TestChangesSayWhoDidWhat(t *testing.T) {
 	if err != nil || c.Older != 0 || len(c.List) != 4 {
 		t.Fatalf("%v: got %+v", err, c)
 	}
-	if c.List[0].Says() != "jo resumed the sync" || c.List[1].Says() != "jo paused the sync" {
+	if c.List[0].Says() != "jo resumed sending" || c.List[1].Says() != "jo paused sending" {
 		t.Errorf("got %+v", c.List[:2])
 	}
 	if all := c.List[2]; all.Rows != 6 || len(all.Keys) != mostKeys || all.Reason != "the court repaired it" || !strings.HasSuffix(all.Actor, "/maria") {

@@ -27,6 +27,7 @@ type Stuck struct {
 	CreatedAt time.Time  // when it was written
 	NeededBy  *time.Time // the time of the hearing or the like; nil: not known
 	Behind    Count      // later open deliveries of the key
+	Escalated bool       // outbox.alert has it as escalated
 	Standing  Standing
 	Says      []Sentence // why the receiver does not have it, and what happens next
 }
@@ -166,13 +167,14 @@ SELECT count(*)
 // stuckRow is a delivery with what else is known of it.
 type stuckRow struct {
 	Delivery
-	Key     string
-	Type    string
-	Version *int64
-	Scope   string
-	Served  bool
-	Behind  Count
-	Leads   int64 // place of the first delivery of its lane
+	Key       string
+	Type      string
+	Version   *int64
+	Scope     string
+	Served    bool
+	Behind    Count
+	Escalated bool
+	Leads     int64 // place of the first delivery of its lane
 }
 
 // describe says about deliveries why their receivers do not have them. A delivery that is
@@ -208,7 +210,7 @@ func describe(ctx context.Context, tx pgx.Tx, at time.Time, found []place) ([]St
 	for _, row := range rows {
 		one := Stuck{
 			Sync: row.Sync, Key: row.Key, EventID: row.EventID, Event: name(row.Version, row.Type), State: row.State, Class: row.ErrorClass,
-			CreatedAt: row.CreatedAt, NeededBy: row.NeededBy, Behind: row.Behind,
+			CreatedAt: row.CreatedAt, NeededBy: row.NeededBy, Behind: row.Behind, Escalated: row.Escalated,
 		}
 		head := row
 		if i := slices.IndexFunc(first, func(f stuckRow) bool { return f.Sync == row.Sync && f.Key == row.Key && f.EventSeq == row.Leads }); i >= 0 {
@@ -251,6 +253,7 @@ SELECT d.sync, d.event_seq, d.event_id::text AS event_id, d.state, d.attempts, C
        coalesce(d.claimed_by, '') AS claimed_by, d.lease_until, coalesce(d.error_class, '') AS error_class, coalesce(d.error, '') AS error,
        d.created_at, d.needed_by, d.key, coalesce(e.type, '') AS type, e.version, coalesce(l.scope, '') AS scope,
        EXISTS (SELECT FROM outbox.relay AS r WHERE r.running AND d.sync = ANY (r.syncs)) AS served,
+       EXISTS (SELECT FROM outbox.delivery AS q WHERE q.sync = d.sync AND q.key = d.key AND q.event_seq = d.event_seq AND q.escalates_at <= statement_timestamp()) AS escalated,
        (SELECT count(*) FROM (SELECT FROM outbox.delivery AS b WHERE b.sync = d.sync AND b.key = d.key AND b.event_seq > d.event_seq LIMIT $4) AS counted)::int AS behind,
        (SELECT b.event_seq FROM outbox.delivery AS b WHERE b.sync = d.sync AND b.key = d.key ORDER BY b.event_seq LIMIT 1) AS leads
   FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS w (sync, key, event_seq, place)
