@@ -1,6 +1,8 @@
 package doctor
 
 import (
+	"context"
+	"fmt"
 	"net/url"
 	"os/exec"
 	"strings"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 	"github.com/hms-mkt/lockstep/migrations"
 	"github.com/hms-mkt/lockstep/relay/mapping"
 )
@@ -27,11 +30,26 @@ func TestFindingsOfAServer(t *testing.T) {
 	admin.Do("SELECT pg_create_physical_replication_slot('standby', true)")
 	other.Do("BEGIN")
 	other.Do("SELECT FROM outbox.event")
+	parallel := outboxtest.Connect(t, database)
+	parallel.Do("SELECT set_config(name, 'on', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query')")
+	ctx, end := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := parallel.Conn.Exec(ctx, "SELECT pg_sleep(600)")
+		ended <- err
+	}()
+	const worker = "SELECT coalesce((SELECT pid FROM pg_stat_activity WHERE backend_type = 'parallel worker'), 0)"
+	waiting.For(t, time.Minute, "a parallel worker runs", func() bool { return outboxtest.One[int](admin, worker) > 0 })
 	o := options(t, database)
 	o.oldTransaction = time.Nanosecond
 	found := findings{t, Examine(t.Context(), o)}
 	found.have("transactions", Problem, "prepared transaction it's mine of", "ROLLBACK PREPARED 'it''s mine'")
 	found.have("transactions", Warning, "the transaction of pid", "pg_terminate_backend")
+	if text, remedy := found.String(), fmt.Sprintf("pg_terminate_backend(%d)", outboxtest.One[int](admin, worker)); strings.Contains(text, remedy) {
+		t.Errorf("a parallel worker is to be ended: %s", text)
+	}
+	end()
+	<-ended
 	found.have("replication slots", Warning, "slot standby is not in use", "pg_drop_replication_slot('standby')")
 	found.have("vacuum", Problem, "autovacuum is off in the server", "ALTER SYSTEM SET autovacuum = on")
 	found.have("server", Warning, "synchronous_commit is off", "may lose what was recorded last")

@@ -16,7 +16,8 @@ const (
 	oldSnapshot = 1_000_000
 )
 
-// transactions looks for old transactions and prepared ones.
+// transactions looks for old transactions and prepared ones. A parallel worker ends with its
+// session, and autovacuum removes dead rows: nobody must end these.
 func (o Options) transactions() Check {
 	return Check{"transactions", "", func(ctx context.Context) (found []Finding, err error) {
 		const open = `
@@ -25,6 +26,7 @@ SELECT 'session' AS kind, a.pid::text AS id, coalesce(a.usename::text, '') AS lo
   FROM pg_stat_activity AS a
  WHERE a.datname = current_database()
    AND a.pid <> pg_backend_pid()
+   AND a.backend_type NOT IN ('parallel worker', 'autovacuum worker')
    AND (a.xact_start IS NOT NULL OR a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
 UNION ALL
 SELECT 'prepared', p.gid, p.owner::text, '', clock_timestamp() - p.prepared, age(p.transaction)
