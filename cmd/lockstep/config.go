@@ -50,7 +50,11 @@ the exit code.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			f, err := a.load()
-			if err == nil {
+			switch {
+			case err != nil:
+			case len(f.Syncs) == 0:
+				err = usagef("the file has no syncs: a relay needs at least one (lockstep config init prints one to begin with), and only lockstep console needs none")
+			default:
 				// These are the relay's own checks, which connect to nothing.
 				if _, refused := relay.New(nil, f.RelayConfig()); refused != nil {
 					err = usageError{refused}

@@ -21,7 +21,7 @@ func TestConfigCheckListsEveryProblem(t *testing.T) {
 	}
 
 	w.configure("syncs: []\n")
-	w.run("config", "check").wants(t, exitUsage, "no syncs")
+	w.run("config", "check").wants(t, exitUsage, "no syncs: ", "lockstep config init", "only lockstep console needs none")
 	w.run("run").wants(t, exitUsage, "no syncs")
 }
 

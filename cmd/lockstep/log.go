@@ -63,8 +63,12 @@ func (r logRow) Cells() []string {
 			detail = append(detail, *s)
 		}
 	}
+	at := r.At
+	if r.AnsweredAt != nil {
+		at = *r.AnsweredAt
+	}
 	return []string{
-		clockMilli(r.At), r.Sync, deref(r.Key), attempt, r.Outcome, deref(r.Code),
+		clockMilli(at), r.Sync, deref(r.Key), attempt, r.Outcome, deref(r.Code),
 		cmp.Or(deref(r.Actor), deref(r.Relay)), took, deref(r.EventID), strings.Join(detail, ": "),
 	}
 }
@@ -148,7 +152,8 @@ func (a *app) logCommand() *cobra.Command {
 		Long: `Show the delivery log: every attempt at every external system and everything
 that operators did, oldest first. The log holds no payload. Without --key,
 --event or --since, the command shows the last 24 hours. It shows the newest
---limit rows. Times are UTC. The login needs the role outbox_auditor.
+--limit rows. AT is the time of the answer, if there was one; it is in UTC. The
+login needs the role outbox_auditor.
 
 With --after ID, it shows the first --limit rows after that id, in the order of
 ids. The JSON formats show ids. --follow prints rows as they are added, and

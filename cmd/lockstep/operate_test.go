@@ -170,6 +170,17 @@ func TestLogFiltersRows(t *testing.T) {
 	}
 }
 
+func TestATableOfTheLogHasTheTimeOfTheAnswer(t *testing.T) {
+	recorded := time.Date(2027, 1, 31, 9, 0, 1, 0, time.UTC)
+	answered := recorded.Add(-60 * time.Millisecond)
+	if got, want := (logRow{At: recorded, AnsweredAt: &answered}).Cells()[0], "2027-01-31T09:00:00.940Z"; got != want {
+		t.Errorf("got %s, want %s, as outbox.why_not_delivered and the pages say", got, want)
+	}
+	if got, want := (logRow{At: recorded}).Cells()[0], "2027-01-31T09:00:01.000Z"; got != want {
+		t.Errorf("without an answer: got %s, want %s", got, want)
+	}
+}
+
 func TestExplainShowsEverythingExceptThePayload(t *testing.T) {
 	w, h1, h2, behind, _ := troubled(t)
 	auditor := w.as(roleAuditor)
