@@ -67,7 +67,9 @@ func (d *decoder) check(tag string, n *node) {
 	case "header":
 		d.checkHeader(n)
 	case "network":
-		if _, ok := network(n.text); !ok {
+		if p, ok := network(n.text); ok && p.Bits() == 0 {
+			d.at(n, "%s is every address, so everybody could choose a name: name the addresses of the proxies", d.quote(n))
+		} else if !ok {
 			d.at(n, "%s is not an address: write one such as 10.0.0.5, or a network such as 10.0.0.0/24", d.quote(n))
 		}
 	case "from":

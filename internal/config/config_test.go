@@ -35,6 +35,7 @@ func testEnv(name string) (string, bool) {
 		"NOTNUMBER":    "hunter2",
 		"BADURL":       "ht!tp://hunter2 example",
 		"SHORT":        "h2",
+		"SPACED":       "a-token-of-sixteen ",
 		"STRUCTURE":    "a: [b, {c: d}]\nsyncs: none",
 		"DOLLAR":       "a${COURT_TOKEN}$$b",
 		"EXPR":         "hunter22 + 1",

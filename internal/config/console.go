@@ -157,6 +157,8 @@ func (d *decoder) checkUsers(c Console, at *node) {
 		case token.kind != kindText:
 		case token.ref == "" && token.text != "":
 			d.at(token, "is written in the file: write ${NAME} or ${file:/path}, so that only a variable or another file has it")
+		case strings.TrimSpace(u.Token.Reveal()) != u.Token.Reveal():
+			d.at(token, "begins or ends with a space, which is left out of what a person enters: remove the space")
 		case utf8.RuneCountInString(u.Token.Reveal()) < minToken:
 			d.at(token, "is shorter than %d characters: make one with openssl rand -base64 24", minToken)
 		}
