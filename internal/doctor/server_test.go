@@ -33,10 +33,10 @@ func TestFindingsOfAServer(t *testing.T) {
 	parallel := outboxtest.Connect(t, database)
 	parallel.Do("SELECT set_config(name, 'on', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query')")
 	ctx, end := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	go func() {
-		_, err := parallel.Conn.Exec(ctx, "SELECT pg_sleep(600)")
-		ended <- err
+		defer close(ended)
+		_, _ = parallel.Exec(ctx, "SELECT pg_sleep(600)") // is cut off
 	}()
 	const worker = "SELECT coalesce((SELECT pid FROM pg_stat_activity WHERE backend_type = 'parallel worker'), 0)"
 	waiting.For(t, time.Minute, "a parallel worker runs", func() bool { return outboxtest.One[int](admin, worker) > 0 })
