@@ -328,7 +328,7 @@ func TestAPageThatWaitsForTheDatabaseEndsWithTheProgram(t *testing.T) {
 	answered := make(chan answer, 1)
 	go func() { answered <- o.get("/action/requeue?sync=Court", o.ana) }()
 	waiting.For(t, time.Minute, "the page waits", func() bool {
-		return outboxtest.One[bool](other, `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'outbox.delivery'::regclass AND NOT granted)`)
+		return outboxtest.One[bool](other, `SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'outbox.delivery'::regclass AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`)
 	})
 	ended := make(chan struct{})
 	go func() {

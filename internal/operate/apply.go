@@ -132,8 +132,7 @@ func Apply(ctx context.Context, db Beginner, by Actor, o Order) (r Result, err e
 			if ctx.Err() != nil {
 				return r, r.after(ctx, context.Cause(ctx))
 			}
-			// A page that has begun is completed, so that its result is known.
-			done, err := o.page(context.WithoutCancel(ctx), db, by, page)
+			done, err := o.page(ctx, db, by, page)
 			if err != nil {
 				return r, r.after(ctx, err)
 			}
@@ -265,10 +264,12 @@ func whyLocked(err error, why string) error {
 }
 
 // page changes those deliveries of a page that are still as they were when they were
-// chosen, and returns them.
-func (o *Order) page(ctx context.Context, db Beginner, by Actor, places []place) (done []Delivery, err error) {
+// chosen, and returns them. If waits ends while it waits for others, it changes nothing. After
+// that the page is completed, so that its result is known.
+func (o *Order) page(waits context.Context, db Beginner, by Actor, places []place) (done []Delivery, err error) {
+	ctx := context.WithoutCancel(waits)
 	err = Act(ctx, db, by, func(tx pgx.Tx) error {
-		if err := waitForOthers(ctx, tx, o.lockWait); err != nil {
+		if err := waitForOthers(waits, tx, o.lockWait); err != nil {
 			return err
 		}
 		found, err := o.find(ctx, tx, places)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -358,6 +359,36 @@ func TestListReadsTheWholeSet(t *testing.T) {
 	})
 	if err != nil || !slices.Equal(pages, []int{1000, 200}) {
 		t.Errorf("%d, %v", pages, err)
+	}
+}
+
+func TestApplyThatIsStoppedDoesNotWaitForOthers(t *testing.T) {
+	t.Parallel()
+	c := newCourt(t)
+	c.delivered("H-1", 1)
+	seen := c.choose(Replay, Filter{All: true})
+	other := outboxtest.Connect(t, c.url)
+	other.Do("BEGIN")
+	other.Do("SELECT pg_advisory_xact_lock($1)", pageLock)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Apply(ctx, c.maria, Actor{"maria", "lost"}, seen.Order())
+		ended <- err
+	}()
+	waiting.For(t, time.Minute, "Apply waits", func() bool {
+		return outboxtest.One[bool](other, "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))")
+	})
+	cancel()
+	select {
+	case err := <-ended:
+		if stopped, ok := errors.AsType[*StoppedError](err); !ok || stopped.Done != 0 {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(20 * time.Second): // less than the minute that it waits at most
+		t.Error("it goes on waiting")
+		other.Do("ROLLBACK")
+		<-ended
 	}
 }
 
