@@ -39,10 +39,10 @@ to each host that the configuration names, through the configured proxy, and
 says when certificates expire.
 
 It changes nothing, and sends no request to a receiver. With --tokens, it gets a
-token from each token endpoint, as a relay does. Each check has 5 seconds. The command exits with 3 if it
-found a problem. A warning may become a problem, or could not be checked, and
-does not change the exit code. The login of a relay can make all checks, and one
-in the role outbox_auditor most of them.`,
+token from each token endpoint, as a relay does. Each check has 5 seconds. The
+command exits with 3 if it found a problem. A warning may become a problem, or
+could not be checked, and does not change the exit code. The login of a relay can
+make all checks, and one in the role outbox_auditor most of them.`,
 		Example: `  lockstep doctor
   lockstep doctor --no-network --output json`,
 		Args: cobra.NoArgs,

@@ -310,7 +310,7 @@ func (c *Console) act(w http.ResponseWriter, r *http.Request, v visitor) error {
 	if isChanged || isOlder {
 		d := confirmation{Reason: reason, Changed: "Something happened to these deliveries since you opened the page."}
 		if isChanged {
-			d.Changed = fmt.Sprintf("The set has changed since you opened the page: %d are in it now.", changed.Now.Count)
+			d.Changed = fmt.Sprintf("The set has changed since you opened the page. In it now: %d.", changed.Now.Count)
 		}
 		return c.showSet(w, r, a, http.StatusConflict, d)
 	}
@@ -430,8 +430,8 @@ func (c *Console) changePause(w http.ResponseWriter, r *http.Request, v visitor)
 	} else {
 		err = operate.LiftPause(ctx, c.Operate, by, sync, scope, seen)
 	}
-	if changed, ok := errors.AsType[*operate.PauseChanged](err); ok {
-		return c.showPause(w, r, http.StatusConflict, pauseData{Reason: reason, Changed: adapters.Clean(changed.Error(), 1500)})
+	if _, ok := errors.AsType[*operate.PauseChanged](err); ok {
+		return c.showPause(w, r, http.StatusConflict, pauseData{Reason: reason, Changed: "Somebody has paused or resumed it since you opened the page."})
 	}
 	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == "P0002" {
 		return refusal{http.StatusNotFound, "No such sync", adapters.Clean(refused.Message+". "+refused.Hint, 1000)}

@@ -132,7 +132,7 @@ func TestTheSecondOfTwoPeopleSeesWhatTheFirstDid(t *testing.T) {
 	cleos := o.get("/action/discard?sync=Court&key=H-1", o.cleo).wants(200, "<dd>1</dd>")
 	o.done(o.send("POST", "/action/discard", cleos.form("entered by hand"), o.cleo), o.cleo, "1 discarded")
 	again := o.send("POST", "/action/requeue", anas.form("the court is back"), o.ana).
-		wants(409, "Nothing was changed", "1 are in it now", "<dd>1</dd>", "the court is back</textarea>", "H-2")
+		wants(409, "Nothing was changed", "In it now: 1.", "<dd>1</dd>", "the court is back</textarea>", "H-2")
 	again.lacks("H-1")
 	o.done(o.send("POST", "/action/requeue", again.form("the court is back"), o.ana), o.ana, "1 requeued")
 	// A form that is sent twice changes nothing more.
@@ -293,14 +293,14 @@ func TestAPauseIsChangedAsItWasSeen(t *testing.T) {
 		t.Errorf("paused for %f hours", hours)
 	}
 	o.send("POST", "/action/pause", cleos.form("maintenance"), o.cleo).
-		wants(409, "Nothing was changed", "sync Court is now paused by", "The new pause replaces the old one", "maintenance</textarea>")
+		wants(409, "<strong>Nothing was changed.</strong> Somebody has paused or resumed it since you opened the page.", "Court is paused by ana", "The new pause replaces the old one", "maintenance</textarea>")
 	f = cleos.form("maintenance")
 	f.Set("for", "1y")
 	o.send("POST", "/action/pause", f, o.cleo).wants(400, "for=1y is none of the choices")
 	resume := ask("resume", o.cleo).wants(200, "is paused by ana", "the court moves", "It continues at")
 	o.send("POST", "/action/resume", resume.form(""), o.cleo).wants(400, "Say why")
 	o.send("POST", "/action/resume", resume.form("it has moved"), o.cleo).wants(303)
-	o.send("POST", "/action/resume", resume.form("it has moved"), o.cleo).wants(409, "is now not paused", "There is nothing to resume")
+	o.send("POST", "/action/resume", resume.form("it has moved"), o.cleo).wants(409, "Court is not paused", "There is nothing to resume")
 	o.send("POST", "/action/pause", anas.form("x"), o.bob).wants(403)
 	scoped := o.get("/action/pause?sync=Court&scope=ny07.example.gov", o.ana).wants(200, "ny07.example.gov")
 	o.send("POST", "/action/pause", scoped.form("it moves"), o.ana).wants(303)
