@@ -253,7 +253,7 @@ SELECT d.sync, d.event_seq, d.event_id::text AS event_id, d.state, d.attempts, C
        coalesce(d.claimed_by, '') AS claimed_by, d.lease_until, coalesce(d.error_class, '') AS error_class, coalesce(d.error, '') AS error,
        d.created_at, d.needed_by, d.key, coalesce(e.type, '') AS type, e.version, coalesce(l.scope, '') AS scope,
        EXISTS (SELECT FROM outbox.relay AS r WHERE r.running AND d.sync = ANY (r.syncs)) AS served,
-       EXISTS (SELECT FROM outbox.delivery AS q WHERE q.sync = d.sync AND q.key = d.key AND q.event_seq = d.event_seq AND q.escalates_at <= statement_timestamp()) AS escalated,
+       coalesce(d.escalates_at <= statement_timestamp(), false) AS escalated,
        (SELECT count(*) FROM (SELECT FROM outbox.delivery AS b WHERE b.sync = d.sync AND b.key = d.key AND b.event_seq > d.event_seq LIMIT $4) AS counted)::int AS behind,
        (SELECT b.event_seq FROM outbox.delivery AS b WHERE b.sync = d.sync AND b.key = d.key ORDER BY b.event_seq LIMIT 1) AS leads
   FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS w (sync, key, event_seq, place)
