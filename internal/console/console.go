@@ -114,7 +114,10 @@ const maxBody = 64 << 10
 // only for reading is bounded in time. If it cannot be read now, its last good answer is shown.
 func (c *Console) handle(pattern string, needs May, h handler) {
 	if needs > Read {
-		c.serve(pattern, needs, h)
+		c.serve(pattern, needs, func(w http.ResponseWriter, r *http.Request, v visitor) error {
+			defer c.latest.last.set(reading{}) // a person who has acted sees what is true now
+			return h(w, r, v)
+		})
 		return
 	}
 	c.serve(pattern, needs, func(w http.ResponseWriter, r *http.Request, v visitor) error {

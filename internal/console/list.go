@@ -83,7 +83,11 @@ func (c *Console) sync(w http.ResponseWriter, r *http.Request, v visitor) error 
 	if !fits(f.Sync) {
 		return none
 	}
-	found, err := inspect.ReadSync(r.Context(), c.Read, f)
+	now, err := c.readOverview(r.Context()) // its counts are the dear part of this page
+	if err != nil {
+		return err
+	}
+	found, err := inspect.ReadSync(r.Context(), c.Read, f, now.Sync(f.Sync))
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func TestThePageOfASyncSaysHowItStands(t *testing.T) {
 	ana := w.logIn(anaToken)
 	w.get("/sync/Court", ana).wants(200, "<h1>Court</h1>", "At risk", "no relay", "H-1", "1 waits for a person", "/action/pause?sync=Court", "/action/requeue?sync=Court")
 	w.Do(`UPDATE outbox.sync SET retired_at = now()`)
-	w.get("/sync/Court", ana).wants(200, "Retired at").lacks("/action/pause")
+	w.fresh().get("/sync/Court", ana).wants(200, "Retired at").lacks("/action/pause")
 	for _, name := range []string{"None", "%3Cb%3E", "%FF", "%00", strings.Repeat("a", 2000)} {
 		w.get("/sync/"+name, ana).wants(404, "There is no sync").lacks("<b>")
 	}

@@ -265,6 +265,16 @@ SELECT min(created_at)
 	return b, err
 }
 
+// Sync returns a sync by its name, nil if the overview does not have it.
+func (o *Overview) Sync(name string) *Sync {
+	for i := range o.Syncs {
+		if o.Syncs[i].Name == name {
+			return &o.Syncs[i]
+		}
+	}
+	return nil
+}
+
 // SyncPage is one sync with what waits for a person.
 type SyncPage struct {
 	At      time.Time
@@ -274,17 +284,19 @@ type SyncPage struct {
 }
 
 // ReadSync reads one sync, and its deliveries that have failed or are retried as f selects
-// them. f.Sync names the sync.
-func ReadSync(ctx context.Context, db Beginner, f StuckFilter) (p SyncPage, err error) {
+// them. f.Sync names the sync. If its state is known already, it is not read again.
+func ReadSync(ctx context.Context, db Beginner, f StuckFilter, known *Sync) (p SyncPage, err error) {
 	err = read(ctx, db, func(tx pgx.Tx) error {
 		if err := tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&p.At); err != nil {
 			return err
 		}
-		syncs, err := readSyncs(ctx, tx, f.Sync)
-		if err != nil || len(syncs) == 0 {
-			return err
+		if p.Sync = known; known == nil {
+			syncs, err := readSyncs(ctx, tx, f.Sync)
+			if err != nil || len(syncs) == 0 {
+				return err
+			}
+			p.Sync = &syncs[0]
 		}
-		p.Sync = &syncs[0]
 		if p.AtRisk, err = readAtRisk(ctx, tx, p.At, f.Sync, 10); err != nil {
 			return err
 		}

@@ -170,14 +170,14 @@ func TestListsAreReadInPages(t *testing.T) {
 			t.Errorf("%s: %d keys, want %d: %v", name, len(keys), want.n, keys)
 		}
 	}
-	p, err := ReadSync(t.Context(), h.auditor, StuckFilter{Sync: "Court", Class: "conflict"})
+	p, err := ReadSync(t.Context(), h.auditor, StuckFilter{Sync: "Court", Class: "conflict"}, nil)
 	if err != nil || p.Sync == nil || p.Sync.Backlog.Failed != 225 || len(p.Trouble.List) != 25 {
 		t.Errorf("sync: %+v, %v", p, err)
 	}
 	if s := p.Trouble.List[0]; s.State != "failed" || s.Class != "conflict" || s.Behind > 1 || s.Standing != Failed {
 		t.Errorf("a row: %+v", s)
 	}
-	if p, err := ReadSync(t.Context(), h.auditor, StuckFilter{Sync: "None"}); err != nil || p.Sync != nil {
+	if p, err := ReadSync(t.Context(), h.auditor, StuckFilter{Sync: "None"}, nil); err != nil || p.Sync != nil {
 		t.Errorf("no such sync: %+v, %v", p, err)
 	}
 }
