@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -32,7 +34,8 @@ console.user_header, the pages are for reading only, and only for this machine.`
   lockstep console --config court.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := a.load()
+			var files config.Watch
+			f, err := a.loadBy(files.Load)
 			if err != nil {
 				return err
 			}
@@ -40,13 +43,13 @@ console.user_header, the pages are for reading only, and only for this machine.`
 			if err != nil {
 				return err
 			}
-			return a.serveConsole(cmd.Context(), f, url)
+			return a.serveConsole(cmd.Context(), &files, f, url)
 		},
 	}
 }
 
 // serveConsole serves the pages alone until ctx ends.
-func (a *app) serveConsole(ctx context.Context, f *config.File, url string) error {
+func (a *app) serveConsole(ctx context.Context, files *config.Watch, f *config.File, url string) error {
 	switch {
 	case f.Listen == "":
 		return usagef("listen is empty: name the address of the pages, such as listen: 127.0.0.1:9464")
@@ -62,9 +65,9 @@ func (a *app) serveConsole(ctx context.Context, f *config.File, url string) erro
 		_ = l.Close()
 		return err
 	}
-	server := telemetry.Serve(secure(l, f.ListenTLS, a.log), pages, a.log)
+	server := telemetry.Serve(secure(l, f.ListenTLS, a.log), pages.Handler(), a.log)
 	a.log.InfoContext(ctx, "serving the console", "address", l.Addr().String())
-	<-ctx.Done()
+	a.watchUsers(ctx, files, pages)
 	stopPages()
 	return server.Close()
 }
@@ -72,7 +75,7 @@ func (a *app) serveConsole(ctx context.Context, f *config.File, url string) erro
 // console returns the pages that are served at an address. Call the function that it returns
 // before the server is closed: it ends the requests that are being answered. login may
 // change how a connection to the database at url logs in; nil changes nothing.
-func (a *app) console(ctx context.Context, f *config.File, url string, login func(*pgx.ConnConfig), address net.Addr) (http.Handler, func(), error) {
+func (a *app) console(ctx context.Context, f *config.File, url string, login func(*pgx.ConnConfig), address net.Addr) (*console.Console, func(), error) {
 	zone, err := mapping.LoadZone(f.Console.Zone)
 	if err != nil {
 		return nil, nil, usagef("console.zone: %w", err)
@@ -80,14 +83,7 @@ func (a *app) console(ctx context.Context, f *config.File, url string, login fun
 	tcp, ok := address.(*net.TCPAddr)
 	c := console.Config{
 		Zone: zone, UserHeader: f.Console.UserHeader, Proxies: f.Console.Networks(), Operators: f.Console.Operators,
-		Loopback: ok && tcp.IP.IsLoopback(), Version: thisBuild().Version, Log: a.log,
-	}
-	for _, u := range f.Console.Users {
-		user := console.User{Name: u.Name, Token: u.Token}
-		if u.May == "operate" {
-			user.May = console.Operate
-		}
-		c.Users = append(c.Users, user)
+		Users: usersOf(f), Loopback: ok && tcp.IP.IsLoopback(), Version: thisBuild().Version, Log: a.log,
 	}
 	if c.Read, err = consolePool(ctx, url, true, login); err != nil {
 		return nil, nil, err
@@ -112,12 +108,51 @@ func (a *app) console(ctx context.Context, f *config.File, url string, login fun
 	running, end := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	group.Go(func() { pages.Run(running) })
-	return pages.Handler(), func() {
+	return pages, func() {
 		end()
 		group.Wait()
 		pages.Close()
 		closePools()
 	}, nil
+}
+
+// usersOf returns the people who may log in at the pages.
+func usersOf(f *config.File) (users []console.User) {
+	for _, u := range f.Console.Users {
+		user := console.User{Name: u.Name, Token: u.Token}
+		if u.May == "operate" {
+			user.May = console.Operate
+		}
+		users = append(users, user)
+	}
+	return users
+}
+
+// watchUsers gives the pages the users of the configuration when its files have changed, until
+// ctx ends. Another change needs a restart.
+func (a *app) watchUsers(ctx context.Context, files *config.Watch, pages *console.Console) {
+	ticks := time.NewTicker(watchInterval)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticks.C:
+		}
+		next, changed, err := files.Changed()
+		switch {
+		case !changed:
+		case err != nil:
+			if problems, ok := errors.AsType[config.Problems](err); ok {
+				logProblems(ctx, a.log, problems)
+				err = errors.New(plural(len(problems), "problem"))
+			}
+			a.log.ErrorContext(ctx, "configuration not reloaded, nothing has changed", "error", err)
+		default:
+			pages.UseUsers(usersOf(next))
+			a.log.InfoContext(ctx, "console.users reloaded; other changes need a restart")
+		}
+	}
 }
 
 // withConsole serves the pages at all addresses that health and metrics do not have.

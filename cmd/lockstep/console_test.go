@@ -133,9 +133,16 @@ console:
 		t.Fatal(err)
 	}
 	writeFile(t, path, strings.Replace(string(text), "console:", "console:\n  zone: America/New_York", 1))
-	if said := p.says(t, "configuration change not applied"); said["change"] != "console needs a restart" {
+	if said := p.says(t, "configuration change not applied"); said["change"] != "console, except its users, needs a restart" {
 		t.Errorf("said %v", said)
 	}
+
+	// A person is removed while the relay runs.
+	if status, _ := get(renewed, "/", cookies...); status != http.StatusOK {
+		t.Errorf("ana's login has ended: %d", status)
+	}
+	writeFile(t, path, strings.Replace(string(text), "name: ana", "name: jo", 1))
+	waiting.For(t, waitTimeout, "ana's login ends", func() bool { status, _ := get(renewed, "/", cookies...); return status == http.StatusSeeOther })
 
 	healthcheck := func() result {
 		w.configure(fmt.Sprintf("listen: %s\nlisten_tls: {cert_file: %q, key_file: %q}\n", address, cert, key))
@@ -172,6 +179,23 @@ func TestTheConsoleNeedsNoRelay(t *testing.T) {
 	defer resp.Body.Close()
 	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), "There is no sync yet") {
 		t.Errorf("%s %v\n%s", resp.Status, err, body)
+	}
+
+	// From now on, only people who log in may read.
+	token := filepath.Join(t.TempDir(), "token")
+	writeFile(t, token, "ana-token-canary-02")
+	text, err := os.ReadFile(w.env["LOCKSTEP_CONFIG"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, w.env["LOCKSTEP_CONFIG"], string(text)+fmt.Sprintf("\nconsole: {users: [{name: ana, token: \"${file:%s}\"}]}\n", token))
+	p.says(t, "console.users reloaded; other changes need a restart")
+	if resp, err = http.DefaultTransport.RoundTrip(r); err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusSeeOther {
+		t.Errorf("without a login: %s", resp.Status)
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

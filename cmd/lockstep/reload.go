@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/hms-mkt/lockstep/internal/config"
+	"github.com/hms-mkt/lockstep/internal/console"
 	"github.com/hms-mkt/lockstep/internal/telemetry"
 	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay"
@@ -28,6 +29,7 @@ type reloader struct {
 	files   *config.Watch
 	app     *app
 	relay   *relay.Relay
+	pages   *console.Console // nil: there are none
 	store   *outbox.Store
 	metrics *telemetry.Metrics
 	log     *slog.Logger
@@ -104,6 +106,11 @@ func (r *reloader) replace(next *config.File) (left []string, err error) {
 			r.url = database
 		}
 	}
+	if r.pages != nil {
+		r.pages.UseUsers(usersOf(next))
+	}
+	pages := next.Console
+	pages.Users = r.started.Console.Users
 	for _, s := range []struct {
 		name string
 		same bool
@@ -111,7 +118,7 @@ func (r *reloader) replace(next *config.File) (left []string, err error) {
 		{"database", database == r.url && next.Database.MaxConnections == r.started.Database.MaxConnections},
 		{"listen", next.Listen == r.started.Listen},
 		{"listen_tls", next.ListenTLS == r.started.ListenTLS},
-		{"console", reflect.DeepEqual(next.Console, r.started.Console)},
+		{"console, except its users,", reflect.DeepEqual(pages, r.started.Console)},
 		{"relay.name", next.Relay.Name == r.started.Relay.Name},
 	} {
 		if !s.same {

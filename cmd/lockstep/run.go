@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hms-mkt/lockstep/internal/config"
+	"github.com/hms-mkt/lockstep/internal/console"
 	"github.com/hms-mkt/lockstep/internal/telemetry"
 	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay"
@@ -106,6 +107,7 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 	}
 	status := metrics.Watch(store, log)
 	defer status.Close()
+	var pages *console.Console // nil: there are none
 	if f.Listen != "" {
 		l, err := listen(ctx, f.Listen)
 		if err != nil {
@@ -113,12 +115,13 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 		}
 		handler, stopPages := metrics.Handler(r.Ready), func() {}
 		if !f.Console.Off {
-			pages, stop, err := a.console(context.WithoutCancel(ctx), f, url, store.SetPassword, l.Addr())
+			var stop func()
+			pages, stop, err = a.console(context.WithoutCancel(ctx), f, url, store.SetPassword, l.Addr())
 			if err != nil {
 				_ = l.Close()
 				return err
 			}
-			handler, stopPages = withConsole(handler, pages), stop
+			handler, stopPages = withConsole(handler, pages.Handler()), stop
 			log.InfoContext(ctx, "serving the console", "address", l.Addr().String())
 		}
 		server := telemetry.Serve(secure(l, f.ListenTLS, log), handler, log)
@@ -130,7 +133,7 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 		}()
 		log.InfoContext(ctx, "serving health and metrics", "address", l.Addr().String())
 	}
-	reload := &reloader{files: files, app: a, relay: r, store: store, metrics: metrics, log: log, started: f, url: url, current: f}
+	reload := &reloader{files: files, app: a, relay: r, pages: pages, store: store, metrics: metrics, log: log, started: f, url: url, current: f}
 	reloading, stop := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	group.Go(func() { reload.loop(reloading, hangups) })

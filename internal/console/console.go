@@ -52,6 +52,7 @@ const (
 // Console serves the pages. It is safe for concurrent use.
 type Console struct {
 	Config
+	users    guarded[[]User] // instead of Config.Users, which UseUsers replaces
 	site     *page.Site
 	mux      *http.ServeMux
 	attempts attempts
@@ -72,6 +73,7 @@ func New(config Config) (*Console, error) {
 	c := &Console{Config: config, mux: http.NewServeMux(), viewers: make(chan struct{}, mostViewers)}
 	c.serving, c.end = context.WithCancelCause(context.Background())
 	c.jobs.answerWithin = 3 * time.Second
+	c.users.set(config.Users)
 	if c.Zone == nil {
 		c.Zone = time.UTC
 	}
@@ -94,6 +96,10 @@ func New(config Config) (*Console, error) {
 	c.mux.HandleFunc("GET "+scriptURL, serveScript)
 	return c, nil
 }
+
+// UseUsers replaces those who may log in with a token. A login ends if its user is none of
+// them, or has another token now.
+func (c *Console) UseUsers(users []User) { c.users.set(users) }
 
 // Handler serves the pages.
 func (c *Console) Handler() http.Handler { return c.mux }

@@ -36,11 +36,11 @@ func (c *Console) visitor(r *http.Request) (visitor, error) {
 			return c.named(names)
 		}
 		fallthrough
-	case len(c.Users) > 0:
+	case len(c.users.get()) > 0:
 		if v, ok := c.session(r); ok {
 			return v, nil
 		}
-		if len(c.Users) > 0 {
+		if len(c.users.get()) > 0 {
 			return visitor{}, errNoLogin
 		}
 		return visitor{}, refusal{http.StatusForbidden, "You are not known", "The proxy does not say who you are: it sends no header " + c.UserHeader + "."}
@@ -119,7 +119,7 @@ func (c *Console) session(r *http.Request) (visitor, bool) {
 	if err != nil || !time.Now().Before(time.Unix(seconds, 0)) {
 		return visitor{}, false
 	}
-	for _, u := range c.Users {
+	for _, u := range c.users.get() {
 		if u.Name == name && hmac.Equal([]byte(signature), []byte(u.sign(string(text)))) {
 			return visitor{Name: u.Name, May: u.May}, true
 		}
@@ -144,7 +144,7 @@ func (u User) sign(session string) string {
 // userOf returns the user with a token. It takes the same time for all wrong tokens.
 func (c *Console) userOf(token string) (found User, ok bool) {
 	given := sha256.Sum256([]byte(token))
-	for _, u := range c.Users {
+	for _, u := range c.users.get() {
 		wanted := sha256.Sum256([]byte(u.Token.Reveal()))
 		if subtle.ConstantTimeCompare(given[:], wanted[:]) == 1 {
 			found, ok = u, true
@@ -169,7 +169,7 @@ func (c *Console) login(w http.ResponseWriter, r *http.Request) error {
 		c.write(w, r, http.StatusOK, page.View{Page: "login", Title: "Who you are", Data: loginData{Name: v.Name, May: v.May, Out: out}})
 		return nil
 	}
-	if len(c.Users) == 0 {
+	if len(c.users.get()) == 0 {
 		return refusal{http.StatusNotFound, "There is no login here", "Nobody can log in with a token, because console.users is empty."}
 	}
 	c.write(w, r, http.StatusOK, page.View{Page: "login", Title: "Log in", Data: loginData{Next: localPath(r.FormValue("next"))}})
@@ -178,7 +178,7 @@ func (c *Console) login(w http.ResponseWriter, r *http.Request) error {
 
 // logIn makes a session for the user with the token of the form.
 func (c *Console) logIn(w http.ResponseWriter, r *http.Request) error {
-	if len(c.Users) == 0 {
+	if len(c.users.get()) == 0 {
 		return refusal{http.StatusNotFound, "There is no login here", "Nobody can log in with a token, because console.users is empty."}
 	}
 	if err := r.ParseForm(); err != nil {

@@ -88,7 +88,8 @@ func TestASessionIsRefusedIfItIsNotExactlyWhatWasSigned(t *testing.T) {
 func TestASessionEndsWithItsTimeAndItsToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := User{Name: "ana", Token: anaToken}
-		c := &Console{Config: Config{Users: []User{u}}}
+		c := &Console{}
+		c.UseUsers([]User{u})
 		text := time.Now().Add(sessionLasts).UTC()
 		session := func() bool {
 			r, err := http.NewRequestWithContext(t.Context(), "GET", "/", nil)
@@ -102,11 +103,11 @@ func TestASessionEndsWithItsTimeAndItsToken(t *testing.T) {
 		if !session() {
 			t.Error("a new session is refused")
 		}
-		c.Users[0].Token = bobToken
+		c.UseUsers([]User{{Name: u.Name, Token: bobToken}})
 		if session() {
 			t.Error("a session of an old token is taken")
 		}
-		c.Users[0].Token = anaToken
+		c.UseUsers([]User{u})
 		time.Sleep(sessionLasts - time.Second)
 		if !session() {
 			t.Error("a session ends too early")
