@@ -111,6 +111,18 @@ INSERT INTO outbox.hold (sync, kind, reason, by)
 SELECT name, 'backfill', backfill_reason, session_user FROM outbox.sync WHERE name = $1
 ON CONFLICT ON CONSTRAINT hold_pkey DO NOTHING`
 
+// writer is a transaction that may insert events without seeing an earlier change of a sync.
+type writer struct {
+	Transaction string
+	PID         int // 0: it is prepared
+	Since       time.Time
+}
+
+// olderWriters returns the writers that began before this call, the oldest first.
+func (s *Store) olderWriters(ctx context.Context) ([]writer, error) {
+	return list[writer](ctx, s, `SELECT transaction, coalesce(pid, 0), coalesce(since, now()) AS began FROM outbox.older_writers() ORDER BY began`)
+}
+
 // waitForWriters reports whether there is still a transaction to wait for. It reads the
 // round before the list of transactions. So a transaction that is not in the list began
 // after the change of that round, and sees it.
@@ -127,12 +139,7 @@ func (b *Backfill) waitForWriters(ctx context.Context) (bool, error) {
 	if round != b.round {
 		b.round, b.begun, b.open = round, false, nil
 	}
-	type writer struct {
-		Transaction string
-		PID         int
-		Since       time.Time
-	}
-	writers, err := list[writer](ctx, b.store, `SELECT transaction, coalesce(pid, 0), coalesce(since, now()) FROM outbox.older_writers()`)
+	writers, err := b.store.olderWriters(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -145,7 +152,7 @@ func (b *Backfill) waitForWriters(ctx context.Context) (bool, error) {
 	}
 	reason := addsEvents
 	if len(writers) > 0 {
-		oldest := slices.MinFunc(writers, func(x, y writer) int { return x.Since.Compare(y.Since) })
+		oldest := writers[0]
 		reason = fmt.Sprintf("waits until %d transaction(s) end that may not have seen the change, which is normal and usually short; the oldest: pid %d since %s",
 			len(writers), oldest.PID, oldest.Since.UTC().Format(time.RFC3339))
 		if oldest.PID == 0 {

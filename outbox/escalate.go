@@ -68,9 +68,52 @@ UPDATE outbox.sync
 	return nil
 }
 
-// recountEscalations gives open deliveries the times of a changed policy, in pages, so that
-// relays and writers are not delayed. If it is interrupted, the next Apply continues.
+// writersTimeout bounds the wait of [Store.Apply] for transactions that may not have seen a
+// changed policy.
+const writersTimeout = 5 * time.Second
+
+// recountEscalations gives open deliveries the times of a changed policy. Transactions that
+// may not have seen the change add deliveries with times of the old policy. So deliveries are
+// counted once more when these transactions have ended. If it is interrupted, or if they last
+// too long, the next Apply continues.
 func (s *Store) recountEscalations(ctx context.Context, sync string) error {
+	var after *string
+	if err := s.scan(ctx, []any{&after}, `SELECT escalate_recount FROM outbox.sync WHERE name = $1`, sync); err != nil || after == nil {
+		return err
+	}
+	writers, err := s.olderWriters(ctx)
+	if err != nil {
+		return err
+	}
+	if *after != "" || len(writers) > 0 {
+		if err := s.recountPages(ctx, sync, true); err != nil {
+			return err
+		}
+	}
+	for began := time.Now(); len(writers) > 0; {
+		if time.Since(began) > writersTimeout {
+			return fmt.Errorf("sync %q: escalate: %d transaction(s) are open that may not have seen the change, the oldest: pid %d since %s: their events may have times of the old policy; run lockstep sync apply again when they have ended",
+				sync, len(writers), writers[0].PID, writers[0].Since.UTC().Format(time.RFC3339))
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+		open, err := s.olderWriters(ctx)
+		if err != nil {
+			return err
+		}
+		writers = slices.DeleteFunc(writers, func(w writer) bool {
+			return !slices.ContainsFunc(open, func(o writer) bool { return o.Transaction == w.Transaction })
+		})
+	}
+	return s.recountPages(ctx, sync, false)
+}
+
+// recountPages recounts in pages, so that relays and writers are not delayed. With again, all
+// deliveries are to be counted once more afterwards.
+func (s *Store) recountPages(ctx context.Context, sync string, again bool) error {
 	const page = `-- lockstep: recount escalations
 WITH last_key AS MATERIALIZED (
     SELECT max(p.key) AS key, count(*) = 2000 AS more
@@ -90,21 +133,22 @@ WITH last_key AS MATERIALIZED (
        AND (d.needed_by, d.escalates_at) IS DISTINCT FROM (c.needed_by, c.escalates_at)
 )
 UPDATE outbox.sync AS s
-   SET escalate_recount = CASE WHEN l.more THEN l.key END
+   SET escalate_recount = CASE WHEN l.more THEN l.key WHEN $3 THEN '' END
   FROM last_key AS l
  WHERE s.name = $1
-RETURNING s.escalate_recount`
-	for {
-		var after *string
+RETURNING l.more`
+	for more := true; more; {
 		err := s.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+			var after *string
 			err := tx.QueryRow(ctx, `SELECT escalate_recount FROM outbox.sync WHERE name = $1 FOR NO KEY UPDATE`, sync).Scan(&after)
-			if err != nil || after == nil {
+			if more = err == nil && after != nil; !more {
 				return err
 			}
-			return tx.QueryRow(ctx, page, sync, *after).Scan(&after)
+			return tx.QueryRow(ctx, page, sync, *after, again).Scan(&more)
 		})
-		if err != nil || after == nil {
+		if err != nil {
 			return s.judge(ctx, err)
 		}
 	}
+	return nil
 }

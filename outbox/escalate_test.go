@@ -8,6 +8,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -157,5 +158,53 @@ func TestDeliveriesKnowWhenTheyEscalate(t *testing.T) {
 	// The log has the change.
 	if got := outboxtest.One[string](d, "SELECT reason FROM outbox.delivery_log WHERE outcome = 'sync_changed' ORDER BY id DESC LIMIT 1"); got != "escalate: at scheduledAt, was.at in America/New_York, before 24:00:00, after 02:00:00" {
 		t.Errorf("log: %s", got)
+	}
+}
+
+// A writer that does not see the change may commit at any time.
+func TestAChangedPolicyCountsForWritersThatDidNotSeeIt(t *testing.T) {
+	url := pgtest.New(t)
+	d, w := outboxtest.Connect(t, url), outboxtest.As(t, url, "outbox_writer")
+	r := outboxtest.OpenRelay(t, url)
+	reg := outbox.Registration{Name: "court", Patterns: []string{"*"}, OnFailed: "block"}
+	_, err := r.Register(t.Context(), []outbox.Registration{reg})
+	outboxtest.Must(t, err)
+	write := func(key string) {
+		t.Helper()
+		w.Do("BEGIN")
+		w.Do(`INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:updated', $1, '{"scheduledAt": "2027-07-01T09:00:00Z"}')`, key)
+	}
+	write("H-1")
+	reg.Escalate = outbox.Escalation{At: []string{"scheduledAt"}, Before: 24 * time.Hour}
+	if _, err = r.Apply(t.Context(), reg); err == nil || !strings.Contains(err.Error(), "1 transaction(s) are open that may not have seen the change") {
+		t.Fatalf("got %v", err)
+	}
+	w.Do("COMMIT")
+	if got := times(d, "H-1"); got != "none never" {
+		t.Fatalf("the writer has seen the change: %s", got)
+	}
+	_, err = r.Apply(t.Context(), reg)
+	outboxtest.Must(t, err)
+	if got := times(d, "H-1"); got != "07-01 09:00 before" {
+		t.Errorf("the next call: %s", got)
+	}
+	write("H-2")
+	reg.Escalate.Before = 0
+	reg.Escalate.After = 2 * time.Hour
+	applied := make(chan error, 1)
+	go func() {
+		_, err := r.Apply(t.Context(), reg)
+		applied <- err
+	}()
+	waiting.For(t, time.Minute, "the policy is changed", func() bool {
+		return outboxtest.One[bool](d, "SELECT escalate_after IS NOT NULL FROM outbox.sync")
+	})
+	w.Do("COMMIT")
+	outboxtest.Must(t, <-applied)
+	if got := times(d, "H-2"); got != "07-01 09:00 after" {
+		t.Errorf("while Apply waits: %s", got)
+	}
+	if changed, err := r.Apply(t.Context(), reg); err != nil || changed {
+		t.Errorf("applied again: changed %t, %v", changed, err)
 	}
 }
