@@ -121,7 +121,7 @@ const maxBody = 64 << 10
 func (c *Console) handle(pattern string, needs May, h handler) {
 	if needs > Read {
 		c.serve(pattern, needs, func(w http.ResponseWriter, r *http.Request, v visitor) error {
-			defer c.latest.last.set(reading{}) // a person who has acted sees what is true now
+			defer c.latest.expire() // a person who has acted sees what is true now
 			return h(w, r, v)
 		})
 		return

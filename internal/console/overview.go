@@ -27,12 +27,21 @@ type latest struct {
 // reading is an overview and when it was read, by this machine's clock.
 type reading struct {
 	inspect.Overview
-	read time.Time
+	read    time.Time
+	expired bool // it is only for the time when the database does not answer
+}
+
+// expire makes the next who asks read again.
+func (l *latest) expire() {
+	last := l.last.get()
+	last.expired = true
+	l.last.set(last)
+	l.reads.Forget("")
 }
 
 // readOverview returns an overview that is at most sharedFor old.
 func (c *Console) readOverview(ctx context.Context) (reading, error) {
-	if last := c.latest.last.get(); time.Since(last.read) < sharedFor {
+	if last := c.latest.last.get(); !last.expired && time.Since(last.read) < sharedFor {
 		return last, nil
 	}
 	result := c.latest.reads.DoChan("", func() (any, error) {
@@ -43,7 +52,7 @@ func (c *Console) readOverview(ctx context.Context) (reading, error) {
 		if err != nil {
 			return nil, err
 		}
-		now := reading{o, time.Now()}
+		now := reading{Overview: o, read: time.Now()}
 		c.latest.last.set(now)
 		c.history.age(&o)
 		return now, nil

@@ -48,7 +48,7 @@ func TestTheOverviewSaysInWordsWhyNothingIsSent(t *testing.T) {
 
 // fresh makes the next page read again.
 func (w *world) fresh() *world {
-	w.console.latest.last.set(reading{})
+	w.console.latest.expire()
 	return w
 }
 
@@ -104,12 +104,15 @@ func TestWhileTheDatabaseIsAwayTheLastAnswerIsShown(t *testing.T) {
 }
 
 // watch follows the live overview. until waits for a text in it, or with "" for its end.
-func (w *world) watch() (until func(text string)) {
+func (w *world) watch(change ...func(*http.Request)) (until func(text string)) {
 	t := w.T
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), "GET", w.server.URL+"/live", nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, c := range change {
+		c(r)
 	}
 	got, err := w.client.Do(r) //nolint:bodyclose // the goroutine below closes it
 	if err != nil {
@@ -171,6 +174,17 @@ func TestTheOverviewIsSentLive(t *testing.T) {
 	until("")
 	stop()
 	<-ended
+}
+
+func TestTheLastOverviewStaysAfterAnAction(t *testing.T) {
+	o := newOffice(t)
+	o.get("/", o.ana).wants(200, "Court")
+	o.console.Read.Close()
+	o.get("/action/pause?sync=Court", o.ana).wants(200)
+	until := o.watch(o.ana)
+	until("This is as of")
+	o.console.Close()
+	until("")
 }
 
 func TestTheNumberOfViewersIsBounded(t *testing.T) {
