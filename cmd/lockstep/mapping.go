@@ -375,6 +375,7 @@ func (x example) preview(sync relay.Sync, kind string) (preview, error) {
 			p.not("the adapter refuses it: %v", err)
 		case would.Skipped != "":
 			p.not("filtered: %s", would.Skipped)
+			p.Method, p.Body = "", nil // there is no request
 		case len(would.Body) == 0:
 			p.Body, p.Notes = nil, append(p.Notes, "sent without a body")
 		case !bytes.Equal(would.Body, p.Body):

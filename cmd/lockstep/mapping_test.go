@@ -57,6 +57,29 @@ syncs:
 	}
 }
 
+// A cancellation of a hearing that was never created is shown as no request.
+func TestMapOfWhatIsNotSent(t *testing.T) {
+	w := newWorld(t)
+	w.configure(`
+syncs:
+  - name: Court
+    events: ["hearing:*"]
+    adapter:
+      kind: rest
+      url: https://court.example.gov/hearings
+      external_id: /id
+      routes:
+        "hearing:cancelled": {method: DELETE, url: "https://court.example.gov/hearings/{ref.external_id}", without_id: skip}
+    mapping: {room: room}
+`)
+	w.stdin = `{"room": "3A"}`
+	said := w.run("map", "Court", "-", "--type", "hearing:cancelled").wants(t, 0, "would not be sent: filtered: nothing to cancel").stdout
+	if strings.Contains(said, "DELETE") || strings.Contains(said, "3A") {
+		t.Errorf("a request is shown:\n%s", said)
+	}
+	w.run("map", "Court", "-", "--type", "hearing:cancelled", "--ref", "C-7").wants(t, 0, "DELETE https://court.example.gov/hearings/C-7")
+}
+
 // An ETag that is given and not sent has a note that says why.
 func TestMapOfAnETagThatIsNotSent(t *testing.T) {
 	w := newWorld(t)
