@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Escalation says when an open delivery of a sync is escalated: people are told that the
@@ -48,20 +49,20 @@ var ErrZone = errors.New("is not a time zone of the database server")
 func setEscalation(ctx context.Context, tx pgx.Tx, r Registration, recount bool) error {
 	e := r.Escalate
 	zone := cmp.Or(e.Zone, "UTC")
-	const known = `SELECT EXISTS (SELECT FROM pg_timezone_names WHERE name = $1)`
-	var is bool
-	if err := tx.QueryRow(ctx, known, zone).Scan(&is); err != nil {
-		return err
+	// Not by pg_timezone_names, which fails if any file of the server's zones cannot be read.
+	_, err := tx.Exec(ctx, `SELECT now() AT TIME ZONE $1`, zone)
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "22023" { // invalid_parameter_value
+		return fmt.Errorf("sync %q: escalate.zone %q %w: write an IANA name such as America/New_York", r.Name, zone, ErrZone)
 	}
-	if !is {
-		return fmt.Errorf("sync %q: escalate.zone %q %w: write a name of pg_timezone_names, such as America/New_York", r.Name, zone, ErrZone)
+	if err != nil {
+		return err
 	}
 	const update = `
 UPDATE outbox.sync
    SET escalate_at = coalesce($2::text[], '{}'), escalate_zone = $3, escalate_before = nullif($4::interval, '0'), escalate_after = nullif($5::interval, '0'),
        escalate_recount = CASE WHEN $6 THEN '' END
  WHERE name = $1`
-	_, err := tx.Exec(ctx, update, r.Name, e.At, zone, e.Before, e.After, recount)
+	_, err = tx.Exec(ctx, update, r.Name, e.At, zone, e.Before, e.After, recount)
 	if err != nil {
 		return fmt.Errorf("sync %q: escalate: %w", r.Name, err)
 	}

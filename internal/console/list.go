@@ -83,7 +83,7 @@ func (c *Console) sync(w http.ResponseWriter, r *http.Request, v visitor) error 
 	if !fits(f.Sync) {
 		return none
 	}
-	now, err := c.readOverview(r.Context()) // its counts are the dear part of this page
+	now, err := c.pageOverview(r.Context()) // its counts are the dear part of this page
 	if err != nil {
 		return err
 	}

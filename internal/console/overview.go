@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -15,50 +16,59 @@ import (
 // readTimeout bounds all reads of one page, and waiting for a connection.
 const readTimeout = 3 * time.Second
 
-// sharedFor is how long a reading of the overview is shared by all who ask.
-const sharedFor = time.Second
+const (
+	sharedFor = time.Second     // how long a reading of the overview is shared by all who ask
+	pageAge   = 5 * time.Second // how old the reading is at most that a page shows
+)
 
 // latest shares one reading of the overview among all who ask at about the same time.
 type latest struct {
-	reads singleflight.Group
-	last  guarded[reading]
+	reads   singleflight.Group
+	last    guarded[reading]
+	changes atomic.Int64 // how often a person has changed what it shows
 }
 
 // reading is an overview and when it was read, by this machine's clock.
 type reading struct {
 	inspect.Overview
 	read    time.Time
-	expired bool // it is only for the time when the database does not answer
+	changes int64 // those before it was read
 }
 
-// expire makes the next who asks read again.
+// expire makes the next who asks read again. The reading stays for the time when the database
+// does not answer.
 func (l *latest) expire() {
-	last := l.last.get()
-	last.expired = true
-	l.last.set(last)
+	l.changes.Add(1)
 	l.reads.Forget("")
+}
+
+// younger returns the last reading, and whether it is younger than an age and no person has
+// changed anything since.
+func (l *latest) younger(age time.Duration) (reading, bool) {
+	last := l.last.get()
+	return last, time.Since(last.read) < age && last.changes == l.changes.Load()
+}
+
+// pageOverview returns an overview for a page, at most pageAge old. If it is older than
+// sharedFor, the next page gets a newer one: nobody waits for a reading while others look too.
+func (c *Console) pageOverview(ctx context.Context) (reading, error) {
+	last, ok := c.latest.younger(pageAge)
+	if !ok {
+		return c.readOverview(ctx)
+	}
+	if time.Since(last.read) >= sharedFor {
+		c.startReading(ctx) // it puts what it reads into c.latest
+	}
+	return last, nil
 }
 
 // readOverview returns an overview that is at most sharedFor old.
 func (c *Console) readOverview(ctx context.Context) (reading, error) {
-	if last := c.latest.last.get(); !last.expired && time.Since(last.read) < sharedFor {
+	if last, ok := c.latest.younger(sharedFor); ok {
 		return last, nil
 	}
-	result := c.latest.reads.DoChan("", func() (any, error) {
-		// The reading is not only for the one who asks first, who may go away.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
-		defer cancel()
-		o, err := inspect.ReadOverview(ctx, c.Read)
-		if err != nil {
-			return nil, err
-		}
-		now := reading{Overview: o, read: time.Now()}
-		c.latest.last.set(now)
-		c.history.age(&o)
-		return now, nil
-	})
 	select {
-	case r := <-result:
+	case r := <-c.startReading(ctx):
 		if r.Err != nil {
 			return reading{}, r.Err
 		}
@@ -66,6 +76,24 @@ func (c *Console) readOverview(ctx context.Context) (reading, error) {
 	case <-ctx.Done():
 		return reading{}, context.Cause(ctx)
 	}
+}
+
+// startReading reads the overview, or joins those who wait for a reading that has begun.
+func (c *Console) startReading(ctx context.Context) <-chan singleflight.Result {
+	return c.latest.reads.DoChan("", func() (any, error) {
+		// The reading is not only for the one who asks first, who may go away.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+		defer cancel()
+		now := reading{changes: c.latest.changes.Load()}
+		o, err := inspect.ReadOverview(ctx, c.Read)
+		if err != nil {
+			return nil, err
+		}
+		now.Overview, now.read = o, time.Now()
+		c.latest.last.set(now)
+		c.history.age(&o)
+		return now, nil
+	})
 }
 
 // overviewData is the page of all syncs.
@@ -88,7 +116,7 @@ type syncData struct {
 
 // overview is the page of all syncs.
 func (c *Console) overview(w http.ResponseWriter, r *http.Request, v visitor) error {
-	now, err := c.readOverview(r.Context())
+	now, err := c.pageOverview(r.Context())
 	if err != nil {
 		return err
 	}

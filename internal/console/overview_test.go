@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // relay makes a relay appear that serves the sync Court.
@@ -101,6 +102,44 @@ func TestWhileTheDatabaseIsAwayTheLastAnswerIsShown(t *testing.T) {
 	w.console.Read.Close()
 	w.fresh().get("/").wants(200, "up to date", "This is as of", "The database does not answer.")
 	w.get("/key/H-1").wants(503, "The database does not answer")
+}
+
+func TestAPageDoesNotWaitWhileOthersLook(t *testing.T) {
+	w := newWorld(t)
+	w.get("/").wants(200, "No relay is running")
+	w.relay()
+	older := w.console.latest.last.get()
+	older.read = older.read.Add(-2 * time.Second)
+	w.console.latest.last.set(older)
+	w.Do(`BEGIN`)
+	w.Do(`LOCK TABLE outbox.delivery`)
+	w.get("/").wants(200, "No relay is running").lacks("This is as of") // it does not need the table
+	w.Do(`ROLLBACK`)
+	waiting.For(t, time.Minute, "a newer reading", func() bool {
+		w.get("/")
+		return w.console.latest.last.get().read.After(older.read.Add(2 * time.Second))
+	})
+	w.get("/").lacks("No relay is running")
+}
+
+// A reading that begins before a person acts, and ends later, must not be shown to her.
+func TestAReadingFromBeforeAnActionIsNotShared(t *testing.T) {
+	w := newWorld(t)
+	w.relay()
+	waiting.For(t, time.Minute, "a reading that outlasts the lock", func() bool {
+		w.Do(`BEGIN`)
+		w.Do(`LOCK TABLE outbox.delivery`)
+		before := w.console.startReading(t.Context())
+		waiting.For(t, time.Minute, "the reading waits", func() bool {
+			return outboxtest.One[bool](w.Session, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)`) || len(before) > 0
+		})
+		w.console.latest.expire()
+		w.Do(`ROLLBACK`)
+		return (<-before).Err == nil // after 500 ms it gives up
+	})
+	if _, ok := w.console.latest.younger(time.Minute); ok {
+		t.Error("it is shared")
+	}
 }
 
 // watch follows the live overview. until waits for a text in it, or with "" for its end.
