@@ -57,7 +57,9 @@ func TestTheOverviewSaysWhatStopsASync(t *testing.T) {
 	p.shows(site+"/", 200, []string{"was paused by", "the court moves its computers", "It continues when a person resumes it."}, "overview-paused-light")
 	w.exec("SELECT outbox.resume('CourtCalendarSync')")
 	w.exec("DELETE FROM outbox.hold")
-	w.exec("INSERT INTO outbox.hold (sync, kind, until, reason, by) VALUES ('CourtCalendarSync', 'window', now() + interval '9 hours', 'outside its window, opens Tue 2026-12-01 08:00 America/New_York', 'relay')")
+	w.exec(`INSERT INTO outbox.hold (sync, kind, until, reason, by)
+SELECT 'CourtCalendarSync', 'window', opens AT TIME ZONE 'America/New_York', to_char(opens, '"outside its window, opens "Dy YYYY-MM-DD HH24:MI" America/New_York"'), 'relay'
+  FROM (SELECT date_trunc('day', now() AT TIME ZONE 'America/New_York') + interval '1 day 8 hours' AS opens) AS tomorrow`)
 	p.shows(site+"/", 200, []string{"it is outside its window", "It continues at"}, "overview-window-light")
 
 	stop()
