@@ -2,12 +2,14 @@ package browser
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/hms-mkt/lockstep/internal/courtsim"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
 
 // failing serves the console of a court that refuses n hearings.
@@ -44,6 +46,49 @@ func TestAnOperatorSendsFailedHearingsAgain(t *testing.T) {
 	other.fill("reason", "the same, too late").click("Send them again: 3", 409).says("Nothing was changed.").audit("action-stale-light")
 	p.visit(site+"/changes").says("maria", "requeued", "3 deliveries", "the court has corrected its rooms")
 	w.until("(SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'requeued' AND actor LIKE '%/maria' AND reason = 'the court has corrected its rooms') = 3")
+}
+
+func TestAnOperatorGivesUpAndSendsOnceMore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	site := w.failing(2)
+	p := open(t)
+	p.logIn(site, "maria")
+	p.shows(site+"/action/discard?sync=CourtCalendarSync&key=H-2027-000801", 200, []string{"Exactly 1", "This cannot be undone", "H-2027-000801"}, "action-discard-light")
+	p.fill("reason", "the court has it on paper").click("Give them up: 1", 200).says("1", "the court has it on paper").audit()
+	w.until("(SELECT array_agg(key) = '{H-2027-000802}' FROM outbox.delivery)")
+
+	w.faults()
+	p.visit(site+"/action/requeue?sync=CourtCalendarSync").fill("reason", "the court has corrected its rooms").click("Send them again: 1", 200)
+	w.until("NOT EXISTS (SELECT FROM outbox.delivery)")
+	p.shows(site+"/action/replay?sync=CourtCalendarSync&key=H-2027-000802", 200, []string{"Exactly 1", "a new idempotency key", "H-2027-000802"}, "action-replay-light")
+	p.fill("reason", "the court has lost it").click("Send them once more: 1", 200).says("1", "the court has lost it").audit()
+	w.until("(SELECT count(*) FROM outbox.delivery_log WHERE key = 'H-2027-000802' AND outcome IN ('delivered', 'duplicate')) = 2")
+	p.visit(site+"/key/H-2027-000801").says("maria gave it up", "the court has it on paper")
+}
+
+func TestAnActionThatTakesLongIsShownWhileItRuns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	site := w.failing(3)
+	p := open(t)
+	p.logIn(site, "maria")
+	p.visit(site+"/action/requeue?sync=CourtCalendarSync").fill("reason", "the court has corrected its rooms")
+	w.faults()
+	locked, err := w.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := locked.Exec(t.Context(), "SELECT FROM outbox.delivery WHERE key = 'H-2027-000802' FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	p.click("Send them again: 3", 200).says("0 of 3 requeued until now. The page reloads by itself.", "Stop after this step").audit("action-running-light")
+	if err := locked.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.until("NOT EXISTS (SELECT FROM outbox.delivery)")
+	waiting.For(t, happens, "the page shows the end", func() bool { return strings.Contains(p.text(), "3 requeued.") })
+	p.audit()
 }
 
 func TestAnOperatorPausesWithTheKeyboardOnly(t *testing.T) {

@@ -63,6 +63,7 @@ func (w withChrome) run() (code int, err error) {
 		chromedp.Flag("force-color-profile", "srgb"),
 		chromedp.Flag("font-render-hinting", "none"),
 		chromedp.Flag("lang", "en-US"),
+		chromedp.Flag("ignore-certificate-errors", true), // those of the tests are signed by nobody
 		chromedp.Env("TZ=America/New_York", "LANGUAGE=en_US", "HOME="+dir),
 		chromedp.WSURLReadTimeout(time.Minute),
 	)

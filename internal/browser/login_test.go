@@ -1,8 +1,19 @@
 package browser
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
@@ -36,4 +47,43 @@ func TestAPersonLogsIn(t *testing.T) {
 	p.click("Log out", 200).says("Log in")
 	p.visit(site + "/").says("Log in")
 	p.withoutScripts(true).logIn(site, "jo").says("There is no sync yet", "jo")
+}
+
+func TestAPersonLogsInOverTLS(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cert, key := w.certificate()
+	site := "https://" + w.console(fmt.Sprintf("listen_tls: {cert_file: %q, key_file: %q}\n", cert, key)+users, w.usersEnv()...)
+	p := open(t)
+	p.logIn(site, "maria").says("There is no sync yet", "maria")
+	if cookie := eval[string](p, "document.cookie"); cookie != "" {
+		t.Errorf("a script can read the cookie %s", cookie)
+	}
+	p.shows(site+"/changes", 200, []string{"Who did what", "maria"})
+	p.visit(site+"/login").click("Log out", 200).says("Log in")
+}
+
+// certificate writes a certificate that nobody has signed, and its key.
+func (w *world) certificate() (cert, key string) {
+	w.Helper()
+	cert, key = filepath.Join(w.TempDir(), "cert.pem"), filepath.Join(w.TempDir(), "key.pem")
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		w.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	signed, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		w.Fatal(err)
+	}
+	encoded, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		w.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: signed}, key: {Type: "PRIVATE KEY", Bytes: encoded}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			w.Fatal(err)
+		}
+	}
+	return cert, key
 }

@@ -28,7 +28,7 @@ type Console struct {
 	Zone        string          `yaml:"zone" default:"UTC" check:"zone" doc:"Zone of the times on the pages, such as America/New_York."`
 	Users       []User          `yaml:"users" doc:"Who may log in, each with a token. Without users and user_header, the pages are for reading only, and only for this machine."`
 	UserHeader  string          `yaml:"user_header" check:"header" doc:"Header in which a proxy names the person whom it has authenticated, such as X-Remote-User. Needs proxies."`
-	Proxies     []string        `yaml:"proxies" check:"network" doc:"Addresses or networks of the proxies whose user_header counts, such as 10.0.0.5 or 10.0.0.0/24."`
+	Proxies     []string        `yaml:"proxies" check:"network" doc:"Addresses or networks of the proxies whose user_header, X-Forwarded-For and X-Forwarded-Proto count, such as 10.0.0.5 or 10.0.0.0/24."`
 	Operators   []string        `yaml:"operators" check:"person" doc:"Names in user_header of the people who may also act. Everybody else whom the proxy names may read."`
 	OperatorURL adapters.Secret `yaml:"operator_url" check:"database" doc:"Database URL of a login in outbox_operator, with which the pages act. The log has that login and the person, as login/person."`
 }
@@ -126,8 +126,8 @@ func (d *decoder) checkConsole(root *node) {
 	if c.UserHeader != "" && len(c.Proxies) == 0 {
 		d.at(header, "needs proxies: name the addresses of the proxies, because anybody else can send this header too")
 	}
-	if c.UserHeader == "" && len(c.Proxies) > 0 {
-		d.at(proxies, "has no effect without user_header: name the header in which the proxy names the person, or remove proxies")
+	if c.UserHeader == "" && len(c.Users) == 0 && len(c.Proxies) > 0 {
+		d.at(proxies, "has no effect without users and user_header: name those who may log in, or the header in which the proxy names the person, or remove proxies")
 	}
 	if c.UserHeader == "" && len(c.Operators) > 0 {
 		d.at(operators, "has no effect without user_header: users say what they may with may: operate")

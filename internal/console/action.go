@@ -129,6 +129,8 @@ func (c *Console) showSet(w http.ResponseWriter, r *http.Request, a operate.Acti
 		d.Older, status = older.Error(), http.StatusConflict
 	case isRefused && refused.Code == "P0002": // outbox.check_sync
 		return refusal{http.StatusNotFound, "No such sync", adapters.Clean(refused.Message+". "+refused.Hint, 1000)}
+	case tookTooLong(err):
+		return refusal{http.StatusServiceUnavailable, "This cannot be shown now", "The database took too long to find the deliveries, and nothing was changed. Try again in a moment, or select fewer: of one sync, of one error class or of a shorter time."}
 	case err != nil:
 		return err
 	default:

@@ -448,3 +448,13 @@ func TestTheNewestActionsAreRemembered(t *testing.T) {
 	w.get("/action/job/"+ids[1]).wants(200, "There is no action &#34;none&#34;")
 	w.get("/action/job/" + ids[mostJobs]).wants(200)
 }
+
+func TestAConfirmationEndsInTime(t *testing.T) {
+	o := newOffice(t)
+	o.failed("H-1")
+	o.console.actWithin = 50 * time.Millisecond
+	o.Do(`BEGIN`)
+	o.Do(`LOCK TABLE outbox.delivery`)
+	o.get("/action/requeue?sync=Court", o.ana).wants(503, "took too long to find the deliveries", "select fewer")
+	o.Do(`ROLLBACK`)
+}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,7 +27,7 @@ type Config struct {
 	Zone       *time.Location // of the times on the pages; default UTC
 	Users      []User         // who may log in with a token
 	UserHeader string         // the header in which a proxy names the person; empty: none
-	Proxies    []netip.Prefix // the addresses from which UserHeader counts
+	Proxies    []netip.Prefix // the addresses from which UserHeader, X-Forwarded-For and X-Forwarded-Proto count
 	Operators  []string       // names in UserHeader that may operate
 	Loopback   bool           // only this machine can reach the pages
 	Version    string         // of this program
@@ -53,6 +54,7 @@ const (
 type Console struct {
 	Config
 	users    guarded[[]User] // instead of Config.Users, which UseUsers replaces
+	hadUsers atomic.Bool     // there were some once, so the pages are not served without a login
 	site     *page.Site
 	mux      *http.ServeMux
 	attempts attempts
@@ -60,9 +62,12 @@ type Console struct {
 	latest   latest
 	history  history
 	kept     kept
-	viewers  chan struct{}   // one entry for each who watches live
-	serving  context.Context // ends with Close
-	end      context.CancelCauseFunc
+	viewers  chan struct{} // one entry for each who watches live
+
+	actWithin time.Duration // bounds a request for an action
+
+	serving context.Context // ends with Close
+	end     context.CancelCauseFunc
 }
 
 //go:embed pages/*.html
@@ -73,7 +78,8 @@ func New(config Config) (*Console, error) {
 	c := &Console{Config: config, mux: http.NewServeMux(), viewers: make(chan struct{}, mostViewers)}
 	c.serving, c.end = context.WithCancelCause(context.Background())
 	c.jobs.answerWithin = 3 * time.Second
-	c.users.set(config.Users)
+	c.actWithin = 25 * time.Second // less than the server's time for writing an answer
+	c.UseUsers(config.Users)
 	if c.Zone == nil {
 		c.Zone = time.UTC
 	}
@@ -99,7 +105,12 @@ func New(config Config) (*Console, error) {
 
 // UseUsers replaces those who may log in with a token. A login ends if its user is none of
 // them, or has another token now.
-func (c *Console) UseUsers(users []User) { c.users.set(users) }
+func (c *Console) UseUsers(users []User) {
+	if len(users) > 0 {
+		c.hadUsers.Store(true)
+	}
+	c.users.set(users)
+}
 
 // Handler serves the pages.
 func (c *Console) Handler() http.Handler { return c.mux }
@@ -122,7 +133,9 @@ func (c *Console) handle(pattern string, needs May, h handler) {
 	if needs > Read {
 		c.serve(pattern, needs, func(w http.ResponseWriter, r *http.Request, v visitor) error {
 			defer c.latest.expire() // a person who has acted sees what is true now
-			return h(w, r, v)
+			ctx, cancel := context.WithTimeoutCause(r.Context(), c.actWithin, fmt.Errorf("no answer within %s", c.actWithin))
+			defer cancel()
+			return h(w, r.WithContext(ctx), v)
 		})
 		return
 	}
@@ -194,7 +207,7 @@ func (c *Console) allow(v visitor, needs May) error {
 	case v.Name == "":
 		return refusal{http.StatusForbidden, "You are not known", "The log names the person who acts, so actions need a login: configure console.users or console.user_header."}
 	case v.May < needs:
-		return refusal{http.StatusForbidden, "You may only read", fmt.Sprintf("%s may read these pages, but may not act.", v.Name)}
+		return refusal{http.StatusForbidden, "You may only read", fmt.Sprintf("%s may read these pages, but may not act. In the configuration, console.users (may: operate) and console.operators say who may.", v.Name)}
 	}
 	return nil
 }
@@ -237,10 +250,10 @@ func (c *Console) logUnread(r *http.Request, err error) {
 // databaseRefusal says what an error of the database means for the reader of a page.
 func databaseRefusal(err error) refusal {
 	says := "The database does not answer. Reload the page in a moment; the log of this program has the reason."
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+	if tookTooLong(err) {
+		says = "The database took too long to answer. Reload the page in a moment."
+	} else if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch pgErr.Code {
-		case "57014": // the statement timeout
-			says = "The database took too long to answer. Reload the page in a moment."
 		case "42501":
 			says = "The login of this program may not read this. It needs the role outbox_auditor, which an administrator grants."
 		case "3F000", "42P01", "42703", "42883":
@@ -248,6 +261,12 @@ func databaseRefusal(err error) refusal {
 		}
 	}
 	return refusal{http.StatusServiceUnavailable, "This cannot be shown now", says}
+}
+
+// tookTooLong reports whether a statement or a page had no time left.
+func tookTooLong(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == "57014" || errors.Is(err, context.DeadlineExceeded)
 }
 
 // write writes a page, and keeps it for the time when the database does not answer. Its foot

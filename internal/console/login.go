@@ -30,24 +30,26 @@ const sessionLasts = 12 * time.Hour
 // its name point to this machine, and its script could then read the page. A login needs no
 // such check, because a browser sends the cookie only to the name that it was made for.
 func (c *Console) visitor(r *http.Request) (visitor, error) {
+	byProxy := c.UserHeader != "" && c.isProxy(address(r))
+	if names := r.Header.Values(c.UserHeader); byProxy && len(names) > 0 {
+		return c.named(names)
+	}
+	v, ok := c.session(r)
 	switch {
-	case c.UserHeader != "" && c.fromProxy(r):
-		if names := r.Header.Values(c.UserHeader); len(names) > 0 {
-			return c.named(names)
-		}
-		fallthrough
+	case ok:
+		return v, nil
 	case len(c.users.get()) > 0:
-		if v, ok := c.session(r); ok {
-			return v, nil
-		}
-		if len(c.users.get()) > 0 {
-			return visitor{}, errNoLogin
-		}
+		return visitor{}, errNoLogin
+	case byProxy:
 		return visitor{}, refusal{http.StatusForbidden, "You are not known", "The proxy does not say who you are: it sends no header " + c.UserHeader + "."}
 	case c.UserHeader != "":
 		return visitor{}, refusal{http.StatusForbidden, "You are not known", fmt.Sprintf("Open these pages through the proxy that logs you in: requests from %s are not from one of console.proxies.", address(r))}
+	case c.hadUsers.Load():
+		return visitor{}, refusal{http.StatusForbidden, "Nobody can log in", "The last of console.users was removed. Name somebody there, or restart this program to serve these pages without a login."}
 	case !c.Loopback:
 		return visitor{}, refusal{http.StatusForbidden, "These pages need a login", "Other machines can reach these pages, so they must know who you are: configure console.users or console.user_header."}
+	case slices.ContainsFunc(forwarding, func(name string) bool { return r.Header.Get(name) != "" }):
+		return visitor{}, refusal{http.StatusForbidden, "These pages need a login", "A proxy sent this request, so other machines can reach these pages, and they must know who you are: configure console.users or console.user_header."}
 	}
 	host := r.Host
 	if name, _, err := net.SplitHostPort(host); err == nil {
@@ -79,10 +81,38 @@ func (c *Console) named(names []string) (visitor, error) {
 	return v, nil
 }
 
-// fromProxy reports whether a proxy sent the request.
-func (c *Console) fromProxy(r *http.Request) bool {
-	ip := address(r)
+// forwarding are the headers by which proxies say that they pass a request on.
+var forwarding = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Via"}
+
+// isProxy reports whether an address is that of one of our proxies.
+func (c *Console) isProxy(ip netip.Addr) bool {
 	return slices.ContainsFunc(c.Proxies, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+// browser returns the address of the browser, and whether its connection is encrypted. Our
+// proxies say both: each adds the address that it was called from to the end of
+// X-Forwarded-For. What stands before the first foreign address may be invented.
+func (c *Console) browser(r *http.Request) (from netip.Addr, encrypted bool) {
+	from, encrypted = address(r), r.TLS != nil
+	if !c.isProxy(from) {
+		return from, encrypted
+	}
+	encrypted = encrypted || lastOf(r.Header.Values("X-Forwarded-Proto")) == "https"
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
+		ip, err := netip.ParseAddr(strings.TrimSpace(hop))
+		if err != nil || !c.isProxy(from) {
+			break
+		}
+		from = ip.Unmap().WithZone("")
+	}
+	return from, encrypted
+}
+
+// lastOf returns the last of the values of a header, which has the form of a list.
+func lastOf(values []string) string {
+	all := strings.Split(strings.Join(values, ","), ",")
+	return strings.TrimSpace(all[len(all)-1])
 }
 
 // address returns the address that a request came from.
@@ -96,8 +126,8 @@ func address(r *http.Request) netip.Addr {
 
 // cookieName is the name of the cookie of a login. A browser takes one that begins with
 // __Host- only by HTTPS and from this server itself.
-func cookieName(r *http.Request) string {
-	if r.TLS != nil {
+func cookieName(encrypted bool) string {
+	if encrypted {
 		return "__Host-lockstep"
 	}
 	return "lockstep"
@@ -105,7 +135,8 @@ func cookieName(r *http.Request) string {
 
 // session returns the person of the cookie.
 func (c *Console) session(r *http.Request) (visitor, bool) {
-	cookie, err := r.Cookie(cookieName(r))
+	_, encrypted := c.browser(r)
+	cookie, err := r.Cookie(cookieName(encrypted))
 	if err != nil || len(cookie.Value) > 1000 {
 		return visitor{}, false
 	}
@@ -184,7 +215,7 @@ func (c *Console) logIn(w http.ResponseWriter, r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return refusal{http.StatusBadRequest, "This was refused", "The form cannot be read. Open the page again."}
 	}
-	from := address(r)
+	from, _ := c.browser(r)
 	if wait := c.attempts.wait(from, time.Now()); wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
 		return refusal{http.StatusTooManyRequests, "Too many wrong tokens", "Too many wrong tokens came from your address. Try again in a minute."}
@@ -197,7 +228,7 @@ func (c *Console) logIn(w http.ResponseWriter, r *http.Request) error {
 		c.write(w, r, http.StatusForbidden, page.View{Page: "login", Title: "Log in", Data: loginData{Next: next, Wrong: "Nobody has this token. Check that you copied all of it."}})
 		return nil
 	}
-	setCookie(w, r, u.cookie(time.Now().Add(sessionLasts)), int(sessionLasts/time.Second))
+	c.setCookie(w, r, u.cookie(time.Now().Add(sessionLasts)), int(sessionLasts/time.Second))
 	c.Log.InfoContext(r.Context(), "console: logged in", "person", u.Name, "address", from.String())
 	http.Redirect(w, r, next, http.StatusSeeOther)
 	return nil
@@ -205,7 +236,7 @@ func (c *Console) logIn(w http.ResponseWriter, r *http.Request) error {
 
 // logOut ends the session of this browser.
 func (c *Console) logOut(w http.ResponseWriter, r *http.Request) error {
-	setCookie(w, r, "", -1)
+	c.setCookie(w, r, "", -1)
 	http.Redirect(w, r, "/login", http.StatusSeeOther)
 	return nil
 }
@@ -213,10 +244,11 @@ func (c *Console) logOut(w http.ResponseWriter, r *http.Request) error {
 // setCookie sets the cookie of a login. A browser sends it also with a link from elsewhere,
 // such as a mail, because a page that is read changes nothing. With forms of other sites it
 // does not send it.
-func setCookie(w http.ResponseWriter, r *http.Request, value string, seconds int) {
+func (c *Console) setCookie(w http.ResponseWriter, r *http.Request, value string, seconds int) {
+	_, encrypted := c.browser(r)
 	http.SetCookie(w, &http.Cookie{
-		Name: cookieName(r), Value: value, Path: "/", MaxAge: seconds,
-		HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteLaxMode,
+		Name: cookieName(encrypted), Value: value, Path: "/", MaxAge: seconds,
+		HttpOnly: true, Secure: encrypted, SameSite: http.SameSiteLaxMode,
 	})
 }
 

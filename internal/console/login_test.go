@@ -2,6 +2,8 @@ package console
 
 import (
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -128,6 +130,83 @@ func TestAnAddressWithWrongTokensMustWait(t *testing.T) {
 	if got.Header.Get("Retry-After") == "" || len(got.Cookies()) > 0 {
 		t.Errorf("the answer is %v", got.Header)
 	}
+}
+
+// from makes a request look as if a proxy had passed it on for browsers at these addresses.
+func from(addresses string) func(*http.Request) {
+	return func(r *http.Request) { r.Header.Set("X-Forwarded-For", addresses) }
+}
+
+func TestBehindAProxyEachBrowserHasItsOwnWrongTokens(t *testing.T) {
+	w := newWorld(t, withUsers, func(c *Config) {
+		c.Proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.5/32")}
+	})
+	for n := range mostWrong {
+		w.guess(403, []string{"203.0.113.7", "198.51.100.1, 203.0.113.7", "203.0.113.7,10.0.0.5", "x, 203.0.113.7", "203.0.113.7, 10.0.0.5, 127.0.0.1"}[n])
+	}
+	w.guess(429, "203.0.113.7")
+	w.guess(429, "203.0.113.8, 203.0.113.7") // what the browser itself sends does not count
+	w.guess(403, "203.0.113.8")
+	w.guess(403, "")
+}
+
+func TestWhatStrangersSayOfTheirAddressDoesNotCount(t *testing.T) {
+	w := newWorld(t, withUsers)
+	for range mostWrong {
+		w.guess(403, "203.0.113.7")
+	}
+	w.guess(429, "203.0.113.8")
+}
+
+// guess tries a wrong token as browsers at these addresses.
+func (w *world) guess(status int, addresses string) {
+	w.T.Helper()
+	w.send("POST", "/login", url.Values{"token": {"a-wrong-token-0123"}}, from(addresses)).wants(status)
+}
+
+func TestBehindAProxyWithTLSTheCookieIsOnlySentEncrypted(t *testing.T) {
+	w := newWorld(t, withUsers, func(c *Config) { c.Proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")} })
+	to, err := url.Parse(w.server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httptest.NewTLSServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(to)
+		r.SetXForwarded()
+		r.Out.Host = r.In.Host
+	}})
+	t.Cleanup(proxy.Close)
+	direct := w.send("POST", "/login", url.Values{"token": {anaToken}}).Cookies()[0]
+	if direct.Secure || direct.Name != "lockstep" {
+		t.Errorf("without TLS the cookie is %v", direct)
+	}
+	w.server.URL, w.client = proxy.URL, proxy.Client()
+	w.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	cookie := w.send("POST", "/login", url.Values{"token": {anaToken}}).wants(303).Cookies()[0]
+	if !cookie.Secure || cookie.Name != "__Host-lockstep" {
+		t.Errorf("the cookie is %v", cookie)
+	}
+	w.get("/", func(r *http.Request) { r.AddCookie(cookie) }).wants(200, "ana")
+	w.get("/", func(r *http.Request) { r.AddCookie(direct) }).wants(303)
+}
+
+func TestPagesWithoutALoginAreNotServedThroughAProxy(t *testing.T) {
+	w := newWorld(t)
+	w.get("/").wants(200)
+	for _, name := range forwarding {
+		w.get("/", func(r *http.Request) { r.Header.Set(name, "for=10.0.0.1") }).wants(403, "A proxy sent this request", "console.users")
+	}
+}
+
+// Whoever removes the last person does not mean everybody.
+func TestPagesStayClosedWhenTheLastUserIsRemoved(t *testing.T) {
+	w := newWorld(t, withUsers, func(c *Config) { c.Loopback = true })
+	ana := w.logIn(anaToken)
+	w.console.UseUsers(nil)
+	w.get("/", ana).wants(403, "The last of console.users was removed")
+	w.get("/login").wants(404)
+	w.console.UseUsers([]User{{Name: "ana", Token: anaToken}})
+	w.get("/", ana).wants(200)
 }
 
 func TestWrongTokensAreForgottenAfterAMinute(t *testing.T) {

@@ -75,6 +75,21 @@ func TestTheOverviewSortsWhatIsAtRiskByTime(t *testing.T) {
 	}
 }
 
+func TestWhatStopsASyncIsSaidOnce(t *testing.T) {
+	w := newWorld(t)
+	w.relay()
+	for _, key := range []string{"H-1", "H-2", "H-3"} {
+		w.hearing(key, "2 hours")
+	}
+	w.Do(`INSERT INTO outbox.hold (sync, scope, kind, until, reason, by) VALUES ('Court', '', 'breaker', now() + interval '1 hour', 'HTTP 503 of all', 'relay-1')`)
+	for _, path := range []string{"/", "/sync/Court"} {
+		body := w.get(path).wants(200, "H-3", "because the whole sync is on hold, as said above").body
+		if n := strings.Count(body, "HTTP 503 of all"); n != 2 { // for the sync, and for the first key
+			t.Errorf("%s says it %d times", path, n)
+		}
+	}
+}
+
 func TestTheOverviewOffersActionsToThoseWhoMayAct(t *testing.T) {
 	w := newWorld(t, withUsers)
 	w.Fail(w.hearing("H-1", "2 hours"))

@@ -148,8 +148,13 @@ func (l *Lane) saysOpen(story *Story) (Standing, []Sentence) {
 	case len(l.Holds) > 0:
 		standing = OnHold
 		said = append(said, say(append(does, " yet.")...))
+		if l.heldAbove {
+			said[0] = say(append(does, " yet, because the whole sync is on hold, as said above.")...)
+		}
 		for _, h := range l.Holds { // sending continues when the last one has ended
-			said = append(said, h.Says(story.At))
+			if h.Scope != "" || !l.heldAbove {
+				said = append(said, h.Says(story.At))
+			}
 		}
 	case d.State == "retry" && d.DueAt != nil && d.DueAt.After(story.At):
 		said = append(said, say(append(does, " yet: ", Answer(d.Error), ". It will be tried again at ", *d.DueAt, ".")...))

@@ -51,6 +51,8 @@ type Lane struct {
 	Zone      string      // time zone of the receiver, as escalate_zone of the sync says; UTC by default
 	Actions   []Entry     // what people did to the whole sync since the first event, the newest first
 	Why       string      // for the newest event, if nothing is open and the log has no end of it; outbox.why_not_delivered
+
+	heldAbove bool // what stops the whole sync is said above
 }
 
 // LaneEvent is an event in one lane.

@@ -207,6 +207,7 @@ func describe(ctx context.Context, tx pgx.Tx, at time.Time, found []place) ([]St
 		return nil, err
 	}
 	all := make([]Stuck, 0, len(rows))
+	explained := map[string]bool{} // syncs whose hold is in a row above
 	for _, row := range rows {
 		one := Stuck{
 			Sync: row.Sync, Key: row.Key, EventID: row.EventID, Event: name(row.Version, row.Type), State: row.State, Class: row.ErrorClass,
@@ -217,7 +218,11 @@ func describe(ctx context.Context, tx pgx.Tx, at time.Time, found []place) ([]St
 			head = first[i]
 			one.Says = append(one.Says, say(strings.ToUpper(one.Event[:1]), one.Event[1:], " waits behind ", name(head.Version, head.Type), "."))
 		}
-		standing, said := head.lane(holds).Says(&Story{At: at})
+		lane := head.lane(holds)
+		whole := slices.ContainsFunc(lane.Holds, func(h Hold) bool { return h.Scope == "" })
+		lane.heldAbove = whole && explained[row.Sync]
+		standing, said := lane.Says(&Story{At: at})
+		explained[row.Sync] = explained[row.Sync] || whole && standing == OnHold
 		one.Standing, one.Says = standing, append(one.Says, said...)
 		all = append(all, one)
 	}
