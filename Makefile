@@ -17,7 +17,7 @@ BROWSER := internal/browser
 # Installs programs that tests need in addition to PostgreSQL.
 INSTALL     := internal/testtools/install.sh
 CHAOS_TOOLS := $(if $(filter Linux,$(shell uname)),pgbouncer faketime)
-TEST_TOOLS  := php-cli php-soap chromium $(CHAOS_TOOLS)
+TEST_TOOLS  := php-cli php-soap chromium prometheus $(CHAOS_TOOLS)
 
 .DEFAULT_GOAL := help
 
@@ -35,7 +35,7 @@ build: ## Build the programs into bin/
 	go build -o bin/ ./cmd/...
 
 .PHONY: test
-test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL, PHP and Chromium
+test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL, PHP, Chromium and Prometheus
 	$(INSTALL) $(TEST_TOOLS)
 	go test -p 3 -timeout 20m ./...
 	cd $(CHAOS) && go test -timeout 20m ./...

@@ -43,6 +43,13 @@ func TestDocumentedCommands(t *testing.T) {
 	for _, path := range []string{"README.md", "docs/how-it-works.md", "docs/auditors.md", "docs/operators.md", "docs/databases.md", "docs/adapters.md"} {
 		reader.read(filepath.Join("..", "..", path))
 	}
+	runbooks, err := filepath.Glob(filepath.Join("..", "..", "docs", "runbooks", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range append(runbooks, filepath.Join("..", "..", "docs", "metrics.md")) {
+		reader.read(path)
+	}
 }
 
 // TestDocumentedTestsExist finds every test that the documents name.

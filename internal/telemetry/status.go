@@ -67,7 +67,7 @@ func (m *Metrics) Watch(from Source, log *slog.Logger) *Status {
 		up:           metric("lockstep_status_up", "1 if the last reading of the syncs' state succeeded, 0 if not."),
 		paused:       metric("lockstep_sync_paused", "1 for a sync on hold; kind is the strongest hold, such as operator, auth or throttle.", "sync", "kind"),
 		scopesPaused: metric("lockstep_scopes_paused", "Scopes of a sync that are on hold, such as its hosts; kind is their strongest hold. outbox.status names them.", "sync", "kind"),
-		alert:        metric("lockstep_alerts", "Rows of outbox.alert: what people must know now. The view has a sentence and a remedy for each.", "name", "severity"),
+		alert:        metric("lockstep_alerts", "Rows of outbox.alert: what people must know now. The view has a sentence and a remedy for each.", "name", "severity", "sync"),
 		unmatched:    metric("lockstep_unmatched_events", "Retained events that no sync matches."),
 		relays:       metric("lockstep_relays", "Running relays of this database, by their version.", "version"),
 		gauges: []gauge{
@@ -184,9 +184,9 @@ func (s *Status) Collect(ch chan<- prometheus.Metric) {
 	if time.Since(at) > shownFor {
 		return
 	}
-	alike := map[[2]string]float64{}
+	alike := map[[3]string]float64{}
 	for _, a := range alerts {
-		alike[[2]string{a.Name, a.Severity}]++
+		alike[[3]string{a.Name, a.Severity, aboutSync(a)}]++
 	}
 	for labels, n := range alike {
 		send(s.alert, n, labels[:]...)
@@ -223,6 +223,14 @@ func (s *Status) Collect(ch chan<- prometheus.Metric) {
 			send(s.scopesPaused, n, *row.Sync, kind)
 		}
 	}
+}
+
+// aboutSync is the sync that an alert is about, empty if it is about the whole database.
+func aboutSync(a outbox.Alert) string {
+	if a.Sync == nil {
+		return ""
+	}
+	return *a.Sync
 }
 
 // running returns the relays that are running, without those that died or hang.

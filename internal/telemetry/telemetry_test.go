@@ -109,7 +109,8 @@ type source func(context.Context) ([]outbox.Status, error)
 func (s source) Status(ctx context.Context) ([]outbox.Status, error) { return s(ctx) }
 
 func (source) Alerts(context.Context) ([]outbox.Alert, error) {
-	return []outbox.Alert{{Name: "failed", Severity: "warning"}, {Name: "failed", Severity: "warning"}, {Name: "no_relay", Severity: "critical"}}, nil
+	court := "Court"
+	return []outbox.Alert{{Name: "held", Severity: "warning", Sync: &court}, {Name: "held", Severity: "warning", Sync: &court}, {Name: "no_relay", Severity: "critical"}}, nil
 }
 
 func TestStateOfTheSyncsIsShown(t *testing.T) {
@@ -122,7 +123,7 @@ func TestStateOfTheSyncsIsShown(t *testing.T) {
 		`lockstep_sending{sync="Court"} 4`, `lockstep_failed{sync="Court"} 5`, `lockstep_blocked_keys{sync="Court"} 6`, `lockstep_missed_events{sync="Court"} 7`,
 		`lockstep_oldest_pending_age_seconds{sync="Court"} 90`, `lockstep_last_delivered_timestamp_seconds{sync="Court"} 1.8e+09`,
 		`lockstep_sync_paused{kind="throttle",sync="Court"} 1`,
-		`lockstep_scopes_paused{kind="breaker",sync="Court"} 2`, `lockstep_scopes_paused{kind="operator",sync="Court"} 1`, `lockstep_unmatched_events 8`, `lockstep_alerts{name="failed",severity="warning"} 2`, `lockstep_alerts{name="no_relay",severity="critical"} 1`, `lockstep_status_up 1`,
+		`lockstep_scopes_paused{kind="breaker",sync="Court"} 2`, `lockstep_scopes_paused{kind="operator",sync="Court"} 1`, `lockstep_unmatched_events 8`, `lockstep_alerts{name="held",severity="warning",sync="Court"} 2`, `lockstep_alerts{name="no_relay",severity="critical",sync=""} 1`, `lockstep_status_up 1`,
 		`lockstep_relays{version="v1.2.2"} 1`, `lockstep_relays{version="v1.2.3"} 2`, `lockstep_relays{version=""} 1`, `lockstep_sync_relays{sync="Court"} 1`, `lockstep_pending{sync="Closed"} 0`)
 	if name := `lockstep_sync_relays{sync="Closed"}`; strings.Contains(text, name) {
 		t.Errorf("metrics have %s of a retired sync", name)
