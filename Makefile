@@ -14,6 +14,9 @@ BENCH := internal/bench
 # The tests of the pages are a separate module, so that their browser driver stays out of go.mod.
 BROWSER := internal/browser
 
+# The test of compose.yaml is a separate module, so that the dependencies of Docker Compose stay out of go.mod.
+COMPOSE := internal/composetest
+
 # Installs programs that tests need in addition to PostgreSQL.
 INSTALL     := internal/testtools/install.sh
 CHAOS_TOOLS := $(if $(filter Linux,$(shell uname)),pgbouncer faketime)
@@ -74,6 +77,14 @@ mutants: ## Build Lockstep with one mistake at a time; a test must catch each; O
 test-containers: ## Run database tests against a container, on Linux as root; needs no registry
 	internal/pgtest/docker/run.sh $(CONTAINER_TESTS)
 
+.PHONY: image
+image: ## Build the container images lockstep and lockstep-demo with your Docker engine
+	deploy/container/build.sh
+
+.PHONY: test-compose
+test-compose: ## Run deploy/compose as a whole on a Docker engine of its own, on Linux as root; needs no registry
+	$(COMPOSE)/run.sh
+
 .PHONY: bench
 bench: ## Measure against River and the wire, ROUNDS=5, and print a table; PARTS=regexp selects
 	cd $(BENCH) && go run . -parts '$(PARTS)' -rounds $(or $(ROUNDS),5) -json bench.json -svg bench.svg
@@ -115,6 +126,7 @@ vet: ## Run go vet
 	cd $(CHAOS) && go vet ./...
 	cd $(BENCH) && go vet ./...
 	cd $(BROWSER) && go vet ./...
+	cd $(COMPOSE) && go vet ./...
 
 .PHONY: lint
 lint: ## Run the linters of .golangci.yml, among them the import rules
@@ -122,6 +134,7 @@ lint: ## Run the linters of .golangci.yml, among them the import rules
 	cd $(CHAOS) && go run $(GOLANGCI_LINT) run ./...
 	cd $(BENCH) && go run $(GOLANGCI_LINT) run ./...
 	cd $(BROWSER) && go run $(GOLANGCI_LINT) run ./...
+	cd $(COMPOSE) && go run $(GOLANGCI_LINT) run ./...
 
 .PHONY: tidy-check
 tidy-check: ## Fail if go.mod or go.sum are not tidy or a module was tampered with
@@ -130,6 +143,7 @@ tidy-check: ## Fail if go.mod or go.sum are not tidy or a module was tampered wi
 	cd $(CHAOS) && go mod verify && go mod tidy -diff
 	cd $(BENCH) && go mod verify && go mod tidy -diff
 	cd $(BROWSER) && go mod verify && go mod tidy -diff
+	cd $(COMPOSE) && go mod verify && go mod tidy -diff
 
 .PHONY: clean
 clean: ## Remove what was built

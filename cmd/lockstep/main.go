@@ -11,6 +11,9 @@ import (
 	"io"
 	"log"
 	"os"
+	_ "time/tzdata" // the zones of receivers, on machines without a zone database
+
+	_ "golang.org/x/crypto/x509roots/fallback" // root certificates, on machines without any
 
 	"github.com/hms-mkt/lockstep/relay"
 )

@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+	_ "time/tzdata" // on machines without a zone database
 
 	"github.com/jackc/pgx/v5/pgxpool"
 

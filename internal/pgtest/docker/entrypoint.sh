@@ -1,8 +1,8 @@
 #!/bin/sh
 #
 # Entry point of the image: like the official image's, it honours
-# POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB when it first starts, and
-# runs the arguments as user postgres.
+# POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_PASSWORD_FILE and POSTGRES_DB when it
+# first starts, and runs the arguments as user postgres.
 
 set -eu
 
@@ -21,6 +21,7 @@ esac
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
 	user=${POSTGRES_USER:-postgres}
 	database=${POSTGRES_DB:-$user}
+	[ -z "${POSTGRES_PASSWORD_FILE:-}" ] || POSTGRES_PASSWORD=$(cat "$POSTGRES_PASSWORD_FILE")
 	if [ -z "${POSTGRES_PASSWORD:-}" ]; then
 		echo 'POSTGRES_PASSWORD is not set' >&2
 		exit 1

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 #
-# inside.sh WORK CGROUP: the part of run.sh that runs in namespaces of its own,
-# as their first process. WORK holds rootfs/ (the image to be), tests/ (compiled
-# tests) and list (directory, test binary and -test.run of each, tab-separated).
+# inside.sh WORK CGROUP COMMAND...: the part of engine.sh that runs in namespaces of
+# its own, as their first process. WORK holds rootfs/, the image to be.
 
 set -euo pipefail
 
 work=$1
 cgroup=$2
+shift 2
 
 ip link set lo up
 # Sockets, locks and network namespaces of dockerd and containerd, apart from
@@ -42,21 +42,17 @@ tar -C "$work/rootfs" -c . | docker import --change 'ENTRYPOINT ["/entrypoint.sh
 docker image ls "$image"
 
 export LOCKSTEP_TEST_IMAGE=$image
-export LOCKSTEP_TEST_ROUTE=container
 export TESTCONTAINERS_RYUK_DISABLED=true # its image is in a registry; the namespace cleans up instead
 unset LOCKSTEP_TEST_DATABASE_URL
-mkdir -m 1777 "$work/tmp" # goes with the rest, even if a test is killed
+mkdir -m 1777 "$work/tmp" # goes with the rest, even if the command is killed
 export TMPDIR=$work/tmp
 
 status=0
-while IFS=$'\t' read -r directory binary run; do
-	printf '%s: tests matching %s\n' "${directory##*/}" "$run"
-	(cd "$directory" && "$binary" -test.run="$run" -test.timeout=10m </dev/null) || status=1
-done <"$work/list"
+"$@" </dev/null || status=$?
 
 left=$(docker ps --all --quiet | wc -l)
 if [ "$left" != 0 ]; then
-	printf '%s containers were left behind by the tests:\n' "$left" >&2
+	printf '%s containers were left behind:\n' "$left" >&2
 	docker ps --all >&2
 	status=1
 fi

@@ -78,5 +78,7 @@ cat >"$root/etc/group" <<'END'
 root:x:0:
 postgres:x:999:
 END
+# As in the official image, these are on the PATH.
+ln -s "$bin/psql" "$bin/pg_isready" "$root/usr/bin/"
 install -m 755 "$here/entrypoint.sh" "$root/entrypoint.sh"
 printf '%s\n' "$bin" >"$root/etc/postgresql-bin"
