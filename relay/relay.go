@@ -162,7 +162,7 @@ func (r *Relay) Ready(ctx context.Context) error {
 		}
 		return errors.New("relay is starting or stopping")
 	}
-	if err := r.steps.stuck(); err != nil {
+	if err := r.Alive(); err != nil {
 		return err
 	}
 	if err := r.store.Check(ctx); err != nil {
@@ -170,6 +170,12 @@ func (r *Relay) Ready(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Alive returns nil unless a loop of the relay is stuck: a call to the database or to an
+// adapter has not returned long after its deadline. The error names the loops. A restart
+// may help then. It does not help against a database or a receiver that is away, which the
+// relay waits for: then Alive is nil. Alive returns at once and is safe for concurrent use.
+func (r *Relay) Alive() error { return r.steps.stuck() }
 
 // prepare waits for the database and registers the syncs.
 func (r *Relay) prepare(ctx context.Context) error {

@@ -26,6 +26,7 @@ const watchInterval = time.Second
 
 // reloader reads the configuration again while a relay runs.
 type reloader struct {
+	manager *manager
 	files   *config.Watch
 	app     *app
 	relay   *relay.Relay
@@ -59,6 +60,8 @@ func (r *reloader) loop(ctx context.Context, signals <-chan os.Signal) {
 
 // use gives the configuration next to the relay. wrong is why it could not be read.
 func (r *reloader) use(ctx context.Context, next *config.File, wrong error) {
+	r.manager.reloading()
+	defer r.manager.reloaded()
 	name, _ := r.app.file()
 	left, err := []string(nil), wrong
 	if wrong == nil {

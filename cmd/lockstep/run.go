@@ -113,7 +113,7 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 		if err != nil {
 			return err
 		}
-		handler, stopPages := metrics.Handler(r.Ready), func() {}
+		handler, stopPages := metrics.Handler(r.Alive, r.Ready), func() {}
 		if !f.Console.Off {
 			var stop func()
 			pages, stop, err = a.console(context.WithoutCancel(ctx), f, url, store.SetPassword, l.Addr())
@@ -133,10 +133,12 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 		}()
 		log.InfoContext(ctx, "serving health and metrics", "address", l.Addr().String())
 	}
-	reload := &reloader{files: files, app: a, relay: r, pages: pages, store: store, metrics: metrics, log: log, started: f, url: url, current: f}
+	manager := newManager(r, log)
+	reload := &reloader{manager: manager, files: files, app: a, relay: r, pages: pages, store: store, metrics: metrics, log: log, started: f, url: url, current: f}
 	reloading, stop := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	group.Go(func() { reload.loop(reloading, hangups) })
+	group.Go(func() { manager.loop(reloading) })
 	defer func() { stop(); group.Wait() }()
 	logWarnings(ctx, log, f.Warnings)
 	log.InfoContext(ctx, "lockstep starting", "version", b.Version, "schema", b.Schema, "zones", zones, "syncs", len(f.Syncs))

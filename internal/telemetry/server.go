@@ -18,10 +18,10 @@ import (
 // readyDeadline bounds the work of one /readyz.
 const readyDeadline = 3 * time.Second
 
-// Handler serves /livez (the process answers), /readyz (200 if ready returns nil,
-// 503 with the reason if not) and /metrics. Simultaneous requests for /readyz
-// share one call of ready.
-func (m *Metrics) Handler(ready func(context.Context) error) http.Handler {
+// Handler serves /livez and /readyz (200 if alive or ready returns nil, 503 with the reason
+// if not) and /metrics. Simultaneous requests for /readyz share one call of ready. alive
+// must return at once.
+func (m *Metrics) Handler(alive func() error, ready func(context.Context) error) http.Handler {
 	mux := http.NewServeMux()
 	var checks singleflight.Group
 	check := func() (any, error) {
@@ -33,7 +33,13 @@ func (m *Metrics) Handler(ready func(context.Context) error) http.Handler {
 		}
 		return nil, err
 	}
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
+		if err := alive(); err != nil {
+			answer(w, http.StatusServiceUnavailable, "not alive: "+err.Error())
+			return
+		}
+		answer(w, http.StatusOK, "ok")
+	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if _, err, _ := checks.Do("", check); err != nil {
 			answer(w, http.StatusServiceUnavailable, "not ready: "+err.Error())

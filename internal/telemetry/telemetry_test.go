@@ -28,9 +28,11 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func ready(context.Context) error { return nil }
 
+func alive() error { return nil }
+
 func ask(m *Metrics, ready func(context.Context) error, path string) (int, string) {
 	w := httptest.NewRecorder()
-	m.Handler(ready).ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), http.MethodGet, path, http.NoBody))
+	m.Handler(alive, ready).ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), http.MethodGet, path, http.NoBody))
 	return w.Code, w.Body.String()
 }
 
@@ -274,7 +276,7 @@ func TestServeUntilClosed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := Serve(l, NewMetrics(Build{}).Handler(ready), quiet())
+	s := Serve(l, NewMetrics(Build{}).Handler(alive, ready), quiet())
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.Addr().String()+"/livez", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
@@ -295,5 +297,14 @@ func TestServeUntilClosed(t *testing.T) {
 	if resp, err := client.Do(req); err == nil {
 		_ = resp.Body.Close()
 		t.Error("still serves")
+	}
+}
+
+func TestAStalledProcessIsNotAlive(t *testing.T) {
+	stalled := func() error { return errors.New("stalled: recording 1 for sync Court takes 31s") }
+	w := httptest.NewRecorder()
+	NewMetrics(Build{}).Handler(stalled, ready).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/livez", http.NoBody))
+	if w.Code != http.StatusServiceUnavailable || w.Body.String() != "not alive: stalled: recording 1 for sync Court takes 31s\n" {
+		t.Errorf("got %d %s", w.Code, w.Body)
 	}
 }
