@@ -17,10 +17,14 @@ BROWSER := internal/browser
 # The test of compose.yaml is a separate module, so that the dependencies of Docker Compose stay out of go.mod.
 COMPOSE := internal/composetest
 
+# The test of the manifests and the chart is a separate module, so that the dependencies of Helm and Kustomize stay out of go.mod.
+DEPLOY := internal/deploytest
+
 # Installs programs that tests need in addition to PostgreSQL.
 INSTALL     := internal/testtools/install.sh
 CHAOS_TOOLS := $(if $(filter Linux,$(shell uname)),pgbouncer faketime)
-TEST_TOOLS  := php-cli php-soap chromium prometheus $(CHAOS_TOOLS)
+LINUX_TOOLS := $(if $(filter Linux,$(shell uname)),systemd)
+TEST_TOOLS  := php-cli php-soap chromium prometheus $(LINUX_TOOLS) $(CHAOS_TOOLS)
 
 .DEFAULT_GOAL := help
 
@@ -44,6 +48,7 @@ test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DAT
 	cd $(CHAOS) && go test -timeout 20m ./...
 	cd $(BENCH) && go test ./...
 	cd $(BROWSER) && go test -timeout 10m ./...
+	cd $(DEPLOY) && go test ./...
 
 .PHONY: test-race
 test-race: ## Run all tests with the race detector; needs a C compiler
@@ -52,6 +57,7 @@ test-race: ## Run all tests with the race detector; needs a C compiler
 	cd $(CHAOS) && go test -race -timeout 40m ./...
 	cd $(BENCH) && go test -race ./...
 	cd $(BROWSER) && go test -race -timeout 10m ./...
+	cd $(DEPLOY) && go test -race ./...
 
 .PHONY: screenshots
 screenshots: ## Test the pages in Chromium, and write their pictures into docs/screenshots
@@ -127,6 +133,7 @@ vet: ## Run go vet
 	cd $(BENCH) && go vet ./...
 	cd $(BROWSER) && go vet ./...
 	cd $(COMPOSE) && go vet ./...
+	cd $(DEPLOY) && go vet ./...
 
 .PHONY: lint
 lint: ## Run the linters of .golangci.yml, among them the import rules
@@ -135,6 +142,7 @@ lint: ## Run the linters of .golangci.yml, among them the import rules
 	cd $(BENCH) && go run $(GOLANGCI_LINT) run ./...
 	cd $(BROWSER) && go run $(GOLANGCI_LINT) run ./...
 	cd $(COMPOSE) && go run $(GOLANGCI_LINT) run ./...
+	cd $(DEPLOY) && go run $(GOLANGCI_LINT) run ./...
 
 .PHONY: tidy-check
 tidy-check: ## Fail if go.mod or go.sum are not tidy or a module was tampered with
@@ -144,6 +152,7 @@ tidy-check: ## Fail if go.mod or go.sum are not tidy or a module was tampered wi
 	cd $(BENCH) && go mod verify && go mod tidy -diff
 	cd $(BROWSER) && go mod verify && go mod tidy -diff
 	cd $(COMPOSE) && go mod verify && go mod tidy -diff
+	cd $(DEPLOY) && go mod verify && go mod tidy -diff
 
 .PHONY: clean
 clean: ## Remove what was built

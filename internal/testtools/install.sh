@@ -18,6 +18,7 @@ missing() {
 		docker-cli) command -v docker ;;
 		docker.io) command -v dockerd ;;
 		iproute2) command -v ip ;;
+		systemd) command -v systemd-analyze ;;
 		pgbouncer) command -v pgbouncer || [ -x /usr/sbin/pgbouncer ] ;;
 		php-cli) command -v php ;;
 		php-soap) php -m 2>/dev/null | grep -x soap ;;
