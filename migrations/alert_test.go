@@ -493,3 +493,29 @@ func TestHeldDestinationsAreResumedByTheirScope(t *testing.T) {
 		wantText(t, "scope "+c.scope, remedies(), want+"\n"+want)
 	}
 }
+
+// A transaction that is open for 15 minutes is told. Here the time is shorter.
+func TestAnOldTransactionIsTold(t *testing.T) {
+	url := pgtest.New(t)
+	d, old := outboxtest.Connect(t, url), outboxtest.Connect(t, url)
+	var view string
+	for _, part := range strings.SplitAfter(outboxtest.One[string](d, "SELECT pg_get_viewdef('outbox.alert'::regclass)"), "UNION ALL") {
+		if strings.Contains(part, "old_transaction") {
+			view = strings.Replace(strings.TrimSuffix(strings.TrimSpace(part), ";"), "'00:15:00'", "'0'", 1)
+		}
+	}
+	sentence := "SELECT says || ' / ' || remedy FROM (" + view + ") AS a (name, severity, since, says, remedy, sync, key, event_id)"
+	old.Do("SET application_name = 'nightly report'")
+	old.Do("BEGIN")
+	old.Do("SELECT count(*) FROM outbox.event")
+	said := strings.Join(outboxtest.List[string](d, sentence), "")
+	for _, want := range []string{
+		"been open for longer than 15 minutes, the oldest one of pid ", "application nightly report, idle in transaction",
+		fmt.Sprintf("SELECT pg_terminate_backend(%d)", old.PgConn().PID()),
+	} {
+		if !strings.Contains(said, want) {
+			t.Errorf("said %q, want %q", said, want)
+		}
+	}
+	wantText(t, "now", strings.Join(outboxtest.List[string](d, "SELECT says FROM outbox.alert WHERE name = 'old_transaction'"), ""), "")
+}

@@ -3,8 +3,10 @@ package migrations_test
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
@@ -336,5 +338,21 @@ func TestDownRefusesUndeliveredEventsWithoutForce(t *testing.T) {
 				t.Errorf("%d events after the refusal, want 1", got)
 			}
 		})
+	}
+}
+
+// Databases have these migrations already. A change of the schema is a new migration.
+func TestOldMigrationsStayAsTheyAre(t *testing.T) {
+	for file, want := range map[string]string{
+		"outbox/00001_outbox.sql":          "136b1931910edd7721b9aa91c31f9ab03e3cfb9bbb5f55046c4e5baa919c8884",
+		"outbox/00002_old_transaction.sql": "7573c87bf70fbda033c8c6178cdbb1ed59b4d54e0ea1c86c5c064664f8007a6b",
+	} {
+		text, err := fs.ReadFile(migrations.Files, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprintf("%x", sha256.Sum256(text)); got != want {
+			t.Errorf("%s was changed: its digest is %s. Take that back, and write a new migration", file, got)
+		}
 	}
 }

@@ -2,24 +2,26 @@ package outbox_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
-// A schema says which programs it serves; this one is made for version 1.
+// A schema says which programs it serves.
 func TestCheckOfASchemaOfAnotherVersion(t *testing.T) {
 	d := newDesk(t)
+	const next = outbox.Schema + 1
 	tests := []struct {
 		name, change string
 		says         []string // nothing: it fits
 	}{
 		{"the program's own", "SELECT 1", nil},
-		{"newer, and it serves this program", "INSERT INTO outbox.goose_db_version (version_id, is_applied) VALUES (2, true)", nil},
+		{"newer, and it serves this program", fmt.Sprintf("INSERT INTO outbox.goose_db_version (version_id, is_applied) VALUES (%d, true)", next), nil},
 		{
-			"newer, and it does not", "CREATE OR REPLACE FUNCTION outbox.oldest_relay() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT 2::bigint'",
-			[]string{"it is version 2", "serves programs made for version 2 and newer", "this one is made for 1", "install a newer lockstep"},
+			"newer, and it does not", fmt.Sprintf("CREATE OR REPLACE FUNCTION outbox.oldest_relay() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT %d::bigint'", next),
+			[]string{fmt.Sprintf("it is version %[1]d, which serves programs made for version %[1]d and newer, and this one is made for %[2]d", next, outbox.Schema), "install a newer lockstep"},
 		},
 		{
 			"not there", "DROP FUNCTION outbox.oldest_relay()",

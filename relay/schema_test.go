@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -18,14 +19,14 @@ func TestRelayEndsWhenASchemaNoLongerServesIt(t *testing.T) {
 	w.emit("H-1", map[string]any{"n": 1})
 	w.drained()
 
-	w.exec(`INSERT INTO outbox.goose_db_version (version_id, is_applied) VALUES (2, true)`)
+	w.exec(fmt.Sprintf(`INSERT INTO outbox.goose_db_version (version_id, is_applied) VALUES (%d, true)`, outbox.Schema+1))
 	w.emit("H-1", map[string]any{"n": 2})
 	w.drained()
 	if err := r.Ready(t.Context()); err != nil {
 		t.Errorf("a newer schema that serves this relay: %v", err)
 	}
 
-	w.exec(`CREATE OR REPLACE FUNCTION outbox.oldest_relay() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT 2::bigint'`)
+	w.exec(fmt.Sprintf(`CREATE OR REPLACE FUNCTION outbox.oldest_relay() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT %d::bigint'`, outbox.Schema+1))
 	select {
 	case err := <-r.done:
 		r.done <- err

@@ -81,7 +81,7 @@ func TestTheRulesKnowTheViewsAlerts(t *testing.T) {
 	rules := readFile(t, filepath.Join(rulesDir, "lockstep.rules.yaml"))
 	view := ask[string](w, `SELECT pg_get_viewdef('outbox.alert'::regclass)`)
 	names := regexp.MustCompile(`'(\w+)'(?:::text| COLLATE "C"\)) AS name`).FindAllStringSubmatch(view, -1)
-	if len(names) != 8 {
+	if len(names) != 9 {
 		t.Fatalf("the view has the names %v", names)
 	}
 	for _, n := range names {

@@ -14,7 +14,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 )
 
-// nextRelease builds lockstep like a next release: made for schema 2, which has
+// nextRelease builds lockstep like a next release: made for schema 3, which has
 // one more migration that adds a column.
 func nextRelease(t *testing.T) string {
 	t.Helper()
@@ -27,12 +27,12 @@ func nextRelease(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer := strings.Replace(string(code), "const Schema = 1\n", "const Schema = 2\n", 1)
+	newer := strings.Replace(string(code), "const Schema = 2\n", "const Schema = 3\n", 1)
 	if newer == string(code) {
 		t.Fatal("outbox.Schema is not found")
 	}
 	dir := t.TempDir()
-	replace := map[string]string{store: filepath.Join(dir, "store.go"), filepath.Join(root, "migrations", "outbox", "00002_note.sql"): filepath.Join(dir, "note.sql")}
+	replace := map[string]string{store: filepath.Join(dir, "store.go"), filepath.Join(root, "migrations", "outbox", "00003_note.sql"): filepath.Join(dir, "note.sql")}
 	writeFile(t, filepath.Join(dir, "store.go"), newer)
 	writeFile(t, filepath.Join(dir, "note.sql"), `-- +goose Up
 SET LOCAL lock_timeout = '1s';
@@ -62,12 +62,12 @@ func TestRollingUpgrade(t *testing.T) {
 	old := w.spawn(older)
 	old.says(t, "relay running")
 	w.named("newer")
-	w.execute(newer, "run").wants(t, exitFailed, "it is version 1, this program needs 2; run: lockstep migrate up")
+	w.execute(newer, "run").wants(t, exitFailed, "it is version 2, this program needs 3; run: lockstep migrate up")
 
 	// First the schema, while a relay runs, then a second relay of the next release.
-	w.execute(newer, "migrate", "up").wants(t, 0, "schema outbox is at version 2")
-	w.execute(newer, "migrate", "status").wants(t, 0, "00002_note.sql", "at version 2 and serves programs made for version 1 and newer; this one is made for 2")
-	w.execute(older, "migrate", "up").wants(t, 0, "schema outbox is at version 2") // there is nothing to do for it
+	w.execute(newer, "migrate", "up").wants(t, 0, "schema outbox is at version 3")
+	w.execute(newer, "migrate", "status").wants(t, 0, "00003_note.sql", "at version 3 and serves programs made for version 1 and newer; this one is made for 3")
+	w.execute(older, "migrate", "up").wants(t, 0, "schema outbox is at version 3") // there is nothing to do for it
 	w.execute(older, "status").wants(t, 0, "CourtCalendarSync")
 	successor := w.spawn(newer)
 	successor.says(t, "relay running")
@@ -84,9 +84,9 @@ func TestRollingUpgrade(t *testing.T) {
 	}
 
 	// After a later migration, the older relay ends by itself and the newer one stays.
-	w.serves(2)
+	w.serves(3)
 	old.says(t, "schema has changed under this relay")
-	const left = "it is version 2, which serves programs made for version 2 and newer, and this one is made for 1; install a newer lockstep"
+	const left = "it is version 3, which serves programs made for version 3 and newer, and this one is made for 2; install a newer lockstep"
 	if line := old.says(t, "lockstep failed"); !strings.Contains(fmt.Sprint(line["error"]), left) {
 		t.Errorf("said %v", line)
 	}
@@ -165,7 +165,7 @@ ALTER DATABASE %s SET default_transaction_read_only = on`, login, password, pgx.
 	hosts.Host = fmt.Sprintf("%s:%d,%s", standby.Host, standby.Port, primary.Host)
 	t.Chdir(t.TempDir())
 	s := &shell{t: t, env: map[string]string{"DATABASE_URL": hosts.String()}}
-	s.run("migrate", "up").wants(t, 0, "schema outbox is at version 1")
+	s.run("migrate", "up").wants(t, 0, "schema outbox is at version 2")
 	s.run("migrate", "status", "--database-url", primary.String()).wants(t, 0, "applied")
 	s.run("pause", "CourtCalendarSync", "--reason", "x").wants(t, exitFailed, `sync "CourtCalendarSync" is not registered`) // asked of a schema
 	hosts.Host = fmt.Sprintf("%s:%d,127.0.0.1:1", standby.Host, standby.Port)

@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hms-mkt/lockstep/internal/pgtest"
+
+	"github.com/hms-mkt/lockstep/outbox"
 )
 
 func TestHelpOfEveryCommand(t *testing.T) {
@@ -146,8 +148,8 @@ func TestCompletionKnowsOutcomes(t *testing.T) {
 
 func TestVersionNamesTheSchema(t *testing.T) {
 	s := &shell{t: t}
-	s.run("version").wants(t, 0, "lockstep ", "schema 1", "time zones 2025c")
-	if b := decode[build](t, s.run("version", "-o", "json")); b.Schema != 1 || b.Go == "" {
+	s.run("version").wants(t, 0, "lockstep ", "schema 2", "time zones 2025c")
+	if b := decode[build](t, s.run("version", "-o", "json")); b.Schema != outbox.Schema || b.Go == "" {
 		t.Errorf("got %+v", b)
 	}
 }
@@ -208,7 +210,7 @@ func TestADatabaseWithoutASchemaNeedsMigrateUp(t *testing.T) {
 func TestMigrateUpStatusDownAndSQL(t *testing.T) {
 	t.Chdir(t.TempDir())
 	s := &shell{t: t, env: map[string]string{"DATABASE_URL": pgtest.Empty(t)}}
-	s.run("migrate", "up").wants(t, 0, "schema outbox is at version 1")
+	s.run("migrate", "up").wants(t, 0, "schema outbox is at version 2")
 	s.run("migrate", "up").wants(t, 0)
 	s.run("migrate", "up", "--set", "scheduling").wants(t, 0, "schema scheduling")
 	s.run("migrate", "status").wants(t, 0, "00001_outbox.sql", "applied")
