@@ -83,6 +83,19 @@ mutants: ## Build Lockstep with one mistake at a time; a test must catch each; O
 test-containers: ## Run database tests against a container, on Linux as root; needs no registry
 	internal/pgtest/docker/run.sh $(CONTAINER_TESTS)
 
+# Packages that are tested on each version of PostgreSQL. Some tests need pg_dump or psql, which the builds of other versions lack.
+MATRIX      := ./migrations ./outbox ./relay ./internal/doctor
+MATRIX_SKIP := RestoredBackupIsUnchanged|DataAloneIsRefused|DeliveriesOfAnotherCluster|OtherWaysToTheSchema
+
+.PHONY: test-matrix
+test-matrix: ## Run the tests of the database on PostgreSQL 16, 17 and 18, on Linux with npm; VERSIONS=18, RUN=regexp select
+	$(INSTALL) npm
+	@set -e; for version in $(or $(VERSIONS),16 17 18); do \
+		bin=$$(internal/testtools/postgres.sh $$version); \
+		echo "PostgreSQL $$version"; \
+		PATH="$$bin:$$PATH" go test -p 2 -timeout 20m -run '$(or $(RUN),.)' -skip '$(MATRIX_SKIP)' $(MATRIX); \
+	done
+
 .PHONY: image
 image: ## Build the container images lockstep and lockstep-demo with your Docker engine
 	deploy/container/build.sh

@@ -389,7 +389,9 @@ func TestHoldersOfAdvisoryLocksAreNamed(t *testing.T) {
 	relay := outboxtest.OpenRelay(t, url)
 	d.Sync("court")
 	stranger.Do("SET application_name = E'their report\\033'")
-	name := fmt.Sprintf("pid %d of %s (their report?)", stranger.PgConn().PID(), outboxtest.One[string](stranger, "SELECT session_user::text"))
+	// Since PostgreSQL 16 the server itself writes such a character as \x1b.
+	shown := outboxtest.One[string](d, "SELECT outbox.clean(application_name) FROM pg_stat_activity WHERE pid = $1", stranger.PgConn().PID())
+	name := fmt.Sprintf("pid %d of %s (%s)", stranger.PgConn().PID(), outboxtest.One[string](stranger, "SELECT session_user::text"), shown)
 
 	stranger.Do("SELECT pg_advisory_lock(1869967988)")
 	m, err := relay.Maintain(t.Context(), "90 days", "84 months")

@@ -24,10 +24,11 @@ const Schema = 2
 
 // Options are the settings of a [Store]. The zero value means the defaults.
 type Options struct {
-	MaxConnections int           // connections of the pool; [Store.Listen] has one more; default 8
-	Timeout        time.Duration // bound on each database call; a long one may take twelve times as long; default 10s
-	AnyHost        bool          // connect to the first of several hosts that answers, even if it is read-only
-	Name           string        // application_name, and name of the relay in claims and the log; default "lockstep"
+	MaxConnections int             // connections of the pool; [Store.Listen] has one more; default 8
+	Timeout        time.Duration   // bound on each database call; a long one may take twelve times as long; default 10s
+	AnyHost        bool            // connect to the first of several hosts that answers, even if it is read-only
+	Tracer         pgx.QueryTracer // makes spans of database calls; default: none
+	Name           string          // application_name, and name of the relay in claims and the log; default "lockstep"
 }
 
 func (o Options) withDefaults() Options {
@@ -78,6 +79,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		Timeout:         c.ConnectTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount},
 	}).DialContext
+	c.Tracer = o.Tracer
 	c.RuntimeParams["application_name"] = o.Name
 	UseFormats(c)
 	set(c, map[string]string{"timezone": "UTC"})

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay/mapping"
@@ -23,6 +25,9 @@ type Computed = mapping.Computed
 // TimeFormat is [mapping.TimeFormat].
 type TimeFormat = mapping.TimeFormat
 
+// TracerProvider is [trace.TracerProvider] of OpenTelemetry.
+type TracerProvider = trace.TracerProvider
+
 // Config is the configuration of a relay. Zero values mean the defaults. Only Syncs has no
 // default.
 type Config struct {
@@ -36,6 +41,7 @@ type Config struct {
 	Version    string           // version of the program, for outbox.relay; default: none
 	Logger     *slog.Logger     // default slog.Default()
 	Observer   Observer         // default: none
+	Tracing    TracerProvider   // makes a span of each attempt; default: that of the package otel, which makes none unless the program sets it
 }
 
 // Sync connects event types to an external system.

@@ -143,6 +143,8 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	}
 	ctx, cancel := context.WithDeadlineCause(ctx, w.leaseEnd.Add(-leaseMargin/2), errLeaseEnds)
 	defer cancel()
+	ctx, span := p.startSpan(ctx, d)
+	defer func() { endSpan(span, &result) }()
 	started := time.Now()
 	receipt, err := p.call(ctx, p.message(d))
 	if err == nil && receipt.Skipped != "" {
@@ -308,7 +310,7 @@ func (p *pipeline) later(d *outbox.Delivery, reason string) outbox.Result {
 		Delivery: d, Outcome: outbox.Retry, Delay: max(p.sync.Retry.delay(d.Charged+1), p.relay.config.Lease/4),
 		Class: string(adapters.ClassUnknown), Error: adapters.Clean(reason, maxError),
 	}
-	p.report(d, &result)
+	p.report(context.Background(), d, &result)
 	return result
 }
 

@@ -102,7 +102,7 @@ func (p *pipeline) failed(ctx context.Context, w work, result *outbox.Result, re
 	if result.Failed {
 		p.healths.of(w.to).forget(d.Key)
 	}
-	p.report(d, result)
+	p.report(ctx, d, result)
 }
 
 // retry schedules the next attempt within the retry budget. It puts the scope on hold if too
@@ -270,13 +270,13 @@ func (p *pipeline) inDatabase(what string, do func(context.Context) error) {
 	}
 }
 
-func (p *pipeline) report(d *outbox.Delivery, r *outbox.Result) {
+func (p *pipeline) report(ctx context.Context, d *outbox.Delivery, r *outbox.Result) {
 	args := []any{
 		"event", d.Event.ID, "key", d.Key, "attempt", d.Total + 1, "class", r.Class, "code", r.Code, "error", r.Error,
 	}
 	if r.Failed {
-		p.log.Error("delivery failed", args...)
+		p.log.ErrorContext(ctx, "delivery failed", args...)
 		return
 	}
-	p.log.Warn("attempt failed", append(args, "retry_in", r.Delay.Round(time.Millisecond))...)
+	p.log.WarnContext(ctx, "attempt failed", append(args, "retry_in", r.Delay.Round(time.Millisecond))...)
 }

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hms-mkt/lockstep/outbox"
@@ -20,6 +21,7 @@ type Relay struct {
 	store     Store
 	config    Config
 	log       *slog.Logger
+	tracer    trace.Tracer
 	troubles  *troubles // database calls that fail
 	slots     *slots
 	pipelines []*pipeline
@@ -48,7 +50,7 @@ func New(store Store, config Config) (*Relay, error) {
 		return nil, err
 	}
 	r := &Relay{
-		store: store, config: config, log: config.Logger, troubles: newTroubles(config.Logger),
+		store: store, config: config, log: config.Logger, tracer: newTracer(config.Tracing), troubles: newTroubles(config.Logger),
 		decoding: newGate(), evaluationPeriod: min(evaluationPeriod, config.Lease/(4*evaluationPeriods)),
 	}
 	r.register = r.steps.add("registration of syncs", maintainBound)

@@ -73,3 +73,37 @@ func hasHeading(text, anchor string) bool {
 	}
 	return false
 }
+
+// Every page is reached from the map, by links from page to page.
+func TestEveryPageIsReachedFromTheMap(t *testing.T) {
+	docs := filepath.Join("..", "..", "docs")
+	reached := map[string]bool{}
+	var follow func(path string)
+	follow = func(path string) {
+		if reached[path] || filepath.Ext(path) != ".md" {
+			return
+		}
+		reached[path] = true
+		for _, m := range link.FindAllStringSubmatch(prose(t, path), -1) {
+			if target, _, _ := strings.Cut(m[1], "#"); target != "" && !strings.Contains(target, "://") {
+				follow(filepath.Join(filepath.Dir(path), target))
+			}
+		}
+	}
+	follow(filepath.Join(docs, "index.md"))
+	pages := 0
+	err := filepath.WalkDir(docs, func(path string, _ fs.DirEntry, err error) error {
+		if filepath.Ext(path) == ".md" {
+			if pages++; !reached[path] {
+				t.Errorf("%s is not reached from docs/index.md", path)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pages < 40 {
+		t.Errorf("only %d pages were found", pages)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -43,7 +44,9 @@ their credentials and routes, retry and limits take effect with the next
 delivery. The log names changes that need a restart or lockstep sync apply.
 
 The relay serves the console (/), health (/livez, /readyz) and metrics (/metrics)
-at listen. An empty listen turns them off. The login needs the role outbox_relay.`,
+at listen. An empty listen turns them off. The login needs the role outbox_relay.
+
+With OTEL_EXPORTER_OTLP_ENDPOINT, attempts are exported as spans of OpenTelemetry.`,
 		Example: `  lockstep run
   lockstep run --config court.yaml --log-format json`,
 		Args: cobra.NoArgs,
@@ -86,9 +89,14 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 	if name == "" {
 		name = relayName()
 	}
-	log := a.log.With("relay", name)
+	traces, err := a.tracing(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer traces.close(ctx)
+	log := slog.New(inTrace{a.log.Handler()}).With("relay", name)
 	// Not ctx: after the stop, the store still records the deliveries in flight.
-	store, err := outbox.Open(context.WithoutCancel(ctx), url, outbox.Options{MaxConnections: f.Database.MaxConnections, Name: name})
+	store, err := outbox.Open(context.WithoutCancel(ctx), url, outbox.Options{MaxConnections: f.Database.MaxConnections, Name: name, Tracer: traces.database})
 	if err != nil {
 		return usagef("the database URL cannot be used: want postgres://user@host:5432/database, or keywords such as host=… dbname=…")
 	}
@@ -100,7 +108,7 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 		metrics.Expect(s.Name)
 	}
 	c := f.RelayConfig()
-	c.Logger, c.Observer, c.Version = log, metrics, b.Version
+	c.Logger, c.Observer, c.Version, c.Tracing = log, metrics, b.Version, traces.tracers()
 	r, err := relay.New(store, c)
 	if err != nil {
 		return usageError{err}

@@ -83,7 +83,7 @@ func (c *Client) Close() error {
 // client's secret along. Only the context of each call bounds its time.
 func (c *Client) TokenClient() *http.Client {
 	return &http.Client{
-		Transport:     c.transport,
+		Transport:     tokenSpans{c.transport},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
@@ -125,7 +125,13 @@ func Digest(body []byte) string {
 func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	ctx, cancel := WithTimeout(ctx, c.timeout)
 	defer cancel()
+	ctx, span := startSpan(ctx, &r)
+	answer, err := c.do(ctx, r)
+	endSpan(span, answer, err)
+	return answer, err
+}
 
+func (c *Client) do(ctx context.Context, r Request) (Answer, error) {
 	p := new(progress)
 	traced := context.WithValue(httptrace.WithClientTrace(ctx, p.trace()), progressKey{}, p)
 	res, err := c.transport.RoundTrip(r.build(traced))
