@@ -20,10 +20,14 @@ COMPOSE := internal/composetest
 # The test of the manifests and the chart is a separate module, so that the dependencies of Helm and Kustomize stay out of go.mod.
 DEPLOY := internal/deploytest
 
+# The PostgreSQL driver of Node, for the writers in docs/writers.
+NODE := internal/testtools/node
+
 # Installs programs that tests need in addition to PostgreSQL.
 INSTALL     := internal/testtools/install.sh
 CHAOS_TOOLS := $(if $(filter Linux,$(shell uname)),pgbouncer faketime)
-LINUX_TOOLS := $(if $(filter Linux,$(shell uname)),systemd)
+WRITERS     := nodejs npm python3-psycopg default-jdk-headless libpostgresql-jdbc-java
+LINUX_TOOLS := $(if $(filter Linux,$(shell uname)),systemd $(WRITERS))
 TEST_TOOLS  := php-cli php-soap chromium prometheus $(LINUX_TOOLS) $(CHAOS_TOOLS)
 
 .DEFAULT_GOAL := help
@@ -44,6 +48,7 @@ build: ## Build the programs into bin/
 .PHONY: test
 test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DATABASE_URL, PHP, Chromium and Prometheus
 	$(INSTALL) $(TEST_TOOLS)
+	$(if $(LINUX_TOOLS),cd $(NODE) && npm ci --silent)
 	go test -p 3 -timeout 20m ./...
 	cd $(CHAOS) && go test -timeout 20m ./...
 	cd $(BENCH) && go test ./...
@@ -53,6 +58,7 @@ test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DAT
 .PHONY: test-race
 test-race: ## Run all tests with the race detector; needs a C compiler
 	$(INSTALL) $(TEST_TOOLS)
+	$(if $(LINUX_TOOLS),cd $(NODE) && npm ci --silent)
 	go test -race -p 3 -timeout 40m ./...
 	cd $(CHAOS) && go test -race -timeout 40m ./...
 	cd $(BENCH) && go test -race ./...

@@ -15,10 +15,14 @@ missing() {
 	for package; do
 		case $package in
 		chromium) command -v chromium || command -v google-chrome ;;
+		default-jdk-headless) command -v javac ;;
 		docker-cli) command -v docker ;;
 		docker.io) command -v dockerd ;;
 		iproute2) command -v ip ;;
 		systemd) command -v systemd-analyze ;;
+		libpostgresql-jdbc-java) [ -e /usr/share/java/postgresql.jar ] ;;
+		nodejs) command -v node ;;
+		python3-psycopg) /usr/bin/python3 -c 'import psycopg' 2>/dev/null ;;
 		pgbouncer) command -v pgbouncer || [ -x /usr/sbin/pgbouncer ] ;;
 		php-cli) command -v php ;;
 		php-soap) php -m 2>/dev/null | grep -x soap ;;
