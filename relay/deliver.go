@@ -144,7 +144,7 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	ctx, cancel := context.WithDeadlineCause(ctx, w.leaseEnd.Add(-leaseMargin/2), errLeaseEnds)
 	defer cancel()
 	ctx, span := p.startSpan(ctx, d)
-	defer func() { endSpan(span, &result) }()
+	defer func() { endSpan(span, d, &result) }()
 	started := time.Now()
 	receipt, err := p.call(ctx, p.message(d))
 	if err == nil && receipt.Skipped != "" {

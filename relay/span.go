@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"strings"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -10,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/outbox"
 )
 
@@ -57,9 +59,17 @@ func (p *pipeline) startSpan(ctx context.Context, d *outbox.Delivery) (context.C
 	return ctx, span
 }
 
-// endSpan ends the span of an attempt with what the delivery log will say of it.
-func endSpan(span trace.Span, r *outbox.Result) {
+// endSpan ends the span of an attempt with what the delivery log will say of it. The log
+// names the key, so its errors may have it; the span does not show such an error. A result
+// without an outcome, after a panic of the relay, is an error.
+func endSpan(span trace.Span, d *outbox.Delivery, r *outbox.Result) {
 	if !span.IsRecording() {
+		return
+	}
+	defer span.End()
+	if r.Outcome == "" {
+		span.SetAttributes(attribute.String("error.type", string(adapters.ClassUnknown)))
+		span.SetStatus(codes.Error, errPanic.Error())
 		return
 	}
 	span.SetAttributes(attribute.String("lockstep.outcome", string(r.Outcome)))
@@ -67,8 +77,11 @@ func endSpan(span trace.Span, r *outbox.Result) {
 		span.SetAttributes(attribute.String("lockstep.code", r.Code))
 	}
 	if r.Class != "" {
+		text := r.Error
+		if strings.Contains(text, d.Key) || adapters.Repeats(text, nil, d.Key) {
+			text = adapters.Hidden
+		}
 		span.SetAttributes(attribute.String("error.type", r.Class))
-		span.SetStatus(codes.Error, r.Error)
+		span.SetStatus(codes.Error, text)
 	}
-	span.End()
 }

@@ -93,7 +93,7 @@ func (a *app) relay(ctx context.Context, f *config.File, files *config.Watch, ur
 	if err != nil {
 		return err
 	}
-	defer traces.close(ctx)
+	defer traces.close(ctx, a.log)
 	log := slog.New(inTrace{a.log.Handler()}).With("relay", name)
 	// Not ctx: after the stop, the store still records the deliveries in flight.
 	store, err := outbox.Open(context.WithoutCancel(ctx), url, outbox.Options{MaxConnections: f.Database.MaxConnections, Name: name, Tracer: traces.database})

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -28,6 +27,9 @@ type tracing struct {
 	database pgx.QueryTracer // nil: database calls have no spans
 }
 
+// defaultCollector is where OpenTelemetry says that a collector is.
+const defaultCollector = "http://localhost:4318/v1/traces"
+
 // flushFor bounds the export of the last spans when the program ends.
 const flushFor = 3 * time.Second
 
@@ -37,20 +39,23 @@ const flushFor = 3 * time.Second
 func (a *app) tracing(ctx context.Context, relay string) (*tracing, error) {
 	const off, otlp = "none", "otlp"
 	exporter := a.getenv("OTEL_TRACES_EXPORTER")
-	endpoint := cmp.Or(a.getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), a.getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
+	endpointIn, endpoint := a.firstOf("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 	switch {
 	case strings.EqualFold(a.getenv("OTEL_SDK_DISABLED"), "true"), exporter == off, exporter == "" && endpoint == "":
 		return &tracing{}, nil
 	case exporter != "" && exporter != otlp:
 		return nil, usagef("OTEL_TRACES_EXPORTER=%s: only otlp and none are known here", exporter)
 	}
-	if protocol := cmp.Or(a.getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), a.getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), "http/protobuf"); protocol != "http/protobuf" {
-		return nil, usagef("the protocol %s of OTEL_EXPORTER_OTLP_PROTOCOL is not supported: write http/protobuf, which a collector takes at port 4318", protocol)
+	if in, protocol := a.firstOf("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"); protocol != "" && protocol != "http/protobuf" {
+		return nil, usagef("%s=%s is not supported: write http/protobuf, which a collector takes at port 4318", in, protocol)
 	}
+	var options []otlptracehttp.Option
 	if u, err := url.Parse(endpoint); endpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
-		return nil, usagef("OTEL_EXPORTER_OTLP_ENDPOINT is not a URL such as http://127.0.0.1:4318")
+		return nil, usagef("%s is not a URL such as http://127.0.0.1:4318", endpointIn)
+	} else if endpoint == "" {
+		options = append(options, otlptracehttp.WithEndpointURL(defaultCollector)) // the exporter's own default is https
 	}
-	export, err := otlptracehttp.New(ctx)
+	export, err := otlptracehttp.New(ctx, options...)
 	if err != nil {
 		return nil, usagef("traces cannot be exported: %w; check the variables that begin with OTEL_EXPORTER_OTLP_", err)
 	}
@@ -61,12 +66,28 @@ func (a *app) tracing(ctx context.Context, relay string) (*tracing, error) {
 	if err != nil && !errors.Is(err, resource.ErrPartialResource) {
 		return nil, usagef("OTEL_RESOURCE_ATTRIBUTES: %w", err)
 	}
+	var wrong error // the provider tells wrong variables of the sampler only to the handler
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { wrong = errors.Join(wrong, err) }))
+	t := &tracing{provider: sdktrace.NewTracerProvider(sdktrace.WithResource(about))}
+	if wrong != nil {
+		return nil, usagef("OTEL_TRACES_SAMPLER or OTEL_TRACES_SAMPLER_ARG: %w", wrong)
+	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(a.exportFailed()))
-	t := &tracing{provider: sdktrace.NewTracerProvider(sdktrace.WithBatcher(export), sdktrace.WithResource(about))}
+	t.provider.RegisterSpanProcessor(sdktrace.NewBatchSpanProcessor(export))
 	if strings.EqualFold(a.getenv("LOCKSTEP_TRACE_DATABASE"), "true") {
 		t.database = databaseSpans{t.provider.Tracer("github.com/hms-mkt/lockstep/outbox")}
 	}
 	return t, nil
+}
+
+// firstOf returns the first of the variables that is set, and its value.
+func (a *app) firstOf(variables ...string) (name, value string) {
+	for _, name = range variables {
+		if value = a.getenv(name); value != "" {
+			break
+		}
+	}
+	return name, value
 }
 
 // exportFailed logs failures of the export, at most one a minute. A collector that is away
@@ -94,13 +115,15 @@ func (t *tracing) tracers() trace.TracerProvider {
 }
 
 // close exports the last spans, for a short time.
-func (t *tracing) close(ctx context.Context) {
+func (t *tracing) close(ctx context.Context, log *slog.Logger) {
 	if t.provider == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushFor)
 	defer cancel()
-	_ = t.provider.Shutdown(ctx) // its errors go to the handler
+	if err := t.provider.Shutdown(ctx); err != nil {
+		log.WarnContext(ctx, "the last spans were not exported", "error", err)
+	}
 }
 
 // databaseSpans makes a span of each statement, and one of each batch. They are named by the

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
@@ -185,6 +187,60 @@ func TestAttemptsAreTraced(t *testing.T) {
 	w.eventually(nothingOpen)
 }
 
+// An event for two syncs has an attempt for each below the writer's span. A request for a
+// token is a part of the attempt that needed it. The log of deliveries names the key, so an
+// error may repeat it, but not in a span.
+func TestEachSyncHasItsAttempt(t *testing.T) {
+	w := newWorld(t)
+	c := newTelescope(t)
+	w.traced(c)
+	archive := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Path == "/token" {
+			_, _ = io.WriteString(w, `{"access_token": "token-canary", "token_type": "Bearer", "expires_in": 3600}`)
+			return
+		}
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		_, _ = io.WriteString(w, `{"message": "H-4711 is unknown"}`)
+	}))
+	t.Cleanup(archive.Close)
+	w.env["ARCHIVE_SECRET"] = "archive-canary"
+	w.configure(fmt.Sprintf(courtYAML, w.court.URL) + fmt.Sprintf(`
+  - name: ArchiveSync
+    events: ["scheduling:*"]
+    adapter: {kind: rest, url: "%[1]s/archive", external_id: /id,
+      auth: {kind: oauth2_client_credentials, token_url: "%[1]s/token", client_id: agency, client_secret: "${ARCHIVE_SECRET}"}}
+    mapping: {hearingId: case_reference}
+`, archive.URL))
+	p := w.spawn(program(t))
+	ask[string](w, fmt.Sprintf(`INSERT INTO outbox.event (type, key, payload, headers) VALUES ('scheduling:created', 'H-4711', '{"hearingId": "H-4711"}', '{"traceparent": "00-%s-%s-01", "tracestate": "vendor=1"}') RETURNING id::text`, writerTrace, writerSpan))
+
+	sent := c.named("deliver CourtCalendarSync", 1)[0]
+	refused := c.named("deliver ArchiveSync", 1)[0]
+	for _, attempt := range []*spans.Span{sent, refused} {
+		if hex.EncodeToString(attempt.GetParentSpanId()) != writerSpan || attempt.GetTraceState() != "vendor=1" {
+			t.Errorf("the attempt is %v", attempt)
+		}
+	}
+	token, request := c.named("POST token", 1)[0], c.named("POST "+strings.TrimPrefix(archive.URL, "http://")+"/archive", 1)[0]
+	for _, part := range []*spans.Span{token, request} {
+		if !slices.Equal(part.GetParentSpanId(), refused.GetSpanId()) || part.GetKind() != spans.Span_SPAN_KIND_CLIENT {
+			t.Errorf("a part of the attempt is %v", part)
+		}
+	}
+	if got := refused.GetStatus().GetCode(); got != spans.Status_STATUS_CODE_ERROR || sent.GetStatus().GetCode() != spans.Status_STATUS_CODE_UNSET {
+		t.Errorf("the refused attempt has %v, the other one %v", refused.GetStatus(), sent.GetStatus())
+	}
+	if line := p.says(t, "failed"); !strings.Contains(fmt.Sprint(line["error"]), "H-4711") {
+		t.Errorf("the log says %v, so this test shows nothing about keys", line)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if text := fmt.Sprint(c.spans); strings.Contains(text, "H-4711") || strings.Contains(text, "canary") {
+		t.Errorf("a span has the key or a secret: %s", text)
+	}
+}
+
 // Spans of database calls are made only on demand.
 func TestDatabaseCallsAreTracedOnDemand(t *testing.T) {
 	w := newWorld(t)
@@ -209,6 +265,12 @@ func TestACollectorThatIsAwayDelaysNothing(t *testing.T) {
 			t.Cleanup(s.Close)
 			return s.URL
 		}(),
+		"hangs": func() string {
+			released := make(chan struct{})
+			s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-released }))
+			t.Cleanup(func() { close(released); s.Close() })
+			return s.URL
+		}(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -222,17 +284,40 @@ func TestACollectorThatIsAwayDelaysNothing(t *testing.T) {
 			if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
 				t.Fatal(err)
 			}
+			asked := time.Now()
 			p.exits(t, 0)
+			if took := time.Since(asked); took > 20*time.Second {
+				t.Errorf("it ended after %s", took)
+			}
 		})
 	}
+}
+
+// Without a URL, a collector is expected at the address that OpenTelemetry has for it. The
+// test needs that port.
+func TestTheDefaultCollectorSpeaksPlainHTTP(t *testing.T) {
+	w := newWorldAlone(t)
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:4318")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &telescope{t: t}
+	c.Server = &httptest.Server{Listener: listener, Config: &http.Server{Handler: c}} //nolint:gosec // a test
+	c.Start()
+	t.Cleanup(c.Close)
+	w.env["OTEL_TRACES_EXPORTER"], w.env["OTEL_BSP_SCHEDULE_DELAY"] = "otlp", "50"
+	w.spawn(program(t))
+	w.emit("H-1", `{"hearingId": "H-1"}`)
+	c.named("deliver CourtCalendarSync", 1)
 }
 
 func TestWrongVariablesOfTracingAreRefused(t *testing.T) {
 	for variable, want := range map[string]string{
 		"OTEL_TRACES_EXPORTER=jaeger":                  "only otlp and none are known here",
-		"OTEL_EXPORTER_OTLP_PROTOCOL=grpc":             "write http/protobuf",
-		"OTEL_EXPORTER_OTLP_ENDPOINT=collector:4317":   "is not a URL such as http://127.0.0.1:4318",
-		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=ftp://a/b": "is not a URL such as http://127.0.0.1:4318",
+		"OTEL_EXPORTER_OTLP_PROTOCOL=grpc":             "OTEL_EXPORTER_OTLP_PROTOCOL=grpc is not supported: write http/protobuf",
+		"OTEL_TRACES_SAMPLER=sometimes":                "OTEL_TRACES_SAMPLER_ARG: unsupported sampler: sometimes",
+		"OTEL_EXPORTER_OTLP_ENDPOINT=collector:4317":   "OTEL_EXPORTER_OTLP_ENDPOINT is not a URL such as http://127.0.0.1:4318",
+		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=ftp://a/b": "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is not a URL such as http://127.0.0.1:4318",
 	} {
 		w := newWorldAlone(t)
 		name, value, _ := strings.Cut(variable, "=")
