@@ -65,6 +65,10 @@ test-race: ## Run all tests with the race detector; needs a C compiler
 	cd $(BROWSER) && go test -race -timeout 10m ./...
 	cd $(DEPLOY) && go test -race ./...
 
+.PHONY: docs
+docs: ## Write docs/configuration-reference.md from the schema of the configuration
+	go test ./internal/config -count=1 -run '^(TestSchema|TestReference)$$' -update
+
 .PHONY: screenshots
 screenshots: ## Test the pages in Chromium, and write their pictures into docs/screenshots
 	$(INSTALL) chromium

@@ -20,20 +20,20 @@ type Answer struct {
 	// Path is a JSON Pointer (RFC 6901) into the answer, such as /success. A segment *
 	// is any element of a list or any member of an object. Default: the body does not
 	// matter.
-	Path string `yaml:"path" pattern:"^/"`
+	Path string `yaml:"path" pattern:"^/" doc:"JSON Pointer into the body."`
 
 	// Equals is the value that Path must have: a string, a number, true, false or null,
 	// as JSON. Default: any value, but it must exist.
-	Equals json.RawMessage `yaml:"equals"`
+	Equals json.RawMessage `yaml:"equals" doc:"Value that must be at path. Without it, path must exist."`
 
 	// Status is the HTTP status that the answer must have. Default: any with Path,
 	// otherwise any 2xx.
-	Status int `yaml:"status"`
+	Status int `yaml:"status" doc:"Status of the answer. Default: any with path, otherwise any 2xx."`
 
 	// Class is the class of such an answer, such as duplicate. Required.
-	Class string `yaml:"class" required:"true" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown"`
+	Class string `yaml:"class" required:"adapter" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown" doc:"What the answer means."`
 
 	// Reason is a JSON Pointer to a text that may be shown: it must name nobody.
 	// Default: the reason of the configuration, otherwise that of the known forms.
-	Reason string `yaml:"reason" pattern:"^/"`
+	Reason string `yaml:"reason" pattern:"^/" doc:"JSON Pointer of the reason."`
 }

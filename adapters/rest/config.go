@@ -19,57 +19,57 @@ type Config struct {
 	// Its host may have {fields.NAME} if Allow lists the possible hosts. Values are
 	// escaped, so that they cannot add a path segment or a query. Put credentials into
 	// Auth. Required.
-	URL string `yaml:"url" required:"true" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://."`
+	URL string `yaml:"url" required:"adapter" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://." doc:"Where messages go. It may have placeholders such as {key} and {ref.external_id}."`
 
 	// Method is POST, PUT, PATCH or DELETE. Default: POST.
-	Method string `yaml:"method" oneof:"POST|PUT|PATCH|DELETE"`
+	Method string `yaml:"method" oneof:"POST|PUT|PATCH|DELETE" doc:"Method of the request. Default: POST, or that of the level above."`
 
 	// Headers are sent with every request. Values may have the placeholders of URL. They
 	// are never printed, because some are credentials.
-	Headers map[string]adapters.Secret `yaml:"headers" keys:"header"`
+	Headers map[string]adapters.Secret `yaml:"headers" keys:"header" doc:"Headers of every request. They are never printed."`
 
 	// Body says how the mapped fields are written. Default: as one JSON object.
-	Body Body `yaml:"body"`
+	Body Body `yaml:"body" doc:"How the mapped fields are written. Default: one JSON object."`
 
 	// Auth says how requests are authorized. Default: no authorization.
-	Auth adapters.Credentials `yaml:"auth"`
+	Auth adapters.Credentials `yaml:"auth" doc:"How requests are authorized. Default: none."`
 
 	// TLS says which certificates to trust and which client certificate to show.
-	TLS adapters.TLS `yaml:"tls"`
+	TLS adapters.TLS `yaml:"tls" doc:"Certificates to trust, and the client certificate."`
 
 	// Proxy is the URL of the proxy for all requests, such as
 	// http://user:password@proxy.example:3128, or none. Its scheme is http, https or
 	// socks5. Default: the proxy of the environment.
-	Proxy adapters.Secret `yaml:"proxy"`
+	Proxy adapters.Secret `yaml:"proxy" doc:"URL of the proxy, or none. Default: the proxy of the environment."`
 
 	// Timeout bounds a request, from the name lookup to the end of the answer. It is
 	// from 10ms to 10m. Default: 15s.
-	Timeout time.Duration `yaml:"timeout"`
+	Timeout time.Duration `yaml:"timeout" doc:"Longest time of a request, to the end of the answer: 10ms to 10m. Default: 15s."`
 
 	// Allow lists the hosts that data may name, for a URL with a placeholder in its
 	// host.
-	Allow adapters.Allow `yaml:"allow"`
+	Allow adapters.Allow `yaml:"allow" doc:"Hosts and networks that a host from data may be in."`
 
 	// Known is used instead of the settings above while the receiver's id of the key is
 	// known, for event types without a route.
-	Known *Known `yaml:"known"`
+	Known *Known `yaml:"known" doc:"What is different when the receiver's id is known, such as an update."`
 
 	// Routes give event types their own settings. The key is a type, or a pattern in
 	// which * is any number of characters. An exact type wins, then the pattern with the
 	// most other characters.
-	Routes map[string]Route `yaml:"routes" keys:"event"`
+	Routes map[string]Route `yaml:"routes" keys:"event" doc:"What is different for an event type."`
 
 	// ExternalID is where an answer has the receiver's own id, or the id itself if the
 	// sender chooses it. Default: no id is read.
-	ExternalID Source `yaml:"external_id"`
+	ExternalID Source `yaml:"external_id" doc:"Where the receiver's own id is in its answer."`
 
 	// ETag is where an answer has the ETag for IfMatch. A value without quotes is put in
 	// quotes. Default: the header ETag.
-	ETag Source `yaml:"etag"`
+	ETag Source `yaml:"etag" doc:"Where the ETag is in the answer. Default: the header ETag."`
 
 	// Learn gives names to other values of an answer that later requests need. They are
 	// {ref.NAME} in URLs and headers, and ref.NAME in expressions.
-	Learn map[string]Source `yaml:"learn"`
+	Learn map[string]Source `yaml:"learn" doc:"Values of the answer that later requests need, by name."`
 
 	// Reference says what a success does to the reference of the key, which is the
 	// receiver's id, the ETag and the learnt values:
@@ -80,31 +80,31 @@ type Config struct {
 	//     event of the key creates it again; no id is required
 	//
 	// Default: update.
-	Reference string `yaml:"reference" oneof:"update|keep|forget"`
+	Reference string `yaml:"reference" oneof:"update|keep|forget" doc:"What a success does to the stored reference of the key. Default: update."`
 
 	// IfMatch sends the ETag that the receiver answered last for the key as If-Match
 	// (RFC 9110, 13.1.1): "false", "true" for strong ETags, "weak" for weak ones too, for
 	// receivers such as FHIR servers that compare them, or "any": as "true", and * while
 	// the id is known but no strong ETag. Default: false.
-	IfMatch string `yaml:"if_match" oneof:"true|false|weak|any"`
+	IfMatch string `yaml:"if_match" oneof:"true|false|weak|any" doc:"Whether a request has the stored ETag in If-Match. weak: weak ETags too. any: * while none is known. Default: false."`
 
 	// Outcomes gives statuses another class than the default table has, such as 409:
 	// duplicate. Default: the table in docs/adapters.md.
-	Outcomes map[int]string `yaml:"outcomes" keys:"status" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown"`
+	Outcomes map[int]string `yaml:"outcomes" keys:"status" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown" doc:"Class by status, instead of that of the default table."`
 
 	// Answers give answers a class by what is in their JSON bodies. Default: only the
 	// status counts.
-	Answers []adapters.Answer `yaml:"answers"`
+	Answers []adapters.Answer `yaml:"answers" doc:"Answers that mean something else than their status. The first that matches counts."`
 
 	// Require is external_id if every success must have the receiver's id, or nothing if
 	// none must. Otherwise the result is unknown. Default: with ExternalID, a success
 	// must have the id until it is known, but not a 202 or a duplicate. A DELETE never
 	// must.
-	Require string `yaml:"require" oneof:"external_id|nothing"`
+	Require string `yaml:"require" oneof:"external_id|nothing" doc:"external_id: every success must have the receiver's id. nothing: no success must have it."`
 
 	// Reason is a JSON Pointer to the reason in answers. Its text is shown, so it must
 	// name nobody. Default: the reason in the known forms.
-	Reason string `yaml:"reason" pattern:"^/"`
+	Reason string `yaml:"reason" pattern:"^/" doc:"JSON Pointer of the reason in an answer that refuses."`
 
 	// Hidden are values of bodies, such as a key in a template, that no error may
 	// repeat. A configuration file has them as ${…} in body.
@@ -114,28 +114,28 @@ type Config struct {
 // Request are the settings of a route. What it leaves out, it has from the settings
 // above it.
 type Request struct {
-	Method string `yaml:"method" oneof:"POST|PUT|PATCH|DELETE"`     // default: that above
-	URL    string `yaml:"url" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://."` // default: that above
+	Method string `yaml:"method" oneof:"POST|PUT|PATCH|DELETE" doc:"Method of the request. Default: POST, or that of the level above."`                    // default: that above
+	URL    string `yaml:"url" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://." doc:"Where messages go. It may have placeholders such as {key} and {ref.external_id}."` // default: that above
 
 	// Headers are sent in addition to those above. One of the same name replaces it, or
 	// leaves it out if its value is empty.
-	Headers map[string]adapters.Secret `yaml:"headers" keys:"header"`
+	Headers map[string]adapters.Secret `yaml:"headers" keys:"header" doc:"Headers of every request. They are never printed."`
 
 	// Mapping and Compute make other fields than those of the sync. A route with one of
 	// them has none of the fields above it. See [adapters.Mapped].
-	Mapping adapters.Mapped   `yaml:"mapping"`
-	Compute adapters.Computed `yaml:"compute"`
+	Mapping adapters.Mapped   `yaml:"mapping" doc:"Mapping of this route, in place of the one of the sync."`
+	Compute adapters.Computed `yaml:"compute" doc:"Computed fields of this route, in place of those of the sync."`
 
-	Body       Body              `yaml:"body"`                                                                                                                      // default: that above
-	ExternalID Source            `yaml:"external_id"`                                                                                                               // default: that above
-	ETag       Source            `yaml:"etag"`                                                                                                                      // default: that above
-	Learn      map[string]Source `yaml:"learn"`                                                                                                                     // in addition to those above
-	Reference  string            `yaml:"reference" oneof:"update|keep|forget"`                                                                                      // default: that above
-	IfMatch    string            `yaml:"if_match" oneof:"true|false|weak|any"`                                                                                      // default: that above
-	Outcomes   map[int]string    `yaml:"outcomes" keys:"status" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown"` // in addition to those above, which they replace by status
-	Answers    []adapters.Answer `yaml:"answers"`                                                                                                                   // default: those above
-	Require    string            `yaml:"require" oneof:"external_id|nothing"`                                                                                       // default: that above
-	Reason     string            `yaml:"reason" pattern:"^/"`                                                                                                       // default: that above
+	Body       Body              `yaml:"body" doc:"How the mapped fields are written. Default: one JSON object."`                                                                                                                // default: that above
+	ExternalID Source            `yaml:"external_id" doc:"Where the receiver's own id is in its answer."`                                                                                                                        // default: that above
+	ETag       Source            `yaml:"etag" doc:"Where the ETag is in the answer. Default: the header ETag."`                                                                                                                  // default: that above
+	Learn      map[string]Source `yaml:"learn" doc:"Values of the answer that later requests need, by name."`                                                                                                                    // in addition to those above
+	Reference  string            `yaml:"reference" oneof:"update|keep|forget" doc:"What a success does to the stored reference of the key. Default: update."`                                                                    // default: that above
+	IfMatch    string            `yaml:"if_match" oneof:"true|false|weak|any" doc:"Whether a request has the stored ETag in If-Match. weak: weak ETags too. any: * while none is known. Default: false."`                        // default: that above
+	Outcomes   map[int]string    `yaml:"outcomes" keys:"status" oneof:"delivered|duplicate|accepted|transient|throttled|auth|forbidden|permanent|conflict|unknown" doc:"Class by status, instead of that of the default table."` // in addition to those above, which they replace by status
+	Answers    []adapters.Answer `yaml:"answers" doc:"Answers that mean something else than their status. The first that matches counts."`                                                                                       // default: those above
+	Require    string            `yaml:"require" oneof:"external_id|nothing" doc:"external_id: every success must have the receiver's id. nothing: no success must have it."`                                                    // default: that above
+	Reason     string            `yaml:"reason" pattern:"^/" doc:"JSON Pointer of the reason in an answer that refuses."`                                                                                                        // default: that above
 }
 
 // Route is where events of some types go.
@@ -143,12 +143,12 @@ type Route struct {
 	Request `yaml:",inline"`
 
 	// Known is used instead while the receiver's id of the key is known.
-	Known *Known `yaml:"known"`
+	Known *Known `yaml:"known" doc:"What is different when the receiver's id is known, such as an update."`
 
 	// WithoutID says what happens if {ref.external_id} is needed and not known. With
 	// "skip" nothing is sent and the delivery is finished as filtered, for the
 	// cancellation of a record that was never created. Default: the delivery fails.
-	WithoutID string `yaml:"without_id" oneof:"skip"`
+	WithoutID string `yaml:"without_id" oneof:"skip" doc:"skip: without the receiver's id nothing is sent, and the delivery is finished as filtered."`
 }
 
 // Known is what is sent while the receiver's id of the key is known, such as an update.
@@ -158,27 +158,27 @@ type Known struct {
 	// Gone says what happens if the receiver answers that it has no such record (404 or
 	// 410). With "create" the id is forgotten, and the next attempt goes where events of
 	// unknown id go. Default: the delivery fails.
-	Gone string `yaml:"gone" oneof:"create"`
+	Gone string `yaml:"gone" oneof:"create" doc:"create: a record that is gone is created again."`
 }
 
 // Source is where a value is in an answer: in its body or in one of its headers. Set one of
 // Path, Header and Value.
 type Source struct {
 	// Path is a JSON Pointer (RFC 6901), such as /id. A configuration may have it alone.
-	Path string `yaml:"path" short:"true" pattern:"^/" empty:"write a JSON Pointer such as /id, or remove the key; a route whose answers are not about the record has reference: keep"`
+	Path string `yaml:"path" short:"true" pattern:"^/" empty:"write a JSON Pointer such as /id, or remove the key; a route whose answers are not about the record has reference: keep" doc:"JSON Pointer into the body of the answer."`
 
 	// Header is the name of a header. Of a Location or Content-Location the last segment
 	// of the path is the value, of others the whole value.
-	Header string `yaml:"header"`
+	Header string `yaml:"header" doc:"Name of a header of the answer."`
 
 	// Match is a regular expression with one group, which is the value that is taken of
 	// the header, such as /Appointment/([^/]+). Default: as Header says.
-	Match string `yaml:"match"`
+	Match string `yaml:"match" doc:"Regular expression with one group, which is the value that is taken of the header."`
 
 	// Value is the value itself, for an ExternalID that the sender chooses, such as
 	// {key}. It may have the placeholders of [Config.URL] but {ref.…}. The receiver knows
 	// it after a success.
-	Value string `yaml:"value"`
+	Value string `yaml:"value" doc:"Value that the sender chooses, such as {key}."`
 }
 
 // Body says how the body of a request is made of the mapped fields.
@@ -191,25 +191,25 @@ type Body struct {
 	//   - none: no body and no Content-Type
 	//
 	// Default: json.
-	Kind string `yaml:"kind" oneof:"json|list|form|template|none" short:"true"`
+	Kind string `yaml:"kind" oneof:"json|list|form|template|none" short:"true" doc:"Form of the body."`
 
 	// Template is the text of a body, with {fields.NAME} and the other placeholders but
 	// {ref.…}. A line with {fields.NAME?} is left out if the field is missing. A word in
 	// braces is always a placeholder; other braces are sent as they are.
-	Template string `yaml:"template" needed:"template"`
+	Template string `yaml:"template" needed:"template" doc:"Text of the body with placeholders."`
 
 	// ContentType is the header Content-Type. It is required for a template. Default:
 	// that of Kind.
-	ContentType string `yaml:"content_type"`
+	ContentType string `yaml:"content_type" doc:"Content-Type of the body. Default: that of its kind."`
 
 	// Escape says how a template's values are escaped: xml, json (inside a string),
 	// calendar (TEXT of RFC 5545; the lines of the body are folded too), form or none.
 	// Default: by ContentType.
-	Escape string `yaml:"escape" of:"template" oneof:"xml|json|calendar|form|none"`
+	Escape string `yaml:"escape" of:"template" oneof:"xml|json|calendar|form|none" doc:"How values are escaped in a template."`
 
 	// Omit are fields that the body leaves out, because only the URL or a header uses
 	// them.
-	Omit []string `yaml:"omit"`
+	Omit []string `yaml:"omit" doc:"Mapped fields that are only for placeholders, and not in the body."`
 }
 
 func (b Body) isZero() bool {

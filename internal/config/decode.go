@@ -102,7 +102,7 @@ func (d *decoder) object(n *node, v reflect.Value, also ...string) *yaml.Node {
 	}
 	for _, f := range fields {
 		value := n.at(keyOf(f))
-		if doc := f.Tag.Get("doc"); f.Tag.Get("required") != "" && doc != "" && value.kind == kindAbsent {
+		if doc := f.Tag.Get("doc"); f.Tag.Get("required") == "true" && doc != "" && value.kind == kindAbsent { // required:"adapter" is checked by the adapter
 			d.at(value, "is missing: %s", doc)
 			continue
 		}

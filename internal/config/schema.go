@@ -79,7 +79,7 @@ func objectSchema(t reflect.Type) map[string]any {
 	}
 	for _, f := range fieldsOf(t) {
 		if f.Type == reflect.PointerTo(t) { // such as a second set of credentials, which has no second one itself
-			second := map[string]any{"type": "object", "properties": maps.Clone(properties), "additionalProperties": false}
+			second := map[string]any{"type": "object", "description": f.Tag.Get("doc"), "properties": maps.Clone(properties), "additionalProperties": false}
 			if rules := kindRules(t); rules != nil {
 				second["allOf"] = rules
 			}
@@ -150,8 +150,12 @@ func fieldSchema(f reflect.StructField) map[string]any {
 	} else if def != "" && def[0] != '@' {
 		s["default"] = def
 	}
-	if low := f.Tag.Get("min"); unquoted && low != "" { // the bounds apply to numbers only: ${NAME} is text
-		s["minimum"], s["maximum"] = json.RawMessage(low), json.RawMessage(f.Tag.Get("max"))
+	low, high := f.Tag.Get("min"), f.Tag.Get("max")
+	if doc, ok := s["description"].(string); ok && low != "" && !unquoted { // JSON Schema has no bounds for text
+		s["description"] = doc + " From " + low + " to " + high + "."
+	}
+	if unquoted && low != "" { // the bounds apply to numbers only: ${NAME} is text
+		s["minimum"], s["maximum"] = json.RawMessage(low), json.RawMessage(high)
 	}
 	return s
 }
