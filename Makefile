@@ -1,6 +1,10 @@
 # Tools have a fixed version here and run through `go run`, so that go.mod does not have them.
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOFUMPT       := mvdan.cc/gofumpt@v0.12.0
+GORELEASER    := github.com/goreleaser/goreleaser/v2@v2.15.1
+GO_LICENSES   := github.com/google/go-licenses@v1.6.0
+ACTIONLINT    := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # Tests that `make test-containers` runs against a container: PACKAGE or PACKAGE=RUN.
 CONTAINER_TESTS := ./internal/pgtest ./outbox
@@ -106,6 +110,39 @@ test-matrix: ## Run the tests of the database on PostgreSQL 16, 17 and 18, on Li
 		PATH="$$bin:$$PATH" go test -p 2 -timeout 20m -run '$(or $(RUN),.)' -skip '$(MATRIX_SKIP)' $(MATRIX); \
 	done
 
+# Licences that go with ours.
+LICENCES := Apache-2.0,BSD-2-Clause,BSD-3-Clause,ISC,MIT
+THIRD    := deploy/release/THIRD_PARTY.md
+
+.PHONY: licences
+licences: ## Write the list of third-party licences; fails for one that does not go with ours
+	go run $(GO_LICENSES) check ./cmd/lockstep --allowed_licenses=$(LICENCES) 2>/dev/null
+	go run $(GO_LICENSES) report ./cmd/lockstep --template deploy/release/third_party.tpl >$(THIRD) 2>/dev/null
+
+.PHONY: licences-check
+licences-check: licences ## Fail if the list of third-party licences is not up to date
+	git diff --exit-code -- $(THIRD)
+
+.PHONY: licence-texts
+licence-texts: ## Write the texts of third-party licences into bin/licences, for the archives
+	go run $(GO_LICENSES) save ./cmd/lockstep --force --save_path bin/licences 2>/dev/null
+
+.PHONY: vulncheck
+vulncheck: ## Look for known vulnerabilities in what the programs call; needs vuln.go.dev
+	go run $(GOVULNCHECK) ./...
+
+.PHONY: workflows-check
+workflows-check: ## Check the workflows
+	go run $(ACTIONLINT)
+
+.PHONY: release
+release: ## Build the archives of all platforms into dist/, with checksums and SBOMs; PUBLISH=1 signs and publishes a tag
+	go run $(GORELEASER) release --clean --config deploy/release/goreleaser.yaml $(if $(PUBLISH),,--snapshot --skip=sign,publish)
+
+.PHONY: reproduce
+reproduce: ## Build the program twice in two places and compare the bytes; PLATFORMS="linux/amd64 …" selects
+	deploy/release/reproduce.sh $(PLATFORMS)
+
 .PHONY: image
 image: ## Build the container images lockstep and lockstep-demo with your Docker engine
 	deploy/container/build.sh
@@ -138,7 +175,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s), one after the other; FUZZ=reg
 	done
 
 .PHONY: check
-check: fmt-check vet lint tidy-check build ## Run the checks that CI runs before the tests
+check: fmt-check vet lint tidy-check build workflows-check licences-check ## Run the checks that CI runs before the tests
 
 .PHONY: fmt
 fmt: ## Format the code
