@@ -43,8 +43,9 @@ func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this program",
-		Long: `Print the version of this program, the schema for which it is made, and the
-release of its time zones. LOCKSTEP_ZONEINFO can name a zip file with other time
+		Long: `Print the version of this program, its commit if it was built from a clone, the
+schema for which it is made, and the release of its time zones. lockstep migrate
+status says which schema the database has. LOCKSTEP_ZONEINFO can name a zip file with other time
 zones.`,
 		Example: `  lockstep version --output json`,
 		Args:    cobra.NoArgs,
@@ -55,7 +56,11 @@ zones.`,
 				return usageError{err}
 			}
 			return output.Object(a.stdout, a.format, b, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "lockstep %s (%s, schema %d, time zones %s)\n", b.Version, b.Go, b.Schema, b.Zones)
+				commit := ""
+				if b.Revision != "" {
+					commit = ", commit " + b.Revision[:min(12, len(b.Revision))]
+				}
+				_, err := fmt.Fprintf(w, "lockstep %s (%s%s, schema %d, time zones %s)\n", b.Version, b.Go, commit, b.Schema, b.Zones)
 				return err
 			})
 		},
