@@ -166,6 +166,10 @@ func (a *app) readEvent(name string) (outbox.Event, error) {
 	if err != nil {
 		return e, fmt.Errorf("%s: %w", name, err)
 	}
+	var typed struct{ Type *string }
+	if e.Type == "" && json.Unmarshal(e.Payload, &typed) == nil && typed.Type != nil {
+		a.say(`%s has "type" and no object "payload", so all of it is taken for a payload`, name)
+	}
 	return e, nil
 }
 

@@ -106,6 +106,16 @@ syncs:
 }
 
 // A route does nothing for a type that the writer spells otherwise.
+// A misspelt payload would look like a mapping without its fields.
+func TestMapSaysThatAFileIsTakenForAPayload(t *testing.T) {
+	w := newWorld(t)
+	file := filepath.Join(t.TempDir(), "event.json")
+	writeFile(t, file, `{"type": "scheduling:created", "key": "H-1", "paylod": {"hearingId": "H-1"}}`)
+	if r := w.run("map", "CourtCalendarSync", file); !strings.Contains(r.stderr, `event.json has "type" and no object "payload", so all of it is taken for a payload`) {
+		t.Errorf("said %q", r.stderr)
+	}
+}
+
 func TestMapSaysThatATypeIsAlmostARoute(t *testing.T) {
 	w := newWorld(t)
 	w.configure(`

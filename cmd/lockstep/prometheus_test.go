@@ -84,9 +84,16 @@ func TestTheRulesKnowTheViewsAlerts(t *testing.T) {
 	if len(names) != 9 {
 		t.Fatalf("the view has the names %v", names)
 	}
+	known := map[string]bool{}
 	for _, n := range names {
+		known[n[1]] = true
 		if !strings.Contains(rules, fmt.Sprintf("lockstep_alerts{name=%q", n[1])) {
 			t.Errorf("no rule is about %s", n[1])
+		}
+	}
+	for _, n := range regexp.MustCompile(`lockstep_alerts\{name="(\w+)"`).FindAllStringSubmatch(rules, -1) {
+		if !known[n[1]] {
+			t.Errorf("a rule is about %s, which the view does not have", n[1])
 		}
 	}
 }

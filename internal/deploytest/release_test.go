@@ -1,6 +1,7 @@
 package deploytest
 
 import (
+	"context"
 	"debug/buildinfo"
 	"encoding/json"
 	"fmt"
@@ -9,10 +10,17 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/mod/module"
 	modzip "golang.org/x/mod/zip"
+
+	"github.com/hms-mkt/lockstep/internal/pgtest"
+	"github.com/hms-mkt/lockstep/internal/waiting"
 )
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // The SBOM names exactly the modules that the program itself names.
 func TestTheSBOMSaysWhatIsInTheProgram(t *testing.T) {
@@ -100,10 +108,56 @@ func TestGoInstall(t *testing.T) {
 	t.Setenv("GOBIN", bin)
 	t.Setenv("GOFLAGS", "-modcacherw")
 	t.Setenv("GOMODCACHE", filepath.Join(t.TempDir(), "mod"))
-	if out, err := command(t, bin, "go", "install", "github.com/hms-mkt/lockstep/cmd/lockstep@"+version); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	for _, name := range []string{"lockstep", "courtsim"} {
+		if out, err := command(t, bin, "go", "install", "github.com/hms-mkt/lockstep/cmd/"+name+"@"+version); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
 	}
 	if out, err := command(t, bin, filepath.Join(bin, "lockstep"), "version"); err != nil || !strings.HasPrefix(out, "lockstep "+version+" (go") {
 		t.Errorf("%v: %s", err, out)
 	}
+	delivers(t, bin)
+}
+
+// delivers follows docs/install.md with the programs of a directory, from an empty database to a
+// delivered event.
+func delivers(t *testing.T, bin string) {
+	t.Helper()
+	_, database := pgtest.Own(t, pgtest.Options{})
+	lockstep := filepath.Join(bin, "lockstep")
+	t.Setenv("DATABASE_URL", database)
+	t.Setenv("LOCKSTEP_CONFIG", "")
+	if out, err := command(t, bin, lockstep, "migrate", "up"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	court := begins(t, filepath.Join(bin, "courtsim"), "--listen", "127.0.0.1:0")
+	file := filepath.Join(bin, "lockstep.yaml")
+	config := fmt.Sprintf(`database: {url: "${DATABASE_URL}"}
+listen: 127.0.0.1:0
+syncs:
+  - name: CourtCalendarSync
+    events: ["scheduling:*"]
+    adapter: {kind: rest, url: "%s/api/calendar", external_id: /id}
+    mapping: {hearingId: case_reference, scheduledAt: start_time, location: courtroom}
+`, court)
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	begins(t, lockstep, "run", "--config", file, "--log-format", "json")
+	conn, err := pgx.Connect(t.Context(), database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	_, err = conn.Exec(t.Context(), `INSERT INTO outbox.event (type, key, payload)
+		VALUES ('scheduling:created', 'H-1', '{"hearingId": "H-1", "scheduledAt": "2027-03-01T14:00:00-05:00", "location": "3A"}')`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting.For(t, time.Minute, "the event is delivered", func() (yes bool) {
+		if err := conn.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM outbox.delivery_log WHERE key = 'H-1' AND outcome = 'delivered')`).Scan(&yes); err != nil {
+			t.Fatal(err)
+		}
+		return yes
+	})
 }
