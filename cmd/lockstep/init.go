@@ -56,7 +56,7 @@ func profileNames(all map[string]string) []string {
 // beginning is what every starting file begins with: the profile's name and its variables
 // are filled in.
 const beginning = `# Lockstep, begun with: lockstep config init --profile %s
-# Every key is in docs/configuration.md. Next: set the variables, change the names, then
+# Every key is in docs/configuration-reference.md. Next: set the variables, change the names, then
 #
 #   lockstep config check
 #   lockstep doctor
