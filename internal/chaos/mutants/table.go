@@ -4,6 +4,7 @@ package main
 const (
 	chaos      = "internal/chaos"
 	config     = "internal/config"
+	console    = "internal/console"
 	endpoint   = "adapters/internal/endpoint"
 	migrations = "migrations"
 	operate    = "internal/operate"
@@ -701,5 +702,28 @@ var mutants = []mutant{
 		"a repair of what a backfill is about to add",
 		[]edit{{file: schema, in: "outbox.repair", old: `IS NOT NULL AND m.type LIKE`, new: `IS NULL AND m.type LIKE`}},
 		migrations, "TestRepairLeavesEventsToABackfill",
+	},
+	{
+		"wrong tokens that are counted by what strangers say of their address",
+		[]edit{
+			{file: console, in: "Console.browser", old: `if !c.isProxy(from) {`, new: `if false {`},
+			{file: console, in: "Console.browser", old: `err != nil || !c.isProxy(from)`, new: `err != nil`},
+		},
+		console, "TestWhatStrangersSayOfTheirAddressDoesNotCount",
+	},
+	{
+		"pages without a login once the last user is removed",
+		[]edit{{file: console, in: "Console.visitor", old: `case c.hadUsers.Load():`, new: `case false:`}},
+		console, "TestPagesStayClosedWhenTheLastUserIsRemoved",
+	},
+	{
+		"pages without a login that are served through a proxy",
+		[]edit{{file: console, in: "Console.visitor", old: `r.Header.Get(name) != ""`, new: `false`}},
+		console, "TestPagesWithoutALoginAreNotServedThroughAProxy",
+	},
+	{
+		"a reading from before an action that is shown after it",
+		[]edit{{file: console, in: "latest.younger", old: ` && last.changes == l.changes.Load()`}},
+		console, "TestAReadingFromBeforeAnActionIsNotShared",
 	},
 }
