@@ -114,7 +114,7 @@ func List(ctx context.Context, databaseURL string, set Set) ([]Status, error) {
 	err = m.run(ctx, func(ctx context.Context, db *sql.DB, p *goose.Provider) error {
 		var versioned bool
 		if err := db.QueryRowContext(ctx, "SELECT to_regclass($1) IS NOT NULL", set.versions()).Scan(&versioned); err != nil {
-			return fmt.Errorf("connect: %w", err)
+			return connecting(err)
 		}
 		if !versioned { // goose would create the table
 			for _, source := range p.ListSources() {
@@ -264,10 +264,18 @@ func (m *migrator) run(ctx context.Context, do func(context.Context, *sql.DB, *g
 	return explain(do(ctx, db, p))
 }
 
+// connecting is the error of the first call on a connection.
+func connecting(err error) error {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && strings.Contains(pgErr.Message, "unsupported startup parameter") {
+		return fmt.Errorf("connect: %w; this is a connection pooler: name the database server itself, because a migration holds a lock of its session", err)
+	}
+	return fmt.Errorf("connect: %w", err)
+}
+
 func ensureSchema(ctx context.Context, db *sql.DB, set Set) error {
 	var exists bool
 	if err := db.QueryRowContext(ctx, "SELECT to_regnamespace($1) IS NOT NULL", set.schema).Scan(&exists); err != nil {
-		return fmt.Errorf("connect: %w", err)
+		return connecting(err)
 	}
 	if exists {
 		return nil

@@ -187,3 +187,26 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 		w.drain(expected{})
 	})
 }
+
+// What operators run for looking works through a pooler in transaction mode too, with the login's hostile settings.
+func TestCommandsThroughAPooler(t *testing.T) {
+	scenario(t, func(r *run) {
+		w := newWorld(r)
+		_, pooled := w.newBouncer()
+		lockstep := program(r, "")
+		w.register(relaySpec{})
+		w.book("H-1")
+		file := w.configuration("relay-1")
+		for _, command := range [][]string{
+			{"doctor", "--no-network"}, {"status"}, {"status", "--relays"}, {"log"}, {"changes"}, {"explain", "H-1"}, {"sync", "list"},
+		} {
+			code, says := w.execute(lockstep, append(command, "--config", file, "--database-url", pooled, "--output", "json")...)
+			if code != 0 && code != 3 || strings.Contains(says, "SQLSTATE") || strings.Contains(says, "prepared statement") {
+				r.Errorf("%v through a pooler: exit code %d: %s", command, code, says)
+			}
+		}
+		if code, says := w.execute(lockstep, "migrate", "status", "--database-url", pooled); code != 1 || !strings.Contains(says, "this is a connection pooler: name the database server itself") {
+			r.Errorf("migrate status through a pooler: exit code %d: %s", code, says)
+		}
+	})
+}
