@@ -1,7 +1,6 @@
 package composetest
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -184,11 +183,11 @@ func TestComposeDelivers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := io.ReadAll(answer.Body)
 	answer.Body.Close()
-	if err != nil || !bytes.Contains(page, []byte("CourtCalendarSync")) || !bytes.Contains(page, []byte("up to date")) {
-		t.Errorf("the console: %s %s %v", answer.Status, page, err)
-	}
+	s.until("the console says that the court is up to date", func() bool {
+		code, page := s.get(person, "http://localhost:9464/")
+		return code == http.StatusOK && strings.Contains(page, "CourtCalendarSync") && strings.Contains(page, "up to date")
+	})
 
 	// One relay is killed, and the other one works on.
 	s.command("docker", "kill", "--signal", "KILL", "lockstep-relay-1-1")

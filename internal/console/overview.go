@@ -18,7 +18,7 @@ const readTimeout = 3 * time.Second
 
 const (
 	sharedFor = time.Second     // how long a reading of the overview is shared by all who ask
-	pageAge   = 5 * time.Second // how old the reading is at most that a page shows
+	pageAge   = 2 * time.Second // how old the reading is at most that a page shows
 )
 
 // latest shares one reading of the overview among all who ask at about the same time.
