@@ -216,4 +216,4 @@ tidy-check: ## Fail if go.mod or go.sum are not tidy or a module was tampered wi
 
 .PHONY: clean
 clean: ## Remove what was built
-	rm -rf bin
+	rm -rf bin dist

@@ -1,6 +1,6 @@
 # Third-party modules in lockstep
 
-Made by `make licenses`. Their texts are at the addresses, and with each module's source.
+Made by `make licences`. Their texts are at the addresses, and with each module's source.
 
 | module | version | licence |
 |---|---|---|
