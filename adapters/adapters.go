@@ -28,12 +28,31 @@ type Adapter interface {
 	Deliver(ctx context.Context, msg Message) (Receipt, error)
 }
 
-// Reader is implemented by adapters whose protocol can read back what the
-// receiver holds for a key. The relay asks it after a [Conflict].
+// Reader is implemented by adapters whose protocol can look at what the receiver holds. The
+// relay asks it after a [Conflict], and before it sends a message again whose last outcome
+// is unknown. So a lost answer does not book a hearing twice.
 type Reader interface {
-	// Read compares what the receiver holds with msg. It changes nothing at the
-	// receiver. If it returns [Older], the Ref addresses the next attempt.
-	Read(ctx context.Context, msg Message) (Standing, Ref, error)
+	// Reads reports whether Read can look for this message, with this configuration. It
+	// sends nothing.
+	Reads(msg Message) bool
+
+	// Read compares what the receiver holds with msg. It changes nothing at the receiver, and
+	// makes no more requests than it needs. An error has a class, as in Deliver.
+	Read(ctx context.Context, msg Message) (Reading, error)
+}
+
+// Reading is the answer of a [Reader].
+type Reading struct {
+	Standing Standing
+	Code     string // protocol status, such as "HTTP 200"
+	Differs  string // what differs, in your own words and without values; for the log
+
+	// Ref addresses the record that was read. If the standing is [Older], the next attempt
+	// uses it. If it is [Equal], it is the new reference of the key. If it is [Absent], it
+	// says what stays known of the key. Nil leaves the reference as it is.
+	Ref *Ref
+
+	More bool // with Equal: this step is done, and the message has another one, see [Receipt]
 }
 
 // Addresser is implemented by adapters whose requests may go to different hosts.
@@ -52,21 +71,64 @@ type Standing int
 
 // The results of a read-back.
 const (
-	Older   Standing = iota // the receiver has an earlier state of ours, or none: send once more
+	Absent  Standing = iota // the receiver has no record of this key: the message is sent
+	Older                   // the receiver has an earlier state of ours: the message is sent
 	Equal                   // the receiver has what the message says: it counts as delivered
-	Newer                   // the receiver has a later state of ours
+	Newer                   // the receiver has a later state of ours: the delivery fails
 	Foreign                 // somebody else changed the receiver's copy: it is not overwritten
 )
+
+// Lister is implemented by adapters whose protocol can list what the receiver holds.
+// lockstep reconcile compares the list with what was delivered.
+type Lister interface {
+	// Lists returns why List cannot be used with this configuration, or nil.
+	Lists() error
+
+	// Entry returns the entry that List is to find after msg was delivered. Its Fields have
+	// what List can read back, under the same names and in the same form. It sends nothing.
+	Entry(msg Message) (Entry, error)
+
+	// List calls yield for each entry whose time is in the window, in any order. It reads
+	// page after page and keeps at most a page. It returns the error of yield unchanged.
+	List(ctx context.Context, window Window, yield func(Entry) error) error
+}
+
+// Window is a span of time. A zero time means no bound.
+type Window struct {
+	From time.Time // the first time in the window
+	To   time.Time // the first time after it
+}
+
+// Entry is one record of a receiver, reduced to what both sides know of it.
+type Entry struct {
+	// Key is the key of the event that it was made from. It is empty if the record is not
+	// one of ours.
+	Key string
+
+	ExternalID string            // how the receiver names the record
+	Version    *int64            // version of the event that it shows, if the record has it
+	At         time.Time         // its time in the calendar, for windows; zero if it has none
+	Cancelled  bool              // the record stays, but is cancelled
+	Absent     bool              // only from Entry: after this message the receiver has no record
+	Fields     map[string]string // values that are compared, each in one fixed form
+}
+
+// Bounded is implemented by adapters that can use only few workers at once, such as one for
+// each connection. The relay claims no more deliveries than that.
+type Bounded interface {
+	MaxInFlight() int // at least 1
+}
 
 // Message is one event, mapped for one receiver.
 type Message struct {
 	ID             string            // the event's id
-	IdempotencyKey string            // ID, or "ID:n" for a replay or a changed body; the same on every attempt
+	IdempotencyKey string            // ID, or "ID:n" for a replay or a changed body; "/2" is added for the second step; the same on every attempt
 	Type           string            // event type, such as scheduling:updated
 	Key            string            // what the event is about; ordered per key
 	Version        *int64            // the writer's version of the key, if it gave one
 	OccurredAt     time.Time         // when the fact happened
 	Attempt        int               // 1 for the first attempt ever of this event at this receiver
+	Step           int               // how many steps of this event are done, see Receipt.More
 	Body           []byte            // the mapped fields as one JSON object; the same bytes on every attempt
 	Headers        map[string]string // the event's headers, such as traceparent
 	Ref            Ref               // what this receiver answered last for Key
@@ -109,6 +171,11 @@ type Receipt struct {
 	Accepted  bool   // the receiver took it for later processing (202 and the like)
 	NoID      bool   // the answer lacks the receiver's id, which later messages of the key need
 	NoETag    bool   // the answer lacks an ETag, so later messages of the key go without If-Match
+
+	// More says that a step of the message is done, and that the message needs another request.
+	// The relay stores Ref, and calls Deliver again with the next Step. So each request stands
+	// in the log, and after a crash the relay goes on with the step that was not recorded.
+	More bool
 
 	// Skipped says why there is nothing to send, in your own words. The delivery is finished as
 	// filtered, or fails if the receiver may have an event of another type of the key.

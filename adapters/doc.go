@@ -13,7 +13,9 @@
 //   - AttemptTimeout() time.Duration returns the longest time of one attempt. The
 //     relay's lease must be at least twice as long. Default: 15 seconds.
 //   - Close() error frees what the adapter holds, when no attempt uses it any more.
-//   - [Reader] reads back what the receiver has, after a conflict.
+//   - [Reader] reads back what the receiver has, after a conflict and after a lost answer.
+//   - [Lister] lists what the receiver has, for lockstep reconcile.
+//   - [Bounded] says how many deliveries can be in flight.
 //   - [Addresser] names the host to which a message goes.
 //   - [Previewer] shows what the adapter would send.
 //   - [FieldUser] names the mapped fields that the configuration uses.

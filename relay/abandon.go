@@ -145,21 +145,20 @@ func (p *pipeline) call(ctx context.Context, m adapters.Message) (adapters.Recei
 }
 
 // read lets the adapter read the receiver's copy.
-func (p *pipeline) read(ctx context.Context, r adapters.Reader, m adapters.Message) (adapters.Standing, adapters.Ref, error) {
-	type held struct {
-		standing adapters.Standing
-		ref      adapters.Ref
-		err      error
+func (p *pipeline) read(ctx context.Context, r adapters.Reader, m adapters.Message) (adapters.Reading, error) {
+	type answer struct {
+		adapters.Reading
+		err error
 	}
-	h, ok := bounded(ctx, p, m, func() (h held) {
-		defer p.adapterPanicked(ctx, m, &h.err)
-		h.standing, h.ref, h.err = r.Read(ctx, m)
-		return h
+	got, ok := bounded(ctx, p, m, func() (a answer) {
+		defer p.adapterPanicked(ctx, m, &a.err)
+		a.Reading, a.err = r.Read(ctx, m)
+		return a
 	})
 	if !ok {
-		h.err = errAbandoned
+		got.err = errAbandoned
 	}
-	return h.standing, h.ref, h.err
+	return got.Reading, got.err
 }
 
 func (p *pipeline) adapterPanicked(ctx context.Context, m adapters.Message, err *error) {

@@ -571,8 +571,10 @@ type reader struct {
 	standing adapters.Standing
 }
 
-func (r *reader) Read(context.Context, adapters.Message) (adapters.Standing, adapters.Ref, error) {
-	return r.standing, adapters.Ref{ExternalID: "X-1", ETag: `"2"`}, nil
+func (*reader) Reads(adapters.Message) bool { return true }
+
+func (r *reader) Read(context.Context, adapters.Message) (adapters.Reading, error) {
+	return adapters.Reading{Standing: r.standing, Code: "HTTP 200", Ref: &adapters.Ref{ExternalID: "X-1", ETag: `"2"`}}, nil
 }
 
 func TestConflictIsReadBack(t *testing.T) {

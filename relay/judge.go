@@ -220,21 +220,25 @@ func cutOff(result *outbox.Result, err error) {
 // class that follows from the copy.
 func (p *pipeline) readBack(ctx context.Context, result *outbox.Result, receipt *adapters.Receipt, err *error) adapters.Class {
 	d := result.Delivery
+	m := p.message(d)
 	reader, ok := p.sync.Adapter.(adapters.Reader)
-	if !ok {
+	if !ok || !reader.Reads(m) {
 		return adapters.ClassPermanent
 	}
-	standing, ref, readErr := p.read(ctx, reader, p.message(d))
+	reading, readErr := p.read(ctx, reader, m)
 	if readErr != nil {
 		*err = adapters.Classify(adapters.ClassTransient, fmt.Errorf("%w; reading back failed: %s", *err, textOf(readErr, d.Event.Payload)))
 		return adapters.ClassTransient
 	}
-	switch standing {
+	switch reading.Standing {
 	case adapters.Equal:
-		receipt.Ref = &ref
+		receipt.Ref = reading.Ref
 		return adapters.ClassDelivered
-	case adapters.Older:
-		return p.moved(result, ref, err)
+	case adapters.Absent, adapters.Older:
+		if reading.Ref == nil {
+			reading.Ref = new(m.Ref)
+		}
+		return p.moved(result, *reading.Ref, err)
 	case adapters.Newer:
 		*err = fmt.Errorf("%w; drift: the receiver holds a newer state", *err)
 	default:

@@ -197,11 +197,13 @@ type flakyReader struct {
 	failed atomic.Bool
 }
 
-func (r *flakyReader) Read(context.Context, adapters.Message) (adapters.Standing, adapters.Ref, error) {
+func (*flakyReader) Reads(adapters.Message) bool { return true }
+
+func (r *flakyReader) Read(context.Context, adapters.Message) (adapters.Reading, error) {
 	if !r.failed.Swap(true) {
-		return 0, adapters.Ref{}, errors.New("timeout")
+		return adapters.Reading{}, errors.New("timeout")
 	}
-	return adapters.Older, adapters.Ref{ETag: "new"}, nil
+	return adapters.Reading{Standing: adapters.Older, Ref: &adapters.Ref{ETag: "new"}}, nil
 }
 
 // A read-back has failed once. The delivery still gets its one more attempt with the new reference.
