@@ -18,7 +18,7 @@
 // set/NNNNN_name, with a file for each subject. The files are joined in the order of their
 // names. The first begins with "-- +goose Up", and the last with "-- +goose Down". The
 // folder is still one version and one transaction. The next change of the outbox's schema
-// is outbox/00003_name.sql. Each of its steps begins with SET LOCAL lock_timeout. If older
+// is outbox/00004_name.sql. Each of its steps begins with SET LOCAL lock_timeout. If older
 // programs cannot work with the new schema, it replaces the function outbox.oldest_relay.
 package migrations
 

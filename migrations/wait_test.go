@@ -12,6 +12,7 @@ import (
 	"github.com/hms-mkt/lockstep/internal/outboxtest"
 	"github.com/hms-mkt/lockstep/internal/pgtest"
 	"github.com/hms-mkt/lockstep/migrations"
+	"github.com/hms-mkt/lockstep/outbox"
 )
 
 // next returns the outbox's migrations and one more with the given steps.
@@ -23,7 +24,7 @@ func next(t *testing.T, up string) migrations.Option {
 	}
 	return migrations.WithFiles(fstest.MapFS{
 		"outbox/00001_outbox.sql": {Data: first},
-		"outbox/00003_note.sql":   {Data: []byte("-- +goose Up\n" + up + "\n-- +goose Down\nALTER TABLE outbox.event DROP COLUMN note;\n")},
+		"outbox/00099_note.sql":   {Data: []byte("-- +goose Up\n" + up + "\n-- +goose Down\nALTER TABLE outbox.event DROP COLUMN note;\n")},
 	})
 }
 
@@ -131,7 +132,7 @@ func TestMigrationGivesUpAndNamesTheBlocker(t *testing.T) {
 				t.Fatal("migrated through a lock")
 			}
 			says(t, err.Error(), "gave up after 100ms", "the lock on outbox.event is held by", tt.want, "55P03")
-			if outboxtest.One[int](admin, "SELECT max(version_id)::int FROM outbox.goose_db_version") != 2 || outboxtest.One[bool](admin, altered) {
+			if outboxtest.One[int](admin, "SELECT max(version_id)::int FROM outbox.goose_db_version") != outbox.Schema || outboxtest.One[bool](admin, altered) {
 				t.Error("a migration that gave up left something behind")
 			}
 			long.Do(tt.release)
@@ -188,16 +189,16 @@ func TestStatusAnswersDuringAMigration(t *testing.T) {
 	m := begin(t, url, next(t, "SET LOCAL lock_timeout = '1min';\nALTER TABLE outbox.event ADD COLUMN note text;"))
 	admin.Until("the migration waits", waits)
 	list, err := migrations.List(t.Context(), url, migrations.Outbox)
-	if err != nil || len(list) != 2 || !list[0].Applied || !list[1].Applied {
+	if err != nil || len(list) != outbox.Schema || !list[0].Applied || !list[outbox.Schema-1].Applied {
 		t.Errorf("got %+v, %v", list, err)
 	}
 	long.Do("COMMIT")
 	if err := m.ended(); err != nil {
 		t.Fatal(err)
 	}
-	// A program that does not know the third migration finds nothing to do, and reverts nothing.
+	// A program that does not know the last migration finds nothing to do, and reverts nothing.
 	m = begin(t, url)
-	m.tells("schema outbox is at version 3")
+	m.tells("schema outbox is at version 99")
 	if err := m.ended(); err != nil {
 		t.Error(err)
 	}

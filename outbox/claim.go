@@ -78,7 +78,7 @@ WITH claimed_lane AS MATERIALIZED (
               AND (l.lost_claim IS NULL OR EXISTS (SELECT FROM outbox.lane AS o WHERE o.ctid = l.lane FOR UPDATE SKIP LOCKED))) AS d ON true -- an operator may be discarding a delivery behind it
 ), counted_attempt AS (
     UPDATE outbox.delivery AS d
-       SET attempts = d.attempts + 1, total_attempts = d.total_attempts + 1
+       SET attempts = d.attempts + 1, total_attempts = d.total_attempts + 1, uncertain = true
       FROM first_delivery AS f
      WHERE f.lost_claim IS NOT NULL AND d.sync = f.sync AND d.key = f.key AND d.event_seq = f.event_seq
     RETURNING d.*, f.lane, f.lost_claim, f.lost_by, d.ctid AS tid
@@ -97,7 +97,7 @@ WITH claimed_lane AS MATERIALIZED (
 )
 SELECT c.lane_key, c.first_state, ` + claimedColumns + `
   FROM (SELECT f.lane_key, f.first_state, coalesce(l.lane, f.lane) AS lane, coalesce(l.tid, f.first_tid) AS tid, f.is_alone, f.crashes, f.scope, f.lost_claim,
-               f.sync, f.key, f.event_seq, f.event_id, f.attempts, f.total_attempts, f.charged, f.unclear, f.spent_ms, f.revision, f.error_class, f.body, f.body_sha256, f.mapping_version
+               f.sync, f.key, f.event_seq, f.event_id, f.attempts, f.total_attempts, f.charged, f.unclear, f.spent_ms, f.revision, f.error_class, f.body, f.body_sha256, f.mapping_version, f.uncertain, f.step
           FROM first_delivery AS f
           LEFT JOIN cleared_lane AS l ON l.was = f.lane) AS c` + claimedTables
 
@@ -105,7 +105,7 @@ SELECT c.lane_key, c.first_state, ` + claimedColumns + `
 // The body is in hexadecimal: bytea_output, which a pooler does not keep, would change the
 // text of a bytea.
 const claimedColumns = `c.lane, c.tid, c.is_alone, c.crashes, c.scope, c.event_seq, c.event_id, c.attempts + (c.lost_claim IS NOT NULL)::int, c.total_attempts + (c.lost_claim IS NOT NULL)::int,
-       c.charged, c.unclear, c.spent_ms, c.revision, c.error_class, encode(c.body, 'hex'), c.body_sha256, c.mapping_version,
+       c.charged, c.unclear, c.spent_ms, c.revision, c.error_class, encode(c.body, 'hex'), c.body_sha256, c.mapping_version, c.uncertain OR c.lost_claim IS NOT NULL, c.step,
        e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.learned, r.version, r.times_set`
 
 const claimedTables = `

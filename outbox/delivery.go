@@ -24,6 +24,11 @@ type Delivery struct {
 	Crashes  int           // claims of the lane in a row whose relay died
 	Revision int           // n of the Idempotency-Key "<id>:<n>"; for 1 it is the id alone
 	Class    string        // error class of the last attempt
+	Step     int           // steps of the event that are done
+
+	// Uncertain says that an attempt ended without a clear answer, and nobody has looked since
+	// whether the receiver has the message.
+	Uncertain bool
 
 	Body           []byte // the body of an earlier attempt, to be sent again; nil if there is none
 	BodySHA256     string // digest of the last recorded body; a requeue keeps it
@@ -62,6 +67,8 @@ const (
 	Failed     Outcome = "failed"
 	Unknown    Outcome = "unknown"
 	LeaseLost  Outcome = "lease_lost"
+	Read       Outcome = "read" // the receiver was read; the delivery is sent next
+	Step       Outcome = "step" // a step is done; the next one is sent next
 	Superseded Outcome = "superseded"
 )
 
@@ -69,6 +76,10 @@ const (
 func (o Outcome) Finished() bool {
 	return o == Delivered || o == Duplicate || o == Accepted || o == Filtered
 }
+
+// Succeeded reports whether the receiver has taken what was sent: the whole event or a step of
+// it.
+func (o Outcome) Succeeded() bool { return o.Finished() || o == Step }
 
 // Result says what happened to a claimed delivery. A Result with only Delivery set releases
 // the lane: nothing was sent.
@@ -85,12 +96,22 @@ type Result struct {
 	Unclear bool          // the answer does not say whether the receiver has the message
 	Spend   time.Duration // time that the attempt adds to the retry budget in use
 
+	Read       *Reading      // what was read at the receiver; it has its own row in the log
 	Code       string        // status of the protocol, such as HTTP 201
 	Class      string        // error class, such as transient
 	Error      string        // reason of a failure, without secrets and personal data
-	Reason     string        // why a delivery is filtered; empty: its event does not meet the sync's condition
+	Reason     string        // why a delivery is filtered, or how it was settled; filtered and empty: its event does not meet the sync's condition
 	AnsweredAt time.Time     // by the local clock; the database stores its own time less the age of the answer
 	Took       time.Duration // duration of the attempt
 	SHA256     string        // digest of the body that was sent, hexadecimal
 	Ref        *Ref          // new reference; nil: no change
+}
+
+// Reading is one look at what the receiver has.
+type Reading struct {
+	Code  string        // status of the protocol, such as HTTP 200
+	Says  string        // what was found, without secrets and personal data
+	Class string        // error class, if the receiver could not be read
+	Error string        // reason of a failure, without secrets and personal data
+	Took  time.Duration // duration of the request
 }

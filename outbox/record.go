@@ -12,7 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// A recording is one transaction of up to three statements. recordFinished removes the
+// A recording is one transaction of up to four statements. recordReads logs what was read at
+// the receiver. recordFinished removes the
 // finished deliveries. recordUnfinished schedules the next attempt of the others.
 // settleLanes decides what happens next with each lane. It is a separate statement because
 // it must see everything that was committed before the lane was locked.
@@ -46,6 +47,8 @@ var (
 	columnClass    = columnOf("class", "text", func(r *Result) pgtype.Text { return nullable(r.Class) })
 	columnError    = columnOf("error", "text", func(r *Result) pgtype.Text { return nullable(r.Error) })
 
+	columnReason = columnOf("reason", "text", func(r *Result) pgtype.Text { return nullable(r.Reason) })
+
 	columnLane = columnOf("lane", "tid", func(r *Result) pgtype.TID { return r.Delivery.lane })
 	columnTID  = columnOf("tid", "tid", func(r *Result) pgtype.TID { return r.Delivery.tid })
 
@@ -67,7 +70,7 @@ var (
 		columnOf("learned", "text", learned),
 	}
 	retryColumns = []column{
-		columnClass, columnError,
+		columnClass, columnError, columnReason,
 		columnOf("failed", "boolean", func(r *Result) bool { return r.Failed }),
 		columnOf("delay_ms", "bigint", func(r *Result) int64 { return r.Delay.Milliseconds() }),
 		columnOf("charge", "boolean", func(r *Result) bool { return r.Charge }),
@@ -77,13 +80,22 @@ var (
 	}
 
 	finishedColumns = slices.Concat(logColumns, referenceColumns, []column{
-		columnLane, columnTID,
-		columnOf("reason", "text", func(r *Result) pgtype.Text { return nullable(r.Reason) }),
+		columnLane, columnTID, columnReason,
 		columnOf("is_alone", "boolean", func(r *Result) bool { return r.Delivery.isAlone }),
 	})
 	unfinishedColumns = slices.Concat(logColumns, referenceColumns, retryColumns)
-	lostColumns       = slices.Concat(logColumns, []column{columnEvent, columnClass, columnError})
-	missingColumns    = []column{columnKey, columnPosition, columnClaim, columnEvent}
+	readColumns       = []column{
+		columnKey, columnPosition, columnClaim,
+		columnOf("event_type", "text", func(r *Result) string { return r.Delivery.Event.Type }),
+		columnOf("version", "bigint", func(r *Result) *int64 { return r.Delivery.Event.Version }),
+		columnOf("code", "text", func(r *Result) pgtype.Text { return nullable(r.Read.Code) }),
+		columnOf("class", "text", func(r *Result) pgtype.Text { return nullable(r.Read.Class) }),
+		columnOf("error", "text", func(r *Result) pgtype.Text { return nullable(r.Read.Error) }),
+		columnOf("says", "text", func(r *Result) pgtype.Text { return nullable(r.Read.Says) }),
+		columnOf("took_ms", "bigint", func(r *Result) int64 { return r.Read.Took.Milliseconds() }),
+	}
+	lostColumns    = slices.Concat(logColumns, []column{columnEvent, columnClass, columnError})
+	missingColumns = []column{columnKey, columnPosition, columnClaim, columnEvent}
 )
 
 // reference is the reference for the log: the new one, or the known one.
@@ -215,6 +227,22 @@ WITH result AS MATERIALIZED (
       FROM removed AS r
 )`
 
+// recordReads logs what relays have read at the receiver. It runs before the statement that
+// ends the claim. If that statement leaves a result for later, its read is in the log.
+var recordReads = `-- lockstep: record reads
+-- $1 sync, $2 relay, of each result ` + namesOf(readColumns, 3) + `
+INSERT INTO outbox.delivery_log (sync, event_id, event_type, key, version, outcome, code, error_class, error, revision, event_seq, took_ms, claim, relay, reason)
+SELECT $1, d.event_id, i.event_type, i.key, i.version, 'read', i.code, i.class, i.error, d.revision, i.event_seq, i.took_ms, i.claim, $2, i.says
+  FROM ` + rowsOf(readColumns, 3) + `
+ CROSS JOIN LATERAL (
+       SELECT d.event_id, d.revision
+         FROM outbox.lane AS l
+         JOIN outbox.delivery AS d ON d.sync = l.sync AND d.key = l.key
+        WHERE l.sync = $1 AND l.key = i.key AND l.claim = i.claim AND d.event_seq = i.event_seq
+        OFFSET 0) AS d
+ WHERE NOT EXISTS (SELECT FROM outbox.delivery_log AS o
+                    WHERE o.event_id = d.event_id AND o.claim = i.claim AND o.event_seq = i.event_seq AND o.outcome = 'read')`
+
 // recordReferences is the part of recordFinished that writes references. Few receivers
 // return one, and each part of a statement costs time even if it has nothing to do. The
 // answer of a later delivery of the lane stays, and so does a reference that a person has
@@ -232,11 +260,26 @@ const recordReferences = `, referenced AS (
      WHERE excluded.event_seq >= old.event_seq AND excluded.times_set = old.times_set
 )`
 
+// recordAccepted is the part of recordFinished that notes what the receiver has not processed
+// yet. The last such event of a key stays until it is settled.
+const recordAccepted = `, unconfirmed AS (
+    INSERT INTO outbox.unconfirmed AS old (sync, key, event_id, event_seq)
+    SELECT $1, r.key, r.event_id, r.event_seq
+      FROM removed AS r
+     WHERE r.outcome = 'accepted'
+     ORDER BY r.key COLLATE "C"
+    ON CONFLICT (sync, key) DO UPDATE
+       SET event_id = excluded.event_id, event_seq = excluded.event_seq, accepted_at = excluded.accepted_at, ask_at = excluded.ask_at, asked = 0
+     WHERE excluded.event_seq >= old.event_seq
+)`
+
 const removedRows = `
 SELECT n FROM removed`
 
 // recordUnfinished schedules the next attempt of deliveries, or marks them failed. An empty
-// outcome means that nothing was sent: the delivery does not change. The lane gets the
+// outcome means that nothing was sent: the delivery does not change. After a step the next
+// one has another body. After a read or a step it is known again what the receiver has. The
+// read itself is logged by recordReads. The lane gets the
 // claim of this recording. With it, settleLanes finds the lanes that were recorded here.
 var recordUnfinished = `-- lockstep: record unfinished
 -- $1 sync, $2 relay, $3 claim of this recording, of each result ` + namesOf(unfinishedColumns, 4) + `
@@ -258,28 +301,30 @@ WITH result AS MATERIALIZED (
     UPDATE outbox.lane AS l SET claim = $3 FROM result AS r WHERE l.ctid = r.lane
 ), changed AS (
     UPDATE outbox.delivery AS d
-       SET state = CASE WHEN r.failed THEN 'failed' WHEN r.attempt OR d.attempts > 0 THEN 'retry' ELSE 'pending' END,
+       SET state = CASE WHEN r.failed THEN 'failed' WHEN r.outcome = 'step' THEN 'pending' WHEN r.attempt OR d.attempts > 0 THEN 'retry' ELSE 'pending' END,
            due_at = CASE WHEN r.failed THEN 'infinity' ELSE clock_timestamp() + r.delay_ms * interval '1 millisecond' END,
            attempts = d.attempts + r.attempt::int, total_attempts = d.total_attempts + r.attempt::int,
            charged = d.charged + r.charge::int, unclear = d.unclear + r.unclear::int, spent_ms = d.spent_ms + r.spend_ms,
            error_class = r.class, error = r.error,
-           body = coalesce(r.body, d.body),
-           body_sha256 = coalesce(encode(sha256(r.body), 'hex'), d.body_sha256),
+           uncertain = r.outcome = 'unknown' OR d.uncertain AND r.outcome <> 'step' AND NOT (r.outcome = 'read' AND r.class IS NULL),
+           step = d.step + (r.outcome = 'step')::int,
+           body = CASE WHEN r.outcome <> 'step' THEN coalesce(r.body, d.body) END,
+           body_sha256 = CASE WHEN r.outcome <> 'step' THEN coalesce(encode(sha256(r.body), 'hex'), d.body_sha256) END,
            -- These two belong to the body that was sent last, which the next attempt may send again.
-           mapping_version = CASE WHEN r.body IS NULL AND d.body_sha256 IS NOT NULL THEN d.mapping_version ELSE coalesce(r.mapping_version, d.mapping_version) END,
+           mapping_version = CASE WHEN r.outcome = 'step' THEN NULL WHEN r.body IS NULL AND d.body_sha256 IS NOT NULL THEN d.mapping_version ELSE coalesce(r.mapping_version, d.mapping_version) END,
            revision = CASE WHEN r.body IS NULL THEN d.revision ELSE r.revision END
       FROM result AS r
      WHERE d.ctid = r.tid AND r.outcome <> ''
 ), logged AS (
     INSERT INTO outbox.delivery_log (answered_at, sync, event_id, event_type, key, version, attempt, outcome, code, error_class, error,
-                                     request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay)
+                                     external_id, request_sha256, mapping_version, revision, event_seq, took_ms, claim, relay, reason)
     SELECT clock_timestamp() - r.answered_ms * interval '1 millisecond', $1, r.event_id, r.event_type, r.key, r.version,
            CASE WHEN r.attempt THEN r.total_attempts + 1 END, r.outcome, r.code, r.class, r.error,
-           r.sha256, r.mapping_version, r.revision, r.event_seq, r.took_ms, r.claim, $2
+           CASE WHEN r.outcome = 'step' THEN r.external_id END, r.sha256, r.mapping_version, r.revision, r.event_seq, r.took_ms, r.claim, $2, r.reason
       FROM result AS r
-     WHERE r.outcome <> ''
+     WHERE r.outcome NOT IN ('', 'read')
 ), referenced AS (
-    -- After a conflict, the relay has read the receiver's copy, or knows that there is none. The version of the copy is not known.
+    -- The relay has read the receiver's copy, or knows that there is none, or has done a step. The version of the copy is not known.
     INSERT INTO outbox.external_ref AS old (sync, key, external_id, etag, learned, event_seq, times_set)
     SELECT $1, r.key, r.external_id, r.etag, coalesce(r.learned, '{}')::jsonb, 0, r.times_set
       FROM result AS r
@@ -332,10 +377,13 @@ func (s *Store) Record(ctx context.Context, sync string, results []Result) Recor
 
 // recordBatch sends everything in one round trip and one transaction.
 func (s *Store) recordBatch(ctx context.Context, on database, sync string, results []Result, r *Recorded) error {
-	var finished, unfinished []int
+	var finished, unfinished, read []int
 	var lanes lanesToSettle
 	recording := newToken()
 	for i := range results {
+		if results[i].Read != nil {
+			read = append(read, i)
+		}
 		if result := &results[i]; result.Outcome.Finished() {
 			finished = append(finished, i)
 			lanes.addFinished(result, result.Delivery.lane)
@@ -355,12 +403,18 @@ func (s *Store) recordBatch(ctx context.Context, on database, sync string, resul
 		}
 	}
 	batch := &pgx.Batch{}
+	if len(read) > 0 {
+		batch.Queue(recordReads, rows([]any{sync, s.relay}, readColumns, results, read)...)
+	}
 	if len(finished) > 0 {
-		statement := recordFinished + removedRows
+		statement := recordFinished
 		if slices.ContainsFunc(finished, func(i int) bool { return results[i].Ref != nil }) {
-			statement = recordFinished + recordReferences + removedRows
+			statement += recordReferences
 		}
-		batch.Queue(statement, rows([]any{sync, s.relay}, finishedColumns, results, finished)...).Query(note(finished))
+		if slices.ContainsFunc(finished, func(i int) bool { return results[i].Outcome == Accepted }) {
+			statement += recordAccepted
+		}
+		batch.Queue(statement+removedRows, rows([]any{sync, s.relay}, finishedColumns, results, finished)...).Query(note(finished))
 	}
 	if len(unfinished) > 0 {
 		batch.Queue(recordUnfinished, rows([]any{sync, s.relay, recording}, unfinishedColumns, results, unfinished)...).Query(note(unfinished))

@@ -45,7 +45,8 @@ type claimedRow struct {
 	position, spent, seq           pgtype.Int8
 	attempts, total                pgtype.Int4
 	charged, unclear               pgtype.Int4
-	crashes, revision              pgtype.Int4
+	crashes, revision, step        pgtype.Int4
+	uncertain                      pgtype.Bool
 	payload, headers               []byte
 	learned                        []byte
 	typ, externalID, etag          pgtype.Text
@@ -59,7 +60,7 @@ type claimedRow struct {
 func (r *claimedRow) fields() []any {
 	return []any{
 		&r.lane, &r.tid, &r.isAlone, &r.crashes, &r.scope, &r.position, &r.id, &r.attempts, &r.total, &r.charged, &r.unclear, &r.spent, &r.revision,
-		&r.class, &r.body, &r.sum, &r.mapping,
+		&r.class, &r.body, &r.sum, &r.mapping, &r.uncertain, &r.step,
 		&r.seq, &r.typ, &r.version, &r.payload, &r.headers, &r.occurred, &r.externalID, &r.etag, &r.learned, &r.refVersion, &r.refTimesSet,
 	}
 }
@@ -77,7 +78,7 @@ func (r *claimedRow) delivery(key string, token pgtype.UUID) (*Delivery, error) 
 		Attempts: int(r.attempts.Int32), Total: int(r.total.Int32), Charged: int(r.charged.Int32), Unclear: int(r.unclear.Int32),
 		Spent:   time.Duration(r.spent.Int64) * time.Millisecond,
 		Crashes: int(r.crashes.Int32), Revision: int(r.revision.Int32), Class: r.class.String,
-		Body: body, BodySHA256: r.sum.String, MappingVersion: r.mapping.String,
+		Body: body, BodySHA256: r.sum.String, MappingVersion: r.mapping.String, Uncertain: r.uncertain.Bool, Step: int(r.step.Int32),
 		Event: Event{ID: r.id.String, Key: key, Version: number(r.version), Payload: r.payload},
 		lane:  r.lane, tid: r.tid, isAlone: r.isAlone,
 		Ref: Ref{

@@ -28,6 +28,7 @@ type Status struct {
 	ScopeHolds       []ScopeHold    `json:"scope_holds"` // scopes of the sync that are on hold; Hold is about the whole sync
 	Relays           []RelaySeen    `json:"relays"`      // relays that serve the sync; in the row without a sync, all relays of the database
 	Missed           int64          `json:"missed"`      // events found without a delivery, because they were written with triggers off
+	Unconfirmed      int64          `json:"unconfirmed"` // keys whose last event the receiver took for later processing, and has not confirmed
 }
 
 // RelaySeen is a relay of the database, as outbox.relay has it.
@@ -61,7 +62,10 @@ func (s *Store) Status(ctx context.Context) ([]Status, error) {
 		if _, err := tx.Exec(ctx, local); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, `SELECT * FROM outbox.status ORDER BY sync NULLS LAST`)
+		rows, err := tx.Query(ctx, `
+			SELECT sync, hold, due_now, pending, queued, retry, sending, failed, blocked_keys, oldest_pending_age, last_delivered_at, hold_until, hold_reason, hold_by,
+			       retired_at, backfill, scope_holds, relays, missed, unconfirmed
+			  FROM outbox.status ORDER BY sync NULLS LAST`)
 		if err != nil {
 			return err
 		}

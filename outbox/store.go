@@ -20,7 +20,7 @@ import (
 
 // Schema is the oldest version of the outbox schema that this package works with. A newer
 // schema says in outbox.oldest_relay() which programs work with it.
-const Schema = 2
+const Schema = 3
 
 // Options are the settings of a [Store]. The zero value means the defaults.
 type Options struct {

@@ -82,7 +82,7 @@ func (s *Store) LastReached(ctx context.Context, sync, key string) (eventType st
 	const statement = `-- lockstep: last reached
 SELECT coalesce((SELECT l.event_type FROM outbox.delivery_log AS l
                   WHERE l.sync = $1 AND l.key = $2
-                    AND l.outcome IN ('delivered', 'duplicate', 'accepted', 'unknown', 'lease_lost')
+                    AND l.outcome IN ('delivered', 'duplicate', 'accepted', 'step', 'unknown', 'lease_lost')
                   ORDER BY l.id DESC LIMIT 1), '')`
 	err = s.scan(ctx, []any{&eventType}, statement, sync, key)
 	return eventType, err

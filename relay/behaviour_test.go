@@ -582,10 +582,10 @@ func TestConflictIsReadBack(t *testing.T) {
 		standing adapters.Standing
 		log      string
 	}{
-		"equal counts as delivered": {adapters.Equal, "delivered"},
-		"older is sent once more":   {adapters.Older, "retry delivered"},
-		"newer is drift":            {adapters.Newer, "failed"},
-		"foreign is drift":          {adapters.Foreign, "failed"},
+		"equal counts as delivered": {adapters.Equal, "read delivered"},
+		"older is sent once more":   {adapters.Older, "read retry delivered"},
+		"newer is drift":            {adapters.Newer, "read failed"},
+		"foreign is drift":          {adapters.Foreign, "read failed"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -38,7 +38,7 @@ func (p *pipeline) handle(attempts context.Context, w work, doing *step) (result
 		slots := p.slots.usable()
 		p.destinationsMu.Lock()
 		full := p.destinations.overflowing
-		next = p.destinations.ended(time.Now(), w.to, result.Outcome.Finished() && result.Attempt, slots)
+		next = p.destinations.ended(time.Now(), w.to, result.Outcome.Succeeded() && result.Attempt, slots)
 		freed := p.destinations.overflowing < full
 		p.destinationsMu.Unlock()
 		if freed {
@@ -56,7 +56,7 @@ func (p *pipeline) finish(w work, result outbox.Result) {
 	if w.probe.granted() {
 		p.probed(w, result)
 	}
-	tried := result.Outcome != "" && !result.Outcome.Finished()
+	tried := result.Outcome != "" && !result.Outcome.Succeeded()
 	if result.Scope == nil && w.located && w.to != w.Scope && (tried || w.Scope != "" || p.held(w.to)) {
 		result.Scope = &w.to
 	}
@@ -145,6 +145,11 @@ func (p *pipeline) attempt(ctx context.Context, w work) (result outbox.Result) {
 	defer cancel()
 	ctx, span := p.startSpan(ctx, d)
 	defer func() { endSpan(span, d, &result) }()
+	if d.Uncertain {
+		if looked, ok := p.look(ctx, w); ok {
+			return looked
+		}
+	}
 	started := time.Now()
 	receipt, err := p.call(ctx, p.message(d))
 	if err == nil && receipt.Skipped != "" {
@@ -246,18 +251,23 @@ func (p *pipeline) rendered(ctx context.Context, w work, to route, work func(*ou
 	return p.evaluate(w.Delivery, work), true
 }
 
-// idempotencyKey is the event's id, or "id:n" for a replay and for another body.
+// idempotencyKey is the event's id, or "id:n" for a replay and for another body. From the
+// second step on, the number of the step follows after a slash.
 func idempotencyKey(d *outbox.Delivery) string {
+	key := d.Event.ID
 	if d.Revision > 1 {
-		return fmt.Sprintf("%s:%d", d.Event.ID, d.Revision)
+		key = fmt.Sprintf("%s:%d", key, d.Revision)
 	}
-	return d.Event.ID
+	if d.Step > 0 {
+		key = fmt.Sprintf("%s/%d", key, d.Step+1)
+	}
+	return key
 }
 
 func (p *pipeline) message(d *outbox.Delivery) adapters.Message {
 	return adapters.Message{
 		ID: d.Event.ID, IdempotencyKey: idempotencyKey(d), Type: d.Event.Type, Key: d.Key, Version: d.Event.Version,
-		OccurredAt: d.Event.OccurredAt, Attempt: d.Total + 1, Body: d.Body, Headers: d.Event.Headers,
+		OccurredAt: d.Event.OccurredAt, Attempt: d.Total + 1, Step: d.Step, Body: d.Body, Headers: d.Event.Headers,
 		Ref: adapters.Ref{ExternalID: d.Ref.ExternalID, ETag: d.Ref.ETag, Version: d.Ref.Version, Learned: d.Ref.Learned},
 	}
 }

@@ -12,6 +12,12 @@ import (
 // succeeded sets the result of an attempt that the receiver accepted.
 func (p *pipeline) succeeded(w work, result *outbox.Result, receipt adapters.Receipt) {
 	switch {
+	case receipt.More && result.Delivery.Step+1 >= maxSteps:
+		result.Outcome, result.Failed, result.Class = outbox.Failed, true, string(adapters.ClassPermanent)
+		result.Error = fmt.Sprintf("the adapter asks for more than %d steps for one event", maxSteps)
+		return
+	case receipt.More:
+		result.Outcome = outbox.Step
 	case receipt.Duplicate:
 		result.Outcome = outbox.Duplicate
 	case receipt.Accepted:
@@ -225,26 +231,95 @@ func (p *pipeline) readBack(ctx context.Context, result *outbox.Result, receipt 
 	if !ok || !reader.Reads(m) {
 		return adapters.ClassPermanent
 	}
-	reading, readErr := p.read(ctx, reader, m)
+	reading, readErr := p.readInto(ctx, reader, m, result)
 	if readErr != nil {
-		*err = adapters.Classify(adapters.ClassTransient, fmt.Errorf("%w; reading back failed: %s", *err, textOf(readErr, d.Event.Payload)))
+		result.Read.Class, result.Read.Error = string(adapters.ClassOf(readErr)), textOf(readErr, d.Event.Payload)
+		*err = adapters.Classify(adapters.ClassTransient, fmt.Errorf("%w; reading back failed: %s", *err, result.Read.Error))
 		return adapters.ClassTransient
 	}
 	switch reading.Standing {
 	case adapters.Equal:
-		receipt.Ref = reading.Ref
+		receipt.Ref, receipt.More, result.Reason = reading.Ref, reading.More, settled
 		return adapters.ClassDelivered
 	case adapters.Absent, adapters.Older:
 		if reading.Ref == nil {
 			reading.Ref = new(m.Ref)
 		}
 		return p.moved(result, *reading.Ref, err)
-	case adapters.Newer:
-		*err = fmt.Errorf("%w; drift: the receiver holds a newer state", *err)
-	default:
-		*err = fmt.Errorf("%w; drift: the receiver's copy was changed by somebody else", *err)
+	case adapters.Newer, adapters.Foreign:
 	}
+	*err = fmt.Errorf("%w; %s", *err, result.Read.Says)
 	return adapters.ClassPermanent
+}
+
+// look reads what the receiver has, before an uncertain delivery is sent again. It reports
+// false if the adapter cannot read it: then the delivery is sent.
+func (p *pipeline) look(ctx context.Context, w work) (result outbox.Result, ok bool) {
+	d, m := w.Delivery, p.message(w.Delivery)
+	reader, ok := p.sync.Adapter.(adapters.Reader)
+	if !ok || !reader.Reads(m) {
+		return result, false
+	}
+	result = outbox.Result{Delivery: d, Outcome: outbox.Read}
+	reading, err := p.readInto(ctx, reader, m, &result)
+	result.Code, result.AnsweredAt, result.Took = result.Read.Code, time.Now(), result.Read.Took
+	if err != nil {
+		if adapters.IsUnknown(err) {
+			err = adapters.Classify(adapters.ClassTransient, err) // a read changes nothing, so it can be made again
+		}
+		p.failed(ctx, w, &result, adapters.Receipt{}, err)
+		result.Attempt, result.SHA256 = false, ""
+		result.Error = adapters.Clean("reading what the receiver has failed: "+result.Error, maxError)
+		result.Read.Class, result.Read.Error = result.Class, result.Error
+		if !result.Failed {
+			result.Outcome = outbox.Read
+		}
+		return result, true
+	}
+	switch reading.Standing {
+	case adapters.Equal:
+		p.succeeded(w, &result, adapters.Receipt{Duplicate: true, More: reading.More, Ref: reading.Ref})
+		result.Reason = settled
+	case adapters.Absent, adapters.Older:
+		if reading.Ref != nil {
+			result.Ref = reference(reading.Ref, d)
+		}
+	case adapters.Newer, adapters.Foreign:
+		result.Outcome, result.Failed, result.Class = outbox.Failed, true, string(adapters.ClassConflict)
+		result.Error = result.Read.Says
+		p.healths.of(w.to).forget(d.Key)
+		p.report(ctx, d, &result)
+	}
+	return result, true
+}
+
+// settled is the reason of a delivery that was finished because the receiver has it.
+const settled = "settled by reading what the receiver has"
+
+// readInto reads what the receiver has, and notes it in the result for the log.
+func (p *pipeline) readInto(ctx context.Context, r adapters.Reader, m adapters.Message, result *outbox.Result) (adapters.Reading, error) {
+	started := time.Now()
+	reading, err := p.read(ctx, r, m)
+	result.Read = &outbox.Reading{Code: adapters.Clean(reading.Code, 100), Took: time.Since(started)}
+	if err == nil {
+		result.Read.Says = found(reading, result.Delivery.Event.Payload)
+	}
+	return reading, err
+}
+
+// found says what was read, for the log.
+func found(r adapters.Reading, payload []byte) string {
+	says := map[adapters.Standing]string{
+		adapters.Absent:  "the receiver has no record of this key",
+		adapters.Older:   "the receiver has an earlier state",
+		adapters.Equal:   "the receiver has this state",
+		adapters.Newer:   "drift: the receiver holds a newer state",
+		adapters.Foreign: "drift: the receiver's copy was changed by somebody else",
+	}[r.Standing]
+	if r.Differs != "" {
+		says += ": " + redact(r.Differs, payload)
+	}
+	return adapters.Clean(says, maxError)
 }
 
 // moved keeps a reference that a conflict has shown, for one more attempt.
@@ -257,6 +332,9 @@ func (p *pipeline) moved(result *outbox.Result, ref adapters.Ref, err *error) ad
 	result.Ref = reference(&ref, d)
 	return adapters.ClassConflict
 }
+
+// maxSteps is the most steps of one event.
+const maxSteps = 16
 
 const (
 	probeFirst = 2 * time.Second  // pause before the first probe of a refused scope, if all due deliveries were refused before

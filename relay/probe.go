@@ -70,11 +70,11 @@ func (p *pipeline) probed(w work, r outbox.Result) {
 	p.probing.Add(-1)
 	again, untried := time.Duration(0), false
 	switch {
-	case r.Outcome.Finished() && r.Attempt, r.Outcome == outbox.Failed && r.Attempt:
+	case r.Outcome.Succeeded() && r.Attempt, r.Outcome == outbox.Failed && r.Attempt:
 		p.inDatabase("lift the hold", func(ctx context.Context) error { return p.relay.store.Lift(ctx, p.sync.Name, w.probe.of) })
 		p.wake()
 		return
-	case r.Outcome == outbox.Retry, r.Outcome == outbox.Unknown:
+	case r.Outcome == outbox.Retry, r.Outcome == outbox.Unknown, r.Outcome == outbox.Read && r.Class != "":
 		again, untried = min(probeMost, time.Second<<min(w.probe.number, 5)), r.Delivery.Class == ""
 		if p != p.now() {
 			again, untried = 0, false // a reload has replaced the settings that it tried

@@ -158,13 +158,16 @@ func (p *pipeline) record(ctx context.Context, answers []answer) (left []answer,
 	for _, d := range recorded.Next {
 		p.accept([]*outbox.Delivery{d}, lanes[d.Key])
 	}
-	finished := 0
+	finished, goesOn := 0, false // the lane of a step or a read is due again
 	for i := range results {
 		switch {
 		case recorded.Done[i]:
 			finished++
-			if results[i].Outcome.Finished() {
+			switch outcome := results[i].Outcome; {
+			case outcome.Finished():
 				p.delivered.Store(sinceStart())
+			case outcome == outbox.Step, outcome == outbox.Read:
+				goesOn = true
 			}
 		case recorded.Lost[i]:
 			finished++
@@ -177,7 +180,7 @@ func (p *pipeline) record(ctx context.Context, answers []answer) (left []answer,
 	}
 	p.outstanding.Add(int64(-finished))
 	p.recorded.Add(int64(finished))
-	if finished > len(recorded.Next) && p.atCapacity.Load() {
+	if goesOn || finished > len(recorded.Next) && p.atCapacity.Load() {
 		p.wake()
 	}
 	return left, recorded.Err

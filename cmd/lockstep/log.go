@@ -85,7 +85,7 @@ type logFilter struct {
 // outcomes are the words that --outcome takes.
 func outcomes() []string {
 	return append([]string{
-		"delivered", "duplicate", "accepted", "filtered", "retry", "failed", "unknown", "lease_lost", "superseded",
+		"delivered", "duplicate", "accepted", "filtered", "retry", "failed", "unknown", "lease_lost", "superseded", "read", "step",
 	}, inspect.Actions()...)
 }
 

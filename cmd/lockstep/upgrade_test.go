@@ -27,12 +27,12 @@ func nextRelease(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer := strings.Replace(string(code), "const Schema = 2\n", "const Schema = 3\n", 1)
+	newer := strings.Replace(string(code), "const Schema = 3\n", "const Schema = 4\n", 1)
 	if newer == string(code) {
 		t.Fatal("outbox.Schema is not found")
 	}
 	dir := t.TempDir()
-	replace := map[string]string{store: filepath.Join(dir, "store.go"), filepath.Join(root, "migrations", "outbox", "00003_note.sql"): filepath.Join(dir, "note.sql")}
+	replace := map[string]string{store: filepath.Join(dir, "store.go"), filepath.Join(root, "migrations", "outbox", "00004_note.sql"): filepath.Join(dir, "note.sql")}
 	writeFile(t, filepath.Join(dir, "store.go"), newer)
 	writeFile(t, filepath.Join(dir, "note.sql"), `-- +goose Up
 SET LOCAL lock_timeout = '1s';
@@ -62,11 +62,11 @@ func TestRollingUpgrade(t *testing.T) {
 	old := w.spawn(older)
 	old.says(t, "relay running")
 	w.named("newer")
-	w.execute(newer, "run").wants(t, exitFailed, "it is version 2, this program needs 3; run: lockstep migrate up")
+	w.execute(newer, "run").wants(t, exitFailed, "it is version 3, this program needs 4; run: lockstep migrate up")
 
 	// First the schema, while a relay runs, then a second relay of the next release.
 	w.execute(newer, "migrate", "up").wants(t, 0, "schema outbox is at version 3")
-	w.execute(newer, "migrate", "status").wants(t, 0, "00003_note.sql", "at version 3 and serves programs made for version 1 and newer; this one is made for 3")
+	w.execute(newer, "migrate", "status").wants(t, 0, "00004_note.sql", "at version 4 and serves programs made for version 1 and newer; this one is made for 4")
 	w.execute(older, "migrate", "up").wants(t, 0, "schema outbox is at version 3") // there is nothing to do for it
 	w.execute(older, "status").wants(t, 0, "CourtCalendarSync")
 	successor := w.spawn(newer)
@@ -165,7 +165,7 @@ ALTER DATABASE %s SET default_transaction_read_only = on`, login, password, pgx.
 	hosts.Host = fmt.Sprintf("%s:%d,%s", standby.Host, standby.Port, primary.Host)
 	t.Chdir(t.TempDir())
 	s := &shell{t: t, env: map[string]string{"DATABASE_URL": hosts.String()}}
-	s.run("migrate", "up").wants(t, 0, "schema outbox is at version 2")
+	s.run("migrate", "up").wants(t, 0, "schema outbox is at version 3")
 	s.run("migrate", "status", "--database-url", primary.String()).wants(t, 0, "applied")
 	s.run("pause", "CourtCalendarSync", "--reason", "x").wants(t, exitFailed, `sync "CourtCalendarSync" is not registered`) // asked of a schema
 	hosts.Host = fmt.Sprintf("%s:%d,127.0.0.1:1", standby.Host, standby.Port)

@@ -148,7 +148,7 @@ func TestCompletionKnowsOutcomes(t *testing.T) {
 
 func TestVersionNamesTheSchema(t *testing.T) {
 	s := &shell{t: t}
-	s.run("version").wants(t, 0, "lockstep ", "schema 2", "time zones 2025c")
+	s.run("version").wants(t, 0, "lockstep ", "schema 3", "time zones 2025c")
 	if b := decode[build](t, s.run("version", "-o", "json")); b.Schema != outbox.Schema || b.Go == "" {
 		t.Errorf("got %+v", b)
 	}
@@ -210,7 +210,7 @@ func TestADatabaseWithoutASchemaNeedsMigrateUp(t *testing.T) {
 func TestMigrateUpStatusDownAndSQL(t *testing.T) {
 	t.Chdir(t.TempDir())
 	s := &shell{t: t, env: map[string]string{"DATABASE_URL": pgtest.Empty(t)}}
-	s.run("migrate", "up").wants(t, 0, "schema outbox is at version 2")
+	s.run("migrate", "up").wants(t, 0, "schema outbox is at version 3")
 	s.run("migrate", "up").wants(t, 0)
 	s.run("migrate", "up", "--set", "scheduling").wants(t, 0, "schema scheduling")
 	s.run("migrate", "status").wants(t, 0, "00001_outbox.sql", "applied")

@@ -84,7 +84,7 @@ var tones = map[string]string{
 	string(inspect.UpToDate): "good",
 	string(inspect.Sending):  "wait", string(inspect.Waiting): "wait", string(inspect.OnHold): "wait",
 	"delivered": "good", "duplicate": "good", "accepted": "good",
-	"failed": "bad", "retry": "wait", "unknown": "wait", "lease_lost": "wait",
+	"failed": "bad", "retry": "wait", "unknown": "wait", "lease_lost": "wait", "step": "wait",
 }
 
 // urgency orders the lanes of a page: those that need a person are first, the finished ones last.

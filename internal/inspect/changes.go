@@ -48,7 +48,7 @@ type ChangeFilter struct {
 
 // Actions are the outcomes of what people do.
 func Actions() []string {
-	return []string{"requeued", "replayed", "discarded", "paused", "resumed", "retired", "sync_changed", "reference_set"}
+	return []string{"requeued", "replayed", "discarded", "paused", "resumed", "retired", "sync_changed", "reference_set", "confirmed", "reconciled"}
 }
 
 // changeGroup has the rows of the log that are one change.

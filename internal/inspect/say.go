@@ -270,6 +270,13 @@ func (e *Entry) Says() string {
 		return "failed, left to a person"
 	case "unknown":
 		return "sent, but no answer came"
+	case "read":
+		if e.Error != "" {
+			return "could not read what the receiver has"
+		}
+		return "read what the receiver has"
+	case "step":
+		return "one step is done, the next follows"
 	case "lease_lost":
 		return "an answer came after another relay had taken over"
 	case "superseded":
@@ -290,6 +297,10 @@ func (e *Entry) Says() string {
 		return by + " changed the sync"
 	case "reference_set":
 		return by + " set what the receiver knows this key by"
+	case "confirmed":
+		return by + " confirmed that the receiver has processed it"
+	case "reconciled":
+		return by + " compared both calendars"
 	}
 	return e.Outcome
 }

@@ -4,7 +4,7 @@ SELECT i.n,
        EXISTS (SELECT FROM outbox.delivery_log AS l
                 WHERE l.event_id = i.event_id AND l.claim = i.claim AND l.event_seq = i.event_seq -- a replay may be sent under the same claim
                   -- when a claim is lost, another relay logs an unknown without a duration
-                  AND (l.outcome NOT IN ('unknown', 'lease_lost') OR l.outcome = 'unknown' AND l.took_ms IS NOT NULL)) AS recorded,
+                  AND (l.outcome NOT IN ('unknown', 'lease_lost', 'read') OR l.outcome = 'unknown' AND l.took_ms IS NOT NULL)) AS recorded,
        (SELECT l.ctid FROM outbox.lane AS l
          WHERE l.sync = $1 AND l.key = i.key AND l.claim = i.claim) AS lane,
        (SELECT d.ctid FROM outbox.delivery AS d

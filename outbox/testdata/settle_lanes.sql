@@ -71,7 +71,7 @@ WITH scope_on_hold AS MATERIALIZED (
     RETURNING n.was, l.ctid AS lane
 )
 SELECT c.key, c.state, c.lane, c.tid, c.is_alone, c.crashes, c.scope, c.event_seq, c.event_id, c.attempts + (c.lost_claim IS NOT NULL)::int, c.total_attempts + (c.lost_claim IS NOT NULL)::int,
-       c.charged, c.unclear, c.spent_ms, c.revision, c.error_class, encode(c.body, 'hex'), c.body_sha256, c.mapping_version,
+       c.charged, c.unclear, c.spent_ms, c.revision, c.error_class, encode(c.body, 'hex'), c.body_sha256, c.mapping_version, c.uncertain OR c.lost_claim IS NOT NULL, c.step,
        e.seq, e.type, e.version, e.payload, e.headers, e.occurred_at, r.external_id, r.etag, r.learned, r.version, r.times_set
   FROM (SELECT n.*, coalesce(k.lane, n.was) AS lane FROM next_delivery AS n LEFT JOIN kept_lane AS k ON k.was = n.was) AS c
   LEFT JOIN LATERAL (SELECT * FROM outbox.event WHERE id = c.event_id OFFSET 0) AS e ON true

@@ -545,7 +545,7 @@ var mutants = []mutant{
 	},
 	{
 		"a probe that is filtered lifts the hold",
-		[]edit{{file: relay, in: "pipeline.probed", old: `r.Outcome.Finished() && r.Attempt`, new: `r.Outcome.Finished()`}},
+		[]edit{{file: relay, in: "pipeline.probed", old: `r.Outcome.Succeeded() && r.Attempt`, new: `r.Outcome.Succeeded()`}},
 		relay, "TestAProbeThatIsNotSentLiftsNoHold",
 	},
 	{
