@@ -264,8 +264,12 @@ func (p *pipeline) look(ctx context.Context, w work) (result outbox.Result, ok b
 	reading, err := p.readInto(ctx, reader, m, &result)
 	result.Code, result.AnsweredAt, result.Took = result.Read.Code, time.Now(), result.Read.Took
 	if err != nil {
-		if adapters.IsUnknown(err) {
-			err = adapters.Classify(adapters.ClassTransient, err) // a read changes nothing, so it can be made again
+		switch adapters.ClassOf(err) {
+		case adapters.ClassUnknown: // a read changes nothing, so it can be made again
+			err = adapters.Classify(adapters.ClassTransient, err)
+		case adapters.ClassConflict: // it is read already
+			err = adapters.Permanent(err)
+		default:
 		}
 		p.failed(ctx, w, &result, adapters.Receipt{}, err)
 		result.Attempt, result.SHA256 = false, ""

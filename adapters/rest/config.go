@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"encoding/json"
 	"maps"
 	"time"
 
@@ -106,6 +107,10 @@ type Config struct {
 	// name nobody. Default: the reason in the known forms.
 	Reason string `yaml:"reason" pattern:"^/" doc:"JSON Pointer of the reason in an answer that refuses."`
 
+	// Read says how the receiver is asked what it has, after a lost answer or a conflict.
+	// Default: it is not asked.
+	Read *Read `yaml:"read" doc:"How the receiver is asked what it has, before a message is sent again whose answer was lost."`
+
 	// Hidden are values of bodies, such as a key in a template, that no error may
 	// repeat. A configuration file has them as ${…} in body.
 	Hidden []adapters.Secret `yaml:"-"`
@@ -136,6 +141,69 @@ type Request struct {
 	Answers    []adapters.Answer `yaml:"answers" doc:"Answers that mean something else than their status. The first that matches counts."`                                                                                       // default: those above
 	Require    string            `yaml:"require" oneof:"external_id|nothing" doc:"external_id: every success must have the receiver's id. nothing: no success must have it."`                                                    // default: that above
 	Reason     string            `yaml:"reason" pattern:"^/" doc:"JSON Pointer of the reason in an answer that refuses."`                                                                                                        // default: that above
+	Read       *Read             `yaml:"read" doc:"How the receiver is asked what it has, before a message is sent again whose answer was lost."`                                                                                // default: that above
+}
+
+// Read is a request that asks what the receiver has of a key. It changes nothing.
+//
+// Without Version, the receiver has this message if all of Equal hold, and otherwise an
+// earlier state. With Version, the numbers decide, and Equal tells whether somebody else
+// changed the record. For a message that removes a record (DELETE, or reference: forget), no
+// record means that it is done.
+type Read struct {
+	// URL is asked. It may have the placeholders of [Config.URL]. While one has no value,
+	// such as the receiver's id, the receiver is not asked. Required.
+	URL string `yaml:"url" required:"adapter" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://." doc:"URL that is asked. It may have placeholders, such as {ref.external_id} or {fields.case_reference}."`
+
+	// Method is GET, or POST for receivers whose searches are POST. Default: GET.
+	Method string `yaml:"method" oneof:"GET|POST" doc:"Method of the request: GET, or POST for a search. Default: GET."`
+
+	// Body is that of a POST. Default: none.
+	Body Body `yaml:"body" doc:"Body of a POST. Default: none."`
+
+	// Absent are statuses that mean that there is no record, whatever their body says.
+	// Default: a 404 or 410 with a reason in its body, so not that of a gateway, and 204.
+	Absent []int `yaml:"absent" doc:"Statuses that mean that there is no record. Default: 204, and 404 and 410 with a reason."`
+
+	// Answers give answers a class by what is in their bodies, such as an error in a 200.
+	// Default: only the status counts.
+	Answers []adapters.Answer `yaml:"answers" doc:"Answers that mean something else than their status. The first that matches counts."`
+
+	// Items is a JSON Pointer to the list of records in the answer, or / for an answer
+	// that is a list. An empty list means that there is no record. Default: the answer is
+	// the record.
+	Items string `yaml:"items" pattern:"^/" doc:"JSON Pointer to the list of records that were found, / if the answer is a list. Default: the answer is the record."`
+
+	// Found are the conditions that the record of this key meets; records that do not meet
+	// them are left out. Default: all records count.
+	Found []Match `yaml:"found" doc:"Conditions that the record of this key meets. Others are left out."`
+
+	// Equal are the conditions that a record meets if the receiver has this message. Name
+	// only what the receiver keeps as it was sent. Required, unless Version is there or the
+	// message removes the record.
+	Equal []Match `yaml:"equal" doc:"Conditions that the record meets if the receiver has this message."`
+
+	// Version is a JSON Pointer to the version of the event that the record shows. It is
+	// compared as a number.
+	Version string `yaml:"version" pattern:"^/" doc:"JSON Pointer to the version of the event in the record."`
+
+	ExternalID Source            `yaml:"external_id" doc:"Where the receiver's own id is in the record. Default: as in answers."`         // default: as in answers
+	ETag       Source            `yaml:"etag" doc:"Where the ETag is in the record. Default: as in answers, and not of a list's header."` // default: as in answers
+	Learn      map[string]Source `yaml:"learn" doc:"Values of the record that later requests need, by name."`                             // in addition to those of answers
+}
+
+// Match is a condition on a record. Two times with an offset are equal if they are the same
+// instant, and a value that is missing is equal to an empty text.
+type Match struct {
+	// Path is a JSON Pointer (RFC 6901) into the record. Required.
+	Path string `yaml:"path" required:"adapter" pattern:"^/" doc:"JSON Pointer into the record."`
+
+	// Field is the mapped field whose value must be there; a dotted name reaches into
+	// objects. Set it or Equals.
+	Field string `yaml:"field" doc:"Mapped field whose value must be there."`
+
+	// Equals is the value that must be there: a text, a number, true or false, as JSON.
+	Equals json.RawMessage `yaml:"equals" doc:"Value that must be there."`
 }
 
 // Route is where events of some types go.
@@ -149,6 +217,13 @@ type Route struct {
 	// "skip" nothing is sent and the delivery is finished as filtered, for the
 	// cancellation of a record that was never created. Default: the delivery fails.
 	WithoutID string `yaml:"without_id" oneof:"skip" doc:"skip: without the receiver's id nothing is sent, and the delivery is finished as filtered."`
+
+	// Then are further requests for the same event, for receivers that need several, such
+	// as a cancellation and a new booking. Each is sent after the one before has succeeded,
+	// as a step of its own with its own idempotency key, also after a crash. What a step
+	// leaves out, it has from the settings above the route, not from the step before. Only
+	// one of a route and its Known may have it.
+	Then []Request `yaml:"then" doc:"Further requests for the same event, one after the other, each after the one before has succeeded."`
 }
 
 // Known is what is sent while the receiver's id of the key is known, such as an update.
@@ -159,6 +234,9 @@ type Known struct {
 	// 410). With "create" the id is forgotten, and the next attempt goes where events of
 	// unknown id go. Default: the delivery fails.
 	Gone string `yaml:"gone" oneof:"create" doc:"create: a record that is gone is created again."`
+
+	// Then are further requests for the same event, see [Route.Then].
+	Then []Request `yaml:"then" doc:"Further requests for the same event, one after the other, each after the one before has succeeded."`
 }
 
 // Source is where a value is in an answer: in its body or in one of its headers. Set one of
@@ -221,7 +299,7 @@ func (c Config) request() Request {
 	r := Request{
 		Method: c.Method, URL: c.URL, Headers: c.Headers, Body: c.Body,
 		ExternalID: c.ExternalID, ETag: c.ETag, Learn: c.Learn, Reference: c.Reference, IfMatch: c.IfMatch, Outcomes: c.Outcomes,
-		Answers: c.Answers, Require: c.Require, Reason: c.Reason,
+		Answers: c.Answers, Require: c.Require, Reason: c.Reason, Read: c.Read,
 	}
 	if r.Method == "" {
 		r.Method = DefaultMethod
@@ -232,7 +310,7 @@ func (c Config) request() Request {
 // isEmpty reports whether the route sets nothing.
 func (r Request) isEmpty() bool {
 	return r.Method == "" && r.URL == "" && len(r.Headers) == 0 && !bool(r.Mapping) && !bool(r.Compute) && r.Body.isZero() &&
-		r.ExternalID == (Source{}) && r.ETag == (Source{}) && len(r.Learn) == 0 && r.Reference == "" && r.IfMatch == "" && len(r.Outcomes) == 0 && len(r.Answers) == 0 && r.Require == "" && r.Reason == ""
+		r.ExternalID == (Source{}) && r.ETag == (Source{}) && len(r.Learn) == 0 && r.Reference == "" && r.IfMatch == "" && len(r.Outcomes) == 0 && len(r.Answers) == 0 && r.Require == "" && r.Reason == "" && r.Read == nil
 }
 
 func merged[K comparable, V any](above, own map[K]V) map[K]V {

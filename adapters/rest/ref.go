@@ -26,9 +26,18 @@ func (t *target) condition(known adapters.Ref) (string, bool) {
 
 // tag returns the ETag in an answer, or nothing.
 func (t *target) tag(ans exchange.Answer) string {
-	tag := ans.Header.Get("ETag")
-	if t.etag != nil {
-		if tag, _ = t.etag.find(ans); tag != "" && !adapters.ValidETag(tag) {
+	if t.etag == nil || t.etag.header != "" {
+		return tagOf(t.etag, exchange.Document{}, ans.Header)
+	}
+	return tagOf(t.etag, ans.JSON(), ans.Header)
+}
+
+// tagOf returns the ETag in a record, or in the header of an answer that is about it. Without
+// from it is the header ETag.
+func tagOf(from *source, record exchange.Document, header http.Header) string {
+	tag := header.Get("ETag")
+	if from != nil {
+		if tag = from.in(record, header); tag != "" && !adapters.ValidETag(tag) {
 			tag = `"` + tag + `"` // such as Microsoft Graph's changeKey
 		}
 	}

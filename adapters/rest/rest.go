@@ -31,6 +31,7 @@ var (
 	_ adapters.Addresser = (*Adapter)(nil)
 	_ adapters.Connector = (*Adapter)(nil)
 	_ adapters.Shaper    = (*Adapter)(nil)
+	_ adapters.Reader    = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -102,6 +103,9 @@ func (a *Adapter) urls() []*endpoint.URL {
 	var urls []*endpoint.URL
 	for _, t := range a.targets {
 		urls = append(urls, t.url)
+		if t.read != nil && !slices.Contains(urls, t.read.url) {
+			urls = append(urls, t.read.url)
+		}
 	}
 	return urls
 }
@@ -147,6 +151,7 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 			}
 		}
 		receipt.Ref, receipt.NoETag = to.ref(msg, ans, id), to.lacksTag(req, ans, receipt)
+		receipt.More = a.more(msg)
 		return receipt, nil
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -39,6 +40,8 @@ type target struct {
 	recreate   bool // 404 and 410 mean that the record is to be created again
 	skips      bool // nothing is sent without the receiver's id
 	creates    bool // updates of a record whose id is not known are sent by it too, as new records
+	read       *reading
+	then       []*target // the further steps
 
 	// While the configuration is read: the target above, the place of the route in errors,
 	// and its headers.
@@ -57,10 +60,29 @@ type choice struct {
 // find returns the target of a message.
 func (a *Adapter) find(msg adapters.Message) *target {
 	to := a.routes.Find(msg.Type)
+	if then := to.then(); msg.Step > 0 && len(then) > 0 {
+		return then[min(msg.Step, len(then))-1]
+	}
 	if to.known != nil && msg.Ref.ExternalID != "" {
 		return to.known
 	}
 	return to.unknown
+}
+
+// then are the further steps, which only one of the two targets has.
+func (c choice) then() []*target {
+	if c.known != nil && len(c.known.then) > 0 {
+		return c.known.then
+	}
+	return c.unknown.then
+}
+
+// more reports whether another step follows the one that the message is at.
+func (a *Adapter) more(msg adapters.Message) bool {
+	if msg.Step > 0 {
+		return msg.Step < len(a.routes.Find(msg.Type).then())
+	}
+	return len(a.find(msg).then) > 0
 }
 
 // routeParser makes targets of a configuration, and collects its mistakes.
@@ -100,7 +122,12 @@ func (p *routeParser) parse(c Config) route.Table[choice] {
 			p.fail("%swithout_id: %q is not skip", field, r.WithoutID)
 		}
 		known := adapters.Route{Name: pattern + "/known", Keys: []string{"routes", pattern, "known"}, Parent: pattern}
-		routes[pattern] = choice{unknown: to, known: p.known(to, known, field+"known.", r.Known)}
+		chosen := choice{unknown: to, known: p.known(to, known, field+"known.", r.Known)}
+		to.then = p.steps(top, to.route, field, r.Then)
+		if r.Known != nil && len(r.Known.Then) > 0 && len(r.Then) > 0 {
+			p.fail("%sthen: belongs to the route or to its known, not to both: the next step would not know which it belongs to", field)
+		}
+		routes[pattern] = chosen
 	}
 	return route.New(routes, fallback)
 }
@@ -130,6 +157,7 @@ func (p *routeParser) known(above *target, as adapters.Route, field string, k *K
 	t := p.target(above, as, field, k.Request)
 	p.refusals(t, field, k.Outcomes)
 	above.creates = above.method != http.MethodDelete && above.reference == updateReference
+	t.then = p.steps(above, as, field, k.Then)
 	switch k.Gone {
 	case "":
 	case "create":
@@ -147,7 +175,7 @@ func (p *routeParser) target(above *target, as adapters.Route, field string, own
 		*t = *above
 	}
 	t.route, t.above, t.field, t.headers, t.ownURL = as, above, field, own.Headers, own.URL != ""
-	t.creates, t.skips = false, false
+	t.creates, t.skips, t.then = false, false, nil
 	p.targets = append(p.targets, t)
 	var err error
 	if own.Method != "" {
@@ -198,8 +226,36 @@ func (p *routeParser) target(above *target, as adapters.Route, field string, own
 		p.check(fmt.Sprintf("%slearn[%q]", field, name), err)
 	}
 	t.learn = merged(t.learn, learn)
+	if own.Read != nil {
+		t.read = own.Read.parse(p, t, field)
+	} else if t.read != nil && t.reference != keepReference {
+		t.read = t.read.of(t)
+	} else {
+		t.read = nil // it tells nothing about a request for a part of the record
+	}
 	return t
 }
+
+// steps reads the further requests of an event. What they leave out, they have from above.
+func (p *routeParser) steps(above *target, as adapters.Route, field string, steps []Request) (then []*target) {
+	for i, step := range steps {
+		at := fmt.Sprintf("%sthen[%d].", field, i)
+		if step.isEmpty() {
+			p.fail("%sthen[%d]: is empty: set method, url or another key, or remove it", field, i)
+			continue
+		}
+		then = append(then, p.target(above, adapters.Route{
+			Name: fmt.Sprintf("%s/then/%d", as.Name, i+1), Keys: slices.Concat(as.Keys, []string{"then", strconv.Itoa(i)}),
+		}, at, step))
+	}
+	if len(steps) >= maxSteps {
+		p.fail("%sthen: has %d steps, but at most %d are sent for an event", field, len(steps), maxSteps-1)
+	}
+	return then
+}
+
+// maxSteps is the most requests for one event. The relay has the same bound.
+const maxSteps = 16
 
 // rules reads what the answers mean.
 func (p *routeParser) rules(t *target, field string, own Request) {
@@ -240,15 +296,26 @@ func (p *routeParser) refusals(t *target, field string, own map[int]string) {
 // learnedNames returns the names of learnt values of all routes.
 func (c Config) learnedNames() (names []string, err error) {
 	var errs []error
-	all := []map[string]Source{c.Learn}
-	if c.Known != nil {
-		all = append(all, c.Known.Learn)
-	}
-	for _, r := range c.Routes {
-		all = append(all, r.Learn)
-		if r.Known != nil {
-			all = append(all, r.Known.Learn)
+	var all []map[string]Source
+	add := func(requests ...Request) {
+		for _, r := range requests {
+			if all = append(all, r.Learn); r.Read != nil {
+				all = append(all, r.Read.Learn)
+			}
 		}
+	}
+	known := func(k *Known) {
+		if k != nil {
+			add(k.Request)
+			add(k.Then...)
+		}
+	}
+	add(c.request())
+	known(c.Known)
+	for _, r := range c.Routes {
+		add(r.Request)
+		add(r.Then...)
+		known(r.Known)
 	}
 	for _, learn := range all {
 		names = slices.AppendSeq(names, maps.Keys(learn))
@@ -306,7 +373,7 @@ func (p *routeParser) setEndpoints(e *endpoint.Endpoint) error {
 			t.endpoint, err = t.above.endpoint.With(t.field, t.headers)
 			errs = append(errs, err)
 		}
-		t.route.Fields = slices.Concat(t.endpoint.Fields(), t.url.Fields(), t.body.fields(), t.externalID.fields())
+		t.route.Fields = slices.Concat(t.endpoint.Fields(), t.url.Fields(), t.body.fields(), t.externalID.fields(), t.read.fields())
 	}
 	return errors.Join(errs...)
 }

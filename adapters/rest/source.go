@@ -120,10 +120,18 @@ func (s *source) find(ans exchange.Answer) (string, bool) {
 // value returns the value in an answer, or nothing.
 func (s *source) value(ans exchange.Answer) string {
 	if s.header == "" {
-		value, _ := ans.JSON().Text(s.path)
+		return s.in(ans.JSON(), nil)
+	}
+	return s.in(exchange.Document{}, ans.Header)
+}
+
+// in returns the value in a record, or in the header of an answer that is about it.
+func (s *source) in(record exchange.Document, header http.Header) string {
+	if s.header == "" {
+		value, _ := record.Text(s.path)
 		return value
 	}
-	value := ans.Header.Get(s.header)
+	value := header.Get(s.header)
 	isURL := s.header == "Location" || s.header == "Content-Location"
 	switch {
 	case s.match != nil:

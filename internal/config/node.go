@@ -63,7 +63,9 @@ type node struct {
 // kindAbsent, with the position of the nearest value around it.
 func (n *node) at(keys ...string) *node {
 	for _, key := range keys {
-		i := slices.IndexFunc(n.items, func(c *node) bool { return n.kind == kindMap && c.key == key })
+		i := slices.IndexFunc(n.items, func(c *node) bool {
+			return n.kind == kindMap && c.key == key || n.kind == kindList && c.path == n.path+"["+key+"]"
+		})
 		if i >= 0 {
 			n = n.items[i]
 		} else {

@@ -80,6 +80,37 @@ func (d Document) Find(p Pointer) []any {
 	return at
 }
 
+// At returns the elements of the list to which p points, or false if there is no list. An
+// empty p is the whole document.
+func (d Document) At(p Pointer) ([]Document, bool) {
+	found := []any{d.root}
+	if len(p) > 0 && !(len(p) == 1 && p[0] == "") {
+		found = d.Find(p)
+	}
+	if !d.found || len(found) != 1 {
+		return nil, false
+	}
+	list, ok := found[0].([]any)
+	if !ok {
+		return nil, false
+	}
+	elements := make([]Document, len(list))
+	for i, v := range list {
+		elements[i] = Document{root: v, found: true}
+	}
+	return elements, true
+}
+
+// Integer returns the integer to which p points, which may be written as a text.
+func (d Document) Integer(p Pointer) (int64, bool) {
+	text, ok := d.Text(p)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	return n, err == nil
+}
+
 // settles reports whether d has all values to which p points: nothing that was not read can
 // be one of them.
 func (d Document) settles(p Pointer) bool {

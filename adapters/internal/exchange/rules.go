@@ -220,16 +220,25 @@ func (r answerRule) equal(v any) bool {
 	}
 	a, isNumber := v.(json.Number)
 	b, alsoNumber := want.(json.Number)
-	if isNumber && alsoNumber && len(a) <= maxDigits && len(b) <= maxDigits {
-		x, errX := a.Float64()
-		y, errY := b.Float64()
-		return errX == nil && errY == nil && x == y
+	if isNumber && alsoNumber {
+		return SameNumber(a, b)
 	}
 	switch v.(type) {
 	case map[string]any, []any:
 		return false
 	}
 	return v == want
+}
+
+// SameNumber reports whether two numbers have the same value: 1 and 1.0. Of numbers that
+// float64 does not have exactly, the digits are compared.
+func SameNumber(a, b json.Number) bool {
+	if len(a) > maxDigits || len(b) > maxDigits {
+		return a == b
+	}
+	x, errX := a.Float64()
+	y, errY := b.Float64()
+	return errX == nil && errY == nil && x == y
 }
 
 // maxDigits is the length of a number that float64 has exactly.
