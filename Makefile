@@ -24,6 +24,9 @@ COMPOSE := internal/composetest
 # The test of the manifests and the chart is a separate module, so that the dependencies of Helm and Kustomize stay out of go.mod.
 DEPLOY := internal/deploytest
 
+# The test of the profiles is a separate module, so that the OpenAPI validator stays out of go.mod.
+PROFILES := internal/profiletest
+
 # The PostgreSQL driver of Node, for the writers in docs/writers.
 NODE := internal/testtools/node
 
@@ -32,7 +35,7 @@ INSTALL     := internal/testtools/install.sh
 CHAOS_TOOLS := $(if $(filter Linux,$(shell uname)),pgbouncer faketime)
 WRITERS     := nodejs npm python3-psycopg default-jdk-headless libpostgresql-jdbc-java
 LINUX_TOOLS := $(if $(filter Linux,$(shell uname)),systemd $(WRITERS))
-TEST_TOOLS  := php-cli php-soap chromium prometheus $(LINUX_TOOLS) $(CHAOS_TOOLS)
+TEST_TOOLS  := php-cli php-soap libxml2-utils chromium prometheus $(LINUX_TOOLS) $(CHAOS_TOOLS)
 
 .DEFAULT_GOAL := help
 
@@ -58,6 +61,7 @@ test: ## Run all tests; needs PostgreSQL's programs, Docker or LOCKSTEP_TEST_DAT
 	cd $(BENCH) && go test ./...
 	cd $(BROWSER) && go test -timeout 10m ./...
 	cd $(DEPLOY) && go test ./...
+	cd $(PROFILES) && go test ./...
 
 .PHONY: test-race
 test-race: ## Run all tests with the race detector; needs a C compiler
@@ -68,6 +72,7 @@ test-race: ## Run all tests with the race detector; needs a C compiler
 	cd $(BENCH) && go test -race ./...
 	cd $(BROWSER) && go test -race -timeout 10m ./...
 	cd $(DEPLOY) && go test -race ./...
+	cd $(PROFILES) && go test -race ./...
 
 .PHONY: docs
 docs: ## Write docs/configuration-reference.md from the schema of the configuration
@@ -194,6 +199,7 @@ vet: ## Run go vet
 	cd $(BROWSER) && go vet ./...
 	cd $(COMPOSE) && go vet ./...
 	cd $(DEPLOY) && go vet ./...
+	cd $(PROFILES) && go vet ./...
 
 .PHONY: lint
 lint: ## Run the linters of .golangci.yml, among them the import rules
@@ -203,6 +209,7 @@ lint: ## Run the linters of .golangci.yml, among them the import rules
 	cd $(BROWSER) && go run $(GOLANGCI_LINT) run ./...
 	cd $(COMPOSE) && go run $(GOLANGCI_LINT) run ./...
 	cd $(DEPLOY) && go run $(GOLANGCI_LINT) run ./...
+	cd $(PROFILES) && go run $(GOLANGCI_LINT) run ./...
 
 .PHONY: tidy-check
 tidy-check: ## Fail if go.mod or go.sum are not tidy or a module was tampered with
@@ -213,6 +220,7 @@ tidy-check: ## Fail if go.mod or go.sum are not tidy or a module was tampered wi
 	cd $(BROWSER) && go mod verify && go mod tidy -diff
 	cd $(COMPOSE) && go mod verify && go mod tidy -diff
 	cd $(DEPLOY) && go mod verify && go mod tidy -diff
+	cd $(PROFILES) && go mod verify && go mod tidy -diff
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -94,8 +94,8 @@ func (a *app) configInitCommand() *cobra.Command {
 		Short: "Print a commented file to begin with",
 		Long: `Print a commented file to begin with, or write it with --file. Its secrets are
 variables of the environment. A profile is a kind of adapter (rest, soap,
-webhook), an API of docs/recipes.md (county, fhir, google, graph, hmc, hmi), or
-a way to tell people what is wrong (chat, mail). The command asks nothing and
+webhook), an API of docs/recipes.md (county, ecf5, fhir, google, graph, hmc, hmi),
+or a way to tell people what is wrong (chat, mail). The command asks nothing and
 connects to nothing.`,
 		Example: `  lockstep config init
   lockstep config init --profile graph --file calendar.yaml`,

@@ -78,6 +78,17 @@ func receivers() map[string]func(call) answer {
 			}
 			return refuse("not a request of this API")
 		},
+		"ecf5": func(c call) answer {
+			if c.method != "POST" || !strings.HasSuffix(strings.Trim(c.header.Get("SOAPAction"), `"`), "/CourtSchedulingMDE/NotifyCourtDate") {
+				return refuse("not a request of this API")
+			}
+			if !strings.Contains(c.raw, "<xcal:uid><xcal:text>hearing-H-2027-7@agency.example.gov<") {
+				return refuse("the hearing has another uid")
+			}
+			return answer{status: 200, header: map[string]string{"Content-Type": "text/xml"}, body: `<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Body>
+				<w:NotifyCourtDateResponse xmlns:w="https://docs.oasis-open.org/legalxml-courtfiling/ns/v5.0/MessageWrappers" xmlns:c="http://release.niem.gov/niem/domains/cbrn/4.0/"><c:MessageStatus>
+				<c:MessageStatusCode>Success</c:MessageStatusCode></c:MessageStatus></w:NotifyCourtDateResponse></s:Body></s:Envelope>`}
+		},
 		"hmi": func(c call) answer {
 			for _, name := range []string{"Source-System", "Destination-System", "Request-Created-At", "Accept", "Content-Type"} {
 				if c.header.Get(name) == "" {
@@ -190,12 +201,15 @@ func receivers() map[string]func(call) answer {
 // notShown are headers that every request has, or that differ from run to run.
 var notShown = []string{"Accept-Encoding", "Content-Length", "User-Agent", "Idempotency-Key", "Webhook-Signature", "Webhook-Timestamp"}
 
+// oncePerRequest are the values of a UsernameToken that differ from run to run.
+var oncePerRequest = regexp.MustCompile(`>[^<]*<(/wsse:Password|/wsse:Nonce|/wsu:Created)`)
+
 // hearing are the events that are sent to an API of a court.
 func hearing() []outbox.Event {
 	var all []outbox.Event
 	for i, event := range []string{"created", "updated", "updated", "cancelled", "updated"} {
-		all = append(all, outbox.Event{Type: "scheduling:" + event, Key: "H-2027-7", Payload: fmt.Appendf(nil, `{"hearingId":"H-2027-7","caseId":"1234","scheduledAt":"2027-03-15T13:%02d:00Z","minutes":45,"location":"3A","room":"room-3a@court.example.gov",
-				"title":"Hearing H-2027-7","reason":"WD","caseDetails":{"caseRef":"1234"},"hearingDetails":{"duration":45}}`, 30+i)})
+		all = append(all, outbox.Event{Type: "scheduling:" + event, Key: "H-2027-7", Payload: fmt.Appendf(nil, `{"hearingId":"H-2027-7","caseId":"1641911514704411","scheduledAt":"2027-03-15T13:%02d:00Z","minutes":45,"location":"3A","room":"room-3a@court.example.gov",
+				"title":"Hearing H-2027-7","reason":"WD","courtId":"685391","filedOn":"2027-01-04"}`, 30+i)})
 	}
 	return numbered(all)
 }
@@ -310,7 +324,7 @@ func openRecipe(t *testing.T, file, name string, says func(call) answer) *recipe
 				fmt.Fprintf(shown, "%s: %s\n", header, value)
 			}
 		}
-		fmt.Fprintf(shown, "\n%s\n", c.raw)
+		fmt.Fprintf(shown, "\n%s\n", oncePerRequest.ReplaceAllString(c.raw, ">…<$1"))
 		a := says(c)
 		for header, value := range a.header {
 			w.Header().Set(header, value)

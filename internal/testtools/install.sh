@@ -20,6 +20,7 @@ missing() {
 		docker.io) command -v dockerd ;;
 		iproute2) command -v ip ;;
 		systemd) command -v systemd-analyze ;;
+		libxml2-utils) command -v xmllint ;;
 		libpostgresql-jdbc-java) [ -e /usr/share/java/postgresql.jar ] ;;
 		nodejs) command -v node ;;
 		python3-psycopg) /usr/bin/python3 -c 'import psycopg' 2>/dev/null ;;
