@@ -106,6 +106,7 @@ type Entry struct {
 	Key string
 
 	ExternalID string            // how the receiver names the record
+	ETag       string            // its ETag, if the receiver has ETags; only from List
 	Version    *int64            // version of the event that it shows, if the record has it
 	At         time.Time         // its time in the calendar, for windows; zero if it has none
 	Cancelled  bool              // the record stays, but is cancelled

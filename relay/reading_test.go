@@ -70,15 +70,12 @@ func newArchive(script func(a *archive, m adapters.Message) (adapters.Receipt, e
 
 var errLost = adapters.Unknown(errors.New("no answer"))
 
-// history is the log of a key: outcome and attempt of each row.
-func (w *world) history(key string) string {
+// historyIs waits for the log to have these rows: outcome and attempt of each.
+func (w *world) historyIs(want string) {
 	w.t.Helper()
-	return query[string](w, `SELECT coalesce(string_agg(outcome || coalesce(' ' || attempt, ''), ', ' ORDER BY id), '') FROM outbox.delivery_log WHERE key = $1`, key)
-}
-
-func (w *world) historyIs(key, want string) {
-	w.t.Helper()
-	w.eventually(want, func() bool { return w.history(key) == want })
+	w.eventually(want, func() bool {
+		return query[string](w, `SELECT coalesce(string_agg(outcome || coalesce(' ' || attempt, ''), ', ' ORDER BY id), '') FROM outbox.delivery_log`) == want
+	})
 }
 
 // The receiver takes a message, and its answer is lost. A receiver that can be read gets it once.
@@ -108,7 +105,7 @@ func TestLostAnswerIsReadBeforeTheNextAttempt(t *testing.T) {
 			a.unread = tt.unread
 			w.start("relay-1", sync1(a))
 			w.emit("H-1", map[string]any{"n": 1})
-			w.historyIs("H-1", tt.history)
+			w.historyIs(tt.history)
 			if len(a.taken) != tt.taken {
 				t.Errorf("taken %v, want %d", a.taken, tt.taken)
 			}
@@ -142,7 +139,7 @@ func TestWhatWasReadAddressesTheNextAttempt(t *testing.T) {
 	w.emit("H-1", map[string]any{"n": 1})
 	w.drained()
 	w.emit("H-1", map[string]any{"n": 2})
-	w.historyIs("H-1", "delivered 1, unknown 1, read, delivered 2")
+	w.historyIs("delivered 1, unknown 1, read, delivered 2")
 	all := a.messages()
 	if last := all[len(all)-1]; last.Ref.ExternalID != "X-H-1" {
 		t.Errorf("the attempt after the read has the reference %+v", last.Ref)
@@ -158,7 +155,7 @@ func TestDeliveryOfADeadRelayIsReadFirst(t *testing.T) {
 	a.holds["H-1"] = id
 	w.diedWith(1, `key = 'H-1'`)
 	w.start("relay-1", sync1(a))
-	w.historyIs("H-1", "unknown 1, read, duplicate")
+	w.historyIs("unknown 1, read, duplicate")
 	if len(a.messages()) != 0 {
 		t.Errorf("sent again: %v", a.messages())
 	}
@@ -180,12 +177,12 @@ func TestReadThatFindsDriftFails(t *testing.T) {
 			}
 			w.start("relay-1", sync1(a))
 			w.emit("H-1", map[string]any{"n": 1})
-			w.historyIs("H-1", "unknown 1, read, failed")
+			w.historyIs("unknown 1, read, failed")
 			if got := query[string](w, `SELECT error_class || ': ' || error FROM outbox.failed`); !strings.HasPrefix(got, "conflict: drift: ") || !strings.HasSuffix(got, ": the courtroom") {
 				t.Errorf("failed says %q", got)
 			}
 			w.exec(`SELECT outbox.requeue('CourtCalendarSync')`)
-			w.historyIs("H-1", "unknown 1, read, failed, requeued 1, read, duplicate")
+			w.historyIs("unknown 1, read, failed, requeued 1, read, duplicate")
 		})
 	}
 }
@@ -212,7 +209,7 @@ func TestReadThatFailsIsRepeated(t *testing.T) {
 	}
 	w.start("relay-1", sync1(a))
 	w.emit("H-1", map[string]any{"n": 1})
-	w.historyIs("H-1", "unknown 1, read, read, read, read, delivered 2")
+	w.historyIs("unknown 1, read, read, read, read, delivered 2")
 	if got := query[string](w, `SELECT string_agg(error_class, ' ' ORDER BY id) FROM outbox.delivery_log WHERE outcome = 'read'`); got != "transient transient transient" {
 		t.Errorf("the classes of the failed reads are %q", got)
 	}
@@ -226,7 +223,7 @@ func TestReadThatIsRefusedFailsTheDelivery(t *testing.T) {
 	}
 	w.start("relay-1", sync1(a))
 	w.emit("H-1", map[string]any{"n": 1})
-	w.historyIs("H-1", "unknown 1, read, failed")
+	w.historyIs("unknown 1, read, failed")
 	if got := query[string](w, `SELECT error_class || ': ' || error FROM outbox.failed`); got != "permanent: reading what the receiver has failed: it cannot be read" {
 		t.Errorf("failed says %q", got)
 	}
@@ -254,7 +251,7 @@ func TestEventInSteps(t *testing.T) {
 	id := w.emit("H-1", map[string]any{"n": 1})
 	next := w.emit("H-1", map[string]any{"n": 2})
 	w.drained()
-	w.historyIs("H-1", "step 1, step 2, delivered 3, step 1, step 2, delivered 3")
+	w.historyIs("step 1, step 2, delivered 3, step 1, step 2, delivered 3")
 	want := []string{id, id + "/2", id + "/3", next, next + "/2", next + "/3"}
 	if !slices.Equal(a.taken, want) {
 		t.Errorf("taken %v, want %v", a.taken, want)
@@ -291,9 +288,9 @@ func TestStepIsTriedAgain(t *testing.T) {
 	}
 	w.start("relay-1", sync1(a))
 	id := w.emit("H-1", map[string]any{"n": 1})
-	w.historyIs("H-1", "step 1, retry 2, unknown 3, read, step, failed 4")
+	w.historyIs("step 1, retry 2, unknown 3, read, step, failed 4")
 	w.exec(`SELECT outbox.requeue('CourtCalendarSync')`)
-	w.historyIs("H-1", "step 1, retry 2, unknown 3, read, step, failed 4, requeued 4, delivered 5")
+	w.historyIs("step 1, retry 2, unknown 3, read, step, failed 4, requeued 4, delivered 5")
 	if want := []string{id, id + "/2", id + "/3"}; !slices.Equal(a.taken, want) {
 		t.Errorf("taken %v, want %v", a.taken, want)
 	}

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/adapters/caldav"
 	"github.com/hms-mkt/lockstep/adapters/rest"
 	"github.com/hms-mkt/lockstep/adapters/soap"
 	"github.com/hms-mkt/lockstep/adapters/webhook"
@@ -21,6 +22,7 @@ import (
 // kinds are the adapters that a configuration can name: one line each.
 func kinds() map[string]adapterKind {
 	return map[string]adapterKind{
+		"caldav":  kindOf(caldav.New),
 		"rest":    kindOf(rest.New),
 		"soap":    kindOf(soap.New),
 		"webhook": kindOf(webhook.New),

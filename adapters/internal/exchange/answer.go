@@ -20,9 +20,9 @@ import (
 type Answer struct {
 	Status int
 	Header http.Header
-	Body   []byte // at most MaxAnswer bytes; neither cleaned nor redacted
+	Body   []byte // at most MaxAnswer bytes, or Request.Longest; neither cleaned nor redacted
 
-	// Partial says that Body is not complete: it was longer than MaxAnswer, could not
+	// Partial says that Body is not complete: it was longer than may be, could not
 	// be decompressed, or was cut.
 	Partial bool
 
@@ -38,15 +38,15 @@ func (a Answer) Code() string { return "HTTP " + strconv.Itoa(a.Status) }
 // OK reports whether the status is one of the 2xx.
 func (a Answer) OK() bool { return a.Status >= 200 && a.Status <= 299 }
 
-func readAnswer(ctx context.Context, res *http.Response) Answer {
+func readAnswer(ctx context.Context, res *http.Response, longest int64) Answer {
 	a := Answer{Status: res.StatusCode, Header: res.Header}
 	if a.Status == http.StatusSwitchingProtocols {
 		return a // its body is the connection itself, without an end
 	}
 	var body bytes.Buffer
-	_, err := io.Copy(&body, io.LimitReader(res.Body, MaxAnswer+1))
-	if body.Len() > MaxAnswer {
-		body.Truncate(MaxAnswer)
+	_, err := io.Copy(&body, io.LimitReader(res.Body, longest+1))
+	if int64(body.Len()) > longest {
+		body.Truncate(int(longest))
 		a.Partial, err = true, nil
 	}
 	a.Body = body.Bytes()

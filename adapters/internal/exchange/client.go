@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -96,6 +97,9 @@ type Request struct {
 	Header http.Header // not changed
 	Body   []byte      // not changed
 
+	// Longest is how much of the answer's body is read, for lists. Default: MaxAnswer.
+	Longest int64
+
 	// Spelled has, by canonical name, the names of headers that are sent in another
 	// spelling. It has no name that net/http looks for.
 	Spelled map[string]string
@@ -139,7 +143,7 @@ func (c *Client) do(ctx context.Context, r Request) (Answer, error) {
 		return Answer{}, noAnswer(ctx, r, p, err)
 	}
 	defer func() { _ = res.Body.Close() }()
-	return readAnswer(ctx, res), nil
+	return readAnswer(ctx, res, cmp.Or(r.Longest, MaxAnswer)), nil
 }
 
 // build makes a request that net/http cannot send a second time. When a kept-alive

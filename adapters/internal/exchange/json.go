@@ -84,7 +84,7 @@ func (d Document) Find(p Pointer) []any {
 // empty p is the whole document.
 func (d Document) At(p Pointer) ([]Document, bool) {
 	found := []any{d.root}
-	if len(p) > 0 && !(len(p) == 1 && p[0] == "") {
+	if whole := len(p) == 0 || len(p) == 1 && p[0] == ""; !whole {
 		found = d.Find(p)
 	}
 	if !d.found || len(found) != 1 {
