@@ -99,6 +99,16 @@ var one = outbox.Event{
 	Payload: []byte(`{"hearingId":"H-2027-7","caseId":"1641911514704411","scheduledAt":"2027-03-15T09:30:00-04:00","minutes":90,"location":"3A","courtId":"685391","filedOn":"2027-01-04","title":"Hearing","docketNumber":"27-1"}`),
 }
 
+// life are the events of that hearing: it is changed and cancelled.
+func life() []outbox.Event {
+	created, updated, cancelled := one, one, one
+	updated.ID, updated.Type, updated.Version = "01a00000-0000-7000-8000-000000000002", "scheduling:updated", new(int64(2))
+	updated.Payload = []byte(strings.Replace(string(one.Payload), "03-15", "03-16", 1))
+	cancelled.ID, cancelled.Type, cancelled.Version = "01a00000-0000-7000-8000-000000000003", "scheduling:cancelled", new(int64(3))
+	cancelled.Payload = []byte(`{"hearingId":"H-2027-7","reason":"withdrawn"}`)
+	return []outbox.Event{created, updated, cancelled}
+}
+
 // at is the time or the date of the hearing, in UTC.
 func (p plan) at(t *testing.T) (at time.Time, dateOnly bool) {
 	t.Helper()

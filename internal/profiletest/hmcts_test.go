@@ -43,13 +43,20 @@ func (c *component) answer(method, path string, body map[string]any) (int, any) 
 		c.byCase[body["caseDetails"].(map[string]any)["caseRef"].(string)] = c.last
 		return says(http.StatusCreated, c.last, b, "HEARING_REQUESTED")
 	}
+	if reference, ok := strings.CutPrefix(path, "/hearings/"); ok {
+		return http.StatusOK, c.ofCase(reference)
+	}
 	id, _ := strconv.Atoi(strings.TrimPrefix(path, "/hearing/"))
 	b := c.hearings[id]
 	switch {
+	case b != nil && method == http.MethodGet:
+		return http.StatusOK, map[string]any{
+			"requestDetails": map[string]any{"versionNumber": b.version}, "hearingDetails": b.body["hearingDetails"], "caseDetails": b.body["caseDetails"],
+		}
 	case b == nil:
 		c.t.Errorf("%s %s: no such hearing", method, path)
 	case b.cancelled:
-		c.t.Errorf("%s %s: the hearing is cancelled", method, path)
+		return says(http.StatusBadRequest, id, b, "Invalid state")
 	case method == http.MethodPut:
 		if details := body["requestDetails"].(map[string]any); details["versionNumber"] != float64(b.version) {
 			c.t.Errorf("%s: versionNumber is %v, the hearing has %d", path, details["versionNumber"], b.version)
@@ -64,6 +71,21 @@ func (c *component) answer(method, path string, body map[string]any) (int, any) 
 		return says(http.StatusOK, id, b, "CANCELLATION_REQUESTED")
 	}
 	return says(http.StatusNotFound, 0, &booking{}, "no such hearing")
+}
+
+// ofCase is the list of a case's hearings.
+func (c *component) ofCase(reference string) map[string]any {
+	list := []any{}
+	for id, b := range c.hearings {
+		if b.body["caseDetails"].(map[string]any)["caseRef"] == reference {
+			list = append(list, map[string]any{
+				"hearingID": id, "hearingType": b.body["hearingDetails"].(map[string]any)["hearingType"], "hmcStatus": "HEARING_REQUESTED", "requestVersion": b.version,
+				"hearingRequestDateTime": "2027-02-01T09:00:00Z", "lastResponseReceivedDateTime": "2027-02-01T09:00:00Z", "hearingListingStatus": "", "listAssistCaseStatus": "",
+				"hearingChannels": []any{"INTER"}, "hearingDaySchedule": []any{},
+			})
+		}
+	}
+	return map[string]any{"caseRef": reference, "caseHearings": list}
 }
 
 // has fails the test if the component does not have the hearing as planned.
