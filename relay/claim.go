@@ -135,7 +135,7 @@ func (p *pipeline) claim(ctx, attempts context.Context, arrivals *outbox.Arrival
 // load returns the current load for the schedule.
 func (p *pipeline) load() load {
 	l := load{
-		slots: p.slots.usable(), starting: p.slots.starting(),
+		slots: p.slots.usable(), starting: p.slots.starting(), bounded: p.sync.maxInFlight() > 0,
 		claimed: int(p.outstanding.Load()) - p.waiting(), // a delivery that waits for its destination does not wait for a slot
 		queued:  len(p.queue), recorded: p.recorded.Load(), payload: p.payload.Load(), tokens: -1,
 	}

@@ -72,15 +72,36 @@ type Sync struct {
 	Per         string  // expression that names the destination of an event, see [mapping.CompileScope]; if set, Concurrency and Rate apply to each destination
 	Concurrency int     // deliveries in flight in this process; default Config.Workers
 	Rate        float64 // attempts per second in this process; 0 means no limit
+
+	// MaxInFlight bounds the deliveries that this process claims at a time, whatever Per,
+	// Concurrency and the workers allow. Nothing is claimed ahead, so that no claimed delivery
+	// waits behind a connection while its lease runs out. The adapter may have a bound too,
+	// see [adapters.Bounded]; the smaller one counts. Default: no bound.
+	MaxInFlight int
 }
 
 // inFlight is how many deliveries of the sync may be in flight. If Concurrency is for each
 // destination, the number of workers bounds the sum.
 func (s Sync) inFlight(workers int) int {
+	n := s.Concurrency
 	if s.Per != "" {
-		return workers
+		n = workers
 	}
-	return s.Concurrency
+	if most := s.maxInFlight(); most > 0 {
+		n = min(n, most)
+	}
+	return n
+}
+
+// maxInFlight is the smaller bound of MaxInFlight and the adapter, or 0 if there is none.
+func (s Sync) maxInFlight() int {
+	most := s.MaxInFlight
+	if a, ok := s.Adapter.(adapters.Bounded); ok {
+		if own := max(1, a.MaxInFlight()); most == 0 || own < most {
+			most = own
+		}
+	}
+	return most
 }
 
 // Retry has the delays between attempts and the retry budget.
@@ -245,7 +266,7 @@ func (c Config) validate() error {
 		case len(s.Holidays) > 0 && len(s.Windows) == 0:
 			bad("sync %q: holidays have an effect on windows only, and there are none", s.Name)
 		}
-		if s.Concurrency < 1 || s.Rate < 0 {
+		if s.Concurrency < 1 || s.Rate < 0 || s.MaxInFlight < 0 {
 			bad("sync %q: limits must not be negative", s.Name)
 		}
 		if r := s.Retry; r.Initial < 0 || r.Max < r.Initial || r.MaxAge < 0 || r.Attempts < 0 || r.Jitter > 1 {

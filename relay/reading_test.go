@@ -363,3 +363,99 @@ func (*routedWalk) Route(m adapters.Message) string {
 }
 
 func (*routedWalk) Routes() []adapters.Route { return []adapters.Route{{}, {Name: "second"}} }
+
+// No more is claimed than the bound, so no lane waits claimed behind a connection.
+func TestClaimsRespectTheBound(t *testing.T) {
+	for name, tc := range map[string]struct{ adapter, config, most int }{
+		"of the adapter":       {1, 0, 1},
+		"of the configuration": {8, 2, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			answer, sent := make(chan struct{}), make(chan struct{}, 100)
+			inFlight, most := 0, 0
+			var mu sync.Mutex
+			c := newCourt(func(context.Context, adapters.Message, int) (adapters.Receipt, error) {
+				mu.Lock()
+				inFlight++
+				most = max(most, inFlight)
+				mu.Unlock()
+				sent <- struct{}{}
+				<-answer
+				mu.Lock()
+				inFlight--
+				mu.Unlock()
+				return adapters.Receipt{Code: "SENT 200"}, nil
+			})
+			config := sync1(limited{c, tc.adapter}, func(s *relay.Sync) { s.MaxInFlight = tc.config })
+			config.Workers = 16
+			w.register(config)
+			w.bulk(20)
+			w.start("relay-1", config)
+			for range tc.most {
+				<-sent
+			}
+			w.counts("claimed lanes", tc.most, `SELECT count(*) FROM outbox.lane WHERE claim IS NOT NULL`)
+			close(answer)
+			w.drained()
+			if most != tc.most {
+				t.Errorf("%d in flight at a time, want %d", most, tc.most)
+			}
+		})
+	}
+}
+
+type limited struct {
+	*court
+	most int
+}
+
+func (l limited) MaxInFlight() int { return l.most }
+
+// What was only accepted is counted until a read, a later delivery or a person settles it.
+func TestAcceptedIsUnconfirmed(t *testing.T) {
+	w := newWorld(t)
+	a := newArchive(func(a *archive, m adapters.Message) (adapters.Receipt, error) {
+		receipt, err := a.take(m)
+		receipt.Accepted = m.Type == "scheduling:updated"
+		return receipt, err
+	})
+	a.readAs = func(_ *archive, m adapters.Message) (adapters.Reading, error) {
+		if m.Key == "H-read" && string(m.Body) == `{"n":2}` {
+			return adapters.Reading{Standing: adapters.Equal, Code: "READ 200"}, nil
+		}
+		return adapters.Reading{Standing: adapters.Absent, Code: "READ 404"}, nil
+	}
+	w.start("relay-1", sync1(a))
+	for _, key := range []string{"H-read", "H-called", "H-later", "H-stays"} {
+		w.emit(key, map[string]any{"n": 1})
+		w.emit(key, map[string]any{"n": 2})
+	}
+	w.drained()
+	const unconfirmed = `SELECT coalesce(string_agg(key, ' ' ORDER BY key), '') || ' ' || (SELECT unconfirmed FROM outbox.status WHERE sync = 'CourtCalendarSync') FROM outbox.unconfirmed`
+	if got := query[string](w, unconfirmed); got != "H-called H-later H-read H-stays 4" {
+		t.Errorf("unconfirmed: %s", got)
+	}
+	id := func(key string, n int) string {
+		return query[string](w, `SELECT id::text FROM outbox.event WHERE key = $1 AND payload ->> 'n' = $2::text`, key, fmt.Sprint(n))
+	}
+	confirm := func(event string) bool {
+		return query[bool](w, `SELECT outbox.confirm('CourtCalendarSync', $1, 'callback')`, event)
+	}
+	if confirm(id("H-called", 1)) {
+		t.Error("an event that a later one replaces is confirmed")
+	}
+	if !confirm(id("H-called", 2)) || confirm(id("H-called", 2)) {
+		t.Error("it is not confirmed once")
+	}
+	w.exec(`INSERT INTO outbox.event (type, key, payload) VALUES ('scheduling:cancelled', 'H-later', '{}')`)
+	w.drained()
+	w.exec(`UPDATE outbox.unconfirmed SET ask_at = clock_timestamp()`)
+	w.eventually("settled", func() bool { return query[string](w, unconfirmed) == "H-stays 1" })
+	if got := query[string](w, `SELECT string_agg(key || ' ' || reason, ', ' ORDER BY id) FROM outbox.delivery_log WHERE outcome = 'confirmed'`); got != "H-called callback, H-read settled by reading what the receiver has: READ 200" {
+		t.Errorf("the log says %s", got)
+	}
+	if got := query[bool](w, `SELECT asked = 1 AND ask_at > clock_timestamp() + interval '15 seconds' FROM outbox.unconfirmed`); !got {
+		t.Error("what stays is looked at too soon")
+	}
+}

@@ -105,6 +105,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 	for _, p := range r.pipelines {
 		loop("claim for sync "+p.sync.Name, func(ctx context.Context) { p.claimLoop(ctx, attempts) })
+		loop("confirm for sync "+p.sync.Name, p.confirmLoop)
 		sending.Go(func() { p.send(attempts) })
 	}
 	loop("registration", r.registerLoop)

@@ -25,6 +25,7 @@ type schedule struct {
 type load struct {
 	slots    int   // deliveries that may be in flight now
 	starting bool  // a hold has just ended: nothing is claimed ahead
+	bounded  bool  // the sync has a bound of deliveries in flight: nothing is claimed ahead
 	claimed  int   // lanes claimed and not yet released
 	queued   int   // of these, deliveries that wait for a sender
 	recorded int64 // deliveries recorded since the start
@@ -80,7 +81,7 @@ func (s *schedule) capacity(now time.Time, l load) int {
 	if l.payload > 0 {
 		ahead = min(ahead, int(maxPrefetchBytes/l.payload))
 	}
-	if l.slots == 0 || l.starting {
+	if l.slots == 0 || l.starting || l.bounded {
 		ahead = 0
 	}
 	return l.slots + ahead

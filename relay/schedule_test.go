@@ -39,6 +39,7 @@ func TestCapacity(t *testing.T) {
 		"a payload too large to claim ahead":    {[]look{{0, 0}, {50, 1000}}, load{slots: 16, payload: 9 * mebibyte}, 16},
 		"without a slot nothing":                {[]look{{0, 0}, {50, 1000}}, load{slots: 0}, 0},
 		"after a hold nothing is claimed ahead": {[]look{{0, 0}, {50, 1000}}, load{slots: 1, starting: true}, 1},
+		"nothing is claimed ahead of a bound":   {[]look{{0, 0}, {50, 1000}}, load{slots: 1, bounded: true}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var s schedule

@@ -109,6 +109,10 @@ func (s *scripted) KeepWindow(context.Context, string, outbox.Window) (bool, tim
 
 func (s *scripted) NoteDelivery(context.Context, string, time.Time) (bool, error) { return true, nil }
 
+func (s *scripted) Unconfirmed(context.Context, string, int) ([]*outbox.Delivery, error) {
+	return nil, nil
+}
+
 func (s *scripted) ReleaseBackfilled(context.Context, string, int) (int, error) { return 0, nil }
 
 func (s *scripted) RepairTimes(context.Context, string, string, int) (string, error) { return "", nil }

@@ -31,6 +31,8 @@ type Store interface {
 	KeepWindow(ctx context.Context, sync string, w outbox.Window) (kept bool, now time.Time, err error)
 	NoteDelivery(ctx context.Context, sync string, at time.Time) (bool, error)
 	ReleaseBackfilled(ctx context.Context, sync string, page int) (int, error)
+	Unconfirmed(ctx context.Context, sync string, n int) ([]*outbox.Delivery, error)
+	Confirm(ctx context.Context, sync, eventID, reason string) error
 	RepairTimes(ctx context.Context, sync, after string, page int) (string, error)
 
 	// The relay as a whole.

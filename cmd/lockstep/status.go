@@ -72,6 +72,9 @@ func (s statusRow) Cells() []string {
 		}
 		notes = append(notes, fmt.Sprintf("%s: %s, the last at %s", u.Type, plural(int(u.Events), "event"), clock(&u.Last)))
 	}
+	if s.Unconfirmed > 0 {
+		notes = append(notes, plural(int(s.Unconfirmed), "key")+" accepted and not confirmed, see: outbox.unconfirmed")
+	}
 	if s.Missed > 0 {
 		notes = append(notes, plural(int(s.Missed), "event")+" without delivery, see: lockstep repair --dry-run")
 	}

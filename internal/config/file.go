@@ -128,6 +128,7 @@ type Percent float64
 type Limits struct {
 	Per         string `yaml:"per" check:"scope" doc:"Expression that names the destination of an event, such as event.court. Then concurrency and rate apply to each destination, and one in trouble does not stop the others. Default: the host, if data names it."`
 	Concurrency int    `yaml:"concurrency" default:"@workers" min:"1" max:"10000" doc:"Deliveries of this sync in flight; with per, to each destination. Default: relay.workers."`
+	MaxInFlight int    `yaml:"max_in_flight" default:"0" min:"0" max:"10000" doc:"Most deliveries of this sync that one relay claims at a time, whatever per, concurrency and the workers allow. 0 means no limit beyond theirs."`
 	Rate        Rate   `yaml:"rate" default:"0" doc:"Deliveries per second (20/s), minute (600/m) or hour (1000/h); with per, to each destination. 0 means no limit."`
 }
 

@@ -57,6 +57,7 @@ func (s Sync) relay() relay.Sync {
 		},
 		Per:         s.Limits.Per,
 		Concurrency: s.Limits.Concurrency,
+		MaxInFlight: s.Limits.MaxInFlight,
 		Rate:        float64(s.Limits.Rate),
 	}
 }

@@ -83,6 +83,7 @@ func (m *Metrics) Watch(from Source, log *slog.Logger) *Status {
 			bySync("lockstep_sending", "Deliveries claimed by a relay.", func(s outbox.Status) float64 { return float64(s.Sending) }),
 			bySync("lockstep_failed", "Deliveries that wait for an operator.", func(s outbox.Status) float64 { return float64(s.Failed) }),
 			bySync("lockstep_blocked_keys", "Keys whose first delivery is failed or in retry, with others behind it.", func(s outbox.Status) float64 { return float64(s.BlockedKeys) }),
+			bySync("lockstep_unconfirmed", "Keys whose last event the receiver took for later processing and has not confirmed. outbox.unconfirmed lists them.", func(s outbox.Status) float64 { return float64(s.Unconfirmed) }),
 			bySync("lockstep_missed_events", "Events without a delivery, because they were written with triggers off. lockstep repair adds the deliveries.", func(s outbox.Status) float64 { return float64(s.Missed) }),
 			bySync("lockstep_oldest_pending_age_seconds", "Age of the oldest delivery that is neither finished nor failed; 0 when there is none.", func(s outbox.Status) float64 {
 				if s.OldestPendingAge == nil {
