@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hms-mkt/lockstep/internal/config"
 )
 
 // A relay takes each starting file as soon as its variables are set, and the file names them
@@ -29,6 +31,17 @@ func TestStartingFilesAreValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	keys := map[string]string{"FHIR_KEY": privatePEM(t, ecKey), "GOOGLE_KEY": privatePEM(t, rsaKey)}
+	guide, err := os.ReadFile("../../docs/recipes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(guide), "```json\n")
+	payload, _, _ := strings.Cut(after, "```")
+	hearing := filepath.Join(t.TempDir(), "hearing.json")
+	writeFile(t, hearing, `{"type": "scheduling:created", "key": "H-2027-7", "version": 1, "occurred_at": "2027-03-01T10:00:00Z", "payload": `+payload+`}`)
+	operatorEvent := filepath.Join(t.TempDir(), "operator.json")
+	writeFile(t, operatorEvent, `{"type": "lockstep:held", "key": "CourtCalendarSync", "payload":
+		{"sync": "CourtCalendarSync", "severity": "critical", "says": "it is on hold", "remedy": "renew the credentials", "kind": "auth"}}`)
 	for name := range all {
 		t.Run(name, func(t *testing.T) {
 			s := &shell{t: t, env: map[string]string{}}
@@ -57,6 +70,19 @@ func TestStartingFilesAreValid(t *testing.T) {
 			}
 			s.env["DATABASE_URL"] = "postgres://lockstep@127.0.0.1/agency"
 			s.run("config", "check", "--config", path).wants(t, 0, "is valid")
+
+			file, err := config.Parse(path, text, func(name string) (string, bool) { value, ok := s.env[name]; return value, ok })
+			if err != nil {
+				t.Fatal(err)
+			}
+			event := hearing
+			if name == "chat" || name == "mail" {
+				event = operatorEvent
+			}
+			shown := s.run("map", file.RelayConfig().Syncs[0].Name, event, "--config", path).wants(t, 0, "request", "https://court.example.gov")
+			if strings.Contains(shown.stdout, "would not be sent") {
+				t.Errorf("a hearing would not be sent:\n%s", shown.stdout)
+			}
 		})
 	}
 }
