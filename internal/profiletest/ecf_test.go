@@ -167,6 +167,9 @@ func (c *court) has(p plan) {
 	if p.cancelled {
 		want.Status = "CANCELLED"
 	}
+	if p.payload["sealed"] == true {
+		want.Summary, want.Remarks = "", ""
+	}
 	if minutes, ok := p.payload["minutes"]; ok && !dateOnly {
 		want.Duration = fmt.Sprintf("PT%dM", minutes)
 	}

@@ -89,10 +89,20 @@ func TestARelayKeepsAllThreeInStep(t *testing.T) {
 		t.Fatal(failed)
 	}
 
+	var booked []string // the gateway answers 202 to these, and 200 to a cancellation
 	for _, p := range plans {
+		if !p.cancelled {
+			booked = append(booked, p.key)
+		}
 		ecf.has(p)
 		hmc.has(p)
 		hmi.has(p)
+	}
+	if n := outboxtest.One[int](db, `SELECT count(*) FROM outbox.unconfirmed WHERE sync = 'HearingInterface' AND key = ANY ($1)`, booked); n != len(booked) {
+		t.Errorf("%d hearings are accepted and not confirmed, want %d", n, len(booked))
+	}
+	if !outboxtest.One[bool](db, `SELECT outbox.confirm(sync, event_id, 'the listing system has fixed it') FROM outbox.unconfirmed WHERE sync = 'HearingInterface' AND key = $1`, booked[0]) {
+		t.Error("a hearing cannot be confirmed")
 	}
 	if unknown := outboxtest.One[int](db, `SELECT count(*) FROM outbox.delivery_log WHERE outcome = 'unknown'`); unknown == 0 {
 		t.Error("no answer was lost")
