@@ -20,7 +20,7 @@ import (
 func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 	d := outboxtest.Connect(t, pgtest.New(t))
 	readable := []string{
-		"alert", "alerting_hold", "told", "blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "heartbeat", "hold", "lane", "missed", "open_delivery", "relay", "retention", "status", "sync", "unconfirmed", "unmatched", "unmatched_type",
+		"alert", "alerting_hold", "told", "blocked_key", "delivery", "delivery_log", "event", "external_ref", "failed", "goose_db_version", "heartbeat", "hold", "lane", "missed", "open_delivery", "reconciliation", "relay", "retention", "status", "sync", "unconfirmed", "unmatched", "unmatched_type",
 	}
 	read := func(more ...string) []string {
 		for _, table := range readable {
@@ -59,7 +59,7 @@ func TestPrivilegesAreThoseOfTheContract(t *testing.T) {
 			"EXECUTE on maintain", "EXECUTE on older_writers", "EXECUTE on raise_alerts", "EXECUTE on sequence_trouble", "EXECUTE on lock_holder", "EXECUTE on clean", "EXECUTE on like_patterns", "EXECUTE on begin_backfill", "EXECUTE on read_time", "EXECUTE on needed_by", "EXECUTE on escalates_at"),
 		"outbox_operator": read(
 			"UPDATE on delivery.state",
-			"EXECUTE on find_missed", "EXECUTE on repair", "EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire", "EXECUTE on confirm", "EXECUTE on resume_retired", "EXECUTE on set_reference", "EXECUTE on discard_all",
+			"EXECUTE on find_missed", "EXECUTE on repair", "EXECUTE on requeue", "EXECUTE on discard", "EXECUTE on replay", "EXECUTE on pause", "EXECUTE on resume", "EXECUTE on retire", "EXECUTE on confirm", "EXECUTE on reconciled", "EXECUTE on resume_retired", "EXECUTE on set_reference", "EXECUTE on discard_all",
 			"EXECUTE on read_time", "EXECUTE on needed_by"),
 		"outbox_auditor": read(),
 	}

@@ -9,26 +9,28 @@ import (
 
 // Status is a row of the view outbox.status.
 type Status struct {
-	Sync             *string        `json:"sync"`
-	Hold             *string        `json:"hold"`
-	DueNow           int64          `json:"due_now"`
-	Pending          int64          `json:"pending"`
-	Queued           int64          `json:"queued"`
-	Retry            int64          `json:"retry"`
-	Sending          int64          `json:"sending"`
-	Failed           int64          `json:"failed"`
-	BlockedKeys      int64          `json:"blocked_keys"`
-	OldestPendingAge *time.Duration `json:"oldest_pending_age"`
-	LastDeliveredAt  *time.Time     `json:"last_delivered_at"`
-	HoldUntil        *time.Time     `json:"hold_until"`
-	HoldReason       *string        `json:"hold_reason"`
-	HoldBy           *string        `json:"hold_by"`
-	RetiredAt        *time.Time     `json:"retired_at"`
-	Backfill         *string        `json:"backfill"`    // state of the backfill: what it does or waits for
-	ScopeHolds       []ScopeHold    `json:"scope_holds"` // scopes of the sync that are on hold; Hold is about the whole sync
-	Relays           []RelaySeen    `json:"relays"`      // relays that serve the sync; in the row without a sync, all relays of the database
-	Missed           int64          `json:"missed"`      // events found without a delivery, because they were written with triggers off
-	Unconfirmed      int64          `json:"unconfirmed"` // keys whose last event the receiver took for later processing, and has not confirmed
+	Sync             *string          `json:"sync"`
+	Hold             *string          `json:"hold"`
+	DueNow           int64            `json:"due_now"`
+	Pending          int64            `json:"pending"`
+	Queued           int64            `json:"queued"`
+	Retry            int64            `json:"retry"`
+	Sending          int64            `json:"sending"`
+	Failed           int64            `json:"failed"`
+	BlockedKeys      int64            `json:"blocked_keys"`
+	OldestPendingAge *time.Duration   `json:"oldest_pending_age"`
+	LastDeliveredAt  *time.Time       `json:"last_delivered_at"`
+	HoldUntil        *time.Time       `json:"hold_until"`
+	HoldReason       *string          `json:"hold_reason"`
+	HoldBy           *string          `json:"hold_by"`
+	RetiredAt        *time.Time       `json:"retired_at"`
+	Backfill         *string          `json:"backfill"`      // state of the backfill: what it does or waits for
+	ScopeHolds       []ScopeHold      `json:"scope_holds"`   // scopes of the sync that are on hold; Hold is about the whole sync
+	Relays           []RelaySeen      `json:"relays"`        // relays that serve the sync; in the row without a sync, all relays of the database
+	Missed           int64            `json:"missed"`        // events found without a delivery, because they were written with triggers off
+	ReconciledAt     *time.Time       `json:"reconciled_at"` // when both calendars were last compared
+	Drift            map[string]int64 `json:"drift"`         // what differed then, by its kind; nil: never compared
+	Unconfirmed      int64            `json:"unconfirmed"`   // keys whose last event the receiver took for later processing, and has not confirmed
 }
 
 // RelaySeen is a relay of the database, as outbox.relay has it.
@@ -63,9 +65,11 @@ func (s *Store) Status(ctx context.Context) ([]Status, error) {
 			return err
 		}
 		rows, err := tx.Query(ctx, `
-			SELECT sync, hold, due_now, pending, queued, retry, sending, failed, blocked_keys, oldest_pending_age, last_delivered_at, hold_until, hold_reason, hold_by,
-			       retired_at, backfill, scope_holds, relays, missed, unconfirmed
-			  FROM outbox.status ORDER BY sync NULLS LAST`)
+			SELECT s.sync, hold, due_now, pending, queued, retry, sending, failed, blocked_keys, oldest_pending_age, last_delivered_at, hold_until, hold_reason, hold_by,
+			       retired_at, backfill, scope_holds, relays, missed, r.at, r.found, unconfirmed
+			  FROM outbox.status AS s
+			  LEFT JOIN outbox.reconciliation AS r ON r.sync = s.sync
+			 ORDER BY s.sync NULLS LAST`)
 		if err != nil {
 			return err
 		}

@@ -111,6 +111,10 @@ type Config struct {
 	// Default: it is not asked.
 	Read *Read `yaml:"read" doc:"How the receiver is asked what it has, before a message is sent again whose answer was lost."`
 
+	// List says how the receiver's records are listed, for lockstep reconcile. Default: they
+	// cannot be listed.
+	List *List `yaml:"list" doc:"How the receiver's records are listed, for lockstep reconcile."`
+
 	// Hidden are values of bodies, such as a key in a template, that no error may
 	// repeat. A configuration file has them as ${…} in body.
 	Hidden []adapters.Secret `yaml:"-"`
@@ -190,6 +194,44 @@ type Read struct {
 	ExternalID Source            `yaml:"external_id" doc:"Where the receiver's own id is in the record. Default: as in answers."`         // default: as in answers
 	ETag       Source            `yaml:"etag" doc:"Where the ETag is in the record. Default: as in answers, and not of a list's header."` // default: as in answers
 	Learn      map[string]Source `yaml:"learn" doc:"Values of the record that later requests need, by name."`                             // in addition to those of answers
+}
+
+// List is a request for all records of the receiver, page after page.
+type List struct {
+	// URL is the first page. It may have {from} and {to}, the bounds of the window as times
+	// in UTC, and {cursor}, what Next found on the page before; on the first page, a
+	// parameter with it is left out. Required.
+	URL string `yaml:"url" required:"adapter" pattern:"^[Hh][Tt][Tt][Pp][Ss]?://." doc:"URL of the list. It may have {from}, {to} and {cursor}."`
+
+	// Items is a JSON Pointer to the list in a page. Default: the page is the list.
+	Items string `yaml:"items" pattern:"^/" doc:"JSON Pointer to the list in a page. Default: the page is a list."`
+
+	// Next is where a page has the URL of the next one, or the value of {cursor}. Of the
+	// header Link it is the relation next. It is followed only to the same host. Default:
+	// there is one page.
+	Next Source `yaml:"next" doc:"Where a page has the URL of the next page, or the value of {cursor}. header: Link is its relation next."`
+
+	// Key is a JSON Pointer to the event's key in a record. Required.
+	Key string `yaml:"key" required:"adapter" pattern:"^/" doc:"JSON Pointer to the event's key in a record."`
+
+	// Found are the conditions that our records meet. Others are foreign, and left alone.
+	Found []Match `yaml:"found" doc:"Conditions that our records meet. Others are left alone."`
+
+	// Fields are the mapped fields that are compared, with the JSON Pointers to them in a
+	// record. Name only what the receiver keeps as it was sent. Required.
+	Fields map[string]string `yaml:"fields" required:"adapter" keys:"field" pattern:"^/" doc:"Mapped fields that are compared, and where a record has them."`
+
+	// At is the field that has the time of a record, for windows.
+	At string `yaml:"at" doc:"Which of fields has the time of a record."`
+
+	// Cancelled is the condition that a cancelled record meets.
+	Cancelled Match `yaml:"cancelled" doc:"Condition that a cancelled record meets: path and equals."`
+
+	// Version is a JSON Pointer to the version of the event that the record shows.
+	Version string `yaml:"version" pattern:"^/" doc:"JSON Pointer to the version of the event in a record."`
+
+	ExternalID Source `yaml:"external_id" doc:"Where the receiver's own id is in a record. Default: as in answers."` // default: as in answers
+	ETag       Source `yaml:"etag" doc:"Where the ETag is in a record. Default: as in answers."`                     // default: as in answers
 }
 
 // Match is a condition on a record. Two times with an offset are equal if they are the same

@@ -22,6 +22,7 @@ type Adapter struct {
 	targets  []*target // those of routes, each once
 	learned  []string  // names of learnt values
 	warnings []string
+	list     *list // nil: the records cannot be listed
 }
 
 var (
@@ -32,6 +33,7 @@ var (
 	_ adapters.Connector = (*Adapter)(nil)
 	_ adapters.Shaper    = (*Adapter)(nil)
 	_ adapters.Reader    = (*Adapter)(nil)
+	_ adapters.Lister    = (*Adapter)(nil)
 )
 
 // New returns an adapter for c. Its error reports everything that is wrong with
@@ -41,6 +43,10 @@ func New(c Config) (*Adapter, error) {
 	p := routeParser{learned: learned, errs: []error{err}}
 	a := &Adapter{routes: p.parse(c), learned: learned}
 	a.targets = p.targets
+	if c.List != nil {
+		top := a.routes.Find("")
+		a.list = c.List.parse(&p, top.unknown.externalID, top.unknown.etag)
+	}
 	errs := p.errs
 	var credentials []string
 	if slices.ContainsFunc(p.targets, func(t *target) bool { return t.above != nil && len(t.headers) > 0 }) {
@@ -48,7 +54,7 @@ func New(c Config) (*Adapter, error) {
 	}
 	a.endpoint, err = endpoint.New(endpoint.Options{
 		Headers: c.Headers, Auth: c.Auth, TLS: c.TLS, Proxy: c.Proxy, Timeout: c.Timeout, Allow: c.Allow,
-		URLs: a.urls(), Learned: learned, Hidden: c.Hidden, Credentials: credentials, Reserved: map[string]string{"If-Match": "is sent by Lockstep itself: use if_match"},
+		URLs: append(a.urls(), a.listURL()), Learned: learned, Hidden: c.Hidden, Credentials: credentials, Reserved: map[string]string{"If-Match": "is sent by Lockstep itself: use if_match"},
 	})
 	errs = append(errs, err)
 	if a.endpoint != nil {
@@ -97,6 +103,14 @@ func (a *Adapter) Warnings() []string { return a.warnings }
 // Destination implements [adapters.Addresser].
 func (a *Adapter) Destination() func(adapters.Message) string {
 	return a.endpoint.Destination(a.urls(), func(msg adapters.Message) *endpoint.URL { return a.find(msg).url })
+}
+
+// listURL is nil if the records cannot be listed.
+func (a *Adapter) listURL() *endpoint.URL {
+	if a.list == nil {
+		return nil
+	}
+	return a.list.url
 }
 
 func (a *Adapter) urls() []*endpoint.URL {

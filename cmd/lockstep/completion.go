@@ -40,7 +40,7 @@ func (a *app) completion(c *cobra.Command) {
 		"outcome":        oneOf(outcomes()...),
 		"action":         oneOf(inspect.Actions()...),
 		"from":           oneOf("beginning", "now"),
-		"output":         oneOf("table", "json", "jsonl"),
+		"output":         oneOf("table", "json", "jsonl", "csv"),
 		"log-format":     oneOf("text", formatJSON),
 		"log-level":      oneOf("debug", "info", "warn", "error"),
 		"set":            oneOf("outbox", "scheduling"),

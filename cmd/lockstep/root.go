@@ -78,7 +78,7 @@ something · 4 stopped before drained`,
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.configPath, "config", "", "configuration `FILE` [$LOCKSTEP_CONFIG, or lockstep.yaml if it exists]")
 	flags.StringVar(&a.databaseURL, "database-url", "", "PostgreSQL `URL`; overrides database.url of the file [$DATABASE_URL]")
-	flags.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of data: table, json or jsonl")
+	flags.StringVarP(&a.output, "output", "o", "table", "`FORMAT` of data: table, json or jsonl; csv for lists of rows")
 	flags.BoolVar(&a.wide, "wide", false, "do not fit tables into the terminal or $COLUMNS; a column that does not fit is below its row")
 	flags.StringVar(&a.logFormat, "log-format", "text", "`FORMAT` of logs: text or json")
 	flags.StringVar(&a.logLevel, "log-level", "info", "lowest `LEVEL` to log: debug, info, warn or error")
@@ -96,7 +96,7 @@ something · 4 stopped before drained`,
 	}
 	add("relay", a.runCommand(), a.migrateCommand(), a.configCommand(), a.syncCommand(), a.healthcheckCommand())
 	add("look", a.statusCommand(), a.topCommand(), a.consoleCommand(), a.logCommand(), a.explainCommand(), a.changesCommand(), a.doctorCommand(), a.mapCommand())
-	add("act", a.requeueCommand(), a.discardCommand(), a.replayCommand(), a.repairCommand(), a.pauseCommand(), a.resumeCommand(), a.retireCommand(), a.refCommand())
+	add("act", a.requeueCommand(), a.discardCommand(), a.replayCommand(), a.reconcileCommand(), a.repairCommand(), a.pauseCommand(), a.resumeCommand(), a.retireCommand(), a.refCommand())
 	root.AddCommand(a.versionCommand())
 	a.completion(root)
 	mark(root)

@@ -24,15 +24,16 @@ const (
 	Table Format = "table" // aligned columns under a header
 	JSON  Format = "json"  // one value: an object, or an array of them
 	JSONL Format = "jsonl" // one object on each line
+	CSV   Format = "csv"   // a header and a line for each row (RFC 4180); only for rows
 )
 
 // ParseFormat reads the name of a format.
 func ParseFormat(name string) (Format, error) {
 	switch f := Format(name); f {
-	case Table, JSON, JSONL:
+	case Table, JSON, JSONL, CSV:
 		return f, nil
 	}
-	return "", fmt.Errorf("output %q: want table, json or jsonl", name)
+	return "", fmt.Errorf("output %q: want table, json, jsonl or csv", name)
 }
 
 // Screen is a writer whose tables fit into Columns, even if it is no terminal. With 0

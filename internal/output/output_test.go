@@ -240,3 +240,27 @@ func TestALineIsCutAtTheEdgeOfTheScreen(t *testing.T) {
 		}
 	}
 }
+
+// A list is CSV for a spreadsheet, in which no text is a formula.
+func TestRowsAsCSV(t *testing.T) {
+	var b strings.Builder
+	p := NewPrinter[delivery](&b, CSV)
+	for _, d := range []delivery{{Key: `a "b", c`, Error: "=1+1"}, {Key: "-", Error: "-2 days\x1b[31m"}} {
+		if err := p.Print(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if want := "KEY,ERROR\r\n\"a \"\"b\"\", c\",'=1+1\r\n-,'-2 days\r\n"; b.String() != want {
+		t.Errorf("%q\nwant %q", b.String(), want)
+	}
+	b.Reset()
+	if err := Rows[delivery](&b, CSV); err != nil || b.String() != "KEY,ERROR\r\n" {
+		t.Errorf("without rows: %q, %v", b.String(), err)
+	}
+	if err := Object(&b, CSV, 1, nil); err == nil {
+		t.Error("an object is CSV")
+	}
+}

@@ -1,6 +1,7 @@
 package output
 
 import (
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"io"
@@ -65,6 +66,10 @@ func (p *Printer[R]) Print(rows ...R) error {
 	var b strings.Builder
 	if p.format == Table {
 		p.table(&b, rows)
+	} else if p.format == CSV {
+		if err := p.csv(&b, rows); err != nil {
+			return err
+		}
 	} else if err := p.json(&b, rows); err != nil {
 		return err
 	}
@@ -80,12 +85,39 @@ func (p *Printer[R]) Close() error {
 		b.WriteString("\n]\n")
 	case p.format == JSON:
 		b.WriteString("[]\n")
+	case p.format == CSV && !p.begun:
+		if err := p.csv(&b, nil); err != nil {
+			return err
+		}
 	case p.format == Table && !p.begun:
 		inLine, _ := p.layout()
 		p.line(&b, p.header, inLine)
 	}
 	_, err := io.WriteString(p.w, b.String())
 	return err
+}
+
+// csv writes rows as CSV. A spreadsheet would take a text that begins with =, +, @ or - for a
+// formula, so such a text gets an apostrophe before it.
+func (p *Printer[R]) csv(b *strings.Builder, rows []R) error {
+	w := csv.NewWriter(b)
+	w.UseCRLF = true
+	if !p.begun {
+		_ = w.Write(p.header) // the error is kept for Error
+		p.begun = true
+	}
+	for _, row := range rows {
+		cells := slices.Clone(row.Cells())
+		for i, cell := range cells {
+			if cell = adapters.Clean(cell, 0); len(cell) > 1 && strings.ContainsRune("=+@-", rune(cell[0])) {
+				cell = "'" + cell
+			}
+			cells[i] = cell
+		}
+		_ = w.Write(cells)
+	}
+	w.Flush()
+	return w.Error()
 }
 
 func (p *Printer[R]) json(b *strings.Builder, rows []R) error {
@@ -264,6 +296,9 @@ func wrap(line string, room int) []string {
 func Object(w io.Writer, format Format, value any, text func(w io.Writer) error) error {
 	if format == Table {
 		return text(w)
+	}
+	if format == CSV {
+		return errors.New("--output csv: this is no list of rows: use table, json or jsonl")
 	}
 	b, err := json.Marshal(value)
 	if format == JSON {

@@ -34,8 +34,8 @@ type Status struct {
 	ctx  context.Context // ends readings at Close
 	end  context.CancelFunc
 
-	up, paused, scopesPaused, unmatched, relays, alert *prometheus.Desc
-	gauges                                             []gauge
+	up, paused, scopesPaused, unmatched, relays, alert, drift *prometheus.Desc
+	gauges                                                    []gauge
 
 	mu      sync.Mutex
 	rows    []outbox.Status
@@ -69,6 +69,7 @@ func (m *Metrics) Watch(from Source, log *slog.Logger) *Status {
 		scopesPaused: metric("lockstep_scopes_paused", "Scopes of a sync that are on hold, such as its hosts; kind is their strongest hold. outbox.status names them.", "sync", "kind"),
 		alert:        metric("lockstep_alerts", "Rows of outbox.alert: what people must know now. The view has a sentence and a remedy for each.", "name", "severity", "sync"),
 		unmatched:    metric("lockstep_unmatched_events", "Retained events that no sync matches."),
+		drift:        metric("lockstep_drift", "Keys that differed at the receiver when lockstep reconcile last compared; kind is missing, different, cancelled, newer, doubled or extra.", "sync", "kind"),
 		relays:       metric("lockstep_relays", "Running relays of this database, by their version.", "version"),
 		gauges: []gauge{
 			bySync("lockstep_sync_relays", "Running relays that serve the sync. A retired sync needs none and is not shown.", func(s outbox.Status) float64 {
@@ -83,6 +84,12 @@ func (m *Metrics) Watch(from Source, log *slog.Logger) *Status {
 			bySync("lockstep_sending", "Deliveries claimed by a relay.", func(s outbox.Status) float64 { return float64(s.Sending) }),
 			bySync("lockstep_failed", "Deliveries that wait for an operator.", func(s outbox.Status) float64 { return float64(s.Failed) }),
 			bySync("lockstep_blocked_keys", "Keys whose first delivery is failed or in retry, with others behind it.", func(s outbox.Status) float64 { return float64(s.BlockedKeys) }),
+			bySync("lockstep_reconciled_timestamp_seconds", "Time at which lockstep reconcile last compared, in Unix time.", func(s outbox.Status) float64 {
+				if s.ReconciledAt == nil {
+					return math.NaN()
+				}
+				return float64(s.ReconciledAt.UnixNano()) / float64(time.Second)
+			}),
 			bySync("lockstep_unconfirmed", "Keys whose last event the receiver took for later processing and has not confirmed. outbox.unconfirmed lists them.", func(s outbox.Status) float64 { return float64(s.Unconfirmed) }),
 			bySync("lockstep_missed_events", "Events without a delivery, because they were written with triggers off. lockstep repair adds the deliveries.", func(s outbox.Status) float64 { return float64(s.Missed) }),
 			bySync("lockstep_oldest_pending_age_seconds", "Age of the oldest delivery that is neither finished nor failed; 0 when there is none.", func(s outbox.Status) float64 {
@@ -169,6 +176,7 @@ func (s *Status) Describe(ch chan<- *prometheus.Desc) {
 	ch <- s.unmatched
 	ch <- s.relays
 	ch <- s.alert
+	ch <- s.drift
 }
 
 // Collect implements [prometheus.Collector].
@@ -212,6 +220,9 @@ func (s *Status) Collect(ch chan<- prometheus.Metric) {
 			if v := g.value(row); !math.IsNaN(v) {
 				send(g.desc, v, *row.Sync)
 			}
+		}
+		for kind, n := range row.Drift {
+			send(s.drift, float64(n), *row.Sync, kind)
 		}
 		if row.Hold != nil {
 			send(s.paused, 1, *row.Sync, *row.Hold)

@@ -95,7 +95,7 @@ func standing() []outbox.Status {
 	}
 	return []outbox.Status{
 		{
-			Sync: &court, Hold: &hold, Pending: 1, Queued: 2, Retry: 3, Sending: 4, Failed: 5, BlockedKeys: 6, Missed: 7,
+			Sync: &court, Hold: &hold, Pending: 1, Queued: 2, Retry: 3, Sending: 4, Failed: 5, BlockedKeys: 6, Missed: 7, Unconfirmed: 8, ReconciledAt: &at, Drift: map[string]int64{"missing": 9},
 			OldestPendingAge: &age, LastDeliveredAt: &at,
 			ScopeHolds: []outbox.ScopeHold{{Scope: "a.example", Hold: "breaker"}, {Scope: "b.example", Hold: "breaker"}, {Scope: "c.example", Hold: "operator"}},
 			Relays:     relays[2:4],
@@ -122,7 +122,7 @@ func TestStateOfTheSyncsIsShown(t *testing.T) {
 	_, text := ask(m, ready, "/metrics")
 	has(t, text,
 		`lockstep_pending{sync="Court"} 1`, `lockstep_queued{sync="Court"} 2`, `lockstep_retry{sync="Court"} 3`,
-		`lockstep_sending{sync="Court"} 4`, `lockstep_failed{sync="Court"} 5`, `lockstep_blocked_keys{sync="Court"} 6`, `lockstep_missed_events{sync="Court"} 7`,
+		`lockstep_sending{sync="Court"} 4`, `lockstep_failed{sync="Court"} 5`, `lockstep_blocked_keys{sync="Court"} 6`, `lockstep_missed_events{sync="Court"} 7`, `lockstep_unconfirmed{sync="Court"} 8`, `lockstep_drift{kind="missing",sync="Court"} 9`, `lockstep_reconciled_timestamp_seconds{sync="Court"} 1.8e+09`,
 		`lockstep_oldest_pending_age_seconds{sync="Court"} 90`, `lockstep_last_delivered_timestamp_seconds{sync="Court"} 1.8e+09`,
 		`lockstep_sync_paused{kind="throttle",sync="Court"} 1`,
 		`lockstep_scopes_paused{kind="breaker",sync="Court"} 2`, `lockstep_scopes_paused{kind="operator",sync="Court"} 1`, `lockstep_unmatched_events 8`, `lockstep_alerts{name="held",severity="warning",sync="Court"} 2`, `lockstep_alerts{name="no_relay",severity="critical",sync=""} 1`, `lockstep_status_up 1`,

@@ -174,6 +174,38 @@ SELECT NULL, NULL, 0, (SELECT count(*) FROM outbox.unmatched), 0, 0, 0, 0, 0, NU
        (SELECT coalesce(jsonb_agg(relay), '[]') FROM known_relay),
        (SELECT count(*) FROM outbox.missed AS m WHERE NOT EXISTS (SELECT FROM outbox.sync AS s WHERE s.retired_at IS NULL AND m.type LIKE ANY (s.likes))), 0;
 
+-- What lockstep reconcile found last, for each sync.
+CREATE TABLE outbox.reconciliation (
+    sync  text        COLLATE "C" NOT NULL,
+    at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    by    text        NOT NULL,
+    found jsonb       NOT NULL,
+    says  text        NOT NULL,
+    CONSTRAINT reconciliation_pkey PRIMARY KEY (sync)
+);
+COMMENT ON TABLE outbox.reconciliation IS 'The last comparison of what was delivered with what the receiver has, for each sync. Earlier ones are in outbox.delivery_log, with outcome reconciled.';
+COMMENT ON COLUMN outbox.reconciliation.found IS 'How many differences there are of each kind, such as {"missing": 2}. Empty: both calendars are equal.';
+
+-- +goose StatementBegin
+CREATE FUNCTION outbox.reconciled(sync text, differences jsonb, says text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM outbox.check_sync(reconciled.sync);
+    IF jsonb_typeof(reconciled.differences) IS DISTINCT FROM 'object' OR jsonb_path_exists(reconciled.differences, 'strict $.* ? (@.type() != "number")') THEN
+        RAISE EXCEPTION 'what was found must be an object of numbers, such as {"missing": 2}' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    INSERT INTO outbox.reconciliation AS r (sync, by, found, says)
+    VALUES (reconciled.sync, outbox.actor(), reconciled.differences, outbox.check_reason(reconciled.says))
+    ON CONFLICT ON CONSTRAINT reconciliation_pkey DO UPDATE
+       SET at = excluded.at, by = excluded.by, found = excluded.found, says = excluded.says;
+    INSERT INTO outbox.delivery_log (sync, outcome, actor, reason)
+    VALUES (reconciled.sync, 'reconciled', outbox.actor(), outbox.check_reason(reconciled.says));
+END
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION outbox.reconciled(text, jsonb, text) IS 'Logs what a comparison with the receiver found. lockstep reconcile calls it.';
+
 -- The first migration refuses only after the later ones were taken back. With this they refuse too.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.check_down() RETURNS void
@@ -192,9 +224,10 @@ END
 $$;
 -- +goose StatementEnd
 
-REVOKE ALL ON FUNCTION outbox.confirm(text, uuid, text), outbox.check_down() FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.confirm(text, uuid, text), outbox.reconciled(text, jsonb, text), outbox.check_down() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox.confirm(text, uuid, text) TO outbox_operator, outbox_relay;
-GRANT SELECT ON outbox.unconfirmed TO outbox_relay, outbox_operator, outbox_auditor;
+GRANT EXECUTE ON FUNCTION outbox.reconciled(text, jsonb, text) TO outbox_operator;
+GRANT SELECT ON outbox.unconfirmed, outbox.reconciliation TO outbox_relay, outbox_operator, outbox_auditor;
 GRANT INSERT, UPDATE, DELETE ON outbox.unconfirmed TO outbox_relay;
 
 -- +goose Down
@@ -263,5 +296,5 @@ SELECT NULL, NULL, 0, (SELECT count(*) FROM outbox.unmatched), 0, 0, 0, 0, 0, NU
 COMMENT ON VIEW outbox.status IS 'One row per sync. hold is about the whole sync, scope_holds lists its scopes on hold, backfill says what a backfill does or waits for. In the row without a sync, pending counts the events that no sync matched, and relays has all relays of the database. missed counts the events of the sync that have no delivery because they were written with triggers off.';
 
 GRANT SELECT ON outbox.status TO outbox_relay, outbox_operator, outbox_auditor;
-DROP TABLE outbox.unconfirmed;
-DROP FUNCTION outbox.confirm, outbox.check_down;
+DROP TABLE outbox.unconfirmed, outbox.reconciliation;
+DROP FUNCTION outbox.confirm, outbox.reconciled, outbox.check_down;
