@@ -46,6 +46,10 @@ type Harness struct {
 	// Classes are the protocol's exceptions to [DefaultClasses]. Default: none.
 	Classes map[int]adapters.Class
 
+	// Holds writes the answer to a read: the receiver has held as it was sent, or nothing if
+	// held is nil. Required for an [adapters.Reader] that reads Message.
+	Holds func(w http.ResponseWriter, r *http.Request, held *adapters.Message)
+
 	// Message is sent in all tests. Some tests add a member "canary" to its Body.
 	// Default: a small hearing.
 	Message adapters.Message
@@ -115,6 +119,7 @@ func Run(t *testing.T, h Harness) {
 		{"secrets", s.secrets},
 		{"redirects", s.redirects},
 		{"gateways", s.gateways},
+		{"reads", s.reads},
 		{"connecting", s.connecting},
 	} {
 		t.Run(group.name, group.run)

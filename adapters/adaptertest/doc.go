@@ -3,7 +3,8 @@
 // The test of an adapter that speaks HTTP calls [Run] with a [Harness], which says how
 // to build the adapter and how its protocol writes an answer. The suite plays receivers
 // that answer well, badly, slowly, endlessly or not at all. It checks the results of
-// Deliver: class, wait, bounds, error text, and the bytes on the wire.
+// Deliver: class, wait, bounds, error text, and the bytes on the wire. Of an adapter that
+// reads back, it checks Read too.
 //
 // The test of any other adapter calls [RunWith] with its own [Receiver], whose content
 // can be read, which can be made unreachable, and which can lose its answers. RunWith

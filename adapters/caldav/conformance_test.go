@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -52,6 +53,22 @@ func TestConformance(t *testing.T) {
 			return ""
 		},
 		Message: msg,
+		Holds: func(w http.ResponseWriter, r *http.Request, held *adapters.Message) {
+			switch {
+			case held == nil && r.Method == http.MethodGet:
+				w.WriteHeader(http.StatusNotFound)
+			case held == nil:
+				w.WriteHeader(http.StatusMultiStatus)
+				_, _ = io.WriteString(w, `<multistatus xmlns="DAV:"/>`)
+			default:
+				sent, err := newAdapter(t, config("https://calendar.example.gov/rooms/")).Preview(*held)
+				if err != nil {
+					t.Error(err)
+				}
+				w.Header().Set("ETag", `"v3"`)
+				_, _ = w.Write(sent.Body)
+			}
+		},
 		Classes: map[int]adapters.Class{http.StatusConflict: adapters.ClassPermanent, http.StatusLocked: adapters.ClassTransient},
 	})
 }

@@ -17,6 +17,7 @@ func TestConformance(t *testing.T) {
 		New: func(t *testing.T, s adaptertest.Setup) adapters.Adapter {
 			return newAdapter(t, rest.Config{
 				URL: s.URL, Timeout: s.Timeout, ExternalID: rest.Source{Path: "/id"},
+				Read: &rest.Read{URL: s.URL, Equal: []rest.Match{{Path: "/startsAt", Field: "startsAt"}}},
 				Auth: adapters.Credentials{Kind: adapters.Bearer, Token: s.Secret},
 			})
 		},
@@ -28,6 +29,15 @@ func TestConformance(t *testing.T) {
 			w.Header().Set("Content-Type", "application/problem+json")
 			w.WriteHeader(status)
 			_ = json.NewEncoder(w).Encode(map[string]any{"title": reason, "status": status, "detail": reason})
+		},
+		Holds: func(w http.ResponseWriter, _ *http.Request, held *adapters.Message) {
+			if held == nil {
+				w.Header().Set("Content-Type", "application/problem+json")
+				w.WriteHeader(http.StatusNotFound)
+				_, _ = io.WriteString(w, `{"title":"no such hearing"}`)
+				return
+			}
+			_, _ = w.Write(held.Body)
 		},
 		Key: func(r *http.Request, _ []byte) string { return strings.Trim(r.Header.Get("Idempotency-Key"), `"`) },
 	})
