@@ -93,7 +93,7 @@ func (a *app) configInitCommand() *cobra.Command {
 		Use:   "init",
 		Short: "Print a commented file to begin with",
 		Long: `Print a commented file to begin with, or write it with --file. Its secrets are
-variables of the environment. A profile is a kind of adapter (rest, soap,
+variables of the environment. A profile is a kind of adapter (caldav, rest, soap,
 webhook), an API of docs/recipes.md (county, ecf5, fhir, google, graph, hmc, hmi),
 or a way to tell people what is wrong (chat, mail). The command asks nothing and
 connects to nothing.`,
