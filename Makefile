@@ -35,7 +35,7 @@ INSTALL     := internal/testtools/install.sh
 CHAOS_TOOLS := $(if $(filter Linux,$(shell uname)),pgbouncer faketime)
 WRITERS     := nodejs npm python3-psycopg default-jdk-headless libpostgresql-jdbc-java
 LINUX_TOOLS := $(if $(filter Linux,$(shell uname)),systemd $(WRITERS))
-TEST_TOOLS  := php-cli php-soap libxml2-utils radicale chromium prometheus $(LINUX_TOOLS) $(CHAOS_TOOLS)
+TEST_TOOLS  := php-cli php-soap libxml2-utils radicale python3-hl7 chromium prometheus $(LINUX_TOOLS) $(CHAOS_TOOLS)
 
 .DEFAULT_GOAL := help
 

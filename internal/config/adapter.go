@@ -14,6 +14,7 @@ import (
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/adapters/caldav"
+	"github.com/hms-mkt/lockstep/adapters/hl7"
 	"github.com/hms-mkt/lockstep/adapters/rest"
 	"github.com/hms-mkt/lockstep/adapters/soap"
 	"github.com/hms-mkt/lockstep/adapters/webhook"
@@ -23,6 +24,7 @@ import (
 func kinds() map[string]adapterKind {
 	return map[string]adapterKind{
 		"caldav":  kindOf(caldav.New),
+		"hl7":     kindOf(hl7.New),
 		"rest":    kindOf(rest.New),
 		"soap":    kindOf(soap.New),
 		"webhook": kindOf(webhook.New),

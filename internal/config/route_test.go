@@ -110,7 +110,7 @@ func TestMistakesOfRoutes(t *testing.T) {
 // Placeholders and the mapping write the same time in the same format alike.
 func TestFormatsOfPlaceholdersAreThoseOfMappings(t *testing.T) {
 	const at = "2027-03-15T13:30:07.25Z"
-	for _, format := range []string{"RFC3339", "RFC3339Milli", "RFC3339Micro", "RFC3339Nano", "date", "basic"} {
+	for _, format := range []string{"RFC3339", "RFC3339Milli", "RFC3339Micro", "RFC3339Nano", "date", "basic", "hl7"} {
 		text := strings.NewReplacer("https://court.example.gov/{fields.id}", "https://court.example.gov/{occurred_at:"+format+"}", "ROUTE", "",
 			"{a: id}", "{at: {to: at, time: {zone: UTC, format: "+format+"}}}").Replace(routeFile)
 		f, err := Parse("t.yaml", []byte(text), docEnv)

@@ -259,6 +259,7 @@ var textForms = map[string]string{
 var keyForms = map[string]string{
 	keysAreEvents:   `^[^\s]{1,200}$`,
 	keysAreStatuses: `^[2-5][0-9]{2}$`,
+	keysAreAcks:     `^([AC][ERA]|[0-9]{3})$`,
 	keysAreHeaders:  "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", // RFC 9110, 5.6.2
 }
 
@@ -267,6 +268,7 @@ const (
 	keysAreEvents   = "event" // types of events, or patterns of them
 	keysAreStatuses = "status"
 	keysAreHeaders  = "header"
+	keysAreAcks     = "acknowledgement" // codes of HL7
 )
 
 // only is a schema of an object that has exactly one of the keys.

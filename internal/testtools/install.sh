@@ -23,6 +23,7 @@ missing() {
 		libxml2-utils) command -v xmllint ;;
 		libpostgresql-jdbc-java) [ -e /usr/share/java/postgresql.jar ] ;;
 		nodejs) command -v node ;;
+		python3-hl7) /usr/bin/python3 -c 'import hl7.mllp' 2>/dev/null ;;
 		python3-psycopg) /usr/bin/python3 -c 'import psycopg' 2>/dev/null ;;
 		pgbouncer) command -v pgbouncer || [ -x /usr/sbin/pgbouncer ] ;;
 		php-cli) command -v php ;;

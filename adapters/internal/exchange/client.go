@@ -229,7 +229,7 @@ func (p *progress) alert(err error) error {
 	}
 	if c, ok := (*conn).(*tls.Conn); ok && c.SetReadDeadline(time.Unix(1, 0)) != nil { // closed: Read cannot wait
 		if _, alert := c.Read(make([]byte, 1)); alert != nil {
-			if _, ok := p.refused(alert); ok {
+			if _, ok := refusedCertificate(alert, p.asked.Load()); ok {
 				return alert
 			}
 		}

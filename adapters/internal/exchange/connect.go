@@ -26,7 +26,7 @@ func (c *Client) Connect(ctx context.Context, scheme, host string) (adapters.Con
 	defer t.CloseIdleConnections()
 	// A proxy with https is verified first, and the host last.
 	t.TLSClientConfig.VerifyConnection = func(s tls.ConnectionState) error {
-		made.Expires = expires(s.VerifiedChains)
+		made.Expires = Expires(s.VerifiedChains)
 		return nil
 	}
 	p := new(progress)
@@ -63,9 +63,9 @@ func Address(scheme, host string) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
-// expires returns how long the host is trusted: the longest of its chains, each of which ends
+// Expires returns how long the host is trusted: the longest of its chains, each of which ends
 // with the first of its certificates.
-func expires(chains [][]*x509.Certificate) (longest time.Time) {
+func Expires(chains [][]*x509.Certificate) (longest time.Time) {
 	for _, chain := range chains {
 		var first time.Time
 		for _, cert := range chain {
@@ -81,11 +81,15 @@ func expires(chains [][]*x509.Certificate) (longest time.Time) {
 }
 
 // CertificateExpires says when the client certificate expires. It is zero if there is none.
-func (c *Client) CertificateExpires() time.Time {
-	if c.own.CertFile == "" {
+func (c *Client) CertificateExpires() time.Time { return CertificateExpires(c.own) }
+
+// CertificateExpires says when the client certificate of o expires. It is zero if there is
+// none.
+func CertificateExpires(o adapters.TLS) time.Time {
+	if o.CertFile == "" {
 		return time.Time{}
 	}
-	pair := keyPair{certFile: c.own.CertFile, keyFile: c.own.KeyFile}
+	pair := keyPair{certFile: o.CertFile, keyFile: o.KeyFile}
 	cert, err := pair.current()
 	if err != nil || cert.Leaf == nil {
 		return time.Time{}

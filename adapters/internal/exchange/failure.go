@@ -40,34 +40,54 @@ func TimedOut(ctx context.Context) bool {
 // safe to store.
 func noAnswer(ctx context.Context, r Request, p *progress, err error) error {
 	sent, err := p.sent(ctx), p.alert(err)
-	why := Describe(ctx, err)
-	if alert, ok := p.refused(err); ok {
-		return adapters.Auth(fmt.Errorf("%s %s: the receiver refused the client certificate, or the lack of one (TLS alert: %s): check tls.cert_file",
-			r.Method, r.Target, alert))
-	}
+	what := r.Method + " " + r.Target
 	if refused, ok := errors.AsType[*addressError](err); ok {
-		return adapters.Permanent(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, refused))
-	}
-	if !sent && Exhausted(err) {
-		return adapters.Local(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, Exhaustion(why)))
+		return adapters.Permanent(fmt.Errorf("%s: nothing was sent: %w", what, refused))
 	}
 	if refused, ok := errors.AsType[*proxyError](err); ok {
-		return refused.classify(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, refused))
+		return refused.classify(fmt.Errorf("%s: nothing was sent: %w", what, refused))
 	}
-	if proxy := p.proxy.Load(); proxy != nil && !sent {
-		why = fmt.Errorf("%w (proxy %s)", why, *proxy)
-		if unreachable(err) && ctx.Err() == nil {
-			return adapters.Common(adapters.Classify(adapters.ClassTransient,
-				fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, why)))
-		}
+	f := Failure{What: what, Sent: sent, Asked: p.asked.Load()}
+	proxy := p.proxy.Load()
+	if proxy == nil || sent || Exhausted(err) {
+		return f.Error(ctx, err)
 	}
-	if !sent && untrusted(err) {
-		return adapters.Auth(fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, why))
+	f.Via = *proxy
+	failed := f.Error(ctx, err)
+	if unreachable(err) && ctx.Err() == nil {
+		return adapters.Common(failed)
 	}
-	if sent {
-		return adapters.Unknown(fmt.Errorf("%s %s: sent, but no answer: %w", r.Method, r.Target, why))
+	return failed
+}
+
+// Failure is an exchange without an answer, of any protocol.
+type Failure struct {
+	What  string // what was sent and to whom, for messages; nothing from data
+	Sent  bool   // the receiver may have got it
+	Asked bool   // the receiver asked for a client certificate
+	Via   string // the proxy that was used
+}
+
+// Error gives err a class, and a text that is safe to store. It is [adapters.Unknown] if the
+// receiver may have the message, otherwise transient. If the receiver refused the client
+// certificate, or is not trusted, it is [adapters.Auth].
+func (f Failure) Error(ctx context.Context, err error) error {
+	why := Describe(ctx, err)
+	if f.Via != "" {
+		why = fmt.Errorf("%w (proxy %s)", why, f.Via)
 	}
-	return adapters.Classify(adapters.ClassTransient, fmt.Errorf("%s %s: nothing was sent: %w", r.Method, r.Target, why))
+	if alert, ok := refusedCertificate(err, f.Asked); ok {
+		return adapters.Auth(fmt.Errorf("%s: the receiver refused the client certificate, or the lack of one (TLS alert: %s): check tls.cert_file", f.What, alert))
+	}
+	switch {
+	case f.Sent:
+		return adapters.Unknown(fmt.Errorf("%s: sent, but no answer: %w", f.What, why))
+	case Exhausted(err):
+		return adapters.Local(fmt.Errorf("%s: nothing was sent: %w", f.What, Exhaustion(why)))
+	case untrusted(err):
+		return adapters.Auth(fmt.Errorf("%s: nothing was sent: %w", f.What, why))
+	}
+	return adapters.Classify(adapters.ClassTransient, fmt.Errorf("%s: nothing was sent: %w", f.What, why))
 }
 
 // untrusted reports whether err is about the receiver's certificate. No message is the
@@ -157,7 +177,7 @@ func describe(err error) string {
 	case errors.As(err, &op):
 		return "the connection failed (" + op.Op + ")"
 	default:
-		return "the HTTP exchange failed"
+		return "the exchange failed"
 	}
 }
 
@@ -165,11 +185,11 @@ func describe(err error) string {
 // from the other side. The type of the alert itself is not exported.
 const remoteError = "remote error"
 
-// refused reports whether err is a TLS alert about our certificate. With TLS 1.3 it
-// arrives after the request was written (RFC 8446, 6.2), but the receiver did not
+// refusedCertificate reports whether err is a TLS alert about our certificate. With TLS 1.3
+// it arrives after the request was written (RFC 8446, 6.2), but the receiver did not
 // process the request. With TLS 1.2 a missing certificate is only a handshake failure
-// (RFC 5246, 7.4.6).
-func (p *progress) refused(err error) (alert string, ok bool) {
+// (RFC 5246, 7.4.6), which counts if the receiver asked for one.
+func refusedCertificate(err error, asked bool) (alert string, ok bool) {
 	var op *net.OpError
 	if !errors.As(err, &op) || op.Op != remoteError {
 		return "", false
@@ -180,7 +200,7 @@ func (p *progress) refused(err error) (alert string, ok bool) {
 		"unknown certificate", "unknown certificate authority", "access denied", "certificate required":
 		return text, true
 	case "handshake failure":
-		return text, p.asked.Load()
+		return text, asked
 	}
 	return "", false
 }

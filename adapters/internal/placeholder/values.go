@@ -39,6 +39,7 @@ var Timed = map[string]string{
 	"RFC3339Nano":  time.RFC3339Nano,
 	"date":         time.DateOnly,
 	"basic":        "20060102T150405Z0700",
+	"hl7":          "20060102150405-0700",
 }
 
 const timedPrefix = "occurred_at:"
