@@ -76,7 +76,8 @@ type Config struct {
 	Segments string `yaml:"segments" doc:"Segments after MSH, a line each, with placeholders such as {fields.start}. The first one is SCH."`
 
 	// ExternalID is the field of an answer that has the receiver's own id of the
-	// appointment, such as SCH-2 or ZAP-3.1. Default: no id is read.
+	// appointment, such as SCH-2 or ZAP-3.1. Default: no id is read, and the reference of a
+	// key is the key itself, as long as the receiver has its appointment.
 	ExternalID string `yaml:"external_id" pattern:"^[A-Z][A-Z0-9]{2}-[0-9]{1,2}" doc:"Where the receiver's own id is in its answer: segment, field and component, such as SCH-2 or SCH-2.1."`
 
 	// Outcomes give acknowledgement codes (AE, AR, CE, CR) and error codes of HL7 table
@@ -110,6 +111,17 @@ type Message struct {
 	// time: a cancellation and a new booking. Each is sent after the one before was
 	// accepted, as a step of its own with its own control id, also after a crash.
 	Then []Next `yaml:"then" doc:"Further messages for the same event, each after the one before was accepted."`
+
+	// Known is used instead while the receiver has an appointment of the key: after the
+	// first message that it accepted, until S15 or S17. Default: the same message.
+	Known *Known `yaml:"known" doc:"What is sent instead while the receiver has an appointment of the key, such as S13."`
+}
+
+// Known is what is sent while the receiver has an appointment of the key.
+type Known struct {
+	Event    string `yaml:"event" short:"true" pattern:"^S(1[2-9]|2[0-467])$" doc:"Trigger event of SIU, such as S13."` // required
+	Segments string `yaml:"segments" doc:"Segments of this message. Default: those of the adapter."`                    // default: Config.Segments
+	Then     []Next `yaml:"then" doc:"Further messages for the same event, each after the one before was accepted."`    // see Message.Then; only one of the two may have it
 }
 
 // Next is a further message for the same event.
@@ -175,6 +187,9 @@ func New(c Config) (*Adapter, error) {
 	if a.externalID, err = parsePlace(c.ExternalID); err != nil {
 		wrong("external_id: %w", err)
 	}
+	if c.ExternalID == "" && a.usesID() {
+		wrong("external_id: is required by {ref.external_id} in the segments: write where an answer has the receiver's id, or remove the placeholder")
+	}
 	a.outcomes, err = parseOutcomes(c.Outcomes)
 	errs = append(errs, err)
 	a.pool, err = newPool(c)
@@ -216,7 +231,7 @@ func checkName(text string) error {
 }
 
 // parseMessages reads the messages by event type.
-func parseMessages(c Config) (route.Table[[]message], error) {
+func parseMessages(c Config) (route.Table[plan], error) {
 	var errs []error
 	check := func(field string, err error) {
 		for _, e := range exchange.Flatten(err) {
@@ -241,23 +256,33 @@ func parseMessages(c Config) (route.Table[[]message], error) {
 		}
 		return m
 	}
-	all := map[string][]message{}
+	steps := func(field, event, segments string, then []Next) []message {
+		all := []message{parse(field, event, segments)}
+		for i, next := range then {
+			all = append(all, parse(fmt.Sprintf("%sthen[%d].", field, i), next.Event, next.Segments))
+		}
+		return all
+	}
+	all := map[string]plan{}
 	for _, pattern := range slices.Sorted(maps.Keys(c.Messages)) {
 		m := c.Messages[pattern]
 		field := fmt.Sprintf("messages[%q].", pattern)
 		if pattern == "" {
 			check(strings.TrimSuffix(field, "."), errors.New("name an event type, or a pattern such as *:created"))
 		}
-		steps := []message{parse(field, m.Event, m.Segments)}
-		for i, next := range m.Then {
-			steps = append(steps, parse(fmt.Sprintf("%sthen[%d].", field, i), next.Event, next.Segments))
+		p := plan{first: steps(field, m.Event, m.Segments, m.Then)}
+		if p.known = p.first; m.Known != nil {
+			p.known = steps(field+"known.", m.Known.Event, m.Known.Segments, m.Known.Then)
+			if len(m.Then) > 0 && len(m.Known.Then) > 0 {
+				check(field+"then, "+field+"known.then", errors.New("only one of them can be set, because after the first step the receiver may or may not have an appointment"))
+			}
 		}
-		all[pattern] = steps
+		all[pattern] = p
 	}
 	if len(all) == 0 {
 		errs = append(errs, errors.New(`messages: is required: write what is sent for each event type, such as {"scheduling:created": S12}`))
 	}
-	return route.New(all, nil), errors.Join(errs...)
+	return route.New(all, plan{}), errors.Join(errs...)
 }
 
 func parseOutcomes(outcomes map[string]string) (map[string]adapters.Class, error) {

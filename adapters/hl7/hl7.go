@@ -1,10 +1,13 @@
 package hl7
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hms-mkt/lockstep/adapters"
@@ -15,7 +18,7 @@ import (
 // Adapter sends messages to one HL7 interface. It is safe for concurrent use.
 type Adapter struct {
 	header     Config // for MSH, and settings
-	messages   route.Table[[]message]
+	messages   route.Table[plan]
 	externalID place
 	outcomes   map[string]adapters.Class // exceptions, by code
 	pool       *pool
@@ -71,21 +74,34 @@ func (a *Adapter) CertificateExpires() time.Time {
 
 // Fields implements [adapters.FieldUser].
 func (a *Adapter) Fields() (names []string) {
-	for _, steps := range a.messages.All() {
-		for _, m := range steps {
-			for _, segment := range m.segments {
-				names = segment.fields(names)
-			}
+	for _, name := range a.names() {
+		if field, ok := strings.CutPrefix(name, "fields."); ok {
+			names = append(names, field)
 		}
 	}
 	return names
 }
 
+// names are the placeholders of all segments.
+func (a *Adapter) names() (all []string) {
+	for _, p := range a.messages.All() {
+		for _, m := range slices.Concat(p.first, p.known) {
+			for _, segment := range m.segments {
+				all = segment.names(all)
+			}
+		}
+	}
+	return all
+}
+
+// usesID reports whether a segment has the receiver's id.
+func (a *Adapter) usesID() bool { return slices.Contains(a.names(), "ref.external_id") }
+
 // Shape implements [adapters.Shaper].
 func (a *Adapter) Shape(msg adapters.Message) string {
 	c := a.header
 	settings := []string{c.Version, c.SendingApplication, c.SendingFacility, c.ReceivingApplication, c.ReceivingFacility, c.Processing, c.Acknowledgement}
-	for _, m := range a.messages.Find(msg.Type) {
+	for _, m := range a.messages.Find(msg.Type).steps(msg) {
 		settings = append(settings, m.event, m.source)
 	}
 	return route.Shape(settings...)
@@ -104,7 +120,7 @@ func (a *Adapter) next(msg adapters.Message) (s step, err error) {
 	refuse := func(err error) error {
 		return adapters.Redacted(adapters.Permanent(fmt.Errorf("%s: nothing was sent: %w", s.name, err)))
 	}
-	steps := a.messages.Find(msg.Type)
+	steps := a.messages.Find(msg.Type).steps(msg)
 	switch {
 	case len(steps) == 0:
 		return s, refuse(errors.New("no message is configured for events of this type: add one to messages"))
@@ -178,13 +194,12 @@ func (a *Adapter) judge(s step, answer *ack, msg adapters.Message) (adapters.Rec
 	if s.ends() {
 		return receipt, nil
 	}
-	receipt.Ref.ExternalID = msg.Ref.ExternalID
-	if a.externalID != (place{}) {
-		if id := answer.at(a.externalID); id != "" {
-			receipt.Ref.ExternalID = id
-		}
-		receipt.NoID = receipt.Ref.ExternalID == ""
+	if a.externalID == (place{}) {
+		receipt.Ref.ExternalID = msg.Key
+		return receipt, nil
 	}
+	receipt.Ref.ExternalID = cmp.Or(answer.at(a.externalID), msg.Ref.ExternalID)
+	receipt.NoID = receipt.Ref.ExternalID == ""
 	return receipt, nil
 }
 

@@ -18,6 +18,24 @@ type message struct {
 	segments []part
 }
 
+// plan is what is sent for events of one type, in steps.
+type plan struct {
+	first []message
+	known []message // while the receiver has an appointment of the key
+}
+
+// steps are those of a message. After the first one it is no longer known which of the two it
+// was, but only one of them has more.
+func (p plan) steps(msg adapters.Message) []message {
+	if msg.Step > 0 && len(p.first) > len(p.known) {
+		return p.first
+	}
+	if msg.Step > 0 || msg.Ref.ExternalID != "" {
+		return p.known
+	}
+	return p.first
+}
+
 // ends reports whether the appointment no longer exists after the message, so that its id at
 // the receiver is of no use.
 func (m message) ends() bool { return m.event == "S15" || m.event == "S17" }

@@ -99,12 +99,12 @@ func parsePart(text string, separators []string) part {
 	return p
 }
 
-// fields adds the mapped fields of p to names.
-func (p part) fields(names []string) []string {
+// names adds the placeholders of p to all.
+func (p part) names(all []string) []string {
 	for _, inner := range p.parts {
-		names = inner.fields(names)
+		all = inner.names(all)
 	}
-	return append(names, p.text.Fields()...)
+	return append(all, p.text.Names()...)
 }
 
 // fill writes p. Empty parts at its end are left out with their separators, as HL7 allows
