@@ -1,7 +1,6 @@
 package hl7
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -198,7 +197,10 @@ func (a *Adapter) judge(s step, answer *ack, msg adapters.Message) (adapters.Rec
 		receipt.Ref.ExternalID = msg.Key
 		return receipt, nil
 	}
-	receipt.Ref.ExternalID = cmp.Or(answer.at(a.externalID), msg.Ref.ExternalID)
+	receipt.Ref.ExternalID = msg.Ref.ExternalID
+	if id := answer.at(a.externalID); exchange.IsRef(id) {
+		receipt.Ref.ExternalID = id
+	}
 	receipt.NoID = receipt.Ref.ExternalID == ""
 	return receipt, nil
 }

@@ -112,7 +112,7 @@ class Clinic:
             now["status"] = "cancelled"
         now["start"] = field(message, "SCH", 11, 4)
         now["room"] = field(message, "AIL", 3, 1)
-        now["title"] = message.unescape(field(message, "SCH", 7, 2))
+        now["title"] = field(message, "SCH", 7, 2)
         return None
 
 
