@@ -32,7 +32,7 @@ func readDoc(t *testing.T) string {
 
 func docEnv(name string) (string, bool) {
 	v, ok := map[string]string{
-		"DATABASE_URL": "postgres://lockstep@db.example.gov/agency", "OPERATOR_DATABASE_URL": "postgres://console@db.example.gov/agency", "COURT_TOKEN": "t", "COURT_PASSWORD": "p", "CLINIC_KEY": "k", "COURT_SECRET": "s",
+		"DATABASE_URL": "postgres://lockstep@db.example.gov/agency", "OPERATOR_DATABASE_URL": "postgres://console@db.example.gov/agency", "COURT_TOKEN": "t", "COURT_PASSWORD": "p", "CLINIC_KEY": "k", "COURT_SECRET": "s", "CALENDAR_PASSWORD": "p",
 	}[name]
 	return v, ok
 }
@@ -44,11 +44,13 @@ var block = regexp.MustCompile("(?ms)(^<!-- refused -->\n)?^```(yaml|json)\n(.*?
 // refused must give the text block that follows it.
 func TestDocumentedExamples(t *testing.T) {
 	blocks := block.FindAllStringSubmatch(readDoc(t), -1)
-	guide, err := os.ReadFile(restPath)
-	if err != nil {
-		t.Fatal(err)
+	for _, path := range []string{restPath, "../../docs/adapters/caldav.md", "../../docs/adapters/hl7.md"} {
+		guide, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks = append(blocks, block.FindAllStringSubmatch(string(guide), -1)...)
 	}
-	blocks = append(blocks, block.FindAllStringSubmatch(string(guide), -1)...)
 	if len(blocks) < 10 {
 		t.Fatalf("found %d blocks only", len(blocks))
 	}
