@@ -171,7 +171,7 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 func (a *Adapter) judge(s step, answer *ack, msg adapters.Message) (adapters.Receipt, error) {
 	receipt := adapters.Receipt{Code: answer.shown()}
 	class := a.class(answer)
-	switch class { //nolint:exhaustive // the other classes are errors
+	switch class {
 	case adapters.ClassDelivered:
 	case adapters.ClassDuplicate:
 		receipt.Duplicate = true

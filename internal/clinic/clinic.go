@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -131,14 +132,7 @@ func (c *Clinic) Always(how string) { c.do("always "+how, new(any)) }
 
 // Next says how it answers the next messages, one after the other.
 func (c *Clinic) Next(how ...string) {
-	list := ""
-	for i, one := range how {
-		if i > 0 {
-			list += ","
-		}
-		list += one
-	}
-	c.do("next "+list, new(any))
+	c.do("next "+strings.Join(how, ","), new(any))
 }
 
 // Away makes the clinic unreachable, or reachable again. Its connections end.
