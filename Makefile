@@ -115,14 +115,18 @@ test-matrix: ## Run the tests of the database on PostgreSQL 16, 17 and 18, on Li
 		PATH="$$bin:$$PATH" go test -p 2 -timeout 20m -run '$(or $(RUN),.)' -skip '$(MATRIX_SKIP)' $(MATRIX); \
 	done
 
+# A command whose many warnings are shown only if it fails.
+quietly = $(1) 2>bin/warnings || { cat bin/warnings >&2; exit 1; }
+
 # Licences that go with ours.
 LICENCES := Apache-2.0,BSD-2-Clause,BSD-3-Clause,ISC,MIT
 THIRD    := deploy/release/THIRD_PARTY.md
 
 .PHONY: licences
 licences: ## Write the list of third-party licences; fails for one that does not go with ours
-	go run $(GO_LICENSES) check ./cmd/lockstep --allowed_licenses=$(LICENCES) 2>/dev/null
-	go run $(GO_LICENSES) report ./cmd/lockstep --template deploy/release/third_party.tpl >$(THIRD) 2>/dev/null
+	@mkdir -p bin
+	$(call quietly,go run $(GO_LICENSES) check ./cmd/lockstep --allowed_licenses=$(LICENCES))
+	$(call quietly,go run $(GO_LICENSES) report ./cmd/lockstep --template deploy/release/third_party.tpl >$(THIRD))
 
 .PHONY: licences-check
 licences-check: licences ## Fail if the list of third-party licences is not up to date
@@ -130,7 +134,13 @@ licences-check: licences ## Fail if the list of third-party licences is not up t
 
 .PHONY: licence-texts
 licence-texts: ## Write the texts of third-party licences into bin/licences, for the archives
-	go run $(GO_LICENSES) save ./cmd/lockstep --force --save_path bin/licences 2>/dev/null
+	@mkdir -p bin
+	$(call quietly,go run $(GO_LICENSES) save ./cmd/lockstep --force --save_path bin/licences)
+
+.PHONY: completions
+completions: ## Write the completions of all shells into bin/completions, for the archives
+	@mkdir -p bin/completions
+	@set -e; for shell in bash zsh fish; do go run ./cmd/lockstep completion $$shell >bin/completions/lockstep.$$shell; done
 
 .PHONY: vulncheck
 vulncheck: ## Look for known vulnerabilities in what the programs call; needs vuln.go.dev
@@ -139,6 +149,10 @@ vulncheck: ## Look for known vulnerabilities in what the programs call; needs vu
 .PHONY: workflows-check
 workflows-check: ## Check the workflows
 	go run $(ACTIONLINT)
+
+.PHONY: release-check
+release-check: ## Check the configuration of the release
+	go run $(GORELEASER) check deploy/release/goreleaser.yaml
 
 .PHONY: release
 release: ## Build the archives of all platforms into dist/, with checksums and SBOMs; PUBLISH=1 signs and publishes a tag

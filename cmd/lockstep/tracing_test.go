@@ -314,7 +314,7 @@ func TestTheDefaultCollectorSpeaksPlainHTTP(t *testing.T) {
 	w := newWorldAlone(t)
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:4318")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("the default port of collectors is taken on this machine: %v", err)
 	}
 	c := &telescope{t: t}
 	c.Server = &httptest.Server{Listener: listener, Config: &http.Server{Handler: c}} //nolint:gosec // a test

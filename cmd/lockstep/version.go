@@ -17,6 +17,7 @@ import (
 type build struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"`
+	Time     string `json:"time,omitempty"` // of the commit
 	Go       string `json:"go"`
 	Schema   int    `json:"schema"`
 	Zones    string `json:"zones,omitempty"` // version of the time zones
@@ -32,8 +33,11 @@ func thisBuild() build {
 		b.Version = info.Main.Version
 	}
 	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
+		switch s.Key {
+		case "vcs.revision":
 			b.Revision = s.Value
+		case "vcs.time":
+			b.Time = s.Value
 		}
 	}
 	return b
@@ -43,8 +47,8 @@ func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this program",
-		Long: `Print the version of this program, its commit if it was built from a clone, the
-schema for which it is made, and the release of its time zones. lockstep migrate
+		Long: `Print the version of this program, its commit and the commit's time if it was built from
+a clone, the schema for which it is made, and the release of its time zones. lockstep migrate
 status says which schema the database has. LOCKSTEP_ZONEINFO can name a zip file with other time
 zones.`,
 		Example: `  lockstep version --output json`,
@@ -59,6 +63,9 @@ zones.`,
 				commit := ""
 				if b.Revision != "" {
 					commit = ", commit " + b.Revision[:min(12, len(b.Revision))]
+				}
+				if b.Time != "" {
+					commit += " of " + b.Time
 				}
 				_, err := fmt.Fprintf(w, "lockstep %s (%s%s, schema %d, time zones %s)\n", b.Version, b.Go, commit, b.Schema, b.Zones)
 				return err

@@ -29,4 +29,8 @@ push() { # NAME [OPTION]...
 
 push "$image-demo" --target demo
 push "$image"
-echo "digest=$(docker buildx imagetools inspect "$image:$version" --format '{{.Manifest.Digest}}')" >>"${GITHUB_OUTPUT:-/dev/stdout}"
+digest() { docker buildx imagetools inspect "$1:$version" --format '{{.Manifest.Digest}}'; }
+{
+	echo "digest=$(digest "$image")"
+	echo "demo_digest=$(digest "$image-demo")"
+} >>"${GITHUB_OUTPUT:-/dev/stdout}"
