@@ -289,6 +289,14 @@ func TestChangesByOthers(t *testing.T) {
 	if deliver(t, a, msg); radicale.Line(r.Object("3a/H-1.ics"), "SEQUENCE") != "2" {
 		t.Error("it was not made again")
 	}
+	// An object of that name is there, and no answer said so.
+	theirs := fmt.Sprintf(other, "H-2@agency.example.gov", 9, ":20270315T133000Z", "2B")
+	r.Put("3a/H-2.ics", theirs)
+	msg = hearing(1, "created", nil)
+	msg.Key = "H-2"
+	if _, err := a.Deliver(t.Context(), msg); adapters.ClassOf(err) != adapters.ClassConflict || radicale.Line(r.Object("3a/H-2.ics"), "SEQUENCE") != "9" {
+		t.Errorf("over an object that is there: %v\n%s", err, r.Object("3a/H-2.ics"))
+	}
 }
 
 // Without a strong ETag the object is read before it is written.

@@ -2,6 +2,7 @@ package main
 
 // Packages with tests that catch.
 const (
+	caldav     = "adapters/caldav"
 	chaos      = "internal/chaos"
 	config     = "internal/config"
 	console    = "internal/console"
@@ -226,12 +227,12 @@ var mutants = []mutant{
 	},
 	{
 		"a body that is not kept for the next attempt",
-		[]edit{{file: outbox, in: "recordUnfinished", old: `body = coalesce(r.body, d.body),`, new: `body = d.body,`}},
+		[]edit{{file: outbox, in: "recordUnfinished", old: `coalesce(r.body, d.body)`, new: `d.body`}},
 		relay, "TestRetryKeepsBytesOverAChangedMapping",
 	},
 	{
 		"an idempotency key for each attempt",
-		[]edit{{file: relay, in: "idempotencyKey", old: `return d.Event.ID`, new: `return fmt.Sprintf("%s:%d", d.Event.ID, d.Total+1)`}},
+		[]edit{{file: relay, in: "idempotencyKey", old: `key := d.Event.ID`, new: `key := fmt.Sprintf("%s:%d", d.Event.ID, d.Total+1)`}},
 		chaos, "TestFault03KilledDuringItsRecording/before_the_recording",
 	},
 	{
@@ -539,8 +540,43 @@ var mutants = []mutant{
 		relay, "TestNoReceiverMakesUsWaitForMoreThanAnHour",
 	},
 	{
+		"an uncertain delivery that is sent without a look",
+		[]edit{{file: relay, in: "pipeline.attempt", old: `if d.Uncertain {`, new: `if false {`}},
+		relay, "TestLostAnswerIsReadBeforeTheNextAttempt",
+	},
+	{
+		"a lost answer that leaves nothing uncertain",
+		[]edit{{file: outbox, in: "recordUnfinished", old: `uncertain = r.outcome = 'unknown' OR d.uncertain`, new: `uncertain = d.uncertain`}},
+		relay, "TestLostAnswerIsReadBeforeTheNextAttempt",
+	},
+	{
+		"a dead relay that leaves nothing uncertain",
+		[]edit{{file: outbox, in: "claimedColumns", old: `c.uncertain OR c.lost_claim IS NOT NULL`, new: `c.uncertain`}},
+		relay, "TestDeliveryOfADeadRelayIsReadFirst",
+	},
+	{
+		"a read that found drift makes the delivery certain",
+		[]edit{{file: outbox, in: "recordUnfinished", old: `r.outcome = 'read' AND r.class IS NULL`, new: `r.outcome IN ('read', 'failed')`}},
+		relay, "TestReadThatFindsDriftFails",
+	},
+	{
+		"steps with one idempotency key",
+		[]edit{{file: relay, in: "idempotencyKey", old: `if d.Step > 0 {`, new: `if false {`}},
+		relay, "TestEventInSteps",
+	},
+	{
+		"a new event of a calendar that overwrites one that is there",
+		[]edit{{file: caldav, in: "Adapter.Deliver", old: `h.Set("If-None-Match", "*")`}},
+		caldav, "TestChangesByOthers",
+	},
+	{
+		"a change in a calendar that overwrites somebody else's",
+		[]edit{{file: caldav, in: "Adapter.Deliver", old: `h.Set("If-Match", p.etag)`}},
+		caldav, "TestChangesByOthers",
+	},
+	{
 		"a probe without an answer that the next one follows at once",
-		[]edit{{file: relay, in: "pipeline.probed", old: `case r.Outcome == outbox.Retry, r.Outcome == outbox.Unknown:`, new: `case r.Outcome == outbox.Retry:`}},
+		[]edit{{file: relay, in: "pipeline.probed", old: `case r.Outcome == outbox.Retry, r.Outcome == outbox.Unknown,`, new: `case r.Outcome == outbox.Retry,`}},
 		relay, "TestAProbeWithoutAnAnswerIsFollowedByAPause",
 	},
 	{
