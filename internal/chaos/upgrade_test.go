@@ -144,7 +144,7 @@ func TestFault38RollingUpgrade(t *testing.T) {
 		l.reaches(of[int64](800, 100_000))
 
 		// The new program does not start before its schema.
-		if code, says := w.execute(newer, "run", "--config", w.configuration("too-early")); code != 1 || !strings.Contains(says, "it is version 1, this program needs 2; run: lockstep migrate up") {
+		if code, says := w.execute(newer, "run", "--config", w.configuration("too-early")); code != 1 || !strings.Contains(says, "it is version 1, this program needs 3; run: lockstep migrate up") {
 			r.Errorf("a new relay on the old schema: %d: %s", code, says)
 		}
 		began := time.Now()
