@@ -47,7 +47,8 @@ const (
 	Normal     = "normal"
 	Lost       = "lost"        // it keeps the message and breaks the connection
 	LostBefore = "lost before" // it breaks the connection without keeping the message
-	Silent     = "silent"
+	FirstLost  = "first lost"  // Lost or LostBefore, in turn, when a message comes for the first time
+	Silent     = "silent"      // it keeps the message and says nothing
 	Other      = "other" // MSA-2 names another message
 	Twice      = "twice" // the acknowledgement comes two times
 )

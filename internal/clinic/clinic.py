@@ -42,8 +42,13 @@ class Clinic:
             while True:
                 message = await reader.readmessage()
                 how = self.answers.pop(0) if self.answers else self.always
+                control = str(message.segment("MSH")(10))
+                if how == "first lost":
+                    how = "normal"
+                    if control not in self.seen:
+                        how = "lost" if len(set(self.seen)) % 2 else "lost before"
                 if how == "lost before":
-                    self.seen.append(str(message.segment("MSH")(10)))
+                    self.seen.append(control)
                     return
                 ack = self.take(message, how)
                 if how == "lost":
