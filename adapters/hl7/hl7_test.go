@@ -547,3 +547,61 @@ func TestWhatTheRelayAsks(t *testing.T) {
 		t.Error("another address has another shape")
 	}
 }
+
+// A kept connection that the receiver has closed, or on which it has sent something more, is
+// not used for the next message.
+func TestKeptConnections(t *testing.T) {
+	for name, after := range map[string]func(net.Conn){
+		"closed": func(conn net.Conn) { _ = conn.Close() },
+		"a late answer": func(conn net.Conn) {
+			_, _ = conn.Write(framed(header, "MSA|AE|"+controlID("e-2")))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			received, done := make(chan struct{}), make(chan struct{}, 2)
+			var serving sync.WaitGroup
+			serving.Go(func() {
+				for {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					message, err := readBlock(bufio.NewReader(conn))
+					if err != nil {
+						return
+					}
+					_, _ = conn.Write(framed(header, "MSA|AA|"+strings.Split(string(message), "|")[9]))
+					<-received
+					after(conn)
+					done <- struct{}{}
+					defer func() { _ = conn.Close() }()
+				}
+			})
+			a := newAdapter(t, calendar(l.Addr().String()))
+			t.Cleanup(func() { _ = l.Close(); _ = a.Close(); serving.Wait() })
+			for _, id := range []string{"e-1", "e-2"} {
+				if _, err := a.Deliver(t.Context(), hearing("created", id, "")); err != nil {
+					t.Fatalf("%s: %v", id, err)
+				}
+				received <- struct{}{}
+				<-done
+			}
+		})
+	}
+}
+
+// After the first step, the steps are those of the only list that has more.
+func TestStepsOfAnUnknownAppointment(t *testing.T) {
+	c := calendar("clinic.example.org:2575")
+	c.Messages = map[string]Message{"*": {Event: "S12", Then: []Next{{Event: "S14"}}, Known: &Known{Event: "S13"}}}
+	a := newAdapter(t, c)
+	msg := hearing("created", "e-1", "")
+	msg.Step, msg.Ref.ExternalID = 1, "F-1"
+	if p, err := a.Preview(msg); err != nil || p.Method != "SIU^S14" {
+		t.Errorf("%+v, %v", p, err)
+	}
+}

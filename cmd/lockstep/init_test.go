@@ -98,7 +98,7 @@ func privatePEM(t *testing.T, key any) string {
 
 func TestConfigInitRefusals(t *testing.T) {
 	s := &shell{t: t}
-	s.run("config", "init", "--profile", "mainframe").wants(t, exitUsage, `--profile "mainframe": want one of caldav, chat, county, ecf5, fhir, google, graph`, "webhook")
+	s.run("config", "init", "--profile", "mainframe").wants(t, exitUsage, `--profile "mainframe": want one of caldav, chat, clinic, county, ecf5, fhir, google, graph`, "webhook")
 	s.run("config", "init", "--force").wants(t, exitUsage, "--force is for --file")
 	path := filepath.Join(t.TempDir(), "lockstep.yaml")
 	writeFile(t, path, "mine")

@@ -445,6 +445,9 @@ func inJSON(text string) string {
 	return strings.Trim(b.String(), "\"\n")
 }
 
+// anyLineEnd makes lines of a request also if they end as in HL7.
+var anyLineEnd = strings.NewReplacer("\r\n", "\n", "\r", "\n")
+
 // text writes p for a person.
 func (p preview) text(w io.Writer) error {
 	line := func(name, value string) {
@@ -474,7 +477,7 @@ func (p preview) text(w io.Writer) error {
 	}
 	if p.Request != "" {
 		fmt.Fprintf(w, "\nsent as %s:\n\n", p.ContentType)
-		for line := range strings.Lines(p.Request) {
+		for line := range strings.Lines(anyLineEnd.Replace(p.Request)) {
 			fmt.Fprintln(w, adapters.Clean(strings.TrimRight(line, "\r\n"), 0))
 		}
 	}

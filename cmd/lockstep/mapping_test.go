@@ -57,6 +57,21 @@ syncs:
 	}
 }
 
+// The segments of an HL7 message end with CR, and are shown as lines.
+func TestMapOfAnHL7Message(t *testing.T) {
+	w := newWorld(t)
+	w.configure(`
+syncs:
+  - name: ClinicSync
+    events: ["scheduling:*"]
+    adapter: {kind: hl7, address: "clinic.example.org:2575", messages: {"*": S12}, segments: "SCH|{key}||||||^{fields.title}\nNTE|1||{fields.remarks?}"}
+    mapping: {title: title, remarks: {to: remarks, optional: true}}
+`)
+	w.stdin = `{"title": "Hearing | 7", "remarks": "a\nb"}`
+	w.run("map", "ClinicSync", "-", "--key", "H-7").wants(t, 0, "SIU^S12 mllp://clinic.example.org:2575", "sent as x-application/hl7-v2+er7:",
+		"|P|2.5.1||||||UNICODE UTF-8\nSCH|H-7||||||^Hearing \\F\\ 7\nNTE|1||a\\.br\\b\n")
+}
+
 // A cancellation of a hearing that was never created is shown as no request.
 func TestMapOfWhatIsNotSent(t *testing.T) {
 	w := newWorld(t)

@@ -25,6 +25,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hms-mkt/lockstep/adapters"
+	"github.com/hms-mkt/lockstep/internal/clinic"
 	"github.com/hms-mkt/lockstep/outbox"
 	"github.com/hms-mkt/lockstep/relay"
 	"github.com/hms-mkt/lockstep/relay/mapping"
@@ -55,6 +56,7 @@ func receivers() map[string]func(call) answer {
 	county, google, booked := map[string]bool{}, map[string]string{}, 0
 	refuse := func(why string) answer { return answer{status: 400, body: fmt.Sprintf(`{"title":%q}`, why)} }
 	return map[string]func(call) answer{
+		"clinic": nil, // it is no HTTP, see recipe.clinic
 		"hmc": func(c call) answer {
 			if c.header.Get("Authorization") == "" || c.header.Get("ServiceAuthorization") == "" {
 				return answer{status: 401}
@@ -294,11 +296,13 @@ type recipe struct {
 	sync  relay.Sync
 	url   string
 	shown strings.Builder // what the receiver got
+
+	clinic *clinic.Clinic // the receiver of HL7; nil for others
 }
 
 func openRecipe(t *testing.T, file, name string, says func(call) answer) *recipe {
 	t.Helper()
-	var r recipe
+	r := &recipe{}
 	shown := &r.shown
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -339,6 +343,9 @@ func openRecipe(t *testing.T, file, name string, says func(call) answer) *recipe
 	}
 	f, err := Parse(file, text, func(variable string) (string, bool) {
 		switch {
+		case strings.HasSuffix(variable, "_ADDRESS"):
+			r.clinic = clinic.Start(t)
+			return r.clinic.Address, true
 		case strings.HasSuffix(variable, "TOKEN_URL"):
 			return receiver.URL + "/token", true
 		case strings.HasSuffix(variable, "_URL"):
@@ -360,7 +367,7 @@ func openRecipe(t *testing.T, file, name string, says func(call) answer) *recipe
 		t.Fatal(err)
 	}
 	r.sync, r.url = f.RelayConfig().Syncs[0], receiver.URL
-	return &r
+	return r
 }
 
 // deliver sends e as a relay does that knows ref.
@@ -408,6 +415,10 @@ func tryRecipe(t *testing.T, file, name string, says func(call) answer) {
 		}
 		if receipt.Ref != nil {
 			ref = *receipt.Ref
+		}
+		if r.clinic != nil {
+			seen := r.clinic.Seen()
+			shown.WriteString(strings.ReplaceAll(r.clinic.Held()[seen[len(seen)-1]], "\r", "\n"))
 		}
 		fmt.Fprintf(shown, "%s\n\n", receipt.Code)
 	}
