@@ -467,6 +467,7 @@ func (c *canaryWorld) lookAtCommands(program, address string, events []string) {
 		"pause":          {"rest-422 --reason maintenance"},
 		"ref get":        {"rest-409 H-1"},
 		"ref import":     {"rest-409 -"}, // from an empty file
+		"reconcile":      {"rest-409", "rest-409 --from 2027-03-01 --output csv"},
 		"ref set":        {"rest-409 H-1 CAL-1 --reason entered-by-hand"},
 		"repair":         {"--dry-run", "--reason entered-by-hand"},
 		"replay":         {"--all --dry-run", "--event " + events[0] + " --reason lost"},

@@ -44,7 +44,7 @@ func TestCompletionKnowsTheFileWithoutItsSecrets(t *testing.T) {
 		"map Cou":                       {"CourtCalendarSync"},
 		"map ClinicSync x.json --type ": {"clinic:closed"},
 		"requeue --class per":           {"permanent"},
-		"status --output ":              {"json", "jsonl", "table"},
+		"status --output ":              {"csv", "json", "jsonl", "table"},
 		"run --log-level ":              {"debug", "error", "info", "warn"},
 		"run --log-format ":             {"json", "text"},
 		"migrate up --set ":             {"outbox", "scheduling"},

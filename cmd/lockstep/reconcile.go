@@ -100,8 +100,8 @@ The window is about the times of entries. The exit code is 3 if something differ
 with --repair only if something was not sent again. The login needs the role
 outbox_operator. With a login that has only outbox_auditor nothing is logged.`,
 		Example: `  lockstep reconcile CourtCalendarSync
-  lockstep reconcile RoomSync --from 2027-03-01 --to 2027-04-01 --output csv
-  lockstep reconcile RoomSync --repair --reason "the court restored a backup"`,
+  lockstep reconcile CourtCalendarSync --from 2027-03-01 --to 2027-04-01 --output csv
+  lockstep reconcile CourtCalendarSync --repair --reason "the court restored a backup"`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := by.check(a, repair && !dryRun); err != nil {

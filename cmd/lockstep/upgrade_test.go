@@ -65,9 +65,9 @@ func TestRollingUpgrade(t *testing.T) {
 	w.execute(newer, "run").wants(t, exitFailed, "it is version 3, this program needs 4; run: lockstep migrate up")
 
 	// First the schema, while a relay runs, then a second relay of the next release.
-	w.execute(newer, "migrate", "up").wants(t, 0, "schema outbox is at version 3")
+	w.execute(newer, "migrate", "up").wants(t, 0, "schema outbox is at version 4")
 	w.execute(newer, "migrate", "status").wants(t, 0, "00004_note.sql", "at version 4 and serves programs made for version 1 and newer; this one is made for 4")
-	w.execute(older, "migrate", "up").wants(t, 0, "schema outbox is at version 3") // there is nothing to do for it
+	w.execute(older, "migrate", "up").wants(t, 0, "schema outbox is at version 4") // there is nothing to do for it
 	w.execute(older, "status").wants(t, 0, "CourtCalendarSync")
 	successor := w.spawn(newer)
 	successor.says(t, "relay running")
@@ -84,9 +84,9 @@ func TestRollingUpgrade(t *testing.T) {
 	}
 
 	// After a later migration, the older relay ends by itself and the newer one stays.
-	w.serves(3)
+	w.serves(4)
 	old.says(t, "schema has changed under this relay")
-	const left = "it is version 3, which serves programs made for version 3 and newer, and this one is made for 2; install a newer lockstep"
+	const left = "it is version 4, which serves programs made for version 4 and newer, and this one is made for 3; install a newer lockstep"
 	if line := old.says(t, "lockstep failed"); !strings.Contains(fmt.Sprint(line["error"]), left) {
 		t.Errorf("said %v", line)
 	}

@@ -93,7 +93,7 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		"unknown flag":             {"status --foo", "unknown flag: --foo"},
 		"too many arguments":       {"status now", `unknown command "now"`},
 		"missing argument":         {"explain", "accepts 1 arg(s), received 0"},
-		"output":                   {"version --output yaml", "want table, json or jsonl"},
+		"output":                   {"version --output yaml", "want table, json, jsonl or csv"},
 		"log format":               {"version --log-format xml", "want text or json"},
 		"log level":                {"version --log-level loud", "want debug, info, warn or error"},
 		"no database":              {"status", "give --database-url, set DATABASE_URL"},
