@@ -33,8 +33,8 @@ func TestExamplesRun(t *testing.T) {
 	}
 	relay := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }))
 	defer relay.Close()
-	empty := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "[]") }))
-	defer empty.Close()
+	listing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, `[{"case": "H-2027-000007"}]`) }))
+	defer listing.Close()
 	address := strings.TrimPrefix(relay.URL, "http://")
 	yaml := fmt.Sprintf(courtYAML, "http://127.0.0.1:1") + `
   - {name: ClinicSync, event: clinic:closed, from: now, adapter: {kind: rest, url: "http://127.0.0.1:1/"}}
@@ -53,7 +53,7 @@ func TestExamplesRun(t *testing.T) {
 			for _, name := range []string{"lockstep.yaml", "court.yaml"} {
 				own := strings.ReplaceAll(yaml, "listen: 127.0.0.1:0", "listen: "+listen)
 				if c.Name() == "reconcile" {
-					own = strings.Replace(own, "external_id: /id,", fmt.Sprintf(`external_id: /id, list: {url: "%s", key: /case, fields: {case_reference: /case}},`, empty.URL), 1)
+					own = strings.Replace(own, "external_id: /id,", fmt.Sprintf(`external_id: /id, list: {url: "%s", key: /case, fields: {case_reference: /case}},`, listing.URL), 1)
 				}
 				if c.Name() == "doctor" { // which connects
 					own = strings.ReplaceAll(own, "http://127.0.0.1:1/", relay.URL+"/")
