@@ -117,7 +117,11 @@ func (a *Adapter) Entry(msg adapters.Message) (adapters.Entry, error) {
 	if err := a.Lists(); err != nil {
 		return adapters.Entry{}, err
 	}
-	e := adapters.Entry{Key: msg.Key, ExternalID: msg.Ref.ExternalID, Version: msg.Version, Fields: map[string]string{}, Absent: a.find(msg).removes()}
+	to := a.find(msg)
+	if n := len(to.then); n > 0 {
+		to = to.then[n-1] // what is there after all steps
+	}
+	e := adapters.Entry{Key: msg.Key, ExternalID: msg.Ref.ExternalID, Version: msg.Version, Fields: map[string]string{}, Absent: to.removes()}
 	if a.list.version == nil {
 		e.Version = nil
 	}

@@ -110,7 +110,9 @@ func TestListPageAfterPage(t *testing.T) {
 func TestEntryIsWhatIsListed(t *testing.T) {
 	l := listed("https://court.example.gov/h")
 	l.Fields["status"] = "/status"
-	c := rest.Config{URL: "https://court.example.gov/h", List: l, Routes: map[string]rest.Route{"*:removed": {Request: rest.Request{Method: "DELETE"}}}}
+	c := rest.Config{URL: "https://court.example.gov/h", List: l, Routes: map[string]rest.Route{
+		"*:removed": {Request: rest.Request{Method: "DELETE"}}, "*:moved": {Request: rest.Request{Method: "DELETE"}, Then: []rest.Request{{Method: "POST"}}},
+	}}
 	a := newAdapter(t, c)
 	msg := hearing()
 	msg.Body = []byte(`{"case_reference":"H-1","courtroom":"3A","start_time":"2027-03-15T09:30:00-04:00","status":"cancelled"}`)
@@ -125,6 +127,10 @@ func TestEntryIsWhatIsListed(t *testing.T) {
 	msg.Type = "h:removed"
 	if e, err = a.Entry(msg); err != nil || !e.Absent {
 		t.Errorf("after a DELETE: %+v, %v", e, err)
+	}
+	msg.Type = "h:moved"
+	if e, err = a.Entry(msg); err != nil || e.Absent {
+		t.Errorf("after a DELETE and a POST: %+v, %v", e, err)
 	}
 }
 

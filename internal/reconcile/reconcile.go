@@ -118,7 +118,7 @@ type Delivered struct {
 // Source is what was delivered.
 type Source interface {
 	// Each calls yield for each key, in any order, with its last event that the receiver has
-	// taken. A key whose event is past its retention is only counted: known is false.
+	// taken. Of a key whose event is past its retention, only the key is known.
 	Each(ctx context.Context, yield func(d Delivered, known bool) error) error
 
 	// One returns the last event of a key again.
@@ -153,6 +153,7 @@ func Compare(ctx context.Context, source Source, receiver adapters.Lister, windo
 		step()
 		if !known {
 			c.report.Unknown++
+			c.keys[d.Message.Key] = &ours{gone: true}
 			return nil
 		}
 		entry, err := receiver.Entry(d.Message)
@@ -213,6 +214,8 @@ func (c *comparison) listed(e adapters.Entry) {
 	}
 	o := c.keys[e.Key]
 	switch {
+	case o != nil && o.gone:
+		return // nobody knows what it should be
 	case e.Cancelled && (o == nil || o.absent):
 		return // it stays there as cancelled
 	case o == nil:

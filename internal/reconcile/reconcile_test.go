@@ -27,8 +27,8 @@ func (l ledger) message(key string) adapters.Message {
 }
 
 func (l ledger) Each(_ context.Context, yield func(reconcile.Delivered, bool) error) error {
-	for range l.unknown {
-		if err := yield(reconcile.Delivered{}, false); err != nil {
+	for n := range l.unknown {
+		if err := yield(reconcile.Delivered{Message: adapters.Message{Key: fmt.Sprint("old ", n)}}, false); err != nil {
 			return err
 		}
 	}
@@ -96,7 +96,7 @@ func TestKindsOfDifferences(t *testing.T) {
 	newer.Version, newer.Fields = new(int64(7)), map[string]string{"room": "9"}
 	cancelled.Cancelled = true
 	s := shelf{entries: []adapters.Entry{
-		has("same", "1"), has("different", "2"), cancelled, newer, has("doubled", "1"), has("doubled", "5"), has("still there", "1"), has("on the way", "8"), has("first", "1"), has("ours?", "1"), {}, {},
+		has("same", "1"), has("different", "2"), cancelled, newer, has("doubled", "1"), has("doubled", "5"), has("still there", "1"), has("on the way", "8"), has("first", "1"), has("ours?", "1"), has("old 1", "1"), {}, {},
 	}}
 	r := compare(t, l, s)
 	var got []string

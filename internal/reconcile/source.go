@@ -59,7 +59,7 @@ SELECT coalesce(e.id::text, ''), l.key, ` + eventColumns + `
 			_, err := pgx.ForEachRow(rows, append([]any{&id, &key}, e.fields()...), func() error {
 				n++
 				if id == "" {
-					return yield(Delivered{}, false)
+					return yield(Delivered{Message: adapters.Message{Key: key}}, false)
 				}
 				msg, err := d.message(&e)
 				if err != nil {
