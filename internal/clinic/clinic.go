@@ -49,8 +49,8 @@ const (
 	LostBefore = "lost before" // it breaks the connection without keeping the message
 	FirstLost  = "first lost"  // Lost or LostBefore, in turn, when a message comes for the first time
 	Silent     = "silent"      // it keeps the message and says nothing
-	Other      = "other" // MSA-2 names another message
-	Twice      = "twice" // the acknowledgement comes two times
+	Other      = "other"       // MSA-2 names another message
+	Twice      = "twice"       // the acknowledgement comes two times
 )
 
 // Start starts a clinic on a free port. The library comes from Debian's package python3-hl7.
