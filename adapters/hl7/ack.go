@@ -207,6 +207,9 @@ func (a *ack) shown() string {
 // maxCode bounds an acknowledgement code, in bytes. Real ones have two.
 const maxCode = 16
 
+// maxReason bounds the reason of a failure, in bytes.
+const maxReason = 300
+
 // maxProblems bounds the errors of an answer that are shown.
 const maxProblems = 5
 
@@ -232,5 +235,5 @@ func (a *ack) reason(redact func(string) string) string {
 			add(text)
 		}
 	}
-	return strings.Join(all, "; ")
+	return adapters.Clean(strings.Join(all, "; "), maxReason)
 }

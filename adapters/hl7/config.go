@@ -274,7 +274,7 @@ func parseMessages(c Config) (route.Table[plan], error) {
 		if p.known = p.first; m.Known != nil {
 			p.known = steps(field+"known.", m.Known.Event, m.Known.Segments, m.Known.Then)
 			if len(m.Then) > 0 && len(m.Known.Then) > 0 {
-				check(field+"then, "+field+"known.then", errors.New("only one of them can be set, because after the first step the receiver may or may not have an appointment"))
+				check(field+"then, "+field+"known.then", errors.New("a message and its known cannot both have then: after the first step it would not be clear which list continues"))
 			}
 		}
 		all[pattern] = p

@@ -46,7 +46,7 @@ func TestWrongConfigurations(t *testing.T) {
 			func(c *Config) {
 				c.Messages["a"] = Message{Event: "S12", Then: []Next{{Event: "S12"}}, Known: &Known{Event: "S15", Then: []Next{{Event: "S12"}}}}
 			},
-			`messages["a"].then, messages["a"].known.then: only one of them can be set`,
+			`messages["a"].then, messages["a"].known.then: a message and its known cannot both have then`,
 		},
 		"no segments":             {func(c *Config) { c.Segments = ""; c.ExternalID = "" }, `messages["scheduling:created"].segments: are required, here or for all messages in segments of the adapter`},
 		"blank segments":          {segments("\n \n"), "segments: has no segment"},

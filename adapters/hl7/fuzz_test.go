@@ -120,7 +120,7 @@ func FuzzAnswer(f *testing.F) {
 		if !storable(receipt.Code) || len(receipt.Code) > 64 {
 			t.Errorf("code %q", receipt.Code)
 		}
-		if err != nil && (!storable(err.Error()) || len(err.Error()) > 16<<10) {
+		if err != nil && (!storable(err.Error()) || len(err.Error()) > 512) {
 			t.Errorf("error %q", err)
 		}
 		if err == nil && (receipt.Ref == nil || !storable(receipt.Ref.ExternalID) || len(receipt.Ref.ExternalID) > adapters.MaxRef) {

@@ -141,6 +141,13 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 	if err != nil {
 		return adapters.Receipt{}, err
 	}
+	ctx, end := exchange.StartSpan(ctx, s.name, a.header.Address)
+	receipt, err := a.deliver(ctx, s, msg)
+	end(err)
+	return receipt, err
+}
+
+func (a *Adapter) deliver(ctx context.Context, s step, msg adapters.Message) (adapters.Receipt, error) {
 	ctx, cancel := exchange.WithTimeout(ctx, a.header.Timeout)
 	defer cancel()
 	receipt := adapters.Receipt{SHA256: exchange.Digest(s.bytes)}

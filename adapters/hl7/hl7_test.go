@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/hms-mkt/lockstep/adapters"
 	"github.com/hms-mkt/lockstep/internal/clinic"
@@ -603,5 +605,38 @@ func TestStepsOfAnUnknownAppointment(t *testing.T) {
 	msg.Step, msg.Ref.ExternalID = 1, "F-1"
 	if p, err := a.Preview(msg); err != nil || p.Method != "SIU^S14" {
 		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// An attempt with a span has a span of its exchange, without anything of the message.
+func TestSpan(t *testing.T) {
+	spans := tracetest.NewSpanRecorder()
+	tracer := trace.NewTracerProvider(trace.WithSpanProcessor(spans)).Tracer("test")
+	address, _ := reply(t, func(n int, message string) []byte {
+		if n == 0 {
+			return framed(header, "MSA|AA|"+strings.Split(message, "|")[9])
+		}
+		return nil
+	})
+	a := newAdapter(t, calendar(address))
+	for _, class := range []adapters.Class{adapters.ClassDelivered, adapters.ClassUnknown} {
+		ctx, attempt := tracer.Start(t.Context(), "deliver")
+		if _, err := a.Deliver(ctx, hearing("created", "e-1", "")); adapters.ClassOf(err) != class {
+			t.Errorf("%s: %v", class, err)
+		}
+		attempt.End()
+	}
+	host, port, _ := net.SplitHostPort(address)
+	var got []string
+	for _, s := range spans.Ended() {
+		text := s.Name()
+		for _, attribute := range s.Attributes() {
+			text += " " + string(attribute.Key) + "=" + attribute.Value.String()
+		}
+		got = append(got, text)
+	}
+	name := "SIU^S12 to mllp://" + address + " server.address=" + host + " server.port=" + port
+	if diff := cmp.Diff([]string{name, "deliver", name + " error.type=unknown", "deliver"}, got); diff != "" {
+		t.Errorf("spans (-want +got)\n%s", diff)
 	}
 }

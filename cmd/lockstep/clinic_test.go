@@ -139,3 +139,25 @@ func TestKillBetweenTheMessagesToAClinic(t *testing.T) {
 		})
 	}
 }
+
+// A clinic that only stores messages (CA) confirms nothing: the delivery is finished and listed
+// as unconfirmed.
+func TestClinicThatOnlyStoresMessages(t *testing.T) {
+	w := newWorld(t)
+	c := clinic.Start(t)
+	c.Always("CA")
+	w.configure(strings.Replace(fmt.Sprintf(clinicYAML, c.Address, "relay-1", "S13"), "timeout: 1s", "timeout: 1s\n      acknowledgement: enhanced", 1))
+	w.hearing("scheduling:created", "H-1", "2027-03-15T09:30:00Z", "3A")
+	w.relayUntil(allFinished)
+	if got := ask[string](w, `SELECT outcome || ' ' || code FROM outbox.delivery_log ORDER BY id DESC LIMIT 1`); got != "accepted CA" {
+		t.Errorf("the log says %s", got)
+	}
+	if n := ask[int](w, `SELECT count(*)::int FROM outbox.unconfirmed WHERE sync = 'ClinicSync' AND key = 'H-1'`); n != 1 {
+		t.Errorf("%d are unconfirmed", n)
+	}
+	for _, message := range c.Held() {
+		if !strings.Contains(message, "|P|2.5.1|||AL|NE||UNICODE UTF-8\r") {
+			t.Errorf("the message asks for other acknowledgements: %q", message)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net"
 	"net/http"
 	"strconv"
 
@@ -43,6 +44,28 @@ func startSpan(ctx context.Context, r *Request) (context.Context, trace.Span) {
 	r.Header.Del("Tracestate")
 	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(r.Header))
 	return ctx, span
+}
+
+// StartSpan starts the span of an exchange with host and port of address, in a protocol that
+// is not HTTP. The caller ends it with the result. It makes none unless the attempt has a
+// span.
+func StartSpan(ctx context.Context, name, address string) (_ context.Context, end func(error)) {
+	attempt := trace.SpanFromContext(ctx)
+	if !isOurs(attempt) {
+		return ctx, func(error) {}
+	}
+	host, port, _ := net.SplitHostPort(address)
+	number, _ := strconv.Atoi(port)
+	ctx, span := attempt.TracerProvider().Tracer(tracer).Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(attribute.String("server.address", host), attribute.Int("server.port", number)))
+	return ctx, func(err error) {
+		if err != nil {
+			class := string(adapters.ClassOf(err))
+			span.SetAttributes(attribute.String("error.type", class))
+			span.SetStatus(codes.Error, class)
+		}
+		span.End()
+	}
 }
 
 // isOurs reports whether this process made the span. Without a tracer, the writer's is in

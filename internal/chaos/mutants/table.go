@@ -3,6 +3,7 @@ package main
 // Packages with tests that catch.
 const (
 	caldav     = "adapters/caldav"
+	hl7        = "adapters/hl7"
 	chaos      = "internal/chaos"
 	config     = "internal/config"
 	console    = "internal/console"
@@ -573,6 +574,21 @@ var mutants = []mutant{
 		"a change in a calendar that overwrites somebody else's",
 		[]edit{{file: caldav, in: "Adapter.Deliver", old: `h.Set("If-Match", p.etag)`}},
 		caldav, "TestChangesByOthers",
+	},
+	{
+		"an HL7 acknowledgement of another message that counts for this one",
+		[]edit{{file: hl7, in: "Adapter.deliver", old: `answer.of != controlID(msg.IdempotencyKey)`, new: `false`}},
+		hl7, "TestAnswers",
+	},
+	{
+		"an HL7 connection that is used again after a missing answer",
+		[]edit{{file: hl7, in: "pool.put", old: `!keep || p.closed`, new: `p.closed`}},
+		hl7, "TestAnswers",
+	},
+	{
+		"HL7 values that are not escaped",
+		[]edit{{file: hl7, in: "escape", old: `escapes.Replace(text)`, new: `text`}},
+		hl7, "TestMessages",
 	},
 	{
 		"a probe without an answer that the next one follows at once",
