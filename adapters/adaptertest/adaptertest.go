@@ -50,6 +50,10 @@ type Harness struct {
 	// held is nil. Required for an [adapters.Reader] that reads Message.
 	Holds func(w http.ResponseWriter, r *http.Request, held *adapters.Message)
 
+	// Listed writes the answer to the only page of a list, which has held. Required for an
+	// [adapters.Lister] that lists.
+	Listed func(w http.ResponseWriter, r *http.Request, held adapters.Message)
+
 	// Message is sent in all tests. Some tests add a member "canary" to its Body.
 	// Default: a small hearing.
 	Message adapters.Message
@@ -120,6 +124,8 @@ func Run(t *testing.T, h Harness) {
 		{"redirects", s.redirects},
 		{"gateways", s.gateways},
 		{"reads", s.reads},
+		{"steps", s.steps},
+		{"lists", s.lists},
 		{"connecting", s.connecting},
 	} {
 		t.Run(group.name, group.run)

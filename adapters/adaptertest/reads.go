@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httputil"
 	"slices"
@@ -120,4 +121,83 @@ func cut(w http.ResponseWriter) {
 	w.Header().Set("Content-Length", "1000")
 	_, _ = io.WriteString(w, "{")
 	panic(http.ErrAbortHandler)
+}
+
+// steps: each call makes one request that changes something, and the message ends.
+func (s suite) steps(t *testing.T) {
+	const most = 16 // the relay's bound
+	var mu sync.Mutex
+	changes := 0
+	b := s.with(t, longTimeout, func(w http.ResponseWriter, r *http.Request) {
+		if !slices.Contains([]string{http.MethodGet, http.MethodHead, "REPORT", "PROPFIND"}, r.Method) {
+			mu.Lock()
+			changes++
+			mu.Unlock()
+		}
+		s.Accept(w, r, read(t, r))
+	})
+	msg := s.Message
+	for step := range most {
+		msg.Step = step
+		if step > 0 {
+			msg.IdempotencyKey = fmt.Sprintf("%s/%d", s.Message.IdempotencyKey, step+1)
+		}
+		receipt, err := b.deliver(t.Context(), t, msg)
+		b.wantClass(t, err, adapters.ClassDelivered)
+		if changes != step+1 {
+			t.Fatalf("%d requests that change something after %d calls", changes, step+1)
+		}
+		if !receipt.More {
+			return
+		}
+		if receipt.Ref != nil {
+			msg.Ref = *receipt.Ref
+		}
+	}
+	t.Errorf("it has more than %d steps", most)
+}
+
+// lists: an adapter that lists finds what it is to find, and a list that breaks off is an
+// error, never a smaller calendar.
+func (s suite) lists(t *testing.T) {
+	lister, ok := s.with(t, longTimeout, func(http.ResponseWriter, *http.Request) {}).adapter.(adapters.Lister)
+	switch lists := ok && lister.Lists() == nil; {
+	case !lists && s.Listed == nil:
+		return
+	case !lists:
+		t.Fatal("Listed is set, but the adapter does not list")
+	case s.Listed == nil:
+		t.Fatal("the adapter lists: set Listed")
+	}
+	list := func(t *testing.T, serve http.HandlerFunc) (all []adapters.Entry, want adapters.Entry, err error) {
+		t.Helper()
+		l := s.with(t, longTimeout, serve).adapter.(adapters.Lister)
+		if want, err = l.Entry(s.Message); err != nil {
+			t.Fatal(err)
+		}
+		err = l.List(t.Context(), adapters.Window{}, func(e adapters.Entry) error { all = append(all, e); return nil })
+		checkError(t, err)
+		return all, want, err
+	}
+	t.Run("what is there", func(t *testing.T) {
+		all, want, err := list(t, func(w http.ResponseWriter, r *http.Request) { s.Listed(w, r, s.Message) })
+		if err != nil || len(all) != 1 {
+			t.Fatalf("%d entries, %v; want 1", len(all), err)
+		}
+		if got := all[0]; got.Key != want.Key || got.Cancelled != want.Cancelled || !maps.Equal(got.Fields, want.Fields) {
+			t.Errorf("listed %+v, want %+v", got, want)
+		}
+	})
+	for name, answer := range map[string]http.HandlerFunc{
+		"a refusal":    func(w http.ResponseWriter, _ *http.Request) { s.Refuse(w, http.StatusServiceUnavailable, "busy") },
+		"a page":       func(w http.ResponseWriter, _ *http.Request) { page(w, http.StatusOK) },
+		"no answer":    func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"a cut answer": func(w http.ResponseWriter, _ *http.Request) { cut(w) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			if all, _, err := list(t, answer); err == nil {
+				t.Errorf("it is a calendar of %d entries", len(all))
+			}
+		})
+	}
 }

@@ -53,6 +53,15 @@ func TestConformance(t *testing.T) {
 			return ""
 		},
 		Message: msg,
+		Listed: func(w http.ResponseWriter, _ *http.Request, held adapters.Message) {
+			sent, err := newAdapter(t, config("https://calendar.example.gov/rooms/")).Preview(held)
+			if err != nil {
+				t.Error(err)
+			}
+			w.WriteHeader(http.StatusMultiStatus)
+			_, _ = io.WriteString(w, `<multistatus xmlns="DAV:" xmlns:C="urn:ietf:params:xml:ns:caldav"><response><href>/rooms/H-1.ics</href><propstat>`+
+				`<status>HTTP/1.1 200 OK</status><prop><C:calendar-data>`+strings.ReplaceAll(string(sent.Body), "\r\n", "&#13;\n")+`</C:calendar-data></prop></propstat></response></multistatus>`)
+		},
 		Holds: func(w http.ResponseWriter, r *http.Request, held *adapters.Message) {
 			switch {
 			case held == nil && r.Method == http.MethodGet:

@@ -17,6 +17,7 @@ func TestConformance(t *testing.T) {
 		New: func(t *testing.T, s adaptertest.Setup) adapters.Adapter {
 			return newAdapter(t, rest.Config{
 				URL: s.URL, Timeout: s.Timeout, ExternalID: rest.Source{Path: "/id"},
+				List: &rest.List{URL: s.URL, Items: "/all", Key: "/key", Fields: map[string]string{"startsAt": "/startsAt", "hearingId": "/hearingId"}},
 				Read: &rest.Read{URL: s.URL, Equal: []rest.Match{{Path: "/startsAt", Field: "startsAt"}}},
 				Auth: adapters.Credentials{Kind: adapters.Bearer, Token: s.Secret},
 			})
@@ -29,6 +30,14 @@ func TestConformance(t *testing.T) {
 			w.Header().Set("Content-Type", "application/problem+json")
 			w.WriteHeader(status)
 			_ = json.NewEncoder(w).Encode(map[string]any{"title": reason, "status": status, "detail": reason})
+		},
+		Listed: func(w http.ResponseWriter, _ *http.Request, held adapters.Message) {
+			record, err := held.Fields()
+			if err != nil {
+				t.Error(err)
+			}
+			record["key"] = held.Key
+			_ = json.NewEncoder(w).Encode(map[string]any{"all": []any{record}})
 		},
 		Holds: func(w http.ResponseWriter, _ *http.Request, held *adapters.Message) {
 			if held == nil {
