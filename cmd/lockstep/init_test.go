@@ -60,6 +60,8 @@ func TestStartingFilesAreValid(t *testing.T) {
 				switch {
 				case strings.HasSuffix(variable, "URL"):
 					s.env[variable] = "https://court.example.gov"
+				case variable == "CLINIC_ADDRESS":
+					s.env[variable] = "clinic.example.org:2575"
 				case strings.HasSuffix(variable, "_KEY"):
 					s.env[variable] = keys[variable]
 				case variable == "HOOK_SECRET":
