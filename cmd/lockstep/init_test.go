@@ -81,7 +81,11 @@ func TestStartingFilesAreValid(t *testing.T) {
 			if name == "chat" || name == "mail" {
 				event = operatorEvent
 			}
-			shown := s.run("map", file.RelayConfig().Syncs[0].Name, event, "--config", path).wants(t, 0, "request", "https://court.example.gov")
+			address := "https://court.example.gov"
+			if name == "clinic" {
+				address = "clinic.example.org:2575"
+			}
+			shown := s.run("map", file.RelayConfig().Syncs[0].Name, event, "--config", path).wants(t, 0, "request", address)
 			if strings.Contains(shown.stdout, "would not be sent") {
 				t.Errorf("a hearing would not be sent:\n%s", shown.stdout)
 			}
