@@ -275,8 +275,8 @@ func (p *pipeline) look(ctx context.Context, w work) (result outbox.Result, ok b
 		result.Attempt, result.SHA256 = false, ""
 		result.Error = adapters.Clean("reading what the receiver has failed: "+result.Error, maxError)
 		result.Read.Class, result.Read.Error = result.Class, result.Error
-		if !result.Failed {
-			result.Outcome = outbox.Read
+		if result.Outcome = outbox.Read; result.Failed {
+			result.Outcome = outbox.Failed
 		}
 		return result, true
 	}

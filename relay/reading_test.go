@@ -229,6 +229,22 @@ func TestReadThatIsRefusedFailsTheDelivery(t *testing.T) {
 	}
 }
 
+// Reads use up the budget of the delivery. At its end the delivery fails, and nothing was sent
+// again.
+func TestReadsEndWithTheBudget(t *testing.T) {
+	w := newWorld(t)
+	a := newArchive(func(*archive, adapters.Message) (adapters.Receipt, error) { return adapters.Receipt{}, errLost })
+	a.readAs = func(*archive, adapters.Message) (adapters.Reading, error) {
+		return adapters.Reading{Code: "READ 404"}, adapters.Unexplained(adapters.Unknown(errors.New("a gateway")))
+	}
+	w.start("relay-1", sync1(a, func(s *relay.Sync) { s.Retry.Attempts = 3 }))
+	w.emit("H-1", map[string]any{"n": 1})
+	w.historyIs("unknown 1, read, read, failed")
+	if n := len(a.messages()); n != 1 {
+		t.Errorf("sent %d times, want once", n)
+	}
+}
+
 // walk is a receiver whose every event needs some steps. Each step is told apart by its key.
 func walk(steps int, script func(a *archive, m adapters.Message) (adapters.Receipt, error)) *archive {
 	return newArchive(func(a *archive, m adapters.Message) (adapters.Receipt, error) {

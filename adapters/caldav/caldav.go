@@ -160,7 +160,8 @@ func folderOf(path string) string { return path[:strings.LastIndexByte(path, '/'
 func strong(etag string) bool { return adapters.ValidETag(etag) && !strings.HasPrefix(etag, "W/") }
 
 // Deliver implements [adapters.Adapter]. If the ETag of a known object is not known or weak,
-// the object is read first, and is not written over a newer one.
+// the object is read first, and is not written over a newer one. An object is removed only as
+// it was written or read.
 func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.Receipt, error) {
 	p, err := a.plan(msg)
 	switch {
@@ -169,17 +170,22 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 	case p.method == "": // somebody has set the reference meanwhile, so there is nothing to remove
 		return adapters.Receipt{Duplicate: true}, nil
 	}
-	if p.known && p.method == http.MethodPut && !strong(p.etag) {
+	removes := p.method == http.MethodDelete && msg.Step == 0
+	if !(p.known && strong(p.etag)) && (p.known || removes) && msg.Step == 0 {
 		got, err := a.get(ctx, msg, p.path)
 		switch {
 		case err != nil:
 			return adapters.Receipt{Code: got.code}, err
+		case !got.exists && removes:
+			return adapters.Receipt{Code: got.code, Duplicate: true, More: p.more, Ref: &p.after}, nil
+		case got.exists && got.uid != p.event.uid:
+			return adapters.Receipt{Code: got.code}, adapters.Conflict(fmt.Errorf("GET %s: the object is of another event", a.url.Target()))
 		case !got.exists:
 			return adapters.Receipt{Code: got.code}, adapters.Conflict(fmt.Errorf("GET %s: answered %s: the object is gone", a.url.Target(), got.code))
 		case got.sequence > p.event.sequence:
 			return adapters.Receipt{Code: got.code}, adapters.Conflict(fmt.Errorf("GET %s: the object has the later SEQUENCE %d", a.url.Target(), got.sequence))
 		}
-		p.etag = got.etag
+		p.known, p.etag = true, got.etag
 	}
 	h := http.Header{}
 	switch {

@@ -118,6 +118,16 @@ func TestCancellationThatRemoves(t *testing.T) {
 	if err != nil || !receipt.Duplicate {
 		t.Errorf("again: %+v, %v", receipt, err)
 	}
+	// Without a reference the object is read first: that of another event stays.
+	r.Put("3a/H-1.ics", fmt.Sprintf(other, "lunch@elsewhere", 0, ":20270315T133000Z", "canteen"))
+	lost := hearing(2, "dropped", nil)
+	if _, err := a.Deliver(t.Context(), lost); adapters.ClassOf(err) != adapters.ClassConflict || r.Object("3a/H-1.ics") == "" {
+		t.Errorf("the object of another event: %v, %q", err, r.Object("3a/H-1.ics"))
+	}
+	if reading, err := a.Read(t.Context(), lost); err != nil || reading.Standing != adapters.Foreign {
+		t.Errorf("read of the object of another event: %+v, %v", reading, err)
+	}
+	r.Do("DELETE", radicale.User+"/3a/H-1.ics", "")
 	// Booked again, and removed by its status.
 	again := hearing(3, "updated", nil)
 	ref = deliver(t, a, again)

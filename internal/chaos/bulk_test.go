@@ -100,6 +100,7 @@ func TestFault17dBulkRequeueDuringDeliveries(t *testing.T) {
 		done["lena"] = result.Done
 
 		began := time.Now()
+		first := make(chan struct{}) // of maria's pages: the others do not leave her without one
 		working.Go(func() {
 			requeues("maria", operate.Order{Filter: all, Each: func([]operate.Delivery) error {
 				now := time.Now()
@@ -107,10 +108,17 @@ func TestFault17dBulkRequeueDuringDeliveries(t *testing.T) {
 				if len(pages) == 1 {
 					dies.kill()
 					r.figures.kills++
+					close(first)
 				}
 				return nil
 			}})
 		})
+		select {
+		case <-first:
+		case <-t.Context().Done():
+		case <-time.After(patience):
+			t.Fatal("maria has no page")
+		}
 		working.Go(func() { requeues("jonas", operate.Order{Filter: slow, Rate: of(400., 1500.)}) })
 		w.until("the court refuses again", `SELECT EXISTS (SELECT FROM outbox.failed AS f JOIN outbox.delivery_log AS l USING (event_id) WHERE l.outcome = 'requeued' AND l.sync = f.sync)`)
 		working.Go(func() { requeues("lena", operate.Order{Filter: all}) })
