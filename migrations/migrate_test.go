@@ -346,6 +346,7 @@ func TestOldMigrationsStayAsTheyAre(t *testing.T) {
 	for file, want := range map[string]string{
 		"outbox/00001_outbox.sql":          "136b1931910edd7721b9aa91c31f9ab03e3cfb9bbb5f55046c4e5baa919c8884",
 		"outbox/00002_old_transaction.sql": "7573c87bf70fbda033c8c6178cdbb1ed59b4d54e0ea1c86c5c064664f8007a6b",
+		"outbox/00003_read_back.sql":       "c0f27bcb4cbad94b6e45bfd22822564222d275b4afe364d2040c755210170aec",
 	} {
 		text, err := fs.ReadFile(migrations.Files, file)
 		if err != nil {

@@ -1,7 +1,7 @@
 // Package reconcile compares what a receiver holds with what was delivered to it.
 //
 // Both sides are reduced to the same entries, see [adapters.Lister]. Of each entry only its
-// digest stays in memory, about 300 bytes for each key. The values of an entry are read again
+// digest stays in memory, about 250 bytes for each key. The values of an entry are read again
 // if it differs.
 package reconcile
 
