@@ -212,22 +212,20 @@ func (a *app) printReconciliation(sync string, report *reconcile.Report, says st
 	return output.Rows(a.stdout, a.format, rows...)
 }
 
+// differing is how many keys have findings.
+func differing(findings []reconcile.Finding) int {
+	keys := map[string]bool{}
+	for _, f := range findings {
+		keys[f.Key] = true
+	}
+	return len(keys)
+}
+
 // repairEntries sends the last event of each key again that differs. It reports whether
 // something was left.
 func (a *app) repairEntries(ctx context.Context, db *database, by operator, sync string, report *reconcile.Report, dryRun bool) (left bool, err error) {
-	var keys []reconcile.Finding
-	seen := map[string]bool{}
-	for _, f := range report.Findings {
-		switch {
-		case seen[f.Key]:
-		case !f.Kind.Repairable() || f.EventID == "":
-			left = true
-		default:
-			keys = append(keys, f)
-		}
-		seen[f.Key] = true
-	}
-	left = left || report.Cut
+	keys := reconcile.Repairable(report.Findings)
+	left = report.Cut || len(keys) < differing(report.Findings)
 	if dryRun {
 		a.say("%s would be sent again; nothing was changed", plural(len(keys), "event"))
 		return true, nil

@@ -10,7 +10,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -35,9 +34,22 @@ const (
 // Kinds are all kinds, in the order in which they are reported.
 func Kinds() []Kind { return []Kind{Missing, Different, Cancelled, Newer, Doubled, Extra} }
 
-// Repairable reports whether sending the last event of the key again can mend it.
-func (k Kind) Repairable() bool {
-	return k == Missing || k == Different || k == Cancelled || k == Extra
+// Repairable returns the first finding of each key that can be mended by sending its last event
+// again. A key of which something needs a person is left to that person as a whole.
+func Repairable(findings []Finding) (first []Finding) {
+	byPerson, seen := map[string]bool{}, map[string]bool{}
+	for _, f := range findings {
+		if f.Kind == Newer || f.Kind == Doubled || f.EventID == "" {
+			byPerson[f.Key] = true
+		}
+	}
+	for _, f := range findings {
+		if !byPerson[f.Key] && !seen[f.Key] {
+			first = append(first, f)
+		}
+		seen[f.Key] = true
+	}
+	return first
 }
 
 // Finding is one difference. A key that differs in several fields has several.
@@ -372,6 +384,9 @@ func (c *comparison) missing(ctx context.Context, key string, o *ours) error {
 // digest reduces an entry to what both sides know of it: not the id of the receiver, nor the
 // version, which not every receiver keeps.
 func digest(e adapters.Entry) [sha256.Size]byte {
+	if e.Fields == nil {
+		e.Fields = map[string]string{} // the same as none
+	}
 	text, err := json.Marshal(struct {
 		Key       string
 		Cancelled bool
@@ -382,6 +397,3 @@ func digest(e adapters.Entry) [sha256.Size]byte {
 	}
 	return sha256.Sum256(text)
 }
-
-// ErrNoList says that the adapter of a sync cannot list what the receiver has.
-var ErrNoList = errors.New("its adapter cannot list what the receiver has")

@@ -149,3 +149,17 @@ func TestAListThatBreaksOff(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
+
+// A key of which something needs a person is not sent again, whatever else it differs in.
+func TestWhatCanBeRepaired(t *testing.T) {
+	l := ledger{rooms: map[string]string{"different": "1", "doubled": "1", "missing": "1", "none": ""}}
+	none := has("none", "")
+	r := compare(t, l, shelf{entries: []adapters.Entry{has("different", "2"), has("doubled", "2"), has("doubled", "1"), has("ours?", "1"), none}})
+	var got []string
+	for _, f := range reconcile.Repairable(r.Findings) {
+		got = append(got, f.Key+" "+string(f.Kind))
+	}
+	if diff := cmp.Diff([]string{"different different", "missing missing"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
