@@ -171,7 +171,7 @@ func (a *Adapter) Deliver(ctx context.Context, msg adapters.Message) (adapters.R
 		return adapters.Receipt{Duplicate: true}, nil
 	}
 	removes := p.method == http.MethodDelete && msg.Step == 0
-	if !(p.known && strong(p.etag)) && (p.known || removes) && msg.Step == 0 {
+	if (p.known || removes) && msg.Step == 0 && (!p.known || !strong(p.etag)) {
 		got, err := a.get(ctx, msg, p.path)
 		switch {
 		case err != nil:
