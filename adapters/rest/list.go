@@ -42,6 +42,9 @@ type list struct {
 // The placeholders of List.URL, as learnt values of a message that only a list has.
 var listNames = []string{"from", "to", "cursor"}
 
+// cursorParameter matches a parameter whose whole value is the cursor.
+var cursorParameter = regexp.MustCompile(`[?&][^=&?]+=\{cursor\}(&|$)`)
+
 var listPlaceholder = regexp.MustCompile(`\{(` + strings.Join(listNames, "|") + `)\}`)
 
 // parse reads the settings. id and etag are those of answers.
@@ -55,6 +58,8 @@ func (l List) parse(p *routeParser, id, etag *source) *list {
 		p.check("list.url: ", err)
 	case strings.Contains(listPlaceholder.ReplaceAllString(l.URL, ""), "{"):
 		p.fail("list.url: may have the placeholders {from}, {to} and {cursor} alone, because a list is about no message")
+	case strings.Contains(l.URL, "{cursor}") && (strings.Count(l.URL, "{cursor}") > 1 || !cursorParameter.MatchString(l.URL)):
+		p.fail("list.url: has {cursor} in another place than the value of a parameter, as in ?page={cursor}, which is left out on the first page")
 	case parsed.url.Uses("ref.cursor") && l.Next == (Source{}):
 		p.fail("list.next: is required for {cursor}")
 	}
@@ -304,12 +309,57 @@ func timeOf(text string) time.Time {
 	return time.Time{}
 }
 
-var linkValue = regexp.MustCompile(`<([^>]*)>\s*;[^,]*\brel="?next"?`)
-
-// linkNext returns the target of the relation next (RFC 8288).
+// linkNext returns the target of the relation next (RFC 8288, 3): a header has several links, a
+// link has parameters in any order and case, and rel has several relations.
 func linkNext(h http.Header) string {
-	if m := linkValue.FindStringSubmatch(strings.Join(h.Values("Link"), ", ")); m != nil {
-		return m[1]
+	rest := strings.Join(h.Values("Link"), ", ")
+	for {
+		_, after, found := strings.Cut(rest, "<")
+		target, parameters, closed := strings.Cut(after, ">")
+		if !found || !closed {
+			return ""
+		}
+		isNext := false
+		for more := true; more; {
+			parameters = strings.TrimLeft(parameters, " \t")
+			if parameters, more = strings.CutPrefix(parameters, ";"); !more {
+				break
+			}
+			end := strings.IndexAny(parameters, "=;,")
+			if end < 0 {
+				end = len(parameters)
+			}
+			name, value := strings.TrimSpace(parameters[:end]), ""
+			if parameters = parameters[end:]; strings.HasPrefix(parameters, "=") {
+				value, parameters = linkValue(strings.TrimLeft(parameters[1:], " \t"))
+			}
+			isNext = isNext || strings.EqualFold(name, "rel") && slices.Contains(strings.Fields(strings.ToLower(value)), "next")
+		}
+		if isNext {
+			return target
+		}
+		rest = parameters
 	}
-	return ""
+}
+
+// linkValue reads the value of a parameter, and returns what follows it.
+func linkValue(text string) (value, rest string) {
+	if !strings.HasPrefix(text, `"`) {
+		end := strings.IndexAny(text, ";,")
+		if end < 0 {
+			end = len(text)
+		}
+		return strings.TrimSpace(text[:end]), text[end:]
+	}
+	var b strings.Builder
+	for i := 1; i < len(text); i++ {
+		switch {
+		case text[i] == '"':
+			return b.String(), text[i+1:]
+		case text[i] == '\\' && i+1 < len(text):
+			i++
+		}
+		b.WriteByte(text[i])
+	}
+	return b.String(), ""
 }

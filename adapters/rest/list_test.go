@@ -106,6 +106,37 @@ func TestListPageAfterPage(t *testing.T) {
 	}
 }
 
+// The relation next is found in every spelling that RFC 8288 allows, and in no other.
+func TestLinksToTheNextPage(t *testing.T) {
+	for link, want := range map[string]int{
+		`<?page=1>; rel="next"`:                                     2,
+		`<?page=1>; rel=next`:                                       2,
+		`<?page=1>; rel="last next"`:                                2,
+		`<?page=1>; Rel="NEXT"`:                                     2,
+		`<?page=1>;rel = "next"`:                                    2,
+		`<?page=1>; title="a, b; \"c\""; rel="next"`:                2,
+		`<?page=0>; rel="prev"; title="<x>", <?page=1>; rel="next"`: 2,
+		`<?page=1>; flag; rel=next`:                                 2,
+		`<?page=1>; rel="next-archive"`:                             1,
+		`<?page=1>; rel="prev"; title="rel=next"`:                   1,
+		`<?page=1>`:          1,
+		`?page=1; rel=next`:  1,
+		`<?page=1; rel=next`: 1,
+	} {
+		s, asked := pages(t, func(_ string, page int) (string, string) {
+			if page > 1 {
+				return "", ""
+			}
+			return link, ""
+		})
+		l := listed(s.URL + "/h")
+		l.Next = rest.Source{Header: "Link"}
+		if _, err := entries(t, newAdapter(t, rest.Config{URL: s.URL + "/h", List: l}), adapters.Window{}); err != nil || len(*asked) != want {
+			t.Errorf("%s: %d pages, %v; want %d", link, len(*asked), err, want)
+		}
+	}
+}
+
 // Both sides are reduced to the same form.
 func TestEntryIsWhatIsListed(t *testing.T) {
 	l := listed("https://court.example.gov/h")
@@ -167,6 +198,8 @@ func TestWrongLists(t *testing.T) {
 		`list.url: is required`: func(l *rest.List) { l.URL = "" },
 		`list.url: may have the placeholders {from}, {to} and {cursor}`: func(l *rest.List) { l.URL += "/{key}" },
 		`list.next: is required for {cursor}`:                           func(l *rest.List) { l.URL += "?p={cursor}" },
+		`list.url: has {cursor} in another place than the value of a`:   func(l *rest.List) { l.URL += "/{cursor}"; l.Next = rest.Source{Path: "/next"} },
+		`list.url: has {cursor} in another place`:                       func(l *rest.List) { l.URL += "?page=p{cursor}"; l.Next = rest.Source{Path: "/next"} },
 		`list.key: is required`:                                         func(l *rest.List) { l.Key = "" },
 		`list.items: is not a JSON Pointer`:                             func(l *rest.List) { l.Items = "x" },
 		`list.fields: is required`:                                      func(l *rest.List) { l.Fields = nil },
